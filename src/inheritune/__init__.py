@@ -1,0 +1,36 @@
+"""Make a smaller language model out of a larger one: inherit its blocks, train briefly, grow until it matches.
+
+The functions are loaded when first used, so that `import inheritune` is cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inheritune.arm import train as train
+    from inheritune.data import prepare as prepare
+    from inheritune.evaluation import evaluate as evaluate
+    from inheritune.growth import grow as grow
+    from inheritune.inheritance import inherit as inherit
+    from inheritune.pipeline import run as run
+    from inheritune.recipe import load_recipe as load_recipe
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "evaluate": "inheritune.evaluation",
+    "grow": "inheritune.growth",
+    "inherit": "inheritune.inheritance",
+    "load_recipe": "inheritune.recipe",
+    "prepare": "inheritune.data",
+    "run": "inheritune.pipeline",
+    "train": "inheritune.arm",
+}
+
+__all__ = ["__version__", "evaluate", "grow", "inherit", "load_recipe", "prepare", "run", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,7 @@
+"""`python -m inheritune`."""
+
+import sys
+
+from inheritune.cli import main
+
+sys.exit(main())

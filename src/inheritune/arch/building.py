@@ -1,0 +1,87 @@
+"""Building models from configs: with random weights, or empty for weights to come."""
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from inheritune.arch.loading import silence_libraries
+from inheritune.arch.structure import check_decoder
+from inheritune.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+_PLACE = "reference.train.model"
+
+
+def new_config(
+    fields: dict[str, Any], vocabulary: int, special_tokens: dict[str, int | None], sequence_length: int
+) -> "PretrainedConfig":
+    """A config from a recipe's `reference.train.model`, for a tokenizer of `vocabulary` entries.
+
+    `special_tokens` are config fields such as eos_token_id; those not given are none.
+
+    Raises InputError for an unknown model type or field.
+    """
+    from transformers import CONFIG_MAPPING
+
+    silence_libraries()
+    fields = dict(fields)
+    kind = fields.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(str(kind), list(CONFIG_MAPPING.keys()), n=3)
+        raise InputError(
+            f"{_PLACE}.model_type",
+            f"transformers has no {kind!r}",
+            f"for example {', '.join(near) or 'gpt2, llama'}",
+        )
+    config_class = CONFIG_MAPPING[kind]
+    legal = set(config_class().to_dict()) | set(config_class.attribute_map)
+    for name in fields:
+        if name not in legal:
+            near = difflib.get_close_matches(name, sorted(legal), n=3)
+            raise InputError(_PLACE, f"{kind} has no field {name!r}", f"nearest: {', '.join(near) or 'none'}")
+    if "vocab_size" in fields:
+        raise InputError(f"{_PLACE}.vocab_size", "the tokenizer decides it", "take the key out")
+    none = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    try:
+        config = config_class(**fields, vocab_size=vocabulary, **(none | special_tokens))
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise InputError(_PLACE, f"{kind} refuses it: {error}", "change the fields") from None
+    check_decoder(config)
+    check_positions(config, sequence_length, _PLACE)
+    return config
+
+
+def check_positions(config: "PretrainedConfig", sequence_length: int, place: str) -> None:
+    """Raise InputError when sequences are longer than the positions that the model has."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 < positions < sequence_length:
+        raise InputError(
+            place,
+            f"the model has {positions} positions, train.sequence_length is {sequence_length}",
+            f"give at most {positions}",
+        )
+
+
+def build_random(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
+    """A float32 model with weights initialised as its architecture does it, drawn with `seed`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise InputError(config.model_type, f"transformers cannot build it: {error}", "change the config") from None
+
+
+def build_empty(config: "PretrainedConfig", dtype: Any, trust_remote_code: bool = False) -> "PreTrainedModel":
+    """A model whose parameters are allocated but not initialised, ties made; every one of them must be filled."""
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    model.tie_weights()
+    return model

@@ -1,0 +1,133 @@
+"""Finding and checking a reference's files before anything is loaded."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from inheritune.errors import InputError
+
+_TIMEOUT_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a reference is. `name` is what transformers is given; `gguf_file` is set for a .gguf file."""
+
+    name: str
+    gguf_file: str | None = None
+    local_files_only: bool = False
+    files: tuple[Path, ...] = ()
+
+
+def locate(path: str, revision: str | None = None) -> Located:
+    """Find a hub id, a folder or a .gguf file, and check what can be checked without reading weights.
+
+    Raises InputError, within seconds, when there is no such thing, a folder has no config, a safetensors file is cut
+    short or a shard is missing.
+    """
+    here = Path(path).expanduser()
+    if here.suffix == ".gguf":
+        return _gguf(here)
+    if here.is_dir():
+        return Located(str(here), local_files_only=True, files=_folder(here))
+    if here.is_file():
+        raise InputError(
+            path,
+            "not a model: a file that is not .gguf",
+            "give a checkpoint's folder, a .gguf file or a hub id",
+        )
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise InputError(path, "no such model", "give a hub id such as org/name, an existing folder, or a .gguf file")
+    return Located(path, local_files_only=not _on_hub(path, revision))
+
+
+def _gguf(file: Path) -> Located:
+    if not file.is_file():
+        raise InputError(str(file), "no such file", "give the path of a .gguf file")
+    with file.open("rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise InputError(str(file), "not a GGUF file (it does not begin with GGUF)", "get the file again")
+    try:
+        from gguf import GGUFReader
+
+        GGUFReader(str(file))
+    except Exception as error:
+        raise InputError(str(file), f"damaged or cut short ({error})", "get the file again") from None
+    return Located(str(file.parent), gguf_file=file.name, local_files_only=True, files=(file,))
+
+
+def _folder(folder: Path) -> tuple[Path, ...]:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise InputError(
+            str(folder),
+            "no config.json, so not a Hugging Face checkpoint",
+            "give the folder that holds config.json",
+        )
+    try:
+        json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(str(config), f"not JSON ({error})", "get the file again") from None
+    for index in folder.glob("*.safetensors.index.json"):
+        for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())):
+            if not (folder / name).is_file():
+                raise InputError(str(folder / name), f"missing, though {index.name} names it", "get the file again")
+    files = tuple(sorted(folder.glob("*.safetensors")))
+    for file in files:
+        _safetensors(file)
+    if not files and not list(folder.glob("*.bin")):
+        raise InputError(str(folder), "no weights (*.safetensors)", "give a folder with a complete checkpoint")
+    return files
+
+
+def _safetensors(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise InputError(str(file), f"damaged or cut short ({error})", "get the file again") from None
+
+
+def _on_hub(path: str, revision: str | None) -> bool:
+    """True when the hub answers and has the model; False when only the local cache has it. Raises InputError else."""
+    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
+
+    try:
+        url = hf_hub_url(path, "config.json", revision=revision)
+        cached = isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str)
+    except ValueError as error:
+        raise InputError(
+            path, f"not a hub id ({error})", "give org/name, an existing folder, or a .gguf file"
+        ) from None
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes"):
+        if cached:
+            return False
+        raise InputError(
+            path,
+            "not in the local cache, and HF_HUB_OFFLINE is set",
+            "unset it, or give a folder or .gguf file",
+        )
+    try:
+        answer = get_session().head(url, headers=build_hf_headers(), timeout=_TIMEOUT_SECONDS, follow_redirects=True)
+    except Exception as error:  # whatever HTTP client the hub library uses, with its own classes of errors
+        if cached:
+            return False
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise InputError(
+            path,
+            f"not a local folder, and the hub cannot be reached ({reason})",
+            "give a folder or .gguf file, or connect",
+        ) from None
+    if answer.status_code in (401, 403):
+        raise InputError(
+            path,
+            "no such model on the hub, or not open to you",
+            "check the id; for a gated model set HF_TOKEN",
+        )
+    if answer.status_code == 404:
+        raise InputError(path, "no such model on the hub (it has no config.json)", "check the id and the revision")
+    return True

@@ -1,0 +1,188 @@
+"""An arm: one start, one budget; built, trained, judged and kept in a folder from which it goes on after a stop."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune import runtime as rt
+from inheritune.arch import (
+    check_positions,
+    load_model,
+    load_tokenizer,
+    parameter_count,
+    save_model,
+    training_flops_per_token,
+)
+from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, open_prepared
+from inheritune.evaluation import Evaluation, figures, sequence_losses
+from inheritune.inheritance import check_free
+from inheritune.recipe import Evaluate, Reference, Training, check
+from inheritune.runlog import Terminal, read_json, write_json
+from inheritune.runtime import Runtime
+from inheritune.training import Job, planned_steps, train_steps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all arms of a run have in common, so that they can be compared."""
+
+    training: Training
+    evaluate: Evaluate
+    seed: int
+    runtime: Runtime
+    terminal: Terminal
+    tokenizer: "PreTrainedTokenizerBase"
+    train_sequences: Sequences
+    validation_sequences: Sequences
+
+    @classmethod
+    def of(
+        cls, training: Training, evaluate: Evaluate, seed: int, runtime: Runtime, terminal: Terminal,
+        tokenizer: "PreTrainedTokenizerBase", prepared: Prepared,
+    ) -> "Conditions":  # fmt: skip
+        """Conditions over prepared data. Raises InputError when it is too small for one sequence or one step."""
+        train = Sequences(prepared.tokens("train"), training.sequence_length, "data: training text")
+        validation = Sequences(prepared.tokens("validation"), training.sequence_length, "data.validation")
+        planned_steps(training, train)
+        return cls(training, evaluate, seed, runtime, terminal, tokenizer, train, validation)
+
+    def judge(self, model: "PreTrainedModel", most: int | None = None) -> Evaluation:
+        """The model's loss on the validation sequences, all of them or the first `most`."""
+        settings = self.training
+        losses = sequence_losses(
+            model,
+            self.validation_sequences,
+            self.runtime,
+            settings.precision,
+            settings.micro_batch_sequences,
+            most,
+        )
+        return Evaluation(losses)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`build` gives the model at its start, on the CPU; `training` is the arm's own budget where it differs."""
+
+    name: str
+    folder: Path
+    build: Callable[[], "PreTrainedModel"] = field(repr=False)
+    training: Training | None = None
+
+
+def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> dict[str, Any]:
+    """Build, train and judge an arm, going on where an earlier call stopped; returns its figures.
+
+    Leaves in the arm's folder: metrics.jsonl, checkpoints/, model/, training.json and evaluation.json. With
+    `reference`, the figures hold gap, gap_se and matched.
+    """
+    done = arm.folder / "evaluation.json"
+    if done.exists():
+        found: dict[str, Any] = read_json(done)
+        return found
+    settings = arm.training or conditions.training
+    facts = _train(arm, conditions, settings)
+    began = time.monotonic()
+    conditions.terminal.say(f"{arm.name}: evaluating")
+    model = load_model(Reference(path=str(arm.folder / "model"))).to(conditions.runtime.device)
+    evaluation = conditions.judge(model)
+    found = {
+        "name": arm.name,
+        **facts,
+        **figures(evaluation, reference, conditions.evaluate.tolerance),
+        "validation_sequences": len(evaluation.losses),
+        "model": "model",
+        "wall_seconds": round(facts["wall_seconds"] + time.monotonic() - began, 3),
+        "sequence_losses": list(evaluation.losses),
+    }
+    write_json(done, found)
+    return found
+
+
+def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, Any]:
+    """Train the arm unless its model is there already; returns what the training cost."""
+    cost = arm.folder / "training.json"
+    if cost.exists() and (arm.folder / "model").is_dir():
+        facts: dict[str, Any] = read_json(cost)
+        return facts
+    began = time.monotonic()
+    model = arm.build().float().to(conditions.runtime.device)
+    steps = planned_steps(settings, conditions.train_sequences)
+    conditions.terminal.say(
+        f"{arm.name}: {model.config.num_hidden_layers} blocks, {parameter_count(model):,} parameters,"
+        f" {steps:,} steps of {settings.batch_tokens:,} tokens"
+    )
+    job = Job(
+        label=arm.name,
+        model=model,
+        sequences=conditions.train_sequences,
+        settings=settings,
+        seed=conditions.seed,
+        folder=arm.folder,
+        runtime=conditions.runtime,
+        terminal=conditions.terminal,
+        validate=lambda: conditions.judge(model, conditions.evaluate.sequences).loss.value,
+        validate_every=conditions.evaluate.every.count,
+    )
+    building = time.monotonic() - began
+    position = train_steps(job)
+    began = time.monotonic()
+    save_model(model, conditions.tokenizer, arm.folder / "model")
+    tokens = steps * settings.batch_tokens
+    facts = {
+        "layers": model.config.num_hidden_layers,
+        "parameters": parameter_count(model),
+        "tokens": tokens,
+        "epochs": round(steps * settings.batch_sequences / conditions.train_sequences.count, 4),
+        "steps": steps,
+        "flops": tokens * training_flops_per_token(model, settings.sequence_length),
+        "tokens_per_second": round(tokens / position.seconds, 1),
+        "seconds": round(position.seconds, 3),
+        "wall_seconds": round(building + position.wall_seconds + time.monotonic() - began, 3),
+    }
+    write_json(cost, facts)
+    return facts
+
+
+def train(
+    model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
+    settings: Training | dict[str, Any], evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
+    tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
+) -> "tuple[PreTrainedModel, dict[str, Any]]":  # fmt: skip
+    """Train one model on prepared data; returns the trained model and its figures.
+
+    `settings` are those of a recipe's `train`. The folder `out` gets metrics.jsonl, checkpoints/, model/ (a Hugging
+    Face checkpoint) and evaluation.json; called again, an interrupted training goes on. Raises InputError when model,
+    tokenizer and data do not fit, or `out` holds something else.
+    """
+    out = Path(out)
+    terminal = terminal or Terminal(quiet=True)
+    training = settings if isinstance(settings, Training) else check(Training, settings, "train")
+    evaluate = evaluate or Evaluate()
+    request = {
+        "train": training.model_dump(mode="json"),
+        "seed": seed,
+        "data": str(data if isinstance(data, str | Path) else data.folder),
+    }
+    marker = out / "request.json"
+    if not marker.exists() or read_json(marker) != request:
+        check_free(out)
+    prepared = data if isinstance(data, Prepared) else open_prepared(data)
+    if isinstance(model, str | Path):
+        origin = Reference(path=str(model))
+        tokenizer = tokenizer or load_tokenizer(origin)
+        model = load_model(origin)
+    tokenizer = tokenizer or load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
+    check_tokenizer(prepared, tokenizer, str(out))
+    check_vocabulary(prepared, model.config.vocab_size, "model")
+    check_positions(model.config, training.sequence_length, "train.sequence_length")
+    conditions = Conditions.of(training, evaluate, seed, rt.start(device), terminal, tokenizer, prepared)
+    write_json(marker, request)
+    start = model
+    found = run_arm(Arm("training", out, lambda: start), conditions, None)
+    return load_model(Reference(path=str(out / "model"))), found

@@ -1,0 +1,264 @@
+"""The commands. Each checks its words, calls one function, and shows what came out."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from inheritune import __version__
+
+app = typer.Typer(
+    name="inheritune",
+    help="Make a smaller language model out of a larger one: inherit its blocks, train briefly, grow until it matches.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while working; errors are still said.")]
+Trust = Annotated[
+    bool, typer.Option(help="Run model code that comes with the checkpoint. Only for sources that you trust.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"inheritune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    context_settings=_DOTTED,
+    epilog='Any key of the recipe can be overridden: --train.length="2 epochs" --seed=2',
+)
+def run(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder. Default: runs/ and the recipe's file name.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Carry out a whole recipe; run again, it goes on where it stopped."""
+    from inheritune.recipe import load_recipe
+
+    checked = load_recipe(recipe, _overrides(context))
+    folder = out or Path("runs") / recipe.stem
+
+    from inheritune import pipeline
+    from inheritune.runlog import Terminal
+
+    summary = pipeline.run(checked, folder, Terminal(quiet))
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        _show_summary(summary, folder)
+
+
+@app.command()
+def new(
+    reference: Annotated[
+        str, typer.Argument(help="A hub id, a folder with a Hugging Face checkpoint, or a .gguf file.")
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(help="The recipe to write. Default: the model's name with .yaml.")
+    ] = None,
+) -> None:
+    """Write a commented starter recipe for a model."""
+    from inheritune.inheritance import check_free
+    from inheritune.pipeline import starter_recipe
+    from inheritune.runlog import write_text
+
+    file = out or Path(f"{Path(reference).stem if reference.endswith('.gguf') else Path(reference).name}.yaml".lower())
+    check_free(file)
+    write_text(file, starter_recipe(reference))
+    typer.echo(f"{file}: written. Set data.sources to your text, then: inheritune run {file}")
+
+
+@app.command()
+def prepare(
+    text: Annotated[list[str], typer.Argument(help="Files or folders with text (.txt, .md, .rst, .jsonl).")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    tokenizer: Annotated[str, typer.Option(help="The model whose tokenizer is used: hub id, folder or .gguf file.")],
+    size: Annotated[str | None, typer.Option(help='Training tokens, e.g. "10M tokens". Default: all the text.')] = None,
+    validation: Annotated[str, typer.Option(help="Validation tokens, whole documents.")] = "100K tokens",
+    include: Annotated[list[str] | None, typer.Option(help="File-name pattern taken from folders; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws the documents.")] = 1,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn text into token files: a validation set of whole documents and an exact training subset."""
+    from inheritune.recipe import Data, Reference, check
+
+    extra = {"include": include} if include else {}
+    request = {"sources": [{"path": path, **extra} for path in text], "size": size, "validation": validation}
+    data = check(Data, request, "command line")
+
+    from inheritune.arch import load_tokenizer
+    from inheritune.data import list_files
+    from inheritune.data import prepare as write
+    from inheritune.inheritance import check_free
+    from inheritune.runlog import Terminal
+
+    check_free(out)
+    for source in data.sources:
+        list_files(source)
+    prepared = write(data, load_tokenizer(Reference(path=tokenizer)), out, seed=seed, say=Terminal(quiet).say)
+    found = prepared.manifest
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        tokens, documents = found["tokens"], found["documents"]
+        typer.echo(f"{out}: {tokens['train']:,} training tokens of {documents['train']:,} documents,")
+        typer.echo(f"{tokens['validation']:,} validation tokens of {documents['validation']:,} documents")
+
+
+@app.command()
+def inherit(
+    reference: Annotated[
+        str, typer.Argument(help="A hub id, a folder with a Hugging Face checkpoint, or a .gguf file.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    layers: Annotated[
+        str, typer.Option(help="Blocks: a number, a fraction, half, or a list such as 0-11,24,25.")
+    ] = "half",
+    choose: Annotated[str, typer.Option(help="Which, when a number is given: first, last, middle, ends.")] = "first",
+    revision: Annotated[str | None, typer.Option(help="The hub revision.")] = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Write a smaller checkpoint made of some of a model's blocks; it is not trained."""
+    from inheritune.recipe import Inherit, Reference, check, parse_layers
+
+    wish = check(Inherit, {"layers": _parsed(parse_layers, layers), "choose": choose}, "command line")
+    origin = check(
+        Reference,
+        {"path": reference, "revision": revision, "trust_remote_code": trust_remote_code},
+        "command line",
+    )
+
+    from inheritune import inheritance
+    from inheritune.arch import layer_count, load_config, parameter_count
+
+    inheritance.check_free(out)
+    total = layer_count(load_config(origin))
+    kept = inheritance.select_blocks(wish.layers, wish.choose, total, "--layers")
+    model = inheritance.inherit(origin, list(kept), out=out)
+    found = {"model": str(out), "blocks": kept, "of": total, "parameters": parameter_count(model)}
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        typer.echo(f"{out}: {len(kept)} of {total} blocks, {found['parameters']:,} parameters")
+
+
+@app.command(
+    context_settings=_DOTTED,
+    epilog='Any key of a recipe\'s train: --optimizer.learning_rate=1e-4 --schedule.warm_up="100 steps"',
+)
+def train(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="The model to train: a folder, hub id or .gguf file.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; given again, an interrupted training goes on.")],
+    data: Annotated[Path, typer.Option(help="A folder that `inheritune prepare` wrote.")],
+    length: Annotated[str, typer.Option(help='How long: "10M tokens", "2 epochs", "500 steps".')],
+    batch: Annotated[str, typer.Option(help="What one optimizer step sees: sequences or tokens.")] = "64 sequences",
+    sequence_length: Annotated[int, typer.Option(help="Tokens a sequence.")] = 1024,
+    evaluate_every: Annotated[str, typer.Option(help="How often a validation loss is taken.")] = "100 steps",
+    seed: Annotated[int, typer.Option(help="Decides the order of sequences and dropout.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train one model on prepared data, and judge it."""
+    from inheritune.recipe import Evaluate, Training, check, override
+
+    tree = {"length": length, "batch": batch, "sequence_length": sequence_length}
+    settings = check(Training, override(tree, _overrides(context)), "command line: train")
+    evaluate = check(Evaluate, {"every": evaluate_every}, "command line: evaluate")
+
+    from inheritune import arm
+    from inheritune.runlog import Terminal
+
+    _, found = arm.train(
+        model,
+        data,
+        out,
+        settings=settings,
+        evaluate=evaluate,
+        seed=seed,
+        device=device,
+        terminal=Terminal(quiet),
+    )
+    found = {key: value for key, value in found.items() if key != "sequence_losses"} | {"model": str(out / "model")}
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        error = "" if found["val_loss_se"] is None else f" ± {found['val_loss_se']:.4f}"
+        typer.echo(f"{out / 'model'}: {found['steps']:,} steps, validation loss {found['val_loss']:.4f}{error}")
+
+
+def _overrides(context: typer.Context) -> list[str]:
+    """The words after the options: all must be --dotted.key=value, or --dotted.key value."""
+    from inheritune.errors import InputError
+
+    words, found = list(context.args), []
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise InputError("command line", f"unexpected word {word!r}", "override a key as --dotted.key=value")
+        if "=" not in word:
+            if not words or words[0].startswith("--"):
+                raise InputError(
+                    "command line",
+                    f"no such option: {word}",
+                    "options are listed by --help; a key is set as --dotted.key=value",
+                )
+            word = f"{word}={words.pop(0)}"
+        found.append(word)
+    return found
+
+
+def _parsed(parse: Any, value: str) -> Any:
+    from inheritune.errors import InputError
+
+    try:
+        return parse(value)
+    except ValueError as error:
+        what, _, remedy = str(error).partition("; ")
+        raise InputError("--layers", f"got {value!r}: {what}", remedy or "change it") from None
+
+
+def _show_summary(summary: dict[str, Any], folder: Path) -> None:
+    """The table and the verdict, on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from inheritune.report import table, verdict
+
+    header, rows = table(summary, narrow=True)
+    console = Console(highlight=False)
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(header):
+        shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    console.print()
+    console.print(shown)
+    console.print()
+    console.print(verdict(summary), markup=False)
+    console.print(f"\nmodel   {folder / summary['result']['model']}", markup=False, soft_wrap=True)
+    console.print(f"report  {folder / 'report' / 'index.html'}", markup=False, soft_wrap=True)

@@ -1,0 +1,72 @@
+"""Entry point: runs a command and turns what went wrong into a line and an exit status."""
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+
+from inheritune.errors import InherituneError, InputError, Interrupted
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit status: 0 done, 2 wrong input, 1 anything else, 130 interrupted."""
+    import click
+
+    from inheritune.cli.commands import app
+
+    # SIGTERM ends a stage as Ctrl-C does: half-made folders are removed, what is finished stays
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(args=arguments, standalone_mode=False, prog_name="inheritune")
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        place = error.ctx.command_path if error.ctx else "inheritune"
+        return _fail([f"{place}: {error.format_message()} See `{place} --help`."], 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(["interrupted; what was finished is kept: run the same command again to go on"], 130)
+    except Interrupted as error:
+        return _fail([str(error)], error.exit_status)
+    except InputError as error:
+        return _fail([str(problem) for problem in error.problems], error.exit_status)
+    except InherituneError as error:
+        return _fail([str(error)], error.exit_status)
+    except OSError as error:
+        return _fail([_describe(error)], 1)
+    except MemoryError:
+        return _fail(["out of memory; lower train.micro_batch or train.sequence_length, then run again"], 1)
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            return _fail(["the GPU is out of memory; lower train.micro_batch, then run again"], 1)
+        if os.environ.get("INHERITUNE_DEBUG"):
+            traceback.print_exc()
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return _fail(
+            [
+                f"a fault in inheritune or a library: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                f" ({last.filename}:{last.lineno}); INHERITUNE_DEBUG=1 shows all of it"
+            ],
+            1,
+        )
+    return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _describe(error: OSError) -> str:
+    place = error.filename or "disk"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{place}: the disk is full; make room, then run the same command again to go on from the last checkpoint"
+        )
+    return f"{place}: {error.strerror or error}; what was finished is kept: mend it and run the same command again"
+
+
+def _fail(lines: list[str], status: int) -> int:
+    for line in lines:
+        print(f"error: {line}" if status != 130 else line, file=sys.stderr)
+    return status

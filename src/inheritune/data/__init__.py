@@ -1,0 +1,24 @@
+"""From text to token sequences: documents, tokenizers, prepared data, the order of sequences."""
+
+from inheritune.data.documents import Corpus, list_files
+from inheritune.data.loader import Sequences, batch_numbers, sequence_number, shuffled
+from inheritune.data.preparation import prepare
+from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary, open_prepared
+from inheritune.data.tokenizer import fingerprint, separator, train_tokenizer
+
+__all__ = [
+    "Corpus",
+    "Prepared",
+    "Sequences",
+    "batch_numbers",
+    "check_tokenizer",
+    "check_vocabulary",
+    "fingerprint",
+    "list_files",
+    "open_prepared",
+    "prepare",
+    "separator",
+    "sequence_number",
+    "shuffled",
+    "train_tokenizer",
+]

@@ -1,0 +1,54 @@
+"""What can go wrong, said for people. The exit status of the program follows from the class."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, what was given, and what to do about it."""
+
+    place: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """One line, whatever a library put into the parts."""
+        return " ".join(f"{self.place}: {self.what}; {self.remedy}".split())
+
+
+class InherituneError(Exception):
+    """Base of all errors that are reported in a line, without a traceback."""
+
+    exit_status = 1
+
+
+class InputError(InherituneError):
+    """The input (recipe, data, model, command line) is wrong. Exit status 2."""
+
+    exit_status = 2
+
+    def __init__(self, place: str, what: str, remedy: str) -> None:
+        self.problems: list[Problem] = [Problem(place, what, remedy)]
+        super().__init__(str(self.problems[0]))
+
+    @classmethod
+    def of(cls, problems: list[Problem]) -> "InputError":
+        """One error that carries several problems, so that all are reported at once."""
+        error = cls(problems[0].place, problems[0].what, problems[0].remedy)
+        error.problems = list(problems)
+        error.args = ("\n".join(str(problem) for problem in problems),)
+        return error
+
+
+class RunError(InherituneError):
+    """The input was right and the work failed all the same: a full disk, a loss that is not a number. Exit status 1."""
+
+    def __init__(self, place: str, what: str, remedy: str) -> None:
+        self.problems = [Problem(place, what, remedy)]
+        super().__init__(str(self.problems[0]))
+
+
+class Interrupted(InherituneError):
+    """Stopped by a signal after the state was saved. Exit status 130."""
+
+    exit_status = 130

@@ -1,0 +1,134 @@
+"""Rounds: inherit, train, judge; deeper while the target does not match (arXiv 2404.08634 v4, algorithm 1)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune import runtime as rt
+from inheritune.arch import layer_count, load_model, load_tokenizer
+from inheritune.arm import Arm, Conditions, run_arm
+from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared
+from inheritune.errors import InputError
+from inheritune.evaluation import Evaluation
+from inheritune.inheritance import derive, describe_plan, select_blocks
+from inheritune.recipe import Evaluate, Grow, Inherit, Reference, Training, check
+from inheritune.runlog import Terminal, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def depths(inherit: Inherit, grow: Grow | None, total: int) -> list[int]:
+    """The depths that the rounds may reach, in their order, for a reference of `total` blocks.
+
+    Raises InputError for more blocks than the reference has, or a deepest round above the first.
+    """
+    first = len(select_blocks(inherit.layers, inherit.choose, total))
+    if grow is None:
+        return [first]
+    deepest = grow.max_layers if grow.max_layers is not None else max(first, total - 1)
+    if deepest > total:
+        raise InputError("grow.max_layers", f"{deepest} blocks, the reference has {total}", f"give at most {total}")
+    if deepest < first:
+        raise InputError(
+            "grow.max_layers", f"{deepest} is below the first round's {first} blocks", f"give {first} or more"
+        )
+    found = list(range(first, deepest, grow.by))
+    return [*found, deepest]
+
+
+def goes_on(rounds: Sequence[dict[str, Any]], grow: Grow | None, planned: Sequence[int]) -> bool:
+    """Whether another round follows, from the figures of those so far."""
+    if not rounds:
+        return True
+    if grow is None or len(rounds) >= len(planned):
+        return False
+    return grow.until == "max_layers" or not rounds[-1]["matched"]
+
+
+def best_round(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The result of a run: the shallowest round that matched, else the one with the lowest validation loss."""
+    matched = [found for found in rounds if found["matched"]]
+    if matched:
+        return min(matched, key=lambda found: int(found["layers"]))
+    return min(rounds, key=lambda found: float(found["val_loss"]))
+
+
+def kept_blocks(inherit: Inherit, depth: int, total: int) -> list[int]:
+    """The blocks that a round of this depth inherits."""
+    layers = inherit.layers if isinstance(inherit.layers, list) else depth
+    return select_blocks(layers, inherit.choose, total)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What the rounds need: the reference's weights, its losses, and where to put the rounds."""
+
+    load_reference: Callable[[], "PreTrainedModel"]
+    reference: Evaluation
+    total: int
+    inherit: Inherit
+    grow: Grow | None
+    folder: Path
+
+    def run(self, conditions: Conditions, after_round: Callable[[list[dict[str, Any]]], Any]) -> list[dict[str, Any]]:
+        """Rounds until matched or as deep as allowed; finished rounds are read back, not trained again."""
+        planned = depths(self.inherit, self.grow, self.total)
+        rounds: list[dict[str, Any]] = []
+        while goes_on(rounds, self.grow, planned):
+            depth = planned[len(rounds)]
+            name = f"{len(rounds) + 1}-{depth}layers"
+            folder = self.folder / name
+            kept = kept_blocks(self.inherit, depth, self.total)
+            arm = Arm(f"round {name}", folder, lambda kept=kept, folder=folder: self._start(kept, folder))  # type: ignore[misc]
+            found = run_arm(arm, conditions, self.reference) | {"blocks": kept, "folder": name}
+            rounds.append(found)
+            conditions.terminal.say(verdict_line(found))
+            after_round(rounds)
+        return rounds
+
+    def _start(self, kept: list[int], folder: Path) -> "PreTrainedModel":
+        target, plan = derive(self.load_reference(), kept)
+        write_json(folder / "inherited.json", describe_plan(plan))
+        return target
+
+
+def verdict_line(found: dict[str, Any]) -> str:
+    """A round's outcome in words."""
+    error = "" if found["gap_se"] is None else f" ± {found['gap_se']:.4f}"
+    verdict = "matched the reference" if found["matched"] else "did not match the reference"
+    return f"{found['name']}: validation loss {found['val_loss']:.4f}, gap {found['gap']:+.4f}{error}: {verdict}"
+
+
+def grow(
+    reference: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
+    train: Training | dict[str, Any], inherit: Inherit | dict[str, Any] | None = None,
+    rounds: Grow | dict[str, Any] | None = None, evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
+    tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
+) -> "tuple[PreTrainedModel, list[dict[str, Any]]]":  # fmt: skip
+    """Rounds of inherit, train and judge over prepared data, in the folder `out`; goes on where a call stopped.
+
+    `train`, `inherit` and `rounds` are the recipe's `train`, `inherit` and `grow`. Returns the model of the shallowest
+    round that matched the reference (of the best round, where none did) and the figures of all rounds. Raises
+    InputError when reference, data and settings do not fit.
+    """
+    terminal = terminal or Terminal(quiet=True)
+    training = train if isinstance(train, Training) else check(Training, train, "train")
+    start = inherit if isinstance(inherit, Inherit) else check(Inherit, inherit or {}, "inherit")
+    further = rounds if isinstance(rounds, Grow) else check(Grow, rounds or {}, "rounds")
+    prepared = data if isinstance(data, Prepared) else open_prepared(data)
+    if isinstance(reference, str | Path):
+        origin = Reference(path=str(reference))
+        tokenizer = tokenizer or load_tokenizer(origin)
+        reference = load_model(origin)
+    tokenizer = tokenizer or load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
+    check_tokenizer(prepared, tokenizer, "tokenizer")
+    check_vocabulary(prepared, reference.config.vocab_size, "reference")
+    model, total = reference, layer_count(reference.config)
+    depths(start, further, total)
+    conditions = Conditions.of(training, evaluate or Evaluate(), seed, rt.start(device), terminal, tokenizer, prepared)
+    judged = conditions.judge(model.to(conditions.runtime.device))
+    found = Growth(lambda: model, judged, total, start, further, Path(out)).run(conditions, lambda _: None)
+    best = best_round(found)
+    return load_model(Reference(path=str(Path(out) / best["folder"] / "model"))), found

@@ -1,0 +1,7 @@
+"""A whole recipe, stage by stage, each of which is done once and read back when the run goes on."""
+
+from inheritune.pipeline.preflight import check_inputs
+from inheritune.pipeline.stages import run
+from inheritune.pipeline.starter import starter_recipe
+
+__all__ = ["check_inputs", "run", "starter_recipe"]

@@ -1,0 +1,264 @@
+"""`run`: from a recipe to a smaller model and the evidence."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from inheritune import runtime as rt
+from inheritune.arch import (
+    build_random,
+    check_tokenizer_fits,
+    layer_count,
+    load_model,
+    load_tokenizer,
+    new_config,
+    parameter_count,
+    shorten,
+)
+from inheritune.arm import Arm, Conditions, run_arm
+from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared, prepare
+from inheritune.errors import InputError
+from inheritune.evaluation import Evaluation, gap
+from inheritune.growth import Growth, best_round
+from inheritune.pipeline.preflight import check_inputs
+from inheritune.pipeline.summary import summarise
+from inheritune.recipe import NewTokenizer, Recipe, Reference, Training, dump_recipe
+from inheritune.report import write_report
+from inheritune.runlog import Terminal, add_lineage, note_start, read_json, write_json, write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Parts of a recipe that change how a run proceeds and not what comes out; they may differ when a run goes on.
+_FREE = (("train", "checkpoint"), ("hardware",))
+
+
+def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) -> dict[str, Any]:
+    """Carry out a recipe in `folder`, or go on where an earlier call stopped; returns what summary.json holds.
+
+    Raises InputError when the input is wrong, RunError when the work fails, Interrupted when a signal stopped it.
+    """
+    folder, terminal = Path(folder), terminal or Terminal(quiet=True)
+    _check_folder(folder, recipe)
+    if not (folder / "summary.json").exists():
+        check_inputs(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_process(folder):
+        write_text(folder / "recipe.yaml", dump_recipe(recipe))
+        return _Run(recipe, folder, terminal).go()
+
+
+class _Run:
+    """One call of `run`."""
+
+    def __init__(self, recipe: Recipe, folder: Path, terminal: Terminal) -> None:
+        self.recipe, self.folder, self.terminal = recipe, folder, terminal
+        self.runtime = rt.start(recipe.hardware.device, recipe.hardware.threads)
+        facts = {
+            **self.runtime.describe(),
+            "seed": recipe.seed,
+            "micro_batch": recipe.train.micro_batch_sequences,
+        }
+        for difference in note_start(folder / "manifest.json", facts):
+            terminal.warn(f"{difference}: the result need not equal an uninterrupted run's to the last bit")
+
+    def go(self) -> dict[str, Any]:
+        """All stages."""
+        finished = self.folder / "summary.json"
+        if finished.exists() and read_json(finished).get("finished"):
+            self.terminal.say(f"{self.folder}: finished before; its report is written anew")
+            summary: dict[str, Any] = read_json(finished)
+            write_report(self.folder, summary)
+            return summary
+        prepared, data_seconds = self._prepare()
+        tokenizer = self._tokenizer(prepared)
+        recipe = self.recipe
+        conditions = Conditions.of(
+            recipe.train, recipe.evaluate, recipe.seed, self.runtime, self.terminal, tokenizer, prepared
+        )
+        reference, judged = self._reference(conditions, prepared)
+        growth = Growth(
+            lambda: load_model(self._reference_place()), judged, reference["layers"], recipe.inherit, recipe.grow,
+            self.folder / "rounds",
+        )  # fmt: skip
+        rounds = growth.run(conditions, lambda done: self._summarise(reference, done, [], data_seconds, finished=False))
+        controls = [self._control(name, best_round(rounds), conditions, judged) for name in recipe.controls]
+        return self._summarise(reference, rounds, controls, data_seconds, finished=True)
+
+    def _prepare(self) -> tuple[Prepared, float]:
+        """The data stage: the prepared tokens, and the seconds that it took."""
+        data, place = self.recipe.data, self.folder / "data"
+        if data.prepared is not None:
+            if not place.exists():
+                place.symlink_to(data.prepared.resolve(), target_is_directory=True)
+            return open_prepared(place), 0.0
+        if place.exists():
+            found = open_prepared(place)
+            return found, found.manifest["seconds"]
+        new = self.recipe.reference.train
+        tokenizer: PreTrainedTokenizerBase | NewTokenizer
+        if new is None:
+            tokenizer = load_tokenizer(self.recipe.reference)
+        else:
+            tokenizer = (
+                new.tokenizer
+                if isinstance(new.tokenizer, NewTokenizer)
+                else load_tokenizer(Reference(path=new.tokenizer))
+            )
+        prepared = prepare(data, tokenizer, place, seed=self.recipe.seed, say=self.terminal.say)
+        return prepared, prepared.manifest["seconds"]
+
+    def _tokenizer(self, prepared: Prepared) -> "PreTrainedTokenizerBase":
+        new = self.recipe.reference.train
+        if new is None:
+            tokenizer = load_tokenizer(self.recipe.reference)
+        elif isinstance(new.tokenizer, NewTokenizer):
+            tokenizer = load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
+        else:
+            tokenizer = load_tokenizer(Reference(path=new.tokenizer))
+        check_tokenizer(prepared, tokenizer, "data")
+        return tokenizer
+
+    def _reference_place(self) -> Reference:
+        """Where the reference's weights are, once it is made."""
+        if self.recipe.reference.train is None:
+            return self.recipe.reference
+        return Reference(path=str(self.folder / "reference" / "model"))
+
+    def _reference(self, conditions: Conditions, prepared: Prepared) -> tuple[dict[str, Any], Evaluation]:
+        """The reference, trained if the recipe says so, and its losses."""
+        place = self.folder / "reference"
+        if self.recipe.reference.train is not None:
+            found = self._train_reference(conditions, place)
+        elif (place / "evaluation.json").exists():
+            found = read_json(place / "evaluation.json")
+        else:
+            found = self._judge_reference(conditions, prepared, place)
+        add_lineage(
+            self.folder / "manifest.json",
+            {
+                "reference": self.recipe.reference.title,
+                "revision": found.get("revision"),
+                "data": prepared.manifest["checksums"],
+            },
+        )
+        return found, Evaluation(tuple(found["sequence_losses"]))
+
+    def _train_reference(self, conditions: Conditions, place: Path) -> dict[str, Any]:
+        new, recipe = self.recipe.reference.train, self.recipe
+        assert new is not None
+        tokenizer = conditions.tokenizer
+        tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        config = new_config(new.model, len(tokenizer), tokens, recipe.train.sequence_length)
+        own = {name: value for name in ("length", "optimizer", "schedule") if (value := getattr(new, name)) is not None}
+        settings: Training = recipe.train.model_copy(update=own)
+        return run_arm(Arm("reference", place, lambda: build_random(config, recipe.seed), settings), conditions, None)
+
+    def _judge_reference(self, conditions: Conditions, prepared: Prepared, place: Path) -> dict[str, Any]:
+        began = time.monotonic()
+        self.terminal.say(f"reference: loading and evaluating {self.recipe.reference.title}")
+        model = load_model(self.recipe.reference)
+        check_vocabulary(prepared, model.config.vocab_size, self.recipe.reference.title)
+        check_tokenizer_fits(conditions.tokenizer, model.config, self.recipe.reference.title)
+        evaluation = conditions.judge(model.float().to(self.runtime.device))
+        found = {
+            "name": "reference",
+            "layers": layer_count(model.config),
+            "parameters": parameter_count(model),
+            "val_loss": evaluation.loss.value,
+            "val_loss_se": evaluation.loss.error,
+            "validation_sequences": len(evaluation.losses),
+            "revision": getattr(model.config, "_commit_hash", None),
+            "wall_seconds": round(time.monotonic() - began, 3),
+            "sequence_losses": list(evaluation.losses),
+        }
+        self.terminal.say(f"reference: {found['layers']} blocks, validation loss {found['val_loss']:.4f}")
+        write_json(place / "evaluation.json", found)
+        return found
+
+    def _control(
+        self, name: str, result: dict[str, Any], conditions: Conditions, reference: Evaluation
+    ) -> dict[str, Any]:
+        """A control at the depth and budget of the result, with its distance to the result."""
+        seed, kept = self.recipe.seed, result["blocks"]
+
+        def build() -> "PreTrainedModel":
+            model = load_model(self._reference_place())
+            return model if name == "reference-continued" else build_random(shorten(model.config, kept), seed)
+
+        depth = result["layers"] if name == "random" else None
+        folder = name if depth is None else f"{name}-{depth}layers"
+        found = run_arm(Arm(f"control {folder}", self.folder / "controls" / folder, build), conditions, reference)
+        over = gap(found["sequence_losses"], result["sequence_losses"])
+        return found | {
+            "name": name,
+            "folder": folder,
+            "over_result": over.value,
+            "over_result_se": over.error,
+        }
+
+    def _summarise(
+        self, reference: dict[str, Any], rounds: list[dict[str, Any]], controls: list[dict[str, Any]],
+        data_seconds: float, finished: bool,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Write summary.json and the report: after each round, so that a run that is stopped has something to show."""
+        parts = [*rounds, *controls, reference]
+        wall = data_seconds + sum(part["wall_seconds"] for part in parts)
+        summary = summarise(self.recipe, reference, rounds, controls, round(wall, 1), rt.peak_memory(), finished)
+        write_report(self.folder, summary)
+        write_json(self.folder / "summary.json", summary)
+        return summary
+
+
+def _check_folder(folder: Path, recipe: Recipe) -> None:
+    """Raise InputError when `folder` belongs to another recipe, or to something that is not a run."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(str(folder), "is a file", "give another --out")
+    if not folder.exists() or not any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        return
+    saved = folder / "recipe.yaml"
+    if not saved.is_file():
+        raise InputError(str(folder), "is not empty and not a run's folder", "give another --out")
+    before, now = (
+        _flat(yaml.safe_load(saved.read_text(encoding="utf-8"))),
+        _flat(yaml.safe_load(dump_recipe(recipe))),
+    )
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and not _free(key)]
+    if changed:
+        shown = ", ".join(f"{key} ({before.get(key)} there, {now.get(key)} here)" for key in changed[:3])
+        raise InputError(
+            str(folder),
+            f"belongs to another recipe: {shown}",
+            "give another --out, or the recipe it was begun with",
+        )
+
+
+def _free(key: str) -> bool:
+    return any(key.split(".")[: len(free)] == list(free) for free in _FREE)
+
+
+def _flat(tree: Any, at: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {at: tree}
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{at}.{key}".lstrip("."))
+    return found
+
+
+@contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
+    """Keep a second process out of the folder. The system gives the lock back when this one ends, however it ends."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                str(folder), "another process is running it", "wait for it, or give another --out"
+            ) from None
+        yield

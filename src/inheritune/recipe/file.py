@@ -1,0 +1,162 @@
+"""Reading a recipe from YAML, with overrides, and saying all that is wrong with it at once."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from inheritune.errors import InputError, Problem
+from inheritune.recipe.models import Recipe
+
+Model = TypeVar("Model", bound=BaseModel)
+Lines = dict[tuple[str, ...], int]
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    `overrides` are texts such as `train.length=2 epochs`, applied before the check. Raises InputError with every
+    problem found: unknown keys, wrong types, numbers out of range, values that contradict each other.
+    """
+    path = Path(path)
+    tree, lines = _read_yaml(path)
+    tree = override(tree, overrides)
+    return check(Recipe, tree, str(path), lines)
+
+
+def dump_recipe(recipe: BaseModel) -> str:
+    """The resolved recipe as YAML: every key, defaults included."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def check(model: type[Model], tree: Any, place: str, lines: Lines | None = None) -> Model:
+    """Validate `tree` as `model`; raises InputError naming place, line, key, what was given and what is legal."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        problems = [_problem(model, detail, place, lines or {}) for detail in error.errors()]
+        unique = list({str(problem): problem for problem in problems}.values())
+        raise InputError.of(unique) from None
+
+
+def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`tree` with `dotted.key=value` texts merged in; values are read as YAML."""
+    tree = json.loads(json.dumps(tree, default=str))
+    for text in overrides:
+        key, equals, value = text.lstrip("-").partition("=")
+        if not equals or not all(key.split(".")):
+            raise InputError("command line", f"{text!r} is not an override", "write it as --dotted.key=value")
+        *parents, last = key.split(".")
+        node = tree
+        for parent in parents:
+            child = node.get(parent)
+            if child is None:
+                child = node[parent] = {}
+            elif isinstance(child, str) and parent == "reference":
+                child = node[parent] = {"path": child}
+            if not isinstance(child, dict):
+                raise InputError("command line", f"{text!r}: {parent} has no keys", "override the whole of it")
+            node = child
+        try:
+            node[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            node[last] = value
+    return tree
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(
+            str(path), "no such recipe", "give the path of a YAML file, or write one with `inheritune new`"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(str(path), f"not UTF-8 text (byte {error.start})", "save the recipe as UTF-8") from None
+    except OSError as error:
+        raise InputError(
+            str(path), f"cannot be read ({error.strerror})", "give the path of a readable YAML file"
+        ) from None
+    lines: Lines = {}
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None:
+            _collect_lines(root, (), lines, path)
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise InputError(where, f"not YAML: {getattr(error, 'problem', None) or error}", "mend the line") from None
+    if not isinstance(tree, dict):
+        raise InputError(
+            str(path), "a recipe is a mapping of keys such as reference, data, train", "see `inheritune new`"
+        )
+    return tree, lines
+
+
+def _collect_lines(node: yaml.Node, at: tuple[str, ...], lines: Lines, path: Path) -> None:
+    """Note the line of every key; a key that stands twice is an error, since YAML would drop the first in silence."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*at, str(key.value))
+            if inner in lines:
+                raise InputError(f"{path}:{key.start_mark.line + 1}", f"key {key.value!r} stands twice", "keep one")
+            lines[inner] = key.start_mark.line + 1
+            _collect_lines(value, inner, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*at, str(index))] = value.start_mark.line + 1
+            _collect_lines(value, (*at, str(index)), lines, path)
+
+
+def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines) -> Problem:
+    """One pydantic error in our words."""
+    location = [str(part) for part in detail["loc"]]
+    shown, known = [], {".".join(key) for key in lines}
+    for part in location:
+        # pydantic adds the name of a union's member to the path; the reader's file has no such key
+        if not part[:1].isupper() and not any(mark in part for mark in "[(-") and part not in ("int", "float", "str"):
+            shown.append(part)
+    key = tuple(shown)
+    while key and key not in lines:
+        key = key[:-1]
+    where = f"{place}:{lines[key]}" if key in lines and known else place
+    dotted = ".".join(shown)
+    kind, message = detail["type"], detail["msg"].removeprefix("Value error, ").rstrip(".")
+    given = detail.get("input")
+    if kind == "extra_forbidden":
+        legal = _keys_at(model, shown[:-1])
+        near = difflib.get_close_matches(shown[-1], legal, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return Problem(where, f"unknown key {dotted!r}", f"{hint}legal keys are {', '.join(legal)}")
+    if kind == "missing":
+        return Problem(where, f"key {dotted!r} is missing", "add it")
+    message, _, remedy = message.partition("; ")
+    what = f"{dotted}: " if dotted else ""
+    if not isinstance(given, dict | list):
+        what += f"got {given!r}: "
+    return Problem(where, what + message[:1].lower() + message[1:], remedy or "change it")
+
+
+def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """The keys that are legal at a dotted place of a model."""
+    current: type[BaseModel] = model
+    for part in location:
+        if part in current.model_fields:
+            inner = _model_in(current.model_fields[part].annotation)
+            current = inner or current
+    return list(current.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None

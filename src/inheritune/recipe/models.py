@@ -1,0 +1,66 @@
+"""A whole recipe."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from inheritune.recipe.base import Part
+from inheritune.recipe.data import Data
+from inheritune.recipe.reference import AnyReference
+from inheritune.recipe.target import Control, Evaluate, Grow, Inherit
+from inheritune.recipe.training import Training
+
+
+class Hardware(Part):
+    """What the run computes on."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: CUDA if there is a GPU, else MPS, else the CPU."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads. Default: as many as PyTorch takes. The same number is needed for bit-equal results."""
+
+
+class Recipe(Part):
+    """Everything that `inheritune run` needs to know."""
+
+    reference: AnyReference
+    """The large model: a hub id, a folder, a .gguf file, or {train: ...} to make one first."""
+    data: Data
+    """The text."""
+    inherit: Inherit = Inherit()
+    """What the target starts with."""
+    train: Training
+    """How each round (and each control) is trained."""
+    grow: Grow | None = Grow()
+    """Rounds with more blocks while the target does not match; null: a single round."""
+    controls: list[Control] = []
+    """`random`: the same small model from random weights, on the same tokens. `reference-continued`: the reference
+    trained on the same tokens, for text that is new to it. Made for the depth of the result."""
+    evaluate: Evaluate = Evaluate()
+    """How models are judged."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    """Decides the draw of documents, the order of sequences, random weights and dropout."""
+    hardware: Hardware = Hardware()
+    """Device and threads."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.controls)) < len(self.controls):
+            raise ValueError("controls: a control is named twice; name each once")
+        if self.data.prepared is None and self.data.validation.count <= self.train.sequence_length:
+            raise ValueError(
+                f"data.validation: {self.data.validation} do not fill a sequence of {self.train.sequence_length} tokens;"
+                f" give '{self.train.sequence_length + 1} tokens' or more, or lower train.sequence_length"
+            )
+        if self.grow is not None and isinstance(self.inherit.layers, list):
+            raise ValueError(
+                "inherit.layers: a list of blocks cannot be grown by number; give grow: null for a single round, or"
+                " a number of layers with `choose`"
+            )
+        new = self.reference.train
+        if new is not None and not isinstance(new.tokenizer, str) and self.data.prepared is not None:
+            raise ValueError(
+                "reference.train.tokenizer: a new tokenizer is trained on data.sources, and data.prepared is already"
+                " tokenised; name the tokenizer that prepared it"
+            )
+        return self

@@ -1,0 +1,71 @@
+"""The recipe's `reference`: the large model, taken from somewhere or made first."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from inheritune.recipe.base import Part
+from inheritune.recipe.size import Length
+from inheritune.recipe.training import Optimizer, Schedule
+
+
+class NewTokenizer(Part):
+    """A byte-level BPE tokenizer trained on the recipe's text."""
+
+    vocabulary: Annotated[int, Field(ge=257, le=2**20)]
+    """Entries: the 256 bytes, the end-of-text token, and merges."""
+
+
+class NewReference(Part):
+    """A reference trained from random weights on the recipe's data, as the paper does for GPT-2."""
+
+    model: dict[str, Any]
+    """A transformers config: `model_type` and its fields, e.g. {model_type: gpt2, n_layer: 12, n_embd: 384, n_head: 6}.
+    The vocabulary size comes from the tokenizer."""
+    tokenizer: NewTokenizer | str
+    """{vocabulary: N} to train one on the data, or a hub id, folder or .gguf file to take it from."""
+    length: Length | None = None
+    """How long the reference is trained. Default: as long as the targets (`train.length`)."""
+    optimizer: Optimizer | None = None
+    """Default: `train.optimizer`."""
+    schedule: Schedule | None = None
+    """Default: `train.schedule`."""
+
+
+class Reference(Part):
+    """The large model."""
+
+    path: Annotated[str, Field(min_length=1)] | None = None
+    """A hub id, a folder with a Hugging Face checkpoint, or a .gguf file (which is dequantised)."""
+    revision: str | None = None
+    """The hub revision: a branch, tag or commit."""
+    tokenizer: str | None = None
+    """Where the tokenizer is, if not with the model."""
+    trust_remote_code: bool = False
+    """Run model code that comes with the checkpoint. Only for sources that you trust: it can do anything you can."""
+    train: NewReference | None = None
+    """Instead of `path`: make the reference first."""
+
+    @property
+    def title(self) -> str:
+        """The name that messages and pages use."""
+        return self.path if self.path is not None else "reference trained by this run"
+
+
+def _from_string(value: Any) -> Any:
+    """A plain string is a path; exactly one of `path` and `train` says where the reference comes from."""
+    if isinstance(value, str):
+        value = {"path": value}
+    if isinstance(value, dict):
+        given = {key for key in ("path", "train") if value.get(key) is not None}
+        if len(given) != 1:
+            raise ValueError(
+                "give a hub id, a folder or a .gguf file (path), or {train: ...} to make one: exactly one of them"
+            )
+        extra = sorted(set(value) & {"revision", "tokenizer", "trust_remote_code"})
+        if "train" in given and extra:
+            raise ValueError(f"{', '.join(extra)} goes with path, not with train")
+    return value
+
+
+AnyReference = Annotated[Reference, BeforeValidator(_from_string)]

@@ -1,0 +1,84 @@
+"""The verdict in one sentence, and numbers as people read them. Pure functions of summary.json."""
+
+from typing import Any
+
+
+def with_error(value: float, error: float | None, sign: bool = False) -> str:
+    """`2.8123 ±0.0031`; without an error (a single sequence) just the value."""
+    shown = f"{value:+.4f}" if sign else f"{value:.4f}"
+    return shown if error is None else f"{shown} ±{error:.4f}"
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """What the run found: matched or not, at which depth, and how far ahead of the random control."""
+    reference, result = summary["reference"], summary["result"]
+    gap = with_error(result["gap"], result["gap_se"], sign=True)
+    parts = f"{result['layers']} of the reference's {reference['layers']} blocks"
+    share = result["parameters"] / reference["parameters"]
+    if result["matched"]:
+        tolerance = f" (tolerance {summary['tolerance']:g})" if summary["tolerance"] else ""
+        text = (
+            f"Matched{tolerance}: with {parts} and {share:.0%} of its parameters the target reaches validation loss"
+            f" {result['val_loss']:.4f}, the reference {reference['val_loss']:.4f} (gap {gap})."
+        )
+    else:
+        deepest = max(found["layers"] for found in summary["rounds"])
+        text = (
+            f"Not matched up to {deepest} blocks: the best target, with {parts} and {share:.0%} of its parameters,"
+            f" reaches validation loss {result['val_loss']:.4f}, the reference {reference['val_loss']:.4f} (gap {gap})."
+        )
+    if not summary["finished"]:
+        text = "Not finished. So far: " + text[0].lower() + text[1:]
+    for control in summary["controls"]:
+        text += " " + _control_sentence(control)
+    return text
+
+
+def _control_sentence(control: dict[str, Any]) -> str:
+    over = with_error(control["over_result"], control["over_result_se"], sign=True)
+    if control["name"] == "random":
+        word = "worse" if control["over_result"] > 0 else "better"
+        return (
+            f"The same small model from random weights, on the same tokens, is {word}: {control['val_loss']:.4f},"
+            f" {over} against the inherited one{_errors(control)}."
+        )
+    gap = with_error(control["gap"], control["gap_se"], sign=True)
+    return f"The reference itself, trained on the same tokens, would reach {control['val_loss']:.4f} (gap {gap})."
+
+
+def _errors(control: dict[str, Any]) -> str:
+    if not control["over_result_se"]:
+        return ""
+    return f" ({abs(control['over_result']) / control['over_result_se']:.0f} standard errors)"
+
+
+def table(summary: dict[str, Any], narrow: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: reference, rounds, controls. `narrow` leaves away what a terminal has no room for."""
+    entries = [("reference", summary["reference"])]
+    entries += [(f"round {number}", found) for number, found in enumerate(summary["rounds"], 1)]
+    entries += [(f"control: {found['name']}", found) for found in summary["controls"]]
+    rows = [_row(name, found) for name, found in entries]
+    header = [name for name in rows[0] if not (narrow and name in ("FLOPs", "tokens/s"))]
+    return header, [[row[name] for name in header] for row in rows]
+
+
+def _row(name: str, found: dict[str, Any]) -> dict[str, str]:
+    return {
+        "model": name,
+        "blocks": str(found["layers"]),
+        "params": short(found["parameters"]),
+        "tokens": short(found["tokens"]) if "tokens" in found else "",
+        "FLOPs": f"{found['flops']:.2g}" if "flops" in found else "",
+        "val. loss": with_error(found["val_loss"], found["val_loss_se"]),
+        "gap": with_error(found["gap"], found["gap_se"], sign=True) if "gap" in found else "",
+        "matched": ("yes" if found["matched"] else "no") if "matched" in found else "",
+        "tokens/s": f"{found['tokens_per_second']:,.0f}" if "tokens_per_second" in found else "",
+    }
+
+
+def short(count: int) -> str:
+    """`1.31M` for 1,310,720."""
+    for factor, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= factor:
+            return f"{count / factor:.3g}{letter}"
+    return str(count)

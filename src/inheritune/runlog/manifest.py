@@ -1,0 +1,70 @@
+"""manifest.json: with what a run was made."""
+
+import datetime
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from inheritune.runlog.files import read_json, write_json
+
+_PACKAGES = (
+    "inheritune",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "gguf",
+    "accelerate",
+)
+_DECISIVE = ("versions", "machine", "device", "threads")
+
+
+def versions() -> dict[str, str]:
+    """Python's and the packages' versions, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def note_start(path: Path, facts: dict[str, Any]) -> list[str]:
+    """Record this start of the run in its manifest and return what differs from the first start, in words.
+
+    A run goes on with another machine or version too, but its numbers need not be bit-equal to an uninterrupted one's.
+    """
+    start = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "versions": versions(),
+        "machine": f"{platform.system()} {platform.machine()} {_processor()}",
+        **facts,
+    }
+    manifest = read_json(path) if path.exists() else {"starts": []}
+    manifest["starts"].append(start)
+    write_json(path, manifest)
+    first = manifest["starts"][0]
+    return [f"{key} was {first.get(key)}, is {start.get(key)}" for key in _DECISIVE if first.get(key) != start.get(key)]
+
+
+def add_lineage(path: Path, lineage: dict[str, Any]) -> None:
+    """Record where the reference came from."""
+    manifest = read_json(path)
+    manifest["lineage"] = lineage
+    write_json(path, manifest)
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()

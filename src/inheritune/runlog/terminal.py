@@ -1,0 +1,76 @@
+"""What a person sees while work goes on: lines, and one live line for a training. Always on standard error."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+_PLAIN_SECONDS = 15.0  # between two lines where the output is not a terminal
+
+
+class Terminal:
+    """Lines for people. `quiet` says nothing at all; errors are raised, not printed here."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+
+    def say(self, line: str) -> None:
+        """One line."""
+        self.console.print(line, markup=False, soft_wrap=True)
+
+    def warn(self, line: str) -> None:
+        """One line that must not be missed."""
+        self.console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+
+    def live(self, label: str, steps: int, done: int) -> "LiveLine":
+        """A live line for a training that begins after `done` of `steps` steps; a context manager."""
+        return LiveLine(self, label, steps, done)
+
+
+class LiveLine:
+    """Loss, validation loss, tokens per second and time left of one training."""
+
+    def __init__(self, terminal: Terminal, label: str, steps: int, done: int) -> None:
+        self._terminal, self._label, self._steps, self._done = terminal, label, steps, done
+        self._val = ""
+        self._last = time.monotonic()
+        self._started, self._first = time.monotonic(), done
+        self._progress: Progress | None = None
+        if terminal.console.is_terminal and not terminal.quiet:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.completed:,}/{task.total:,}  {task.fields[figures]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=terminal.console,
+            )
+
+    def __enter__(self) -> Self:
+        if self._progress is not None:
+            self._progress.start()
+            self._task = self._progress.add_task(self._label, total=self._steps, completed=self._done, figures="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Show a metrics record: every one on a terminal, one now and then elsewhere."""
+        self._done = record["step"]
+        if "val_loss" in record:
+            self._val = f"  val {record['val_loss']:.3f}"
+        rate = f"  {record['tokens_per_second']:,.0f} tok/s" if "tokens_per_second" in record else ""
+        figures = f"loss {record.get('loss', float('nan')):.3f}{self._val}{rate}"
+        if self._progress is not None:
+            self._progress.update(self._task, completed=self._done, figures=figures)
+        elif time.monotonic() - self._last >= _PLAIN_SECONDS or self._done == self._steps:
+            self._last = time.monotonic()
+            speed = (self._done - self._first) / max(self._last - self._started, 1e-9)
+            left = (self._steps - self._done) / max(speed, 1e-9)
+            self._terminal.say(f"{self._label}  {self._done:,}/{self._steps:,}  {figures}  {left:,.0f} s left")

@@ -4,7 +4,7 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.loading import silence_libraries
-from inheritune.arch.structure import check_decoder
+from inheritune.arch.structure import check_decoder, find_structure
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +49,21 @@ def new_config(
         raise InputError(_PLACE, f"{kind} refuses it: {error}", "change the fields") from None
     check_decoder(config)
     check_positions(config, sequence_length, _PLACE)
+    _try_out(config)
     return config
+
+
+def _try_out(config: "PretrainedConfig") -> None:
+    """Build the model without memory, so that what cannot be built or cut is found before any work is done."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, AttributeError, AssertionError) as error:
+        raise InputError(_PLACE, f"{config.model_type} cannot be built: {error}", "change the fields") from None
+    find_structure(model)
 
 
 def check_positions(config: "PretrainedConfig", sequence_length: int, place: str) -> None:
@@ -70,10 +84,7 @@ def build_random(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise InputError(config.model_type, f"transformers cannot build it: {error}", "change the config") from None
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def build_empty(config: "PretrainedConfig", dtype: Any, trust_remote_code: bool = False) -> "PreTrainedModel":

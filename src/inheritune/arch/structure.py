@@ -61,6 +61,8 @@ def check_decoder(config: "PretrainedConfig") -> None:
     remedy = "use a decoder-only language model (one that AutoModelForCausalLM loads)"
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(_title(config), f"{config.model_type} is an encoder-decoder", remedy)
+    if getattr(config, "is_decoder", True) is False:  # said only by the configs of models that can be either
+        raise InputError(_title(config), f"{config.model_type} is an encoder here (is_decoder is false)", remedy)
     if config.get_text_config() is not config:
         raise InputError(_title(config), f"{config.model_type} wraps a text model in a larger one", remedy)
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})

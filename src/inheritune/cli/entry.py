@@ -6,26 +6,27 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from inheritune.errors import InherituneError, InputError, Interrupted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit status: 0 done, 2 wrong input, 1 anything else, 130 interrupted."""
-    import click
+    import typer
 
     from inheritune.cli.commands import app
+
+    # typer wraps a click of its own, or the installed one, depending on its version; these are its errors either way
+    usage_error = typer.BadParameter.__mro__[1]
 
     # SIGTERM ends a stage as Ctrl-C does: half-made folders are removed, what is finished stays
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(args=arguments, standalone_mode=False, prog_name="inheritune")
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.UsageError as error:
-        place = error.ctx.command_path if error.ctx else "inheritune"
-        return _fail([f"{place}: {error.format_message()} See `{place} --help`."], 2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail(["interrupted; what was finished is kept: run the same command again to go on"], 130)
     except Interrupted as error:
         return _fail([str(error)], error.exit_status)
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _fail(["out of memory; lower train.micro_batch or train.sequence_length, then run again"], 1)
     except Exception as error:
+        if isinstance(error, usage_error):
+            return _usage(error)
         if type(error).__name__ == "OutOfMemoryError":
             return _fail(["the GPU is out of memory; lower train.micro_batch, then run again"], 1)
         if os.environ.get("INHERITUNE_DEBUG"):
@@ -51,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             1,
         )
     return 0
+
+
+def _usage(error: Any) -> int:
+    place = error.ctx.command_path if error.ctx else "inheritune"
+    return _fail([f"{place}: {error.format_message().rstrip('.')}; see `{place} --help`"], 2)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -62,7 +62,7 @@ def _from_string(value: Any) -> Any:
             raise ValueError(
                 "give a hub id, a folder or a .gguf file (path), or {train: ...} to make one: exactly one of them"
             )
-        extra = sorted(set(value) & {"revision", "tokenizer", "trust_remote_code"})
+        extra = sorted(key for key in ("revision", "tokenizer", "trust_remote_code") if value.get(key))
         if "train" in given and extra:
             raise ValueError(f"{', '.join(extra)} goes with path, not with train")
     return value

@@ -58,6 +58,9 @@ def table(summary: dict[str, Any], narrow: bool = False) -> tuple[list[str], lis
     entries += [(f"round {number}", found) for number, found in enumerate(summary["rounds"], 1)]
     entries += [(f"control: {found['name']}", found) for found in summary["controls"]]
     rows = [_row(name, found) for name, found in entries]
+    if narrow:
+        for row, (_, found) in zip(rows, entries, strict=True):
+            row["val. loss"] = with_error(found["val_loss"], None)
     header = [name for name in rows[0] if not (narrow and name in ("FLOPs", "tokens/s"))]
     return header, [[row[name] for name in header] for row in rows]
 

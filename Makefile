@@ -1,0 +1,50 @@
+# The front door. Everything is installed into .venv, with the exact versions of requirements.lock.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+
+.PHONY: demo test check lint format docs lock clean
+
+demo: .venv/installed            ## a smaller model out of a larger one, from nothing, in minutes
+	$(BIN)/inheritune run recipes/demo.yaml
+
+test: .venv/installed-dev lint   ## lint, types, import contract, quick tests: under 5 minutes on 2 cores
+	$(BIN)/python -m pytest -n 2 -m "not long"
+
+check: .venv/installed-dev       ## what takes long: kills, time limits, compiled training, a real model
+	$(BIN)/python -m pytest -n 2 -m long
+
+lint: .venv/installed-dev        ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/installed-dev      ## ruff's formatting and safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: .venv/installed            ## docs/recipe.md, from the recipe's models
+	$(BIN)/python -m inheritune.recipe.description > docs/recipe.md
+
+lock:                            ## requirements.lock anew, from the ranges in pyproject.toml
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet 'torch==2.13.0' -e '.[dev]'
+	(echo '# Exact versions, used as pip constraints by the Makefile; written by `make lock`.'; \
+	 .venv-lock/bin/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+cpu/\1/') > requirements.lock
+	rm -rf .venv-lock
+
+clean:                           ## the environment and caches; runs/ stays
+	rm -rf .venv .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/created:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/installed: .venv/created pyproject.toml requirements.lock
+	$(PIP) -e .
+	touch $@
+
+.venv/installed-dev: .venv/created pyproject.toml requirements.lock
+	$(PIP) -e '.[dev]'
+	touch .venv/installed $@

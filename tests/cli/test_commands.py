@@ -1,0 +1,93 @@
+"""The commands as a stranger uses them."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM
+
+from conftest import program, tiny_recipe
+from inheritune.cli import main
+from inheritune.recipe import load_recipe
+
+
+def test_the_stages_one_by_one(
+    text: Path, reference_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*words: Any) -> dict[str, Any]:
+        assert main([str(word) for word in words]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    prepared = call(
+        "prepare", text, "--out", tmp_path / "data", "--tokenizer", reference_folder, "--size", "2K tokens",
+        "--validation", "500 tokens", "--json",
+    )  # fmt: skip
+    assert prepared["tokens"]["train"] == 2000
+    inherited = call("inherit", reference_folder, tmp_path / "small", "--layers", "0,2-3", "--json")
+    assert inherited["blocks"] == [0, 2, 3]
+    trained = call(
+        "train", tmp_path / "small", tmp_path / "trained", "--data", tmp_path / "data", "--length", "4 steps", "--batch",
+        "2 sequences", "--sequence-length", "16", "--optimizer.learning_rate=1e-3", "--schedule.name", "constant", "--json",
+    )  # fmt: skip
+    assert trained["steps"] == 4
+    assert AutoModelForCausalLM.from_pretrained(trained["model"]).config.num_hidden_layers == 3
+    request = json.loads((tmp_path / "trained" / "request.json").read_text())
+    assert request["train"]["schedule"]["name"] == "constant"
+
+
+def test_new_writes_a_recipe_and_does_not_write_over_one(
+    reference_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    assert main(["new", str(reference_folder), str(path)]) == 0
+    assert load_recipe(path).inherit.layers == 2
+    assert "#" in path.read_text()
+    assert main(["new", str(reference_folder), str(path)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_run_prints_a_table_and_json(text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path) -> None:
+    recipe = write_recipe(tiny_recipe(text, reference_folder))
+    done = program("run", recipe, "--out", tmp_path / "out", "--train.length=2 steps", "--train.schedule.warm_up=1 steps")
+    assert done.returncode == 0, done.stderr
+    assert "round 1" in done.stdout
+    assert "atched" in done.stdout
+    assert str(tmp_path / "out" / "report" / "index.html") in done.stdout
+    assert all(len(line) <= 80 or "/" in line for line in done.stdout.splitlines())
+    again = program(
+        "run", recipe, "--out", tmp_path / "out", "--train.length=2 steps", "--train.schedule.warm_up=1 steps", "--json"
+    )
+    assert json.loads(again.stdout)["result"]["model"]
+    saved = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
+    assert saved["train"]["length"] == "2 steps"
+    assert saved["seed"] == 1
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["new"], ["prepare"], ["inherit"], ["train"]])
+def test_every_command_has_help_without_torch(command: list[str]) -> None:
+    code = f"import sys; from inheritune.cli import main; main({[*command, '--help']!r}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage: inheritune" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    code = "import sys, inheritune; inheritune.load_recipe; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.long
+def test_help_answers_within_half_a_second() -> None:
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        assert program("--help").returncode == 0
+        took.append(time.monotonic() - began)
+    assert statistics.median(took) < 0.5

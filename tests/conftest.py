@@ -1,0 +1,116 @@
+"""What many tests share: a small text, a tokenizer learnt from it, tiny random models, the program as a process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes run side by side; threads would fight over the cores
+
+WORDS = "the small model keeps some of the large one's blocks and learns again what it has lost while it reads".split()
+
+
+def make_text(folder: Path, documents: int = 60, words: int = 120) -> Path:
+    """A folder of different documents with words in an order that can be learnt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(documents):
+        line = [WORDS[(number * 7 + place * (1 + number % 3)) % len(WORDS)] for place in range(words)]
+        (folder / f"{number:03d}.txt").write_text(f"Document {number}. " + " ".join(line) + ".\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(text: Path) -> Any:
+    from inheritune.data import train_tokenizer
+
+    return train_tokenizer((file.read_text(encoding="utf-8") for file in sorted(text.iterdir())), 300)
+
+
+@pytest.fixture(scope="session")
+def reference_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A tiny random Llama of 4 blocks with its tokenizer, as a Hugging Face checkpoint."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("reference")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_recipe(text: Path, reference: Path | None = None) -> dict[str, Any]:
+    """A recipe that takes a few seconds; without `reference` it makes one first."""
+    made = {
+        "train": {
+            "model": {"model_type": "gpt2", "n_layer": 3, "n_embd": 16, "n_head": 2, "n_positions": 32},
+            "tokenizer": {"vocabulary": 300},
+            "length": "12 steps",
+        }
+    }
+    return {
+        "reference": str(reference) if reference else made,
+        "data": {"sources": [{"path": str(text)}], "validation": "600 tokens"},
+        "inherit": {"layers": 1},
+        "train": {
+            "length": "10 steps",
+            "batch": "4 sequences",
+            "sequence_length": 16,
+            "micro_batch": 2,
+            "optimizer": {"learning_rate": 0.003},
+            "checkpoint": {"every": "3 steps"},
+        },
+        "grow": {"by": 1, "max_layers": 2},
+        "controls": ["random"],
+        "evaluate": {"every": "4 steps", "sequences": 4},
+    }
+
+
+@pytest.fixture
+def write_recipe(tmp_path: Path) -> Any:
+    """Writes a recipe given as a mapping and returns its path."""
+
+    def write(tree: dict[str, Any], name: str = "recipe.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+        return path
+
+    return write
+
+
+def program(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `inheritune` as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "inheritune", *map(str, words)], capture_output=True, text=True, check=False, **options
+    )
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """The bytes of every tensor of a saved model, by name."""
+    from safetensors import safe_open
+
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(file), framework="numpy") as opened:
+            found |= {name: opened.get_tensor(name).tobytes() for name in opened.keys()}  # noqa: SIM118 (not a dict)
+    return found
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

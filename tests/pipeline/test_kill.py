@@ -1,0 +1,132 @@
+"""Killed at any instant (-9) and started again, a run ends with the weights of one that was never killed, bit for bit."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import program, read_json, tiny_recipe, weights
+from inheritune.runlog import read_metrics
+
+# What stands in the folder when each stage has begun.
+STAGES: dict[str, Callable[[Path], bool]] = {
+    "start": lambda run: True,
+    "data": lambda run: (run / ".data.partial").exists() or (run / "data").exists(),
+    "reference": lambda run: (run / "reference" / "metrics.jsonl").exists(),
+    "round 1": lambda run: (run / "rounds" / "1-1layers" / "metrics.jsonl").exists(),
+    "between rounds": lambda run: (run / "rounds" / "1-1layers" / "model").exists(),
+    "round 2": lambda run: (run / "rounds" / "2-2layers" / "metrics.jsonl").exists(),
+    "control": lambda run: (run / "controls").exists(),
+}
+
+
+def recipe(text: Path) -> dict[str, Any]:
+    """Both rounds are always trained, and every stage is long enough to be hit."""
+    tree = tiny_recipe(text)
+    tree["train"] |= {"length": "40 steps", "checkpoint": {"every": "7 steps"}}
+    tree["reference"]["train"]["length"] = "40 steps"
+    tree["hardware"] = {"threads": 2}  # equal bits must not depend on a single thread
+    tree["grow"] = {"by": 1, "until": "max_layers", "max_layers": 2}
+    return tree
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All weights of the run, and every metric that is not a time."""
+    found: dict[str, Any] = {str(path.parent.relative_to(run)): weights(path.parent) for path in run.rglob("model/model.safetensors")}
+    for path in run.rglob("metrics.jsonl"):
+        records = read_metrics(path)
+        found[str(path.relative_to(run))] = [(r["step"], r.get("loss"), r.get("val_loss")) for r in records]
+    return found
+
+
+def kill_when(reached: Callable[[Path], bool], delay: float, path: Path, run: Path) -> bool:
+    """Start the program, kill it `delay` seconds after `reached`; False when it had ended by itself before."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "inheritune", "run", str(path), "--out", str(run), "--quiet"], stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not reached(run):
+        time.sleep(0.002)
+    try:
+        process.wait(delay)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+    _, said = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), said
+    return process.returncode != 0
+
+
+@pytest.fixture(scope="module")
+def straight(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    import yaml
+
+    place = tmp_path_factory.mktemp("straight")
+    path = place / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe(text)), encoding="utf-8")
+    done = program("run", path, "--out", place / "run")
+    assert done.returncode == 0, done.stderr
+    found = outcome(place / "run")
+    assert len([name for name in found if name.endswith("model")]) == 4  # reference, two rounds, control
+    return path, found
+
+
+def finish(path: Path, run: Path, expected: dict[str, Any]) -> None:
+    done = program("run", path, "--out", run)
+    assert done.returncode == 0, done.stderr
+    assert outcome(run) == expected
+    assert read_json(run / "summary.json")["finished"] is True
+    leftovers = [file for file in run.rglob(".*") if file.name != ".lock"]
+    assert leftovers == []
+
+
+def test_killed_in_a_round_it_ends_with_the_same_bits(straight: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path, expected = straight
+    assert kill_when(lambda run: (run / "rounds/1-1layers/checkpoints/step-000000007").exists(), 0.0, path, tmp_path / "run")
+    finish(path, tmp_path / "run", expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_in_every_stage(straight: tuple[Path, dict[str, Any]], tmp_path: Path, stage: str) -> None:
+    path, expected = straight
+    delay = random.uniform(0, 0.3)
+    print(f"killed {delay:.3f} s after {stage}")
+    kill_when(STAGES[stage], delay, path, tmp_path / "run")
+    finish(path, tmp_path / "run", expected)
+
+
+@pytest.mark.long
+def test_killed_ten_times_at_random_instants(straight: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path, expected = straight
+    killed = 0
+    for _ in range(200):
+        # counted from the first sign of life, so that imports do not eat most of the kills
+        stage = random.choice(list(STAGES.values()))
+        delay = random.uniform(0, 0.8)
+        if not kill_when(stage, delay, path, tmp_path / "run"):
+            break
+        killed += 1
+        if killed == 10:
+            break
+    print(f"killed {killed} times")
+    assert killed >= 5  # else nothing was tested
+    finish(path, tmp_path / "run", expected)
+
+
+def test_sigterm_saves_and_exits_with_130(straight: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path, expected = straight
+    process = subprocess.Popen(
+        [sys.executable, "-m", "inheritune", "run", str(path), "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (tmp_path / "run/reference/metrics.jsonl").exists():
+        time.sleep(0.002)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert "run the same command again" in said.splitlines()[-1]
+    finish(path, tmp_path / "run", expected)

@@ -1,0 +1,188 @@
+"""A whole recipe on a tiny model: what it leaves, that it goes on, what it refuses."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import inheritune
+from conftest import read_json, tiny_recipe, weights
+from inheritune.errors import InputError
+from inheritune.pipeline import run
+from inheritune.recipe import load_recipe
+from inheritune.runlog import read_metrics
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """The recipe and the folder of a run that made its own reference."""
+    import yaml
+
+    place = tmp_path_factory.mktemp("run")
+    recipe = place / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_recipe(text)), encoding="utf-8")
+    run(load_recipe(recipe), place / "out")
+    yield recipe, place / "out"
+
+
+def test_summary_has_the_keys_that_the_design_names(finished: tuple[Path, Path]) -> None:
+    summary = read_json(finished[1] / "summary.json")
+    assert {"layers", "parameters", "val_loss"} <= summary["reference"].keys()
+    keys = {"layers", "parameters", "tokens", "steps", "flops", "val_loss", "val_loss_se", "gap", "gap_se", "matched"}
+    keys |= {"tokens_per_second", "model"}
+    assert summary["rounds"]
+    for found in summary["rounds"]:
+        assert keys <= found.keys()
+    assert [control["name"] for control in summary["controls"]] == ["random"]
+    assert keys <= summary["controls"][0].keys()
+    assert {"matched", "layers", "parameters", "val_loss", "model"} <= summary["result"].keys()
+    assert summary["wall_seconds"] > 0
+    assert summary["finished"] is True
+
+
+def test_figures_agree_with_each_other(finished: tuple[Path, Path]) -> None:
+    summary = read_json(finished[1] / "summary.json")
+    for found in [*summary["rounds"], *summary["controls"]]:
+        assert found["tokens"] == found["steps"] * 4 * 16
+        assert found["gap"] == pytest.approx(found["val_loss"] - summary["reference"]["val_loss"], abs=1e-9)
+        assert found["matched"] == (found["gap"] <= 0)
+    assert [found["layers"] for found in summary["rounds"]] == list(range(1, len(summary["rounds"]) + 1))
+    best = next(found for found in summary["rounds"] if found["model"] == summary["result"]["model"])
+    assert best["val_loss"] == summary["result"]["val_loss"]
+    assert summary["controls"][0]["parameters"] == best["parameters"]
+    assert summary["controls"][0]["tokens"] == best["tokens"]
+
+
+def test_the_model_loads_with_plain_transformers_and_has_the_recorded_loss(finished: tuple[Path, Path]) -> None:
+    summary = read_json(finished[1] / "summary.json")
+    folder = finished[1] / summary["result"]["model"]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.config.num_hidden_layers == summary["result"]["layers"]
+    found = inheritune.evaluate(model, finished[1] / "data", sequence_length=16, device="cpu", micro_batch=2)
+    assert found.loss.value == pytest.approx(summary["result"]["val_loss"], abs=1e-6)
+    ids = model.generate(**tokenizer("the small", return_tensors="pt"), max_new_tokens=4, do_sample=False)
+    assert tokenizer.decode(ids[0]).startswith("the small")
+
+
+def test_each_round_starts_from_the_references_own_blocks(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    # the loss before the first step is that of the blocks as inherited, whatever the round before has learnt
+    reference = AutoModelForCausalLM.from_pretrained(finished[1] / "reference" / "model")
+    for number, found in enumerate(read_json(finished[1] / "summary.json")["rounds"], 1):
+        target = inheritune.inherit(reference, number)
+        losses = inheritune.evaluate(target, finished[1] / "data", sequence_length=16, device="cpu", micro_batch=2).losses
+        first = read_metrics((finished[1] / found["model"]).parent / "metrics.jsonl")[0]
+        assert first["val_loss"] == pytest.approx(sum(losses[:4]) / 4, abs=1e-6)
+
+
+def test_run_again_it_is_done_at_once_and_changes_nothing(finished: tuple[Path, Path]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished[1].rglob("*.safetensors")}
+    summary = run(load_recipe(finished[0]), finished[1])
+    assert summary == read_json(finished[1] / "summary.json")
+    assert before == {path: path.stat().st_mtime_ns for path in finished[1].rglob("*.safetensors")}
+
+
+def test_the_page_needs_nothing_else(finished: tuple[Path, Path]) -> None:
+    page = (finished[1] / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert "control: random" in page
+    assert not re.search(r'(src|href)\s*=\s*"(?!#)', page.replace("xlink:href", "href").replace('href="#', 'href="#'))
+    assert not re.search(r"@import|url\((?!#)", page)
+    assert (finished[1] / "report" / "report.md").read_text(encoding="utf-8").startswith("# Inheritune")
+    assert (finished[1] / "report" / "loss.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_no_validation_text_in_training(finished: tuple[Path, Path]) -> None:
+    from inheritune.data import open_prepared
+
+    data = open_prepared(finished[1] / "data")
+    train, validation = (data.tokens(split).tolist() for split in ("train", "validation"))
+    eos = data.manifest["end_of_text"]
+
+    def documents(row: list[int]) -> set[str]:
+        return set(" ".join(map(str, row)).split(f" {eos} "))
+
+    assert not documents(train) & documents(validation)
+
+
+def test_another_recipe_is_refused_and_names_the_key(finished: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match=r"belongs to another recipe: train\.length \(10 steps there, 11 steps here\)"):
+        run(load_recipe(finished[0], ["--train.length=11 steps"]), finished[1])
+    # how often states are saved decides nothing, so it may change
+    run(load_recipe(finished[0], ["--train.checkpoint.every=5 steps"]), finished[1])
+    run(load_recipe(finished[0]), finished[1])
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(InputError, match="not a run's folder"):
+        run(load_recipe(finished[0]), tmp_path)
+
+
+def test_two_processes_do_not_share_a_folder(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    import fcntl
+
+    with (finished[1] / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process is running it"):
+            run(load_recipe(finished[0]), finished[1])
+
+
+def test_a_given_reference_with_all_controls_and_prepared_data(
+    write_recipe: Any, text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path
+) -> None:
+    inheritune.prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, tmp_path / "data")
+    tree = tiny_recipe(text, reference_folder)
+    tree["data"] = {"prepared": str(tmp_path / "data")}
+    tree["controls"] = ["random", "reference-continued"]
+    tree["inherit"] = {"layers": [0, 3]}
+    tree["grow"] = None
+    summary = run(load_recipe(write_recipe(tree)), tmp_path / "out")
+    assert summary["rounds"][0]["blocks"] == [0, 3]
+    assert [control["layers"] for control in summary["controls"]] == [2, 4]
+    continued = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / summary["controls"][1]["model"])
+    original = AutoModelForCausalLM.from_pretrained(reference_folder)
+    assert not torch.equal(continued.lm_head.weight, original.lm_head.weight)
+    assert weights(reference_folder)  # untouched and whole
+    manifest = read_json(tmp_path / "out" / "manifest.json")
+    assert manifest["lineage"]["reference"] == str(reference_folder)
+
+
+def test_python_functions_do_the_stages(text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path) -> None:
+    inheritune.prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, tmp_path / "data")
+    target = inheritune.inherit(reference_folder, "half", out=tmp_path / "half")
+    assert target.config.num_hidden_layers == 2
+    settings = {"length": "3 steps", "batch": "2 sequences", "sequence_length": 16}
+    trained, found = inheritune.train(tmp_path / "half", tmp_path / "data", tmp_path / "trained", settings=settings)
+    assert found["steps"] == 3
+    assert not torch.equal(trained.lm_head.weight, target.lm_head.weight)
+    again, same = inheritune.train(tmp_path / "half", tmp_path / "data", tmp_path / "trained", settings=settings)
+    assert same == found
+    assert torch.equal(again.lm_head.weight, trained.lm_head.weight)
+    with pytest.raises(InputError, match="exists already"):
+        inheritune.train(tmp_path / "half", tmp_path / "data", tmp_path / "trained", settings=settings, seed=2)
+    model, rounds = inheritune.grow(
+        reference_folder, tmp_path / "data", tmp_path / "grown", train=settings, inherit={"layers": 1},
+        rounds={"by": 2, "until": "max_layers", "max_layers": 3},
+    )  # fmt: skip
+    assert [found["layers"] for found in rounds] == [1, 3]
+    assert model.config.num_hidden_layers in (1, 3)
+
+
+def test_a_starter_recipe_is_legal_and_runs(reference_folder: Path, text: Path, tmp_path: Path) -> None:
+    from inheritune.pipeline import starter_recipe
+
+    content = starter_recipe(str(reference_folder))
+    path = tmp_path / "starter.yaml"
+    path.write_text(content.replace("text/ ", f"{text} "), encoding="utf-8")
+    small = ["--data.validation=600 tokens", "--train.batch=2 sequences", "--train.micro_batch=2", "--grow=null"]
+    recipe = load_recipe(path, [*small, "--train.length=2 steps", "--controls=[]", "--train.schedule.warm_up=1 steps"])
+    assert recipe.inherit.layers == 2
+    assert recipe.train.sequence_length == 64
+    summary = run(recipe, tmp_path / "out")
+    assert summary["result"]["layers"] == 2
+    shutil.rmtree(tmp_path / "out")

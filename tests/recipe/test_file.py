@@ -1,0 +1,129 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import tiny_recipe
+from inheritune.errors import InputError
+from inheritune.recipe import dump_recipe, load_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        load_recipe(path, overrides)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_recipes_of_the_project_are_legal(path: Path) -> None:
+    load_recipe(path)
+
+
+def test_resolved_recipe_reads_back_as_itself(write_recipe: Any, text: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tiny_recipe(text)))
+    again = tmp_path / "resolved.yaml"
+    again.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(again) == recipe
+
+
+def test_all_problems_at_once_each_with_its_line(write_recipe: Any, text: Path) -> None:
+    tree = tiny_recipe(text)
+    tree["train"] |= {"lenght": "3 steps", "micro_batch": -1, "optimizer": {"learning_rate": "fast"}}
+    tree["sede"] = 4
+    path = write_recipe(tree)
+    found = problems(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(found) == 4
+    for key in ("lenght", "micro_batch", "learning_rate", "sede"):
+        line = next(number for number, content in enumerate(lines, 1) if content.strip().startswith(key))
+        assert any(problem.startswith(f"{path}:{line}: ") and key in problem for problem in found), (key, found)
+
+
+def test_unknown_key_offers_the_nearest(write_recipe: Any, text: Path) -> None:
+    tree = tiny_recipe(text)
+    tree["train"]["schedule"] = {"warmup": "3 steps"}
+    assert "did you mean 'warm_up'?" in problems(write_recipe(tree))[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.length=8", "a size needs its unit"),
+        ("train.length=0 steps", "above 0"),
+        ("train.batch=3 tokens", "less than one sequence"),
+        ("train.micro_batch=99", "more than the batch"),
+        ("train.optimizer.learning_rate=-1", "greater than 0"),
+        ("train.optimizer.learning_rate=.inf", "finite"),
+        ("train.optimizer.betas=[0.9, 1.0]", "less than 1"),
+        ("inherit.layers=0", "at least one block"),
+        ("inherit.layers=1.5", "fraction of the blocks lies in"),
+        ("inherit.layers=[3-1]", "reversed"),
+        ("inherit.layers=[1, 1]", "rising order"),
+        ("inherit.layers=[]", "the list is empty"),
+        ("inherit.choose=best", "'first', 'last', 'middle' or 'ends'"),
+        ("data.validation=5 tokens", "do not fill a sequence"),
+        ("data.sources=[]", "give either sources"),
+        ("data.sources=[{path: a, weight: 0}]", "greater than 0"),
+        ("data.sources=[{path: a}, {path: a}]", "same name"),
+        ("data.sources=[{path: a, weight: 1}, {path: b}]", "every source a weight"),
+        ("controls=[random, random]", "named twice"),
+        ("evaluate.tolerance=-0.1", "greater than or equal to 0"),
+        ("reference={}", "exactly one of them"),
+        ("reference={path: a, train: {}}", "exactly one of them"),
+        ("seed=one", "valid integer"),
+        ("hardware.device=tpu", "'auto', 'cpu', 'cuda' or 'mps'"),
+    ],
+)
+def test_wrong_values_name_key_value_and_what_is_legal(write_recipe: Any, text: Path, override: str, words: str) -> None:
+    found = problems(write_recipe(tiny_recipe(text)), override)
+    assert len(found) == 1
+    assert words in found[0]
+    assert "\n" not in found[0]
+
+
+def test_overrides_are_read_as_yaml_and_merged(write_recipe: Any, text: Path) -> None:
+    path = write_recipe(tiny_recipe(text))
+    recipe = load_recipe(path, ["--train.length=2 epochs", "--grow=null", "--inherit.layers=[0-1]", "--seed=7"])
+    assert str(recipe.train.length) == "2 epochs"
+    assert recipe.grow is None
+    assert recipe.inherit.layers == [0, 1]
+    assert recipe.seed == 7
+
+
+def test_override_of_a_key_of_a_plain_reference(write_recipe: Any, text: Path) -> None:
+    path = write_recipe(tiny_recipe(text, Path("some/model")))
+    recipe = load_recipe(path, ["--reference.revision=abc"])
+    assert (recipe.reference.path, recipe.reference.revision) == ("some/model", "abc")
+
+
+def test_a_key_twice_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("seed: 1\nseed: 2\n", encoding="utf-8")
+    assert problems(path) == [f"{path}:2: key 'seed' stands twice; keep one"]
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe", b"- 1\n", b"", b"just words"])
+def test_files_that_are_no_recipes(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    assert problems(path)[0].startswith(str(path))
+
+
+def test_learning_rate_without_a_dot_is_a_number(write_recipe: Any, text: Path) -> None:
+    # YAML 1.1 reads 3e-4 as a string; people write it all the same
+    path = write_recipe(tiny_recipe(text))
+    path.write_text(path.read_text(encoding="utf-8").replace("0.003", "3e-4"), encoding="utf-8")
+    assert load_recipe(path).train.optimizer.learning_rate == pytest.approx(3e-4)
+
+
+def test_length_in_every_unit(write_recipe: Any, text: Path) -> None:
+    path = write_recipe(tiny_recipe(text))
+    batch = 4 * 16
+    assert load_recipe(path, ["train.length=7 steps"]).train.steps(1000) == 7
+    assert load_recipe(path, [f"train.length={batch * 5 + batch // 2} tokens"]).train.steps(1000) == 5
+    assert load_recipe(path, ["train.length=1.5 epochs"]).train.steps(10) == 3
+    assert load_recipe(path, ["train.batch=70 tokens"]).train.batch_sequences == 4
+    assert yaml.safe_load(dump_recipe(load_recipe(path)))["train"]["length"] == "10 steps"

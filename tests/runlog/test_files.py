@@ -1,0 +1,79 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from inheritune.errors import RunError
+from inheritune.runlog import MetricsLog, new_folder, note_start, read_json, read_metrics, write_json, write_text
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "out") as partial:
+        (partial / "a").write_text("x")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    with new_folder(tmp_path / "out") as partial:
+        (partial / "deep").mkdir()
+        (partial / "deep" / "a").write_text("x")
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out" / "deep" / "a").read_text() == "x"
+    assert os.listdir(tmp_path) == ["out"]  # noqa: PTH208 (names are what is compared)
+
+
+def test_an_old_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("x")
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "out"):
+        raise ZeroDivisionError
+    assert (tmp_path / "out" / "old").exists()
+    with new_folder(tmp_path / "out"):
+        pass
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_kill_left_is_cleared_away(tmp_path: Path) -> None:
+    left = tmp_path / ".out.partial"
+    left.mkdir()
+    (left / "half").write_text("x")
+    with new_folder(tmp_path / "out"):
+        pass
+    assert list((tmp_path / "out").iterdir()) == []
+    assert not left.exists()
+
+
+def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": 1})
+    assert read_json(tmp_path / "a.json") == {"x": 1}
+    write_text(tmp_path / "a.json", '{"x":')
+    with pytest.raises(RunError, match=r"a\.json: damaged"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", float("nan"))
+
+
+def test_metrics_drop_what_lies_beyond_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, 0)
+    for step in range(6):
+        log.write({"step": step})
+    log.close()
+    with path.open("a") as file:
+        file.write('{"step": 6, "lo')  # cut short by a kill
+    assert [record["step"] for record in read_metrics(path)] == list(range(6))
+    log = MetricsLog(path, 3)
+    log.write({"step": 4, "again": True})
+    log.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2, 3, 4]
+    MetricsLog(path, 0).close()
+    assert read_metrics(path) == []
+
+
+def test_the_manifest_says_what_differs_between_starts(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    assert note_start(path, {"device": "cpu", "threads": 2}) == []
+    assert note_start(path, {"device": "cpu", "threads": 2}) == []
+    assert note_start(path, {"device": "cpu", "threads": 1}) == ["threads was 2, is 1"]
+    starts = read_json(path)["starts"]
+    assert len(starts) == 3
+    assert starts[0]["versions"]["torch"]

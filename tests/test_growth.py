@@ -1,0 +1,59 @@
+from typing import Any
+
+import pytest
+
+from inheritune.errors import InputError
+from inheritune.growth import best_round, depths, goes_on, kept_blocks
+from inheritune.recipe import Grow, Inherit
+
+
+@pytest.mark.parametrize(
+    ("layers", "grow", "total", "expected"),
+    [
+        (13, {}, 26, [13, 15, 17, 19, 21, 23, 25]),
+        (0.5, {"max_layers": 8}, 12, [6, 8]),
+        (4, {"max_layers": 7}, 12, [4, 6, 7]),
+        (4, {"by": 3, "max_layers": 12}, 12, [4, 7, 10, 12]),
+        (12, {}, 12, [12]),
+        (1, {}, 1, [1]),
+    ],
+)
+def test_depths(layers: Any, grow: dict[str, Any], total: int, expected: list[int]) -> None:
+    assert depths(Inherit(layers=layers), Grow(**grow), total) == expected
+
+
+def test_without_growth_there_is_one_round() -> None:
+    assert depths(Inherit(layers=5), None, 12) == [5]
+    assert depths(Inherit(layers=[0, 1, 11]), None, 12) == [3]
+    assert kept_blocks(Inherit(layers=[0, 1, 11]), 3, 12) == [0, 1, 11]
+
+
+@pytest.mark.parametrize(
+    ("layers", "max_layers", "words"),
+    [(13, None, "13 blocks asked for, the reference has 12"), (4, 13, "the reference has 12"), (4, 3, "below the first")],
+)
+def test_depths_that_cannot_be(layers: int, max_layers: int | None, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        depths(Inherit(layers=layers), Grow(max_layers=max_layers), 12)
+
+
+def rounds(*matched: bool) -> list[dict[str, Any]]:
+    return [
+        {"layers": 4 + 2 * n, "matched": match, "val_loss": 3.0 - 0.1 * n + (0.5 if n == 2 else 0)}
+        for n, match in enumerate(matched)
+    ]
+
+
+def test_it_goes_on_until_matched_or_as_deep_as_allowed() -> None:
+    plan = [4, 6, 8]
+    assert goes_on([], Grow(), plan)
+    assert goes_on(rounds(False), Grow(), plan)
+    assert not goes_on(rounds(False, True), Grow(), plan)
+    assert goes_on(rounds(False, True), Grow(until="max_layers"), plan)
+    assert not goes_on(rounds(False, False, False), Grow(), plan)
+    assert not goes_on(rounds(False), None, [4])
+
+
+def test_the_result_is_the_shallowest_match_else_the_best_loss() -> None:
+    assert best_round(rounds(False, True, True))["layers"] == 6
+    assert best_round(rounds(False, False, False))["layers"] == 6  # round 3 has the highest loss

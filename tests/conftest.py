@@ -14,14 +14,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes run side by side; threads would fight over the cores
 
-WORDS = "the small model keeps some of the large one's blocks and learns again what it has lost while it reads".split()
+SENTENCE = "the small model keeps some of the large one's blocks and learns again what it has lost while it reads"
 
 
 def make_text(folder: Path, documents: int = 60, words: int = 120) -> Path:
     """A folder of different documents with words in an order that can be learnt."""
     folder.mkdir(parents=True, exist_ok=True)
+    given = SENTENCE.split()
     for number in range(documents):
-        line = [WORDS[(number * 7 + place * (1 + number % 3)) % len(WORDS)] for place in range(words)]
+        line = [given[(number * 7 + place * (1 + number % 3)) % len(given)] for place in range(words)]
         (folder / f"{number:03d}.txt").write_text(f"Document {number}. " + " ".join(line) + ".\n", encoding="utf-8")
     return folder
 

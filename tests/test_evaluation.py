@@ -32,7 +32,9 @@ def test_how_many_at_once_does_not_matter_and_the_model_keeps_its_mode(reference
     one = sequence_losses(model, sequences, runtime.start("cpu"), "float32", 1)
     many = sequence_losses(model, sequences, runtime.start("cpu"), "float32", 7)
     assert one == pytest.approx(many, rel=1e-5)
-    assert sequence_losses(model, sequences, runtime.start("cpu"), "float32", 7, most=3) == pytest.approx(one[:3], rel=1e-5)
+    assert sequence_losses(model, sequences, runtime.start("cpu"), "float32", 7, most=3) == pytest.approx(
+        one[:3], rel=1e-5
+    )
     assert model.training
     assert torch.equal(state, torch.get_rng_state())
 
@@ -55,7 +57,9 @@ def test_gap_needs_the_same_sequences() -> None:
         gap([1.0, 2.0], [1.0])
 
 
-@pytest.mark.parametrize(("gap_value", "tolerance", "matched"), [(-0.1, 0, True), (0, 0, True), (0.01, 0, False), (0.01, 0.01, True)])
+@pytest.mark.parametrize(
+    ("gap_value", "tolerance", "matched"), [(-0.1, 0, True), (0, 0, True), (0.01, 0, False), (0.01, 0.01, True)]
+)
 def test_matched_is_a_gap_within_the_tolerance(gap_value: float, tolerance: float, matched: bool) -> None:
     assert is_matched(gap_value, tolerance) is matched
 
@@ -74,7 +78,9 @@ def test_a_broken_model_is_not_judged(reference_folder: Path) -> None:
         sequence_losses(model, Sequences(np.zeros(40, np.uint16), 16, "x"), runtime.start("cpu"), "float32", 2)
 
 
-def test_data_of_a_larger_vocabulary_is_refused(text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path) -> None:
+def test_data_of_a_larger_vocabulary_is_refused(
+    text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path
+) -> None:
     prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, tmp_path / "data")
     model = AutoModelForCausalLM.from_pretrained(reference_folder)
     model.config.vocab_size = 100

@@ -30,7 +30,11 @@ def test_without_growth_there_is_one_round() -> None:
 
 @pytest.mark.parametrize(
     ("layers", "max_layers", "words"),
-    [(13, None, "13 blocks asked for, the reference has 12"), (4, 13, "the reference has 12"), (4, 3, "below the first")],
+    [
+        (13, None, "13 blocks asked for, the reference has 12"),
+        (4, 13, "the reference has 12"),
+        (4, 3, "below the first"),
+    ],
 )
 def test_depths_that_cannot_be(layers: int, max_layers: int | None, words: str) -> None:
     with pytest.raises(InputError, match=words):

@@ -1,5 +1,7 @@
 """An arm: one start, one budget; built, trained, judged and kept in a folder from which it goes on after a stop."""
 
+import copy
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from inheritune.arch import (
     training_flops_per_token,
 )
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, open_prepared
+from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, figures, sequence_losses
 from inheritune.inheritance import check_free
 from inheritune.recipe import Evaluate, Reference, Training, check
@@ -156,23 +159,30 @@ def train(
 ) -> "tuple[PreTrainedModel, dict[str, Any]]":  # fmt: skip
     """Train one model on prepared data; returns the trained model and its figures.
 
-    `settings` are those of a recipe's `train`. The folder `out` gets metrics.jsonl, checkpoints/, model/ (a Hugging
-    Face checkpoint) and evaluation.json; called again, an interrupted training goes on. Raises InputError when model,
-    tokenizer and data do not fit, or `out` holds something else.
+    `model` is a hub id, a folder, a .gguf file or a loaded model, which stays as it is. `settings` are those of a
+    recipe's `train`. The folder `out` gets metrics.jsonl, checkpoints/, model/ (a Hugging Face checkpoint) and
+    evaluation.json; called again, an interrupted training goes on. Raises InputError when model, tokenizer and data do
+    not fit, or `out` holds something else.
     """
     out = Path(out)
     terminal = terminal or Terminal(quiet=True)
     training = settings if isinstance(settings, Training) else check(Training, settings, "train")
     evaluate = evaluate or Evaluate()
     request = {
+        "model": str(model) if isinstance(model, str | Path) else _fingerprint(model),
         "train": training.model_dump(mode="json"),
         "seed": seed,
         "data": str(data if isinstance(data, str | Path) else data.folder),
     }
     marker = out / "request.json"
-    if not marker.exists() or read_json(marker) != request:
+    if not marker.exists():
         check_free(out)
+    elif read_json(marker) != request:
+        raise InputError(
+            str(out), "belongs to another training", "give another folder, or the model and settings it was begun with"
+        )
     prepared = data if isinstance(data, Prepared) else open_prepared(data)
+    given = model
     if isinstance(model, str | Path):
         origin = Reference(path=str(model))
         tokenizer = tokenizer or load_tokenizer(origin)
@@ -183,6 +193,12 @@ def train(
     check_positions(model.config, training.sequence_length, "train.sequence_length")
     conditions = Conditions.of(training, evaluate, seed, rt.start(device), terminal, tokenizer, prepared)
     write_json(marker, request)
-    start = model
+    start = copy.deepcopy(model) if given is model else model
     found = run_arm(Arm("training", out, lambda: start), conditions, None)
     return load_model(Reference(path=str(out / "model"))), found
+
+
+def _fingerprint(model: "PreTrainedModel") -> str:
+    """Tells one loaded model from another: a hash of the names and sums of its tensors."""
+    sums = [f"{name} {tensor.double().sum().item()!r}" for name, tensor in model.state_dict().items()]
+    return hashlib.sha256("\n".join(sums).encode()).hexdigest()

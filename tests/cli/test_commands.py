@@ -55,7 +55,9 @@ def test_new_writes_a_recipe_and_does_not_write_over_one(
 
 def test_run_prints_a_table_and_json(text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path) -> None:
     recipe = write_recipe(tiny_recipe(text, reference_folder))
-    done = program("run", recipe, "--out", tmp_path / "out", "--train.length=2 steps", "--train.schedule.warm_up=1 steps")
+    done = program(
+        "run", recipe, "--out", tmp_path / "out", "--train.length=2 steps", "--train.schedule.warm_up=1 steps"
+    )
     assert done.returncode == 0, done.stderr
     assert "round 1" in done.stdout
     assert "atched" in done.stdout

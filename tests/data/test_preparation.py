@@ -27,7 +27,8 @@ def request(*paths: Path, **more: Any) -> dict[str, Any]:
 def test_every_document_is_in_one_of_the_two_files_once(text: Path, tokenizer: Any, tmp_path: Path) -> None:
     prepared = prepare(request(text), tokenizer, tmp_path / "data")
     expected = Counter(
-        tuple(tokenizer(file.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]) for file in text.iterdir()
+        tuple(tokenizer(file.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"])
+        for file in text.iterdir()
     )
     train = documents_of(prepared.tokens("train"), tokenizer.eos_token_id)
     validation = documents_of(prepared.tokens("validation"), tokenizer.eos_token_id)
@@ -111,7 +112,10 @@ def test_records_lines_blocks_and_string_literals(tokenizer: Any, tmp_path: Path
     assert found("l.txt", "one\n\ntwo\nthree", document="line") == ["one\n", "three", "two\n"]
     assert found("b.txt", "a\nb\n\n\nc\n \nd", document="blank line") == ["a\nb\n", "c\n", "d"]
     long = "x y " * 60
-    assert found("s.py", f"t = {{'a': {long!r}, 'b': {long + 'z'!r}}}\nu = 'short'", document="string literal") == [long, long + "z"]
+    assert found("s.py", f"t = {{'a': {long!r}, 'b': {long + 'z'!r}}}\nu = 'short'", document="string literal") == [
+        long,
+        long + "z",
+    ]
     assert found("w.jsonl", "\ufeff" + records) == ["alpha", "beta", "gamma"]  # a byte order mark is no text
 
 

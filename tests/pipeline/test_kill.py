@@ -38,7 +38,9 @@ def recipe(text: Path) -> dict[str, Any]:
 
 def outcome(run: Path) -> dict[str, Any]:
     """All weights of the run, and every metric that is not a time."""
-    found: dict[str, Any] = {str(path.parent.relative_to(run)): weights(path.parent) for path in run.rglob("model/model.safetensors")}
+    found: dict[str, Any] = {
+        str(path.parent.relative_to(run)): weights(path.parent) for path in run.rglob("model/model.safetensors")
+    }
     for path in run.rglob("metrics.jsonl"):
         records = read_metrics(path)
         found[str(path.relative_to(run))] = [(r["step"], r.get("loss"), r.get("val_loss")) for r in records]
@@ -48,7 +50,9 @@ def outcome(run: Path) -> dict[str, Any]:
 def kill_when(reached: Callable[[Path], bool], delay: float, path: Path, run: Path) -> bool:
     """Start the program, kill it `delay` seconds after `reached`; False when it had ended by itself before."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "inheritune", "run", str(path), "--out", str(run), "--quiet"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "inheritune", "run", str(path), "--out", str(run), "--quiet"],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while process.poll() is None and not reached(run):
         time.sleep(0.002)
@@ -86,7 +90,9 @@ def finish(path: Path, run: Path, expected: dict[str, Any]) -> None:
 
 def test_killed_in_a_round_it_ends_with_the_same_bits(straight: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     path, expected = straight
-    assert kill_when(lambda run: (run / "rounds/1-1layers/checkpoints/step-000000007").exists(), 0.0, path, tmp_path / "run")
+    assert kill_when(
+        lambda run: (run / "rounds/1-1layers/checkpoints/step-000000007").exists(), 0.0, path, tmp_path / "run"
+    )
     finish(path, tmp_path / "run", expected)
 
 
@@ -121,7 +127,9 @@ def test_killed_ten_times_at_random_instants(straight: tuple[Path, dict[str, Any
 def test_sigterm_saves_and_exits_with_130(straight: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     path, expected = straight
     process = subprocess.Popen(
-        [sys.executable, "-m", "inheritune", "run", str(path), "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "inheritune", "run", str(path), "--out", str(tmp_path / "run")],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while process.poll() is None and not (tmp_path / "run/reference/metrics.jsonl").exists():
         time.sleep(0.002)

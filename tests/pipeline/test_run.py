@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from inheritune.runlog import read_metrics
 
 
 @pytest.fixture(scope="module")
-def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The recipe and the folder of a run that made its own reference."""
     import yaml
 
@@ -27,7 +26,7 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     recipe = place / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(tiny_recipe(text)), encoding="utf-8")
     run(load_recipe(recipe), place / "out")
-    yield recipe, place / "out"
+    return recipe, place / "out"
 
 
 def test_summary_has_the_keys_that_the_design_names(finished: tuple[Path, Path]) -> None:
@@ -74,7 +73,9 @@ def test_each_round_starts_from_the_references_own_blocks(finished: tuple[Path, 
     reference = AutoModelForCausalLM.from_pretrained(finished[1] / "reference" / "model")
     for number, found in enumerate(read_json(finished[1] / "summary.json")["rounds"], 1):
         target = inheritune.inherit(reference, number)
-        losses = inheritune.evaluate(target, finished[1] / "data", sequence_length=16, device="cpu", micro_batch=2).losses
+        losses = inheritune.evaluate(
+            target, finished[1] / "data", sequence_length=16, device="cpu", micro_batch=2
+        ).losses
         first = read_metrics((finished[1] / found["model"]).parent / "metrics.jsonl")[0]
         assert first["val_loss"] == pytest.approx(sum(losses[:4]) / 4, abs=1e-6)
 
@@ -163,7 +164,7 @@ def test_python_functions_do_the_stages(text: Path, tokenizer: Any, reference_fo
     again, same = inheritune.train(tmp_path / "half", tmp_path / "data", tmp_path / "trained", settings=settings)
     assert same == found
     assert torch.equal(again.lm_head.weight, trained.lm_head.weight)
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="belongs to another training"):
         inheritune.train(tmp_path / "half", tmp_path / "data", tmp_path / "trained", settings=settings, seed=2)
     model, rounds = inheritune.grow(
         reference_folder, tmp_path / "data", tmp_path / "grown", train=settings, inherit={"layers": 1},

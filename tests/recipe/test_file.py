@@ -64,7 +64,7 @@ def test_unknown_key_offers_the_nearest(write_recipe: Any, text: Path) -> None:
         ("inherit.layers=[1, 1]", "rising order"),
         ("inherit.layers=[]", "the list is empty"),
         ("inherit.choose=best", "'first', 'last', 'middle' or 'ends'"),
-        ("data.validation=5 tokens", "do not fill a sequence"),
+        ("data.validation=5 tokens", "are less than a sequence"),
         ("data.sources=[]", "give either sources"),
         ("data.sources=[{path: a, weight: 0}]", "greater than 0"),
         ("data.sources=[{path: a}, {path: a}]", "same name"),
@@ -77,7 +77,9 @@ def test_unknown_key_offers_the_nearest(write_recipe: Any, text: Path) -> None:
         ("hardware.device=tpu", "'auto', 'cpu', 'cuda' or 'mps'"),
     ],
 )
-def test_wrong_values_name_key_value_and_what_is_legal(write_recipe: Any, text: Path, override: str, words: str) -> None:
+def test_wrong_values_name_key_value_and_what_is_legal(
+    write_recipe: Any, text: Path, override: str, words: str
+) -> None:
     found = problems(write_recipe(tiny_recipe(text)), override)
     assert len(found) == 1
     assert words in found[0]

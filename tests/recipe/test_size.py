@@ -25,7 +25,9 @@ def test_reads_what_people_write(text: str, amount: float, unit: str) -> None:
     assert parse_size(text, UNITS) == Size(amount, unit)
 
 
-@pytest.mark.parametrize("text", [8, 3.5, None, "8", "many tokens", "8 parsecs", "-1 steps", "0 steps", "1.5 steps", "1Q tokens"])
+@pytest.mark.parametrize(
+    "text", [8, 3.5, None, "8", "many tokens", "8 parsecs", "-1 steps", "0 steps", "1.5 steps", "1Q tokens"]
+)
 def test_refuses_the_rest_and_says_what_is_legal(text: object) -> None:
     with pytest.raises(ValueError, match="legal units are"):
         parse_size(text, UNITS)

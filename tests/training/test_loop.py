@@ -18,7 +18,14 @@ from inheritune.recipe import Training
 from inheritune.runlog import Terminal, read_metrics
 from inheritune.training import Job, list_checkpoints, train_steps
 
-GOLDEN = [3.7231, 3.6658, 3.6545, 3.6699, 3.5446, 3.4648]  # recorded when the loop was written; guards every later change
+GOLDEN = [
+    3.7231,
+    3.6658,
+    3.6545,
+    3.6699,
+    3.5446,
+    3.4648,
+]  # recorded when the loop was written; guards every later change
 
 
 def model(dropout: float = 0.0) -> GPT2LMHeadModel:
@@ -55,7 +62,9 @@ class Stop(Exception):
     step: int
 
 
-def train(folder: Path, trained: torch.nn.Module, validate: Callable[[], float] = lambda: 0.5, **more: Any) -> torch.nn.Module:
+def train(
+    folder: Path, trained: torch.nn.Module, validate: Callable[[], float] = lambda: 0.5, **more: Any
+) -> torch.nn.Module:
     job = Job(
         label="test", model=trained, sequences=sequences(), settings=settings(**more), seed=5, folder=folder,
         runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=validate, validate_every=2,
@@ -142,7 +151,9 @@ def test_going_on_ends_with_the_same_bits(tmp_path: Path, step: int) -> None:
     assert not same(straight, model(dropout=0.1))
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "random.safetensors", "checkpoint.json"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "optimizer.safetensors", "random.safetensors", "checkpoint.json"]
+)
 @pytest.mark.parametrize("fault", ["cut", "changed", "missing"])
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, fault: str
@@ -157,7 +168,9 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
         broken.unlink()
     else:
         middle = len(content) // 2
-        broken.write_bytes(content[:middle] if fault == "cut" else content[:middle] + b"\x00\xff" + content[middle + 2 :])
+        broken.write_bytes(
+            content[:middle] if fault == "cut" else content[:middle] + b"\x00\xff" + content[middle + 2 :]
+        )
     job_output = Terminal()
     job = Job(
         label="test", model=model(), sequences=sequences(), settings=settings(), seed=5, folder=tmp_path / "run",
@@ -234,7 +247,10 @@ def test_compiled_it_learns_the_same(tmp_path: Path) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))])
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))],
+)
 def test_bfloat16_stays_near_float32(tmp_path: Path, device: str) -> None:
     def losses(precision: str) -> list[float]:
         job = Job(

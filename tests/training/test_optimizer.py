@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -25,7 +26,7 @@ def test_warm_up_rises_to_the_peak_and_the_last_step_has_the_final_rate() -> Non
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert max(rates) == 1.0
     assert rates[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[4:]))
 
 
 def test_constant_stays_and_one_step_is_enough() -> None:

@@ -13,6 +13,7 @@ from inheritune.arch.loading import (
 from inheritune.arch.saving import save_model
 from inheritune.arch.structure import (
     Structure,
+    check_cache,
     check_decoder,
     check_movable,
     differences,
@@ -24,6 +25,7 @@ __all__ = [
     "Structure",
     "build_empty",
     "build_random",
+    "check_cache",
     "check_decoder",
     "check_movable",
     "check_positions",

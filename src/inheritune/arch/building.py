@@ -22,6 +22,7 @@ def new_config(
 
     Raises InputError for an unknown model type or field.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
     silence_libraries()
@@ -45,7 +46,7 @@ def new_config(
     none = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     try:
         config = config_class(**fields, vocab_size=vocabulary, **(none | special_tokens))
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, ZeroDivisionError, StrictDataclassError) as error:
         raise InputError(_PLACE, f"{kind} refuses it: {error}", "change the fields") from None
     check_decoder(config)
     check_positions(config, sequence_length, _PLACE)

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from inheritune.errors import InputError
@@ -48,13 +49,22 @@ def _gguf(file: Path) -> Located:
     with file.open("rb") as opened:
         if opened.read(4) != b"GGUF":
             raise InputError(str(file), "not a GGUF file (it does not begin with GGUF)", "get the file again")
-    try:
-        from gguf import GGUFReader
-
-        GGUFReader(str(file))
-    except Exception as error:
-        raise InputError(str(file), f"damaged or cut short ({error})", "get the file again") from None
+    fault = _gguf_fault(str(file), file.stat().st_mtime_ns)
+    if fault is not None:
+        raise InputError(str(file), f"damaged or cut short ({fault})", "get the file again")
     return Located(str(file.parent), gguf_file=file.name, local_files_only=True, files=(file,))
+
+
+@lru_cache(maxsize=8)
+def _gguf_fault(file: str, changed: int) -> str | None:
+    """What is wrong with a .gguf file; looked at once for each time that it `changed`, as it takes a second or more."""
+    from gguf import GGUFReader
+
+    try:
+        GGUFReader(file)
+    except Exception as error:  # the reader trusts the file, and stumbles over damage in whatever way comes first
+        return str(error)
+    return None
 
 
 def _folder(folder: Path) -> tuple[Path, ...]:
@@ -70,7 +80,7 @@ def _folder(folder: Path) -> tuple[Path, ...]:
     except ValueError as error:
         raise InputError(str(config), f"not JSON ({error})", "get the file again") from None
     for index in folder.glob("*.safetensors.index.json"):
-        for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())):
+        for name in _files_of(index):
             if not (folder / name).is_file():
                 raise InputError(str(folder / name), f"missing, though {index.name} names it", "get the file again")
     files = tuple(sorted(folder.glob("*.safetensors")))
@@ -79,6 +89,15 @@ def _folder(folder: Path) -> tuple[Path, ...]:
     if not files and not list(folder.glob("*.bin")):
         raise InputError(str(folder), "no weights (*.safetensors)", "give a folder with a complete checkpoint")
     return files
+
+
+def _files_of(index: Path) -> list[str]:
+    """The weight files that an index names."""
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return sorted({str(Path(name)) for name in names})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(str(index), f"not an index of weight files ({error!r})", "get the file again") from None
 
 
 def _safetensors(file: Path) -> None:

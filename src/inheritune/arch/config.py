@@ -12,6 +12,11 @@ _NOT_PER_LAYER = {
     "mrope_section", "keys_to_ignore_at_inference",
 }  # fmt: skip
 
+# Lists of layer numbers: those layers are of another kind than the rest.
+_LAYER_NUMBERS = (
+    "attn_layer_indices", "full_attn_idxs", "local_layer_ids", "mlp_only_layers", "moe_layers", "rope_scaling_layers",
+)  # fmt: skip
+
 
 def shorten(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
     """A copy of `config` for the blocks `kept` (source indices, rising): depth and every list with an entry a layer."""
@@ -25,10 +30,20 @@ def shorten(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
         limit = values.get(name)
         if isinstance(limit, int) and not isinstance(limit, bool):
             values[name] = sum(index < limit for index in kept)
-    for name in ("mlp_only_layers",):  # layer numbers
+    shared = values.get("num_kv_shared_layers")  # "the last k layers take their keys and values from earlier ones"
+    if isinstance(shared, int) and not isinstance(shared, bool):
+        values["num_kv_shared_layers"] = sum(index >= depth - shared for index in kept)
+    for name in _LAYER_NUMBERS:
         layers: Any = values.get(name)
         if isinstance(layers, list):
             values[name] = [place for place, index in enumerate(kept) if index in layers]
+    own = values.get("per_layer_config")  # of configs whose layers differ: a layer's own fields, by its number as text
+    if isinstance(own, dict):
+        values["per_layer_config"] = {
+            str(place): own[str(index)] for place, index in enumerate(kept) if str(index) in own
+        }
+    if len(kept) < depth and {"attention_types", "attention_layers"} <= values.keys():  # gpt_neo: the list, folded
+        values["attention_types"] = [[[kind], 1] for kind in values["attention_layers"]]
     short = type(config).from_dict(values)
     short.architectures = copy.copy(config.architectures)
     # set by the loader, not part of what is stored

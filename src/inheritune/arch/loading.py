@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import pickle
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.checkpoint_files import Located, locate
@@ -150,12 +151,18 @@ def _forget_quantisation(model: "PreTrainedModel") -> None:
 @contextlib.contextmanager
 def _plain_errors(place: str, remedy: str = "check the path, and that the checkpoint is complete") -> Any:
     """Turn a library's complaint about what the user gave into one line; its progress bars go nowhere."""
+    from huggingface_hub.errors import StrictDataclassError  # a config's field is of the wrong type, or fits no other
+    from safetensors import SafetensorError
+
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError) as error:
+    except (
+        OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, EOFError,
+        pickle.UnpicklingError, SafetensorError, StrictDataclassError,
+    ) as error:  # fmt: skip
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
             raise
         text = " ".join(str(error).split())

@@ -17,8 +17,9 @@ _POSITION = re.compile(r"^(layer_idx|layer_id|layer_index|layer_number|block_idx
 # Config fields by which some architectures choose a block's function from its index alone, with the values that are
 # harmless. A prefix of the blocks keeps every index; any other selection would change what the blocks compute.
 _INDEX_FIELDS: dict[str, tuple[Any, ...]] = {
-    "scale_attn_by_inverse_layer_idx": (False, None),
+    "hybrid_layer_ids": ([], None),  # zamba2: one block at several places, with an adapter in it for each of them
     "num_kv_shared_layers": (0, None),
+    "scale_attn_by_inverse_layer_idx": (False, None),
 }
 
 
@@ -57,11 +58,13 @@ def layer_count(config: "PretrainedConfig") -> int:
 def check_decoder(config: "PretrainedConfig") -> None:
     """Raise InputError, with the reason, unless `config` is that of a decoder-only text model."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
     remedy = "use a decoder-only language model (one that AutoModelForCausalLM loads)"
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(_title(config), f"{config.model_type} is an encoder-decoder", remedy)
-    if getattr(config, "is_decoder", True) is False:  # said only by the configs of models that can be either
+    either = config.model_type in MASKED or config.model_type == "bert-generation"  # gpt_neox says false, and is one
+    if either and getattr(config, "is_decoder", True) is False:
         raise InputError(_title(config), f"{config.model_type} is an encoder here (is_decoder is false)", remedy)
     if config.get_text_config() is not config:
         raise InputError(_title(config), f"{config.model_type} wraps a text model in a larger one", remedy)
@@ -72,7 +75,7 @@ def check_decoder(config: "PretrainedConfig") -> None:
 
 
 def find_structure(model: "PreTrainedModel") -> Structure:
-    """Find the list of blocks: the outermost module list as long as the config's number of layers.
+    """Find the list of blocks: the outermost list of modules with parameters as long as the config's number of layers.
 
     Raises InputError where there is none or more than one at the same depth.
     """
@@ -80,7 +83,9 @@ def find_structure(model: "PreTrainedModel") -> Structure:
 
     count = layer_count(model.config)
     lists = [
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and next(module.parameters(), None) is not None
     ]
     lists.sort(key=lambda name: name.count("."))
     if not lists or (len(lists) > 1 and lists[0].count(".") == lists[1].count(".")):
@@ -105,6 +110,30 @@ def check_movable(config: "PretrainedConfig", kept: list[int]) -> None:
                 f"{name} is {value}, so a block's function depends on its place and blocks {kept} would change",
                 "inherit the first blocks (choose: first)",
             )
+
+
+def check_cache(config: "PretrainedConfig", short: "PretrainedConfig") -> None:
+    """Raise InputError where a model of `short` could not generate with a cache, though one of `config` can.
+
+    transformers asks the first attention block how long the cached sequence is: of a hybrid, blocks without any
+    attention among them cannot be run.
+    """
+    if _has_cache(config) and not _has_cache(short):
+        raise InputError(
+            _title(config),
+            f"a hybrid: none of the {layer_count(short)} blocks chosen has attention, so transformers cannot run them",
+            "choose more blocks, or others, so that one with attention is among them",
+        )
+
+
+def _has_cache(config: "PretrainedConfig") -> bool:
+    from transformers import DynamicCache
+
+    try:
+        DynamicCache(config=config).get_seq_length()
+    except ValueError:
+        return False
+    return True
 
 
 def differences(source: "nn.Module", target: "nn.Module") -> list[str]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import (
     build_empty,
+    check_cache,
     check_decoder,
     check_movable,
     differences,
@@ -64,7 +65,7 @@ def derive(
     structure = find_structure(reference)
     kept = select_blocks(layers, choose, structure.count)
     check_movable(reference.config, kept)
-    target = build_empty(shorten(reference.config, kept), reference.dtype)
+    target = _build_target(reference, kept)
     blocks = find_structure(target)
     for place, index in enumerate(kept):
         source_block = reference.get_submodule(f"{structure.blocks}.{index}")
@@ -84,6 +85,22 @@ def derive(
     if reference.generation_config is not None:
         target.generation_config = type(reference.generation_config).from_dict(reference.generation_config.to_dict())
     return target.eval(), plan
+
+
+def _build_target(reference: "PreTrainedModel", kept: list[int]) -> "PreTrainedModel":
+    """A model for the blocks `kept`, its weights not filled. Raises InputError where there can be none."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        short = shorten(reference.config, kept)
+        check_cache(reference.config, short)
+        return build_empty(short, reference.dtype)
+    except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
+        raise InputError(
+            f"{reference.config.model_type}, blocks {kept}",
+            f"transformers cannot build a model of them: {error}",
+            "choose other blocks",
+        ) from None
 
 
 def check_free(folder: Path) -> None:

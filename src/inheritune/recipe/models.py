@@ -49,7 +49,7 @@ class Recipe(Part):
             raise ValueError("controls: a control is named twice; name each once")
         if self.data.prepared is None and self.data.validation.count <= self.train.sequence_length:
             raise ValueError(
-                f"data.validation: {self.data.validation} do not fill a sequence of {self.train.sequence_length} tokens;"
+                f"data.validation: {self.data.validation} are less than a sequence ({self.train.sequence_length});"
                 f" give '{self.train.sequence_length + 1} tokens' or more, or lower train.sequence_length"
             )
         if self.grow is not None and isinstance(self.inherit.layers, list):

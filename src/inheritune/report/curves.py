@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from inheritune.runlog import read_metrics
+from inheritune.runlog import read_json, read_metrics
 
 _INK = "#7a7b7c"  # axes and text; the page replaces it by the reader's own text colour
 _COLOURS = (
@@ -37,8 +37,17 @@ def collect_curves(folder: Path, summary: dict[str, Any]) -> list[dict[str, Any]
     return curves
 
 
-def draw_curves(curves: list[dict[str, Any]], summary: dict[str, Any]) -> tuple[str, bytes]:
-    """The figure as SVG text (axes in the reader's text colour) and as PNG bytes (on white)."""
+def reference_level(folder: Path, sequences: int) -> float:
+    """The reference's final loss on the sequences that the curves are taken on, so that curves and line compare."""
+    losses: list[float] = read_json(folder / "reference" / "evaluation.json")["sequence_losses"][:sequences]
+    return math.fsum(losses) / len(losses)
+
+
+def draw_curves(curves: list[dict[str, Any]], level: float) -> tuple[str, bytes]:
+    """The figure as SVG text (axes in the reader's text colour) and as PNG bytes (on white).
+
+    `level` is where the reference's line is drawn.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -52,7 +61,7 @@ def draw_curves(curves: list[dict[str, Any]], summary: dict[str, Any]) -> tuple[
     }
     with matplotlib.rc_context(settings):
         figure, axes = pyplot.subplots(figsize=(8, 4.4), layout="constrained")
-        _fill(axes, curves, summary)
+        _fill(axes, curves, level)
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         figure.savefig(png, format="png", dpi=150, facecolor="white")
@@ -61,10 +70,10 @@ def draw_curves(curves: list[dict[str, Any]], summary: dict[str, Any]) -> tuple[
     return text[text.index("<svg") :].replace(_INK, "currentColor"), png.getvalue()
 
 
-def _fill(axes: Any, curves: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+def _fill(axes: Any, curves: list[dict[str, Any]], level: float) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    axes.axhline(summary["reference"]["val_loss"], color=_INK, linestyle="--", linewidth=1.2, label="reference, final")
+    axes.axhline(level, color=_INK, linestyle="--", linewidth=1.2, label="reference, final")
     for number, curve in enumerate(curves):
         reference = curve["name"] == "reference"
         axes.plot(
@@ -72,8 +81,8 @@ def _fill(axes: Any, curves: list[dict[str, Any]], summary: dict[str, Any]) -> N
             color=_INK if reference else _COLOURS[(number - 1) % len(_COLOURS)],
             linestyle=":" if curve["name"].startswith("control") else "-", linewidth=1.4 if reference else 2,
         )  # fmt: skip
-    lowest = min([summary["reference"]["val_loss"], *(min(curve["val_loss"]) for curve in curves)])
-    highest = max([summary["reference"]["val_loss"], *(max(curve["val_loss"]) for curve in curves)])
+    lowest = min([level, *(min(curve["val_loss"]) for curve in curves)])
+    highest = max([level, *(max(curve["val_loss"]) for curve in curves)])
     if highest > 2 * lowest > 0:  # an untrained target begins far above where it ends
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

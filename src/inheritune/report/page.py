@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from inheritune.report.curves import collect_curves, draw_curves
+from inheritune.report.curves import collect_curves, draw_curves, reference_level
 from inheritune.report.verdict import table, verdict
 from inheritune.runlog import new_folder
 
@@ -21,7 +21,8 @@ def write_report(folder: Path, summary: dict[str, Any]) -> Path:
     )
     recipe_text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     recipe = yaml.safe_load(recipe_text)
-    svg, png = draw_curves(collect_curves(folder, summary), summary)
+    shown = min(recipe["evaluate"]["sequences"], summary["validation_sequences"])
+    svg, png = draw_curves(collect_curves(folder, summary), reference_level(folder, shown))
     header, rows = table(summary)
     best = next(found for found in summary["rounds"] if found["model"] == summary["result"]["model"])
     facts = {
@@ -32,7 +33,7 @@ def write_report(folder: Path, summary: dict[str, Any]) -> Path:
         "rows": rows,
         "svg": svg,
         "every": recipe["evaluate"]["every"],
-        "shown_sequences": min(recipe["evaluate"]["sequences"], summary["validation_sequences"]),
+        "shown_sequences": shown,
         "model": str(folder / summary["result"]["model"]),
         "blocks": spans(best["blocks"]),
         "wall": duration(summary["wall_seconds"]),

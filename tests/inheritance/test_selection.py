@@ -1,0 +1,102 @@
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inheritune.errors import InputError
+from inheritune.inheritance import count_layers, select_blocks
+
+TOTALS = st.integers(1, 120)
+CHOICES = st.sampled_from(["first", "last", "middle", "ends"])
+FRACTIONS = st.floats(0, 1, exclude_min=True)
+
+
+@st.composite
+def wishes(draw: st.DrawFn) -> tuple[int | float, int]:
+    """A number or a fraction of blocks, with how many there are."""
+    total = draw(TOTALS)
+    return draw(st.integers(1, total) | FRACTIONS), total
+
+
+@settings(deadline=None)
+@given(wishes(), CHOICES)
+def test_selection_rises_within_the_reference_and_has_the_count(wish: tuple[int | float, int], choose: Any) -> None:
+    layers, total = wish
+    kept = select_blocks(layers, choose, total)
+    assert len(kept) == count_layers(layers, total)
+    assert all(left < right for left, right in pairwise(kept))
+    assert kept[0] >= 0
+    assert kept[-1] < total
+
+
+@settings(deadline=None)
+@given(TOTALS, st.data())
+def test_a_number_is_taken_as_it_is(total: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, total))
+    assert count_layers(count, total) == count
+
+
+@settings(deadline=None)
+@given(TOTALS, FRACTIONS)
+def test_a_fraction_is_rounded_to_the_nearest(total: int, fraction: float) -> None:
+    count = count_layers(fraction, total)
+    assert 1 <= count <= total
+    # the product itself is rounded to a float before it is rounded to a whole number
+    assert count == 1 or abs(count - Fraction(fraction) * total) <= Fraction(1, 2) + Fraction(1, 10**12)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "total", "count"), [(0.5, 26, 13), (0.5, 3, 2), (0.5, 5, 3), (0.25, 5, 1), (0.001, 4, 1), (1.0, 7, 7)]
+)
+def test_halves_go_up_and_at_least_one_stays(fraction: float, total: int, count: int) -> None:
+    assert count_layers(fraction, total) == count
+
+
+@settings(deadline=None)
+@given(TOTALS, st.data(), CHOICES)
+def test_a_list_is_taken_as_it_is(total: int, data: st.DataObject, choose: Any) -> None:
+    blocks = sorted(data.draw(st.sets(st.integers(0, total - 1), min_size=1)))
+    assert select_blocks(blocks, choose, total) == blocks
+    assert count_layers(blocks, total) == len(blocks)
+
+
+@settings(deadline=None)
+@given(TOTALS, st.integers(1, 10), CHOICES)
+def test_more_than_there_are_is_an_error(total: int, more: int, choose: Any) -> None:
+    said = f"{total + more} blocks asked for, the reference has {total}; give at most {total}"
+    with pytest.raises(InputError, match=said):
+        select_blocks(total + more, choose, total)
+    with pytest.raises(InputError, match=f"some.place: {said}"):
+        count_layers(total + more, total, "some.place")
+
+
+@settings(deadline=None)
+@given(TOTALS, st.data())
+def test_a_block_that_is_not_there_is_an_error(total: int, data: st.DataObject) -> None:
+    beyond = data.draw(st.integers(total, total + 50) | st.integers(-5, -1))
+    blocks = sorted({0, beyond})
+    with pytest.raises(InputError, match=rf"inherit\.layers: block {beyond} is not there.*legal are 0 to {total - 1}"):
+        select_blocks(blocks, "first", total)
+
+
+@settings(deadline=None)
+@given(wishes())
+def test_choices_take_the_place_they_name(wish: tuple[int | float, int]) -> None:
+    layers, total = wish
+    count = count_layers(layers, total)
+    assert select_blocks(layers, "first", total) == list(range(count))
+    assert select_blocks(layers, "last", total)[-count:] == list(range(total))[-count:]
+    middle = select_blocks(layers, "middle", total)
+    assert middle == list(range(middle[0], middle[0] + count))
+    before, after = middle[0], total - 1 - middle[-1]
+    assert 0 <= after - before <= 1
+    ends = select_blocks(layers, "ends", total)
+    tail = count // 5  # the number less four fifths of it rounded up
+    assert ends == [*range(count - tail), *range(total - tail, total)]
+
+
+def test_ends_of_a_model_of_26() -> None:
+    assert select_blocks(13, "ends", 26) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 24, 25]

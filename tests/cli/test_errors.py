@@ -51,6 +51,13 @@ def other_tokenizer(place: Path, tree: dict[str, Any], reference: Path) -> list[
     return ["tokenizer and model do not fit", "reach 599, the model has 300"]
 
 
+def blocks_that_would_change(place: Path, tree: dict[str, Any], reference: Path) -> list[str]:
+    model = {"model_type": "gpt2", "n_layer": 3, "n_embd": 16, "n_head": 2, "scale_attn_by_inverse_layer_idx": True}
+    tree["reference"] = {"train": {"model": model, "tokenizer": {"vocabulary": 300}}}
+    tree["inherit"] = {"layers": 1, "choose": "last"}
+    return ["scale_attn_by_inverse_layer_idx is True", "choose: first"]
+
+
 def another_recipes_folder(place: Path, tree: dict[str, Any], reference: Path) -> list[str]:
     (place / "out").mkdir()
     (place / "out" / "recipe.yaml").write_text("seed: 3\n")
@@ -99,6 +106,7 @@ CASES: dict[str, Prepare] = {
     "growth beyond the reference": edit("grow", "max_layers", value=9, words=["grow.max_layers", "the reference has 4"]),
     "block out of range": edit("inherit", value={"layers": [0, 4]}, words=["inherit"]),
     "longer than the positions": edit("train", "sequence_length", value=65, words=["64 positions", "give at most 64"]),
+    "blocks that would change": blocks_that_would_change,
     "truncated safetensors": truncated,
     "no weights": no_weights,
     "no tokenizer": no_tokenizer,

@@ -1,6 +1,6 @@
 """How a target gets its weights: a selection of blocks, a plan of copies, and its application."""
 
-from inheritune.inheritance.derivation import check_free, derive, inherit
+from inheritune.inheritance.derivation import check_free, derive, inherit, shorten_for
 from inheritune.inheritance.plan import Copy, Plan, describe_plan, plan_copies
 from inheritune.inheritance.selection import count_layers, select_blocks
 
@@ -14,4 +14,5 @@ __all__ = [
     "inherit",
     "plan_copies",
     "select_blocks",
+    "shorten_for",
 ]

@@ -1,5 +1,7 @@
 """From a reference to a target: select, plan, apply, check."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from inheritune.inheritance.selection import select_blocks
 from inheritune.recipe import Choice, Reference, parse_layers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def inherit(
@@ -64,8 +66,9 @@ def derive(
     check_decoder(reference.config)
     structure = find_structure(reference)
     kept = select_blocks(layers, choose, structure.count)
-    check_movable(reference.config, kept)
-    target = _build_target(reference, kept)
+    short = shorten_for(reference.config, kept)
+    with _as_input_error(reference.config, kept):
+        target = build_empty(short, reference.dtype)
     blocks = find_structure(target)
     for place, index in enumerate(kept):
         source_block = reference.get_submodule(f"{structure.blocks}.{index}")
@@ -87,17 +90,28 @@ def derive(
     return target.eval(), plan
 
 
-def _build_target(reference: "PreTrainedModel", kept: list[int]) -> "PreTrainedModel":
-    """A model for the blocks `kept`, its weights not filled. Raises InputError where there can be none."""
+def shorten_for(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
+    """The config of a target of the blocks `kept`, from the reference's config alone.
+
+    Raises InputError where these blocks cannot make a model, or would compute something else at their new places.
+    """
+    check_movable(config, kept)
+    with _as_input_error(config, kept):
+        short = shorten(config, kept)
+        check_cache(config, short)
+        return short
+
+
+@contextmanager
+def _as_input_error(config: "PretrainedConfig", kept: list[int]) -> Iterator[None]:
+    """What transformers says of a config that it refuses, as an error that names the blocks."""
     from huggingface_hub.errors import StrictDataclassError
 
     try:
-        short = shorten(reference.config, kept)
-        check_cache(reference.config, short)
-        return build_empty(short, reference.dtype)
+        yield
     except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
         raise InputError(
-            f"{reference.config.model_type}, blocks {kept}",
+            f"{config.model_type}, blocks {kept}",
             f"transformers cannot build a model of them: {error}",
             "choose other blocks",
         ) from None

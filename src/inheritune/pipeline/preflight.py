@@ -10,7 +10,8 @@ from inheritune.arch import (
 )
 from inheritune.data import check_tokenizer, list_files, open_prepared
 from inheritune.errors import InputError, Problem
-from inheritune.growth import depths
+from inheritune.growth import depths, kept_blocks
+from inheritune.inheritance import shorten_for
 from inheritune.recipe import NewTokenizer, Recipe, Reference
 
 
@@ -53,5 +54,7 @@ def _check_reference(recipe: Recipe) -> None:
             vocabulary = new.tokenizer.vocabulary
         else:
             vocabulary = len(load_tokenizer(Reference(path=new.tokenizer)))
-        total = layer_count(new_config(new.model, vocabulary, {}, recipe.train.sequence_length))
-    depths(recipe.inherit, recipe.grow, total)
+        config = new_config(new.model, vocabulary, {}, recipe.train.sequence_length)
+        total = layer_count(config)
+    for depth in depths(recipe.inherit, recipe.grow, total):
+        shorten_for(config, kept_blocks(recipe.inherit, depth, total))

@@ -18,13 +18,13 @@ from inheritune.arch import (
     load_tokenizer,
     new_config,
     parameter_count,
-    shorten,
 )
 from inheritune.arm import Arm, Conditions, run_arm
 from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared, prepare
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, gap
 from inheritune.growth import Growth, best_round
+from inheritune.inheritance import shorten_for
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
 from inheritune.recipe import NewTokenizer, Recipe, Reference, Training, dump_recipe
@@ -189,7 +189,7 @@ class _Run:
 
         def build() -> "PreTrainedModel":
             model = load_model(self._reference_place())
-            return model if name == "reference-continued" else build_random(shorten(model.config, kept), seed)
+            return model if name == "reference-continued" else build_random(shorten_for(model.config, kept), seed)
 
         depth = result["layers"] if name == "random" else None
         folder = name if depth is None else f"{name}-{depth}layers"

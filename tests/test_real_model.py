@@ -70,5 +70,5 @@ def test_half_of_it_is_its_first_blocks_and_has_lost_what_they_lack(gguf: Path, 
         for model in (reference, saved)
     ]
     print(f"reference {losses[0]:.2f}, first 15 blocks untrained {losses[1]:.2f}")
-    assert losses[0] < 3  # a licence that the whole of the web repeats
+    assert losses[0] < 5  # paragraphs cut short by end-of-text: harder than running text, far from guessing
     assert losses[1] > math.log(49152)  # worse than guessing: half a model, before it has learnt again

@@ -74,21 +74,7 @@ def prepare(
         manifest = {
             "format": FORMAT,
             "dtype": dtype.name,
-            "tokens": {"train": training.tokens, "validation": validation.tokens},
-            "documents": {
-                "train": training.documents,
-                "validation": validation.documents,
-                "found": len(corpus.documents),
-            },
-            "sources": [
-                {
-                    "name": s.title,
-                    "train_tokens": training.by_source.get(i, 0),
-                    "validation_tokens": validation.by_source.get(i, 0),
-                }
-                for i, s in enumerate(corpus.sources)
-            ],
-            "largest_token": max(training.largest, validation.largest),
+            **_counts(corpus, training, validation),
             "end_of_text": eos,
             "tokenizer": fingerprint(tokenizer),
             "checksums": {name: checksum(partial / name) for name in ("train.bin", "validation.bin")},
@@ -99,6 +85,27 @@ def prepare(
         write_json(partial / "manifest.json", manifest)
     say(f"data: {training.tokens:,} training tokens, {validation.tokens:,} validation tokens")
     return open_prepared(out)
+
+
+def _counts(corpus: Corpus, training: "_Tally", validation: "_Tally") -> dict[str, Any]:
+    """What went where, for the manifest."""
+    return {
+        "tokens": {"train": training.tokens, "validation": validation.tokens},
+        "documents": {
+            "train": training.documents,
+            "validation": validation.documents,
+            "found": len(corpus.documents),
+        },
+        "sources": [
+            {
+                "name": s.title,
+                "train_tokens": training.by_source.get(i, 0),
+                "validation_tokens": validation.by_source.get(i, 0),
+            }
+            for i, s in enumerate(corpus.sources)
+        ],
+        "largest_token": max(training.largest, validation.largest),
+    }
 
 
 def _tokenizer_texts(corpus: Corpus, by_hash: list[int], validation_tokens: int) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from inheritune.arm import Arm, Conditions, run_arm
 from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
-from inheritune.inheritance import derive, describe_plan, select_blocks
+from inheritune.inheritance import derive, describe_plan, graft, is_grown, select_blocks
 from inheritune.recipe import Evaluate, Grow, Inherit, Reference, Training, check
 from inheritune.runlog import Terminal, write_json
 
@@ -61,11 +63,34 @@ def kept_blocks(inherit: Inherit, depth: int, total: int) -> list[int]:
     return select_blocks(layers, inherit.choose, total)
 
 
+def with_blocks(inherit: Inherit, kept: list[int]) -> Inherit:
+    """`inherit` with the blocks decided."""
+    return inherit.model_copy(update={"layers": kept, "choose": "first"})
+
+
+def check_rounds(inherit: Inherit, grow: Grow | None, total: int) -> list[list[int]]:
+    """The blocks of every round that there may be.
+
+    Raises InputError as `depths` does, and where a round cannot go on from the one before it.
+    """
+    found = [kept_blocks(inherit, depth, total) for depth in depths(inherit, grow, total)]
+    if grow is None or grow.start == "reference":
+        return found
+    for before, after in pairwise(found):
+        if not is_grown(before, after):
+            raise InputError(
+                "grow.start",
+                f"a round of blocks {after} cannot go on from one of {before}, whose blocks are not all in it",
+                "set inherit.choose to first, last or ends, or grow.start to reference",
+            )
+    return found
+
+
 @dataclass(frozen=True)
 class Growth:
     """What the rounds need: the reference's weights, its losses, and where to put the rounds."""
 
-    load_reference: Callable[[], "PreTrainedModel"]
+    source: "Reference | PreTrainedModel"
     reference: Evaluation
     total: int
     inherit: Inherit
@@ -81,16 +106,25 @@ class Growth:
             name = f"{len(rounds) + 1}-{depth}layers"
             folder = self.folder / name
             kept = kept_blocks(self.inherit, depth, self.total)
-            arm = Arm(f"round {name}", folder, lambda kept=kept, folder=folder: self._start(kept, folder))  # type: ignore[misc]
-            found = run_arm(arm, conditions, self.reference) | {"blocks": kept, "folder": name}
+            before = rounds[-1] if rounds and self.grow and self.grow.start == "trained" else None
+            build = partial(self._start, kept, before, folder, conditions.seed)
+            found = run_arm(Arm(f"round {name}", folder, build), conditions, self.reference)
+            found |= {"blocks": kept, "folder": name}
             rounds.append(found)
             conditions.terminal.say(verdict_line(found))
             after_round(rounds)
         return rounds
 
-    def _start(self, kept: list[int], folder: Path) -> "PreTrainedModel":
-        target, plan = derive(self.load_reference(), kept)
-        write_json(folder / "inherited.json", describe_plan(plan))
+    def _start(self, kept: list[int], before: dict[str, Any] | None, folder: Path, seed: int) -> "PreTrainedModel":
+        """The round's model before training: from the reference, and (`before`) the round before put into it."""
+        target, plan = derive(self.source, with_blocks(self.inherit, kept), seed=seed)
+        notes = describe_plan(plan)
+        if before is not None:
+            assert self.grow is not None
+            trained = load_model(Reference(path=str(self.folder / before["folder"] / "model")))
+            graft(target.float(), trained, kept, before["blocks"], silent=self.grow.silent)
+            notes |= {"from_round": before["folder"], "blocks_from_round": before["blocks"], "silent": self.grow.silent}
+        write_json(folder / "inherited.json", notes)
         return target
 
 
@@ -126,9 +160,9 @@ def grow(
     check_tokenizer(prepared, tokenizer, "tokenizer")
     check_vocabulary(prepared, reference.config.vocab_size, "reference")
     model, total = reference, layer_count(reference.config)
-    depths(start, further, total)
+    check_rounds(start, further, total)
     conditions = Conditions.of(training, evaluate or Evaluate(), seed, rt.start(device), terminal, tokenizer, prepared)
     judged = conditions.judge(model.to(conditions.runtime.device))
-    found = Growth(lambda: model, judged, total, start, further, Path(out)).run(conditions, lambda _: None)
+    found = Growth(model, judged, total, start, further, Path(out)).run(conditions, lambda _: None)
     best = best_round(found)
     return load_model(Reference(path=str(Path(out) / best["folder"] / "model"))), found

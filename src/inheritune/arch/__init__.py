@@ -1,16 +1,27 @@
 """What a decoder is: its blocks, config and cost; loading and saving. The only room that knows transformers' ways."""
 
-from inheritune.arch.building import build_empty, build_random, check_positions, new_config
+from inheritune.arch.building import (
+    build_empty,
+    build_from,
+    build_random,
+    build_skeleton,
+    check_positions,
+    new_config,
+)
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import parameter_count, training_flops_per_token
+from inheritune.arch.families import Fold, folds
 from inheritune.arch.loading import (
     check_tokenizer_fits,
     load_config,
+    load_generation_config,
     load_model,
     load_tokenizer,
+    open_weights,
     silence_libraries,
 )
-from inheritune.arch.saving import save_model
+from inheritune.arch.roles import Role, silencing_values, tensor_roles
+from inheritune.arch.saving import save_model, save_stored
 from inheritune.arch.structure import (
     Structure,
     check_cache,
@@ -20,26 +31,47 @@ from inheritune.arch.structure import (
     find_structure,
     layer_count,
 )
+from inheritune.arch.weights import Names, Placement, StoredWeights, check_fits, check_stored, place_tensors
+from inheritune.arch.width import Ranges, halve, kept_ranges
 
 __all__ = [
+    "Fold",
+    "Names",
+    "Placement",
+    "Ranges",
+    "Role",
+    "StoredWeights",
     "Structure",
     "build_empty",
+    "build_from",
     "build_random",
+    "build_skeleton",
     "check_cache",
     "check_decoder",
+    "check_fits",
     "check_movable",
     "check_positions",
+    "check_stored",
     "check_tokenizer_fits",
     "differences",
     "find_structure",
+    "folds",
+    "halve",
+    "kept_ranges",
     "layer_count",
     "load_config",
+    "load_generation_config",
     "load_model",
     "load_tokenizer",
     "new_config",
+    "open_weights",
     "parameter_count",
+    "place_tensors",
     "save_model",
+    "save_stored",
     "shorten",
     "silence_libraries",
+    "silencing_values",
+    "tensor_roles",
     "training_flops_per_token",
 ]

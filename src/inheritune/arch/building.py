@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.loading import silence_libraries
 from inheritune.arch.structure import check_decoder, find_structure
+from inheritune.arch.weights import Placement
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,14 +79,30 @@ def check_positions(config: "PretrainedConfig", sequence_length: int, place: str
         )
 
 
-def build_random(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
-    """A float32 model with weights initialised as its architecture does it, drawn with `seed`."""
+def build_skeleton(config: "PretrainedConfig", trust_remote_code: bool = False) -> "PreTrainedModel":
+    """The model without memory for its weights (on the meta device), ties made, in the config's dtype."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    model.tie_weights()
+    return model
+
+
+def build_random(
+    config: "PretrainedConfig", seed: int, dtype: Any = None, trust_remote_code: bool = False
+) -> "PreTrainedModel":
+    """A model (float32 unless told) with weights initialised as its architecture does it, drawn with `seed`."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return AutoModelForCausalLM.from_config(
+            config, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code
+        )
 
 
 def build_empty(config: "PretrainedConfig", dtype: Any, trust_remote_code: bool = False) -> "PreTrainedModel":
@@ -97,3 +114,23 @@ def build_empty(config: "PretrainedConfig", dtype: Any, trust_remote_code: bool 
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     model.tie_weights()
     return model
+
+
+def build_from(skeleton: "PreTrainedModel", placement: Placement, dtype: Any) -> "PreTrainedModel":
+    """The model of `skeleton` with stored tensors put in by transformers' own loader, which converts their names.
+
+    Tensors that `placement` lacks are initialised as the architecture does it.
+    """
+    import torch
+
+    with placement.opened() as tensors, torch.random.fork_rng(devices=[]):
+        model, _ = type(skeleton).from_pretrained(
+            None,
+            config=skeleton.config,
+            state_dict=tensors,
+            dtype=dtype,
+            output_loading_info=True,
+            local_files_only=True,
+        )
+    found: PreTrainedModel = model
+    return found

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +42,57 @@ def locate(path: str, revision: str | None = None) -> Located:
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise InputError(path, "no such model", "give a hub id such as org/name, an existing folder, or a .gguf file")
     return Located(path, local_files_only=not _on_hub(path, revision))
+
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def names_by_file(
+    located: Located, revision: str | None, needed: Callable[[list[str]], set[str]]
+) -> tuple[Path, ...] | None:
+    """The safetensors files that hold a model's weights; None when they are in other files.
+
+    Of a sharded model on the hub only the files with tensors in `needed` (of all stored names) are fetched. Raises
+    InputError when a file cannot be got.
+    """
+    if located.gguf_file is not None:
+        return None
+    if Path(located.name).is_dir():
+        folder = Path(located.name)
+        if (folder / _SINGLE).is_file():
+            return (folder / _SINGLE,)
+        index = folder / _INDEX
+        return tuple(folder / name for name in _files_of(index)) if index.is_file() else None
+    single = _fetch(located, _SINGLE, revision)
+    if single is not None:
+        return (single,)
+    fetched = _fetch(located, _INDEX, revision)
+    if fetched is None:
+        return None
+    _files_of(fetched)
+    where: dict[str, str] = json.loads(fetched.read_text(encoding="utf-8"))["weight_map"]
+    files = []
+    for name in sorted({where[stored] for stored in needed(list(where))}):
+        file = _fetch(located, name, revision)
+        if file is None:
+            raise InputError(f"{located.name}: {name}", f"missing, though {_INDEX} names it", "check the revision")
+        files.append(file)
+    return tuple(files)
+
+
+def _fetch(located: Located, name: str, revision: str | None) -> Path | None:
+    """A file of a model on the hub, from the local cache if it is there; None when the model has no such file."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(located.name, name, revision=revision, local_files_only=located.local_files_only))
+    except LocalEntryNotFoundError:
+        if located.local_files_only:
+            return None
+        raise
+    except EntryNotFoundError:
+        return None
 
 
 def _gguf(file: Path) -> Located:

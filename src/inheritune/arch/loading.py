@@ -1,17 +1,21 @@
 """Loading a reference: config, tokenizer, weights. Nothing is unpickled and nothing is re-initialised in silence."""
 
 import contextlib
+import inspect
 import io
 import pickle
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.checkpoint_files import Located, locate
+from inheritune.arch.checkpoint_files import Located, locate, names_by_file
 from inheritune.arch.structure import check_decoder
+from inheritune.arch.weights import StoredWeights
 from inheritune.errors import InputError
 from inheritune.recipe import Reference
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_config(reference: Reference) -> "PretrainedConfig":
@@ -40,19 +44,39 @@ def load_tokenizer(reference: Reference) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_model(reference: Reference) -> "PreTrainedModel":
-    """The reference with its weights, in evaluation mode, as stored (a .gguf file dequantised to float32).
+def load_generation_config(reference: Reference) -> "GenerationConfig | None":
+    """The reference's settings for generation; None where it comes without."""
+    from transformers import GenerationConfig
 
-    Raises InputError when the weights and the config do not fit: tensors missing, left over, or of another shape.
+    arguments = _arguments(reference)
+    if "gguf_file" in arguments:
+        return None
+    name = arguments.pop("pretrained_model_name_or_path")
+    arguments.pop("trust_remote_code")
+    try:
+        return GenerationConfig.from_pretrained(name, **arguments)
+    except OSError:
+        return None
+
+
+def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
+    """The reference with its weights, in evaluation mode, as stored unless `dtype` says otherwise.
+
+    A .gguf file is dequantised to float32; other quantised checkpoints are dequantised where transformers can.
+    Raises InputError when the weights and the config do not fit (tensors missing, or of another shape), and for a
+    quantisation that cannot be undone.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     assert reference.path is not None
     located_by = _arguments(reference)
     with _plain_errors(reference.path):
+        config = AutoConfig.from_pretrained(**located_by)
+        options = {} if "gguf_file" in located_by else _dequantising(config, reference.path)
         model, info = AutoModelForCausalLM.from_pretrained(
             **located_by,
-            dtype="auto",
+            **options,
+            dtype=dtype,
             output_loading_info=True,
             weights_only=True,
             ignore_mismatched_sizes=True,
@@ -69,6 +93,25 @@ def load_model(reference: Reference) -> "PreTrainedModel":
     _forget_quantisation(model)
     model.config.name_or_path = reference.path
     return model.eval()
+
+
+def open_weights(
+    reference: Reference, config: "PretrainedConfig", needed: Callable[[list[str]], set[str]]
+) -> StoredWeights | None:
+    """The reference's stored tensors, without reading them; None where it has to be loaded whole by transformers: a .gguf
+    file, a quantised checkpoint, or weights that are not in safetensors files.
+
+    `needed` says which of all stored names are wanted: of a model on the hub only the files with those are fetched.
+    """
+    assert reference.path is not None
+    located = locate(reference.path, reference.revision)
+    if located.gguf_file is not None or getattr(config, "quantization_config", None) is not None:
+        return None
+    if getattr(config, "transformers_weights", None) is not None:
+        return None
+    with _plain_errors(reference.path):
+        files = names_by_file(located, reference.revision, needed)
+        return None if files is None else StoredWeights.open(reference.path, files)
 
 
 def check_tokenizer_fits(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", place: str) -> None:
@@ -115,28 +158,34 @@ def _arguments(reference: Reference, tokenizer: bool = False) -> dict[str, Any]:
 
 def locate_tokenizer(path: str) -> Located:
     """Like `locate`, for a folder that need not hold a model."""
-    from pathlib import Path
-
     here = Path(path).expanduser()
     if here.is_dir():
         return Located(str(here), local_files_only=True)
     return locate(path)
 
 
+def _dequantising(config: "PretrainedConfig", place: str) -> dict[str, Any]:
+    """What tells transformers to undo a checkpoint's quantisation on loading."""
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    stored = getattr(config, "quantization_config", None)
+    if stored is None:
+        return {}
+    fields = stored if isinstance(stored, dict) else stored.to_dict()
+    method = str(fields.get("quant_method"))
+    kind = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
+    if kind is None or "dequantize" not in inspect.signature(kind).parameters:
+        raise InputError(
+            place, f"quantised with {method}, which transformers cannot undo", "give the unquantised checkpoint"
+        )
+    return {"quantization_config": kind.from_dict({**fields, "dequantize": True})}
+
+
 def _forget_quantisation(model: "PreTrainedModel") -> None:
-    """Take the mark of a .gguf file's quantisation off a model that was dequantised on loading.
+    """Take the mark of quantisation off a model that was dequantised on loading.
 
     transformers refuses to save a model that carries the mark, though its tensors are plain floats by then.
     """
-    if getattr(model.config, "quantization_config", None) is None:
-        return
-    method = getattr(model, "quantization_method", None)
-    if str(getattr(method, "value", method)) != "gguf":
-        raise InputError(
-            model.config.name_or_path or "reference",
-            f"quantised with {method}",
-            "give the unquantised checkpoint or a .gguf file",
-        )
     for owner, names in (
         (model, ("hf_quantizer", "quantization_method")),
         (model.config, ("quantization_config",)),

@@ -1,26 +1,115 @@
 """Writing a Hugging Face checkpoint that plain transformers loads."""
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from inheritune.arch.byte_copy import write_tensors
+from inheritune.arch.weights import Placement
 from inheritune.errors import RunError
-from inheritune.runlog import new_folder
+from inheritune.runlog import new_folder, write_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_SHARD_BYTES = 5 * 10**9
 
 
-def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", folder: Path) -> None:
-    """Write model and tokenizer to `folder`, which appears whole or not at all.
+def save_model(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase | None",
+    folder: Path,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write model, tokenizer and `notes` (JSON files by name) to `folder`, which appears whole or not at all.
 
     Raises RunError when the disk is full.
     """
+    from transformers import GenerationConfig
+
+    with _whole(folder) as partial:
+        generation = model.generation_config
+        try:  # transformers refuses to save settings of others that contradict each other; what came so goes so
+            model.generation_config = GenerationConfig()
+            model.save_pretrained(partial)
+        finally:
+            model.generation_config = generation
+        _save_rest(generation, tokenizer, partial, notes or {})
+
+
+def save_stored(
+    placement: Placement,
+    skeleton: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase | None",
+    folder: Path,
+    notes: Mapping[str, Any],
+) -> None:
+    """Write the checkpoint of `skeleton` to `folder` from the tensors of another checkpoint, byte for byte.
+
+    Files of at most 5 GB, one at a time; the bytes go from file to file and take no memory here. Like `cp`, it does not
+    wait for the disk: the reference is still there, and waiting takes as long again as copying.
+    """
+    from transformers.dynamic_module_utils import custom_object_save
+
+    with _whole(folder, durable=False) as partial:
+        shards = _shards(placement)
+        for file, names in shards.items():
+            write_tensors(partial / file, {name: placement.tensor(name) for name in names})
+        if len(shards) > 1:
+            total = sum(placement.tensor(name).bytes for name in placement.names)
+            where = {name: file for file, names in shards.items() for name in names}
+            index = {"metadata": {"total_size": total}, "weight_map": where}
+            write_json(partial / "model.safetensors.index.json", index)
+        config = skeleton.config
+        config.architectures = [type(skeleton).__name__]
+        if skeleton.is_remote_code():
+            custom_object_save(skeleton, partial, config=config)
+        config.save_pretrained(partial)
+        _save_rest(skeleton.generation_config, tokenizer, partial, notes)
+
+
+def _save_rest(
+    generation: "GenerationConfig | None",
+    tokenizer: "PreTrainedTokenizerBase | None",
+    folder: Path,
+    notes: Mapping[str, Any],
+) -> None:
+    if generation is not None:
+        generation.to_json_file(folder / "generation_config.json")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    for name, value in notes.items():
+        write_json(folder / name, value)
+
+
+def _shards(placement: Placement) -> dict[str, list[str]]:
+    """The files to write, with the names of each one's tensors."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name in sorted(placement.names, key=_natural):
+        size = placement.tensor(name).bytes
+        if groups[-1] and filled + size > _SHARD_BYTES:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    return {f"model-{at:05d}-of-{len(groups):05d}.safetensors": names for at, names in enumerate(groups, start=1)}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts block 10 behind block 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+@contextlib.contextmanager
+def _whole(folder: Path, durable: bool = True) -> Iterator[Path]:
     from safetensors import SafetensorError
 
     try:
-        with new_folder(folder) as partial:
-            model.save_pretrained(partial)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(partial)
+        with new_folder(folder, durable) as partial:
+            yield partial
     except SafetensorError as error:
         raise RunError(str(folder), f"the weights cannot be written ({error})", "make room, then start again") from None

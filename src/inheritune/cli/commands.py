@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from inheritune import __version__
+from inheritune.cli.tables import show_plan, show_summary
 
 app = typer.Typer(
     name="inheritune",
@@ -66,7 +67,7 @@ def run(
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
-        _show_summary(summary, folder)
+        show_summary(summary, folder)
 
 
 @app.command()
@@ -132,37 +133,66 @@ def inherit(
     reference: Annotated[
         str, typer.Argument(help="A hub id, a folder with a Hugging Face checkpoint, or a .gguf file.")
     ],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    out: Annotated[Path | None, typer.Argument(help="The folder to write. Not needed with --show.")] = None,
     layers: Annotated[
-        str, typer.Option(help="Blocks: a number, a fraction, half, or a list such as 0-11,24,25.")
+        str, typer.Option(help="Blocks: a number, a fraction, half, all, or a list such as 0-11,24,25 (from 0).")
     ] = "half",
-    choose: Annotated[str, typer.Option(help="Which, when a number is given: first, last, middle, ends.")] = "first",
-    revision: Annotated[str | None, typer.Option(help="The hub revision.")] = None,
+    choose: Annotated[
+        str, typer.Option(help="Which, when a number is given: first, last, middle, ends, every (k-th), stacked.")
+    ] = "first",
+    submodules: Annotated[
+        str,
+        typer.Option(
+            help="Whose weights: all, none, or some of attention,mlp,norms,final_norm,embeddings,head. The rest is new."
+        ),
+    ] = "all",
+    width: Annotated[str, typer.Option(help="full, or half: half of the heads, hidden size and MLP.")] = "full",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, float16 or float64. Default: as stored.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the weights that are new.")] = 1,
+    revision: Annotated[str | None, typer.Option(help="The hub revision: a branch, tag or commit.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Where the tokenizer is, if not with the model.")] = None,
     trust_remote_code: Trust = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the plan; read and write no weights.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a smaller checkpoint made of some of a model's blocks; it is not trained."""
-    from inheritune.recipe import Inherit, Reference, check, parse_layers
+    from inheritune.errors import InputError
+    from inheritune.recipe import Reference, check
 
-    wish = check(Inherit, {"layers": _parsed(parse_layers, layers), "choose": choose}, "command line")
-    origin = check(
-        Reference,
-        {"path": reference, "revision": revision, "trust_remote_code": trust_remote_code},
-        "command line",
-    )
+    fields = {"path": reference, "revision": revision, "tokenizer": tokenizer, "trust_remote_code": trust_remote_code}
+    origin = check(Reference, fields, "command line")
+    if out is None and not show:
+        raise InputError("command line", "no folder to write", "name it behind the reference, or ask for --show")
 
     from inheritune import inheritance
-    from inheritune.arch import layer_count, load_config, parameter_count
+    from inheritune.arch import parameter_count
 
-    inheritance.check_free(out)
-    total = layer_count(load_config(origin))
-    kept = inheritance.select_blocks(wish.layers, wish.choose, total, "--layers")
-    model = inheritance.inherit(origin, list(kept), out=out)
-    found = {"model": str(out), "blocks": kept, "of": total, "parameters": parameter_count(model)}
-    if as_json:
-        typer.echo(json.dumps(found))
+    words = submodules if submodules in ("all", "none") else [word.strip() for word in submodules.split(",")]
+    wish = inheritance.make_wish(layers, choose, words, width)
+    kind = inheritance.as_dtype(dtype)
+    if show:
+        made = inheritance.plan_for(origin, wish)
     else:
-        typer.echo(f"{out}: {len(kept)} of {total} blocks, {found['parameters']:,} parameters")
+        assert out is not None
+        made = inheritance.write(origin, wish, out, dtype=kind, seed=seed)
+    found: dict[str, Any] = {
+        "model": None if show else str(out),
+        "blocks": list(made.plan.kept),
+        "of": made.plan.total,
+        "parameters": parameter_count(made.target),
+    }
+    if show:
+        rows = inheritance.plan_rows(made.plan, (kind or made.target.dtype).itemsize)
+        found |= {"plan": rows, "dropped": list(made.plan.dropped)}
+    if as_json:
+        typer.echo(json.dumps(found, indent=2 if show else None))
+    elif show:
+        show_plan(found)
+    else:
+        new = f", {len(made.plan.fresh)} tensors new" if made.plan.fresh else ""
+        typer.echo(f"{out}: {len(made.plan.kept)} of {made.plan.total} blocks, {found['parameters']:,} parameters{new}")
 
 
 @app.command(
@@ -230,35 +260,3 @@ def _overrides(context: typer.Context) -> list[str]:
             word = f"{word}={words.pop(0)}"
         found.append(word)
     return found
-
-
-def _parsed(parse: Any, value: str) -> Any:
-    from inheritune.errors import InputError
-
-    try:
-        return parse(value)
-    except ValueError as error:
-        what, _, remedy = str(error).partition("; ")
-        raise InputError("--layers", f"got {value!r}: {what}", remedy or "change it") from None
-
-
-def _show_summary(summary: dict[str, Any], folder: Path) -> None:
-    """The table and the verdict, on standard output."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from inheritune.report import table, verdict
-
-    header, rows = table(summary, narrow=True)
-    console = Console(highlight=False)
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for number, name in enumerate(header):
-        shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        shown.add_row(*row)
-    console.print()
-    console.print(shown)
-    console.print()
-    console.print(verdict(summary), markup=False)
-    console.print(f"\nmodel   {folder / summary['result']['model']}", markup=False, soft_wrap=True)
-    console.print(f"report  {folder / 'report' / 'index.html'}", markup=False, soft_wrap=True)

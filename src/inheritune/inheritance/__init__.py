@@ -1,18 +1,38 @@
 """How a target gets its weights: a selection of blocks, a plan of copies, and its application."""
 
-from inheritune.inheritance.derivation import check_free, derive, inherit, shorten_for
-from inheritune.inheritance.plan import Copy, Plan, describe_plan, plan_copies
+from inheritune.inheritance.derivation import (
+    as_dtype,
+    check_free,
+    derive,
+    inherit,
+    make_wish,
+    plan_for,
+    write,
+)
+from inheritune.inheritance.draft import Draft, draft, target_config
+from inheritune.inheritance.grafting import check_silencing, graft, is_grown
+from inheritune.inheritance.plan import Line, Plan, describe_plan, plan_copies, plan_rows
 from inheritune.inheritance.selection import count_layers, select_blocks
 
 __all__ = [
-    "Copy",
+    "Draft",
+    "Line",
     "Plan",
+    "as_dtype",
     "check_free",
+    "check_silencing",
     "count_layers",
     "derive",
     "describe_plan",
+    "draft",
+    "graft",
     "inherit",
+    "is_grown",
+    "make_wish",
     "plan_copies",
+    "plan_for",
+    "plan_rows",
     "select_blocks",
-    "shorten_for",
+    "target_config",
+    "write",
 ]

@@ -1,29 +1,31 @@
-"""From a reference to a target: select, plan, apply, check."""
+"""From a reference to a target: draft, fill, write."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import (
-    build_empty,
-    check_cache,
-    check_decoder,
-    check_movable,
-    differences,
+    Names,
+    Placement,
+    build_skeleton,
+    check_stored,
     find_structure,
+    load_config,
+    load_generation_config,
     load_model,
     load_tokenizer,
+    open_weights,
     save_model,
-    shorten,
 )
 from inheritune.errors import InputError
-from inheritune.inheritance.plan import Plan, plan_copies
-from inheritune.inheritance.selection import select_blocks
-from inheritune.recipe import Choice, Reference, parse_layers
+from inheritune.inheritance.application import from_files, from_model, place, write_files
+from inheritune.inheritance.draft import Draft, draft
+from inheritune.inheritance.plan import Plan, describe_plan
+from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check, parse_layers
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    import torch
+    from transformers import PreTrainedModel
 
 
 def inherit(
@@ -31,90 +33,140 @@ def inherit(
     layers: int | float | str | list[int] = 0.5,
     choose: Choice = "first",
     *,
+    submodules: Submodules = "all",
+    width: Width = "full",
+    dtype: "torch.dtype | str | None" = None,
+    seed: int = 1,
     out: str | Path | None = None,
 ) -> "PreTrainedModel":
     """A smaller model made of some of the reference's blocks, its embeddings, final norm and head.
 
     `reference` is a hub id, a folder, a .gguf file or a loaded model; `layers` is a number of blocks, a fraction,
-    'half', or a list of block numbers from 0. Weights keep the reference's dtype; no memory is shared with the
-    reference. With `out`, model and tokenizer are written there as a Hugging Face checkpoint.
+    'half', 'all', or a list of block numbers from 0. `submodules` are those whose weights come along; the others are
+    initialised as the architecture does it, drawn with `seed`, like the whole model with 'none'. Width 'half' takes
+    the first half of heads, hidden size and MLP. Weights keep the reference's dtype unless `dtype` names another; no
+    memory is shared with the reference. Of safetensors files only what is inherited is read. With `out`, model and
+    tokenizer are written there as a Hugging Face checkpoint, with the plan's figures in inheritance.json.
 
-    Raises InputError for a selection that is not there or that would change what a block computes, and when `out`
-    exists.
-    Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3.
+    Raises InputError for a selection that is not there or that would change what a block computes, for a damaged
+    checkpoint, and when `out` exists.
+    Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3; half width: table 5.
     """
-    wish = _checked_layers(layers)
+    wish = make_wish(layers, choose, submodules, width)
     folder = None if out is None else Path(out)
     if folder is not None:
         check_free(folder)
+    kind = as_dtype(dtype)
     if isinstance(reference, str | Path):
         reference = Reference(path=str(reference))
-    model = load_model(reference) if isinstance(reference, Reference) else reference
-    target, _ = derive(model, wish, choose)
+    target, plan = derive(reference, wish, seed=seed, dtype=kind)
     if folder is not None:
         tokenizer = load_tokenizer(reference) if isinstance(reference, Reference) else None
-        save_model(target, tokenizer, folder)
+        save_model(target, tokenizer, folder, notes={"inheritance.json": describe_plan(plan)})
     return target
 
 
+def write(
+    reference: Reference, wish: Inherit, folder: Path, *, dtype: "torch.dtype | None" = None, seed: int = 1
+) -> Draft:
+    """Write the target of `wish` as a checkpoint to `folder`, and nothing more: see `inherit`.
+
+    Where every tensor of the target is one of the reference's as it is stored, the bytes go from file to file.
+    """
+    check_free(folder)
+    source = open_source(reference, wish)
+    tokenizer = load_tokenizer(reference)
+    notes = {"inheritance.json": describe_plan(source.draft.plan)}
+    if source.placement is not None and source.draft.plan.is_whole and dtype is None:
+        write_files(source.draft, source.placement, tokenizer, folder, notes)
+    else:
+        save_model(source.build(seed, dtype), tokenizer, folder, notes)
+    return source.draft
+
+
 def derive(
-    reference: "PreTrainedModel", layers: int | float | list[int], choose: Choice = "first"
+    reference: "Reference | PreTrainedModel", wish: Inherit, *, seed: int = 1, dtype: "torch.dtype | None" = None
 ) -> "tuple[PreTrainedModel, Plan]":
-    """The target and the plan by which it was made; see `inherit`."""
+    """The target of `wish` and the plan by which it was made; see `inherit`."""
+    if isinstance(reference, Reference):
+        source = open_source(reference, wish)
+        return source.build(seed, dtype), source.draft.plan
+    made = draft(reference, wish)
+    target = from_model(made, reference, seed, dtype)
+    _keep_generation(target, reference.generation_config)
+    return target, made.plan
+
+
+@dataclass(frozen=True)
+class Source:
+    """A reference that weights can be taken from: stored files, or (where those must be loaded whole) a model."""
+
+    draft: Draft
+    placement: Placement | None
+    model: "PreTrainedModel | None"
+    stored_dtype: "torch.dtype | None"
+
+    def build(self, seed: int, dtype: "torch.dtype | None" = None) -> "PreTrainedModel":
+        """The target with its weights."""
+        if self.placement is None:
+            assert self.model is not None
+            target = from_model(self.draft, self.model, seed, dtype)
+        else:
+            target = from_files(self.draft, self.placement, seed, dtype or self.stored_dtype)
+        _keep_generation(target, self.draft.target.generation_config)
+        return target
+
+
+def plan_for(reference: Reference, wish: Inherit) -> Draft:
+    """What would be inherited, from the reference's config alone. Raises InputError as `derive` does."""
+    config = load_config(reference)
+    return draft(build_skeleton(config, reference.trust_remote_code), wish, reference.trust_remote_code)
+
+
+def open_source(reference: Reference, wish: Inherit) -> Source:
+    """Plan the target and open the reference's weights, checked as far as can be without reading them.
+
+    Raises InputError as `inherit` does.
+    """
+    config = load_config(reference)
+    skeleton = build_skeleton(config, reference.trust_remote_code)
+    made = draft(skeleton, wish, reference.trust_remote_code)
+    made.target.generation_config = load_generation_config(reference) or made.target.generation_config
+    names = Names(skeleton)
+    wanted = made.plan.wanted()
+    weights = open_weights(reference, config, lambda stored: {name for name in stored if names.of(name) in wanted})
+    if weights is None:
+        model = load_model(reference)
+        made = draft(model, wish, reference.trust_remote_code)
+        made.target.generation_config = model.generation_config
+        return Source(made, None, model, None)
+    check_stored(weights, skeleton, find_structure(skeleton))
+    stored = config.dtype if config.dtype is not None else weights.dtype
+    return Source(made, place(made, skeleton, weights), None, stored)
+
+
+def make_wish(layers: Any, choose: Any, submodules: Any = "all", width: Any = "full") -> Inherit:
+    """The words of a caller as a checked wish. Raises InputError with what is legal."""
+    try:
+        checked = parse_layers(layers)
+    except ValueError as error:
+        what, _, remedy = str(error).partition("; ")
+        raise InputError("layers", f"got {layers!r}: {what}", remedy or "change it") from None
+    fields = {"layers": checked, "choose": choose, "submodules": submodules, "width": width}
+    return check(Inherit, fields, "inherit")
+
+
+def as_dtype(dtype: "torch.dtype | str | None") -> "torch.dtype | None":
+    """A torch dtype of floating-point numbers by its name; None stays None (as stored). Raises InputError."""
     import torch
 
-    check_decoder(reference.config)
-    structure = find_structure(reference)
-    kept = select_blocks(layers, choose, structure.count)
-    short = shorten_for(reference.config, kept)
-    with _as_input_error(reference.config, kept):
-        target = build_empty(short, reference.dtype)
-    blocks = find_structure(target)
-    for place, index in enumerate(kept):
-        source_block = reference.get_submodule(f"{structure.blocks}.{index}")
-        target_block = target.get_submodule(f"{blocks.blocks}.{place}")
-        found = differences(source_block, target_block)
-        if found:
-            raise InputError(
-                f"block {index}",
-                f"would change at place {place}: {found[0]}",
-                "choose other blocks, or choose: first",
-            )
-    source_tensors, target_tensors = reference.state_dict(), target.state_dict()
-    plan = plan_copies(_shapes(source_tensors), _shapes(target_tensors), structure, kept)
-    with torch.no_grad():
-        for copy in plan.copies:
-            target_tensors[copy.target].copy_(source_tensors[copy.source])
-    if reference.generation_config is not None:
-        target.generation_config = type(reference.generation_config).from_dict(reference.generation_config.to_dict())
-    return target.eval(), plan
-
-
-def shorten_for(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
-    """The config of a target of the blocks `kept`, from the reference's config alone.
-
-    Raises InputError where these blocks cannot make a model, or would compute something else at their new places.
-    """
-    check_movable(config, kept)
-    with _as_input_error(config, kept):
-        short = shorten(config, kept)
-        check_cache(config, short)
-        return short
-
-
-@contextmanager
-def _as_input_error(config: "PretrainedConfig", kept: list[int]) -> Iterator[None]:
-    """What transformers says of a config that it refuses, as an error that names the blocks."""
-    from huggingface_hub.errors import StrictDataclassError
-
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
-        raise InputError(
-            f"{config.model_type}, blocks {kept}",
-            f"transformers cannot build a model of them: {error}",
-            "choose other blocks",
-        ) from None
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    legal = ("float64", "float32", "float16", "bfloat16")
+    if dtype not in legal:
+        raise InputError("dtype", f"got {dtype!r}", f"legal are {', '.join(legal)}; default: as stored")
+    found: torch.dtype = getattr(torch, dtype)
+    return found
 
 
 def check_free(folder: Path) -> None:
@@ -123,14 +175,6 @@ def check_free(folder: Path) -> None:
         raise InputError(str(folder), "exists already", "give another folder, or remove it")
 
 
-def _checked_layers(layers: Any) -> int | float | list[int]:
-    try:
-        wish: int | float | list[int] = parse_layers(layers)
-    except ValueError as error:
-        what, _, remedy = str(error).partition("; ")
-        raise InputError("layers", f"got {layers!r}: {what}", remedy or "change it") from None
-    return wish
-
-
-def _shapes(tensors: Any) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+def _keep_generation(target: "PreTrainedModel", settings: Any) -> None:
+    if settings is not None:
+        target.generation_config = type(settings).from_dict(settings.to_dict())

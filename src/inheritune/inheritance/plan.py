@@ -1,69 +1,124 @@
-"""A plan: for each tensor of the target, the tensor of the reference that it is copied from. Data, without weights."""
+"""A plan: for each tensor of the target, where it comes from. Data, made without weights."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from inheritune.arch import Structure
+from inheritune.arch import Fold, Ranges, Structure
 from inheritune.errors import InputError
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Copy:
-    """One line of a plan: the target's tensor `target` is the reference's tensor `source`, of this shape."""
+class Line:
+    """One tensor of the target, of this shape.
+
+    `source` is the reference's tensor that it is made from, None where it is initialised as the architecture does it.
+    `ranges` are the half-open index ranges taken from the source along each dimension, None for all of it. `folds`
+    multiply slices of the result, so that a block keeps its function at its new place.
+    """
 
     target: str
-    source: str
-    shape: tuple[int, ...]
+    shape: Shape
+    source: str | None
+    ranges: tuple[Ranges, ...] | None = None
+    folds: tuple[Fold, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a target gets its weights. `dropped` are the reference's tensors that are left behind on purpose."""
+    """How a target gets its weights.
+
+    `kept` are the reference's blocks at the target's places, of `total`; `dropped` are the reference's tensors that are
+    left behind on purpose; `tied` names the target's tensors that are another of its tensors under a second name.
+    """
 
     kept: tuple[int, ...]
     total: int
-    copies: tuple[Copy, ...]
+    lines: tuple[Line, ...]
     dropped: tuple[str, ...]
+    tied: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """The target's tensors that are not inherited."""
+        return tuple(line.target for line in self.lines if line.source is None)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every tensor of the target is one of the reference's as it is, so that nothing need be computed."""
+        return all(line.source is not None and line.ranges is None and not line.folds for line in self.lines)
+
+    def wanted(self) -> dict[str, tuple[str, ...]]:
+        """For each tensor of the reference that is used the target's tensors that are made from it."""
+        found: dict[str, tuple[str, ...]] = {}
+        for line in self.lines:
+            if line.source is not None:
+                found[line.source] = (*found.get(line.source, ()), line.target)
+        return found
 
 
 def plan_copies(
-    source: Mapping[str, tuple[int, ...]],
-    target: Mapping[str, tuple[int, ...]],
+    source: Mapping[str, Shape],
+    target: Mapping[str, Shape],
     structure: Structure,
     kept: list[int],
+    *,
+    tied: Mapping[str, str] | None = None,
+    inherited: Iterable[str] | None = None,
+    folds: Mapping[str, tuple[Fold, ...]] | None = None,
 ) -> Plan:
-    """Map every target tensor to its source: block i to block kept[i], all else (embeddings, final norm, head) by name.
+    """Map every target tensor to its source: place i to block kept[i], all else (embeddings, final norm, head) by name.
 
-    `source` and `target` map tensor names to shapes. Raises InputError when a tensor has no source, its shape
-    differs, or a tensor outside the blocks would be left behind.
+    `source` and `target` map tensor names to shapes; `tied` maps second names of the target's tensors to the first.
+    `inherited` are the target's tensors that are taken over (default: all of them), `folds` what is multiplied into
+    them. Raises InputError when a tensor has no source, its shape differs, or a tensor outside the dropped blocks would
+    be left behind by accident.
     """
-    copies = []
+    tied, folds = tied or {}, folds or {}
+    taken = None if inherited is None else set(inherited)
+    lines, used = [], set()
     for name, shape in target.items():
-        place = structure.split(name)
-        origin = name if place is None else structure.name_in(kept[place[0]], place[1])
-        if origin not in source:
+        where = structure.split(name)
+        origin = name if where is None else structure.name_in(kept[where[0]], where[1])
+        _check_pair(name, shape, origin, source)
+        used.add(origin)
+        if name in tied:
+            continue
+        if taken is not None and name not in taken:
+            lines.append(Line(name, shape, None))
+        else:
+            lines.append(Line(name, shape, origin, None, folds.get(name, ())))
+    for name in source.keys() - used:
+        where = structure.split(name)
+        if where is None or where[0] in kept:
             raise InputError(
-                name, "the reference has no tensor for it", "choose blocks of the same kind for these places"
+                name, "would be left behind, though it is outside the dropped blocks", "report this architecture"
             )
-        if source[origin] != shape:
-            raise InputError(
-                name,
-                f"has shape {shape}, its source {origin} {source[origin]}",
-                "choose blocks of the same kind for these places",
-            )
-        copies.append(Copy(name, origin, shape))
-    used = {copy.source for copy in copies}
-    dropped = [name for name in source if name not in used]
-    for name in dropped:
-        place = structure.split(name)
-        if place is None or place[0] in kept:
-            raise InputError(
-                name,
-                "would be left behind, though it is outside the dropped blocks",
-                "report this architecture",
-            )
-    return Plan(tuple(kept), structure.count, tuple(copies), tuple(dropped))
+    copied = {line.source for line in lines} | set(tied)
+    dropped = tuple(name for name in source if name not in copied)
+    return Plan(tuple(kept), structure.count, tuple(lines), dropped, tuple(tied.items()))
+
+
+def _check_pair(name: str, shape: Shape, origin: str, source: Mapping[str, Shape]) -> None:
+    remedy = "choose blocks of the same kind for these places"
+    if origin not in source:
+        raise InputError(name, "the reference has no tensor for it", remedy)
+    if source[origin] != shape:
+        raise InputError(name, f"has shape {shape}, its source {origin} {source[origin]}", remedy)
+
+
+def narrowed(plan: Plan, ranges: Mapping[str, tuple[Ranges, ...]]) -> Plan:
+    """`plan` with parts of tensors in place of whole ones: the index ranges per dimension, by the target's names."""
+    lines = []
+    for line in plan.lines:
+        parts = ranges[line.target]
+        shape = tuple(sum(stop - start for start, stop in along) for along in parts)
+        whole = shape == line.shape or line.source is None
+        lines.append(replace(line, shape=shape, ranges=None if whole else parts))
+    return replace(plan, lines=tuple(lines))
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:
@@ -71,6 +126,35 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
     return {
         "blocks": list(plan.kept),
         "of": plan.total,
-        "tensors_copied": len(plan.copies),
+        "tensors_copied": sum(line.source is not None for line in plan.lines),
+        "tensors_fresh": len(plan.fresh),
         "tensors_dropped": len(plan.dropped),
     }
+
+
+def plan_rows(plan: Plan, bytes_each: int) -> list[dict[str, Any]]:
+    """The plan as rows: target, source, slice (in words) and bytes, for weights of `bytes_each` bytes."""
+    return [
+        {
+            "target": line.target,
+            "source": line.source,
+            "slice": _slice_in_words(line),
+            "shape": list(line.shape),
+            "bytes": math.prod(line.shape) * bytes_each,
+        }
+        for line in plan.lines
+    ] + [
+        {"target": alias, "source": None, "slice": f"tied to {name}", "shape": [], "bytes": 0}
+        for alias, name in plan.tied
+    ]
+
+
+def _slice_in_words(line: Line) -> str:
+    if line.source is None:
+        return "new"
+    words = "all"
+    if line.ranges is not None:
+        words = "[" + ", ".join("+".join(f"{start}:{stop}" for start, stop in along) for along in line.ranges) + "]"
+    for fold in line.folds:
+        words += f" x {fold.factor:g} at {fold.start}:{fold.stop} of dimension {fold.dimension}"
+    return words

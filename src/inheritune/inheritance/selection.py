@@ -6,26 +6,27 @@ from inheritune.errors import InputError
 from inheritune.recipe import Choice
 
 
-def count_layers(layers: int | float | list[int], total: int, place: str = "inherit.layers") -> int:
+def count_layers(layers: int | float | list[int], total: int, place: str = "inherit.layers", most: int = 0) -> int:
     """How many blocks `layers` asks for, of `total`; a fraction is rounded half up, to at least 1.
 
-    Raises InputError when the reference has fewer.
+    Raises InputError when there are more than `most` (default: than the reference has).
     """
     count = len(layers) if isinstance(layers, list) else layers
     if isinstance(count, float):
         count = max(1, math.floor(count * total + 0.5))
-    if count > total:
-        raise InputError(place, f"{count} blocks asked for, the reference has {total}", f"give at most {total}")
+    if count > (most or total):
+        raise InputError(place, f"{count} blocks asked for, the reference has {total}", f"give at most {most or total}")
     return count
 
 
 def select_blocks(
     layers: int | float | list[int], choose: Choice, total: int, place: str = "inherit.layers"
 ) -> list[int]:
-    """The blocks to inherit, rising; `choose` decides when `layers` is a number or a fraction.
+    """The blocks to inherit, in their new order; `choose` decides when `layers` is a number or a fraction.
 
     first: 0 .. n-1 (paper, algorithm 1). last: the last n. middle: n around the middle. ends: four fifths of n
-    (rounded up) from the start and the rest from the end.
+    (rounded up) from the start and the rest from the end. every: n spread evenly from block 0, so every second for
+    half. stacked: the first n/2, twice (paper, baselines: stacking and hybrid stacking).
 
     Raises InputError when a block is not there or there are too few.
     """
@@ -38,13 +39,15 @@ def select_blocks(
                 f"legal are 0 to {total - 1}",
             )
         return list(layers)
-    count = count_layers(layers, total, place)
-    if choose == "first":
-        return list(range(count))
-    if choose == "last":
-        return list(range(total - count, total))
-    if choose == "middle":
-        start = (total - count) // 2
-        return list(range(start, start + count))
+    count = count_layers(layers, total, place, most=2 * total if choose == "stacked" else total)
+    if choose == "stacked":
+        if count % 2:
+            raise InputError(place, f"{count} blocks cannot be the same blocks twice", "give an even number")
+        return 2 * list(range(count // 2))
+    starts = {"first": 0, "last": total - count, "middle": (total - count) // 2}
+    if choose in starts:
+        return list(range(starts[choose], starts[choose] + count))
+    if choose == "every":
+        return [at * total // count for at in range(count)]
     head = math.ceil(count * 4 / 5)
     return list(range(head)) + list(range(total - (count - head), total))

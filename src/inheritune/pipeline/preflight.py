@@ -1,6 +1,7 @@
 """What can be found wrong before anything is computed, so that nobody waits an hour for a spelling mistake."""
 
 from inheritune.arch import (
+    build_skeleton,
     check_positions,
     check_tokenizer_fits,
     layer_count,
@@ -10,8 +11,8 @@ from inheritune.arch import (
 )
 from inheritune.data import check_tokenizer, list_files, open_prepared
 from inheritune.errors import InputError, Problem
-from inheritune.growth import depths, kept_blocks
-from inheritune.inheritance import shorten_for
+from inheritune.growth import check_rounds, with_blocks
+from inheritune.inheritance import check_silencing, draft
 from inheritune.recipe import NewTokenizer, Recipe, Reference
 
 
@@ -56,5 +57,8 @@ def _check_reference(recipe: Recipe) -> None:
             vocabulary = len(load_tokenizer(Reference(path=new.tokenizer)))
         config = new_config(new.model, vocabulary, {}, recipe.train.sequence_length)
         total = layer_count(config)
-    for depth in depths(recipe.inherit, recipe.grow, total):
-        shorten_for(config, kept_blocks(recipe.inherit, depth, total))
+    skeleton = build_skeleton(config, recipe.reference.trust_remote_code)
+    for kept in check_rounds(recipe.inherit, recipe.grow, total):
+        made = draft(skeleton, with_blocks(recipe.inherit, kept), recipe.reference.trust_remote_code)
+        if recipe.grow is not None and recipe.grow.silent:
+            check_silencing(made.target)

@@ -14,6 +14,7 @@ from inheritune.arch import (
     build_random,
     check_tokenizer_fits,
     layer_count,
+    load_config,
     load_model,
     load_tokenizer,
     new_config,
@@ -23,8 +24,8 @@ from inheritune.arm import Arm, Conditions, run_arm
 from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared, prepare
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, gap
-from inheritune.growth import Growth, best_round
-from inheritune.inheritance import shorten_for
+from inheritune.growth import Growth, best_round, with_blocks
+from inheritune.inheritance import target_config
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
 from inheritune.recipe import NewTokenizer, Recipe, Reference, Training, dump_recipe
@@ -83,8 +84,7 @@ class _Run:
         )
         reference, judged = self._reference(conditions, prepared)
         growth = Growth(
-            lambda: load_model(self._reference_place()), judged, reference["layers"], recipe.inherit, recipe.grow,
-            self.folder / "rounds",
+            self._reference_place(), judged, reference["layers"], recipe.inherit, recipe.grow, self.folder / "rounds",
         )  # fmt: skip
         rounds = growth.run(conditions, lambda done: self._summarise(reference, done, [], data_seconds, finished=False))
         controls = [self._control(name, best_round(rounds), conditions, judged) for name in recipe.controls]
@@ -188,8 +188,14 @@ class _Run:
         seed, kept = self.recipe.seed, result["blocks"]
 
         def build() -> "PreTrainedModel":
-            model = load_model(self._reference_place())
-            return model if name == "reference-continued" else build_random(shorten_for(model.config, kept), seed)
+            place = self._reference_place()
+            if name == "reference-continued":
+                return load_model(place)
+            config = load_config(place)
+            wish = with_blocks(self.recipe.inherit, kept)
+            return build_random(
+                target_config(config, wish, layer_count(config)), seed, trust_remote_code=place.trust_remote_code
+            )
 
         depth = result["layers"] if name == "random" else None
         folder = name if depth is None else f"{name}-{depth}layers"

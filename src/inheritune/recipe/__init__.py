@@ -6,7 +6,7 @@ from inheritune.recipe.file import check, dump_recipe, load_recipe, override
 from inheritune.recipe.models import Hardware, Recipe
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
 from inheritune.recipe.size import Size, parse_size
-from inheritune.recipe.target import Choice, Evaluate, Grow, Inherit, parse_layers
+from inheritune.recipe.target import Choice, Evaluate, Grow, Inherit, Submodules, Width, parse_layers
 from inheritune.recipe.training import Checkpoints, Optimizer, Schedule, Training
 
 __all__ = [
@@ -26,7 +26,9 @@ __all__ = [
     "Schedule",
     "Size",
     "Source",
+    "Submodules",
     "Training",
+    "Width",
     "check",
     "dump_recipe",
     "load_recipe",

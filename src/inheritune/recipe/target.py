@@ -2,22 +2,25 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from inheritune.recipe.base import Part
 from inheritune.recipe.size import Size, Steps
 
-Choice = Literal["first", "last", "middle", "ends"]
+Choice = Literal["first", "last", "middle", "ends", "every", "stacked"]
+Submodule = Literal["attention", "mlp", "norms", "final_norm", "embeddings", "head"]
+Submodules = Literal["all", "none"] | list[Submodule]
+Width = Literal["full", "half"]
 
 
 def parse_layers(value: Any) -> Any:
-    """Read `layers`: a number, a fraction, `half`, or a list of blocks such as [0-11, 24, 25].
+    """Read `layers`: a number, a fraction, `half`, `all`, or a list of blocks such as [0-11, 24, 25].
 
     Raises ValueError with what is legal.
     """
-    legal = "legal are a number of blocks (13), a fraction (0.5), half, or a list of blocks such as [0-11, 24, 25]"
-    if value == "half":
-        return 0.5
+    legal = "legal are a number of blocks (13), a fraction (0.5), half, all, or a list of blocks such as [0-11, 24, 25]"
+    if value in ("half", "all"):
+        return 0.5 if value == "half" else 1.0
     if isinstance(value, bool) or not isinstance(value, int | float | str | list | tuple):
         raise ValueError(legal)
     if isinstance(value, str):
@@ -54,17 +57,24 @@ Layers = Annotated[int | float | list[int], BeforeValidator(parse_layers)]
 
 
 class Inherit(Part):
-    """Which of the reference's blocks the target starts with. Embeddings, final norm and head always come along."""
+    """What the target starts with: which of the reference's blocks, and which of their weights."""
 
     layers: Layers = 0.5
-    """How many blocks: a number, a fraction of the reference's, `half`, or a list such as [0-11, 24, 25] (from 0)."""
+    """How many blocks: a number, a fraction of the reference's, `half`, `all`, or a list such as [0-11, 24, 25]
+    (numbers from 0, rising)."""
     choose: Choice = "first"
-    """Which ones when `layers` is a number: the first (the paper's choice), the last, the middle, or both ends (the
-    first four fifths of the number, and the rest from the end)."""
+    """Which ones when `layers` is a number: the first (the paper's choice), the last, the middle, both ends (the first
+    four fifths of the number, and the rest from the end), every k-th (spread evenly, from block 0), or stacked (the
+    first half of the number, twice: stacking and hybrid stacking)."""
+    submodules: Submodules = "all"
+    """Whose weights come along: all, none (random weights), or a list of attention, mlp, norms, final_norm, embeddings,
+    head. What does not is initialised as the architecture does it. A tied head belongs to the embeddings."""
+    width: Width = "full"
+    """full, or half: the first half of the heads (whole groups), of the hidden size and of the MLP, in every block."""
 
 
 class Grow(Part):
-    """Rounds after the first. Each starts again from the reference's own blocks (paper, algorithm 1)."""
+    """Rounds after the first."""
 
     by: Annotated[int, Field(ge=1)] = 2
     """Blocks added each round."""
@@ -72,6 +82,18 @@ class Grow(Part):
     """Stop at the first round that matches the reference, or go through all depths up to max_layers."""
     max_layers: Annotated[int, Field(ge=1)] | None = None
     """The deepest round. Default: one block fewer than the reference."""
+    start: Literal["reference", "trained"] = "reference"
+    """Where a round starts: again from the reference's own blocks (the published runs), or from the model that the
+    round before has trained, with further blocks of the reference put in."""
+    silent: bool = False
+    """With `start: trained`: put the further blocks in with zeroed output projections, so that the model's function
+    does not change at the moment of growth."""
+
+    @model_validator(mode="after")
+    def _silent_needs_trained(self) -> "Grow":
+        if self.silent and self.start != "trained":
+            raise ValueError("silent goes with start: trained; a round from the reference has no function to keep")
+        return self
 
 
 class Evaluate(Part):

@@ -40,10 +40,11 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, durable: bool = True) -> Iterator[Path]:
     """A folder to fill, which appears at `path` when the block ends without an error; else nothing is left.
 
-    An older folder at `path` is replaced. Every file reaches the disk before the name does.
+    An older folder at `path` is replaced. When `durable`, every file reaches the disk before the name does, so that
+    it outlives a loss of power; else the system writes it in its own time, as after `cp`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -51,16 +52,18 @@ def new_folder(path: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        for file in sorted(partial.rglob("*")):
+        for file in sorted(partial.rglob("*")) if durable else ():
             if file.is_file():
                 _sync(file)
             else:
                 _sync_folder(file)
-        _sync_folder(partial)
+        if durable:
+            _sync_folder(partial)
         if path.exists():
             shutil.rmtree(path)
         partial.replace(path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

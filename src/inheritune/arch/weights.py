@@ -1,0 +1,297 @@
+"""A checkpoint's stored tensors, by their names in its files, without reading them: which belong to which block.
+
+Stored names need not be the modules' names (GPT-2's files leave out `transformer.`, Mixtral's store experts one by one
+where the module holds them fused). What a stored name becomes is asked of transformers, whose loader decides it.
+"""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune.arch.structure import Structure
+from inheritune.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+_REMEDY = "get a checkpoint whose weights fit its config"
+_FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: what the header says of it (`dtype` as safetensors writes it), and its first byte and length."""
+
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    start: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """The tensors of a checkpoint's safetensors files."""
+
+    place: str
+    tensors: Mapping[str, StoredTensor]
+
+    @classmethod
+    def open(cls, place: str, files: tuple[Path, ...]) -> "StoredWeights":
+        """Read the headers of `files`. Raises InputError for a damaged file, or dtypes that no checkpoint mixes."""
+        from huggingface_hub import parse_local_safetensors_file_metadata
+        from safetensors import SafetensorError, safe_open
+
+        found: dict[str, StoredTensor] = {}
+        for file in files:
+            try:
+                with safe_open(str(file), framework="pt"):  # checks that the file is as long as its header says
+                    header = parse_local_safetensors_file_metadata(file)
+            except SafetensorError as error:
+                raise InputError(str(file), f"damaged or cut short ({error})", "get the file again") from None
+            with file.open("rb") as opened:
+                first = 8 + int.from_bytes(opened.read(8), "little")  # the header's length stands before the header
+            for name, tensor in header.tensors.items():
+                start, stop = tensor.data_offsets
+                found[name] = StoredTensor(name, file, tuple(tensor.shape), tensor.dtype, first + start, stop - start)
+        return cls(place, found)
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """The dtype of the first floating tensor."""
+        import torch
+
+        for tensor in self.tensors.values():
+            if tensor.dtype in _FLOATS:
+                found: torch.dtype = getattr(torch, _FLOATS[tensor.dtype])
+                return found
+        raise InputError(self.place, "no tensor of floating-point numbers", _REMEDY)
+
+
+class Names:
+    """What transformers' loader makes of a stored name, for the model `skeleton`."""
+
+    def __init__(self, skeleton: "PreTrainedModel") -> None:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+        entries = get_model_conversion_mapping(skeleton)
+        self.own = skeleton.state_dict()
+        self._prefix = skeleton.base_model_prefix
+        self._renamings = [entry for entry in entries if isinstance(entry, WeightRenaming)]
+        self._converters = [entry for entry in entries if isinstance(entry, WeightConverter)]
+
+    def of(self, stored: str) -> str:
+        """The tensor of the model that a stored one fills, the first where it is split into several; a name that is
+        none of the model's where the model has no use for it.
+        """
+        from transformers.core_model_loading import rename_source_key
+
+        renamed, _ = rename_source_key(stored, self._renamings, self._converters, self._prefix, self.own)
+        return stored if renamed not in self.own and stored in self.own else str(renamed)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which stored tensors a target takes, under the names that they have in its own checkpoint."""
+
+    weights: StoredWeights
+    names: Mapping[str, str]
+    """The target's stored name to the reference's."""
+
+    def tensor(self, name: str) -> StoredTensor:
+        """The reference's stored tensor that the target stores as `name`."""
+        return self.weights.tensors[self.names[name]]
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[dict[str, Any]]:
+        """Lazy slices by the target's stored names; plain reads, so that memory holds only what is asked for."""
+        from safetensors import safe_open
+
+        with contextlib.ExitStack() as stack:
+            files = {
+                file: stack.enter_context(safe_open(str(file), framework="pt", backend="pread"))
+                for file in {self.tensor(name).file for name in self.names}
+            }
+            yield {name: files[self.tensor(name).file].get_slice(self.names[name]) for name in self.names}
+
+
+def place_tensors(
+    weights: StoredWeights, source: "PreTrainedModel", target: "PreTrainedModel", wanted: Mapping[str, tuple[str, ...]]
+) -> Placement:
+    """Find the stored tensors for a target, and their names in a checkpoint of its own.
+
+    `source` and `target` are the models without weights; `wanted` maps the source's tensors to the target's that are
+    made from them. A tied tensor is stored once. Raises InputError where a stored name does not show its block.
+    """
+    before, after = Names(source), Names(target)
+    modules = {stored: before.of(stored) for stored in weights.tensors}
+    tied, present = getattr(source, "all_tied_weights_keys", {}), set(modules.values())
+    names: dict[str, str] = {}
+    for stored, module in modules.items():
+        original = tied.get(module)
+        if original in present:
+            continue
+        for goal in wanted.get(module if original is None else original, ()):
+            names[_renamed(stored, module, goal if original is None else module, after, weights.place)] = stored
+    return Placement(weights, names)
+
+
+def _renamed(stored: str, module: str, goal: str, names: Names, place: str) -> str:
+    """The name under which the target stores what fills its tensor `goal`: one of the numbers in `stored` replaced."""
+    if goal == module:
+        return stored
+    numbers = list(re.finditer(r"(?<![^.])(\d+)(?=\.)", stored))
+    ours, theirs = (re.findall(r"(?<![^.])\d+(?=\.)", name) for name in (goal, module))
+    shift = next((int(new) - int(old) for new, old in zip(ours, theirs, strict=False) if new != old), 0)
+    for match in numbers:
+        tried = f"{stored[: match.start()]}{int(match[1]) + shift}{stored[match.end() :]}"
+        if names.of(tried) == goal:
+            return tried
+    raise InputError(
+        place,
+        f"the stored name {stored} does not show which block it belongs to ({module})",
+        "load the model with transformers and inherit from it in Python",
+    )
+
+
+def check_fits(
+    skeleton: "PreTrainedModel", tensors: Mapping[str, StoredTensor], place: str, fresh: frozenset[str] = frozenset()
+) -> None:
+    """Go through transformers' own loading with shapes alone, so that what does not fit is named before any reading.
+
+    `tensors` are stored tensors by name; `fresh` are the model's tensors that need not be among them. Raises
+    InputError for tensors that are missing, of another shape, cannot be converted, or belong to blocks beyond the
+    config's.
+    """
+    import torch
+
+    empty = {
+        name: torch.empty(tensor.shape, dtype=getattr(torch, _FLOATS.get(tensor.dtype, "uint8")), device="meta")
+        for name, tensor in tensors.items()
+    }
+    with _complaints() as complaints:
+        try:
+            _, info = type(skeleton).from_pretrained(
+                None,
+                config=skeleton.config,
+                state_dict=empty,
+                dtype=skeleton.dtype,
+                device_map={"": "meta"},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                local_files_only=True,
+            )
+        except RuntimeError as error:
+            first = next((found for found in complaints if "tensors destined for" in found), str(error).split("\n")[0])
+            raise InputError(place, f"stored tensors cannot be put together: {first}", _REMEDY) from None
+    shaped = sorted((name, tuple(got), tuple(legal)) for name, got, legal in info["mismatched_keys"])
+    if shaped:
+        name, got, legal = shaped[0]
+        raise InputError(
+            f"{place}: {name}", f"{len(shaped)} mismatched tensors: stored as {got}, the config says {legal}", _REMEDY
+        )
+    missing = sorted(set(info["missing_keys"]) - fresh)
+    if missing:
+        raise InputError(place, f"{len(missing)} missing tensors ({', '.join(missing[:3])} ...)", _REMEDY)
+
+
+@contextlib.contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What transformers' loader logs: for a conversion that fails, only the log names the tensor."""
+    found: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.extend(line.removeprefix("Error: ") for line in record.getMessage().split("\n"))
+
+    logger, handler = logging.getLogger("transformers.modeling_utils"), Keep()
+    before, spread = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        logger.propagate = spread
+
+
+def check_stored(weights: StoredWeights, skeleton: "PreTrainedModel", structure: Structure) -> None:
+    """Raise InputError where the files cannot belong to the model: shapes, blocks beyond the config's, mixed dtypes."""
+    names = Names(skeleton)
+    modules = {stored: names.of(stored) for stored in weights.tensors}
+    check_fits(skeleton, weights.tensors, weights.place)
+    _check_depth(modules, skeleton, structure, weights.place)
+    _check_dtypes(weights, {stored: module for stored, module in modules.items() if module in names.own}, structure)
+    _check_ties(weights, modules, skeleton)
+
+
+def _check_depth(modules: Mapping[str, str], skeleton: "PreTrainedModel", structure: Structure, place: str) -> None:
+    """Blocks in the files that the config does not count are an error, unless the architecture leaves them out."""
+    ignored = list(skeleton._keys_to_ignore_on_load_unexpected or ())
+    spare = getattr(skeleton.config, "num_nextn_predict_layers", 0) or 0  # DeepSeek: stored behind the blocks
+    for stored, module in modules.items():
+        for name in (module, f"{skeleton.base_model_prefix}.{module}"):
+            where = structure.split(name)
+            if where is None or where[0] < structure.count + spare:
+                continue
+            if not any(re.search(pattern, name) for pattern in ignored):
+                raise InputError(
+                    f"{place}: {stored}",
+                    f"a tensor of block {where[0]} (from 0), but the config says {structure.count} blocks",
+                    _REMEDY,
+                )
+
+
+def _check_dtypes(weights: StoredWeights, modules: Mapping[str, str], structure: Structure) -> None:
+    """A tensor that stands in every block has one dtype in all of them; float16 and bfloat16 are not mixed."""
+    usual: dict[str, StoredTensor] = {}
+    halves: dict[str, StoredTensor] = {}
+    for stored, module in modules.items():
+        tensor, where = weights.tensors[stored], structure.split(module)
+        if tensor.dtype in ("F16", "BF16"):
+            halves.setdefault(tensor.dtype, tensor)
+        other = tensor if where is None else usual.setdefault(where[1], tensor)
+        if tensor.dtype != other.dtype:
+            raise InputError(
+                f"{tensor.file}: {stored}",
+                f"is {tensor.dtype}, but the same tensor of another block ({other.name}) is {other.dtype}",
+                "get the file again: it belongs to another checkpoint",
+            )
+    if len(halves) > 1:
+        left, right = halves["F16"], halves["BF16"]
+        raise InputError(
+            f"{left.file}: {left.name}",
+            f"is F16, but {right.name} is BF16, which one checkpoint does not mix",
+            "get the file again: it belongs to another checkpoint",
+        )
+
+
+def _check_ties(weights: StoredWeights, modules: Mapping[str, str], skeleton: "PreTrainedModel") -> None:
+    """Where a tied tensor is stored twice, both must be the same: else the config is wrong about the tie."""
+    import torch
+    from safetensors import safe_open
+
+    by_module = {module: stored for stored, module in modules.items()}
+    for alias, original in getattr(skeleton, "all_tied_weights_keys", {}).items():
+        if alias not in by_module or original not in by_module:
+            continue
+        pair = [weights.tensors[by_module[name]] for name in (alias, original)]
+        values = []
+        for tensor in pair:
+            with safe_open(str(tensor.file), framework="pt") as opened:
+                values.append(opened.get_tensor(tensor.name))
+        if not torch.equal(*values):
+            raise InputError(
+                f"{weights.place}: {pair[0].name}",
+                f"differs from {pair[1].name}, though the config ties the two",
+                "set tie_word_embeddings to false in its config.json",
+            )

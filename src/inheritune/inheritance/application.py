@@ -1,0 +1,86 @@
+"""A draft filled with weights: from a loaded model, or from a checkpoint's files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune.arch import (
+    Placement,
+    StoredWeights,
+    build_empty,
+    build_from,
+    build_random,
+    check_fits,
+    place_tensors,
+    save_stored,
+)
+from inheritune.inheritance.draft import Draft
+from inheritune.inheritance.plan import Line
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def from_model(made: Draft, reference: "PreTrainedModel", seed: int, dtype: Any = None) -> "PreTrainedModel":
+    """The target of a loaded reference, sharing no memory with it. What is not inherited is drawn with `seed`."""
+    tensors = reference.state_dict()
+    return _filled(made, lambda line: tensors[str(line.source)], seed, dtype or reference.dtype)
+
+
+def place(made: Draft, reference: "PreTrainedModel", weights: StoredWeights) -> Placement:
+    """The stored tensors that the target takes, checked to be all that it needs. Reads no weights."""
+    placement = place_tensors(weights, reference, made.whole, made.plan.wanted())
+    stored = {name: placement.tensor(name) for name in placement.names}
+    check_fits(made.whole, stored, weights.place, frozenset(made.plan.fresh))
+    return placement
+
+
+def from_files(made: Draft, placement: Placement, seed: int, dtype: Any) -> "PreTrainedModel":
+    """The target of a checkpoint's files; nothing else of them is read."""
+    import torch
+
+    model = build_from(made.whole, placement, dtype)
+    if made.plan.fresh or made.target is not made.whole:
+        tensors = model.state_dict()
+        return _filled(made, lambda line: tensors[line.target], seed, dtype)
+    parameters = model.state_dict()
+    with torch.no_grad():
+        for line in made.plan.lines:
+            _fold(parameters[line.target], line)
+    return model.eval()
+
+
+def write_files(
+    made: Draft,
+    placement: Placement,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    folder: Path,
+    notes: dict[str, Any],
+) -> None:
+    """Write the target's checkpoint straight from the reference's files: for plans that take tensors as they are."""
+    assert made.plan.is_whole
+    save_stored(placement, made.target, tokenizer, folder, notes)
+
+
+def _filled(made: Draft, tensor_for: "Callable[[Line], torch.Tensor]", seed: int, dtype: Any) -> "PreTrainedModel":
+    import torch
+
+    config, trust = made.target.config, made.trust_remote_code
+    model = build_random(config, seed, dtype, trust) if made.plan.fresh else build_empty(config, dtype, trust)
+    tensors = model.state_dict()
+    with torch.no_grad():
+        for line in made.plan.lines:
+            if line.source is None:
+                continue
+            value = tensor_for(line)
+            for dimension, along in enumerate(line.ranges or ()):
+                value = torch.cat([value.narrow(dimension, start, stop - start) for start, stop in along], dimension)
+            tensors[line.target].copy_(value)
+            _fold(tensors[line.target], line)
+    return model.eval()
+
+
+def _fold(tensor: "torch.Tensor", line: Line) -> None:
+    for fold in line.folds:
+        tensor.narrow(fold.dimension, fold.start, fold.stop - fold.start).mul_(fold.factor)

@@ -1,0 +1,155 @@
+"""From a reference without weights to a target without weights: what is wished, planned and checked."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from inheritune.arch import (
+    Structure,
+    build_skeleton,
+    check_cache,
+    check_decoder,
+    check_movable,
+    differences,
+    find_structure,
+    folds,
+    halve,
+    kept_ranges,
+    shorten,
+    tensor_roles,
+)
+from inheritune.errors import InputError
+from inheritune.inheritance.plan import Plan, Shape, narrowed, plan_copies
+from inheritune.inheritance.selection import select_blocks
+from inheritune.recipe import Inherit
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A target before it has weights.
+
+    `whole` is the model of the kept blocks in the reference's width, `target` the one that is made (the same one, but
+    for half width); neither has memory for weights. `structure` is the reference's.
+    """
+
+    plan: Plan
+    structure: Structure
+    whole: "PreTrainedModel"
+    target: "PreTrainedModel"
+    trust_remote_code: bool
+
+
+def draft(reference: "PreTrainedModel", wish: Inherit, trust_remote_code: bool = False) -> Draft:
+    """What becomes of `reference`, which needs no weights (it may be on the meta device), by `wish`.
+
+    Raises InputError for a selection that is not there, or that would change what a block computes.
+    """
+    check_decoder(reference.config)
+    structure = find_structure(reference)
+    kept = select_blocks(wish.layers, wish.choose, structure.count)
+    short = shorten_for(reference.config, kept)
+    with as_input_error(reference.config, kept):
+        whole = build_skeleton(short, trust_remote_code)
+    places = find_structure(whole)
+    _check_blocks(reference, whole, structure, places, kept)
+    plan = plan_copies(
+        _shapes(reference),
+        _shapes(whole),
+        structure,
+        kept,
+        tied=getattr(whole, "all_tied_weights_keys", {}),
+        inherited=_inherited(whole, places, wish),
+        folds=_folds(reference.config, places, kept),
+    )
+    if wish.width == "full":
+        return Draft(plan, structure, whole, whole, trust_remote_code)
+    narrow = halve(short)
+    with as_input_error(reference.config, kept):
+        target = build_skeleton(narrow, trust_remote_code)
+    return Draft(narrowed(plan, kept_ranges(whole, target)), structure, whole, target, trust_remote_code)
+
+
+def shorten_for(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
+    """The config of a target of the blocks `kept`, from the reference's config alone.
+
+    Raises InputError where these blocks cannot make a model, or would compute something else at their new places.
+    """
+    check_movable(config, kept)
+    with as_input_error(config, kept):
+        short = shorten(config, kept)
+        check_cache(config, short)
+        return short
+
+
+def target_config(config: "PretrainedConfig", wish: Inherit, total: int) -> "PretrainedConfig":
+    """The config of the target of `wish`, from the reference's config alone. Raises InputError as `draft` does, where
+    the config shows it.
+    """
+    short = shorten_for(config, select_blocks(wish.layers, wish.choose, total))
+    return short if wish.width == "full" else halve(short)
+
+
+@contextmanager
+def as_input_error(config: "PretrainedConfig", kept: list[int]) -> Iterator[None]:
+    """What transformers says of a config that it refuses, as an error that names the blocks."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
+        raise InputError(
+            f"{config.model_type}, blocks {kept}",
+            f"transformers cannot build a model of them: {error}",
+            "choose other blocks",
+        ) from None
+
+
+def _check_blocks(
+    reference: "PreTrainedModel", target: "PreTrainedModel", structure: Structure, places: Structure, kept: list[int]
+) -> None:
+    for place, index in enumerate(kept):
+        found = differences(
+            reference.get_submodule(f"{structure.blocks}.{index}"), target.get_submodule(f"{places.blocks}.{place}")
+        )
+        if found:
+            raise InputError(
+                f"block {index}",
+                f"would change at place {place}: {found[0]}",
+                "choose other blocks, or choose: first",
+            )
+
+
+def _inherited(target: "PreTrainedModel", places: Structure, wish: Inherit) -> list[str] | None:
+    """The target's tensors that `wish.submodules` takes over; None for all of them."""
+    if wish.submodules == "all":
+        return None
+    if wish.submodules == "none":
+        return []
+    roles = tensor_roles(target, places)
+    if "head" in wish.submodules and "embeddings" not in wish.submodules and "head" not in roles.values():
+        raise InputError(
+            "submodules", "the head is tied to the embeddings, so it comes only with them", "add embeddings"
+        )
+    for wanted in wish.submodules:
+        if wanted not in roles.values() and wanted != "head":
+            raise InputError(
+                "submodules", f"the model has no {wanted}", f"it has {', '.join(sorted(set(roles.values())))}"
+            )
+    return [name for name, role in roles.items() if role in wish.submodules]
+
+
+def _folds(config: "PretrainedConfig", places: Structure, kept: list[int]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for place, index in enumerate(kept):
+        for fold in folds(config, index, place):
+            name = places.name_in(place, fold.tensor)
+            found[name] = (*found.get(name, ()), fold)
+    return found
+
+
+def _shapes(model: "PreTrainedModel") -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -1,0 +1,83 @@
+"""Growth that goes on from a trained target: its blocks put into a deeper model of the same reference."""
+
+from typing import TYPE_CHECKING
+
+from inheritune.arch import differences, find_structure, folds, silencing_values
+from inheritune.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# What the logits may differ by when a model is grown silently, as a share of the largest one.
+_TOLERANCE = 1e-6
+
+
+def is_grown(before: list[int], after: list[int]) -> bool:
+    """Whether `after` has all of the blocks `before`, each once and in the same order, and others besides."""
+    return len(set(after)) == len(after) and [block for block in after if block in before] == before
+
+
+def check_silencing(model: "PreTrainedModel") -> None:
+    """Raise InputError when blocks of `model` (it may be without weights) cannot be made to hand on their input."""
+    structure = find_structure(model)
+    for place in range(structure.count):
+        silencing_values(model.get_submodule(f"{structure.blocks}.{place}"))
+
+
+def graft(
+    target: "PreTrainedModel", trained: "PreTrainedModel", kept: list[int], before: list[int], *, silent: bool
+) -> None:
+    """Put a trained model into `target`, which is deeper, in place.
+
+    `target` has the reference's blocks `kept`, `trained` was made of the blocks `before`, all of which are among
+    them. Everything of `trained` takes its place in `target`; the blocks that are left there are the reference's own.
+    With `silent` their output projections are zeroed, and the logits are those of `trained` (float32, to 1e-6).
+
+    Raises InputError where a block would change at its place, and where silencing is impossible.
+    """
+    import torch
+
+    theirs, ours = find_structure(trained), find_structure(target)
+    places = {at: kept.index(block) for at, block in enumerate(before)}
+    for at, place in places.items():
+        found = differences(
+            trained.get_submodule(f"{theirs.blocks}.{at}"), target.get_submodule(f"{ours.blocks}.{place}")
+        )
+        if found:
+            raise InputError(
+                f"block {before[at]}", f"would change at place {place}: {found[0]}", "set grow.start to reference"
+            )
+    tensors = target.state_dict()
+    with torch.no_grad():
+        for name, tensor in trained.state_dict().items():
+            where = theirs.split(name)
+            goal = name if where is None else ours.name_in(places[where[0]], where[1])
+            tensors[goal].copy_(tensor)
+        for at, place in places.items():
+            for fold in folds(trained.config, at, place):
+                part = tensors[ours.name_in(place, fold.tensor)]
+                part.narrow(fold.dimension, fold.start, fold.stop - fold.start).mul_(fold.factor)
+        if not silent:
+            return
+        for place in set(range(ours.count)) - set(places.values()):
+            for name, value in silencing_values(target.get_submodule(f"{ours.blocks}.{place}")).items():
+                tensors[ours.name_in(place, name)].fill_(value)
+    _check_same(target, trained)
+
+
+def _check_same(target: "PreTrainedModel", trained: "PreTrainedModel") -> None:
+    """Compare logits on a few tokens: whatever the architecture, the promise is kept or the growth refused."""
+    import torch
+
+    tokens_BT = torch.arange(min(16, trained.config.vocab_size)).unsqueeze(0)
+    with torch.no_grad():
+        ours, theirs = (
+            model.eval()(tokens_BT.to(model.device), use_cache=False).logits.float() for model in (target, trained)
+        )
+    if not torch.allclose(ours, theirs, rtol=0, atol=_TOLERANCE * max(1.0, float(theirs.abs().max()))):
+        raise InputError(
+            "grow.silent",
+            f"{trained.config.model_type}: new blocks with zeroed outputs still change the logits, by"
+            f" {float((ours - theirs).abs().max()):.2g}",
+            "set grow.silent to false",
+        )

@@ -174,7 +174,7 @@ def test_wrong_input_ends_the_process_within_5_seconds(
         (["run", "no.yaml", "--seed"], "no such option: --seed"),
         (["run", "no.yaml", "more"], "unexpected word 'more'"),
         (["fly"], "No such command 'fly'"),
-        (["inherit", "nobody/nothing", "out", "--layers", "none"], "--layers: got 'none'"),
+        (["inherit", "nobody/nothing", "out", "--layers", "none"], "inherit: layers: got 'none'"),
         (["inherit", "nobody/nothing", "out", "--layers", "3-1"], "reversed"),
         (["inherit", "nobody/nothing", "out", "--choose", "best"], "choose"),
         (["inherit", "nobody/nothing", "out"], "local cache"),

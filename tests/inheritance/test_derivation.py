@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from inheritune.errors import InputError
-from inheritune.inheritance import derive, inherit
+from inheritune.inheritance import derive, inherit, make_wish
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -177,23 +177,23 @@ def test_blocks_that_share_keys_and_values_are_refused(layers: Any) -> None:
 def test_encoders_are_refused() -> None:
     t5 = T5ForConditionalGeneration(T5Config(vocab_size=67, d_model=16, d_kv=4, d_ff=16, num_layers=2, num_heads=2))
     with pytest.raises(InputError, match="encoder-decoder"):
-        derive(t5, 1)
+        derive(t5, make_wish(1))
     sizes = {"vocab_size": 67, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
     bert = BertLMHeadModel(BertConfig(**sizes, num_attention_heads=2))
     with pytest.raises(InputError, match="bert is an encoder"):
-        derive(bert, 1)
+        derive(bert, make_wish(1))
     decoder = BertLMHeadModel(BertConfig(**sizes, num_attention_heads=2, is_decoder=True))
-    assert derive(decoder, 1)[0].config.num_hidden_layers == 1
+    assert derive(decoder, make_wish(1))[0].config.num_hidden_layers == 1
 
 
 def test_plan_says_what_was_taken_and_what_was_left() -> None:
     reference = build("llama")
-    _, plan = derive(reference, [0, 3])
+    _, plan = derive(reference, make_wish([0, 3]))
     assert (plan.kept, plan.total) == ((0, 3), DEPTH)
-    assert {copy.source for copy in plan.copies} | set(plan.dropped) == set(reference.state_dict())
+    assert {line.source for line in plan.lines} | set(plan.dropped) == set(reference.state_dict())
     assert all(name.startswith(("model.layers.1.", "model.layers.2.")) for name in plan.dropped)
     assert ("model.layers.1.mlp.up_proj.weight", "model.layers.3.mlp.up_proj.weight", (48, 32)) in {
-        (copy.target, copy.source, copy.shape) for copy in plan.copies
+        (line.target, line.source, line.shape) for line in plan.lines
     }
 
 

@@ -13,7 +13,7 @@ from tiny_families import DEPTH, FAMILIES, build, logits_of, logits_through, som
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from inheritune.arch import find_structure, save_model
-from inheritune.inheritance import derive, inherit
+from inheritune.inheritance import derive, inherit, make_wish
 
 _BUILT: dict[str, PreTrainedModel] = {}
 
@@ -93,7 +93,7 @@ def test_prefix_gives_the_logits_of_norm_and_head_at_that_depth(
 def test_all_blocks_are_the_reference_bit_for_bit(kind: str, reference: PreTrainedModel) -> None:
     tokens_BT = some_tokens()
     before = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
-    target, plan = derive(reference, DEPTH)
+    target, plan = derive(reference, make_wish(DEPTH))
     assert plan.dropped == ()
     found = target.state_dict()
     assert found.keys() == before.keys()

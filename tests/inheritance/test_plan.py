@@ -1,10 +1,12 @@
-"""Plans without weights: names and shapes in, copies out."""
+"""Plans without weights: names and shapes in, lines out."""
+
+import json
 
 import pytest
 
-from inheritune.arch import Structure
+from inheritune.arch import Fold, Structure
 from inheritune.errors import InputError
-from inheritune.inheritance import Copy, describe_plan, plan_copies
+from inheritune.inheritance import Line, Plan, describe_plan, narrowed, plan_copies, plan_rows
 
 STRUCTURE = Structure("model.layers", 3)
 SOURCE = {
@@ -17,32 +19,84 @@ SOURCE = {
     "head.weight": (9, 4),
 }
 AROUND = {"model.embed.weight": (9, 4), "model.layers_norm.weight": (4,), "head.weight": (9, 4)}
+FIRST = {**AROUND, "model.layers.0.attention.weight": (4, 4)}
+TWO = {
+    **AROUND,
+    "model.layers.0.attention.weight": (4, 4),
+    "model.layers.0.attention.bias": (4,),
+    "model.layers.1.attention.weight": (4, 4),
+}
+
+
+def line_of(plan: Plan, target: str) -> Line:
+    (found,) = (line for line in plan.lines if line.target == target)
+    return found
 
 
 def test_blocks_go_to_their_places_and_the_rest_by_name() -> None:
-    target = {
-        **AROUND,
-        "model.layers.0.attention.weight": (4, 4),
-        "model.layers.0.attention.bias": (4,),
-        "model.layers.1.attention.weight": (4, 4),
-    }
-    plan = plan_copies(SOURCE, target, STRUCTURE, [1, 2])
+    plan = plan_copies(SOURCE, TWO, STRUCTURE, [1, 2])
     assert plan.kept == (1, 2)
     assert plan.total == 3
-    assert set(plan.copies) == {
-        Copy("model.embed.weight", "model.embed.weight", (9, 4)),
-        Copy("model.layers_norm.weight", "model.layers_norm.weight", (4,)),
-        Copy("head.weight", "head.weight", (9, 4)),
-        Copy("model.layers.0.attention.weight", "model.layers.1.attention.weight", (4, 4)),
-        Copy("model.layers.0.attention.bias", "model.layers.1.attention.bias", (4,)),
-        Copy("model.layers.1.attention.weight", "model.layers.2.attention.weight", (4, 4)),
+    assert set(plan.lines) == {
+        Line("model.embed.weight", (9, 4), "model.embed.weight"),
+        Line("model.layers_norm.weight", (4,), "model.layers_norm.weight"),
+        Line("head.weight", (9, 4), "head.weight"),
+        Line("model.layers.0.attention.weight", (4, 4), "model.layers.1.attention.weight"),
+        Line("model.layers.0.attention.bias", (4,), "model.layers.1.attention.bias"),
+        Line("model.layers.1.attention.weight", (4, 4), "model.layers.2.attention.weight"),
     }
-    assert len(plan.copies) == 6
+    assert len(plan.lines) == 6
     assert plan.dropped == ("model.layers.0.attention.weight",)
-    assert describe_plan(plan) == {"blocks": [1, 2], "of": 3, "tensors_copied": 6, "tensors_dropped": 1}
+    assert plan.is_whole
+    assert describe_plan(plan) == {
+        "blocks": [1, 2], "of": 3, "tensors_copied": 6, "tensors_fresh": 0, "tensors_dropped": 1,
+    }  # fmt: skip
 
 
-FIRST = {**AROUND, "model.layers.0.attention.weight": (4, 4)}
+def test_what_is_not_inherited_is_new_and_said() -> None:
+    plan = plan_copies(SOURCE, TWO, STRUCTURE, [1, 2], inherited=["model.embed.weight", "model.layers.0.attention.bias"])
+    assert {line.target for line in plan.lines if line.source} == {"model.embed.weight", "model.layers.0.attention.bias"}
+    assert plan.fresh == (
+        "model.layers_norm.weight", "head.weight", "model.layers.0.attention.weight", "model.layers.1.attention.weight",
+    )  # fmt: skip
+    assert set(plan.dropped) == SOURCE.keys() - {"model.embed.weight", "model.layers.1.attention.bias"}
+    assert not plan.is_whole
+
+
+def test_one_block_can_go_to_two_places() -> None:
+    target = {**FIRST, "model.layers.1.attention.weight": (4, 4)}
+    plan = plan_copies(SOURCE, target, STRUCTURE, [2, 2])
+    assert plan.wanted()["model.layers.2.attention.weight"] == (
+        "model.layers.0.attention.weight", "model.layers.1.attention.weight",
+    )  # fmt: skip
+    assert plan.wanted()["head.weight"] == ("head.weight",)
+
+
+def test_a_tied_tensor_is_one_line() -> None:
+    plan = plan_copies(SOURCE, FIRST, STRUCTURE, [0], tied={"head.weight": "model.embed.weight"})
+    assert [line.target for line in plan.lines].count("head.weight") == 0
+    assert plan.tied == (("head.weight", "model.embed.weight"),)
+    assert "head.weight" not in plan.dropped
+
+
+def test_parts_and_factors_are_said_in_words() -> None:
+    fold = Fold("attention.weight", 1, 0, 2, 0.5)
+    plan = plan_copies(SOURCE, FIRST, STRUCTURE, [2], folds={"model.layers.0.attention.weight": (fold,)})
+    assert line_of(plan, "model.layers.0.attention.weight").folds == (fold,)
+    assert not plan.is_whole
+    whole = {name: tuple(((0, length),) for length in shape) for name, shape in FIRST.items()}
+    parts = whole | {"model.embed.weight": (((0, 9),), ((0, 1), (3, 4)))}
+    half = narrowed(plan, parts)
+    assert line_of(half, "model.embed.weight") == Line(
+        "model.embed.weight", (9, 2), "model.embed.weight", (((0, 9),), ((0, 1), (3, 4)))
+    )
+    assert line_of(half, "head.weight").ranges is None
+    rows = {row["target"]: row for row in plan_rows(half, bytes_each=2)}
+    assert rows["model.embed.weight"]["slice"] == "[0:9, 0:1+3:4]"
+    assert rows["model.embed.weight"]["bytes"] == 9 * 2 * 2
+    assert rows["model.layers.0.attention.weight"]["slice"] == "all x 0.5 at 0:2 of dimension 1"
+    assert rows["head.weight"]["slice"] == "all"
+    json.dumps(list(rows.values()))
 
 
 @pytest.mark.parametrize(
@@ -83,5 +137,5 @@ def test_what_does_not_fit_is_named(target: dict[str, tuple[int, ...]], kept: li
 def test_a_plan_of_all_blocks_drops_nothing() -> None:
     plan = plan_copies(SOURCE, SOURCE, STRUCTURE, [0, 1, 2])
     assert plan.dropped == ()
-    assert all(copy.source == copy.target for copy in plan.copies)
-    assert [copy.target for copy in plan.copies] == list(SOURCE)
+    assert all(line.source == line.target for line in plan.lines)
+    assert [line.target for line in plan.lines] == list(SOURCE)

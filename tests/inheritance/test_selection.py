@@ -10,7 +10,7 @@ from inheritune.errors import InputError
 from inheritune.inheritance import count_layers, select_blocks
 
 TOTALS = st.integers(1, 120)
-CHOICES = st.sampled_from(["first", "last", "middle", "ends"])
+CHOICES = st.sampled_from(["first", "last", "middle", "ends", "every"])
 FRACTIONS = st.floats(0, 1, exclude_min=True)
 
 
@@ -100,3 +100,27 @@ def test_choices_take_the_place_they_name(wish: tuple[int | float, int]) -> None
 
 def test_ends_of_a_model_of_26() -> None:
     assert select_blocks(13, "ends", 26) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 24, 25]
+
+
+@settings(deadline=None)
+@given(wishes())
+def test_every_kth_begins_at_0_with_even_steps(wish: tuple[int | float, int]) -> None:
+    layers, total = wish
+    kept = select_blocks(layers, "every", total)
+    assert kept[0] == 0
+    steps = {right - left for left, right in pairwise([*kept, total])}
+    assert max(steps) - min(steps) <= 1
+    if total % len(kept) == 0:
+        assert steps == {total // len(kept)}
+
+
+@settings(deadline=None)
+@given(TOTALS, st.data())
+def test_stacked_is_the_first_blocks_twice(total: int, data: st.DataObject) -> None:
+    """Also deeper than the reference: a model of n/2 blocks on top of itself has n (paper, stacking)."""
+    half = data.draw(st.integers(1, total))
+    assert select_blocks(2 * half, "stacked", total) == [*range(half), *range(half)]
+    with pytest.raises(InputError, match=f"{2 * half - 1} blocks cannot be the same blocks twice; give an even number"):
+        select_blocks(2 * half - 1, "stacked", total)
+    with pytest.raises(InputError, match=f"give at most {2 * total}"):
+        select_blocks(2 * total + 2, "stacked", total)

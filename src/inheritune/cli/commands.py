@@ -169,8 +169,7 @@ def inherit(
     from inheritune import inheritance
     from inheritune.arch import parameter_count
 
-    words = submodules if submodules in ("all", "none") else [word.strip() for word in submodules.split(",")]
-    wish = inheritance.make_wish(layers, choose, words, width)
+    wish = inheritance.make_wish(layers, choose, submodules, width)
     kind = inheritance.as_dtype(dtype)
     if show:
         made = inheritance.plan_for(origin, wish)

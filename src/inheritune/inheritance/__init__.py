@@ -11,7 +11,7 @@ from inheritune.inheritance.derivation import (
 )
 from inheritune.inheritance.draft import Draft, draft, target_config
 from inheritune.inheritance.grafting import check_silencing, graft, is_grown
-from inheritune.inheritance.plan import Line, Plan, describe_plan, plan_copies, plan_rows
+from inheritune.inheritance.plan import Line, Plan, describe_plan, narrowed, plan_copies, plan_rows
 from inheritune.inheritance.selection import count_layers, select_blocks
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "inherit",
     "is_grown",
     "make_wish",
+    "narrowed",
     "plan_copies",
     "plan_for",
     "plan_rows",

@@ -21,7 +21,7 @@ from inheritune.errors import InputError
 from inheritune.inheritance.application import from_files, from_model, place, write_files
 from inheritune.inheritance.draft import Draft, draft
 from inheritune.inheritance.plan import Plan, describe_plan
-from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check, parse_layers
+from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check
 
 if TYPE_CHECKING:
     import torch
@@ -145,14 +145,9 @@ def open_source(reference: Reference, wish: Inherit) -> Source:
     return Source(made, place(made, skeleton, weights), None, stored)
 
 
-def make_wish(layers: Any, choose: Any, submodules: Any = "all", width: Any = "full") -> Inherit:
-    """The words of a caller as a checked wish. Raises InputError with what is legal."""
-    try:
-        checked = parse_layers(layers)
-    except ValueError as error:
-        what, _, remedy = str(error).partition("; ")
-        raise InputError("layers", f"got {layers!r}: {what}", remedy or "change it") from None
-    fields = {"layers": checked, "choose": choose, "submodules": submodules, "width": width}
+def make_wish(layers: Any, choose: Any = "first", submodules: Any = "all", width: Any = "full") -> Inherit:
+    """The words of a caller as a checked wish. Raises InputError with all that is wrong, and what is legal."""
+    fields = {"layers": layers, "choose": choose, "submodules": submodules, "width": width}
     return check(Inherit, fields, "inherit")
 
 

@@ -32,7 +32,7 @@ class Size:
         for letter, factor in reversed(_FACTORS.items()):
             scaled = self.amount / factor
             if factor > 1 and scaled >= 1 and scaled * 10 == round(scaled * 10):
-                return f"{scaled:g}{letter} {self.unit}"
+                return f"{scaled:.1f}".removesuffix(".0") + f"{letter} {self.unit}"
         return f"{int(self.amount) if self.amount == int(self.amount) else self.amount} {self.unit}"
 
     @property

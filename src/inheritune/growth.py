@@ -109,7 +109,7 @@ class Growth:
             before = rounds[-1] if rounds and self.grow and self.grow.start == "trained" else None
             build = partial(self._start, kept, before, folder, conditions.seed)
             found = run_arm(Arm(f"round {name}", folder, build), conditions, self.reference)
-            found |= {"blocks": kept, "folder": name}
+            found |= {"blocks": kept, "folder": name} | spent_before(before)
             rounds.append(found)
             conditions.terminal.say(verdict_line(found))
             after_round(rounds)
@@ -126,6 +126,13 @@ class Growth:
             notes |= {"from_round": before["folder"], "blocks_from_round": before["blocks"], "silent": self.grow.silent}
         write_json(folder / "inherited.json", notes)
         return target
+
+
+def spent_before(before: dict[str, Any] | None) -> dict[str, Any]:
+    """What the rounds have cost that a round goes on from; nothing where it starts from the reference."""
+    if before is None:
+        return {}
+    return {f"{what}_before": before[what] + before.get(f"{what}_before", 0) for what in ("tokens", "steps", "flops")}
 
 
 def verdict_line(found: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from inheritune.arch import Fold, Structure
 from inheritune.errors import InputError
-from inheritune.inheritance import Line, Plan, describe_plan, narrowed, plan_copies, plan_rows
+from inheritune.inheritance import Exceptions, Line, Plan, describe_plan, narrowed, plan_copies, plan_rows
 
 STRUCTURE = Structure("model.layers", 3)
 SOURCE = {
@@ -54,7 +54,7 @@ def test_blocks_go_to_their_places_and_the_rest_by_name() -> None:
 
 
 def test_what_is_not_inherited_is_new_and_said() -> None:
-    plan = plan_copies(SOURCE, TWO, STRUCTURE, [1, 2], inherited=["model.embed.weight", "model.layers.0.attention.bias"])
+    plan = plan_copies(SOURCE, TWO, STRUCTURE, [1, 2], exceptions=Exceptions(frozenset(["model.embed.weight", "model.layers.0.attention.bias"])))
     assert {line.target for line in plan.lines if line.source} == {"model.embed.weight", "model.layers.0.attention.bias"}
     assert plan.fresh == (
         "model.layers_norm.weight", "head.weight", "model.layers.0.attention.weight", "model.layers.1.attention.weight",
@@ -81,7 +81,7 @@ def test_a_tied_tensor_is_one_line() -> None:
 
 def test_parts_and_factors_are_said_in_words() -> None:
     fold = Fold("attention.weight", 1, 0, 2, 0.5)
-    plan = plan_copies(SOURCE, FIRST, STRUCTURE, [2], folds={"model.layers.0.attention.weight": (fold,)})
+    plan = plan_copies(SOURCE, FIRST, STRUCTURE, [2], exceptions=Exceptions(folds={"model.layers.0.attention.weight": (fold,)}))
     assert line_of(plan, "model.layers.0.attention.weight").folds == (fold,)
     assert not plan.is_whole
     whole = {name: tuple(((0, length),) for length in shape) for name, shape in FIRST.items()}
@@ -139,3 +139,21 @@ def test_a_plan_of_all_blocks_drops_nothing() -> None:
     assert plan.dropped == ()
     assert all(line.source == line.target for line in plan.lines)
     assert [line.target for line in plan.lines] == list(SOURCE)
+
+
+def test_a_tensor_with_slices_for_all_blocks_keeps_those_of_the_kept_ones() -> None:
+    source, target = SOURCE | {"packed": (5, 12)}, FIRST | {"packed": (5, 4)}
+    plan = plan_copies(source, target, STRUCTURE, [2], exceptions=Exceptions(packed={"packed": 1}))
+    assert line_of(plan, "packed") == Line("packed", (5, 4), "packed", (((0, 5),), ((8, 12),)))
+    with pytest.raises(InputError, match="cannot be chosen and its width halved at once"):
+        narrowed(plan, {name: tuple(((0, length // 2),) for length in shape) for name, shape in target.items()})
+
+
+def test_a_tensor_can_be_filled_with_a_value() -> None:
+    target = FIRST | {"model.layers.0.attention.extra": (4,)}
+    values = {"model.layers.0.attention.extra": 0.0}
+    plan = plan_copies(SOURCE, target, STRUCTURE, [0], exceptions=Exceptions(values=values))
+    assert line_of(plan, "model.layers.0.attention.extra") == Line("model.layers.0.attention.extra", (4,), None, value=0.0)
+    assert plan.fresh == ()
+    assert plan.unstored == {"model.layers.0.attention.extra"}
+    assert not plan.is_whole

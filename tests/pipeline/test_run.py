@@ -187,3 +187,46 @@ def test_a_starter_recipe_is_legal_and_runs(reference_folder: Path, text: Path, 
     summary = run(recipe, tmp_path / "out")
     assert summary["result"]["layers"] == 2
     shutil.rmtree(tmp_path / "out")
+
+
+def test_a_silent_round_begins_where_the_round_before_ended(text: Path, write_recipe: Any, tmp_path: Path) -> None:
+    tree = tiny_recipe(text)
+    tree["grow"] = {"by": 1, "max_layers": 2, "until": "max_layers", "start": "trained", "silent": True}
+    summary = run(load_recipe(write_recipe(tree)), tmp_path / "out")
+    first, second = summary["rounds"]
+    ended, begun = (
+        read_metrics((tmp_path / "out" / found["model"]).parent / "metrics.jsonl") for found in (first, second)
+    )
+    last = [entry["val_loss"] for entry in ended if entry.get("val_loss") is not None][-1]
+    assert begun[0]["val_loss"] == pytest.approx(last, abs=1e-6)
+    # the budget of a round that goes on is that of both, and so is the control's
+    assert second["tokens_before"] == first["tokens"]
+    assert second["flops_before"] == first["flops"]
+    best = max((second, first), key=lambda found: found["model"] == summary["result"]["model"])
+    assert summary["controls"][0]["tokens"] == best["tokens"] + best.get("tokens_before", 0)
+    notes = read_json((tmp_path / "out" / second["model"]).parent / "inherited.json")
+    assert notes["blocks_from_round"] == [0]
+    assert notes["silent"] is True
+
+
+def test_rounds_that_cannot_go_on_are_refused_before_anything_is_done(
+    text: Path, write_recipe: Any, tmp_path: Path
+) -> None:
+    tree = tiny_recipe(text)
+    tree["reference"]["train"]["model"]["n_layer"] = 5
+    tree["inherit"] = {"layers": 2, "choose": "every"}
+    tree["grow"] = {"by": 1, "max_layers": 3, "start": "trained"}
+    words = r"grow\.start: a round of blocks \[0, 1, 3\] cannot go on from one of \[0, 2\]"
+    with pytest.raises(InputError, match=words):
+        run(load_recipe(write_recipe(tree)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_width_and_submodules_run(text: Path, write_recipe: Any, tmp_path: Path) -> None:
+    tree = tiny_recipe(text)
+    tree["inherit"] = {"layers": 2, "width": "half", "submodules": ["attention", "mlp"]}
+    del tree["grow"]
+    summary = run(load_recipe(write_recipe(tree)), tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / summary["result"]["model"])
+    assert (model.config.n_head, model.config.n_embd, model.config.n_layer) == (1, 8, 2)
+    assert summary["controls"][0]["parameters"] == summary["result"]["parameters"]

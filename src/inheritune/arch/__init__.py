@@ -10,7 +10,7 @@ from inheritune.arch.building import (
 )
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import parameter_count, training_flops_per_token
-from inheritune.arch.families import Fold, folds
+from inheritune.arch.families import Fold, fills, folds, packed_dimension
 from inheritune.arch.loading import (
     check_tokenizer_fits,
     load_config,
@@ -54,6 +54,7 @@ __all__ = [
     "check_stored",
     "check_tokenizer_fits",
     "differences",
+    "fills",
     "find_structure",
     "folds",
     "halve",
@@ -65,6 +66,7 @@ __all__ = [
     "load_tokenizer",
     "new_config",
     "open_weights",
+    "packed_dimension",
     "parameter_count",
     "place_tensors",
     "save_model",

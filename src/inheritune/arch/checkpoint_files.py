@@ -22,8 +22,10 @@ class Located:
     files: tuple[Path, ...] = ()
 
 
-def locate(path: str, revision: str | None = None) -> Located:
+def locate(path: str, revision: str | None = None, holds: tuple[str, ...] = ("config.json",)) -> Located:
     """Find a hub id, a folder or a .gguf file, and check what can be checked without reading weights.
+
+    On the hub a model is there when it has one of the files `holds`.
 
     Raises InputError, within seconds, when there is no such thing, a folder has no config, a safetensors file is cut
     short or a shard is missing.
@@ -41,7 +43,7 @@ def locate(path: str, revision: str | None = None) -> Located:
         )
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise InputError(path, "no such model", "give a hub id such as org/name, an existing folder, or a .gguf file")
-    return Located(path, local_files_only=not _on_hub(path, revision))
+    return Located(path, local_files_only=not _on_hub(path, revision, holds))
 
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -63,28 +65,31 @@ def names_by_file(
             return (folder / _SINGLE,)
         index = folder / _INDEX
         return tuple(folder / name for name in _files_of(index)) if index.is_file() else None
-    single = _fetch(located, _SINGLE, revision)
+    single = fetch(located, _SINGLE, revision)
     if single is not None:
         return (single,)
-    fetched = _fetch(located, _INDEX, revision)
+    fetched = fetch(located, _INDEX, revision)
     if fetched is None:
         return None
     _files_of(fetched)
     where: dict[str, str] = json.loads(fetched.read_text(encoding="utf-8"))["weight_map"]
     files = []
     for name in sorted({where[stored] for stored in needed(list(where))}):
-        file = _fetch(located, name, revision)
+        file = fetch(located, name, revision)
         if file is None:
             raise InputError(f"{located.name}: {name}", f"missing, though {_INDEX} names it", "check the revision")
         files.append(file)
     return tuple(files)
 
 
-def _fetch(located: Located, name: str, revision: str | None) -> Path | None:
-    """A file of a model on the hub, from the local cache if it is there; None when the model has no such file."""
+def fetch(located: Located, name: str, revision: str | None) -> Path | None:
+    """A file of a model, in its folder, or from the hub or the local cache; None when the model has no such file."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    if Path(located.name).is_dir():
+        file = Path(located.name) / name
+        return file if file.is_file() else None
     try:
         return Path(hf_hub_download(located.name, name, revision=revision, local_files_only=located.local_files_only))
     except LocalEntryNotFoundError:
@@ -93,6 +98,25 @@ def _fetch(located: Located, name: str, revision: str | None) -> Path | None:
         raise
     except EntryNotFoundError:
         return None
+
+
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model",
+    "sentencepiece.bpe.model", "vocab.txt", "tekken.json", "tiktoken.model",
+)  # fmt: skip
+
+
+def tokenizer_files(located: Located, revision: str | None) -> bool:
+    """Whether there is any file of a tokenizer."""
+    return any(fetch(located, name, revision) is not None for name in _TOKENIZER_FILES)
+
+
+def locate_tokenizer(path: str, revision: str | None = None) -> Located:
+    """Like `locate`, for a folder or hub id that need not hold a model."""
+    here = Path(path).expanduser()
+    if here.is_dir():
+        return Located(str(here), local_files_only=True)
+    return locate(path, revision, ("tokenizer_config.json", "tokenizer.json", "config.json"))
 
 
 def _gguf(file: Path) -> Located:
@@ -162,14 +186,12 @@ def _safetensors(file: Path) -> None:
         raise InputError(str(file), f"damaged or cut short ({error})", "get the file again") from None
 
 
-def _on_hub(path: str, revision: str | None) -> bool:
+def _on_hub(path: str, revision: str | None, holds: tuple[str, ...]) -> bool:
     """True when the hub answers and has the model; False when only the local cache has it. Raises InputError else."""
-    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
+    from huggingface_hub import constants, try_to_load_from_cache
 
     try:
-        url = hf_hub_url(path, "config.json", revision=revision)
-        cached = isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str)
+        cached = any(isinstance(try_to_load_from_cache(path, name, revision=revision), str) for name in holds)
     except ValueError as error:
         raise InputError(
             path, f"not a hub id ({error})", "give org/name, an existing folder, or a .gguf file"
@@ -182,23 +204,38 @@ def _on_hub(path: str, revision: str | None) -> bool:
             "not in the local cache, and HF_HUB_OFFLINE is set",
             "unset it, or give a folder or .gguf file",
         )
-    try:
-        answer = get_session().head(url, headers=build_hf_headers(), timeout=_TIMEOUT_SECONDS, follow_redirects=True)
-    except Exception as error:  # whatever HTTP client the hub library uses, with its own classes of errors
-        if cached:
-            return False
-        reason = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise InputError(
-            path,
-            f"not a local folder, and the hub cannot be reached ({reason})",
-            "give a folder or .gguf file, or connect",
-        ) from None
-    if answer.status_code in (401, 403):
-        raise InputError(
-            path,
-            "no such model on the hub, or not open to you",
-            "check the id; for a gated model set HF_TOKEN",
-        )
-    if answer.status_code == 404:
-        raise InputError(path, "no such model on the hub (it has no config.json)", "check the id and the revision")
-    return True
+    return _ask_hub(path, revision, holds, cached)
+
+
+def _ask_hub(path: str, revision: str | None, holds: tuple[str, ...], cached: bool) -> bool:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
+
+    session, headers = get_session(), build_hf_headers()
+    for name in holds:
+        url = hf_hub_url(path, name, revision=revision)
+        try:
+            answer = session.head(url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True)
+        except Exception as error:  # whatever HTTP client the hub library uses, with its own classes of errors
+            if cached:
+                return False
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise InputError(
+                path,
+                f"not a local folder, and the hub cannot be reached ({reason})",
+                "give a folder or .gguf file, or connect",
+            ) from None
+        problem = answer.headers.get("X-Error-Code")
+        if problem == "GatedRepo":
+            raise InputError(path, "gated: not open to you", "ask for access on its page, then set HF_TOKEN")
+        if problem == "RevisionNotFound":
+            raise InputError(path, f"no revision {revision!r} on the hub", "check the revision")
+        if answer.status_code in (401, 403):
+            raise InputError(
+                path,
+                "no such model on the hub, or not open to you",
+                "check the id; for a gated model set HF_TOKEN",
+            )
+        if answer.status_code != 404:
+            return True
+    raise InputError(path, f"no such model on the hub (it has no {holds[-1]})", "check the id and the revision")

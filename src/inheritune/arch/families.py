@@ -12,3 +12,9 @@ class Fold:
 
 def folds(config, source_index, target_index):
     return []
+@dataclass(frozen=True)
+class Fill:
+    tensor: str
+    value: float
+def fills(config, source_index, target_index, target_depth): return []
+def packed_dimension(tensor): return None

@@ -1,46 +1,97 @@
 """Loading a reference: config, tokenizer, weights. Nothing is unpickled and nothing is re-initialised in silence."""
 
 import contextlib
-import inspect
 import io
 import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.checkpoint_files import Located, locate, names_by_file
+from inheritune.arch.checkpoint_files import Located, fetch, locate, locate_tokenizer, names_by_file, tokenizer_files
+from inheritune.arch.quantisation import (
+    check_undoable,
+    forget,
+    is_blockwise,
+    loading_options,
+    make_plain,
+    quantisation,
+    without_factors,
+)
+from inheritune.arch.stored import StoredWeights
 from inheritune.arch.structure import check_decoder
-from inheritune.arch.weights import StoredWeights
+from inheritune.arch.tokenization import SENTENCEPIECE_FILES, SentencePieceFiles, truest
+from inheritune.arch.weights import Placement, check_fits
 from inheritune.errors import InputError
 from inheritune.recipe import Reference
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_TOKENIZER_REMEDY = "give one with reference.tokenizer"
+
 
 def load_config(reference: Reference) -> "PretrainedConfig":
-    """The reference's config, without its weights. Raises InputError when it is not a decoder-only text model."""
+    """The reference's config, without its weights and without the mark of a quantisation, which is undone on loading.
+
+    Raises InputError when it is not a decoder-only text model, and for a quantisation that cannot be undone.
+    """
+    config = _stored_config(reference)
+    assert reference.path is not None
+    check_decoder(config)
+    check_undoable(config, reference.path)
+    forget(config)
+    return config
+
+
+def _stored_config(reference: Reference) -> "PretrainedConfig":
     from transformers import AutoConfig
 
     assert reference.path is not None
     with _plain_errors(reference.path):
-        config = AutoConfig.from_pretrained(**_arguments(reference))
-    check_decoder(config)
-    return config
+        found: PretrainedConfig = AutoConfig.from_pretrained(**_arguments(reference))
+    return found
 
 
-def load_tokenizer(reference: Reference) -> "PreTrainedTokenizerBase":
-    """The reference's tokenizer. Raises InputError when there is none."""
+def load_tokenizer(reference: Reference, say: Callable[[str], None] | None = None) -> "PreTrainedTokenizerBase":
+    """The reference's tokenizer; see `find_tokenizer`. Raises InputError when there is none."""
+    tokenizer = find_tokenizer(reference, say)
+    if tokenizer is None:
+        raise InputError(str(reference.tokenizer or reference.path), "no tokenizer files there", _TOKENIZER_REMEDY)
+    return tokenizer
+
+
+def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = None) -> "PreTrainedTokenizerBase | None":
+    """The reference's tokenizer; None where it comes without any tokenizer file.
+
+    Where a SentencePiece model stands there, the tokenizer splits text as that does: see `truest`; what had to be done
+    for it is said with `say`. Raises InputError for files that make no tokenizer.
+    """
     from transformers import AutoTokenizer
 
     place = reference.tokenizer or reference.path
     assert place is not None
-    where = Reference(path=place, revision=None if reference.tokenizer else reference.revision)
-    arguments = _arguments(where, tokenizer=True) | {"trust_remote_code": reference.trust_remote_code}
-    with _plain_errors(place, "give one with reference.tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(**arguments)
-    if len(tokenizer) < 2:
-        raise InputError(place, "no tokenizer files there", "give one with reference.tokenizer")
+    revision = None if reference.tokenizer else reference.revision
+    silence_libraries()
+    located = locate_tokenizer(place, revision)
+    with _plain_errors(place, _TOKENIZER_REMEDY):
+        if located.gguf_file is None and not tokenizer_files(located, revision):
+            return None
+        options = _options(located, revision) | {"trust_remote_code": reference.trust_remote_code}
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**options)
+        if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+            raise InputError(place, "a tokenizer of special tokens alone: files are missing", _TOKENIZER_REMEDY)
+        if located.gguf_file is None and type(tokenizer).__module__.startswith("transformers."):
+            return _as_sentencepiece(tokenizer, located, revision, say or (lambda _: None))
+    return tokenizer
+
+
+def _as_sentencepiece(
+    tokenizer: "PreTrainedTokenizerBase", located: Located, revision: str | None, say: Callable[[str], None]
+) -> "PreTrainedTokenizerBase":
+    for name in SENTENCEPIECE_FILES:
+        file = fetch(located, name, revision)
+        if file is not None:
+            beside = (fetch(located, other, revision) for other in ("tokenizer.json", "tokenizer_config.json"))
+            return truest(tokenizer, SentencePieceFiles(file, *beside), say)
     return tokenizer
 
 
@@ -62,17 +113,24 @@ def load_generation_config(reference: Reference) -> "GenerationConfig | None":
 def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
     """The reference with its weights, in evaluation mode, as stored unless `dtype` says otherwise.
 
-    A .gguf file is dequantised to float32; other quantised checkpoints are dequantised where transformers can.
+    A .gguf file is dequantised to float32; other quantised checkpoints are dequantised where that can be done.
     Raises InputError when the weights and the config do not fit (tensors missing, or of another shape), and for a
     quantisation that cannot be undone.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     assert reference.path is not None
     located_by = _arguments(reference)
+    config = _stored_config(reference)
+    fields = quantisation(config)
+    if "gguf_file" not in located_by:
+        check_undoable(config, reference.path)
+        if fields is not None and is_blockwise(fields):
+            weights = open_weights(reference, config, set)
+            if weights is not None:
+                return _load_stored(reference, weights, dtype)
     with _plain_errors(reference.path):
-        config = AutoConfig.from_pretrained(**located_by)
-        options = {} if "gguf_file" in located_by else _dequantising(config, reference.path)
+        options = {} if "gguf_file" in located_by else loading_options(config)
         model, info = AutoModelForCausalLM.from_pretrained(
             **located_by,
             **options,
@@ -81,6 +139,7 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
             weights_only=True,
             ignore_mismatched_sizes=True,
         )
+        model = make_plain(model)
     for what in ("mismatched_keys", "missing_keys"):
         if info[what]:
             names = ", ".join(sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[what])[:3])
@@ -90,28 +149,52 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
                 f"{len(info[what])} {word} tensors ({names} ...)",
                 "get a checkpoint whose weights fit its config",
             )
-    _forget_quantisation(model)
     model.config.name_or_path = reference.path
-    return model.eval()
+    found: PreTrainedModel = model.eval()
+    return found
+
+
+def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "PreTrainedModel":
+    """All of `weights`, put in by transformers' own loader."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(reference)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=reference.trust_remote_code)
+    check_fits(skeleton, weights.tensors, weights.place)
+    kind = (config.dtype or weights.dtype) if dtype == "auto" else dtype
+    with Placement(weights, {name: name for name in weights.tensors}).opened() as tensors:
+        model = type(skeleton).from_pretrained(
+            None, config=config, state_dict=tensors, dtype=kind, local_files_only=True
+        )
+    model.generation_config = load_generation_config(reference) or model.generation_config
+    model.config.name_or_path = reference.path
+    found: PreTrainedModel = model.eval()
+    return found
 
 
 def open_weights(
     reference: Reference, config: "PretrainedConfig", needed: Callable[[list[str]], set[str]]
 ) -> StoredWeights | None:
-    """The reference's stored tensors, without reading them; None where it has to be loaded whole by transformers: a .gguf
-    file, a quantised checkpoint, or weights that are not in safetensors files.
+    """The reference's stored tensors, without reading them; None where transformers has to load it whole: a .gguf file,
+    a quantised checkpoint other than blockwise FP8, or weights that are not in safetensors files.
 
     `needed` says which of all stored names are wanted: of a model on the hub only the files with those are fetched.
     """
     assert reference.path is not None
     located = locate(reference.path, reference.revision)
-    if located.gguf_file is not None or getattr(config, "quantization_config", None) is not None:
+    if located.gguf_file is not None or getattr(config, "transformers_weights", None) is not None:
         return None
-    if getattr(config, "transformers_weights", None) is not None:
+    fields = quantisation(_stored_config(reference))
+    if fields is not None and not is_blockwise(fields):
         return None
     with _plain_errors(reference.path):
         files = names_by_file(located, reference.revision, needed)
-        return None if files is None else StoredWeights.open(reference.path, files)
+        weights = None if files is None else StoredWeights.open(reference.path, files)
+    if weights is None or fields is None:
+        return weights
+    return without_factors(weights, fields, "F32" if str(config.dtype) == "torch.float32" else "BF16")
 
 
 def check_tokenizer_fits(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", place: str) -> None:
@@ -139,62 +222,24 @@ def silence_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def _arguments(reference: Reference, tokenizer: bool = False) -> dict[str, Any]:
+def _arguments(reference: Reference) -> dict[str, Any]:
     """What `from_pretrained` is given."""
     assert reference.path is not None
-    located = locate_tokenizer(reference.path) if tokenizer else locate(reference.path, reference.revision)
+    located = locate(reference.path, reference.revision)
     silence_libraries()
-    arguments: dict[str, Any] = {
+    return _options(located, reference.revision) | {"trust_remote_code": reference.trust_remote_code}
+
+
+def _options(located: Located, revision: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {
         "pretrained_model_name_or_path": located.name,
-        "trust_remote_code": reference.trust_remote_code,
         "local_files_only": located.local_files_only,
     }
-    if reference.revision is not None:
-        arguments["revision"] = reference.revision
+    if revision is not None:
+        options["revision"] = revision
     if located.gguf_file is not None:
-        arguments["gguf_file"] = located.gguf_file
-    return arguments
-
-
-def locate_tokenizer(path: str) -> Located:
-    """Like `locate`, for a folder that need not hold a model."""
-    here = Path(path).expanduser()
-    if here.is_dir():
-        return Located(str(here), local_files_only=True)
-    return locate(path)
-
-
-def _dequantising(config: "PretrainedConfig", place: str) -> dict[str, Any]:
-    """What tells transformers to undo a checkpoint's quantisation on loading."""
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
-
-    stored = getattr(config, "quantization_config", None)
-    if stored is None:
-        return {}
-    fields = stored if isinstance(stored, dict) else stored.to_dict()
-    method = str(fields.get("quant_method"))
-    kind = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
-    if kind is None or "dequantize" not in inspect.signature(kind).parameters:
-        raise InputError(
-            place, f"quantised with {method}, which transformers cannot undo", "give the unquantised checkpoint"
-        )
-    return {"quantization_config": kind.from_dict({**fields, "dequantize": True})}
-
-
-def _forget_quantisation(model: "PreTrainedModel") -> None:
-    """Take the mark of quantisation off a model that was dequantised on loading.
-
-    transformers refuses to save a model that carries the mark, though its tensors are plain floats by then.
-    """
-    for owner, names in (
-        (model, ("hf_quantizer", "quantization_method")),
-        (model.config, ("quantization_config",)),
-    ):
-        for name in names:
-            if hasattr(owner, name):
-                delattr(owner, name)
-    if hasattr(model, "is_quantized"):
-        model.is_quantized = False
+        options["gguf_file"] = located.gguf_file
+    return options
 
 
 @contextlib.contextmanager

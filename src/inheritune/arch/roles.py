@@ -1,20 +1,184 @@
-from typing import Literal
+"""What each tensor of a decoder is for, and which values make a block hand on its input.
+
+Neither rests on a table of architectures. A block's tensors are told apart by the modules they stand in, those outside
+the blocks by when they are used; what silences a block is found by following a forward through it (see `tracing`).
+"""
+
+import re
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from inheritune.arch.structure import Structure
+from inheritune.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
 
 Role = Literal["attention", "mlp", "norms", "final_norm", "embeddings", "head"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+_NORM = re.compile(r"norm(alization)?(\d\w?)?$")
+# What mixes positions is attention, what works on each position alone is the MLP. The first words to match decide: an
+# "mlp_convolution" is a part of the MLP.
+_WORDS: tuple[dict[Role, re.Pattern[str]], ...] = (
+    {
+        "attention": re.compile(r"attn|attention|(^|_)att(_|$)|mamba|(^|_)ssm|retention|lstm|delta_?net|hyena"),
+        "mlp": re.compile(
+            r"mlp|moe|expert|router|ffn|(^|_)ff(_|$)|feed_?forward|channel_?mix|(^|_)fc(_|\d)|^gate$|glu$"
+            r"|^intermediate$|^output$|per_layer|laurel|altup"
+        ),
+    },
+    {"attention": re.compile(r"conv|temporal|time_?mix|recurren|rnn|mixer")},
+)
+_EMBEDDING = re.compile(r"embd|embed|(^|[._])w[tp]e([._]|$)|position")
+_ANY_BLOCK = ("mixer", "block", "layer", "module", "operator")  # names that leave it to the class to say what it is
+_ERRORS = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, KeyError, IndexError)
 
 
-def tensor_roles(model, structure):
-    found = {}
-    for n in model.state_dict():
-        w = structure.split(n)
-        if w is None:
-            found[n] = (
-                "embeddings" if "emb" in n or "wte" in n or "wpe" in n else "head" if "head" in n else "final_norm"
-            )
+def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Role]:
+    """The role of every tensor in `model.state_dict()`, tied ones under each of their names.
+
+    In a block the sequence mixer, whatever it is, is "attention" and the feed-forward "mlp", each with the norms inside
+    it; norms on the residual stream are "norms". What is used before the blocks is "embeddings" (positions, projections
+    in and norms on them too), what is used after them "final_norm" or "head". A tied head is "embeddings": one tensor.
+    It takes a forward of a few tokens, which costs nothing where the model is on the meta device.
+
+    Raises InputError, naming it, for a tensor whose role cannot be told.
+    """
+    when = _moments_of_use(model, structure)
+    embeddings = {id(tensor) for tensor in _input_embeddings(model)}
+    tensors = _tensors(model)
+    roles: dict[str, Role] = {}
+    for name in model.state_dict():
+        found = structure.split(name)
+        role: Role | None
+        if found is not None:
+            role = _role_in(model.get_submodule(f"{structure.blocks}.{found[0]}"), found[1])
+        elif id(tensors.get(name)) in embeddings:
+            role = "embeddings"
+        elif when is None:
+            role = _role_by_order(model, structure, name)
         else:
-            found[n] = "attention" if "attn" in w[1] else "norms" if "norm" in w[1] or "ln" in w[1] else "mlp"
-    return found
+            role = _role_by_use(model, structure, name, when.get(id(tensors.get(name))))
+        if role is None:
+            raise InputError(_title(model), f"it cannot be told what {name} is for", "inherit all sub-modules")
+        roles[name] = role
+    return roles
 
 
-def silencing_values(block):
-    return {n: 0.0 for n in block.state_dict() if "o_proj" in n or "down_proj" in n or "c_proj" in n}
+def silencing_values(model: "PreTrainedModel", structure: Structure, index: int) -> dict[str, float]:
+    """Which tensors of block `index` must hold which one value for the block to hand on its input, exactly.
+
+    Names are those inside the block. Nearly all are the last projections of the block's branches with their biases, and
+    the value is 0, also where a norm follows the projection inside the branch: that gives zero exactly, and was
+    measured to train better than a zeroed gain. A scale on the residual stream itself, such as Gemma 4's, gets 1.
+    `model` has to be the one in which the block shall stand, on the meta device; no values are needed.
+
+    Raises InputError, with the reason, where no such values exist or where it cannot be proved that they do.
+    """
+    from inheritune.arch.tracing import follow_block
+
+    place, remedy = f"{_title(model)}, block {index}", "grow with the reference's own blocks as they are"
+    if not any(
+        tensor.is_meta for tensor in model.parameters()
+    ):  # all need not be: some constructors draw a few elsewhere
+        raise ValueError("silencing_values needs a model on the meta device")
+    try:
+        trace = follow_block(model, f"{structure.blocks}.{index}")
+    except _ERRORS as error:
+        what = f"it cannot be proved that the block can be silenced, as what it does depends on values ({error})"
+        raise InputError(place, what, remedy) from None
+    if trace.hands_on_more:
+        raise InputError(place, "later blocks use more of it than its output, so that it always has an effect", remedy)
+    assert trace.output is not None
+    values = trace.fact(trace.output).same
+    if values is None:
+        norm = "norm" in trace.made_by
+        why = (
+            "a norm stands after the addition"
+            if norm
+            else "its output is not its input plus branches with a last weight"
+        )
+        raise InputError(place, f"it cannot be silenced: {why}", remedy)
+    return dict(values)
+
+
+def _role_in(module: "nn.Module", rest: str) -> Role | None:
+    """The role of a block's tensor, by the outermost module in the block that holds it."""
+    name, _, inner = rest.partition(".")
+    if not inner:
+        # Vectors and numbers that scale the residual stream or a branch (layer_scalar, residual gates) work as the
+        # norms' gains do, and fit the norms that they were trained with; of a loose matrix nothing is known.
+        return "norms" if getattr(module, name).dim() <= 1 else None
+    child = module.get_submodule(name)
+    kind = type(child).__name__.lower()
+    if kind.endswith("decoderlayer"):  # a block around a block, as Zamba's
+        return _role_in(child, inner)
+    if _NORM.search(kind) or all(tensor.dim() <= 1 for tensor in child.state_dict().values()):
+        return "norms"  # gains in a module of their own, such as layer scales, for the same reason
+    by_name = None if name in _ANY_BLOCK else _role_of_words(name)
+    return by_name or _role_of_words(kind)
+
+
+def _role_of_words(text: str) -> Role | None:
+    for words in _WORDS:
+        roles = [role for role, pattern in words.items() if pattern.search(text)]
+        if roles:
+            return roles[0] if len(roles) == 1 else None
+    return None
+
+
+def _moments_of_use(model: "PreTrainedModel", structure: Structure) -> dict[int, str] | None:
+    """When each tensor outside the blocks is first used: before, between or after them. None if that can't be seen."""
+    from inheritune.arch.tracing import moments_of_use
+
+    try:
+        return moments_of_use(model, model.get_submodule(structure.blocks))
+    except _ERRORS:
+        return None
+
+
+def _role_by_use(model: "PreTrainedModel", structure: Structure, name: str, when: str | None) -> Role | None:
+    if when == "after":
+        return "final_norm" if _is_norm(model, structure, name) else "head"
+    if when == "before" or _EMBEDDING.search(name):
+        return "embeddings"
+    return None
+
+
+def _role_by_order(model: "PreTrainedModel", structure: Structure, name: str) -> Role | None:
+    """For models that could not be run, as some without values: by where the tensor's module is registered."""
+    base = structure.blocks.partition(".")[0]
+    head = model.get_output_embeddings()
+    if not name.startswith(base + ".") or (head is not None and model.get_submodule(name.rpartition(".")[0]) is head):
+        return "head"
+    if _is_norm(model, structure, name) and not _EMBEDDING.search(name.rpartition(".")[0].rpartition(".")[0]):
+        # OPT registers its final norm before its blocks, so that only what stands after them, alone, is certain
+        names = [other for other, _ in model.named_modules()]
+        owners = {other.rpartition(".")[0] for other in model.state_dict() if structure.split(other) is None}
+        alone = sum(_is_norm(model, structure, f"{owner}.weight") for owner in owners) == 1
+        later = names.index(name.rpartition(".")[0]) > names.index(structure.blocks)
+        return "final_norm" if alone and later else None
+    return "embeddings" if _EMBEDDING.search(name) else None
+
+
+def _is_norm(model: "PreTrainedModel", structure: Structure, name: str) -> bool:
+    """Whether a tensor outside the blocks is a norm's, and that norm not a part of the head."""
+    owner = model.get_submodule(name.rpartition(".")[0])
+    outer, dot, _ = structure.blocks.partition(".")
+    return bool(_NORM.search(type(owner).__name__.lower())) and (not dot or name.startswith(outer + "."))
+
+
+def _input_embeddings(model: "PreTrainedModel") -> "list[torch.Tensor]":
+    module: Any = model.get_input_embeddings()
+    return list(module.parameters())
+
+
+def _tensors(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
+    """Every tensor under each of its names, as the object that the modules hold."""
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def _title(model: "PreTrainedModel") -> str:
+    return getattr(model.config, "name_or_path", "") or str(model.config.model_type)

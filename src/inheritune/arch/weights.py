@@ -8,11 +8,14 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from inheritune.arch.stored import FLOATS
+from inheritune.arch.stored import StoredTensor as StoredTensor
+from inheritune.arch.stored import StoredWeights as StoredWeights
 from inheritune.arch.structure import Structure
+from inheritune.arch.width import Ranges
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,58 +23,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _REMEDY = "get a checkpoint whose weights fit its config"
-_FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a file: what the header says of it (`dtype` as safetensors writes it), and its first byte and length."""
-
-    name: str
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
-    start: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class StoredWeights:
-    """The tensors of a checkpoint's safetensors files."""
-
-    place: str
-    tensors: Mapping[str, StoredTensor]
-
-    @classmethod
-    def open(cls, place: str, files: tuple[Path, ...]) -> "StoredWeights":
-        """Read the headers of `files`. Raises InputError for a damaged file, or dtypes that no checkpoint mixes."""
-        from huggingface_hub import parse_local_safetensors_file_metadata
-        from safetensors import SafetensorError, safe_open
-
-        found: dict[str, StoredTensor] = {}
-        for file in files:
-            try:
-                with safe_open(str(file), framework="pt"):  # checks that the file is as long as its header says
-                    header = parse_local_safetensors_file_metadata(file)
-            except SafetensorError as error:
-                raise InputError(str(file), f"damaged or cut short ({error})", "get the file again") from None
-            with file.open("rb") as opened:
-                first = 8 + int.from_bytes(opened.read(8), "little")  # the header's length stands before the header
-            for name, tensor in header.tensors.items():
-                start, stop = tensor.data_offsets
-                found[name] = StoredTensor(name, file, tuple(tensor.shape), tensor.dtype, first + start, stop - start)
-        return cls(place, found)
-
-    @property
-    def dtype(self) -> "torch.dtype":
-        """The dtype of the first floating tensor."""
-        import torch
-
-        for tensor in self.tensors.values():
-            if tensor.dtype in _FLOATS:
-                found: torch.dtype = getattr(torch, _FLOATS[tensor.dtype])
-                return found
-        raise InputError(self.place, "no tensor of floating-point numbers", _REMEDY)
 
 
 class Names:
@@ -104,10 +55,25 @@ class Placement:
     weights: StoredWeights
     names: Mapping[str, str]
     """The target's stored name to the reference's."""
+    ranges: Mapping[str, tuple[Ranges, ...]] = field(default_factory=dict)
+    """For tensors of which a part is taken: the index ranges along each dimension."""
 
     def tensor(self, name: str) -> StoredTensor:
         """The reference's stored tensor that the target stores as `name`."""
         return self.weights.tensors[self.names[name]]
+
+    def tensors(self) -> dict[str, StoredTensor]:
+        """What the target stores, by its names, in the shapes that it has there."""
+        found = {name: self.tensor(name) for name in self.names}
+        for name, ranges in self.ranges.items():
+            shape = tuple(sum(stop - start for start, stop in along) for along in ranges)
+            found[name] = replace(found[name], shape=shape)
+        return found
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the bytes in the files are the tensors', so that they can be copied without being read."""
+        return all(self.tensor(name).factors is None for name in self.names)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[dict[str, Any]]:
@@ -117,30 +83,69 @@ class Placement:
         with contextlib.ExitStack() as stack:
             files = {
                 file: stack.enter_context(safe_open(str(file), framework="pt", backend="pread"))
-                for file in {self.tensor(name).file for name in self.names}
+                for file in {file for name in self.names for file in self.tensor(name).files}
             }
-            yield {name: files[self.tensor(name).file].get_slice(self.names[name]) for name in self.names}
+            whole = {name: self.tensor(name).lazy(files) for name in self.names}
+            yield whole | {name: _PartOf(whole[name], ranges) for name, ranges in self.ranges.items()}
+
+
+@dataclass(frozen=True)
+class _PartOf:
+    """Index ranges of a lazy slice, read when transformers' loader asks for its content."""
+
+    slice: Any
+    ranges: tuple[Ranges, ...]
+
+    def __getitem__(self, _: Any) -> "torch.Tensor":
+        import torch
+
+        (split,) = [at for at, along in enumerate(self.ranges) if len(along) > 1] or [0]
+        bounds = [slice(along[0][0], along[0][1]) for along in self.ranges]
+        parts = [
+            self.slice[(*bounds[:split], slice(start, stop), *bounds[split + 1 :])]
+            for start, stop in self.ranges[split]
+        ]
+        return torch.cat(parts, split)
 
 
 def place_tensors(
-    weights: StoredWeights, source: "PreTrainedModel", target: "PreTrainedModel", wanted: Mapping[str, tuple[str, ...]]
+    weights: StoredWeights,
+    source: "PreTrainedModel",
+    target: "PreTrainedModel",
+    wanted: Mapping[str, tuple[str, ...]],
+    ranges: Mapping[str, tuple[Ranges, ...]],
 ) -> Placement:
     """Find the stored tensors for a target, and their names in a checkpoint of its own.
 
     `source` and `target` are the models without weights; `wanted` maps the source's tensors to the target's that are
-    made from them. A tied tensor is stored once. Raises InputError where a stored name does not show its block.
+    made from them, `ranges` the target's tensors to the part of their source that is taken. A tied tensor is stored
+    once. Raises InputError where a stored name does not show its block.
     """
     before, after = Names(source), Names(target)
     modules = {stored: before.of(stored) for stored in weights.tensors}
     tied, present = getattr(source, "all_tied_weights_keys", {}), set(modules.values())
     names: dict[str, str] = {}
+    parts: dict[str, tuple[Ranges, ...]] = {}
     for stored, module in modules.items():
         original = tied.get(module)
         if original in present:
             continue
         for goal in wanted.get(module if original is None else original, ()):
-            names[_renamed(stored, module, goal if original is None else module, after, weights.place)] = stored
-    return Placement(weights, names)
+            name = _renamed(stored, module, goal if original is None else module, after, weights.place)
+            names[name] = stored
+            if goal in ranges:
+                _check_one_to_one(weights.tensors[stored], before.own[module], weights.place)
+                parts[name] = ranges[goal]
+    return Placement(weights, names, parts)
+
+
+def _check_one_to_one(stored: StoredTensor, own: "torch.Tensor", place: str) -> None:
+    if stored.shape != tuple(own.shape):
+        raise InputError(
+            f"{place}: {stored.name}",
+            f"a part of it is wanted, but it is stored as {stored.shape}, not in the model's shape {tuple(own.shape)}",
+            "load the model with transformers and inherit from it in Python",
+        )
 
 
 def _renamed(stored: str, module: str, goal: str, names: Names, place: str) -> str:
@@ -173,7 +178,7 @@ def check_fits(
     import torch
 
     empty = {
-        name: torch.empty(tensor.shape, dtype=getattr(torch, _FLOATS.get(tensor.dtype, "uint8")), device="meta")
+        name: torch.empty(tensor.shape, dtype=getattr(torch, FLOATS.get(tensor.dtype, "uint8")), device="meta")
         for name, tensor in tensors.items()
     }
     with _complaints() as complaints:

@@ -11,11 +11,12 @@ from inheritune.inheritance.derivation import (
 )
 from inheritune.inheritance.draft import Draft, draft, target_config
 from inheritune.inheritance.grafting import check_silencing, graft, is_grown
-from inheritune.inheritance.plan import Line, Plan, describe_plan, narrowed, plan_copies, plan_rows
+from inheritune.inheritance.plan import Exceptions, Line, Plan, describe_plan, narrowed, plan_copies, plan_rows
 from inheritune.inheritance.selection import count_layers, select_blocks
 
 __all__ = [
     "Draft",
+    "Exceptions",
     "Line",
     "Plan",
     "as_dtype",

@@ -30,9 +30,9 @@ def from_model(made: Draft, reference: "PreTrainedModel", seed: int, dtype: Any 
 
 def place(made: Draft, reference: "PreTrainedModel", weights: StoredWeights) -> Placement:
     """The stored tensors that the target takes, checked to be all that it needs. Reads no weights."""
-    placement = place_tensors(weights, reference, made.whole, made.plan.wanted())
-    stored = {name: placement.tensor(name) for name in placement.names}
-    check_fits(made.whole, stored, weights.place, frozenset(made.plan.fresh))
+    ranges = {line.target: line.ranges for line in made.whole_plan.lines if line.ranges is not None}
+    placement = place_tensors(weights, reference, made.whole, made.whole_plan.wanted(), ranges)
+    check_fits(made.whole, placement.tensors(), weights.place, made.whole_plan.unstored)
     return placement
 
 
@@ -40,15 +40,16 @@ def from_files(made: Draft, placement: Placement, seed: int, dtype: Any) -> "Pre
     """The target of a checkpoint's files; nothing else of them is read."""
     import torch
 
-    model = build_from(made.whole, placement, dtype)
+    whole = build_from(made.whole, placement, dtype)
+    tensors = whole.state_dict()
     if made.plan.fresh or made.target is not made.whole:
-        tensors = model.state_dict()
-        return _filled(made, lambda line: tensors[line.target], seed, dtype)
-    parameters = model.state_dict()
+        return _filled(made, lambda line: tensors[line.target], seed, dtype, whole=True)
     with torch.no_grad():
         for line in made.plan.lines:
-            _fold(parameters[line.target], line)
-    return model.eval()
+            if line.value is not None:
+                tensors[line.target].fill_(line.value)
+            _fold(tensors[line.target], line)
+    return whole.eval()
 
 
 def write_files(
@@ -63,18 +64,25 @@ def write_files(
     save_stored(placement, made.target, tokenizer, folder, notes)
 
 
-def _filled(made: Draft, tensor_for: "Callable[[Line], torch.Tensor]", seed: int, dtype: Any) -> "PreTrainedModel":
+def _filled(
+    made: Draft, tensor_for: "Callable[[Line], torch.Tensor]", seed: int, dtype: Any, whole: bool = False
+) -> "PreTrainedModel":
+    """The target with its tensors copied. `whole` says that those given are the ones of `made.whole` already, so that
+    only what halving the width takes of them is left to take."""
     import torch
 
     config, trust = made.target.config, made.trust_remote_code
     model = build_random(config, seed, dtype, trust) if made.plan.fresh else build_empty(config, dtype, trust)
     tensors = model.state_dict()
+    taken = {line.target for line in made.whole_plan.lines if line.ranges is not None} if whole else set()
     with torch.no_grad():
         for line in made.plan.lines:
             if line.source is None:
+                if line.value is not None:
+                    tensors[line.target].fill_(line.value)
                 continue
             value = tensor_for(line)
-            for dimension, along in enumerate(line.ranges or ()):
+            for dimension, along in enumerate(line.ranges if line.ranges and line.target not in taken else ()):
                 value = torch.cat([value.narrow(dimension, start, stop - start) for start, stop in along], dimension)
             tensors[line.target].copy_(value)
             _fold(tensors[line.target], line)

@@ -3,24 +3,27 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inheritune.arch import (
+    Fold,
     Structure,
     build_skeleton,
     check_cache,
     check_decoder,
     check_movable,
     differences,
+    fills,
     find_structure,
     folds,
     halve,
     kept_ranges,
+    packed_dimension,
     shorten,
     tensor_roles,
 )
 from inheritune.errors import InputError
-from inheritune.inheritance.plan import Plan, Shape, narrowed, plan_copies
+from inheritune.inheritance.plan import Exceptions, Plan, Shape, narrowed, plan_copies
 from inheritune.inheritance.selection import select_blocks
 from inheritune.recipe import Inherit
 
@@ -32,14 +35,14 @@ if TYPE_CHECKING:
 class Draft:
     """A target before it has weights.
 
-    `whole` is the model of the kept blocks in the reference's width, `target` the one that is made (the same one, but
-    for half width); neither has memory for weights. `structure` is the reference's.
+    `target` is made by `plan`. `whole` is the model of the kept blocks in the reference's width, made by `whole_plan`:
+    the same one, unless the width is halved. Neither model has memory for weights.
     """
 
     plan: Plan
-    structure: Structure
-    whole: "PreTrainedModel"
     target: "PreTrainedModel"
+    whole_plan: Plan
+    whole: "PreTrainedModel"
     trust_remote_code: bool
 
 
@@ -62,15 +65,14 @@ def draft(reference: "PreTrainedModel", wish: Inherit, trust_remote_code: bool =
         structure,
         kept,
         tied=getattr(whole, "all_tied_weights_keys", {}),
-        inherited=_inherited(whole, places, wish),
-        folds=_folds(reference.config, places, kept),
+        exceptions=_exceptions(reference.config, whole, places, kept, wish),
     )
     if wish.width == "full":
-        return Draft(plan, structure, whole, whole, trust_remote_code)
+        return Draft(plan, whole, plan, whole, trust_remote_code)
     narrow = halve(short)
     with as_input_error(reference.config, kept):
         target = build_skeleton(narrow, trust_remote_code)
-    return Draft(narrowed(plan, kept_ranges(whole, target)), structure, whole, target, trust_remote_code)
+    return Draft(narrowed(plan, kept_ranges(whole, target)), target, plan, whole, trust_remote_code)
 
 
 def shorten_for(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
@@ -123,32 +125,36 @@ def _check_blocks(
             )
 
 
-def _inherited(target: "PreTrainedModel", places: Structure, wish: Inherit) -> list[str] | None:
+def _exceptions(
+    config: "PretrainedConfig", whole: "PreTrainedModel", places: Structure, kept: list[int], wish: Inherit
+) -> Exceptions:
+    folded: dict[str, tuple[Fold, ...]] = {}
+    values: dict[str, float] = {}
+    for place, index in enumerate(kept):
+        for fold in folds(config, index, place):
+            name = places.name_in(place, fold.tensor)
+            folded[name] = (*folded.get(name, ()), fold)
+        values |= {places.name_in(place, fill.tensor): fill.value for fill in fills(config, index, place, len(kept))}
+    names = [name for name in whole.state_dict() if places.split(name) is None]
+    packed = {name: dimension for name in names if (dimension := packed_dimension(name)) is not None}
+    return Exceptions(_inherited(whole, places, wish), folded, values, packed)
+
+
+def _inherited(target: "PreTrainedModel", places: Structure, wish: Inherit) -> frozenset[str] | None:
     """The target's tensors that `wish.submodules` takes over; None for all of them."""
     if wish.submodules == "all":
         return None
     if wish.submodules == "none":
-        return []
+        return frozenset()
     roles = tensor_roles(target, places)
-    if "head" in wish.submodules and "embeddings" not in wish.submodules and "head" not in roles.values():
-        raise InputError(
-            "submodules", "the head is tied to the embeddings, so it comes only with them", "add embeddings"
-        )
+    there = sorted(set(roles.values()))
     for wanted in wish.submodules:
-        if wanted not in roles.values() and wanted != "head":
+        if wanted not in there:
+            tied = "; its head is tied to the embeddings, so it comes with them" if wanted == "head" else ""
             raise InputError(
-                "submodules", f"the model has no {wanted}", f"it has {', '.join(sorted(set(roles.values())))}"
+                "inherit.submodules", f"the model has no {wanted} of its own{tied}", f"it has {', '.join(there)}"
             )
-    return [name for name, role in roles.items() if role in wish.submodules]
-
-
-def _folds(config: "PretrainedConfig", places: Structure, kept: list[int]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for place, index in enumerate(kept):
-        for fold in folds(config, index, place):
-            name = places.name_in(place, fold.tensor)
-            found[name] = (*found.get(name, ()), fold)
-    return found
+    return frozenset(name for name, role in roles.items() if role in wish.submodules)
 
 
 def _shapes(model: "PreTrainedModel") -> dict[str, Shape]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from inheritune.arch import differences, find_structure, folds, silencing_values
+from inheritune.arch import build_skeleton, differences, find_structure, folds, silencing_values
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,11 +17,12 @@ def is_grown(before: list[int], after: list[int]) -> bool:
     return len(set(after)) == len(after) and [block for block in after if block in before] == before
 
 
-def check_silencing(model: "PreTrainedModel") -> None:
-    """Raise InputError when blocks of `model` (it may be without weights) cannot be made to hand on their input."""
-    structure = find_structure(model)
+def check_silencing(target: "PreTrainedModel") -> None:
+    """Raise InputError when a block of `target` (without weights, on the meta device) cannot be made to hand on its
+    input."""
+    structure = find_structure(target)
     for place in range(structure.count):
-        silencing_values(model.get_submodule(f"{structure.blocks}.{place}"))
+        silencing_values(target, structure, place)
 
 
 def graft(
@@ -31,7 +32,8 @@ def graft(
 
     `target` has the reference's blocks `kept`, `trained` was made of the blocks `before`, all of which are among
     them. Everything of `trained` takes its place in `target`; the blocks that are left there are the reference's own.
-    With `silent` their output projections are zeroed, and the logits are those of `trained` (float32, to 1e-6).
+    With `silent` their output projections are zeroed, and the logits are those of `trained` (float32, to 1e-6). Their
+    first gradients are large where a norm follows the projection (Gemma 2, OLMo 2): warm up after growing.
 
     Raises InputError where a block would change at its place, and where silencing is impossible.
     """
@@ -59,8 +61,9 @@ def graft(
                 part.narrow(fold.dimension, fold.start, fold.stop - fold.start).mul_(fold.factor)
         if not silent:
             return
+        skeleton = build_skeleton(target.config, trust_remote_code=target.is_remote_code())
         for place in set(range(ours.count)) - set(places.values()):
-            for name, value in silencing_values(target.get_submodule(f"{ours.blocks}.{place}")).items():
+            for name, value in silencing_values(skeleton, ours, place).items():
                 tensors[ours.name_in(place, name)].fill_(value)
     _check_same(target, trained)
 

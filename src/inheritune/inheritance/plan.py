@@ -1,8 +1,8 @@
 """A plan: for each tensor of the target, where it comes from. Data, made without weights."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from inheritune.arch import Fold, Ranges, Structure
@@ -15,9 +15,10 @@ Shape = tuple[int, ...]
 class Line:
     """One tensor of the target, of this shape.
 
-    `source` is the reference's tensor that it is made from, None where it is initialised as the architecture does it.
-    `ranges` are the half-open index ranges taken from the source along each dimension, None for all of it. `folds`
-    multiply slices of the result, so that a block keeps its function at its new place.
+    `source` is the reference's tensor that it is made from; where there is none, all its entries are `value`, or (None)
+    it is initialised as the architecture does it. `ranges` are the half-open index ranges taken from the source along
+    each dimension, None for all of it. `folds` multiply slices of the result, so that a block keeps its function at
+    its new place.
     """
 
     target: str
@@ -25,6 +26,7 @@ class Line:
     source: str | None
     ranges: tuple[Ranges, ...] | None = None
     folds: tuple[Fold, ...] = ()
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,14 @@ class Plan:
 
     @property
     def fresh(self) -> tuple[str, ...]:
-        """The target's tensors that are not inherited."""
-        return tuple(line.target for line in self.lines if line.source is None)
+        """The target's tensors that are initialised as the architecture does it."""
+        return tuple(line.target for line in self.lines if line.source is None and line.value is None)
+
+    @property
+    def unstored(self) -> frozenset[str]:
+        """The target's tensors that none of the reference's goes into, under all their names."""
+        alone = {line.target for line in self.lines if line.source is None}
+        return frozenset(alone | {alias for alias, name in self.tied if name in alone})
 
     @property
     def is_whole(self) -> bool:
@@ -60,6 +68,21 @@ class Plan:
         return found
 
 
+@dataclass(frozen=True)
+class Exceptions:
+    """Where a target's tensor is not simply its source's: by the target's names.
+
+    `inherited` are the tensors that are taken over (None: all of them), `folds` what is multiplied into a tensor,
+    `values` what fills one that its source has no tensor for. `packed` are tensors outside the blocks with a slice for
+    each block, and the dimension of the slices.
+    """
+
+    inherited: frozenset[str] | None = None
+    folds: Mapping[str, tuple[Fold, ...]] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+    packed: Mapping[str, int] = field(default_factory=dict)
+
+
 def plan_copies(
     source: Mapping[str, Shape],
     target: Mapping[str, Shape],
@@ -67,30 +90,31 @@ def plan_copies(
     kept: list[int],
     *,
     tied: Mapping[str, str] | None = None,
-    inherited: Iterable[str] | None = None,
-    folds: Mapping[str, tuple[Fold, ...]] | None = None,
+    exceptions: Exceptions | None = None,
 ) -> Plan:
     """Map every target tensor to its source: place i to block kept[i], all else (embeddings, final norm, head) by name.
 
     `source` and `target` map tensor names to shapes; `tied` maps second names of the target's tensors to the first.
-    `inherited` are the target's tensors that are taken over (default: all of them), `folds` what is multiplied into
-    them. Raises InputError when a tensor has no source, its shape differs, or a tensor outside the dropped blocks would
-    be left behind by accident.
+    Raises InputError when a tensor has no source, its shape differs, or a tensor outside the dropped blocks would be
+    left behind by accident.
     """
-    tied, folds = tied or {}, folds or {}
-    taken = None if inherited is None else set(inherited)
+    tied, exceptions = tied or {}, exceptions or Exceptions()
     lines, used = [], set()
     for name, shape in target.items():
         where = structure.split(name)
         origin = name if where is None else structure.name_in(kept[where[0]], where[1])
-        _check_pair(name, shape, origin, source)
+        if name in exceptions.values:
+            lines.append(Line(name, shape, None, value=exceptions.values[name]))
+            continue
+        ranges = _packed_ranges(name, source, structure, kept, exceptions.packed)
+        _check_pair(name, shape, origin, source, ranges)
         used.add(origin)
         if name in tied:
             continue
-        if taken is not None and name not in taken:
+        if exceptions.inherited is not None and name not in exceptions.inherited:
             lines.append(Line(name, shape, None))
         else:
-            lines.append(Line(name, shape, origin, None, folds.get(name, ())))
+            lines.append(Line(name, shape, origin, ranges, exceptions.folds.get(name, ())))
     for name in source.keys() - used:
         where = structure.split(name)
         if where is None or where[0] in kept:
@@ -102,22 +126,53 @@ def plan_copies(
     return Plan(tuple(kept), structure.count, tuple(lines), dropped, tuple(tied.items()))
 
 
-def _check_pair(name: str, shape: Shape, origin: str, source: Mapping[str, Shape]) -> None:
+def _packed_ranges(
+    name: str, source: Mapping[str, Shape], structure: Structure, kept: list[int], packed: Mapping[str, int]
+) -> tuple[Ranges, ...] | None:
+    """The slices of the kept blocks; None for a tensor that has none, and where all blocks stay at their places."""
+    if name not in packed or name not in source or kept == list(range(structure.count)):
+        return None
+    shape = source[name]
+    each = shape[packed[name]] // structure.count
+    slices = tuple((block * each, (block + 1) * each) for block in kept)
+    return tuple(slices if at == packed[name] else ((0, length),) for at, length in enumerate(shape))
+
+
+def _check_pair(
+    name: str, shape: Shape, origin: str, source: Mapping[str, Shape], ranges: tuple[Ranges, ...] | None
+) -> None:
     remedy = "choose blocks of the same kind for these places"
     if origin not in source:
         raise InputError(name, "the reference has no tensor for it", remedy)
-    if source[origin] != shape:
-        raise InputError(name, f"has shape {shape}, its source {origin} {source[origin]}", remedy)
+    found = source[origin] if ranges is None else lengths(ranges)
+    if found != shape:
+        raise InputError(name, f"has shape {shape}, its source {origin} {found}", remedy)
+
+
+def lengths(ranges: tuple[Ranges, ...]) -> Shape:
+    """The shape of what `ranges` take."""
+    return tuple(sum(stop - start for start, stop in along) for along in ranges)
 
 
 def narrowed(plan: Plan, ranges: Mapping[str, tuple[Ranges, ...]]) -> Plan:
-    """`plan` with parts of tensors in place of whole ones: the index ranges per dimension, by the target's names."""
+    """`plan` with parts of tensors in place of whole ones: the index ranges per dimension, by the target's names.
+
+    Raises InputError where a tensor is already a part, or multiplied in slices that would move.
+    """
     lines = []
     for line in plan.lines:
         parts = ranges[line.target]
-        shape = tuple(sum(stop - start for start, stop in along) for along in parts)
-        whole = shape == line.shape or line.source is None
-        lines.append(replace(line, shape=shape, ranges=None if whole else parts))
+        shape = lengths(parts)
+        if shape == line.shape or line.source is None:
+            lines.append(replace(line, shape=shape))
+            continue
+        if line.ranges is not None or line.folds:
+            raise InputError(
+                line.target,
+                "its blocks cannot be chosen and its width halved at once",
+                "keep all blocks, or the full width",
+            )
+        lines.append(replace(line, shape=shape, ranges=parts))
     return replace(plan, lines=tuple(lines))
 
 
@@ -151,7 +206,7 @@ def plan_rows(plan: Plan, bytes_each: int) -> list[dict[str, Any]]:
 
 def _slice_in_words(line: Line) -> str:
     if line.source is None:
-        return "new"
+        return "new" if line.value is None else f"all {line.value:g}"
     words = "all"
     if line.ranges is not None:
         words = "[" + ", ".join("+".join(f"{start}:{stop}" for start, stop in along) for along in line.ranges) + "]"

@@ -28,7 +28,7 @@ from inheritune.growth import Growth, best_round, with_blocks
 from inheritune.inheritance import target_config
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
-from inheritune.recipe import NewTokenizer, Recipe, Reference, Training, dump_recipe
+from inheritune.recipe import NewTokenizer, Recipe, Reference, Size, Training, dump_recipe
 from inheritune.report import write_report
 from inheritune.runlog import Terminal, add_lineage, note_start, read_json, write_json, write_text
 
@@ -184,7 +184,10 @@ class _Run:
     def _control(
         self, name: str, result: dict[str, Any], conditions: Conditions, reference: Evaluation
     ) -> dict[str, Any]:
-        """A control at the depth and budget of the result, with its distance to the result."""
+        """A control at the depth and budget of the result, with its distance to the result.
+
+        The budget is that of all rounds which the result went on from, its own included.
+        """
         seed, kept = self.recipe.seed, result["blocks"]
 
         def build() -> "PreTrainedModel":
@@ -199,7 +202,10 @@ class _Run:
 
         depth = result["layers"] if name == "random" else None
         folder = name if depth is None else f"{name}-{depth}layers"
-        found = run_arm(Arm(f"control {folder}", self.folder / "controls" / folder, build), conditions, reference)
+        steps = result["steps"] + result.get("steps_before", 0)
+        settings = conditions.training.model_copy(update={"length": Size(steps, "steps")})
+        arm = Arm(f"control {folder}", self.folder / "controls" / folder, build, settings)
+        found = run_arm(arm, conditions, reference)
         over = gap(found["sequence_losses"], result["sequence_losses"])
         return found | {
             "name": name,

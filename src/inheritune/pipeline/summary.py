@@ -7,7 +7,7 @@ from inheritune.recipe import Recipe
 
 _ROUND_KEYS = (
     "layers", "parameters", "blocks", "tokens", "epochs", "steps", "flops", "val_loss", "val_loss_se", "gap", "gap_se",
-    "matched", "tokens_per_second", "seconds", "model",
+    "tokens_before", "steps_before", "flops_before", "matched", "tokens_per_second", "seconds", "model",
 )  # fmt: skip
 _REFERENCE_KEYS = (
     "layers",

@@ -53,7 +53,8 @@ def _errors(control: dict[str, Any]) -> str:
 
 
 def table(summary: dict[str, Any], narrow: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: reference, rounds, controls. `narrow` leaves away what a terminal has no room for."""
+    """Header and rows: reference, rounds, controls. Tokens and FLOPs are those of a model's whole training, earlier
+    rounds that it went on from included. `narrow` leaves away what a terminal has no room for."""
     entries = [("reference", summary["reference"])]
     entries += [(f"round {number}", found) for number, found in enumerate(summary["rounds"], 1)]
     entries += [(f"control: {found['name']}", found) for found in summary["controls"]]
@@ -70,8 +71,8 @@ def _row(name: str, found: dict[str, Any]) -> dict[str, str]:
         "model": name,
         "blocks": str(found["layers"]),
         "params": short(found["parameters"]),
-        "tokens": short(found["tokens"]) if "tokens" in found else "",
-        "FLOPs": f"{found['flops']:.2g}" if "flops" in found else "",
+        "tokens": short(found["tokens"] + found.get("tokens_before", 0)) if "tokens" in found else "",
+        "FLOPs": f"{found['flops'] + found.get('flops_before', 0):.2g}" if "flops" in found else "",
         "val. loss": with_error(found["val_loss"], found["val_loss_se"]),
         "gap": with_error(found["gap"], found["gap_se"], sign=True) if "gap" in found else "",
         "matched": ("yes" if found["matched"] else "no") if "matched" in found else "",

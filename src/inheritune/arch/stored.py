@@ -1,0 +1,115 @@
+"""Tensors in safetensors files: what the headers say of them, and how they are read when they are asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: what the header says of it (dtype as safetensors writes it), its first byte and length."""
+
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    start: int
+    bytes: int
+    factors: "Factors | None" = None
+    """What the numbers in the file are multiplied with to become those of `dtype`."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files to read it from."""
+        return (self.file,) if self.factors is None else (self.file, self.factors.tensor.file)
+
+    def lazy(self, files: Mapping[Path, Any]) -> Any:
+        """A slice that reads the tensor when it is asked for its content; `files` are opened by safetensors."""
+        import torch
+
+        values = files[self.file].get_slice(self.name)
+        if self.factors is None:
+            return values
+        factors = files[self.factors.tensor.file].get_slice(self.factors.tensor.name)
+        return _Scaled(values, factors, self.factors.block, getattr(torch, FLOATS[self.dtype]))
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What an FP8 tensor is multiplied with: a factor for each block of so many rows and columns, or one for all."""
+
+    tensor: StoredTensor
+    block: tuple[int, int] | None
+
+
+class _Scaled:
+    """A lazy FP8 tensor times its factors, with as much of a slice's manner as transformers' loader asks for."""
+
+    def __init__(self, values: Any, factors: Any, block: tuple[int, int] | None, dtype: "torch.dtype") -> None:
+        self._values, self._factors, self._block, self._dtype = values, factors, block, dtype
+
+    def __getitem__(self, index: Any) -> "torch.Tensor":
+        import torch
+
+        values, factors = self._values[...].float(), self._factors[...]
+        factors = (factors.float() - 127).exp2() if factors.dtype == torch.uint8 else factors.float()
+        if self._block is not None:
+            for dimension, size in zip((-2, -1), self._block, strict=True):
+                factors = factors.repeat_interleave(size, dimension).narrow(dimension, 0, values.shape[dimension])
+        found: torch.Tensor = (values * factors).to(self._dtype)[index]
+        return found
+
+    def get_shape(self) -> list[int]:
+        return list(self._values.get_shape())
+
+    def get_dtype(self) -> str:
+        return next(name for name, dtype in FLOATS.items() if str(self._dtype) == f"torch.{dtype}")
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """The tensors of a checkpoint's safetensors files."""
+
+    place: str
+    tensors: Mapping[str, StoredTensor]
+
+    @classmethod
+    def open(cls, place: str, files: tuple[Path, ...]) -> "StoredWeights":
+        """Read the headers of `files`. Raises InputError for a damaged file, or dtypes that no checkpoint mixes."""
+        from huggingface_hub import parse_local_safetensors_file_metadata
+        from safetensors import SafetensorError, safe_open
+
+        found: dict[str, StoredTensor] = {}
+        for file in files:
+            try:
+                with safe_open(str(file), framework="pt"):  # checks that the file is as long as its header says
+                    header = parse_local_safetensors_file_metadata(file)
+            except SafetensorError as error:
+                raise InputError(str(file), f"damaged or cut short ({error})", "get the file again") from None
+            with file.open("rb") as opened:
+                first = 8 + int.from_bytes(opened.read(8), "little")  # the header's length stands before the header
+            for name, tensor in header.tensors.items():
+                start, stop = tensor.data_offsets
+                found[name] = StoredTensor(name, file, tuple(tensor.shape), tensor.dtype, first + start, stop - start)
+        return cls(place, found)
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """The dtype of the first floating tensor."""
+        import torch
+
+        for tensor in self.tensors.values():
+            if tensor.dtype in FLOATS:
+                found: torch.dtype = getattr(torch, FLOATS[tensor.dtype])
+                return found
+        raise InputError(
+            self.place, "no tensor of floating-point numbers", "get a checkpoint whose weights fit its config"
+        )

@@ -1,0 +1,394 @@
+"""One forward of a decoder without weights, and what it shows about a block's output.
+
+The model runs on the meta device, where tensors have shapes and no values. Every operation inside the block is seen,
+and for each tensor it is worked out which values of the block's own parameters would make that tensor all zeros, or
+equal to the block's input. What is not understood makes no claim, so a block is refused rather than guessed at.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Fills = Mapping[str, float]  # parameter of the block -> the one value that all its entries get
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is known of a tensor: which fills make it `zero`, and which make it the `same` as the block's input.
+
+    None means by no known fills. `own` is the name and offset of a tensor that is a parameter plus a constant.
+    """
+
+    zero: Fills | None = None
+    same: Fills | None = None
+    own: tuple[str, float] | None = None
+
+    @property
+    def one(self) -> Fills | None:
+        """The fills that make every entry one."""
+        return None if self.own is None else {self.own[0]: 1.0 - self.own[1]}
+
+
+_NOTHING = Fact()
+_ZEROS = Fact(zero={})
+_Facts = Callable[[Any], Fact]
+
+
+def _both(left: Fills | None, right: Fills | None) -> Fills | None:
+    """Fills that have both effects, if no parameter would need two values."""
+    if left is None or right is None or any(right.get(name, value) != value for name, value in left.items()):
+        return None
+    return {**left, **right}
+
+
+def _by_matrix(*factors: Fact) -> Fills | None:
+    """How a matrix product becomes zero: by the factor that is a parameter, otherwise by any.
+
+    One factor, never two: of a product of zeros no factor would ever get a gradient.
+    """
+    ways = [fact.zero for fact in factors if fact.own is not None] + [fact.zero for fact in factors]
+    return next((way for way in ways if way is not None), None)
+
+
+def _by_content(*factors: Fact) -> Fills | None:
+    """How a product entry by entry becomes zero: by what is scaled rather than by the scale, if that is a parameter.
+
+    So a projection is zeroed rather than the gain of a norm after it. Its gradient is then large (1 / sqrt(eps)), which
+    clipping and warm-up take care of; a gain that starts at zero moves by the learning rate a step, and was measured
+    to learn more slowly than a block that was not silenced at all.
+    """
+    ways = [fact.zero for fact in factors if fact.own is None] + [fact.zero for fact in factors]
+    return next((way for way in ways if way is not None), None)
+
+
+def _add(facts: _Facts, left: Any, right: Any, alpha: Any = 1) -> Fact:
+    a, b = facts(left), facts(right)
+    if isinstance(right, int | float) and a.own is not None:
+        name, offset = a.own[0], a.own[1] + right * alpha
+        return Fact(zero=None if a.zero is None else {name: -offset}, own=(name, offset))
+    same = _both(a.same, b.zero)
+    if same is None and alpha == 1:
+        same = _both(a.zero, b.same)
+    return Fact(zero=_both(a.zero, b.zero), same=same)
+
+
+def _mul(facts: _Facts, left: Any, right: Any) -> Fact:
+    a, b = facts(left), facts(right)
+    if left is right:  # a square: zero, but without a gradient that could ever change it
+        return _NOTHING
+    same = _both(a.same, {} if right == 1 else b.one) if not torch.is_tensor(right) else _both(a.same, b.one)
+    if same is None:
+        same = _both(b.same, a.one)
+    return Fact(zero=_by_content(a, b), same=same)
+
+
+def _divide(facts: _Facts, left: Any, right: Any, **_: Any) -> Fact:
+    a = facts(left)
+    harmless = {} if not torch.is_tensor(right) and right == 1 else facts(right).one
+    return Fact(zero=a.zero, same=_both(a.same, harmless))
+
+
+def _product(facts: _Facts, left: Any, right: Any, *_: Any, **__: Any) -> Fact:
+    return Fact(zero=_by_matrix(facts(right), facts(left)))
+
+
+def _affine(facts: _Facts, bias: Any, left: Any, right: Any, *_: Any, **__: Any) -> Fact:
+    return Fact(zero=_both(_by_matrix(facts(right), facts(left)), facts(bias).zero))
+
+
+def _convolution(facts: _Facts, given: Any, weight: Any, bias: Any = None, *_: Any, **__: Any) -> Fact:
+    biased = {} if bias is None else facts(bias).zero
+    return Fact(zero=_both(_by_content(facts(given), facts(weight)), biased))
+
+
+def _norm(facts: _Facts, given: Any, shape: Any, weight: Any = None, bias: Any = None, *_: Any, **__: Any) -> Fact:
+    factors = [facts(given)] if weight is None else [facts(given), facts(weight)]
+    return Fact(zero=_both(_by_content(*factors), {} if bias is None else facts(bias).zero))
+
+
+def _moved(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
+    """Entries in other places, or some of them: still a parameter where it was one."""
+    fact = facts(given)
+    return Fact(zero=fact.zero, own=fact.own)
+
+
+def _zero_stays(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
+    return Fact(zero=facts(given).zero)
+
+
+def _reshaped(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
+    return facts(given)
+
+
+def _joined(facts: _Facts, parts: Any, *_: Any, **__: Any) -> Fact:
+    zero: Fills | None = {}
+    for part in parts:
+        zero = _both(zero, facts(part).zero)
+    return Fact(zero=zero)
+
+
+def _where(facts: _Facts, _: Any, left: Any, right: Any) -> Fact:
+    return Fact(zero=_both(facts(left).zero, facts(right).zero))
+
+
+def _filled_in(facts: _Facts, given: Any, _: Any, value: Any, *__: Any, **___: Any) -> Fact:
+    return Fact(zero=_both(facts(given).zero, facts(value).zero))
+
+
+def _put_at(facts: _Facts, given: Any, _: Any, __: Any, value: Any, **___: Any) -> Fact:
+    return Fact(zero=_both(facts(given).zero, facts(value).zero))
+
+
+def _padded(facts: _Facts, given: Any, _: Any, value: Any = 0) -> Fact:
+    return Fact(zero=facts(given).zero if value == 0 else None)
+
+
+def _copied(facts: _Facts, target: Any, source: Any, *_: Any) -> Fact:
+    fact = facts(source)
+    return Fact(zero=fact.zero, same=fact.same if target.shape == source.shape else None)
+
+
+def _zeros(*_: Any, **__: Any) -> Fact:
+    return _ZEROS
+
+
+def _full(facts: _Facts, _: Any, value: Any, *__: Any, **___: Any) -> Fact:
+    return facts(value)
+
+
+# By the name of the operation. Missing on purpose: relu and powers, which keep zero and pass no gradient there.
+_RULES: dict[str, Callable[..., Fact]] = {
+    **dict.fromkeys(
+        ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "alias", "detach", "clone", "lift_fresh"), _reshaped
+    ),
+    **dict.fromkeys(("t", "transpose", "permute", "index", "index_select", "select", "expand"), _moved),
+    **dict.fromkeys(
+        ("slice", "split", "split_with_sizes", "unbind", "gather", "repeat", "flip", "roll", "neg", "sum", "mean",
+         "cumsum", "silu", "gelu", "tanh", "native_dropout"),
+        _zero_stays,
+    ),
+    **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "zero"), _zeros),
+    **dict.fromkeys(("mm", "bmm", "_grouped_mm", "grouped_mm_fallback", "mv", "dot"), _product),
+    **dict.fromkeys(("addmm", "baddbmm"), _affine),
+    **dict.fromkeys(("full", "full_like", "new_full"), _full),
+    **dict.fromkeys(("index_add", "scatter_add", "scatter"), _put_at),
+    **dict.fromkeys(("cat", "stack"), _joined),
+    "_to_copy": _reshaped,
+    "add": _add,
+    "constant_pad_nd": _padded,
+    "convolution": _convolution,
+    "copy": _copied,
+    "div": _divide,
+    "index_put": _filled_in,
+    "masked_fill": _filled_in,
+    "mul": _mul,
+    "native_layer_norm": _norm,
+    "_fused_rms_norm": _norm,
+    "where": _where,
+}  # fmt: skip
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows facts through every operation while `block` runs; elsewhere only answers what has no value on meta."""
+
+    def __init__(self, block: nn.Module, shared: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._block, self._inside = block, False
+        self._facts: dict[int, tuple[torch.Tensor, Fact]] = {}  # holds the tensors, so that no id is used twice
+        self._stream: torch.Tensor | None = None
+        self._makers: dict[int, str] = {}
+        self._made: set[int] = set()
+        self._kept: list[torch.Tensor] = []  # so that no address stands for two
+        self._left = False
+        self.output: torch.Tensor | None = None
+        self.made_by = "nothing"
+        self.hands_on_more = False
+        for name, parameter in block.named_parameters():
+            if id(parameter) not in shared:
+                self._facts[id(parameter)] = (parameter, Fact(zero={name: 0.0}, own=(name, 0.0)))
+        stored = block.state_dict().keys()
+        for name, buffer in block.named_buffers():
+            if name in stored and buffer.is_floating_point():  # never trained, so no branch may be silenced by it
+                self._facts[id(buffer)] = (buffer, Fact(own=(name, 0.0)))
+
+    def fact(self, value: Any) -> Fact:
+        """What is known of a tensor or a number."""
+        if torch.is_tensor(value):
+            return self._facts.get(id(value), (value, _NOTHING))[1]
+        return _ZEROS if isinstance(value, int | float) and value == 0 else _NOTHING
+
+    def enter_block(self, stream: torch.Tensor) -> None:
+        """From here on operations are followed; `stream` is the block's input."""
+        self._inside, self._stream = True, stream
+        self._facts[id(stream)] = (stream, Fact(same={}))
+
+    def leave_block(self, output: Any) -> None:
+        """Nothing is followed from here on; but whoever uses another tensor that the block made is noticed."""
+        self._inside = False
+        self.output = next(filter(torch.is_tensor, tree_leaves(output)))
+        self.made_by = self._makers.get(id(self.output), "nothing")
+        self._made.discard(_memory(self.output))
+        self._left = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.split("::")[1]
+        given = [_memory(tensor) for tensor in tree_leaves((args, kwargs)) if torch.is_tensor(tensor)]
+        self.hands_on_more |= self._left and not self._made.isdisjoint(given)
+        result = _without_values(func, args, kwargs, outside=not self._inside)
+        if self._inside:
+            made = [tensor for tensor in tree_leaves(result) if torch.is_tensor(tensor)]
+            self._kept += made
+            self._made |= {_memory(tensor) for tensor in made}.difference(given)
+            self._follow(name, func._schema.is_mutable, args, kwargs, result)
+        return result
+
+    def _follow(self, name: str, mutates: bool, args: Any, kwargs: Any, result: Any) -> None:
+        rule = _RULES.get(name.rstrip("_") if mutates else name)
+        options = {key: value for key, value in kwargs.items() if key == "alpha"}
+        fact = _NOTHING if rule is None else rule(self.fact, *args, **options)
+        outputs = (
+            result if isinstance(result, list) else [result[0]] if isinstance(result, tuple) and result else [result]
+        )
+        for output in outputs:
+            if torch.is_tensor(output):
+                self._makers[id(output)] = name
+                known = self._fitting(fact, output)
+                if mutates:
+                    self._overwrite(output, known)
+                self._facts[id(output)] = (output, known)
+        if mutates and not name.endswith("_"):  # writes where its result does not show
+            for tensor in tree_leaves((args, kwargs)):
+                if torch.is_tensor(tensor):
+                    self._overwrite(tensor, _NOTHING)
+                    self._facts[id(tensor)] = (tensor, _NOTHING)
+
+    def _fitting(self, fact: Fact, output: torch.Tensor) -> Fact:
+        """A tensor is the same as the input only at its full size, in a precision that can hold it."""
+        stream = self._stream
+        assert stream is not None
+        exact = torch.promote_types(stream.dtype, output.dtype) == output.dtype
+        fits = exact and output.numel() == stream.numel()
+        return fact if fits or fact.same is None else Fact(zero=fact.zero, own=fact.own)
+
+    def _overwrite(self, changed: torch.Tensor, fact: Fact) -> None:
+        """A tensor was written to: whatever shares its memory keeps only what also holds for the new content."""
+        memory = _memory(changed)
+        for key, (tensor, known) in list(self._facts.items()):
+            if tensor is not changed and _memory(tensor) == memory:
+                self._facts[key] = (tensor, Fact(zero=_both(known.zero, fact.zero)))
+
+
+def follow_block(model: "PreTrainedModel", name: str) -> Trace:
+    """Run `model`, which is on the meta device, and follow what its block called `name` does.
+
+    The trace's `output` is what the block returned. Raises whatever the model raises.
+    """
+    block = model.get_submodule(name)
+    outside = (
+        module
+        for other, module in model.named_modules(remove_duplicate=False)
+        if other != name and not other.startswith(f"{name}.")
+    )
+    trace = Trace(block, {id(tensor) for module in outside for tensor in module._parameters.values()})
+    original = block.forward
+
+    def followed(*args: Any, **kwargs: Any) -> Any:
+        trace.enter_block(next(filter(torch.is_tensor, [kwargs.get("hidden_states"), *args, *kwargs.values()])))
+        output = original(*args, **kwargs)
+        trace.leave_block(output)
+        return output
+
+    block.forward = followed
+    try:
+        run_few_tokens(model, trace)
+    finally:
+        del block.forward
+    return trace
+
+
+class _Use(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes in which phase of the forward each tensor is first an operation's argument."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.phase = "before"
+        self.first: dict[int, str] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            if torch.is_tensor(tensor):
+                self.first.setdefault(id(tensor), self.phase)
+        return _without_values(func, args, kwargs or {}, outside=True)  # nothing is claimed of what the blocks do
+
+
+def moments_of_use(model: "PreTrainedModel", blocks: nn.Module) -> dict[int, str]:
+    """When each tensor of a model, with weights or without, is first used, by its id: "before", "between" or "after".
+
+    "Between" is while the blocks run. Tensors that a forward of text does not use are left out. Raises whatever the
+    model raises.
+    """
+    use = _Use()
+    first, *_, last = [*blocks.children()] * 2
+    hooks = [
+        first.register_forward_pre_hook(lambda *_: setattr(use, "phase", "between")),
+        last.register_forward_hook(lambda *_: setattr(use, "phase", "after")),
+    ]
+    try:
+        run_few_tokens(model, use)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    named = [*model.parameters(), *model.buffers()]
+    return {id(tensor): use.first[id(tensor)] for tensor in named if id(tensor) in use.first}
+
+
+def _without_values(func: Any, args: Any, kwargs: Any, outside: bool) -> Any:
+    """Do an operation; outside the blocks, say one, or true, where a value is asked for.
+
+    There masks and positions are looked at, and what they hold has no part in how a block is wired.
+    """
+    if outside and func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+        return torch.ones((), dtype=args[0].dtype).item()
+    return func(*args, **kwargs)
+
+
+def run_few_tokens(model: "PreTrainedModel", mode: TorchDispatchMode) -> None:
+    """A forward of a few tokens, with its operations going through `mode`."""
+    where = model.get_input_embeddings().weight.device
+    training = model.training
+    model.eval()
+    try:
+        with (
+            _batched_experts(model) if where.type == "meta" else contextlib.nullcontext(),
+            torch.no_grad(),
+            where,
+            mode,
+        ):
+            model(input_ids=torch.ones((1, 4), dtype=torch.long), use_cache=False)
+    finally:
+        model.train(training)
+
+
+@contextlib.contextmanager
+def _batched_experts(model: "PreTrainedModel") -> Iterator[None]:
+    """Experts as one product over all of them, since loops over those that were chosen need values."""
+    before = getattr(model.config, "_experts_implementation_internal", None)
+    model.config._experts_implementation_internal = "batched_mm"
+    try:
+        yield
+    finally:
+        model.config._experts_implementation_internal = before

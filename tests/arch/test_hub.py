@@ -32,7 +32,7 @@ class Hub:
         self.log.append((method, path))
         parts = path.split("?")[0].strip("/").split("/")
         if parts[:2] == ["api", "models"]:
-            return self._describe("/".join(parts[2:4]), parts[5] if parts[4:5] == ["revision"] else "main", token)
+            return self._describe("/".join(parts[2:4]), parts[4:], token)
         name, revision, file = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
         problem = self._closed(name, revision, token)
         if problem is not None:
@@ -58,13 +58,20 @@ class Hub:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b"Revision not found"
         return None
 
-    def _describe(self, name: str, revision: str, token: str | None) -> tuple[int, dict[str, str], bytes]:
+    def _describe(self, name: str, words: list[str], token: str | None) -> tuple[int, dict[str, str], bytes]:
+        """What the API says of a model (`revision/REV`), or the list of its files (`tree/REV`)."""
+        revision = words[1] if len(words) > 1 else "main"
         problem = self._closed(name, revision, token)
         if problem is not None:
             return problem
         folder = self._revisions(name)[revision]
-        siblings = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
-        facts = {"id": name, "sha": _commit(name, folder), "siblings": siblings, "tags": [], "private": False}
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        facts: Any = {"id": name, "sha": _commit(name, folder), "tags": [], "private": False}
+        facts["siblings"] = [{"rfilename": file.name} for file in files]
+        if words[:1] == ["tree"]:
+            if len(words) > 2:
+                return 404, {"X-Error-Code": "EntryNotFound"}, b"Entry not found"
+            facts = [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0"} for file in files]
         return 200, {"Content-Type": "application/json"}, json.dumps(facts).encode()
 
     def fetched(self) -> set[str]:
@@ -93,7 +100,7 @@ def hub() -> Iterator[Hub]:
             if self.command == "GET":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815 (the name that the server calls)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -155,6 +162,7 @@ def test_of_a_sharded_model_only_the_needed_files_are_fetched(hub: Hub, sharded:
     assert {name for name in hub.fetched() if name.endswith(".safetensors")} == needed
 
 
+@pytest.mark.long
 def test_single_file_and_again_from_the_cache(hub: Hub, reference_folder: Path, tmp_path: Path) -> None:
     hub.models["org/name"] = {"main": reference_folder}
     done = ask(hub, tmp_path / "home", "org/name", str(tmp_path / "out"), "--layers", "2")
@@ -174,6 +182,7 @@ def test_single_file_and_again_from_the_cache(hub: Hub, reference_folder: Path, 
     assert "the hub cannot be reached" in line
 
 
+@pytest.mark.long
 def test_a_sharded_model_is_not_whole_in_the_cache(hub: Hub, sharded: Path, tmp_path: Path) -> None:
     """Offline, blocks whose files were never fetched are missed in a line that names the file."""
     hub.models["org/name"] = {"main": sharded}
@@ -183,6 +192,7 @@ def test_a_sharded_model_is_not_whole_in_the_cache(hub: Hub, sharded: Path, tmp_
     assert ".safetensors" in line
 
 
+@pytest.mark.long
 def test_revision(hub: Hub, reference_folder: Path, tmp_path: Path) -> None:
     branch = tmp_path / "branch"
     torch.manual_seed(7)
@@ -213,6 +223,7 @@ def test_gated(hub: Hub, reference_folder: Path, tmp_path: Path) -> None:
     is_prefix(out, reference_folder)
 
 
+@pytest.mark.long
 def test_what_is_not_there(hub: Hub, sharded: Path, tmp_path: Path) -> None:
     out, home = tmp_path / "out", tmp_path / "home"
     assert "no such model on the hub" in refusal(ask(hub, home, "org/other", str(out)), out)
@@ -227,6 +238,7 @@ def test_what_is_not_there(hub: Hub, sharded: Path, tmp_path: Path) -> None:
     assert "no config.json" in refusal(ask(hub, tmp_path / "bare", "org/name", str(out)), out)
 
 
+@pytest.mark.long
 def test_a_model_that_has_only_a_bin_file(hub: Hub, reference_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()

@@ -13,6 +13,7 @@ from inheritune.arch.cost import parameter_count, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension
 from inheritune.arch.loading import (
     check_tokenizer_fits,
+    find_tokenizer,
     load_config,
     load_generation_config,
     load_model,
@@ -56,6 +57,7 @@ __all__ = [
     "differences",
     "fills",
     "find_structure",
+    "find_tokenizer",
     "folds",
     "halve",
     "kept_ranges",

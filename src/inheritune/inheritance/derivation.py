@@ -1,5 +1,6 @@
 """From a reference to a target: draft, fill, write."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,10 @@ from inheritune.arch import (
     build_skeleton,
     check_stored,
     find_structure,
+    find_tokenizer,
     load_config,
     load_generation_config,
     load_model,
-    load_tokenizer,
     open_weights,
     save_model,
 )
@@ -25,7 +26,10 @@ from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, che
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+NOTES = "inheritance.json"
+"""The file in a checkpoint that says in figures what was inherited."""
 
 
 def inherit(
@@ -61,27 +65,42 @@ def inherit(
         reference = Reference(path=str(reference))
     target, plan = derive(reference, wish, seed=seed, dtype=kind)
     if folder is not None:
-        tokenizer = load_tokenizer(reference) if isinstance(reference, Reference) else None
-        save_model(target, tokenizer, folder, notes={"inheritance.json": describe_plan(plan)})
+        tokenizer = find_tokenizer(reference) if isinstance(reference, Reference) else None
+        save_model(target, tokenizer, folder, notes={NOTES: describe_plan(plan)})
     return target
 
 
 def write(
-    reference: Reference, wish: Inherit, folder: Path, *, dtype: "torch.dtype | None" = None, seed: int = 1
+    reference: Reference,
+    wish: Inherit,
+    folder: Path,
+    *,
+    dtype: "torch.dtype | None" = None,
+    seed: int = 1,
+    say: Callable[[str], None] | None = None,
 ) -> Draft:
     """Write the target of `wish` as a checkpoint to `folder`, and nothing more: see `inherit`.
 
     Where every tensor of the target is one of the reference's as it is stored, the bytes go from file to file.
+    `say` is told what is worth knowing, such as that there is no tokenizer.
     """
     check_free(folder)
     source = open_source(reference, wish)
-    tokenizer = load_tokenizer(reference)
-    notes = {"inheritance.json": describe_plan(source.draft.plan)}
+    tokenizer = _tokenizer(reference, say)
+    notes = {NOTES: describe_plan(source.draft.plan)}
     if source.placement is not None and source.draft.plan.is_whole and dtype is None:
         write_files(source.draft, source.placement, tokenizer, folder, notes)
     else:
         save_model(source.build(seed, dtype), tokenizer, folder, notes)
     return source.draft
+
+
+def _tokenizer(reference: Reference, say: Callable[[str], None] | None) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer that travels; a checkpoint may come without one, as those that only go on to be trained."""
+    tokenizer = find_tokenizer(reference, say)
+    if tokenizer is None and say is not None:
+        say(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
+    return tokenizer
 
 
 def derive(

@@ -46,7 +46,9 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def half(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first 15 blocks, as the command writes them."""
     folder = tmp_path_factory.mktemp("half") / "model"
-    subprocess.run([sys.executable, "-m", "inheritune", "inherit", str(gguf), str(folder), "--layers", "15"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "inheritune", "inherit", str(gguf), str(folder), "--layers", "15"], check=True
+    )
     return folder
 
 

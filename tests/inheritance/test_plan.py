@@ -54,8 +54,17 @@ def test_blocks_go_to_their_places_and_the_rest_by_name() -> None:
 
 
 def test_what_is_not_inherited_is_new_and_said() -> None:
-    plan = plan_copies(SOURCE, TWO, STRUCTURE, [1, 2], exceptions=Exceptions(frozenset(["model.embed.weight", "model.layers.0.attention.bias"])))
-    assert {line.target for line in plan.lines if line.source} == {"model.embed.weight", "model.layers.0.attention.bias"}
+    plan = plan_copies(
+        SOURCE,
+        TWO,
+        STRUCTURE,
+        [1, 2],
+        exceptions=Exceptions(frozenset(["model.embed.weight", "model.layers.0.attention.bias"])),
+    )
+    assert {line.target for line in plan.lines if line.source} == {
+        "model.embed.weight",
+        "model.layers.0.attention.bias",
+    }
     assert plan.fresh == (
         "model.layers_norm.weight", "head.weight", "model.layers.0.attention.weight", "model.layers.1.attention.weight",
     )  # fmt: skip
@@ -81,7 +90,9 @@ def test_a_tied_tensor_is_one_line() -> None:
 
 def test_parts_and_factors_are_said_in_words() -> None:
     fold = Fold("attention.weight", 1, 0, 2, 0.5)
-    plan = plan_copies(SOURCE, FIRST, STRUCTURE, [2], exceptions=Exceptions(folds={"model.layers.0.attention.weight": (fold,)}))
+    plan = plan_copies(
+        SOURCE, FIRST, STRUCTURE, [2], exceptions=Exceptions(folds={"model.layers.0.attention.weight": (fold,)})
+    )
     assert line_of(plan, "model.layers.0.attention.weight").folds == (fold,)
     assert not plan.is_whole
     whole = {name: tuple(((0, length),) for length in shape) for name, shape in FIRST.items()}
@@ -153,7 +164,9 @@ def test_a_tensor_can_be_filled_with_a_value() -> None:
     target = FIRST | {"model.layers.0.attention.extra": (4,)}
     values = {"model.layers.0.attention.extra": 0.0}
     plan = plan_copies(SOURCE, target, STRUCTURE, [0], exceptions=Exceptions(values=values))
-    assert line_of(plan, "model.layers.0.attention.extra") == Line("model.layers.0.attention.extra", (4,), None, value=0.0)
+    assert line_of(plan, "model.layers.0.attention.extra") == Line(
+        "model.layers.0.attention.extra", (4,), None, value=0.0
+    )
     assert plan.fresh == ()
     assert plan.unstored == {"model.layers.0.attention.extra"}
     assert not plan.is_whole

@@ -24,7 +24,15 @@ NAMES = {
 
 @pytest.mark.parametrize(
     "wanted",
-    [["attention"], ["mlp"], ["attention", "mlp"], ["norms", "final_norm"], ["embeddings"], ["head", "norms"], list(NAMES)],
+    [
+        ["attention"],
+        ["mlp"],
+        ["attention", "mlp"],
+        ["norms", "final_norm"],
+        ["embeddings"],
+        ["head", "norms"],
+        list(NAMES),
+    ],
     ids="+".join,
 )
 def test_what_is_named_comes_along_and_the_rest_is_drawn_as_for_a_random_model(wanted: list[str]) -> None:
@@ -33,7 +41,9 @@ def test_what_is_named_comes_along_and_the_rest_is_drawn_as_for_a_random_model(w
     random = build_random(target.config, 5).state_dict()
     source = reference.state_dict()
     for name, tensor in target.state_dict().items():
-        origin = name.replace("layers.0.", "layers.X.").replace("layers.1.", "layers.3.").replace("layers.X.", "layers.1.")
+        origin = (
+            name.replace("layers.0.", "layers.X.").replace("layers.1.", "layers.3.").replace("layers.X.", "layers.1.")
+        )
         taken = any(NAMES[role] in name for role in wanted)
         assert torch.equal(tensor, source[origin] if taken else random[name]), name
         assert (name in plan.fresh) == (not taken)

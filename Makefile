@@ -24,8 +24,10 @@ format: .venv/installed-dev      ## ruff's formatting and safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: .venv/installed            ## docs/recipe.md, from the recipe's models
+docs: .venv/installed            ## docs/recipe.md from the recipe's models, docs/architectures.md from the checks of all families
 	$(BIN)/python -m inheritune.recipe.description > docs/recipe.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/families/document.py > docs/architectures.new
+	mv docs/architectures.new docs/architectures.md
 
 lock:                            ## requirements.lock anew, from the ranges in pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

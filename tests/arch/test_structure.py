@@ -15,7 +15,10 @@ from inheritune.arch import (
     layer_count,
     shorten,
 )
+from inheritune.arch.structure import check_lenders, decoder_config
 from inheritune.errors import InputError
+
+KINDS = ["sliding_attention", "full_attention"]
 
 
 def config(kind: str, **fields: Any) -> Any:
@@ -33,7 +36,7 @@ class TestDecoder:
             ("bert-generation", "bert-generation is an encoder"),
             ("distilbert", "'distilbert' has no causal language model"),
             ("vit", "'vit' has no causal language model"),
-            ("llava", "llava wraps a text model in a larger one"),
+            ("llava", "llava wraps a text model of type llama in a larger one"),
         ],
     )
     def test_what_is_none_is_refused_with_the_reason(self, kind: str, said: str) -> None:
@@ -85,6 +88,10 @@ class TestBlocks:
         model = Made(2, layers=linears(2), rotations=nn.ModuleList([nn.Identity(), nn.Identity()]))
         assert find_structure(model) == Structure("layers", 2)  # type: ignore[arg-type]
 
+    def test_a_list_of_single_matrices_is_none_of_blocks(self) -> None:
+        blocks = nn.ModuleList(nn.Sequential(nn.Linear(1, 1)) for _ in range(2))
+        assert find_structure(Made(2, layers=blocks, projections=linears(2))) == Structure("layers", 2)  # type: ignore[arg-type]
+
     @pytest.mark.parametrize(
         ("lists", "said"),
         [({"layers": 3}, "found: none"), ({"left": 2, "right": 2}, "found: left and right")],
@@ -117,8 +124,52 @@ class TestMovable:
     @pytest.mark.parametrize("kept", [[1], [0, 2], [1, 2]])
     def test_others_are_where_no_field_forbids_it(self, kept: list[int]) -> None:
         check_movable(config("gpt2", n_layer=4), kept)
-        with pytest.raises(InputError, match=r"scale_attn_by_inverse_layer_idx is True.*choose: first"):
-            check_movable(config("gpt2", n_layer=4, scale_attn_by_inverse_layer_idx=True), kept)
+        kinds = ["linear_attention", "hybrid"] * 2
+        with pytest.raises(InputError, match=r"hybrid_layer_ids is \[1, 3\].*choose: first"):
+            check_movable(config("zamba2", num_hidden_layers=4, layers_block_type=kinds), kept)
+
+    def test_a_borrower_needs_its_lender(self) -> None:
+        sharing = config("gemma4_text", num_hidden_layers=4, layer_types=[*KINDS, *KINDS], num_kv_shared_layers=2)
+        for kept in ([0, 2], [1, 3], [0, 1], [0, 1, 2, 3]):
+            check_movable(sharing, kept)
+        for kept in ([0, 3], [2], [1, 2, 3]):
+            with pytest.raises(InputError, match=r"block [23]: takes what block [01] has computed.*; choose block"):
+                check_movable(sharing, kept)
+
+    def test_a_lender_must_be_the_same_one(self) -> None:
+        """Of three blocks with tokens of their own and one that shares, the nearest lends."""
+        kinds = ["full", "full", "shared", "full"]
+        long = config("hy_v4", num_hidden_layers=4, indexer_types=kinds)
+        check_lenders(long, shorten(long, [1, 2]), [1, 2])
+        with pytest.raises(
+            InputError, match="block 2: takes what block 1 has computed, and would take it from block 0"
+        ):
+            check_lenders(long, shorten(long, [0, 2]), [0, 2])
+
+    def test_what_transformers_cannot_build_is_said(self) -> None:
+        with pytest.raises(InputError, match="fewer than 2 blocks"):
+            check_movable(config("rwkv", num_hidden_layers=4), [0])
+
+
+class TestTextPart:
+    def test_what_transformers_builds_alone_is_taken(self) -> None:
+        found = decoder_config(config("llama4"))
+        assert found.model_type == "llama4_text"
+        plain = config("llama")
+        assert decoder_config(plain) is plain
+
+    @pytest.mark.parametrize(
+        ("kind", "said"),
+        [
+            ("gemma3", "wraps a text model of type gemma3_text"),
+            ("emu3", "wraps a text model of type emu3_text_model"),
+            ("musicgen", "encoder-decoder"),
+            ("bert", "is an encoder here"),
+        ],
+    )
+    def test_what_it_does_not_is_refused(self, kind: str, said: str) -> None:
+        with pytest.raises(InputError, match=said):
+            decoder_config(config(kind))
 
 
 def test_a_part_must_run_with_a_cache_where_the_whole_does() -> None:
@@ -153,6 +204,21 @@ class TestDifferences:
     )
     def test_what_computes_otherwise_is_said(self, other: nn.Module, said: str) -> None:
         assert any(said in line for line in differences(Block(0), other))
+
+    def test_collections_are_compared_too(self) -> None:
+        one, other = Block(0), Block(1)
+        one.sizes, other.sizes = [1, (2, {"a": 3.0})], [1, (2, {"a": 3.0 * (1 + 1e-13)})]  # rounds otherwise
+        assert differences(one, other) == []
+        other.sizes = [1, (2, {"a": 3.1})]
+        assert differences(one, other) == ["sizes is [1, (2, {'a': 3.1})], was [1, (2, {'a': 3.0})]"]
+        assert differences(one, other, settled={"sizes"}) == []
+
+    def test_tensors_that_no_checkpoint_has_are_compared_by_value(self) -> None:
+        one, other = Block(0), Block(1)
+        for block, value in ((one, 0.5), (other, 0.25)):
+            block.register_buffer("slope", torch.full((2,), value), persistent=False)
+        assert differences(one, other) == ["slope has other values"]
+        assert differences(one, other.to("meta")) == []  # shapes only
 
     def test_a_module_more_is_said_either_way(self) -> None:
         more = Block(0)

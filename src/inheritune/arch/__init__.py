@@ -10,7 +10,7 @@ from inheritune.arch.building import (
 )
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import parameter_count, training_flops_per_token
-from inheritune.arch.families import Fold, fills, folds, packed_dimension
+from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
 from inheritune.arch.loading import (
     check_tokenizer_fits,
     find_tokenizer,
@@ -27,7 +27,10 @@ from inheritune.arch.structure import (
     Structure,
     check_cache,
     check_decoder,
+    check_lenders,
     check_movable,
+    check_place,
+    decoder_config,
     differences,
     find_structure,
     layer_count,
@@ -50,10 +53,13 @@ __all__ = [
     "check_cache",
     "check_decoder",
     "check_fits",
+    "check_lenders",
     "check_movable",
+    "check_place",
     "check_positions",
     "check_stored",
     "check_tokenizer_fits",
+    "decoder_config",
     "differences",
     "fills",
     "find_structure",
@@ -73,6 +79,7 @@ __all__ = [
     "place_tensors",
     "save_model",
     "save_stored",
+    "settled_attributes",
     "shorten",
     "silence_libraries",
     "silencing_values",

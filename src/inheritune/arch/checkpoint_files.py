@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -49,9 +49,15 @@ def locate(path: str, revision: str | None = None, holds: tuple[str, ...] = ("co
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def names_by_file(
-    located: Located, revision: str | None, needed: Callable[[list[str]], set[str]]
-) -> tuple[Path, ...] | None:
+@dataclass(frozen=True)
+class WeightFiles:
+    """The safetensors files at hand, and for several files the index: in which of them (by name) a tensor is."""
+
+    files: tuple[Path, ...]
+    index: Mapping[str, str]
+
+
+def weight_files(located: Located, revision: str | None, needed: Callable[[list[str]], set[str]]) -> WeightFiles | None:
     """The safetensors files that hold a model's weights; None when they are in other files.
 
     Of a sharded model on the hub only the files with tensors in `needed` (of all stored names) are fetched. Raises
@@ -59,27 +65,21 @@ def names_by_file(
     """
     if located.gguf_file is not None:
         return None
-    if Path(located.name).is_dir():
-        folder = Path(located.name)
-        if (folder / _SINGLE).is_file():
-            return (folder / _SINGLE,)
-        index = folder / _INDEX
-        return tuple(folder / name for name in _files_of(index)) if index.is_file() else None
     single = fetch(located, _SINGLE, revision)
     if single is not None:
-        return (single,)
+        return WeightFiles((single,), {})
     fetched = fetch(located, _INDEX, revision)
     if fetched is None:
         return None
-    _files_of(fetched)
-    where: dict[str, str] = json.loads(fetched.read_text(encoding="utf-8"))["weight_map"]
+    where = _index(fetched)
+    local = Path(located.name).is_dir()
     files = []
-    for name in sorted({where[stored] for stored in needed(list(where))}):
+    for name in sorted(set(where.values()) if local else {where[stored] for stored in needed(list(where))}):
         file = fetch(located, name, revision)
         if file is None:
-            raise InputError(f"{located.name}: {name}", f"missing, though {_INDEX} names it", "check the revision")
+            raise InputError(f"{located.name}: {name}", f"missing, though {_INDEX} names it", "get the file again")
         files.append(file)
-    return tuple(files)
+    return WeightFiles(tuple(files), where)
 
 
 def fetch(located: Located, name: str, revision: str | None) -> Path | None:
@@ -156,7 +156,7 @@ def _folder(folder: Path) -> tuple[Path, ...]:
     except ValueError as error:
         raise InputError(str(config), f"not JSON ({error})", "get the file again") from None
     for index in folder.glob("*.safetensors.index.json"):
-        for name in _files_of(index):
+        for name in sorted(set(_index(index).values())):
             if not (folder / name).is_file():
                 raise InputError(str(folder / name), f"missing, though {index.name} names it", "get the file again")
     files = tuple(sorted(folder.glob("*.safetensors")))
@@ -167,13 +167,13 @@ def _folder(folder: Path) -> tuple[Path, ...]:
     return files
 
 
-def _files_of(index: Path) -> list[str]:
-    """The weight files that an index names."""
+def _index(file: Path) -> dict[str, str]:
+    """For each tensor the file that holds it, as an index says. Raises InputError where it is none."""
     try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return sorted({str(Path(name)) for name in names})
+        found = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        return {str(name): str(Path(holder)) for name, holder in found.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(str(index), f"not an index of weight files ({error!r})", "get the file again") from None
+        raise InputError(str(file), f"not an index of weight files ({error!r})", "get the file again") from None
 
 
 def _safetensors(file: Path) -> None:

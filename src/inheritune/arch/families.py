@@ -1,8 +1,20 @@
+"""What neither a model's structure nor its code can tell, by family. Small on purpose: most families need no line.
+
+A block that moves to another place keeps its function by config (`config.shorten`), by a fold of the difference into
+its weights, or not at all; then the selection is refused.
+"""
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
 class Fold:
+    """Multiply the slice [start, stop) along `dimension` of a block's tensor, named as in the block, by `factor`."""
+
     tensor: str
     dimension: int
     start: int
@@ -10,11 +22,119 @@ class Fold:
     factor: float
 
 
-def folds(config, source_index, target_index):
-    return []
 @dataclass(frozen=True)
 class Fill:
+    """A tensor of the target's block that its source has none for, and the value that leaves the function as it was."""
+
     tensor: str
     value: float
-def fills(config, source_index, target_index, target_depth): return []
-def packed_dimension(tensor): return None
+
+
+# Fields that hold the number of blocks where num_hidden_layers means something else (here: attentions, two a block).
+_COUNT = {"longcat_flash": "num_layers"}
+
+# What uses_of_place finds in these families' code, and why it does no harm: a block takes these from the block before
+# it, whichever that is, or `lenders` sees to it that it is the right one, or the tensor is cut by `packed_dimension`.
+_EXAMINED: dict[str, tuple[str, ...]] = {
+    "cohere_compass_text": ("deepstack_visual_embeds",),  # none in the text model
+    "gemma3n_text": ("per_layer_inputs",),
+    "gemma4_text": ("first_kv_shared_layer_idx", "per_layer_inputs"),
+    "gemma4_unified_text": ("first_kv_shared_layer_idx",),
+    "glm_moe_dsa": ("topk_indices goes from block to block",),
+    "hy_v4": ("topk_indices goes from block to block",),
+    "rwkv": ("layer_id", "rescale", "block_id"),  # `shorten` switches the rescaling off; block 0 is of another make
+    "zaya": ("prev_router_hidden_states goes from block to block",),
+}
+
+# Tensors outside the blocks that hold a slice for each block, in the blocks' order, and the dimension of the slices.
+_PACKED = {"embed_tokens_per_layer.weight": 1, "per_layer_model_projection.weight": 0}
+
+# transformers cannot build a model of fewer blocks: rwkv divides by the number of blocks less one.
+_LEAST_BLOCKS = {"rwkv": 2}
+
+
+def count_field(config: "PretrainedConfig") -> str:
+    """The name of the config's field that holds the number of blocks."""
+    return _COUNT.get(config.model_type, "num_hidden_layers")
+
+
+def least_blocks(config: "PretrainedConfig") -> int:
+    """The fewest blocks that transformers can build a model of."""
+    return _LEAST_BLOCKS.get(config.model_type, 1)
+
+
+def examined(config: "PretrainedConfig") -> tuple[str, ...]:
+    """Parts of the findings of `uses_of_place` that are known to do no harm in this family."""
+    return _EXAMINED.get(config.model_type, ())
+
+
+def packed_dimension(tensor: str) -> int | None:
+    """The dimension along which a tensor outside the blocks holds equal slices for each block; None for all others."""
+    return next((dimension for name, dimension in _PACKED.items() if tensor.endswith(name)), None)
+
+
+def settled_attributes(config: "PretrainedConfig") -> frozenset[str]:
+    """Attributes of a block's modules that may differ from the source's: `folds` and `fills` make up for them."""
+    depth = getattr(config, count_field(config))
+    # Tables of all blocks that a block keeps, to look up its own entry.
+    names = {name for name, value in config.to_dict().items() if isinstance(value, list) and len(value) == depth}
+    # A lender of keys and values puts them away; that changes nothing in what it computes itself.
+    names.add("store_full_length_kv")
+    if config.model_type == "gpt2" and config.scale_attn_by_inverse_layer_idx:
+        names.add("scaling")
+    if config.model_type == "minimax":  # used for decays only, which are buffers and travel with the weights
+        names.add("num_hidden_layers")
+    if config.model_type == "gpt_neox_japanese":
+        names.add("use_bias")
+    if config.model_type == "big_bird" and config.attention_type == "original_full":
+        names.add("seed")  # of sparse attention's random blocks
+    return frozenset(names)
+
+
+def folds(config: "PretrainedConfig", source_index: int, target_index: int) -> list[Fold]:
+    """What to multiply in block `source_index` so that at place `target_index` it computes what it did.
+
+    GPT-2 with scale_attn_by_inverse_layer_idx divides attention scores by the block's number, counted from 1: the
+    queries, the first third of the projection, make up for it. Its matrices are stored input first.
+    """
+    if source_index == target_index:
+        return []
+    if config.model_type == "gpt2" and config.scale_attn_by_inverse_layer_idx:
+        factor = (target_index + 1) / (source_index + 1)
+        width = config.hidden_size
+        return [
+            Fold("attn.c_attn.weight", 1, 0, width, factor),
+            Fold("attn.c_attn.bias", 0, 0, width, factor),
+        ]
+    return []
+
+
+def fills(config: "PretrainedConfig", source_index: int, target_index: int, target_depth: int) -> list[Fill]:
+    """Tensors that block `source_index` lacks and has at place `target_index` of `target_depth`.
+
+    GPT-NeoX-Japanese has a bias after attention in its last block only; in any other block it was none, that is zero.
+    """
+    last = target_index == target_depth - 1
+    if config.model_type == "gpt_neox_japanese" and last and source_index != config.num_hidden_layers - 1:
+        return [Fill("attention.dense_bias", 0.0)]
+    return []
+
+
+def lenders(config: "PretrainedConfig") -> list[int | None]:
+    """For each block the number of the earlier block that lends it keys and values, or chosen tokens; else None."""
+    kinds = getattr(config, "indexer_types", None)
+    if kinds is not None:
+        return [
+            max((other for other in range(index) if kinds[other] != "shared"), default=None)
+            if kind == "shared"
+            else None
+            for index, kind in enumerate(kinds)
+        ]
+    depth: int = getattr(config, count_field(config))
+    shared = getattr(config, "num_kv_shared_layers", 0) or 0
+    types = getattr(config, "layer_types", None) or [None] * depth
+    first = depth - shared
+    return [
+        None if index < first else max((other for other in range(first) if types[other] == types[index]), default=None)
+        for index in range(depth)
+    ]

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.checkpoint_files import Located, fetch, locate, locate_tokenizer, names_by_file, tokenizer_files
+from inheritune.arch.checkpoint_files import Located, fetch, locate, locate_tokenizer, tokenizer_files, weight_files
 from inheritune.arch.quantisation import (
     check_undoable,
     forget,
@@ -126,9 +126,10 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
     if "gguf_file" not in located_by:
         check_undoable(config, reference.path)
         if fields is not None and is_blockwise(fields):
-            weights = open_weights(reference, config, set)
+            weights = _open(reference, locate(reference.path, reference.revision), set)
             if weights is not None:
-                return _load_stored(reference, weights, dtype)
+                kind = "F32" if str(config.dtype) == "torch.float32" else "BF16"
+                return _load_stored(reference, without_factors(weights, fields, kind), dtype)
     with _plain_errors(reference.path):
         options = {} if "gguf_file" in located_by else loading_options(config)
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -139,7 +140,8 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
             weights_only=True,
             ignore_mismatched_sizes=True,
         )
-        model = make_plain(model)
+        if fields is not None:
+            model = make_plain(model, fields)
     for what in ("mismatched_keys", "missing_keys"):
         if info[what]:
             names = ", ".join(sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[what])[:3])
@@ -177,8 +179,8 @@ def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "P
 def open_weights(
     reference: Reference, config: "PretrainedConfig", needed: Callable[[list[str]], set[str]]
 ) -> StoredWeights | None:
-    """The reference's stored tensors, without reading them; None where transformers has to load it whole: a .gguf file,
-    a quantised checkpoint other than blockwise FP8, or weights that are not in safetensors files.
+    """The reference's stored tensors, without reading them; None where it has to be loaded whole: a .gguf file, a
+    quantised checkpoint, or weights that are not in safetensors files.
 
     `needed` says which of all stored names are wanted: of a model on the hub only the files with those are fetched.
     """
@@ -186,15 +188,14 @@ def open_weights(
     located = locate(reference.path, reference.revision)
     if located.gguf_file is not None or getattr(config, "transformers_weights", None) is not None:
         return None
-    fields = quantisation(_stored_config(reference))
-    if fields is not None and not is_blockwise(fields):
-        return None
+    return None if quantisation(_stored_config(reference)) is not None else _open(reference, located, needed)
+
+
+def _open(reference: Reference, located: Located, needed: Callable[[list[str]], set[str]]) -> StoredWeights | None:
+    assert reference.path is not None
     with _plain_errors(reference.path):
-        files = names_by_file(located, reference.revision, needed)
-        weights = None if files is None else StoredWeights.open(reference.path, files)
-    if weights is None or fields is None:
-        return weights
-    return without_factors(weights, fields, "F32" if str(config.dtype) == "torch.float32" else "BF16")
+        found = weight_files(located, reference.revision, needed)
+        return None if found is None else StoredWeights.open(reference.path, found.files, found.index)
 
 
 def check_tokenizer_fits(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", place: str) -> None:

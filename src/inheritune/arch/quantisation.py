@@ -67,23 +67,20 @@ def loading_options(config: "PretrainedConfig") -> dict[str, Any]:
     return {"quantization_config": kind.from_dict({**fields, "dequantize": True})}
 
 
-def make_plain(model: "PreTrainedModel") -> "PreTrainedModel":
-    """A loaded model with floats alone and without the mark of quantisation, which transformers refuses to save."""
+def make_plain(model: "PreTrainedModel", fields: Mapping[str, Any]) -> "PreTrainedModel":
+    """A model loaded from a checkpoint quantised by `fields`: with floats alone, and without the mark of it.
+
+    transformers refuses to save a model with the mark, and with the way it was loaded would quantise it again.
+    """
     import torch
 
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is None:
-        return model
-    if _way(_method(quantizer.quantization_config.to_dict())) == "after loading":
+    if _way(_method(fields)) == "after loading":
         model = model.dequantize(model.dtype if model.dtype.is_floating_point else torch.bfloat16)
-    for name in ("hf_quantizer", "quantization_method"):
+    for name in ("hf_quantizer", "quantization_method", "_weight_conversions"):
         if hasattr(model, name):
             delattr(model, name)
     forget(model.config)
-    if hasattr(model, "is_quantized"):
-        model.is_quantized = False
-    if hasattr(model, "_weight_conversions"):  # else it would be quantised again when it is saved
-        del model._weight_conversions
+    model.is_quantized = False
     return model
 
 

@@ -76,30 +76,32 @@ class _Scaled:
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """The tensors of a checkpoint's safetensors files."""
+    """The tensors of a checkpoint's safetensors files, and the names of those in files that are not at hand."""
 
     place: str
     tensors: Mapping[str, StoredTensor]
+    elsewhere: frozenset[str] = frozenset()
 
     @classmethod
-    def open(cls, place: str, files: tuple[Path, ...]) -> "StoredWeights":
-        """Read the headers of `files`. Raises InputError for a damaged file, or dtypes that no checkpoint mixes."""
-        from huggingface_hub import parse_local_safetensors_file_metadata
-        from safetensors import SafetensorError, safe_open
+    def open(cls, place: str, files: tuple[Path, ...], index: Mapping[str, str] | None = None) -> "StoredWeights":
+        """Read the headers of `files`; `index` says which tensor is in which file of all that there are.
 
+        Raises InputError for a damaged file, and where index and files contradict each other.
+        """
         found: dict[str, StoredTensor] = {}
         for file in files:
-            try:
-                with safe_open(str(file), framework="pt"):  # checks that the file is as long as its header says
-                    header = parse_local_safetensors_file_metadata(file)
-            except SafetensorError as error:
-                raise InputError(str(file), f"damaged or cut short ({error})", "get the file again") from None
-            with file.open("rb") as opened:
-                first = 8 + int.from_bytes(opened.read(8), "little")  # the header's length stands before the header
-            for name, tensor in header.tensors.items():
-                start, stop = tensor.data_offsets
-                found[name] = StoredTensor(name, file, tuple(tensor.shape), tensor.dtype, first + start, stop - start)
-        return cls(place, found)
+            for tensor in _header(file):
+                if tensor.name in found:
+                    other = found[tensor.name].file.name
+                    raise InputError(f"{file}: {tensor.name}", f"stored in {other} too", "get the files again")
+                found[tensor.name] = tensor
+        names = {file.name for file in files}
+        for name, holder in (index or {}).items():
+            if Path(holder).name in names and (name not in found or found[name].file.name != Path(holder).name):
+                raise InputError(
+                    f"{place}: {name}", f"not in {holder}, where the index says that it is", "get the files again"
+                )
+        return cls(place, found, frozenset(index or ()) - found.keys())
 
     @property
     def dtype(self) -> "torch.dtype":
@@ -113,3 +115,22 @@ class StoredWeights:
         raise InputError(
             self.place, "no tensor of floating-point numbers", "get a checkpoint whose weights fit its config"
         )
+
+
+def _header(file: Path) -> list[StoredTensor]:
+    """The tensors of a file. Raises InputError where it is damaged."""
+    from huggingface_hub import parse_local_safetensors_file_metadata
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="pt"):  # checks that the file is as long as its header says
+            header = parse_local_safetensors_file_metadata(file)
+    except SafetensorError as error:
+        raise InputError(str(file), f"damaged or cut short ({error})", "get the file again") from None
+    with file.open("rb") as opened:
+        first = 8 + int.from_bytes(opened.read(8), "little")  # the header's length stands before the header
+    found = []
+    for name, tensor in header.tensors.items():
+        start, stop = tensor.data_offsets
+        found.append(StoredTensor(name, file, tuple(tensor.shape), tensor.dtype, first + start, stop - start))
+    return found

@@ -1,26 +1,19 @@
 """What a decoder is made of, found in the model itself: its repeated blocks, and what stands around them."""
 
-import re
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from inheritune.arch.families import count_field, examined, least_blocks, lenders
+from inheritune.arch.inspection import POSITION, uses_of_place
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-# Attributes that only say where a block stands: cache slots and debugging names. Everything else that differs
-# between a block and its copy means that the copy computes something else.
-_POSITION = re.compile(r"^(layer_idx|layer_id|layer_index|layer_number|block_idx|idx)$")
-
-# Config fields by which some architectures choose a block's function from its index alone, with the values that are
-# harmless. A prefix of the blocks keeps every index; any other selection would change what the blocks compute.
-_INDEX_FIELDS: dict[str, tuple[Any, ...]] = {
-    "hybrid_layer_ids": ([], None),  # zamba2: one block at several places, with an adapter in it for each of them
-    "num_kv_shared_layers": (0, None),
-    "scale_attn_by_inverse_layer_idx": (False, None),
-}
+_NUMBERS_MAY_DIFFER = 1e-9  # relative: a constant computed from a changed config may round otherwise
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class Structure:
 
 def layer_count(config: "PretrainedConfig") -> int:
     """The number of blocks that a config declares. Raises InputError where it declares none."""
-    count = getattr(config, "num_hidden_layers", None)
+    count = getattr(config, count_field(config), None)
     if not isinstance(count, int) or count < 1:
         raise InputError(
             _title(config),
@@ -66,12 +59,33 @@ def check_decoder(config: "PretrainedConfig") -> None:
     either = config.model_type in MASKED or config.model_type == "bert-generation"  # gpt_neox says false, and is one
     if either and getattr(config, "is_decoder", True) is False:
         raise InputError(_title(config), f"{config.model_type} is an encoder here (is_decoder is false)", remedy)
-    if config.get_text_config() is not config:
-        raise InputError(_title(config), f"{config.model_type} wraps a text model in a larger one", remedy)
+    try:
+        text = config.get_text_config()
+    except ValueError as error:
+        raise InputError(_title(config), f"{config.model_type} has several text models ({error})", remedy) from None
+    if text is not config:
+        inner = f"a text model of type {text.model_type}"
+        raise InputError(_title(config), f"{config.model_type} wraps {inner} in a larger one", remedy)
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if config.model_type not in CAUSAL and not remote:
         raise InputError(_title(config), f"model type {config.model_type!r} has no causal language model", remedy)
     layer_count(config)
+
+
+def decoder_config(config: "PretrainedConfig") -> "PretrainedConfig":
+    """The config of the decoder that AutoModelForCausalLM makes of `config`: itself, or that of its text part.
+
+    For some composites (llama4, qwen3_5 ...) transformers builds and loads the text model alone.
+
+    Raises InputError, with the reason, where what it makes is no decoder-only text model.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as CAUSAL
+
+    text = getattr(config, "text_config", None)
+    if type(config) in CAUSAL and type(text) in CAUSAL and CAUSAL[type(config)].config_class is type(text):
+        config = text
+    check_decoder(config)
+    return config
 
 
 def find_structure(model: "PreTrainedModel") -> Structure:
@@ -87,6 +101,8 @@ def find_structure(model: "PreTrainedModel") -> Structure:
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count and next(module.parameters(), None) is not None
     ]
+    made = [name for name in lists if any(next(block.children(), None) for block in model.get_submodule(name))]
+    lists = made or lists  # a block is made of modules; a list of single matrices is something else of that length
     lists.sort(key=lambda name: name.count("."))
     if not lists or (len(lists) > 1 and lists[0].count(".") == lists[1].count(".")):
         found = "none" if not lists else " and ".join(lists)
@@ -99,16 +115,66 @@ def find_structure(model: "PreTrainedModel") -> Structure:
 
 
 def check_movable(config: "PretrainedConfig", kept: list[int]) -> None:
-    """Raise InputError where these blocks would compute something else at their new places."""
-    if kept == list(range(len(kept))):
-        return
-    for name, harmless in _INDEX_FIELDS.items():
-        value = getattr(config, name, None)
-        if value not in harmless:
+    """Raise InputError where the config shows that these blocks would compute something else at their new places."""
+    if len(kept) < least_blocks(config):
+        raise InputError(
+            f"{config.model_type}, blocks {kept}",
+            f"transformers cannot build this architecture with fewer than {least_blocks(config)} blocks",
+            "choose more blocks",
+        )
+    lent = lenders(config)
+    for place, index in enumerate(kept):
+        lender = lent[index]
+        if lender is not None and lender not in kept[:place]:
             raise InputError(
-                _title(config),
-                f"{name} is {value}, so a block's function depends on its place and blocks {kept} would change",
-                "inherit the first blocks (choose: first)",
+                f"{config.model_type}, block {index}",
+                f"takes what block {lender} has computed, which is not among the blocks {kept}",
+                f"choose block {lender} too, or leave block {index} out",
+            )
+    ids = getattr(config, "hybrid_layer_ids", None)  # zamba2: one block at several places, an adapter in it for each
+    if ids and kept != list(range(len(kept))):
+        raise InputError(
+            _title(config),
+            f"hybrid_layer_ids is {ids}, so a block's function depends on its place and blocks {kept} would change",
+            "inherit the first blocks (choose: first)",
+        )
+
+
+def check_lenders(config: "PretrainedConfig", short: "PretrainedConfig", kept: list[int]) -> None:
+    """Raise InputError where a block of `short` would take keys, values or tokens from another block than it did."""
+    lent, lent_now = lenders(config), lenders(short)
+    for place, index in enumerate(kept):
+        source, lender = lent[index], lent_now[place]
+        if source is not None and (lender is None or kept[lender] != source):
+            now = "itself" if lender is None else f"block {kept[lender]}"
+            raise InputError(
+                f"{config.model_type}, block {index}",
+                f"takes what block {source} has computed, and would take it from {now}",
+                "choose other blocks, or choose: first",
+            )
+
+
+def check_place(model: "PreTrainedModel", structure: Structure, kept: list[int]) -> None:
+    """Raise InputError where the model's code uses a block's number, or the depth, in computing, and these blocks move.
+
+    `model` may be on the meta device: only classes are looked at.
+    """
+    rescaled = any(vars(module).get("layers_are_rescaled", False) for module in model.modules())
+    if rescaled and getattr(model.config, "rescale_every", None):
+        raise InputError(
+            _title(model.config),
+            "the model has run in evaluation mode, which has scaled its weights by their places",
+            "load it anew",
+        )
+    harmless = examined(model.config)
+    for use in uses_of_place(model, structure.blocks):
+        moves = kept != list(range(structure.count if use.of_depth else len(kept)))
+        if moves and not any(part in use.text for part in harmless):
+            what = "the number of blocks" if use.of_depth else "a block's place"
+            raise InputError(
+                f"{_title(model.config)}, blocks {kept}",
+                f"what they compute depends on {what} ({use.text})",
+                "take all blocks" if use.of_depth else "inherit the first blocks (choose: first)",
             )
 
 
@@ -136,30 +202,63 @@ def _has_cache(config: "PretrainedConfig") -> bool:
     return True
 
 
-def differences(source: "nn.Module", target: "nn.Module") -> list[str]:
+def differences(source: "nn.Module", target: "nn.Module", settled: Collection[str] = ()) -> list[str]:
     """What makes a block compute something else than the block it was copied from, weights aside.
 
-    Compares the modules' classes, the names and shapes of their tensors, and every plain attribute but those that
-    only say where the block stands.
+    Compares the modules' classes, the names and shapes of their tensors, every attribute that is plain data or made
+    of it, and tensors that no checkpoint stores. Left out are attributes that only say where the block stands, and
+    those named in `settled`. A block on the meta device is compared in all but the values of its tensors.
     """
     found = []
     sources, targets = dict(source.named_modules()), dict(target.named_modules())
     for name in sorted(sources.keys() ^ targets.keys()):
         found.append(f"module {name} is in only one of them")
-    for name in sources.keys() & targets.keys():
+    for name in sorted(sources.keys() & targets.keys()):
         left, right = sources[name], targets[name]
         if type(left) is not type(right):
             found.append(f"{name} is {type(right).__name__}, was {type(left).__name__}")
-        for key in vars(left).keys() & vars(right).keys():
+        for key in sorted(vars(left).keys() & vars(right).keys()):
+            if key.startswith("_") or key == "training" or POSITION.match(key) or key in settled:
+                continue
             a, b = vars(left)[key], vars(right)[key]
-            plain = isinstance(a, bool | int | float | str | None) and isinstance(b, bool | int | float | str | None)
-            if plain and a != b and not key.startswith("_") and key != "training" and not _POSITION.match(key):
+            if _is_plain(a) and _is_plain(b) and not _are_same(a, b):
                 found.append(f"{name}.{key} is {b}, was {a}".lstrip("."))
+        for key in sorted(left._non_persistent_buffers_set & right._non_persistent_buffers_set):
+            a, b = getattr(left, key), getattr(right, key)
+            if a is not None and b is not None and not _are_same_tensors(a, b):
+                found.append(f"{name}.{key} has other values".lstrip("."))
     shapes = {name: tuple(tensor.shape) for name, tensor in source.state_dict().items()}
     for name, tensor in target.state_dict().items():
         if shapes.pop(name, None) != tuple(tensor.shape):
             found.append(f"{name} has another shape")
     return found + [f"{name} is missing" for name in shapes]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number, a text, nothing, or a collection of these."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(_is_plain(entry) for entry in value)
+    if type(value) is dict:  # an ordered one is torch's own
+        return all(_is_plain(entry) for pair in value.items() for entry in pair)
+    return isinstance(value, bool | int | float | str | None)
+
+
+def _are_same(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=_NUMBERS_MAY_DIFFER) or (math.isnan(a) and math.isnan(b))
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(_are_same(one, other) for one, other in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_are_same(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+def _are_same_tensors(a: "Tensor", b: "Tensor") -> bool:
+    import torch
+
+    if a.shape != b.shape or a.is_meta or b.is_meta:
+        return a.shape == b.shape
+    return bool(torch.allclose(a.float(), b.float(), rtol=1e-6, atol=0, equal_nan=True))
 
 
 def _title(config: "PretrainedConfig") -> str:

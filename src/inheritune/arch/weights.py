@@ -230,11 +230,17 @@ def _complaints() -> Iterator[list[str]]:
 
 
 def check_stored(weights: StoredWeights, skeleton: "PreTrainedModel", structure: Structure) -> None:
-    """Raise InputError where the files cannot belong to the model: shapes, blocks beyond the config's, mixed dtypes."""
+    """Raise InputError where the files cannot belong to the model: shapes, blocks beyond the config's, mixed dtypes.
+
+    Of tensors in files that are not at hand, the names alone are looked at.
+    """
     names = Names(skeleton)
     modules = {stored: names.of(stored) for stored in weights.tensors}
-    check_fits(skeleton, weights.tensors, weights.place)
-    _check_depth(modules, skeleton, structure, weights.place)
+    away = {stored: names.of(stored) for stored in weights.elsewhere}
+    unread = frozenset(away.values())  # experts stored one by one may be here in part
+    _check_depth(modules | away, skeleton, structure, weights.place)
+    at_hand = {stored: tensor for stored, tensor in weights.tensors.items() if modules[stored] not in unread}
+    check_fits(skeleton, at_hand, weights.place, unread)
     _check_dtypes(weights, {stored: module for stored, module in modules.items() if module in names.own}, structure)
     _check_ties(weights, modules, skeleton)
 

@@ -11,7 +11,9 @@ from inheritune.arch import (
     build_skeleton,
     check_cache,
     check_decoder,
+    check_lenders,
     check_movable,
+    check_place,
     differences,
     fills,
     find_structure,
@@ -19,6 +21,7 @@ from inheritune.arch import (
     halve,
     kept_ranges,
     packed_dimension,
+    settled_attributes,
     shorten,
     tensor_roles,
 )
@@ -54,6 +57,7 @@ def draft(reference: "PreTrainedModel", wish: Inherit, trust_remote_code: bool =
     check_decoder(reference.config)
     structure = find_structure(reference)
     kept = select_blocks(wish.layers, wish.choose, structure.count)
+    check_place(reference, structure, kept)
     short = shorten_for(reference.config, kept)
     with as_input_error(reference.config, kept):
         whole = build_skeleton(short, trust_remote_code)
@@ -84,6 +88,7 @@ def shorten_for(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfi
     with as_input_error(config, kept):
         short = shorten(config, kept)
         check_cache(config, short)
+        check_lenders(config, short, kept)
         return short
 
 
@@ -113,10 +118,13 @@ def as_input_error(config: "PretrainedConfig", kept: list[int]) -> Iterator[None
 def _check_blocks(
     reference: "PreTrainedModel", target: "PreTrainedModel", structure: Structure, places: Structure, kept: list[int]
 ) -> None:
+    """Raise InputError where a block at its new place is not the block that it was."""
+    settled = settled_attributes(reference.config)
     for place, index in enumerate(kept):
-        found = differences(
-            reference.get_submodule(f"{structure.blocks}.{index}"), target.get_submodule(f"{places.blocks}.{place}")
-        )
+        source = reference.get_submodule(f"{structure.blocks}.{index}")
+        new = tuple(fill.tensor for fill in fills(reference.config, index, place, len(kept)))
+        found = differences(source, target.get_submodule(f"{places.blocks}.{place}"), settled)
+        found = [difference for difference in found if not difference.startswith(new)]
         if found:
             raise InputError(
                 f"block {index}",

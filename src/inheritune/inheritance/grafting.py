@@ -2,7 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from inheritune.arch import build_skeleton, differences, find_structure, folds, silencing_values
+from inheritune.arch import (
+    build_skeleton,
+    differences,
+    find_structure,
+    folds,
+    packed_dimension,
+    settled_attributes,
+    silencing_values,
+)
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +51,9 @@ def graft(
     places = {at: kept.index(block) for at, block in enumerate(before)}
     for at, place in places.items():
         found = differences(
-            trained.get_submodule(f"{theirs.blocks}.{at}"), target.get_submodule(f"{ours.blocks}.{place}")
+            trained.get_submodule(f"{theirs.blocks}.{at}"),
+            target.get_submodule(f"{ours.blocks}.{place}"),
+            settled_attributes(trained.config),
         )
         if found:
             raise InputError(
@@ -53,8 +63,14 @@ def graft(
     with torch.no_grad():
         for name, tensor in trained.state_dict().items():
             where = theirs.split(name)
-            goal = name if where is None else ours.name_in(places[where[0]], where[1])
-            tensors[goal].copy_(tensor)
+            goal = tensors[name if where is None else ours.name_in(places[where[0]], where[1])]
+            packed = packed_dimension(name) if where is None else None
+            if packed is None:
+                goal.copy_(tensor)
+                continue
+            each = tensor.shape[packed] // theirs.count
+            for at, place in places.items():
+                goal.narrow(packed, place * each, each).copy_(tensor.narrow(packed, at * each, each))
         for at, place in places.items():
             for fold in folds(trained.config, at, place):
                 part = tensors[ours.name_in(place, fold.tensor)]

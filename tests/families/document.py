@@ -1,0 +1,113 @@
+"""docs/architectures.md, from the checks of parity.py. Run by `make docs`; takes minutes."""
+
+import contextlib
+import sys
+from collections.abc import Iterable
+from functools import lru_cache
+from textwrap import shorten
+
+import parity
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from table import DECODERS
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+from inheritune.arch import silence_libraries
+from inheritune.arch.structure import decoder_config, find_structure
+from inheritune.errors import InputError
+
+_HEADER = """# Architectures
+
+Made by `make docs` (`python tests/families/document.py`) with transformers {version}; `make check` fails where it is out
+of date. Of the {total} model types that transformers maps to a causal language model, {supported} are supported
+({prefixes} of them only in prefixes), {wrapping} more are loaded by transformers as the text part of a larger model and
+are supported as that, and {refused} are refused.
+
+Supported means that a tiny random model of the type, in whose blocks every kind occurs that the type has, passes in
+float32: the logits are those of the reference without the other blocks (1e-5), for 1, half, all but one and all blocks,
+and for two selections that are no prefix; all blocks are the reference bit for bit; what is saved loads in plain
+transformers with nothing missing or left over, the same logits, ties and lists in the config; generation with a cache
+gives what it gives without, wherever it does for the reference. A selection that is refused is refused in a line.
+
+An architecture that is not in this table, such as one with code from the hub, is taken by the same rules: its blocks
+are found in the model, every block is compared with its source, and a selection that is no prefix is refused where the
+model's code uses a block's number for anything but its slot in the cache and its entry in the config.
+
+For every architecture: of a hybrid, blocks without any that has attention are refused, and so is a block without the
+earlier one that lends it keys and values, or chosen tokens.
+
+| model type | supported | selections |
+| --- | --- | --- |
+"""
+
+
+@lru_cache(maxsize=1)
+def verdicts(kind: str) -> tuple[parity.Verdict, ...]:
+    """The verdicts on every selection of a family, worked out once in a row."""
+    with contextlib.redirect_stdout(sys.stderr):  # some architectures print
+        return tuple(parity.check(kind, kept) for kept in parity.SELECTIONS)
+
+
+@lru_cache(maxsize=512)
+def standing(kind: str) -> tuple[str, str]:
+    """Whether a model type can be taken ('yes', 'as TYPE', 'no'), from its config alone, and why not."""
+    try:
+        config = CONFIG_MAPPING[kind](**({"is_decoder": True} if kind in DECODERS else {}))
+    except (ValueError, StrictDataclassError):  # its default config contradicts itself
+        return "no", "an assistant of another model, not a decoder by itself"
+    try:
+        found = decoder_config(config)
+        if found is not config:
+            return f"as {found.model_type}", "its text part, which transformers loads by itself"
+        find_structure(parity.skeleton_of(kind))
+    except InputError as error:
+        return "no", error.problems[0].what
+    return "yes", ""
+
+
+def row(kind: str) -> str:
+    """The table's line on a model type."""
+    supported, why = standing(kind)
+    if supported == "yes":
+        why = _selections(verdicts(kind))
+        if kind in DECODERS:
+            supported = "where is_decoder is true"
+    return f"| {kind} | {supported} | {why} |"
+
+
+def _selections(found: tuple[parity.Verdict, ...]) -> str:
+    faults = [fault for verdict in found for fault in verdict.faults]
+    if faults:
+        return f"FAULTY: {faults[0]}"
+    refused = {str(verdict.kept): shorten(verdict.refused, 140) for verdict in found if verdict.refused}
+    if not refused:
+        return "all"
+    if refused.keys() == {str(kept) for kept in parity.SELECTIONS if not parity.is_prefix(kept)}:
+        return f"only prefixes: {next(iter(refused.values()))}"
+    by_reason: dict[str, list[str]] = {}
+    for kept, reason in refused.items():
+        by_reason.setdefault(reason, []).append(kept)
+    return "; ".join(f"not {', '.join(kept)}: {reason}" for reason, kept in by_reason.items())
+
+
+def header(rows: Iterable[str]) -> str:
+    """All that stands before the table's lines, with the numbers of `rows`."""
+    columns = [[cell.strip() for cell in line.split("|")[1:4]] for line in rows]
+    ways = [supported for _, supported, _ in columns]
+    return _HEADER.format(
+        version=transformers.__version__,
+        total=len(columns),
+        supported=sum(way == "yes" or way.startswith("where") for way in ways),
+        prefixes=sum(selections.startswith("only prefixes") for _, _, selections in columns),
+        wrapping=sum(way.startswith("as ") for way in ways),
+        refused=ways.count("no"),
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    silence_libraries()
+    lines = [row(kind) for kind in CAUSAL]
+    sys.stdout.write(header(lines) + "\n".join(lines) + "\n")

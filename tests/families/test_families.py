@@ -1,0 +1,73 @@
+"""Invariants 1 and 2 of the design for every family that is supported; refusals where one is not, or not wholly."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import document
+import pytest
+import torch
+from table import REFUSED
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+from inheritune.arch import check_decoder, silence_libraries
+from inheritune.arch.structure import decoder_config
+
+# One of each way in which blocks differ or lean on their place: plain, scaled by number, encoder's class, windows,
+# experts, hybrid by pattern, by list, states alone, shared keys and values, bias in the last block, depth in the config.
+QUICK = (
+    "llama", "gpt2", "roberta", "qwen2_moe", "ernie4_5_moe", "jamba", "qwen3_next", "mamba2", "gemma3n_text",
+    "gpt_neox_japanese", "minicpm3", "diffllama", "glm_moe_dsa",
+)  # fmt: skip
+DOCUMENT = Path(__file__).parents[2] / "docs" / "architectures.md"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_quiet_thread() -> Iterator[None]:
+    """Threads that wait for each other cost these models far more than they save, on a busy machine most of all."""
+    silence_libraries()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def check_family(kind: str) -> None:
+    """Every selection passes or is refused for the reason that the table expects."""
+    expected = REFUSED.get(kind, {})
+    for verdict in document.verdicts(kind):
+        assert not verdict.faults, f"{kind}, blocks {verdict.kept}: {verdict.faults}"
+        reason = expected.get(tuple(verdict.kept), "")
+        assert bool(verdict.refused) == bool(reason), f"{kind}, blocks {verdict.kept}: refused {verdict.refused!r}"
+        assert reason in verdict.refused, f"{kind}, blocks {verdict.kept}"
+    assert any(not verdict.refused and len(verdict.kept) < 6 for verdict in document.verdicts(kind))
+
+
+@pytest.mark.parametrize("kind", QUICK)
+def test_one_of_each_way(kind: str) -> None:
+    check_family(kind)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # of some architectures' own making
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_every_model_type(kind: str) -> None:
+    """Supported ones pass, and each is in docs/architectures.md as it is; `make docs` writes that file."""
+    if document.standing(kind)[0] == "yes":
+        check_family(kind)
+    assert document.row(kind) in DOCUMENT.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_document_has_every_model_type_and_its_own_numbers() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    assert [line.split("|")[1].strip() for line in rows] == list(CAUSAL)
+    assert text == document.header(rows) + "\n".join(rows) + "\n"
+    assert sum("| yes |" in line or "| where " in line for line in rows) >= 120
+
+
+@pytest.mark.parametrize("kind", ["llama4", "qwen3_5", "qwen3_5_moe", "qwen4_exp", "dots3_note"])
+def test_the_text_part_of_a_composite_is_taken_where_transformers_builds_it(kind: str) -> None:
+    found = decoder_config(CONFIG_MAPPING[kind]())
+    assert found.model_type == f"{kind}_text"
+    check_decoder(found)

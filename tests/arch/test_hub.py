@@ -210,6 +210,7 @@ def test_revision(hub: Hub, reference_folder: Path, tmp_path: Path) -> None:
     assert "no revision 'step-8'" in line
 
 
+@pytest.mark.long
 def test_gated(hub: Hub, reference_folder: Path, tmp_path: Path) -> None:
     hub.models["org/name"] = {"main": reference_folder}
     hub.gated.add("org/name")

@@ -204,3 +204,59 @@ def test_the_tiny_checkpoints_are_quantised(tmp_path: Path) -> None:
     to_fp8(llama, tmp_path)
     tensor = load_file(tmp_path / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
     assert (tensor.dtype, tensor.shape) == (torch.float8_e4m3fn, (40, 32))
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_bitsandbytes(bits: str, tmp_path: Path) -> None:
+    """Near the plain weights (the method loses some), and what is inherited equals the dequantised reference."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    torch.manual_seed(1)
+    config = LlamaConfig(**(PLAIN | {"hidden_size": 64}), intermediate_size=64)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "plain")
+    how = BitsAndBytesConfig(load_in_4bit=bits == "4bit", load_in_8bit=bits == "8bit")
+    quantised = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", quantization_config=how, dtype=torch.bfloat16)
+    quantised.save_pretrained(tmp_path / "reference")
+    check_against_the_whole(tmp_path, load_file(tmp_path / "plain" / "model.safetensors"), 0.05)
+
+
+def test_compressed_tensors(tmp_path: Path) -> None:
+    """FP8 with a factor per row, as llm-compressor writes it."""
+    pytest.importorskip("compressed_tensors")
+    folder = tmp_path / "reference"
+    llama().to(torch.bfloat16).save_pretrained(folder)
+    stored, meant = {}, {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        stored[name] = meant[name] = tensor
+        if is_projection(name):
+            factors = (tensor.float().abs().amax(1, keepdim=True) / 400).to(torch.bfloat16)
+            stored |= {name: (tensor / factors).to(torch.float8_e4m3fn), f"{name}_scale": factors}
+            meant[name] = stored[name].to(torch.bfloat16) * factors
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    eight = {"num_bits": 8, "type": "float", "symmetric": True}
+    groups = {
+        "weights": {**eight, "strategy": "channel", "dynamic": False},
+        "input_activations": {**eight, "strategy": "token", "dynamic": True},
+        "targets": ["Linear"],
+    }
+    mark(
+        folder,
+        quant_method="compressed-tensors",
+        format="float-quantized",
+        quantization_status="compressed",
+        ignore=["lm_head"],
+        config_groups={"group_0": groups},
+    )
+    check_against_the_whole(tmp_path, meant, 0.0)
+
+
+def check_against_the_whole(folder: Path, meant: dict[str, torch.Tensor], within: float) -> None:
+    reference = Reference(path=str(folder / "reference"))
+    whole = load_model(reference).state_dict()
+    for name, tensor in meant.items():
+        assert (whole[name].float() - tensor.float()).abs().max() <= within, name
+    write(reference, make_wish(1), folder / "target")
+    found = load_file(folder / "target" / "model.safetensors")
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in found.items())
+    assert "quantization_config" not in json.loads((folder / "target" / "config.json").read_text(encoding="utf-8"))

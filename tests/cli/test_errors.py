@@ -52,10 +52,11 @@ def other_tokenizer(place: Path, tree: dict[str, Any], reference: Path) -> list[
 
 
 def blocks_that_would_change(place: Path, tree: dict[str, Any], reference: Path) -> list[str]:
-    model = {"model_type": "gpt2", "n_layer": 3, "n_embd": 16, "n_head": 2, "scale_attn_by_inverse_layer_idx": True}
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+    model = {"model_type": "diffllama", "num_hidden_layers": 3, "max_position_embeddings": 64, **sizes}
     tree["reference"] = {"train": {"model": model, "tokenizer": {"vocabulary": 300}}}
     tree["inherit"] = {"layers": 1, "choose": "last"}
-    return ["scale_attn_by_inverse_layer_idx is True", "choose: first"]
+    return ["block 2: would change at place 0: self_attn.lambda_init", "choose: first"]
 
 
 def another_recipes_folder(place: Path, tree: dict[str, Any], reference: Path) -> list[str]:

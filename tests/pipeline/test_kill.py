@@ -124,14 +124,18 @@ def test_killed_ten_times_at_random_instants(straight: tuple[Path, dict[str, Any
     finish(path, tmp_path / "run", expected)
 
 
-def test_sigterm_saves_and_exits_with_130(straight: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["reference/metrics.jsonl", "reference/model", "rounds", "data"])
+def test_sigterm_exits_with_130_at_any_stage(
+    straight: tuple[Path, dict[str, Any]], tmp_path: Path, moment: str
+) -> None:
+    """In training, while a model is saved or judged, between stages: never a success, and nothing lost."""
     path, expected = straight
     process = subprocess.Popen(
         [sys.executable, "-m", "inheritune", "run", str(path), "--out", str(tmp_path / "run")],
         stderr=subprocess.PIPE,
         text=True,
     )
-    while process.poll() is None and not (tmp_path / "run/reference/metrics.jsonl").exists():
+    while process.poll() is None and not (tmp_path / "run" / moment).exists():
         time.sleep(0.002)
     process.terminate()
     _, said = process.communicate()

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from inheritune.arch.quantisation import (
     loading_options,
     make_plain,
     quantisation,
+    with_factors,
     without_factors,
 )
 from inheritune.arch.stored import StoredWeights
@@ -77,6 +79,8 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
             return None
         options = _options(located, revision) | {"trust_remote_code": reference.trust_remote_code}
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**options)
+        for name in ("local_files_only", "is_local"):  # how it was loaded here is not to be saved with it
+            tokenizer.init_kwargs.pop(name, None)
         if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
             raise InputError(place, "a tokenizer of special tokens alone: files are missing", _TOKENIZER_REMEDY)
         if located.gguf_file is None and type(tokenizer).__module__.startswith("transformers."):
@@ -122,15 +126,15 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
     assert reference.path is not None
     located_by = _arguments(reference)
     config = _stored_config(reference)
-    fields = quantisation(config)
+    fields = {"quant_method": "gguf"} if "gguf_file" in located_by else quantisation(config)
     if "gguf_file" not in located_by:
         check_undoable(config, reference.path)
         if fields is not None and is_blockwise(fields):
-            weights = _open(reference, locate(reference.path, reference.revision), set)
+            weights = open_weights(reference, config, set, computed=True)
             if weights is not None:
-                kind = "F32" if str(config.dtype) == "torch.float32" else "BF16"
-                return _load_stored(reference, without_factors(weights, fields, kind), dtype)
-    with _plain_errors(reference.path):
+                return _load_stored(reference, weights, dtype)
+    with _plain_errors(reference.path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that the settings given here win over the checkpoint's
         options = {} if "gguf_file" in located_by else loading_options(config)
         model, info = AutoModelForCausalLM.from_pretrained(
             **located_by,
@@ -177,25 +181,30 @@ def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "P
 
 
 def open_weights(
-    reference: Reference, config: "PretrainedConfig", needed: Callable[[list[str]], set[str]]
+    reference: Reference,
+    config: "PretrainedConfig",
+    needed: Callable[[list[str]], set[str]],
+    computed: bool = False,
 ) -> StoredWeights | None:
     """The reference's stored tensors, without reading them; None where it has to be loaded whole: a .gguf file, a
     quantised checkpoint, or weights that are not in safetensors files.
 
     `needed` says which of all stored names are wanted: of a model on the hub only the files with those are fetched.
+    With `computed`, blockwise FP8 is taken too; its tensors are not the bytes in the files (`Placement.is_plain`).
     """
     assert reference.path is not None
     located = locate(reference.path, reference.revision)
     if located.gguf_file is not None or getattr(config, "transformers_weights", None) is not None:
         return None
-    return None if quantisation(_stored_config(reference)) is not None else _open(reference, located, needed)
-
-
-def _open(reference: Reference, located: Located, needed: Callable[[list[str]], set[str]]) -> StoredWeights | None:
-    assert reference.path is not None
+    fields = quantisation(_stored_config(reference))
+    if fields is not None and not (computed and is_blockwise(fields)):
+        return None
     with _plain_errors(reference.path):
-        found = weight_files(located, reference.revision, needed)
-        return None if found is None else StoredWeights.open(reference.path, found.files, found.index)
+        found = weight_files(located, reference.revision, needed if fields is None else with_factors(needed))
+        weights = None if found is None else StoredWeights.open(reference.path, found.files, found.index)
+    if weights is None or fields is None:
+        return weights
+    return without_factors(weights, fields, "F32" if str(config.dtype) == "torch.float32" else "BF16")
 
 
 def check_tokenizer_fits(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", place: str) -> None:

@@ -7,7 +7,7 @@ fails, or spreads the factors over the wrong rows. All other methods are undone 
 
 import importlib.util
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +127,16 @@ def without_factors(weights: StoredWeights, fields: Mapping[str, Any], dtype: st
         name: tensor for name, tensor in plain.items() if name not in used and not name.endswith("activation_scale")
     }
     return replace(weights, tensors=left)
+
+
+def with_factors(needed: Callable[[list[str]], set[str]]) -> Callable[[list[str]], set[str]]:
+    """`needed`, and the factors of what is needed."""
+
+    def wider(stored: list[str]) -> set[str]:
+        found = needed(stored)
+        return found | {factors for name in found for factors in _factor_names(name) if factors in stored}
+
+    return wider
 
 
 def _factor_names(name: str) -> tuple[str, ...]:

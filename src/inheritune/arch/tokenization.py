@@ -36,6 +36,8 @@ PROBES = (
 )
 """Texts on which tokenizers are told apart: spaces, line ends, code, letters with several spellings, other scripts."""
 
+_WORDS = 4096
+
 
 @dataclass(frozen=True)
 class SentencePieceFiles:
@@ -71,6 +73,10 @@ def truest(
     wrong = _wrong(tokenizer, judge)
     if not wrong:
         return tokenizer
+    fault = (
+        f"tokenizer: transformers' {type(tokenizer).__name__} splits {len(wrong)} of {len(PROBES) + 1} test texts"
+        f" otherwise than {file.name} (such as {wrong[0][:40]!r})"
+    )
     for kind, fill in (
         ("the tokenizer.json as published", _publish),
         ("a fast tokenizer built from that file", _rebuild),
@@ -79,15 +85,9 @@ def truest(
         with tempfile.TemporaryDirectory() as name:
             found = _loaded(tokenizer, files, Path(name), fill)
         if found is not None and not _wrong(found, judge) and _same_frame(tokenizer, found):
-            say(
-                f"tokenizer: transformers' {type(tokenizer).__name__} splits {len(wrong)} of {len(PROBES)} test texts"
-                f" otherwise than {file.name} (such as {wrong[0]!r}); taken instead: {kind}"
-            )
+            say(f"{fault}; taken instead: {kind}")
             return found
-    say(
-        f"tokenizer: transformers' {type(tokenizer).__name__} splits {len(wrong)} of {len(PROBES)} test texts otherwise"
-        f" than {file.name} (such as {wrong[0]!r}), and no other could be made that does not"
-    )
+    say(f"{fault}, and no other could be made that does not")
     return tokenizer
 
 
@@ -117,7 +117,14 @@ def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 def _wrong(tokenizer: "PreTrainedTokenizerBase", judge: Any) -> list[str]:
     """The test texts that the tokenizer splits otherwise."""
-    return [text for text in PROBES if _ids(tokenizer, text) != judge.encode(text)]
+    return [text for text in (*PROBES, _words(judge)) if _ids(tokenizer, text) != judge.encode(text)]
+
+
+def _words(judge: Any) -> str:
+    """A text of words that are entries: where merges are in a wrong order, some are split."""
+    pieces = (judge.id_to_piece(index) for index in range(judge.get_piece_size()))
+    words = [piece[1:] for piece in pieces if piece[0] == "▁" and piece[1:].isalpha()]
+    return " ".join(words[:: max(1, len(words) // _WORDS)])
 
 
 def _same_frame(left: "PreTrainedTokenizerBase", right: "PreTrainedTokenizerBase") -> bool:
@@ -206,9 +213,10 @@ def _model(extractor: Any) -> Any:
     parts = extractor.extract(kind)
     if kind is Unigram:
         return Unigram(parts["vocab"], unk_id=trained.unk_id, byte_fallback=trained.byte_fallback)
+    scores = {piece.piece: piece.score for piece in extractor.proto.pieces}
     return BPE(
         parts["vocab"],
-        parts["merges"],
+        sorted(parts["merges"], key=lambda pair: -scores["".join(pair)]),  # as SentencePiece merges, not by number
         unk_token=trained.unk_piece,
         fuse_unk=True,
         byte_fallback=trained.byte_fallback,

@@ -241,7 +241,14 @@ def check_stored(weights: StoredWeights, skeleton: "PreTrainedModel", structure:
     _check_depth(modules | away, skeleton, structure, weights.place)
     at_hand = {stored: tensor for stored, tensor in weights.tensors.items() if modules[stored] not in unread}
     check_fits(skeleton, at_hand, weights.place, unread)
-    _check_dtypes(weights, {stored: module for stored, module in modules.items() if module in names.own}, structure)
+    used = {stored: module for stored, module in modules.items() if module in names.own}
+    for stored, module in used.items():
+        tensor = weights.tensors[stored]
+        if names.own[module].is_floating_point() and tensor.dtype not in FLOATS:
+            raise InputError(
+                f"{tensor.file}: {stored}", f"is {tensor.dtype}, where floating-point numbers belong", _REMEDY
+            )
+    _check_dtypes(weights, used, structure)
     _check_ties(weights, modules, skeleton)
 
 
@@ -288,21 +295,14 @@ def _check_dtypes(weights: StoredWeights, modules: Mapping[str, str], structure:
 
 def _check_ties(weights: StoredWeights, modules: Mapping[str, str], skeleton: "PreTrainedModel") -> None:
     """Where a tied tensor is stored twice, both must be the same: else the config is wrong about the tie."""
-    import torch
-    from safetensors import safe_open
-
     by_module = {module: stored for stored, module in modules.items()}
     for alias, original in getattr(skeleton, "all_tied_weights_keys", {}).items():
         if alias not in by_module or original not in by_module:
             continue
-        pair = [weights.tensors[by_module[name]] for name in (alias, original)]
-        values = []
-        for tensor in pair:
-            with safe_open(str(tensor.file), framework="pt") as opened:
-                values.append(opened.get_tensor(tensor.name))
-        if not torch.equal(*values):
+        second, first = (weights.tensors[by_module[name]] for name in (alias, original))
+        if not second.equals(first):
             raise InputError(
-                f"{weights.place}: {pair[0].name}",
-                f"differs from {pair[1].name}, though the config ties the two",
+                f"{weights.place}: {second.name}",
+                f"differs from {first.name}, though the config ties the two",
                 "set tie_word_embeddings to false in its config.json",
             )

@@ -23,7 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # SIGTERM ends a stage as Ctrl-C does: half-made folders are removed, what is finished stays
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(args=arguments, standalone_mode=False, prog_name="inheritune")
+        # an interruption may come back as a status in place of an exception: typer makes one of the other
+        status = app(args=arguments, standalone_mode=False, prog_name="inheritune")
+        if status == 130:
+            raise KeyboardInterrupt
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):

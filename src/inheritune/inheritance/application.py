@@ -68,7 +68,8 @@ def _filled(
     made: Draft, tensor_for: "Callable[[Line], torch.Tensor]", seed: int, dtype: Any, whole: bool = False
 ) -> "PreTrainedModel":
     """The target with its tensors copied. `whole` says that those given are the ones of `made.whole` already, so that
-    only what halving the width takes of them is left to take."""
+    only what halving the width takes of them is left to take.
+    """
     import torch
 
     config, trust = made.target.config, made.trust_remote_code

@@ -27,7 +27,8 @@ def is_grown(before: list[int], after: list[int]) -> bool:
 
 def check_silencing(target: "PreTrainedModel") -> None:
     """Raise InputError when a block of `target` (without weights, on the meta device) cannot be made to hand on its
-    input."""
+    input.
+    """
     structure = find_structure(target)
     for place in range(structure.count):
         silencing_values(target, structure, place)

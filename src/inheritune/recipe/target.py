@@ -53,7 +53,10 @@ def _blocks(parts: Any, legal: str) -> list[int]:
 
 
 def parse_submodules(value: Any) -> Any:
-    """Read `submodules`: all, none, or a list, which may be one text with commas. Raises ValueError with what is legal."""
+    """Read `submodules`: all, none, or a list, which may be one text with commas.
+
+    Raises ValueError with what is legal.
+    """
     legal = f"legal are all, none, or a list of {', '.join(get_args(Submodule))}"
     if value in ("all", "none"):
         return value

@@ -54,7 +54,8 @@ def _errors(control: dict[str, Any]) -> str:
 
 def table(summary: dict[str, Any], narrow: bool = False) -> tuple[list[str], list[list[str]]]:
     """Header and rows: reference, rounds, controls. Tokens and FLOPs are those of a model's whole training, earlier
-    rounds that it went on from included. `narrow` leaves away what a terminal has no room for."""
+    rounds that it went on from included. `narrow` leaves away what a terminal has no room for.
+    """
     entries = [("reference", summary["reference"])]
     entries += [(f"round {number}", found) for number, found in enumerate(summary["rounds"], 1)]
     entries += [(f"control: {found['name']}", found) for found in summary["controls"]]

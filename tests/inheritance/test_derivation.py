@@ -145,7 +145,7 @@ def test_adapters_of_a_place_keep_it() -> None:
         "layers_block_type": ["mamba", "hybrid"] * 2,
     }
     fields.pop("state_size")
-    with pytest.raises(InputError, match=r"depends on a block's place \(Zamba2.*choose: first"):
+    with pytest.raises(InputError, match=r"hybrid_layer_ids is \[1, 3\].*choose: first"):
         inherit(build("zamba2", **fields), [2, 3])
 
 

@@ -178,8 +178,7 @@ def check_fits(
     import torch
 
     empty = {
-        name: torch.empty(tensor.shape, dtype=getattr(torch, FLOATS.get(tensor.dtype, "uint8")), device="meta")
-        for name, tensor in tensors.items()
+        name: _Shape(tensor.shape, getattr(torch, FLOATS.get(tensor.dtype, "uint8"))) for name, tensor in tensors.items()
     }
     with _complaints() as complaints:
         try:
@@ -205,6 +204,22 @@ def check_fits(
     missing = sorted(set(info["missing_keys"]) - fresh)
     if missing:
         raise InputError(place, f"{len(missing)} missing tensors ({', '.join(missing[:3])} ...)", _REMEDY)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What transformers' loader takes for a tensor in a file, and gets without content, whichever device it names."""
+
+    shape: tuple[int, ...]
+    dtype: "torch.dtype"
+
+    def __getitem__(self, _: Any) -> "_Shape":
+        return self
+
+    def to(self, device: Any = None, dtype: Any = None) -> "torch.Tensor":
+        import torch
+
+        return torch.empty(self.shape, dtype=dtype or self.dtype, device="meta")
 
 
 @contextlib.contextmanager

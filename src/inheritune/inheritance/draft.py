@@ -57,8 +57,8 @@ def draft(reference: "PreTrainedModel", wish: Inherit, trust_remote_code: bool =
     check_decoder(reference.config)
     structure = find_structure(reference)
     kept = select_blocks(wish.layers, wish.choose, structure.count)
-    check_place(reference, structure, kept)
     short = shorten_for(reference.config, kept)
+    check_place(reference, structure, kept)
     with as_input_error(reference.config, kept):
         whole = build_skeleton(short, trust_remote_code)
     places = find_structure(whole)

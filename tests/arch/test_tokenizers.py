@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from transformers import AutoTokenizer, LlamaConfig
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from conftest import SENTENCE
 from inheritune.arch import find_tokenizer, load_tokenizer
 from inheritune.arch.tokenization import PROBES
+from inheritune.cli import main
 from inheritune.errors import InputError
 from inheritune.recipe import Reference
 
@@ -263,3 +264,25 @@ def test_a_tokenizer_with_code_of_its_own(tmp_path: Path) -> None:
     shutil.copy(source / "config.json", tmp_path / "target")
     again = AutoTokenizer.from_pretrained(tmp_path / "target", trust_remote_code=True)
     assert ids(again, "abc!") == [0, 1, 2, 26]
+
+
+def test_inherit_writes_the_right_one_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the command line, as for OpenLLaMA; what was written needs no correction again, its model file beside it."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    config = LlamaConfig(
+        vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(source)
+    judge = train(source, **OPEN_LLAMA)
+    config.save_pretrained(source)
+    settle(source)
+    assert main(["inherit", str(source), str(target), "--layers", "1"]) == 0
+    said = capsys.readouterr()
+    assert "taken instead: a fast tokenizer built from that file" in said.err
+    assert "tokenizer" not in said.out
+    assert differing(AutoTokenizer.from_pretrained(target), judge) == []
+    assert "local_files_only" not in (target / "tokenizer_config.json").read_text(encoding="utf-8")
+    shutil.copy(source / "tokenizer.model", target)
+    again: list[str] = []
+    assert differing(load_tokenizer(Reference(path=str(target)), again.append), judge) == []
+    assert again == []

@@ -204,12 +204,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-SIGNALS = [signal.SIGINT] + [
-    pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGKILL, signal.SIGTERM)
-]
-
-
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_in_the_middle_of_the_copy(number: signal.Signals, reference_folder: Path, tmp_path: Path) -> None:
     words = ["inherit", str(reference_folder), str(tmp_path / "out"), "--layers", "0,2"]
     code = STOPPED.format(number=int(number))

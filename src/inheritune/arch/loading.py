@@ -18,7 +18,7 @@ from inheritune.arch.quantisation import (
     with_factors,
     without_factors,
 )
-from inheritune.arch.stored import StoredWeights
+from inheritune.arch.stored import StoredWeights, text_name, text_part
 from inheritune.arch.structure import check_decoder
 from inheritune.arch.tokenization import SENTENCEPIECE_FILES, SentencePieceFiles, truest
 from inheritune.arch.weights import Placement, check_fits
@@ -74,17 +74,21 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
     revision = None if reference.tokenizer else reference.revision
     silence_libraries()
     located = locate_tokenizer(place, revision)
+    notes: list[str] = []
     with _plain_errors(place, _TOKENIZER_REMEDY):
         if located.gguf_file is None and not tokenizer_files(located, revision):
             return None
         options = _options(located, revision) | {"trust_remote_code": reference.trust_remote_code}
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**options)
-        for name in ("local_files_only", "is_local"):  # how it was loaded here is not to be saved with it
-            tokenizer.init_kwargs.pop(name, None)
         if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
             raise InputError(place, "a tokenizer of special tokens alone: files are missing", _TOKENIZER_REMEDY)
         if located.gguf_file is None and type(tokenizer).__module__.startswith("transformers."):
-            return _as_sentencepiece(tokenizer, located, revision, say or (lambda _: None))
+            tokenizer = _as_sentencepiece(tokenizer, located, revision, notes.append)
+    for name in ("local_files_only", "is_local"):  # how it was loaded here is not to be saved with it
+        tokenizer.init_kwargs.pop(name, None)
+    if say is not None:
+        for note in notes:  # not earlier: what is written to the terminal in there goes nowhere
+            say(note)
     return tokenizer
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_TEXT_PART = "language_model"  # what composites call it, in their tensors' names
 _CHUNK = 2**23
 
 
@@ -95,6 +96,8 @@ class StoredWeights:
     place: str
     tensors: Mapping[str, StoredTensor]
     elsewhere: frozenset[str] = frozenset()
+    is_text_part: bool = False
+    """Whether these are the text's tensors of a composite, so that none of them may be left over."""
 
     @classmethod
     def open(cls, place: str, files: tuple[Path, ...], index: Mapping[str, str] | None = None) -> "StoredWeights":
@@ -129,6 +132,25 @@ class StoredWeights:
         raise InputError(
             self.place, "no tensor of floating-point numbers", "get a checkpoint whose weights fit its config"
         )
+
+
+def text_name(stored: str) -> str:
+    """The name that a composite's tensor has in its text part alone: without the component `language_model`."""
+    return ".".join(part for part in stored.split(".") if part != _TEXT_PART)
+
+
+def text_part(weights: StoredWeights) -> StoredWeights:
+    """The tensors of a composite's text part, under the names that they have without the composite.
+
+    Those are the tensors below `language_model`, and a head that stands beside it.
+    """
+    found = {
+        text_name(name): tensor
+        for name, tensor in weights.tensors.items()
+        if _TEXT_PART in name.split(".") or name.startswith("lm_head.")
+    }
+    away = frozenset(text_name(name) for name in weights.elsewhere if _TEXT_PART in name.split("."))
+    return StoredWeights(weights.place, found or weights.tensors, away, is_text_part=bool(found))
 
 
 def _header(file: Path) -> list[StoredTensor]:

@@ -73,19 +73,39 @@ def check_decoder(config: "PretrainedConfig") -> None:
 
 
 def decoder_config(config: "PretrainedConfig") -> "PretrainedConfig":
-    """The config of the decoder that AutoModelForCausalLM makes of `config`: itself, or that of its text part.
+    """The config of the decoder in a model of `config`: itself, or that of its text part.
 
-    For some composites (llama4, qwen3_5 ...) transformers builds and loads the text model alone.
+    A composite with a text part, such as Gemma 3 or Llama 4 with their eyes, counts as that part, where it is of a
+    type that transformers knows as a causal language model. Whether the stored tensors bear that out is for
+    `stored.text_part` and `weights.check_stored` to see.
 
-    Raises InputError, with the reason, where what it makes is no decoder-only text model.
+    Raises InputError, with the reason, where there is no decoder-only text model.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as CAUSAL
 
     text = getattr(config, "text_config", None)
-    if type(config) in CAUSAL and type(text) in CAUSAL and CAUSAL[type(config)].config_class is type(text):
+    if type(text) in CAUSAL and _is_composite(config):
+        assert text is not None
+        if text.dtype is None:
+            text.dtype = config.dtype
+        text.name_or_path = config.name_or_path
         config = text
     check_decoder(config)
     return config
+
+
+def _is_composite(config: "PretrainedConfig") -> bool:
+    """Whether a config is of a text model with others beside it, as opposed to a text model wrapped by another."""
+    others = [name for name in config.to_dict() if name.endswith("_config") and name != "text_config"]
+    senses = ("vision", "audio", "image", "speech", "vq")
+    return any(name.startswith(senses) for name in others) or _is_text_of(config)
+
+
+def _is_text_of(config: "PretrainedConfig") -> bool:
+    """Whether AutoModelForCausalLM makes the text model alone of this composite."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as CAUSAL
+
+    return type(config) in CAUSAL and CAUSAL[type(config)].config_class is type(getattr(config, "text_config", None))
 
 
 def find_structure(model: "PreTrainedModel") -> Structure:

@@ -253,6 +253,8 @@ def check_stored(weights: StoredWeights, skeleton: "PreTrainedModel", structure:
     modules = {stored: names.of(stored) for stored in weights.tensors}
     away = {stored: names.of(stored) for stored in weights.elsewhere}
     unread = frozenset(away.values())  # experts stored one by one may be here in part
+    if weights.is_text_part:
+        _check_nothing_left(weights, modules, names)
     _check_depth(modules | away, skeleton, structure, weights.place)
     at_hand = {stored: tensor for stored, tensor in weights.tensors.items() if modules[stored] not in unread}
     check_fits(skeleton, at_hand, weights.place, unread)
@@ -265,6 +267,17 @@ def check_stored(weights: StoredWeights, skeleton: "PreTrainedModel", structure:
             )
     _check_dtypes(weights, used, structure)
     _check_ties(weights, modules, skeleton)
+
+
+def _check_nothing_left(weights: StoredWeights, modules: Mapping[str, str], names: Names) -> None:
+    """A tensor of a composite's text part that the text model lacks: then the part alone is another model."""
+    for stored, module in modules.items():
+        if module not in names.own and not stored.endswith(("inv_freq", "position_ids")):
+            raise InputError(
+                f"{weights.place}: {weights.tensors[stored].name}",
+                "the text model alone has no such tensor, so it would compute something else than in the whole",
+                "use a text-only checkpoint of the model",
+            )
 
 
 def _check_depth(modules: Mapping[str, str], skeleton: "PreTrainedModel", structure: Structure, place: str) -> None:

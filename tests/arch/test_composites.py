@@ -94,7 +94,9 @@ def test_some_blocks_of_it(whole: tuple[PreTrainedModel, Path], tmp_path: Path) 
     write(Reference(path=str(folder)), make_wish(kept), tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     (blocks,) = (
-        module for name, module in model.named_modules() if name.endswith("layers") and "language" in name and len(module) == 4
+        module
+        for name, module in model.named_modules()
+        if name.endswith("layers") and "language" in name and len(module) == 4
     )
 
     def hand_on(block: Any, given: Any, named: Any, got: Any) -> Any:

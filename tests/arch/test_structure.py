@@ -152,16 +152,23 @@ class TestMovable:
 
 
 class TestTextPart:
-    def test_what_transformers_builds_alone_is_taken(self) -> None:
-        found = decoder_config(config("llama4"))
-        assert found.model_type == "llama4_text"
+    @pytest.mark.parametrize(
+        ("kind", "part"), [("llama4", "llama4_text"), ("gemma3", "gemma3_text"), ("llava", "llama")]
+    )
+    def test_of_a_composite_the_text_part_is_taken(self, kind: str, part: str) -> None:
+        whole = config(kind)
+        whole.tie_word_embeddings = True
+        found = decoder_config(whole)
+        assert found.model_type == part
+        assert found.tie_word_embeddings or kind == "llama4"  # which transformers makes with the text's own field
+
+    def test_a_decoder_is_itself(self) -> None:
         plain = config("llama")
         assert decoder_config(plain) is plain
 
     @pytest.mark.parametrize(
         ("kind", "said"),
         [
-            ("gemma3", "wraps a text model of type gemma3_text"),
             ("emu3", "wraps a text model of type emu3_text_model"),
             ("musicgen", "encoder-decoder"),
             ("bert", "is an encoder here"),

@@ -22,8 +22,7 @@ _HEADER = """# Architectures
 
 Made by `make docs` (`python tests/families/document.py`) with transformers {version}; `make check` fails where it is out
 of date. Of the {total} model types that transformers maps to a causal language model, {supported} are supported
-({prefixes} of them only in prefixes), {wrapping} more are loaded by transformers as the text part of a larger model and
-are supported as that, and {refused} are refused.
+({prefixes} of them only in prefixes), {wrapping} more are composites whose text part is taken, and {refused} are refused.
 
 Supported means that a tiny random model of the type, in whose blocks every kind occurs that the type has, passes in
 float32: the logits are those of the reference without the other blocks (1e-5), for 1, half, all but one and all blocks,
@@ -34,6 +33,10 @@ gives what it gives without, wherever it does for the reference. A selection tha
 An architecture that is not in this table, such as one with code from the hub, is taken by the same rules: its blocks
 are found in the model, every block is compared with its source, and a selection that is no prefix is refused where the
 model's code uses a block's number for anything but its slot in the cache and its entry in the config.
+
+Composites that are not in the table, such as LLaVA, are taken in the same way: the tensors below `language_model` are the
+text part's, where it is of a type in the table and none of them is left over; tests/arch/test_composites.py compares Gemma 3,
+Llama 4, Mistral 3 and LLaVA with the whole models on text.
 
 For every architecture: of a hybrid, blocks without any that has attention are refused, and so is a block without the
 earlier one that lends it keys and values, or chosen tokens.
@@ -60,7 +63,7 @@ def standing(kind: str) -> tuple[str, str]:
     try:
         found = decoder_config(config)
         if found is not config:
-            return f"as {found.model_type}", "its text part, which transformers loads by itself"
+            return f"as {found.model_type}", "its text part alone"
         find_structure(parity.skeleton_of(kind))
     except InputError as error:
         return "no", error.problems[0].what

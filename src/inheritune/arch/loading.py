@@ -18,8 +18,8 @@ from inheritune.arch.quantisation import (
     with_factors,
     without_factors,
 )
-from inheritune.arch.stored import StoredWeights, text_name, text_part
-from inheritune.arch.structure import check_decoder
+from inheritune.arch.stored import StoredWeights, needed_whole, text_part
+from inheritune.arch.structure import decoder_config, is_text_part
 from inheritune.arch.tokenization import SENTENCEPIECE_FILES, SentencePieceFiles, truest
 from inheritune.arch.weights import Placement, check_fits
 from inheritune.errors import InputError
@@ -32,16 +32,17 @@ _TOKENIZER_REMEDY = "give one with reference.tokenizer"
 
 
 def load_config(reference: Reference) -> "PretrainedConfig":
-    """The reference's config, without its weights and without the mark of a quantisation, which is undone on loading.
+    """The reference's config, without its weights and without the mark of a quantisation, which is undone on loading;
+    of a composite that of its text part.
 
     Raises InputError when it is not a decoder-only text model, and for a quantisation that cannot be undone.
     """
     config = _stored_config(reference)
     assert reference.path is not None
-    check_decoder(config)
+    decoder = decoder_config(config)
     check_undoable(config, reference.path)
     forget(config)
-    return config
+    return decoder
 
 
 def _stored_config(reference: Reference) -> "PretrainedConfig":
@@ -133,10 +134,14 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
     fields = {"quant_method": "gguf"} if "gguf_file" in located_by else quantisation(config)
     if "gguf_file" not in located_by:
         check_undoable(config, reference.path)
-        if fields is not None and is_blockwise(fields):
+        part = is_text_part(config)
+        if part or (fields is not None and is_blockwise(fields)):
             weights = open_weights(reference, config, set, computed=True)
             if weights is not None:
                 return _load_stored(reference, weights, dtype)
+        if part:
+            what = "its text part can only be taken from safetensors files, plain or FP8"
+            raise InputError(reference.path, what, "give a text-only checkpoint of the model")
     with _plain_errors(reference.path), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the settings given here win over the checkpoint's
         options = {} if "gguf_file" in located_by else loading_options(config)
@@ -200,12 +205,16 @@ def open_weights(
     located = locate(reference.path, reference.revision)
     if located.gguf_file is not None or getattr(config, "transformers_weights", None) is not None:
         return None
-    fields = quantisation(_stored_config(reference))
+    stored = _stored_config(reference)
+    fields, part = quantisation(stored), is_text_part(stored)
     if fields is not None and not (computed and is_blockwise(fields)):
         return None
+    wanted = needed_whole(needed) if part else needed
     with _plain_errors(reference.path):
-        found = weight_files(located, reference.revision, needed if fields is None else with_factors(needed))
+        found = weight_files(located, reference.revision, wanted if fields is None else with_factors(wanted))
         weights = None if found is None else StoredWeights.open(reference.path, found.files, found.index)
+    if weights is not None and part:
+        weights = text_part(weights)
     if weights is None or fields is None:
         return weights
     return without_factors(weights, fields, "F32" if str(config.dtype) == "torch.float32" else "BF16")

@@ -1,6 +1,6 @@
 """Tensors in safetensors files: what the headers say of them, and how they are read when they are asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +137,16 @@ class StoredWeights:
 def text_name(stored: str) -> str:
     """The name that a composite's tensor has in its text part alone: without the component `language_model`."""
     return ".".join(part for part in stored.split(".") if part != _TEXT_PART)
+
+
+def needed_whole(needed: Callable[[list[str]], set[str]]) -> Callable[[list[str]], set[str]]:
+    """What says which of a composite's stored names are needed, from what says it of its text part's."""
+
+    def wanted(stored: list[str]) -> set[str]:
+        whole = {text_name(name): name for name in stored}
+        return {whole[name] for name in needed(list(whole))}
+
+    return wanted
 
 
 def text_part(weights: StoredWeights) -> StoredWeights:

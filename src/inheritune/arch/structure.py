@@ -89,9 +89,16 @@ def decoder_config(config: "PretrainedConfig") -> "PretrainedConfig":
         if text.dtype is None:
             text.dtype = config.dtype
         text.name_or_path = config.name_or_path
+        if not _is_text_of(config):  # the head is the whole model's, and its config says whether it is tied
+            text.tie_word_embeddings = config.tie_word_embeddings
         config = text
     check_decoder(config)
     return config
+
+
+def is_text_part(config: "PretrainedConfig") -> bool:
+    """Whether what is inherited of a model of `config` is its text part. Raises InputError as `decoder_config` does."""
+    return decoder_config(config) is not config
 
 
 def _is_composite(config: "PretrainedConfig") -> bool:

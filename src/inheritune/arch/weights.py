@@ -178,7 +178,8 @@ def check_fits(
     import torch
 
     empty = {
-        name: _Shape(tensor.shape, getattr(torch, FLOATS.get(tensor.dtype, "uint8"))) for name, tensor in tensors.items()
+        name: _Shape(tensor.shape, getattr(torch, FLOATS.get(tensor.dtype, "uint8")))
+        for name, tensor in tensors.items()
     }
     with _complaints() as complaints:
         try:

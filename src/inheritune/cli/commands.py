@@ -118,7 +118,8 @@ def prepare(
     check_free(out)
     for source in data.sources:
         list_files(source)
-    prepared = write(data, load_tokenizer(Reference(path=tokenizer)), out, seed=seed, say=Terminal(quiet).say)
+    say = Terminal(quiet).say
+    prepared = write(data, load_tokenizer(Reference(path=tokenizer), say), out, seed=seed, say=say)
     found = prepared.manifest
     if as_json:
         typer.echo(json.dumps(found, indent=2))

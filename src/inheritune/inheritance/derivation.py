@@ -88,8 +88,9 @@ def write(
     source = open_source(reference, wish)
     tokenizer = _tokenizer(reference, say)
     notes = {NOTES: describe_plan(source.draft.plan)}
-    if source.placement is not None and source.draft.plan.is_whole and dtype is None:
-        write_files(source.draft, source.placement, tokenizer, folder, notes)
+    placement = source.placement
+    if placement is not None and placement.is_plain and source.draft.plan.is_whole and dtype is None:
+        write_files(source.draft, placement, tokenizer, folder, notes)
     else:
         save_model(source.build(seed, dtype), tokenizer, folder, notes)
     return source.draft
@@ -153,7 +154,11 @@ def open_source(reference: Reference, wish: Inherit) -> Source:
     made.target.generation_config = load_generation_config(reference) or made.target.generation_config
     names = Names(skeleton)
     wanted = made.plan.wanted()
-    weights = open_weights(reference, config, lambda stored: {name for name in stored if names.of(name) in wanted})
+
+    def needed(stored: list[str]) -> set[str]:
+        return {name for name in stored if names.of(name) in wanted}
+
+    weights = open_weights(reference, config, needed, computed=True)
     if weights is None:
         model = load_model(reference)
         made = draft(model, wish, reference.trust_remote_code)

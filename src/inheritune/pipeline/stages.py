@@ -116,7 +116,7 @@ class _Run:
     def _tokenizer(self, prepared: Prepared) -> "PreTrainedTokenizerBase":
         new = self.recipe.reference.train
         if new is None:
-            tokenizer = load_tokenizer(self.recipe.reference)
+            tokenizer = load_tokenizer(self.recipe.reference, self.terminal.say)
         elif isinstance(new.tokenizer, NewTokenizer):
             tokenizer = load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
         else:

@@ -113,5 +113,12 @@ def weights(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def stored_tensors(folder: Path) -> Any:
+    """The tensors of every safetensors file in a folder, by name, as torch reads them."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))

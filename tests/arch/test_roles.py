@@ -1,6 +1,5 @@
 """Roles by hand for a few families, and the proof that silenced blocks change nothing, for many."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -129,14 +128,6 @@ def logits_of(model: PreTrainedModel, without: nn.Module | None = None) -> torch
     if hook is not None:
         hook.remove()
     return logits
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def check_silenced(kind: str, fields: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
+from conftest import stored_tensors
 from inheritune.cli import main
 from inheritune.inheritance import derive, inherit, make_wish, write
 from inheritune.recipe import Reference
@@ -70,12 +71,8 @@ def save(kind: str, folder: Path, shards: str = "1GB", dtype: torch.dtype = torc
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**FIELDS[kind]), dtype=dtype)
     model.save_pretrained(folder, max_shard_size=shards)
     if kind in AS_PUBLISHED:
-        save_file(AS_PUBLISHED[kind](stored(folder)), folder / "model.safetensors", {"format": "pt"})
+        save_file(AS_PUBLISHED[kind](stored_tensors(folder)), folder / "model.safetensors", {"format": "pt"})
     return AutoModelForCausalLM.from_pretrained(folder).eval()
-
-
-def stored(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
 def sliced(tensors: dict[str, torch.Tensor], kept: list[int]) -> dict[str, torch.Tensor]:
@@ -110,8 +107,8 @@ def test_from_files_as_from_memory_and_as_sliced_by_hand(kind: str, kept: list[i
     for other in (there, loaded):
         assert here.state_dict().keys() == other.state_dict().keys()
         assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in here.state_dict().items())
-    found = {name: tensor for name, tensor in stored(tmp_path / "target").items() if not EXTRA.search(name)}
-    meant = sliced({n: t for n, t in stored(tmp_path / "reference").items() if not EXTRA.search(n)}, kept)
+    found = {name: tensor for name, tensor in stored_tensors(tmp_path / "target").items() if not EXTRA.search(name)}
+    meant = sliced({n: t for n, t in stored_tensors(tmp_path / "reference").items() if not EXTRA.search(n)}, kept)
     assert found.keys() == meant.keys()
     assert all(torch.equal(tensor, meant[name]) for name, tensor in found.items())
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forward import logits_of, randomised, some_tokens
 from safetensors import safe_open
 from table import CARRIERS, CHANGES, CUT, DECODERS
-from tiny import DEPTH, VOCABULARY, tiny_config
+from tiny import DEPTH, tiny_config
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from inheritune.arch import find_structure, save_model
@@ -42,7 +43,7 @@ class Verdict:
 def reference_of(kind: str) -> PreTrainedModel:
     """A tiny model of the family with every parameter random, in evaluation mode; always the same, newly built."""
     torch.manual_seed(0)
-    return randomised(AutoModelForCausalLM.from_config(config_of(kind), dtype=torch.float32))
+    return randomised(AutoModelForCausalLM.from_config(config_of(kind), dtype=torch.float32), scale=0.1)
 
 
 def config_of(kind: str) -> PretrainedConfig:
@@ -54,27 +55,6 @@ def skeleton_of(kind: str) -> PreTrainedModel:
     """The family's tiny model without memory, in case that it is not that tiny."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config_of(kind), dtype=torch.float32)
-
-
-def randomised(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
-    """`model` with noise on all its parameters: as initialised, norms are ones and biases zeros, all alike."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return model.eval()
-
-
-def some_tokens(batch: int = 2, length: int = 16) -> torch.Tensor:
-    """Token ids, none of them special, of shape (batch, length)."""
-    return torch.randint(3, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(1))
-
-
-def logits_of(model: PreTrainedModel, tokens_BT: torch.Tensor) -> torch.Tensor:
-    """Logits of shape (batch, length, vocabulary), by a forward without a cache."""
-    with torch.no_grad():
-        logits: torch.Tensor = model(tokens_BT, use_cache=False).logits
-    return logits
 
 
 def logits_through(model: PreTrainedModel, kept: list[int], tokens_BT: torch.Tensor) -> torch.Tensor:

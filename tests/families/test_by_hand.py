@@ -1,7 +1,5 @@
 """Prefixes against norm and head applied by hand: a second yardstick, for families whose norm and head are plain."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from tiny_families import DEPTH, FAMILIES, build, logits_of, logits_through, some_tokens
@@ -11,15 +9,6 @@ from inheritune.arch import find_structure
 from inheritune.inheritance import inherit
 
 _BUILT: dict[str, PreTrainedModel] = {}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost these models far more than they save, on a busy machine most of all."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=list(FAMILIES))

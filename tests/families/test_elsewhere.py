@@ -9,6 +9,7 @@ from pathlib import Path
 import document
 import parity
 import pytest
+from forward import logits_of, some_tokens
 from safetensors.torch import save_file
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
@@ -50,7 +51,7 @@ print(json.dumps(wrong))
 def check_elsewhere(kinds: list[str], place: Path) -> None:
     """Save a target of each of `kinds` with its logits, and compare in a process without this project."""
     silence_libraries()
-    tokens_BT = parity.some_tokens()
+    tokens_BT = some_tokens()
     for kind in kinds:
         for kept in _CHOICES:
             try:
@@ -61,7 +62,7 @@ def check_elsewhere(kinds: list[str], place: Path) -> None:
         else:
             raise AssertionError(f"{kind}: none of {_CHOICES} can be inherited")
         (place / kind / "expected").mkdir()
-        logits = parity.logits_of(target, tokens_BT).contiguous()
+        logits = logits_of(target, tokens_BT).contiguous()
         save_file({"tokens": tokens_BT, "logits": logits}, place / kind / "expected" / "logits.safetensors")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(

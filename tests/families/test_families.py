@@ -1,11 +1,9 @@
 """Invariants 1 and 2 of the design for every family that is supported; refusals where one is not, or not wholly."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import document
 import pytest
-import torch
 from table import REFUSED
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
@@ -23,13 +21,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "architectures.md"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_quiet_thread() -> Iterator[None]:
-    """Threads that wait for each other cost these models far more than they save, on a busy machine most of all."""
+def _quiet() -> None:
     silence_libraries()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def check_family(kind: str) -> None:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from forward import VOCABULARY
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 DEPTH = 6
-VOCABULARY = 67  # like no other size, so that a matrix with so many rows is embedding or head
 POSITIONS = 64
 WINDOW = 6  # shorter than the sequences of the tests
 

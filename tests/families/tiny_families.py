@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from forward import VOCABULARY, logits_of, randomised
+from forward import some_tokens as some_tokens
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 DEPTH = 4
-VOCABULARY = 67  # like no other size, so that a matrix with so many rows is embedding or head
 _TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 _PLAIN = {
     **_TOKENS,
@@ -132,35 +133,11 @@ FAMILIES: dict[str, Family] = {
 
 
 def build(kind: str, **changes: Any) -> PreTrainedModel:
-    """A model in evaluation mode with every parameter random.
-
-    As initialised, norms are ones and biases zeros, and one that was not copied would not show.
-    """
+    """A model in evaluation mode with every parameter random."""
     fields = FAMILIES[kind].fields if kind in FAMILIES else {}
     return randomised(
         AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**{**fields, **changes}), dtype=torch.float32)
     )
-
-
-def randomised(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
-    """`model` with noise on all its parameters."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model.eval()
-
-
-def some_tokens(batch: int = 2, length: int = 16) -> torch.Tensor:
-    """Token ids, none of them special, of shape (batch, length)."""
-    return torch.randint(3, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(1))
-
-
-def logits_of(model: PreTrainedModel, tokens_BT: torch.Tensor) -> torch.Tensor:
-    """Logits of shape (batch, length, vocabulary), by a forward without a cache."""
-    with torch.no_grad():
-        logits: torch.Tensor = model(tokens_BT, use_cache=False).logits
-    return logits
 
 
 def logits_through(model: PreTrainedModel, kind: str, kept: list[int], tokens_BT: torch.Tensor) -> torch.Tensor:

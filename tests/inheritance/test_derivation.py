@@ -1,7 +1,6 @@
 """`inherit` beyond prefixes: other selections, refusals, what comes along, what is written."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,6 @@ from transformers import (
 
 from inheritune.errors import InputError
 from inheritune.inheritance import derive, inherit, make_wish
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost these models far more than they save, on a busy machine most of all."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 # What is asked for, and the blocks that it means in a model of 4.
 SELECTIONS: list[tuple[Any, Any, list[int]]] = [

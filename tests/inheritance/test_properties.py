@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 from tiny_families import randomised
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
+from conftest import stored_tensors
 from inheritune.inheritance import inherit, make_wish, plan_for, select_blocks, write
 from inheritune.recipe import Reference
 
@@ -53,15 +53,6 @@ def wishes(draw: st.DrawFn, total: int) -> dict[str, Any]:
     return {"layers": 2 * count if choose == "stacked" else count, "choose": choose}
 
 
-def stored(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a saved model, read plainly."""
-    found = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(str(file), framework="pt") as opened:
-            found |= {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    return found
-
-
 def sliced(tensors: dict[str, torch.Tensor], kept: list[int]) -> dict[str, torch.Tensor]:
     """The same by name alone: the first number in a stored name is its block's."""
     expected = {}
@@ -91,7 +82,7 @@ def test_files_memory_and_slow_slicing_agree(data: st.DataObject) -> None:
         assert [line.target for line in plan_for(Reference(path=str(reference)), make_wish(**words)).plan.lines] == [
             line.target for line in made.plan.lines
         ]
-        expected, found = sliced(stored(reference), kept), stored(out)
+        expected, found = sliced(stored_tensors(reference), kept), stored_tensors(out)
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():
             assert found[name].dtype == tensor.dtype

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from inheritune import __version__
-from inheritune.cli.tables import show_plan, show_summary
+from inheritune.cli.tables import show_inherited, show_plan, show_summary
 
 app = typer.Typer(
     name="inheritune",
@@ -182,17 +182,15 @@ def inherit(
         "blocks": list(made.plan.kept),
         "of": made.plan.total,
         "parameters": parameter_count(made.target),
+        "tensors_fresh": len(made.plan.fresh),
     }
     if show:
         rows = inheritance.plan_rows(made.plan, (kind or made.target.dtype).itemsize)
         found |= {"plan": rows, "dropped": list(made.plan.dropped)}
     if as_json:
         typer.echo(json.dumps(found, indent=2 if show else None))
-    elif show:
-        show_plan(found)
     else:
-        new = f", {len(made.plan.fresh)} tensors new" if made.plan.fresh else ""
-        typer.echo(f"{out}: {len(made.plan.kept)} of {made.plan.total} blocks, {found['parameters']:,} parameters{new}")
+        (show_plan if show else show_inherited)(found)
 
 
 @app.command(

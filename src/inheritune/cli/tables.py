@@ -47,3 +47,9 @@ def show_plan(found: dict[str, Any]) -> None:
         f" {len(found['dropped'])} tensors of the reference are left behind",
         soft_wrap=True,
     )
+
+
+def show_inherited(found: dict[str, Any]) -> None:
+    """What was inherited, in a line on standard output."""
+    new = f", {found['tensors_fresh']} tensors new" if found["tensors_fresh"] else ""
+    print(f"{found['model']}: {len(found['blocks'])} of {found['of']} blocks, {found['parameters']:,} parameters{new}")

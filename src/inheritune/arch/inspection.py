@@ -122,8 +122,8 @@ def _running_methods(cls: type) -> Iterator[ast.FunctionDef]:
     """The methods that a forward pass can reach, as syntax; nothing where there is no source to read."""
     methods: dict[str, ast.FunctionDef] = {}
     for base in reversed(cls.__mro__):
-        body = _classes(base.__module__).get(base.__qualname__)
-        if body is not None and not base.__module__.startswith("torch."):
+        body = None if _is_machinery(base) else _classes(base.__module__).get(base.__qualname__)
+        if body is not None:
             methods |= {node.name: node for node in body.body if isinstance(node, ast.FunctionDef)}
     waiting, seen = ["forward"], set()
     while waiting:
@@ -147,9 +147,15 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
     return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
 
+def _is_machinery(cls: type) -> bool:
+    """Whether a class is Python's, torch's or transformers' own below all models: none knows of blocks' numbers."""
+    top, _, rest = cls.__module__.partition(".")
+    return top in _TRUSTED or (top == "transformers" and not rest.startswith("models."))
+
+
 def _is_readable(cls: type) -> bool:
     """Whether the source of every method of a class is there; torch's and Python's own need no reading."""
-    own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _TRUSTED]
+    own = [base for base in cls.__mro__ if not _is_machinery(base)]
     made = (base for base in own if any(inspect.isfunction(value) for value in vars(base).values()))
     return all(base.__qualname__ in _classes(base.__module__) for base in made)
 

@@ -33,7 +33,9 @@ class Names:
         from transformers.core_model_loading import WeightConverter, WeightRenaming
 
         entries = get_model_conversion_mapping(skeleton)
+        self.skeleton = skeleton
         self.own = skeleton.state_dict()
+        self._found: dict[str, str] = {}
         self._prefix = skeleton.base_model_prefix
         self._renamings = [entry for entry in entries if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in entries if isinstance(entry, WeightConverter)]
@@ -44,8 +46,10 @@ class Names:
         """
         from transformers.core_model_loading import rename_source_key
 
-        renamed, _ = rename_source_key(stored, self._renamings, self._converters, self._prefix, self.own)
-        return stored if renamed not in self.own and stored in self.own else str(renamed)
+        if stored not in self._found:
+            renamed, _ = rename_source_key(stored, self._renamings, self._converters, self._prefix, self.own)
+            self._found[stored] = stored if renamed not in self.own and stored in self.own else str(renamed)
+        return self._found[stored]
 
 
 @dataclass(frozen=True)
@@ -110,20 +114,20 @@ class _PartOf:
 
 def place_tensors(
     weights: StoredWeights,
-    source: "PreTrainedModel",
+    before: Names,
     target: "PreTrainedModel",
     wanted: Mapping[str, tuple[str, ...]],
     ranges: Mapping[str, tuple[Ranges, ...]],
 ) -> Placement:
     """Find the stored tensors for a target, and their names in a checkpoint of its own.
 
-    `source` and `target` are the models without weights; `wanted` maps the source's tensors to the target's that are
-    made from them, `ranges` the target's tensors to the part of their source that is taken. A tied tensor is stored
+    `before` knows the source's names, `target` is without weights; `wanted` maps the source's tensors to the target's
+    that are made from them, `ranges` the target's tensors to the part of their source that is taken. A tied tensor is stored
     once. Raises InputError where a stored name does not show its block.
     """
-    before, after = Names(source), Names(target)
+    after = Names(target)
     modules = {stored: before.of(stored) for stored in weights.tensors}
-    tied, present = getattr(source, "all_tied_weights_keys", {}), set(modules.values())
+    tied, present = getattr(before.skeleton, "all_tied_weights_keys", {}), set(modules.values())
     names: dict[str, str] = {}
     parts: dict[str, tuple[Ranges, ...]] = {}
     for stored, module in modules.items():
@@ -245,12 +249,12 @@ def _complaints() -> Iterator[list[str]]:
         logger.propagate = spread
 
 
-def check_stored(weights: StoredWeights, skeleton: "PreTrainedModel", structure: Structure) -> None:
+def check_stored(weights: StoredWeights, names: Names, structure: Structure) -> None:
     """Raise InputError where the files cannot belong to the model: shapes, blocks beyond the config's, mixed dtypes.
 
     Of tensors in files that are not at hand, the names alone are looked at.
     """
-    names = Names(skeleton)
+    skeleton = names.skeleton
     modules = {stored: names.of(stored) for stored in weights.tensors}
     away = {stored: names.of(stored) for stored in weights.elsewhere}
     unread = frozenset(away.values())  # experts stored one by one may be here in part

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import (
+    Names,
     Placement,
     StoredWeights,
     build_empty,
@@ -28,8 +29,11 @@ def from_model(made: Draft, reference: "PreTrainedModel", seed: int, dtype: Any 
     return _filled(made, lambda line: tensors[str(line.source)], seed, dtype or reference.dtype)
 
 
-def place(made: Draft, reference: "PreTrainedModel", weights: StoredWeights) -> Placement:
-    """The stored tensors that the target takes, checked to be all that it needs. Reads no weights."""
+def place(made: Draft, reference: Names, weights: StoredWeights) -> Placement:
+    """The stored tensors that the target takes, checked to be all that it needs. Reads no weights.
+
+    `reference` knows what the stored names become in the reference.
+    """
     ranges = {line.target: line.ranges for line in made.whole_plan.lines if line.ranges is not None}
     placement = place_tensors(weights, reference, made.whole, made.whole_plan.wanted(), ranges)
     check_fits(made.whole, placement.tensors(), weights.place, made.whole_plan.unstored)

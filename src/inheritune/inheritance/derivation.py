@@ -164,9 +164,9 @@ def open_source(reference: Reference, wish: Inherit) -> Source:
         made = draft(model, wish, reference.trust_remote_code)
         made.target.generation_config = model.generation_config
         return Source(made, None, model, None)
-    check_stored(weights, skeleton, find_structure(skeleton))
+    check_stored(weights, names, find_structure(skeleton))
     stored = config.dtype if config.dtype is not None else weights.dtype
-    return Source(made, place(made, skeleton, weights), None, stored)
+    return Source(made, place(made, names, weights), None, stored)
 
 
 def make_wish(layers: Any, choose: Any = "first", submodules: Any = "all", width: Any = "full") -> Inherit:

@@ -156,7 +156,7 @@ def test_a_tensor_with_slices_for_all_blocks_keeps_those_of_the_kept_ones() -> N
     source, target = SOURCE | {"packed": (5, 12)}, FIRST | {"packed": (5, 4)}
     plan = plan_copies(source, target, STRUCTURE, [2], exceptions=Exceptions(packed={"packed": 1}))
     assert line_of(plan, "packed") == Line("packed", (5, 4), "packed", (((0, 5),), ((8, 12),)))
-    with pytest.raises(InputError, match="cannot be chosen and its width halved at once"):
+    with pytest.raises(InputError, match="cannot be cut by blocks and halved at once"):
         narrowed(plan, {name: tuple(((0, length // 2),) for length in shape) for name, shape in target.items()})
 
 

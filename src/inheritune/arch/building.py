@@ -1,6 +1,8 @@
 """Building models from configs: with random weights, or empty for weights to come."""
 
+import copy
 import difflib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.loading import silence_libraries
@@ -9,9 +11,12 @@ from inheritune.arch.weights import Placement
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
 _PLACE = "reference.train.model"
+# What a constructor may stumble over when a config's fields do not fit each other.
+_BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, AttributeError, AssertionError)
 
 
 def new_config(
@@ -63,7 +68,7 @@ def _try_out(config: "PretrainedConfig") -> None:
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, AttributeError, AssertionError) as error:
+    except _BUILD_ERRORS as error:
         raise InputError(_PLACE, f"{config.model_type} cannot be built: {error}", "change the fields") from None
     find_structure(model)
 
@@ -80,13 +85,27 @@ def check_positions(config: "PretrainedConfig", sequence_length: int, place: str
 
 
 def build_skeleton(config: "PretrainedConfig", trust_remote_code: bool = False) -> "PreTrainedModel":
-    """The model without memory for its weights (on the meta device), ties made, in the config's dtype."""
+    """The model without memory for its weights (on the meta device), ties made, in the config's dtype.
+
+    Raises InputError when transformers cannot build a model of the config.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    try:
+        with torch.device("meta"):
+            # building writes into the config that it is given, its dtype for one
+            model = AutoModelForCausalLM.from_config(
+                copy.deepcopy(config), dtype=dtype, trust_remote_code=trust_remote_code
+            )
+    except _BUILD_ERRORS as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise InputError(
+            config.name_or_path or config.model_type,
+            f"transformers cannot build a model of this config ({reason})",
+            "mend the config's fields",
+        ) from None
     model.tie_weights()
     return model
 
@@ -116,10 +135,13 @@ def build_empty(config: "PretrainedConfig", dtype: Any, trust_remote_code: bool 
     return model
 
 
-def build_from(skeleton: "PreTrainedModel", placement: Placement, dtype: Any) -> "PreTrainedModel":
+def build_from(
+    skeleton: "PreTrainedModel", placement: Placement, dtype: Any, given: "Mapping[str, torch.Tensor] | None" = None
+) -> "PreTrainedModel":
     """The model of `skeleton` with stored tensors put in by transformers' own loader, which converts their names.
 
-    Tensors that `placement` lacks are initialised as the architecture does it.
+    `given` are tensors of the model by its own names, put in without a copy. What neither has is initialised as the
+    architecture does it.
     """
     import torch
 
@@ -127,7 +149,7 @@ def build_from(skeleton: "PreTrainedModel", placement: Placement, dtype: Any) ->
         model, _ = type(skeleton).from_pretrained(
             None,
             config=skeleton.config,
-            state_dict=tensors,
+            state_dict=tensors | dict(given or {}),
             dtype=dtype,
             output_loading_info=True,
             local_files_only=True,

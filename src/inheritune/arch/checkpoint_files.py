@@ -31,6 +31,8 @@ def locate(path: str, revision: str | None = None, holds: tuple[str, ...] = ("co
     short or a shard is missing.
     """
     here = Path(path).expanduser()
+    if revision is not None and here.exists():
+        raise InputError(path, f"revision {revision} is of a model on the hub, and this is a local one", "leave it out")
     if here.suffix == ".gguf":
         return _gguf(here)
     if here.is_dir():

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import pickle
 import warnings
 from collections.abc import Callable
@@ -105,18 +106,21 @@ def _as_sentencepiece(
 
 
 def load_generation_config(reference: Reference) -> "GenerationConfig | None":
-    """The reference's settings for generation; None where it comes without."""
+    """The reference's settings for generation; None where it comes without. Raises InputError for damaged ones."""
     from transformers import GenerationConfig
 
-    arguments = _arguments(reference)
-    if "gguf_file" in arguments:
+    assert reference.path is not None
+    located = locate(reference.path, reference.revision)
+    if located.gguf_file is not None:
         return None
-    name = arguments.pop("pretrained_model_name_or_path")
-    arguments.pop("trust_remote_code")
-    try:
-        return GenerationConfig.from_pretrained(name, **arguments)
-    except OSError:
+    file = fetch(located, "generation_config.json", reference.revision)
+    if file is None:
         return None
+    with _plain_errors(str(file), "mend it, or take it away"):
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError("not a mapping")
+        return GenerationConfig.from_dict(fields)
 
 
 def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
@@ -277,7 +281,8 @@ def _plain_errors(place: str, remedy: str = "check the path, and that the checkp
     except InputError:
         raise
     except (
-        OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, EOFError,
+        OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, EOFError, AssertionError,
+        ZeroDivisionError,
         pickle.UnpicklingError, SafetensorError, StrictDataclassError,
     ) as error:  # fmt: skip
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):

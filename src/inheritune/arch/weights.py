@@ -122,8 +122,8 @@ def place_tensors(
     """Find the stored tensors for a target, and their names in a checkpoint of its own.
 
     `before` knows the source's names, `target` is without weights; `wanted` maps the source's tensors to the target's
-    that are made from them, `ranges` the target's tensors to the part of their source that is taken. A tied tensor is stored
-    once. Raises InputError where a stored name does not show its block.
+    that are made from them, `ranges` the target's tensors to the part of their source that is taken. A tied tensor is
+    stored once. Raises InputError where a stored name does not show its block.
     """
     after = Names(target)
     modules = {stored: before.of(stored) for stored in weights.tensors}
@@ -258,8 +258,7 @@ def check_stored(weights: StoredWeights, names: Names, structure: Structure) -> 
     modules = {stored: names.of(stored) for stored in weights.tensors}
     away = {stored: names.of(stored) for stored in weights.elsewhere}
     unread = frozenset(away.values())  # experts stored one by one may be here in part
-    if weights.is_text_part:
-        _check_nothing_left(weights, modules, names)
+    _check_nothing_left(weights, modules, names, structure)
     _check_depth(modules | away, skeleton, structure, weights.place)
     at_hand = {stored: tensor for stored, tensor in weights.tensors.items() if modules[stored] not in unread}
     check_fits(skeleton, at_hand, weights.place, unread)
@@ -274,14 +273,25 @@ def check_stored(weights: StoredWeights, names: Names, structure: Structure) -> 
     _check_ties(weights, modules, skeleton)
 
 
-def _check_nothing_left(weights: StoredWeights, modules: Mapping[str, str], names: Names) -> None:
-    """A tensor of a composite's text part that the text model lacks: then the part alone is another model."""
+def _check_nothing_left(weights: StoredWeights, modules: Mapping[str, str], names: Names, structure: Structure) -> None:
+    """A stored weight or bias of a block, or of a composite's text part, that the model lacks is an error.
+
+    transformers leaves it out with a warning, and the model computes something else than the one that was trained. What
+    older versions stored beside (masks, frequencies) is no such thing, nor is a tensor outside the blocks.
+    """
+    ignored = [re.compile(pattern) for pattern in names.skeleton._keys_to_ignore_on_load_unexpected or ()]
     for stored, module in modules.items():
-        if module not in names.own and not stored.endswith(("inv_freq", "position_ids")):
+        tensor = weights.tensors[stored]
+        if module in names.own or any(pattern.search(name) for pattern in ignored for name in (stored, module)):
+            continue
+        places = (structure.split(name) for name in (module, f"{names.skeleton.base_model_prefix}.{module}"))
+        in_block = any(place is not None and place[0] < structure.count for place in places)
+        is_weight = stored.endswith((".weight", ".bias")) and tensor.dtype in FLOATS and 0 < len(tensor.shape) < 3
+        if (in_block and is_weight) or (weights.is_text_part and not stored.endswith(("inv_freq", "position_ids"))):
             raise InputError(
-                f"{weights.place}: {weights.tensors[stored].name}",
-                "the text model alone has no such tensor, so it would compute something else than in the whole",
-                "use a text-only checkpoint of the model",
+                f"{weights.place}: {tensor.name}",
+                "the model that the config describes has no such tensor, so it would compute something else without it",
+                "mend the config, or get a checkpoint whose weights fit it",
             )
 
 

@@ -151,7 +151,7 @@ def inherit(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16, float16 or float64. Default: as stored.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws the weights that are new.")] = 1,
+    seed: Annotated[int, typer.Option(help="Draws the weights that are new.", min=0, max=2**63 - 1)] = 1,
     revision: Annotated[str | None, typer.Option(help="The hub revision: a branch, tag or commit.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Where the tokenizer is, if not with the model.")] = None,
     trust_remote_code: Trust = False,

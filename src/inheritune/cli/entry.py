@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail([_describe(error)], 1)
     except MemoryError:
-        return _fail(["out of memory; lower train.micro_batch or train.sequence_length, then run again"], 1)
+        return _fail(
+            ["out of memory; in training, lower train.micro_batch or train.sequence_length, then run again"], 1
+        )
     except Exception as error:
         if isinstance(error, usage_error):
             return _usage(error)

@@ -44,10 +44,16 @@ def from_files(made: Draft, placement: Placement, seed: int, dtype: Any) -> "Pre
     """The target of a checkpoint's files; nothing else of them is read."""
     import torch
 
-    whole = build_from(made.whole, placement, dtype)
-    tensors = whole.state_dict()
-    if made.plan.fresh or made.target is not made.whole:
+    if made.target is not made.whole:
+        tensors = build_from(made.whole, placement, dtype).state_dict()
         return _filled(made, lambda line: tensors[line.target], seed, dtype, whole=True)
+    given = {}
+    if made.plan.fresh:  # of the random model only what is new outlives this line, so that memory holds one model
+        drawn = build_random(made.target.config, seed, dtype, made.trust_remote_code).state_dict()
+        given = {name: drawn[name] for name in made.plan.fresh}
+        del drawn
+    whole = build_from(made.whole, placement, dtype, given)
+    tensors = whole.state_dict()
     with torch.no_grad():
         for line in made.plan.lines:
             if line.value is not None:

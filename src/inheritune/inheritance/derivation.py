@@ -1,5 +1,8 @@
 """From a reference to a target: draft, fill, write."""
 
+import os
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +53,8 @@ def inherit(
     initialised as the architecture does it, drawn with `seed`, like the whole model with 'none'. Width 'half' takes
     the first half of heads, hidden size and MLP. Weights keep the reference's dtype unless `dtype` names another; no
     memory is shared with the reference. Of safetensors files only what is inherited is read. With `out`, model and
-    tokenizer are written there as a Hugging Face checkpoint, with the plan's figures in inheritance.json.
+    tokenizer are written there as a Hugging Face checkpoint, with the plan's figures in inheritance.json; what is worth
+    knowing of the tokenizer (that it had to be rebuilt) is a warning.
 
     Raises InputError for a selection that is not there or that would change what a block computes, for a damaged
     checkpoint, and when `out` exists.
@@ -59,13 +63,13 @@ def inherit(
     wish = make_wish(layers, choose, submodules, width)
     folder = None if out is None else Path(out)
     if folder is not None:
-        check_free(folder)
+        folder = check_free(folder)
     kind = as_dtype(dtype)
     if isinstance(reference, str | Path):
         reference = Reference(path=str(reference))
     target, plan = derive(reference, wish, seed=seed, dtype=kind)
     if folder is not None:
-        tokenizer = find_tokenizer(reference) if isinstance(reference, Reference) else None
+        tokenizer = find_tokenizer(reference, warnings.warn) if isinstance(reference, Reference) else None
         save_model(target, tokenizer, folder, notes={NOTES: describe_plan(plan)})
     return target
 
@@ -84,7 +88,7 @@ def write(
     Where every tensor of the target is one of the reference's as it is stored, the bytes go from file to file.
     `say` is told what is worth knowing, such as that there is no tokenizer.
     """
-    check_free(folder)
+    folder = check_free(folder)
     source = open_source(reference, wish)
     tokenizer = _tokenizer(reference, say)
     notes = {NOTES: describe_plan(source.draft.plan)}
@@ -111,10 +115,22 @@ def derive(
     if isinstance(reference, Reference):
         source = open_source(reference, wish)
         return source.build(seed, dtype), source.draft.plan
+    _check_loaded(reference)
     made = draft(reference, wish)
     target = from_model(made, reference, seed, dtype)
     _keep_generation(target, reference.generation_config)
     return target, made.plan
+
+
+def _check_loaded(model: object) -> None:
+    """Raise InputError for what is no model of transformers, or has no weights."""
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        legal = "give a hub id, a folder, a .gguf file, a Reference, or a transformers.PreTrainedModel"
+        raise InputError("reference", f"got a {type(model).__name__}", legal)
+    if any(tensor.is_meta for tensor in model.parameters()):
+        raise InputError("reference", "the model is on the meta device, so it has no weights", "load its weights")
 
 
 @dataclass(frozen=True)
@@ -165,7 +181,9 @@ def open_source(reference: Reference, wish: Inherit) -> Source:
         made.target.generation_config = model.generation_config
         return Source(made, None, model, None)
     check_stored(weights, names, find_structure(skeleton))
-    stored = config.dtype if config.dtype is not None else weights.dtype
+    stored = config.dtype
+    if stored is None:  # then the files say it, and the target's config shall not say otherwise
+        stored = made.whole.config.dtype = made.target.config.dtype = weights.dtype
     return Source(made, place(made, names, weights), None, stored)
 
 
@@ -179,19 +197,32 @@ def as_dtype(dtype: "torch.dtype | str | None") -> "torch.dtype | None":
     """A torch dtype of floating-point numbers by its name; None stays None (as stored). Raises InputError."""
     import torch
 
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
     legal = ("float64", "float32", "float16", "bfloat16")
-    if dtype not in legal:
+    name = str(dtype).removeprefix("torch.")
+    if dtype is None:
+        return None
+    if name not in legal:
         raise InputError("dtype", f"got {dtype!r}", f"legal are {', '.join(legal)}; default: as stored")
-    found: torch.dtype = getattr(torch, dtype)
+    found: torch.dtype = getattr(torch, name)
     return found
 
 
-def check_free(folder: Path) -> None:
-    """Raise InputError when something stands at `folder`; what a killed process left half-made does not count."""
-    if folder.exists() and not (folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir())):
-        raise InputError(str(folder), "exists already", "give another folder, or remove it")
+def check_free(path: Path) -> Path:
+    """The place of a file or folder to be made, as an absolute path with links followed.
+
+    Raises InputError when something stands there (an empty folder, and what a killed process left half-made in one, do
+    not count), and when nothing can be made there.
+    """
+    place = path.expanduser().resolve()
+    left = re.compile(r"\.lock|\..+\.partial")
+    if place.exists() and not (place.is_dir() and all(left.fullmatch(entry.name) for entry in place.iterdir())):
+        raise InputError(str(path), "exists already", "give another folder, or remove it")
+    above = next(folder for folder in place.parents if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise InputError(
+            str(path), f"cannot be made: {above} is not a folder that can be written", "give another place"
+        )
+    return place
 
 
 def _keep_generation(target: "PreTrainedModel", settings: Any) -> None:

@@ -61,6 +61,12 @@ def draft(reference: "PreTrainedModel", wish: Inherit, trust_remote_code: bool =
     check_place(reference, structure, kept)
     with as_input_error(reference.config, kept):
         whole = build_skeleton(short, trust_remote_code)
+    if not isinstance(reference, type(whole)):
+        raise InputError(
+            type(reference).__name__,
+            f"its config makes a {type(whole).__name__}, which has other tensors",
+            "load it with AutoModelForCausalLM",
+        )
     places = find_structure(whole)
     _check_blocks(reference, whole, structure, places, kept)
     plan = plan_copies(
@@ -107,7 +113,15 @@ def as_input_error(config: "PretrainedConfig", kept: list[int]) -> Iterator[None
 
     try:
         yield
-    except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        ArithmeticError,
+        AssertionError,
+        StrictDataclassError,
+    ) as error:
         raise InputError(
             f"{config.model_type}, blocks {kept}",
             f"transformers cannot build a model of them: {error}",

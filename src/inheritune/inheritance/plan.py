@@ -166,12 +166,14 @@ def narrowed(plan: Plan, ranges: Mapping[str, tuple[Ranges, ...]]) -> Plan:
         if shape == line.shape or line.source is None:
             lines.append(replace(line, shape=shape))
             continue
-        if line.ranges is not None or line.folds:
+        if line.folds:
+            what = "has been multiplied for its block's new place, in slices that half the width would move"
             raise InputError(
-                line.target,
-                "its blocks cannot be chosen and its width halved at once",
-                "keep all blocks, or the full width",
+                line.target, what, "choose blocks that keep their places (choose: first), or the full width"
             )
+        if line.ranges is not None:
+            what = "holds a slice for each block, and cannot be cut by blocks and halved at once"
+            raise InputError(line.target, what, "keep all blocks, or the full width")
         lines.append(replace(line, shape=shape, ranges=parts))
     return replace(plan, lines=tuple(lines))
 

@@ -24,7 +24,7 @@ def parse_layers(value: Any) -> Any:
         raise ValueError(legal)
     if isinstance(value, str):
         text = value.strip("[] ")
-        if text.replace(".", "", 1).isdigit():
+        if _is_number(text.replace(".", "", 1)):
             return parse_layers(float(text) if "." in text else int(text))
         value = [part.strip() for part in text.split(",")]
     if isinstance(value, int | float):
@@ -36,14 +36,23 @@ def parse_layers(value: Any) -> Any:
     return _blocks(value, legal)
 
 
+_MOST_BLOCKS = 100_000  # more than any model has: a slip of the finger is not to be spelt out
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
 def _blocks(parts: Any, legal: str) -> list[int]:
     blocks: list[int] = []
     for part in parts:
         first, dash, last = str(part).strip().partition("-")
-        if isinstance(part, bool) or not first.isdigit() or (dash and not last.isdigit()):
+        if isinstance(part, bool) or not _is_number(first) or (dash and not _is_number(last)):
             raise ValueError(f"{part!r} is not a block or a range of blocks; {legal}")
         if dash and int(last) < int(first):
             raise ValueError(f"the range {part} is reversed; {legal}")
+        if dash and int(last) - int(first) >= _MOST_BLOCKS:
+            raise ValueError(f"{part} are more blocks than any model has; {legal}")
         blocks.extend(range(int(first), int(last) + 1) if dash else [int(first)])
     if not blocks:
         raise ValueError(f"the list is empty; {legal}")
@@ -90,6 +99,14 @@ class Inherit(Part):
     head. What does not is initialised as the architecture does it. A tied head belongs to the embeddings."""
     width: Width = "full"
     """full, or half: the first half of the heads (whole groups), of the hidden size and of the MLP, in every block."""
+
+    @model_validator(mode="after")
+    def _choose_needs_a_number(self) -> "Inherit":
+        if isinstance(self.layers, list) and self.choose != "first":
+            raise ValueError(
+                f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list of them"
+            )
+        return self
 
 
 class Grow(Part):

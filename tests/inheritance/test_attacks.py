@@ -61,13 +61,13 @@ def test_places_that_are_names_for_others(
     (tmp_path / "dangling").symlink_to(tmp_path / "new")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for out in (".", str(tmp_path / "link"), str(tmp_path / "dangling"), "~/small", "deep/er/est"):
+    for out in (str(tmp_path / "link"), str(tmp_path / "dangling"), "~/small", "deep/er/est"):
         assert main(["inherit", str(reference), out, "--layers", "1"]) == 0, out
-    for folder in ("here", "behind", "new", "home/small", "here/deep/er/est"):
+    for folder in ("behind", "new", "home/small", "here/deep/er/est"):
         assert (tmp_path / folder / "model.safetensors").exists(), folder
     (tmp_path / "file").touch()
     capsys.readouterr()
-    for out in (str(tmp_path / "file" / "x"), "/proc/none/x"):
+    for out in (str(tmp_path / "file" / "x"), "/proc/none/x", ".", str(tmp_path / "here" / "..")):
         assert main(["inherit", str(reference), out, "--layers", "1"]) == 2, out
         assert capsys.readouterr().err.count("\n") == 1
 
@@ -166,5 +166,5 @@ def test_python_s_own_wrong_words(reference: Path) -> None:
     ):
         with pytest.raises(InputError, match=said):
             inherit(given, 1)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="got torch.int8; legal are"):
+    with pytest.raises(InputError, match=r"got torch\.int8; legal are"):
         inherit(model, 1, dtype=torch.int8)

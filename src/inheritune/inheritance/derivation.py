@@ -217,6 +217,8 @@ def check_free(path: Path) -> Path:
     left = re.compile(r"\.lock|\..+\.partial")
     if place.exists() and not (place.is_dir() and all(left.fullmatch(entry.name) for entry in place.iterdir())):
         raise InputError(str(path), "exists already", "give another folder, or remove it")
+    if place == Path.cwd():  # it is replaced as a whole, and a shell in it would be left in a folder that is no more
+        raise InputError(str(path), "is the folder that you are in", "go up, and name it from there")
     above = next(folder for folder in place.parents if folder.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         raise InputError(

@@ -71,8 +71,9 @@ def silencing_values(model: "PreTrainedModel", structure: Structure, index: int)
     """Which tensors of block `index` must hold which one value for the block to hand on its input, exactly.
 
     Names are those inside the block. Nearly all are the last projections of the block's branches with their biases, and
-    the value is 0, also where a norm follows the projection inside the branch: that gives zero exactly, and was
-    measured to train better than a zeroed gain. A scale on the residual stream itself, such as Gemma 4's, gets 1.
+    the value is 0, also where a norm follows the projection inside the branch: that gives zero exactly, and trains
+    better than a zeroed gain (benchmarks/silent_growth.py). A scale on the residual stream itself, such as Gemma 4's,
+    gets 1.
     `model` has to be the one in which the block shall stand, on the meta device; no values are needed.
 
     Raises InputError, with the reason, where no such values exist or where it cannot be proved that they do.

@@ -41,8 +41,7 @@ def graft(
 
     `target` has the reference's blocks `kept`, `trained` was made of the blocks `before`, all of which are among
     them. Everything of `trained` takes its place in `target`; the blocks that are left there are the reference's own.
-    With `silent` their output projections are zeroed, and the logits are those of `trained` (float32, to 1e-6). Their
-    first gradients are large where a norm follows the projection (Gemma 2, OLMo 2): warm up after growing.
+    With `silent` their output projections are zeroed, and the logits are those of `trained` (float32, to 1e-6).
 
     Raises InputError where a block would change at its place, and where silencing is impossible.
     """

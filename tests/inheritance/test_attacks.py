@@ -101,6 +101,12 @@ def test_where_the_config_names_no_dtype_the_files_do(
     assert main(["inherit", str(reference), str(tmp_path / "out"), "--layers", "2", *words]) == 0
     assert {tensor.dtype for tensor in stored_tensors(tmp_path / "out").values()} == {torch.bfloat16}
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype == torch.bfloat16
+    capsys.readouterr()
+    assert main(["inherit", str(reference), "--layers", "2", *words, "--show", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert sum(row["bytes"] for row in shown["plan"]) == sum(
+        tensor.nbytes for tensor in stored_tensors(tmp_path / "out").values()
+    )
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,9 @@ class Source:
 def plan_for(reference: Reference, wish: Inherit) -> Draft:
     """What would be inherited, from the reference's config alone. Raises InputError as `derive` does."""
     config = load_config(reference)
+    if config.dtype is None and Path(str(reference.path)).expanduser().is_dir():  # the files' headers know it
+        weights = open_weights(reference, config, set)
+        config.dtype = None if weights is None else weights.dtype
     return draft(build_skeleton(config, reference.trust_remote_code), wish, reference.trust_remote_code)
 
 

@@ -184,7 +184,8 @@ def test_an_output_that_cannot_be_written(
 
 
 STOPPED = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with it ignored
 from inheritune.arch import byte_copy
 from inheritune.cli import main
 

@@ -15,6 +15,7 @@ from inheritune.arch import (
     check_stored,
     find_structure,
     find_tokenizer,
+    layer_count,
     load_config,
     load_generation_config,
     load_model,
@@ -23,7 +24,7 @@ from inheritune.arch import (
 )
 from inheritune.errors import InputError
 from inheritune.inheritance.application import from_files, from_model, place, write_files
-from inheritune.inheritance.draft import Draft, draft
+from inheritune.inheritance.draft import Draft, draft, target_config
 from inheritune.inheritance.plan import Plan, describe_plan
 from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check
 
@@ -159,6 +160,7 @@ def plan_for(reference: Reference, wish: Inherit) -> Draft:
     if config.dtype is None and Path(str(reference.path)).expanduser().is_dir():  # the files' headers know it
         weights = open_weights(reference, config, set)
         config.dtype = None if weights is None else weights.dtype
+    target_config(config, wish, layer_count(config))  # what the config shows, before a second is spent on the model
     return draft(build_skeleton(config, reference.trust_remote_code), wish, reference.trust_remote_code)
 
 
@@ -168,6 +170,7 @@ def open_source(reference: Reference, wish: Inherit) -> Source:
     Raises InputError as `inherit` does.
     """
     config = load_config(reference)
+    target_config(config, wish, layer_count(config))
     skeleton = build_skeleton(config, reference.trust_remote_code)
     made = draft(skeleton, wish, reference.trust_remote_code)
     made.target.generation_config = load_generation_config(reference) or made.target.generation_config

@@ -1,5 +1,7 @@
 """What can be found wrong before anything is computed, so that nobody waits an hour for a spelling mistake."""
 
+from typing import TYPE_CHECKING
+
 from inheritune.arch import (
     build_skeleton,
     check_positions,
@@ -12,14 +14,18 @@ from inheritune.arch import (
 from inheritune.data import check_tokenizer, list_files, open_prepared
 from inheritune.errors import InputError, Problem
 from inheritune.growth import check_rounds, with_blocks
-from inheritune.inheritance import check_silencing, draft
+from inheritune.inheritance import check_silencing, draft, target_config
 from inheritune.recipe import NewTokenizer, Recipe, Reference
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 def check_inputs(recipe: Recipe) -> None:
     """Check that text, reference and tokenizer are there and fit the recipe.
 
-    Raises InputError with the problems of text and reference together.
+    Raises InputError with the problems of text and reference together; what only the model itself can show is looked at
+    when there are none, as building it takes a second or two.
     """
     problems: list[Problem] = []
     for check in (_check_text, _check_reference):
@@ -29,6 +35,7 @@ def check_inputs(recipe: Recipe) -> None:
             problems.extend(error.problems)
     if problems:
         raise InputError.of(problems)
+    _check_rounds(recipe)
 
 
 def _check_text(recipe: Recipe) -> None:
@@ -51,14 +58,29 @@ def _check_reference(recipe: Recipe) -> None:
         if recipe.data.prepared is not None:
             check_tokenizer(open_prepared(recipe.data.prepared), tokenizer, "data.prepared")
     else:
-        if isinstance(new.tokenizer, NewTokenizer):
-            vocabulary = new.tokenizer.vocabulary
-        else:
-            vocabulary = len(load_tokenizer(Reference(path=new.tokenizer)))
-        config = new_config(new.model, vocabulary, {}, recipe.train.sequence_length)
+        config = _new_config(recipe)
         total = layer_count(config)
-    skeleton = build_skeleton(config, recipe.reference.trust_remote_code)
     for kept in check_rounds(recipe.inherit, recipe.grow, total):
-        made = draft(skeleton, with_blocks(recipe.inherit, kept), recipe.reference.trust_remote_code)
+        target_config(config, with_blocks(recipe.inherit, kept), total)
+
+
+def _check_rounds(recipe: Recipe) -> None:
+    """Draft the target of every round that there may be."""
+    place = recipe.reference
+    config = _new_config(recipe) if place.train is not None else load_config(place)
+    skeleton = build_skeleton(config, place.trust_remote_code)
+    for kept in check_rounds(recipe.inherit, recipe.grow, layer_count(config)):
+        made = draft(skeleton, with_blocks(recipe.inherit, kept), place.trust_remote_code)
         if recipe.grow is not None and recipe.grow.silent:
             check_silencing(made.target)
+
+
+def _new_config(recipe: Recipe) -> "PretrainedConfig":
+    """The config of a reference that the recipe makes first."""
+    new = recipe.reference.train
+    assert new is not None
+    if isinstance(new.tokenizer, NewTokenizer):
+        vocabulary = new.tokenizer.vocabulary
+    else:
+        vocabulary = len(load_tokenizer(Reference(path=new.tokenizer)))
+    return new_config(new.model, vocabulary, {}, recipe.train.sequence_length)

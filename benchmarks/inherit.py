@@ -4,12 +4,13 @@
     python benchmarks/inherit.py --kind mixtral       # experts stored one by one
 
 The reference is random and is written below --folder (default: a temporary folder), which needs about four times its
-size. Each way runs in a process of its own; its clock, its memory and its reads start behind the imports. `cp` copies
-the checkpoint that inheriting has written. Bytes read are those of read calls; mapped files do not count.
+size. Each way runs in a process of its own; its clock, its memory and its reads start behind the imports. `cp` copies a
+checkpoint that inheriting has written. Bytes read are those of read calls; mapped files do not count.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -28,7 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "num_local_experts": 8, "num_hidden_layers": 24,
     },
 }  # fmt: skip
-WAYS = ("inherit", "inherit, model built", "naive", "cp", "cp and sync")
+WAYS = ("inherit", "inherit, model built", "inherit, half width", "naive", "cp", "cp and sync")
 
 
 def make_reference(kind: str, folder: Path) -> None:
@@ -63,6 +64,8 @@ def one_way(way: str, reference: Path, layers: int, out: Path) -> None:
         inheritance.write(origin, wish, out)
     elif way == "inherit, model built":
         save_model(inheritance.derive(origin, wish)[0], None, out)
+    elif way == "inherit, half width":
+        inheritance.write(origin, inheritance.make_wish(layers, width="half"), out)
     else:
         whole = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
         config = type(whole.config).from_dict(whole.config.to_dict() | {"num_hidden_layers": layers})
@@ -71,7 +74,8 @@ def one_way(way: str, reference: Path, layers: int, out: Path) -> None:
         target.load_state_dict({name: tensors[name] for name in target.state_dict()})
         target.save_pretrained(out)
     seconds = time.perf_counter() - began
-    print(json.dumps({"seconds": seconds, "memory": peak() - memory, "read": reads() - before}))
+    size = sum(file.stat().st_size for file in out.iterdir())
+    print(json.dumps({"seconds": seconds, "memory": peak() - memory, "read": reads() - before, "size": size}))
 
 
 def _import_all(kind: str, place: Path) -> None:
@@ -118,41 +122,50 @@ def copied(source: Path, goal: Path, sync: bool) -> dict[str, float]:
 
 
 def measure(reference: Path, layers: int, folder: Path, repeats: int) -> dict[str, list[dict[str, float]]]:
-    """All ways in turn, `repeats` times."""
+    """All ways in turn, `repeats` times, each round beginning with another.
+
+    What a way finds is the same for all: nothing left to be written to the disk, and all sources in the page cache.
+    """
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    kept = folder / "kept"
-    for _ in range(repeats):
-        for way in WAYS:
-            out = folder / "out"
+    kept, out = folder / "kept", folder / "out"
+
+    def in_child(way: str, goal: Path) -> dict[str, float]:
+        words = [sys.executable, __file__, "--way", way, "--folder", str(reference), "--out", str(goal)]
+        done = subprocess.run([*words, "--layers", str(layers)], check=True, capture_output=True, text=True)
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    in_child("inherit", kept)
+    for turn in range(repeats):
+        for at in range(len(WAYS)):
+            way = WAYS[(turn + at) % len(WAYS)]
             subprocess.run(["sync"], check=True)
-            if way.startswith("cp"):
-                found[way].append(copied(kept, out, sync=way != "cp"))
-            else:
-                words = [sys.executable, __file__, "--way", way, "--folder", str(reference), "--out", str(out)]
-                done = subprocess.run([*words, "--layers", str(layers)], check=True, capture_output=True, text=True)
-                found[way].append(json.loads(done.stdout.splitlines()[-1]))
-            if way == "inherit":
-                shutil.rmtree(kept, ignore_errors=True)
-                out.rename(kept)
-            else:
-                shutil.rmtree(out)
+            for file in (*reference.iterdir(), *kept.iterdir()):
+                _read_through(file)
+            found[way].append(copied(kept, out, sync=way != "cp") if way.startswith("cp") else in_child(way, out))
+            shutil.rmtree(out)
     return found
+
+
+def _read_through(file: Path) -> None:
+    with file.open("rb", buffering=0) as opened:
+        while opened.read(2**24):
+            pass
 
 
 def show(found: dict[str, list[dict[str, float]]], size: int, whole: int) -> None:
     """Medians, and ratios to `cp` and to the target's size."""
     middle = {way: statistics.median(run["seconds"] for run in runs) for way, runs in found.items()}
     print(f"reference {whole / 1e9:.2f} GB, target {size / 1e9:.2f} GB; {platform.machine()}, {os.cpu_count()} cores")
-    print(
-        "| way | seconds (median, lowest to highest) | x cp | x cp and sync | peak memory over imports | bytes read |"
-    )
-    print("| --- | --- | --- | --- | --- | --- |")
+    times = "seconds (median, lowest to highest) | x cp | x cp and sync"
+    print(f"| way | {times} | peak memory over imports | bytes written | read |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for way, runs in found.items():
         times = [run["seconds"] for run in runs]
-        memory, read = (max(run.get(what, 0) for run in runs) for what in ("memory", "read"))
+        memory, read, wrote = (max(run.get(what, 0) for run in runs) for what in ("memory", "read", "size"))
         print(
             f"| {way} | {middle[way]:.2f} ({min(times):.2f} to {max(times):.2f}) | {middle[way] / middle['cp']:.2f}"
-            f" | {middle[way] / middle['cp and sync']:.2f} | {memory / 1e6:,.0f} MB | {read / size:.3f} of the target |"
+            f" | {middle[way] / middle['cp and sync']:.2f} | {memory / 1e6:,.0f} MB | {(wrote or size) / 1e6:,.0f} MB"
+            f" | {read / (wrote or size):.3f} of that |"
         )
 
 
@@ -171,7 +184,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=words.folder) as place:
         reference = Path(place) / "reference"
-        make_reference(words.kind, reference)
+        made = multiprocessing.get_context("spawn").Process(target=make_reference, args=(words.kind, reference))
+        made.start()  # in a process of its own, since the memory that one holds lessens what a disk may be behind by
+        made.join()
         found = measure(reference, layers, Path(place), words.repeats)
         size = sum(file.stat().st_size for file in (Path(place) / "kept").iterdir())
         show(found, size, sum(file.stat().st_size for file in reference.iterdir()))

@@ -1,6 +1,9 @@
 """Stored tensors: whatever their names and their files, the target is the same; damage is named and nothing is left."""
 
+import itertools
 import json
+import math
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -9,12 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from conftest import stored_tensors
+from inheritune.arch import StoredWeights, weights
 from inheritune.cli import main
 from inheritune.inheritance import derive, inherit, make_wish, write
+from inheritune.inheritance.derivation import open_source
 from inheritune.recipe import Reference
 
 _PLAIN = {
@@ -286,3 +293,75 @@ def test_the_sound_checkpoints_are_taken(sound: Path, tmp_path: Path) -> None:
     """Guards the cases above: it is the damage that is refused."""
     for kind in DAMAGES:
         inherit(sound / kind, 3, out=tmp_path / kind)
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama, tied", "gpt2, bare", "bloom, bare", "mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("submodules", ["all", ["attention"]])
+def test_half_width_from_files_as_from_memory(kind: str, submodules: Any, tmp_path: Path) -> None:
+    model = save(kind, tmp_path / "reference")
+    wish = make_wish([0, 2], submodules=submodules, width="half")
+    here, _ = derive(model, wish)
+    there, _ = derive(Reference(path=str(tmp_path / "reference")), wish)
+    assert here.state_dict().keys() == there.state_dict().keys()
+    assert all(torch.equal(tensor, there.state_dict()[name]) for name, tensor in here.state_dict().items())
+
+
+def test_half_width_of_experts_in_a_form_whose_parts_are_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the kept blocks are read whole, and the target is the same."""
+    model = save("mixtral", tmp_path / "reference")
+    monkeypatch.setattr(weights, "_SIDE_BY_SIDE", ())
+    wish = make_wish([0, 2], width="half")
+    source = open_source(Reference(path=str(tmp_path / "reference")), wish)
+    assert source.placement is not None
+    assert source.placement.target is source.draft.whole
+    here, there = derive(model, wish)[0].state_dict(), source.build(seed=1).state_dict()
+    assert here.keys() == there.keys()
+    assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
+
+
+@pytest.mark.parametrize("kind", ["llama, tied", "mixtral", "gpt2"])
+def test_of_half_the_width_no_more_is_read_than_the_target_has(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(kind, tmp_path / "reference")
+    real, read = os.preadv, list[int]()
+
+    def counted(*given: Any) -> int:
+        read.append(real(*given))
+        return read[-1]
+
+    monkeypatch.setattr(os, "preadv", counted)
+    source = open_source(Reference(path=str(tmp_path / "reference")), make_wish([0, 2], width="half"))
+    assert not read
+    target = source.build(seed=1)
+    in_parts = sum(tensor.numel() for name, tensor in target.named_parameters() if tensor.ndim > 1 or "ln_" not in name)
+    assert 0 < sum(read) <= 4 * sum(tensor.numel() for tensor in target.parameters())
+    assert sum(read) >= 4 * in_parts * 0.9
+
+
+_RANGES = st.lists(st.integers(1, 5), min_size=2, max_size=6)
+
+
+@given(data=st.data(), dimensions=st.integers(1, 3))
+def test_parts_of_a_stored_tensor(
+    data: st.DataObject, dimensions: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever ranges are asked for, what is read is what indexing gives."""
+    ranges, shape = [], []
+    for _ in range(dimensions):
+        steps = data.draw(_RANGES)  # a gap, a run, a gap, a run ...
+        ends = list(itertools.accumulate(steps))
+        shape.append(ends[-1])
+        whole = data.draw(st.booleans())
+        ranges.append(((0, ends[-1]),) if whole else tuple(itertools.pairwise(ends))[::2])
+    tensor = torch.arange(math.prod(shape), dtype=torch.float32).view(shape)
+    file = tmp_path_factory.mktemp("parts") / "model.safetensors"
+    save_file({"before": torch.ones(3), "found": tensor}, file)
+    stored = StoredWeights.open("here", (file,)).tensors["found"]
+    expected = tensor
+    for dimension, along in enumerate(ranges):
+        indices = [index for start, stop in along for index in range(start, stop)]
+        expected = expected.index_select(dimension, torch.tensor(indices))
+    assert torch.equal(stored.lazy_part(tuple(ranges), {})[...], expected)

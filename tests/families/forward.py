@@ -1,5 +1,7 @@
 """Random weights, tokens and logits: what comparisons of tiny models share."""
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
@@ -28,3 +30,29 @@ def logits_of(model: PreTrainedModel, tokens_BT: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         logits: torch.Tensor = model(input_ids=tokens_BT, use_cache=False).logits
     return logits
+
+
+def logits_through(
+    model: PreTrainedModel, blocks: str, kept: list[int], tokens_BT: torch.Tensor, carries: bool = False
+) -> torch.Tensor:
+    """What the whole model gives when all blocks but `kept` hand on what they got.
+
+    `blocks` is the path of its list of blocks; `carries` says that they hand on all that they are given, in its order.
+    """
+
+    def hand_on(block: Any, given: Any, named: Any, got: Any) -> Any:
+        if carries:
+            return given[: len(got)]
+        hidden_BTD = given[0] if given else named["hidden_states"]
+        return hidden_BTD if torch.is_tensor(got) else (hidden_BTD, *got[1:])
+
+    hooks = [
+        block.register_forward_hook(hand_on, with_kwargs=True)
+        for index, block in enumerate(model.get_submodule(blocks))
+        if index not in kept
+    ]
+    try:
+        return logits_of(model, tokens_BT)
+    finally:
+        for hook in hooks:
+            hook.remove()

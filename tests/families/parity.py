@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from forward import logits_of, randomised, some_tokens
+from forward import logits_of, logits_through, randomised, some_tokens
 from safetensors import safe_open
 from table import CARRIERS, CHANGES, CUT, DECODERS
 from tiny import DEPTH, tiny_config
@@ -57,33 +57,17 @@ def skeleton_of(kind: str) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config_of(kind), dtype=torch.float32)
 
 
-def logits_through(model: PreTrainedModel, kept: list[int], tokens_BT: torch.Tensor) -> torch.Tensor:
+def logits_with(model: PreTrainedModel, kept: list[int], tokens_BT: torch.Tensor) -> torch.Tensor:
     """What the whole model gives when all blocks but `kept` hand on what they got."""
-
-    def hand_on(block: Any, given: Any, named: Any, got: Any) -> Any:
-        hidden_BTD = given[0] if given else named["hidden_states"]
-        if model.config.model_type in CARRIERS:
-            return given[: len(got)]
-        return hidden_BTD if torch.is_tensor(got) else (hidden_BTD, *got[1:])
-
     name = find_structure(model).blocks
     blocks = model.get_submodule(name)
-    if model.config.model_type in CUT and is_prefix(kept):
-        model.set_submodule(name, blocks[: len(kept)])
-        try:
-            return logits_of(model, tokens_BT)
-        finally:
-            model.set_submodule(name, blocks)
-    hooks = [
-        block.register_forward_hook(hand_on, with_kwargs=True)
-        for index, block in enumerate(blocks)
-        if index not in kept
-    ]
+    if model.config.model_type not in CUT or not is_prefix(kept):
+        return logits_through(model, name, kept, tokens_BT, carries=model.config.model_type in CARRIERS)
+    model.set_submodule(name, blocks[: len(kept)])
     try:
         return logits_of(model, tokens_BT)
     finally:
-        for hook in hooks:
-            hook.remove()
+        model.set_submodule(name, blocks)
 
 
 def check(kind: str, kept: list[int]) -> Verdict:
@@ -104,7 +88,7 @@ def check(kind: str, kept: list[int]) -> Verdict:
         loaded, faults, stored, fields = _loaded(saved)
     verdict.faults += faults
     found = logits_of(target, tokens_BT)
-    expected = logits_through(reference, kept, tokens_BT)
+    expected = logits_with(reference, kept, tokens_BT)
     apart = (found - expected).abs().max().item()
     if not apart <= TOLERANCE:
         verdict.faults.append(f"logits differ from the reference's by {apart:.1e}")

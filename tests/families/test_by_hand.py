@@ -56,7 +56,9 @@ def test_prefix_gives_the_logits_of_norm_and_head_at_that_depth(
     assert not target.training
     found = logits_of(target, tokens_BT)
     torch.testing.assert_close(found, logits_at(reference, kind, count, tokens_BT), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found, logits_through(reference, kind, list(range(count)), tokens_BT), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        found, logits_through(reference, FAMILIES[kind].blocks, list(range(count)), tokens_BT), rtol=0, atol=1e-5
+    )
 
 
 def test_no_memory_is_shared_with_the_reference(kind: str, reference: PreTrainedModel) -> None:

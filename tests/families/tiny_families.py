@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from forward import VOCABULARY, logits_of, randomised
+from forward import VOCABULARY, randomised
+from forward import logits_of as logits_of
+from forward import logits_through as logits_through
 from forward import some_tokens as some_tokens
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
@@ -138,23 +140,3 @@ def build(kind: str, **changes: Any) -> PreTrainedModel:
     return randomised(
         AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**{**fields, **changes}), dtype=torch.float32)
     )
-
-
-def logits_through(model: PreTrainedModel, kind: str, kept: list[int], tokens_BT: torch.Tensor) -> torch.Tensor:
-    """What the whole model gives when all blocks but `kept` hand on what they got."""
-
-    def hand_on(block: Any, given: Any, named: Any, got: Any) -> Any:
-        hidden_BTD = given[0] if given else named["hidden_states"]
-        return hidden_BTD if torch.is_tensor(got) else (hidden_BTD, *got[1:])
-
-    blocks = model.get_submodule(FAMILIES[kind].blocks)
-    hooks = [
-        block.register_forward_hook(hand_on, with_kwargs=True)
-        for index, block in enumerate(blocks)
-        if index not in kept
-    ]
-    try:
-        return logits_of(model, tokens_BT)
-    finally:
-        for hook in hooks:
-            hook.remove()

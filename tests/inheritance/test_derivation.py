@@ -53,7 +53,10 @@ def test_every_block_is_the_chosen_one(kind: str, layers: Any, choose: Any, kept
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
     torch.testing.assert_close(
-        logits_of(target, some_tokens()), logits_through(reference, kind, kept, some_tokens()), rtol=0, atol=1e-5
+        logits_of(target, some_tokens()),
+        logits_through(reference, FAMILIES[kind].blocks, kept, some_tokens()),
+        rtol=0,
+        atol=1e-5,
     )
 
 
@@ -71,7 +74,10 @@ def test_scores_scaled_by_the_place_are_folded_into_the_queries(layers: list[int
     reference = build("gpt2", scale_attn_by_inverse_layer_idx=True)
     target = inherit(reference, layers)
     torch.testing.assert_close(
-        logits_of(target, some_tokens()), logits_through(reference, "gpt2", layers, some_tokens()), rtol=0, atol=1e-5
+        logits_of(target, some_tokens()),
+        logits_through(reference, FAMILIES["gpt2"].blocks, layers, some_tokens()),
+        rtol=0,
+        atol=1e-5,
     )
     source, found = (model.transformer.h for model in (reference, target))
     for place, index in enumerate(layers):
@@ -94,7 +100,7 @@ def test_which_blocks_are_sparse_is_said_anew_in_the_config() -> None:
     fields = FAMILIES["qwen3_moe"].fields | {"mlp_only_layers": [], "decoder_sparse_step": 2}
     reference = build("qwen3_moe", **fields)
     for layers in ([1, 2], [0, 3], [1, 3]):
-        expected = logits_through(reference, "qwen3_moe", layers, some_tokens())
+        expected = logits_through(reference, FAMILIES["qwen3_moe"].blocks, layers, some_tokens())
         torch.testing.assert_close(logits_of(inherit(reference, layers), some_tokens()), expected, rtol=0, atol=1e-5)
 
 
@@ -103,7 +109,7 @@ def test_listed_layers_are_renumbered() -> None:
     assert reference.config.mlp_only_layers == [0, 2]
     target = inherit(reference, [1, 2, 3])
     assert target.config.mlp_only_layers == [1]
-    expected = logits_through(reference, "qwen3_moe", [1, 2, 3], some_tokens())
+    expected = logits_through(reference, FAMILIES["qwen3_moe"].blocks, [1, 2, 3], some_tokens())
     torch.testing.assert_close(logits_of(target, some_tokens()), expected, rtol=0, atol=1e-5)
 
 

@@ -23,6 +23,7 @@ from inheritune.arch.loading import (
 )
 from inheritune.arch.roles import Role, silencing_values, tensor_roles
 from inheritune.arch.saving import save_model, save_stored
+from inheritune.arch.stored import take
 from inheritune.arch.structure import (
     Structure,
     check_cache,
@@ -83,6 +84,7 @@ __all__ = [
     "shorten",
     "silence_libraries",
     "silencing_values",
+    "take",
     "tensor_roles",
     "training_flops_per_token",
 ]

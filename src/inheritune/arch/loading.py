@@ -22,7 +22,7 @@ from inheritune.arch.quantisation import (
 from inheritune.arch.stored import StoredWeights, needed_whole, text_part
 from inheritune.arch.structure import decoder_config, is_text_part
 from inheritune.arch.tokenization import SENTENCEPIECE_FILES, SentencePieceFiles, truest
-from inheritune.arch.weights import Placement, check_fits
+from inheritune.arch.weights import Names, Placement, check_fits
 from inheritune.errors import InputError
 from inheritune.recipe import Reference
 
@@ -181,7 +181,7 @@ def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "P
     config = load_config(reference)
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=reference.trust_remote_code)
-    check_fits(skeleton, weights.tensors, weights.place)
+    check_fits(Names(skeleton), weights.tensors, weights.place)
     kind = (config.dtype or weights.dtype) if dtype == "auto" else dtype
     with Placement(weights, {name: name for name in weights.tensors}).opened() as tensors:
         model = type(skeleton).from_pretrained(

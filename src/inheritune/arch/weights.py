@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+_SIDE_BY_SIDE = ("MergeModulelist", "Concatenate")
 _REMEDY = "get a checkpoint whose weights fit its config"
 
 
@@ -35,21 +36,67 @@ class Names:
         entries = get_model_conversion_mapping(skeleton)
         self.skeleton = skeleton
         self.own = skeleton.state_dict()
-        self._found: dict[str, str] = {}
+        self._found: dict[str, tuple[str, list[Any]]] = {}
         self._prefix = skeleton.base_model_prefix
         self._renamings = [entry for entry in entries if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in entries if isinstance(entry, WeightConverter)]
+
+    def fit(self, tensors: Mapping[str, StoredTensor], fresh: frozenset[str]) -> bool:
+        """Whether each stored tensor is one of the model's as it is, and none of the model's but `fresh` is lacking."""
+        found = {self.of(stored): tensor.shape for stored, tensor in tensors.items()}
+        if self._converters or len(found) < len(tensors):
+            return False
+        needed = self.own.keys() - fresh - getattr(self.skeleton, "all_tied_weights_keys", {}).keys()
+        own = {name: tuple(tensor.shape) for name, tensor in self.own.items()}
+        return needed <= found.keys() and all(own.get(name, shape) == shape for name, shape in found.items())
 
     def of(self, stored: str) -> str:
         """The tensor of the model that a stored one fills, the first where it is split into several; a name that is
         none of the model's where the model has no use for it.
         """
+        return self._lookup(stored)[0]
+
+    def part(self, stored: StoredTensor, ranges: tuple[Ranges, ...]) -> tuple[Ranges, ...] | None:
+        """What `ranges` of the model's tensor take of the stored one that fills it; None where that is not known.
+
+        Known are tensors stored as they are, and those that are stacked and put side by side (experts one by one)
+        where each takes the same part.
+        """
+        name, operations = self._lookup(stored.name)
+        shape = tuple(self.own[name].shape)
+        if not operations:
+            return ranges if stored.shape == shape else None
+        if any(type(operation).__name__ not in _SIDE_BY_SIDE for operation in operations):
+            return None
+        if len(shape) == len(stored.shape) + 1 and ranges[0] == ((0, shape[0]),):
+            shape, ranges = shape[1:], ranges[1:]
+        if len(shape) != len(stored.shape):
+            return None
+        found = tuple(_common(along, *sizes) for along, *sizes in zip(ranges, stored.shape, shape, strict=True))
+        return None if None in found else tuple(along for along in found if along is not None)
+
+    def _lookup(self, stored: str) -> tuple[str, list[Any]]:
         from transformers.core_model_loading import rename_source_key
 
         if stored not in self._found:
-            renamed, _ = rename_source_key(stored, self._renamings, self._converters, self._prefix, self.own)
-            self._found[stored] = stored if renamed not in self.own and stored in self.own else str(renamed)
+            renamed, pattern = rename_source_key(stored, self._renamings, self._converters, self._prefix, self.own)
+            used = [entry for entry in self._converters if pattern in entry.source_patterns]
+            name = stored if renamed not in self.own and stored in self.own else str(renamed)
+            self._found[stored] = name, [operation for entry in used for operation in entry.operations]
         return self._found[stored]
+
+
+def _common(along: Ranges, size: int, whole: int) -> Ranges | None:
+    """What ranges of a dimension of `whole` indices take of each of its pieces of `size`; None where that differs."""
+    if whole % size:
+        return None
+    pieces = {
+        tuple((start - first, stop - first) for start, stop in along if first <= start and stop <= first + size)
+        for first in range(0, whole, size)
+    }
+    each = pieces.pop()
+    taken = sum(stop - start for start, stop in along)
+    return None if pieces or sum(stop - start for start, stop in each) * (whole // size) != taken else each
 
 
 @dataclass(frozen=True)
@@ -61,6 +108,8 @@ class Placement:
     """The target's stored name to the reference's."""
     ranges: Mapping[str, tuple[Ranges, ...]] = field(default_factory=dict)
     """For tensors of which a part is taken: the index ranges along each dimension."""
+    target: "PreTrainedModel | None" = None
+    """The model that they fill, without weights."""
 
     def tensor(self, name: str) -> StoredTensor:
         """The reference's stored tensor that the target stores as `name`."""
@@ -90,26 +139,7 @@ class Placement:
                 for file in {file for name in self.names for file in self.tensor(name).files}
             }
             whole = {name: self.tensor(name).lazy(files) for name in self.names}
-            yield whole | {name: _PartOf(whole[name], ranges) for name, ranges in self.ranges.items()}
-
-
-@dataclass(frozen=True)
-class _PartOf:
-    """Index ranges of a lazy slice, read when transformers' loader asks for its content."""
-
-    slice: Any
-    ranges: tuple[Ranges, ...]
-
-    def __getitem__(self, _: Any) -> "torch.Tensor":
-        import torch
-
-        (split,) = [at for at, along in enumerate(self.ranges) if len(along) > 1] or [0]
-        bounds = [slice(along[0][0], along[0][1]) for along in self.ranges]
-        parts = [
-            self.slice[(*bounds[:split], slice(start, stop), *bounds[split + 1 :])]
-            for start, stop in self.ranges[split]
-        ]
-        return torch.cat(parts, split)
+            yield whole | {name: self.tensor(name).lazy_part(part, files) for name, part in self.ranges.items()}
 
 
 def place_tensors(
@@ -118,12 +148,13 @@ def place_tensors(
     target: "PreTrainedModel",
     wanted: Mapping[str, tuple[str, ...]],
     ranges: Mapping[str, tuple[Ranges, ...]],
-) -> Placement:
+) -> Placement | None:
     """Find the stored tensors for a target, and their names in a checkpoint of its own.
 
     `before` knows the source's names, `target` is without weights; `wanted` maps the source's tensors to the target's
     that are made from them, `ranges` the target's tensors to the part of their source that is taken. A tied tensor is
-    stored once. Raises InputError where a stored name does not show its block.
+    stored once. None where it is not known what of a stored tensor such a part is; raises InputError where a stored
+    name does not show its block.
     """
     after = Names(target)
     modules = {stored: before.of(stored) for stored in weights.tensors}
@@ -138,18 +169,11 @@ def place_tensors(
             name = _renamed(stored, module, goal if original is None else module, after, weights.place)
             names[name] = stored
             if goal in ranges:
-                _check_one_to_one(weights.tensors[stored], before.own[module], weights.place)
-                parts[name] = ranges[goal]
-    return Placement(weights, names, parts)
-
-
-def _check_one_to_one(stored: StoredTensor, own: "torch.Tensor", place: str) -> None:
-    if stored.shape != tuple(own.shape):
-        raise InputError(
-            f"{place}: {stored.name}",
-            f"a part of it is wanted, but it is stored as {stored.shape}, not in the model's shape {tuple(own.shape)}",
-            "load the model with transformers and inherit from it in Python",
-        )
+                part = before.part(weights.tensors[stored], ranges[goal])
+                if part is None:
+                    return None
+                parts[name] = part
+    return Placement(weights, names, parts, target)
 
 
 def _renamed(stored: str, module: str, goal: str, names: Names, place: str) -> str:
@@ -171,16 +195,19 @@ def _renamed(stored: str, module: str, goal: str, names: Names, place: str) -> s
 
 
 def check_fits(
-    skeleton: "PreTrainedModel", tensors: Mapping[str, StoredTensor], place: str, fresh: frozenset[str] = frozenset()
+    names: Names, tensors: Mapping[str, StoredTensor], place: str, fresh: frozenset[str] = frozenset()
 ) -> None:
     """Go through transformers' own loading with shapes alone, so that what does not fit is named before any reading.
 
-    `tensors` are stored tensors by name; `fresh` are the model's tensors that need not be among them. Raises
-    InputError for tensors that are missing, of another shape, cannot be converted, or belong to blocks beyond the
-    config's.
+    `names` knows the model that is to be filled; `tensors` are stored tensors by name; `fresh` are the model's tensors
+    that need not be among them. Raises InputError for tensors that are missing, of another shape, cannot be converted,
+    or belong to blocks beyond the config's.
     """
     import torch
 
+    if names.fit(tensors, fresh):
+        return
+    skeleton = names.skeleton
     empty = {
         name: _Shape(tensor.shape, getattr(torch, FLOATS.get(tensor.dtype, "uint8")))
         for name, tensor in tensors.items()
@@ -261,7 +288,7 @@ def check_stored(weights: StoredWeights, names: Names, structure: Structure) -> 
     _check_nothing_left(weights, modules, names, structure)
     _check_depth(modules | away, skeleton, structure, weights.place)
     at_hand = {stored: tensor for stored, tensor in weights.tensors.items() if modules[stored] not in unread}
-    check_fits(skeleton, at_hand, weights.place, unread)
+    check_fits(names, at_hand, weights.place, unread)
     used = {stored: module for stored, module in modules.items() if module in names.own}
     for stored, module in used.items():
         tensor = weights.tensors[stored]

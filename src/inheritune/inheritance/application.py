@@ -14,7 +14,9 @@ from inheritune.arch import (
     check_fits,
     place_tensors,
     save_stored,
+    take,
 )
+from inheritune.errors import InputError
 from inheritune.inheritance.draft import Draft
 from inheritune.inheritance.plan import Line
 
@@ -32,19 +34,29 @@ def from_model(made: Draft, reference: "PreTrainedModel", seed: int, dtype: Any 
 def place(made: Draft, reference: Names, weights: StoredWeights) -> Placement:
     """The stored tensors that the target takes, checked to be all that it needs. Reads no weights.
 
-    `reference` knows what the stored names become in the reference.
+    `reference` knows what the stored names become in the reference. Where it is not known which parts of the stored
+    tensors make a narrower target's (experts in an unusual form), what is placed is `made.whole`. Raises InputError
+    for tensors that are missing or do not fit.
     """
-    ranges = {line.target: line.ranges for line in made.whole_plan.lines if line.ranges is not None}
-    placement = place_tensors(weights, reference, made.whole, made.whole_plan.wanted(), ranges)
-    check_fits(made.whole, placement.tensors(), weights.place, made.whole_plan.unstored)
-    return placement
+    tried = [(made.target, made.plan)] + [(made.whole, made.whole_plan)] * (made.whole is not made.target)
+    for model, plan in tried:
+        ranges = {line.target: line.ranges for line in plan.lines if line.ranges is not None}
+        placement = place_tensors(weights, reference, model, plan.wanted(), ranges)
+        if placement is not None:
+            check_fits(Names(model), placement.tensors(), weights.place, plan.unstored)
+            return placement
+    raise InputError(
+        weights.place,
+        "parts of tensors are wanted that are not stored in the model's shapes",
+        "load the model with transformers and inherit from it in Python",
+    )
 
 
 def from_files(made: Draft, placement: Placement, seed: int, dtype: Any) -> "PreTrainedModel":
     """The target of a checkpoint's files; nothing else of them is read."""
     import torch
 
-    if made.target is not made.whole:
+    if made.target is not placement.target:
         tensors = build_from(made.whole, placement, dtype).state_dict()
         return _filled(made, lambda line: tensors[line.target], seed, dtype, whole=True)
     given = {}
@@ -52,14 +64,14 @@ def from_files(made: Draft, placement: Placement, seed: int, dtype: Any) -> "Pre
         drawn = build_random(made.target.config, seed, dtype, made.trust_remote_code).state_dict()
         given = {name: drawn[name] for name in made.plan.fresh}
         del drawn
-    whole = build_from(made.whole, placement, dtype, given)
-    tensors = whole.state_dict()
+    target = build_from(made.target, placement, dtype, given)
+    tensors = target.state_dict()
     with torch.no_grad():
         for line in made.plan.lines:
             if line.value is not None:
                 tensors[line.target].fill_(line.value)
             _fold(tensors[line.target], line)
-    return whole.eval()
+    return target.eval()
 
 
 def write_files(
@@ -93,8 +105,8 @@ def _filled(
                     tensors[line.target].fill_(line.value)
                 continue
             value = tensor_for(line)
-            for dimension, along in enumerate(line.ranges if line.ranges and line.target not in taken else ()):
-                value = torch.cat([value.narrow(dimension, start, stop - start) for start, stop in along], dimension)
+            if line.ranges is not None and line.target not in taken:
+                value = take(value, line.ranges)
             tensors[line.target].copy_(value)
             _fold(tensors[line.target], line)
     return model.eval()

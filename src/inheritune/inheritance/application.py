@@ -56,7 +56,7 @@ def from_files(made: Draft, placement: Placement, seed: int, dtype: Any) -> "Pre
     """The target of a checkpoint's files; nothing else of them is read."""
     import torch
 
-    if made.target is not placement.target:
+    if made.whole is not made.target and placement.target is made.whole:
         tensors = build_from(made.whole, placement, dtype).state_dict()
         return _filled(made, lambda line: tensors[line.target], seed, dtype, whole=True)
     given = {}

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data
 from inheritune.recipe.reference import AnyReference
+from inheritune.recipe.size import In, Size
 from inheritune.recipe.target import Control, Evaluate, Grow, Inherit
 from inheritune.recipe.training import Training
 
@@ -17,7 +18,13 @@ class Hardware(Part):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA if there is a GPU, else MPS, else the CPU."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads. Default: as many as PyTorch takes. The same number is needed for bit-equal results."""
+    """CPU threads of a process. Default: as many as PyTorch takes. The same number is needed for bit-equal results."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several processes (torchrun) share a model. ddp: each holds all of it; fsdp: each holds a share of weights,
+    gradients and optimizer states, block by block. auto: one process holds it alone, several with ddp where weights,
+    gradients and states take less than a quarter of a device's memory, else with fsdp."""
+    timeout: Annotated[Size, In("minutes")] = Size(10, "minutes")
+    """How long a process waits for another one before the job ends with an error."""
 
 
 class Recipe(Part):

@@ -1,8 +1,8 @@
 """The recipe's `train`: how long, in what batches, with which optimizer and schedule."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from inheritune.recipe.base import Part
 from inheritune.recipe.size import Batch, Interval, Length, Size, WarmUp
@@ -12,11 +12,26 @@ NotNegative = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Optimizer(Part):
-    """AdamW (Loshchilov and Hutter, 2019). Defaults follow the paper's GPT-2 experiments."""
+def _number_or_auto(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("not a number of sequences: give a whole number from 1, or auto")
 
+
+def _flag_or_auto(value: Any) -> Any:
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise ValueError("legal are true, false and auto")
+
+
+class Optimizer(Part):
+    """The optimizer. Defaults follow the paper's GPT-2 experiments."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """adamw (Loshchilov and Hutter, 2019), or muon (Jordan et al., 2024) for the blocks' matrices and AdamW for all
+    else."""
     learning_rate: Positive = 3e-4
-    """Peak rate, reached after warm-up."""
+    """Peak rate, reached after warm-up. Muon's updates are scaled so that AdamW's rates fit them."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Decay of the running means of gradient and squared gradient."""
     epsilon: Positive = 1e-8
@@ -25,17 +40,35 @@ class Optimizer(Part):
     """Decoupled decay, on tensors of two or more dimensions only (matrices and embeddings, not norms or biases)."""
     clip: Positive | None = 1.0
     """Largest norm of the whole gradient; null: no clipping."""
+    momentum: Beta = 0.95
+    """Decay of Muon's running mean of gradients (muon only)."""
+    states: Literal["float32", "8bit"] = "float32"
+    """What the running means are kept in. 8bit: a quarter of the memory, with torchao (adamw on one process only)."""
+    offload: bool = False
+    """Keep the running means in the CPU's memory and compute the updates there (torchao; adamw on one GPU only)."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        given = [name for name, value in (("states: 8bit", self.states == "8bit"), ("offload", self.offload)) if value]
+        if given and self.name == "muon":
+            raise ValueError(f"{given[0]}: there is no such Muon; give name: adamw, or leave it out")
+        if len(given) > 1:
+            raise ValueError("offload: the states leave the GPU in float32; give either states: 8bit or offload: true")
+        return self
 
 
 class Schedule(Part):
     """The learning rate over the steps of one training."""
 
-    name: Literal["cosine", "constant"] = "cosine"
-    """After warm-up: a half cosine down to `final`, or the peak rate throughout."""
+    name: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """After warm-up: a half cosine or a straight line down to `final`; wsd: the peak rate, then a straight line down to
+    `final` over the last `decay` (warm-up, stable, decay); constant: the peak rate throughout."""
     warm_up: WarmUp = Size(2, "%")
     """Linear rise from 0: steps, tokens, or a share of the length."""
+    decay: WarmUp = Size(20, "%")
+    """How long the rate falls at the end: steps, tokens, or a share of the length (wsd only)."""
     final: NotNegative = 0.1
-    """The last step's rate as a fraction of the peak (cosine only)."""
+    """The last step's rate as a fraction of the peak (all but constant)."""
 
 
 class Checkpoints(Part):
@@ -45,6 +78,8 @@ class Checkpoints(Part):
     """How often: minutes or steps."""
     keep: Annotated[int, Field(ge=1)] = 2
     """How many of the newest stay on disk, each about 3 times the model's float32 size."""
+    best: bool = True
+    """Keep the weights with the lowest validation loss seen on the way beside them, in `best`."""
 
 
 class Training(Part):
@@ -56,13 +91,20 @@ class Training(Part):
     """What one optimizer step sees: sequences, or tokens (rounded down to whole sequences)."""
     sequence_length: Annotated[int, Field(ge=2)] = 1024
     """Tokens a sequence, in training and in validation."""
-    micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Sequences that pass through the model at once; a batch is accumulated from them. Default: the whole batch, at
-    most 8 sequences."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the matrix products compute in; weights stay float32. auto: bfloat16 on a GPU that has it, else float32."""
-    compile: bool = False
-    """Compile the model with torch.compile before training: faster steps after a minute or more of compiling."""
+    micro_batch: Annotated[Literal["auto"] | int, BeforeValidator(_number_or_auto)] = "auto"
+    """Sequences that pass through the model at once on each process; a batch is accumulated from them. auto: on a GPU
+    the most that fit, elsewhere at most 8."""
+    precision: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
+    """What the matrix products compute in; weights stay float32. auto: bfloat16 on a GPU that has it, else float32.
+    float8: the blocks' products in float8 (torchao, a GPU of compute capability 8.9 or more), the rest in bfloat16."""
+    compile: Annotated[Literal["auto"] | bool, BeforeValidator(_flag_or_auto)] = "auto"
+    """Compile with torch.compile: faster steps after half a minute or more of compiling. auto: on CUDA, and on a CPU
+    for trainings of at least 1e15 FLOPs (about two hours on two cores)."""
+    activation_checkpointing: bool = False
+    """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work."""
+    spike: Annotated[float, Field(gt=1)] | None = None
+    """A loss above so many times the median of the last 50 steps: go back to the newest checkpoint and leave out the
+    sequences since; null: go on."""
     optimizer: Optimizer = Optimizer()
     """The optimizer's settings."""
     schedule: Schedule = Schedule()
@@ -77,7 +119,7 @@ class Training(Part):
                 f"batch: {self.batch} is less than one sequence of {self.sequence_length} tokens; raise batch to"
                 f" '{self.sequence_length} tokens' or more, or lower sequence_length"
             )
-        if self.micro_batch is not None and self.micro_batch > self.batch_sequences:
+        if self.micro_batch != "auto" and self.micro_batch > self.batch_sequences:
             raise ValueError(
                 f"micro_batch: {self.micro_batch} is more than the batch's {self.batch_sequences} sequences;"
                 f" give at most {self.batch_sequences}"
@@ -96,8 +138,8 @@ class Training(Part):
 
     @property
     def micro_batch_sequences(self) -> int:
-        """Sequences that pass through the model at once."""
-        return self.micro_batch or min(self.batch_sequences, 8)
+        """Sequences that pass through the model at once where `auto` is not tried out."""
+        return min(self.batch_sequences, 8) if self.micro_batch == "auto" else self.micro_batch
 
     def steps(self, sequences: int) -> int:
         """Optimizer steps of this length over a training set of `sequences` sequences, rounded down (may be 0)."""
@@ -109,7 +151,13 @@ class Training(Part):
 
     def warm_up_steps(self, steps: int) -> int:
         """Steps of warm-up in a training of `steps` steps, rounded down."""
-        size = self.schedule.warm_up
+        return self._share(self.schedule.warm_up, steps)
+
+    def decay_steps(self, steps: int) -> int:
+        """Steps at the end of a training of `steps` steps over which the rate falls (wsd), rounded down."""
+        return self._share(self.schedule.decay, steps)
+
+    def _share(self, size: Size, steps: int) -> int:
         if size.unit == "%":
             return int(size.amount / 100 * steps)
         return size.count if size.unit == "steps" else size.count // self.batch_tokens

@@ -69,7 +69,7 @@ def train_steps(job: Job) -> Position:
     position = restore_newest(job.folder / "checkpoints", job.model, optimizer, job.terminal.warn)
     if position.step:
         job.terminal.say(f"{job.label}: going on from step {position.step:,} of {steps:,}")
-    forward = torch.compile(job.model) if job.settings.compile else job.model
+    forward = torch.compile(job.model) if job.settings.compile is True else job.model
     log = MetricsLog(job.folder / "metrics.jsonl", position.step)
     try:
         with job.terminal.live(job.label, steps, position.step) as line, rt.stop_on_signal() as stop:

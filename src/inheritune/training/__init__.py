@@ -1,17 +1,24 @@
 """Training a built model on sequences with a loss: optimizer, schedule, checkpoints, loop. Knows no architecture."""
 
-from inheritune.training.checkpoint import Position, list_checkpoints, restore_newest, save_checkpoint
-from inheritune.training.loop import Job, planned_steps, train_steps
-from inheritune.training.optimizer import build_optimizer, learning_rate
+from inheritune.training.checkpoint import Position, fault_of, list_checkpoints
+from inheritune.training.job import Job, planned_steps
+from inheritune.training.loop import train_steps
+from inheritune.training.objective import NextToken
+from inheritune.training.optimizer import build_optimizer
+from inheritune.training.parallel import choose, spread, whole_state
+from inheritune.training.schedule import learning_rate
 
 __all__ = [
     "Job",
+    "NextToken",
     "Position",
     "build_optimizer",
+    "choose",
+    "fault_of",
     "learning_rate",
     "list_checkpoints",
     "planned_steps",
-    "restore_newest",
-    "save_checkpoint",
+    "spread",
     "train_steps",
+    "whole_state",
 ]

@@ -66,9 +66,7 @@ def check_same(out: Path, alone: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("processes", "parallel"), [(2, "fsdp"), (4, "fsdp"), (2, "ddp"), (3, "fsdp"), (1, "fsdp")]
-)
+@pytest.mark.parametrize(("processes", "parallel"), [(2, "fsdp"), (4, "fsdp"), (2, "ddp"), (3, "fsdp"), (1, "fsdp")])
 def test_the_losses_do_not_depend_on_the_number_of_processes(
     processes: int, parallel: str, data: Path, reference_folder: Path, alone: Path, tmp_path: Path
 ) -> None:

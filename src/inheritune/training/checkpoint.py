@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from inheritune.errors import RunError
 from inheritune.runlog import checksum, new_folder, read_json, write_json
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import torch
 
+_T = TypeVar("_T")
 _NAME = re.compile(r"^step-(\d{9})$")
 _FILE_BYTES = 2**31
 BEST = "best"
@@ -92,15 +93,15 @@ class Checkpoints:
                 if self.runtime.is_first:
                     write_json(partial / "checkpoint.json", {**facts, "checksums": sums})
         except (SafetensorError, CheckpointException) as error:
-            cause = error
+            causes: list[BaseException] = [error]
             if isinstance(error, CheckpointException):
-                inner = [found[0] if isinstance(found, tuple) else found for found in error.failures.values()]
-                system = next((found for found in inner if isinstance(found, OSError)), None)
-                if system is not None:
-                    raise system from None
+                causes = [failure[0] for failure in error.failures.values()]
+            for cause in causes:
+                if isinstance(cause, OSError):
+                    raise cause from None
             raise RunError(
                 str(target),
-                f"the checkpoint cannot be written ({' '.join(str(cause).split())[:300]}); the one before it is good",
+                f"the checkpoint cannot be written ({type(causes[0]).__name__}: {' '.join(str(causes[0]).split())[:300]}); the one before it is good",
                 "make room, then run again",
             ) from None
         if self.runtime.is_first:
@@ -123,14 +124,16 @@ class Checkpoints:
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
         from torch.distributed.checkpoint.state_dict_saver import save
 
-        writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=_files(tensors), save_distributed=True)
+        sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+        every = {name: size for found in self._gather(sizes) for name, size in found.items()}
+        writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=_files(every), save_distributed=True)
         _quiet()
         save(tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
         mine = partial.glob(f"shard-{self.runtime.rank + 1:05d}-*")
         sums = {file.name: checksum(file) for file in sorted(mine)}
         return {name: value for found in self._gather(sums) for name, value in found.items()}
 
-    def _gather(self, value: dict[str, str]) -> list[dict[str, str]]:
+    def _gather(self, value: _T) -> list[_T]:
         if self._group is None:
             return [value]
         import torch.distributed as dist
@@ -207,11 +210,10 @@ def fault_of(target: Path) -> str | None:
     return None
 
 
-def _files(tensors: "Mapping[str, torch.Tensor]") -> dict[str, int]:
-    """Which of a process's files each tensor goes to: a file is put together in memory before it is written."""
+def _files(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Which of a process's files each tensor of so many bytes goes to: a file is put together in memory first."""
     found, number, filled = {}, 1, 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size()
+    for name, size in sizes.items():
         if filled and filled + size > _FILE_BYTES:
             number, filled = number + 1, 0
         found[name] = number

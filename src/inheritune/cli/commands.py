@@ -208,6 +208,9 @@ def train(
     evaluate_every: Annotated[str, typer.Option(help="How often a validation loss is taken.")] = "100 steps",
     seed: Annotated[int, typer.Option(help="Decides the order of sequences and dropout.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    track: Annotated[
+        list[str] | None, typer.Option(help="Show the curves in tensorboard, wandb or trackio; repeatable.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -230,6 +233,7 @@ def train(
         seed=seed,
         device=device,
         terminal=Terminal(quiet),
+        track=track or (),
     )
     found = {key: value for key, value in found.items() if key != "sequence_losses"} | {"model": str(out / "model")}
     if as_json:

@@ -12,7 +12,7 @@ from inheritune.data import Sequences, batch_numbers
 from inheritune.errors import InputError, Interrupted, RunError
 from inheritune.losses import next_token_losses
 from inheritune.recipe import Training
-from inheritune.runlog import LiveLine, MetricsLog, Terminal
+from inheritune.runlog import LiveLine, MetricsLog, Terminal, Trackers
 from inheritune.runtime import Runtime
 from inheritune.training.checkpoint import Position, restore_newest, save_checkpoint
 from inheritune.training.optimizer import build_optimizer, learning_rate
@@ -37,6 +37,7 @@ class Job:
     terminal: Terminal
     validate: Callable[[], float]
     validate_every: int
+    trackers: Trackers | None = None
 
 
 def planned_steps(settings: Training, sequences: Sequences) -> int:
@@ -156,6 +157,8 @@ class _Loop:
     def _record(self, record: dict[str, Any]) -> None:
         self.log.write(record)
         self.line.show(record)
+        if self.job.trackers is not None:
+            self.job.trackers.write(record)
 
     def _due(self, step: int) -> bool:
         every = self.job.settings.checkpoint.every

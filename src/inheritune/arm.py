@@ -4,6 +4,7 @@ import copy
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,9 +159,12 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
     return facts
 
 
-def _open_trackers(arm: Arm, conditions: Conditions, model: "PreTrainedModel", settings: Training) -> Trackers:
+def _open_trackers(
+    arm: Arm, conditions: Conditions, model: "PreTrainedModel", settings: Training
+) -> AbstractContextManager[Trackers | None]:
     """The trackers of a training; none but in the first process."""
-    names = conditions.track if conditions.runtime.rank == 0 else ()
+    if conditions.runtime.rank:
+        return nullcontext()
     config = {
         "arm": arm.name,
         "layers": model.config.num_hidden_layers,
@@ -168,7 +172,7 @@ def _open_trackers(arm: Arm, conditions: Conditions, model: "PreTrainedModel", s
         "seed": conditions.seed,
         "train": settings.model_dump(mode="json"),
     }
-    return open_trackers(names, arm.folder, f"{conditions.title}/{arm.name}", config, conditions.terminal)
+    return open_trackers(conditions.track, arm.folder, f"{conditions.title}/{arm.name}", config, conditions.terminal)
 
 
 def train(

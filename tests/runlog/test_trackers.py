@@ -298,9 +298,12 @@ def test_a_training_that_breaks_off_is_said_to_have_failed(tmp_path: Path, wandb
     assert wandb.runs[0].exit_code == 1
 
 
-def test_a_damaged_note_begins_anew(tmp_path: Path, wandb: Service, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("content", ['{"wandb":', "[]", '{"wandb": {"id": 1}}'])
+def test_a_damaged_note_begins_anew(
+    content: str, tmp_path: Path, wandb: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(tmp_path, ["wandb"], 0, 2)
-    (tmp_path / "trackers.json").write_text('{"wandb":', encoding="utf-8")
+    (tmp_path / "trackers.json").write_text(content, encoding="utf-8")
     train(tmp_path, ["wandb"], 2, 4)
     assert "the trackers begin anew" in " ".join(capsys.readouterr().err.split())
     assert [[step for step, _ in points] for points in wandb.stored.values()] == [[0, 1, 2], [0, 1, 2, 3, 4]]
@@ -310,12 +313,32 @@ def test_a_damaged_note_begins_anew(tmp_path: Path, wandb: Service, capsys: pyte
 def test_tensorboard_shows_what_the_metrics_hold(tmp_path: Path, close: bool) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is an extra")
     train(tmp_path, ["tensorboard"], 0, 6, close)
+    assert [step for step, _ in events(tmp_path, "tokens")] == list(range(7))  # on disk at once, for the next kill
     train(tmp_path, ["tensorboard"], 4, 5, close)
     train(tmp_path, ["tensorboard"], 4, 9)
     for tag in ("loss", "val_loss", "tokens", "learning_rate"):
         assert events(tmp_path, tag) == shown_by_metrics(tmp_path, tag)
     assert len(events(tmp_path, "tokens")) == 10
     assert read_json(tmp_path / "trackers.json")["tensorboard"]["sent"] == 9
+
+
+def test_tensorboard_has_no_hole_where_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is an extra")
+    from torch.utils.tensorboard import SummaryWriter
+
+    add_scalar = SummaryWriter.add_scalar
+
+    def failing(writer: Any, tag: str, value: float, step: int) -> None:
+        if step == 3:
+            raise OSError("no space left")
+        add_scalar(writer, tag, value, step)
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", failing)
+    train(tmp_path, ["tensorboard"], 0, 6, close=False)
+    assert read_json(tmp_path / "trackers.json")["tensorboard"]["sent"] == 2
+    monkeypatch.undo()
+    train(tmp_path, ["tensorboard"], 5, 8)
+    assert events(tmp_path, "tokens") == shown_by_metrics(tmp_path, "tokens")
 
 
 def test_tensorboard_follows_a_training_that_goes_back(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from inheritune.errors import InputError, RunError
+from inheritune.errors import InputError
 from inheritune.runlog.files import read_json, write_json
 from inheritune.runlog.metrics import read_metrics
 from inheritune.runlog.terminal import Terminal
@@ -96,11 +96,13 @@ class _Wandb:
     def __init__(self, origin: Origin) -> None:
         import wandb
 
-        fields = {"dir": str(origin.folder), "project": PROJECT, "name": origin.title, "group": origin.group}
-        variables = {"group": "WANDB_RUN_GROUP"}
-        fields = {
-            key: value for key, value in fields.items() if variables.get(key, f"WANDB_{key.upper()}") not in os.environ
+        ours = {
+            "WANDB_DIR": ("dir", str(origin.folder)),
+            "WANDB_PROJECT": ("project", PROJECT),
+            "WANDB_NAME": ("name", origin.title),
+            "WANDB_RUN_GROUP": ("group", origin.group),
         }
+        fields = dict(field for variable, field in ours.items() if variable not in os.environ)
         settings: dict[str, Any] = {"silent": True} if origin.quiet else {}
         if "finish_timeout" in wandb.Settings.model_fields and "WANDB_FINISH_TIMEOUT" not in os.environ:
             settings["finish_timeout"] = _UPLOAD_SECONDS
@@ -329,10 +331,15 @@ class Trackers:
     def _read_state(self) -> dict[str, dict[str, Any]]:
         """Each tracker's id and the last step it was given, which is metrics.jsonl's last after a kill."""
         file = self._folder / _STATE
+        if not file.exists():
+            return {}
         try:
-            state: dict[str, dict[str, Any]] = read_json(file) if file.exists() else {}
-        except RunError as error:
-            self._terminal.warn(f"{error}; the trackers begin anew")
+            state: dict[str, dict[str, Any]] = {
+                name: {"id": str(known["id"]), "sent": int(known["sent"]), "open": bool(known["open"])}
+                for name, known in read_json(file).items()
+            }
+        except Exception:
+            self._terminal.warn(f"{file} is damaged; the trackers begin anew")
             return {}
         if any(known["open"] for known in state.values()):
             last = max((record["step"] for record in read_metrics(self._folder / "metrics.jsonl")), default=-1)

@@ -88,7 +88,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Service:
         if service.unreachable:
             raise ConnectionError("no such host")
         if not service.logged_in:
-            raise LoginMissingError("No API key configured.")
+            raise LoginMissingError("No API key configured. Use `wandb login` to log in.")
 
     found: Any = module
     found.Settings, found.init, found.login = Settings, init, login

@@ -213,7 +213,7 @@ def _check_login() -> None:
         wandb.login()
     except wandb.errors.UsageError as error:
         remedy = "run `wandb login`, or set WANDB_MODE=offline"
-        raise InputError("track", f"wandb: {str(error).rstrip('.')}", remedy) from None
+        raise InputError("track", f"wandb: {str(error).partition('. ')[0].rstrip('.')}", remedy) from None
     except Exception:  # not to be reached at this moment: that is no reason not to train
         return
 

@@ -3,8 +3,9 @@
 import copy
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
 from inheritune.inheritance import check_free
 from inheritune.recipe import Evaluate, Reference, Training, check
-from inheritune.runlog import Terminal, read_json, write_json
+from inheritune.runlog import Terminal, Trackers, check_trackers, open_trackers, read_json, write_json
 from inheritune.runtime import Runtime
 from inheritune.training import Job, planned_steps, train_steps, whole_state
 
@@ -42,7 +43,10 @@ _WORTH_COMPILING = 1e15  # FLOPs of a training on a CPU, about two hours on two 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all arms of a run have in common, so that they can be compared."""
+    """What all arms of a run have in common, so that they can be compared.
+
+    `track` names the trackers that their trainings are shown in, under the run's name `title`.
+    """
 
     training: Training
     evaluate: Evaluate
@@ -53,6 +57,8 @@ class Conditions:
     train_sequences: Sequences
     validation_sequences: Sequences
     parallel: str = "auto"
+    track: tuple[str, ...] = ()
+    title: str = "inheritune"
 
     @classmethod
     def of(
@@ -133,7 +139,8 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
     )
     job = _job(arm, conditions, settings, model, flops)
     building = time.monotonic() - began
-    position, how = train_steps(job)
+    with _open_trackers(arm, conditions, model, settings) as trackers:
+        position, how = train_steps(replace(job, trackers=trackers))
     began = time.monotonic()
     _save(model, how == "fsdp", conditions, arm.folder / "model")
     facts = {
@@ -149,6 +156,22 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
     }
     runtime.first_does(lambda: write_json(cost, facts))
     return facts
+
+
+def _open_trackers(
+    arm: Arm, conditions: Conditions, model: "PreTrainedModel", settings: Training
+) -> AbstractContextManager[Trackers | None]:
+    """The trackers of a training; none but in the first process."""
+    if not conditions.runtime.is_first:
+        return nullcontext()
+    config = {
+        "arm": arm.name,
+        "layers": model.config.num_hidden_layers,
+        "parameters": parameter_count(model),
+        "seed": conditions.seed,
+        "train": settings.model_dump(mode="json"),
+    }
+    return open_trackers(conditions.track, arm.folder, f"{conditions.title}/{arm.name}", config, conditions.terminal)
 
 
 def _job(arm: Arm, conditions: Conditions, settings: Training, model: "PreTrainedModel", flops: float) -> Job:
@@ -200,18 +223,22 @@ def train(
     model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
     settings: Training | dict[str, Any], evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
     parallel: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
+    track: str | Sequence[str] = (),
 ) -> "tuple[PreTrainedModel, dict[str, Any]]":  # fmt: skip
     """Train one model on prepared data; returns the trained model and its figures.
 
     `model` is a hub id, a folder, a .gguf file or a loaded model, which stays as it is. `settings` are those of a
-    recipe's `train`. The folder `out` gets metrics.jsonl, checkpoints/, model/ (a Hugging Face checkpoint) and
-    evaluation.json; called again, an interrupted training goes on. Raises InputError when model, tokenizer and data do
-    not fit, or `out` holds something else.
+    recipe's `train`, `track` names trackers as a recipe's `track` does. The folder `out` gets metrics.jsonl,
+    checkpoints/, model/ (a Hugging Face checkpoint) and evaluation.json; called again, an interrupted training goes on.
+    Raises InputError when model, tokenizer and data do not fit, a tracker is not installed, or `out` holds something
+    else.
     """
     out = Path(out)
     terminal = terminal or Terminal(quiet=True)
     training = settings if isinstance(settings, Training) else check(Training, settings, "train")
     evaluate = evaluate or Evaluate()
+    names = (track,) if isinstance(track, str) else tuple(track)
+    check_trackers(names)
     request = {
         "model": str(model) if isinstance(model, str | Path) else _fingerprint(model),
         "train": training.model_dump(mode="json"),
@@ -231,6 +258,7 @@ def train(
     check_vocabulary(prepared, model.config.vocab_size, "model")
     check_positions(model.config, training.sequence_length, "train.sequence_length")
     conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel)
+    conditions = replace(conditions, track=names, title=out.resolve().name)
     runtime.first_does(lambda: write_json(out / _REQUEST, request))
     start = copy.deepcopy(model) if given is model else model
     found = run_arm(Arm("training", out, lambda: start), conditions, None)

@@ -212,6 +212,9 @@ def train(
     evaluate_every: Annotated[str, typer.Option(help="How often a validation loss is taken.")] = "100 steps",
     seed: Annotated[int, typer.Option(help="Decides the order of sequences and dropout.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    track: Annotated[
+        list[str] | None, typer.Option(help="Show the curves in tensorboard, wandb or trackio; repeatable.")
+    ] = None,
     parallel: Annotated[
         str, typer.Option(help="How torchrun's processes share the model: auto, ddp or fsdp.")
     ] = "auto",
@@ -237,6 +240,7 @@ def train(
         device=device,
         parallel=check(Hardware, {"parallel": parallel}, "command line").parallel,
         terminal=_terminal(quiet),
+        track=track or (),
     )
     if place_of_process()[0] > 0:
         return

@@ -16,19 +16,20 @@ from inheritune.errors import InputError, Problem
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import check_silencing, draft, target_config
 from inheritune.recipe import NewTokenizer, Recipe, Reference
+from inheritune.runlog import check_trackers
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
 def check_inputs(recipe: Recipe) -> None:
-    """Check that text, reference and tokenizer are there and fit the recipe.
+    """Check that text, reference, tokenizer and trackers are there and fit the recipe.
 
-    Raises InputError with the problems of text and reference together; what only the model itself can show is looked at
-    when there are none, as building it takes a second or two.
+    Raises InputError with the problems of text, reference and trackers together; what only the model itself can show
+    is looked at when there are none, as building it takes a second or two.
     """
     problems: list[Problem] = []
-    for check in (_check_text, _check_reference):
+    for check in (_check_text, _check_reference, _check_track):
         try:
             check(recipe)
         except InputError as error:
@@ -62,6 +63,10 @@ def _check_reference(recipe: Recipe) -> None:
         total = layer_count(config)
     for kept in check_rounds(recipe.inherit, recipe.grow, total):
         target_config(config, with_blocks(recipe.inherit, kept), total)
+
+
+def _check_track(recipe: Recipe) -> None:
+    check_trackers(recipe.track)
 
 
 def _check_rounds(recipe: Recipe) -> None:

@@ -4,6 +4,7 @@ import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Parts of a recipe that change how a run proceeds and not what comes out; they may differ when a run goes on.
-_FREE = (("train", "checkpoint"), ("hardware",))
+_FREE = (("train", "checkpoint"), ("hardware",), ("track",))
 
 
 def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) -> dict[str, Any]:
@@ -84,6 +85,7 @@ class _Run:
             recipe.train, recipe.evaluate, recipe.seed, self.runtime, self.terminal, tokenizer, prepared,
             recipe.hardware.parallel,
         )  # fmt: skip
+        conditions = replace(conditions, track=tuple(recipe.track), title=self.folder.resolve().name)
         reference, judged = self._reference(conditions, prepared)
         growth = Growth(
             self._reference_place(), judged, reference["layers"], recipe.inherit, recipe.grow, self.folder / "rounds",

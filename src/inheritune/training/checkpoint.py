@@ -101,7 +101,8 @@ class Checkpoints:
                     raise cause from None
             raise RunError(
                 str(target),
-                f"the checkpoint cannot be written ({type(causes[0]).__name__}: {' '.join(str(causes[0]).split())[:300]}); the one before it is good",
+                f"the checkpoint cannot be written ({type(causes[0]).__name__}: {' '.join(str(causes[0]).split())[:300]});"
+                " the one before it is good",
                 "make room, then run again",
             ) from None
         if self.runtime.is_first:

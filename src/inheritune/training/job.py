@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from inheritune.data import Sequences
 from inheritune.errors import InputError
 from inheritune.recipe import Training
-from inheritune.runlog import Terminal
+from inheritune.runlog import Terminal, Trackers
 from inheritune.runtime import Runtime
 from inheritune.training.schedule import check_schedule
 
@@ -47,6 +47,7 @@ class Job:
     head: "LinearHead | None" = None
     vocabulary: int = 1
     parallel: str = "auto"
+    trackers: Trackers | None = None
 
 
 def planned_steps(settings: Training, sequences: Sequences) -> int:

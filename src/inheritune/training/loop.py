@@ -317,6 +317,8 @@ class _Loop:
         if self.log is not None:
             self.log.write(record)
         self.line.show(record)
+        if self.job.trackers is not None:  # behind metrics.jsonl, from which they catch up after a kill
+            self.job.trackers.write(record)
 
     def _due(self, step: int) -> bool:
         """Whether a checkpoint is due after `step`, as the first process sees it."""

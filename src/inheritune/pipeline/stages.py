@@ -52,7 +52,7 @@ def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) ->
     def check() -> None:
         _check_folder(folder, recipe)
         if not (folder / "summary.json").exists():
-            check_inputs(recipe)
+            check_inputs(recipe, runtime)
         folder.mkdir(parents=True, exist_ok=True)
 
     runtime.first_does(check)

@@ -4,21 +4,38 @@ from inheritune.training.checkpoint import Position, fault_of, list_checkpoints
 from inheritune.training.job import Job, planned_steps
 from inheritune.training.loop import train_steps
 from inheritune.training.objective import NextToken
-from inheritune.training.optimizer import build_optimizer
+from inheritune.training.optimizer import (
+    allocate_state,
+    build_optimizer,
+    check_optimizer,
+    check_shardable,
+    load_state,
+    set_learning_rate,
+    state_tensors,
+    step_unless,
+)
 from inheritune.training.parallel import choose, spread, whole_state
-from inheritune.training.schedule import learning_rate
+from inheritune.training.schedule import check_schedule, learning_rate
 
 __all__ = [
     "Job",
     "NextToken",
     "Position",
+    "allocate_state",
     "build_optimizer",
+    "check_optimizer",
+    "check_schedule",
+    "check_shardable",
     "choose",
     "fault_of",
     "learning_rate",
     "list_checkpoints",
+    "load_state",
     "planned_steps",
+    "set_learning_rate",
     "spread",
+    "state_tensors",
+    "step_unless",
     "train_steps",
     "whole_state",
 ]

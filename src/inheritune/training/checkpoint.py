@@ -99,10 +99,10 @@ class Checkpoints:
             for cause in causes:
                 if isinstance(cause, OSError):
                     raise cause from None
+            said = " ".join(f"{type(causes[0]).__name__}: {causes[0]}".split())[:300]
             raise RunError(
                 str(target),
-                f"the checkpoint cannot be written ({type(causes[0]).__name__}: {' '.join(str(causes[0]).split())[:300]});"
-                " the one before it is good",
+                f"the checkpoint cannot be written ({said}); the one before it is good",
                 "make room, then run again",
             ) from None
         if self.runtime.is_first:

@@ -197,12 +197,19 @@ def _job(arm: Arm, conditions: Conditions, settings: Training, model: "PreTraine
         terminal=conditions.terminal,
         validate=validate,
         validate_every=conditions.evaluate.every.count,
-        blocks=block_modules(model),
-        matrices=block_matrices(model),
-        head=split_head(model),
-        vocabulary=model.get_input_embeddings().weight.shape[0],
         parallel=conditions.parallel,
+        **parts_of(model),
     )
+
+
+def parts_of(model: "PreTrainedModel") -> dict[str, Any]:
+    """What `Job` wants to know of a model's parts: blocks, matrices, head, vocabulary."""
+    return {
+        "blocks": block_modules(model),
+        "matrices": block_matrices(model),
+        "head": split_head(model),
+        "vocabulary": model.get_input_embeddings().weight.shape[0],
+    }
 
 
 def _save(model: "PreTrainedModel", is_sharded: bool, conditions: Conditions, folder: Path) -> None:

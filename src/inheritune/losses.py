@@ -27,7 +27,7 @@ def linear_cross_entropy(
 
     `whole` computes all logits at once, which is fastest where they are small, or compiled. `chunked` never holds more
     than a part of them, and computes its gradients going forward (torch.nn.functional.linear_cross_entropy, from torch
-    2.13; Liger's kernel is another form of the same).
+    2.13).
     """
     import torch
     from torch.nn import functional

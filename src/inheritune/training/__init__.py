@@ -1,6 +1,7 @@
 """Training a built model on sequences with a loss: optimizer, schedule, checkpoints, loop. Knows no architecture."""
 
 from inheritune.training.checkpoint import Position, fault_of, list_checkpoints
+from inheritune.training.float8 import check_float8
 from inheritune.training.job import Job, planned_steps
 from inheritune.training.loop import train_steps
 from inheritune.training.objective import NextToken
@@ -23,6 +24,7 @@ __all__ = [
     "Position",
     "allocate_state",
     "build_optimizer",
+    "check_float8",
     "check_optimizer",
     "check_schedule",
     "check_shardable",

@@ -13,6 +13,7 @@ from inheritune.data import Batches
 from inheritune.errors import Interrupted, RunError
 from inheritune.runlog import LiveLine, MetricsLog, read_metrics
 from inheritune.training.checkpoint import Checkpoints, Position, read_position, read_tensors, stored_names
+from inheritune.training.float8 import check_float8, use_float8
 from inheritune.training.job import Job, planned_steps
 from inheritune.training.objective import NextToken, checkpoint_activations
 from inheritune.training.optimizer import (
@@ -73,6 +74,9 @@ class _State:
         how = choose(job.parallel, job.model, runtime)
         objective = NextToken(job.model, job.head)
         precision = runtime.resolve_precision(settings.precision)
+        if precision == "float8":
+            check_float8(runtime.device)
+            use_float8(job.blocks)
         self.spread: Spread = spread(
             objective, job.blocks, how, runtime, precision=precision, compiled=settings.compile is True
         )

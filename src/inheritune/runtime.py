@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _PATIENCE = datetime.timedelta(days=30)  # for what one process does alone while the others wait: reading all the text
 _patient: Any = None  # the process group for such waiting
+_timeout = datetime.timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _join(device: str, timeout_minutes: float) -> None:
     import torch
     import torch.distributed as dist
 
-    global _patient
+    global _patient, _timeout
     if dist.is_initialized():
         return
     if device == "mps":
@@ -139,8 +140,16 @@ def _join(device: str, timeout_minutes: float) -> None:
             raise InputError("torchrun", what, "give --nproc-per-node at most the number of GPUs")
         torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    _timeout = datetime.timedelta(minutes=timeout_minutes)
+    dist.init_process_group(backend, timeout=_timeout)
     _patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def side_group() -> Any:
+    """A group of all processes for messages in the CPU's memory, beside those of the training."""
+    import torch.distributed as dist
+
+    return dist.new_group(backend="gloo", timeout=_timeout)
 
 
 def leave() -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +50,30 @@ def test_wrong_input_is_said_once(text: Path, write_recipe: Any, tmp_path: Path)
     assert done.returncode != 0
     assert done.stderr.count("error: data.sources") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.long
+def test_a_process_that_hangs_ends_the_job_with_a_word(text: Path, write_recipe: Any, tmp_path: Path) -> None:
+    tree = tiny_recipe(text) | {"hardware": {"device": "cpu", "timeout": "0.15 minutes"}}
+    tree["train"]["length"] = "5K steps"
+    tree["reference"]["train"]["length"] = "5K steps"
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "inheritune", "run"]
+    metrics = tmp_path / "run" / "reference" / "metrics.jsonl"
+    with subprocess.Popen(
+        [sys.executable, *words, str(write_recipe(tree)), "--out", str(tmp_path / "run")], stderr=subprocess.PIPE,
+        text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as begun:  # fmt: skip
+        until = time.monotonic() + 90
+        while not metrics.exists() or metrics.read_text().count("\n") < 5:
+            assert begun.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        found = subprocess.run(["pgrep", "-P", str(begun.pid)], capture_output=True, text=True, check=True).stdout
+        os.kill(int(found.split()[-1]), signal.SIGSTOP)
+        try:
+            said = begun.communicate(timeout=120)[1]
+        finally:
+            subprocess.run(["pkill", "-KILL", "-P", str(begun.pid)], check=False)
+            begun.kill()
+    assert begun.returncode == 1
+    assert "another process of the job ended or did not answer (hardware.timeout)" in said

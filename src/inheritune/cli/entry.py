@@ -13,6 +13,7 @@ from inheritune.errors import InherituneError, InputError, Interrupted, OtherPro
 from inheritune.runtime import leave, place_of_process
 
 _MOMENT = 3.0  # seconds
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")  # gloo's words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             return _fail(["the GPU is out of memory; lower train.micro_batch, then run again"], 1)
         if os.environ.get("INHERITUNE_DEBUG"):
             traceback.print_exc()
-        if type(error).__name__.startswith("Dist") or "Connection closed by peer" in str(error):
+        if type(error).__name__.startswith("Dist") or any(sign in str(error) for sign in _LOST):
             lost = "another process of the job ended or did not answer (hardware.timeout)"
             return _fail([f"{lost}; what was finished is kept: run the same command again to go on"], 1)
         last = traceback.extract_tb(error.__traceback__)[-1]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from inheritune.errors import RunError
 from inheritune.runlog import checksum, new_folder, read_json, write_json
-from inheritune.runtime import Runtime
+from inheritune.runtime import Runtime, side_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,9 +52,7 @@ class Checkpoints:
         self._pending: list[Future[None]] = []
         self._group: Any = None
         if runtime.processes > 1:
-            import torch.distributed as dist
-
-            self._group = dist.new_group(backend="gloo")  # of its own, so that writing does not wait for training
+            self._group = side_group()  # of its own, so that writing does not wait for training
 
     def save(self, position: Position, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
         """Begin to write step-N: `tensors` by name (shared ones once), `facts` as JSON. Drops the oldest beyond `keep`.

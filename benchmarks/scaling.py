@@ -265,7 +265,8 @@ def steps() -> None:
         pure = ring(bytes_, 512, 0)
         print(
             f"{s.short}, fsdp on 512 GPUs: {times} collectives a micro-batch, {ms(pure)} ms by bandwidth,"
-            f" {ms(ring(0, 512, times))} ms by hops."
+            f" {ms(ring(0, 512, times))} ms by hops. Weights, gradients and states: {gb(16 * s.parameters)} GB whole,"
+            f" {gb(16 * s.parameters / GPUS_A_NODE)} GB divided by {GPUS_A_NODE}."
         )
     print()
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 # Dense bfloat16 products, FLOP/s, from the makers' data sheets; the name as CUDA gives it.
 PEAKS = {
-    r"H200(?! NVL)": 989e12, r"H100 80GB HBM3": 989e12, r"A100": 312e12, r"L4": 121e12, r"RTX 4090(?! D| Laptop)": 165e12,
-    r"RTX A6000": 155e12,
+    r"H200(?! NVL)": 989e12, r"H100 80GB HBM3": 989e12, r"A100": 312e12, r"L4": 121e12,
+    r"RTX 4090(?! D| Laptop)": 165e12, r"RTX A6000": 155e12,
 }  # fmt: skip
 
 MATRIX = {"cpu": 2048, "cuda": 8192, "mps": 4096}  # the side of the square product that is the machine's limit

@@ -231,12 +231,13 @@ def ours(task: Task, turns: Turns, folder: Path) -> None:
     import numpy as np
 
     from inheritune.arch import build_random
+    from inheritune.arm import parts_of
     from inheritune.data import Sequences
     from inheritune.recipe import Training, check
     from inheritune.runlog import Terminal
     from inheritune.training import Job, train_steps
 
-    def wait() -> float:
+    def wait(score: Any) -> float:
         turns.next()
         return 0.0
 
@@ -244,12 +245,13 @@ def ours(task: Task, turns: Turns, folder: Path) -> None:
     tree["checkpoint"] = {"every": "10M steps", "best": False}
     count = 64 * task.settings.batch_sequences * task.length + 1
     row = np.random.default_rng(1).integers(0, task.config.vocab_size, count, dtype=np.uint16)
+    model = build_random(task.config, 1)
     train_steps(
         Job(
-            label="benchmark", model=build_random(task.config, 1).to(task.runtime.device),
+            label="benchmark", model=model,
             sequences=Sequences(row, task.length, "benchmark"), settings=check(Training, tree, "benchmark"), seed=1,
             folder=folder, runtime=task.runtime, terminal=Terminal(quiet=True), validate=wait,
-            validate_every=task.steps,
+            validate_every=task.steps, **parts_of(model),
         )
     )  # fmt: skip
 

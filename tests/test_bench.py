@@ -75,6 +75,7 @@ def test_figures_fit_each_other(tmp_path: Path, config: PretrainedConfig) -> Non
     assert left["validation_seconds"] > 0
     assert found["memory"]["peak_bytes"] > 10 * 2**20
     assert found["hardware"]["device"] == "cpu"
+    assert found["micro_batch"] == 4  # what the engine chose
     assert not list(tmp_path.iterdir())
 
 

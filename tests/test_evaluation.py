@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import inheritune
 from inheritune import runtime
 from inheritune.data import Sequences, prepare
 from inheritune.errors import InputError, RunError
-from inheritune.evaluation import Evaluation, figures, gap, is_matched, mean, sequence_losses
+from inheritune.evaluation import Evaluation, figures, gap, is_matched, judge, mean, sequence_losses
+from inheritune.training import NextToken
 
 
 def test_losses_are_transformers_own(text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path) -> None:
@@ -29,12 +31,13 @@ def test_how_many_at_once_does_not_matter_and_the_model_keeps_its_mode(reference
     model = AutoModelForCausalLM.from_pretrained(reference_folder).train()
     sequences = Sequences(np.random.default_rng(1).integers(0, 290, 200), 16, "x")
     state = torch.get_rng_state()
-    one = sequence_losses(model, sequences, runtime.start("cpu"), "float32", 1)
-    many = sequence_losses(model, sequences, runtime.start("cpu"), "float32", 7)
+    one = judge(model, sequences, runtime.start("cpu"), micro_batch=1).losses
+    many = judge(model, sequences, runtime.start("cpu"), micro_batch=7).losses
     assert one == pytest.approx(many, rel=1e-5)
-    assert sequence_losses(model, sequences, runtime.start("cpu"), "float32", 7, most=3) == pytest.approx(
-        one[:3], rel=1e-5
-    )
+    score = partial(NextToken(model.eval(), None), by_sequence=True)
+    few = sequence_losses(score, sequences, runtime.start("cpu"), 7, most=3)
+    assert few == pytest.approx(one[:3], rel=1e-5)
+    model.train()
     assert model.training
     assert torch.equal(state, torch.get_rng_state())
 
@@ -75,7 +78,7 @@ def test_a_broken_model_is_not_judged(reference_folder: Path) -> None:
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(RunError, match="sequence 0 is nan"):
-        sequence_losses(model, Sequences(np.zeros(40, np.uint16), 16, "x"), runtime.start("cpu"), "float32", 2)
+        judge(model, Sequences(np.zeros(40, np.uint16), 16, "x"), runtime.start("cpu"), micro_batch=2)
 
 
 def test_data_of_a_larger_vocabulary_is_refused(

@@ -3,36 +3,50 @@
 import copy
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
 from inheritune.arch import (
+    block_matrices,
+    block_modules,
+    build_empty,
     check_positions,
     load_model,
     load_tokenizer,
     parameter_count,
     save_model,
+    split_head,
     training_flops_per_token,
 )
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.errors import InputError
-from inheritune.evaluation import Evaluation, figures, sequence_losses
+from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
 from inheritune.inheritance import check_free
 from inheritune.recipe import Evaluate, Reference, Training, check
-from inheritune.runlog import Terminal, read_json, write_json
+from inheritune.runlog import Terminal, Trackers, check_trackers, open_trackers, read_json, write_json
 from inheritune.runtime import Runtime
-from inheritune.training import Job, planned_steps, train_steps
+from inheritune.training import Job, planned_steps, train_steps, whole_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from inheritune.training.job import Score
+
+
+_REQUEST = "request.json"
+_WORTH_COMPILING = 1e15  # FLOPs of a training on a CPU, about two hours on two cores
+
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all arms of a run have in common, so that they can be compared."""
+    """What all arms of a run have in common, so that they can be compared.
+
+    `track` names the trackers that their trainings are shown in, under the run's name `title`.
+    """
 
     training: Training
     evaluate: Evaluate
@@ -42,30 +56,28 @@ class Conditions:
     tokenizer: "PreTrainedTokenizerBase"
     train_sequences: Sequences
     validation_sequences: Sequences
+    parallel: str = "auto"
+    track: tuple[str, ...] = ()
+    title: str = "inheritune"
 
     @classmethod
     def of(
         cls, training: Training, evaluate: Evaluate, seed: int, runtime: Runtime, terminal: Terminal,
-        tokenizer: "PreTrainedTokenizerBase", prepared: Prepared,
+        tokenizer: "PreTrainedTokenizerBase", prepared: Prepared, parallel: str = "auto",
     ) -> "Conditions":  # fmt: skip
         """Conditions over prepared data. Raises InputError when it is too small for one sequence or one step."""
         train = Sequences(prepared.tokens("train"), training.sequence_length, "data: training text")
         validation = Sequences(prepared.tokens("validation"), training.sequence_length, "data.validation")
         planned_steps(training, train)
-        return cls(training, evaluate, seed, runtime, terminal, tokenizer, train, validation)
+        return cls(training, evaluate, seed, runtime, terminal, tokenizer, train, validation, parallel)
 
-    def judge(self, model: "PreTrainedModel", most: int | None = None) -> Evaluation:
-        """The model's loss on the validation sequences, all of them or the first `most`."""
+    def judge(self, model: "PreTrainedModel") -> Evaluation:
+        """The model's losses on all validation sequences."""
         settings = self.training
-        losses = sequence_losses(
-            model,
-            self.validation_sequences,
-            self.runtime,
-            settings.precision,
-            settings.micro_batch_sequences,
-            most,
-        )
-        return Evaluation(losses)
+        return judge(
+            model, self.validation_sequences, self.runtime, precision=settings.precision,
+            micro_batch=settings.micro_batch_sequences, parallel=self.parallel,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,16 +96,16 @@ def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> d
     Leaves in the arm's folder: metrics.jsonl, checkpoints/, model/, training.json and evaluation.json. With
     `reference`, the figures hold gap, gap_se and matched.
     """
+    runtime = conditions.runtime
     done = arm.folder / "evaluation.json"
-    if done.exists():
-        found: dict[str, Any] = read_json(done)
+    found: dict[str, Any] | None = runtime.first_does(lambda: read_json(done) if done.exists() else None)
+    if found is not None:
         return found
     settings = arm.training or conditions.training
     facts = _train(arm, conditions, settings)
     began = time.monotonic()
     conditions.terminal.say(f"{arm.name}: evaluating")
-    model = load_model(Reference(path=str(arm.folder / "model"))).to(conditions.runtime.device)
-    evaluation = conditions.judge(model)
+    evaluation = conditions.judge(load_model(Reference(path=str(arm.folder / "model"))))
     found = {
         "name": arm.name,
         **facts,
@@ -103,84 +115,145 @@ def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> d
         "wall_seconds": round(facts["wall_seconds"] + time.monotonic() - began, 3),
         "sequence_losses": list(evaluation.losses),
     }
-    write_json(done, found)
+    runtime.first_does(lambda: write_json(done, found))
     return found
 
 
 def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, Any]:
     """Train the arm unless its model is there already; returns what the training cost."""
-    cost = arm.folder / "training.json"
-    if cost.exists() and (arm.folder / "model").is_dir():
-        facts: dict[str, Any] = read_json(cost)
+    runtime, cost = conditions.runtime, arm.folder / "training.json"
+    facts: dict[str, Any] | None = runtime.first_does(
+        lambda: read_json(cost) if cost.exists() and (arm.folder / "model").is_dir() else None
+    )
+    if facts is not None:
         return facts
     began = time.monotonic()
-    model = arm.build().float().to(conditions.runtime.device)
+    model = arm.build().float()
     steps = planned_steps(settings, conditions.train_sequences)
+    tokens = steps * settings.batch_tokens
+    flops = tokens * training_flops_per_token(model, settings.sequence_length)
+    size = parameter_count(model)
     conditions.terminal.say(
-        f"{arm.name}: {model.config.num_hidden_layers} blocks, {parameter_count(model):,} parameters,"
+        f"{arm.name}: {model.config.num_hidden_layers} blocks, {size:,} parameters,"
         f" {steps:,} steps of {settings.batch_tokens:,} tokens"
     )
-    job = Job(
+    job = _job(arm, conditions, settings, model, flops)
+    building = time.monotonic() - began
+    with _open_trackers(arm, conditions, model, settings) as trackers:
+        position, how = train_steps(replace(job, trackers=trackers))
+    began = time.monotonic()
+    _save(model, how == "fsdp", conditions, arm.folder / "model")
+    facts = {
+        "layers": model.config.num_hidden_layers,
+        "parameters": size,
+        "tokens": tokens,
+        "epochs": round(steps * settings.batch_sequences / conditions.train_sequences.count, 4),
+        "steps": steps,
+        "flops": flops,
+        "tokens_per_second": round(tokens / position.seconds, 1),
+        "seconds": round(position.seconds, 3),
+        "wall_seconds": round(building + position.wall_seconds + time.monotonic() - began, 3),
+    }
+    runtime.first_does(lambda: write_json(cost, facts))
+    return facts
+
+
+def _open_trackers(
+    arm: Arm, conditions: Conditions, model: "PreTrainedModel", settings: Training
+) -> AbstractContextManager[Trackers | None]:
+    """The trackers of a training; none but in the first process."""
+    if not conditions.runtime.is_first:
+        return nullcontext()
+    config = {
+        "arm": arm.name,
+        "layers": model.config.num_hidden_layers,
+        "parameters": parameter_count(model),
+        "seed": conditions.seed,
+        "train": settings.model_dump(mode="json"),
+    }
+    return open_trackers(conditions.track, arm.folder, f"{conditions.title}/{arm.name}", config, conditions.terminal)
+
+
+def _job(arm: Arm, conditions: Conditions, settings: Training, model: "PreTrainedModel", flops: float) -> Job:
+    runtime = conditions.runtime
+    if settings.compile == "auto":
+        settings = settings.model_copy(update={"compile": runtime.device == "cuda" or flops >= _WORTH_COMPILING})
+
+    def validate(score: "Score") -> float:
+        losses = sequence_losses(
+            score, conditions.validation_sequences, runtime, settings.micro_batch_sequences,
+            conditions.evaluate.sequences,
+        )  # fmt: skip
+        return mean(losses).value
+
+    return Job(
         label=arm.name,
         model=model,
         sequences=conditions.train_sequences,
         settings=settings,
         seed=conditions.seed,
         folder=arm.folder,
-        runtime=conditions.runtime,
+        runtime=runtime,
         terminal=conditions.terminal,
-        validate=lambda: conditions.judge(model, conditions.evaluate.sequences).loss.value,
+        validate=validate,
         validate_every=conditions.evaluate.every.count,
+        parallel=conditions.parallel,
+        **parts_of(model),
     )
-    building = time.monotonic() - began
-    position = train_steps(job)
-    began = time.monotonic()
-    save_model(model, conditions.tokenizer, arm.folder / "model")
-    tokens = steps * settings.batch_tokens
-    facts = {
-        "layers": model.config.num_hidden_layers,
-        "parameters": parameter_count(model),
-        "tokens": tokens,
-        "epochs": round(steps * settings.batch_sequences / conditions.train_sequences.count, 4),
-        "steps": steps,
-        "flops": tokens * training_flops_per_token(model, settings.sequence_length),
-        "tokens_per_second": round(tokens / position.seconds, 1),
-        "seconds": round(position.seconds, 3),
-        "wall_seconds": round(building + position.wall_seconds + time.monotonic() - began, 3),
+
+
+def parts_of(model: "PreTrainedModel") -> dict[str, Any]:
+    """What `Job` wants to know of a model's parts: blocks, matrices, head, vocabulary."""
+    return {
+        "blocks": block_modules(model),
+        "matrices": block_matrices(model),
+        "head": split_head(model),
+        "vocabulary": model.get_input_embeddings().weight.shape[0],
     }
-    write_json(cost, facts)
-    return facts
+
+
+def _save(model: "PreTrainedModel", is_sharded: bool, conditions: Conditions, folder: Path) -> None:
+    """Write the trained model as a checkpoint, by the first process."""
+    state = whole_state(model) if is_sharded else {}
+
+    def write() -> None:
+        whole = model
+        if is_sharded:
+            whole = build_empty(model.config, None)
+            whole.load_state_dict(state)
+        save_model(whole, conditions.tokenizer, folder)
+
+    conditions.runtime.first_does(write)
 
 
 def train(
     model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
     settings: Training | dict[str, Any], evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
-    tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
+    parallel: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
+    track: str | Sequence[str] = (),
 ) -> "tuple[PreTrainedModel, dict[str, Any]]":  # fmt: skip
     """Train one model on prepared data; returns the trained model and its figures.
 
     `model` is a hub id, a folder, a .gguf file or a loaded model, which stays as it is. `settings` are those of a
-    recipe's `train`. The folder `out` gets metrics.jsonl, checkpoints/, model/ (a Hugging Face checkpoint) and
-    evaluation.json; called again, an interrupted training goes on. Raises InputError when model, tokenizer and data do
-    not fit, or `out` holds something else.
+    recipe's `train`, `track` names trackers as a recipe's `track` does. The folder `out` gets metrics.jsonl,
+    checkpoints/, model/ (a Hugging Face checkpoint) and evaluation.json; called again, an interrupted training goes on.
+    Raises InputError when model, tokenizer and data do not fit, a tracker is not installed, or `out` holds something
+    else.
     """
     out = Path(out)
     terminal = terminal or Terminal(quiet=True)
     training = settings if isinstance(settings, Training) else check(Training, settings, "train")
     evaluate = evaluate or Evaluate()
+    names = (track,) if isinstance(track, str) else tuple(track)
+    check_trackers(names)
     request = {
         "model": str(model) if isinstance(model, str | Path) else _fingerprint(model),
         "train": training.model_dump(mode="json"),
         "seed": seed,
         "data": str(data if isinstance(data, str | Path) else data.folder),
     }
-    marker = out / "request.json"
-    if not marker.exists():
-        check_free(out)
-    elif read_json(marker) != request:
-        raise InputError(
-            str(out), "belongs to another training", "give another folder, or the model and settings it was begun with"
-        )
+    runtime = rt.start(device)
+    runtime.first_does(lambda: _check_request(out, request))
     prepared = data if isinstance(data, Prepared) else open_prepared(data)
     given = model
     if isinstance(model, str | Path):
@@ -191,11 +264,23 @@ def train(
     check_tokenizer(prepared, tokenizer, str(out))
     check_vocabulary(prepared, model.config.vocab_size, "model")
     check_positions(model.config, training.sequence_length, "train.sequence_length")
-    conditions = Conditions.of(training, evaluate, seed, rt.start(device), terminal, tokenizer, prepared)
-    write_json(marker, request)
+    conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel)
+    conditions = replace(conditions, track=names, title=out.resolve().name)
+    runtime.first_does(lambda: write_json(out / _REQUEST, request))
     start = copy.deepcopy(model) if given is model else model
     found = run_arm(Arm("training", out, lambda: start), conditions, None)
     return load_model(Reference(path=str(out / "model"))), found
+
+
+def _check_request(out: Path, request: dict[str, Any]) -> None:
+    """Raise InputError where `out` holds something else than the beginnings of this training."""
+    marker = out / _REQUEST
+    if not marker.exists():
+        check_free(out)
+    elif read_json(marker) != request:
+        raise InputError(
+            str(out), "belongs to another training", "give another folder, or the model and settings it was begun with"
+        )
 
 
 def _fingerprint(model: "PreTrainedModel") -> str:

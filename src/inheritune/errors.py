@@ -52,3 +52,11 @@ class Interrupted(InherituneError):
     """Stopped by a signal after the state was saved. Exit status 130."""
 
     exit_status = 130
+
+
+class OtherProcessFailed(InherituneError):
+    """Another process of the job failed and has said why; this one ends with the same status and says nothing."""
+
+    def __init__(self, exit_status: int) -> None:
+        self.exit_status = exit_status
+        super().__init__("another process of the job failed")

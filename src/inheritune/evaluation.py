@@ -1,19 +1,22 @@
 """Judging models: the loss of every validation sequence, and the gap between two models, sequence by sequence."""
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
+from inheritune.arch import block_modules
 from inheritune.data import Prepared, Sequences, check_vocabulary, open_prepared
 from inheritune.errors import RunError
-from inheritune.losses import next_token_losses
 from inheritune.runtime import Runtime
+from inheritune.training import NextToken, choose, spread
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from transformers import PreTrainedModel
 
 
@@ -58,38 +61,62 @@ def is_matched(gap_value: float, tolerance: float) -> bool:
 
 
 def sequence_losses(
-    model: "PreTrainedModel",
+    score: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]",
     sequences: Sequences,
     runtime: Runtime,
-    precision: str,
     micro_batch: int,
     most: int | None = None,
 ) -> tuple[float, ...]:
     """The mean loss of each of the first `most` sequences (default: all), in nats a token.
 
-    Leaves the model in the mode (training or evaluation) in which it came, and torch's random state as it was.
+    `score` gives them, (B,), from inputs and targets (B, T). Several processes share the sequences, and each has the
+    result. Raises RunError for a loss that is not finite.
     """
     import torch
 
-    training = model.training
-    model.eval()
-    losses: list[float] = []
     count = sequences.count if most is None else min(most, sequences.count)
-    with torch.inference_mode():
-        for first in range(0, count, micro_batch):
-            tokens = torch.from_numpy(sequences.rows(range(first, min(first + micro_batch, count))))
-            with runtime.autocast(precision):
-                rows = next_token_losses(model, tokens.to(runtime.device))
-            losses.extend(rows.double().mean(dim=1).tolist())
-    model.train(training)
-    bad = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
+    share = -(-count // runtime.processes)
+    mine = list(range(count))[runtime.rank * share : (runtime.rank + 1) * share]
+    losses: list[float] = []
+    with torch.no_grad():
+        for first in range(0, share, micro_batch):  # as many calls on every process, since sharded models meet in each
+            numbers = mine[first : first + micro_batch]
+            rows = torch.from_numpy(sequences.rows(numbers or [0])).to(runtime.device)
+            losses.extend(score(rows[:, :-1], rows[:, 1:]).tolist()[: len(numbers)])
+    found = tuple(loss for part in runtime.gather(losses) for loss in part)
+    bad = [number for number, loss in enumerate(found) if not math.isfinite(loss)]
     if bad:
         raise RunError(
-            "evaluation",
-            f"the loss of validation sequence {bad[0]} is {losses[bad[0]]}",
-            "check the model's weights",
+            "evaluation", f"the loss of validation sequence {bad[0]} is {found[bad[0]]}", "check the model's weights"
         )
-    return tuple(losses)
+    return found
+
+
+def judge(
+    model: "PreTrainedModel", sequences: Sequences, runtime: Runtime, *, precision: str = "auto", micro_batch: int = 8,
+    parallel: str = "auto",
+) -> Evaluation:  # fmt: skip
+    """The losses of a model on the CPU on all `sequences`; it is moved to the device, or (FSDP) spread over several.
+
+    Leaves the model in the mode (training or evaluation) in which it came. Raises RunError as `sequence_losses` does.
+    """
+    how = choose(parallel, model, runtime)
+    precision = runtime.resolve_precision(precision)
+    if how == "fsdp":
+        model = copy.deepcopy(model)  # sharding is for good
+    how = "fsdp" if how == "fsdp" else "alone"
+    held = spread(NextToken(model, None), block_modules(model), how, runtime, precision=precision)
+    training = model.training
+    model.eval()
+
+    def score(inputs_BT: "torch.Tensor", targets_BT: "torch.Tensor") -> "torch.Tensor":
+        with runtime.autocast(precision):
+            found: torch.Tensor = held.module(inputs_BT, targets_BT, by_sequence=True)
+        return found
+
+    losses = sequence_losses(score, sequences, runtime, micro_batch)
+    model.train(training)
+    return Evaluation(losses)
 
 
 def evaluate(
@@ -102,9 +129,8 @@ def evaluate(
     """
     prepared = data if isinstance(data, Prepared) else open_prepared(data)
     check_vocabulary(prepared, model.config.vocab_size, "data")
-    runtime = rt.start(device)
     sequences = Sequences(prepared.tokens("validation"), sequence_length, "data.validation")
-    return Evaluation(sequence_losses(model.to(runtime.device), sequences, runtime, precision, micro_batch))
+    return judge(model, sequences, rt.start(device), precision=precision, micro_batch=micro_batch)
 
 
 def figures(evaluation: Evaluation, reference: Evaluation | None, tolerance: float) -> dict[str, Any]:

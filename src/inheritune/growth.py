@@ -107,7 +107,7 @@ class Growth:
             folder = self.folder / name
             kept = kept_blocks(self.inherit, depth, self.total)
             before = rounds[-1] if rounds and self.grow and self.grow.start == "trained" else None
-            build = partial(self._start, kept, before, folder, conditions.seed)
+            build = partial(self._start, kept, before, folder, conditions)
             found = run_arm(Arm(f"round {name}", folder, build), conditions, self.reference)
             found |= {"blocks": kept, "folder": name} | spent_before(before)
             rounds.append(found)
@@ -115,16 +115,18 @@ class Growth:
             after_round(rounds)
         return rounds
 
-    def _start(self, kept: list[int], before: dict[str, Any] | None, folder: Path, seed: int) -> "PreTrainedModel":
+    def _start(
+        self, kept: list[int], before: dict[str, Any] | None, folder: Path, conditions: Conditions
+    ) -> "PreTrainedModel":
         """The round's model before training: from the reference, and (`before`) the round before put into it."""
-        target, plan = derive(self.source, with_blocks(self.inherit, kept), seed=seed)
+        target, plan = derive(self.source, with_blocks(self.inherit, kept), seed=conditions.seed)
         notes = describe_plan(plan)
         if before is not None:
             assert self.grow is not None
             trained = load_model(Reference(path=str(self.folder / before["folder"] / "model")))
             graft(target.float(), trained, kept, before["blocks"], silent=self.grow.silent)
             notes |= {"from_round": before["folder"], "blocks_from_round": before["blocks"], "silent": self.grow.silent}
-        write_json(folder / "inherited.json", notes)
+        conditions.runtime.first_does(lambda: write_json(folder / "inherited.json", notes))
         return target
 
 
@@ -169,7 +171,7 @@ def grow(
     model, total = reference, layer_count(reference.config)
     check_rounds(start, further, total)
     conditions = Conditions.of(training, evaluate or Evaluate(), seed, rt.start(device), terminal, tokenizer, prepared)
-    judged = conditions.judge(model.to(conditions.runtime.device))
+    judged = conditions.judge(model)
     found = Growth(model, judged, total, start, further, Path(out)).run(conditions, lambda _: None)
     best = best_round(found)
     return load_model(Reference(path=str(Path(out) / best["folder"] / "model"))), found

@@ -1,17 +1,24 @@
 """Where a run computes: process, device, threads, precision, seed. One process is the case where rank is 0 of 1."""
 
+import ctypes
+import datetime
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from inheritune.errors import InputError
+from inheritune.errors import InherituneError, InputError, OtherProcessFailed
 
 if TYPE_CHECKING:
     import torch
+
+_T = TypeVar("_T")
+_PATIENCE = datetime.timedelta(days=30)  # for what one process does alone while the others wait: reading all the text
+_patient: Any = None  # the process group for such waiting
 
 
 @dataclass(frozen=True)
@@ -23,11 +30,16 @@ class Runtime:
     rank: int = 0
     processes: int = 1
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
-        """The context for a forward pass in `precision` ('float32', 'bfloat16' or 'auto')."""
+        """The context for a forward pass in `precision` ('float32', 'bfloat16', 'float8' or 'auto')."""
         import torch
 
-        if self.resolve_precision(precision) == "bfloat16":
+        if self.resolve_precision(precision) != "float32":
             return torch.autocast(self.device, dtype=torch.bfloat16)
         return nullcontext()
 
@@ -39,6 +51,40 @@ class Runtime:
             return precision
         return "bfloat16" if self.device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
+    def first_does(self, work: Callable[[], _T]) -> _T:
+        """What `work` gives on the first process, on all of them; the others wait for it, however long it takes.
+
+        The result must be plain data. Where the first process fails the others raise OtherProcessFailed.
+        """
+        if self.processes == 1:
+            return work()
+        import torch.distributed as dist
+
+        outcome: list[Any] = [None, None]
+        failure: BaseException | None = None
+        if self.is_first:
+            try:
+                outcome = [work(), None]
+            except Exception as error:
+                failure, outcome = error, [None, error.exit_status if isinstance(error, InherituneError) else 1]
+        dist.broadcast_object_list(outcome, src=0, group=_patient)
+        if failure is not None:
+            raise failure
+        if outcome[1] is not None:
+            raise OtherProcessFailed(outcome[1])
+        found: _T = outcome[0]
+        return found
+
+    def gather(self, value: _T) -> list[_T]:
+        """The values of all processes, in the order of their ranks, on each of them."""
+        if self.processes == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.processes
+        dist.all_gather_object(found, value)
+        return found
+
     def describe(self) -> dict[str, Any]:
         """Device facts for the manifest."""
         import torch
@@ -49,8 +95,12 @@ class Runtime:
         return facts
 
 
-def start(device: str = "auto", threads: int | None = None) -> Runtime:
-    """Set up threads and device. Raises InputError when the device that was asked for is not there."""
+def start(device: str = "auto", threads: int | None = None, timeout_minutes: float = 10) -> Runtime:
+    """Set up threads, device and, under torchrun, the group of processes.
+
+    A process that waits for another one longer than `timeout_minutes` fails. Raises InputError when the device that was
+    asked for is not there.
+    """
     import torch
 
     if threads is not None:
@@ -61,7 +111,63 @@ def start(device: str = "auto", threads: int | None = None) -> Runtime:
     if not present.get(device, False):
         legal = ", ".join(name for name, here in present.items() if here)
         raise InputError("hardware.device", f"{device} is not on this machine", f"legal here are auto, {legal}")
-    return Runtime(device=device, threads=torch.get_num_threads())
+    rank, processes = place_of_process()
+    if processes > 1:
+        _join(device, timeout_minutes)
+    return Runtime(device=device, threads=torch.get_num_threads(), rank=rank, processes=processes)
+
+
+def place_of_process() -> tuple[int, int]:
+    """Rank and number of the processes that torchrun started; 0 of 1 without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _join(device: str, timeout_minutes: float) -> None:
+    """Make the group of processes, once."""
+    import torch
+    import torch.distributed as dist
+
+    global _patient
+    if dist.is_initialized():
+        return
+    if device == "mps":
+        raise InputError("hardware.device", "mps has no communication between processes", "give cpu or cuda")
+    if device == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            what = f"{local + 1} or more processes on a machine with {torch.cuda.device_count()} GPUs"
+            raise InputError("torchrun", what, "give --nproc-per-node at most the number of GPUs")
+        torch.cuda.set_device(local)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    _patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def leave() -> None:
+    """Take this process out of the group, if there is one."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Inside, glibc keeps what is freed: a step allocates the same again, and each new page would cost a fault."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is None or not hasattr(libc, "gnu_get_libc_version"):
+        yield
+        return
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_MMAP_MAX, 2**16)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**17)
+        libc.malloc_trim(0)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def seed(value: int) -> None:

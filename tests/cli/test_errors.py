@@ -231,14 +231,13 @@ def test_a_full_disk_ends_with_status_1_and_the_last_checkpoint_is_good(
         assert done.returncode == 1, done.stderr
         assert len(done.stderr.splitlines()) == 1
         assert "space" in done.stderr or "disk is full" in done.stderr
-        from inheritune.training import list_checkpoints
-        from inheritune.training.checkpoint import _fault
+        from inheritune.training import fault_of, list_checkpoints
 
         checkpoints = disk / "run" / "reference" / "checkpoints"
         steps = list_checkpoints(checkpoints)
         assert steps
         for step in steps:
-            assert _fault(checkpoints / f"step-{step:09d}") is None
+            assert fault_of(checkpoints / f"step-{step:09d}") is None
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
         went_on = program("run", recipe, "--out", disk / "run")
         assert went_on.returncode == 0, went_on.stderr

@@ -81,6 +81,9 @@ def test_unknown_key_offers_the_nearest(write_recipe: Any, text: Path) -> None:
         ("reference={}", "exactly one of them"),
         ("reference={path: a, train: {}}", "exactly one of them"),
         ("seed=one", "valid integer"),
+        ("track=mlflow", "there is no 'mlflow'; legal are tensorboard, wandb, trackio, or a list of them"),
+        ("track=[wandb, wandb]", "named twice"),
+        ("track=3", "legal are tensorboard"),
         ("hardware.device=tpu", "'auto', 'cpu', 'cuda' or 'mps'"),
     ],
 )
@@ -126,6 +129,20 @@ def test_learning_rate_without_a_dot_is_a_number(write_recipe: Any, text: Path) 
     path = write_recipe(tiny_recipe(text))
     path.write_text(path.read_text(encoding="utf-8").replace("0.003", "3e-4"), encoding="utf-8")
     assert load_recipe(path).train.optimizer.learning_rate == pytest.approx(3e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("wandb", ["wandb"]),
+        ("[tensorboard, wandb]", ["tensorboard", "wandb"]),
+        ("tensorboard, trackio", ["tensorboard", "trackio"]),
+        ("null", []),
+        ("[]", []),
+    ],
+)
+def test_track_is_one_name_or_a_list(write_recipe: Any, text: Path, given: str, names: list[str]) -> None:
+    assert load_recipe(write_recipe(tiny_recipe(text)), [f"track={given}"]).track == names
 
 
 def test_length_in_every_unit(write_recipe: Any, text: Path) -> None:

@@ -11,6 +11,7 @@ from inheritune.arch.building import (
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import parameter_count, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
+from inheritune.arch.head import Head, split_head
 from inheritune.arch.loading import (
     check_tokenizer_fits,
     find_tokenizer,
@@ -26,6 +27,8 @@ from inheritune.arch.saving import save_model, save_stored
 from inheritune.arch.stored import take
 from inheritune.arch.structure import (
     Structure,
+    block_matrices,
+    block_modules,
     check_cache,
     check_decoder,
     check_lenders,
@@ -41,12 +44,15 @@ from inheritune.arch.width import Ranges, halve, kept_ranges
 
 __all__ = [
     "Fold",
+    "Head",
     "Names",
     "Placement",
     "Ranges",
     "Role",
     "StoredWeights",
     "Structure",
+    "block_matrices",
+    "block_modules",
     "build_empty",
     "build_from",
     "build_random",
@@ -84,6 +90,7 @@ __all__ = [
     "shorten",
     "silence_libraries",
     "silencing_values",
+    "split_head",
     "take",
     "tensor_roles",
     "training_flops_per_token",

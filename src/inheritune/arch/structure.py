@@ -10,6 +10,7 @@ from inheritune.arch.inspection import POSITION, uses_of_place
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -290,3 +291,14 @@ def _are_same_tensors(a: "Tensor", b: "Tensor") -> bool:
 
 def _title(config: "PretrainedConfig") -> str:
     return getattr(config, "name_or_path", "") or config.model_type
+
+
+def block_modules(model: "PreTrainedModel") -> "list[torch.nn.Module]":
+    """A model's blocks, in order. Raises InputError where there are none (see `find_structure`)."""
+    return list(model.get_submodule(find_structure(model).blocks))
+
+
+def block_matrices(model: "PreTrainedModel") -> frozenset[str]:
+    """The names of the two-dimensional weights of a model's blocks."""
+    structure = find_structure(model)
+    return frozenset(name for name, p in model.named_parameters() if p.dim() == 2 and structure.split(name) is not None)

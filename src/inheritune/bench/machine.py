@@ -65,6 +65,14 @@ def peak_memory(runtime: Runtime) -> dict[str, Any]:
     return {"peak_bytes": rt.peak_memory(), "of": "resident memory of the process"}
 
 
+def reset_peak_memory(runtime: Runtime) -> None:
+    """Forget the peak so far, where it can be forgotten: on a GPU."""
+    import torch
+
+    if runtime.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
 def device_name(device: str) -> str:
     """The GPU's or the processor's name."""
     import torch

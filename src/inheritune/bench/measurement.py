@@ -18,19 +18,30 @@ import numpy as np
 
 from inheritune import runtime as rt
 from inheritune.arch import layer_count, parameter_count, training_flops_per_token
-from inheritune.bench.machine import MATRIX, device_name, known_peak, matrix_rates, peak_memory, synchronise
+from inheritune.arm import parts_of
+from inheritune.bench.machine import (
+    MATRIX,
+    device_name,
+    known_peak,
+    matrix_rates,
+    peak_memory,
+    reset_peak_memory,
+    synchronise,
+)
 from inheritune.bench.shapes import build, resolve
 from inheritune.data import Sequences
 from inheritune.errors import InputError
 from inheritune.evaluation import sequence_losses
 from inheritune.recipe import Evaluate, Training, check
-from inheritune.runlog import Terminal, read_metrics, versions
+from inheritune.runlog import LiveLine, Terminal, read_json, read_metrics, versions
 from inheritune.runtime import Runtime
-from inheritune.training import Job, train_steps
+from inheritune.training import Job, list_checkpoints, train_steps
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from inheritune.training.job import Score
 
 _ROUNDS = 6  # of steps between two calls: compiling, three plain ones, one after a best loss, one with a checkpoint
 _VALIDATED = (1, 2, 3)  # calls that validate; the first of them compiles or warms up and does not count
@@ -41,16 +52,12 @@ class _Enough(Exception):
     """Ends a training from within: all is measured, and no last checkpoint is wanted."""
 
 
-class _OnlyWarnings(Terminal):
-    """Passes warnings on: the loop's live line would show what the meter returns as a validation loss."""
+class _NoLiveLine(Terminal):
+    """The loop's live line would show what the meter returns as a validation loss."""
 
-    def __init__(self, terminal: Terminal) -> None:
-        super().__init__(quiet=True)
-        self._pass_on = terminal.warn
-
-    def warn(self, line: str) -> None:
-        """One line that must not be missed."""
-        self._pass_on(line)
+    def live(self, label: str, steps: int, done: int) -> LiveLine:
+        """A live line that stays dark."""
+        return LiveLine(Terminal(quiet=True), label, steps, done)
 
 
 @dataclass
@@ -59,7 +66,8 @@ class _Meter:
 
     runtime: Runtime
     dtype: "torch.dtype"
-    validation: Callable[[], float]
+    checkpoints: Path
+    validation: "Callable[[Score], float]"
     ends: float | None
     checkpoint_seconds: float
     entered: list[float] = field(default_factory=list)
@@ -67,18 +75,22 @@ class _Meter:
     limits: list[float] = field(default_factory=list)
     validations: list[float] = field(default_factory=list)
 
-    def __call__(self) -> float:
+    def __call__(self, score: "Score") -> float:
         call = len(self.entered)
         synchronise(self.runtime.device)
         self.entered.append(time.perf_counter())
+        if call == 1:
+            reset_peak_memory(self.runtime)  # what finding the micro-batch and compiling took is no step's
         self.limits += matrix_rates(self.runtime, self.dtype)
         if call in _VALIDATED:
             began = time.perf_counter()
-            self.validation()
+            self.validation(score)
             synchronise(self.runtime.device)
             self.validations.append(time.perf_counter() - began)
         if call == _ROUNDS or self._late(call):
             raise _Enough
+        while any(self.checkpoints.glob(".*.partial")):  # what is written beside the training belongs to one round
+            time.sleep(0.01)
         self.left.append(time.perf_counter())
         return 1.0 if call == _ROUNDS - 2 else 2.0 + call  # a loss that is the best makes the engine keep the weights
 
@@ -111,6 +123,8 @@ def bench(
     if steps < _ROUNDS - 1:
         raise InputError("steps", f"{steps} steps are too few to measure", f"give at least {_ROUNDS - 1}")
     runtime = rt.start(device, threads)
+    if runtime.processes > 1:
+        raise InputError("bench", f"{runtime.processes} processes", "it measures one: run it without torchrun")
     name, config, settings = resolve(shape, training, runtime)
     if minutes is None and runtime.device == "cuda":
         minutes = 2.5
@@ -137,9 +151,11 @@ def one_step(config: "PretrainedConfig", training: Training, runtime: Runtime, f
     settings = training.model_copy(update={"compile": False})
     times: list[float] = []
 
-    def note() -> float:
+    def note(score: "Score") -> float:
         synchronise(runtime.device)
         times.append(time.perf_counter())
+        if len(times) == 2:
+            reset_peak_memory(runtime)
         if len(times) == 3:  # before the first step, after it, after the second
             raise _Enough
         return 1.0
@@ -168,6 +184,7 @@ class _Work:
         kind = np.uint16 if self.model.config.vocab_size <= 2**16 else np.uint32
         file = self.folder / "tokens.bin"
         generator.integers(0, self.model.config.vocab_size, count, dtype=kind).tofile(file)
+        self.micro_batch = settings.micro_batch
         self.sequences = Sequences(np.memmap(file, dtype=kind, mode="r"), length, "bench")
 
     def describe(self) -> dict[str, Any]:
@@ -178,7 +195,7 @@ class _Work:
             "blocks": layer_count(self.model.config),
             "parameters": parameter_count(self.model),
             "batch_sequences": settings.batch_sequences,
-            "micro_batch": settings.micro_batch,
+            "micro_batch": self.micro_batch,
             "sequence_length": settings.sequence_length,
             "precision": self.runtime.resolve_precision(settings.precision),
             "compile": settings.compile,
@@ -188,35 +205,31 @@ class _Work:
             "versions": versions(),
         }
 
-    def validate(self) -> float:
+    def validate(self, score: "Score") -> float:
         """The mean loss of as many sequences as a training validates on."""
-        losses = sequence_losses(
-            self.model, self.sequences, self.runtime, self.settings.precision, self.settings.micro_batch_sequences,
-            self.evaluate.sequences,
-        )  # fmt: skip
-        return statistics.fmean(losses)
+        micro_batch, most = self.settings.micro_batch_sequences, self.evaluate.sequences
+        return statistics.fmean(sequence_losses(score, self.sequences, self.runtime, micro_batch, most))
 
     def train(
-        self, validate: Callable[[], float], steps: int, every: int, saved_each: int | None = None
+        self, validate: "Callable[[Score], float]", steps: int, every: int, saved_each: int | None = None
     ) -> list[dict[str, Any]]:
         """Train through the engine; returns the records of its steps. `saved_each`: steps between two checkpoints."""
         tree = self.settings.model_dump(mode="json") | {"length": f"{steps} steps", "spike": None}
         tree["schedule"] = {"name": "constant", "warm_up": "1%"}
         if saved_each is not None:
             tree["checkpoint"] |= {"every": f"{saved_each} steps"}
-        folder = self.folder / f"{steps}steps"
+        folder = self._place(steps)
         job = Job(
             label="bench", model=self.model, sequences=self.sequences, settings=check(Training, tree, "bench"), seed=1,
-            folder=folder, runtime=self.runtime, terminal=_OnlyWarnings(self.terminal), validate=validate,
-            validate_every=every,
+            folder=folder, runtime=self.runtime, terminal=_NoLiveLine(self.terminal.quiet), validate=validate,
+            validate_every=every, **parts_of(self.model),
         )  # fmt: skip
-        if self.runtime.device == "cuda":
-            import torch
-
-            torch.cuda.reset_peak_memory_stats()
         with contextlib.suppress(_Enough):
             train_steps(job)
         return [record for record in read_metrics(folder / "metrics.jsonl") if "tokens_per_second" in record]
+
+    def _place(self, steps: int) -> Path:
+        return self.folder / f"{steps}steps"
 
     def measure(self, each: int, ends: float | None) -> tuple[_Meter, list[dict[str, Any]]]:
         """`_ROUNDS` rounds of `each` steps, with one best loss and one checkpoint in the last two; their records."""
@@ -225,16 +238,22 @@ class _Work:
         single = self.runtime.resolve_precision(self.settings.precision) == "float32"
         states = 8 if self.settings.optimizer.states == "float32" else 2
         writing = parameter_count(self.model) * (4 + states + 4) / _DISK_RATE
-        meter = _Meter(self.runtime, torch.float32 if single else torch.bfloat16, self.validate, ends, writing)
-        records = self.train(meter, _ROUNDS * each + 1, each, saved_each=(_ROUNDS - 1) * each)
+        steps, dtype = _ROUNDS * each + 1, torch.float32 if single else torch.bfloat16
+        checkpoints = self._place(steps) / "checkpoints"
+        meter = _Meter(self.runtime, dtype, checkpoints, self.validate, ends, writing)
+        records = self.train(meter, steps, each, saved_each=(_ROUNDS - 1) * each)
+        for step in list_checkpoints(checkpoints):
+            self.micro_batch = read_json(checkpoints / f"step-{step:09d}" / "checkpoint.json")["position"][
+                "micro_batch"
+            ]
         return meter, records
 
     def whole(self, steps: int) -> dict[str, Any]:
         """A training of `steps` steps as a user's, timed from its first to its last instant behind warm-up."""
         first: list[float] = []
 
-        def validate() -> float:
-            loss = self.validate()
+        def validate(score: "Score") -> float:
+            loss = self.validate(score)
             first.append(time.perf_counter())
             return loss
 

@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inheritune import __version__
 from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary
+from inheritune.runtime import place_of_process
+
+if TYPE_CHECKING:
+    from inheritune.runlog import Terminal
 
 app = typer.Typer(
     name="inheritune",
@@ -61,9 +65,10 @@ def run(
     folder = out or Path("runs") / recipe.stem
 
     from inheritune import pipeline
-    from inheritune.runlog import Terminal
 
-    summary = pipeline.run(checked, folder, Terminal(quiet))
+    summary = pipeline.run(checked, folder, _terminal(quiet))
+    if place_of_process()[0] > 0:
+        return
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
@@ -113,12 +118,11 @@ def prepare(
     from inheritune.data import list_files
     from inheritune.data import prepare as write
     from inheritune.inheritance import check_free
-    from inheritune.runlog import Terminal
 
     check_free(out)
     for source in data.sources:
         list_files(source)
-    say = Terminal(quiet).say
+    say = _terminal(quiet).say
     prepared = write(data, load_tokenizer(Reference(path=tokenizer), say), out, seed=seed, say=say)
     found = prepared.manifest
     if as_json:
@@ -208,18 +212,23 @@ def train(
     evaluate_every: Annotated[str, typer.Option(help="How often a validation loss is taken.")] = "100 steps",
     seed: Annotated[int, typer.Option(help="Decides the order of sequences and dropout.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    track: Annotated[
+        list[str] | None, typer.Option(help="Show the curves in tensorboard, wandb or trackio; repeatable.")
+    ] = None,
+    parallel: Annotated[
+        str, typer.Option(help="How torchrun's processes share the model: auto, ddp or fsdp.")
+    ] = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train one model on prepared data, and judge it."""
-    from inheritune.recipe import Evaluate, Training, check, override
+    from inheritune.recipe import Evaluate, Hardware, Training, check, override
 
     tree = {"length": length, "batch": batch, "sequence_length": sequence_length}
     settings = check(Training, override(tree, _overrides(context)), "command line: train")
     evaluate = check(Evaluate, {"every": evaluate_every}, "command line: evaluate")
 
     from inheritune import arm
-    from inheritune.runlog import Terminal
 
     _, found = arm.train(
         model,
@@ -229,8 +238,12 @@ def train(
         evaluate=evaluate,
         seed=seed,
         device=device,
-        terminal=Terminal(quiet),
+        parallel=check(Hardware, {"parallel": parallel}, "command line").parallel,
+        terminal=_terminal(quiet),
+        track=track or (),
     )
+    if place_of_process()[0] > 0:
+        return
     found = {key: value for key, value in found.items() if key != "sequence_losses"} | {"model": str(out / "model")}
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -276,7 +289,7 @@ def bench(
 
     from inheritune.bench import bench as measure
     from inheritune.bench import request
-    from inheritune.runlog import Terminal, write_json
+    from inheritune.runlog import write_json
 
     found = measure(
         **request(shape, model, recipe, words, device, threads),
@@ -284,7 +297,7 @@ def bench(
         end_to_end=end_to_end,
         minutes=minutes,
         folder=folder,
-        terminal=Terminal(quiet),
+        terminal=_terminal(quiet),
     )
     if out is not None:
         write_json(out, found)
@@ -292,6 +305,13 @@ def bench(
         typer.echo(json.dumps(found, indent=2))
     else:
         show_bench(found)
+
+
+def _terminal(quiet: bool) -> "Terminal":
+    """The terminal of this process: of several, the first one speaks."""
+    from inheritune.runlog import Terminal
+
+    return Terminal(quiet or place_of_process()[0] > 0)
 
 
 def _overrides(context: typer.Context) -> list[str]:

@@ -4,24 +4,34 @@ import errno
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from inheritune.errors import InherituneError, InputError, Interrupted
+from inheritune.errors import InherituneError, InputError, Interrupted, OtherProcessFailed
+from inheritune.runtime import leave, place_of_process
+
+_MOMENT = 3.0  # seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit status: 0 done, 2 wrong input, 1 anything else, 130 interrupted."""
+    # SIGTERM ends a stage as Ctrl-C does: half-made folders are removed, what is finished stays
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _run(arguments)
+    finally:
+        leave()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     import typer
 
     from inheritune.cli.commands import app
 
     # typer wraps a click of its own, or the installed one, depending on its version; these are its errors either way
     usage_error = typer.BadParameter.__mro__[1]
-
-    # SIGTERM ends a stage as Ctrl-C does: half-made folders are removed, what is finished stays
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         # an interruption may come back as a status in place of an exception: typer makes one of the other
         status = app(args=arguments, standalone_mode=False, prog_name="inheritune")
@@ -33,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(["interrupted; what was finished is kept: run the same command again to go on"], 130)
     except Interrupted as error:
         return _fail([str(error)], error.exit_status)
+    except OtherProcessFailed as error:
+        return error.exit_status
     except InputError as error:
         return _fail([str(problem) for problem in error.problems], error.exit_status)
     except InherituneError as error:
@@ -50,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(["the GPU is out of memory; lower train.micro_batch, then run again"], 1)
         if os.environ.get("INHERITUNE_DEBUG"):
             traceback.print_exc()
+        if type(error).__name__.startswith("Dist") or "Connection closed by peer" in str(error):
+            lost = "another process of the job ended or did not answer (hardware.timeout)"
+            return _fail([f"{lost}; what was finished is kept: run the same command again to go on"], 1)
         last = traceback.extract_tb(error.__traceback__)[-1]
         return _fail(
             [
@@ -80,6 +95,13 @@ def _describe(error: OSError) -> str:
 
 
 def _fail(lines: list[str], status: int) -> int:
-    for line in lines:
-        print(f"error: {line}" if status != 130 else line, file=sys.stderr)
+    """Say what went wrong. Of several processes the first speaks at once; what another one has found is said after a
+    moment, in which the launcher ends it if the first has failed too.
+    """
+    rank, _ = place_of_process()
+    if rank and status != 130:
+        time.sleep(_MOMENT)
+    for line in lines if status != 130 or not rank else ():
+        text = f"error: {line}" if status != 130 else line
+        print(f"process {rank}: {text}" if rank else text, file=sys.stderr, flush=True)
     return status

@@ -1,13 +1,16 @@
 """From text to token sequences: documents, tokenizers, prepared data, the order of sequences."""
 
 from inheritune.data.documents import Corpus, list_files
-from inheritune.data.loader import Sequences, batch_numbers, sequence_number, shuffled
+from inheritune.data.loader import IGNORED, Batches, MicroBatch, Sequences, batch_numbers, sequence_number, shuffled
 from inheritune.data.preparation import prepare
 from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.data.tokenizer import fingerprint, separator, train_tokenizer
 
 __all__ = [
+    "IGNORED",
+    "Batches",
     "Corpus",
+    "MicroBatch",
     "Prepared",
     "Sequences",
     "batch_numbers",

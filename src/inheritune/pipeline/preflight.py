@@ -1,5 +1,6 @@
 """What can be found wrong before anything is computed, so that nobody waits an hour for a spelling mistake."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from inheritune.arch import (
@@ -16,19 +17,22 @@ from inheritune.errors import InputError, Problem
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import check_silencing, draft, target_config
 from inheritune.recipe import NewTokenizer, Recipe, Reference
+from inheritune.runlog import check_trackers
+from inheritune.runtime import Runtime
+from inheritune.training import check_float8, check_optimizer, check_shardable
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-def check_inputs(recipe: Recipe) -> None:
-    """Check that text, reference and tokenizer are there and fit the recipe.
+def check_inputs(recipe: Recipe, runtime: Runtime) -> None:
+    """Check that text, reference, tokenizer, trackers and the optimizer's packages are there and fit the recipe.
 
-    Raises InputError with the problems of text and reference together; what only the model itself can show is looked at
-    when there are none, as building it takes a second or two.
+    Raises InputError with the problems of text, reference and trackers together; what only the model itself can show
+    is looked at when there are none, as building it takes a second or two.
     """
     problems: list[Problem] = []
-    for check in (_check_text, _check_reference):
+    for check in (_check_text, _check_reference, _check_track, partial(_check_hardware, runtime)):
         try:
             check(recipe)
         except InputError as error:
@@ -62,6 +66,21 @@ def _check_reference(recipe: Recipe) -> None:
         total = layer_count(config)
     for kept in check_rounds(recipe.inherit, recipe.grow, total):
         target_config(config, with_blocks(recipe.inherit, kept), total)
+
+
+def _check_track(recipe: Recipe) -> None:
+    check_trackers(recipe.track)
+
+
+def _check_hardware(runtime: Runtime, recipe: Recipe) -> None:
+    """What the device and the number of processes allow."""
+    if recipe.train.precision == "float8":
+        check_float8(runtime.device)
+    new = recipe.reference.train
+    for optimizer in (recipe.train.optimizer, *([new.optimizer] if new is not None and new.optimizer else [])):
+        check_optimizer(optimizer, runtime.device)
+        if runtime.processes > 1 or recipe.hardware.parallel == "fsdp":
+            check_shardable(optimizer)
 
 
 def _check_rounds(recipe: Recipe) -> None:

@@ -3,7 +3,8 @@
 import fcntl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Parts of a recipe that change how a run proceeds and not what comes out; they may differ when a run goes on.
-_FREE = (("train", "checkpoint"), ("hardware",))
+_FREE = (("train", "checkpoint"), ("hardware",), ("track",))
 
 
 def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) -> dict[str, Any]:
@@ -45,27 +46,28 @@ def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) ->
     Raises InputError when the input is wrong, RunError when the work fails, Interrupted when a signal stopped it.
     """
     folder, terminal = Path(folder), terminal or Terminal(quiet=True)
-    _check_folder(folder, recipe)
-    if not (folder / "summary.json").exists():
-        check_inputs(recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _only_process(folder):
-        write_text(folder / "recipe.yaml", dump_recipe(recipe))
-        return _Run(recipe, folder, terminal).go()
+    hardware = recipe.hardware
+    runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
+
+    def check() -> None:
+        _check_folder(folder, recipe)
+        if not (folder / "summary.json").exists():
+            check_inputs(recipe, runtime)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    runtime.first_does(check)
+    with _only_job(folder) if runtime.is_first else nullcontext():
+        runtime.first_does(lambda: write_text(folder / "recipe.yaml", dump_recipe(recipe)))
+        return _Run(recipe, folder, terminal, runtime).go()
 
 
 class _Run:
     """One call of `run`."""
 
-    def __init__(self, recipe: Recipe, folder: Path, terminal: Terminal) -> None:
-        self.recipe, self.folder, self.terminal = recipe, folder, terminal
-        self.runtime = rt.start(recipe.hardware.device, recipe.hardware.threads)
-        facts = {
-            **self.runtime.describe(),
-            "seed": recipe.seed,
-            "micro_batch": recipe.train.micro_batch_sequences,
-        }
-        for difference in note_start(folder / "manifest.json", facts):
+    def __init__(self, recipe: Recipe, folder: Path, terminal: Terminal, runtime: rt.Runtime) -> None:
+        self.recipe, self.folder, self.terminal, self.runtime = recipe, folder, terminal, runtime
+        facts = {**runtime.describe(), "seed": recipe.seed, "micro_batch": recipe.train.micro_batch}
+        for difference in runtime.first_does(lambda: note_start(folder / "manifest.json", facts)):
             terminal.warn(f"{difference}: the result need not equal an uninterrupted run's to the last bit")
 
     def go(self) -> dict[str, Any]:
@@ -74,14 +76,16 @@ class _Run:
         if finished.exists() and read_json(finished).get("finished"):
             self.terminal.say(f"{self.folder}: finished before; its report is written anew")
             summary: dict[str, Any] = read_json(finished)
-            write_report(self.folder, summary)
+            self.runtime.first_does(lambda: write_report(self.folder, summary))
             return summary
         prepared, data_seconds = self._prepare()
         tokenizer = self._tokenizer(prepared)
         recipe = self.recipe
         conditions = Conditions.of(
-            recipe.train, recipe.evaluate, recipe.seed, self.runtime, self.terminal, tokenizer, prepared
-        )
+            recipe.train, recipe.evaluate, recipe.seed, self.runtime, self.terminal, tokenizer, prepared,
+            recipe.hardware.parallel,
+        )  # fmt: skip
+        conditions = replace(conditions, track=tuple(recipe.track), title=self.folder.resolve().name)
         reference, judged = self._reference(conditions, prepared)
         growth = Growth(
             self._reference_place(), judged, reference["layers"], recipe.inherit, recipe.grow, self.folder / "rounds",
@@ -92,14 +96,18 @@ class _Run:
 
     def _prepare(self) -> tuple[Prepared, float]:
         """The data stage: the prepared tokens, and the seconds that it took."""
-        data, place = self.recipe.data, self.folder / "data"
-        if data.prepared is not None:
-            if not place.exists():
-                place.symlink_to(data.prepared.resolve(), target_is_directory=True)
-            return open_prepared(place), 0.0
+        place = self.folder / "data"
+        self.runtime.first_does(lambda: self._fill(place))
+        found = open_prepared(place)
+        return found, 0.0 if self.recipe.data.prepared is not None else found.manifest["seconds"]
+
+    def _fill(self, place: Path) -> None:
+        data = self.recipe.data
         if place.exists():
-            found = open_prepared(place)
-            return found, found.manifest["seconds"]
+            return
+        if data.prepared is not None:
+            place.symlink_to(data.prepared.resolve(), target_is_directory=True)
+            return
         new = self.recipe.reference.train
         tokenizer: PreTrainedTokenizerBase | NewTokenizer
         if new is None:
@@ -110,8 +118,7 @@ class _Run:
                 if isinstance(new.tokenizer, NewTokenizer)
                 else load_tokenizer(Reference(path=new.tokenizer))
             )
-        prepared = prepare(data, tokenizer, place, seed=self.recipe.seed, say=self.terminal.say)
-        return prepared, prepared.manifest["seconds"]
+        prepare(data, tokenizer, place, seed=self.recipe.seed, say=self.terminal.say)
 
     def _tokenizer(self, prepared: Prepared) -> "PreTrainedTokenizerBase":
         new = self.recipe.reference.train
@@ -135,18 +142,16 @@ class _Run:
         place = self.folder / "reference"
         if self.recipe.reference.train is not None:
             found = self._train_reference(conditions, place)
-        elif (place / "evaluation.json").exists():
-            found = read_json(place / "evaluation.json")
         else:
-            found = self._judge_reference(conditions, prepared, place)
-        add_lineage(
-            self.folder / "manifest.json",
-            {
-                "reference": self.recipe.reference.title,
-                "revision": found.get("revision"),
-                "data": prepared.manifest["checksums"],
-            },
-        )
+            judged = place / "evaluation.json"
+            before = self.runtime.first_does(lambda: read_json(judged) if judged.exists() else None)
+            found = before or self._judge_reference(conditions, prepared, place)
+        lineage = {
+            "reference": self.recipe.reference.title,
+            "revision": found.get("revision"),
+            "data": prepared.manifest["checksums"],
+        }
+        self.runtime.first_does(lambda: add_lineage(self.folder / "manifest.json", lineage))
         return found, Evaluation(tuple(found["sequence_losses"]))
 
     def _train_reference(self, conditions: Conditions, place: Path) -> dict[str, Any]:
@@ -165,7 +170,7 @@ class _Run:
         model = load_model(self.recipe.reference)
         check_vocabulary(prepared, model.config.vocab_size, self.recipe.reference.title)
         check_tokenizer_fits(conditions.tokenizer, model.config, self.recipe.reference.title)
-        evaluation = conditions.judge(model.float().to(self.runtime.device))
+        evaluation = conditions.judge(model.float())
         found = {
             "name": "reference",
             "layers": layer_count(model.config),
@@ -178,7 +183,7 @@ class _Run:
             "sequence_losses": list(evaluation.losses),
         }
         self.terminal.say(f"reference: {found['layers']} blocks, validation loss {found['val_loss']:.4f}")
-        write_json(place / "evaluation.json", found)
+        self.runtime.first_does(lambda: write_json(place / "evaluation.json", found))
         return found
 
     def _control(
@@ -221,10 +226,14 @@ class _Run:
         """Write summary.json and the report: after each round, so that a run that is stopped has something to show."""
         parts = [*rounds, *controls, reference]
         wall = data_seconds + sum(part["wall_seconds"] for part in parts)
-        summary = summarise(self.recipe, reference, rounds, controls, round(wall, 1), rt.peak_memory(), finished)
-        write_report(self.folder, summary)
-        write_json(self.folder / "summary.json", summary)
-        return summary
+
+        def write() -> dict[str, Any]:
+            summary = summarise(self.recipe, reference, rounds, controls, round(wall, 1), rt.peak_memory(), finished)
+            write_report(self.folder, summary)
+            write_json(self.folder / "summary.json", summary)
+            return summary
+
+        return self.runtime.first_does(write)
 
 
 def _check_folder(folder: Path, recipe: Recipe) -> None:
@@ -264,8 +273,8 @@ def _flat(tree: Any, at: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _only_process(folder: Path) -> Iterator[None]:
-    """Keep a second process out of the folder. The system gives the lock back when this one ends, however it ends."""
+def _only_job(folder: Path) -> Iterator[None]:
+    """Keep a second job out of the folder. The system gives the lock back when this one ends, however it ends."""
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
 """A whole recipe."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data
@@ -10,6 +10,22 @@ from inheritune.recipe.reference import AnyReference
 from inheritune.recipe.size import In, Size
 from inheritune.recipe.target import Control, Evaluate, Grow, Inherit
 from inheritune.recipe.training import Training
+
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+
+
+def parse_track(value: Any) -> Any:
+    """Read `track`: one name, a list, or one text with commas; null is none. Raises ValueError with what is legal."""
+    legal = f"legal are {', '.join(get_args(Tracker))}, or a list of them"
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(names, list | tuple):
+        raise ValueError(legal)
+    for name in names:
+        if name not in get_args(Tracker):
+            raise ValueError(f"there is no {name!r}; {legal}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"one is named twice; {legal}")
+    return list(names)
 
 
 class Hardware(Part):
@@ -49,6 +65,9 @@ class Recipe(Part):
     """Decides the draw of documents, the order of sequences, random weights and dropout."""
     hardware: Hardware = Hardware()
     """Device and threads."""
+    track: Annotated[list[Tracker], BeforeValidator(parse_track)] = []
+    """Where curves are shown while a training runs, besides metrics.jsonl: one name or a list. Each needs its extra, as
+    in pip install 'inheritune[wandb]'. Changes nothing in the result, and may differ when a run goes on."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,18 +1,22 @@
-"""What a run leaves on disk besides weights: whole files, metrics, the manifest."""
+"""What a run leaves on disk besides weights: whole files, metrics, the manifest; and what trackers are told."""
 
 from inheritune.runlog.files import checksum, new_folder, read_json, write_json, write_text
 from inheritune.runlog.manifest import add_lineage, note_start, versions
 from inheritune.runlog.metrics import MetricsLog, read_metrics
 from inheritune.runlog.terminal import LiveLine, Terminal
+from inheritune.runlog.trackers import Trackers, check_trackers, open_trackers
 
 __all__ = [
     "LiveLine",
     "MetricsLog",
     "Terminal",
+    "Trackers",
     "add_lineage",
+    "check_trackers",
     "checksum",
     "new_folder",
     "note_start",
+    "open_trackers",
     "read_json",
     "read_metrics",
     "versions",

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,23 @@ class MetricsLog:
 
     def __init__(self, path: Path, step: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [record for record in read_metrics(path) if step and record["step"] <= step]
-        partial = path.with_name(f".{path.name}.partial")
+        self._path = path
+        self._open(lambda record: step > 0 and record["step"] <= step)
+
+    def cut(self, step: int) -> None:
+        """Drop what lies beyond `step`, in the middle of a training; step 0 and what was noted there stay."""
+        self._file.close()
+        self._open(lambda record: record["step"] <= step)
+
+    def _open(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+        kept = [record for record in read_metrics(self._path) if is_kept(record)]
+        partial = self._path.with_name(f".{self._path.name}.partial")
         with partial.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in kept)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        partial.replace(self._path)
+        self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; it reaches the file at once and the disk with the next `sync`."""

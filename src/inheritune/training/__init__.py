@@ -1,17 +1,43 @@
 """Training a built model on sequences with a loss: optimizer, schedule, checkpoints, loop. Knows no architecture."""
 
-from inheritune.training.checkpoint import Position, list_checkpoints, restore_newest, save_checkpoint
-from inheritune.training.loop import Job, planned_steps, train_steps
-from inheritune.training.optimizer import build_optimizer, learning_rate
+from inheritune.training.checkpoint import Position, fault_of, list_checkpoints
+from inheritune.training.float8 import check_float8
+from inheritune.training.job import Job, planned_steps
+from inheritune.training.loop import train_steps
+from inheritune.training.objective import NextToken
+from inheritune.training.optimizer import (
+    allocate_state,
+    build_optimizer,
+    check_optimizer,
+    check_shardable,
+    load_state,
+    set_learning_rate,
+    state_tensors,
+    step_unless,
+)
+from inheritune.training.parallel import choose, spread, whole_state
+from inheritune.training.schedule import check_schedule, learning_rate
 
 __all__ = [
     "Job",
+    "NextToken",
     "Position",
+    "allocate_state",
     "build_optimizer",
+    "check_float8",
+    "check_optimizer",
+    "check_schedule",
+    "check_shardable",
+    "choose",
+    "fault_of",
     "learning_rate",
     "list_checkpoints",
+    "load_state",
     "planned_steps",
-    "restore_newest",
-    "save_checkpoint",
+    "set_learning_rate",
+    "spread",
+    "state_tensors",
+    "step_unless",
     "train_steps",
+    "whole_state",
 ]

@@ -1,64 +1,193 @@
-"""Checkpoints: whole and checked, or not there. Everything in them is safetensors and JSON; nothing is pickled."""
+"""Checkpoints: whole and checked, or not there. Everything in them is safetensors and JSON; nothing is pickled.
+
+Each process writes its share, by torch.distributed.checkpoint in its safetensors form, while the training goes on; any
+number of processes reads them. The folder gets its name when all files are there, synced and summed.
+"""
 
 import re
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from inheritune.errors import RunError
 from inheritune.runlog import checksum, new_folder, read_json, write_json
-from inheritune.runtime import random_state, restore_random_state
+from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
+_T = TypeVar("_T")
 _NAME = re.compile(r"^step-(\d{9})$")
+_FILE_BYTES = 2**31
+BEST = "best"
+"""The folder beside the steps with the weights of the lowest validation loss."""
 
 
 @dataclass(frozen=True)
 class Position:
     """Where a training stands: optimizer steps done, the seconds they took, and the seconds with validation and
-    checkpoints.
+    checkpoints; how many batches were left out after loss spikes; the micro-batch in use (0: not decided).
     """
 
     step: int = 0
     seconds: float = 0.0
     wall_seconds: float = 0.0
+    skipped: int = 0
+    micro_batch: int = 0
 
 
-def save_checkpoint(
-    folder: Path,
-    position: Position,
-    model: "torch.nn.Module",
-    optimizer: "torch.optim.Optimizer",
-    device: str,
-    keep: int,
-) -> None:
-    """Write `folder`/step-N with weights, optimizer, random state and checksums; drop the oldest beyond `keep`.
+class Checkpoints:
+    """The checkpoints of one training, in `folder`. Every process has one and calls it at the same steps."""
 
-    Raises RunError when it cannot be written; what was there before stays as it was.
+    def __init__(self, folder: Path, keep: int, runtime: Runtime) -> None:
+        self.folder, self.keep, self.runtime = folder, keep, runtime
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: list[Future[None]] = []
+        self._group: Any = None
+        if runtime.processes > 1:
+            import torch.distributed as dist
+
+            self._group = dist.new_group(backend="gloo")  # of its own, so that writing does not wait for training
+
+    def save(self, position: Position, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
+        """Begin to write step-N: `tensors` by name (shared ones once), `facts` as JSON. Drops the oldest beyond `keep`.
+
+        The tensors are copied before this returns. Raises RunError for an earlier checkpoint that could not be written.
+        """
+        self._begin(f"step-{position.step:09d}", tensors, {"position": asdict(position), **facts})
+
+    def save_best(self, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
+        """Begin to write the weights that are the best so far, in place of the best before."""
+        self._begin(BEST, tensors, facts)
+
+    def wait(self) -> None:
+        """Until all is written. Raises RunError where something could not be; what was there before stays."""
+        while self._pending:
+            self._pending.pop(0).result()
+
+    def close(self) -> None:
+        """Let what is being written come to its end, and end the writer."""
+        self._writer.shutdown(wait=True)
+
+    def _begin(self, name: str, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
+        from torch.distributed.checkpoint.staging import BlockingAsyncStager
+
+        self.wait()  # one at a time: a second copy would double the memory
+        staged = BlockingAsyncStager().stage(dict(tensors))
+        self._pending.append(self._writer.submit(self._write, self.folder / name, staged, dict(facts)))
+
+    def _write(self, target: Path, tensors: "dict[str, torch.Tensor]", facts: dict[str, Any]) -> None:
+        from safetensors import SafetensorError
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        try:
+            with self._folder(target) as partial:
+                sums = self._write_tensors(partial, tensors)
+                if self.runtime.is_first:
+                    write_json(partial / "checkpoint.json", {**facts, "checksums": sums})
+        except (SafetensorError, CheckpointException) as error:
+            causes: list[BaseException] = [error]
+            if isinstance(error, CheckpointException):
+                causes = [failure[0] for failure in error.failures.values()]
+            for cause in causes:
+                if isinstance(cause, OSError):
+                    raise cause from None
+            said = " ".join(f"{type(causes[0]).__name__}: {causes[0]}".split())[:300]
+            raise RunError(
+                str(target),
+                f"the checkpoint cannot be written ({said}); the one before it is good",
+                "make room, then run again",
+            ) from None
+        if self.runtime.is_first:
+            for old in list_checkpoints(self.folder)[: -self.keep]:
+                shutil.rmtree(self.folder / f"step-{old:09d}")
+
+    @contextmanager
+    def _folder(self, target: Path) -> "Iterator[Path]":
+        """The folder to fill, made and named by the first process."""
+        if self.runtime.is_first:
+            with new_folder(target) as partial:
+                self._meet()
+                yield partial
+        else:
+            self._meet()
+            yield target.with_name(f".{target.name}.partial")
+
+    def _write_tensors(self, partial: Path, tensors: "dict[str, torch.Tensor]") -> dict[str, str]:
+        """Write this process's share; returns the sums of all processes' files, by name."""
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import save
+
+        sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+        every = {name: size for found in self._gather(sizes) for name, size in found.items()}
+        writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=_files(every), save_distributed=True)
+        _quiet()
+        save(tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
+        mine = partial.glob(f"shard-{self.runtime.rank + 1:05d}-*")
+        sums = {file.name: checksum(file) for file in sorted(mine)}
+        return {name: value for found in self._gather(sums) for name, value in found.items()}
+
+    def _gather(self, value: _T) -> list[_T]:
+        if self._group is None:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.runtime.processes
+        dist.all_gather_object(found, value, group=self._group)
+        return found
+
+    def _meet(self) -> None:
+        if self._group is not None:
+            import torch.distributed as dist
+
+            dist.barrier(group=self._group)
+
+    def newest(self, warn: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint that is whole. A damaged one is named through `warn` and removed."""
+        found = self.runtime.first_does(lambda: self._newest(warn))
+        return None if found is None else Path(found)
+
+    def _newest(self, warn: Callable[[str], None]) -> str | None:
+        for step in reversed(list_checkpoints(self.folder)):
+            target = self.folder / f"step-{step:09d}"
+            fault = fault_of(target)
+            if fault is None:
+                return str(target)
+            warn(f"checkpoint {target} is damaged ({fault}); going back to the one before")
+            shutil.rmtree(target)
+        return None
+
+
+def read_position(target: Path) -> Position:
+    """Where the training of a checkpoint stands."""
+    return Position(**read_json(target / "checkpoint.json")["position"])
+
+
+def read_tensors(target: Path, tensors: "dict[str, torch.Tensor]", runtime: Runtime) -> None:
+    """Fill `tensors` from a checkpoint, whatever the number of processes that wrote it.
+
+    Values are copied into memory of torch's own: matrix products on memory-mapped, differently aligned memory may round
+    differently, and the run would not end with the same bits.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    target = folder / f"step-{position.step:09d}"
-    try:
-        with new_folder(target) as partial:
-            save_file(_model_tensors(model), str(partial / "model.safetensors"))
-            save_file(_optimizer_tensors(model, optimizer), str(partial / "optimizer.safetensors"))
-            save_file(random_state(device), str(partial / "random.safetensors"))
-            sums = {file.name: checksum(file) for file in sorted(partial.iterdir())}
-            write_json(partial / "checkpoint.json", {"position": asdict(position), "checksums": sums})
-    except SafetensorError as error:
-        raise RunError(
-            str(target),
-            f"the checkpoint cannot be written ({error}); the one before it is good",
-            "make room, then run again",
-        ) from None
-    for old in sorted(list_checkpoints(folder))[:-keep]:
-        shutil.rmtree(folder / f"step-{old:09d}")
+    _quiet()
+    load(tensors, storage_reader=HuggingFaceStorageReader(str(target)), no_dist=runtime.processes == 1)
+
+
+def stored_names(target: Path) -> set[str]:
+    """The names of a checkpoint's tensors."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    return set(HuggingFaceStorageReader(str(target)).read_metadata().state_dict_metadata)
 
 
 def list_checkpoints(folder: Path) -> list[int]:
@@ -68,24 +197,8 @@ def list_checkpoints(folder: Path) -> list[int]:
     return sorted(int(found[1]) for path in folder.iterdir() if (found := _NAME.match(path.name)))
 
 
-def restore_newest(
-    folder: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer", warn: Callable[[str], None]
-) -> Position:
-    """Load the newest checkpoint that is whole into model and optimizer, and say where it stands.
-
-    A damaged one is named through `warn` and removed, and the one before it is tried. Without any, position 0.
-    """
-    for step in reversed(list_checkpoints(folder)):
-        target = folder / f"step-{step:09d}"
-        fault = _fault(target)
-        if fault is None:
-            return _restore(target, model, optimizer)
-        warn(f"checkpoint {target} is damaged ({fault}); going back to the one before")
-        shutil.rmtree(target)
-    return Position()
-
-
-def _fault(target: Path) -> str | None:
+def fault_of(target: Path) -> str | None:
+    """What is wrong with a checkpoint's files, if anything."""
     try:
         sums: dict[str, str] = read_json(target / "checkpoint.json")["checksums"]
     except (OSError, RunError, KeyError, TypeError):
@@ -98,39 +211,17 @@ def _fault(target: Path) -> str | None:
     return None
 
 
-def _restore(target: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> Position:
-    import torch
-    from safetensors.torch import load_file
-
-    # Values are copied into memory of torch's own: matrix products on memory-mapped, differently aligned memory
-    # may round differently, and the run would not end with the same bits.
-    tensors = model.state_dict()
-    with torch.no_grad():
-        for name, value in load_file(target / "model.safetensors").items():
-            tensors[name].copy_(value)
-    named = dict(model.named_parameters())
-    for key, value in load_file(target / "optimizer.safetensors").items():
-        name, _, field = key.rpartition("/")
-        state: dict[str, Any] = optimizer.state[named[name]]
-        device = "cpu" if value.dim() == 0 and named[name].device.type == "cpu" else named[name].device
-        state[field] = value.to(device).clone(memory_format=torch.preserve_format)
-    restore_random_state({name: value.clone() for name, value in load_file(target / "random.safetensors").items()})
-    return Position(**read_json(target / "checkpoint.json")["position"])
+def _files(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Which of a process's files each tensor of so many bytes goes to: a file is put together in memory first."""
+    found, number, filled = {}, 1, 0
+    for name, size in sizes.items():
+        if filled and filled + size > _FILE_BYTES:
+            number, filled = number + 1, 0
+        found[name] = number
+        filled += size
+    return found
 
 
-def _model_tensors(model: "torch.nn.Module") -> dict[str, "torch.Tensor"]:
-    """Parameters and persistent buffers, a shared tensor once."""
-    tensors, seen = {}, set()
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen or tensor.numel() == 0:
-            seen.add(tensor.data_ptr())
-            tensors[name] = tensor.contiguous()
-    return tensors
-
-
-def _optimizer_tensors(model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> dict[str, "torch.Tensor"]:
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        for field, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{field}"] = value.contiguous()
-    return tensors
+def _quiet() -> None:
+    """One process is what is meant here; torch warns of it at every call."""
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)

@@ -1,177 +1,338 @@
 """The training loop: a model, sequences and a loss in; a trained model, metrics and checkpoints out."""
 
-import math
+import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from inheritune import runtime as rt
-from inheritune.data import Sequences, batch_numbers
-from inheritune.errors import InputError, Interrupted, RunError
-from inheritune.losses import next_token_losses
-from inheritune.recipe import Training
-from inheritune.runlog import LiveLine, MetricsLog, Terminal
-from inheritune.runtime import Runtime
-from inheritune.training.checkpoint import Position, restore_newest, save_checkpoint
-from inheritune.training.optimizer import build_optimizer, learning_rate
+from inheritune.data import Batches
+from inheritune.errors import Interrupted, RunError
+from inheritune.runlog import LiveLine, MetricsLog, read_metrics
+from inheritune.training.checkpoint import Checkpoints, Position, read_position, read_tensors, stored_names
+from inheritune.training.float8 import check_float8, use_float8
+from inheritune.training.job import Job, planned_steps
+from inheritune.training.objective import NextToken, checkpoint_activations
+from inheritune.training.optimizer import (
+    allocate_state,
+    build_optimizer,
+    check_shardable,
+    load_state,
+    state_tensors,
+)
+from inheritune.training.parallel import How, Spread, choose, spread
+from inheritune.training.schedule import learning_rate
+from inheritune.training.step import Launched, Outcome, Stepper, is_out_of_memory, largest_micro_batch
 
 if TYPE_CHECKING:
-    import torch
+    from inheritune.recipe import Training
+
+_RECENT = 50  # steps whose median a spike is measured by
+_FEWEST = 10
+_ROLLBACKS = 5  # to one checkpoint, before it is given up
 
 
-@dataclass(frozen=True)
-class Job:
-    """One training. `model` is trained in place, in float32, on the runtime's device; `validate` gives a loss for the
-    curves every `validate_every` steps and decides nothing.
-    """
-
-    label: str
-    model: "torch.nn.Module"
-    sequences: Sequences
-    settings: Training
-    seed: int
-    folder: Path
-    runtime: Runtime
-    terminal: Terminal
-    validate: Callable[[], float]
-    validate_every: int
-
-
-def planned_steps(settings: Training, sequences: Sequences) -> int:
-    """Optimizer steps of a training. Raises InputError when the length is less than a step or all of it is warm-up."""
-    steps = settings.steps(sequences.count)
-    if steps < 1:
-        raise InputError(
-            "train.length",
-            f"{settings.length} is less than one step of {settings.batch_tokens:,} tokens",
-            "give a longer length or a smaller batch",
-        )
-    warm_up = settings.warm_up_steps(steps)
-    if warm_up >= steps and steps > 1:
-        raise InputError("train.schedule.warm_up", f"{warm_up} of {steps} steps", "give fewer warm-up steps than steps")
-    return steps
-
-
-def train_steps(job: Job) -> Position:
+def train_steps(job: Job) -> tuple[Position, How]:
     """Train to the end, going on from the newest good checkpoint in `job.folder`/checkpoints.
 
     Writes metrics.jsonl there: per step the mean loss of the batch in nats a token, learning rate, gradient norm,
-    tokens so far, tokens per second. Raises Interrupted, after saving, on Ctrl-C or SIGTERM; RunError when loss or
-    gradient is not finite, before the optimizer has seen it.
-    """
-    import torch
+    tokens so far, tokens per second. Returns where it ended, and how the model is held by the processes now.
 
+    Raises Interrupted, after saving, on Ctrl-C or SIGTERM; RunError when loss or gradient is not finite, before the
+    optimizer has seen it, and when a checkpoint cannot be written.
+    """
     steps = planned_steps(job.settings, job.sequences)
-    rt.seed(job.seed)
-    optimizer = build_optimizer(job.model, job.settings.optimizer)
-    position = restore_newest(job.folder / "checkpoints", job.model, optimizer, job.terminal.warn)
-    if position.step:
-        job.terminal.say(f"{job.label}: going on from step {position.step:,} of {steps:,}")
-    forward = torch.compile(job.model) if job.settings.compile is True else job.model
-    log = MetricsLog(job.folder / "metrics.jsonl", position.step)
+    rt.seed(job.seed + job.runtime.rank)
+    undo = checkpoint_activations(job.blocks) if job.settings.activation_checkpointing else lambda: None
+    checkpoints = Checkpoints(job.folder / "checkpoints", job.settings.checkpoint.keep, job.runtime)
+    log: MetricsLog | None = None
     try:
-        with job.terminal.live(job.label, steps, position.step) as line, rt.stop_on_signal() as stop:
-            return _Loop(job, optimizer, forward, log, line, stop, steps).run(position)
+        with rt.freed_memory_kept(), rt.stop_on_signal() as stop:
+            state = _State(job, checkpoints)
+            position = state.restore()
+            if position.step:
+                job.terminal.say(f"{job.label}: going on from step {position.step:,} of {steps:,}")
+            log = MetricsLog(job.folder / "metrics.jsonl", position.step) if job.runtime.is_first else None
+            with job.terminal.live(job.label, steps, position.step) as line, state.batches.reading_ahead():
+                return _Loop(job, state, log, line, stop, steps).run(position), state.spread.how
     finally:
-        log.close()
+        checkpoints.close()
+        undo()
+        if log is not None:
+            log.close()
+
+
+class _State:
+    """All that a checkpoint holds, and what it is held by."""
+
+    def __init__(self, job: Job, checkpoints: Checkpoints) -> None:
+        settings, runtime = job.settings, job.runtime
+        self.job, self.checkpoints = job, checkpoints
+        how = choose(job.parallel, job.model, runtime)
+        objective = NextToken(job.model, job.head)
+        precision = runtime.resolve_precision(settings.precision)
+        if precision == "float8":
+            check_float8(runtime.device)
+            use_float8(job.blocks)
+        self.spread: Spread = spread(
+            objective, job.blocks, how, runtime, precision=precision, compiled=settings.compile is True
+        )
+        if how == "fsdp" or runtime.processes > 1:
+            check_shardable(settings.optimizer)
+        self.optimizers = build_optimizer(job.model, job.matrices, settings.optimizer)
+        allocate_state(job.model, self.optimizers)
+        self.batches = Batches(
+            job.sequences, settings.batch_sequences, job.seed, rank=runtime.rank, processes=runtime.processes,
+            pin=runtime.device == "cuda",
+        )  # fmt: skip
+
+    def restore(self) -> Position:
+        """Take over the newest good checkpoint; without any, position 0 and the micro-batch that fits."""
+        target = self.checkpoints.newest(self.job.terminal.warn)
+        if target is None:
+            return Position(micro_batch=self._micro_batch())
+        position = read_position(target)
+        states, random, stored = state_tensors(self.job.model, self.optimizers), self._random(), stored_names(target)
+        known = {name: value for name, value in random.items() if name in stored}  # there may be more processes now
+        read_tensors(target, self.weights() | _prefixed("optimizer", states) | known, self._runtime)
+        if self.job.settings.optimizer.offload:  # which keeps weights of its own
+            load_state(self.job.model, self.optimizers, states)
+        if known.keys() == random.keys():
+            rt.restore_random_state({name.rpartition("/")[2]: value for name, value in random.items()})
+        return position
+
+    def save(self, position: Position) -> None:
+        """Begin to write a checkpoint of this position."""
+        states = _prefixed("optimizer", state_tensors(self.job.model, self.optimizers))
+        self.checkpoints.save(position, self.weights() | states | self._random(), {})
+
+    def save_best(self, position: Position, loss: float) -> None:
+        """Begin to write the weights, as the best so far."""
+        self.checkpoints.save_best(self.weights(), {"step": position.step, "val_loss": loss})
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Parameters and persistent buffers, a shared tensor once."""
+        found: dict[str, torch.Tensor] = {}
+        seen: set[int] = set()
+        for name, tensor in self.job.model.state_dict(keep_vars=True).items():
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                found[name] = tensor.detach()
+        return _prefixed("model", found)
+
+    def _random(self) -> dict[str, torch.Tensor]:
+        """The random state of each process under a name of its own: what dropout draws differs between them."""
+        state = rt.random_state(self._runtime.device)
+        return {f"random/{self._runtime.rank}/{name}": value for name, value in state.items()}
+
+    @property
+    def _runtime(self) -> rt.Runtime:
+        return self.job.runtime
+
+    def _micro_batch(self) -> int:
+        settings, runtime = self.job.settings, self._runtime
+        if settings.micro_batch != "auto":
+            return min(settings.micro_batch, self.batches.share)
+        if runtime.device != "cuda":
+            return min(self.batches.share, 8)
+        found = largest_micro_batch(self.spread, settings, runtime, self.batches.share, self.job.vocabulary)
+        self.job.terminal.say(f"{self.job.label}: micro-batches of {found} sequences fit")
+        return found
+
+
+def _prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+class _Spike(Exception):
+    def __init__(self, step: int, loss: float) -> None:
+        self.step, self.loss = step, loss
 
 
 class _Loop:
-    """The state of a running training."""
+    """The course of a training. On a GPU a step is queued before the one before it is looked at."""
 
     def __init__(
-        self, job: Job, optimizer: "torch.optim.Optimizer", forward: Any, log: MetricsLog, line: LiveLine,
-        stop: rt.StopRequest, steps: int,
-    ) -> None:  # fmt: skip
-        self.job, self.optimizer, self.forward = job, optimizer, forward
-        self.log, self.line, self.stop, self.steps = log, line, stop, steps
-        self.warm_up = job.settings.warm_up_steps(steps)
+        self, job: Job, state: _State, log: MetricsLog | None, line: LiveLine, stop: rt.StopRequest, steps: int
+    ) -> None:
+        self.job, self.state, self.log, self.line, self.stop, self.steps = job, state, log, line, stop, steps
+        self.settings: Training = job.settings
+        self.warm_up, self.decay = self.settings.warm_up_steps(steps), self.settings.decay_steps(steps)
+        self.ahead = 1 if job.runtime.device == "cuda" else 0
         self.saved_at = time.monotonic()
+        self.recent: deque[float] = deque(maxlen=_RECENT)
+        self.rollbacks = (0, 0)  # the step of the last one, how many to it
+        self.best = float("inf")
 
     def run(self, position: Position) -> Position:
-        began_at, before = time.monotonic(), position.wall_seconds
+        """From `position` to the end."""
+        self._begin(position)
+        self.stepper = Stepper(
+            self.state.spread, self.state.optimizers, self.state.batches, self.settings, self.job.runtime,
+            position.micro_batch,
+        )  # fmt: skip
+        self.began_at, self.before, self.mark = time.monotonic(), position.wall_seconds, time.perf_counter()
         if position.step == 0:
-            self._record({"step": 0, "tokens": 0, "val_loss": self.job.validate()})
+            self._record({"step": 0, "tokens": 0, "val_loss": self._validate(position)})
+            if self.settings.spike is not None:
+                self._save(position)  # so that there is something to go back to
         while position.step < self.steps:
-            began = time.perf_counter()
-            record = self._step(position.step)
-            took = time.perf_counter() - began
-            position = replace(position, step=position.step + 1, seconds=position.seconds + took)
-            record["tokens_per_second"] = round(self.job.settings.batch_tokens / took, 1)
-            record["seconds"] = round(position.seconds, 3)
-            if position.step % self.job.validate_every == 0 or position.step == self.steps:
-                record["val_loss"] = self.job.validate()
-            self._record(record)
-            position = replace(position, wall_seconds=before + time.monotonic() - began_at)
-            if self.stop.signal_name is not None or position.step == self.steps or self._due(position.step):
-                self._save(position)
-            if self.stop.signal_name is not None and position.step < self.steps:
+            try:
+                position = self._some_steps(position)
+            except _Spike as spike:
+                position = self._roll_back(spike)
+            if self.stop_asked and position.step < self.steps:
                 raise Interrupted(
-                    f"{self.job.label}: stopped by {self.stop.signal_name} after step {position.step:,} of"
-                    f" {self.steps:,}; the state is saved: run the same command again to go on"
+                    f"{self.job.label}: stopped by {self.stop.signal_name or 'a signal to another process'} after step"
+                    f" {position.step:,} of {self.steps:,}; the state is saved: run the same command again to go on"
                 )
+        self.state.checkpoints.wait()
         return position
 
-    def _step(self, step: int) -> dict[str, Any]:
-        """One optimizer step on the sequences that belong to it; returns its metrics."""
-        import torch
+    def _begin(self, position: Position) -> None:
+        self.stop_asked = self.save_asked = False
+        for record in read_metrics(self.job.folder / "metrics.jsonl"):
+            if record["step"] <= position.step:
+                self.best = min(self.best, record.get("val_loss", float("inf")))
+                if "loss" in record and "event" not in record:
+                    self.recent.append(record["loss"])
 
-        job, settings = self.job, self.job.settings
-        numbers = batch_numbers(step, settings.batch_sequences, job.sequences.count, job.seed)
-        rate = learning_rate(step, self.steps, self.warm_up, settings.optimizer.learning_rate, settings.schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        job.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=job.runtime.device)
-        for first in range(0, len(numbers), settings.micro_batch_sequences):
-            tokens = torch.from_numpy(job.sequences.rows(numbers[first : first + settings.micro_batch_sequences]))
-            with job.runtime.autocast(settings.precision):
-                losses = next_token_losses(self.forward, tokens.to(job.runtime.device))
-            # the mean over the whole batch, so that it does not matter how the batch is split
-            share = losses.sum() / settings.batch_tokens
-            share.backward()  # type: ignore[no-untyped-call]
-            total += share.detach()
-        limit = settings.optimizer.clip if settings.optimizer.clip is not None else math.inf
-        norm = torch.nn.utils.clip_grad_norm_(job.model.parameters(), limit)
-        loss, gradient = total.item(), norm.item()
-        if not (math.isfinite(loss) and math.isfinite(gradient)):
+    def _some_steps(self, position: Position) -> Position:
+        """Steps up to the next rest: a validation, a checkpoint, a stop, or the end."""
+        launched: deque[Launched] = deque()
+        while True:
+            launched.append(self._launch(position.step + len(launched), position))
+            position = replace(position, micro_batch=self.stepper.micro_batch)
+            last = position.step + len(launched)
+            rest = last == self.steps or last % self.job.validate_every == 0
+            while launched and (rest or self.stop_asked or self.save_asked or len(launched) > self.ahead):
+                position = self._finish(launched.popleft().outcome(), position)
+            if not launched and (rest or self.stop_asked or self.save_asked):
+                if self.stop_asked or self.save_asked or position.step == self.steps:
+                    self._save(position)
+                self.mark = time.perf_counter()
+                return position
+
+    def _launch(self, step: int, position: Position) -> Launched:
+        def asks() -> tuple[bool, bool]:
+            return self.stop.signal_name is not None, self._due(step + 1)
+
+        while True:
+            try:
+                return self.stepper.launch(step + position.skipped, self._rate(step), asks)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self.job.runtime.processes > 1 or self.stepper.micro_batch == 1:
+                    raise
+                self.stepper.halve()
+                self.job.terminal.warn(
+                    f"{self.job.label}: out of memory at step {step + 1:,}; going on with micro-batches of"
+                    f" {self.stepper.micro_batch} sequences, the batch stays as it is"
+                )
+
+    def _finish(self, outcome: Outcome, position: Position) -> Position:
+        """Look at a step's figures, record them, and say where the training stands."""
+        step = position.step + 1
+        if not outcome.is_finite:
+            shown = ", ".join(map(str, outcome.sequences[:8]))
             raise RunError(
-                f"{job.label}, step {step + 1}",
-                f"the loss is {loss}, the gradient norm {gradient} (sequences {numbers[:8]} ...)",
+                f"{self.job.label}, step {step}",
+                f"the loss is {outcome.loss}, the gradient norm {outcome.gradient_norm} (sequences {shown} ...)",
                 "lower train.optimizer.learning_rate, or look at these sequences; the last checkpoint is good",
             )
-        self.optimizer.step()
-        tokens_done = (step + 1) * settings.batch_tokens
-        return {
-            "step": step + 1,
-            "tokens": tokens_done,
-            "loss": loss,
-            "learning_rate": rate,
-            "gradient_norm": gradient,
-        }
+        if (
+            self.settings.spike is not None
+            and len(self.recent) >= _FEWEST
+            and outcome.loss > self.settings.spike * statistics.median(self.recent)
+        ):
+            raise _Spike(step, outcome.loss)
+        self.recent.append(outcome.loss)
+        now = time.perf_counter()
+        took, self.mark = now - self.mark, now
+        position = replace(position, step=step, seconds=position.seconds + took)
+        record = {
+            "step": step, "tokens": step * self.settings.batch_tokens, "loss": outcome.loss,
+            "learning_rate": self._rate(step - 1), "gradient_norm": outcome.gradient_norm,
+            "tokens_per_second": round(self.settings.batch_tokens / took, 1), "seconds": round(position.seconds, 3),
+        }  # fmt: skip
+        if step % self.job.validate_every == 0 or step == self.steps:
+            record["val_loss"] = self._validate(position)
+        self._record(record)
+        self.stop_asked |= outcome.stop
+        self.save_asked |= outcome.save
+        return replace(position, wall_seconds=self.before + time.monotonic() - self.began_at)
+
+    def _roll_back(self, spike: _Spike) -> Position:
+        """Go back to the newest checkpoint and leave out the batches since."""
+        self.state.checkpoints.wait()
+        position = self.state.restore()
+        times = self.rollbacks[1] + 1 if self.rollbacks[0] == position.step else 1
+        if times > _ROLLBACKS:
+            raise RunError(
+                f"{self.job.label}, step {spike.step}",
+                f"the loss spikes ({spike.loss:.3f}) however many batches are left out ({times - 1} attempts)",
+                "lower train.optimizer.learning_rate, or raise train.spike; the last checkpoint is good",
+            )
+        self.rollbacks = (position.step, times)
+        first = position.step + position.skipped
+        last = spike.step - 1 + position.skipped
+        position = replace(position, skipped=position.skipped + spike.step - position.step)
+        self.job.terminal.warn(
+            f"{self.job.label}: the loss spiked to {spike.loss:.3f} at step {spike.step:,}; going on from step"
+            f" {position.step:,} without the batches {first:,} to {last:,}"
+        )
+        if self.log is not None:
+            self.log.cut(position.step)
+            self.log.write({
+                "step": position.step, "event": "spike", "at_step": spike.step, "loss": spike.loss,
+                "skipped_batches": [first, last],
+            })  # fmt: skip
+        self.recent.clear()
+        self._begin(position)
+        self._save(position)
+        self.mark = time.perf_counter()
+        return position
+
+    def _rate(self, step: int) -> float:
+        optimizer, schedule = self.settings.optimizer, self.settings.schedule
+        return learning_rate(step, self.steps, self.warm_up, self.decay, optimizer.learning_rate, schedule)
+
+    def _validate(self, position: Position) -> float:
+        """A validation loss for the curves; the weights of the lowest one are kept."""
+        module = self.state.spread.module
+
+        def score(inputs_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+            with self.job.runtime.autocast(self.settings.precision):
+                found: torch.Tensor = module(inputs_BT, targets_BT, by_sequence=True)
+            return found
+
+        module.eval()
+        loss = self.job.validate(score)
+        module.train()
+        if loss < self.best:
+            self.best = loss
+            if self.settings.checkpoint.best and position.step:
+                self.state.save_best(position, loss)
+        return loss
 
     def _record(self, record: dict[str, Any]) -> None:
-        self.log.write(record)
+        if self.log is not None:
+            self.log.write(record)
         self.line.show(record)
+        if self.job.trackers is not None:  # behind metrics.jsonl, from which they catch up after a kill
+            self.job.trackers.write(record)
 
     def _due(self, step: int) -> bool:
-        every = self.job.settings.checkpoint.every
+        """Whether a checkpoint is due after `step`, as the first process sees it."""
+        every = self.settings.checkpoint.every
         if every.unit == "steps":
             return step % every.count == 0
-        return time.monotonic() - self.saved_at >= every.amount * 60
+        return self.job.runtime.is_first and time.monotonic() - self.saved_at >= every.amount * 60
 
     def _save(self, position: Position) -> None:
-        self.log.sync()  # the checkpoint counts on every record up to its step
-        folder = self.job.folder / "checkpoints"
-        save_checkpoint(
-            folder,
-            position,
-            self.job.model,
-            self.optimizer,
-            self.job.runtime.device,
-            self.job.settings.checkpoint.keep,
-        )
-        self.saved_at = time.monotonic()
+        if self.log is not None:
+            self.log.sync()  # the checkpoint counts on every record up to its step
+        self.state.save(position)
+        self.saved_at, self.save_asked = time.monotonic(), False

@@ -1,0 +1,60 @@
+"""A causal language model in two parts: what gives the last hidden states, and the linear head on them."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Head:
+    """Logits are `hidden @ weight.T + bias`, where `hidden` is `base`'s last hidden state times `scale`."""
+
+    base: "torch.nn.Module"
+    linear: "torch.nn.Linear"
+    scale: float = 1.0
+
+
+def split_head(model: "PreTrainedModel") -> Head | None:
+    """The two parts of a model on a device, found by what they compute; None where the head does more than that.
+
+    With them a loss need not hold all logits at once. Logits that are capped (Gemma 2), or a head that is no linear
+    layer, cannot be split. A model is taken apart only if both ways give the same logits on random tokens.
+    """
+    import torch
+
+    base, linear = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()
+    if base is None or base is model or type(linear) is not torch.nn.Linear:
+        return None
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    generator = torch.Generator().manual_seed(0)
+    tokens_BT = torch.randint(0, vocabulary, (2, 8), generator=generator).to(linear.weight.device)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            expected = model(input_ids=tokens_BT, use_cache=False).logits.float()
+            hidden = base(input_ids=tokens_BT, use_cache=False).last_hidden_state
+            for scale in _scales(model):
+                found = linear(hidden * scale if scale != 1.0 else hidden).float()
+                # a scale may stand before or behind the product, so the last bits may differ
+                if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
+                    return Head(base, linear, scale)
+    except (TypeError, AttributeError, RuntimeError, ValueError):  # a base that is called otherwise
+        return None
+    finally:
+        model.train(training)
+    return None
+
+
+def _scales(model: "PreTrainedModel") -> list[float]:
+    """One, and what configs say that logits are multiplied with (Cohere) or divided by (Granite)."""
+    config = model.config
+    factors = [1.0]
+    if getattr(config, "logit_scale", None):
+        factors.append(float(config.logit_scale))
+    if getattr(config, "logits_scaling", None):
+        factors.append(1.0 / float(config.logits_scaling))
+    return factors

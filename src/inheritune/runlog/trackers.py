@@ -1,0 +1,371 @@
+"""TensorBoard, Weights & Biases and trackio: curves to look at. metrics.jsonl stays the truth, and no tracker's fault
+ends a training.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from inheritune.errors import InputError
+from inheritune.runlog.files import read_json, write_json
+from inheritune.runlog.metrics import read_metrics
+from inheritune.runlog.terminal import Terminal
+
+PROJECT = "inheritune"
+_UPLOAD_SECONDS = 120.0  # at most so long does the end of a training wait for wandb's uploads
+_STATE = "trackers.json"
+
+
+class Tracker(Protocol):
+    """One open tracker. Steps reach it in rising order, but for `rewind`."""
+
+    where: str  # what tells a person where to look
+    last: int | None  # the last step that it has already (-1: none); None where it cannot tell
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One step's numbers."""
+
+    def rewind(self, step: int) -> bool:
+        """Take back what is there from `step` on; False from a tracker that cannot."""
+
+    def close(self, failed: bool) -> None:
+        """Bring everything to where it belongs; `failed` when the training did not come to its end."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a tracker is opened with: the arm's folder and title, what to call it (`id`), and its settings."""
+
+    folder: Path
+    title: str
+    id: str
+    config: dict[str, Any]
+    quiet: bool
+
+    @property
+    def group(self) -> str:
+        """The run that the arm belongs to."""
+        return self.title.partition("/")[0]
+
+
+class _Tensorboard:
+    """Event files in tensorboard/ of the arm's folder."""
+
+    last: int | None = None
+
+    def __init__(self, origin: Origin) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # checked here, opened with the first step
+
+        self._open, self._origin = SummaryWriter, origin
+        self._writer: SummaryWriter | None = None
+        self.where = f"tensorboard --logdir {origin.folder}"
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        if self._writer is None:
+            self.rewind(step)
+        assert self._writer is not None
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()  # what a killed process had not written would be a hole in the curves
+
+    def rewind(self, step: int) -> bool:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = self._open(str(self._origin.folder / "tensorboard"), purge_step=step)
+        if step == 0:
+            shown = json.dumps(self._origin.config, indent=2, ensure_ascii=False)
+            self._writer.add_text("settings", f"```\n{shown}\n```", 0)
+        return True
+
+    def close(self, failed: bool) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class _Wandb:
+    """A run of Weights & Biases with an id of ours, which it goes on under. WANDB_... variables count where set."""
+
+    def __init__(self, origin: Origin) -> None:
+        import wandb
+
+        ours = {
+            "WANDB_DIR": ("dir", str(origin.folder)),
+            "WANDB_PROJECT": ("project", PROJECT),
+            "WANDB_NAME": ("name", origin.title),
+            "WANDB_RUN_GROUP": ("group", origin.group),
+        }
+        fields = dict(field for variable, field in ours.items() if variable not in os.environ)
+        settings: dict[str, Any] = {"silent": True} if origin.quiet else {}
+        if "finish_timeout" in wandb.Settings.model_fields and "WANDB_FINISH_TIMEOUT" not in os.environ:
+            settings["finish_timeout"] = _UPLOAD_SECONDS
+        self._run = wandb.init(
+            **fields,
+            id=origin.id,
+            resume="allow",
+            reinit="create_new",  # a run of the caller's stays as it is
+            config=origin.config,
+            allow_val_change=True,
+            settings=wandb.Settings(**settings),
+        )
+        # The server knows what an earlier process sent. Offline it is 0: parts of a run cannot be joined later, so
+        # every part gets the whole history.
+        self.last: int | None = self._run.starting_step - 1
+        if self._run.disabled:
+            self.where = "switched off by WANDB_MODE"
+        else:
+            self.where = f"wandb sync {Path(self._run.dir).parent}" if self._run.offline else str(self._run.url)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step, commit=True)
+
+    def rewind(self, step: int) -> bool:
+        return False
+
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+class _Trackio:
+    """A run of trackio, where TRACKIO_... variables say. It is found again by name, so its name holds our id."""
+
+    def __init__(self, origin: Origin) -> None:
+        import trackio
+
+        self._trackio = trackio
+        with contextlib.redirect_stdout(io.StringIO()):  # standard output is for results
+            self._run = trackio.init(
+                PROJECT,
+                name=f"{origin.title} {origin.id}",
+                group=origin.group,
+                config=origin.config,
+                resume="allow",
+            )
+        # A thread writes the points twice a second, so that a kill loses some. trackio knows which it has (there is no
+        # public way to ask); where it knows of none, it may have failed to look.
+        last = getattr(self._run, "_next_step", 0) - 1
+        self.last: int | None = last if last >= 0 else None
+        self.where = f"trackio show --project {PROJECT}"
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def rewind(self, step: int) -> bool:
+        return False
+
+    def close(self, failed: bool) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._trackio.finish()  # the run's own finish() would be called, and print, again at exit
+
+
+# name: how it is opened, and the module without which it cannot be
+TRACKERS: dict[str, tuple[Callable[[Origin], Tracker], str]] = {
+    "tensorboard": (_Tensorboard, "torch.utils.tensorboard"),
+    "wandb": (_Wandb, "wandb"),
+    "trackio": (_Trackio, "trackio"),
+}
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Raise InputError for a tracker that there is not, whose package is missing, or (wandb) that nobody logged in to.
+
+    wandb asks for its key here when a person sits at the terminal, not after hours of work.
+    """
+    problems = []
+    for name in names:
+        try:
+            if name not in TRACKERS:
+                raise InputError("track", f"there is no {name!r}", f"legal are {', '.join(TRACKERS)}")
+            _check_package(name)
+            if name == "wandb":
+                _check_login()
+        except InputError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise InputError.of(problems)
+
+
+def _check_package(name: str) -> None:
+    remedy = f"pip install 'inheritune[{name}]', or leave it out"
+    try:
+        module = importlib.import_module(TRACKERS[name][1])
+    except ImportError as error:
+        raise InputError("track", f"{name} is not installed ({error})", remedy) from None
+    except Exception as error:
+        raise InputError("track", f"{name} is installed and cannot be imported ({error})", remedy) from None
+    if module.__file__ is None:  # Python takes any folder of that name in the working directory for a module
+        raise InputError("track", f"{name} is not installed", remedy)
+
+
+def _check_login() -> None:
+    import wandb
+
+    if wandb.setup().settings.mode in ("offline", "dryrun", "disabled"):
+        return
+    try:
+        wandb.login()
+    except wandb.errors.UsageError as error:
+        remedy = "run `wandb login`, or set WANDB_MODE=offline"
+        raise InputError("track", f"wandb: {str(error).partition('. ')[0].rstrip('.')}", remedy) from None
+    except Exception:  # not to be reached at this moment: that is no reason not to train
+        return
+
+
+@dataclass
+class _Feed:
+    """A tracker and the last step that it was given."""
+
+    tracker: Tracker
+    sent: int
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Give it the training's next record; where the training went back, it replaces what was there if it can."""
+        if record["step"] <= self.sent and self.tracker.rewind(record["step"]):
+            self.sent = record["step"] - 1
+        self.catch_up([record])
+
+    def catch_up(self, records: Sequence[dict[str, Any]]) -> None:
+        """Give it those records that it lacks."""
+        for record in records:
+            if record["step"] > self.sent:
+                self.tracker.write(record["step"], _numbers(record))
+                self.sent = record["step"]
+
+
+def _numbers(record: dict[str, Any]) -> dict[str, float]:
+    return {
+        key: value
+        for key, value in record.items()
+        if key != "step" and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+class Trackers:
+    """The open trackers of one training; a context manager. A tracker that fails is left out from there on."""
+
+    def __init__(self, names: Sequence[str], folder: Path, title: str, config: dict[str, Any], terminal: Terminal):
+        self._folder, self._title, self._terminal = folder, title, terminal
+        self._feeds: dict[str, _Feed] = {}
+        self._begun = False
+        folder.mkdir(parents=True, exist_ok=True)
+        self._state = self._read_state()
+        for name in dict.fromkeys(names):
+            self._try(name, self._start, name, config)
+        self._write_state()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(failed=kind is not None)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Send the numbers of a record that stands in metrics.jsonl already.
+
+        The first one of a training that goes on takes along those before it that a tracker lacks.
+        """
+        if not self._begun:
+            self._catch_up(record["step"])
+        for name, feed in list(self._feeds.items()):
+            self._try(name, feed.take, record)
+
+    def close(self, failed: bool = False) -> None:
+        """Close all trackers; `failed` when the training did not come to its end."""
+        if not self._begun and not failed:  # there was no step left to do
+            self._catch_up(None)
+        for name, feed in list(self._feeds.items()):
+            self._try(name, feed.tracker.close, failed)
+            self._note(name)
+        self._feeds.clear()
+
+    def _start(self, name: str, config: dict[str, Any]) -> None:
+        known = self._state.get(name) or {"id": uuid.uuid4().hex[:8], "sent": -1}
+        tracker = TRACKERS[name][0](Origin(self._folder, self._title, known["id"], config, self._terminal.quiet))
+        sent = known["sent"] if tracker.last is None else tracker.last
+        self._feeds[name] = _Feed(tracker, sent)
+        self._state[name] = {"id": known["id"], "sent": sent, "open": True}
+        self._terminal.say(f"{self._title}: {name}: {tracker.where}")
+
+    def _catch_up(self, end: int | None) -> None:
+        """Give every tracker what it lacks of the steps before `end`, None for all there are in metrics.jsonl."""
+        self._begun = True
+        if end is not None and all(feed.sent >= end - 1 for feed in self._feeds.values()):
+            return
+        records = [
+            record for record in read_metrics(self._folder / "metrics.jsonl") if end is None or record["step"] < end
+        ]
+        for name, feed in list(self._feeds.items()):
+            self._try(name, feed.catch_up, records)
+
+    def _try(self, name: str, work: Any, *words: Any) -> None:
+        """Do something with a tracker; whatever goes wrong is said, and the tracker left out from here on."""
+        try:
+            work(*words)
+        except Exception as error:
+            self._terminal.warn(
+                f"{self._title}: {name} fails and is left out from here on: {_line(error)};"
+                " the training goes on, and metrics.jsonl holds every step"
+            )
+            feed = self._feeds.get(name)
+            if feed is not None:
+                self._note(name)
+                del self._feeds[name]
+                with contextlib.suppress(Exception):
+                    feed.tracker.close(failed=True)
+
+    def _note(self, name: str) -> None:
+        """Keep on disk what a tracker has been given."""
+        if name in self._feeds:
+            self._state[name] |= {"sent": self._feeds[name].sent, "open": False}
+            self._write_state()
+
+    def _read_state(self) -> dict[str, dict[str, Any]]:
+        """Each tracker's id and the last step it was given, which is metrics.jsonl's last after a kill."""
+        file = self._folder / _STATE
+        if not file.exists():
+            return {}
+        try:
+            state: dict[str, dict[str, Any]] = {
+                name: {"id": str(known["id"]), "sent": int(known["sent"]), "open": bool(known["open"])}
+                for name, known in read_json(file).items()
+            }
+        except Exception:
+            self._terminal.warn(f"{file} is damaged; the trackers begin anew")
+            return {}
+        if any(known["open"] for known in state.values()):
+            last = max((record["step"] for record in read_metrics(self._folder / "metrics.jsonl")), default=-1)
+            state = {
+                name: known | {"sent": max(known["sent"], last if known["open"] else -1), "open": False}
+                for name, known in state.items()
+            }
+        return state
+
+    def _write_state(self) -> None:
+        if self._state:
+            with contextlib.suppress(OSError):  # a full disk is the training's to report
+                write_json(self._folder / _STATE, self._state)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def open_trackers(
+    names: Sequence[str], folder: Path, title: str, config: dict[str, Any], terminal: Terminal
+) -> Trackers:
+    """Open trackers for the training in `folder`, which is shown as `title` ("run/arm") with `config` as its settings.
+
+    Opened again for the same folder, each goes on with what it showed before: no point stands twice, and a tracker
+    that is new or was left out gets the earlier points from metrics.jsonl. To be opened by one process of a training
+    only. Nothing is raised: what fails is said by `terminal.warn` once, and left out.
+    """
+    return Trackers(names, folder, title, config, terminal)

@@ -1,0 +1,166 @@
+"""One optimizer step: forward and backward by micro-batches, the gradient's norm, a guard, the update."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from inheritune.data import Batches, MicroBatch
+from inheritune.recipe import Training
+from inheritune.runtime import Runtime
+from inheritune.training.optimizer import set_learning_rate, step_unless
+
+if TYPE_CHECKING:
+    from inheritune.training.parallel import Spread
+
+_FITS = 0.92  # of a GPU's memory: what is left is for the allocator's gaps
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step gave, once the device has come to it.
+
+    The batch's mean loss in nats a token, the gradient's norm, and whether some process asks for a stop or a
+    checkpoint. `sequences` are those of the micro-batches whose loss is not finite, or all where none is to blame.
+    """
+
+    loss: float
+    gradient_norm: float
+    stop: bool
+    save: bool
+    sequences: list[int]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether loss and gradient are numbers; where they are not, the update has not been made."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
+
+class Launched:
+    """A step whose work is on the device's queue."""
+
+    def __init__(self, figures: torch.Tensor, micro_batches: list[MicroBatch]) -> None:
+        """`figures` are loss, norm, stop, save, and each micro-batch's loss."""
+        self._micro_batches = micro_batches
+        self._event: Any = None
+        if figures.device.type == "cuda":
+            self._figures = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
+            self._figures.copy_(figures, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+        else:
+            self._figures = figures
+
+    def outcome(self) -> Outcome:
+        """Wait for the device, for this step only."""
+        if self._event is not None:
+            self._event.synchronize()
+        loss, norm, stop, save, *each = self._figures.tolist()
+        bad = [m for m, value in zip(self._micro_batches, each, strict=True) if not math.isfinite(value)]
+        sequences = [number for micro_batch in (bad or self._micro_batches) for number in micro_batch.numbers]
+        return Outcome(loss, norm, stop > 0, save > 0, sequences)
+
+
+class Stepper:
+    """Launches steps. Nothing in here waits for the device, but for optimizers that cannot be told to do nothing."""
+
+    def __init__(
+        self, spread: "Spread", optimizers: list[torch.optim.Optimizer], batches: Batches, settings: Training,
+        runtime: Runtime, micro_batch: int,
+    ) -> None:  # fmt: skip
+        self.spread, self.optimizers, self.batches = spread, optimizers, batches
+        self.settings, self.runtime, self.micro_batch = settings, runtime, micro_batch
+        spread.module.choose_form(micro_batch * settings.sequence_length)
+        self._parameters = [p for p in spread.module.parameters() if p.requires_grad]
+        self._bad = torch.zeros((), device=runtime.device)  # stays 1: later steps that are queued already do nothing
+
+    def launch(self, batch: int, rate: float, asks: Callable[[], tuple[bool, bool]]) -> Launched:
+        """Queue the step on the batch of this number at this learning rate.
+
+        `asks` says, when the gradients are on their way, whether this process asks for a stop and for a checkpoint.
+        """
+        set_learning_rate(self.optimizers, rate)
+        self.clear()
+        micro_batches = self.batches.micro_batches(batch, self.micro_batch)
+        self.spread.module.train()
+        losses = list(self._losses(micro_batches))
+        limit = self.settings.optimizer.clip if self.settings.optimizer.clip is not None else math.inf
+        norm: Any = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        shared = self._sum([torch.stack(losses).sum(), *self._flags(*asks())])
+        figures = torch.stack([shared[0], norm.to(shared), shared[1], shared[2], *losses])
+        self._bad = torch.maximum(self._bad, (~torch.isfinite(figures[:2]).all()).float())
+        step_unless(self.optimizers, self._bad)
+        return Launched(figures, micro_batches)
+
+    def halve(self) -> None:
+        """Go on with micro-batches of half the size, after a step that was broken off for lack of memory."""
+        self.micro_batch //= 2
+        self.spread.module.choose_form(self.micro_batch * self.settings.sequence_length)
+        self.clear()
+        if self.runtime.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def clear(self) -> None:
+        """Forget gradients, those of a step that was broken off too."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def _losses(self, micro_batches: list[MicroBatch]) -> Iterable[torch.Tensor]:
+        """Forward and backward; each micro-batch's share of the mean over the whole batch of all processes."""
+        device = self.runtime.device
+        for micro_batch in micro_batches:
+            inputs = micro_batch.inputs.to(device, non_blocking=True)
+            targets = micro_batch.targets.to(device, non_blocking=True)
+            with self.spread.accumulating(last=micro_batch is micro_batches[-1]):
+                with self.runtime.autocast(self.settings.precision):
+                    loss = self.spread.call(inputs, targets) / self.settings.batch_tokens
+                (loss * self.spread.averages if self.spread.averages > 1 else loss).backward()
+            yield loss.detach()
+
+    def _flags(self, stop: bool, save: bool) -> list[torch.Tensor]:
+        flags = torch.tensor([float(stop), float(save)])
+        if self.runtime.device == "cuda":
+            flags = flags.pin_memory()
+        return list(flags.to(self.runtime.device, non_blocking=True))
+
+    def _sum(self, values: list[torch.Tensor]) -> torch.Tensor:
+        """The values' sums over all processes."""
+        found = torch.stack(values)
+        if self.runtime.processes > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(found)
+        return found
+
+
+def largest_micro_batch(spread: "Spread", settings: Training, runtime: Runtime, share: int, vocabulary: int) -> int:
+    """The largest power of two of sequences, up to `share`, that a GPU has memory for.
+
+    Tried out on random tokens with the model uncompiled, doubling as long as the peaks so far say that it will fit.
+    """
+    size, peaks = 1, list[int]()
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    while True:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        tokens = torch.randint(0, vocabulary, (size, settings.sequence_length), device=runtime.device)
+        with runtime.autocast(settings.precision):
+            loss = spread.module(tokens, tokens)
+        loss.backward()
+        spread.module.zero_grad(set_to_none=True)
+        peaks.append(max(runtime.gather(torch.cuda.max_memory_allocated())))
+        slope = (peaks[-1] - peaks[-2]) if len(peaks) > 1 else peaks[-1]
+        if size * 2 > share or peaks[-1] + 2 * slope > _FITS * total:
+            torch.cuda.empty_cache()
+            return size
+        size *= 2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the CPU had no memory for a tensor."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )

@@ -1,0 +1,51 @@
+"""A whole recipe on several processes, started by torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import tiny_recipe
+
+
+@pytest.mark.long
+def test_a_recipe_on_two_processes_gives_what_one_gives(text: Path, write_recipe: Any, tmp_path: Path) -> None:
+    tree = tiny_recipe(text)
+    tree["reference"]["train"]["model"] |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # drawn by rank
+    recipe = write_recipe(tree)
+    found = {}
+    for processes in (1, 2):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        words = [sys.executable, *(launcher if processes > 1 else []), "-m", "inheritune", "run", str(recipe)]
+        done = subprocess.run(
+            [*words, "--out", str(tmp_path / str(processes)), "--json"], capture_output=True, text=True, timeout=280,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found[processes] = json.loads(done.stdout)  # said once, and nothing else on standard output
+        judged = len(found[processes]["rounds"]) + len(found[processes]["controls"]) + 1
+        assert done.stderr.count("evaluating") == judged
+    one, two = found[1], found[2]
+    assert two["reference"]["val_loss"] == pytest.approx(one["reference"]["val_loss"], abs=1e-4)
+    assert [r["layers"] for r in two["rounds"]] == [r["layers"] for r in one["rounds"]]
+    for here, there in zip(two["rounds"], one["rounds"], strict=True):
+        assert here["val_loss"] == pytest.approx(there["val_loss"], abs=1e-4)
+        assert here["gap_se"] == pytest.approx(there["gap_se"], rel=0.01)
+
+
+@pytest.mark.long
+def test_wrong_input_is_said_once(text: Path, write_recipe: Any, tmp_path: Path) -> None:
+    tree = tiny_recipe(text)
+    tree["data"]["sources"] = [{"path": str(tmp_path / "nowhere")}]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "inheritune",
+         "run", str(write_recipe(tree)), "--out", str(tmp_path / "run")],
+        capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr.count("error: data.sources") == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,128 @@
+"""Several processes, started by torchrun as a user would: the same losses as one, and a run that changes their number."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inheritune.data import prepare
+from inheritune.runlog import read_metrics
+
+STEPS = 20
+TRAIN = [
+    "--sequence-length", "16", "--batch", "8 sequences", "--micro_batch=1", "--evaluate-every", "10 steps",
+    "--optimizer.learning_rate=1e-2", "--checkpoint.every=1 steps", "--quiet", "--device", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(text: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("processes") / "data"
+    prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, folder)
+    return folder
+
+
+def command(processes: int, *words: Any) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *(launcher if processes > 1 else []), "-m", "inheritune", *map(str, words)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def train(processes: int, model: Path, data: Path, out: Path, *more: Any) -> subprocess.CompletedProcess[str]:
+    words = command(processes, "train", model, out, "--data", data, "--length", f"{STEPS} steps", *TRAIN, *more)
+    return subprocess.run(words, capture_output=True, text=True, timeout=280, env=environment())
+
+
+def losses(out: Path) -> list[float]:
+    records = read_metrics(out / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(len(records)))
+    return [record["loss"] for record in records if "loss" in record]
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, reference_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The training by one process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    done = train(1, reference_folder, data, out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def check_same(out: Path, alone: Path) -> None:
+    assert losses(out) == pytest.approx(losses(alone), abs=1e-5)
+    assert len(losses(out)) == STEPS
+    here, there = (json.loads((place / "evaluation.json").read_text()) for place in (out, alone))
+    assert here["val_loss"] == pytest.approx(there["val_loss"], abs=1e-4)
+    assert len(here["sequence_losses"]) == len(there["sequence_losses"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("processes", "parallel"), [(2, "fsdp"), (4, "fsdp"), (2, "ddp"), (3, "fsdp"), (1, "fsdp")])
+def test_the_losses_do_not_depend_on_the_number_of_processes(
+    processes: int, parallel: str, data: Path, reference_folder: Path, alone: Path, tmp_path: Path
+) -> None:
+    done = train(processes, reference_folder, data, tmp_path / "run", "--parallel", parallel)
+    assert done.returncode == 0, done.stderr
+    check_same(tmp_path / "run", alone)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("after", [1, 4])
+def test_begun_on_two_it_goes_on_with_another_number_and_ends_where_it_would_have(
+    after: int, data: Path, reference_folder: Path, alone: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = command(2, "train", reference_folder, out, "--data", data, "--length", f"{STEPS} steps", *TRAIN)
+    with subprocess.Popen([*words, "--parallel", "fsdp"], env=environment(), start_new_session=True) as begun:
+        wait_for(lambda: len(read_metrics(out / "metrics.jsonl")) > 6, begun)
+        os.killpg(begun.pid, signal.SIGKILL)
+    assert 0 < len(losses(out)) < STEPS
+    done = train(after, reference_folder, data, out, "--parallel", "auto" if after == 1 else "fsdp")
+    assert done.returncode == 0, done.stderr
+    check_same(out, alone)
+
+
+@pytest.mark.long
+def test_sigterm_stops_all_after_the_step_and_keeps_the_state(
+    data: Path, reference_folder: Path, alone: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = command(2, "train", reference_folder, out, "--data", data, "--length", f"{STEPS} steps", *TRAIN)
+    with subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True) as begun:
+        wait_for(lambda: len(read_metrics(out / "metrics.jsonl")) > 3, begun)
+        begun.send_signal(signal.SIGTERM)
+        said = begun.communicate(timeout=60)[1]
+    assert begun.returncode != 0
+    assert "the state is saved: run the same command again" in said
+    assert train(1, reference_folder, data, out).returncode == 0
+    check_same(out, alone)
+
+
+@pytest.mark.long
+def test_a_dead_process_ends_the_job_with_a_word(data: Path, reference_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = command(2, "train", reference_folder, out, "--data", data, "--length", "2000 steps", *TRAIN)
+    with subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True) as begun:
+        wait_for(lambda: len(read_metrics(out / "metrics.jsonl")) > 3, begun)
+        found = subprocess.run(["pgrep", "-P", str(begun.pid)], capture_output=True, text=True, check=True).stdout
+        os.kill(int(found.split()[-1]), signal.SIGKILL)
+        said = begun.communicate(timeout=60)[1]
+    assert begun.returncode == 1
+    assert "SIGKILL" in said or "another process of the job ended" in said
+
+
+def wait_for(there: Any, begun: "subprocess.Popen[Any]") -> None:
+    until = time.monotonic() + 90
+    while not there():
+        assert begun.poll() is None, "it ended too early"
+        assert time.monotonic() < until
+        time.sleep(0.01)

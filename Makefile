@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: demo test check lint format docs lock clean
+.PHONY: demo test check bench lint format docs lock clean
 
 demo: .venv/installed            ## a smaller model out of a larger one, from nothing, in minutes
 	$(BIN)/inheritune run recipes/demo.yaml
@@ -13,6 +13,9 @@ test: .venv/installed-dev lint   ## lint, types, import contract, quick tests: u
 
 check: .venv/installed-dev       ## what takes long: kills, time limits, compiled training, a real model
 	$(BIN)/python -m pytest -n 2 -m long
+
+bench: .venv/installed           ## training speed beside the machine's own limit, and what is lost end to end
+	$(BIN)/inheritune bench
 
 lint: .venv/installed-dev        ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

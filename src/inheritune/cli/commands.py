@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inheritune import __version__
-from inheritune.cli.tables import show_inherited, show_plan, show_summary
+from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary
 from inheritune.runtime import place_of_process
 
 if TYPE_CHECKING:
@@ -250,6 +250,61 @@ def train(
     else:
         error = "" if found["val_loss_se"] is None else f" ± {found['val_loss_se']:.4f}"
         typer.echo(f"{out / 'model'}: {found['steps']:,} steps, validation loss {found['val_loss']:.4f}{error}")
+
+
+@app.command(
+    context_settings=_DOTTED,
+    epilog="Any key of a recipe's train: --optimizer.name=muon --activation_checkpointing=true --compile=false",
+)
+def bench(
+    context: typer.Context,
+    shape: Annotated[
+        str | None, typer.Option(help="A named shape: standard (the default) or openllama-1.5b.", show_default=False)
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The shape of a model: a folder, hub id or .gguf file.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="The shape of a recipe's first target, with the recipe's settings.")
+    ] = None,
+    batch: Annotated[str | None, typer.Option(help="What one optimizer step sees: sequences or tokens.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Sequences that pass at once. Default: auto.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Tokens a sequence.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float8.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps to measure, after those that compile.", min=5)] = 20,
+    end_to_end: Annotated[
+        int, typer.Option(help="Then train so many steps with the real validations and checkpoints.", min=0)
+    ] = 0,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin no further part after so long. Default: 2.5 on a GPU, else no limit.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: as PyTorch takes.", min=1)] = None,
+    folder: Annotated[Path, typer.Option(help="Where checkpoints are written for the measurement.")] = Path(),
+    out: Annotated[Path | None, typer.Option(help="A JSON file to write the figures to.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure training here: tokens per second, fraction of the machine's limit, memory, what is lost end to end."""
+    named = {"batch": batch, "micro_batch": micro_batch, "sequence_length": sequence_length, "precision": precision}
+    words = [f"{key}={value}" for key, value in named.items() if value is not None] + _overrides(context)
+
+    from inheritune.bench import bench as measure
+    from inheritune.bench import request
+    from inheritune.runlog import write_json
+
+    found = measure(
+        **request(shape, model, recipe, words, device, threads),
+        steps=steps,
+        end_to_end=end_to_end,
+        minutes=minutes,
+        folder=folder,
+        terminal=_terminal(quiet),
+    )
+    if out is not None:
+        write_json(out, found)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        show_bench(found)
 
 
 def _terminal(quiet: bool) -> "Terminal":

@@ -53,3 +53,52 @@ def show_inherited(found: dict[str, Any]) -> None:
     """What was inherited, in a line on standard output."""
     new = f", {found['tensors_fresh']} tensors new" if found["tensors_fresh"] else ""
     print(f"{found['model']}: {len(found['blocks'])} of {found['of']} blocks, {found['parameters']:,} parameters{new}")
+
+
+def show_bench(found: dict[str, Any]) -> None:
+    """Figures with their units, on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, step, limit = Console(highlight=False), found["step"], found["limit"]
+    shown = Table(box=None, pad_edge=False, show_header=False)
+    for justify in ("left", "right", "left"):
+        shown.add_column(justify=justify, overflow="fold")
+    shown.add_row("step", f"{step['seconds']:.4g} s", f"median of {step['measured']}")
+    shown.add_row("", f"{step['tokens_per_second']:,.0f}", "tokens/s")
+    shown.add_row("", f"{found['flops_per_token'] / 1e6:,.1f}", "MFLOP a token")
+    shown.add_row("", _giga(step["flops_per_second"]), "GFLOP/s")
+    shown.add_row("limit", _giga(limit["flops_per_second"]), f"GFLOP/s, {limit['matrix']}³ {limit['dtype']} product")
+    shown.add_row("", f"{_giga(limit['lowest'])} to {_giga(limit['highest'])}", f"GFLOP/s, of {limit['measured']}")
+    shown.add_row("fraction", f"{found['fraction']:.3f}", "of the limit")
+    if limit["data_sheet"] is not None:
+        shown.add_row("", f"{found['fraction_of_data_sheet']:.3f}", f"of the data sheet's {_giga(limit['data_sheet'])}")
+    for label, row in (("end to end", found["end_to_end"]), ("end to end, direct", found["end_to_end_direct"])):
+        if row is not None:
+            shown.add_row(label, f"{row['tokens_per_second']:,.0f}", f"tokens/s, {row['lost']:.1%} lost")
+    _add_parts(shown, found["end_to_end"])
+    shown.add_row("memory", f"{found['memory']['peak_bytes'] / 2**30:.2f} GiB", f"peak {found['memory']['of']}")
+    shown.add_row("first step", f"{found['first_step_seconds']:.1f} s", "compiling included, not counted above")
+    console.print(
+        f"{found['shape']}: {found['blocks']} blocks, {found['parameters']:,} parameters; {found['batch_sequences']} x"
+        f" {found['sequence_length']} tokens a step, {found['precision']}, compile {str(found['compile']).lower()};"
+        f" {found['hardware']['name']}",
+        soft_wrap=True, markup=False,
+    )  # fmt: skip
+    console.print(shown)
+
+
+def _add_parts(shown: Any, parts: dict[str, Any] | None) -> None:
+    """What costs time beside the steps: rows of a table."""
+    if parts is None:
+        shown.add_row("end to end", "-", "not measured: time ran out")
+        return
+    judged = f"s, validation of {parts['validation_sequences']} sequences, each {parts['validation_every_steps']} steps"
+    shown.add_row("", f"{parts['validation_seconds']:.3g}", judged)
+    shown.add_row("", f"{parts['best_seconds']:.3g}", "s, keeping the best weights, as often")
+    shown.add_row("", f"{parts['checkpoint_seconds']:.3g}", f"s, a checkpoint, each {parts['checkpoint_every']}")
+    shown.add_row("", f"{parts['between_steps_seconds']:.3g}", "s between steps (data, records)")
+
+
+def _giga(rate: float) -> str:
+    return f"{rate / 1e9:,.0f}"

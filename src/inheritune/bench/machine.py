@@ -1,0 +1,84 @@
+"""The machine's own limit: the rate of a large matrix product, what the data sheet says, memory, names."""
+
+import platform
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune import runtime as rt
+from inheritune.runtime import Runtime
+
+if TYPE_CHECKING:
+    import torch
+
+# Dense bfloat16 products, FLOP/s, from the makers' data sheets; the name as CUDA gives it.
+PEAKS = {
+    r"H200(?! NVL)": 989e12, r"H100 80GB HBM3": 989e12, r"A100": 312e12, r"L4": 121e12,
+    r"RTX 4090(?! D| Laptop)": 165e12, r"RTX A6000": 155e12,
+}  # fmt: skip
+
+MATRIX = {"cpu": 2048, "cuda": 8192, "mps": 4096}  # the side of the square product that is the machine's limit
+_PRODUCTS = {"cpu": 1, "cuda": 10, "mps": 4}  # products to one reading of the clock
+
+
+def known_peak(name: str) -> float | None:
+    """The data sheet's dense bfloat16 FLOP/s of a GPU by the name that CUDA gives it; None for one not in the table."""
+    return next((peak for pattern, peak in PEAKS.items() if re.search(rf"\b{pattern}(?![0-9A-Za-z])", name)), None)
+
+
+def matrix_rates(runtime: Runtime, dtype: "torch.dtype", times: int = 3) -> list[float]:
+    """FLOP/s of a product of two large square matrices of random numbers, `times` times, behind one that warms up."""
+    import torch
+
+    side, products = MATRIX[runtime.device], _PRODUCTS[runtime.device]
+    generator = torch.Generator(runtime.device).manual_seed(1)
+    left, right, out = (torch.randn(side, side, device=runtime.device, generator=generator).to(dtype) for _ in range(3))
+    rates = []
+    with torch.no_grad():
+        for _ in range(times + 1):
+            synchronise(runtime.device)
+            began = time.perf_counter()
+            for _ in range(products):
+                torch.mm(left, right, out=out)
+            synchronise(runtime.device)
+            rates.append(2 * side**3 * products / (time.perf_counter() - began))
+    return rates[1:]
+
+
+def synchronise(device: str) -> None:
+    """Wait until the device has done all that it was given, so that the clock can be read."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory(runtime: Runtime) -> dict[str, Any]:
+    """The largest memory so far: what torch's allocator gave out on a GPU, the process's resident memory elsewhere."""
+    import torch
+
+    if runtime.device == "cuda":
+        return {"peak_bytes": torch.cuda.max_memory_allocated(), "of": "GPU memory in tensors"}
+    return {"peak_bytes": rt.peak_memory(), "of": "resident memory of the process"}
+
+
+def reset_peak_memory(runtime: Runtime) -> None:
+    """Forget the peak so far, where it can be forgotten: on a GPU."""
+    import torch
+
+    if runtime.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def device_name(device: str) -> str:
+    """The GPU's or the processor's name."""
+    import torch
+
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    information = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.+)", information.read_text()) if information.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()

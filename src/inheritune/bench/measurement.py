@@ -1,0 +1,335 @@
+"""How fast a training runs here, beside what the machine can do: measured through the training engine itself.
+
+A random model is trained on random tokens by `training.train_steps`, as a user's model would be. The engine calls for a
+validation loss between steps; there this room takes its own measurements: the machine's matrix product, a real
+validation, and the time of day. So the limit and the step are measured in turn in one process.
+"""
+
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inheritune import runtime as rt
+from inheritune.arch import layer_count, parameter_count, training_flops_per_token
+from inheritune.arm import parts_of
+from inheritune.bench.machine import (
+    MATRIX,
+    device_name,
+    known_peak,
+    matrix_rates,
+    peak_memory,
+    reset_peak_memory,
+    synchronise,
+)
+from inheritune.bench.shapes import build, resolve
+from inheritune.data import Sequences
+from inheritune.errors import InputError
+from inheritune.evaluation import sequence_losses
+from inheritune.recipe import Evaluate, Training, check
+from inheritune.runlog import LiveLine, Terminal, read_json, read_metrics, versions
+from inheritune.runtime import Runtime
+from inheritune.training import Job, list_checkpoints, train_steps
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from inheritune.training.job import Score
+
+_ROUNDS = 6  # of steps between two calls: compiling, three plain ones, one after a best loss, one with a checkpoint
+_VALIDATED = (1, 2, 3)  # calls that validate; the first of them compiles or warms up and does not count
+_DISK_RATE = 0.3e9  # bytes per second that a checkpoint is expected to be written with, when time is short
+
+
+class _Enough(Exception):
+    """Ends a training from within: all is measured, and no last checkpoint is wanted."""
+
+
+class _NoLiveLine(Terminal):
+    """The loop's live line would show what the meter returns as a validation loss."""
+
+    def live(self, label: str, steps: int, done: int) -> LiveLine:
+        """A live line that stays dark."""
+        return LiveLine(Terminal(quiet=True), label, steps, done)
+
+
+@dataclass
+class _Meter:
+    """What the engine calls in place of a validation; `limits` in FLOP/s, all else in seconds."""
+
+    runtime: Runtime
+    dtype: "torch.dtype"
+    checkpoints: Path
+    validation: "Callable[[Score], float]"
+    ends: float | None
+    checkpoint_seconds: float
+    entered: list[float] = field(default_factory=list)
+    left: list[float] = field(default_factory=list)
+    limits: list[float] = field(default_factory=list)
+    validations: list[float] = field(default_factory=list)
+
+    def __call__(self, score: "Score") -> float:
+        call = len(self.entered)
+        synchronise(self.runtime.device)
+        self.entered.append(time.perf_counter())
+        if call == 1:
+            reset_peak_memory(self.runtime)  # what finding the micro-batch and compiling took is no step's
+        self.limits += matrix_rates(self.runtime, self.dtype)
+        if call in _VALIDATED:
+            began = time.perf_counter()
+            self.validation(score)
+            synchronise(self.runtime.device)
+            self.validations.append(time.perf_counter() - began)
+        if call == _ROUNDS or self._late(call):
+            raise _Enough
+        while any(self.checkpoints.glob(".*.partial")):  # what is written beside the training belongs to one round
+            time.sleep(0.01)
+        self.left.append(time.perf_counter())
+        return 1.0 if call == _ROUNDS - 2 else 2.0 + call  # a loss that is the best makes the engine keep the weights
+
+    def _late(self, call: int) -> bool:
+        needed = self.checkpoint_seconds if call >= _ROUNDS - 2 else 0.0
+        return self.ends is not None and call > max(_VALIDATED) and time.perf_counter() + needed > self.ends
+
+    def spans(self) -> list[float]:
+        """Seconds between two calls: steps with data and records, and what the engine saved meanwhile."""
+        return [after - before for before, after in zip(self.left, self.entered[1:], strict=False)]
+
+
+def bench(
+    shape: "str | PretrainedConfig", training: Training | dict[str, Any] | None = None, *,
+    evaluate: Evaluate | None = None, steps: int = 20, end_to_end: int = 0, minutes: float | None = None,
+    device: str = "auto", threads: int | None = None, folder: str | Path = ".", terminal: Terminal | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train a random model of a shape for `steps` steps after warm-up, and say how near that is to the machine's limit.
+
+    `shape` is a name in SHAPES or a config; `training` holds `train` keys, which for a named shape are laid over the
+    shape's own. `length` and `schedule` do not matter; `compile: auto` compiles, as a long training does.
+    `end_to_end` is a number of steps that are trained after that with the real intervals of validation and checkpoint,
+    0 for none. After `minutes` no further round is begun (default: 2.5 on a GPU, else no end). Temporary files go into
+    `folder`, up to 16 bytes a parameter.
+
+    Returns JSON values: rates in tokens and FLOPs a second, times in seconds, memory in bytes; docs/benchmarks.md
+    says how each is measured. Raises InputError for a shape or settings that cannot be.
+    """
+    began, terminal, evaluate = time.perf_counter(), terminal or Terminal(quiet=True), evaluate or Evaluate()
+    if steps < _ROUNDS - 1:
+        raise InputError("steps", f"{steps} steps are too few to measure", f"give at least {_ROUNDS - 1}")
+    runtime = rt.start(device, threads)
+    if runtime.processes > 1:
+        raise InputError("bench", f"{runtime.processes} processes", "it measures one: run it without torchrun")
+    name, config, settings = resolve(shape, training, runtime)
+    if minutes is None and runtime.device == "cuda":
+        minutes = 2.5
+    terminal.say(f"{name}: building a random model, compiling, measuring")
+    with tempfile.TemporaryDirectory(prefix=".inheritune-bench-", dir=folder) as place:
+        work = _Work(build(config, runtime), settings, evaluate, runtime, terminal, Path(place))
+        each = steps // (_ROUNDS - 1)
+        meter, records = work.measure(each, None if minutes is None else began + 60 * minutes)
+        found = {"shape": name, **work.describe(), **_figures(work, meter, records, each)}
+        found["memory"] = peak_memory(runtime)
+        if end_to_end:
+            terminal.say(f"{name}: training {end_to_end} steps")
+        found["end_to_end_direct"] = work.whole(end_to_end) if end_to_end else None
+    found["bench_seconds"] = time.perf_counter() - began
+    return found
+
+
+def one_step(config: "PretrainedConfig", training: Training, runtime: Runtime, folder: str | Path) -> dict[str, Any]:
+    """Two steps through the engine, not compiled: whether a training fits and works here, before it is begun.
+
+    Returns the first step's loss (nats a token; about log of the vocabulary for a random model), the second's seconds,
+    and the peak memory in bytes. Whatever the engine raises comes through, an out-of-memory error too.
+    """
+    settings = training.model_copy(update={"compile": False})
+    times: list[float] = []
+
+    def note(score: "Score") -> float:
+        synchronise(runtime.device)
+        times.append(time.perf_counter())
+        if len(times) == 2:
+            reset_peak_memory(runtime)
+        if len(times) == 3:  # before the first step, after it, after the second
+            raise _Enough
+        return 1.0
+
+    with tempfile.TemporaryDirectory(prefix=".inheritune-bench-", dir=folder) as place:
+        work = _Work(build(config, runtime), settings, Evaluate(), runtime, Terminal(quiet=True), Path(place))
+        records = work.train(note, steps=3, every=1, saved_each=4)
+    return {"loss": records[0]["loss"], "seconds": times[2] - times[1], "memory": peak_memory(runtime)}
+
+
+@dataclass
+class _Work:
+    """A model and the settings that it is trained with."""
+
+    model: "PreTrainedModel"
+    settings: Training
+    evaluate: Evaluate
+    runtime: Runtime
+    terminal: Terminal
+    folder: Path
+
+    def __post_init__(self) -> None:
+        length, settings = self.settings.sequence_length, self.settings
+        generator = np.random.default_rng(1)
+        count = max(64 * settings.batch_sequences, self.evaluate.sequences) * length + 1
+        kind = np.uint16 if self.model.config.vocab_size <= 2**16 else np.uint32
+        file = self.folder / "tokens.bin"
+        generator.integers(0, self.model.config.vocab_size, count, dtype=kind).tofile(file)
+        self.micro_batch = settings.micro_batch
+        self.sequences = Sequences(np.memmap(file, dtype=kind, mode="r"), length, "bench")
+
+    def describe(self) -> dict[str, Any]:
+        """What is measured, and on what."""
+        settings = self.settings
+        return {
+            "model_type": self.model.config.model_type,
+            "blocks": layer_count(self.model.config),
+            "parameters": parameter_count(self.model),
+            "batch_sequences": settings.batch_sequences,
+            "micro_batch": self.micro_batch,
+            "sequence_length": settings.sequence_length,
+            "precision": self.runtime.resolve_precision(settings.precision),
+            "compile": settings.compile,
+            "activation_checkpointing": settings.activation_checkpointing,
+            "optimizer": settings.optimizer.model_dump(mode="json"),
+            "hardware": self.runtime.describe() | {"name": device_name(self.runtime.device)},
+            "versions": versions(),
+        }
+
+    def validate(self, score: "Score") -> float:
+        """The mean loss of as many sequences as a training validates on."""
+        micro_batch, most = self.settings.micro_batch_sequences, self.evaluate.sequences
+        return statistics.fmean(sequence_losses(score, self.sequences, self.runtime, micro_batch, most))
+
+    def train(
+        self, validate: "Callable[[Score], float]", steps: int, every: int, saved_each: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Train through the engine; returns the records of its steps. `saved_each`: steps between two checkpoints."""
+        tree = self.settings.model_dump(mode="json") | {"length": f"{steps} steps", "spike": None}
+        tree["schedule"] = {"name": "constant", "warm_up": "1%"}
+        if saved_each is not None:
+            tree["checkpoint"] |= {"every": f"{saved_each} steps"}
+        folder = self._place(steps)
+        job = Job(
+            label="bench", model=self.model, sequences=self.sequences, settings=check(Training, tree, "bench"), seed=1,
+            folder=folder, runtime=self.runtime, terminal=_NoLiveLine(self.terminal.quiet), validate=validate,
+            validate_every=every, **parts_of(self.model),
+        )  # fmt: skip
+        with contextlib.suppress(_Enough):
+            train_steps(job)
+        return [record for record in read_metrics(folder / "metrics.jsonl") if "tokens_per_second" in record]
+
+    def _place(self, steps: int) -> Path:
+        return self.folder / f"{steps}steps"
+
+    def measure(self, each: int, ends: float | None) -> tuple[_Meter, list[dict[str, Any]]]:
+        """`_ROUNDS` rounds of `each` steps, with one best loss and one checkpoint in the last two; their records."""
+        import torch
+
+        single = self.runtime.resolve_precision(self.settings.precision) == "float32"
+        states = 8 if self.settings.optimizer.states == "float32" else 2
+        writing = parameter_count(self.model) * (4 + states + 4) / _DISK_RATE
+        steps, dtype = _ROUNDS * each + 1, torch.float32 if single else torch.bfloat16
+        checkpoints = self._place(steps) / "checkpoints"
+        meter = _Meter(self.runtime, dtype, checkpoints, self.validate, ends, writing)
+        records = self.train(meter, steps, each, saved_each=(_ROUNDS - 1) * each)
+        for step in list_checkpoints(checkpoints):
+            self.micro_batch = read_json(checkpoints / f"step-{step:09d}" / "checkpoint.json")["position"][
+                "micro_batch"
+            ]
+        return meter, records
+
+    def whole(self, steps: int) -> dict[str, Any]:
+        """A training of `steps` steps as a user's, timed from its first to its last instant behind warm-up."""
+        first: list[float] = []
+
+        def validate(score: "Score") -> float:
+            loss = self.validate(score)
+            first.append(time.perf_counter())
+            return loss
+
+        records = self.train(validate, steps, self.evaluate.every.count)
+        skipped = records[min(2, len(records) - 2)]  # what the first steps took is left out: they compile
+        wall = time.perf_counter() - first[0] - skipped["seconds"]
+        done, inside = steps - skipped["step"], records[-1]["seconds"] - skipped["seconds"]
+        return {
+            "steps": done,
+            "seconds": wall,
+            "seconds_in_steps": inside,
+            "validations": len(first) - 1,
+            "tokens_per_second": done * self.settings.batch_tokens / wall,
+            "lost": 1 - inside / wall,
+        }
+
+
+def _figures(work: _Work, meter: _Meter, records: list[dict[str, Any]], each: int) -> dict[str, Any]:
+    """The step, the limit, the fraction of it, and what is left end to end."""
+    settings, device = work.settings, work.runtime.device
+    flops = training_flops_per_token(work.model, settings.sequence_length)
+    rates = [record["tokens_per_second"] for record in records if record["step"] > each]
+    rate, limit = statistics.median(rates), statistics.median(meter.limits)
+    peak = known_peak(device_name(device)) if meter.dtype.itemsize == 2 else None
+    return {
+        "flops_per_token": flops,
+        "step": {
+            "measured": len(rates),
+            "seconds": settings.batch_tokens / rate,
+            "tokens_per_second": rate,
+            "lowest": min(rates),
+            "highest": max(rates),
+            "flops_per_second": rate * flops,
+        },
+        "first_step_seconds": records[0]["seconds"],
+        "limit": {
+            "matrix": MATRIX[device],
+            "dtype": str(meter.dtype).removeprefix("torch."),
+            "measured": len(meter.limits),
+            "flops_per_second": limit,
+            "lowest": min(meter.limits),
+            "highest": max(meter.limits),
+            "data_sheet": peak,
+        },
+        "fraction": rate * flops / limit,
+        "fraction_of_data_sheet": None if peak is None else rate * flops / peak,
+        "end_to_end": end_to_end_rate(settings, work.evaluate, rate, meter.spans(), meter.validations[1:], each),
+    }
+
+
+def end_to_end_rate(
+    settings: Training, evaluate: Evaluate, rate: float, spans: list[float], validations: list[float], each: int
+) -> dict[str, Any] | None:
+    """What is left of `rate` (tokens a second in steps) at the real intervals of validation and checkpoints.
+
+    `spans` are the seconds of the rounds of `each` steps: the first compiles, the last but one has a best loss, the
+    last a checkpoint. A step costs its share of the plain rounds' wall time (with data and records), and of a
+    validation, of keeping the best weights and of a checkpoint, each as often as the settings say. None when time ran
+    out before they were measured.
+    """
+    if len(spans) < _ROUNDS or not validations:
+        return None
+    plain = statistics.median(spans[1:-2])
+    best, saved = (max(0.0, span - plain) for span in spans[-2:])
+    judged = statistics.median(validations)
+    every, saving = evaluate.every.count, settings.checkpoint.every
+    step = plain / each + (judged + best * settings.checkpoint.best) / every
+    step = step + saved / saving.count if saving.unit == "steps" else step / max(1e-9, 1 - saved / (60 * saving.amount))
+    return {
+        "tokens_per_second": settings.batch_tokens / step,
+        "lost": 1 - settings.batch_tokens / step / rate,
+        "between_steps_seconds": plain / each - settings.batch_tokens / rate,
+        "validation_seconds": judged,
+        "validation_sequences": evaluate.sequences,
+        "best_seconds": best,
+        "validation_every_steps": every,
+        "checkpoint_seconds": saved,
+        "checkpoint_every": str(saving),
+    }

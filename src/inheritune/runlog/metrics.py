@@ -23,17 +23,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends records; opened at step k it first drops what lies beyond k (at 0: all), so that none stands twice."""
+    """Appends records; when opened it first drops those that are not `is_kept`, so that none stands twice."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._open(lambda record: step > 0 and record["step"] <= step)
+        self._open(is_kept)
 
-    def cut(self, step: int) -> None:
-        """Drop what lies beyond `step`, in the middle of a training; step 0 and what was noted there stay."""
+    def cut(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop records in the middle of a training."""
         self._file.close()
-        self._open(lambda record: record["step"] <= step)
+        self._open(is_kept)
 
     def _open(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         kept = [record for record in read_metrics(self._path) if is_kept(record)]

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,29 @@ class MetricsLog:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; it reaches the file at once and the disk with the next `sync`."""
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        with self._named():
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
 
     def sync(self) -> None:
         """Bring everything written so far to the disk: called before a checkpoint that counts on it."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._named():
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Bring everything to the disk and close the file."""
-        self.sync()
-        self._file.close()
+        with self._named():
+            try:
+                self.sync()
+            finally:
+                self._file.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """A full disk is told with the file's name, which writing to an open file leaves out."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or str(self._path)
+            raise

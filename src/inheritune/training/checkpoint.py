@@ -96,12 +96,13 @@ class Checkpoints:
                 sums = self._write_tensors(partial, tensors)
                 if self.runtime.is_first:
                     write_json(partial / "checkpoint.json", {**facts, "checksums": sums})
-        except (SafetensorError, CheckpointException) as error:
+        except (SafetensorError, CheckpointException, OSError) as error:
             causes: list[BaseException] = [error]
             if isinstance(error, CheckpointException):
                 causes = [failure[0] for failure in error.failures.values()]
             for cause in causes:
                 if isinstance(cause, OSError):
+                    cause.filename = cause.filename or str(target)  # a write says only that the disk is full
                     raise cause from None
             cause = causes[0]
             raise RunError(

@@ -54,18 +54,23 @@ def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
 
 def test_metrics_drop_what_lies_beyond_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, 0)
+    log = MetricsLog(path, lambda record: False)
     for step in range(6):
         log.write({"step": step})
     log.close()
     with path.open("a") as file:
         file.write('{"step": 6, "lo')  # cut short by a kill
     assert [record["step"] for record in read_metrics(path)] == list(range(6))
-    log = MetricsLog(path, 3)
+    log = MetricsLog(path, lambda record: record["step"] <= 3)
     log.write({"step": 4, "again": True})
     log.close()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2, 3, 4]
-    MetricsLog(path, 0).close()
+    log = MetricsLog(path, lambda record: True)
+    log.cut(lambda record: record["step"] <= 1)
+    log.write({"step": 2})
+    log.close()
+    assert [record["step"] for record in read_metrics(path)] == [0, 1, 2]
+    MetricsLog(path, lambda record: False).close()
     assert read_metrics(path) == []
 
 

@@ -59,8 +59,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except Exception as error:
         if isinstance(error, usage_error):
             return _usage(error)
-        if type(error).__name__ == "OutOfMemoryError":
-            return _fail(["the GPU is out of memory; lower train.micro_batch, then run again"], 1)
+        if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+            remedy = "set train.activation_checkpointing, or lower train.micro_batch or train.sequence_length"
+            return _fail([f"out of memory; {remedy}, then run again"], 1)
         if os.environ.get("INHERITUNE_DEBUG"):
             traceback.print_exc()
         if type(error).__name__.startswith("Dist") or any(sign in str(error) for sign in _LOST):

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends records; opened at step k it first drops what lies beyond k (at 0: all), so that none stands twice."""
+    """Appends records; when opened it first drops those that are not `is_kept`, so that none stands twice."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._open(lambda record: step > 0 and record["step"] <= step)
+        self._open(is_kept)
 
-    def cut(self, step: int) -> None:
-        """Drop what lies beyond `step`, in the middle of a training; step 0 and what was noted there stay."""
+    def cut(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop records in the middle of a training."""
         self._file.close()
-        self._open(lambda record: record["step"] <= step)
+        self._open(is_kept)
 
     def _open(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         kept = [record for record in read_metrics(self._path) if is_kept(record)]
@@ -47,15 +48,29 @@ class MetricsLog:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; it reaches the file at once and the disk with the next `sync`."""
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        with self._named():
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
 
     def sync(self) -> None:
         """Bring everything written so far to the disk: called before a checkpoint that counts on it."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._named():
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Bring everything to the disk and close the file."""
-        self.sync()
-        self._file.close()
+        with self._named():
+            try:
+                self.sync()
+            finally:
+                self._file.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """A full disk is told with the file's name, which writing to an open file leaves out."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or str(self._path)
+            raise

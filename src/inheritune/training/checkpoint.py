@@ -4,6 +4,7 @@ Each process writes its share, by torch.distributed.checkpoint in its safetensor
 number of processes reads them. The folder gets its name when all files are there, synced and summed.
 """
 
+import math
 import re
 import shutil
 import warnings
@@ -51,6 +52,8 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: list[Future[None]] = []
         self._group: Any = None
+        runtime.first_does(lambda: folder.mkdir(parents=True, exist_ok=True))
+        self._disk = _disk_of(folder)
         if runtime.processes > 1:
             self._group = side_group()  # of its own, so that writing does not wait for training
 
@@ -85,17 +88,19 @@ class Checkpoints:
         from safetensors import SafetensorError
         from torch.distributed.checkpoint.api import CheckpointException
 
+        self._check_disk()
         try:
             with self._folder(target) as partial:
                 sums = self._write_tensors(partial, tensors)
                 if self.runtime.is_first:
                     write_json(partial / "checkpoint.json", {**facts, "checksums": sums})
-        except (SafetensorError, CheckpointException) as error:
+        except (SafetensorError, CheckpointException, OSError) as error:
             causes: list[BaseException] = [error]
             if isinstance(error, CheckpointException):
                 causes = [failure[0] for failure in error.failures.values()]
             for cause in causes:
                 if isinstance(cause, OSError):
+                    cause.filename = cause.filename or str(target)  # a write says only that the disk is full
                     raise cause from None
             said = " ".join(f"{type(causes[0]).__name__}: {causes[0]}".split())[:300]
             raise RunError(
@@ -106,6 +111,15 @@ class Checkpoints:
         if self.runtime.is_first:
             for old in list_checkpoints(self.folder)[: -self.keep]:
                 shutil.rmtree(self.folder / f"step-{old:09d}")
+
+    def _check_disk(self) -> None:
+        """See that the folder is still where it was: below a vanished mount another disk would be filled silently."""
+        if self._disk is not None and _disk_of(self.folder) != self._disk:
+            raise RunError(
+                str(self.folder),
+                "no longer there (has its disk been unmounted?); no checkpoint can be written, older ones stay as is",
+                "bring it back, then run the same command again to go on",
+            )
 
     @contextmanager
     def _folder(self, target: Path) -> "Iterator[Path]":
@@ -152,7 +166,29 @@ class Checkpoints:
         found = self.runtime.first_does(lambda: self._newest(warn))
         return None if found is None else Path(found)
 
+    def best_loss(self) -> float:
+        """The validation loss of the best weights, infinite without any; the same on all processes."""
+
+        def read() -> float:
+            if fault_of(self.folder / BEST) is not None:
+                return math.inf
+            return float(read_json(self.folder / BEST / "checkpoint.json")["val_loss"])
+
+        self.wait()
+        return self.runtime.first_does(read)
+
+    def _settle(self) -> None:
+        """End what a kill broke off: a folder that is whole gets its name, the rest of others goes."""
+        for partial in self.folder.glob(".*.partial"):
+            if fault_of(partial) is None:
+                target = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
+                shutil.rmtree(target, ignore_errors=True)
+                partial.replace(target)
+            else:
+                shutil.rmtree(partial)
+
     def _newest(self, warn: Callable[[str], None]) -> str | None:
+        self._settle()
         for step in reversed(list_checkpoints(self.folder)):
             target = self.folder / f"step-{step:09d}"
             fault = fault_of(target)
@@ -207,6 +243,14 @@ def fault_of(target: Path) -> str | None:
         if checksum(target / name) != expected:
             return f"{name} has changed"
     return None
+
+
+def _disk_of(folder: Path) -> int | None:
+    """The number of the file system that a folder lies on; None where it cannot be seen."""
+    try:
+        return folder.stat().st_dev
+    except OSError:
+        return None
 
 
 def _files(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -1,8 +1,10 @@
 """The training loop: a model, sequences and a loss in; a trained model, metrics and checkpoints out."""
 
+import math
 import statistics
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 _RECENT = 50  # steps whose median a spike is measured by
 _FEWEST = 10
 _ROLLBACKS = 5  # to one checkpoint, before it is given up
+_SHOWN = 16  # sequences in an error
 
 
 def train_steps(job: Job) -> tuple[Position, How]:
@@ -46,18 +49,21 @@ def train_steps(job: Job) -> tuple[Position, How]:
     """
     steps = planned_steps(job.settings, job.sequences)
     rt.seed(job.seed + job.runtime.rank)
-    undo = checkpoint_activations(job.blocks) if job.settings.activation_checkpointing else lambda: None
     checkpoints = Checkpoints(job.folder / "checkpoints", job.settings.checkpoint.keep, job.runtime)
+    undo = checkpoint_activations(job.blocks) if job.settings.activation_checkpointing else lambda: None
     log: MetricsLog | None = None
     try:
         with rt.freed_memory_kept(), rt.stop_on_signal() as stop:
             state = _State(job, checkpoints)
-            position = state.restore()
+            found = state.restore()
+            position = found or Position(micro_batch=state.micro_batch())
             if position.step:
                 job.terminal.say(f"{job.label}: going on from step {position.step:,} of {steps:,}")
-            log = MetricsLog(job.folder / "metrics.jsonl", position.step) if job.runtime.is_first else None
+            if job.runtime.is_first:
+                log = MetricsLog(job.folder / "metrics.jsonl", _known_at(found))
             with job.terminal.live(job.label, steps, position.step) as line, state.batches.reading_ahead():
-                return _Loop(job, state, log, line, stop, steps).run(position), state.spread.how
+                loop = _Loop(job, state, log, line, stop, steps)
+                return loop.run(position, is_new=found is None), state.spread.how
     finally:
         checkpoints.close()
         undo()
@@ -89,11 +95,11 @@ class _State:
             pin=runtime.device == "cuda",
         )  # fmt: skip
 
-    def restore(self) -> Position:
-        """Take over the newest good checkpoint; without any, position 0 and the micro-batch that fits."""
+    def restore(self) -> Position | None:
+        """Take over the newest good checkpoint, if there is any."""
         target = self.checkpoints.newest(self.job.terminal.warn)
         if target is None:
-            return Position(micro_batch=self._micro_batch())
+            return None
         position = read_position(target)
         states, random, stored = state_tensors(self.job.model, self.optimizers), self._random(), stored_names(target)
         known = {name: value for name, value in random.items() if name in stored}  # there may be more processes now
@@ -132,7 +138,8 @@ class _State:
     def _runtime(self) -> rt.Runtime:
         return self.job.runtime
 
-    def _micro_batch(self) -> int:
+    def micro_batch(self) -> int:
+        """The recipe's, or the one that fits."""
         settings, runtime = self.job.settings, self._runtime
         if settings.micro_batch != "auto":
             return min(settings.micro_batch, self.batches.share)
@@ -145,6 +152,20 @@ class _State:
 
 def _prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _known_at(position: Position | None) -> Callable[[dict[str, Any]], bool]:
+    """Which records of metrics.jsonl are known to a training that stands there: none before it has begun.
+
+    A spike belongs to the checkpoint in which its batches are left out, as it happens again without that one.
+    """
+
+    def is_known(record: dict[str, Any]) -> bool:
+        if position is None or record["step"] > position.step:
+            return False
+        return "event" not in record or record["skipped_batches"][1] < position.step + position.skipped
+
+    return is_known
 
 
 class _Spike(Exception):
@@ -164,10 +185,8 @@ class _Loop:
         self.ahead = 1 if job.runtime.device == "cuda" else 0
         self.saved_at = time.monotonic()
         self.recent: deque[float] = deque(maxlen=_RECENT)
-        self.rollbacks = (0, 0)  # the step of the last one, how many to it
-        self.best = float("inf")
 
-    def run(self, position: Position) -> Position:
+    def run(self, position: Position, is_new: bool) -> Position:
         """From `position` to the end."""
         self._begin(position)
         self.stepper = Stepper(
@@ -175,7 +194,7 @@ class _Loop:
             position.micro_batch,
         )  # fmt: skip
         self.began_at, self.before, self.mark = time.monotonic(), position.wall_seconds, time.perf_counter()
-        if position.step == 0:
+        if is_new:
             self._record({"step": 0, "tokens": 0, "val_loss": self._validate(position)})
             if self.settings.spike is not None:
                 self._save(position)  # so that there is something to go back to
@@ -185,6 +204,7 @@ class _Loop:
             except _Spike as spike:
                 position = self._roll_back(spike)
             if self.stop_asked and position.step < self.steps:
+                self.state.checkpoints.wait()  # else it might not be saved
                 raise Interrupted(
                     f"{self.job.label}: stopped by {self.stop.signal_name or 'a signal to another process'} after step"
                     f" {position.step:,} of {self.steps:,}; the state is saved: run the same command again to go on"
@@ -193,12 +213,22 @@ class _Loop:
         return position
 
     def _begin(self, position: Position) -> None:
+        """Know what a training that stands there knows, whether it was never stopped or just started."""
         self.stop_asked = self.save_asked = False
-        for record in read_metrics(self.job.folder / "metrics.jsonl"):
-            if record["step"] <= position.step:
-                self.best = min(self.best, record.get("val_loss", float("inf")))
-                if "loss" in record and "event" not in record:
-                    self.recent.append(record["loss"])
+
+        def read() -> tuple[list[float], int, float]:
+            records = [r for r in read_metrics(self.job.folder / "metrics.jsonl") if r["step"] <= position.step]
+            losses = [record["loss"] for record in records if "loss" in record and "event" not in record]
+            rollbacks = sum(record["step"] == position.step for record in records if "event" in record)
+            return (
+                losses[-_RECENT:],
+                rollbacks,
+                min((r["val_loss"] for r in records if "val_loss" in r), default=math.inf),
+            )
+
+        losses, self.rollbacks, lowest = self.job.runtime.first_does(read)
+        self.recent = deque(losses, maxlen=_RECENT)
+        self.best = min(lowest, self.state.checkpoints.best_loss())  # steps that were rolled back count for the best
 
     def _some_steps(self, position: Position) -> Position:
         """Steps up to the next rest: a validation, a checkpoint, a stop, or the end."""
@@ -207,7 +237,7 @@ class _Loop:
             launched.append(self._launch(position.step + len(launched), position))
             position = replace(position, micro_batch=self.stepper.micro_batch)
             last = position.step + len(launched)
-            rest = last == self.steps or last % self.job.validate_every == 0
+            rest = last == self.steps or last % self.job.validate_every == 0 or self._due_by_steps(last)
             while launched and (rest or self.stop_asked or self.save_asked or len(launched) > self.ahead):
                 position = self._finish(launched.popleft().outcome(), position)
             if not launched and (rest or self.stop_asked or self.save_asked):
@@ -226,20 +256,25 @@ class _Loop:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.job.runtime.processes > 1 or self.stepper.micro_batch == 1:
                     raise
-                self.stepper.halve()
-                self.job.terminal.warn(
-                    f"{self.job.label}: out of memory at step {step + 1:,}; going on with micro-batches of"
-                    f" {self.stepper.micro_batch} sequences, the batch stays as it is"
-                )
+            self.stepper.halve()  # out here, as the error's frames hold the step's tensors
+            self.job.terminal.warn(
+                f"{self.job.label}: out of memory at step {step + 1:,}; going on with micro-batches of"
+                f" {self.stepper.micro_batch} sequences, the batch stays as it is"
+            )
 
     def _finish(self, outcome: Outcome, position: Position) -> Position:
         """Look at a step's figures, record them, and say where the training stands."""
         step = position.step + 1
         if not outcome.is_finite:
-            shown = ", ".join(map(str, outcome.sequences[:8]))
+            found = self.job.runtime.gather((outcome.to_blame, outcome.sequences))
+            to_blame = [number for bad, _ in found for number in bad] or [
+                number for _, every in found for number in every
+            ]
+            shown = ", ".join(map(str, to_blame[:_SHOWN]))
+            more = f" and {len(to_blame) - _SHOWN:,} more" if len(to_blame) > _SHOWN else ""
             raise RunError(
                 f"{self.job.label}, step {step}",
-                f"the loss is {outcome.loss}, the gradient norm {outcome.gradient_norm} (sequences {shown} ...)",
+                f"the loss is {outcome.loss}, the gradient norm {outcome.gradient_norm} (sequences {shown}{more})",
                 "lower train.optimizer.learning_rate, or look at these sequences; the last checkpoint is good",
             )
         if (
@@ -268,29 +303,36 @@ class _Loop:
         """Go back to the newest checkpoint and leave out the batches since."""
         self.state.checkpoints.wait()
         position = self.state.restore()
-        times = self.rollbacks[1] + 1 if self.rollbacks[0] == position.step else 1
-        if times > _ROLLBACKS:
+        if position is None:
             raise RunError(
                 f"{self.job.label}, step {spike.step}",
-                f"the loss spikes ({spike.loss:.3f}) however many batches are left out ({times - 1} attempts)",
+                f"the loss spiked to {spike.loss:.3f}, and no checkpoint to go back to is whole",
+                "run the same command again: it begins anew",
+            )
+        self.stepper.start_over()
+        self._begin(position)
+        if self.rollbacks == _ROLLBACKS:
+            raise RunError(
+                f"{self.job.label}, step {spike.step}",
+                f"the loss spikes ({spike.loss:.3f}) however many batches are left out ({_ROLLBACKS} attempts)",
                 "lower train.optimizer.learning_rate, or raise train.spike; the last checkpoint is good",
             )
-        self.rollbacks = (position.step, times)
         first = position.step + position.skipped
         last = spike.step - 1 + position.skipped
-        position = replace(position, skipped=position.skipped + spike.step - position.step)
+        before = position
+        position = replace(
+            position, skipped=position.skipped + spike.step - position.step, micro_batch=self.stepper.micro_batch
+        )
         self.job.terminal.warn(
             f"{self.job.label}: the loss spiked to {spike.loss:.3f} at step {spike.step:,}; going on from step"
             f" {position.step:,} without the batches {first:,} to {last:,}"
         )
         if self.log is not None:
-            self.log.cut(position.step)
+            self.log.cut(_known_at(before))
             self.log.write({
                 "step": position.step, "event": "spike", "at_step": spike.step, "loss": spike.loss,
                 "skipped_batches": [first, last],
             })  # fmt: skip
-        self.recent.clear()
-        self._begin(position)
         self._save(position)
         self.mark = time.perf_counter()
         return position
@@ -328,8 +370,12 @@ class _Loop:
         """Whether a checkpoint is due after `step`, as the first process sees it."""
         every = self.settings.checkpoint.every
         if every.unit == "steps":
-            return step % every.count == 0
+            return self._due_by_steps(step)
         return self.job.runtime.is_first and time.monotonic() - self.saved_at >= every.amount * 60
+
+    def _due_by_steps(self, step: int) -> bool:
+        every = self.settings.checkpoint.every
+        return every.unit == "steps" and step % every.count == 0
 
     def _save(self, position: Position) -> None:
         if self.log is not None:

@@ -76,11 +76,15 @@ def checkpoint_activations(blocks: "Sequence[torch.nn.Module]") -> "Callable[[],
 
         return run
 
-    for block in blocks:
+    each = dict.fromkeys(blocks)  # a block that is used at several depths is one
+    own = {block: block.__dict__.get("forward") for block in each}
+    for block in each:
         block.forward = again(block.forward)
 
     def undo() -> None:
-        for block in blocks:
+        for block, forward in own.items():
             del block.forward
+            if forward is not None:
+                block.forward = forward
 
     return undo

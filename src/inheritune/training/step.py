@@ -23,7 +23,7 @@ class Outcome:
     """What a step gave, once the device has come to it.
 
     The batch's mean loss in nats a token, the gradient's norm, and whether some process asks for a stop or a
-    checkpoint. `sequences` are those of the micro-batches whose loss is not finite, or all where none is to blame.
+    checkpoint. `sequences` are this process's, `to_blame` those of its micro-batches whose loss is not finite.
     """
 
     loss: float
@@ -31,6 +31,7 @@ class Outcome:
     stop: bool
     save: bool
     sequences: list[int]
+    to_blame: list[int]
 
     @property
     def is_finite(self) -> bool:
@@ -58,9 +59,9 @@ class Launched:
         if self._event is not None:
             self._event.synchronize()
         loss, norm, stop, save, *each = self._figures.tolist()
+        sequences = [number for micro_batch in self._micro_batches for number in micro_batch.numbers]
         bad = [m for m, value in zip(self._micro_batches, each, strict=True) if not math.isfinite(value)]
-        sequences = [number for micro_batch in (bad or self._micro_batches) for number in micro_batch.numbers]
-        return Outcome(loss, norm, stop > 0, save > 0, sequences)
+        return Outcome(loss, norm, stop > 0, save > 0, sequences, [number for m in bad for number in m.numbers])
 
 
 class Stepper:
@@ -102,6 +103,11 @@ class Stepper:
         self.clear()
         if self.runtime.device == "cuda":
             torch.cuda.empty_cache()
+
+    def start_over(self) -> None:
+        """Let steps count again after a return to an earlier state, whatever those queued before have found."""
+        self._bad.zero_()
+        self.clear()
 
     def clear(self) -> None:
         """Forget gradients, those of a step that was broken off too."""

@@ -1,0 +1,92 @@
+"""Batches over processes and micro-batches: every sequence once, the rest counts nothing, one shape everywhere."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inheritune.data import Batches, Sequences, batch_numbers
+from inheritune.data.loader import IGNORED
+
+ROW = Sequences(np.arange(1, 38 * 3 + 2, dtype=np.uint16), 3, "test")
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 9), st.integers(0, 30))
+@settings(max_examples=150, deadline=None)
+def test_every_sequence_exactly_once(batch: int, size: int, processes: int, step: int) -> None:
+    expected = batch_numbers(step, batch, ROW.count, 7)
+    ranks = [
+        Batches(ROW, batch, 7, rank=rank, processes=processes).micro_batches(step, size) for rank in range(processes)
+    ]
+    assert len({len(parts) for parts in ranks}) == 1
+    parts = [part for found in ranks for part in found]
+    assert {tuple(part.inputs.shape) for part in parts} == {tuple(part.targets.shape) for part in parts} == {(size, 3)}
+    assert [number for part in parts for number in part.numbers] == expected
+    for part in parts:
+        real = len(part.numbers)
+        assert (part.targets[real:] == IGNORED).all()
+        if real:
+            rows = torch.from_numpy(ROW.rows(part.numbers))
+            assert torch.equal(part.inputs[:real], rows[:, :-1])
+            assert torch.equal(part.targets[:real], rows[:, 1:])
+        assert part.inputs.min() >= 1  # filler is text too, as a model may look at its ids
+
+
+def test_ignored_is_what_torch_ignores() -> None:
+    logits = torch.randn(2, 5)
+    found = torch.nn.functional.cross_entropy(logits, torch.tensor([3, IGNORED]), reduction="sum")
+    assert found == torch.nn.functional.cross_entropy(logits[:1], torch.tensor([3]), reduction="sum")
+
+
+def same(one: Batches, other: Batches, step: int, size: int) -> bool:
+    pairs = zip(one.micro_batches(step, size), other.micro_batches(step, size), strict=True)
+    return all(
+        a.numbers == b.numbers and torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
+        for a, b in pairs
+    )
+
+
+def test_reading_ahead_gives_the_same_whatever_is_asked_for_next() -> None:
+    plain, ahead = Batches(ROW, 5, 1), Batches(ROW, 5, 1)
+    with ahead.reading_ahead():
+        # in turn, a jump ahead, back, and another size in the middle, as after a spike or too little memory
+        for step, size in [(0, 4), (1, 4), (2, 4), (7, 4), (8, 2), (8, 1), (9, 1), (3, 1)]:
+            assert same(plain, ahead, step, size)
+    assert same(plain, ahead, 4, 1)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("reader")]
+
+
+def test_the_next_batch_is_read_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[int, str]] = []
+    whole = Batches._read
+
+    def note(self: Batches, batch: int, size: int) -> list[object]:
+        read.append((batch, threading.current_thread().name.split("_")[0]))
+        return list(whole(self, batch, size))
+
+    monkeypatch.setattr(Batches, "_read", note)
+    batches = Batches(ROW, 4, 1)
+    with batches.reading_ahead():
+        for step in range(3):
+            batches.micro_batches(step, 2)
+    assert sorted(read) == [(0, "MainThread"), (1, "reader"), (2, "reader"), (3, "reader")]
+
+
+def test_an_error_of_the_reader_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Batches._read
+
+    def fail(self: Batches, batch: int, size: int) -> list[object]:
+        if batch == 2:
+            raise OSError(5, "Input/output error", "train.bin")
+        return list(whole(self, batch, size))
+
+    monkeypatch.setattr(Batches, "_read", fail)
+    batches = Batches(ROW, 4, 1)
+    with batches.reading_ahead():
+        batches.micro_batches(0, 2)
+        batches.micro_batches(1, 2)
+        with pytest.raises(OSError, match=r"train\.bin"):
+            batches.micro_batches(2, 2)

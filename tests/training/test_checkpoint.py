@@ -1,0 +1,377 @@
+"""Checkpoints: a copy of the moment, whole or not there; and what a disk does to them is said in one line."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import weights
+from inheritune import runtime
+from inheritune.cli import main
+from inheritune.data import prepare
+from inheritune.errors import RunError
+from inheritune.runlog import read_metrics
+from inheritune.training import checkpoint, fault_of, list_checkpoints
+from inheritune.training.checkpoint import BEST, Checkpoints, Position, read_position, read_tensors, stored_names
+from inheritune.training.loop import _Loop
+
+PLACE = runtime.Runtime("cpu", 1)
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {
+        "model/a": torch.randn(5, 7),
+        "model/turned": torch.randn(6, 4).T,
+        "model/half": torch.randn(9).bfloat16(),
+        "optimizer/a/step": torch.tensor(3.0),
+        "random/0/cpu": torch.get_rng_state(),
+        "model/counts": torch.arange(11),
+        "model/flags": torch.tensor([True, False]),
+    }
+
+
+def empty(like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.zeros_like(tensor) for name, tensor in like.items()}
+
+
+def no_warning(line: str) -> None:
+    raise AssertionError(line)
+
+
+@contextmanager
+def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Inside, no checkpoint comes to its end before the event."""
+    gate, whole = threading.Event(), checkpoint.write_json
+
+    def write(*given: Any) -> None:
+        assert gate.wait(20)
+        whole(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_json", write)
+        yield gate
+        gate.set()
+
+
+def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
+    held, position = Checkpoints(tmp_path, 2, PLACE), Position(7, 1.5, 2.5, 3, 4)
+    held.save(position, tensors(), {})
+    held.wait()
+    target = held.newest(no_warning)
+    assert target is not None
+    assert read_position(target) == position
+    assert stored_names(target) == tensors().keys()
+    found = empty(tensors())
+    read_tensors(target, found, PLACE)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors().items())
+    held.close()
+
+
+def test_it_is_a_copy_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, live, begun = Checkpoints(tmp_path, 2, PLACE), tensors(), threading.Event()
+    plain = Checkpoints._write_tensors
+
+    def late(self: Checkpoints, *given: Any) -> Any:
+        assert begun.wait(20)
+        return plain(self, *given)
+
+    monkeypatch.setattr(Checkpoints, "_write_tensors", late)
+    held.save(Position(1), live, {})  # returns before anything is written
+    for tensor in live.values():
+        tensor.zero_()
+    begun.set()
+    held.wait()
+    found = empty(live)
+    read_tensors(tmp_path / "step-000000001", found, PLACE)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors().items())
+    held.close()
+
+
+def test_it_has_no_name_until_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Checkpoints(tmp_path, 1, PLACE)
+    held.save(Position(1), tensors(), {})
+    held.wait()
+    with held_up(monkeypatch) as gate:
+        held.save(Position(2), tensors(), {})
+        assert list_checkpoints(tmp_path) == [1]
+        gate.set()
+        held.wait()
+    assert list_checkpoints(tmp_path) == [2]
+    assert held.newest(no_warning) == tmp_path / "step-000000002"
+    held.close()
+
+
+def test_what_a_kill_left_is_brought_to_an_end(tmp_path: Path) -> None:
+    held = Checkpoints(tmp_path, 3, PLACE)
+    for step in (1, 2, 3):
+        held.save(Position(step), tensors(), {})
+    held.save_best(tensors(), {"step": 2, "val_loss": 1.25})
+    held.wait()
+    (tmp_path / "step-000000003").rename(tmp_path / ".step-000000003.partial")  # whole, not named yet
+    (tmp_path / BEST).rename(tmp_path / f".{BEST}.partial")
+    (tmp_path / BEST).mkdir()  # and the one before half deleted
+    half = tmp_path / ".step-000000004.partial"
+    half.mkdir()
+    (half / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"x")
+    again = Checkpoints(tmp_path, 3, PLACE)
+    assert again.newest(no_warning) == tmp_path / "step-000000003"
+    assert again.best_loss() == 1.25
+    assert sorted(path.name for path in tmp_path.iterdir()) == [BEST, *(f"step-{step:09d}" for step in (1, 2, 3))]
+    held.close()
+    again.close()
+
+
+def test_many_files_where_one_would_be_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_FILE_BYTES", 150)
+    held = Checkpoints(tmp_path, 3, PLACE)
+    held.save(Position(1), tensors(), {})
+    held.wait()
+    target = tmp_path / "step-000000001"
+    assert len(list(target.glob("*.safetensors"))) > 3
+    found = empty(tensors())
+    read_tensors(target, found, PLACE)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors().items())
+    for file in target.glob("*.safetensors"):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert fault_of(target) == f"{file.name} has changed"
+        file.write_bytes(content)
+    assert fault_of(target) is None
+    held.close()
+
+
+# What a disk does
+
+STEPS = 12
+Act = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module")
+def data(text: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints") / "data"
+    prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, folder)
+    return folder
+
+
+def run(model: Path, out: Path, data: Path, *more: str) -> int:
+    words = ["--sequence-length", "16", "--batch", "4 sequences", "--evaluate-every", "5 steps", "--device", "cpu"]
+    every = ["--checkpoint.every=2 steps", "--checkpoint.keep=9", "--micro_batch=2"]
+    length = ["--length", f"{STEPS} steps", "--optimizer.learning_rate=1e-2"]
+    return main(["train", str(model), str(out), "--data", str(data), "--quiet", *words, *every, *length, *more])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, reference_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert run(reference_folder, out, data) == 0
+    return weights(out / "model")
+
+
+@contextmanager
+def at_step(step: int, act: Callable[[], object]) -> Iterator[None]:
+    """Inside, `act` is done when a training has come to this step, and what it was writing is written."""
+    plain = _Loop._finish
+
+    def finish(self: _Loop, outcome: Any, position: Position) -> Position:
+        if position.step + 1 == step:
+            self.state.checkpoints.wait()
+            act()
+        return plain(self, outcome, position)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Loop, "_finish", finish)
+        yield
+
+
+def check_line(capsys: pytest.CaptureFixture[str], *words: str) -> None:
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1, said
+    assert said.startswith("error: ")
+    for word in words:
+        assert word in said
+
+
+def check_good(out: Path, steps: list[int]) -> None:
+    assert list_checkpoints(out / "checkpoints") == steps
+    for step in steps:
+        assert fault_of(out / "checkpoints" / f"step-{step:09d}") is None
+
+
+def goes_on(model: Path, out: Path, data: Path, undisturbed: dict[str, bytes]) -> None:
+    assert run(model, out, data) == 0
+    assert weights(out / "model") == undisturbed
+    assert [record["step"] for record in read_metrics(out / "metrics.jsonl")] == list(range(STEPS + 1))
+    assert not list((out / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("where", ["write_json", "_write_tensors", "new_folder"])
+def test_a_write_that_fails_is_noticed_at_the_next_one(
+    tmp_path: Path, data: Path, reference_folder: Path, undisturbed: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str], fault: int, where: str,
+) -> None:  # fmt: skip
+    place = str(tmp_path / "run" / "checkpoints" / "x")
+    patch = pytest.MonkeyPatch()
+
+    def fail(*_: Any) -> None:
+        raise OSError(fault, os.strerror(fault), place)
+
+    def begin() -> None:
+        patch.setattr(Checkpoints if where.startswith("_") else checkpoint, where, fail)
+
+    with at_step(7, begin):
+        assert run(reference_folder, tmp_path / "run", data) == 1
+    patch.undo()
+    check_line(capsys, place, "disk is full; make room" if fault == errno.ENOSPC else "run the same command again")
+    check_good(tmp_path / "run", [2, 4, 6])
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 9
+    goes_on(reference_folder, tmp_path / "run", data, undisturbed)
+
+
+@pytest.mark.parametrize("what", ["the last", "a stop", "the best"])
+def test_a_write_that_fails_is_noticed_when_none_follows(
+    tmp_path: Path, data: Path, reference_folder: Path, undisturbed: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str], what: str,
+) -> None:  # fmt: skip
+    patch = pytest.MonkeyPatch()
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "here")
+
+    def begin() -> None:
+        patch.setattr(checkpoint, "write_json", fail)
+        if what == "a stop":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    step = {"the last": STEPS, "a stop": 7, "the best": 5}[what]
+    more = ["--checkpoint.every=5 minutes"] if what == "the best" else []
+    try:
+        with at_step(step, begin):
+            assert run(reference_folder, tmp_path / "run", data, *more) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        patch.undo()
+    check_line(capsys, "here: the disk is full; make room")
+    if what == "the best":
+        return
+    check_good(tmp_path / "run", list(range(2, step, 2)))
+    assert not (tmp_path / "run" / "model").exists()
+    goes_on(reference_folder, tmp_path / "run", data, undisturbed)
+
+
+def test_an_error_of_the_format_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+
+    def fail(*_: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(Checkpoints, "_write_tensors", fail)
+    held = Checkpoints(tmp_path, 2, PLACE)
+    held.save(Position(1), tensors(), {})
+    with pytest.raises(RunError, match=r"step-000000001: .*No space left.*the one before it is good; make room"):
+        held.wait()
+    assert list(tmp_path.iterdir()) == []
+    held.close()
+
+
+def mount(*words: str | Path) -> None:
+    """Needs root on Linux; skips the test elsewhere."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("mounting needs root on Linux")
+    done = subprocess.run(["mount", *map(str, words)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this machine does not mount that: {done.stderr.strip()}")
+
+
+def unmount(*words: str | Path) -> None:
+    subprocess.run(["umount", *map(str, words)], check=False, capture_output=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Where a test mounts something."""
+    (tmp_path / "disk").mkdir()
+    yield tmp_path / "disk"
+    while os.path.ismount(tmp_path / "disk"):
+        unmount("-l", tmp_path / "disk")
+
+
+@pytest.mark.parametrize("room", ["300k", "420k", "900k"])
+def test_a_full_disk(
+    disk: Path, data: Path, reference_folder: Path, undisturbed: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str], room: str,
+) -> None:  # fmt: skip
+    mount("-t", "tmpfs", "-o", f"size={room}", "tmpfs", disk)
+    assert run(reference_folder, disk / "run", data) == 1
+    check_line(capsys, str(disk), "make room")
+    good = list_checkpoints(disk / "run" / "checkpoints")
+    assert good == list(range(2, 2 * len(good) + 1, 2))
+    check_good(disk / "run", good)
+    mount("-o", "remount,size=50m", disk)
+    goes_on(reference_folder, disk / "run", data, undisturbed)
+
+
+def test_a_folder_that_becomes_read_only(
+    tmp_path: Path, data: Path, reference_folder: Path, undisturbed: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = tmp_path / "run" / "checkpoints"
+
+    def lock() -> None:
+        mount("--bind", folder, folder)
+        mount("-o", "remount,bind,ro", folder)
+
+    try:
+        with at_step(7, lock):
+            assert run(reference_folder, tmp_path / "run", data) == 1
+        check_line(capsys, str(folder), "Read-only file system", "run the same command again")
+        check_good(tmp_path / "run", [2, 4, 6])
+        assert run(reference_folder, tmp_path / "run", data) == 1  # at its first checkpoint
+        check_line(capsys, str(folder), "Read-only file system", "run the same command again")
+    finally:
+        unmount(folder)
+    goes_on(reference_folder, tmp_path / "run", data, undisturbed)
+
+
+def test_a_mount_that_vanishes(
+    tmp_path: Path, disk: Path, data: Path, reference_folder: Path, undisturbed: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Without a look at the disk, the rest would go where the mount was, and the checkpoints would not be found."""
+    other = tmp_path / "other"
+    other.mkdir()
+    mount("-t", "tmpfs", "-o", "size=50m", "tmpfs", other)
+    try:
+        mount("--bind", other, disk)
+        with at_step(7, lambda: unmount("-l", disk)):
+            assert run(reference_folder, disk / "run", data) == 1
+        check_line(capsys, str(disk / "run" / "checkpoints"), "unmounted", "run the same command again")
+        assert list(disk.iterdir()) == []
+        check_good(other / "run", [2, 4, 6])
+        mount("--bind", other, disk)
+        goes_on(reference_folder, disk / "run", data, undisturbed)
+        unmount(disk)
+    finally:
+        unmount("-l", other)
+
+
+def test_a_folder_that_is_deleted(
+    tmp_path: Path, data: Path, reference_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    with at_step(7, lambda: shutil.rmtree(tmp_path / "run")):
+        assert run(reference_folder, tmp_path / "run", data) == 1
+    check_line(capsys, str(tmp_path / "run" / "checkpoints"), "no longer there")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,382 @@
+"""What a training survives: loss spikes, kills in the middle of a return, and which weights were best."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from conftest import stored_tensors
+from inheritune import runtime
+from inheritune.data import Sequences, batch_numbers
+from inheritune.errors import RunError
+from inheritune.recipe import Training
+from inheritune.report.curves import collect_curves, draw_curves
+from inheritune.runlog import MetricsLog, Terminal, read_metrics
+from inheritune.training import Job, fault_of, list_checkpoints, train_steps
+from inheritune.training.checkpoint import Checkpoints, read_position
+from inheritune.training.loop import _Loop
+
+LENGTH, BATCH, SEED, STEPS = 8, 4, 5, 30
+ODD = 39  # a token that occurs only in poisoned sequences, and that the model finds very unlikely
+
+
+def model(dropout: float = 0.0) -> GPT2LMHeadModel:
+    torch.manual_seed(3)
+    config = GPT2Config(
+        vocab_size=40, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0,
+        resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout, tie_word_embeddings=False,
+    )  # fmt: skip
+    made = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        made.transformer.ln_f.bias[0] = 10.0
+        made.lm_head.weight[:, 0] = 0.0
+        made.lm_head.weight[ODD, 0] = -3.0  # a logit of -30
+    return made
+
+
+def sequences(odd: set[int] = frozenset()) -> Sequences:  # type: ignore[assignment]
+    row = np.cumsum(np.random.default_rng(0).integers(1, 4, 200 * LENGTH + 1)) % ODD
+    for number in odd:
+        row[number * LENGTH + 1 : number * LENGTH + LENGTH] = ODD
+    return Sequences(row.astype(np.uint16), LENGTH, "test")
+
+
+def batches(*which: int) -> set[int]:
+    """The sequences of the batches of these numbers."""
+    return {number for batch in which for number in batch_numbers(batch, BATCH, sequences().count, SEED)}
+
+
+def train(
+    folder: Path, trained: torch.nn.Module, odd: set[int] = frozenset(), terminal: Terminal | None = None,  # type: ignore[assignment]
+    validate: Callable[[], float] = lambda: 0.5, **more: Any,
+) -> torch.nn.Module:  # fmt: skip
+    tree = {
+        "length": f"{STEPS} steps", "batch": f"{BATCH} sequences", "sequence_length": LENGTH, "micro_batch": 4,
+        "optimizer": {"learning_rate": 0.01}, "schedule": {"warm_up": "2 steps"}, "spike": 1.5,
+        "checkpoint": {"every": "4 steps", "keep": 2},
+    }  # fmt: skip
+    job = Job(
+        label="test", model=trained, sequences=sequences(odd), settings=Training.model_validate(tree | more), seed=SEED,
+        folder=folder, runtime=runtime.start("cpu"), terminal=terminal or Terminal(quiet=True),
+        validate=lambda score: validate(), validate_every=5,
+    )  # fmt: skip
+    train_steps(job)
+    return trained
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def story(folder: Path) -> list[dict[str, Any]]:
+    """The metrics without the times."""
+    times = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in record.items() if k not in times} for record in read_metrics(folder / "metrics.jsonl")]
+
+
+def events(folder: Path) -> list[tuple[int, int, list[int]]]:
+    found = [record for record in story(folder) if "event" in record]
+    assert all(record["event"] == "spike" for record in found)
+    return [(record["step"], record["at_step"], record["skipped_batches"]) for record in found]
+
+
+@pytest.fixture(params=[0, 1], ids=["plain", "queued"])
+def ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are looked at at once, or when another one is queued, as on a GPU."""
+    plain = _Loop.__init__
+
+    def init(self: _Loop, *given: Any) -> None:
+        plain(self, *given)
+        self.ahead = request.param
+
+    monkeypatch.setattr(_Loop, "__init__", init)
+
+
+@pytest.mark.usefixtures("ahead")
+def test_a_spike_goes_back_and_leaves_out_the_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = train(tmp_path / "run", model(0.1), batches(17), Terminal())
+    # batch 17 is step 18; the checkpoint before it is that of step 16
+    assert events(tmp_path / "run") == [(16, 18, [16, 17])]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "at step 18; going on from step 16 without the batches 16 to 17" in said
+    steps = [record["step"] for record in story(tmp_path / "run") if "event" not in record]
+    assert steps == list(range(STEPS + 1))
+    spike = next(record for record in story(tmp_path / "run") if "event" in record)
+    assert spike["loss"] > 1.5 * max(record["loss"] for record in story(tmp_path / "run")[1:16])
+    place = tmp_path / "run" / "checkpoints" / f"step-{STEPS:09d}"
+    assert (read_position(place).step, read_position(place).skipped) == (STEPS, 2)
+    assert same(trained, train(tmp_path / "again", model(0.1), batches(17)))
+    assert story(tmp_path / "run") == story(tmp_path / "again")
+    # what was learned is what a training on the other batches learns
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(
+            "inheritune.data.loader.batch_numbers",
+            lambda step, *rest: batch_numbers(step + 2 * (step >= 16), *rest),
+        )
+        assert same(trained, train(tmp_path / "without", model(0.1), spike=None))
+
+
+@pytest.mark.usefixtures("ahead")
+def test_without_spike_in_the_recipe_it_goes_on(tmp_path: Path) -> None:
+    train(tmp_path, model(), batches(17), spike=None)
+    assert events(tmp_path) == []
+    losses = [record["loss"] for record in story(tmp_path) if "loss" in record]
+    assert losses[17] > 1.5 * max(losses[:17])
+
+
+@pytest.mark.usefixtures("ahead")
+def test_several_spikes_at_one_checkpoint_and_at_others(tmp_path: Path) -> None:
+    odd = batches(17, 20, 21, 30)
+    trained = train(tmp_path, model(), odd)
+    # 16 without 16, 17; then 18, 19, 20 are steps 17 to 19; then 21; then from step 16 on it is batch 22
+    assert events(tmp_path) == [(16, 18, [16, 17]), (16, 19, [18, 20]), (16, 17, [21, 21]), (24, 25, [30, 30])]
+    assert [record["step"] for record in story(tmp_path) if "event" not in record] == list(range(STEPS + 1))
+    assert trained is not None
+
+
+@pytest.mark.usefixtures("ahead")
+def test_a_spike_before_the_first_checkpoint_goes_back_to_the_start(tmp_path: Path) -> None:
+    trained = train(tmp_path / "run", model(), batches(12), checkpoint={"every": "15 steps"})
+    assert events(tmp_path / "run") == [(0, 13, [0, 12])]
+    begun = stopped(tmp_path / "stopped", batches(12), "record 5 again", checkpoint={"every": "15 steps"})
+    assert events(tmp_path / "stopped") == [(0, 13, [0, 12])]
+    assert begun
+    assert same(trained, train(tmp_path / "stopped", model(), batches(12), checkpoint={"every": "15 steps"}))
+    assert story(tmp_path / "run") == story(tmp_path / "stopped")
+
+
+@pytest.mark.usefixtures("ahead")
+def test_it_gives_up_after_five_returns(tmp_path: Path) -> None:
+    odd = batches(*range(12, 60))
+    with pytest.raises(RunError, match=r"the loss spikes .* however many batches are left out \(5 attempts\)"):
+        train(tmp_path, model(), odd)
+    assert [event[0] for event in events(tmp_path)] == [12] * 5
+    assert list_checkpoints(tmp_path / "checkpoints")[-1] == 12
+    assert fault_of(tmp_path / "checkpoints" / "step-000000012") is None
+    with pytest.raises(RunError, match="5 attempts"):  # started again, it does not begin to count anew
+        train(tmp_path, model(), odd)
+    assert len(events(tmp_path)) == 5
+
+
+def test_a_step_queued_behind_a_spike_does_not_stop_the_learning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That step may have found numbers that are not finite, in weights that are given up."""
+    plain = _Loop.__init__
+
+    def init(self: _Loop, *given: Any) -> None:
+        plain(self, *given)
+        self.ahead = 1
+
+    monkeypatch.setattr(_Loop, "__init__", init)
+    expected = train(tmp_path / "one", model(), batches(16))
+    import inheritune.training.step as step
+
+    whole, launches = step.Stepper.launch, []
+
+    def launch(self: step.Stepper, *given: Any) -> Any:
+        launches.append(given[0])
+        if launches.count(17) == 1 and given[0] == 17:  # queued behind the spike of batch 16
+            self._bad.fill_(1.0)
+        return whole(self, *given)
+
+    monkeypatch.setattr(step.Stepper, "launch", launch)
+    found = train(tmp_path / "two", model(), batches(16))
+    assert launches[16:19] == [16, 17, 17]
+    assert same(expected, found)
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing that is still to be written is written."""
+
+
+def stopped(folder: Path, odd: set[int], moment: str, **more: Any) -> bool:
+    """Train until a moment, and leave what a kill there would leave; False where the moment never came."""
+    seen = {"saves": 0, "spiked": False}
+    patch = pytest.MonkeyPatch()
+    write, settle, cut = MetricsLog.write, Checkpoints._write, MetricsLog.cut
+
+    def log(self: MetricsLog, record: dict[str, Any]) -> None:
+        if moment == "before the event" and "event" in record:
+            raise Killed
+        write(self, record)
+        seen["spiked"] |= "event" in record
+        if moment == "after the event" and "event" in record:
+            raise Killed
+        if moment.startswith("record") and seen["spiked"] and record["step"] == int(moment.split()[1]):
+            raise Killed
+
+    def save(self: Checkpoints, target: Path, *rest: Any) -> None:
+        if moment == "in the write" and seen["spiked"]:
+            raise Killed
+        settle(self, target, *rest)
+        if moment == "while it replaces" and seen["spiked"]:
+            # the old one is half deleted, the new one whole and not named yet
+            target.rename(target.with_name(f".{target.name}.partial"))
+            target.mkdir()
+            (target / "checkpoint.json").write_text("{}")
+            raise Killed
+
+    def before_cut(self: MetricsLog, *given: Any) -> None:
+        if moment == "before the cut":
+            raise Killed
+        cut(self, *given)
+
+    patch.setattr(MetricsLog, "write", log)
+    patch.setattr(MetricsLog, "cut", before_cut)
+    patch.setattr(Checkpoints, "_write", save)
+    try:
+        train(folder, model(), odd, **more)
+    except Killed:
+        return True
+    finally:
+        patch.undo()
+    return False
+
+
+MOMENTS = [
+    "before the cut", "before the event", "after the event", "in the write", "while it replaces", "record 17",
+    "record 22", "record 29",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("keep", [1, 2])
+def test_killed_after_a_spike_it_ends_the_same(tmp_path: Path, moment: str, keep: int) -> None:
+    odd, more = batches(17, 19, 25), {"checkpoint": {"every": "4 steps", "keep": keep}}
+    straight = train(tmp_path / "straight", model(), odd, **more)
+    assert len(events(tmp_path / "straight")) == 3
+    assert stopped(tmp_path / "run", odd, moment, **more)
+    assert same(straight, train(tmp_path / "run", model(), odd, **more))
+    assert story(tmp_path / "run") == story(tmp_path / "straight")
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == sorted(
+        p.name for p in (tmp_path / "straight" / "checkpoints").iterdir()
+    )
+
+
+def test_a_spike_with_no_good_checkpoint_left_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _Loop._roll_back
+
+    def broken(self: _Loop, *given: Any) -> Any:
+        self.state.checkpoints.wait()
+        for file in (tmp_path / "checkpoints").rglob("*.safetensors"):
+            file.write_bytes(b"")
+        return whole(self, *given)
+
+    monkeypatch.setattr(_Loop, "_roll_back", broken)
+    with pytest.raises(RunError, match=r"step 18: the loss spiked to .*no checkpoint to go back to"):
+        train(tmp_path, model(), batches(17))
+
+
+def test_curves_are_drawn_of_a_training_with_a_spike(tmp_path: Path) -> None:
+    train(tmp_path / "reference", model(), batches(17))
+    assert len(events(tmp_path / "reference")) == 1
+    curves = collect_curves(tmp_path, {"rounds": [], "controls": []})
+    assert [curve["name"] for curve in curves] == ["reference"]
+    assert curves[0]["tokens"] == [step * BATCH * LENGTH for step in range(0, STEPS + 1, 5)]
+    assert curves[0]["val_loss"] == [0.5] * 7
+    assert draw_curves(curves, 0.4)[0].startswith("<svg")
+
+
+# The best weights
+
+VALUES = [3.0, 2.5, 2.1, 2.3, 1.9, 2.0, 2.2]  # at steps 0, 5, ..., 30
+
+
+class Validation:
+    """Gives the losses one after the other, and notes the weights at each."""
+
+    def __init__(self, trained: torch.nn.Module, values: list[float], stop_at: int | None = None) -> None:
+        self.trained, self.values, self.stop_at = trained, iter(values), stop_at
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def __call__(self) -> float:
+        if len(self.weights) == self.stop_at:
+            raise Killed
+        self.weights.append({f"model/{k}": v.detach().clone() for k, v in self.trained.named_parameters()})
+        return next(self.values)
+
+
+def best(folder: Path) -> tuple[int, float]:
+    place = folder / "checkpoints" / "best"
+    assert fault_of(place) is None
+    facts = json.loads((place / "checkpoint.json").read_text())
+    return facts["step"], facts["val_loss"]
+
+
+def is_stored(folder: Path, expected: dict[str, torch.Tensor]) -> bool:
+    found = stored_tensors(folder / "checkpoints" / "best")
+    return all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.usefixtures("ahead")
+def test_the_best_weights_are_those_of_the_lowest_validation_loss(tmp_path: Path) -> None:
+    trained = model()
+    seen = Validation(trained, VALUES)
+    train(tmp_path, trained, validate=seen)
+    assert best(tmp_path) == (20, 1.9)
+    assert is_stored(tmp_path, seen.weights[4])
+    assert not is_stored(tmp_path, seen.weights[5])
+    assert list_checkpoints(tmp_path / "checkpoints") == [28, 30]  # it does not count as one of those kept
+
+
+def test_the_best_weights_are_not_kept_where_not_wanted(tmp_path: Path) -> None:
+    trained = model()
+    train(tmp_path, trained, validate=Validation(trained, VALUES), checkpoint={"every": "4 steps", "best": False})
+    assert list_checkpoints(tmp_path / "checkpoints")
+    assert not (tmp_path / "checkpoints" / "best").exists()
+
+
+def test_the_start_is_not_written_and_nothing_worse_than_it(tmp_path: Path) -> None:
+    trained = model()
+    train(tmp_path, trained, validate=Validation(trained, [1.0, *VALUES[1:]]))
+    assert not (tmp_path / "checkpoints" / "best").exists()
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5, 6])
+def test_going_on_does_not_forget_which_was_best(tmp_path: Path, stop_at: int) -> None:
+    trained = model()
+    first = Validation(trained, VALUES, stop_at)
+    with pytest.raises(Killed):
+        train(tmp_path, trained, validate=first)
+    resumed = model()
+    position = list_checkpoints(tmp_path / "checkpoints")[-1]
+    again = Validation(resumed, VALUES[position // 5 + 1 :])
+    train(tmp_path, resumed, validate=again)
+    assert best(tmp_path) == (20, 1.9)
+    assert is_stored(tmp_path, [*first.weights[: position // 5 + 1], *again.weights][4])
+
+
+@pytest.mark.parametrize("wiped", [False, True])
+def test_after_a_spike_the_best_is_the_same_whether_killed_or_not(tmp_path: Path, wiped: bool) -> None:
+    """A step that is rolled back may have been the best: its weights are kept, and no worse ones replace them."""
+    odd = batches(26)
+    # a checkpoint only at 12 and 24, so that the spike goes back behind the validation of step 25
+    more = {"checkpoint": {"every": "12 steps"}}
+    trained = model()
+    seen = Validation(trained, [3.0, 2.5, 2.1, 2.3, 1.9, 1.2, 1.5, 1.6])
+    train(tmp_path / "straight", trained, odd, validate=seen, **more)
+    assert [event[:2] for event in events(tmp_path / "straight")] == [(24, 27)]
+    assert best(tmp_path / "straight") == (25, 1.2)
+    assert is_stored(tmp_path / "straight", seen.weights[5])
+    broken = model()
+    with pytest.raises(Killed):
+        train(tmp_path / "run", broken, odd, validate=Validation(broken, [3.0, 2.5, 2.1, 2.3, 1.9, 1.2], 6), **more)
+    if wiped:
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "best")
+    resumed = model()
+    train(tmp_path / "run", resumed, odd, validate=Validation(resumed, [1.5, 1.6]), **more)
+    if wiped:
+        assert best(tmp_path / "run") == (25, 1.5)
+    else:
+        assert best(tmp_path / "run") == (25, 1.2)
+        assert is_stored(tmp_path / "run", seen.weights[5])
+    assert math.isclose(read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["val_loss"], 1.6)

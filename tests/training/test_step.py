@@ -1,0 +1,352 @@
+"""One step: a loss or gradient that is not finite changes nothing and names who is to blame, also with a step queued
+behind; too little memory halves the micro-batch.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from inheritune import runtime
+from inheritune.cli import main
+from inheritune.data import Batches, Sequences, batch_numbers
+from inheritune.errors import RunError
+from inheritune.recipe import Training
+from inheritune.runlog import Terminal, read_metrics
+from inheritune.training import Job, NextToken, build_optimizer, list_checkpoints, spread, train_steps
+from inheritune.training.checkpoint import read_position
+from inheritune.training.loop import _Loop
+from inheritune.training.optimizer import allocate_state, state_tensors
+from inheritune.training.step import Stepper
+
+BAD = 39  # a token that occurs only where a test puts it
+LENGTH, BATCH, SEED = 8, 4, 5
+
+
+def model(**more: Any) -> GPT2LMHeadModel:
+    torch.manual_seed(3)
+    sizes = {"n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    none = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=40, **sizes, **(none | more), tie_word_embeddings=False))
+
+
+def sequences(bad: tuple[int, ...] = ()) -> Sequences:
+    """50 sequences; those in `bad` have the bad token in their middle."""
+    row = np.cumsum(np.random.default_rng(0).integers(1, 4, 401)) % BAD
+    for number in bad:
+        row[number * LENGTH + 4] = BAD
+    return Sequences(row.astype(np.uint16), LENGTH, "test")
+
+
+def poisoned() -> GPT2LMHeadModel:
+    """A model whose loss is NaN wherever the bad token stands, and only there."""
+    made = model()
+    with torch.no_grad():
+        made.transformer.wte.weight[BAD] = float("nan")
+    return made
+
+
+def settings(**more: Any) -> Training:
+    tree = {
+        "length": "6 steps", "batch": f"{BATCH} sequences", "sequence_length": LENGTH, "micro_batch": 2,
+        "optimizer": {"learning_rate": 0.02}, "schedule": {"warm_up": "2 steps"},
+        "checkpoint": {"every": "1 steps", "keep": 2},
+    }  # fmt: skip
+    return Training.model_validate(tree | more)
+
+
+def train(
+    folder: Path, trained: torch.nn.Module, row: Sequences, terminal: Terminal | None = None, **more: Any
+) -> None:
+    job = Job(
+        label="test", model=trained, sequences=row, settings=settings(**more), seed=SEED, folder=folder,
+        runtime=runtime.start("cpu"), terminal=terminal or Terminal(quiet=True), validate=lambda score: 0.5,
+        validate_every=2,
+    )  # fmt: skip
+    train_steps(job)
+
+
+def losses(folder: Path) -> list[float]:
+    return [record["loss"] for record in read_metrics(folder / "metrics.jsonl") if "loss" in record]
+
+
+def numbers(step: int) -> list[int]:
+    """The sequences of a step (from 0)."""
+    return batch_numbers(step, BATCH, sequences().count, SEED)
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is queued before the one before it is looked at, as on a GPU."""
+    plain = _Loop.__init__
+
+    def init(self: _Loop, *given: Any) -> None:
+        plain(self, *given)
+        self.ahead = 1
+
+    monkeypatch.setattr(_Loop, "__init__", init)
+
+
+class Course:
+    """Every weight and optimizer state before each launch, and at the end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.states: list[dict[str, torch.Tensor]] = []
+        self.stepper: Stepper | None = None
+        plain = Stepper.launch
+
+        def launch(stepper: Stepper, *given: Any) -> Any:
+            self.stepper = stepper
+            self.states.append(self.state())
+            return plain(stepper, *given)
+
+        monkeypatch.setattr(Stepper, "launch", launch)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        assert self.stepper is not None
+        held = self.stepper.spread.module.model
+        parts = dict(held.named_parameters()) | state_tensors(held, self.stepper.optimizers)
+        return {name: tensor.detach().clone() for name, tensor in parts.items()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in zip(one.values(), other.values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("place", range(BATCH))
+def test_a_loss_that_is_not_finite_changes_nothing_and_names_its_micro_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, optimizer: str
+) -> None:
+    course, step = Course(monkeypatch), 3
+    if optimizer == "muon":
+        plain = build_optimizer
+
+        def build(held: torch.nn.Module, _: Any, given: Any) -> Any:
+            return plain(held, frozenset(n for n, p in held.named_parameters() if ".h." in n and p.dim() == 2), given)
+
+        monkeypatch.setattr("inheritune.training.loop.build_optimizer", build)
+    row = sequences(bad=(numbers(step)[place],))
+    with pytest.raises(RunError) as caught:
+        train(tmp_path, poisoned(), row, optimizer={"learning_rate": 0.02, "name": optimizer})
+    blamed = numbers(step)[place // 2 * 2 :][:2]
+    assert re.search(rf"test, step {step + 1}: the loss is nan", str(caught.value))
+    assert f"(sequences {blamed[0]}, {blamed[1]})" in str(caught.value)
+    assert len(course.states) == step + 1
+    assert equal(course.state(), course.states[step])
+    assert not equal(course.states[step], course.states[step - 1])
+    assert list_checkpoints(tmp_path / "checkpoints") == [step - 1, step]
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == list(range(step + 1))
+
+
+@pytest.mark.usefixtures("ahead")
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_steps_queued_behind_a_bad_one_change_nothing_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    course = Course(monkeypatch)
+    row = sequences(bad=(numbers(step)[1],))
+    with pytest.raises(RunError, match=f"step {step + 1}: the loss is nan"):
+        train(tmp_path, poisoned(), row, checkpoint={"every": "60 minutes"}, length="8 steps")
+    # a step is queued behind, unless the bad one is the last before a validation
+    assert len(course.states) == step + 1 + (step % 2 == 0)
+    assert equal(course.state(), course.states[step])
+    assert not equal(course.states[step], course.states[step - 1])
+
+
+def test_the_flag_stays_for_good_steps_after_a_bad_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stepper = a_stepper(poisoned(), sequences(bad=(numbers(1)[0],)))
+    launched = [stepper.launch(step, 0.01, lambda: (False, False)) for step in range(3)]
+    after = [parameter.detach().clone() for parameter in stepper.spread.module.parameters()]
+    assert [step.outcome().is_finite for step in launched] == [True, False, True]
+    stepper.launch(3, 0.01, lambda: (False, False))
+    for one, other in zip(after, stepper.spread.module.parameters(), strict=True):
+        assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
+    stepper.start_over()
+    stepper.launch(3, 0.01, lambda: (False, False))
+    assert not torch.equal(after[-1], list(stepper.spread.module.parameters())[-1])
+
+
+def a_stepper(trained: torch.nn.Module, row: Sequences) -> Stepper:
+    place = runtime.start("cpu")
+    held = spread(NextToken(trained, None), [], "alone", place)
+    optimizers = build_optimizer(trained, frozenset(), settings().optimizer)
+    allocate_state(trained, optimizers)
+    return Stepper(held, optimizers, Batches(row, BATCH, SEED), settings(), place, 2)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_names_the_whole_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    course, step, calls = Course(monkeypatch), 2, iter(range(99))
+    trained = model()
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * value if next(calls) == step * 2 + 1 else gradient
+
+    trained.transformer.ln_f.bias.register_hook(spoil)
+    with pytest.raises(RunError, match=f"step {step + 1}: the loss is [0-9.]+, the gradient norm {value}") as caught:
+        train(tmp_path, trained, sequences())
+    assert f"(sequences {', '.join(map(str, numbers(step)))})" in str(caught.value)
+    assert equal(course.state(), course.states[step])
+
+
+def test_of_many_sequences_some_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
+    broken = model()
+    with torch.no_grad():
+        broken.transformer.ln_f.bias.fill_(float("nan"))
+    with pytest.raises(RunError, match=r"\(sequences (\d+, ){15}\d+ and 4 more\)"):
+        train(tmp_path, broken, sequences(), batch="20 sequences", micro_batch=5)
+
+
+def test_what_other_processes_find_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.Runtime, "gather", lambda self, value: [([], [1, 2]), ([7], [7, 8])])
+    with pytest.raises(RunError, match=r"\(sequences 7\)"):
+        train(tmp_path, poisoned(), sequences(bad=(numbers(0)[0],)))
+
+
+# Too little memory
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[int]]]:
+    """Makes the forward or backward pass of more than `most` sequences fail, from the call of number `first` on."""
+
+    def limit(most: int, first: int, where: str, error: Exception) -> list[int]:
+        sizes: list[int] = []
+        plain = NextToken.forward
+
+        class Fails(torch.autograd.Function):
+            @staticmethod
+            def forward(context: Any, loss: torch.Tensor) -> torch.Tensor:
+                return loss.clone()
+
+            @staticmethod
+            def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+                raise error
+
+        def forward(self: NextToken, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, **more: Any) -> torch.Tensor:
+            sizes.append(len(inputs_BT))
+            fails = len(inputs_BT) > most and len(sizes) > first
+            if fails and where == "forward":
+                raise error
+            loss = plain(self, inputs_BT, targets_BT, **more)
+            return Fails.apply(loss) if fails else loss  # type: ignore[no-untyped-call]
+
+        monkeypatch.setattr(NextToken, "forward", forward)
+        return sizes
+
+    yield limit
+    monkeypatch.undo()
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB.")
+CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: you tried to")
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, CPU], ids=["gpu", "cpu"])
+def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
+    tmp_path: Path, memory: Any, where: str, error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small, trained = model(), model()
+    train(tmp_path / "small", small, sequences(), micro_batch=1)
+    sizes = memory(1, 2, where, error)
+    train(tmp_path / "halved", trained, sequences(), Terminal(), micro_batch=4)
+    assert sizes == [4, 4, 4, 2, *[1] * 16]  # third step, at first with 4, then with 2
+    assert losses(tmp_path / "halved") == pytest.approx(losses(tmp_path / "small"), abs=1e-5)
+    for one, other in zip(small.parameters(), trained.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "out of memory at step 3; going on with micro-batches of 2 sequences" in said
+    assert "out of memory at step 3; going on with micro-batches of 1 sequences" in said
+
+
+def test_the_smaller_micro_batch_is_remembered(tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory(2, 2, "forward", OUT_OF_MEMORY)
+    straight = model()
+    train(tmp_path / "straight", straight, sequences(), micro_batch=4)
+    plain, calls = _Loop._finish, iter(range(99))
+
+    def finish(self: _Loop, *given: Any) -> Any:
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return plain(self, *given)
+
+    monkeypatch.undo()
+    sizes = memory(2, 2, "forward", OUT_OF_MEMORY)
+    monkeypatch.setattr(_Loop, "_finish", finish)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", model(), sequences(), micro_batch=4)
+    assert read_position(tmp_path / "run" / "checkpoints" / "step-000000004").micro_batch == 2
+    sizes.clear()
+    monkeypatch.undo()
+    resumed = model()
+    sizes = memory(2, 0, "forward", OUT_OF_MEMORY)
+    train(tmp_path / "run", resumed, sequences(), micro_batch=4)
+    assert sizes == [2] * 4
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, CPU], ids=["gpu", "cpu"])
+def test_what_does_not_even_fit_alone_ends_with_a_line(
+    tmp_path: Path, memory: Any, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory(0, 2, "forward", error)
+    with pytest.raises(type(error)):
+        train(tmp_path, model(), sequences(), micro_batch=4)
+    assert list_checkpoints(tmp_path / "checkpoints") == [1, 2]
+
+    def broken(*_: Any) -> None:
+        raise error
+
+    import inheritune.recipe
+
+    monkeypatch.setattr(inheritune.recipe, "load_recipe", broken)
+    assert main(["run", "any.yaml"]) == 1
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "out of memory; set train.activation_checkpointing" in said
+
+
+def test_another_error_is_no_lack_of_memory(tmp_path: Path, memory: Any) -> None:
+    sizes = memory(0, 2, "forward", RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        train(tmp_path, model(), sequences(), micro_batch=4)
+    assert sizes == [4] * 3
+
+
+# Splitting
+
+
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 4))
+@examples(max_examples=12, deadline=None)
+def test_loss_and_gradient_do_not_depend_on_the_split(batch: int, micro_batch: int, processes: int) -> None:
+    row, trained = sequences(), model().double()
+    objective = NextToken(trained, None)
+    rows = torch.from_numpy(row.rows(batch_numbers(3, batch, row.count, SEED)))
+    whole = objective(rows[:, :-1], rows[:, 1:])
+    whole.backward()
+    expected = [parameter.grad.clone() for parameter in trained.parameters() if parameter.grad is not None]
+    objective.zero_grad()
+    total = 0.0
+    for rank in range(processes):
+        for part in Batches(row, batch, SEED, rank=rank, processes=processes).micro_batches(3, micro_batch):
+            loss = objective(part.inputs, part.targets)
+            loss.backward()
+            total += loss.item()
+    assert total == pytest.approx(whole.item(), rel=1e-5)
+    found = [parameter.grad for parameter in trained.parameters() if parameter.grad is not None]
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

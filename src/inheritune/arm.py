@@ -29,7 +29,7 @@ from inheritune.inheritance import check_free
 from inheritune.recipe import Evaluate, Reference, Training, check
 from inheritune.runlog import Terminal, Trackers, check_trackers, open_trackers, read_json, write_json
 from inheritune.runtime import Runtime
-from inheritune.training import Job, planned_steps, train_steps, whole_state
+from inheritune.training import Job, lacking_compiler, planned_steps, train_steps, whole_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,7 +45,8 @@ _WORTH_COMPILING = 1e15  # FLOPs of a training on a CPU, about two hours on two 
 class Conditions:
     """What all arms of a run have in common, so that they can be compared.
 
-    `track` names the trackers that their trainings are shown in, under the run's name `title`.
+    `track` names the trackers that their trainings are shown in, under the run's name `title`. `trust_remote_code`:
+    their models are loaded with the code that came with the reference.
     """
 
     training: Training
@@ -59,6 +60,7 @@ class Conditions:
     parallel: str = "auto"
     track: tuple[str, ...] = ()
     title: str = "inheritune"
+    trust_remote_code: bool = False
 
     @classmethod
     def of(
@@ -105,7 +107,8 @@ def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> d
     facts = _train(arm, conditions, settings)
     began = time.monotonic()
     conditions.terminal.say(f"{arm.name}: evaluating")
-    evaluation = conditions.judge(load_model(Reference(path=str(arm.folder / "model"))))
+    trained = Reference(path=str(arm.folder / "model"), trust_remote_code=conditions.trust_remote_code)
+    evaluation = conditions.judge(load_model(trained))
     found = {
         "name": arm.name,
         **facts,
@@ -177,7 +180,11 @@ def _open_trackers(
 def _job(arm: Arm, conditions: Conditions, settings: Training, model: "PreTrainedModel", flops: float) -> Job:
     runtime = conditions.runtime
     if settings.compile == "auto":
-        settings = settings.model_copy(update={"compile": runtime.device == "cuda" or flops >= _WORTH_COMPILING})
+        worth = runtime.device == "cuda" or (runtime.device == "cpu" and flops >= _WORTH_COMPILING)
+        lacking = lacking_compiler(runtime.device) if worth else None
+        if lacking is not None:
+            conditions.terminal.say(f"{arm.name}: not compiled, as {lacking} is missing; steps would be faster")
+        settings = settings.model_copy(update={"compile": worth and lacking is None})
 
     def validate(score: "Score") -> float:
         losses = sequence_losses(
@@ -248,7 +255,7 @@ def train(
     check_trackers(names)
     request = {
         "model": str(model) if isinstance(model, str | Path) else _fingerprint(model),
-        "train": training.model_dump(mode="json"),
+        "train": training.model_dump(mode="json", exclude={"micro_batch", "checkpoint"}),  # these may change
         "seed": seed,
         "data": str(data if isinstance(data, str | Path) else data.folder),
     }

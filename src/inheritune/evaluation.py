@@ -81,7 +81,8 @@ def sequence_losses(
     with torch.no_grad():
         for first in range(0, share, micro_batch):  # as many calls on every process, since sharded models meet in each
             numbers = mine[first : first + micro_batch]
-            rows = torch.from_numpy(sequences.rows(numbers or [0])).to(runtime.device)
+            filled = numbers if runtime.processes == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
+            rows = torch.from_numpy(sequences.rows(filled)).to(runtime.device)
             losses.extend(score(rows[:, :-1], rows[:, 1:]).tolist()[: len(numbers)])
     found = tuple(loss for part in runtime.gather(losses) for loss in part)
     bad = [number for number, loss in enumerate(found) if not math.isfinite(loss)]

@@ -123,7 +123,8 @@ class Growth:
         notes = describe_plan(plan)
         if before is not None:
             assert self.grow is not None
-            trained = load_model(Reference(path=str(self.folder / before["folder"] / "model")))
+            place = str(self.folder / before["folder"] / "model")
+            trained = load_model(Reference(path=place, trust_remote_code=conditions.trust_remote_code))
             graft(target.float(), trained, kept, before["blocks"], silent=self.grow.silent)
             notes |= {"from_round": before["folder"], "blocks_from_round": before["blocks"], "silent": self.grow.silent}
         conditions.runtime.first_does(lambda: write_json(folder / "inherited.json", notes))

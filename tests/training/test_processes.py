@@ -84,7 +84,7 @@ def test_begun_on_two_it_goes_on_with_another_number_and_ends_where_it_would_hav
     words = command(2, "train", reference_folder, out, "--data", data, "--length", f"{STEPS} steps", *TRAIN)
     with subprocess.Popen([*words, "--parallel", "fsdp"], env=environment(), start_new_session=True) as begun:
         wait_for(lambda: len(read_metrics(out / "metrics.jsonl")) > 6, begun)
-        os.killpg(begun.pid, signal.SIGKILL)
+        kill_all(begun.pid)
     assert 0 < len(losses(out)) < STEPS
     done = train(after, reference_folder, data, out, "--parallel", "auto" if after == 1 else "fsdp")
     assert done.returncode == 0, done.stderr
@@ -118,6 +118,13 @@ def test_a_dead_process_ends_the_job_with_a_word(data: Path, reference_folder: P
         said = begun.communicate(timeout=60)[1]
     assert begun.returncode == 1
     assert "SIGKILL" in said or "another process of the job ended" in said
+
+
+def kill_all(launcher: int) -> None:
+    """The launcher and its workers, which are in sessions of their own."""
+    found = subprocess.run(["pgrep", "-P", str(launcher)], capture_output=True, text=True, check=True).stdout
+    for number in (launcher, *map(int, found.split())):
+        os.kill(number, signal.SIGKILL)
 
 
 def wait_for(there: Any, begun: "subprocess.Popen[Any]") -> None:

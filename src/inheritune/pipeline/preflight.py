@@ -19,7 +19,7 @@ from inheritune.inheritance import check_silencing, draft, target_config
 from inheritune.recipe import NewTokenizer, Recipe, Reference
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
-from inheritune.training import check_float8, check_optimizer, check_shardable
+from inheritune.training import check_compiler, check_float8, check_optimizer, check_shardable
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -74,6 +74,8 @@ def _check_track(recipe: Recipe) -> None:
 
 def _check_hardware(runtime: Runtime, recipe: Recipe) -> None:
     """What the device and the number of processes allow."""
+    if recipe.train.compile is True:
+        check_compiler(runtime.device)
     if recipe.train.precision == "float8":
         check_float8(runtime.device)
     new = recipe.reference.train

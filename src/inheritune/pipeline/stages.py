@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Parts of a recipe that change how a run proceeds and not what comes out; they may differ when a run goes on.
-_FREE = (("train", "checkpoint"), ("hardware",), ("track",))
+_FREE = (("train", "checkpoint"), ("train", "micro_batch"), ("hardware",), ("track",))
 
 
 def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) -> dict[str, Any]:
@@ -85,7 +85,10 @@ class _Run:
             recipe.train, recipe.evaluate, recipe.seed, self.runtime, self.terminal, tokenizer, prepared,
             recipe.hardware.parallel,
         )  # fmt: skip
-        conditions = replace(conditions, track=tuple(recipe.track), title=self.folder.resolve().name)
+        conditions = replace(
+            conditions, track=tuple(recipe.track), title=self.folder.resolve().name,
+            trust_remote_code=recipe.reference.trust_remote_code,
+        )  # fmt: skip
         reference, judged = self._reference(conditions, prepared)
         growth = Growth(
             self._reference_place(), judged, reference["layers"], recipe.inherit, recipe.grow, self.folder / "rounds",

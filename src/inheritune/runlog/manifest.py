@@ -19,7 +19,7 @@ _PACKAGES = (
     "gguf",
     "accelerate",
 )
-_DECISIVE = ("versions", "machine", "device", "threads")
+_DECISIVE = ("versions", "machine", "device", "threads", "processes", "micro_batch")
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from inheritune.training.optimizer import (
     state_tensors,
     step_unless,
 )
-from inheritune.training.parallel import choose, spread, whole_state
+from inheritune.training.parallel import check_compiler, choose, lacking_compiler, spread, whole_state
 from inheritune.training.schedule import check_schedule, learning_rate
 
 __all__ = [
@@ -24,12 +24,14 @@ __all__ = [
     "Position",
     "allocate_state",
     "build_optimizer",
+    "check_compiler",
     "check_float8",
     "check_optimizer",
     "check_schedule",
     "check_shardable",
     "choose",
     "fault_of",
+    "lacking_compiler",
     "learning_rate",
     "list_checkpoints",
     "load_state",

@@ -34,7 +34,7 @@ BEST = "best"
 @dataclass(frozen=True)
 class Position:
     """Where a training stands: optimizer steps done, the seconds they took, and the seconds with validation and
-    checkpoints; how many batches were left out after loss spikes; the micro-batch in use (0: not decided).
+    checkpoints; how many batches were left out after loss spikes; the micro-batch in use, and the recipe's (0: auto).
     """
 
     step: int = 0
@@ -42,6 +42,7 @@ class Position:
     wall_seconds: float = 0.0
     skipped: int = 0
     micro_batch: int = 0
+    asked_micro_batch: int = 0
 
 
 class Checkpoints:
@@ -111,6 +112,7 @@ class Checkpoints:
         if self.runtime.is_first:
             for old in list_checkpoints(self.folder)[: -self.keep]:
                 shutil.rmtree(self.folder / f"step-{old:09d}")
+        self._meet()  # a process that ended before the first is done would have the launcher end that one too
 
     def _check_disk(self) -> None:
         """See that the folder is still where it was: below a vanished mount another disk would be filled silently."""

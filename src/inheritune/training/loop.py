@@ -25,7 +25,7 @@ from inheritune.training.optimizer import (
     load_state,
     state_tensors,
 )
-from inheritune.training.parallel import How, Spread, choose, spread
+from inheritune.training.parallel import How, Spread, check_compiler, choose, spread
 from inheritune.training.schedule import learning_rate
 from inheritune.training.step import Launched, Outcome, Stepper, is_out_of_memory, largest_micro_batch
 
@@ -56,7 +56,7 @@ def train_steps(job: Job) -> tuple[Position, How]:
         with rt.freed_memory_kept(), rt.stop_on_signal() as stop:
             state = _State(job, checkpoints)
             found = state.restore()
-            position = found or Position(micro_batch=state.micro_batch())
+            position = state.with_micro_batch(found or Position())
             if position.step:
                 job.terminal.say(f"{job.label}: going on from step {position.step:,} of {steps:,}")
             if job.runtime.is_first:
@@ -83,6 +83,8 @@ class _State:
         if precision == "float8":
             check_float8(runtime.device)
             use_float8(job.blocks)
+        if settings.compile is True:
+            check_compiler(runtime.device)
         self.spread: Spread = spread(
             objective, job.blocks, how, runtime, precision=precision, compiled=settings.compile is True
         )
@@ -138,7 +140,15 @@ class _State:
     def _runtime(self) -> rt.Runtime:
         return self.job.runtime
 
-    def micro_batch(self) -> int:
+    def with_micro_batch(self, position: Position) -> Position:
+        """The position with the micro-batch to go on with: the one in use, unless the recipe now asks for another."""
+        wanted = self.job.settings.micro_batch
+        asked = 0 if wanted == "auto" else wanted
+        if position.micro_batch and position.asked_micro_batch == asked:
+            return replace(position, micro_batch=min(position.micro_batch, self.batches.share))
+        return replace(position, micro_batch=self._micro_batch(), asked_micro_batch=asked)
+
+    def _micro_batch(self) -> int:
         """The recipe's, or the one that fits."""
         settings, runtime = self.job.settings, self._runtime
         if settings.micro_batch != "auto":
@@ -198,6 +208,7 @@ class _Loop:
             self._record({"step": 0, "tokens": 0, "val_loss": self._validate(position)})
             if self.settings.spike is not None:
                 self._save(position)  # so that there is something to go back to
+        self.mark = time.perf_counter()
         while position.step < self.steps:
             try:
                 position = self._some_steps(position)
@@ -346,9 +357,9 @@ class _Loop:
         module = self.state.spread.module
 
         def score(inputs_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+            parts = zip(*(torch.split(t, self.stepper.micro_batch) for t in (inputs_BT, targets_BT)), strict=True)
             with self.job.runtime.autocast(self.settings.precision):
-                found: torch.Tensor = module(inputs_BT, targets_BT, by_sequence=True)
-            return found
+                return torch.cat([module(inputs, targets, by_sequence=True) for inputs, targets in parts])
 
         module.eval()
         loss = self.job.validate(score)

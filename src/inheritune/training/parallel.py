@@ -1,12 +1,16 @@
 """One model on several processes: whole on each (DDP), or a share of every block on each (FSDP2)."""
 
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from inheritune.errors import InputError
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -71,6 +75,21 @@ def spread(
         place = [torch.cuda.current_device()] if runtime.device == "cuda" else None
         call = torch.nn.parallel.DistributedDataParallel(call, device_ids=place, gradient_as_bucket_view=True)
     return Spread(how, call, objective, runtime.processes if how == "ddp" else 1)
+
+
+def lacking_compiler(device: str) -> str | None:
+    """What torch.compile needs on a device and does not find; None where nothing is missing."""
+    if device == "cuda":
+        return None if find_spec("triton") is not None else "the package triton"
+    compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
+    return None if any(shutil.which(name) for name in compilers) else "a C++ compiler (g++)"
+
+
+def check_compiler(device: str) -> None:
+    """Raise InputError where torch.compile cannot work."""
+    lacking = lacking_compiler(device)
+    if lacking is not None:
+        raise InputError("train.compile", f"true, and {lacking} is missing", "install it, or give auto or false")
 
 
 def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtime: Runtime, precision: str) -> None:

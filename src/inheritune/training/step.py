@@ -148,21 +148,33 @@ def largest_micro_batch(spread: "Spread", settings: Training, runtime: Runtime, 
     Tried out on random tokens with the model uncompiled, doubling as long as the peaks so far say that it will fit.
     """
     size, peaks = 1, list[int]()
+    resting = torch.cuda.memory_allocated()  # weights and states
     total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     while True:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+        spread.module.choose_form(size * settings.sequence_length)
         tokens = torch.randint(0, vocabulary, (size, settings.sequence_length), device=runtime.device)
         with runtime.autocast(settings.precision):
             loss = spread.module(tokens, tokens)
         loss.backward()
+        del loss
         spread.module.zero_grad(set_to_none=True)
         peaks.append(max(runtime.gather(torch.cuda.max_memory_allocated())))
-        slope = (peaks[-1] - peaks[-2]) if len(peaks) > 1 else peaks[-1]
-        if size * 2 > share or peaks[-1] + 2 * slope > _FITS * total:
+        if size * 2 > share or expected_peak(peaks, resting) > _FITS * total:
             torch.cuda.empty_cache()
             return size
         size *= 2
+
+
+def expected_peak(peaks: list[int], resting: int) -> int:
+    """Bytes at twice the size of the last of `peaks`, which were reached with 1, 2, 4 ... sequences.
+
+    What a sequence adds is known from two of them; after one, all beyond `resting` (weights, states) is taken for it.
+    """
+    if len(peaks) == 1:
+        return peaks[0] + max(0, peaks[0] - resting)
+    return peaks[-1] + 2 * (peaks[-1] - peaks[-2])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

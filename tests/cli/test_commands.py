@@ -93,3 +93,26 @@ def test_help_answers_within_half_a_second() -> None:
         assert program("--help").returncode == 0
         took.append(time.monotonic() - began)
     assert statistics.median(took) < 0.5
+
+
+def test_a_dry_run_does_one_step_and_leaves_nothing(
+    text: Path, write_recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tiny_recipe(text))
+    assert main(["run", str(recipe), "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "2 blocks (the deepest round): a step of 64 tokens takes" in said
+    assert "peak memory" in said
+    assert main(["run", str(recipe), "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["layers"] == 2
+    assert found["tokens_per_second"] == pytest.approx(64 / found["seconds"])
+    assert found["memory"]["peak_bytes"] > 10**7
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.yaml"]
+
+
+def test_a_dry_run_of_a_training(reference_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", str(reference_folder), str(tmp_path / "out"), "--data", str(tmp_path / "data"), "--length", "9 steps"]
+    assert main([*words, "--sequence-length", "16", "--batch", "2 sequences", "--dry-run"]) == 0
+    assert "a step of 32 tokens takes" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

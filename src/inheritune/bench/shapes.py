@@ -73,17 +73,21 @@ def _small_memory(shape: str, runtime: Runtime) -> dict[str, Any]:
 
 def recipe_shape(recipe: Recipe) -> "PretrainedConfig":
     """The config of the first round's target of a recipe. Raises InputError as inheriting does."""
-    new, place = recipe.reference.train, recipe.reference
-    if new is None:
-        config = load_config(place)
-    else:
-        entries = (
-            new.tokenizer.vocabulary
-            if isinstance(new.tokenizer, NewTokenizer)
-            else len(load_tokenizer(Reference(path=new.tokenizer)))
-        )
-        config = new_config(new.model, entries, {}, recipe.train.sequence_length)
+    place = recipe.reference
+    config = load_config(place) if place.train is None else first_reference_config(recipe)
     return target_config(config, recipe.inherit, layer_count(config))
+
+
+def first_reference_config(recipe: Recipe) -> "PretrainedConfig":
+    """The config of a reference that a recipe makes first."""
+    new = recipe.reference.train
+    assert new is not None
+    entries = (
+        new.tokenizer.vocabulary
+        if isinstance(new.tokenizer, NewTokenizer)
+        else len(load_tokenizer(Reference(path=new.tokenizer)))
+    )
+    return new_config(new.model, entries, {}, recipe.train.sequence_length)
 
 
 def request(

@@ -25,6 +25,9 @@ app = typer.Typer(
 _DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while working; errors are still said.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Do one real step on random weights and tokens; print memory and rate.")
+]
 Trust = Annotated[
     bool, typer.Option(help="Run model code that comes with the checkpoint. Only for sources that you trust.")
 ]
@@ -55,6 +58,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="The run's folder. Default: runs/ and the recipe's file name.")
     ] = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,6 +70,9 @@ def run(
 
     from inheritune import pipeline
 
+    if dry_run:
+        _show_trial(pipeline.dry_run(checked), as_json)
+        return
     summary = pipeline.run(checked, folder, _terminal(quiet))
     if place_of_process()[0] > 0:
         return
@@ -218,6 +225,7 @@ def train(
     parallel: Annotated[
         str, typer.Option(help="How torchrun's processes share the model: auto, ddp or fsdp.")
     ] = "auto",
+    dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -227,6 +235,13 @@ def train(
     tree = {"length": length, "batch": batch, "sequence_length": sequence_length}
     settings = check(Training, override(tree, _overrides(context)), "command line: train")
     evaluate = check(Evaluate, {"every": evaluate_every}, "command line: evaluate")
+    if dry_run:
+        from inheritune import pipeline, runtime
+        from inheritune.arch import load_config
+        from inheritune.recipe import Reference
+
+        _show_trial(pipeline.try_step(load_config(Reference(path=model)), settings, runtime.start(device)), as_json)
+        return
 
     from inheritune import arm
 
@@ -305,6 +320,22 @@ def bench(
         typer.echo(json.dumps(found, indent=2))
     else:
         show_bench(found)
+
+
+def _show_trial(found: dict[str, Any], as_json: bool) -> None:
+    """What a dry run has measured."""
+    if place_of_process()[0] > 0:
+        return
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    layers = f"{found['layers']} blocks (the deepest round): " if "layers" in found else ""
+    memory = found["memory"]
+    typer.echo(
+        f"{layers}a step of {found['batch_tokens']:,} tokens takes {found['seconds']:.2f} s,"
+        f" {found['tokens_per_second']:,.0f} tokens/s, not compiled"
+    )
+    typer.echo(f"peak memory {memory['peak_bytes'] / 1e9:.2f} GB ({memory['of']})")
 
 
 def _terminal(quiet: bool) -> "Terminal":

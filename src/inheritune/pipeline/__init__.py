@@ -3,5 +3,6 @@
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.stages import run
 from inheritune.pipeline.starter import starter_recipe
+from inheritune.pipeline.trial import dry_run, try_step
 
-__all__ = ["check_inputs", "run", "starter_recipe"]
+__all__ = ["check_inputs", "dry_run", "run", "starter_recipe", "try_step"]

@@ -1,0 +1,44 @@
+"""`run --dry-run`: one real step of the deepest target, before anything is spent."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune import runtime as rt
+from inheritune.arch import layer_count, load_config
+from inheritune.bench import first_reference_config, one_step
+from inheritune.growth import check_rounds, with_blocks
+from inheritune.inheritance import target_config
+from inheritune.pipeline.preflight import check_inputs
+from inheritune.recipe import Recipe, Training
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def dry_run(recipe: Recipe) -> dict[str, Any]:
+    """Check a recipe's inputs and train the deepest target that its rounds may come to for a step, with random weights.
+
+    Writes nothing that stays. Raises InputError for wrong input; what the step raises comes through (out of memory).
+    """
+    hardware = recipe.hardware
+    runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
+    runtime.first_does(lambda: check_inputs(recipe, runtime))
+    new = recipe.reference.train
+    config = load_config(recipe.reference) if new is None else first_reference_config(recipe)
+    total = layer_count(config)
+    kept = max(check_rounds(recipe.inherit, recipe.grow, total), key=len)
+    target = target_config(config, with_blocks(recipe.inherit, kept), total)
+    return {"layers": len(kept), **try_step(target, recipe.train, runtime)}
+
+
+def try_step(config: "PretrainedConfig", training: Training, runtime: rt.Runtime) -> dict[str, Any]:
+    """One step of a random model of this config: seconds, tokens a second (not compiled), peak memory in bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = one_step(config, training, runtime, Path(folder))
+    return {
+        "batch_tokens": training.batch_tokens,
+        "seconds": found["seconds"],
+        "tokens_per_second": training.batch_tokens / found["seconds"],
+        "memory": found["memory"],
+    }

@@ -112,7 +112,15 @@ def test_a_dry_run_does_one_step_and_leaves_nothing(
 
 
 def test_a_dry_run_of_a_training(reference_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["train", str(reference_folder), str(tmp_path / "out"), "--data", str(tmp_path / "data"), "--length", "9 steps"]
+    words = [
+        "train",
+        str(reference_folder),
+        str(tmp_path / "out"),
+        "--data",
+        str(tmp_path / "data"),
+        "--length",
+        "9 steps",
+    ]
     assert main([*words, "--sequence-length", "16", "--batch", "2 sequences", "--dry-run"]) == 0
     assert "a step of 32 tokens takes" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

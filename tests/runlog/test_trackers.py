@@ -133,7 +133,7 @@ def numbers(step: int) -> dict[str, float]:
 def train(folder: Path, names: list[str], start: int, end: int, close: bool = True) -> None:
     """What a training does from the checkpoint of step `start` (0: the beginning) on; not closed, it was killed."""
     trackers = open_trackers(names, folder, "demo/round 1", {"seed": 1}, Terminal())
-    log = MetricsLog(folder / "metrics.jsonl", start)
+    log = MetricsLog(folder / "metrics.jsonl", lambda record: 0 < start >= record["step"])
     for step in range(start + 1 if start else 0, end + 1):
         log.write(record(step))
         trackers.write(record(step))

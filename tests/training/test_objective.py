@@ -62,7 +62,11 @@ def test_without_gradients_nothing_is_recomputed() -> None:
     undo()
 
 
-def test_blocks_get_back_the_forward_they_had() -> None:
+def test_blocks_get_back_the_forward_they_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.utils.checkpoint
+
+    calls, whole = [], torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: (calls.append(1), whole(*a, **k))[1])
     trained = model()
     first, second = block_modules(trained)
     own = first.forward
@@ -73,6 +77,8 @@ def test_blocks_get_back_the_forward_they_had() -> None:
     first.forward = wrapped
     undo = checkpoint_activations([first, second, second])  # a block may stand at several depths
     assert first.forward is not wrapped
+    NextToken(trained, None)(*tokens())
+    assert len(calls) == 2
     undo()
     assert first.forward is wrapped
     assert "forward" not in vars(second)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from forward import some_tokens
 from parity import config_of, reference_of
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, Gemma2Config, PreTrainedModel
 
 from inheritune.arch import split_head
 from inheritune.losses import linear_cross_entropy, token_losses
@@ -112,3 +112,15 @@ def test_the_model_is_left_as_it_was(training: bool) -> None:
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert head.linear is model.lm_head
+
+
+def test_capped_logits_are_told_while_they_are_small() -> None:
+    """A new model's logits are so small that the cap of 30 changes them in the sixth digit only."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=67, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    assert model(input_ids=torch.arange(8)[None]).logits.abs().max() < 0.3
+    assert split_head(model) is None

@@ -21,7 +21,7 @@ def split_head(model: "PreTrainedModel") -> Head | None:
     """The two parts of a model on a device, found by what they compute; None where the head does more than that.
 
     With them a loss need not hold all logits at once. Logits that are capped (Gemma 2), or a head that is no linear
-    layer, cannot be split. A model is taken apart only if both ways give the same logits on random tokens.
+    layer, cannot be split. A model is taken apart only if both ways give the same logits on random tokens, bit for bit.
     """
     import torch
 
@@ -39,8 +39,10 @@ def split_head(model: "PreTrainedModel") -> Head | None:
             hidden = base(input_ids=tokens_BT, use_cache=False).last_hidden_state
             for scale in _scales(model):
                 found = linear(hidden * scale if scale != 1.0 else hidden).float()
-                # a scale may stand before or behind the product, so the last bits may differ
-                if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
+                if found.shape != expected.shape:
+                    continue
+                # to the bit, as a cap hardly shows while logits are small; a scale may stand before or behind the product
+                if torch.equal(found, expected) if scale == 1.0 else torch.allclose(found, expected, rtol=1e-5):
                     return Head(base, linear, scale)
     except (TypeError, AttributeError, RuntimeError, ValueError):  # a base that is called otherwise
         return None

@@ -121,12 +121,14 @@ def copied(source: Path, goal: Path, sync: bool) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began}
 
 
-def measure(reference: Path, layers: int, folder: Path, repeats: int) -> dict[str, list[dict[str, float]]]:
-    """All ways in turn, `repeats` times, each round beginning with another.
+def measure(
+    reference: Path, layers: int, folder: Path, repeats: int, ways: list[str]
+) -> dict[str, list[dict[str, float]]]:
+    """These ways in turn, `repeats` times, each round beginning with another.
 
     What a way finds is the same for all: nothing left to be written to the disk, and all sources in the page cache.
     """
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     kept, out = folder / "kept", folder / "out"
 
     def in_child(way: str, goal: Path) -> dict[str, float]:
@@ -136,8 +138,8 @@ def measure(reference: Path, layers: int, folder: Path, repeats: int) -> dict[st
 
     in_child("inherit", kept)
     for turn in range(repeats):
-        for at in range(len(WAYS)):
-            way = WAYS[(turn + at) % len(WAYS)]
+        for at in range(len(ways)):
+            way = ways[(turn + at) % len(ways)]
             subprocess.run(["sync"], check=True)
             for file in (*reference.iterdir(), *kept.iterdir()):
                 _read_through(file)
@@ -173,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=list(KINDS), default="llama")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="cp and 'cp and sync' always")
     parser.add_argument("--folder", type=Path, help="where the reference is made (or lies already)")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -187,7 +190,13 @@ def main() -> None:
         made = multiprocessing.get_context("spawn").Process(target=make_reference, args=(words.kind, reference))
         made.start()  # in a process of its own, since the memory that one holds lessens what a disk may be behind by
         made.join()
-        found = measure(reference, layers, Path(place), words.repeats)
+        found = measure(
+            reference,
+            layers,
+            Path(place),
+            words.repeats,
+            [way for way in WAYS if way in words.ways or way.startswith("cp")],
+        )
         size = sum(file.stat().st_size for file in (Path(place) / "kept").iterdir())
         show(found, size, sum(file.stat().st_size for file in reference.iterdir()))
 

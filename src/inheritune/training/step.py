@@ -148,8 +148,9 @@ def largest_micro_batch(spread: "Spread", settings: Training, runtime: Runtime, 
     Tried out on random tokens with the model uncompiled, doubling as long as the peaks so far say that it will fit.
     """
     size, peaks = 1, list[int]()
-    resting = torch.cuda.memory_allocated()  # weights and states
-    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    # the least of what is taken (weights, states) and of what there is, as all processes must come to the same number
+    resting = min(runtime.gather(torch.cuda.memory_allocated()))
+    total = min(runtime.gather(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory))
     while True:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -105,8 +105,9 @@ def judge(
     precision = runtime.resolve_precision(precision)
     if how == "fsdp":
         model = copy.deepcopy(model)  # sharding is for good
-    how = "fsdp" if how == "fsdp" else "alone"
-    held = spread(NextToken(model, None), block_modules(model), how, runtime, precision=precision)
+        held = spread(NextToken(model, None), block_modules(model), how, runtime, precision=precision)
+    else:
+        held = spread(NextToken(model, None), [], "alone", runtime)
     training = model.training
     model.eval()
 

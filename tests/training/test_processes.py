@@ -13,6 +13,7 @@ import pytest
 
 from inheritune.data import prepare
 from inheritune.runlog import read_metrics
+from inheritune.training import lacking_compiler
 
 STEPS = 20
 TRAIN = [
@@ -55,6 +56,17 @@ def alone(data: Path, reference_folder: Path, tmp_path_factory: pytest.TempPathF
     done = train(1, reference_folder, data, out)
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.mark.long
+def test_compiled_block_by_block_the_losses_stay(
+    data: Path, reference_folder: Path, alone: Path, tmp_path: Path
+) -> None:
+    if lacking_compiler("cpu") is not None:
+        pytest.skip(f"torch.compile needs {lacking_compiler('cpu')}, which is not on this machine")
+    done = train(2, reference_folder, data, tmp_path / "run", "--parallel", "fsdp", "--compile=true")
+    assert done.returncode == 0, done.stderr
+    check_same(tmp_path / "run", alone)
 
 
 def check_same(out: Path, alone: Path) -> None:

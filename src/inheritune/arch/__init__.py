@@ -7,6 +7,7 @@ from inheritune.arch.building import (
     build_skeleton,
     check_positions,
     new_config,
+    planned_config,
 )
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import parameter_count, training_flops_per_token
@@ -84,6 +85,7 @@ __all__ = [
     "packed_dimension",
     "parameter_count",
     "place_tensors",
+    "planned_config",
     "save_model",
     "save_stored",
     "settled_attributes",

@@ -5,10 +5,11 @@ import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.loading import silence_libraries
+from inheritune.arch.loading import load_config, load_tokenizer, silence_libraries
 from inheritune.arch.structure import check_decoder, find_structure
 from inheritune.arch.weights import Placement
 from inheritune.errors import InputError
+from inheritune.recipe import NewTokenizer, Reference
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,21 @@ def _try_out(config: "PretrainedConfig") -> None:
     except _BUILD_ERRORS as error:
         raise InputError(_PLACE, f"{config.model_type} cannot be built: {error}", "change the fields") from None
     find_structure(model)
+
+
+def planned_config(reference: Reference, sequence_length: int) -> "PretrainedConfig":
+    """The config of a reference, be it stored or one that a recipe makes first (for sequences of that many tokens).
+
+    Raises InputError as `load_config` and `new_config` do.
+    """
+    new = reference.train
+    if new is None:
+        return load_config(reference)
+    if isinstance(new.tokenizer, NewTokenizer):
+        entries = new.tokenizer.vocabulary
+    else:
+        entries = len(load_tokenizer(Reference(path=new.tokenizer)))
+    return new_config(new.model, entries, {}, sequence_length)
 
 
 def check_positions(config: "PretrainedConfig", sequence_length: int, place: str) -> None:

@@ -4,10 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch import build_random, check_positions, layer_count, load_config, load_tokenizer, new_config
+from inheritune.arch import (
+    build_random,
+    check_positions,
+    layer_count,
+    load_config,
+    new_config,
+    planned_config,
+)
 from inheritune.errors import InputError
 from inheritune.inheritance import target_config
-from inheritune.recipe import NewTokenizer, Recipe, Reference, Training, check, load_recipe, override
+from inheritune.recipe import Recipe, Reference, Training, check, load_recipe, override
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -73,21 +80,8 @@ def _small_memory(shape: str, runtime: Runtime) -> dict[str, Any]:
 
 def recipe_shape(recipe: Recipe) -> "PretrainedConfig":
     """The config of the first round's target of a recipe. Raises InputError as inheriting does."""
-    place = recipe.reference
-    config = load_config(place) if place.train is None else first_reference_config(recipe)
+    config = planned_config(recipe.reference, recipe.train.sequence_length)
     return target_config(config, recipe.inherit, layer_count(config))
-
-
-def first_reference_config(recipe: Recipe) -> "PretrainedConfig":
-    """The config of a reference that a recipe makes first."""
-    new = recipe.reference.train
-    assert new is not None
-    entries = (
-        new.tokenizer.vocabulary
-        if isinstance(new.tokenizer, NewTokenizer)
-        else len(load_tokenizer(Reference(path=new.tokenizer)))
-    )
-    return new_config(new.model, entries, {}, recipe.train.sequence_length)
 
 
 def request(

@@ -10,19 +10,19 @@ from inheritune.arch import (
     layer_count,
     load_config,
     load_tokenizer,
-    new_config,
+    planned_config,
 )
 from inheritune.data import check_tokenizer, list_files, open_prepared
 from inheritune.errors import InputError, Problem
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import check_silencing, draft, target_config
-from inheritune.recipe import NewTokenizer, Recipe, Reference
+from inheritune.recipe import Recipe
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
 from inheritune.training import check_compiler, check_float8, check_optimizer, check_shardable
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    pass
 
 
 def check_inputs(recipe: Recipe, runtime: Runtime) -> None:
@@ -62,7 +62,7 @@ def _check_reference(recipe: Recipe) -> None:
         if recipe.data.prepared is not None:
             check_tokenizer(open_prepared(recipe.data.prepared), tokenizer, "data.prepared")
     else:
-        config = _new_config(recipe)
+        config = planned_config(recipe.reference, recipe.train.sequence_length)
         total = layer_count(config)
     for kept in check_rounds(recipe.inherit, recipe.grow, total):
         target_config(config, with_blocks(recipe.inherit, kept), total)
@@ -88,20 +88,9 @@ def _check_hardware(runtime: Runtime, recipe: Recipe) -> None:
 def _check_rounds(recipe: Recipe) -> None:
     """Draft the target of every round that there may be."""
     place = recipe.reference
-    config = _new_config(recipe) if place.train is not None else load_config(place)
+    config = planned_config(place, recipe.train.sequence_length)
     skeleton = build_skeleton(config, place.trust_remote_code)
     for kept in check_rounds(recipe.inherit, recipe.grow, layer_count(config)):
         made = draft(skeleton, with_blocks(recipe.inherit, kept), place.trust_remote_code)
         if recipe.grow is not None and recipe.grow.silent:
             check_silencing(made.target)
-
-
-def _new_config(recipe: Recipe) -> "PretrainedConfig":
-    """The config of a reference that the recipe makes first."""
-    new = recipe.reference.train
-    assert new is not None
-    if isinstance(new.tokenizer, NewTokenizer):
-        vocabulary = new.tokenizer.vocabulary
-    else:
-        vocabulary = len(load_tokenizer(Reference(path=new.tokenizer)))
-    return new_config(new.model, vocabulary, {}, recipe.train.sequence_length)

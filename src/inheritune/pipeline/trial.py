@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
-from inheritune.arch import layer_count, load_config
-from inheritune.bench import first_reference_config, one_step
+from inheritune.arch import layer_count, planned_config
+from inheritune.bench import one_step
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import target_config
 from inheritune.pipeline.preflight import check_inputs
@@ -24,8 +24,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     hardware = recipe.hardware
     runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
     runtime.first_does(lambda: check_inputs(recipe, runtime))
-    new = recipe.reference.train
-    config = load_config(recipe.reference) if new is None else first_reference_config(recipe)
+    config = planned_config(recipe.reference, recipe.train.sequence_length)
     total = layer_count(config)
     kept = max(check_rounds(recipe.inherit, recipe.grow, total), key=len)
     target = target_config(config, with_blocks(recipe.inherit, kept), total)

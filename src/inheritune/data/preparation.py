@@ -1,40 +1,39 @@
-"""From text to token files: validation set apart, an exact training subset drawn, both written once."""
+"""From text to token shards, in stages that are each done once: collect, tokenise, select, write."""
 
-import hashlib
+import itertools
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inheritune.data.documents import Corpus, Document
+from inheritune.data.account import Drawn, account, counted, write_removed
 from inheritune.data.prepared import FORMAT, Prepared, open_prepared
-from inheritune.data.tokenizer import fingerprint, separator, train_tokenizer
+from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError
 from inheritune.recipe import Data, NewTokenizer, check
-from inheritune.runlog import checksum, new_folder, versions, write_json
+from inheritune.runlog import locked, put_in_place, read_json, versions, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from inheritune.data.collection import Part
+    from inheritune.data.drawing import Gate
+    from inheritune.data.inputs import Input
+    from inheritune.data.selection import Candidates
+    from inheritune.data.tokenising import TokenPart
+    from inheritune.data.writing import Written
+
 Say = Callable[[str], None]
-_BATCH_CHARACTERS = 4_000_000
-_BATCH_DOCUMENTS = 2_000
+_TASK_BYTES = 64_000_000  # of input: worth a process, and not much is lost with one
+_PART_BYTES = 16_000_000  # of candidates
+_PACKED = 4  # bytes of text in a byte of a compressed file
 # A byte-level tokenizer makes at least one token of so many bytes of ordinary text; by this the documents that may
 # become validation are kept from a new tokenizer, which must exist before tokens can be counted.
-_BYTES_PER_TOKEN = 16
-
-
-@dataclass
-class _Tally:
-    """What went into one token file."""
-
-    tokens: int = 0
-    documents: int = 0
-    by_source: dict[int, int] = field(default_factory=dict)
-    largest: int = 0
+_VALIDATION_BYTES_PER_TOKEN = 16
 
 
 def prepare(
@@ -45,181 +44,259 @@ def prepare(
     seed: int = 1,
     say: Say = lambda line: None,
 ) -> Prepared:
-    """Tokenise `data.sources` into the folder `out`: train.bin, validation.bin, tokenizer/, manifest.json.
+    """Tokenise `data.sources` into the folder `out`: shards of training and validation, tokenizer/, manifest.json.
 
     Validation takes whole documents in the order of a hash of their text, until `data.validation` tokens are reached;
     training takes whole documents in an order drawn with the seed, until exactly `data.size` tokens, the last one cut.
     A document whose text is in validation is never in training. Every document ends with the end-of-text token.
 
-    The folder appears whole or not at all. Raises InputError for text that cannot be read, is empty or too little.
+    The folder appears whole or not at all. What is done is kept beside it, in .NAME.work, until then: the same call
+    goes on from there. Raises InputError for text that cannot be read, is empty or too little; RunError for what
+    fails on the way.
     """
-    began = time.monotonic()
     out = Path(out)
     data = data if isinstance(data, Data) else check(Data, data, "data")
     seed = seed if data.seed is None else data.seed
-    say("data: finding documents")
-    corpus = Corpus(data.sources)
-    by_hash = sorted(range(len(corpus.documents)), key=lambda i: (corpus.documents[i].digest, i))
-    if isinstance(tokenizer, NewTokenizer):
-        say(f"data: training a tokenizer of {tokenizer.vocabulary} entries")
-        tokenizer = train_tokenizer(_tokenizer_texts(corpus, by_hash, data.validation.count), tokenizer.vocabulary)
-    eos = separator(tokenizer, "reference.tokenizer")
-    dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
-    with new_folder(out) as partial:
-        say("data: tokenising")
-        encode = _Encoder(corpus, tokenizer, eos, dtype)
-        validation, taken = encode.validation(by_hash, data.validation.count, partial / "validation.bin")
-        training = encode.training(data, taken, seed, partial / "train.bin")
-        tokenizer.save_pretrained(partial / "tokenizer")
-        manifest = {
+    return Preparation(data, tokenizer, out, seed, say).run()
+
+
+class Preparation:
+    """One preparation: its inputs, its working folder, and the rounds in which documents are drawn.
+
+    One round is the rule. Another follows when the gate of the one before let too few tokens through.
+    """
+
+    def __init__(
+        self, data: Data, tokenizer: "PreTrainedTokenizerBase | NewTokenizer", out: Path, seed: int, say: Say
+    ) -> None:
+        from inheritune.data.inputs import gather, list_inputs
+
+        self.data, self.out, self.seed, self.say = data, out, seed, say
+        self._tokenizer = tokenizer
+        self.work = out.with_name(f".{out.name}.work")
+        self.inputs = list_inputs(data.sources)
+        self.groups = gather(self.inputs, _TASK_BYTES)
+
+    def run(self) -> Prepared:
+        """Do what is left to do, and open the result."""
+        from inheritune.data.drawing import Supply, check_enough, wider
+        from inheritune.data.selection import available, choose_validation
+
+        began = time.monotonic()
+        with locked(self.work):
+            self._open_work()
+            before, gate = None, self._first_gate()
+            found: list[Part] = []
+            tokens: list[TokenPart] = []
+            for number in itertools.count():
+                new = self._collect(number, (before, gate))
+                found, tokens = found + new, tokens + self._tokenise(number, new)
+                candidates = self._filtered(found, tokens)
+                pieces, taken = choose_validation(candidates, gate, self.data.validation.count)
+                supply = Supply(
+                    sum(piece.tokens for piece in pieces),
+                    tuple(available(candidates, gate, taken, len(self.data.sources))),
+                    self._ended(gate, new),
+                )
+                wide = wider(self.data, gate, supply)
+                if wide is None:
+                    break
+                self.say("data: too few documents were drawn, reading again for more")
+                before, gate = gate, wide
+            check_enough(self.data, supply)
+            self._write(Drawn(candidates, gate, pieces, taken, found, new), began)
+        shutil.rmtree(self.work)
+        return open_prepared(self.out)
+
+    @cached_property
+    def _stages(self) -> Any:
+        from inheritune.data.execution import Stages
+
+        return Stages(self.data, self.work / "tasks", self.say)
+
+    def _open_work(self) -> None:
+        """The working folder of this very request; one of another request is given up."""
+        request = {
+            "data": self.data.model_dump(mode="json", exclude={"executor", "workers", "slurm"}),
+            "seed": self.seed,
+            "inputs": [entry.state() for entry in self.inputs],
+            "tokenizer": self._tokenizer.model_dump()
+            if isinstance(self._tokenizer, NewTokenizer)
+            else fingerprint(self._tokenizer),
             "format": FORMAT,
-            "dtype": dtype.name,
-            **_counts(corpus, training, validation),
-            "end_of_text": eos,
-            "tokenizer": fingerprint(tokenizer),
-            "checksums": {name: checksum(partial / name) for name in ("train.bin", "validation.bin")},
-            "request": {**data.model_dump(mode="json"), "seed": seed},
-            "versions": versions(),
+        }
+        known = self.work / "request.json"
+        if known.exists() and read_json(known) == request:
+            self.say(f"data: going on with {self.work}")
+            return
+        if self.work.exists():
+            self.say(f"data: {self.work} was begun for other text or settings, beginning again")
+            shutil.rmtree(self.work)
+        write_json(known, request)
+
+    def _first_gate(self) -> "Gate":
+        from inheritune.data.drawing import Extent, first_gate
+
+        extents = []
+        for number in range(len(self.data.sources)):
+            mine = [entry for entry in self.inputs if entry.source == number]
+            stream = any(entry.is_stream for entry in mine)
+            extents.append(Extent(None if stream else sum(_text_bytes(entry) for entry in mine)))
+        return first_gate(self.data, extents)
+
+    def _collect(self, number: int, gates: "tuple[Gate | None, Gate]") -> "list[Part]":
+        from inheritune.data.collection import JudgeDocuments, ReadSources, Tally, WriteParts, parts
+        from inheritune.data.filtering import build_judges
+
+        self.say(f"data: reading {len(self.inputs):,} files" if number == 0 else "data: reading again")
+        folder, tally = self.work / f"collected-{number}", Tally()
+        steps = [
+            ReadSources(self.groups, self.data.sources, gates, self.seed, tally, folder),
+            JudgeDocuments(build_judges(self.data.filters, self.work), tally),
+            WriteParts(folder, tally, _PART_BYTES),
+        ]
+        self._stages.run(f"collect-{number}", steps, len(self.groups))
+        found = parts(folder)
+        self._check_sources(found)
+        return found
+
+    def _check_sources(self, found: "list[Part]") -> None:
+        """Raise InputError for a source in which there is nothing at all."""
+        documents = counted(found, "documents")
+        for number, source in enumerate(self.data.sources):
+            if not documents[str(number)]:
+                raise InputError(
+                    f"data.sources: {source.title}", "no text: every file is empty", "give files with text"
+                )
+
+    def _tokenise(self, number: int, found: "list[Part]") -> "list[TokenPart]":
+        from inheritune.data.tokenising import TokeniseParts, TokenPart
+
+        encoder, eos = Encoder(self.tokenizer), separator(self.tokenizer, "reference.tokenizer")
+        self.say("data: tokenising")
+        folder = self.work / f"tokens-{number}"
+        paths = [part.path for part in found]
+        step = TokeniseParts(paths, encoder, folder, self.dtype, eos)
+        self._stages.run(f"tokenise-{number}", [step], len(paths))
+        return [TokenPart.of(folder, path) for path in paths]
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """Of the shards: the smaller one that holds every id."""
+        return np.dtype("<u2" if len(self.tokenizer) <= 2**16 else "<u4")
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The one that was given, or a new one, learnt from what was collected first."""
+        if not isinstance(self._tokenizer, NewTokenizer):
+            return self._tokenizer
+        from transformers import AutoTokenizer
+
+        from inheritune.data.collection import parts
+
+        place = self.work / "tokenizer"
+        if not place.exists():
+            self.say(f"data: training a tokenizer of {self._tokenizer.vocabulary} entries")
+            texts = _tokenizer_texts(parts(self.work / "collected-0"), self.data.validation.count)
+            made = train_tokenizer(texts, self._tokenizer.vocabulary)
+            partial = place.with_name(".tokenizer.partial")
+            made.save_pretrained(partial)
+            put_in_place(partial, place)
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+        return loaded
+
+    def _filtered(self, found: "list[Part]", tokens: "list[TokenPart]") -> "Candidates":
+        """The candidates, without those that the filters over all documents remove."""
+        from inheritune.data.near_duplicates import remove_near_duplicates
+        from inheritune.data.selection import Candidates, duplicates, joined
+
+        candidates = Candidates(tokens)
+        for number, entry in enumerate(self.data.filters, start=1):
+            if entry.filter == "exact_duplicates":
+                marks = duplicates(candidates, number)
+            elif entry.filter == "near_duplicates":
+                self.say("data: looking for near duplicates")
+                marks = remove_near_duplicates(entry, found, candidates, number, self.work, self._stages)
+            else:
+                continue
+            candidates = Candidates(tokens, joined(candidates.removed, marks))
+        return candidates
+
+    def _ended(self, gate: "Gate", read: "list[Part]") -> tuple[bool, ...]:
+        """Which streams have no more characters than were asked of them."""
+        characters = counted(read, "characters")
+        return tuple(
+            characters[str(number)] < max(gate.validation[number].characters, gate.training[number].characters)
+            for number in range(len(self.data.sources))
+        )
+
+    def _write(self, drawn: "Drawn", began: float) -> None:
+        from inheritune.data.selection import training_pieces
+        from inheritune.data.shards import Shard, Tokens
+        from inheritune.data.writing import write_split
+
+        self.say("data: writing")
+        result = self.work / "result"
+        result.mkdir(exist_ok=True)
+        rows = []
+        for part in drawn.candidates.parts:
+            count = part.tokens.stat().st_size // self.dtype.itemsize
+            rows.append(Tokens([Shard(part.tokens, count, "")], self.dtype.name))
+        training = training_pieces(self.data, drawn.candidates, drawn.gate, drawn.taken)
+        splits = {
+            "train": write_split(training, rows, result, "train", self.work / "train.json"),
+            "validation": write_split(drawn.validation, rows, result, "validation", self.work / "validation.json"),
+        }
+        self.tokenizer.save_pretrained(result / "tokenizer")
+        manifest = {
+            **self._facts(splits),
+            **account(self.data, drawn, splits),
             "seconds": round(time.monotonic() - began, 3),
         }
-        write_json(partial / "manifest.json", manifest)
-    say(f"data: {training.tokens:,} training tokens, {validation.tokens:,} validation tokens")
-    return open_prepared(out)
+        write_removed(self.data, drawn, result / "removed")
+        write_json(result / "manifest.json", manifest)
+        put_in_place(result, self.out)
+        self.say(f"data: {splits['train'].tokens:,} training tokens, {splits['validation'].tokens:,} validation tokens")
+
+    def _facts(self, splits: "dict[str, Written]") -> dict[str, Any]:
+        """What is needed to open the result."""
+        return {
+            "format": FORMAT,
+            "dtype": self.dtype.name,
+            "tokens": {split: written.tokens for split, written in splits.items()},
+            "shards": {split: written.shards for split, written in splits.items()},
+            "largest_token": max(written.largest for written in splits.values()),
+            "end_of_text": separator(self.tokenizer, "reference.tokenizer"),
+            "tokenizer": fingerprint(self.tokenizer),
+            "request": {**self.data.model_dump(mode="json"), "seed": self.seed},
+            "versions": versions(),
+        }
 
 
-def _counts(corpus: Corpus, training: "_Tally", validation: "_Tally") -> dict[str, Any]:
-    """What went where, for the manifest."""
-    return {
-        "tokens": {"train": training.tokens, "validation": validation.tokens},
-        "documents": {
-            "train": training.documents,
-            "validation": validation.documents,
-            "found": len(corpus.documents),
-        },
-        "sources": [
-            {
-                "name": s.title,
-                "train_tokens": training.by_source.get(i, 0),
-                "validation_tokens": validation.by_source.get(i, 0),
-            }
-            for i, s in enumerate(corpus.sources)
-        ],
-        "largest_token": max(training.largest, validation.largest),
-    }
+def _text_bytes(entry: "Input") -> int:
+    """Bytes of text in a file, about."""
+    packed = str(entry.address).endswith((".gz", ".zst", ".parquet"))
+    return (entry.size or 0) * (_PACKED if packed else 1)
 
 
-def _tokenizer_texts(corpus: Corpus, by_hash: list[int], validation_tokens: int) -> Iterator[str]:
+def _tokenizer_texts(found: "list[Part]", validation_tokens: int) -> Iterator[str]:
     """Texts to learn a tokenizer from: all but the first half at most, which may become validation, each text once."""
-    held, budget = 0, validation_tokens * _BYTES_PER_TOKEN
-    seen = b""
-    for rank, index in enumerate(by_hash):
-        document = corpus.documents[index]
-        if held < budget and rank < len(by_hash) // 2:
-            held += document.end - document.start
-        elif document.digest != seen:
-            yield corpus.text(document)
-        seen = document.digest
+    from inheritune.data.collection import records
 
-
-class _Encoder:
-    """Writes documents as tokens."""
-
-    def __init__(self, corpus: Corpus, tokenizer: "PreTrainedTokenizerBase", eos: int, dtype: "np.dtype[Any]") -> None:
-        self.corpus, self.tokenizer, self.eos, self.dtype = corpus, tokenizer, eos, dtype
-
-    def validation(self, by_hash: list[int], wanted: int, path: Path) -> tuple[_Tally, set[bytes]]:
-        """Write the validation file; returns what it holds and the digests that training must not use."""
-        documents, taken = self.corpus.documents, set[bytes]()
-
-        def unique() -> Iterator[Document]:
-            for index in by_hash:
-                if documents[index].digest not in taken:
-                    taken.add(documents[index].digest)
-                    yield documents[index]
-
-        # Batches of one: `taken` must not run ahead of what is written, and no document may be cut.
-        tally = self._write(unique(), path, enough=wanted)
-        if tally.tokens < wanted:
-            raise InputError(
-                "data.validation",
-                f"{wanted:,} tokens asked for, the text has {tally.tokens:,}",
-                "give more text, or a smaller validation",
-            )
-        return tally, taken
-
-    def training(self, data: Data, taken: set[bytes], seed: int, path: Path) -> _Tally:
-        """Write the training file: each source's quota in turn, or one draw from all of them."""
-        pool = [document for document in self.corpus.documents if document.digest not in taken]
-        pool.sort(key=lambda d: (_draw(seed, d.digest), d.file, d.start))
-        weights = [source.weight for source in data.sources]
-        total = sum(weight for weight in weights if weight is not None)
-        if data.size is None or not total:
-            return self._quota(pool, None if data.size is None else data.size.count, path, "data.size")
-        tally, left = _Tally(), data.size.count
-        for number, source in enumerate(data.sources):
-            share = left if number == len(weights) - 1 else round(data.size.count * (source.weight or 0) / total)
-            left -= share
-            mine = [document for document in pool if document.source == number]
-            part = self._quota(mine, share, path, f"data.sources: {source.title}")
-            tally.tokens, tally.documents = tally.tokens + part.tokens, tally.documents + part.documents
-            tally.by_source.update(part.by_source)
-            tally.largest = max(tally.largest, part.largest)
-        return tally
-
-    def _quota(self, pool: list[Document], wanted: int | None, path: Path, place: str) -> _Tally:
-        tally = self._write(pool, path, exact=wanted)
-        if tally.tokens < (wanted or 1):
-            asked = (
-                "some text besides validation is needed" if wanted is None else f"{wanted:,} training tokens asked for"
-            )
-            raise InputError(
-                place,
-                f"{asked}, there are {tally.tokens:,} beside the validation set",
-                "give more text, or ask for less",
-            )
-        return tally
-
-    def _write(
-        self, documents: Iterable[Document], path: Path, enough: int | None = None, exact: int | None = None
-    ) -> _Tally:
-        """Append documents to a token file until `enough` tokens (no document cut) or `exact` tokens (the last cut)."""
-        tally = _Tally()
-        limit = exact if exact is not None else enough
-        with path.open("ab") as file:
-            for batch in self._batches(documents, single=enough is not None):
-                texts = [self.corpus.text(document) for document in batch]
-                for document, ids in zip(
-                    batch,
-                    self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"],
-                    strict=True,
-                ):
-                    if limit is not None and tally.tokens >= limit:
-                        break
-                    row = np.asarray([*ids, self.eos])
-                    if exact is not None:
-                        row = row[: exact - tally.tokens]
-                    file.write(row.astype(self.dtype).tobytes())
-                    tally.tokens += len(row)
-                    tally.documents += 1
-                    tally.by_source[document.source] = tally.by_source.get(document.source, 0) + len(row)
-                    tally.largest = max(tally.largest, int(row.max()))
-                if limit is not None and tally.tokens >= limit:
-                    break
-        return tally
-
-    def _batches(self, documents: Iterable[Document], single: bool) -> Iterator[list[Document]]:
-        batch: list[Document] = []
-        size = 0
-        for document in documents:
-            batch.append(document)
-            size += document.end - document.start
-            if single or size >= _BATCH_CHARACTERS or len(batch) >= _BATCH_DOCUMENTS:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
-
-
-def _draw(seed: int, digest: bytes) -> bytes:
-    """A document's place in the order drawn with `seed`: a keyed hash, so the same on every machine."""
-    return hashlib.blake2b(digest, digest_size=16, key=seed.to_bytes(8, "little")).digest()
+    keys, sizes = [], []
+    for part in found:
+        for record in records(part):
+            if not record["removed"]:
+                keys.append(record["keys"][0])
+                sizes.append(len(record["text"].encode()))
+    order = np.argsort(np.array(keys, np.uint64), kind="stable")
+    held = np.cumsum(np.array(sizes, np.int64)[order])
+    count = min(int(np.searchsorted(held, validation_tokens * _VALIDATION_BYTES_PER_TOKEN)) + 1, len(keys) // 2)
+    last = keys[order[count - 1]] if count else -1
+    seen: set[int] = set()
+    for part in found:
+        for record in records(part):
+            key = record["keys"][0]
+            if not record["removed"] and key > last and key not in seen:
+                seen.add(key)
+                yield record["text"]

@@ -38,6 +38,25 @@ class Source(Part):
         return self.name or self.path
 
 
+class Slurm(Part):
+    """What a Slurm cluster needs to know of the tasks of `data.executor: slurm`."""
+
+    partition: Annotated[str, Field(min_length=1)]
+    """The partition that jobs are given to."""
+    time: Annotated[str, Field(min_length=1)]
+    """Time limit of a task, as sbatch takes it, e.g. `04:00:00`."""
+    cpus_per_task: Annotated[int, Field(ge=1)] = 1
+    """Processors of a task."""
+    gigabytes_per_cpu: Annotated[int, Field(ge=1)] = 2
+    """Memory for each processor."""
+    qos: str | None = None
+    """Quality of service. Default: the cluster's."""
+    environment: str | None = None
+    """Shell command that makes Python with inheritune available, run first. Default: the Python that submits."""
+    sbatch: dict[str, str] = {}
+    """Further options of sbatch, by their long names."""
+
+
 class Data(Part):
     """Training and validation text, exact to the token."""
 
@@ -51,6 +70,23 @@ class Data(Part):
     """Whole documents, chosen by a hash of their content and kept out of training, until at least so many tokens."""
     seed: int | None = None
     """Draws the documents. Default: the recipe's seed."""
+    executor: Literal["local", "slurm", "ray"] = "local"
+    """Where the text is read, filtered and tokenised: in processes of this machine, as Slurm jobs, or on a Ray cluster.
+    The result is the same, to the byte. The folders must be seen by all machines."""
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Tasks at the same time. Default: as many as there are processors (local), or as the cluster allows."""
+    slurm: Slurm | None = None
+    """Needed with `executor: slurm`, and only there."""
+
+    @model_validator(mode="after")
+    def _cluster(self) -> Self:
+        if (self.executor == "slurm") != (self.slurm is not None):
+            raise ValueError(
+                "slurm: executor slurm needs its partition and time, as in slurm: {partition: cpu, time: '04:00:00'}"
+                if self.slurm is None
+                else f"slurm: these settings belong to executor slurm, it is {self.executor}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

@@ -52,21 +52,26 @@ def new_folder(path: Path, durable: bool = True) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        for file in sorted(partial.rglob("*")) if durable else ():
+        put_in_place(partial, path, durable)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def put_in_place(partial: Path, path: Path, durable: bool = True) -> None:
+    """Give a finished folder its name, in place of an older one; when `durable`, once all of it is on the disk."""
+    if durable:
+        for file in sorted(partial.rglob("*")):
             if file.is_file():
                 _sync(file)
             else:
                 _sync_folder(file)
-        if durable:
-            _sync_folder(partial)
-        if path.exists():
-            shutil.rmtree(path)
-        partial.replace(path)
-        if durable:
-            _sync_folder(path.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        _sync_folder(partial)
+    if path.exists():
+        shutil.rmtree(path)
+    partial.replace(path)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def checksum(path: Path) -> str:

@@ -1,0 +1,126 @@
+"""What a preparation says of itself: what came from which source, what each filter removed, and samples of it."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inheritune.recipe import Data
+
+if TYPE_CHECKING:
+    from inheritune.data.collection import Part
+    from inheritune.data.drawing import Gate
+    from inheritune.data.selection import Candidates, Piece
+    from inheritune.data.writing import Written
+
+_SAMPLES = 20  # removed documents kept of each filter
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The outcome of drawing: the candidates, the gate, validation's documents and digests, all parts, the last round's."""
+
+    candidates: "Candidates"
+    gate: "Gate"
+    validation: "list[Piece]"
+    taken: set[bytes]
+    parts: "list[Part]"
+    read: "list[Part]"
+
+
+def counted(parts: "list[Part]", name: str) -> Counter[str]:
+    """One of the counts of a `collection.Tally`, over all parts."""
+    found: Counter[str] = Counter()
+    for part in parts:
+        found.update(part.tally[name])
+    return found
+
+
+def _of(counts: Counter[str], number: int) -> dict[str, int]:
+    """The counts by reason of one source, or of one filter."""
+    mark = f"{number} "
+    return {reason.removeprefix(mark): n for reason, n in sorted(counts.items()) if reason.startswith(mark)}
+
+
+def account(data: Data, drawn: Drawn, splits: "dict[str, Written]") -> dict[str, Any]:
+    """The manifest's `documents`, `sources` and `filters`.
+
+    Documents found and passed over are of all the text that was read; what filters removed is of the documents drawn
+    from it, the only ones that they see.
+    """
+    found = counted(drawn.read, "documents")
+    passed_over = counted(drawn.read, "passed_over")
+    sources = []
+    for number, source in enumerate(data.sources):
+        entry = {
+            "name": source.title,
+            "documents_found": found[str(number)],
+            "passed_over": _of(passed_over, number),
+            "train_tokens": splits["train"].by_source.get(number, 0),
+            "validation_tokens": splits["validation"].by_source.get(number, 0),
+        }
+        if source.dataset is not None:
+            entry["drawn"] = "from a stream: files and a buffer of documents shuffled with the seed, not the whole data set"
+        sources.append(entry)
+    return {
+        "documents": {
+            "train": splits["train"].documents,
+            "validation": splits["validation"].documents,
+            "found": sum(found.values()),
+            "drawn": sum(part.documents for part in drawn.parts),
+        },
+        "sources": sources,
+        "filters": _filters(data, drawn),
+    }
+
+
+def _filters(data: Data, drawn: Drawn) -> list[dict[str, Any]]:
+    from inheritune.data.selection import filter_counts
+
+    removed = filter_counts(drawn.candidates, len(data.filters))
+    reasons = counted(drawn.parts, "reasons")
+    left = removed.sum(axis=0)
+    found = []
+    for number, entry in enumerate(data.filters, start=1):
+        after = left - removed[number]
+        found.append(
+            {
+                "filter": entry.title,
+                "documents_in": int(left[0]),
+                "documents_out": int(after[0]),
+                "tokens_in": int(left[1]),
+                "tokens_out": int(after[1]),
+                "reasons": _of(reasons, number),
+            }
+        )
+        left = after
+    return found
+
+
+def write_removed(data: Data, drawn: Drawn, folder: Path) -> None:
+    """For each filter a file with some of the documents that it removed, as far as there are any, to look at."""
+    from inheritune.data.collection import records
+
+    picked: dict[int, list[tuple[int, int, int]]] = {}
+    for part in range(len(drawn.candidates)):
+        rows = drawn.candidates.index(part)
+        for row in np.flatnonzero(rows["removed"]).tolist():
+            entry = int(rows["training_key"][row]), part, row
+            mine = picked.setdefault(int(rows["removed"][row]), [])
+            mine.append(entry)
+            if len(mine) > 100 * _SAMPLES:
+                mine[:] = sorted(mine)[:_SAMPLES]
+    for number, entries in picked.items():
+        wanted: dict[int, set[int]] = {}
+        for _, part, row in sorted(entries)[:_SAMPLES]:
+            wanted.setdefault(part, set()).add(row)
+        folder.mkdir(exist_ok=True)
+        with (folder / f"{number}-{data.filters[number - 1].filter}.jsonl").open("w", encoding="utf-8") as file:
+            for part, rows_ in sorted(wanted.items()):
+                for row, record in enumerate(records(drawn.parts[part])):
+                    if row in rows_:
+                        shown = {"place": record["place"], "reason": record["reason"], "text": record["text"]}
+                        file.write(json.dumps(shown, ensure_ascii=False) + "\n")

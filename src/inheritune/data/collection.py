@@ -1,0 +1,237 @@
+"""From sources to candidates: the documents that may be drawn, filtered, in files of bounded size.
+
+The work is done in tasks, each of which reads some inputs and writes parts; a task that was killed goes on behind its
+last part.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from inheritune.data.drawing import Gate, document_keys, text_digest
+from inheritune.data.inputs import Input
+from inheritune.data.reading import read
+from inheritune.recipe import Source
+
+class Judge(Protocol):
+    """A filter: gives the reason why a document is removed, or None; may change its text."""
+
+    name: str
+
+    def judge(self, document: Document) -> str | None: ...
+
+
+@dataclass
+class Tally:
+    """What a task met since its last part."""
+
+    documents: Counter[int] = field(default_factory=Counter)  # by source
+    characters: Counter[int] = field(default_factory=Counter)
+    passed_over: Counter[str] = field(default_factory=Counter)  # broken places, by the number of the source and reason
+    reasons: Counter[str] = field(default_factory=Counter)  # removed documents, by the number of the filter and reason
+
+    def plain(self) -> dict[str, dict[str, int]]:
+        """As JSON, and empty again."""
+        found = {name: {str(key): n for key, n in counter.items()} for name, counter in vars(self).items()}
+        for counter in vars(self).values():
+            counter.clear()
+        return found
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a task has come: its input, the documents of it that were read, and their characters."""
+
+    input: int = 0
+    documents: int = 0
+    characters: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of candidates, one JSON record a line, that was written to its end."""
+
+    path: Path
+    documents: int
+    tally: dict[str, dict[str, int]]
+
+
+class ReadSources(PipelineStep):  # type: ignore[misc]
+    """Reads the inputs of a task and lets through what the gate admits and the one before did not."""
+
+    name = "Sources"
+    type = "Reader"
+
+    def __init__(
+        self, groups: list[list[Input]], sources: Sequence[Source], gates: tuple[Gate | None, Gate], seed: int,
+        tally: Tally, folder: Path,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.groups, self.sources, self.gates, self.seed = groups, list(sources), gates, seed
+        self.tally, self.folder = tally, folder
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """The candidates of task `rank`, those left out that its parts hold already."""
+        reached = _reached(self.folder, rank)
+        for number, entry in enumerate(self.groups[rank]):
+            if number >= reached.input:
+                start = reached if number == reached.input else Reached(number)
+                yield from self._read(entry, start)
+
+    def _read(self, entry: Input, start: Reached) -> Iterator[Document]:
+        source = self.sources[entry.source]
+        known, characters = 0, 0
+
+        def passed_over(place: str, reason: str) -> None:
+            if known >= start.documents:
+                self.tally.passed_over[f"{entry.source} {reason}"] += 1
+
+        for text in read(entry, source, passed_over, seed=self.seed):
+            position = characters if entry.is_stream else None
+            characters += len(text.text)
+            known += 1
+            if known <= start.documents:
+                continue  # in a part already
+            if position is not None and self._beyond(entry.source, position):
+                return
+            self.tally.documents[entry.source] += 1
+            self.tally.characters[entry.source] += len(text.text)
+            digest = text_digest(text.text)
+            keys = document_keys(digest, self.seed)
+            before, gate = self.gates
+            if gate.admits(entry.source, keys, position) and not (
+                before is not None and before.admits(entry.source, keys, position)
+            ):
+                reached = asdict(Reached(start.input, known, characters))
+                facts = {"source": entry.source, "keys": keys, "position": position, "reached": reached}
+                yield Document(text=text.text, id=text.place, metadata=facts)
+
+    def _beyond(self, source: int, position: int) -> bool:
+        gate = self.gates[1]
+        return position >= max(gate.validation[source].characters, gate.training[source].characters)
+
+
+class JudgeDocuments(PipelineStep):  # type: ignore[misc]
+    """Marks each document with the number of the first filter that removes it (0: kept)."""
+
+    name = "Filters"
+    type = "Filter"
+
+    def __init__(self, judges: Sequence[tuple[int, Judge]], tally: Tally) -> None:
+        super().__init__()
+        self.judges, self.tally = list(judges), tally
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """The same documents, marked; a filter may have changed their text."""
+        for document in data or ():
+            facts = document.metadata
+            facts["removed"] = 0
+            for number, judge in self.judges:
+                original = document.text
+                reason = judge.judge(document)
+                if reason is not None:
+                    document.text = original  # what is looked at later is what the filter saw
+                    facts.update(removed=number, reason=reason)
+                    self.tally.reasons[f"{number} {reason}"] += 1
+                    break
+            yield document
+
+
+class WriteParts(PipelineStep):  # type: ignore[misc]
+    """Writes candidates into parts, each whole or not there, with what is needed to go on behind it."""
+
+    name = "Parts"
+    type = "Writer"
+
+    def __init__(self, folder: Path, tally: Tally, part_bytes: int) -> None:
+        super().__init__()
+        self.folder, self.tally, self.part_bytes = folder, tally, part_bytes
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Takes all documents; yields none."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = len(_sidecars(self.folder, rank))
+        lines: list[bytes] = []
+        size, reached = 0, asdict(_reached(self.folder, rank))
+        for document in data or ():
+            reached = document.metadata.pop("reached")
+            lines.append(orjson.dumps(_record(document), option=orjson.OPT_APPEND_NEWLINE))
+            size += len(lines[-1])
+            if size >= self.part_bytes:
+                self._write(rank, number, lines, reached)
+                number, size, lines = number + 1, 0, []
+        if lines or self.tally.documents or self.tally.passed_over:
+            self._write(rank, number, lines, reached)
+        yield from ()
+
+    def _write(self, rank: int, number: int, lines: list[bytes], reached: dict[str, int]) -> None:
+        path = self.folder / f"{rank:05d}-{number:05d}.jsonl"
+        body = b"".join(lines)
+        facts = {"documents": len(lines), "bytes": len(body), "reached": reached, "tally": self.tally.plain()}
+        write_whole(path, body)
+        write_whole(path.with_suffix(".json"), orjson.dumps(facts))
+
+
+def write_whole(path: Path, body: bytes) -> None:
+    """Write a file of the working folder so that it is there whole or not at all, whoever else writes the same."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(body)
+    partial.replace(path)
+
+
+def _record(document: Document) -> dict[str, Any]:
+    facts = document.metadata
+    return {
+        "text": document.text,
+        "place": document.id,
+        "digest": text_digest(document.text).hex(),
+        "source": facts["source"],
+        "keys": facts["keys"],
+        "position": facts["position"],
+        "removed": facts["removed"],
+        "reason": facts.get("reason"),
+    }
+
+
+def parts(folder: Path) -> list[Part]:
+    """The parts in a folder, in the order of their tasks and numbers."""
+    found = []
+    for sidecar in sorted(folder.glob("[0-9]*.json")):
+        facts = orjson.loads(sidecar.read_bytes())
+        found.append(Part(sidecar.with_suffix(".jsonl"), facts["documents"], facts["tally"]))
+    return found
+
+
+def records(part: Part | Path) -> Iterator[dict[str, Any]]:
+    """The records of a part, one after the other."""
+    with (part.path if isinstance(part, Part) else part).open("rb") as file:
+        for line in file:
+            yield orjson.loads(line)
+
+
+def _sidecars(folder: Path, rank: int) -> list[Path]:
+    """The sidecars of a task's parts whose files are as long as they say; a loss of power may have cut one."""
+    found = []
+    for sidecar in sorted(folder.glob(f"{rank:05d}-*.json")):
+        body = sidecar.with_suffix(".jsonl")
+        try:
+            if body.stat().st_size != orjson.loads(sidecar.read_bytes())["bytes"]:
+                break
+        except (OSError, orjson.JSONDecodeError):
+            break
+        found.append(sidecar)
+    return found
+
+
+def _reached(folder: Path, rank: int) -> Reached:
+    found = _sidecars(folder, rank)
+    return Reached(**orjson.loads(found[-1].read_bytes())["reached"]) if found else Reached()
+
+

@@ -1,0 +1,193 @@
+"""Drawing documents: two hashes of a text as its keys, and a gate that says how small they must be.
+
+Validation takes the documents with the smallest hashes of their text, training those with the smallest hashes keyed
+with the seed. So what is drawn does not depend on where a document stands, nor on how the work is shared out; and a
+small budget needs only the documents below a gate, which is opened further where it was too narrow.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from inheritune.errors import InputError
+from inheritune.recipe import Data
+
+KEYS = 2**64  # keys are drawn from range(KEYS)
+_BYTES_PER_TOKEN = 6  # of text; rather too many, as what is read at first should be enough
+_WIDEN = 1.3  # more than what seems to be missing, as it is an estimate
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of a source is open to one use: documents whose key is below `keys`, or the first characters of a stream."""
+
+    keys: int = 0
+    characters: int = 0
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Which documents of each source may be drawn for validation, and which for training."""
+
+    validation: tuple[Share, ...]
+    training: tuple[Share, ...]
+
+    def admits(self, source: int, keys: tuple[int, int], position: int | None) -> bool:
+        """Whether a document with these keys (validation's, training's) may be drawn for either.
+
+        `position` is the number of characters before it in a stream, None for a document of a file.
+        """
+        shares = self.validation[source], self.training[source]
+        if position is not None:
+            return any(position < share.characters for share in shares)
+        return any(key < share.keys for key, share in zip(keys, shares, strict=True))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What is known of a source before it is read: bytes of text, about; None for a stream, which has no known end."""
+
+    bytes: int | None
+
+
+def text_digest(text: str) -> bytes:
+    """16 bytes that stand for a text."""
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+
+
+def document_keys(digest: bytes, seed: int) -> tuple[int, int]:
+    """The validation key and the training key of a text with this digest."""
+    drawn = hashlib.blake2b(digest, digest_size=8, key=seed.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest[:8], "big"), int.from_bytes(drawn, "big")
+
+
+def budgets(data: Data) -> list[int | None]:
+    """Training tokens asked of each source: by weights, exactly; None where it is one draw from all, or everything.
+
+    What a source's limit keeps it from giving is shared out among the others, by their weights.
+    """
+    weights = [source.weight for source in data.sources]
+    limits = [None if source.limit is None else source.limit.count for source in data.sources]
+    if data.size is None or None in weights:
+        return [limit if data.size is None else None for limit in limits]
+    found: dict[int, int] = {}
+    left = data.size.count
+    while True:
+        rest = {n: float(weight or 0) for n, weight in enumerate(weights) if n not in found}
+        shares = _shared(left, rest)
+        capped = {n: limit for n, share in shares.items() if (limit := limits[n]) is not None and share > limit}
+        if not capped:
+            return [({**found, **shares})[n] for n in range(len(weights))]
+        found |= capped
+        left -= sum(capped.values())
+        if len(found) == len(weights):
+            return [found[n] for n in range(len(weights))]
+
+
+def _shared(budget: int, weights: dict[int, float]) -> dict[int, int]:
+    """A budget shared out by weights; the last takes what rounding leaves."""
+    total, left, found = sum(weights.values()), budget, {}
+    for number, weight in weights.items():
+        found[number] = round(budget * weight / total)
+        left -= found[number]
+    found[max(weights)] += left
+    return found
+
+
+def first_gate(data: Data, extents: Sequence[Extent]) -> Gate:
+    """As wide as it should have to be, by the bytes that there are; wholly open where that is half or more."""
+    files = sum(extent.bytes or 0 for extent in extents)
+    validation = data.validation.count * _BYTES_PER_TOKEN
+    fraction = validation / files if files else 1.0
+    training = []
+    for wanted, extent in zip(budgets(data), extents, strict=True):
+        if wanted is None and data.size is None:
+            training.append(Share(KEYS, 2**62))
+            continue
+        # without weights it is one draw from all sources, so the same fraction of each
+        needed = (data.size.count if wanted is None and data.size else wanted or 0) * _BYTES_PER_TOKEN
+        of = files if wanted is None else extent.bytes or 0
+        training.append(Share(_keys(needed / of if of else 1.0), needed + validation))
+    return Gate(tuple(Share(_keys(fraction), validation) for _ in extents), tuple(training))
+
+
+def _keys(fraction: float) -> int:
+    return KEYS if fraction >= 0.5 else max(1, int(KEYS * fraction))
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What a gate let through: tokens of validation, tokens of training by source, and which streams are at their end."""
+
+    validation: int
+    training: tuple[int, ...]
+    ended: tuple[bool, ...]
+
+    def usable(self, data: Data) -> int:
+        """Training tokens, no more of a source than its limit."""
+        limits = (source.limit for source in data.sources)
+        return sum(
+            tokens if limit is None else min(tokens, limit.count)
+            for tokens, limit in zip(self.training, limits, strict=True)
+        )
+
+
+def wider(data: Data, gate: Gate, supply: Supply) -> Gate | None:
+    """The gate to go on with where this one let too little through; None where it is enough, or wholly open."""
+    lacking = data.validation.count / max(1, supply.validation)
+    validation = _widened(gate.validation, [lacking] * len(data.sources), supply.ended)
+    training = _widened(gate.training, _lacking(data, supply), supply.ended)
+    found = Gate(validation, training)
+    return None if found == gate else found
+
+
+def _lacking(data: Data, supply: Supply) -> list[float]:
+    """How many times as many tokens each source should have let through."""
+    asked = budgets(data)
+    if data.size is not None and None in asked:
+        return [data.size.count / max(1, supply.usable(data))] * len(asked)
+    return [(wanted or 0) / max(1, have) for wanted, have in zip(asked, supply.training, strict=True)]
+
+
+def check_enough(data: Data, supply: Supply) -> None:
+    """Raise InputError, saying what there is and what would fit, where there is less text than is asked for."""
+    if supply.validation < data.validation.count:
+        raise InputError(
+            "data.validation",
+            f"{data.validation.count:,} tokens asked for, the text has {supply.validation:,}",
+            "give more text, or a smaller validation",
+        )
+    usable = supply.usable(data)
+    if not usable:
+        raise InputError(
+            "data", "some text besides validation is needed, there are 0 tokens of it", "give more text, or a smaller validation"
+        )
+    if data.size is None:
+        return
+    asked = budgets(data)
+    if None in asked:
+        if usable < data.size.count:
+            raise _too_little("data.size", data.size.count, usable, usable)
+        return
+    fits = min(have * data.size.count // max(1, wanted or 0) for have, wanted in zip(supply.training, asked, strict=True))
+    for source, have, wanted in zip(data.sources, supply.training, asked, strict=True):
+        if have < (wanted or 0):
+            raise _too_little(f"data.sources: {source.title}", wanted or 0, have, fits)
+
+
+def _too_little(place: str, wanted: int, have: int, fits: int) -> InputError:
+    return InputError(
+        place,
+        f"{wanted:,} training tokens asked for, there are {have:,} beside the validation set",
+        f"give more text, or ask for less: data.size of {fits:,} tokens would fit",
+    )
+
+
+def _widened(shares: tuple[Share, ...], lacking: Sequence[float], ended: Sequence[bool]) -> tuple[Share, ...]:
+    found = []
+    for share, factor, end in zip(shares, lacking, ended, strict=True):
+        factor = 1 if factor <= 1 else max(2, _WIDEN * factor)
+        characters = share.characters if end else int(share.characters * factor)
+        found.append(Share(min(KEYS, int(share.keys * factor)), characters))
+    return tuple(found)
+

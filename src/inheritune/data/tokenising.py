@@ -1,0 +1,112 @@
+"""Candidates as tokens: for each part a file of tokens and an index with a row for each document."""
+
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from inheritune.data.collection import records, write_whole
+from inheritune.data.tokenizer import Encoder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+INDEX = np.dtype(
+    [
+        ("validation_key", "<u8"),
+        ("training_key", "<u8"),
+        ("digest", "<u8", (2,)),
+        ("position", "<i8"),  # characters of its stream before it; -1 for a document of a file
+        ("tokens", "<u4"),  # end-of-text included
+        ("source", "<u2"),
+        ("removed", "u1"),  # the number of the filter that removed it, from 1; 0: kept
+    ]
+)
+"""A document, in the order of its part. The tokens of a removed one are counted, not kept."""
+
+_BATCH_CHARACTERS = 1_000_000
+_BATCH_DOCUMENTS = 1_000
+
+
+class TokenPart(NamedTuple):
+    """The tokens and the index that belong to a part."""
+
+    tokens: Path
+    index: Path
+
+    @classmethod
+    def of(cls, folder: Path, part: Path) -> "TokenPart":
+        """Where they are, for a part of this name."""
+        return cls(folder / f"{part.stem}.bin", folder / f"{part.stem}.npy")
+
+
+class TokeniseParts(PipelineStep):  # type: ignore[misc]
+    """Tokenises the part of each rank, every document followed by the end-of-text token."""
+
+    name = "Tokens"
+    type = "Tokenizer"
+
+    def __init__(self, parts: Sequence[Path], encoder: Encoder, folder: Path, dtype: "np.dtype[Any]", eos: int) -> None:
+        super().__init__()
+        self.parts, self.encoder, self.folder, self.dtype, self.eos = list(parts), encoder, folder, dtype, eos
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Writes the two files of part number `rank`; yields none."""
+        place = TokenPart.of(self.folder, self.parts[rank])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        body, rows = bytearray(), []
+        for batch, encoded in self._encoded(rank):
+            for record, ids in zip(batch, encoded, strict=True):
+                if not record["removed"]:
+                    body += np.append(np.asarray(ids), self.eos).astype(self.dtype).tobytes()
+                rows.append(_row(record, len(ids) + 1))
+        index = io.BytesIO()
+        np.save(index, np.array(rows, dtype=INDEX))
+        write_whole(place.tokens, bytes(body))
+        write_whole(place.index, index.getvalue())
+        yield from ()
+
+    def _encoded(self, rank: int) -> Iterator[tuple[list[dict[str, Any]], list[list[int]]]]:
+        """Batches of records and their tokens; the next batch is read and encoded while this one is written."""
+        batches = _batches(records(self.parts[rank]))
+        with ThreadPoolExecutor(1) as thread:
+
+            def start() -> Any:
+                batch = next(batches, None)
+                return batch and (batch, thread.submit(self.encoder.encode, [record["text"] for record in batch]))
+
+            ahead = start()
+            while ahead:
+                (batch, encoded), ahead = ahead, start()
+                yield batch, encoded.result()
+
+
+def _row(record: dict[str, Any], tokens: int) -> tuple[Any, ...]:
+    digest = bytes.fromhex(record["digest"])
+    halves = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
+    position = -1 if record["position"] is None else record["position"]
+    return (*record["keys"], halves, position, tokens, record["source"], record["removed"])
+
+
+def _batches(found: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for record in found:
+        batch.append(record)
+        size += len(record["text"])
+        if size >= _BATCH_CHARACTERS or len(batch) >= _BATCH_DOCUMENTS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def load_index(path: Path) -> "NDArray[Any]":
+    """The index of a part, shape (documents,)."""
+    found: NDArray[Any] = np.load(path)
+    return found

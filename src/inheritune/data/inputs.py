@@ -67,12 +67,12 @@ def gather(inputs: Sequence[Input], bytes_per_task: int) -> list[list[Input]]:
     What has no known size is a task of its own. A pure function of the inputs.
     """
     tasks: list[list[Input]] = []
-    room = 0
+    room = -1
     for one in inputs:
         length = one.length
         if length is None:
             tasks.append([one])
-            room = 0
+            room = -1
         elif tasks and length <= room:
             tasks[-1].append(one)
             room -= length
@@ -118,7 +118,7 @@ def _ranges(whole: Input, source: Source, range_bytes: int | None) -> Iterator[I
 def _local(path: str, source: Source, place: str) -> Iterator[tuple[str, tuple[int, bool]]]:
     path = os.path.expanduser(path)  # noqa: PTH111 (pathlib would change the pattern)
     # A name that exists is meant as it is, even where it has the signs of a pattern.
-    roots = [path] if os.path.lexists(path) else sorted(glob.glob(path, recursive=True))  # noqa: PTH207
+    roots = [path] if _exists(path) else sorted(glob.glob(path, recursive=True))  # noqa: PTH207
     if not roots:
         what = "no file matches the pattern" if glob.has_magic(path) else "no such file or folder"
         raise InputError(place, what + ("" if path == source.title else f": {path}"), "correct the path")
@@ -129,6 +129,16 @@ def _local(path: str, source: Source, place: str) -> Iterator[tuple[str, tuple[i
         if real not in seen:
             seen.add(real)
             yield file, (_readable_size(file), True)
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except PermissionError:
+        raise InputError(path, "cannot be read (permission denied)", "change the permissions of its folder") from None
+    except OSError:
+        return False
+    return True
 
 
 def _below(root: str, source: Source) -> Iterator[str]:

@@ -18,7 +18,7 @@ _SHORTEST_LITERAL = 200  # characters: shorter string literals are identifiers a
 
 
 def read(one: Input, source: Source, skipped: Callable[[str, str], None], *, seed: int) -> Iterator[Text]:
-    """The documents of an input in the order of the file, a stream's in an order drawn with `seed`; empty ones left out.
+    """The documents of an input, empty ones left out: in the file's order, or a stream's in an order drawn with `seed`.
 
     A document holds at most 100 MB. With `on_error: stop` raises InputError with file and line for text that cannot be
     read. With `on_error: skip` calls `skipped(place, reason)` for each such document; of a file that cannot be read to

@@ -62,7 +62,7 @@ def list_files(source: Source) -> list[Path]:
 
     Raises InputError when there is none.
     """
-    pattern = source.path.replace("{stdlib}", sysconfig.get_path("stdlib"))
+    pattern = (source.path or "").replace("{stdlib}", sysconfig.get_path("stdlib"))
     found: list[Path] = []
     matches = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207 (absolute patterns too)
     for root in [Path(name) for name in matches] or [Path(pattern)]:
@@ -103,7 +103,7 @@ def _unreadable(error: OSError) -> None:
 
 def _rule(source: Source, file: Path) -> str:
     if source.document != "auto":
-        return source.document
+        return str(source.document)
     return "record" if file.suffix == ".jsonl" else "file"
 
 

@@ -1,41 +1,97 @@
 """The recipe's `data`: which text, how much of it, and what is set apart for validation."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from inheritune.recipe.base import Part
-from inheritune.recipe.size import Size, Tokens
+from inheritune.recipe.size import In, Size, Tokens, parse_size
 
 DocumentRule = Literal["auto", "file", "line", "blank line", "record", "string literal"]
 
+_PLAIN = ("txt", "md", "rst", "jsonl", "ndjson", "csv")
+_INCLUDE = [f"*.{kind}{packed}" for packed in ("", ".gz", ".zst") for kind in _PLAIN] + ["*.parquet"]
+
+
+def parse_document(value: Any) -> Any:
+    """Read `document`: the name of a rule, or a size in characters. Raises ValueError with what is legal."""
+    if value in get_args(DocumentRule):
+        return value
+    try:
+        return parse_size(value, ("characters",))
+    except ValueError:
+        legal = ", ".join(get_args(DocumentRule))
+        raise ValueError(f"legal are {legal}, or a size in characters above 0 such as '2K characters'") from None
+
 
 class Source(Part):
-    """Text from a file or a folder."""
+    """Text from files, on this machine or behind an address, or from a hub data set that is streamed."""
 
-    path: Annotated[str, Field(min_length=1)]
-    """A file, a folder (searched at every depth) or a pattern such as `docs/*/text`.
-    `{stdlib}` stands for the folder of the running Python's standard library. Relative to the working directory."""
+    path: Annotated[str, Field(min_length=1)] | None = None
+    """A file, a folder (searched at every depth), a pattern such as `docs/*/text`, or an address of any of these:
+    `s3://`, `gs://`, `hf://`, `https://` and whatever else fsspec knows. `{stdlib}` stands for the folder of the
+    running Python's standard library. Relative to the working directory. Either this or `dataset`."""
+    dataset: Annotated[str, Field(min_length=1)] | None = None
+    """A data set of the Hugging Face hub by id, or a local folder that is one. It is streamed: its files are shuffled,
+    and documents drawn through a buffer. `path: hf://datasets/...` reads its files instead, and so draws from all of
+    it."""
+    config: str | None = None
+    """The data set's configuration (its subset). Default: the only one, or the one it declares as default."""
+    split: Annotated[str, Field(min_length=1)] = "train"
+    """The data set's split."""
+    revision: str | None = None
+    """The data set's branch, tag or commit. Default: the newest. Only a commit gives the same text for ever."""
+    buffer: Annotated[int, Field(ge=1)] = 10_000
+    """How many documents of a data set are held in memory while one of them is drawn."""
     name: str | None = None
-    """What the manifest calls this source. Default: its path."""
-    include: list[str] = ["*.txt", "*.md", "*.rst", "*.jsonl"]
+    """What the manifest calls this source. Default: its path, or its data set."""
+    include: list[str] = _INCLUDE
     """File-name patterns taken from a folder; `**` and `/` are matched against the path below the folder."""
     exclude: list[str] = []
     """Patterns left out, after `include`."""
-    document: DocumentRule = "auto"
-    """How a file falls into documents: the whole file, each line, each block between blank lines, each JSON record
-    (of a .jsonl file), or each string literal of a Python file. `auto`: record for .jsonl, file for all else."""
-    text_key: str = "text"
-    """The key that holds a JSON record's text."""
+    document: Annotated[DocumentRule | Annotated[Size, In("characters")], BeforeValidator(parse_document)] = "auto"
+    """How a file falls into documents: the whole file, each line, each block between blank lines, each record (a line
+    of JSON, a row of .csv or .parquet), each string literal of a Python file, or pieces of a size such as
+    `2K characters`, cut at white space where there is some near the end. `auto`: record for .jsonl, .ndjson, .csv and
+    .parquet, file for all else."""
+    text_key: Annotated[str, Field(min_length=1)] = "text"
+    """The key or column that holds a record's text."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What happens at text that cannot be read: stop with its place, or pass over it and count it."""
+    limit: Tokens | None = None
+    """At most so many training tokens from this source. Default: no limit."""
     weight: Annotated[float, Field(gt=0)] | None = None
     """Share of `data.size` to take from this source, relative to the other weights. Given for all sources or for none;
     without weights documents are drawn from all sources alike."""
 
+    @field_validator("name")
+    @classmethod
+    def _one_line(cls, name: str | None) -> str | None:
+        if name is not None and (not name.strip() or not name.isprintable()):
+            raise ValueError("a name is one line of printable characters; give another one, or leave it away")
+        return name
+
+    @model_validator(mode="after")
+    def _files_or_stream(self) -> Self:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give either path (files) or dataset (streamed from the hub), one of the two")
+        kind, others = ("path", _STREAM_KEYS) if self.dataset is None else ("dataset", _FILE_KEYS)
+        # Compared with the defaults, as the resolved recipe of a run, which can be run itself, has every key.
+        given = [key for key in others if getattr(self, key) != type(self).model_fields[key].default]
+        if given:
+            other = "dataset" if kind == "path" else "path"
+            raise ValueError(f"{given[0]} goes with {other}, not with {kind}; leave it away")
+        return self
+
     @property
     def title(self) -> str:
         """The name that messages and manifests use."""
-        return self.name or self.path
+        return self.name or self.path or self.dataset or ""
+
+
+_STREAM_KEYS = ("config", "split", "revision", "buffer")
+_FILE_KEYS = ("include", "exclude", "document")
 
 
 class Slurm(Part):
@@ -96,7 +152,7 @@ class Data(Part):
             )
         titles = [source.title for source in self.sources]
         if len(set(titles)) < len(titles):
-            raise ValueError("two sources have the same name or path; give each its own `name`")
+            raise ValueError("two sources have the same name, path or data set; give each its own `name`")
         if len({source.weight is None for source in self.sources}) > 1:
             raise ValueError("give every source a weight, or none")
         if self.size is None and any(source.weight is not None for source in self.sources):

@@ -15,6 +15,7 @@ _PLURAL = {
     "epoch": "epochs",
     "minute": "minutes",
     "sequence": "sequences",
+    "character": "characters",
 }
 
 
@@ -61,7 +62,7 @@ def parse_size(text: Any, units: tuple[str, ...]) -> Size:
     amount = round(float(number.replace("_", "")) * _FACTORS[letter.upper()], 6)
     if amount <= 0:
         raise ValueError(f"a size must be above 0: {example}")
-    if unit in ("tokens", "steps", "sequences") and amount != int(amount):
+    if unit in ("tokens", "steps", "sequences", "characters") and amount != int(amount):
         raise ValueError(f"{unit} are whole: {example}")
     return Size(amount, unit)
 
@@ -72,6 +73,7 @@ def _example(unit: str) -> str:
         "steps": "2K steps",
         "epochs": "3 epochs",
         "minutes": "10 minutes",
+        "characters": "2K characters",
         "%": "2%",
     }.get(unit, f"8 {unit}")
 

@@ -1,0 +1,181 @@
+"""Reading documents from an input: where each begins and ends, by the source's rule, in bounded memory."""
+
+import ast
+import codecs
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+
+from inheritune.data.inputs import Input, rule_of
+from inheritune.data.lines import Lines, NotText, decode
+from inheritune.data.records import read_csv, read_json_lines, read_parquet
+from inheritune.data.storage import Damaged, blocks, kind
+from inheritune.data.streaming import read_stream
+from inheritune.data.texts import LARGEST, Fault, Text
+from inheritune.recipe import Size, Source
+
+_SHORTEST_LITERAL = 200  # characters: shorter string literals are identifiers and messages, not text
+
+
+def read(one: Input, source: Source, skipped: Callable[[str, str], None], *, seed: int) -> Iterator[Text]:
+    """The documents of an input, empty ones left out: in the file's order, or a stream's in an order drawn with `seed`.
+
+    A document holds at most 100 MB. With `on_error: stop` raises InputError with file and line for text that cannot be
+    read. With `on_error: skip` calls `skipped(place, reason)` for each such document; of a file that cannot be read to
+    its end, the whole documents before that place are given, and the rest counts once. Raises RunError when a disk or
+    a connection fails.
+    """
+    fault = Fault(source, skipped)
+    try:
+        for document in _documents(one, source, seed, fault):
+            if document.text and not document.text.isspace():
+                yield document
+    except Damaged as error:
+        fault(one.address, error.what, error.remedy)
+
+
+def _documents(one: Input, source: Source, seed: int, fault: Fault) -> Iterator[Text]:
+    if source.dataset is not None:
+        return read_stream(source, seed, fault)
+    rule, suffix = rule_of(source, one.address), kind(one.address)
+    if isinstance(rule, Size):
+        return _pieces(one, fault, rule.count)
+    if rule == "record":
+        records = {".csv": read_csv, ".parquet": read_parquet}.get(suffix, read_json_lines)
+        return records(one, source.text_key, fault)
+    if suffix == ".parquet":
+        raise Damaged(f"a .parquet file has rows, not what `document: {rule}` says", "leave `document` away for it")
+    rules = {"file": _file, "line": _lines, "blank line": _blocks, "string literal": _literals}
+    return rules[rule](one, fault)
+
+
+def _file(one: Input, fault: Fault) -> Iterator[Text]:
+    text = _decoded(_content(one), one.address, 1, fault)
+    if text is not None:
+        yield Text(one.address, text)
+
+
+def _content(one: Input) -> bytes:
+    """The whole file. Raises Damaged for one that is too large to be a document."""
+    held, size = [], 0
+    for block in blocks(one.address):
+        held.append(block)
+        size += len(block)
+        if size > LARGEST:
+            raise Damaged(
+                f"a document of more than {LARGEST:,} bytes",
+                "say with `document` how the file falls into documents, for example 'blank line' or '2K characters'",
+            )
+    return b"".join(held).removeprefix(codecs.BOM_UTF8)
+
+
+def _decoded(raw: bytes, address: str, line: int, fault: Fault) -> str | None:
+    """Bytes that begin at a line of a file as text; None where they are none and `fault` passes over them."""
+    try:
+        return decode(raw)
+    except NotText as error:
+        line += raw.count(b"\n", 0, error.position)
+        fault(f"{address}: line {line}", error.what, error.remedy)
+        return None
+
+
+def _lines(one: Input, fault: Fault) -> Iterator[Text]:
+    lines = Lines(one)
+    for line in lines:
+        try:
+            yield Text(lines.here(), decode(line))
+        except NotText as error:
+            fault(lines.place(), error.what, error.remedy)
+
+
+def _blocks(one: Input, fault: Fault) -> Iterator[Text]:
+    """The blocks between lines that are empty or white."""
+    lines = Lines(one)
+    block: list[bytes] = []
+    size = 0
+    for line in itertools.chain(lines, [b""]):  # the empty one ends the last block
+        if line.strip():
+            if not block:
+                first = lines.number
+            block.append(line)
+            size += len(line)
+            if size > LARGEST:
+                raise Damaged(
+                    f"line {first} begins a block of more than {LARGEST:,} bytes without an empty line",
+                    "say with `document` how the file falls into documents, for example '2K characters'",
+                )
+        elif block:
+            text = _decoded(b"".join(block), one.address, first, fault)
+            if text is not None:
+                yield Text(f"{one.address}: line {first}", text)
+            block, size = [], 0
+
+
+def _literals(one: Input, fault: Fault) -> Iterator[Text]:
+    """The long string literals of a Python file, in the order of their places."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the file's author
+            tree = ast.parse(_content(one))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        fault(one.address, f"not Python ({error})", "leave the file out, or choose another `document` rule")
+        return
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    nodes.sort(key=lambda node: (node.lineno, node.col_offset))
+    for node in nodes:
+        text = str(node.value)
+        if len(text) >= _SHORTEST_LITERAL:
+            yield Text(f"{one.address}: line {node.lineno}", text)
+
+
+def _pieces(one: Input, fault: Fault, length: int) -> Iterator[Text]:
+    """Pieces of at most `length` characters, which put together are the file."""
+    line, text = 1, ""  # what is decoded and not yet given, and the line on which it begins
+    for more, broken in _characters(one):
+        text += more
+        at = 0
+        while len(text) - at > length:
+            cut = _cut(text, at, length)
+            yield Text(f"{one.address}: line {line}", text[at:cut])
+            line += text.count("\n", at, cut)
+            at = cut
+        text = text[at:]
+        if broken is not None:
+            line += text.count("\n")
+            text = ""
+            fault(f"{one.address}: line {line}", broken.what, broken.remedy)
+    if text:
+        yield Text(f"{one.address}: line {line}", text)
+
+
+def _cut(text: str, at: int, length: int) -> int:
+    """The end of the piece that begins at `at`: behind the last white space in its last eighth, if there is any."""
+    end = at + length
+    last = text[end - max(length // 8, 1) : end]
+    if last[-1].isspace() or text[end].isspace():
+        return end
+    word = last.rsplit(None, 1)[-1]
+    return end - len(word) if len(word) < len(last) else end
+
+
+def _characters(one: Input) -> Iterator[tuple[str, NotText | None]]:
+    """The file's text as it comes, with what is broken directly behind a part of it; the broken bytes are left out."""
+    raw, first = b"", True
+    for block in itertools.chain(blocks(one.address), [b""]):  # the empty one ends the last character
+        if b"\0" in block:
+            raise Damaged("a binary file (it has NUL bytes), or UTF-16 text", "convert it to UTF-8, or exclude it")
+        raw += block
+        if first:
+            raw, first = raw.removeprefix(codecs.BOM_UTF8), False
+        at = 0
+        while True:
+            try:
+                more, used = codecs.utf_8_decode(memoryview(raw)[at:], "strict", not block)
+            except UnicodeDecodeError as error:
+                good, bad = at + error.start, at + error.end
+                byte = f"not UTF-8 text (byte 0x{raw[good]:02x})"
+                yield raw[at:good].decode(), NotText(byte, good)
+                at = bad
+            else:
+                yield more, None
+                raw = raw[at + used :]
+                break

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from inheritune.recipe.base import Part
+from inheritune.recipe.filters import Filters
 from inheritune.recipe.size import Size, Tokens
 
 DocumentRule = Literal["auto", "file", "line", "blank line", "record", "string literal"]
@@ -51,6 +52,9 @@ class Data(Part):
     """Whole documents, chosen by a hash of their content and kept out of training, until at least so many tokens."""
     seed: int | None = None
     """Draws the documents. Default: the recipe's seed."""
+    filters: Filters = []
+    """Which documents are left out, in this order: names, or mappings of `filter` and its options. Those that compare
+    all documents (exact_duplicates, near_duplicates) come last."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -58,6 +62,8 @@ class Data(Part):
             raise ValueError(
                 "give either sources (text to prepare) or prepared (a folder that `inheritune prepare` wrote)"
             )
+        if self.filters and self.prepared is not None:
+            raise ValueError("filters are for sources; prepared tokens stay as they are: leave filters away")
         titles = [source.title for source in self.sources]
         if len(set(titles)) < len(titles):
             raise ValueError("two sources have the same name or path; give each its own `name`")

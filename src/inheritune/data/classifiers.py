@@ -23,10 +23,9 @@ def read_labels(path: Path, place: str) -> list[str]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            if size < 8 or struct.unpack("<ii", file.read(8))[0] != _MAGIC:
+            magic, version = _take(file, "<ii") if size >= 8 else (0, 0)
+            if magic != _MAGIC:
                 raise InputError(place, f"{path} is not a fastText model", "give what fastText's save_model wrote")
-            file.seek(4)
-            version = _take(file, "<i")[0]
             if version not in _VERSIONS:
                 known = f"version {version} of fastText's format is not known"
                 raise InputError(place, f"{path}: {known}", "save the model with fastText 0.9")

@@ -236,7 +236,7 @@ class ExactDuplicates(_Filter):
 
 
 class NearDuplicates(_Filter):
-    """Keeps one of all documents that are nearly alike, by MinHash of their n-grams (Broder, 1997; Lee et al., 2022)."""
+    """Keeps one of all documents that are nearly alike, by MinHash of their n-grams (Broder, 1997)."""
 
     filter: Literal["near_duplicates"] = "near_duplicates"
     """The filter's name."""

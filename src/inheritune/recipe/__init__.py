@@ -3,6 +3,22 @@
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data, Source
 from inheritune.recipe.file import check, dump_recipe, load_recipe, override
+from inheritune.recipe.filters import (
+    C4,
+    FILTERS,
+    Classifier,
+    CorpusFilter,
+    Decontaminate,
+    DocumentFilter,
+    DocumentLength,
+    ExactDuplicates,
+    Filter,
+    FineWebQuality,
+    GopherQuality,
+    GopherRepetition,
+    Language,
+    NearDuplicates,
+)
 from inheritune.recipe.models import Hardware, Recipe
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
 from inheritune.recipe.size import Size, parse_size
@@ -10,13 +26,27 @@ from inheritune.recipe.target import Choice, Evaluate, Grow, Inherit, Submodules
 from inheritune.recipe.training import Checkpoints, Optimizer, Schedule, Training
 
 __all__ = [
+    "C4",
+    "FILTERS",
     "Checkpoints",
     "Choice",
+    "Classifier",
+    "CorpusFilter",
     "Data",
+    "Decontaminate",
+    "DocumentFilter",
+    "DocumentLength",
     "Evaluate",
+    "ExactDuplicates",
+    "Filter",
+    "FineWebQuality",
+    "GopherQuality",
+    "GopherRepetition",
     "Grow",
     "Hardware",
     "Inherit",
+    "Language",
+    "NearDuplicates",
     "NewReference",
     "NewTokenizer",
     "Optimizer",

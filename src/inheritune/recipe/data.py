@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from inheritune.recipe.base import Part
+from inheritune.recipe.filters import Filters
 from inheritune.recipe.size import In, Size, Tokens, parse_size
 
 DocumentRule = Literal["auto", "file", "line", "blank line", "record", "string literal"]
@@ -126,6 +127,9 @@ class Data(Part):
     """Whole documents, chosen by a hash of their content and kept out of training, until at least so many tokens."""
     seed: int | None = None
     """Draws the documents. Default: the recipe's seed."""
+    filters: Filters = []
+    """Which documents are left out, in this order: names, or mappings of `filter` and its options. Those that compare
+    all documents (exact_duplicates, near_duplicates) come last."""
     executor: Literal["local", "slurm", "ray"] = "local"
     """Where the text is read, filtered and tokenised: in processes of this machine, as Slurm jobs, or on a Ray cluster.
     The result is the same, to the byte. The folders must be seen by all machines."""
@@ -150,11 +154,20 @@ class Data(Part):
             raise ValueError(
                 "give either sources (text to prepare) or prepared (a folder that `inheritune prepare` wrote)"
             )
+        if self.filters and self.prepared is not None:
+            raise ValueError("filters are for sources; prepared tokens stay as they are: leave filters away")
         titles = [source.title for source in self.sources]
         if len(set(titles)) < len(titles):
             raise ValueError("two sources have the same name, path or data set; give each its own `name`")
         if len({source.weight is None for source in self.sources}) > 1:
             raise ValueError("give every source a weight, or none")
-        if self.size is None and any(source.weight is not None for source in self.sources):
+        weighted = any(source.weight is not None for source in self.sources)
+        if self.size is None and weighted:
             raise ValueError("weights share out `size`; give data.size, or leave the weights away")
+        if len(self.sources) > 1 and not weighted and any(source.dataset is not None for source in self.sources):
+            raise ValueError("a data set that is streamed has no known size: give every source a weight, and data.size")
+        limits = [source.limit for source in self.sources]
+        most = sum(limit.count for limit in limits if limit is not None)
+        if self.size is not None and limits and None not in limits and most < self.size.count:
+            raise ValueError(f"size: {self.size}, and the limits of the sources allow {most:,} tokens; raise the limits")
         return self

@@ -28,27 +28,36 @@ def describe() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _describe(model: type[BaseModel], prefix: str, lines: list[str]) -> None:
-    lines += [f"## `{prefix or 'recipe'}`", "", " ".join((model.__doc__ or "").split()), ""]
+def _describe(model: type[BaseModel], prefix: str, lines: list[str], title: str = "") -> None:
+    lines += [f"## `{title or prefix or 'recipe'}`", "", " ".join((model.__doc__ or "").split()), ""]
     lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    inner: list[tuple[type[BaseModel], str]] = []
+    inner: list[tuple[type[BaseModel], str, str]] = []
     for name, field in model.model_fields.items():
         default = "required" if field.default is PydanticUndefined else _value(field.default)
         kind = _kind(field.annotation, field.metadata)
         meaning = " ".join((field.description or "").split())
         lines.append(f"| `{name}` | {kind} | {default} | {meaning} |".replace("| |", "|  |"))
         path = f"{prefix}.{name}".lstrip(".")
-        inner += [(found, path) for found in _models(field.annotation)]
+        models = _models(field.annotation)
+        inner += [(found, path, f"{path}: {_constant(found)}" if len(models) > 1 else path) for found in models]
     lines.append("")
-    for found, path in inner:
-        _describe(found, path, lines)
+    for found, path, shown in inner:
+        _describe(found, path, lines, shown)
+
+
+def _constant(model: type[BaseModel]) -> str:
+    """What tells one of several mappings from the others: the first key that has one legal value."""
+    for name, field in model.model_fields.items():
+        if len(typing.get_args(field.annotation)) == 1 and typing.get_origin(field.annotation) is typing.Literal:
+            return f"{name}: {field.default}"
+    return model.__name__
 
 
 def _value(value: Any) -> str:
     if isinstance(value, BaseModel):
         return "see below"
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    return f"`{shown}`"
+    return f"`{shown}`" if shown != "" else "empty"
 
 
 def _kind(annotation: Any, metadata: list[Any]) -> str:
@@ -61,7 +70,7 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
     if origin is typing.Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(_kind(argument, []) for argument in arguments)
+        return " or ".join(dict.fromkeys(_kind(argument, []) for argument in arguments))
     if origin is list:
         return f"list of {_kind(arguments[0], [])}"
     if origin is tuple:

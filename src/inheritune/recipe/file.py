@@ -115,12 +115,8 @@ def _collect_lines(node: yaml.Node, at: tuple[str, ...], lines: Lines, path: Pat
 
 def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines) -> Problem:
     """One pydantic error in our words."""
-    location = [str(part) for part in detail["loc"]]
-    shown, known = [], {".".join(key) for key in lines}
-    for part in location:
-        # pydantic adds the name of a union's member to the path; the reader's file has no such key
-        if not part[:1].isupper() and not any(mark in part for mark in "[(-") and part not in ("int", "float", "str"):
-            shown.append(part)
+    shown, last = _follow(model, [str(part) for part in detail["loc"]])
+    known = {".".join(key) for key in lines}
     key = tuple(shown)
     while key and key not in lines:
         key = key[:-1]
@@ -129,7 +125,7 @@ def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines) -> P
     kind, message = detail["type"], detail["msg"].removeprefix("Value error, ").rstrip(".")
     given = detail.get("input")
     if kind == "extra_forbidden":
-        legal = _keys_at(model, shown[:-1])
+        legal = list(last.model_fields)
         near = difflib.get_close_matches(shown[-1], legal, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return Problem(where, f"unknown key {dotted!r}", f"{hint}legal keys are {', '.join(legal)}")
@@ -142,21 +138,34 @@ def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines) -> P
     return Problem(where, what + message[:1].lower() + message[1:], remedy or "change it")
 
 
-def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """The keys that are legal at a dotted place of a model."""
-    current: type[BaseModel] = model
+def _follow(model: type[BaseModel], location: list[str]) -> tuple[list[str], type[BaseModel]]:
+    """A place as the reader's file has it, and the model that stands there.
+
+    pydantic adds the name of a union's member to the path (its class, its tag or its type); no file has such a key.
+    """
+    shown: list[str] = []
+    members = [model]
     for part in location:
-        if part in current.model_fields:
-            inner = _model_in(current.model_fields[part].annotation)
-            current = inner or current
-    return list(current.model_fields)
+        chosen = [member for member in members if len(members) > 1 and part in _member_names(member)]
+        if chosen:
+            members = chosen
+            continue
+        field = next((member.model_fields[part] for member in members if part in member.model_fields), None)
+        if field is not None:
+            members = _models_in(field.annotation) or members
+        elif part[:1].isupper() or any(mark in part for mark in "[(-") or part in ("int", "float", "str"):
+            continue
+        shown.append(part)
+    return shown, members[0]
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _member_names(model: type[BaseModel]) -> set[str]:
+    """What a union calls this member: its class, or the one value of a field that tells the members apart."""
+    constants = {get_args(field.annotation) for field in model.model_fields.values()}
+    return {model.__name__, *(values[0] for values in constants if len(values) == 1 and isinstance(values[0], str))}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in get_args(annotation):
-        found = _model_in(argument)
-        if found is not None:
-            return found
-    return None
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _models_in(argument)]

@@ -1,0 +1,48 @@
+"""What splits a language's text into words and sentences: datatrove's tokenizers, and the packages they need."""
+
+import importlib.metadata
+import importlib.util
+import re
+
+from inheritune.errors import InputError
+
+_EXTRA = ("fasteners", "fasttext-numpy2-wheel", "spacy")  # what inheritune[filters] installs
+
+
+def check_words(language: str, place: str) -> None:
+    """Try the tokenizer of a language. Raises InputError at `place`.language for one that is unknown or incomplete."""
+    missing_packages({"spacy": "spacy"}, place)
+    from datatrove.utils.word_tokenizers import load_tokenizer_assignments
+
+    known = load_tokenizer_assignments()
+    if language not in known:
+        raise InputError(
+            f"{place}.language", f"datatrove has no word tokenizer for {language!r}", "give an ISO 639 code such as en"
+        )
+    try:
+        # A new one, not datatrove's cached one: that would travel to the workers with all that it has loaded.
+        known[language]().word_tokenize("a")
+    except ImportError as error:
+        command = re.search(r"pip install [^`)]+", str(error))
+        raise InputError(
+            f"{place}.language",
+            f"the word tokenizer for {language!r} is not installed ({error})",
+            command.group() if command else "install the package it names",
+        ) from None
+    except Exception as error:  # tokenizers that fetch data of their own on first use
+        raise InputError(
+            f"{place}.language", f"the word tokenizer for {language!r} fails ({error})", "see what it needs"
+        ) from None
+
+
+def missing_packages(packages: dict[str, str], place: str) -> None:
+    """Raise InputError at `place` when a package is missing. `packages`: the name on PyPI by the name of the import."""
+    there = {(found.name or "").lower().replace("_", "-") for found in importlib.metadata.distributions()}
+    # Both: datatrove refuses a package of that name which another project publishes.
+    missing = [
+        wheel for module, wheel in packages.items() if importlib.util.find_spec(module) is None or wheel not in there
+    ]
+    if missing:
+        extra = all(wheel in _EXTRA for wheel in missing)
+        remedy = "pip install 'inheritune[filters]'" if extra else f"pip install {' '.join(missing)}"
+        raise InputError(place, f"{' and '.join(missing)} not installed", remedy)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from inheritune.data.inputs import list_inputs
-from inheritune.data.reading import read
+from inheritune.data.sources.inputs import list_inputs
+from inheritune.data.sources.reading import read
 from inheritune.errors import InputError
 from inheritune.recipe import Data, check
 
@@ -222,7 +222,7 @@ def test_what_is_no_file(tmp_path: Path, make: Callable[[Path], None], within: b
 
 _AS_NOBODY = """
 import os, sys
-from inheritune.data.inputs import list_inputs
+from inheritune.data.sources.inputs import list_inputs
 from inheritune.errors import InputError
 from inheritune.recipe import Source
 os.setgid(65534), os.setuid(65534)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from datatrove.pipeline.base import PipelineStep
 
-from inheritune.data.execution import Stages
+from inheritune.data.preparing.execution import Stages
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import Data, check
 
@@ -124,7 +124,7 @@ print("Submitted batch job 17")
     _executable(place / "scontrol", "#!/bin/bash\necho here\n")
     _executable(place / "squeue", "#!/bin/bash\n")
     monkeypatch.setenv("PATH", f"{place}:{Path(sys.executable).parent}:{os.environ['PATH']}")
-    monkeypatch.setattr("inheritune.data.execution._ASK_EVERY", 0.01)
+    monkeypatch.setattr("inheritune.data.preparing.execution._ASK_EVERY", 0.01)
     return tmp_path / "sbatch.log"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fasttext_file import write_classifier
 
-from inheritune.data.filtering import build_filters, check_filters
+from inheritune.data.filters.filtering import build_filters, check_filters
 from inheritune.errors import InputError
 from inheritune.recipe import Data, check
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inheritune.data.inputs import Input, gather, list_inputs
+from inheritune.data.sources.inputs import Input, gather, list_inputs
 from inheritune.errors import InputError
 from inheritune.recipe import Source
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inheritune.data.near_duplicates import near_duplicate_stages, removed_near_duplicates
+from inheritune.data.filters.near_duplicates import near_duplicate_stages, removed_near_duplicates
 from inheritune.errors import RunError
 from inheritune.recipe import NearDuplicates
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inheritune.data.inputs import Input, list_inputs
-from inheritune.data.reading import read
-from inheritune.data.texts import Text
+from inheritune.data.sources.inputs import Input, list_inputs
+from inheritune.data.sources.reading import read
+from inheritune.data.sources.texts import Text
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import Source
 
@@ -282,7 +282,7 @@ def test_a_disk_that_fails_is_no_fault_of_the_input(tmp_path: Path, monkeypatch:
         def read(self, *_: Any) -> bytes:
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("inheritune.data.storage.open_bytes", lambda *_, **__: Lost())
+    monkeypatch.setattr("inheritune.data.sources.storage.open_bytes", lambda *_, **__: Lost())
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(RunError, match=r"a\.txt: .*Input/output error"):
         texts(tmp_path / "a.txt", on_error="skip")
@@ -320,7 +320,7 @@ def test_a_data_set_is_drawn_with_the_seed(tmp_path: Path, prompt: None) -> None
 
 
 def test_only_the_text_column_of_a_data_set_is_held(tmp_path: Path) -> None:
-    from inheritune.data.streaming import open_stream
+    from inheritune.data.sources.streaming import open_stream
 
     dataset(tmp_path / "set", 1, 1)
     assert open_stream(Source(dataset=str(tmp_path / "set"))).column_names == ["text"]
@@ -365,8 +365,8 @@ def test_a_broken_row_of_a_stream(tmp_path: Path, prompt: None) -> None:
 
 _PEAK = """
 import resource, sys
-from inheritune.data.inputs import list_inputs
-from inheritune.data.reading import read
+from inheritune.data.sources.inputs import list_inputs
+from inheritune.data.sources.reading import read
 from inheritune.recipe import Source
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 source = Source(path=sys.argv[1], document=sys.argv[2])

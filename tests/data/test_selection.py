@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inheritune.data.drawing import KEYS, Gate, Share, Supply, budgets, check_enough, first_gate, Extent, wider
-from inheritune.data.selection import (
+from inheritune.data.preparing.drawing import KEYS, Gate, Share, Supply, budgets, check_enough, first_gate, Extent, wider
+from inheritune.data.preparing.selection import (
     Candidates,
     Piece,
     available,
@@ -22,7 +22,7 @@ from inheritune.data.selection import (
     joined,
     training_pieces,
 )
-from inheritune.data.tokenising import INDEX, TokenPart
+from inheritune.data.preparing.tokenising import INDEX, TokenPart
 from inheritune.errors import InputError
 from inheritune.recipe import Data, check
 
@@ -93,7 +93,7 @@ def test_validation_is_the_first_by_key_each_text_once(
     tmp_path_factory: pytest.TempPathFactory, parts: list[list[Row]], wanted: int, in_memory: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("inheritune.data.selection._IN_MEMORY", in_memory)
+        patch.setattr("inheritune.data.preparing.selection._IN_MEMORY", in_memory)
         found = candidates(tmp_path_factory.mktemp("c"), parts)
         pieces, taken = choose_validation(found, Gate((OPEN,) * 2, (OPEN,) * 2), wanted)
     expected: list[tuple[int, int]] = []

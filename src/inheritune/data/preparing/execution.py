@@ -172,7 +172,7 @@ class _Crew:
         self.processes = [
             # A session of its own: Ctrl-C is for this process, which ends the workers.
             subprocess.Popen(
-                [sys.executable, "-m", "inheritune.data.worker", str(file)],
+                [sys.executable, "-m", "inheritune.data.preparing.worker", str(file)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True,
             )
             for _ in range(workers)

@@ -8,8 +8,8 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from inheritune.data.storage import connect, explained, is_remote, is_web, kind, packing
-from inheritune.data.streaming import open_stream
+from inheritune.data.sources.storage import connect, explained, is_remote, is_web, kind, packing
+from inheritune.data.sources.streaming import open_stream
 from inheritune.errors import InputError, Problem
 from inheritune.recipe import Size, Source
 from inheritune.recipe.data import DocumentRule

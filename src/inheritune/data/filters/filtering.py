@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.data.classifiers import read_labels
-from inheritune.data.decontamination import build_index, check_evaluations, contamination_step
-from inheritune.data.words import check_words, missing_packages
+from inheritune.data.filters.classifiers import read_labels
+from inheritune.data.filters.decontamination import build_index, check_evaluations, contamination_step
+from inheritune.data.filters.words import check_words, missing_packages
 from inheritune.errors import InputError, Problem
 from inheritune.recipe import (
     C4,

@@ -1,6 +1,6 @@
-"""A worker process of data preparation: `python -m inheritune.data.worker FILE`; ranks come in by lines, answers go out.
+"""A worker process of data preparation: `python -m inheritune.data.preparing.worker FILE`; ranks come in by lines, answers go out.
 
-It is started by `inheritune.data.execution`, with an executor of our own in FILE (docs/security.md).
+It is started by `inheritune.data.preparing.execution`, with an executor of our own in FILE (docs/security.md).
 """
 
 import json
@@ -32,7 +32,7 @@ def main() -> None:
             deepcopy(executor).run_task(rank)
             answer = {}
         except Exception as error:
-            from inheritune.data.execution import report
+            from inheritune.data.preparing.execution import report
 
             answer = report(error)
         print(json.dumps(answer), file=answers, flush=True)

@@ -13,7 +13,7 @@ from inheritune.data.shards import Tokens
 from inheritune.runlog import read_json, write_json
 
 if TYPE_CHECKING:
-    from inheritune.data.selection import Piece
+    from inheritune.data.preparing.selection import Piece
 
 SHARD_TOKENS = 250_000_000
 _BLOCK_TOKENS = 2_000_000  # joined before they are written

@@ -5,10 +5,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from inheritune.data.inputs import Input
-from inheritune.data.lines import Lines, NotText, decode
-from inheritune.data.storage import BLOCK, Damaged, explained, open_bytes
-from inheritune.data.texts import LARGEST, Fault, Text, no_column, no_text
+from inheritune.data.sources.inputs import Input
+from inheritune.data.sources.lines import Lines, NotText, decode
+from inheritune.data.sources.storage import BLOCK, Damaged, explained, open_bytes
+from inheritune.data.sources.texts import LARGEST, Fault, Text, no_column, no_text
 
 _ROWS = 256  # of a parquet file at once: what is in memory, besides a page of the file
 

@@ -1,16 +1,18 @@
 """From text to token shards, in stages that are each done once: collect, tokenise, select, write."""
 
 import itertools
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inheritune.data.account import Drawn, account, counted, write_removed
+from inheritune.data.preparing.account import Drawn, account, counted, write_removed
 from inheritune.data.prepared import FORMAT, Prepared, open_prepared
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError
@@ -20,12 +22,12 @@ from inheritune.runlog import locked, put_in_place, read_json, versions, write_j
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from inheritune.data.collection import Part
-    from inheritune.data.drawing import Gate
-    from inheritune.data.inputs import Input
-    from inheritune.data.selection import Candidates
-    from inheritune.data.tokenising import TokenPart
-    from inheritune.data.writing import Written
+    from inheritune.data.preparing.collection import Judge, Part
+    from inheritune.data.preparing.drawing import Gate
+    from inheritune.data.sources.inputs import Input
+    from inheritune.data.preparing.selection import Candidates
+    from inheritune.data.preparing.tokenising import TokenPart
+    from inheritune.data.preparing.writing import Written
 
 Say = Callable[[str], None]
 _TASK_BYTES = 64_000_000  # of input: worth a process, and not much is lost with one
@@ -69,7 +71,7 @@ class Preparation:
     def __init__(
         self, data: Data, tokenizer: "PreTrainedTokenizerBase | NewTokenizer", out: Path, seed: int, say: Say
     ) -> None:
-        from inheritune.data.inputs import gather, list_inputs
+        from inheritune.data.sources.inputs import gather, list_inputs
 
         self.data, self.out, self.seed, self.say = data, out, seed, say
         self._tokenizer = tokenizer
@@ -79,8 +81,9 @@ class Preparation:
 
     def run(self) -> Prepared:
         """Do what is left to do, and open the result."""
-        from inheritune.data.drawing import Supply, check_enough, wider
-        from inheritune.data.selection import available, choose_validation
+        from inheritune.data.preparing.drawing import Supply, check_enough, wider
+        from inheritune.data.preparing.deduplication import without_duplicates
+        from inheritune.data.preparing.selection import Candidates, available, choose_validation
 
         began = time.monotonic()
         with locked(self.work):
@@ -91,7 +94,9 @@ class Preparation:
             for number in itertools.count():
                 new = self._collect(number, (before, gate))
                 found, tokens = found + new, tokens + self._tokenise(number, new)
-                candidates = self._filtered(found, tokens)
+                candidates = without_duplicates(
+                    self.data.filters, found, Candidates(tokens), self.work, self._stages
+                )
                 pieces, taken = choose_validation(candidates, gate, self.data.validation.count)
                 supply = Supply(
                     sum(piece.tokens for piece in pieces),
@@ -110,7 +115,7 @@ class Preparation:
 
     @cached_property
     def _stages(self) -> Any:
-        from inheritune.data.execution import Stages
+        from inheritune.data.preparing.execution import Stages
 
         return Stages(self.data, self.work / "tasks", self.say)
 
@@ -119,7 +124,7 @@ class Preparation:
         request = {
             "data": self.data.model_dump(mode="json", exclude={"executor", "workers", "slurm"}),
             "seed": self.seed,
-            "inputs": [entry.state() for entry in self.inputs],
+            "inputs": [_state(entry) for entry in self.inputs],
             "tokenizer": self._tokenizer.model_dump()
             if isinstance(self._tokenizer, NewTokenizer)
             else fingerprint(self._tokenizer),
@@ -135,30 +140,37 @@ class Preparation:
         write_json(known, request)
 
     def _first_gate(self) -> "Gate":
-        from inheritune.data.drawing import Extent, first_gate
+        from inheritune.data.preparing.drawing import Extent, first_gate
 
         extents = []
         for number in range(len(self.data.sources)):
             mine = [entry for entry in self.inputs if entry.source == number]
-            stream = any(entry.is_stream for entry in mine)
+            stream = self.data.sources[number].dataset is not None
             extents.append(Extent(None if stream else sum(_text_bytes(entry) for entry in mine)))
         return first_gate(self.data, extents)
 
     def _collect(self, number: int, gates: "tuple[Gate | None, Gate]") -> "list[Part]":
-        from inheritune.data.collection import JudgeDocuments, ReadSources, Tally, WriteParts, parts
-        from inheritune.data.filtering import build_judges
+        from inheritune.data.preparing.collection import JudgeDocuments, ReadSources, Tally, WriteParts, parts
 
         self.say(f"data: reading {len(self.inputs):,} files" if number == 0 else "data: reading again")
         folder, tally = self.work / f"collected-{number}", Tally()
         steps = [
             ReadSources(self.groups, self.data.sources, gates, self.seed, tally, folder),
-            JudgeDocuments(build_judges(self.data.filters, self.work), tally),
+            JudgeDocuments(self._judges(), tally),
             WriteParts(folder, tally, _PART_BYTES),
         ]
         self._stages.run(f"collect-{number}", steps, len(self.groups))
         found = parts(folder)
         self._check_sources(found)
         return found
+
+    def _judges(self) -> "list[tuple[int, Judge]]":
+        """The filters that look at a document alone, with their numbers in the recipe's list, from 1."""
+        from inheritune.data.filters.filtering import build_filters
+        from inheritune.recipe import CorpusFilter
+
+        numbers = [n for n, entry in enumerate(self.data.filters, start=1) if not isinstance(entry, CorpusFilter)]
+        return list(zip(numbers, build_filters(self.data.filters, self.work), strict=True))
 
     def _check_sources(self, found: "list[Part]") -> None:
         """Raise InputError for a source in which there is nothing at all."""
@@ -170,7 +182,7 @@ class Preparation:
                 )
 
     def _tokenise(self, number: int, found: "list[Part]") -> "list[TokenPart]":
-        from inheritune.data.tokenising import TokeniseParts, TokenPart
+        from inheritune.data.preparing.tokenising import TokeniseParts, TokenPart
 
         encoder, eos = Encoder(self.tokenizer), separator(self.tokenizer, "reference.tokenizer")
         self.say("data: tokenising")
@@ -192,7 +204,7 @@ class Preparation:
             return self._tokenizer
         from transformers import AutoTokenizer
 
-        from inheritune.data.collection import parts
+        from inheritune.data.preparing.collection import parts
 
         place = self.work / "tokenizer"
         if not place.exists():
@@ -205,23 +217,6 @@ class Preparation:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
         return loaded
 
-    def _filtered(self, found: "list[Part]", tokens: "list[TokenPart]") -> "Candidates":
-        """The candidates, without those that the filters over all documents remove."""
-        from inheritune.data.near_duplicates import remove_near_duplicates
-        from inheritune.data.selection import Candidates, duplicates, joined
-
-        candidates = Candidates(tokens)
-        for number, entry in enumerate(self.data.filters, start=1):
-            if entry.filter == "exact_duplicates":
-                marks = duplicates(candidates, number)
-            elif entry.filter == "near_duplicates":
-                self.say("data: looking for near duplicates")
-                marks = remove_near_duplicates(entry, found, candidates, number, self.work, self._stages)
-            else:
-                continue
-            candidates = Candidates(tokens, joined(candidates.removed, marks))
-        return candidates
-
     def _ended(self, gate: "Gate", read: "list[Part]") -> tuple[bool, ...]:
         """Which streams have no more characters than were asked of them."""
         characters = counted(read, "characters")
@@ -231,9 +226,9 @@ class Preparation:
         )
 
     def _write(self, drawn: "Drawn", began: float) -> None:
-        from inheritune.data.selection import training_pieces
+        from inheritune.data.preparing.selection import training_pieces
         from inheritune.data.shards import Shard, Tokens
-        from inheritune.data.writing import write_split
+        from inheritune.data.preparing.writing import write_split
 
         self.say("data: writing")
         result = self.work / "result"
@@ -274,14 +269,20 @@ class Preparation:
 
 
 def _text_bytes(entry: "Input") -> int:
-    """Bytes of text in a file, about."""
-    packed = str(entry.address).endswith((".gz", ".zst", ".parquet"))
-    return (entry.size or 0) * (_PACKED if packed else 1)
+    """Bytes of text in an input, about."""
+    packed = entry.address.lower().endswith((".gz", ".zst", ".parquet"))
+    return (entry.length or 0) * (_PACKED if packed else 1)
+
+
+def _state(entry: "Input") -> dict[str, Any]:
+    """What tells a file from the same one after a change."""
+    changed = os.stat(entry.address).st_mtime_ns if os.path.exists(entry.address) else None  # noqa: PTH110, PTH116
+    return {**asdict(entry), "changed": changed}
 
 
 def _tokenizer_texts(found: "list[Part]", validation_tokens: int) -> Iterator[str]:
     """Texts to learn a tokenizer from: all but the first half at most, which may become validation, each text once."""
-    from inheritune.data.collection import records
+    from inheritune.data.preparing.collection import records
 
     keys, sizes = [], []
     for part in found:

@@ -4,9 +4,9 @@ import codecs
 import io
 from collections.abc import Iterable, Iterator
 
-from inheritune.data.inputs import Input
-from inheritune.data.storage import Damaged, blocks
-from inheritune.data.texts import LARGEST
+from inheritune.data.sources.inputs import Input
+from inheritune.data.sources.storage import Damaged, blocks
+from inheritune.data.sources.texts import LARGEST
 
 
 class NotText(ValueError):

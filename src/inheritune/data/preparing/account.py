@@ -11,10 +11,10 @@ import numpy as np
 from inheritune.recipe import Data
 
 if TYPE_CHECKING:
-    from inheritune.data.collection import Part
-    from inheritune.data.drawing import Gate
-    from inheritune.data.selection import Candidates, Piece
-    from inheritune.data.writing import Written
+    from inheritune.data.preparing.collection import Part
+    from inheritune.data.preparing.drawing import Gate
+    from inheritune.data.preparing.selection import Candidates, Piece
+    from inheritune.data.preparing.writing import Written
 
 _SAMPLES = 20  # removed documents kept of each filter
 
@@ -78,7 +78,7 @@ def account(data: Data, drawn: Drawn, splits: "dict[str, Written]") -> dict[str,
 
 
 def _filters(data: Data, drawn: Drawn) -> list[dict[str, Any]]:
-    from inheritune.data.selection import filter_counts
+    from inheritune.data.preparing.selection import filter_counts
 
     removed = filter_counts(drawn.candidates, len(data.filters))
     reasons = counted(drawn.parts, "reasons")
@@ -102,7 +102,7 @@ def _filters(data: Data, drawn: Drawn) -> list[dict[str, Any]]:
 
 def write_removed(data: Data, drawn: Drawn, folder: Path) -> None:
     """For each filter a file with some of the documents that it removed, as far as there are any, to look at."""
-    from inheritune.data.collection import records
+    from inheritune.data.preparing.collection import records
 
     picked: dict[int, list[tuple[int, int, int]]] = {}
     for part in range(len(drawn.candidates)):

@@ -10,7 +10,7 @@ import numpy as np
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from inheritune.data.collection import records, write_whole
+from inheritune.data.preparing.collection import records, write_whole
 from inheritune.data.tokenizer import Encoder
 
 if TYPE_CHECKING:

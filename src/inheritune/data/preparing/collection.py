@@ -15,9 +15,9 @@ import orjson
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from inheritune.data.drawing import Gate, document_keys, text_digest
-from inheritune.data.inputs import Input
-from inheritune.data.reading import read
+from inheritune.data.preparing.drawing import Gate, document_keys, text_digest
+from inheritune.data.sources.inputs import Input
+from inheritune.data.sources.reading import read
 from inheritune.recipe import Source
 
 class Judge(Protocol):
@@ -94,7 +94,7 @@ class ReadSources(PipelineStep):  # type: ignore[misc]
                 self.tally.passed_over[f"{entry.source} {reason}"] += 1
 
         for text in read(entry, source, passed_over, seed=self.seed):
-            position = characters if entry.is_stream else None
+            position = None if source.dataset is None else characters
             characters += len(text.text)
             known += 1
             if known <= start.documents:

@@ -6,12 +6,12 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator
 
-from inheritune.data.inputs import Input, rule_of
-from inheritune.data.lines import Lines, NotText, decode
-from inheritune.data.records import read_csv, read_json_lines, read_parquet
-from inheritune.data.storage import Damaged, blocks, kind
-from inheritune.data.streaming import read_stream
-from inheritune.data.texts import LARGEST, Fault, Text
+from inheritune.data.sources.inputs import Input, rule_of
+from inheritune.data.sources.lines import Lines, NotText, decode
+from inheritune.data.sources.records import read_csv, read_json_lines, read_parquet
+from inheritune.data.sources.storage import Damaged, blocks, kind
+from inheritune.data.sources.streaming import read_stream
+from inheritune.data.sources.texts import LARGEST, Fault, Text
 from inheritune.recipe import Size, Source
 
 _SHORTEST_LITERAL = 200  # characters: shorter string literals are identifiers and messages, not text

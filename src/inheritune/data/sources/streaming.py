@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from inheritune.data.texts import Fault, Text, no_column, no_text
+from inheritune.data.sources.texts import Fault, Text, no_column, no_text
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import Source
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inheritune.data.drawing import KEYS, Gate, Share, budgets
-from inheritune.data.tokenising import TokenPart, load_index
+from inheritune.data.preparing.drawing import KEYS, Gate, Share, budgets
+from inheritune.data.preparing.tokenising import TokenPart, load_index
 from inheritune.recipe import Data
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inheritune.data.words import missing_packages
+from inheritune.data.filters.words import missing_packages
 from inheritune.errors import InputError
 from inheritune.recipe import Decontaminate
 from inheritune.runlog import new_folder

@@ -1,0 +1,1 @@
+"""Which documents are left out: each on its own (quality, language ...), or beside all others (near-duplicates)."""

@@ -1,0 +1,1 @@
+"""Where text comes from: files, addresses and streams, and where a document begins and ends in them."""

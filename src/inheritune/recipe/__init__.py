@@ -2,7 +2,7 @@
 
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data, Source
-from inheritune.recipe.file import check, dump_recipe, load_recipe, override
+from inheritune.recipe.file import changes, check, dump_recipe, load_recipe, override
 from inheritune.recipe.models import Hardware, Recipe
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
 from inheritune.recipe.size import Size, parse_size
@@ -29,6 +29,7 @@ __all__ = [
     "Submodules",
     "Training",
     "Width",
+    "changes",
     "check",
     "dump_recipe",
     "load_recipe",

@@ -22,6 +22,7 @@ from inheritune.arch import (
     split_head,
     training_flops_per_token,
 )
+from inheritune.conversion import keep_frame
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
@@ -141,6 +142,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         f" {steps:,} steps of {settings.batch_tokens:,} tokens"
     )
     job = _job(arm, conditions, settings, model, flops)
+    runtime.first_does(lambda: keep_frame(model, conditions.tokenizer, arm.folder / "checkpoints"))
     building = time.monotonic() - began
     with _open_trackers(arm, conditions, model, settings) as trackers:
         position, how = train_steps(replace(job, trackers=trackers))

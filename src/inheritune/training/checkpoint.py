@@ -90,32 +90,15 @@ class Checkpoints:
         self._pending.append(self._writer.submit(self._write, self.folder / name, staged, dict(facts)))
 
     def _write(self, target: Path, tensors: "dict[str, torch.Tensor]", facts: dict[str, Any]) -> None:
-        from safetensors import SafetensorError
-        from torch.distributed.checkpoint.api import CheckpointException
-
         self._check_disk()
-        try:
-            with self._folder(target) as partial:
-                sums = self._write_tensors(partial, tensors)
-                if self.runtime.is_first:
-                    _write_facts(partial, {**facts, "checksums": sums})
-        except (SafetensorError, CheckpointException, OSError) as error:
-            causes: list[BaseException] = [error]
-            if isinstance(error, CheckpointException):
-                causes = [failure[0] for failure in error.failures.values()]
-            for cause in causes:
-                if isinstance(cause, OSError):
-                    cause.filename = cause.filename or str(target)  # a write says only that the disk is full
-                    raise cause from None
-            said = " ".join(f"{type(causes[0]).__name__}: {causes[0]}".split())[:300]
-            raise RunError(
-                str(target),
-                f"the checkpoint cannot be written ({said}); the one before it is good",
-                "make room, then run again",
-            ) from None
+        remedy = "the one before it is good; make room, then run again"
+        with _in_a_line(target, "the checkpoint cannot be written", remedy), self._folder(target) as partial:
+            sums = self._write_tensors(partial, tensors)
+            if self.runtime.is_first:
+                _write_facts(partial, {**facts, "checksums": sums})
         if self.runtime.is_first:
             for old in list_checkpoints(self.folder)[: -self.keep]:
-                shutil.rmtree(self.folder / f"step-{old:09d}")
+                _remove(self.folder / f"step-{old:09d}")
         self._meet()  # a process that ended before the first is done would have the launcher end that one too
 
     def _check_disk(self) -> None:
@@ -253,7 +236,8 @@ def read_tensors(target: Path, tensors: "dict[str, torch.Tensor]", runtime: Runt
 
     _check_model(target, tensors)
     _quiet()
-    load(tensors, storage_reader=HuggingFaceStorageReader(str(target)), no_dist=runtime.processes == 1)
+    with _in_a_line(target, "the checkpoint cannot be read", "see to the disk, then run again"):
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(target)), no_dist=runtime.processes == 1)
 
 
 def stored_shapes(target: Path) -> dict[str, tuple[int, ...]]:
@@ -262,6 +246,26 @@ def stored_shapes(target: Path) -> dict[str, tuple[int, ...]]:
 
     found: dict[str, Any] = HuggingFaceStorageReader(str(target)).read_metadata().state_dict_metadata
     return {name: tuple(stored.size) for name, stored in found.items()}
+
+
+@contextmanager
+def _in_a_line(target: Path, what: str, remedy: str) -> "Iterator[None]":
+    """Turn what torch and safetensors raise into an OSError that names a file, or a RunError."""
+    from safetensors import SafetensorError
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except (SafetensorError, CheckpointException, OSError) as error:
+        causes: list[BaseException] = [error]
+        if isinstance(error, CheckpointException):  # which is no Exception, and carries those of all processes
+            causes = [failure[0] for failure in error.failures.values()]
+        for cause in causes:
+            if isinstance(cause, OSError):
+                cause.filename = cause.filename or str(target)  # a write says only that the disk is full
+                raise cause from None
+        said = " ".join(f"{type(causes[0]).__name__}: {causes[0]}".split())[:300]
+        raise RunError(str(target), f"{what} ({said})", remedy) from None
 
 
 def _check_model(target: Path, tensors: "Mapping[str, torch.Tensor]") -> None:
@@ -282,6 +286,11 @@ def list_checkpoints(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return sorted(int(found[1]) for path in folder.iterdir() if (found := _NAME.match(path.name)))
+
+
+def is_checkpoint(target: Path) -> bool:
+    """Whether a folder holds a checkpoint, be it damaged."""
+    return (target / _FACTS).is_file()
 
 
 def fault_of(target: Path) -> str | None:
@@ -308,7 +317,7 @@ def fault_of(target: Path) -> str | None:
 
 
 def _remove(target: Path) -> None:
-    """Take away a damaged checkpoint, or what stands under its name."""
+    """Take away a checkpoint, or what stands under its name: one that was moved to another disk leaves a link."""
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     else:

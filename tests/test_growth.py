@@ -1,10 +1,13 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inheritune import grow, prepare
 from inheritune.errors import InputError
 from inheritune.growth import best_round, depths, goes_on, kept_blocks
 from inheritune.recipe import Grow, Inherit
+from inheritune.runlog import locked
 
 
 @pytest.mark.parametrize(
@@ -61,3 +64,24 @@ def test_it_goes_on_until_matched_or_as_deep_as_allowed() -> None:
 def test_the_result_is_the_shallowest_match_else_the_best_loss() -> None:
     assert best_round(rounds(False, True, True))["layers"] == 6
     assert best_round(rounds(False, False, False))["layers"] == 6  # round 3 has the highest loss
+
+
+def test_rounds_are_tracked_and_belong_to_one_request(
+    text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path
+) -> None:
+    prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, tmp_path / "data")
+    more: dict[str, Any] = {
+        "train": {"length": "2 steps", "batch": "2 sequences", "sequence_length": 16},
+        "rounds": {"by": 1, "until": "max_layers", "max_layers": 2},
+    }
+    _, rounds = grow(
+        reference_folder, tmp_path / "data", tmp_path / "out", inherit={"layers": 1}, track="tensorboard", **more
+    )
+    for found in rounds:
+        assert list((tmp_path / "out" / found["folder"] / "tensorboard").iterdir())
+    with pytest.raises(InputError, match=r"another training: inherit\.layers \(1 there, 2 here\)"):
+        grow(reference_folder, tmp_path / "data", tmp_path / "out", inherit={"layers": 2}, **more)
+    with locked(tmp_path / "out"), pytest.raises(InputError, match="another process is at work"):
+        grow(reference_folder, tmp_path / "data", tmp_path / "out", inherit={"layers": 1}, **more)
+    with pytest.raises(InputError, match="there is no 'mlflow'"):
+        grow(reference_folder, tmp_path / "data", tmp_path / "other", inherit={"layers": 1}, track="mlflow", **more)

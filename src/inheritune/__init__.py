@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inheritune.arm import train as train
+    from inheritune.conversion import export as export
     from inheritune.data import prepare as prepare
     from inheritune.evaluation import evaluate as evaluate
     from inheritune.growth import grow as grow
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "evaluate": "inheritune.evaluation",
+    "export": "inheritune.conversion",
     "grow": "inheritune.growth",
     "inherit": "inheritune.inheritance",
     "load_recipe": "inheritune.recipe",
@@ -27,7 +29,7 @@ _HOMES = {
     "train": "inheritune.arm",
 }
 
-__all__ = ["__version__", "evaluate", "grow", "inherit", "load_recipe", "prepare", "run", "train"]
+__all__ = ["__version__", "evaluate", "export", "grow", "inherit", "load_recipe", "prepare", "run", "train"]
 
 
 def __getattr__(name: str) -> Any:

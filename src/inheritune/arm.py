@@ -3,8 +3,8 @@
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,13 @@ from inheritune.arch import (
     split_head,
     training_flops_per_token,
 )
+from inheritune.conversion import keep_frame
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
 from inheritune.inheritance import check_free
-from inheritune.recipe import Evaluate, Reference, Training, check
-from inheritune.runlog import Terminal, Trackers, check_trackers, open_trackers, read_json, write_json
+from inheritune.recipe import Evaluate, Reference, Training, changes, check
+from inheritune.runlog import Terminal, Trackers, check_trackers, locked, open_trackers, read_json, write_json
 from inheritune.runtime import Runtime
 from inheritune.training import Job, lacking_compiler, planned_steps, train_steps, whole_state
 
@@ -141,6 +142,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         f" {steps:,} steps of {settings.batch_tokens:,} tokens"
     )
     job = _job(arm, conditions, settings, model, flops)
+    runtime.first_does(lambda: keep_frame(model, conditions.tokenizer, arm.folder / "checkpoints"))
     building = time.monotonic() - began
     with _open_trackers(arm, conditions, model, settings) as trackers:
         position, how = train_steps(replace(job, trackers=trackers))
@@ -253,15 +255,10 @@ def train(
     evaluate = evaluate or Evaluate()
     names = (track,) if isinstance(track, str) else tuple(track)
     check_trackers(names)
-    request = {
-        "model": str(model) if isinstance(model, str | Path) else _fingerprint(model),
-        "train": training.model_dump(mode="json", exclude={"micro_batch", "checkpoint"}),  # these may change
-        "seed": seed,
-        "data": str(data if isinstance(data, str | Path) else data.folder),
-    }
     runtime = rt.start(device)
-    runtime.first_does(lambda: _check_request(out, request))
     prepared = data if isinstance(data, Prepared) else open_prepared(data)
+    request = {"model": identity(model), "data": prepared.manifest["checksums"], "seed": seed} | asked(training)
+    runtime.first_does(lambda: check_request(out, request))  # in `begun` again; before what takes long
     given = model
     if isinstance(model, str | Path):
         origin = Reference(path=str(model))
@@ -273,24 +270,58 @@ def train(
     check_positions(model.config, training.sequence_length, "train.sequence_length")
     conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel)
     conditions = replace(conditions, track=names, title=out.resolve().name)
-    runtime.first_does(lambda: write_json(out / _REQUEST, request))
     start = copy.deepcopy(model) if given is model else model
-    found = run_arm(Arm("training", out, lambda: start), conditions, None)
+    with begun(out, request, runtime):
+        found = run_arm(Arm("training", out, lambda: start), conditions, None)
     return load_model(Reference(path=str(out / "model"))), found
 
 
-def _check_request(out: Path, request: dict[str, Any]) -> None:
-    """Raise InputError where `out` holds something else than the beginnings of this training."""
+def asked(training: Training) -> dict[str, Any]:
+    """What a training must be asked for again to go on."""
+    return {"train": training.model_dump(mode="json", exclude={"micro_batch", "checkpoint"})}  # these may change
+
+
+def identity(model: "PreTrainedModel | str | Path") -> str:
+    """Tells one model from another: its place, or of a loaded one a hash of the names and sums of its tensors."""
+    if isinstance(model, str | Path):
+        return str(Path(model))  # however often its slashes are written
+    sums = [f"{name} {tensor.double().sum().item()!r}" for name, tensor in model.state_dict().items()]
+    return hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+
+@contextmanager
+def only_job(folder: Path, runtime: Runtime) -> Iterator[None]:
+    """Inside, no other job works in the folder. Raises InputError where one does."""
+    with ExitStack() as held:
+        runtime.first_does(lambda: held.enter_context(locked(folder)))
+        yield
+
+
+@contextmanager
+def begun(out: Path, request: dict[str, Any], runtime: Runtime) -> Iterator[None]:
+    """Work on a request in `out` alone; request.json there says what it is. Raises InputError as `check_request` does,
+    and where another process is at work.
+    """
+
+    def begin() -> None:
+        check_request(out, request)
+        write_json(out / _REQUEST, request)
+
+    with only_job(out, runtime):
+        runtime.first_does(begin)
+        yield
+
+
+def check_request(out: Path, request: dict[str, Any]) -> None:
+    """Raise InputError where `out` holds something else than the beginnings of this request."""
     marker = out / _REQUEST
     if not marker.exists():
         check_free(out)
-    elif read_json(marker) != request:
+        return
+    changed = changes(read_json(marker), request)
+    if changed:
         raise InputError(
-            str(out), "belongs to another training", "give another folder, or the model and settings it was begun with"
+            str(out),
+            f"belongs to another training: {', '.join(changed[:3])}",
+            "give another folder, or the model, data and settings it was begun with",
         )
-
-
-def _fingerprint(model: "PreTrainedModel") -> str:
-    """Tells one loaded model from another: a hash of the names and sums of its tensors."""
-    sums = [f"{name} {tensor.double().sum().item()!r}" for name, tensor in model.state_dict().items()]
-    return hashlib.sha256("\n".join(sums).encode()).hexdigest()

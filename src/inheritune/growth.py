@@ -1,7 +1,7 @@
 """Rounds: inherit, train, judge; deeper while the target does not match (arXiv 2404.08634 v4, algorithm 1)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
 from inheritune.arch import layer_count, load_model, load_tokenizer
-from inheritune.arm import Arm, Conditions, run_arm
+from inheritune.arm import Arm, Conditions, asked, begun, check_request, identity, run_arm
 from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
 from inheritune.inheritance import derive, describe_plan, graft, is_grown, select_blocks
 from inheritune.recipe import Evaluate, Grow, Inherit, Reference, Training, check
-from inheritune.runlog import Terminal, write_json
+from inheritune.runlog import Terminal, check_trackers, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -149,19 +149,30 @@ def grow(
     reference: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
     train: Training | dict[str, Any], inherit: Inherit | dict[str, Any] | None = None,
     rounds: Grow | dict[str, Any] | None = None, evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
-    tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
+    parallel: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
+    track: str | Sequence[str] = (),
 ) -> "tuple[PreTrainedModel, list[dict[str, Any]]]":  # fmt: skip
     """Rounds of inherit, train and judge over prepared data, in the folder `out`; goes on where a call stopped.
 
-    `train`, `inherit` and `rounds` are the recipe's `train`, `inherit` and `grow`. Returns the model of the shallowest
-    round that matched the reference (of the best round, where none did) and the figures of all rounds. Raises
-    InputError when reference, data and settings do not fit.
+    `train`, `inherit` and `rounds` are the recipe's `train`, `inherit` and `grow`, `track` names trackers as its
+    `track` does. Returns the model of the shallowest round that matched the reference (of the best round, where none
+    did) and the figures of all rounds. Raises InputError when reference, data and settings do not fit, a tracker is not
+    installed, or `out` holds something else or is worked in by another process.
     """
+    out = Path(out)
     terminal = terminal or Terminal(quiet=True)
     training = train if isinstance(train, Training) else check(Training, train, "train")
     start = inherit if isinstance(inherit, Inherit) else check(Inherit, inherit or {}, "inherit")
     further = rounds if isinstance(rounds, Grow) else check(Grow, rounds or {}, "rounds")
+    names = (track,) if isinstance(track, str) else tuple(track)
+    check_trackers(names)
     prepared = data if isinstance(data, Prepared) else open_prepared(data)
+    request = {"reference": identity(reference), "data": prepared.manifest["checksums"], "seed": seed} | asked(training)
+    request |= {"inherit": start.model_dump(mode="json"), "rounds": further.model_dump(mode="json")}
+    evaluate = evaluate or Evaluate()
+    request["tolerance"] = evaluate.tolerance  # which says whether a round has matched
+    runtime = rt.start(device)
+    runtime.first_does(lambda: check_request(out, request))  # in `begun` again; before what takes long
     if isinstance(reference, str | Path):
         origin = Reference(path=str(reference))
         tokenizer = tokenizer or load_tokenizer(origin)
@@ -171,8 +182,10 @@ def grow(
     check_vocabulary(prepared, reference.config.vocab_size, "reference")
     model, total = reference, layer_count(reference.config)
     check_rounds(start, further, total)
-    conditions = Conditions.of(training, evaluate or Evaluate(), seed, rt.start(device), terminal, tokenizer, prepared)
-    judged = conditions.judge(model)
-    found = Growth(model, judged, total, start, further, Path(out)).run(conditions, lambda _: None)
+    conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel)
+    conditions = replace(conditions, track=names, title=out.resolve().name)
+    with begun(out, request, runtime):
+        growth = Growth(model, conditions.judge(model), total, start, further, out)
+        found = growth.run(conditions, lambda _: None)
     best = best_round(found)
-    return load_model(Reference(path=str(Path(out) / best["folder"] / "model"))), found
+    return load_model(Reference(path=str(out / best["folder"] / "model"))), found

@@ -120,7 +120,10 @@ print("Submitted batch job 17")
 """,
     )
     # srun -l -n 1 command: the command
-    _executable(place / "srun", '#!/bin/bash\nwhile [[ $1 == -* ]]; do case $1 in -n) shift 2;; *) shift;; esac; done\nexec "$@"\n')
+    _executable(
+        place / "srun",
+        '#!/bin/bash\nwhile [[ $1 == -* ]]; do case $1 in -n) shift 2;; *) shift;; esac; done\nexec "$@"\n',
+    )
     _executable(place / "scontrol", "#!/bin/bash\necho here\n")
     _executable(place / "squeue", "#!/bin/bash\n")
     monkeypatch.setenv("PATH", f"{place}:{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -128,7 +131,10 @@ print("Submitted batch job 17")
     return tmp_path / "sbatch.log"
 
 
-CLUSTER: dict[str, Any] = {"executor": "slurm", "slurm": {"partition": "cpu", "time": "01:00:00", "sbatch": {"account": "us"}}}
+CLUSTER: dict[str, Any] = {
+    "executor": "slurm",
+    "slurm": {"partition": "cpu", "time": "01:00:00", "sbatch": {"account": "us"}},
+}
 
 
 @pytest.mark.long

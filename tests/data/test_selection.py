@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inheritune.data.preparing.drawing import KEYS, Gate, Share, Supply, budgets, check_enough, first_gate, Extent, wider
+from inheritune.data.preparing.drawing import (
+    KEYS,
+    Extent,
+    Gate,
+    Share,
+    Supply,
+    budgets,
+    check_enough,
+    first_gate,
+    wider,
+)
 from inheritune.data.preparing.selection import (
     Candidates,
     Piece,
@@ -143,9 +153,7 @@ def test_training_is_drawn_by_key_exactly_and_without_validation(
         shares = [round(size / 4), size - round(size / 4)]
         if limit is not None and shares[1] > limit:
             shares = [size - limit, limit]
-        expected = [
-            piece for n in (0, 1) for piece in take([e for e in pool if e[2].source == n], shares[n], None)
-        ]
+        expected = [piece for n in (0, 1) for piece in take([e for e in pool if e[2].source == n], shares[n], None)]
     else:
         expected = take(pool, size, limit)
     assert [(p.part, p.start, p.tokens) for p in training_pieces(asked, found, gate, taken)] == expected

@@ -129,7 +129,7 @@ def test_two_processes_do_not_share_a_folder(finished: tuple[Path, Path], tmp_pa
 
     with (finished[1] / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another process is running it"):
+        with pytest.raises(InputError, match="another process is at work in it"):
             run(load_recipe(finished[0]), finished[1])
 
 

@@ -112,6 +112,8 @@ def test_a_spike_goes_back_and_leaves_out_the_batches(tmp_path: Path, capsys: py
     steps = [record["step"] for record in story(tmp_path / "run") if "event" not in record]
     assert steps == list(range(STEPS + 1))
     spike = next(record for record in story(tmp_path / "run") if "event" in record)
+    left_out = {record["step"]: record.get("batches_left_out") for record in story(tmp_path / "run")[1:]}
+    assert left_out == {step: 2 if step > 16 else None for step in range(1, STEPS + 1)}
     assert spike["loss"] > 1.5 * max(record["loss"] for record in story(tmp_path / "run")[1:16])
     place = tmp_path / "run" / "checkpoints" / f"step-{STEPS:09d}"
     assert (read_position(place).step, read_position(place).skipped) == (STEPS, 2)

@@ -16,6 +16,7 @@ from inheritune.arch.head import Head, split_head
 from inheritune.arch.loading import (
     check_tokenizer_fits,
     find_tokenizer,
+    frame_config,
     load_config,
     load_generation_config,
     load_model,
@@ -24,7 +25,7 @@ from inheritune.arch.loading import (
     silence_libraries,
 )
 from inheritune.arch.roles import Role, silencing_values, tensor_roles
-from inheritune.arch.saving import save_model, save_stored
+from inheritune.arch.saving import save_frame, save_model, save_stored
 from inheritune.arch.stored import take
 from inheritune.arch.structure import (
     Structure,
@@ -73,6 +74,7 @@ __all__ = [
     "find_structure",
     "find_tokenizer",
     "folds",
+    "frame_config",
     "halve",
     "kept_ranges",
     "layer_count",
@@ -86,6 +88,7 @@ __all__ = [
     "parameter_count",
     "place_tensors",
     "planned_config",
+    "save_frame",
     "save_model",
     "save_stored",
     "settled_attributes",

@@ -6,6 +6,7 @@ import json
 import pickle
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.checkpoint_files import Located, fetch, locate, locate_tokenizer, tokenizer_files, weight_files
@@ -52,6 +53,18 @@ def _stored_config(reference: Reference) -> "PretrainedConfig":
     assert reference.path is not None
     with _plain_errors(reference.path):
         found: PretrainedConfig = AutoConfig.from_pretrained(**_arguments(reference))
+    return found
+
+
+def frame_config(frame: Path, trust_remote_code: bool = False) -> "PretrainedConfig":
+    """The config in a folder that `save_frame` wrote. Raises InputError when it is damaged."""
+    from transformers import AutoConfig
+
+    silence_libraries()
+    with _plain_errors(str(frame), "see that it is as it was written"):
+        found: PretrainedConfig = AutoConfig.from_pretrained(
+            frame, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     return found
 
 

@@ -1,6 +1,8 @@
 """Writing a Hugging Face checkpoint that plain transformers loads."""
 
 import contextlib
+import copy
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +23,11 @@ def save_model(
     tokenizer: "PreTrainedTokenizerBase | None",
     folder: Path,
     notes: Mapping[str, Any] | None = None,
+    frame: Path | None = None,
 ) -> None:
     """Write model, tokenizer and `notes` (JSON files by name) to `folder`, which appears whole or not at all.
 
-    Raises RunError when the disk is full.
+    The files of a `frame` (see `save_frame`) take the place of those written. Raises RunError when the disk is full.
     """
     from transformers import GenerationConfig
 
@@ -36,6 +39,15 @@ def save_model(
         finally:
             model.generation_config = generation
         _save_rest(generation, tokenizer, partial, notes or {})
+        if frame is not None:
+            shutil.copytree(frame, partial, dirs_exist_ok=True)
+
+
+def save_frame(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", folder: Path) -> None:
+    """Write to `folder` what `save_model` writes, but for the weights."""
+    with _whole(folder) as partial:
+        _save_config(model, model.dtype, partial)
+        _save_rest(model.generation_config, tokenizer, partial, {})
 
 
 def save_stored(
@@ -50,8 +62,6 @@ def save_stored(
     Files of at most 5 GB, one at a time; the bytes go from file to file and take no memory here. Like `cp`, it does not
     wait for the disk: the reference is still there, and waiting takes as long again as copying.
     """
-    from transformers.dynamic_module_utils import custom_object_save
-
     with _whole(folder, durable=False) as partial:
         shards = _shards(placement)
         for file, names in shards.items():
@@ -61,12 +71,20 @@ def save_stored(
             where = {name: file for file, names in shards.items() for name in names}
             index = {"metadata": {"total_size": total}, "weight_map": where}
             write_json(partial / "model.safetensors.index.json", index)
-        config = skeleton.config
-        config.architectures = [type(skeleton).__name__]
-        if skeleton.is_remote_code():
-            custom_object_save(skeleton, partial, config=config)
-        config.save_pretrained(partial)
+        _save_config(skeleton, skeleton.config.dtype, partial)
         _save_rest(skeleton.generation_config, tokenizer, partial, notes)
+
+
+def _save_config(model: "PreTrainedModel", dtype: Any, folder: Path) -> None:
+    """Write the config as transformers does beside weights of this dtype, and the code of a model with its own."""
+    from transformers.dynamic_module_utils import custom_object_save
+
+    config = copy.deepcopy(model.config)
+    config.dtype = dtype
+    config.architectures = [type(model).__name__]
+    if model.is_remote_code():
+        custom_object_save(model, folder, config=config)
+    config.save_pretrained(folder)
 
 
 def _save_rest(

@@ -267,6 +267,26 @@ def train(
         typer.echo(f"{out / 'model'}: {found['steps']:,} steps, validation loss {found['val_loss']:.4f}{error}")
 
 
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint of a training: TRAINING/checkpoints/best, or one of a step.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Make a Hugging Face checkpoint of a training's checkpoint."""
+    from inheritune import conversion
+
+    _, found = conversion.export(checkpoint, out, trust_remote_code=trust_remote_code)
+    if as_json:
+        typer.echo(json.dumps({"model": str(out), **found}, indent=2))
+    else:
+        loss = "" if found["val_loss"] is None else f", validation loss {found['val_loss']:.4f}"
+        typer.echo(f"{out}: step {found['step']:,}, {found['parameters']:,} parameters{loss}")
+
+
 @app.command(
     context_settings=_DOTTED,
     epilog="Any key of a recipe's train: --optimizer.name=muon --activation_checkpointing=true --compile=false",

@@ -2,8 +2,8 @@
 
 from inheritune.data.documents import Corpus, list_files
 from inheritune.data.loader import IGNORED, Batches, MicroBatch, Sequences, batch_numbers, sequence_number, shuffled
-from inheritune.data.preparing.preparation import prepare
 from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary, open_prepared
+from inheritune.data.preparing.preparation import prepare
 from inheritune.data.tokenizer import fingerprint, separator, train_tokenizer
 
 __all__ = [

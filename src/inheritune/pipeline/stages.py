@@ -1,9 +1,6 @@
 """`run`: from a recipe to a smaller model and the evidence."""
 
-import fcntl
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +18,7 @@ from inheritune.arch import (
     new_config,
     parameter_count,
 )
-from inheritune.arm import Arm, Conditions, run_arm
+from inheritune.arm import Arm, Conditions, only_job, run_arm
 from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared, prepare
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, gap
@@ -29,7 +26,7 @@ from inheritune.growth import Growth, best_round, with_blocks
 from inheritune.inheritance import target_config
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
-from inheritune.recipe import NewTokenizer, Recipe, Reference, Size, Training, dump_recipe
+from inheritune.recipe import NewTokenizer, Recipe, Reference, Size, Training, changes, dump_recipe
 from inheritune.report import write_report
 from inheritune.runlog import Terminal, add_lineage, note_start, read_json, write_json, write_text
 
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Parts of a recipe that change how a run proceeds and not what comes out; they may differ when a run goes on.
-_FREE = (("train", "checkpoint"), ("train", "micro_batch"), ("hardware",), ("track",))
+_FREE = ("train.checkpoint", "train.micro_batch", "hardware", "track")
 
 
 def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) -> dict[str, Any]:
@@ -53,11 +50,14 @@ def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) ->
         _check_folder(folder, recipe)
         if not (folder / "summary.json").exists():
             check_inputs(recipe, runtime)
-        folder.mkdir(parents=True, exist_ok=True)
+
+    def begin() -> None:
+        _check_folder(folder, recipe)  # again, as another process may have begun there in the meantime
+        write_text(folder / "recipe.yaml", dump_recipe(recipe))
 
     runtime.first_does(check)
-    with _only_job(folder) if runtime.is_first else nullcontext():
-        runtime.first_does(lambda: write_text(folder / "recipe.yaml", dump_recipe(recipe)))
+    with only_job(folder, runtime):
+        runtime.first_does(begin)
         return _Run(recipe, folder, terminal, runtime).go()
 
 
@@ -248,41 +248,11 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
     saved = folder / "recipe.yaml"
     if not saved.is_file():
         raise InputError(str(folder), "is not empty and not a run's folder", "give another --out")
-    before, now = (
-        _flat(yaml.safe_load(saved.read_text(encoding="utf-8"))),
-        _flat(yaml.safe_load(dump_recipe(recipe))),
-    )
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and not _free(key)]
+    before = yaml.safe_load(saved.read_text(encoding="utf-8"))
+    changed = changes(before, yaml.safe_load(dump_recipe(recipe)), _FREE)
     if changed:
-        shown = ", ".join(f"{key} ({before.get(key)} there, {now.get(key)} here)" for key in changed[:3])
         raise InputError(
             str(folder),
-            f"belongs to another recipe: {shown}",
+            f"belongs to another recipe: {', '.join(changed[:3])}",
             "give another --out, or the recipe it was begun with",
         )
-
-
-def _free(key: str) -> bool:
-    return any(key.split(".")[: len(free)] == list(free) for free in _FREE)
-
-
-def _flat(tree: Any, at: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {at: tree}
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _flat(value, f"{at}.{key}".lstrip("."))
-    return found
-
-
-@contextmanager
-def _only_job(folder: Path) -> Iterator[None]:
-    """Keep a second job out of the folder. The system gives the lock back when this one ends, however it ends."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                str(folder), "another process is running it", "wait for it, or give another --out"
-            ) from None
-        yield

@@ -2,7 +2,7 @@
 
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data, Source
-from inheritune.recipe.file import check, dump_recipe, load_recipe, override
+from inheritune.recipe.file import changes, check, dump_recipe, load_recipe, override
 from inheritune.recipe.filters import (
     C4,
     FILTERS,
@@ -59,6 +59,7 @@ __all__ = [
     "Submodules",
     "Training",
     "Width",
+    "changes",
     "check",
     "dump_recipe",
     "load_recipe",

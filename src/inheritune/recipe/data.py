@@ -169,5 +169,7 @@ class Data(Part):
         limits = [source.limit for source in self.sources]
         most = sum(limit.count for limit in limits if limit is not None)
         if self.size is not None and limits and None not in limits and most < self.size.count:
-            raise ValueError(f"size: {self.size}, and the limits of the sources allow {most:,} tokens; raise the limits")
+            raise ValueError(
+                f"size: {self.size}, and the limits of the sources allow {most:,} tokens; raise the limits"
+            )
         return self

@@ -169,3 +169,22 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for argument in get_args(annotation) for found in _models_in(argument)]
+
+
+def changes(before: Any, now: Any, free: Sequence[str] = ()) -> list[str]:
+    """What differs between two trees of settings, in words for people; below the dotted keys in `free` all may."""
+    old, new = _flat(before), _flat(now)
+    return [
+        f"{key} ({old.get(key)} there, {new.get(key)} here)"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{part}.") for part in free)
+    ]
+
+
+def _flat(tree: Any, at: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {at: tree}
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{at}.{key}".lstrip("."))
+    return found

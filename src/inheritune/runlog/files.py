@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from inheritune.errors import RunError
+from inheritune.errors import InputError, RunError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -72,6 +72,28 @@ def put_in_place(partial: Path, path: Path, durable: bool = True) -> None:
     partial.replace(path)
     if durable:
         _sync_folder(path.parent)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made if it is missing.
+
+    The system gives the lock back when this process ends, however it ends. Raises InputError where another one has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.name != "posix":  # no such lock there
+        yield
+        return
+    import fcntl
+
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                str(folder), "another process is at work in it", "wait for that one, or give another folder"
+            ) from None
+        yield
 
 
 def checksum(path: Path) -> str:

@@ -7,19 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from inheritune.runlog.files import write_text
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file, up to the first line that was cut short."""
+    """The records of a metrics file, each of which has its `step`. A line that is damaged or cut short is left out."""
     if not path.exists():
         return []
     records = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            break
+    for line in path.read_bytes().split(b"\n"):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
-            break
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
     return records
 
 
@@ -27,7 +29,6 @@ class MetricsLog:
     """Appends records; when opened it first drops those that are not `is_kept`, so that none stands twice."""
 
     def __init__(self, path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._open(is_kept)
 
@@ -38,12 +39,8 @@ class MetricsLog:
 
     def _open(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         kept = [record for record in read_metrics(self._path) if is_kept(record)]
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
+        with self._named():
+            write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:

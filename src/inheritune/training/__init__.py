@@ -1,6 +1,14 @@
 """Training a built model on sequences with a loss: optimizer, schedule, checkpoints, loop. Knows no architecture."""
 
-from inheritune.training.checkpoint import Position, fault_of, list_checkpoints
+from inheritune.training.checkpoint import (
+    Position,
+    fault_of,
+    is_checkpoint,
+    list_checkpoints,
+    model_tensors,
+    read_facts,
+    read_tensors,
+)
 from inheritune.training.float8 import check_float8
 from inheritune.training.job import Job, planned_steps
 from inheritune.training.loop import train_steps
@@ -31,11 +39,15 @@ __all__ = [
     "check_shardable",
     "choose",
     "fault_of",
+    "is_checkpoint",
     "lacking_compiler",
     "learning_rate",
     "list_checkpoints",
     "load_state",
+    "model_tensors",
     "planned_steps",
+    "read_facts",
+    "read_tensors",
     "set_learning_rate",
     "spread",
     "state_tensors",

@@ -4,6 +4,8 @@ Each process writes its share, by torch.distributed.checkpoint in its safetensor
 number of processes reads them. The folder gets its name when all files are there, synced and summed.
 """
 
+import hashlib
+import json
 import math
 import re
 import shutil
@@ -15,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from inheritune.errors import RunError
+from inheritune.errors import InputError, RunError
 from inheritune.runlog import checksum, new_folder, read_json, write_json
 from inheritune.runtime import Runtime, side_group
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _NAME = re.compile(r"^step-(\d{9})$")
 _FILE_BYTES = 2**31
+_FACTS, _OWN_SUM = "checkpoint.json", "checksum"
+_WEIGHTS = "model"  # what the names of a model's tensors begin with
 BEST = "best"
 """The folder beside the steps with the weights of the lowest validation loss."""
 
@@ -86,32 +90,15 @@ class Checkpoints:
         self._pending.append(self._writer.submit(self._write, self.folder / name, staged, dict(facts)))
 
     def _write(self, target: Path, tensors: "dict[str, torch.Tensor]", facts: dict[str, Any]) -> None:
-        from safetensors import SafetensorError
-        from torch.distributed.checkpoint.api import CheckpointException
-
         self._check_disk()
-        try:
-            with self._folder(target) as partial:
-                sums = self._write_tensors(partial, tensors)
-                if self.runtime.is_first:
-                    write_json(partial / "checkpoint.json", {**facts, "checksums": sums})
-        except (SafetensorError, CheckpointException, OSError) as error:
-            causes: list[BaseException] = [error]
-            if isinstance(error, CheckpointException):
-                causes = [failure[0] for failure in error.failures.values()]
-            for cause in causes:
-                if isinstance(cause, OSError):
-                    cause.filename = cause.filename or str(target)  # a write says only that the disk is full
-                    raise cause from None
-            said = " ".join(f"{type(causes[0]).__name__}: {causes[0]}".split())[:300]
-            raise RunError(
-                str(target),
-                f"the checkpoint cannot be written ({said}); the one before it is good",
-                "make room, then run again",
-            ) from None
+        remedy = "the one before it is good; make room, then run again"
+        with _in_a_line(target, "the checkpoint cannot be written", remedy), self._folder(target) as partial:
+            sums = self._write_tensors(partial, tensors)
+            if self.runtime.is_first:
+                _write_facts(partial, {**facts, "checksums": sums})
         if self.runtime.is_first:
             for old in list_checkpoints(self.folder)[: -self.keep]:
-                shutil.rmtree(self.folder / f"step-{old:09d}")
+                _remove(self.folder / f"step-{old:09d}")
         self._meet()  # a process that ended before the first is done would have the launcher end that one too
 
     def _check_disk(self) -> None:
@@ -174,7 +161,7 @@ class Checkpoints:
         def read() -> float:
             if fault_of(self.folder / BEST) is not None:
                 return math.inf
-            return float(read_json(self.folder / BEST / "checkpoint.json")["val_loss"])
+            return float(read_facts(self.folder / BEST)["val_loss"])
 
         self.wait()
         return self.runtime.first_does(read)
@@ -191,19 +178,49 @@ class Checkpoints:
 
     def _newest(self, warn: Callable[[str], None]) -> str | None:
         self._settle()
+        best = self.folder / BEST
+        if best.exists() and (fault := fault_of(best)) is not None:
+            warn(f"{best} is damaged ({fault}); it is removed, and made again when a lower validation loss is seen")
+            _remove(best)
         for step in reversed(list_checkpoints(self.folder)):
             target = self.folder / f"step-{step:09d}"
             fault = fault_of(target)
             if fault is None:
                 return str(target)
-            warn(f"checkpoint {target} is damaged ({fault}); going back to the one before")
-            shutil.rmtree(target)
+            warn(f"checkpoint {target} is damaged ({fault}); it is removed, going back to the one before")
+            _remove(target)
         return None
+
+
+def model_tensors(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
+    """Parameters and persistent buffers, a shared tensor once, by the names that a checkpoint has for them."""
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[f"{_WEIGHTS}/{name}"] = tensor.detach()
+    return found
 
 
 def read_position(target: Path) -> Position:
     """Where the training of a checkpoint stands."""
-    return Position(**read_json(target / "checkpoint.json")["position"])
+    return Position(**read_facts(target)["position"])
+
+
+def read_facts(target: Path) -> dict[str, Any]:
+    """What checkpoint.json holds: the position, or step and validation loss of the best; the sums of all files."""
+    found: dict[str, Any] = read_json(target / _FACTS)
+    return found
+
+
+def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    write_json(folder / _FACTS, {**facts, _OWN_SUM: _sum_of(facts)})
+
+
+def _sum_of(facts: dict[str, Any]) -> str:
+    """The sum of what checkpoint.json says, however it is written."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def read_tensors(target: Path, tensors: "dict[str, torch.Tensor]", runtime: Runtime) -> None:
@@ -211,19 +228,57 @@ def read_tensors(target: Path, tensors: "dict[str, torch.Tensor]", runtime: Runt
 
     Values are copied into memory of torch's own: matrix products on memory-mapped, differently aligned memory may round
     differently, and the run would not end with the same bits.
+
+    Raises InputError when the checkpoint is of another model.
     """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
+    _check_model(target, tensors)
     _quiet()
-    load(tensors, storage_reader=HuggingFaceStorageReader(str(target)), no_dist=runtime.processes == 1)
+    with _in_a_line(target, "the checkpoint cannot be read", "see to the disk, then run again"):
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(target)), no_dist=runtime.processes == 1)
 
 
-def stored_names(target: Path) -> set[str]:
-    """The names of a checkpoint's tensors."""
+def stored_shapes(target: Path) -> dict[str, tuple[int, ...]]:
+    """The names of a checkpoint's tensors, and the shape of each as a whole."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-    return set(HuggingFaceStorageReader(str(target)).read_metadata().state_dict_metadata)
+    found: dict[str, Any] = HuggingFaceStorageReader(str(target)).read_metadata().state_dict_metadata
+    return {name: tuple(stored.size) for name, stored in found.items()}
+
+
+@contextmanager
+def _in_a_line(target: Path, what: str, remedy: str) -> "Iterator[None]":
+    """Turn what torch and safetensors raise into an OSError that names a file, or a RunError."""
+    from safetensors import SafetensorError
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except (SafetensorError, CheckpointException, OSError) as error:
+        causes: list[BaseException] = [error]
+        if isinstance(error, CheckpointException):  # which is no Exception, and carries those of all processes
+            causes = [failure[0] for failure in error.failures.values()]
+        for cause in causes:
+            if isinstance(cause, OSError):
+                cause.filename = cause.filename or str(target)  # a write says only that the disk is full
+                raise cause from None
+        said = " ".join(f"{type(causes[0]).__name__}: {causes[0]}".split())[:300]
+        raise RunError(str(target), f"{what} ({said})", remedy) from None
+
+
+def _check_model(target: Path, tensors: "Mapping[str, torch.Tensor]") -> None:
+    """Raise InputError where the weights stored are not those asked for, in name and shape: they would be left out."""
+    stored = stored_shapes(target)
+    wrong = [name for name, tensor in tensors.items() if stored.get(name) != tuple(tensor.shape)]
+    wrong += [name for name in stored if name.startswith(f"{_WEIGHTS}/") and name not in tensors]
+    if wrong:
+        raise InputError(
+            str(target),
+            f"belongs to another model: {len(wrong)} tensors are missing or of another shape ({wrong[0]} ...)",
+            "give the model and settings that the training was begun with, or another folder",
+        )
 
 
 def list_checkpoints(folder: Path) -> list[int]:
@@ -233,18 +288,40 @@ def list_checkpoints(folder: Path) -> list[int]:
     return sorted(int(found[1]) for path in folder.iterdir() if (found := _NAME.match(path.name)))
 
 
+def is_checkpoint(target: Path) -> bool:
+    """Whether a folder holds a checkpoint, be it damaged."""
+    return (target / _FACTS).is_file()
+
+
 def fault_of(target: Path) -> str | None:
-    """What is wrong with a checkpoint's files, if anything."""
+    """What is wrong with a checkpoint's files, if anything.
+
+    Raises OSError where that cannot be seen (no permission, a disk that does not answer): damage is what is read wrong.
+    """
     try:
-        sums: dict[str, str] = read_json(target / "checkpoint.json")["checksums"]
-    except (OSError, RunError, KeyError, TypeError):
-        return "checkpoint.json cannot be read"
+        facts = read_facts(target)
+        own = facts.pop(_OWN_SUM)
+        sums: dict[str, str] = facts["checksums"]
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{_FACTS} is missing"
+    except (RunError, KeyError, TypeError, AttributeError):
+        return f"{_FACTS} cannot be read"
+    if own != _sum_of(facts):
+        return f"{_FACTS} has changed"
     for name, expected in sums.items():
         if not (target / name).is_file():
             return f"{name} is missing"
         if checksum(target / name) != expected:
             return f"{name} has changed"
     return None
+
+
+def _remove(target: Path) -> None:
+    """Take away a checkpoint, or what stands under its name: one that was moved to another disk leaves a link."""
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    else:
+        target.unlink()
 
 
 def _disk_of(folder: Path) -> int | None:

@@ -14,17 +14,18 @@ from inheritune import runtime as rt
 from inheritune.data import Batches
 from inheritune.errors import Interrupted, RunError
 from inheritune.runlog import LiveLine, MetricsLog, read_metrics
-from inheritune.training.checkpoint import Checkpoints, Position, read_position, read_tensors, stored_names
+from inheritune.training.checkpoint import (
+    Checkpoints,
+    Position,
+    model_tensors,
+    read_position,
+    read_tensors,
+    stored_shapes,
+)
 from inheritune.training.float8 import check_float8, use_float8
 from inheritune.training.job import Job, planned_steps
 from inheritune.training.objective import NextToken, checkpoint_activations
-from inheritune.training.optimizer import (
-    allocate_state,
-    build_optimizer,
-    check_shardable,
-    load_state,
-    state_tensors,
-)
+from inheritune.training.optimizer import allocate_state, build_optimizer, check_shardable, load_state, state_tensors
 from inheritune.training.parallel import How, Spread, check_compiler, choose, spread
 from inheritune.training.schedule import learning_rate
 from inheritune.training.step import Launched, Outcome, Stepper, is_out_of_memory, largest_micro_batch
@@ -61,6 +62,7 @@ def train_steps(job: Job) -> tuple[Position, How]:
                 job.terminal.say(f"{job.label}: going on from step {position.step:,} of {steps:,}")
             if job.runtime.is_first:
                 log = MetricsLog(job.folder / "metrics.jsonl", _known_at(found))
+                _warn_of_gaps(job, position.step)
             with job.terminal.live(job.label, steps, position.step) as line, state.batches.reading_ahead():
                 loop = _Loop(job, state, log, line, stop, steps)
                 return loop.run(position, is_new=found is None), state.spread.how
@@ -69,6 +71,14 @@ def train_steps(job: Job) -> tuple[Position, How]:
         undo()
         if log is not None:
             log.close()
+
+
+def _warn_of_gaps(job: Job, step: int) -> None:
+    """Say that metrics.jsonl is damaged: curves lack steps, and what a spike is measured by may be others."""
+    file = job.folder / "metrics.jsonl"
+    lacking = set(range(1, step + 1)) - {record["step"] for record in read_metrics(file)}
+    if lacking:
+        job.terminal.warn(f"{file} is damaged: {len(lacking):,} of the steps up to {step:,} are missing, going on")
 
 
 class _State:
@@ -103,9 +113,9 @@ class _State:
         if target is None:
             return None
         position = read_position(target)
-        states, random, stored = state_tensors(self.job.model, self.optimizers), self._random(), stored_names(target)
+        states, random, stored = state_tensors(self.job.model, self.optimizers), self._random(), stored_shapes(target)
         known = {name: value for name, value in random.items() if name in stored}  # there may be more processes now
-        read_tensors(target, self.weights() | _prefixed("optimizer", states) | known, self._runtime)
+        read_tensors(target, model_tensors(self.job.model) | _prefixed("optimizer", states) | known, self._runtime)
         if self.job.settings.optimizer.offload:  # which keeps weights of its own
             load_state(self.job.model, self.optimizers, states)
         if known.keys() == random.keys():
@@ -115,21 +125,11 @@ class _State:
     def save(self, position: Position) -> None:
         """Begin to write a checkpoint of this position."""
         states = _prefixed("optimizer", state_tensors(self.job.model, self.optimizers))
-        self.checkpoints.save(position, self.weights() | states | self._random(), {})
+        self.checkpoints.save(position, model_tensors(self.job.model) | states | self._random(), {})
 
     def save_best(self, position: Position, loss: float) -> None:
         """Begin to write the weights, as the best so far."""
-        self.checkpoints.save_best(self.weights(), {"step": position.step, "val_loss": loss})
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Parameters and persistent buffers, a shared tensor once."""
-        found: dict[str, torch.Tensor] = {}
-        seen: set[int] = set()
-        for name, tensor in self.job.model.state_dict(keep_vars=True).items():
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                found[name] = tensor.detach()
-        return _prefixed("model", found)
+        self.checkpoints.save_best(model_tensors(self.job.model), {"step": position.step, "val_loss": loss})
 
     def _random(self) -> dict[str, torch.Tensor]:
         """The random state of each process under a name of its own: what dropout draws differs between them."""
@@ -209,18 +209,18 @@ class _Loop:
             if self.settings.spike is not None:
                 self._save(position)  # so that there is something to go back to
         self.mark = time.perf_counter()
-        while position.step < self.steps:
+        while position.step < self.steps and not self.stop_asked:
             try:
                 position = self._some_steps(position)
             except _Spike as spike:
                 position = self._roll_back(spike)
-            if self.stop_asked and position.step < self.steps:
-                self.state.checkpoints.wait()  # else it might not be saved
-                raise Interrupted(
-                    f"{self.job.label}: stopped by {self.stop.signal_name or 'a signal to another process'} after step"
-                    f" {position.step:,} of {self.steps:,}; the state is saved: run the same command again to go on"
-                )
-        self.state.checkpoints.wait()
+        self.state.checkpoints.wait()  # else it might not be saved
+        # a signal that came too late for the last step must not be lost: hours of other stages may follow
+        if self.stop_asked or any(self.job.runtime.gather(self.stop.signal_name is not None)):
+            raise Interrupted(
+                f"{self.job.label}: stopped by {self.stop.signal_name or 'a signal to another process'} after step"
+                f" {position.step:,} of {self.steps:,}; the state is saved: run the same command again to go on"
+            )
         return position
 
     def _begin(self, position: Position) -> None:
@@ -286,7 +286,8 @@ class _Loop:
             raise RunError(
                 f"{self.job.label}, step {step}",
                 f"the loss is {outcome.loss}, the gradient norm {outcome.gradient_norm} (sequences {shown}{more})",
-                "lower train.optimizer.learning_rate, or look at these sequences; the last checkpoint is good",
+                "begin in another folder with a lower train.optimizer.learning_rate, or look at these sequences;"
+                " no checkpoint holds this step",
             )
         if (
             self.settings.spike is not None
@@ -303,6 +304,8 @@ class _Loop:
             "learning_rate": self._rate(step - 1), "gradient_norm": outcome.gradient_norm,
             "tokens_per_second": round(self.settings.batch_tokens / took, 1), "seconds": round(position.seconds, 3),
         }  # fmt: skip
+        if position.skipped:
+            record["batches_left_out"] = position.skipped  # trackers that cannot take steps back show where it rises
         if step % self.job.validate_every == 0 or step == self.steps:
             record["val_loss"] = self._validate(position)
         self._record(record)
@@ -326,7 +329,8 @@ class _Loop:
             raise RunError(
                 f"{self.job.label}, step {spike.step}",
                 f"the loss spikes ({spike.loss:.3f}) however many batches are left out ({_ROLLBACKS} attempts)",
-                "lower train.optimizer.learning_rate, or raise train.spike; the last checkpoint is good",
+                "begin in another folder with a lower train.optimizer.learning_rate or a higher train.spike;"
+                " the last checkpoint is good",
             )
         first = position.step + position.skipped
         last = spike.step - 1 + position.skipped

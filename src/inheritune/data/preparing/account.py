@@ -63,7 +63,9 @@ def account(data: Data, drawn: Drawn, splits: "dict[str, Written]") -> dict[str,
             "validation_tokens": splits["validation"].by_source.get(number, 0),
         }
         if source.dataset is not None:
-            entry["drawn"] = "from a stream: files and a buffer of documents shuffled with the seed, not the whole data set"
+            entry["drawn"] = (
+                "from a stream: files and a buffer of documents shuffled with the seed, not the whole data set"
+            )
         sources.append(entry)
     return {
         "documents": {

@@ -20,6 +20,7 @@ from inheritune.data.sources.inputs import Input
 from inheritune.data.sources.reading import read
 from inheritune.recipe import Source
 
+
 class Judge(Protocol):
     """A filter: gives the reason why a document is removed, or None; may change its text."""
 
@@ -233,5 +234,3 @@ def _sidecars(folder: Path, rank: int) -> list[Path]:
 def _reached(folder: Path, rank: int) -> Reached:
     found = _sidecars(folder, rank)
     return Reached(**orjson.loads(found[-1].read_bytes())["reached"]) if found else Reached()
-
-

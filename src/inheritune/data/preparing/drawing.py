@@ -160,7 +160,9 @@ def check_enough(data: Data, supply: Supply) -> None:
     usable = supply.usable(data)
     if not usable:
         raise InputError(
-            "data", "some text besides validation is needed, there are 0 tokens of it", "give more text, or a smaller validation"
+            "data",
+            "some text besides validation is needed, there are 0 tokens of it",
+            "give more text, or a smaller validation",
         )
     if data.size is None:
         return
@@ -169,7 +171,9 @@ def check_enough(data: Data, supply: Supply) -> None:
         if usable < data.size.count:
             raise _too_little("data.size", data.size.count, usable, usable)
         return
-    fits = min(have * data.size.count // max(1, wanted or 0) for have, wanted in zip(supply.training, asked, strict=True))
+    fits = min(
+        have * data.size.count // max(1, wanted or 0) for have, wanted in zip(supply.training, asked, strict=True)
+    )
     for source, have, wanted in zip(data.sources, supply.training, asked, strict=True):
         if have < (wanted or 0):
             raise _too_little(f"data.sources: {source.title}", wanted or 0, have, fits)
@@ -190,4 +194,3 @@ def _widened(shares: tuple[Share, ...], lacking: Sequence[float], ended: Sequenc
         characters = share.characters if end else int(share.characters * factor)
         found.append(Share(min(KEYS, int(share.keys * factor)), characters))
     return tuple(found)
-

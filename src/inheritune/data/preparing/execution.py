@@ -109,7 +109,7 @@ class Stages:
 def _in_queue(job: str) -> bool:
     """Whether Slurm still has this job, waiting or running; a queue that does not answer is taken for yes."""
     found = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True, check=False)
-    return found.returncode != 0 and "nvalid job id" not in found.stderr or bool(found.stdout.strip())
+    return (found.returncode != 0 and "nvalid job id" not in found.stderr) or bool(found.stdout.strip())
 
 
 class LocalExecutor(PipelineExecutor):  # type: ignore[misc]

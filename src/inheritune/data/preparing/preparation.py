@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inheritune.data.preparing.account import Drawn, account, counted, write_removed
 from inheritune.data.prepared import FORMAT, Prepared, open_prepared
+from inheritune.data.preparing.account import Drawn, account, counted, write_removed
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError
 from inheritune.recipe import Data, NewTokenizer, check
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 
     from inheritune.data.preparing.collection import Judge, Part
     from inheritune.data.preparing.drawing import Gate
-    from inheritune.data.sources.inputs import Input
-    from inheritune.data.preparing.selection import Candidates
     from inheritune.data.preparing.tokenising import TokenPart
     from inheritune.data.preparing.writing import Written
+    from inheritune.data.sources.inputs import Input
 
 Say = Callable[[str], None]
 _TASK_BYTES = 64_000_000  # of input: worth a process, and not much is lost with one
@@ -81,8 +80,8 @@ class Preparation:
 
     def run(self) -> Prepared:
         """Do what is left to do, and open the result."""
-        from inheritune.data.preparing.drawing import Supply, check_enough, wider
         from inheritune.data.preparing.deduplication import without_duplicates
+        from inheritune.data.preparing.drawing import Supply, check_enough, wider
         from inheritune.data.preparing.selection import Candidates, available, choose_validation
 
         began = time.monotonic()
@@ -94,9 +93,7 @@ class Preparation:
             for number in itertools.count():
                 new = self._collect(number, (before, gate))
                 found, tokens = found + new, tokens + self._tokenise(number, new)
-                candidates = without_duplicates(
-                    self.data.filters, found, Candidates(tokens), self.work, self._stages
-                )
+                candidates = without_duplicates(self.data.filters, found, Candidates(tokens), self.work, self._stages)
                 pieces, taken = choose_validation(candidates, gate, self.data.validation.count)
                 supply = Supply(
                     sum(piece.tokens for piece in pieces),
@@ -227,8 +224,8 @@ class Preparation:
 
     def _write(self, drawn: "Drawn", began: float) -> None:
         from inheritune.data.preparing.selection import training_pieces
-        from inheritune.data.shards import Shard, Tokens
         from inheritune.data.preparing.writing import write_split
+        from inheritune.data.shards import Shard, Tokens
 
         self.say("data: writing")
         result = self.work / "result"

@@ -99,9 +99,7 @@ def choose_validation(candidates: Candidates, gate: Gate, wanted: int) -> tuple[
     pieces: list[Piece] = []
     taken: set[bytes] = set()
     have = 0
-    for piece in candidates.in_order(
-        "validation_key", lambda rows: open_rows(rows, gate.validation, "validation_key")
-    ):
+    for piece in candidates.in_order("validation_key", lambda rows: open_rows(rows, gate.validation, "validation_key")):
         if piece.digest not in taken:
             taken.add(piece.digest)
             pieces.append(piece)
@@ -198,7 +196,6 @@ def duplicates(candidates: Candidates, mark: int) -> "list[NDArray[np.uint8]]":
         for part, row in table[3:, again].T:
             found[int(part)][int(row)] = mark
     return found
-
 
 
 def joined(one: "Sequence[NDArray[np.uint8]] | None", two: "Sequence[NDArray[np.uint8]]") -> "list[NDArray[np.uint8]]":

@@ -37,7 +37,12 @@ class Written:
 
 
 def write_split(
-    pieces: "Iterable[Piece]", rows: list[Tokens], folder: Path, split: str, note: Path, shard_tokens: int = SHARD_TOKENS
+    pieces: "Iterable[Piece]",
+    rows: list[Tokens],
+    folder: Path,
+    split: str,
+    note: Path,
+    shard_tokens: int = SHARD_TOKENS,
 ) -> Written:
     """Write pieces of the parts' tokens one behind the other into `folder`, as SPLIT-00000.bin and so on.
 
@@ -57,7 +62,9 @@ def write_split(
     return written
 
 
-def _blocks(pieces: "Iterable[Piece]", rows: list[Tokens], written: Written, skip: int) -> "Iterator[np.ndarray[Any, Any]]":
+def _blocks(
+    pieces: "Iterable[Piece]", rows: list[Tokens], written: Written, skip: int
+) -> "Iterator[np.ndarray[Any, Any]]":
     """The pieces' tokens, joined; the first `skip` tokens are left out."""
     held: list[np.ndarray[Any, Any]] = []
     size = 0

@@ -1,0 +1,81 @@
+"""From a training's checkpoint, which holds tensors by name, to a Hugging Face checkpoint.
+
+What the tensors lack for it (config, generation config, tokenizer) is kept beside the checkpoints, in frame/.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune.arch import build_empty, frame_config, parameter_count, save_frame, save_model
+from inheritune.errors import InputError
+from inheritune.inheritance import check_free
+from inheritune.runtime import Runtime
+from inheritune.training import fault_of, is_checkpoint, model_tensors, read_facts, read_tensors
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_FRAME = "frame"
+
+
+def keep_frame(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", checkpoints: Path) -> None:
+    """Write what `export` needs besides a checkpoint, into the folder of a training's checkpoints, once."""
+    if not (checkpoints / _FRAME).exists():
+        save_frame(model, tokenizer, checkpoints / _FRAME)
+
+
+def export(
+    checkpoint: str | Path, out: str | Path, *, trust_remote_code: bool = False
+) -> "tuple[PreTrainedModel, dict[str, Any]]":
+    """Make a Hugging Face checkpoint in `out` of a training's checkpoint, such as checkpoints/best.
+
+    Returns the model, in float32 on the CPU, and what is known of it: `step`, `val_loss` (None but for best),
+    `parameters`. The weights are those of the step, bit for bit; `trust_remote_code` runs the code that came with the
+    model, which models with code of their own need.
+
+    Raises InputError when `checkpoint` is none, is damaged, or lies alone; when `out` holds something; RunError when
+    the disk is full.
+    """
+    place, target = Path(checkpoint), check_free(Path(out))
+    _check_checkpoint(place)
+    frame = place.resolve().parent / _FRAME
+    config = frame_config(frame, trust_remote_code)
+    model = build_empty(config, _float32(), trust_remote_code)
+    read_tensors(place, model_tensors(model), Runtime("cpu", 1))
+    save_model(model, None, target, frame=frame)
+    facts = read_facts(place)
+    step = facts["step"] if "step" in facts else facts["position"]["step"]
+    found = {"step": step, "val_loss": facts.get("val_loss"), "parameters": parameter_count(model)}
+    return model.eval(), found
+
+
+def _check_checkpoint(place: Path) -> None:
+    """Raise InputError for anything but a whole checkpoint with a frame beside it."""
+    if not is_checkpoint(place):
+        known = [folder for at in (place, place / "checkpoints") for folder in _checkpoints_in(at)]
+        remedy = f"one of {', '.join(map(str, known))}" if known else "one, such as TRAINING/checkpoints/best"
+        raise InputError(str(place), "is not a checkpoint of a training", f"give {remedy}")
+    fault = fault_of(place)
+    if fault is not None:
+        others = [str(folder) for folder in _checkpoints_in(place.parent) if folder != place]
+        remedy = f"give another one: {', '.join(others)}" if others else "there is no other one beside it"
+        raise InputError(str(place), f"is damaged ({fault})", remedy)
+    if not (place.resolve().parent / _FRAME).is_dir():
+        raise InputError(
+            str(place),
+            f"there is no {_FRAME}/ with the model's config and tokenizer beside it",
+            f"leave it in its training's checkpoints/, or copy {_FRAME}/ along",
+        )
+
+
+def _checkpoints_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(found for found in folder.iterdir() if not found.name.startswith(".") and is_checkpoint(found))
+
+
+def _float32() -> "torch.dtype":
+    import torch
+
+    return torch.float32

@@ -4,13 +4,13 @@
     python benchmarks/tokenising.py --megabytes 1000 --ways inheritune --rounds 1
 
 The text is made of the lines of the running Python's standard library and its documentation, drawn at random into
-documents of a few thousand characters, one a line of .jsonl. The tokenizer (byte-level BPE) is learnt from the same text.
-Each way runs in a process of its own:
+documents of a few thousand characters, one a line of .jsonl. The tokenizer (byte-level BPE) is learnt from the same
+text. Each way runs in a process of its own:
 
 - `encode_batch`: all documents in memory, `tokenizers` alone, in batches of 1,000; reading is outside its clock, and
   nothing is written
-- `datasets.map`: `load_dataset`, a map that tokenises and one that groups to 1,024 tokens, on as many processes as there
-  are processors; its clock has reading, both maps and the arrow files that they write
+- `datasets.map`: `load_dataset`, a map that tokenises and one that groups to 1,024 tokens, on as many processes as
+  there are processors; its clock has reading, both maps and the arrow files that they write
 - `inheritune`: `prepare` from file to shards: reading, hashing, tokenising, drawing, writing, checksums
 - `tokenise`: its stage of tokenising alone
 

@@ -148,7 +148,7 @@ def test_slurm_runs_the_same_tasks(slurm: Path, folder: Path, tmp_path: Path) ->
 
 @pytest.mark.long
 def test_a_slurm_job_that_ends_too_early_is_said(slurm: Path, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="Slurm job 17 has ended with 1 of 2 tasks undone; see .*logs"):
+    with pytest.raises(RunError, match=r"Slurm job 17 has ended with 1 of 2 tasks undone; see .*logs"):
         stages(tmp_path, 2, **CLUSTER).run("leave", [Leave(folder, {1: "input"})], 2)
 
 

@@ -128,7 +128,7 @@ def test_training_is_drawn_by_key_exactly_and_without_validation(
     asked = data(size=f"{size} tokens", of=of)
     found = candidates(tmp_path_factory.mktemp("c"), parts)
     gate = Gate((OPEN,) * 2, (OPEN,) * 2)
-    pieces, taken = choose_validation(found, gate, 10)
+    _, taken = choose_validation(found, gate, 10)
     held = {row.text for _, _, row in flat(parts) if np.array([row.text, 7], "<u8").tobytes() in taken}
     pool = sorted(
         (entry for entry in flat(parts) if entry[2].text not in held),

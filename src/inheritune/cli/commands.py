@@ -122,13 +122,10 @@ def prepare(
     data = check(Data, request, "command line")
 
     from inheritune.arch import load_tokenizer
-    from inheritune.data import list_files
     from inheritune.data import prepare as write
     from inheritune.inheritance import check_free
 
     check_free(out)
-    for source in data.sources:
-        list_files(source)
     say = _terminal(quiet).say
     prepared = write(data, load_tokenizer(Reference(path=tokenizer), say), out, seed=seed, say=say)
     found = prepared.manifest

@@ -12,7 +12,7 @@ from inheritune.arch import (
     load_tokenizer,
     planned_config,
 )
-from inheritune.data import check_tokenizer, list_files, open_prepared
+from inheritune.data import check_filters, check_tokenizer, list_inputs, open_prepared
 from inheritune.errors import InputError, Problem
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import check_silencing, draft, target_config
@@ -43,10 +43,8 @@ def check_inputs(recipe: Recipe, runtime: Runtime) -> None:
 
 
 def _check_text(recipe: Recipe) -> None:
-    for source in recipe.data.sources:
-        files = list_files(source)
-        if not any(file.stat().st_size for file in files):
-            raise InputError(f"data.sources: {source.title}", "no text: every file is empty", "give files with text")
+    list_inputs(recipe.data.sources)
+    check_filters(recipe.data.filters)
     if recipe.data.prepared is not None:
         open_prepared(recipe.data.prepared)
 

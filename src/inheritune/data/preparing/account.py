@@ -12,7 +12,7 @@ from inheritune.recipe import Data
 
 if TYPE_CHECKING:
     from inheritune.data.preparing.collection import Part
-    from inheritune.data.preparing.drawing import Gate
+    from inheritune.data.preparing.drawing import Gate, Supply
     from inheritune.data.preparing.selection import Candidates, Piece
     from inheritune.data.preparing.writing import Written
 
@@ -21,12 +21,13 @@ _SAMPLES = 20  # removed documents kept of each filter
 
 @dataclass(frozen=True)
 class Drawn:
-    """The outcome of drawing: the candidates, the gate, validation's documents and digests, all parts, the last round's."""
+    """The outcome of drawing: validation's documents and digests, what else there is, all parts, the last round's."""
 
     candidates: "Candidates"
     gate: "Gate"
     validation: "list[Piece]"
     taken: set[bytes]
+    supply: "Supply"
     parts: "list[Part]"
     read: "list[Part]"
 

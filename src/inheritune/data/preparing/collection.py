@@ -26,7 +26,8 @@ class Judge(Protocol):
 
     name: str
 
-    def judge(self, document: Document) -> str | None: ...
+    def judge(self, document: Document) -> str | None:
+        """The reason, or None for a document that stays."""
 
 
 @dataclass

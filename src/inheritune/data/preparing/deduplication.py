@@ -38,7 +38,7 @@ class ReadKept(PipelineStep):  # type: ignore[misc]
 def without_duplicates(
     filters: Sequence[Filter], parts: Sequence[Part], candidates: Candidates, work: Path, stages: Stages
 ) -> Candidates:
-    """The candidates, with those marked that the filters over all documents remove, by the filters' numbers (from 1)."""
+    """The candidates, those marked that the filters over all documents remove, by the filters' numbers (from 1)."""
     for number, settings in enumerate(filters, start=1):
         if isinstance(settings, ExactDuplicates):
             marks = duplicates(candidates, number)

@@ -15,6 +15,7 @@ from inheritune.recipe import Data
 KEYS = 2**64  # keys are drawn from range(KEYS)
 _BYTES_PER_TOKEN = 6  # of text; rather too many, as what is read at first should be enough
 _WIDEN = 1.3  # more than what seems to be missing, as it is an estimate
+_VALIDATION_MARGIN = 4  # so few documents differ much in length from the mean
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,13 @@ def _shared(budget: int, weights: dict[int, float]) -> dict[int, int]:
     return found
 
 
-def first_gate(data: Data, extents: Sequence[Extent]) -> Gate:
-    """As wide as it should have to be, by the bytes that there are; wholly open where that is half or more."""
+def first_gate(data: Data, extents: Sequence[Extent], least: int = 0) -> Gate:
+    """As wide as it should have to be, by the bytes that there are; wholly open where that is half or more.
+
+    At least about `least` bytes of text are to come through, as far as there are so many.
+    """
     files = sum(extent.bytes or 0 for extent in extents)
-    validation = data.validation.count * _BYTES_PER_TOKEN
+    validation = data.validation.count * _BYTES_PER_TOKEN * _VALIDATION_MARGIN
     fraction = validation / files if files else 1.0
     training = []
     for wanted, extent in zip(budgets(data), extents, strict=True):
@@ -106,6 +110,7 @@ def first_gate(data: Data, extents: Sequence[Extent]) -> Gate:
             continue
         # without weights it is one draw from all sources, so the same fraction of each
         needed = (data.size.count if wanted is None and data.size else wanted or 0) * _BYTES_PER_TOKEN
+        needed = max(needed, least)
         of = files if wanted is None else extent.bytes or 0
         training.append(Share(_keys(needed / of if of else 1.0), needed + validation))
     return Gate(tuple(Share(_keys(fraction), validation) for _ in extents), tuple(training))
@@ -117,7 +122,7 @@ def _keys(fraction: float) -> int:
 
 @dataclass(frozen=True)
 class Supply:
-    """What a gate let through: tokens of validation, tokens of training by source, and which streams are at their end."""
+    """What a gate let through: tokens of validation, those of training by source, which streams are at their end."""
 
     validation: int
     training: tuple[int, ...]

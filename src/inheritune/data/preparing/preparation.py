@@ -16,7 +16,7 @@ from inheritune.data.prepared import FORMAT, Prepared, open_prepared
 from inheritune.data.preparing.account import Drawn, account, counted, write_removed
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError
-from inheritune.recipe import Data, NewTokenizer, check
+from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
 from inheritune.runlog import locked, put_in_place, read_json, versions, write_json
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 _TASK_BYTES = 64_000_000  # of input: worth a process, and not much is lost with one
 _PART_BYTES = 16_000_000  # of candidates
+_TOKENIZER_BYTES = 200_000_000  # of text, from which a new tokenizer is learnt at least where there is so much
 _PACKED = 4  # bytes of text in a byte of a compressed file
 # A byte-level tokenizer makes at least one token of so many bytes of ordinary text; by this the documents that may
 # become validation are kept from a new tokenizer, which must exist before tokens can be counted.
@@ -81,8 +82,8 @@ class Preparation:
     def run(self) -> Prepared:
         """Do what is left to do, and open the result."""
         from inheritune.data.preparing.deduplication import without_duplicates
-        from inheritune.data.preparing.drawing import Supply, check_enough, wider
-        from inheritune.data.preparing.selection import Candidates, available, choose_validation
+        from inheritune.data.preparing.drawing import check_enough, wider
+        from inheritune.data.preparing.selection import Candidates
 
         began = time.monotonic()
         with locked(self.work):
@@ -93,22 +94,31 @@ class Preparation:
             for number in itertools.count():
                 new = self._collect(number, (before, gate))
                 found, tokens = found + new, tokens + self._tokenise(number, new)
-                candidates = without_duplicates(self.data.filters, found, Candidates(tokens), self.work, self._stages)
-                pieces, taken = choose_validation(candidates, gate, self.data.validation.count)
-                supply = Supply(
-                    sum(piece.tokens for piece in pieces),
-                    tuple(available(candidates, gate, taken, len(self.data.sources))),
-                    self._ended(gate, new),
-                )
-                wide = wider(self.data, gate, supply)
+                drawn = self._drawn(Candidates(tokens), gate, found, new)
+                wide = wider(self.data, gate, drawn.supply)
+                if wide is None and any(isinstance(entry, CorpusFilter) for entry in self.data.filters):
+                    # not earlier: with more documents the comparison is another one, and done again
+                    kept = without_duplicates(self.data.filters, found, drawn.candidates, self.work, self._stages)
+                    drawn = self._drawn(kept, gate, found, new)
+                    wide = wider(self.data, gate, drawn.supply)
                 if wide is None:
                     break
                 self.say("data: too few documents were drawn, reading again for more")
                 before, gate = gate, wide
-            check_enough(self.data, supply)
-            self._write(Drawn(candidates, gate, pieces, taken, found, new), began)
+            check_enough(self.data, drawn.supply)
+            self._write(drawn, began)
         shutil.rmtree(self.work)
         return open_prepared(self.out)
+
+    def _drawn(self, candidates: "Candidates", gate: "Gate", found: "list[Part]", new: "list[Part]") -> "Drawn":
+        """What there is to draw from, and validation's documents."""
+        from inheritune.data.preparing.drawing import Supply
+        from inheritune.data.preparing.selection import available, choose_validation
+
+        pieces, taken = choose_validation(candidates, gate, self.data.validation.count)
+        stock = available(candidates, gate, taken, len(self.data.sources))
+        supply = Supply(sum(piece.tokens for piece in pieces), tuple(stock), self._ended(gate, new))
+        return Drawn(candidates, gate, pieces, taken, supply, found, new)
 
     @cached_property
     def _stages(self) -> Any:
@@ -131,9 +141,13 @@ class Preparation:
         if known.exists() and read_json(known) == request:
             self.say(f"data: going on with {self.work}")
             return
-        if self.work.exists():
+        if known.exists():
             self.say(f"data: {self.work} was begun for other text or settings, beginning again")
-            shutil.rmtree(self.work)
+        for old in self.work.iterdir():
+            if old.is_dir():
+                shutil.rmtree(old)
+            elif old.name != ".lock":
+                old.unlink()
         write_json(known, request)
 
     def _first_gate(self) -> "Gate":
@@ -144,7 +158,7 @@ class Preparation:
             mine = [entry for entry in self.inputs if entry.source == number]
             stream = self.data.sources[number].dataset is not None
             extents.append(Extent(None if stream else sum(_text_bytes(entry) for entry in mine)))
-        return first_gate(self.data, extents)
+        return first_gate(self.data, extents, _TOKENIZER_BYTES if isinstance(self._tokenizer, NewTokenizer) else 0)
 
     def _collect(self, number: int, gates: "tuple[Gate | None, Gate]") -> "list[Part]":
         from inheritune.data.preparing.collection import JudgeDocuments, ReadSources, Tally, WriteParts, parts
@@ -164,7 +178,6 @@ class Preparation:
     def _judges(self) -> "list[tuple[int, Judge]]":
         """The filters that look at a document alone, with their numbers in the recipe's list, from 1."""
         from inheritune.data.filters.filtering import build_filters
-        from inheritune.recipe import CorpusFilter
 
         numbers = [n for n, entry in enumerate(self.data.filters, start=1) if not isinstance(entry, CorpusFilter)]
         return list(zip(numbers, build_filters(self.data.filters, self.work), strict=True))

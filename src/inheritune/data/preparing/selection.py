@@ -31,7 +31,7 @@ class Candidates:
     """The indexes of all parts, and what was removed from them after they were written."""
 
     def __init__(self, parts: Sequence[TokenPart], removed: "Sequence[NDArray[np.uint8]] | None" = None) -> None:
-        """`removed` has, for each part, the number of the filter that removed a document (0: none), shape (documents,)."""
+        """`removed`: for each part the number of the filter that removed a document (0: none), shape (documents,)."""
         self.parts = list(parts)
         self.removed = removed
 

@@ -1,4 +1,4 @@
-"""Drawn documents, in their order, as shards: each finished shard is noted, so that a killed process goes on behind it."""
+"""Drawn documents, in their order, as shards, each noted when it is finished: a killed process goes on behind it."""
 
 import hashlib
 import os

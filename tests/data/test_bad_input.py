@@ -49,6 +49,9 @@ def parquet(columns: dict[str, list[Any]]) -> bytes:
 LINES = b"".join(json.dumps({"text": f"{n} {n * n} {n**3}"}).encode() + b"\n" for n in range(5000))
 
 
+LARGE = b"x" * 100_500_000
+
+
 @dataclass
 class File:
     """A file with some content; `words` must be in the line, besides the file's name."""
@@ -109,6 +112,12 @@ FILES = {
     "csv with loose quotes": File("a.csv", b'text,id\n"a"b,1\n', ["line 2", "not a row"]),
     "csv row too short": File("a.csv", b"id,text\n1\n", ["line 2", "1 fields", "2 columns"]),
     "csv row too long": File("a.csv", b"id,text\n1,a, b\n", ["line 2", "3 fields", "2 columns"]),
+    "a file too large for a document": File("a.txt.zst", lambda: zstd(LARGE), ["100,000,000 bytes", "`document`"]),
+    "a line too long": File("a.txt.zst", lambda: zstd(LARGE), ["a line of more than 100"], {"document": "line"}),
+    "a record too long": File("a.jsonl.zst", lambda: zstd(LARGE), ["a line of more than 100", "exclude the file"]),
+    "a block too large": File(
+        "a.txt.zst", lambda: zstd(b"\n" + LARGE.replace(b"x" * 1000, b"x" * 999 + b"\n")), ["line 2 begins a block"], {"document": "blank line"}
+    ),
     "no Python": File("a.py", b"def", ["not Python"], {"document": "string literal"}),
     "no file that is included": File("a.html", b"text", ["matches include ['*.txt']", "set `include`"], {"include": ["*.txt"]}),
 }  # fmt: skip

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inheritune.data.sources.inputs import Input, gather, list_inputs
+from inheritune.data.sources.storage import blocks
 from inheritune.errors import InputError
 from inheritune.recipe import Source
 
@@ -112,6 +113,7 @@ def test_addresses(tmp_path: Path) -> None:
         packed.writestr("in.txt", "zipped")
     (one,) = list_inputs([source(f"zip://*.txt::{tmp_path}/a.zip")])
     assert one.address == f"zip://in.txt::{tmp_path}/a.zip"
+    assert b"".join(blocks(one.address)) == b"zipped"
 
 
 def test_all_sources_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:

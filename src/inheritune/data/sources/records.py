@@ -94,7 +94,8 @@ def read_parquet(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
 
     with explained(one.address), open_bytes(one.address, seeking=True) as file:
         try:
-            table = ParquetFile(file, buffer_size=BLOCK)
+            # Page by page: a row group, which may be as large as the file, is else held whole.
+            table = ParquetFile(file, buffer_size=BLOCK, pre_buffer=False)
             _check_column(table.schema_arrow, text_key)
             number = 0
             for batch in table.iter_batches(_ROWS, columns=[text_key], use_threads=False):

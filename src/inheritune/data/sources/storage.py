@@ -102,14 +102,18 @@ def explained(address: str, reading: bool = True) -> Iterator[None]:
         raise explain(address, error, reading) from None
 
 
-def open_bytes(address: str, seeking: bool = False) -> Any:
+@contextlib.contextmanager
+def open_bytes(address: str, seeking: bool = False) -> Iterator[Any]:
     """The file as stored, opened for reading from its beginning, or for `seeking` too."""
     if not is_remote(address):
-        return open(address, "rb")  # noqa: PTH123 (a path may hold what pathlib would change; callers close it)
-    filesystem, path = connect(address)
-    if is_web(address) and not seeking:
-        return filesystem.open(path, "rb", block_size=0)  # one request, which every server understands
-    return filesystem.open(path, "rb")
+        with open(address, "rb") as file:  # noqa: PTH123 (pathlib would change some paths)
+            yield file
+        return
+    filesystem, path = connect(address)  # named until the end: an archive's closes it when it is dropped
+    # A web server is asked once for the whole, which every one understands.
+    options = {"block_size": 0} if is_web(address) and not seeking else {}
+    with filesystem.open(path, "rb", **options) as file:
+        yield file
 
 
 def blocks(address: str, start: int = 0) -> Iterator[bytes]:

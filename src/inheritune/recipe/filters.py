@@ -11,7 +11,6 @@ from inheritune.recipe.base import Part
 Share = Annotated[float, Field(gt=0, le=1)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}(_[A-Z][a-z]{3})?$")]
 GramShares = Annotated[dict[Count, Share], Field(min_length=1)]
 LabelScores = Annotated[dict[str, Score], Field(min_length=1)]
 
@@ -35,7 +34,7 @@ class Language(_Filter):
 
     filter: Literal["language"] = "language"
     """The filter's name."""
-    keep: Annotated[list[LanguageCode], Field(min_length=1)] = ["en"]
+    keep: Annotated[list[str], Field(min_length=1)] = ["en"]
     """Languages to keep, as the model calls them (lid.176.bin: ISO 639 codes)."""
     threshold: Score = 0.65
     """A document is kept when one of them has a score above this (0 to 1)."""
@@ -69,7 +68,7 @@ class GopherQuality(_Filter):
     """Fewest different words of `stop_words`."""
     stop_words: Annotated[list[str], Field(min_length=1)] | None = None
     """The stop words, in lower case. Default: the, be, to, of, and, that, have, with."""
-    language: LanguageCode = "en"
+    language: str = "en"
     """Whose rules separate words: an ISO 639 code that datatrove has a tokenizer for."""
 
     @model_validator(mode="after")
@@ -99,7 +98,7 @@ class GopherRepetition(_Filter):
     """By number of words: largest share of characters in the n-gram that occurs most."""
     duplicate_n_grams: GramShares | None = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1}
     """By number of words: largest share of characters in n-grams that stood before."""
-    language: LanguageCode = "en"
+    language: str = "en"
     """Whose rules separate words: an ISO 639 code that datatrove has a tokenizer for."""
 
 
@@ -130,7 +129,7 @@ class C4(_Filter):
     """What the rules for lines look at. sentence: the sentences that are left are joined with spaces."""
     bad_words: Path | None = None
     """A UTF-8 text file with one word or phrase per line; documents with one of them are removed. Default: none are."""
-    language: LanguageCode = "en"
+    language: str = "en"
     """Whose rules separate sentences: an ISO 639 code that datatrove has a tokenizer for."""
 
 
@@ -149,7 +148,7 @@ class FineWebQuality(_Filter):
     """Largest share of characters in lines that stood before."""
     max_newlines: Annotated[float, Field(ge=0)] = 0.3
     """Most newlines per word."""
-    language: LanguageCode = "en"
+    language: str = "en"
     """Whose rules separate words: an ISO 639 code that datatrove has a tokenizer for."""
 
 
@@ -166,7 +165,7 @@ class DocumentLength(_Filter):
     """Fewest words and punctuation marks; null: off."""
     max_words: Count | None = None
     """Most words and punctuation marks; null: off."""
-    language: LanguageCode = "en"
+    language: str = "en"
     """Whose rules separate words: an ISO 639 code that datatrove has a tokenizer for."""
 
     @model_validator(mode="after")
@@ -218,7 +217,7 @@ class Decontaminate(_Filter):
     """Tasks, groups or task files of lm-evaluation-harness: each question followed by its right answers."""
     n_grams: Count = 12
     """The length of a run, in words. Case, punctuation, accents and the digits of numbers do not count."""
-    language: LanguageCode = "en"
+    language: str = "en"
     """Whose rules separate words: an ISO 639 code that datatrove has a tokenizer for."""
 
     @model_validator(mode="after")
@@ -247,7 +246,7 @@ class NearDuplicates(_Filter):
     hashes_per_bucket: Count = 8
     """Hashes in a signature. Two documents that share the part s of their n-grams (Jaccard) are found with probability
     1 - (1 - s^hashes_per_bucket)^buckets: 0.92 for s = 0.8."""
-    language: LanguageCode = "en"
+    language: str = "en"
     """Whose rules separate words: an ISO 639 code that datatrove has a tokenizer for."""
 
 

@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,7 @@ def check_evaluations(settings: Decontaminate, place: str) -> None:
     if not settings.tasks:
         return
     missing_packages({"lm_eval": "lm-eval"}, f"{place}.tasks")
-    from lm_eval.tasks import TaskManager
-
-    known = TaskManager().all_tasks
+    known = _task_manager().all_tasks
     for name in settings.tasks:
         if name not in known and not Path(name).is_file():
             near = difflib.get_close_matches(name, known, n=3)
@@ -133,10 +132,8 @@ def _record_text(line: str, keys: list[str], where: str, place: str) -> str:
 
 def _task_texts(name: str, place: str) -> Iterator[tuple[str, str]]:
     """Each question of a task (or of a group's tasks) with each of its right answers."""
-    from lm_eval.tasks import TaskManager
-
     try:
-        tasks = TaskManager().load([name])["tasks"]
+        tasks = _task_manager().load([name])["tasks"]
         for task_name, task in tasks.items():
             for document in task.eval_docs:
                 question, answers = _question_and_answers(task, document)
@@ -149,6 +146,14 @@ def _task_texts(name: str, place: str) -> Iterator[tuple[str, str]]:
             f"the data of the task {name} cannot be had ({type(error).__name__}: {told})",
             "run once where the network is to fill Hugging Face's cache, or give the questions as files",
         ) from None
+
+
+@lru_cache(maxsize=1)
+def _task_manager() -> Any:
+    """All tasks by name: once a process, as it reads thousands of files."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def _question_and_answers(task: Any, document: Any) -> tuple[str, list[str]]:

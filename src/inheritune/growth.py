@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.arch import layer_count, load_model, load_tokenizer
 from inheritune.arm import Arm, Conditions, run_arm
-from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared
+from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_data
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
 from inheritune.inheritance import derive, describe_plan, graft, is_grown, select_blocks
@@ -161,17 +161,18 @@ def grow(
     training = train if isinstance(train, Training) else check(Training, train, "train")
     start = inherit if isinstance(inherit, Inherit) else check(Inherit, inherit or {}, "inherit")
     further = rounds if isinstance(rounds, Grow) else check(Grow, rounds or {}, "rounds")
-    prepared = data if isinstance(data, Prepared) else open_prepared(data)
+    runtime = rt.start(device)
     if isinstance(reference, str | Path):
         origin = Reference(path=str(reference))
         tokenizer = tokenizer or load_tokenizer(origin)
         reference = load_model(origin)
+    prepared = open_data(data, runtime, reference.config.vocab_size, tokenizer)
     tokenizer = tokenizer or load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
     check_tokenizer(prepared, tokenizer, "tokenizer")
     check_vocabulary(prepared, reference.config.vocab_size, "reference")
     model, total = reference, layer_count(reference.config)
     check_rounds(start, further, total)
-    conditions = Conditions.of(training, evaluate or Evaluate(), seed, rt.start(device), terminal, tokenizer, prepared)
+    conditions = Conditions.of(training, evaluate or Evaluate(), seed, runtime, terminal, tokenizer, prepared)
     judged = conditions.judge(model)
     found = Growth(model, judged, total, start, further, Path(out)).run(conditions, lambda _: None)
     best = best_round(found)

@@ -45,7 +45,7 @@ def prepare(
     seed: int = 1,
     say: Say = lambda line: None,
 ) -> Prepared:
-    """Tokenise `data.sources` into the folder `out`: train.bin, validation.bin, tokenizer/, manifest.json.
+    """Tokenise `data.sources` into the folder `out`: shards of tokens, tokenizer/, manifest.json.
 
     Validation takes whole documents in the order of a hash of their text, until `data.validation` tokens are reached;
     training takes whole documents in an order drawn with the seed, until exactly `data.size` tokens, the last one cut.
@@ -68,8 +68,8 @@ def prepare(
     with new_folder(out) as partial:
         say("data: tokenising")
         encode = _Encoder(corpus, tokenizer, eos, dtype)
-        validation, taken = encode.validation(by_hash, data.validation.count, partial / "validation.bin")
-        training = encode.training(data, taken, seed, partial / "train.bin")
+        validation, taken = encode.validation(by_hash, data.validation.count, partial / "validation-00000.bin")
+        training = encode.training(data, taken, seed, partial / "train-00000.bin")
         tokenizer.save_pretrained(partial / "tokenizer")
         manifest = {
             "format": FORMAT,
@@ -77,7 +77,16 @@ def prepare(
             **_counts(corpus, training, validation),
             "end_of_text": eos,
             "tokenizer": fingerprint(tokenizer),
-            "checksums": {name: checksum(partial / name) for name in ("train.bin", "validation.bin")},
+            "shards": {
+                split: [
+                    {
+                        "file": f"{split}-00000.bin",
+                        "tokens": tally.tokens,
+                        "sha256": checksum(partial / f"{split}-00000.bin"),
+                    }
+                ]
+                for split, tally in (("train", training), ("validation", validation))
+            },
             "request": {**data.model_dump(mode="json"), "seed": seed},
             "versions": versions(),
             "seconds": round(time.monotonic() - began, 3),

@@ -5,58 +5,85 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from inheritune.data.shards import DTYPES, Shard, Tokens
 from inheritune.data.tokenizer import fingerprint
 from inheritune.errors import InputError
-from inheritune.runlog import checksum, read_json
+from inheritune.runlog import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
+MANIFEST = "manifest.json"
+SPLITS = ("train", "validation")
+_REMEDY = "prepare the data again"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A folder of tokens: one long row each for training and validation, memory-mapped."""
+    """A folder whose manifest says where the tokens are; one long row of them each for 'train' and 'validation'."""
 
     folder: Path
     manifest: dict[str, Any]
+    splits: dict[str, Tokens]
 
     @property
     def tokenizer_folder(self) -> Path:
         """The tokenizer that made the tokens."""
         return self.folder / "tokenizer"
 
-    def tokens(self, split: str) -> "np.ndarray[Any, np.dtype[Any]]":
-        """The tokens of 'train' or 'validation', shape (N,), read-only and mapped, not loaded."""
-        return np.memmap(self.folder / f"{split}.bin", dtype=self.manifest["dtype"], mode="r")
+    @property
+    def end_of_text(self) -> int:
+        """The token behind every document."""
+        return int(self.manifest["end_of_text"])
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of each shard by its name, in hexadecimal."""
+        return {shard["file"]: shard["sha256"] for split in SPLITS for shard in self.manifest["shards"][split]}
+
+    def tokens(self, split: str) -> Tokens:
+        """The tokens of 'train' or 'validation'."""
+        return self.splits[split]
+
+    def verify(self) -> None:
+        """Read all shards once. Raises InputError that names one which changed since it was written."""
+        for tokens in self.splits.values():
+            tokens.verify()
 
 
 def open_prepared(folder: str | Path) -> Prepared:
-    """Open what `prepare` wrote. Raises InputError for a file that is missing, cut short or changed."""
+    """Open what `prepare` or `adopt` wrote, by its manifest and the sizes of its files.
+
+    Raises InputError for a file that is missing, unreadable or cut short; `Prepared.verify` finds what else changed.
+    """
     folder = Path(os.path.realpath(folder))
-    remedy = "prepare the data again"
-    if not (folder / "manifest.json").is_file():
+    if not (folder / MANIFEST).is_file():
         raise InputError(
             str(folder),
-            "no prepared data there (no manifest.json)",
+            f"no prepared data there (no {MANIFEST})",
             "give a folder that `inheritune prepare` wrote",
         )
-    manifest = read_json(folder / "manifest.json")
-    if manifest.get("format") != FORMAT:
-        raise InputError(str(folder), f"format {manifest.get('format')}, this version reads {FORMAT}", remedy)
-    for split in ("train", "validation"):
-        file = folder / f"{split}.bin"
-        if not file.is_file():
-            raise InputError(str(file), "missing", remedy)
-        expected = manifest["tokens"][split] * np.dtype(manifest["dtype"]).itemsize
-        if file.stat().st_size != expected:
-            raise InputError(str(file), f"has {file.stat().st_size} bytes, the manifest says {expected}", remedy)
-        if checksum(file) != manifest["checksums"][file.name]:
-            raise InputError(str(file), "changed since it was written (checksum)", remedy)
-    return Prepared(folder, manifest)
+    return opened(folder, read_json(folder / MANIFEST))
+
+
+def opened(folder: Path, manifest: dict[str, Any]) -> Prepared:
+    """The data of a manifest, whose files are named from `folder` on. Raises InputError as `open_prepared` does."""
+    found, dtype = manifest.get("format"), manifest.get("dtype")
+    if found != FORMAT:
+        raise InputError(str(folder), f"format {found}, this version reads {FORMAT}", _REMEDY)
+    if dtype not in DTYPES:
+        raise InputError(str(folder / MANIFEST), f"tokens of type {dtype}, legal are {', '.join(DTYPES)}", _REMEDY)
+    remedy = manifest.get("remedy", _REMEDY)
+    try:
+        shards = {split: [_shard(folder, said) for said in manifest["shards"][split]] for split in SPLITS}
+    except (KeyError, TypeError) as error:
+        raise InputError(str(folder / MANIFEST), f"damaged: it says nothing of {error}", _REMEDY) from None
+    return Prepared(folder, manifest, {split: Tokens(shards[split], dtype, remedy) for split in SPLITS})
+
+
+def _shard(folder: Path, said: dict[str, Any]) -> Shard:
+    return Shard(folder / said["file"], said["tokens"], said["sha256"])
 
 
 def check_tokenizer(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", place: str) -> None:

@@ -1,7 +1,7 @@
 """What the user asks for: one model per part of a recipe, and the reading of recipe files."""
 
 from inheritune.recipe.base import Part
-from inheritune.recipe.data import Data, Source
+from inheritune.recipe.data import Data, Source, TokenFiles
 from inheritune.recipe.file import check, dump_recipe, load_recipe, override
 from inheritune.recipe.models import Hardware, Recipe
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
@@ -27,6 +27,7 @@ __all__ = [
     "Size",
     "Source",
     "Submodules",
+    "TokenFiles",
     "Training",
     "Width",
     "check",

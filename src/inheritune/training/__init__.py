@@ -1,6 +1,7 @@
 """Training a built model on sequences with a loss: optimizer, schedule, checkpoints, loop. Knows no architecture."""
 
 from inheritune.training.checkpoint import Position, fault_of, list_checkpoints
+from inheritune.training.documents import check_documents_apart
 from inheritune.training.float8 import check_float8
 from inheritune.training.job import Job, planned_steps
 from inheritune.training.loop import train_steps
@@ -25,6 +26,7 @@ __all__ = [
     "allocate_state",
     "build_optimizer",
     "check_compiler",
+    "check_documents_apart",
     "check_float8",
     "check_optimizer",
     "check_schedule",

@@ -1,0 +1,129 @@
+"""Token files: headerless rows of little-endian uint16 or uint32, several of which make one long row."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inheritune.errors import InputError, RunError
+from inheritune.runlog import checksum
+
+Array = np.ndarray[Any, np.dtype[Any]]
+DTYPES = ("uint16", "uint32")
+_OPEN_FILES = 256  # at once: below what systems allow, and a shard more costs an open and a close
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a row: how many tokens it has, and the SHA-256 of its bytes."""
+
+    file: Path
+    tokens: int
+    sha256: str
+
+
+class Tokens:
+    """One long row of tokens over several files, read where it is asked for.
+
+    Read by pread and not mapped: when a file cannot be read any more there is an error to report instead of a signal
+    that ends the process, and what was read does not count as the process's memory. May be read by several threads.
+    """
+
+    def __init__(self, shards: Sequence[Shard], dtype: str, remedy: str = "prepare the data again") -> None:
+        """Look at the files' sizes, nothing else.
+
+        `remedy` is what errors advise. Raises InputError that names a file which is missing, unreadable, or has
+        another size than said.
+        """
+        self.shards, self.dtype, self.remedy = tuple(shards), np.dtype(dtype).newbyteorder("<"), remedy
+        for shard in self.shards:
+            size = file_size(shard.file, remedy)
+            if size != shard.tokens * self.dtype.itemsize:
+                expected = shard.tokens * self.dtype.itemsize
+                raise InputError(str(shard.file), f"has {size} bytes, the manifest says {expected}", remedy)
+        self._ends = np.cumsum([shard.tokens for shard in self.shards], dtype=np.int64)
+        self._open = lru_cache(_OPEN_FILES)(_OpenFile)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, start: int = 0, count: int | None = None) -> Array:
+        """`count` tokens from `start` on (default: all that follow), shape (count,).
+
+        Raises RunError that names the file which cannot be read.
+        """
+        found: Array = self.rows(np.array([start]), len(self) - start if count is None else count)[0]
+        return found
+
+    def rows(self, starts: Array, count: int) -> Array:
+        """`count` tokens from each of `starts` (B,) on, shape (B, count). Raises RunError as `read` does."""
+        if len(starts) and not 0 <= int(starts.min()) <= int(starts.max()) <= len(self) - count:
+            raise IndexError(f"{count} tokens from {starts.min()} to {starts.max()}: there are {len(self)}")
+        found = np.empty((len(starts), count), self.dtype)
+        width = count * self.dtype.itemsize
+        if not found.size:
+            return found
+        whole = found.data.cast("B")
+        numbers = np.searchsorted(self._ends, starts, side="right")
+        first = self._ends[numbers] - np.array([shard.tokens for shard in self.shards])[numbers]
+        offsets = (starts - first) * self.dtype.itemsize
+        for row, (number, offset) in enumerate(zip(numbers.tolist(), offsets.tolist(), strict=True)):
+            self._fill(whole[row * width : (row + 1) * width], number, offset)
+        return found
+
+    def _fill(self, part: memoryview, number: int, offset: int) -> None:
+        """Bytes from `offset` of a shard on, and from the beginning of those behind it."""
+        while True:
+            shard = self.shards[number]
+            try:
+                got = os.preadv(self._open(shard.file).descriptor, [part], offset)
+            except OSError as error:
+                raise _lost(shard.file, f"cannot be read ({error.strerror})") from None
+            if got == len(part):
+                return
+            part, offset = part[got:], offset + got
+            if offset == shard.tokens * self.dtype.itemsize:
+                number, offset = number + 1, 0
+            elif not got:
+                raise _lost(shard.file, f"ends after {offset} bytes, it had more when it was opened")
+
+    def verify(self) -> None:
+        """Read everything once. Raises InputError that names a file whose content is not what was written."""
+        for shard in self.shards:
+            try:
+                found = checksum(shard.file)
+            except OSError as error:
+                raise InputError(str(shard.file), f"cannot be read ({error.strerror})", self.remedy) from None
+            if found != shard.sha256:
+                raise InputError(str(shard.file), "changed since it was written (checksum)", self.remedy)
+
+
+class _OpenFile:
+    """A descriptor that is closed when the last one who reads from it lets go."""
+
+    def __init__(self, file: Path) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+def file_size(file: Path, remedy: str) -> int:
+    """Bytes of a file. Raises InputError where there is none, or it may not be read."""
+    try:
+        with file.open("rb", buffering=0) as opened:
+            return os.fstat(opened.fileno()).st_size
+    except FileNotFoundError:
+        raise InputError(str(file), "missing", remedy) from None
+    except OSError as error:
+        raise InputError(str(file), f"cannot be read ({error.strerror})", "make it a readable file") from None
+
+
+def _lost(file: Path, what: str) -> RunError:
+    return RunError(str(file), what, "bring the file back as it was; the same command then goes on where it stopped")

@@ -23,14 +23,14 @@ from inheritune.arch import (
     training_flops_per_token,
 )
 from inheritune.conversion import keep_frame
-from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, open_prepared
+from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, find_data, open_data
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
 from inheritune.inheritance import check_free
 from inheritune.recipe import Evaluate, Reference, Training, changes, check
 from inheritune.runlog import Terminal, Trackers, check_trackers, locked, open_trackers, read_json, write_json
 from inheritune.runtime import Runtime
-from inheritune.training import Job, lacking_compiler, planned_steps, train_steps, whole_state
+from inheritune.training import Job, check_documents_apart, lacking_compiler, planned_steps, train_steps, whole_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,8 +46,9 @@ _WORTH_COMPILING = 1e15  # FLOPs of a training on a CPU, about two hours on two 
 class Conditions:
     """What all arms of a run have in common, so that they can be compared.
 
-    `track` names the trackers that their trainings are shown in, under the run's name `title`. `trust_remote_code`:
-    their models are loaded with the code that came with the reference.
+    `end_of_text` is given where attention stays inside documents. `track` names the trackers that their trainings are
+    shown in, under the run's name `title`. `trust_remote_code`: their models are loaded with the code that came with
+    the reference.
     """
 
     training: Training
@@ -59,6 +60,7 @@ class Conditions:
     train_sequences: Sequences
     validation_sequences: Sequences
     parallel: str = "auto"
+    end_of_text: int | None = None
     track: tuple[str, ...] = ()
     title: str = "inheritune"
     trust_remote_code: bool = False
@@ -69,17 +71,22 @@ class Conditions:
         tokenizer: "PreTrainedTokenizerBase", prepared: Prepared, parallel: str = "auto",
     ) -> "Conditions":  # fmt: skip
         """Conditions over prepared data. Raises InputError when it is too small for one sequence or one step."""
-        train = Sequences(prepared.tokens("train"), training.sequence_length, "data: training text")
+        train = Sequences(prepared.tokens("train"), training.sequence_length, "data: training text", training.sampling)
         validation = Sequences(prepared.tokens("validation"), training.sequence_length, "data.validation")
         planned_steps(training, train)
-        return cls(training, evaluate, seed, runtime, terminal, tokenizer, train, validation, parallel)
+        end = prepared.end_of_text if training.attention == "document" else None
+        if end is not None and not prepared.manifest["documents"]["train"]:
+            raise InputError(
+                "train.attention", f"document, and the data has no end-of-text token ({end})", "give sequence"
+            )
+        return cls(training, evaluate, seed, runtime, terminal, tokenizer, train, validation, parallel, end)
 
     def judge(self, model: "PreTrainedModel") -> Evaluation:
         """The model's losses on all validation sequences."""
         settings = self.training
         return judge(
             model, self.validation_sequences, self.runtime, precision=settings.precision,
-            micro_batch=settings.micro_batch_sequences, parallel=self.parallel,
+            micro_batch=settings.micro_batch_sequences, parallel=self.parallel, end_of_text=self.end_of_text,
         )  # fmt: skip
 
 
@@ -133,6 +140,8 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         return facts
     began = time.monotonic()
     model = arm.build().float()
+    if conditions.end_of_text is not None:
+        check_documents_apart(model, conditions.end_of_text, f"train.attention: document ({arm.name})")
     steps = planned_steps(settings, conditions.train_sequences)
     tokens = steps * settings.batch_tokens
     flops = tokens * training_flops_per_token(model, settings.sequence_length)
@@ -207,6 +216,7 @@ def _job(arm: Arm, conditions: Conditions, settings: Training, model: "PreTraine
         validate=validate,
         validate_every=conditions.evaluate.every.count,
         parallel=conditions.parallel,
+        end_of_text=conditions.end_of_text,
         **parts_of(model),
     )
 
@@ -256,14 +266,16 @@ def train(
     names = (track,) if isinstance(track, str) else tuple(track)
     check_trackers(names)
     runtime = rt.start(device)
-    prepared = data if isinstance(data, Prepared) else open_prepared(data)
-    request = {"model": identity(model), "data": prepared.manifest["checksums"], "seed": seed} | asked(training)
+    find_data(data)
+    request = {"model": identity(model), "seed": seed} | asked(training)
     runtime.first_does(lambda: check_request(out, request))  # in `begun` again; before what takes long
     given = model
     if isinstance(model, str | Path):
         origin = Reference(path=str(model))
         tokenizer = tokenizer or load_tokenizer(origin)
         model = load_model(origin)
+    prepared = open_data(data, runtime, model.config.vocab_size, tokenizer)
+    request["data"] = prepared.checksums
     tokenizer = tokenizer or load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
     check_tokenizer(prepared, tokenizer, str(out))
     check_vocabulary(prepared, model.config.vocab_size, "model")
@@ -318,7 +330,7 @@ def check_request(out: Path, request: dict[str, Any]) -> None:
     if not marker.exists():
         check_free(out)
         return
-    changed = changes(read_json(marker), request)
+    changed = changes({key: value for key, value in read_json(marker).items() if key in request}, request)
     if changed:
         raise InputError(
             str(out),

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
 from inheritune.arch import block_modules
-from inheritune.data import Prepared, Sequences, check_vocabulary, open_prepared
+from inheritune.data import Prepared, Sequences, check_vocabulary, open_data
 from inheritune.errors import RunError
 from inheritune.runtime import Runtime
-from inheritune.training import NextToken, choose, spread
+from inheritune.training import NextToken, check_documents_apart, choose, spread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,19 +95,22 @@ def sequence_losses(
 
 def judge(
     model: "PreTrainedModel", sequences: Sequences, runtime: Runtime, *, precision: str = "auto", micro_batch: int = 8,
-    parallel: str = "auto",
+    parallel: str = "auto", end_of_text: int | None = None,
 ) -> Evaluation:  # fmt: skip
     """The losses of a model on the CPU on all `sequences`; it is moved to the device, or (FSDP) spread over several.
 
+    With `end_of_text` attention stays inside documents; raises InputError for a model that does not keep them apart.
     Leaves the model in the mode (training or evaluation) in which it came. Raises RunError as `sequence_losses` does.
     """
+    if end_of_text is not None:
+        check_documents_apart(model, end_of_text, "train.attention: document")
     how = choose(parallel, model, runtime)
     precision = runtime.resolve_precision(precision)
     if how == "fsdp":
         model = copy.deepcopy(model)  # sharding is for good
-        held = spread(NextToken(model, None), block_modules(model), how, runtime, precision=precision)
+        held = spread(NextToken(model, None, end_of_text), block_modules(model), how, runtime, precision=precision)
     else:
-        held = spread(NextToken(model, None), [], "alone", runtime)
+        held = spread(NextToken(model, None, end_of_text), [], "alone", runtime)
     training = model.training
     model.eval()
 
@@ -127,12 +130,14 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     """Validation loss of a model on prepared data, cut into fixed sequences of `sequence_length` tokens.
 
-    Raises InputError when the data is damaged, too small for one sequence, or has tokens that the model does not embed.
+    `data` may be a folder with nanoGPT's train.bin and val.bin too. Raises InputError when it is damaged, too small for
+    one sequence, or has tokens that the model does not embed.
     """
-    prepared = data if isinstance(data, Prepared) else open_prepared(data)
+    runtime = rt.start(device)
+    prepared = open_data(data, runtime, model.config.vocab_size, None)
     check_vocabulary(prepared, model.config.vocab_size, "data")
     sequences = Sequences(prepared.tokens("validation"), sequence_length, "data.validation")
-    return judge(model, sequences, rt.start(device), precision=precision, micro_batch=micro_batch)
+    return judge(model, sequences, runtime, precision=precision, micro_batch=micro_batch)
 
 
 def figures(evaluation: Evaluation, reference: Evaluation | None, tolerance: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.arch import layer_count, load_model, load_tokenizer
 from inheritune.arm import Arm, Conditions, asked, begun, check_request, identity, run_arm
-from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared
+from inheritune.data import Prepared, check_tokenizer, check_vocabulary, find_data, open_data
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
 from inheritune.inheritance import derive, describe_plan, graft, is_grown, select_blocks
@@ -166,8 +166,8 @@ def grow(
     further = rounds if isinstance(rounds, Grow) else check(Grow, rounds or {}, "rounds")
     names = (track,) if isinstance(track, str) else tuple(track)
     check_trackers(names)
-    prepared = data if isinstance(data, Prepared) else open_prepared(data)
-    request = {"reference": identity(reference), "data": prepared.manifest["checksums"], "seed": seed} | asked(training)
+    find_data(data)
+    request = {"reference": identity(reference), "seed": seed} | asked(training)
     request |= {"inherit": start.model_dump(mode="json"), "rounds": further.model_dump(mode="json")}
     evaluate = evaluate or Evaluate()
     request["tolerance"] = evaluate.tolerance  # which says whether a round has matched
@@ -177,6 +177,8 @@ def grow(
         origin = Reference(path=str(reference))
         tokenizer = tokenizer or load_tokenizer(origin)
         reference = load_model(origin)
+    prepared = open_data(data, runtime, reference.config.vocab_size, tokenizer)
+    request["data"] = prepared.checksums
     tokenizer = tokenizer or load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
     check_tokenizer(prepared, tokenizer, "tokenizer")
     check_vocabulary(prepared, reference.config.vocab_size, "reference")

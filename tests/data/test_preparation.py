@@ -30,8 +30,8 @@ def test_every_document_is_in_one_of_the_two_files_once(text: Path, tokenizer: A
         tuple(tokenizer(file.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"])
         for file in text.iterdir()
     )
-    train = documents_of(prepared.tokens("train"), tokenizer.eos_token_id)
-    validation = documents_of(prepared.tokens("validation"), tokenizer.eos_token_id)
+    train = documents_of(prepared.tokens("train").read(), tokenizer.eos_token_id)
+    validation = documents_of(prepared.tokens("validation").read(), tokenizer.eos_token_id)
     assert Counter(train + validation) == expected
     assert prepared.manifest["tokens"]["validation"] >= 500
     assert prepared.manifest["tokens"]["validation"] - len(validation[-1]) - 1 < 500  # no more than needed
@@ -42,14 +42,14 @@ def test_size_is_exact_and_validation_stays_when_it_changes(text: Path, tokenize
     for size in (777, 1500):
         part = prepare(request(text, size=f"{size} tokens"), tokenizer, tmp_path / str(size))
         assert len(part.tokens("train")) == size
-        assert part.tokens("validation").tolist() == whole.tokens("validation").tolist()
-        assert part.tokens("train").tolist() == whole.tokens("train")[:size].tolist()
+        assert part.tokens("validation").read().tolist() == whole.tokens("validation").read().tolist()
+        assert part.tokens("train").read().tolist() == whole.tokens("train").read()[:size].tolist()
 
 
 def test_the_seed_draws_other_documents_from_the_whole_corpus(text: Path, tokenizer: Any, tmp_path: Path) -> None:
     one, two = (prepare(request(text, size="900 tokens"), tokenizer, tmp_path / str(s), seed=s) for s in (1, 2))
-    assert one.tokens("train").tolist() != two.tokens("train").tolist()
-    assert one.tokens("validation").tolist() == two.tokens("validation").tolist()
+    assert one.tokens("train").read().tolist() != two.tokens("train").read().tolist()
+    assert one.tokens("validation").read().tolist() == two.tokens("validation").read().tolist()
 
 
 def test_a_copy_of_a_validation_document_is_kept_out_of_training(text: Path, tokenizer: Any, tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_a_copy_of_a_validation_document_is_kept_out_of_training(text: Path, tok
     shutil.copytree(text, copies / "a")
     shutil.copytree(text, copies / "b")
     prepared = prepare(request(copies), tokenizer, tmp_path / "data")
-    train = set(documents_of(prepared.tokens("train"), tokenizer.eos_token_id))
-    validation = documents_of(prepared.tokens("validation"), tokenizer.eos_token_id)
+    train = set(documents_of(prepared.tokens("train").read(), tokenizer.eos_token_id))
+    validation = documents_of(prepared.tokens("validation").read(), tokenizer.eos_token_id)
     assert not train & set(validation)
     assert len(set(validation)) == len(validation)
 
@@ -94,7 +94,7 @@ def test_the_same_bytes_every_time(text: Path, tmp_path: Path) -> None:
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         prepare(request(text), NewTokenizer(vocabulary=290), folder)
-    for name in ("train.bin", "validation.bin", "tokenizer/tokenizer.json"):
+    for name in ("train-00000.bin", "validation-00000.bin", "tokenizer/tokenizer.json"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
@@ -103,7 +103,9 @@ def test_records_lines_blocks_and_string_literals(tokenizer: Any, tmp_path: Path
         (tmp_path / name).write_text(content, encoding="utf-8")
         tree = {"sources": [{"path": str(tmp_path / name), **rule}], "validation": "1 tokens"}
         data = prepare(tree, tokenizer, tmp_path / f"{name}-{rule.get('document')}")
-        ids = documents_of(np.concatenate([data.tokens("train"), data.tokens("validation")]), tokenizer.eos_token_id)
+        ids = documents_of(
+            np.concatenate([data.tokens("train").read(), data.tokens("validation").read()]), tokenizer.eos_token_id
+        )
         return sorted(tokenizer.decode(row) for row in ids)
 
     records = "\n".join(json.dumps({"text": word, "n": 1}) for word in ("alpha", "beta", "gamma")) + "\n\n"
@@ -158,7 +160,7 @@ def test_more_than_there_is(text: Path, tokenizer: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", ["short", "changed", "missing"])
 def test_damaged_token_files_are_refused(text: Path, tokenizer: Any, tmp_path: Path, fault: str) -> None:
     prepare(request(text), tokenizer, tmp_path / "data")
-    file = tmp_path / "data" / "train.bin"
+    file = tmp_path / "data" / "train-00000.bin"
     content = bytearray(file.read_bytes())
     if fault == "short":
         file.write_bytes(content[:-2])
@@ -167,8 +169,8 @@ def test_damaged_token_files_are_refused(text: Path, tokenizer: Any, tmp_path: P
         file.write_bytes(content)
     else:
         file.unlink()
-    with pytest.raises(InputError, match=r"train\.bin.*prepare the data again"):
-        open_prepared(tmp_path / "data")
+    with pytest.raises(InputError, match=r"train-00000\.bin.*prepare the data again"):
+        open_prepared(tmp_path / "data").verify()
 
 
 def test_another_tokenizer_is_refused(text: Path, tokenizer: Any, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_no_validation_text_in_training(finished: tuple[Path, Path]) -> None:
     from inheritune.data import open_prepared
 
     data = open_prepared(finished[1] / "data")
-    train, validation = (data.tokens(split).tolist() for split in ("train", "validation"))
+    train, validation = (data.tokens(split).read().tolist() for split in ("train", "validation"))
     eos = data.manifest["end_of_text"]
 
     def documents(row: list[int]) -> set[str]:

@@ -29,11 +29,11 @@ from inheritune.bench.machine import (
     synchronise,
 )
 from inheritune.bench.shapes import build, resolve
-from inheritune.data import Sequences
+from inheritune.data import Sequences, Shard, Tokens
 from inheritune.errors import InputError
 from inheritune.evaluation import sequence_losses
 from inheritune.recipe import Evaluate, Training, check
-from inheritune.runlog import LiveLine, Terminal, read_json, read_metrics, versions
+from inheritune.runlog import LiveLine, Terminal, checksum, read_json, read_metrics, versions
 from inheritune.runtime import Runtime
 from inheritune.training import Job, list_checkpoints, train_steps
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _ROUNDS = 6  # of steps between two calls: compiling, three plain ones, one after a best loss, one with a checkpoint
 _VALIDATED = (1, 2, 3)  # calls that validate; the first of them compiles or warms up and does not count
+_DOCUMENT = 500  # tokens of a document, with attention inside documents
 _DISK_RATE = 0.3e9  # bytes per second that a checkpoint is expected to be written with, when time is short
 
 
@@ -183,9 +184,15 @@ class _Work:
         count = max(64 * settings.batch_sequences, self.evaluate.sequences) * length + 1
         kind = np.uint16 if self.model.config.vocab_size <= 2**16 else np.uint32
         file = self.folder / "tokens.bin"
-        generator.integers(0, self.model.config.vocab_size, count, dtype=kind).tofile(file)
+        row = generator.integers(0, self.model.config.vocab_size, count, dtype=kind)
+        self.end_of_text = 0 if settings.attention == "document" else None
+        if self.end_of_text is not None:
+            row[row == 0] = 1
+            row[::_DOCUMENT] = self.end_of_text
+        row.tofile(file)
         self.micro_batch = settings.micro_batch
-        self.sequences = Sequences(np.memmap(file, dtype=kind, mode="r"), length, "bench")
+        tokens = Tokens([Shard(file, count, checksum(file))], np.dtype(kind).name)
+        self.sequences = Sequences(tokens, length, "bench", settings.sampling)
 
     def describe(self) -> dict[str, Any]:
         """What is measured, and on what."""
@@ -222,7 +229,7 @@ class _Work:
         job = Job(
             label="bench", model=self.model, sequences=self.sequences, settings=check(Training, tree, "bench"), seed=1,
             folder=folder, runtime=self.runtime, terminal=_NoLiveLine(self.terminal.quiet), validate=validate,
-            validate_every=every, **parts_of(self.model),
+            validate_every=every, end_of_text=self.end_of_text, **parts_of(self.model),
         )  # fmt: skip
         with contextlib.suppress(_Enough):
             train_steps(job)

@@ -1,9 +1,11 @@
-"""From text to token sequences: documents, tokenizers, prepared data, the order of sequences."""
+"""From text to token sequences: sources, filters, tokenizers, prepared data, the order of sequences."""
 
 from inheritune.data.filters.filtering import check_filters
-from inheritune.data.loader import IGNORED, Batches, MicroBatch, Sequences, batch_numbers, sequence_number, shuffled
+from inheritune.data.foreign import adopt, find_data, list_token_files, nanogpt_files, open_data, write_nanogpt
+from inheritune.data.loader import IGNORED, Batches, MicroBatch, Sequences, batch_numbers, batch_windows, shuffled
 from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.data.preparing.preparation import prepare
+from inheritune.data.shards import Shard, Tokens
 from inheritune.data.sources.inputs import list_inputs
 from inheritune.data.tokenizer import fingerprint, separator, train_tokenizer
 
@@ -13,16 +15,24 @@ __all__ = [
     "MicroBatch",
     "Prepared",
     "Sequences",
+    "Shard",
+    "Tokens",
+    "adopt",
     "batch_numbers",
+    "batch_windows",
     "check_filters",
     "check_tokenizer",
     "check_vocabulary",
+    "find_data",
     "fingerprint",
     "list_inputs",
+    "list_token_files",
+    "nanogpt_files",
+    "open_data",
     "open_prepared",
     "prepare",
     "separator",
-    "sequence_number",
     "shuffled",
     "train_tokenizer",
+    "write_nanogpt",
 ]

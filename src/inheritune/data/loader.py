@@ -1,7 +1,10 @@
-"""Sequences in an order that is a pure function of seed, epoch and position: no table, no state, O(1) to resume."""
+"""Sequences in an order that is a pure function of seed and position: no table, no state, O(1) to resume."""
 
 import hashlib
-from collections.abc import Iterator
+import math
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,24 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inheritune.data.shards import Tokens
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
 IGNORED = -100  # torch's mark for a target that counts nothing
-Tokens = np.ndarray[Any, np.dtype[Any]]
+Array = np.ndarray[Any, np.dtype[Any]]
+_ROUNDS = 6
+_MIX = tuple(np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 30, 27, 31))
+_READERS = 2
+_AHEAD = 4  # batches: a slow read is made up for by those before it
+_SWITCH = 0.001  # seconds after which the interpreter leaves a busy thread: a reader needs it again after each sequence
 
 
 class Sequences:
     """A row of tokens cut into sequences of T + 1, each beginning with the last token of the one before.
 
-    So every token but the first is predicted exactly once; what does not fill a last sequence is left out.
+    So every token but the first is predicted exactly once; what does not fill a last sequence is left out. `sampling`
+    says in which order a training takes them; `with replacement` it takes windows of T + 1 that begin anywhere.
     """
 
-    def __init__(self, tokens: Tokens, sequence_length: int, place: str) -> None:
+    def __init__(self, tokens: "Tokens | Array", sequence_length: int, place: str, sampling: str = "shuffled") -> None:
         """Raises InputError when there are too few tokens for one sequence."""
-        self.tokens, self.sequence_length = tokens, sequence_length
+        self.tokens, self.sequence_length, self.sampling = tokens, sequence_length, sampling
         self.count = (len(tokens) - 1) // sequence_length
         if self.count < 1:
             raise InputError(
@@ -35,45 +45,95 @@ class Sequences:
                 "give more text, or a smaller train.sequence_length",
             )
 
-    def rows(self, numbers: "list[int] | range") -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def rows(self, numbers: "Sequence[int]") -> "np.ndarray[Any, np.dtype[np.int64]]":
         """The sequences of these numbers, shape (B, T + 1)."""
-        length = self.sequence_length
-        return np.stack([self.tokens[n * length : n * length + length + 1] for n in numbers]).astype(np.int64)
+        return self.windows(np.asarray(numbers, np.int64) * self.sequence_length)
 
+    def windows(self, starts: Array) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """The T + 1 tokens from each of `starts` on, shape (B, T + 1)."""
+        if isinstance(self.tokens, Tokens):
+            return self.tokens.rows(starts, self.sequence_length + 1).astype(np.int64)
+        return self.tokens[starts[:, None] + np.arange(self.sequence_length + 1)].astype(np.int64)
 
-def sequence_number(position: int, count: int, seed: int) -> int:
-    """Which of `count` sequences stands at `position` (from 0) of a training; every epoch is a shuffle of its own."""
-    epoch, place = divmod(position, count)
-    return shuffled(place, count, seed, epoch)
-
-
-def shuffled(place: int, count: int, seed: int, epoch: int) -> int:
-    """The image of `place` under a permutation of range(count) keyed by (seed, epoch).
-
-    A four-round Feistel network on the smallest even number of bits that holds `count`, walked until the image lies
-    in range (cycle walking; Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
-    """
-    half = max(1, ((count - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    while True:
-        left, right = place >> half, place & mask
-        for turn in range(4):
-            key = b"%d,%d,%d,%d" % (seed, epoch, turn, right)
-            mixed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
-            left, right = right, left ^ (mixed & mask)
-        place = left << half | right
-        if place < count:
-            return place
+    def batch_starts(self, step: int, batch: int, seed: int) -> Array:
+        """The tokens at which the sequences of a training's batch of this number begin, shape (batch,)."""
+        if self.sampling == "with replacement":
+            return np.asarray(batch_windows(step, batch, len(self.tokens) - self.sequence_length, seed))
+        return np.asarray(batch_numbers(step, batch, self.count, seed)) * self.sequence_length
 
 
 def batch_numbers(step: int, batch: int, count: int, seed: int) -> list[int]:
-    """The sequences of optimizer step `step` (from 0), whoever computes it and in whatever micro-batches."""
-    return [sequence_number(position, count, seed) for position in range(step * batch, (step + 1) * batch)]
+    """The sequences of optimizer step `step` (from 0), whoever computes it and in whatever micro-batches.
+
+    Every epoch is a shuffle of its own of all `count` sequences.
+    """
+    first = step * batch
+    positions = np.arange(batch, dtype=np.uint64) + np.uint64(first % count)  # from the beginning of this epoch on
+    places = positions % np.uint64(count)
+    epochs = (positions // np.uint64(count)).astype(np.int64)
+    keys = np.stack([_keys("shuffled", seed, first // count + epoch) for epoch in range(int(epochs[-1]) + 1)])
+    found: list[int] = _permuted(places, count, keys[epochs].T).tolist()
+    return found
+
+
+def batch_windows(step: int, batch: int, windows: int, seed: int) -> list[int]:
+    """The windows of optimizer step `step`, out of `windows`, each drawn for itself."""
+    key = _keys("with replacement", seed, 0)
+    positions = np.arange(batch, dtype=np.uint64) + np.uint64(step * batch)
+    found: list[int] = (_mixed(_mixed(positions, key[0]), key[1]) % np.uint64(windows)).tolist()
+    return found
+
+
+def shuffled(places: Array, count: int, seed: int, epoch: int) -> Array:
+    """The images of `places` under a permutation of range(count) keyed by (seed, epoch)."""
+    return _permuted(places.astype(np.uint64), count, _keys("shuffled", seed, epoch)[:, None])
+
+
+def _permuted(places: Array, count: int, keys: Array) -> Array:
+    """A Feistel network on the numbers below a x b, of which as few as possible are `count` or more.
+
+    Those are sent through again until they come out below (generalized Feistel with cycle walking; Black and Rogaway,
+    Ciphers with arbitrary finite domains, 2002). `keys` has shape (rounds, 1) or (rounds, B).
+    """
+    root = math.isqrt(count - 1) + 1
+    a, b = np.uint64(root), np.uint64(-(-count // root))
+    left: Array = places // b
+    right: Array = places % b
+    for turn in range(0, _ROUNDS, 2):
+        left = (left + _mixed(right, keys[turn]) % a) % a
+        right = (right + _mixed(left, keys[turn + 1]) % b) % b
+    found: Array = left * b + right
+    outside = np.flatnonzero(found >= count)
+    if len(outside):
+        found[outside] = _permuted(found[outside], count, keys if keys.shape[1] == 1 else keys[:, outside])
+    return found
+
+
+def _mixed(values: Array, key: Any) -> Array:
+    """64 bits of each value and key: the numbers that SplitMix64 (Steele, Lea and Flood, 2014) gives from there."""
+    step, first, second, far, middle, near = _MIX
+    mixed: Array = values * step
+    mixed += key
+    mixed ^= mixed >> far
+    mixed *= first
+    mixed ^= mixed >> middle
+    mixed *= second
+    mixed ^= mixed >> near
+    return mixed
+
+
+def _keys(purpose: str, seed: int, epoch: int) -> Array:
+    """A key of 64 bits for each round."""
+    text = f"{purpose},{seed},{epoch}".encode()
+    return np.frombuffer(hashlib.blake2b(text, digest_size=8 * _ROUNDS).digest(), "<u8").astype(np.uint64)
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Inputs and targets (B, T); rows beyond the sequences of these `numbers` fill up B, and count nothing."""
+    """Inputs and targets (B, T); rows beyond the sequences of these `numbers` fill up B, and count nothing.
+
+    Windows that begin anywhere have the number of the sequence in which they begin.
+    """
 
     numbers: list[int]
     inputs: "torch.Tensor"
@@ -81,7 +141,7 @@ class MicroBatch:
 
 
 class Batches:
-    """The batches of a training as one of several processes sees them, read ahead by one in a thread.
+    """The batches of a training as one of several processes sees them, the next ones read ahead in threads.
 
     All micro-batches have the same shape, and every process has as many of them.
     """
@@ -92,37 +152,46 @@ class Batches:
         self.sequences, self.batch, self.seed, self.rank, self.pin = sequences, batch, seed, rank, pin
         self.share = -(-batch // processes)
         self._reader: ThreadPoolExecutor | None = None
-        self._next: tuple[tuple[int, int], Future[list[MicroBatch]]] | None = None
+        self._coming: deque[tuple[tuple[int, int], Future[list[MicroBatch]]]] = deque()
 
     @contextmanager
     def reading_ahead(self) -> Iterator[None]:
-        """Inside, the batch after the one that was asked for is read in the background."""
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        """Inside, the batches after the one that was asked for are read in the background."""
+        self._reader = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(min(before, _SWITCH))
         try:
             yield
         finally:
-            self._reader.shutdown(wait=True)
-            self._reader = self._next = None
+            sys.setswitchinterval(before)
+            self._reader.shutdown(wait=True, cancel_futures=True)
+            self._reader = None
+            self._coming.clear()
 
     def micro_batches(self, batch: int, size: int) -> list[MicroBatch]:
         """The process's share of the batch of this number, `size` sequences at a time."""
-        ready, self._next = self._next, None
-        found = ready[1].result() if ready is not None and ready[0] == (batch, size) else self._read(batch, size)
-        if self._reader is not None:
-            self._next = (batch + 1, size), self._reader.submit(self._read, batch + 1, size)
-        return found
+        if self._reader is None:
+            return self._read(batch, size)
+        if not self._coming or self._coming[0][0] != (batch, size):
+            for _, future in self._coming:
+                future.cancel()
+            self._coming.clear()
+        while len(self._coming) <= _AHEAD:
+            ahead = batch + len(self._coming), size
+            self._coming.append((ahead, self._reader.submit(self._read, *ahead)))
+        return self._coming.popleft()[1].result()
 
     def _read(self, batch: int, size: int) -> list[MicroBatch]:
-        numbers = batch_numbers(batch, self.batch, self.sequences.count, self.seed)
-        mine = numbers[self.rank * self.share : (self.rank + 1) * self.share]
-        return [self._micro_batch(mine[at : at + size], size) for at in range(0, self.share, size)]
-
-    def _micro_batch(self, numbers: list[int], size: int) -> MicroBatch:
         import torch
 
-        rows = torch.from_numpy(self.sequences.rows([*numbers, *[0] * (size - len(numbers))]))
+        starts = self.sequences.batch_starts(batch, self.batch, self.seed)
+        mine = starts[self.rank * self.share : (self.rank + 1) * self.share]
+        filled = np.pad(mine, (0, -(-self.share // size) * size - len(mine)))
+        rows = torch.from_numpy(self.sequences.windows(filled))
         inputs_BT, targets_BT = rows[:, :-1], rows[:, 1:].clone()
-        targets_BT[len(numbers) :] = IGNORED
+        targets_BT[len(mine) :] = IGNORED
         if self.pin:
             inputs_BT, targets_BT = inputs_BT.contiguous().pin_memory(), targets_BT.pin_memory()
-        return MicroBatch(numbers, inputs_BT, targets_BT)
+        numbers = (mine // self.sequences.sequence_length).tolist()
+        parts = zip(torch.split(inputs_BT, size), torch.split(targets_BT, size), strict=True)
+        return [MicroBatch(numbers[i * size : (i + 1) * size], *part) for i, part in enumerate(parts)]

@@ -12,11 +12,18 @@ from inheritune.arch import (
     load_tokenizer,
     planned_config,
 )
-from inheritune.data import check_filters, check_tokenizer, list_inputs, open_prepared
+from inheritune.data import (
+    check_filters,
+    check_tokenizer,
+    list_inputs,
+    list_token_files,
+    nanogpt_files,
+    open_prepared,
+)
 from inheritune.errors import InputError, Problem
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import check_silencing, draft, target_config
-from inheritune.recipe import Recipe
+from inheritune.recipe import Recipe, TokenFiles
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
 from inheritune.training import check_compiler, check_float8, check_optimizer, check_shardable
@@ -45,8 +52,17 @@ def check_inputs(recipe: Recipe, runtime: Runtime) -> None:
 def _check_text(recipe: Recipe) -> None:
     list_inputs(recipe.data.sources)
     check_filters(recipe.data.filters)
-    if recipe.data.prepared is not None:
+    foreign = _token_files(recipe)
+    if foreign is not None:
+        list_token_files(foreign)
+    elif recipe.data.prepared is not None:
         open_prepared(recipe.data.prepared)
+
+
+def _token_files(recipe: Recipe) -> TokenFiles | None:
+    """Token files that are used as they are, however the recipe names them."""
+    data = recipe.data
+    return data.tokens or (nanogpt_files(data.prepared) if data.prepared is not None else None)
 
 
 def _check_reference(recipe: Recipe) -> None:
@@ -57,7 +73,7 @@ def _check_reference(recipe: Recipe) -> None:
         tokenizer = load_tokenizer(recipe.reference)
         check_tokenizer_fits(tokenizer, config, recipe.reference.tokenizer or recipe.reference.title)
         check_positions(config, recipe.train.sequence_length, "train.sequence_length")
-        if recipe.data.prepared is not None:
+        if recipe.data.prepared is not None and _token_files(recipe) is None:
             check_tokenizer(open_prepared(recipe.data.prepared), tokenizer, "data.prepared")
     else:
         config = planned_config(recipe.reference, recipe.train.sequence_length)

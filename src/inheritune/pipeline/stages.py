@@ -19,7 +19,7 @@ from inheritune.arch import (
     parameter_count,
 )
 from inheritune.arm import Arm, Conditions, only_job, run_arm
-from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared, prepare
+from inheritune.data import Prepared, adopt, check_tokenizer, check_vocabulary, nanogpt_files, open_prepared, prepare
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, gap
 from inheritune.growth import Growth, best_round, with_blocks
@@ -100,15 +100,15 @@ class _Run:
     def _prepare(self) -> tuple[Prepared, float]:
         """The data stage: the prepared tokens, and the seconds that it took."""
         place = self.folder / "data"
-        self.runtime.first_does(lambda: self._fill(place))
+        self.runtime.first_does(lambda: open_prepared(place).verify() if place.exists() else self._fill(place))
         found = open_prepared(place)
-        return found, 0.0 if self.recipe.data.prepared is not None else found.manifest["seconds"]
+        return found, found.manifest["seconds"] if self.recipe.data.sources else 0.0
 
     def _fill(self, place: Path) -> None:
         data = self.recipe.data
-        if place.exists():
-            return
-        if data.prepared is not None:
+        files = data.tokens or (nanogpt_files(data.prepared) if data.prepared is not None else None)
+        if data.prepared is not None and files is None:
+            open_prepared(data.prepared).verify()
             place.symlink_to(data.prepared.resolve(), target_is_directory=True)
             return
         new = self.recipe.reference.train
@@ -121,6 +121,11 @@ class _Run:
                 if isinstance(new.tokenizer, NewTokenizer)
                 else load_tokenizer(Reference(path=new.tokenizer))
             )
+        if files is not None:
+            assert not isinstance(tokenizer, NewTokenizer)  # the recipe's check
+            self.terminal.say("data: reading the token files")
+            adopt(files, tokenizer, place)
+            return
         prepare(data, tokenizer, place, seed=self.recipe.seed, say=self.terminal.say)
 
     def _tokenizer(self, prepared: Prepared) -> "PreTrainedTokenizerBase":
@@ -152,7 +157,7 @@ class _Run:
         lineage = {
             "reference": self.recipe.reference.title,
             "revision": found.get("revision"),
-            "data": prepared.manifest["checksums"],
+            "data": prepared.checksums,
         }
         self.runtime.first_does(lambda: add_lineage(self.folder / "manifest.json", lineage))
         return found, Evaluation(tuple(found["sequence_losses"]))

@@ -1,7 +1,7 @@
 """What the user asks for: one model per part of a recipe, and the reading of recipe files."""
 
 from inheritune.recipe.base import Part
-from inheritune.recipe.data import Data, Source
+from inheritune.recipe.data import Data, Slurm, Source, TokenFiles
 from inheritune.recipe.file import changes, check, dump_recipe, load_recipe, override
 from inheritune.recipe.filters import (
     C4,
@@ -55,8 +55,10 @@ __all__ = [
     "Reference",
     "Schedule",
     "Size",
+    "Slurm",
     "Source",
     "Submodules",
+    "TokenFiles",
     "Training",
     "Width",
     "changes",

@@ -114,13 +114,28 @@ class Slurm(Part):
     """Further options of sbatch, by their long names."""
 
 
+class TokenFiles(Part):
+    """Files of tokens that the reference's tokenizer has made, used as they are and where they are.
+
+    .bin: uint16 without a header, as nanoGPT writes them. .ds: datatrove's, uint16 or uint32 as the .metadata beside
+    says, else by the size of the vocabulary. Files or patterns, in this order; those of a pattern by name.
+    """
+
+    train: Annotated[list[str], Field(min_length=1)]
+    """Training tokens: .bin or .ds files."""
+    validation: Annotated[list[str], Field(min_length=1)]
+    """Validation tokens, of the same type."""
+
+
 class Data(Part):
     """Training and validation text, exact to the token."""
 
     sources: list[Source] = []
     """Where the text comes from."""
     prepared: Path | None = None
-    """Instead of `sources`: a folder that `inheritune prepare` wrote."""
+    """Instead of `sources`: a folder that `inheritune prepare` wrote, or one with nanoGPT's train.bin and val.bin."""
+    tokens: TokenFiles | None = None
+    """Instead of `sources`: token files of nanoGPT or datatrove."""
     size: Tokens | None = None
     """Training tokens: whole documents drawn at random with the seed, the last one cut. Default: all there are."""
     validation: Tokens = Size(100_000, "tokens")
@@ -150,12 +165,15 @@ class Data(Part):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if bool(self.sources) == (self.prepared is not None):
+        if sum([bool(self.sources), self.prepared is not None, self.tokens is not None]) != 1:
             raise ValueError(
-                "give either sources (text to prepare) or prepared (a folder that `inheritune prepare` wrote)"
+                "give either sources (text to prepare), prepared (a folder that `inheritune prepare` wrote) or tokens"
+                " (token files)"
             )
-        if self.filters and self.prepared is not None:
+        if self.filters and not self.sources:
             raise ValueError("filters are for sources; prepared tokens stay as they are: leave filters away")
+        if not self.sources and (self.size is not None or self.seed is not None):
+            raise ValueError("size and seed draw from sources; leave them away, as all that is prepared is used")
         titles = [source.title for source in self.sources]
         if len(set(titles)) < len(titles):
             raise ValueError("two sources have the same name, path or data set; give each its own `name`")

@@ -73,7 +73,7 @@ class Recipe(Part):
     def _consistent(self) -> Self:
         if len(set(self.controls)) < len(self.controls):
             raise ValueError("controls: a control is named twice; name each once")
-        if self.data.prepared is None and self.data.validation.count <= self.train.sequence_length:
+        if self.data.sources and self.data.validation.count <= self.train.sequence_length:
             raise ValueError(
                 f"data.validation: {self.data.validation} are less than a sequence ({self.train.sequence_length});"
                 f" give '{self.train.sequence_length + 1} tokens' or more, or lower train.sequence_length"
@@ -84,9 +84,9 @@ class Recipe(Part):
                 " a number of layers with `choose`"
             )
         new = self.reference.train
-        if new is not None and not isinstance(new.tokenizer, str) and self.data.prepared is not None:
+        if new is not None and not isinstance(new.tokenizer, str) and not self.data.sources:
             raise ValueError(
-                "reference.train.tokenizer: a new tokenizer is trained on data.sources, and data.prepared is already"
+                "reference.train.tokenizer: a new tokenizer is trained on data.sources, and the data is already"
                 " tokenised; name the tokenizer that prepared it"
             )
         return self

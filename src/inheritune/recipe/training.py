@@ -91,6 +91,12 @@ class Training(Part):
     """What one optimizer step sees: sequences, or tokens (rounded down to whole sequences)."""
     sequence_length: Annotated[int, Field(ge=2)] = 1024
     """Tokens a sequence, in training and in validation."""
+    sampling: Literal["shuffled", "with replacement"] = "shuffled"
+    """shuffled: every sequence once an epoch, each epoch in an order of its own. with replacement: sequences that begin
+    anywhere, each drawn for itself, as in the paper's GPT-2 experiments; an epoch is as many tokens as there are."""
+    attention: Literal["sequence", "document"] = "sequence"
+    """How far a token sees back, in training and in validation: to the beginning of its sequence, or of its document
+    (behind the last end-of-text), where positions begin anew. document: all models of a run must be able to."""
     micro_batch: Annotated[Literal["auto"] | int, BeforeValidator(_number_or_auto)] = "auto"
     """Sequences that pass through the model at once on each process; a batch is accumulated from them. auto: on a GPU
     the most that fit, elsewhere at most 8."""

@@ -9,6 +9,7 @@ from inheritune.training.checkpoint import (
     read_facts,
     read_tensors,
 )
+from inheritune.training.documents import check_documents_apart
 from inheritune.training.float8 import check_float8
 from inheritune.training.job import Job, planned_steps
 from inheritune.training.loop import train_steps
@@ -33,6 +34,7 @@ __all__ = [
     "allocate_state",
     "build_optimizer",
     "check_compiler",
+    "check_documents_apart",
     "check_float8",
     "check_optimizer",
     "check_schedule",

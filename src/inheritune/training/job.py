@@ -30,6 +30,7 @@ class Job:
 
     `blocks` are the model's blocks, `matrices` the names of their two-dimensional weights, `head` how it ends in a
     linear layer (None: its logits are taken as they are). `parallel` is the recipe's word for several processes.
+    `end_of_text` is given where attention is to stay inside documents (`settings.attention`).
     """
 
     label: str
@@ -48,6 +49,7 @@ class Job:
     vocabulary: int = 1
     parallel: str = "auto"
     trackers: Trackers | None = None
+    end_of_text: int | None = None
 
 
 def planned_steps(settings: Training, sequences: Sequences) -> int:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from inheritune.losses import Form, has_chunked_form, linear_cross_entropy, token_losses
+from inheritune.training.documents import document_positions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,10 +34,12 @@ class NextToken(torch.nn.Module):
 
     `forward` gives the sum over all tokens (for training), or with `by_sequence` the mean of each sequence (B,) (for
     judging), in nats. `head` lets it compute the loss without holding all logits; without it the model's own are used.
+    With `end_of_text` attention stays inside the documents that end so.
     """
 
-    def __init__(self, model: torch.nn.Module, head: "LinearHead | None") -> None:
+    def __init__(self, model: torch.nn.Module, head: "LinearHead | None", end_of_text: int | None = None) -> None:
         super().__init__()
+        self.end_of_text = end_of_text
         self.model = model
         self._head = [head]  # in a list, as its modules are the model's and must not be registered twice
         self.form: Form = "whole"
@@ -51,11 +54,14 @@ class NextToken(torch.nn.Module):
     def forward(self, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, by_sequence: bool = False) -> torch.Tensor:
         """The loss for inputs and targets (B, T)."""
         head = self._head[0]
+        given = {"input_ids": inputs_BT}
+        if self.end_of_text is not None:
+            given["position_ids"] = document_positions(inputs_BT, self.end_of_text)
         if head is None or by_sequence:
-            logits_BTV = self.model(input_ids=inputs_BT, use_cache=False).logits
+            logits_BTV = self.model(**given, use_cache=False).logits
             losses_BT = token_losses(logits_BTV, targets_BT)
             return losses_BT.double().mean(dim=1) if by_sequence else losses_BT.sum()
-        hidden_BTD = head.base(input_ids=inputs_BT, use_cache=False).last_hidden_state
+        hidden_BTD = head.base(**given, use_cache=False).last_hidden_state
         if head.scale != 1.0:
             hidden_BTD = hidden_BTD * head.scale
         return linear_cross_entropy(hidden_BTD, head.linear.weight, head.linear.bias, targets_BT, self.form)

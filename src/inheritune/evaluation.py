@@ -105,7 +105,7 @@ def judge(
     precision = runtime.resolve_precision(precision)
     if how == "fsdp":
         model = copy.deepcopy(model)  # sharding is for good
-        held = spread(NextToken(model, None), block_modules(model), how, runtime, precision=precision)
+        held = spread(NextToken(model, None), block_modules(model), how, runtime, precision=precision, trained=False)
     else:
         held = spread(NextToken(model, None), [], "alone", runtime)
     training = model.training

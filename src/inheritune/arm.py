@@ -237,12 +237,13 @@ def train(
     model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
     settings: Training | dict[str, Any], evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
     parallel: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
-    track: str | Sequence[str] = (),
+    track: str | Sequence[str] = (), timeout: float = 10,
 ) -> "tuple[PreTrainedModel, dict[str, Any]]":  # fmt: skip
     """Train one model on prepared data; returns the trained model and its figures.
 
     `model` is a hub id, a folder, a .gguf file or a loaded model, which stays as it is. `settings` are those of a
-    recipe's `train`, `track` names trackers as a recipe's `track` does. The folder `out` gets metrics.jsonl,
+    recipe's `train`, `track` names trackers as a recipe's `track` does, `timeout` is how many minutes a process waits
+    for another one. The folder `out` gets metrics.jsonl,
     checkpoints/, model/ (a Hugging Face checkpoint) and evaluation.json; called again, an interrupted training goes on.
     Raises InputError when model, tokenizer and data do not fit, a tracker is not installed, or `out` holds something
     else.
@@ -259,7 +260,7 @@ def train(
         "seed": seed,
         "data": str(data if isinstance(data, str | Path) else data.folder),
     }
-    runtime = rt.start(device)
+    runtime = rt.start(device, timeout_minutes=timeout)
     runtime.first_does(lambda: _check_request(out, request))
     prepared = data if isinstance(data, Prepared) else open_prepared(data)
     given = model

@@ -71,7 +71,7 @@ def process(rank: int, work: Any, folder: str, *given: Any) -> None:
     """One of two processes, in an environment as torchrun makes it, but for the meeting place."""
     import torch.distributed as dist
 
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     plain = dist.init_process_group
 
     def meet(backend: str, **more: Any) -> None:

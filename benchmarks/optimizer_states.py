@@ -1,4 +1,4 @@
-"""What AdamW with states of 8 bits saves and costs, beside AdamW in float32: a model of 102M parameters on the CPU.
+"""What AdamW with states of 8 bits saves and costs, beside AdamW in float32: a model of 98M parameters on the CPU.
 
     python benchmarks/optimizer_states.py
 
@@ -24,14 +24,14 @@ BLOCKS, HIDDEN, VOCABULARY, LENGTH, BATCH = 12, 768, 16384, 64, 2
 
 def task(words: argparse.Namespace, way: str) -> Any:
     """What `training.ours` wants to know."""
-    from transformers import GPT2Config
+    from transformers import LlamaConfig
 
     from inheritune.recipe import Training, check
     from inheritune.runtime import start
 
-    config = GPT2Config(
-        n_layer=BLOCKS, n_embd=HIDDEN, n_head=12, n_positions=LENGTH, vocab_size=VOCABULARY, tie_word_embeddings=True,
-        bos_token_id=0, eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    config = LlamaConfig(
+        num_hidden_layers=BLOCKS, hidden_size=HIDDEN, intermediate_size=2048, num_attention_heads=12,
+        vocab_size=VOCABULARY, max_position_embeddings=LENGTH, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     tree = {
         "length": "1M steps", "batch": f"{BATCH} sequences", "sequence_length": LENGTH, "compile": False,
@@ -76,8 +76,8 @@ def measure(words: argparse.Namespace, folder: Path) -> dict[str, list[dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3, help="steps of one turn")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="steps of one turn")
     parser.add_argument("--threads", type=int, help="CPU threads; default: as PyTorch takes")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -280,10 +280,10 @@ def one_way(words: argparse.Namespace, folder: Path) -> None:
 class Child:
     """The parent's side of a way."""
 
-    def __init__(self, way: str, folder: Path) -> None:
+    def __init__(self, way: str, folder: Path, script: str = __file__) -> None:
         self.way, self.said = way, folder / "said"
         folder.mkdir()
-        command = [sys.executable, __file__, *sys.argv[1:], "--way", way, "--folder", str(folder)]
+        command = [sys.executable, script, *sys.argv[1:], "--way", way, "--folder", str(folder)]
         with self.said.open("w") as said:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True

@@ -249,12 +249,13 @@ def train(
     model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
     settings: Training | dict[str, Any], evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
     parallel: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
-    track: str | Sequence[str] = (),
+    track: str | Sequence[str] = (), timeout: float = 10,
 ) -> "tuple[PreTrainedModel, dict[str, Any]]":  # fmt: skip
     """Train one model on prepared data; returns the trained model and its figures.
 
     `model` is a hub id, a folder, a .gguf file or a loaded model, which stays as it is. `settings` are those of a
-    recipe's `train`, `track` names trackers as a recipe's `track` does. The folder `out` gets metrics.jsonl,
+    recipe's `train`, `track` names trackers as a recipe's `track` does, `timeout` is how many minutes a process waits
+    for another one. The folder `out` gets metrics.jsonl,
     checkpoints/, model/ (a Hugging Face checkpoint) and evaluation.json; called again, an interrupted training goes on.
     Raises InputError when model, tokenizer and data do not fit, a tracker is not installed, or `out` holds something
     else.
@@ -265,7 +266,7 @@ def train(
     evaluate = evaluate or Evaluate()
     names = (track,) if isinstance(track, str) else tuple(track)
     check_trackers(names)
-    runtime = rt.start(device)
+    runtime = rt.start(device, timeout_minutes=timeout)
     find_data(data)
     request = {"model": identity(model), "seed": seed} | asked(training)
     runtime.first_does(lambda: check_request(out, request))  # in `begun` again; before what takes long

@@ -108,7 +108,8 @@ def judge(
     precision = runtime.resolve_precision(precision)
     if how == "fsdp":
         model = copy.deepcopy(model)  # sharding is for good
-        held = spread(NextToken(model, None, end_of_text), block_modules(model), how, runtime, precision=precision)
+        scored = NextToken(model, None, end_of_text)
+        held = spread(scored, block_modules(model), how, runtime, precision=precision, trained=False)
     else:
         held = spread(NextToken(model, None, end_of_text), [], "alone", runtime)
     training = model.training

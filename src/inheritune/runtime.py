@@ -20,6 +20,7 @@ _T = TypeVar("_T")
 _PATIENCE = datetime.timedelta(days=30)  # for what one process does alone while the others wait: reading all the text
 _patient: Any = None  # the process group for such waiting
 _timeout = datetime.timedelta(minutes=10)
+_PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells its processes
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def start(device: str = "auto", threads: int | None = None, timeout_minutes: flo
     """Set up threads, device and, under torchrun, the group of processes.
 
     A process that waits for another one longer than `timeout_minutes` fails. Raises InputError when the device that was
-    asked for is not there.
+    asked for is not there, or when torchrun's variables do not fit each other.
     """
     import torch
 
@@ -112,6 +113,7 @@ def start(device: str = "auto", threads: int | None = None, timeout_minutes: flo
     if not present.get(device, False):
         legal = ", ".join(name for name, here in present.items() if here)
         raise InputError("hardware.device", f"{device} is not on this machine", f"legal here are auto, {legal}")
+    _check_place()
     rank, processes = place_of_process()
     if processes > 1:
         _join(device, timeout_minutes)
@@ -119,8 +121,23 @@ def start(device: str = "auto", threads: int | None = None, timeout_minutes: flo
 
 
 def place_of_process() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun started; 0 of 1 without it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """Rank and number of the processes that torchrun started; 0 of 1 without it, or where its words are no numbers."""
+    try:
+        return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
+    except ValueError:
+        return 0, 1
+
+
+def _check_place() -> None:
+    """Raise InputError for variables that no torchrun sets so: a process would wait for others that never come."""
+    given = {name: os.environ[name] for name in _PLACE if os.environ.get(name)}
+    if not given.keys() & {"RANK", "WORLD_SIZE"}:
+        return
+    rank, processes = place_of_process()
+    numbers = all(given.get(name, "0").isdecimal() for name in ("RANK", "WORLD_SIZE"))
+    if not numbers or not 0 <= rank < processes or (processes > 1 and len(given) < len(_PLACE)):
+        said = ", ".join(f"{name}={given.get(name, '(not set)')}" for name in _PLACE)
+        raise InputError("environment", said, "start it with torchrun, which sets them, or unset RANK and WORLD_SIZE")
 
 
 def _join(device: str, timeout_minutes: float) -> None:

@@ -273,6 +273,20 @@ def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
     assert "out of memory at step 3; going on with micro-batches of 1 sequences" in said
 
 
+def test_a_step_that_is_repeated_drops_out_what_it_would_have_dropped_out(
+    tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for where in ("forward", "backward"):  # before any mask is drawn, and after all of them
+        memory(2, 2, where, OUT_OF_MEMORY)
+        trained = model(resid_pdrop=0.5)
+        train(tmp_path / where, trained, sequences(), micro_batch=4)
+        found.append(trained)
+        monkeypatch.undo()
+    assert all(torch.equal(a, b) for a, b in zip(*(each.parameters() for each in found), strict=True))
+    assert losses(tmp_path / "forward") == losses(tmp_path / "backward")
+
+
 def test_the_smaller_micro_batch_is_remembered(tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     memory(2, 2, "forward", OUT_OF_MEMORY)
     straight = model()
@@ -304,7 +318,7 @@ def test_what_does_not_even_fit_alone_ends_with_a_line(
     tmp_path: Path, memory: Any, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     memory(0, 2, "forward", error)
-    with pytest.raises(type(error)):
+    with pytest.raises(RunError, match="test, step 3: out of memory with micro-batches of 1 sequences; shorten"):
         train(tmp_path, model(), sequences(), micro_batch=4)
     assert list_checkpoints(tmp_path / "checkpoints") == [1, 2]
 

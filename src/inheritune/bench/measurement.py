@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -307,23 +308,33 @@ def _figures(work: _Work, meter: _Meter, records: list[dict[str, Any]], each: in
         },
         "fraction": rate * flops / limit,
         "fraction_of_data_sheet": None if peak is None else rate * flops / peak,
-        "end_to_end": end_to_end_rate(settings, work.evaluate, rate, meter.spans(), meter.validations[1:], each),
+        "end_to_end": end_to_end_rate(
+            settings, work.evaluate, meter.spans(), _inside(records, each), meter.validations[1:], each
+        ),
     }
 
 
+def _inside(records: list[dict[str, Any]], each: int) -> list[float]:
+    """The seconds that the plain rounds (behind the first, before the last two) spent in steps."""
+    after = {record["step"]: record["seconds"] for record in records}
+    ends = [after[step] for step in range(each, (_ROUNDS - 2) * each + 1, each) if step in after]
+    return [end - begin for begin, end in pairwise(ends)]
+
+
 def end_to_end_rate(
-    settings: Training, evaluate: Evaluate, rate: float, spans: list[float], validations: list[float], each: int
+    settings: Training, evaluate: Evaluate, spans: list[float], inside: list[float], validations: list[float], each: int
 ) -> dict[str, Any] | None:
-    """What is left of `rate` (tokens a second in steps) at the real intervals of validation and checkpoints.
+    """The rate at the real intervals of validation and checkpoints, and which share of the time is lost beside steps.
 
     `spans` are the seconds of the rounds of `each` steps: the first compiles, the last but one has a best loss, the
-    last a checkpoint. A step costs its share of the plain rounds' wall time (with data and records), and of a
-    validation, of keeping the best weights and of a checkpoint, each as often as the settings say. None when time ran
-    out before they were measured.
+    last a checkpoint; `inside` those that the plain rounds in between spent in steps. A step costs its share of the
+    plain rounds' wall time (with data and records), and of a validation, of keeping the best weights and of a
+    checkpoint, each as often as the settings say. None when time ran out before they were measured.
     """
     if len(spans) < _ROUNDS or not validations:
         return None
     plain = statistics.median(spans[1:-2])
+    between = statistics.median(span - steps for span, steps in zip(spans[1:-2], inside, strict=True)) / each
     best, saved = (max(0.0, span - plain) for span in spans[-2:])
     judged = statistics.median(validations)
     every, saving = evaluate.every.count, settings.checkpoint.every
@@ -331,8 +342,8 @@ def end_to_end_rate(
     step = step + saved / saving.count if saving.unit == "steps" else step / max(1e-9, 1 - saved / (60 * saving.amount))
     return {
         "tokens_per_second": settings.batch_tokens / step,
-        "lost": 1 - settings.batch_tokens / step / rate,
-        "between_steps_seconds": plain / each - settings.batch_tokens / rate,
+        "lost": 1 - (plain / each - between) / step,
+        "between_steps_seconds": between,
         "validation_seconds": judged,
         "validation_sequences": evaluate.sequences,
         "best_seconds": best,

@@ -222,6 +222,7 @@ def train(
     parallel: Annotated[
         str, typer.Option(help="How torchrun's processes share the model: auto, ddp or fsdp.")
     ] = "auto",
+    timeout: Annotated[str, typer.Option(help="How long a process waits for another one.")] = "10 minutes",
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -232,6 +233,7 @@ def train(
     tree = {"length": length, "batch": batch, "sequence_length": sequence_length}
     settings = check(Training, override(tree, _overrides(context)), "command line: train")
     evaluate = check(Evaluate, {"every": evaluate_every}, "command line: evaluate")
+    hardware = check(Hardware, {"parallel": parallel, "timeout": timeout}, "command line")
     if dry_run:
         from inheritune import pipeline, runtime
         from inheritune.arch import load_config
@@ -250,7 +252,8 @@ def train(
         evaluate=evaluate,
         seed=seed,
         device=device,
-        parallel=check(Hardware, {"parallel": parallel}, "command line").parallel,
+        parallel=hardware.parallel,
+        timeout=hardware.timeout.amount,
         terminal=_terminal(quiet),
         track=track or (),
     )

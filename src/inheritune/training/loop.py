@@ -265,9 +265,10 @@ class _Loop:
             try:
                 return self.stepper.launch(step + position.skipped, self._rate(step), asks)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self.job.runtime.processes > 1 or self.stepper.micro_batch == 1:
+                if not is_out_of_memory(error):
                     raise
-            self.stepper.halve()  # out here, as the error's frames hold the step's tensors
+            # out here, as the error's frames hold the step's tensors
+            self.stepper.halve(f"{self.job.label}, step {step + 1}")
             self.job.terminal.warn(
                 f"{self.job.label}: out of memory at step {step + 1:,}; going on with micro-batches of"
                 f" {self.stepper.micro_batch} sequences, the batch stays as it is"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from inheritune.errors import InputError
-from inheritune.runtime import Runtime
+from inheritune.runtime import Runtime, random_state, restore_random_state
 
 if TYPE_CHECKING:
     from inheritune.training.objective import NextToken
@@ -25,13 +25,15 @@ class Spread:
     """An objective as this process holds it.
 
     `call` is what computes; `module` is the objective itself. `averages` is by how many processes gradients are divided
-    when they are put together.
+    when they are put together. `uneven` says that not every token reaches every parameter, as where experts are modules
+    of their own, so that processes may have gradients for different ones. Looked for on several processes only.
     """
 
     how: How
     call: Any
     module: "NextToken"
     averages: int
+    uneven: bool = False
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
@@ -41,6 +43,22 @@ class Spread:
                 yield
         else:
             yield
+
+    def settle(self) -> None:
+        """Behind a batch's last backward pass: what no sequence of the batch has reached has no gradient.
+
+        So the optimizer leaves it alone, as on one process. FSDP has zeros for it, and so have rows that fill up.
+        """
+        if not self.uneven:
+            return
+        import torch.distributed as dist
+
+        held = [p for p in self.module.parameters() if p.grad is not None]
+        reached = torch.stack([_own_part(p.grad).count_nonzero() for p in held])
+        dist.all_reduce(reached)
+        for parameter, count in zip(held, reached.tolist(), strict=True):
+            if not count:
+                parameter.grad = None
 
 
 def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
@@ -57,24 +75,51 @@ def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
 
 def spread(
     objective: "NextToken", blocks: Sequence[torch.nn.Module], how: How, runtime: Runtime, *,
-    precision: str = "float32", compiled: bool = False,
+    precision: str = "float32", compiled: bool = False, trained: bool = True,
 ) -> Spread:  # fmt: skip
-    """Put an objective on the process's device and on its fellow processes.
+    """Put an objective on the process's device and on its fellow processes; not `trained`, it only computes losses.
 
     Compiled whole on one process and with DDP; block by block with FSDP, whose communication lies between the blocks.
     """
+    uneven = False
     if how == "fsdp":
-        _shard(objective, blocks, runtime, precision)
+        whole = _shard(objective, blocks, runtime, precision)
+        if trained and runtime.processes > 1:
+            uneven = _is_uneven(objective, runtime, precision)
+            if uneven and hasattr(whole, "set_reduce_scatter_unused_params"):  # torch 2.13
+                whole.set_reduce_scatter_unused_params(True)
         if compiled:
             for block in blocks:
                 block.compile()
-        return Spread(how, objective, objective, runtime.processes)
+        return Spread(how, objective, objective, runtime.processes, uneven)
     objective.to(runtime.device)
     call: Any = torch.compile(objective) if compiled else objective
     if how == "ddp":
+        uneven = _is_uneven(objective, runtime, precision)
         place = [torch.cuda.current_device()] if runtime.device == "cuda" else None
-        call = torch.nn.parallel.DistributedDataParallel(call, device_ids=place, gradient_as_bucket_view=True)
-    return Spread(how, call, objective, runtime.processes if how == "ddp" else 1)
+        call = torch.nn.parallel.DistributedDataParallel(
+            call, device_ids=place, gradient_as_bucket_view=True, find_unused_parameters=uneven
+        )
+    return Spread(how, call, objective, runtime.processes if how == "ddp" else 1, uneven)
+
+
+def _is_uneven(objective: "NextToken", runtime: Runtime, precision: str) -> bool:
+    """Whether a single token leaves some trained parameters without a gradient, tried out; nothing is left of it.
+
+    A token reaches as little as can be: of experts those that it is sent to.
+    """
+    # the same token sixteen times at the first position, as products in float8 want rows in multiples of 16
+    tokens_BT = torch.zeros(16, 1, dtype=torch.long, device=runtime.device)
+    training, state = objective.training, random_state(runtime.device)
+    objective.train()
+    with runtime.autocast(precision):
+        loss = objective(tokens_BT, tokens_BT)
+    loss.backward()
+    found = any(p.requires_grad and p.grad is None for p in objective.parameters())
+    objective.zero_grad(set_to_none=True)
+    objective.train(training)
+    restore_random_state(state)
+    return found
 
 
 def lacking_compiler(device: str) -> str | None:
@@ -92,7 +137,7 @@ def check_compiler(device: str) -> None:
         raise InputError("train.compile", f"true, and {lacking} is missing", "install it, or give auto or false")
 
 
-def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtime: Runtime, precision: str) -> None:
+def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtime: Runtime, precision: str) -> Any:
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -110,8 +155,15 @@ def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtim
         if own and not own & owners:  # blocks that share weights with others stay with the whole
             fully_shard(block, mesh=mesh, mp_policy=policy)
         owners |= own
-    fully_shard(objective, mesh=mesh, mp_policy=policy)
+    whole = fully_shard(objective, mesh=mesh, mp_policy=policy)
     objective.to(runtime.device)  # buffers
+    return whole
+
+
+def _own_part(tensor: Any) -> torch.Tensor:
+    """What this process holds of a tensor."""
+    own: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return own
 
 
 def whole_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

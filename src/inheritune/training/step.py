@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inheritune.data import Batches, MicroBatch
+from inheritune.errors import RunError
 from inheritune.recipe import Training
-from inheritune.runtime import Runtime
+from inheritune.runtime import Runtime, random_state, restore_random_state
 from inheritune.training.optimizer import set_learning_rate, step_unless
 
 if TYPE_CHECKING:
@@ -84,9 +85,11 @@ class Stepper:
         """
         set_learning_rate(self.optimizers, rate)
         self.clear()
+        self._random = random_state(self.runtime.device)
         micro_batches = self.batches.micro_batches(batch, self.micro_batch)
         self.spread.module.train()
         losses = list(self._losses(micro_batches))
+        self.spread.settle()
         limit = self.settings.optimizer.clip if self.settings.optimizer.clip is not None else math.inf
         norm: Any = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -96,9 +99,21 @@ class Stepper:
         step_unless(self.optimizers, self._bad)
         return Launched(figures, micro_batches)
 
-    def halve(self) -> None:
-        """Go on with micro-batches of half the size, after a step that was broken off for lack of memory."""
+    def halve(self, place: str) -> None:
+        """Go on with micro-batches of half the size, after a step that was broken off for lack of memory.
+
+        The step can then be repeated: dropout draws what it would have drawn. Raises RunError, naming `place`, where
+        there is nothing to halve, and on several processes, since the others are in the middle of that step.
+        """
+        if self.micro_batch == 1 or self.runtime.processes > 1:
+            lower = f"give train.micro_batch {self.micro_batch // 2}" if self.micro_batch > 1 else "shorten sequences"
+            raise RunError(
+                place,
+                f"out of memory with micro-batches of {self.micro_batch} sequences",
+                f"{lower}, or set train.activation_checkpointing, then run again",
+            )
         self.micro_batch //= 2
+        restore_random_state(self._random)
         self.spread.module.choose_form(self.micro_batch * self.settings.sequence_length)
         self.clear()
         if self.runtime.device == "cuda":

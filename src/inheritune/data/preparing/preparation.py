@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from inheritune.data.preparing.collection import Judge, Part
     from inheritune.data.preparing.drawing import Gate
+    from inheritune.data.preparing.selection import Candidates
     from inheritune.data.preparing.tokenising import TokenPart
     from inheritune.data.preparing.writing import Written
     from inheritune.data.sources.inputs import Input

@@ -1,6 +1,7 @@
 """A worker process: ranks come in by lines, answers go out.
 
-`python -m inheritune.data.preparing.worker FILE` is started by `inheritune.data.preparing.execution`, with an executor of our own in FILE (docs/security.md).
+`python -m inheritune.data.preparing.worker FILE` is started by `inheritune.data.preparing.execution`, with an executor
+of our own in FILE (docs/security.md).
 """
 
 import json

@@ -1,0 +1,65 @@
+"""The place of a process among others, as its environment says it."""
+
+from pathlib import Path
+
+import pytest
+
+from inheritune import runtime
+from inheritune.cli import main
+from inheritune.errors import InputError
+
+ALL = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ALL:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(runtime, "_join", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [({}, (0, 1)), (ALL, (1, 2)), ({"RANK": "0"}, (0, 1)), ({"RANK": "", "WORLD_SIZE": ""}, (0, 1)), ({"MASTER_PORT": "1"}, (0, 1))],
+)  # fmt: skip
+def test_what_torchrun_sets(given: dict[str, str], place: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    started = runtime.start("cpu")
+    assert (started.rank, started.processes) == place
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"RANK": "1"}, {"WORLD_SIZE": "2"}, ALL | {"RANK": "2"}, ALL | {"RANK": "-1"}, ALL | {"RANK": "a"},
+        ALL | {"WORLD_SIZE": "x"}, ALL | {"MASTER_PORT": ""}, {"RANK": "0", "WORLD_SIZE": "0"},
+    ],
+)  # fmt: skip
+def test_what_no_torchrun_sets_is_said_and_not_waited_for(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("inheritune.cli.entry._MOMENT", 0.0)
+    with pytest.raises(InputError, match=r"environment: RANK=.*start it with torchrun"):
+        runtime.start("cpu")
+    assert main(["bench", "--steps", "5", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "unset RANK and WORLD_SIZE" in said
+
+
+def test_how_long_a_training_waits_for_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    waits = []
+
+    def start(device: str, timeout_minutes: float) -> None:
+        waits.append(timeout_minutes)
+        raise InputError("here", "enough", "stop")
+
+    monkeypatch.setattr(runtime, "start", start)
+    words = ["train", "model", str(tmp_path / "out"), "--data", str(tmp_path), "--length", "1 steps"]
+    assert main([*words, "--timeout", "0.5 minutes"]) == 2
+    assert main(words) == 2
+    assert main([*words, "--timeout", "5"]) == 2
+    assert waits == [0.5, 10]

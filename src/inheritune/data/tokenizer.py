@@ -94,6 +94,7 @@ class Encoder:
     def _core(self) -> "Tokenizer":
         from tokenizers import Tokenizer
 
+        assert self._json is not None
         core = Tokenizer.from_str(self._json)
         core.no_truncation()
         core.no_padding()

@@ -9,25 +9,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from inheritune.data.filters.filtering import Judge
 from inheritune.data.preparing.drawing import Gate, document_keys, text_digest
 from inheritune.data.sources.inputs import Input
 from inheritune.data.sources.reading import read
 from inheritune.recipe import Source
-
-
-class Judge(Protocol):
-    """A filter: gives the reason why a document is removed, or None; may change its text."""
-
-    name: str
-
-    def judge(self, document: Document) -> str | None:
-        """The reason, or None for a document that stays."""
 
 
 @dataclass
@@ -136,10 +128,8 @@ class JudgeDocuments(PipelineStep):  # type: ignore[misc]
             facts = document.metadata
             facts["removed"] = 0
             for number, judge in self.judges:
-                original = document.text
                 reason = judge.judge(document)
                 if reason is not None:
-                    document.text = original  # what is looked at later is what the filter saw
                     facts.update(removed=number, reason=reason)
                     self.tally.reasons[f"{number} {reason}"] += 1
                     break

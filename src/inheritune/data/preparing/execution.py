@@ -62,11 +62,11 @@ class Stages:
             mem_per_cpu_gb=slurm.gigabytes_per_cpu,
             workers=self.data.workers or -1,
             job_name=f"inheritune-{name}",
-            qos=slurm.qos,  # type: ignore[arg-type]  # None leaves the option out
+            qos=slurm.qos,  # None leaves the option out
             env_command=slurm.environment or f"export PATH={Path(sys.executable).parent}:$PATH",
             sbatch_args=dict(slurm.sbatch),
             logging_dir=str(place),
-            mail_user=None,  # type: ignore[arg-type]
+            mail_user=None,
         )
         try:
             executor.run()
@@ -150,7 +150,7 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
     def get_distributed_env(self, node_rank: int = -1) -> DistributedEnvVars:
         """What datatrove tells its steps about the machine."""
         names = DistributedEnvVars.__annotations__
-        return DistributedEnvVars(**{**dict.fromkeys(names, "-1"), "datatrove_executor": "LOCAL"})  # type: ignore[typeddict-item]
+        return DistributedEnvVars(**{**dict.fromkeys(names, "-1"), "datatrove_executor": "LOCAL"})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_say": None}

@@ -22,7 +22,8 @@ from inheritune.runlog import locked, put_in_place, read_json, versions, write_j
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from inheritune.data.preparing.collection import Judge, Part
+    from inheritune.data.filters.filtering import Judge
+    from inheritune.data.preparing.collection import Part
     from inheritune.data.preparing.drawing import Gate
     from inheritune.data.preparing.selection import Candidates
     from inheritune.data.preparing.tokenising import TokenPart

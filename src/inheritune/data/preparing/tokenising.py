@@ -3,8 +3,9 @@
 import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datatrove.data import DocumentsPipeline
@@ -33,7 +34,8 @@ _BATCH_CHARACTERS = 1_000_000
 _BATCH_DOCUMENTS = 1_000
 
 
-class TokenPart(NamedTuple):
+@dataclass(frozen=True)
+class TokenPart:
     """The tokens and the index that belong to a part."""
 
     tokens: Path

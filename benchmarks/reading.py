@@ -4,7 +4,7 @@
     python benchmarks/reading.py --megabytes 300
 
 The text is random words. The bare loop does the least that gives the same characters: `orjson.loads` on each line of
-an open file, `csv.reader`, pyarrow's batches. The two take turns; the best of three runs counts. Memory is the peak of a
+an open file, `csv.reader`, pyarrow's batches. They take turns; the best of three runs counts. Memory is the peak of a
 process of its own which reads the file once, less its peak after its imports (Linux).
 """
 
@@ -118,7 +118,7 @@ def measure_peak(file: Path) -> None:
 
 
 def _most() -> int:
-    """Peak of the resident memory in bytes. Not getrusage's, which begins with that of the process that started this."""
+    """Peak of resident memory, in bytes. Not getrusage's, which begins with that of the process that started it."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 

@@ -364,18 +364,23 @@ def test_a_broken_row_of_a_stream(tmp_path: Path, prompt: None) -> None:
 
 
 _PEAK = """
-import resource, sys
+import sys
+from pathlib import Path
+import orjson, zstandard, pyarrow.parquet
 from inheritune.data.sources.inputs import list_inputs
 from inheritune.data.sources.reading import read
 from inheritune.recipe import Source
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# getrusage's peak begins with that of the process that started this one
+most = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+before = most()
 source = Source(path=sys.argv[1], document=sys.argv[2])
 count = sum(1 for one in list_inputs([source], 20_000_000) for _ in read(one, source, print, seed=1))
-print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(count, most() - before)
 """
 
 
 @pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read where Linux has it")
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt", "a.csv", "a.parquet", "line.txt"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
@@ -393,4 +398,4 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
     done = subprocess.run([sys.executable, "-c", _PEAK, file, rule], capture_output=True, text=True, check=True)
     count, kilobytes = map(int, done.stdout.split())
     assert count >= rows / 2
-    assert kilobytes < 45_000  # imports are among them; the text is 60 MB
+    assert kilobytes < 40_000  # the text is 60 MB

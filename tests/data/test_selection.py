@@ -37,6 +37,7 @@ from inheritune.errors import InputError
 from inheritune.recipe import Data, check
 
 OPEN = Share(KEYS, 2**62)
+WHOLE = Gate((OPEN,) * 2, (OPEN,) * 2)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Row:
     position: int = -1
 
 
-def candidates(folder: Path, parts: list[list[Row]], removed: Any = None) -> Candidates:
+def candidates(folder: Path, parts: list[list[Row]], gate: Gate = WHOLE, removed: Any = None) -> Candidates:
     places = []
     for number, rows in enumerate(parts):
         place = TokenPart(folder / f"{number}.bin", folder / f"{number}.npy")
@@ -61,7 +62,7 @@ def candidates(folder: Path, parts: list[list[Row]], removed: Any = None) -> Can
         np.save(body, np.array(table, INDEX))
         place.index.write_bytes(body.getvalue())
         places.append(place)
-    return Candidates(places, removed)
+    return Candidates(places, gate, removed)
 
 
 def data(sources: int = 2, **more: Any) -> Data:
@@ -105,7 +106,7 @@ def test_validation_is_the_first_by_key_each_text_once(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("inheritune.data.preparing.selection._IN_MEMORY", in_memory)
         found = candidates(tmp_path_factory.mktemp("c"), parts)
-        pieces, taken = choose_validation(found, Gate((OPEN,) * 2, (OPEN,) * 2), wanted)
+        pieces, taken = choose_validation(found, wanted)
     expected: list[tuple[int, int]] = []
     have, seen = 0, set()
     for _, _, row in sorted(flat(parts), key=lambda entry: (entry[2].validation_key, entry[2].source, entry[0])):
@@ -127,15 +128,14 @@ def test_training_is_drawn_by_key_exactly_and_without_validation(
         of[1]["limit"] = f"{limit} tokens"
     asked = data(size=f"{size} tokens", of=of)
     found = candidates(tmp_path_factory.mktemp("c"), parts)
-    gate = Gate((OPEN,) * 2, (OPEN,) * 2)
-    _, taken = choose_validation(found, gate, 10)
+    _, taken = choose_validation(found, 10)
     held = {row.text for _, _, row in flat(parts) if np.array([row.text, 7], "<u8").tobytes() in taken}
     pool = sorted(
         (entry for entry in flat(parts) if entry[2].text not in held),
         key=lambda entry: (entry[2].training_key, entry[2].source, entry[0]),
     )
     stock = [sum(row.tokens for _, _, row in pool if row.source == n) for n in (0, 1)]
-    assert available(found, gate, taken, 2) == stock
+    assert available(found, taken, 2) == stock
 
     def take(entries: list[tuple[int, int, Row]], budget: int, cap: int | None) -> list[tuple[int, int, int]]:
         out, have, of_one = [], 0, 0
@@ -156,7 +156,7 @@ def test_training_is_drawn_by_key_exactly_and_without_validation(
         expected = [piece for n in (0, 1) for piece in take([e for e in pool if e[2].source == n], shares[n], None)]
     else:
         expected = take(pool, size, limit)
-    assert [(p.part, p.start, p.tokens) for p in training_pieces(asked, found, gate, taken)] == expected
+    assert [(p.part, p.start, p.tokens) for p in training_pieces(asked, found, taken)] == expected
 
 
 def test_a_gate_lets_through_what_is_below_it_and_the_beginning_of_a_stream(tmp_path: Path) -> None:
@@ -166,12 +166,12 @@ def test_a_gate_lets_through_what_is_below_it_and_the_beginning_of_a_stream(tmp_
         Row(0, KEYS - 1, 4, 8, 1, 0, position=0), Row(0, 0, 5, 16, 1, 0, position=50), Row(0, 0, 6, 32, 1, 0, position=49),
     ]  # fmt: skip
     gate = Gate((Share(), Share()), (Share(edge, 0), Share(0, 50)))
-    assert available(candidates(tmp_path, [table]), gate, set(), 2) == [1, 40]
+    assert available(candidates(tmp_path, [table], gate), set(), 2) == [1, 40]
     for row in table:
         position = None if row.position < 0 else row.position
         assert gate.admits(row.source, (row.validation_key, row.training_key), position) == (row.tokens in (1, 8, 32))
     whole = Gate((Share(), Share()), (OPEN, OPEN))
-    assert available(candidates(tmp_path, [table]), whole, set(), 2) == [7, 56]
+    assert available(candidates(tmp_path, [table], whole), set(), 2) == [7, 56]
 
 
 def test_the_second_of_equal_texts_goes_whatever_part_it_stands_in(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_the_second_of_equal_texts_goes_whatever_part_it_stands_in(tmp_path: Pat
     found = candidates(tmp_path, parts)
     marks = duplicates(found, 2)
     assert [m.tolist() for m in marks] == [[2, 0], [0, 2, 0], [0, 2]]
-    after = candidates(tmp_path, parts, joined(None, marks))
+    after = candidates(tmp_path, parts, removed=joined(None, marks))
     assert filter_counts(after, 2).tolist() == [[3, 15], [1, 5], [3, 15]]
 
 

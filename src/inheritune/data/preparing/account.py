@@ -11,8 +11,10 @@ import numpy as np
 from inheritune.recipe import Data
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from inheritune.data.preparing.collection import Part
-    from inheritune.data.preparing.drawing import Gate, Supply
+    from inheritune.data.preparing.drawing import Supply
     from inheritune.data.preparing.selection import Candidates, Piece
     from inheritune.data.preparing.writing import Written
 
@@ -24,7 +26,6 @@ class Drawn:
     """The outcome of drawing: validation's documents and digests, what else there is, all parts, the last round's."""
 
     candidates: "Candidates"
-    gate: "Gate"
     validation: "list[Piece]"
     taken: set[bytes]
     supply: "Supply"
@@ -52,6 +53,9 @@ def account(data: Data, drawn: Drawn, splits: "dict[str, Written]") -> dict[str,
     Documents found and passed over are of all the text that was read; what filters removed is of the documents drawn
     from it, the only ones that they see.
     """
+    from inheritune.data.preparing.selection import filter_counts
+
+    removed = filter_counts(drawn.candidates, len(data.filters))
     found = counted(drawn.read, "documents")
     passed_over = counted(drawn.read, "passed_over")
     sources = []
@@ -73,17 +77,14 @@ def account(data: Data, drawn: Drawn, splits: "dict[str, Written]") -> dict[str,
             "train": splits["train"].documents,
             "validation": splits["validation"].documents,
             "found": sum(found.values()),
-            "drawn": sum(part.documents for part in drawn.parts),
+            "drawn": int(removed[:, 0].sum()),
         },
         "sources": sources,
-        "filters": _filters(data, drawn),
+        "filters": _filters(data, drawn, removed),
     }
 
 
-def _filters(data: Data, drawn: Drawn) -> list[dict[str, Any]]:
-    from inheritune.data.preparing.selection import filter_counts
-
-    removed = filter_counts(drawn.candidates, len(data.filters))
+def _filters(data: Data, drawn: Drawn, removed: "NDArray[np.int64]") -> list[dict[str, Any]]:
     reasons = counted(drawn.parts, "reasons")
     left = removed.sum(axis=0)
     found = []
@@ -106,11 +107,12 @@ def _filters(data: Data, drawn: Drawn) -> list[dict[str, Any]]:
 def write_removed(data: Data, drawn: Drawn, folder: Path) -> None:
     """For each filter a file with some of the documents that it removed, as far as there are any, to look at."""
     from inheritune.data.preparing.collection import records
+    from inheritune.data.preparing.selection import NOT_ADMITTED
 
     picked: dict[int, list[tuple[int, int, int]]] = {}
     for part in range(len(drawn.candidates)):
         rows = drawn.candidates.index(part)
-        for row in np.flatnonzero(rows["removed"]).tolist():
+        for row in np.flatnonzero((rows["removed"] > 0) & (rows["removed"] != NOT_ADMITTED)).tolist():
             entry = int(rows["training_key"][row]), part, row
             mine = picked.setdefault(int(rows["removed"][row]), [])
             mine.append(entry)

@@ -1,6 +1,9 @@
 """The filters that compare all documents: equal texts, and near-duplicates."""
 
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +49,7 @@ def without_duplicates(
             marks = _near_duplicates(settings, number, parts, candidates, work, stages)
         else:
             continue
-        candidates = Candidates(candidates.parts, joined(candidates.removed, marks))
+        candidates = Candidates(candidates.parts, candidates.gate, joined(candidates.removed, marks))
     return candidates
 
 
@@ -58,7 +61,9 @@ def _near_duplicates(
     work: Path,
     stages: Stages,
 ) -> "list[NDArray[np.uint8]]":
-    run = f"{number}-of-{len(parts)}-parts"  # more parts are another comparison
+    # other documents are another comparison
+    compared = json.dumps([settings.model_dump(), asdict(candidates.gate), [part.path.name for part in parts]])
+    run = hashlib.sha256(compared.encode()).hexdigest()[:12]
     folder = work / f"near-duplicates-{run}"
     kept = [candidates.index(part)["removed"] == 0 for part in range(len(parts))]
     read = ReadKept([part.path for part in parts], kept)

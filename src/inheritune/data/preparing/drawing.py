@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from inheritune.errors import InputError
 from inheritune.recipe import Data
 
+USES = ("validation", "training")
 KEYS = 2**64  # keys are drawn from range(KEYS)
 _BYTES_PER_TOKEN = 6  # of text; rather too many, as what is read at first should be enough
 _WIDEN = 1.3  # more than what seems to be missing, as it is an estimate
@@ -32,6 +33,22 @@ class Gate:
 
     validation: tuple[Share, ...]
     training: tuple[Share, ...]
+
+    def covers(self, other: "Gate") -> bool:
+        """Whether this one admits all that `other` does."""
+        return self.joined(other) == self
+
+    def joined(self, other: "Gate") -> "Gate":
+        """The narrowest gate that covers both."""
+        return Gate(
+            *(
+                tuple(
+                    Share(max(a.keys, b.keys), max(a.characters, b.characters))
+                    for a, b in zip(getattr(self, use), getattr(other, use), strict=True)
+                )
+                for use in USES
+            )
+        )
 
     def admits(self, source: int, keys: tuple[int, int], position: int | None) -> bool:
         """Whether a document with these keys (validation's, training's) may be drawn for either.

@@ -1,6 +1,5 @@
 """From text to token shards, in stages that are each done once: collect, tokenise, select, write."""
 
-import itertools
 import os
 import shutil
 import time
@@ -14,10 +13,11 @@ import numpy as np
 
 from inheritune.data.prepared import FORMAT, Prepared, open_prepared
 from inheritune.data.preparing.account import Drawn, account, counted, write_removed
+from inheritune.data.preparing.work import Work
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError
 from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
-from inheritune.runlog import locked, put_in_place, read_json, versions, write_json
+from inheritune.runlog import locked, put_in_place, versions, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,7 +77,8 @@ class Preparation:
 
         self.data, self.out, self.seed, self.say = data, out, seed, say
         self._tokenizer = tokenizer
-        self.work = out.with_name(f".{out.name}.work")
+        self.work = Work(out.with_name(f".{out.name}.work"), say)
+        self._last: list[Part] = []
         self.inputs = list_inputs(data.sources)
         self.groups = gather(self.inputs, _TASK_BYTES)
 
@@ -85,72 +86,76 @@ class Preparation:
         """Do what is left to do, and open the result."""
         from inheritune.data.preparing.deduplication import without_duplicates
         from inheritune.data.preparing.drawing import check_enough, wider
-        from inheritune.data.preparing.selection import Candidates
 
         began = time.monotonic()
-        with locked(self.work):
-            self._open_work()
-            before, gate = None, self._first_gate()
-            found: list[Part] = []
-            tokens: list[TokenPart] = []
-            for number in itertools.count():
-                new = self._collect(number, (before, gate))
-                found, tokens = found + new, tokens + self._tokenise(number, new)
-                drawn = self._drawn(Candidates(tokens), gate, found, new)
+        with locked(self.work.folder):
+            self.work.open(self._reading(), [[_state(entry) for entry in group] for group in self.groups])
+            gate = self._first_gate()
+            while True:
+                candidates, read = self._candidates(gate)
+                drawn = self._drawn(candidates, read)
                 wide = wider(self.data, gate, drawn.supply)
                 if wide is None and any(isinstance(entry, CorpusFilter) for entry in self.data.filters):
                     # not earlier: with more documents the comparison is another one, and done again
-                    kept = without_duplicates(self.data.filters, found, drawn.candidates, self.work, self._stages)
-                    drawn = self._drawn(kept, gate, found, new)
+                    kept = without_duplicates(self.data.filters, read, candidates, self.work.folder, self._stages)
+                    drawn = self._drawn(kept, read)
                     wide = wider(self.data, gate, drawn.supply)
                 if wide is None:
                     break
-                self.say("data: too few documents were drawn, reading again for more")
-                before, gate = gate, wide
+                gate = wide
             check_enough(self.data, drawn.supply)
             self._write(drawn, began)
-        shutil.rmtree(self.work)
+        shutil.rmtree(self.work.folder)
         return open_prepared(self.out)
 
-    def _drawn(self, candidates: "Candidates", gate: "Gate", found: "list[Part]", new: "list[Part]") -> "Drawn":
+    def _candidates(self, gate: "Gate") -> "tuple[Candidates, list[Part]]":
+        """What the gate admits, read and tokenised as far as that has not been done; and all parts."""
+        from inheritune.data.preparing.selection import Candidates
+
+        gates = self.work.gates
+        if not gates or not gates[-1].covers(gate):
+            if gates:
+                self.say("data: more documents are needed, reading again")
+            self.work.add_gate(gates[-1].joined(gate) if gates else gate)
+        read: list[Part] = []
+        tokens: list[TokenPart] = []
+        before = None
+        for number, now in enumerate(self.work.gates):
+            self._last = self._collect(number, (before, now))
+            read, tokens, before = read + self._last, tokens + self._tokenise(number, self._last), now
+        return Candidates(tokens, gate), read
+
+    def _drawn(self, candidates: "Candidates", read: "list[Part]") -> "Drawn":
         """What there is to draw from, and validation's documents."""
         from inheritune.data.preparing.drawing import Supply
         from inheritune.data.preparing.selection import available, choose_validation
 
-        pieces, taken = choose_validation(candidates, gate, self.data.validation.count)
-        stock = available(candidates, gate, taken, len(self.data.sources))
-        supply = Supply(sum(piece.tokens for piece in pieces), tuple(stock), self._ended(gate, new))
-        return Drawn(candidates, gate, pieces, taken, supply, found, new)
+        pieces, taken = choose_validation(candidates, self.data.validation.count)
+        stock = available(candidates, taken, len(self.data.sources))
+        supply = Supply(sum(piece.tokens for piece in pieces), tuple(stock), self._ended())
+        return Drawn(candidates, pieces, taken, supply, read, self._last)
 
     @cached_property
     def _stages(self) -> Any:
         from inheritune.data.preparing.execution import Stages
 
-        return Stages(self.data, self.work / "tasks", self.say)
+        return Stages(self.data, self.work.folder / "tasks", self.say)
 
-    def _open_work(self) -> None:
-        """The working folder of this very request; one of another request is given up."""
-        request = {
-            "data": self.data.model_dump(mode="json", exclude={"executor", "workers", "slurm"}),
+    def _reading(self) -> dict[str, Any]:
+        """The settings on which it depends what is read, and what becomes of it before any is drawn."""
+        drawing = {"name", "weight", "limit"}
+        found: dict[str, Any] = {
+            "sources": [source.model_dump(mode="json", exclude=drawing) for source in self.data.sources],
+            "filters": [
+                entry.model_dump(mode="json") for entry in self.data.filters if not isinstance(entry, CorpusFilter)
+            ],
             "seed": self.seed,
-            "inputs": [_state(entry) for entry in self.inputs],
-            "tokenizer": self._tokenizer.model_dump()
-            if isinstance(self._tokenizer, NewTokenizer)
-            else fingerprint(self._tokenizer),
             "format": FORMAT,
         }
-        known = self.work / "request.json"
-        if known.exists() and read_json(known) == request:
-            self.say(f"data: going on with {self.work}")
-            return
-        if known.exists():
-            self.say(f"data: {self.work} was begun for other text or settings, beginning again")
-        for old in self.work.iterdir():
-            if old.is_dir():
-                shutil.rmtree(old)
-            elif old.name != ".lock":
-                old.unlink()
-        write_json(known, request)
+        if isinstance(self._tokenizer, NewTokenizer):  # learnt from what is drawn
+            drawn = self.data.model_dump(mode="json", include={"size", "validation", "sources"})
+            return found | {"tokenizer": self._tokenizer.model_dump(), "drawn": drawn}
+        return found | {"tokenizer": fingerprint(self._tokenizer)}
 
     def _first_gate(self) -> "Gate":
         from inheritune.data.preparing.drawing import Extent, first_gate
@@ -165,8 +170,8 @@ class Preparation:
     def _collect(self, number: int, gates: "tuple[Gate | None, Gate]") -> "list[Part]":
         from inheritune.data.preparing.collection import JudgeDocuments, ReadSources, Tally, WriteParts, parts
 
-        self.say(f"data: reading {len(self.inputs):,} files" if number == 0 else "data: reading again")
-        folder, tally = self.work / f"collected-{number}", Tally()
+        self.say(f"data: reading {len(self.inputs):,} inputs")
+        folder, tally = self.work.folder / f"collected-{number}", Tally()
         steps = [
             ReadSources(self.groups, self.data.sources, gates, self.seed, tally, folder),
             JudgeDocuments(self._judges(), tally),
@@ -182,7 +187,7 @@ class Preparation:
         from inheritune.data.filters.filtering import build_filters
 
         numbers = [n for n, entry in enumerate(self.data.filters, start=1) if not isinstance(entry, CorpusFilter)]
-        return list(zip(numbers, build_filters(self.data.filters, self.work), strict=True))
+        return list(zip(numbers, build_filters(self.data.filters, self.work.folder), strict=True))
 
     def _check_sources(self, found: "list[Part]") -> None:
         """Raise InputError for a source in which there is nothing at all."""
@@ -198,7 +203,7 @@ class Preparation:
 
         encoder, eos = Encoder(self.tokenizer), separator(self.tokenizer, "reference.tokenizer")
         self.say("data: tokenising")
-        folder = self.work / f"tokens-{number}"
+        folder = self.work.folder / f"tokens-{number}"
         paths = [part.path for part in found]
         step = TokeniseParts(paths, encoder, folder, self.dtype, eos)
         self._stages.run(f"tokenise-{number}", [step], len(paths))
@@ -218,10 +223,10 @@ class Preparation:
 
         from inheritune.data.preparing.collection import parts
 
-        place = self.work / "tokenizer"
+        place = self.work.folder / "tokenizer"
         if not place.exists():
             self.say(f"data: training a tokenizer of {self._tokenizer.vocabulary} entries")
-            texts = _tokenizer_texts(parts(self.work / "collected-0"), self.data.validation.count)
+            texts = _tokenizer_texts(parts(self.work.folder / "collected-0"), self.data.validation.count)
             made = train_tokenizer(texts, self._tokenizer.vocabulary)
             partial = place.with_name(".tokenizer.partial")
             made.save_pretrained(partial)
@@ -229,9 +234,9 @@ class Preparation:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
         return loaded
 
-    def _ended(self, gate: "Gate", read: "list[Part]") -> tuple[bool, ...]:
+    def _ended(self) -> tuple[bool, ...]:
         """Which streams have no more characters than were asked of them."""
-        characters = counted(read, "characters")
+        characters, gate = counted(self._last, "characters"), self.work.gates[-1]
         return tuple(
             characters[str(number)] < max(gate.validation[number].characters, gate.training[number].characters)
             for number in range(len(self.data.sources))
@@ -243,16 +248,20 @@ class Preparation:
         from inheritune.data.shards import Shard, Tokens
 
         self.say("data: writing")
-        result = self.work / "result"
-        result.mkdir(exist_ok=True)
+        result = self.work.result(
+            self.data.model_dump(mode="json", exclude={"executor", "workers", "slurm"})
+            | {"gate": asdict(drawn.candidates.gate)}
+        )
         rows = []
         for part in drawn.candidates.parts:
             count = part.tokens.stat().st_size // self.dtype.itemsize
             rows.append(Tokens([Shard(part.tokens, count, "")], self.dtype.name))
-        training = training_pieces(self.data, drawn.candidates, drawn.gate, drawn.taken)
+        training = training_pieces(self.data, drawn.candidates, drawn.taken)
         splits = {
-            "train": write_split(training, rows, result, "train", self.work / "train.json"),
-            "validation": write_split(drawn.validation, rows, result, "validation", self.work / "validation.json"),
+            "train": write_split(training, rows, result, "train", self.work.folder / "written-train.json"),
+            "validation": write_split(
+                drawn.validation, rows, result, "validation", self.work.folder / "written-validation.json"
+            ),
         }
         self.tokenizer.save_pretrained(result / "tokenizer")
         manifest = {

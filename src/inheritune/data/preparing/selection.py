@@ -13,6 +13,7 @@ from inheritune.recipe import Data
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+NOT_ADMITTED = 255  # in the place of a filter's number
 _IN_MEMORY = 4_000_000  # rows that are sorted at once
 
 
@@ -28,18 +29,22 @@ class Piece:
 
 
 class Candidates:
-    """The indexes of all parts, and what was removed from them after they were written."""
+    """The indexes of all parts, as one gate and the filters leave them."""
 
-    def __init__(self, parts: Sequence[TokenPart], removed: "Sequence[NDArray[np.uint8]] | None" = None) -> None:
+    def __init__(
+        self, parts: Sequence[TokenPart], gate: Gate, removed: "Sequence[NDArray[np.uint8]] | None" = None
+    ) -> None:
         """`removed`: for each part the number of the filter that removed a document (0: none), shape (documents,)."""
-        self.parts = list(parts)
-        self.removed = removed
+        self.parts, self.gate, self.removed = list(parts), gate, removed
 
     def index(self, part: int) -> "NDArray[Any]":
-        """The rows of a part, with what was removed later."""
+        """The rows of a part; `removed` says which filter removed a document, or that the gate does not admit it."""
         rows = load_index(self.parts[part].index)
         if self.removed is not None:
             rows["removed"] = np.where(rows["removed"] > 0, rows["removed"], self.removed[part])
+        gate = self.gate
+        admitted = open_rows(rows, gate.validation, "validation_key") | open_rows(rows, gate.training, "training_key")
+        rows["removed"][~admitted] = NOT_ADMITTED
         return rows
 
     def __len__(self) -> int:
@@ -94,12 +99,13 @@ def open_rows(rows: "NDArray[Any]", shares: Sequence[Share], key: str) -> "NDArr
     return found
 
 
-def choose_validation(candidates: Candidates, gate: Gate, wanted: int) -> tuple[list[Piece], set[bytes]]:
+def choose_validation(candidates: Candidates, wanted: int) -> tuple[list[Piece], set[bytes]]:
     """Whole documents, each text once, by their validation key, until at least `wanted` tokens; and their digests."""
     pieces: list[Piece] = []
     taken: set[bytes] = set()
     have = 0
-    for piece in candidates.in_order("validation_key", lambda rows: open_rows(rows, gate.validation, "validation_key")):
+    shares = candidates.gate.validation
+    for piece in candidates.in_order("validation_key", lambda rows: open_rows(rows, shares, "validation_key")):
         if piece.digest not in taken:
             taken.add(piece.digest)
             pieces.append(piece)
@@ -109,17 +115,17 @@ def choose_validation(candidates: Candidates, gate: Gate, wanted: int) -> tuple[
     return pieces, taken
 
 
-def drawn(candidates: Candidates, gate: Gate, taken: set[bytes], source: int | None = None) -> Iterator[Piece]:
+def drawn(candidates: Candidates, taken: set[bytes], source: int | None = None) -> Iterator[Piece]:
     """The documents open to training, of one source or of all, in the order drawn; validation's texts left out."""
-    is_open = _open_to_training(gate, taken)
+    is_open = _open_to_training(candidates.gate, taken)
     return candidates.in_order(
         "training_key", lambda rows: is_open(rows) & (True if source is None else rows["source"] == source)
     )
 
 
-def available(candidates: Candidates, gate: Gate, taken: set[bytes], sources: int) -> list[int]:
+def available(candidates: Candidates, taken: set[bytes], sources: int) -> list[int]:
     """The tokens of each source that are open to training."""
-    is_open = _open_to_training(gate, taken)
+    is_open = _open_to_training(candidates.gate, taken)
     found = np.zeros(sources, np.int64)
     for part in range(len(candidates)):
         rows = candidates.index(part)
@@ -142,15 +148,15 @@ def _open_to_training(gate: Gate, taken: set[bytes]) -> "Callable[[NDArray[Any]]
     return is_open
 
 
-def training_pieces(data: Data, candidates: Candidates, gate: Gate, taken: set[bytes]) -> Iterator[Piece]:
+def training_pieces(data: Data, candidates: Candidates, taken: set[bytes]) -> Iterator[Piece]:
     """The training text: each source's share in turn where sources have weights, else one draw from all."""
     asked = budgets(data)
     if data.size is None or None in asked:
         limits = [None if source.limit is None else source.limit.count for source in data.sources]
-        yield from cut(drawn(candidates, gate, taken), None if data.size is None else data.size.count, limits)
+        yield from cut(drawn(candidates, taken), None if data.size is None else data.size.count, limits)
         return
     for source, budget in enumerate(asked):
-        yield from cut(drawn(candidates, gate, taken, source), budget, [None] * len(asked))
+        yield from cut(drawn(candidates, taken, source), budget, [None] * len(asked))
 
 
 def cut(pieces: Iterable[Piece], budget: int | None, limits: Sequence[int | None]) -> Iterator[Piece]:
@@ -208,6 +214,7 @@ def filter_counts(candidates: Candidates, filters: int) -> "NDArray[np.int64]":
     found = np.zeros((filters + 1, 2), np.int64)
     for part in range(len(candidates)):
         rows = candidates.index(part)
+        rows = rows[rows["removed"] != NOT_ADMITTED]
         np.add.at(found[:, 0], rows["removed"], 1)
         np.add.at(found[:, 1], rows["removed"], rows["tokens"].astype(np.int64))
     return found

@@ -58,8 +58,10 @@ class TokeniseParts(PipelineStep):  # type: ignore[misc]
         self.parts, self.encoder, self.folder, self.dtype, self.eos = list(parts), encoder, folder, dtype, eos
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Writes the two files of part number `rank`; yields none."""
+        """Writes the two files of part number `rank`, unless they are there; yields none."""
         place = TokenPart.of(self.folder, self.parts[rank])
+        if place.tokens.exists() and place.index.exists():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         body, rows = bytearray(), []
         for batch, encoded in self._encoded(rank):

@@ -9,8 +9,9 @@ from typing import Any
 from inheritune.errors import InherituneError, InputError, RunError
 
 BLOCK = 1 << 20
-# So little that even a block of zstd that repeats one byte (128 KB out of 4 bytes) stays far below a gigabyte.
-_PACKED_BLOCK = 1 << 14
+_PACKED_BLOCK = 1 << 16
+# Unpacked at once: so little, as 4 bytes of zstd may hold 128 KB of a text that repeats itself.
+_BITE = 1 << 9
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -136,7 +137,7 @@ def blocks(address: str, start: int = 0) -> Iterator[bytes]:
 def _unpacked(file: Any, how: str) -> Iterator[bytes]:
     begin, broken = _unpacker(how)
     unpacker: Any = None
-    while packed := file.read(_PACKED_BLOCK):
+    for packed in _bites(file):
         while packed:
             if unpacker is None:
                 packed = packed.lstrip(b"\0")  # padding between members, as tapes and some tools leave it
@@ -154,6 +155,12 @@ def _unpacked(file: Any, how: str) -> Iterator[bytes]:
                 packed, unpacker = unpacker.unused_data, None
     if unpacker is not None:
         raise Damaged(f"the {how} file is cut short", "fetch the file again, or exclude it")
+
+
+def _bites(file: Any) -> Iterator[bytes]:
+    while stored := file.read(_PACKED_BLOCK):
+        for at in range(0, len(stored), _BITE):
+            yield stored[at : at + _BITE]
 
 
 def _unpacker(how: str) -> tuple[Callable[[], Any], type[Exception]]:

@@ -38,8 +38,8 @@ MADE_UP = [
     f"{PROSE * 2}\nA Frob-Nicated thing is not.\n",
     "Der Fluss stieg in der Nacht und nahm die Brücke mit. Niemand hatte es gesehen, aber alle hörten das Holz. " * 4,
     "the IS_ALPHA word breaks the tokenizer of the library, and it is put right. " * 6,
-    "\n\n".join(f"{number % 6}. {PROSE}" for number in range(7)),  # one paragraph of seven stood before
-    "\n".join(f"{number % 20}. {PROSE}" for number in range(21)),  # one line of twenty-one
+    "\n\n".join(f"{number % 6}. {PROSE.strip()}" for number in range(7)),  # one paragraph of seven stood before
+    "\n".join(f"{number % 20}. {PROSE.strip()}" for number in range(21)),  # one line of twenty-one
     "\u200b", "日本語の文章です。とても短い。", ". . . .\n" * 30, "naïve café — “quoted” and ‘single’. " * 20,
 ]  # fmt: skip
 

@@ -38,6 +38,8 @@ MADE_UP = [
     f"{PROSE * 2}\nA Frob-Nicated thing is not.\n",
     "Der Fluss stieg in der Nacht und nahm die Brücke mit. Niemand hatte es gesehen, aber alle hörten das Holz. " * 4,
     "the IS_ALPHA word breaks the tokenizer of the library, and it is put right. " * 6,
+    "\n\n".join(f"{number % 6}. {PROSE.strip()}" for number in range(7)),  # one paragraph of seven stood before
+    "\n".join(f"{number % 20}. {PROSE.strip()}" for number in range(21)),  # one line of twenty-one
     "\u200b", "日本語の文章です。とても短い。", ". . . .\n" * 30, "naïve café — “quoted” and ‘single’. " * 20,
 ]  # fmt: skip
 
@@ -159,6 +161,50 @@ def test_decides_as_datatrove_does(
     assert 0 < len(expected) < len(texts)
     for text, (reason, left) in zip(texts, found, strict=True):
         assert reason is None or left == text, "what is removed can be looked at as it was"
+
+
+# By filter: datatrove's class, all rules off in its words and in ours, and the rules that are switched on alone.
+ALONE: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[tuple[str, str, float]]]] = {
+    "gopher_quality": (
+        "GopherQualityFilter",
+        {"min_doc_words": 1, "max_doc_words": None, "min_avg_word_length": None, "max_avg_word_length": None,
+         "max_symbol_word_ratio": None, "max_bullet_lines_ratio": None, "max_ellipsis_lines_ratio": None,
+         "max_non_alpha_words_ratio": None, "min_stop_words": None},
+        {"min_words": 1, "max_words": None, "min_word_length": None, "max_word_length": None, "max_symbols": None,
+         "max_bullet_lines": None, "max_ellipsis_lines": None, "min_alphabetic_words": None, "min_stop_words": None},
+        [("min_avg_word_length", "min_word_length", 4), ("max_bullet_lines_ratio", "max_bullet_lines", 0.5),
+         ("max_ellipsis_lines_ratio", "max_ellipsis_lines", 0.5)],
+    ),
+    "gopher_repetition": (
+        "GopherRepetitionFilter",
+        {"dup_line_frac": None, "dup_para_frac": None, "dup_line_char_frac": None, "dup_para_char_frac": None,
+         "top_n_grams": (), "dup_n_grams": ()},
+        {"duplicate_lines": None, "duplicate_paragraphs": None, "duplicate_line_characters": None,
+         "duplicate_paragraph_characters": None, "top_n_grams": None, "duplicate_n_grams": None},
+        [("dup_line_frac", "duplicate_lines", 0.1), ("dup_para_frac", "duplicate_paragraphs", 0.1),
+         ("dup_line_char_frac", "duplicate_line_characters", 0.1),
+         ("dup_para_char_frac", "duplicate_paragraph_characters", 0.1)],
+    ),
+    "fineweb_quality": (
+        "FineWebQualityFilter",
+        {"line_punct_thr": 0.0, "short_line_thr": 1.0, "char_duplicates_ratio": 1.0, "new_line_ratio": 99.0},
+        {"min_punctuated_lines": 0, "max_short_lines": 1, "max_duplicate_characters": 1, "max_newlines": 99},
+        [("char_duplicates_ratio", "max_duplicate_characters", 0.1)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "rule"), [(name, rule) for name, case in ALONE.items() for rule in case[3]])
+def test_each_rule_alone_decides_as_datatrove_does(
+    name: str, rule: tuple[str, str, float], texts: list[str], tmp_path: Path
+) -> None:
+    class_name, off, ours_off, _ = ALONE[name]
+    theirs, ours, limit = rule
+    texts = [text for text in texts if "IS_ALPHA" not in text]
+    expected = kept_by_datatrove(plain(class_name, **off | {theirs: limit}), texts, tmp_path / "logs")
+    found = judged({"filter": name, **ours_off, ours: limit}, texts, tmp_path)
+    assert {number for number, (reason, _) in enumerate(found) if reason is None} == set(expected)
+    assert 0 < len(expected) < len(texts)
 
 
 def test_language_decides_as_datatrove_does(

@@ -20,11 +20,11 @@ from transformers import (
 )
 
 from conftest import stored_tensors, tiny_recipe
-from inheritune import export, load_recipe, prepare, run, train
+from inheritune import conversion, export, load_recipe, prepare, run, train
 from inheritune.cli import main
 from inheritune.errors import InputError
 from inheritune.recipe import Evaluate
-from inheritune.training import fault_of
+from inheritune.training import fault_of, read_tensors
 
 SETTINGS = {
     "length": "6 steps", "batch": "4 sequences", "sequence_length": 16, "optimizer": {"learning_rate": 0.01},
@@ -166,6 +166,24 @@ def test_a_damaged_checkpoint_is_refused_and_the_others_are_named(copied: Path, 
         export(damaged, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert damaged.exists()  # only the training itself takes damaged ones away
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_checkpoint_that_its_training_replaces_meanwhile_is_not_mixed(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def read(*given: Any) -> None:
+        if moment == "after":
+            read_tensors(*given)
+        facts = json.loads((copied / "best" / "checkpoint.json").read_text())
+        (copied / "best" / "checkpoint.json").write_text(json.dumps(facts | {"step": 99}))
+        if moment == "before":
+            raise FileNotFoundError(2, "No such file or directory", "a shard")
+
+    monkeypatch.setattr(conversion, "read_tensors", read)
+    with pytest.raises(InputError, match=r"best: was taken away or replaced by its training while it was read; export"):
+        export(copied / "best", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_without_its_frame_is_refused(copied: Path, tmp_path: Path) -> None:

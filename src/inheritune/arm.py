@@ -228,7 +228,7 @@ def _save(model: "PreTrainedModel", is_sharded: bool, conditions: Conditions, fo
     def write() -> None:
         whole = model
         if is_sharded:
-            whole = build_empty(model.config, None)
+            whole = build_empty(model.config, model.dtype, conditions.trust_remote_code)
             whole.load_state_dict(state)
         save_model(whole, conditions.tokenizer, folder)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conftest import program
+from conftest import program, weights
 from inheritune import prepare, train
 from inheritune.errors import InputError
 from inheritune.runlog import locked
@@ -93,3 +93,25 @@ def test_wrong_input_leaves_no_request(data: Path, reference_folder: Path, tmp_p
         train(reference_folder, data, tmp_path / "out", settings=SETTINGS | {"sequence_length": 128})
     train(reference_folder, data, tmp_path / "out", settings=SETTINGS)
     assert json.loads((tmp_path / "out" / "request.json").read_text())["train"]["sequence_length"] == 16
+
+
+def test_a_model_that_was_taken_away_can_be_made_again(
+    data: Path, reference_folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    place = shutil.copytree(trained, tmp_path / "out")
+    before = weights(place / "model")
+    shutil.rmtree(place / "model")
+    with pytest.raises(InputError, match=r"model: is gone, .* or remove .*evaluation\.json: it is then made again"):
+        train(reference_folder, data, place, settings=SETTINGS)
+    (place / "evaluation.json").unlink()
+    train(reference_folder, data, place, settings=SETTINGS)
+    assert weights(place / "model") == before
+
+
+def test_a_damaged_request_is_not_taken_for_another_one(
+    data: Path, reference_folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    place = shutil.copytree(trained, tmp_path / "out")
+    (place / "request.json").write_text("{")
+    with pytest.raises(InputError, match=r"request\.json: is damaged, .*; give another folder"):
+        train(reference_folder, data, place, settings=SETTINGS)

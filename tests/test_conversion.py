@@ -19,12 +19,12 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-from conftest import stored_tensors
-from inheritune import export, prepare, train
+from conftest import stored_tensors, tiny_recipe
+from inheritune import conversion, export, load_recipe, prepare, run, train
 from inheritune.cli import main
 from inheritune.errors import InputError
 from inheritune.recipe import Evaluate
-from inheritune.training import fault_of
+from inheritune.training import fault_of, read_tensors
 
 SETTINGS = {
     "length": "6 steps", "batch": "4 sequences", "sequence_length": 16, "optimizer": {"learning_rate": 0.01},
@@ -168,6 +168,24 @@ def test_a_damaged_checkpoint_is_refused_and_the_others_are_named(copied: Path, 
     assert damaged.exists()  # only the training itself takes damaged ones away
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_checkpoint_that_its_training_replaces_meanwhile_is_not_mixed(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def read(*given: Any) -> None:
+        if moment == "after":
+            read_tensors(*given)
+        facts = json.loads((copied / "best" / "checkpoint.json").read_text())
+        (copied / "best" / "checkpoint.json").write_text(json.dumps(facts | {"step": 99}))
+        if moment == "before":
+            raise FileNotFoundError(2, "No such file or directory", "a shard")
+
+    monkeypatch.setattr(conversion, "read_tensors", read)
+    with pytest.raises(InputError, match=r"best: was taken away or replaced by its training while it was read; export"):
+        export(copied / "best", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_checkpoint_without_its_frame_is_refused(copied: Path, tmp_path: Path) -> None:
     alone = shutil.copytree(copied / "best", tmp_path / "alone" / "best")
     with pytest.raises(InputError, match=r"there is no frame/ .* beside it; leave it in .* or copy frame/ along"):
@@ -204,6 +222,37 @@ def test_a_lost_frame_is_made_again_when_the_training_goes_on(
     model.generation_config.temperature = 0.7
     train(model, data, copied.parent, settings=SETTINGS, evaluate=Evaluate.model_validate({"every": "2 steps"}))
     assert files(copied / "frame") == before
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class OwnConfig(LlamaConfig):
+    model_type = "own-llama"
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_a_model_with_code_of_its_own_keeps_it(
+    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
+) -> None:
+    own = shutil.copytree(reference_folder, tmp_path / "own")
+    (own / "own_model.py").write_text(CODE)
+    where = {"AutoConfig": "own_model.OwnConfig", "AutoModelForCausalLM": "own_model.OwnForCausalLM"}
+    fields = {"model_type": "own-llama", "architectures": ["OwnForCausalLM"], "auto_map": where}
+    (own / "config.json").write_text(json.dumps(json.loads((own / "config.json").read_text()) | fields))
+    tree = tiny_recipe(text) | {
+        "reference": {"path": str(own), "trust_remote_code": True},
+        "controls": [],
+        "grow": None,
+    }
+    run(load_recipe(write_recipe(tree)), tmp_path / "run")
+    place = tmp_path / "run" / "rounds" / "1-1layers"
+    with pytest.raises(InputError, match="trust_remote_code"):
+        export(place / "checkpoints" / "best", tmp_path / "out")
+    export(place / "checkpoints" / "step-000000010", tmp_path / "out", trust_remote_code=True)
+    assert (tmp_path / "out" / "own_model.py").is_file()
+    assert files(tmp_path / "out") == files(place / "model")
 
 
 @pytest.mark.long

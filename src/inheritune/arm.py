@@ -24,7 +24,7 @@ from inheritune.arch import (
 )
 from inheritune.conversion import keep_frame
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, find_data, open_data
-from inheritune.errors import InputError
+from inheritune.errors import InputError, RunError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
 from inheritune.inheritance import check_free
 from inheritune.recipe import Evaluate, Reference, Training, changes, check
@@ -238,7 +238,7 @@ def _save(model: "PreTrainedModel", is_sharded: bool, conditions: Conditions, fo
     def write() -> None:
         whole = model
         if is_sharded:
-            whole = build_empty(model.config, None)
+            whole = build_empty(model.config, model.dtype, conditions.trust_remote_code)
             whole.load_state_dict(state)
         save_model(whole, conditions.tokenizer, folder)
 
@@ -286,7 +286,18 @@ def train(
     start = copy.deepcopy(model) if given is model else model
     with begun(out, request, runtime):
         found = run_arm(Arm("training", out, lambda: start), conditions, None)
-    return load_model(Reference(path=str(out / "model"))), found
+    return load_trained(out), found
+
+
+def load_trained(folder: Path) -> "PreTrainedModel":
+    """The model of a finished arm. Raises InputError when it was taken away."""
+    if not (folder / "model").is_dir():
+        raise InputError(
+            str(folder / "model"),
+            "is gone, though its training is finished",
+            f"put it back, or remove {folder / 'evaluation.json'}: it is then made again of the last checkpoint",
+        )
+    return load_model(Reference(path=str(folder / "model")))
 
 
 def asked(training: Training) -> dict[str, Any]:
@@ -331,7 +342,13 @@ def check_request(out: Path, request: dict[str, Any]) -> None:
     if not marker.exists():
         check_free(out)
         return
-    changed = changes({key: value for key, value in read_json(marker).items() if key in request}, request)
+    try:
+        before = read_json(marker)
+    except RunError:
+        raise InputError(
+            str(marker), "is damaged, so that nothing says what is trained here", "give another folder"
+        ) from None
+    changed = changes({key: value for key, value in before.items() if key in request}, request)
     if changed:
         raise InputError(
             str(out),

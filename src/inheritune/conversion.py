@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import build_empty, frame_config, parameter_count, save_frame, save_model
-from inheritune.errors import InputError
+from inheritune.errors import InherituneError, InputError
 from inheritune.inheritance import check_free
 from inheritune.runtime import Runtime
 from inheritune.training import fault_of, is_checkpoint, model_tensors, read_facts, read_tensors
@@ -42,9 +42,8 @@ def export(
     frame = place.resolve().parent / _FRAME
     config = frame_config(frame, trust_remote_code)
     model = build_empty(config, _float32(), trust_remote_code)
-    read_tensors(place, model_tensors(model), Runtime("cpu", 1))
+    facts = _read(place, model)
     save_model(model, None, target, frame=frame)
-    facts = read_facts(place)
     step = facts["step"] if "step" in facts else facts["position"]["step"]
     found = {"step": step, "val_loss": facts.get("val_loss"), "parameters": parameter_count(model)}
     return model.eval(), found
@@ -67,6 +66,24 @@ def _check_checkpoint(place: Path) -> None:
             f"there is no {_FRAME}/ with the model's config and tokenizer beside it",
             f"leave it in its training's checkpoints/, or copy {_FRAME}/ along",
         )
+
+
+def _read(place: Path, model: "PreTrainedModel") -> dict[str, Any]:
+    """Fill the model; returns the checkpoint's facts. A training that runs may take the checkpoint away meanwhile, or
+    put another `best` in its place: then files of two would be mixed, and InputError is raised.
+    """
+    facts = read_facts(place)
+    fault: InherituneError | OSError | None = None
+    try:
+        read_tensors(place, model_tensors(model), Runtime("cpu", 1))
+    except (InherituneError, OSError) as error:
+        fault = error
+    if not is_checkpoint(place) or read_facts(place) != facts:
+        what = "was taken away or replaced by its training while it was read"
+        raise InputError(str(place), what, "export it again, or another one")
+    if fault is not None:
+        raise fault
+    return facts
 
 
 def _checkpoints_in(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
 from inheritune.arch import layer_count, load_model, load_tokenizer
-from inheritune.arm import Arm, Conditions, asked, begun, check_request, identity, run_arm
+from inheritune.arm import Arm, Conditions, asked, begun, check_request, identity, load_trained, run_arm
 from inheritune.data import Prepared, check_tokenizer, check_vocabulary, find_data, open_data
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
@@ -190,4 +190,4 @@ def grow(
         growth = Growth(model, conditions.judge(model), total, start, further, out)
         found = growth.run(conditions, lambda _: None)
     best = best_round(found)
-    return load_model(Reference(path=str(out / best["folder"] / "model"))), found
+    return load_trained(out / best["folder"]), found

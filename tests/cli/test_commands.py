@@ -72,7 +72,7 @@ def test_run_prints_a_table_and_json(text: Path, reference_folder: Path, write_r
     assert saved["seed"] == 1
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["new"], ["prepare"], ["inherit"], ["train"], ["bench"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["new"], ["prepare"], ["inherit"], ["train"], ["export"], ["bench"]])
 def test_every_command_has_help_without_torch(command: list[str]) -> None:
     code = f"import sys; from inheritune.cli import main; main({[*command, '--help']!r}); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -126,11 +126,11 @@ def test_records_lines_blocks_and_string_literals(tokenizer: Any, tmp_path: Path
     [
         ("a.txt", b"", {}, "every file is empty"),
         ("a.txt", b" \n\n ", {}, "every file is empty"),
-        ("a.txt", b"caf\xe9", {}, "byte 3: not UTF-8"),
-        ("a.txt", bytes(range(256)), {}, "not UTF-8"),
-        ("a.jsonl", b'{"text": "a"}\n{"text": \n', {}, "byte 14: not a JSON record"),
+        ("a.txt", b"caf\xe9", {}, "line 1: not UTF-8"),
+        ("a.txt", bytes(range(256)), {}, "a binary file"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', {}, "line 2: not a JSON record"),
         ("a.jsonl", b'{"body": "a"}\n', {}, "no text under 'text'"),
-        ("a.jsonl", b"[1]\n", {}, "no text under 'text'"),
+        ("a.jsonl", b"[1]\n", {}, "line 1: a JSON list, not an object"),
         ("a.html", b"x", {}, "no file there matches"),
         ("a.py", b"def", {"include": ["*.py"], "document": "string literal"}, "not Python"),
         ("a.txt", b"too little", {}, "500 tokens asked for"),
@@ -145,7 +145,7 @@ def test_bad_text_is_named(tokenizer: Any, tmp_path: Path, name: str, content: b
         prepare(tree, tokenizer, tmp_path / "data")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "data").exists()
-    assert list(tmp_path.glob(".*")) == []  # nothing half-made is left
+    assert {file.name for file in tmp_path.glob(".*")} <= {".data.work"}  # what was done, to go on from
 
 
 def test_more_than_there_is(text: Path, tokenizer: Any, tmp_path: Path) -> None:

@@ -124,6 +124,13 @@ def test_a_folder_that_is_not_a_run_is_left_alone(finished: tuple[Path, Path], t
         run(load_recipe(finished[0]), tmp_path)
 
 
+def test_a_damaged_recipe_in_the_folder_is_named(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("{")
+    with pytest.raises(InputError, match=r"run/recipe\.yaml: is damaged, .*; give another --out"):
+        run(load_recipe(finished[0]), tmp_path / "run")
+
+
 def test_two_processes_do_not_share_a_folder(finished: tuple[Path, Path], tmp_path: Path) -> None:
     import fcntl
 

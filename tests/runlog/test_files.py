@@ -1,11 +1,22 @@
+import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from inheritune.errors import RunError
-from inheritune.runlog import MetricsLog, new_folder, note_start, read_json, read_metrics, write_json, write_text
+from inheritune.errors import InputError, RunError
+from inheritune.runlog import (
+    MetricsLog,
+    locked,
+    new_folder,
+    note_start,
+    read_json,
+    read_metrics,
+    write_json,
+    write_text,
+)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -82,3 +93,40 @@ def test_the_manifest_says_what_differs_between_starts(tmp_path: Path) -> None:
     starts = read_json(path)["starts"]
     assert len(starts) == 3
     assert starts[0]["versions"]["torch"]
+
+
+def test_a_lock_keeps_others_out_until_it_is_given_back(tmp_path: Path) -> None:
+    with locked(tmp_path / "deep" / "run"):
+        with pytest.raises(InputError, match="another process is at work in it"), locked(tmp_path / "deep" / "run"):
+            pass
+        with locked(tmp_path / "other"):
+            pass
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "deep" / "run"):
+        raise ZeroDivisionError
+    with locked(tmp_path / "deep" / "run"):
+        pass
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(number: int) -> Callable[..., None]:
+        def flock(*_: object) -> None:
+            raise OSError(number, "flock")
+
+        return flock
+
+    monkeypatch.setattr("fcntl.flock", fail(errno.ENOSYS))
+    with locked(tmp_path), locked(tmp_path):
+        pass
+    monkeypatch.setattr("fcntl.flock", fail(errno.EIO))
+    with pytest.raises(OSError, match="flock"), locked(tmp_path):
+        pass
+
+
+def test_a_write_that_fails_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_text(tmp_path / "a.txt", "x")
+    assert caught.value.filename == str(tmp_path / "a.txt")

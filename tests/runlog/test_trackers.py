@@ -227,6 +227,15 @@ def test_what_a_kill_kept_from_being_sent_comes_from_the_metrics(
     assert list(service.stored.values()) == [[(step, numbers(step)) for step in range(10)]]
 
 
+def test_a_folder_that_was_moved_goes_on_under_its_first_title(tmp_path: Path, trackio: Service) -> None:
+    train(tmp_path / "demo", ["trackio"], 0, 3)
+    (tmp_path / "demo").rename(tmp_path / "other")
+    with open_trackers(["trackio"], tmp_path / "other", "other/round 1", {}, Terminal()) as trackers:
+        trackers.write(record(4))
+    assert list(trackio.stored.values()) == [[(step, numbers(step)) for step in range(5)]]
+    assert [asked["group"] for asked in trackio.asked] == ["demo", "demo"]
+
+
 def test_each_part_that_wandb_writes_offline_is_whole(tmp_path: Path, wandb: Service) -> None:
     wandb.offline = True
     train(tmp_path, ["wandb"], 0, 6, close=False)

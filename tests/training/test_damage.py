@@ -1,5 +1,6 @@
 """What is found damaged, or another's, when a training goes on; and signals that come when no step is left."""
 
+import json
 import os
 import shutil
 import signal
@@ -101,11 +102,10 @@ def test_a_changed_fact_is_noticed_and_the_checkpoint_before_is_used(
 def test_every_flipped_bit_of_the_facts_is_noticed_or_says_the_same(broken_off: Path) -> None:
     place = step(broken_off, 4)
     content = (place / "checkpoint.json").read_bytes()
-    kept = 0
     for at in range(len(content)):
         (place / "checkpoint.json").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        kept += fault_of(place) is None
-    assert kept == 0
+        if fault_of(place) is None:  # the last digit of a number may be one that does not count
+            assert json.loads((place / "checkpoint.json").read_bytes()) == json.loads(content)
 
 
 def test_what_cannot_be_seen_is_not_taken_for_damage(broken_off: Path, monkeypatch: pytest.MonkeyPatch) -> None:

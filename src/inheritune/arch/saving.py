@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune.arch.byte_copy import write_tensors
 from inheritune.arch.weights import Placement
 from inheritune.errors import RunError
-from inheritune.runlog import new_folder, write_json
+from inheritune.runlog import named, new_folder, write_json
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -127,7 +127,9 @@ def _whole(folder: Path, durable: bool = True) -> Iterator[Path]:
     from safetensors import SafetensorError
 
     try:
-        with new_folder(folder, durable) as partial:
+        with named(folder), new_folder(folder, durable) as partial:
             yield partial
-    except SafetensorError as error:
-        raise RunError(str(folder), f"the weights cannot be written ({error})", "make room, then start again") from None
+    except Exception as error:
+        if not isinstance(error, SafetensorError) and type(error) is not Exception:  # which is what tokenizers raises
+            raise
+        raise RunError(str(folder), f"cannot be written ({error})", "make room, then start again") from None

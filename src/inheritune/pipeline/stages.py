@@ -253,7 +253,12 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
     saved = folder / "recipe.yaml"
     if not saved.is_file():
         raise InputError(str(folder), "is not empty and not a run's folder", "give another --out")
-    before = yaml.safe_load(saved.read_text(encoding="utf-8"))
+    try:
+        before = yaml.safe_load(saved.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise InputError(
+            str(saved), "is damaged, so that nothing says what is run here", "give another --out"
+        ) from None
     changed = changes(before, yaml.safe_load(dump_recipe(recipe)), _FREE)
     if changed:
         raise InputError(

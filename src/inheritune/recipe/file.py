@@ -175,7 +175,7 @@ def changes(before: Any, now: Any, free: Sequence[str] = ()) -> list[str]:
     """What differs between two trees of settings, in words for people; below the dotted keys in `free` all may."""
     old, new = _flat(before), _flat(now)
     return [
-        f"{key} ({old.get(key)} there, {new.get(key)} here)"
+        f"{key} ({old.get(key)!s:.80} there, {new.get(key)!s:.80} here)"
         for key in {**old, **new}
         if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{part}.") for part in free)
     ]

@@ -1,6 +1,6 @@
 """What a run leaves on disk besides weights: whole files, metrics, the manifest; and what trackers are told."""
 
-from inheritune.runlog.files import checksum, locked, new_folder, put_in_place, read_json, write_json, write_text
+from inheritune.runlog.files import checksum, locked, named, new_folder, put_in_place, read_json, write_json, write_text
 from inheritune.runlog.manifest import add_lineage, note_start, versions
 from inheritune.runlog.metrics import MetricsLog, read_metrics
 from inheritune.runlog.terminal import LiveLine, Terminal
@@ -15,6 +15,7 @@ __all__ = [
     "check_trackers",
     "checksum",
     "locked",
+    "named",
     "new_folder",
     "note_start",
     "open_trackers",

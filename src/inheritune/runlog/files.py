@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
@@ -16,12 +17,23 @@ def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    _sync_folder(path.parent)
+    with named(path):
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """A full disk is told with the file's name, which writing to an open file leaves out."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -76,7 +88,7 @@ def put_in_place(partial: Path, path: Path, durable: bool = True) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, which is made if it is missing.
+    """Keep other processes out of a folder, which is made if it is missing; where the file system has no locks, not.
 
     The system gives the lock back when this process ends, however it ends. Raises InputError where another one has it.
     """
@@ -93,6 +105,9 @@ def locked(folder: Path) -> Iterator[None]:
             raise InputError(
                 str(folder), "another process is at work in it", "wait for that one, or give another folder"
             ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # some shared file systems'
+                raise
         yield
 
 

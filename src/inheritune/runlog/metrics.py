@@ -2,12 +2,11 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inheritune.runlog.files import write_text
+from inheritune.runlog.files import named, write_text
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -39,35 +38,25 @@ class MetricsLog:
 
     def _open(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         kept = [record for record in read_metrics(self._path) if is_kept(record)]
-        with self._named():
-            write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; it reaches the file at once and the disk with the next `sync`."""
-        with self._named():
+        with named(self._path):
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
 
     def sync(self) -> None:
         """Bring everything written so far to the disk: called before a checkpoint that counts on it."""
-        with self._named():
+        with named(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Bring everything to the disk and close the file."""
-        with self._named():
+        with named(self._path):
             try:
                 self.sync()
             finally:
                 self._file.close()
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """A full disk is told with the file's name, which writing to an open file leaves out."""
-        try:
-            yield
-        except OSError as error:
-            error.filename = error.filename or str(self._path)
-            raise

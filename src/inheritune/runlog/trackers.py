@@ -22,6 +22,7 @@ from inheritune.runlog.terminal import Terminal
 PROJECT = "inheritune"
 _UPLOAD_SECONDS = 120.0  # at most so long does the end of a training wait for wandb's uploads
 _STATE = "trackers.json"
+_KNOWN: dict[str, Callable[[Any], Any]] = {"id": str, "title": str, "sent": int, "open": bool}  # there, of each tracker
 
 
 class Tracker(Protocol):
@@ -288,11 +289,12 @@ class Trackers:
         self._feeds.clear()
 
     def _start(self, name: str, config: dict[str, Any]) -> None:
-        known = self._state.get(name) or {"id": uuid.uuid4().hex[:8], "sent": -1}
-        tracker = TRACKERS[name][0](Origin(self._folder, self._title, known["id"], config, self._terminal.quiet))
+        known = self._state.get(name) or {"id": uuid.uuid4().hex[:8], "title": self._title, "sent": -1}
+        origin = Origin(self._folder, known["title"], known["id"], config, self._terminal.quiet)
+        tracker = TRACKERS[name][0](origin)  # under its first title, by which trackio finds it, wherever the folder is
         sent = known["sent"] if tracker.last is None else tracker.last
         self._feeds[name] = _Feed(tracker, sent)
-        self._state[name] = {"id": known["id"], "sent": sent, "open": True}
+        self._state[name] = known | {"sent": sent, "open": True}
         self._terminal.say(f"{self._title}: {name}: {tracker.where}")
 
     def _catch_up(self, end: int | None) -> None:
@@ -335,7 +337,7 @@ class Trackers:
             return {}
         try:
             state: dict[str, dict[str, Any]] = {
-                name: {"id": str(known["id"]), "sent": int(known["sent"]), "open": bool(known["open"])}
+                name: {kind: form(known[kind]) for kind, form in _KNOWN.items()}
                 for name, known in read_json(file).items()
             }
         except Exception:

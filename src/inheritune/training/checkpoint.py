@@ -156,10 +156,13 @@ class Checkpoints:
         return None if found is None else Path(found)
 
     def best_loss(self) -> float:
-        """The validation loss of the best weights, infinite without any; the same on all processes."""
+        """The validation loss of the best weights, infinite without any; the same on all processes.
+
+        `newest` has taken damaged ones away.
+        """
 
         def read() -> float:
-            if fault_of(self.folder / BEST) is not None:
+            if not is_checkpoint(self.folder / BEST):
                 return math.inf
             return float(read_facts(self.folder / BEST)["val_loss"])
 

@@ -156,7 +156,7 @@ class Supply:
 
 def wider(data: Data, gate: Gate, supply: Supply) -> Gate | None:
     """The gate to go on with where this one let too little through; None where it is enough, or wholly open."""
-    lacking = data.validation.count / max(1, supply.validation)
+    lacking = data.validation.count / max(0.5, supply.validation)
     validation = _widened(gate.validation, [lacking] * len(data.sources), supply.ended)
     training = _widened(gate.training, _lacking(data, supply), supply.ended)
     found = Gate(validation, training)
@@ -167,8 +167,8 @@ def _lacking(data: Data, supply: Supply) -> list[float]:
     """How many times as many tokens each source should have let through."""
     asked = budgets(data)
     if data.size is not None and None in asked:
-        return [data.size.count / max(1, supply.usable(data))] * len(asked)
-    return [(wanted or 0) / max(1, have) for wanted, have in zip(asked, supply.training, strict=True)]
+        return [data.size.count / max(0.5, supply.usable(data))] * len(asked)
+    return [(wanted or 0) / max(0.5, have) for wanted, have in zip(asked, supply.training, strict=True)]
 
 
 def check_enough(data: Data, supply: Supply) -> None:

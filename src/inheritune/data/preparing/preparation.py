@@ -77,6 +77,8 @@ class Preparation:
 
         self.data, self.out, self.seed, self.say = data, out, seed, say
         self._tokenizer = tokenizer
+        if not isinstance(tokenizer, NewTokenizer):
+            separator(tokenizer, "reference.tokenizer")  # refused before anything is read
         self.work = Work(out.with_name(f".{out.name}.work"), say)
         self._last: list[Part] = []
         self.inputs = list_inputs(data.sources)

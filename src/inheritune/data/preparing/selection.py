@@ -69,10 +69,9 @@ class Candidates:
     def _rows(
         self, part: int, key: str, low: int, high: int, wanted: "Callable[[NDArray[Any]], NDArray[np.bool_]]"
     ) -> "NDArray[Any]":
-        rows = self.index(part)
-        kept = rows["removed"] == 0
-        starts = np.cumsum(np.where(kept, rows["tokens"], 0)) - rows["tokens"]
-        mask = kept & wanted(rows) & (rows[key] >= np.uint64(low))
+        rows, written = self.index(part), load_index(self.parts[part].index)
+        starts = np.cumsum(np.where(written["removed"] == 0, rows["tokens"], 0)) - rows["tokens"]
+        mask = (rows["removed"] == 0) & wanted(rows) & (rows[key] >= np.uint64(low))
         if high < KEYS:
             mask &= rows[key] < np.uint64(high)
         found = np.zeros(int(mask.sum()), _PLACED)

@@ -35,8 +35,16 @@ class Gate:
     training: tuple[Share, ...]
 
     def covers(self, other: "Gate") -> bool:
-        """Whether this one admits all that `other` does."""
-        return self.joined(other) == self
+        """Whether this one admits every document that `other` does, for whichever use."""
+        sources = range(len(self.validation))
+        return all(self._admitted(source, other.joined(self)) == self._admitted(source, self) for source in sources)
+
+    @staticmethod
+    def _admitted(source: int, gate: "Gate") -> tuple[tuple[int, ...], int]:
+        """What decides which documents of a source are admitted: one wholly open share is enough for all of a file."""
+        shares = gate.validation[source], gate.training[source]
+        keys = tuple(share.keys for share in shares)
+        return (KEYS,) if KEYS in keys else keys, max(share.characters for share in shares)
 
     def joined(self, other: "Gate") -> "Gate":
         """The narrowest gate that covers both."""

@@ -239,7 +239,8 @@ def train(
         from inheritune.arch import load_config
         from inheritune.recipe import Reference
 
-        _show_trial(pipeline.try_step(load_config(Reference(path=model)), settings, runtime.start(device)), as_json)
+        place = runtime.start(device, timeout_minutes=hardware.timeout.amount)
+        _show_trial(pipeline.try_step(load_config(Reference(path=model)), settings, place), as_json)
         return
 
     from inheritune import arm

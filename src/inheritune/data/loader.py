@@ -22,7 +22,6 @@ IGNORED = -100  # torch's mark for a target that counts nothing
 Array = np.ndarray[Any, np.dtype[Any]]
 _ROUNDS, _FEW, _ROUNDS_OF_FEW = 6, 10_000, 16  # few sequences need more rounds, until all their orders are as likely
 _MIX = tuple(np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 30, 27, 31))
-_READERS = 2
 _AHEAD = 4  # batches: a slow read is made up for by those before it
 _SWITCH = 0.001  # seconds after which the interpreter leaves a busy thread: a reader needs it again after each sequence
 
@@ -145,7 +144,7 @@ class MicroBatch:
 
 
 class Batches:
-    """The batches of a training as one of several processes sees them, the next ones read ahead in threads.
+    """The batches of a training as one of several processes sees them, the next ones read ahead in a thread.
 
     All micro-batches have the same shape, and every process has as many of them.
     """
@@ -161,7 +160,7 @@ class Batches:
     @contextmanager
     def reading_ahead(self) -> Iterator[None]:
         """Inside, the batches after the one that was asked for are read in the background."""
-        self._reader = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         before = sys.getswitchinterval()
         sys.setswitchinterval(min(before, _SWITCH))
         try:

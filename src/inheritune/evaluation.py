@@ -127,18 +127,19 @@ def judge(
 
 def evaluate(
     model: "PreTrainedModel", data: "Prepared | str | Path", sequence_length: int = 1024, *,
-    device: str = "auto", precision: str = "auto", micro_batch: int = 8,
+    device: str = "auto", precision: str = "auto", micro_batch: int = 8, attention: str = "sequence",
 ) -> Evaluation:  # fmt: skip
     """Validation loss of a model on prepared data, cut into fixed sequences of `sequence_length` tokens.
 
-    `data` may be a folder with nanoGPT's train.bin and val.bin too. Raises InputError when it is damaged, too small for
-    one sequence, or has tokens that the model does not embed.
+    `data` may be a folder with nanoGPT's train.bin and val.bin too; `attention` is as in a recipe's `train`. Raises
+    InputError when the data is damaged, too small for one sequence, or has tokens that the model does not embed.
     """
     runtime = rt.start(device)
     prepared = open_data(data, runtime, model.config.vocab_size, None)
     check_vocabulary(prepared, model.config.vocab_size, "data")
     sequences = Sequences(prepared.tokens("validation"), sequence_length, "data.validation")
-    return judge(model, sequences, runtime, precision=precision, micro_batch=micro_batch)
+    end = prepared.end_of_text if attention == "document" else None
+    return judge(model, sequences, runtime, precision=precision, micro_batch=micro_batch, end_of_text=end)
 
 
 def figures(evaluation: Evaluation, reference: Evaluation | None, tolerance: float) -> dict[str, Any]:

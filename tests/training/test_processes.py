@@ -69,6 +69,20 @@ def test_compiled_block_by_block_the_losses_stay(
     check_same(tmp_path / "run", alone)
 
 
+@pytest.mark.long
+def test_attention_inside_documents_on_two_processes(data: Path, reference_folder: Path, tmp_path: Path) -> None:
+    for name, processes, more in (
+        ("one", 1, []),
+        ("ddp", 2, ["--parallel", "ddp"]),
+        ("fsdp", 2, ["--parallel", "fsdp"]),
+    ):
+        more = [*more, "--attention=document", "--activation_checkpointing=true"]
+        done = train(processes, reference_folder, data, tmp_path / name, *more)
+        assert done.returncode == 0, done.stderr
+    for name in ("ddp", "fsdp"):
+        check_same(tmp_path / name, tmp_path / "one")
+
+
 def check_same(out: Path, alone: Path) -> None:
     assert losses(out) == pytest.approx(losses(alone), abs=1e-5)
     assert len(losses(out)) == STEPS

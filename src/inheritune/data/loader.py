@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 IGNORED = -100  # torch's mark for a target that counts nothing
 Array = np.ndarray[Any, np.dtype[Any]]
-_ROUNDS = 6
+_ROUNDS, _FEW, _ROUNDS_OF_FEW = 6, 10_000, 16  # few sequences need more rounds, until all their orders are as likely
 _MIX = tuple(np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 30, 27, 31))
-_READERS = 2
 _AHEAD = 4  # batches: a slow read is made up for by those before it
 _SWITCH = 0.001  # seconds after which the interpreter leaves a busy thread: a reader needs it again after each sequence
 
@@ -71,14 +70,14 @@ def batch_numbers(step: int, batch: int, count: int, seed: int) -> list[int]:
     positions = np.arange(batch, dtype=np.uint64) + np.uint64(first % count)  # from the beginning of this epoch on
     places = positions % np.uint64(count)
     epochs = (positions // np.uint64(count)).astype(np.int64)
-    keys = np.stack([_keys("shuffled", seed, first // count + epoch) for epoch in range(int(epochs[-1]) + 1)])
+    keys = np.stack([_keys(seed, first // count + epoch, _rounds(count)) for epoch in range(int(epochs[-1]) + 1)])
     found: list[int] = _permuted(places, count, keys[epochs].T).tolist()
     return found
 
 
 def batch_windows(step: int, batch: int, windows: int, seed: int) -> list[int]:
     """The windows of optimizer step `step`, out of `windows`, each drawn for itself."""
-    key = _keys("with replacement", seed, 0)
+    key = _keys(seed, -1, 2)
     positions = np.arange(batch, dtype=np.uint64) + np.uint64(step * batch)
     found: list[int] = (_mixed(_mixed(positions, key[0]), key[1]) % np.uint64(windows)).tolist()
     return found
@@ -86,7 +85,7 @@ def batch_windows(step: int, batch: int, windows: int, seed: int) -> list[int]:
 
 def shuffled(places: Array, count: int, seed: int, epoch: int) -> Array:
     """The images of `places` under a permutation of range(count) keyed by (seed, epoch)."""
-    return _permuted(places.astype(np.uint64), count, _keys("shuffled", seed, epoch)[:, None])
+    return _permuted(places.astype(np.uint64), count, _keys(seed, epoch, _rounds(count))[:, None])
 
 
 def _permuted(places: Array, count: int, keys: Array) -> Array:
@@ -99,7 +98,7 @@ def _permuted(places: Array, count: int, keys: Array) -> Array:
     a, b = np.uint64(root), np.uint64(-(-count // root))
     left: Array = places // b
     right: Array = places % b
-    for turn in range(0, _ROUNDS, 2):
+    for turn in range(0, len(keys), 2):
         left = (left + _mixed(right, keys[turn]) % a) % a
         right = (right + _mixed(left, keys[turn + 1]) % b) % b
     found: Array = left * b + right
@@ -122,10 +121,14 @@ def _mixed(values: Array, key: Any) -> Array:
     return mixed
 
 
-def _keys(purpose: str, seed: int, epoch: int) -> Array:
-    """A key of 64 bits for each round."""
-    text = f"{purpose},{seed},{epoch}".encode()
-    return np.frombuffer(hashlib.blake2b(text, digest_size=8 * _ROUNDS).digest(), "<u8").astype(np.uint64)
+def _rounds(count: int) -> int:
+    return _ROUNDS if count > _FEW else _ROUNDS_OF_FEW
+
+
+def _keys(seed: int, epoch: int, rounds: int) -> Array:
+    """64 bits for each round."""
+    drawn = hashlib.shake_128(b"%d,%d" % (seed, epoch)).digest(8 * rounds)
+    return np.frombuffer(drawn, "<u8").astype(np.uint64)
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class MicroBatch:
 
 
 class Batches:
-    """The batches of a training as one of several processes sees them, the next ones read ahead in threads.
+    """The batches of a training as one of several processes sees them, the next ones read ahead in a thread.
 
     All micro-batches have the same shape, and every process has as many of them.
     """
@@ -157,7 +160,7 @@ class Batches:
     @contextmanager
     def reading_ahead(self) -> Iterator[None]:
         """Inside, the batches after the one that was asked for are read in the background."""
-        self._reader = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         before = sys.getswitchinterval()
         sys.setswitchinterval(min(before, _SWITCH))
         try:

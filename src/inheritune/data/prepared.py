@@ -29,12 +29,14 @@ class Prepared:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """The tokenizer that made the tokens."""
+        """The tokenizer that made the tokens. Raises InputError where token files were opened without one."""
+        self._check_named("tokenizer")
         return self.folder / "tokenizer"
 
     @property
     def end_of_text(self) -> int:
-        """The token behind every document."""
+        """The token behind every document. Raises InputError where token files were opened without a tokenizer."""
+        self._check_named("end_of_text")
         return int(self.manifest["end_of_text"])
 
     @property
@@ -45,6 +47,10 @@ class Prepared:
     def tokens(self, split: str) -> Tokens:
         """The tokens of 'train' or 'validation'."""
         return self.splits[split]
+
+    def _check_named(self, fact: str) -> None:
+        if self.manifest[fact] is None:
+            raise InputError("data", "token files do not say what made them", "give the tokenizer that made them")
 
     def verify(self) -> None:
         """Read all shards once. Raises InputError that names one which changed since it was written."""

@@ -1,6 +1,7 @@
 """Token files: headerless rows of little-endian uint16 or uint32, several of which make one long row."""
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -117,12 +118,18 @@ class _OpenFile:
 def file_size(file: Path, remedy: str) -> int:
     """Bytes of a file. Raises InputError where there is none, or it may not be read."""
     try:
-        with file.open("rb", buffering=0) as opened:
-            return os.fstat(opened.fileno()).st_size
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            facts = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise InputError(str(file), "missing", remedy) from None
     except OSError as error:
         raise InputError(str(file), f"cannot be read ({error.strerror})", "make it a readable file") from None
+    if stat.S_ISDIR(facts.st_mode):
+        raise InputError(str(file), "cannot be read (it is a folder)", "make it a readable file")
+    return facts.st_size
 
 
 def _lost(file: Path, what: str) -> RunError:

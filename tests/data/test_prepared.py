@@ -1,0 +1,107 @@
+"""Opening prepared data: sizes at once, contents when asked for; what does not belong together is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inheritune.data import (
+    check_tokenizer,
+    check_vocabulary,
+    fingerprint,
+    open_prepared,
+    prepare,
+    train_tokenizer,
+    write_nanogpt,
+)
+from inheritune.errors import InputError
+from inheritune.runlog import checksum
+
+
+def make(folder: Path, tokenizer: Any, dtype: str = "uint16", **more: Any) -> Path:
+    """Prepared data as its format says, in two training shards."""
+    folder.mkdir()
+    shards: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    for split, length in (("train", 40), ("train", 30), ("validation", 20)):
+        file = folder / f"{split}-{len(shards[split]):05d}.bin"
+        np.arange(length, dtype=dtype).tofile(file)
+        shards[split].append({"file": file.name, "tokens": length, "sha256": checksum(file)})
+    manifest = {
+        "format": 2, "dtype": dtype, "shards": shards, "tokens": {"train": 70, "validation": 20}, "largest_token": 39,
+        "documents": {"train": 1, "validation": 1}, "end_of_text": 0, "tokenizer": fingerprint(tokenizer), **more,
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+def test_opening_gives_the_tokens_in_the_order_of_the_shards(tmp_path: Path, tokenizer: Any, dtype: str) -> None:
+    found = open_prepared(make(tmp_path / "data", tokenizer, dtype))
+    found.verify()
+    assert found.tokens("train").read().tolist() == [*range(40), *range(30)]
+    assert found.tokens("validation").read().tolist() == list(range(20))
+    assert found.end_of_text == 0
+    assert sorted(found.checksums) == ["train-00000.bin", "train-00001.bin", "validation-00000.bin"]
+
+
+def test_what_prepare_writes_is_of_this_format(text: Path, tokenizer: Any, tmp_path: Path) -> None:
+    made = prepare({"sources": [{"path": str(text)}], "validation": "500 tokens"}, tokenizer, tmp_path / "data")
+    opened = open_prepared(tmp_path / "data")
+    opened.verify()
+    for split in ("train", "validation"):
+        whole = b"".join((tmp_path / "data" / shard["file"]).read_bytes() for shard in made.manifest["shards"][split])
+        assert opened.tokens(split).read().tobytes() == whole
+
+
+@pytest.mark.parametrize("fault", ["short", "changed", "missing", "no manifest", "old format", "dtype", "damaged"])
+def test_damage_is_refused_with_the_name(tmp_path: Path, tokenizer: Any, fault: str) -> None:
+    folder = make(tmp_path / "data", tokenizer)
+    file, manifest = folder / "train-00001.bin", folder / "manifest.json"
+    said = json.loads(manifest.read_text())
+    words = {
+        "short": r"train-00001\.bin: has 58 bytes, the manifest says 60; prepare the data again",
+        "changed": r"train-00001\.bin: changed since it was written \(checksum\); prepare the data again",
+        "missing": r"train-00001\.bin: missing; prepare the data again",
+        "no manifest": r"data: no prepared data there \(no manifest\.json\); give a folder",
+        "old format": "format 1, this version reads 2; prepare the data again",
+        "dtype": "tokens of type float32, legal are uint16, uint32",
+        "damaged": "damaged: it says nothing of 'sha256'",
+    }[fault]
+    if fault == "short":
+        file.write_bytes(file.read_bytes()[:-2])
+    elif fault == "changed":
+        file.write_bytes(b"\xff" + file.read_bytes()[1:])
+    elif fault == "missing":
+        file.unlink()
+    elif fault == "no manifest":
+        manifest.unlink()
+    else:
+        said |= {"old format": {"format": 1}, "dtype": {"dtype": "float32"}, "damaged": {}}[fault]
+        if fault == "damaged":
+            del said["shards"]["train"][0]["sha256"]
+        manifest.write_text(json.dumps(said))
+    with pytest.raises(InputError, match=words) as caught:
+        open_prepared(folder).verify()
+    assert "\n" not in str(caught.value)
+
+
+def test_another_tokenizer_and_too_small_a_vocabulary(tmp_path: Path, tokenizer: Any) -> None:
+    found = open_prepared(make(tmp_path / "data", tokenizer))
+    check_tokenizer(found, tokenizer, "here")
+    with pytest.raises(InputError, match=r"here: the data in .* was made with another tokenizer; prepare it with"):
+        check_tokenizer(found, train_tokenizer(iter(["quite another text " * 50]), 270), "here")
+    check_vocabulary(found, 40, "model")
+    with pytest.raises(InputError, match="the data has token 39, the model embeds 39; prepare"):
+        check_vocabulary(found, 39, "model")
+
+
+def test_ours_written_as_nanogpts(tmp_path: Path, tokenizer: Any) -> None:
+    write_nanogpt(open_prepared(make(tmp_path / "data", tokenizer)), tmp_path / "out")
+    train, val = (np.memmap(tmp_path / "out" / name, dtype=np.uint16, mode="r") for name in ("train.bin", "val.bin"))
+    assert train.tolist() == [*range(40), *range(30)]
+    assert val.tolist() == list(range(20))
+    with pytest.raises(InputError, match=r"tokens are uint32 \(largest 39\), nanoGPT reads uint16"):
+        write_nanogpt(open_prepared(make(tmp_path / "wide", tokenizer, "uint32")), tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -77,7 +77,7 @@ def test_data_count_by_what_is_in_them(
     shutil.copytree(data, tmp_path / "moved")
     train(reference_folder, tmp_path / "moved", trained, settings=SETTINGS)
     prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, tmp_path / "other", seed=2)
-    with pytest.raises(InputError, match=r"another training: data\.train\.bin"):
+    with pytest.raises(InputError, match=r"another training: data\.train-00000\.bin"):
         train(reference_folder, tmp_path / "other", trained, settings=SETTINGS)
 
 

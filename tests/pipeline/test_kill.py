@@ -17,7 +17,7 @@ from inheritune.runlog import read_metrics
 # What stands in the folder when each stage has begun.
 STAGES: dict[str, Callable[[Path], bool]] = {
     "start": lambda run: True,
-    "data": lambda run: (run / ".data.partial").exists() or (run / "data").exists(),
+    "data": lambda run: (run / ".data.work").exists() or (run / "data").exists(),
     "reference": lambda run: (run / "reference" / "metrics.jsonl").exists(),
     "round 1": lambda run: (run / "rounds" / "1-1layers" / "metrics.jsonl").exists(),
     "between rounds": lambda run: (run / "rounds" / "1-1layers" / "model").exists(),

@@ -85,7 +85,7 @@ def test_training_on_them_by_itself(tmp_path: Path, reference_folder: Path, file
     settings = {"length": "3 steps", "batch": "4 sequences", "sequence_length": 16}
     _, found = arm.train(reference_folder, files, tmp_path / "out", settings=settings)
     assert found["steps"] == 3
-    sums = read_json(tmp_path / "out" / "request.json")["shards"]
+    sums = read_json(tmp_path / "out" / "request.json")["data"]
     assert sorted(sums) == [str(files / "train.bin"), str(files / "val.bin")]
     (files / "train.bin").write_bytes((files / "train.bin").read_bytes()[:-2])
     with pytest.raises(InputError, match="belongs to another training"):

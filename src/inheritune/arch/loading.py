@@ -256,7 +256,13 @@ def check_tokenizer_fits(tokenizer: "PreTrainedTokenizerBase", config: "Pretrain
 
 def silence_libraries() -> None:
     """Keep transformers' own progress bars and hints out of the terminal; errors still come as exceptions."""
+    import logging as standard
+
     from transformers.utils import logging
+
+    # torchao, which transformers imports where it is installed, names kernels of other machines that it cannot load
+    for name in ("torchao", "torch.utils._pytree"):
+        standard.getLogger(name).setLevel(standard.ERROR)
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

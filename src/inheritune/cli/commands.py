@@ -2,16 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from inheritune import __version__
+from inheritune.cli.options import DOTTED, DryRun, Json, Quiet, Trust, overrides, terminal_of
+from inheritune.cli.preparation import prepare
 from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary
 from inheritune.runtime import place_of_process
-
-if TYPE_CHECKING:
-    from inheritune.runlog import Terminal
 
 app = typer.Typer(
     name="inheritune",
@@ -22,15 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while working; errors are still said.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Do one real step on random weights and tokens; print memory and rate.")
-]
-Trust = Annotated[
-    bool, typer.Option(help="Run model code that comes with the checkpoint. Only for sources that you trust.")
-]
 
 
 def _version(wanted: bool) -> None:
@@ -49,7 +39,7 @@ def _program(
 
 
 @app.command(
-    context_settings=_DOTTED,
+    context_settings=DOTTED,
     epilog='Any key of the recipe can be overridden: --train.length="2 epochs" --seed=2',
 )
 def run(
@@ -65,7 +55,7 @@ def run(
     """Carry out a whole recipe; run again, it goes on where it stopped."""
     from inheritune.recipe import load_recipe
 
-    checked = load_recipe(recipe, _overrides(context))
+    checked = load_recipe(recipe, overrides(context.args))
     folder = out or Path("runs") / recipe.stem
 
     from inheritune import pipeline
@@ -73,7 +63,7 @@ def run(
     if dry_run:
         _show_trial(pipeline.dry_run(checked), as_json)
         return
-    summary = pipeline.run(checked, folder, _terminal(quiet))
+    summary = pipeline.run(checked, folder, terminal_of(quiet))
     if place_of_process()[0] > 0:
         return
     if as_json:
@@ -102,39 +92,9 @@ def new(
     typer.echo(f"{file}: written. Set data.sources to your text, then: inheritune run {file}")
 
 
-@app.command()
-def prepare(
-    text: Annotated[list[str], typer.Argument(help="Files or folders with text (.txt, .md, .rst, .jsonl).")],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
-    tokenizer: Annotated[str, typer.Option(help="The model whose tokenizer is used: hub id, folder or .gguf file.")],
-    size: Annotated[str | None, typer.Option(help='Training tokens, e.g. "10M tokens". Default: all the text.')] = None,
-    validation: Annotated[str, typer.Option(help="Validation tokens, whole documents.")] = "100K tokens",
-    include: Annotated[list[str] | None, typer.Option(help="File-name pattern taken from folders; repeatable.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws the documents.")] = 1,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Turn text into token files: a validation set of whole documents and an exact training subset."""
-    from inheritune.recipe import Data, Reference, check
-
-    extra = {"include": include} if include else {}
-    request = {"sources": [{"path": path, **extra} for path in text], "size": size, "validation": validation}
-    data = check(Data, request, "command line")
-
-    from inheritune.arch import load_tokenizer
-    from inheritune.data import prepare as write
-    from inheritune.inheritance import check_free
-
-    check_free(out)
-    say = _terminal(quiet).say
-    prepared = write(data, load_tokenizer(Reference(path=tokenizer), say), out, seed=seed, say=say)
-    found = prepared.manifest
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        tokens, documents = found["tokens"], found["documents"]
-        typer.echo(f"{out}: {tokens['train']:,} training tokens of {documents['train']:,} documents,")
-        typer.echo(f"{tokens['validation']:,} validation tokens of {documents['validation']:,} documents")
+app.command(
+    context_settings=DOTTED, epilog="Any key of the recipe's data can be set: --data.filters='[gopher_quality]'"
+)(prepare)
 
 
 @app.command()
@@ -202,7 +162,7 @@ def inherit(
 
 
 @app.command(
-    context_settings=_DOTTED,
+    context_settings=DOTTED,
     epilog='Any key of a recipe\'s train: --optimizer.learning_rate=1e-4 --schedule.warm_up="100 steps"',
 )
 def train(
@@ -231,7 +191,7 @@ def train(
     from inheritune.recipe import Evaluate, Hardware, Training, check, override
 
     tree = {"length": length, "batch": batch, "sequence_length": sequence_length}
-    settings = check(Training, override(tree, _overrides(context)), "command line: train")
+    settings = check(Training, override(tree, overrides(context.args)), "command line: train")
     evaluate = check(Evaluate, {"every": evaluate_every}, "command line: evaluate")
     hardware = check(Hardware, {"parallel": parallel, "timeout": timeout}, "command line")
     if dry_run:
@@ -255,7 +215,7 @@ def train(
         device=device,
         parallel=hardware.parallel,
         timeout=hardware.timeout.amount,
-        terminal=_terminal(quiet),
+        terminal=terminal_of(quiet),
         track=track or (),
     )
     if place_of_process()[0] > 0:
@@ -289,7 +249,7 @@ def export(
 
 
 @app.command(
-    context_settings=_DOTTED,
+    context_settings=DOTTED,
     epilog="Any key of a recipe's train: --optimizer.name=muon --activation_checkpointing=true --compile=false",
 )
 def bench(
@@ -321,7 +281,7 @@ def bench(
 ) -> None:
     """Measure training here: tokens per second, fraction of the machine's limit, memory, what is lost end to end."""
     named = {"batch": batch, "micro_batch": micro_batch, "sequence_length": sequence_length, "precision": precision}
-    words = [f"{key}={value}" for key, value in named.items() if value is not None] + _overrides(context)
+    words = [f"{key}={value}" for key, value in named.items() if value is not None] + overrides(context.args)
 
     from inheritune.bench import bench as measure
     from inheritune.bench import request
@@ -333,7 +293,7 @@ def bench(
         end_to_end=end_to_end,
         minutes=minutes,
         folder=folder,
-        terminal=_terminal(quiet),
+        terminal=terminal_of(quiet),
     )
     if out is not None:
         write_json(out, found)
@@ -357,31 +317,3 @@ def _show_trial(found: dict[str, Any], as_json: bool) -> None:
         f" {found['tokens_per_second']:,.0f} tokens/s, not compiled"
     )
     typer.echo(f"peak memory {memory['peak_bytes'] / 1e9:.2f} GB ({memory['of']})")
-
-
-def _terminal(quiet: bool) -> "Terminal":
-    """The terminal of this process: of several, the first one speaks."""
-    from inheritune.runlog import Terminal
-
-    return Terminal(quiet or place_of_process()[0] > 0)
-
-
-def _overrides(context: typer.Context) -> list[str]:
-    """The words after the options: all must be --dotted.key=value, or --dotted.key value."""
-    from inheritune.errors import InputError
-
-    words, found = list(context.args), []
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--"):
-            raise InputError("command line", f"unexpected word {word!r}", "override a key as --dotted.key=value")
-        if "=" not in word:
-            if not words or words[0].startswith("--"):
-                raise InputError(
-                    "command line",
-                    f"no such option: {word}",
-                    "options are listed by --help; a key is set as --dotted.key=value",
-                )
-            word = f"{word}={words.pop(0)}"
-        found.append(word)
-    return found

@@ -102,3 +102,38 @@ def _add_parts(shown: Any, parts: dict[str, Any] | None) -> None:
 
 def _giga(rate: float) -> str:
     return f"{rate / 1e9:,.0f}"
+
+
+def show_prepared(found: dict[str, Any]) -> None:
+    """What came from each source, and what each filter left, on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+
+    def show(names: tuple[str, ...], rows: list[list[str]]) -> None:
+        shown = Table(box=None, pad_edge=False, header_style="bold")
+        for number, name in enumerate(names):
+            shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+        for row in rows:
+            shown.add_row(*row)
+        console.print(shown)
+        console.print()
+
+    if found.get("sources"):
+        show(
+            ("source", "documents found", "broken places", "training tokens", "validation tokens"),
+            [
+                [
+                    source["name"], f"{source['documents_found']:,}", f"{sum(source['passed_over'].values()):,}",
+                    f"{source['train_tokens']:,}", f"{source['validation_tokens']:,}",
+                ]
+                for source in found["sources"]
+            ],
+        )  # fmt: skip
+    if found.get("filters"):
+        counts = ("documents_in", "documents_out", "tokens_in", "tokens_out")
+        show(
+            ("filter", "documents in", "out", "tokens in", "out"),
+            [[step["filter"], *(f"{step[key]:,}" for key in counts)] for step in found["filters"]],
+        )  # fmt: skip

@@ -19,13 +19,14 @@ from inheritune.arch import (
     parameter_count,
 )
 from inheritune.arm import Arm, Conditions, only_job, run_arm
-from inheritune.data import Prepared, adopt, check_tokenizer, check_vocabulary, nanogpt_files, open_prepared, prepare
+from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, gap
 from inheritune.growth import Growth, best_round, with_blocks
 from inheritune.inheritance import target_config
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
+from inheritune.pipeline.text import prepare_data
 from inheritune.recipe import NewTokenizer, Recipe, Reference, Size, Training, changes, dump_recipe
 from inheritune.report import write_report
 from inheritune.runlog import Terminal, add_lineage, note_start, read_json, write_json, write_text
@@ -100,33 +101,13 @@ class _Run:
     def _prepare(self) -> tuple[Prepared, float]:
         """The data stage: the prepared tokens, and the seconds that it took."""
         place = self.folder / "data"
-        self.runtime.first_does(lambda: open_prepared(place).verify() if place.exists() else self._fill(place))
+
+        def fill() -> None:
+            prepare_data(self.recipe, place, self.terminal.say)
+
+        self.runtime.first_does(fill)
         found = open_prepared(place)
         return found, found.manifest["seconds"] if self.recipe.data.sources else 0.0
-
-    def _fill(self, place: Path) -> None:
-        data = self.recipe.data
-        files = data.tokens or (nanogpt_files(data.prepared) if data.prepared is not None else None)
-        if data.prepared is not None and files is None:
-            open_prepared(data.prepared).verify()
-            place.symlink_to(data.prepared.resolve(), target_is_directory=True)
-            return
-        new = self.recipe.reference.train
-        tokenizer: PreTrainedTokenizerBase | NewTokenizer
-        if new is None:
-            tokenizer = load_tokenizer(self.recipe.reference)
-        else:
-            tokenizer = (
-                new.tokenizer
-                if isinstance(new.tokenizer, NewTokenizer)
-                else load_tokenizer(Reference(path=new.tokenizer))
-            )
-        if files is not None:
-            assert not isinstance(tokenizer, NewTokenizer)  # the recipe's check
-            self.terminal.say("data: reading the token files")
-            adopt(files, tokenizer, place)
-            return
-        prepare(data, tokenizer, place, seed=self.recipe.seed, say=self.terminal.say)
 
     def _tokenizer(self, prepared: Prepared) -> "PreTrainedTokenizerBase":
         new = self.recipe.reference.train

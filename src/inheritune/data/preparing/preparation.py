@@ -13,7 +13,7 @@ import numpy as np
 
 from inheritune.data.prepared import FORMAT, Prepared, open_prepared
 from inheritune.data.preparing.account import Drawn, account, counted, write_removed
-from inheritune.data.preparing.work import Work
+from inheritune.data.preparing.work import Work, work_folder
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError
 from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
@@ -79,7 +79,7 @@ class Preparation:
         self._tokenizer = tokenizer
         if not isinstance(tokenizer, NewTokenizer):
             separator(tokenizer, "reference.tokenizer")  # refused before anything is read
-        self.work = Work(out.with_name(f".{out.name}.work"), say)
+        self.work = Work(work_folder(out), say)
         self._last: list[Part] = []
         self.inputs = list_inputs(data.sources)
         self.groups = gather(self.inputs, _TASK_BYTES)

@@ -16,6 +16,11 @@ from inheritune.data.preparing.drawing import Gate, Share
 from inheritune.runlog import read_json, write_json
 
 
+def work_folder(out: Path) -> Path:
+    """Where the work for the folder `out` is kept until that is there."""
+    return out.with_name(f".{out.name}.work")
+
+
 class Work:
     """A folder with collected-N/, tokens-N/ for each round N of reading, and what the executors noted in tasks/."""
 

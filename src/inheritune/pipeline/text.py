@@ -1,0 +1,46 @@
+"""The data stage: what a recipe says of its text, as prepared data in a folder."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inheritune.arch import load_tokenizer
+from inheritune.data import Prepared, adopt, nanogpt_files, open_prepared, prepare, work_folder
+from inheritune.recipe import NewTokenizer, Recipe, Reference
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def prepare_data(recipe: Recipe, out: Path, say: Callable[[str], None]) -> Prepared:
+    """Fill `out` with the recipe's data, or link it to where they are; all is verified once, also when it is there.
+
+    Raises InputError for text, tokens or a tokenizer that will not do.
+    """
+    data = recipe.data
+    if out.exists():
+        shutil.rmtree(work_folder(out), ignore_errors=True)  # left by a kill just before its end
+        found = open_prepared(out)
+        found.verify()
+        return found
+    files = data.tokens or (nanogpt_files(data.prepared) if data.prepared is not None else None)
+    if data.prepared is not None and files is None:
+        open_prepared(data.prepared).verify()
+        out.symlink_to(data.prepared.resolve(), target_is_directory=True)
+        return open_prepared(out)
+    tokenizer = _tokenizer(recipe, say)
+    if files is not None:
+        assert not isinstance(tokenizer, NewTokenizer)  # the recipe's check
+        say("data: reading the token files")
+        return adopt(files, tokenizer, out)
+    return prepare(data, tokenizer, out, seed=recipe.seed, say=say)
+
+
+def _tokenizer(recipe: Recipe, say: Callable[[str], None]) -> "PreTrainedTokenizerBase | NewTokenizer":
+    new = recipe.reference.train
+    if new is None:
+        return load_tokenizer(recipe.reference, say)
+    if isinstance(new.tokenizer, NewTokenizer):
+        return new.tokenizer
+    return load_tokenizer(Reference(path=new.tokenizer))

@@ -47,14 +47,15 @@ def model() -> GPT2LMHeadModel:
     return made
 
 
-def train(folder: Path, parallel: str, batch: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+def train(folder: Path, parallel: str, batch: int, micro_batch: int = 1) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The losses of a training, and the state of the optimizer's steps and the weights that nothing reaches."""
     trained = model()
     row = (np.cumsum(np.random.default_rng(0).integers(1, 4, 401)) % VOCABULARY).astype(np.uint16)
     settings = Training.model_validate({
-        "length": "5 steps", "batch": f"{batch} sequences", "sequence_length": LENGTH, "micro_batch": 1,
+        "length": "5 steps", "batch": f"{batch} sequences", "sequence_length": LENGTH,
+        "micro_batch": micro_batch,
         "optimizer": {"learning_rate": 0.003, "weight_decay": 0.5}, "schedule": {"warm_up": "1 steps"},
-        "checkpoint": {"best": False},
+        "checkpoint": {"best": False, "every": "1 steps"},
     })  # fmt: skip
     job = Job(
         label="test", model=trained, sequences=Sequences(row, LENGTH, "test"), settings=settings, seed=5,
@@ -109,20 +110,38 @@ def lacks_memory(rank: int, folder: Path, parallel: str) -> None:
     plain, calls = NextToken.forward, iter(range(99))
 
     def forward(self: NextToken, *given: Any, **more: Any) -> torch.Tensor:
-        if rank == 1 and len(given[0]) == 1 and next(calls) == 5:
+        if rank == 1 and len(given[0]) == 2 and next(calls) == 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return plain(self, *given, **more)
 
     NextToken.forward = forward  # type: ignore[method-assign]
     with pytest.raises(RunError if rank == 1 else RuntimeError) as caught:
-        train(folder / parallel, parallel, 4)
+        train(folder / parallel, parallel, 4, micro_batch=2)
     if rank == 1:
-        assert "test, step 3: out of memory with micro-batches of 1 sequences; shorten" in str(caught.value)
+        assert "test, step 4: out of memory with micro-batches of 2 sequences; run again" in str(caught.value)
+        assert "from the last checkpoint, with micro-batches of 1" in str(caught.value)
     else:
         assert "closed by peer" in str(caught.value)
 
 
+def goes_on(rank: int, folder: Path, parallel: str, losses: list[float]) -> None:
+    plain = NextToken.forward
+    sizes = set()
+
+    def forward(self: NextToken, *given: Any, **more: Any) -> torch.Tensor:
+        sizes.add(len(given[0]))
+        return plain(self, *given, **more)
+
+    NextToken.forward = forward  # type: ignore[method-assign]
+    found, _ = train(folder / parallel, parallel, 4, micro_batch=2)
+    assert found == pytest.approx(losses, abs=1e-5)
+    assert sizes == {1, 16}  # 16: the trial of which parameters a token reaches
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_memory_that_one_process_lacks_ends_all(tmp_path: Path, parallel: str) -> None:
+def test_memory_that_one_process_lacks_ends_all_and_the_next_start_needs_less(tmp_path: Path, parallel: str) -> None:
+    losses, _ = train(tmp_path / "one", "auto", 4)
     torch.multiprocessing.spawn(process, (lacks_memory, str(tmp_path), parallel), nprocs=2)
+    (tmp_path / "meeting").unlink(missing_ok=True)
+    torch.multiprocessing.spawn(process, (goes_on, str(tmp_path), parallel, losses), nprocs=2)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _NAME = re.compile(r"^step-(\d{9})$")
 _FILE_BYTES = 2**31
+_TOO_LARGE = "out-of-memory-*.json"  # by process
 _FACTS, _OWN_SUM = "checkpoint.json", "checksum"
 _WEIGHTS = "model"  # what the names of a model's tensors begin with
 BEST = "best"
@@ -72,6 +73,24 @@ class Checkpoints:
     def save_best(self, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
         """Begin to write the weights that are the best so far, in place of the best before."""
         self._begin(BEST, tensors, facts)
+
+    def note_too_large(self, micro_batch: int, asked: int) -> None:
+        """Leave word for the next start that memory does not suffice for this micro-batch; `asked`: the recipe's.
+
+        Of several processes the one that ran out of memory calls this alone, as the job then ends.
+        """
+        if self.runtime.processes > 1 and micro_batch > 1:
+            note = {"fits": micro_batch // 2, "asked": asked}
+            write_json(self.folder / _TOO_LARGE.replace("*", str(self.runtime.rank)), note)
+
+    def fitting(self, micro_batch: int, asked: int) -> int:
+        """The micro-batch, or a smaller one that an earlier start with the same recipe has left word of."""
+
+        def smallest() -> int:
+            notes = [read_json(note) for note in self.folder.glob(_TOO_LARGE)]
+            return min([micro_batch, *(note["fits"] for note in notes if note["asked"] == asked)])
+
+        return self.runtime.first_does(smallest)
 
     def wait(self) -> None:
         """Until all is written. Raises RunError where something could not be; what was there before stays."""

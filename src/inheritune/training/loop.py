@@ -144,9 +144,9 @@ class _State:
         """The position with the micro-batch to go on with: the one in use, unless the recipe now asks for another."""
         wanted = self.job.settings.micro_batch
         asked = 0 if wanted == "auto" else wanted
-        if position.micro_batch and position.asked_micro_batch == asked:
-            return replace(position, micro_batch=min(position.micro_batch, self.batches.share))
-        return replace(position, micro_batch=self._micro_batch(), asked_micro_batch=asked)
+        known = position.micro_batch and position.asked_micro_batch == asked
+        size = min(position.micro_batch if known else self._micro_batch(), self.batches.share)
+        return replace(position, micro_batch=self.checkpoints.fitting(size, asked), asked_micro_batch=asked)
 
     def _micro_batch(self) -> int:
         """The recipe's, or the one that fits."""
@@ -231,11 +231,8 @@ class _Loop:
             records = [r for r in read_metrics(self.job.folder / "metrics.jsonl") if r["step"] <= position.step]
             losses = [record["loss"] for record in records if "loss" in record and "event" not in record]
             rollbacks = sum(record["step"] == position.step for record in records if "event" in record)
-            return (
-                losses[-_RECENT:],
-                rollbacks,
-                min((r["val_loss"] for r in records if "val_loss" in r), default=math.inf),
-            )
+            lowest = min((r["val_loss"] for r in records if "val_loss" in r), default=math.inf)
+            return losses[-_RECENT:], rollbacks, lowest
 
         losses, self.rollbacks, lowest = self.job.runtime.first_does(read)
         self.recent = deque(losses, maxlen=_RECENT)
@@ -268,6 +265,7 @@ class _Loop:
                 if not is_out_of_memory(error):
                     raise
             # out here, as the error's frames hold the step's tensors
+            self.state.checkpoints.note_too_large(self.stepper.micro_batch, position.asked_micro_batch)
             self.stepper.halve(f"{self.job.label}, step {step + 1}")
             self.job.terminal.warn(
                 f"{self.job.label}: out of memory at step {step + 1:,}; going on with micro-batches of"

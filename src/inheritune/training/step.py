@@ -106,12 +106,10 @@ class Stepper:
         there is nothing to halve, and on several processes, since the others are in the middle of that step.
         """
         if self.micro_batch == 1 or self.runtime.processes > 1:
-            lower = f"give train.micro_batch {self.micro_batch // 2}" if self.micro_batch > 1 else "shorten sequences"
-            raise RunError(
-                place,
-                f"out of memory with micro-batches of {self.micro_batch} sequences",
-                f"{lower}, or set train.activation_checkpointing, then run again",
-            )
+            remedy = "shorten sequences, or set train.activation_checkpointing, then run again"
+            if self.micro_batch > 1:
+                remedy = f"run again to go on from the last checkpoint, with micro-batches of {self.micro_batch // 2}"
+            raise RunError(place, f"out of memory with micro-batches of {self.micro_batch} sequences", remedy)
         self.micro_batch //= 2
         restore_random_state(self._random)
         self.spread.module.choose_form(self.micro_batch * self.settings.sequence_length)

@@ -88,7 +88,7 @@ class Checkpoints:
 
         def smallest() -> int:
             notes = [read_json(note) for note in self.folder.glob(_TOO_LARGE)]
-            return min([micro_batch, *(note["fits"] for note in notes if note["asked"] == asked)])
+            return min([micro_batch, *(int(note["fits"]) for note in notes if note["asked"] == asked)])
 
         return self.runtime.first_does(smallest)
 

@@ -35,18 +35,21 @@ class Stages:
     def __init__(self, data: Data, logs: Path, say: Say) -> None:
         self.data, self.logs, self.say = data, logs, say
 
-    def run(self, name: str, steps: Sequence[PipelineStep], tasks: int) -> None:
-        """Run `steps` for the ranks 0 to tasks - 1. Raises what a task raised, RunError when one dies."""
+    def run(self, name: str, steps: Sequence[PipelineStep], tasks: int, threads: int = 1) -> None:
+        """Run `steps` for the ranks 0 to tasks - 1; a task keeps about `threads` processors busy.
+
+        Raises what a task raised, RunError when one dies.
+        """
         place = self.logs / name
         if self.data.executor == "local":
-            LocalExecutor(list(steps), tasks, self._workers(tasks), place, self.say).run()
+            LocalExecutor(list(steps), tasks, self._workers(tasks, threads), place, self.say).run()
         elif self.data.executor == "slurm":
             self._slurm(name, list(steps), tasks, place)
         else:
             self._ray(list(steps), tasks, place)
 
-    def _workers(self, tasks: int) -> int:
-        return min(tasks, self.data.workers or os.cpu_count() or 1)
+    def _workers(self, tasks: int, threads: int) -> int:
+        return min(tasks, self.data.workers or max(1, (os.cpu_count() or 1) // threads))
 
     def _slurm(self, name: str, steps: list[PipelineStep], tasks: int, place: Path) -> None:
         from datatrove.executor.slurm import SlurmPipelineExecutor

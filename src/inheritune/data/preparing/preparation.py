@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from inheritune.data.sources.inputs import Input
 
 Say = Callable[[str], None]
+# What a process keeps busy where the work is done by threads of libraries, and by a disk: fewer cores than these need
+# no further process, and starting one takes seconds.
+_THREADS = 4
 _TASK_BYTES = 64_000_000  # of input: worth a process, and not much is lost with one
 _PART_BYTES = 16_000_000  # of candidates
 _TOKENIZER_BYTES = 200_000_000  # of text, from which a new tokenizer is learnt at least where there is so much
@@ -179,7 +182,8 @@ class Preparation:
             JudgeDocuments(self._judges(), tally),
             WriteParts(folder, tally, _PART_BYTES),
         ]
-        self._stages.run(f"collect-{number}", steps, len(self.groups))
+        threads = 1 if self.data.filters else _THREADS
+        self._stages.run(f"collect-{number}", steps, len(self.groups), threads)
         found = parts(folder)
         self._check_sources(found)
         return found
@@ -208,7 +212,7 @@ class Preparation:
         folder = self.work.folder / f"tokens-{number}"
         paths = [part.path for part in found]
         step = TokeniseParts(paths, encoder, folder, self.dtype, eos)
-        self._stages.run(f"tokenise-{number}", [step], len(paths))
+        self._stages.run(f"tokenise-{number}", [step], len(paths), _THREADS)
         return [TokenPart.of(folder, path) for path in paths]
 
     @property

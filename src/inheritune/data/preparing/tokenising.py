@@ -1,8 +1,10 @@
 """Candidates as tokens: for each part a file of tokens and an index with a row for each document."""
 
 import io
+import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ INDEX = np.dtype(
 )
 """A document, in the order of its part. The tokens of a removed one are counted, not kept."""
 
+_AHEAD = 2  # batches
 _BATCH_CHARACTERS = 1_000_000
 _BATCH_DOCUMENTS = 1_000
 
@@ -76,18 +79,16 @@ class TokeniseParts(PipelineStep):  # type: ignore[misc]
         yield from ()
 
     def _encoded(self, rank: int) -> Iterator[tuple[list[dict[str, Any]], list[list[int]]]]:
-        """Batches of records and their tokens; the next batch is read and encoded while this one is written."""
+        """Batches of records and their tokens; two more are encoded, on all cores, while one is written."""
         batches = _batches(records(self.parts[rank]))
-        with ThreadPoolExecutor(1) as thread:
-
-            def start() -> Any:
-                batch = next(batches, None)
-                return batch and (batch, thread.submit(self.encoder.encode, [record["text"] for record in batch]))
-
-            ahead = start()
-            while ahead:
-                (batch, encoded), ahead = ahead, start()
-                yield batch, encoded.result()
+        with ThreadPoolExecutor(_AHEAD) as threads:
+            ahead: deque[tuple[list[dict[str, Any]], Future[list[list[int]]]]] = deque()
+            for batch in itertools.chain(batches, [None] * _AHEAD):
+                if batch is not None:
+                    ahead.append((batch, threads.submit(self.encoder.encode, [record["text"] for record in batch])))
+                if len(ahead) > _AHEAD or (batch is None and ahead):
+                    done, encoded = ahead.popleft()
+                    yield done, encoded.result()
 
 
 def _row(record: dict[str, Any], tokens: int) -> tuple[Any, ...]:

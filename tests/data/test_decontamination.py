@@ -136,7 +136,9 @@ def task(tmp_path: Path) -> Path:
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # those of lm_eval and of what it imports
 def test_tasks_of_the_harness_give_question_and_right_answer(task: Path, tmp_path: Path) -> None:
-    chosen = filters(tasks=[str(task)])
+    with pytest.raises(InputError, match="a task file, which may name code that is then run; look at it"):
+        build_filters(filters(tasks=[str(task)]), tmp_path / "refused")
+    chosen = filters(tasks=[str(task)], trust_task_files=True)
     check_filters(chosen)
     wrong = AROUND.format(" ".join([*QUESTION.split()[-11:], "Nobody knows."]))
     found = reasons(chosen, tmp_path / "work", TEXTS[0], TEXTS[4], TEXTS[5], wrong, TEXTS[6])

@@ -30,6 +30,7 @@ def check_evaluations(settings: Decontaminate, place: str) -> None:
     missing_packages({"lm_eval": "lm-eval"}, f"{place}.tasks")
     known = _task_manager().all_tasks
     for name in settings.tasks:
+        _check_trust(name, settings, place)
         if name not in known and not Path(name).is_file():
             near = difflib.get_close_matches(name, known, n=3)
             raise InputError(
@@ -85,6 +86,7 @@ def _texts(settings: Decontaminate, place: str) -> Iterator[tuple[str, str]]:
     if settings.tasks:
         missing_packages({"lm_eval": "lm-eval"}, f"{place}.tasks")
         for name in settings.tasks:
+            _check_trust(name, settings, place)
             yield from _task_texts(name, f"{place}.tasks")
 
 
@@ -128,6 +130,15 @@ def _record_text(line: str, keys: list[str], where: str, place: str) -> str:
             there = ", ".join(name for name, value in record.items() if isinstance(value, str)) or "none"
             raise InputError(where, f"no text under {key!r}", f"set {place}.text_keys; the keys with text are {there}")
     return "\n".join(record[key] for key in keys)
+
+
+def _check_trust(name: str, settings: Decontaminate, place: str) -> None:
+    if Path(name).is_file() and not settings.trust_task_files:
+        raise InputError(
+            f"{place}.tasks",
+            f"{name} is a task file, which may name code that is then run",
+            "look at it, then set trust_task_files: true; or give the questions as `files`",
+        )
 
 
 def _task_texts(name: str, place: str) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import inheritune
-from conftest import make_text, program, tiny_recipe
+from conftest import make_text, tiny_recipe
 from inheritune.cli import main
 from inheritune.data import open_prepared, prepare
 

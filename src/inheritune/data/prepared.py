@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune.data.shards import DTYPES, Shard, Tokens
 from inheritune.data.tokenizer import fingerprint
 from inheritune.errors import InputError, RunError
-from inheritune.runlog import read_json
+from inheritune.runlog import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,10 +53,24 @@ class Prepared:
         if self.manifest[fact] is None:
             raise InputError("data", "token files do not say what made them", "give the tokenizer that made them")
 
-    def verify(self) -> None:
-        """Read all shards once. Raises InputError that names one which changed since it was written."""
-        for tokens in self.splits.values():
-            tokens.verify()
+    def verify(self, note: Path | None = None) -> None:
+        """Read all shards once. Raises InputError that names one which changed since it was written.
+
+        The file `note` keeps what was found. A shard that stands there with the size and times that it still has is
+        not read again, so that what goes on often does not read a terabyte each time.
+        """
+        known = _noted(note) if note is not None else {}
+        found = {file: state for tokens in self.splits.values() for file, state in tokens.verify(known).items()}
+        if note is not None and found != known:
+            write_json(note, found)
+
+
+def _noted(note: Path) -> dict[str, Any]:
+    try:
+        known = read_json(note)
+    except (FileNotFoundError, RunError):  # it is made again
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def open_prepared(folder: str | Path) -> Prepared:

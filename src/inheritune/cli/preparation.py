@@ -138,7 +138,7 @@ def _finish(prepared: "Prepared", sample: bool, nanogpt: Path | None, as_json: b
 
     if nanogpt is not None:
         write_nanogpt(prepared, nanogpt)
-    found = prepared.manifest
+    found = prepared.manifest | ({} if nanogpt is None else {"nanogpt": str(nanogpt)})
     shown = list(preview(prepared, 10)) if sample else []
     if as_json:
         typer.echo(json.dumps(found | ({"sample": shown} if sample else {}), indent=2))
@@ -150,3 +150,5 @@ def _finish(prepared: "Prepared", sample: bool, nanogpt: Path | None, as_json: b
     tokens, documents = found["tokens"], found["documents"]
     typer.echo(f"{prepared.folder}: {tokens['train']:,} training tokens of {documents['train']:,} documents,")
     typer.echo(f"{tokens['validation']:,} validation tokens of {documents['validation']:,} documents")
+    if nanogpt is not None:
+        typer.echo(f"{nanogpt}: the same tokens as train.bin and val.bin")

@@ -89,3 +89,5 @@ def test_data_of_a_larger_vocabulary_is_refused(
     model.config.vocab_size = 100
     with pytest.raises(InputError, match="do not fit"):
         inheritune.evaluate(model, tmp_path / "data", sequence_length=16, device="cpu")
+    with pytest.raises(InputError, match=r"attention: got 'documents'; give 'sequence' or 'document'"):
+        inheritune.evaluate(model, tmp_path / "data", sequence_length=16, device="cpu", attention="documents")

@@ -1,5 +1,8 @@
 """The place of a process among others, as its environment says it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +66,28 @@ def test_how_long_a_training_waits_for_others(monkeypatch: pytest.MonkeyPatch, t
     assert main(words) == 2
     assert main([*words, "--timeout", "5"]) == 2
     assert waits == [0.5, 10]
+
+
+_WAITING = """
+import time
+from inheritune import runtime
+here = runtime.start("cpu", 1, timeout_minutes=0.03)
+assert here.first_does(lambda: time.sleep(5) or "done") == "done"
+assert here.gather(here.rank) == [0, 1]
+runtime.leave()
+"""
+
+
+@pytest.mark.long
+def test_what_the_first_does_alone_may_take_longer_than_others_are_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "waiting.py").write_text(_WAITING)
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*words, tmp_path / "waiting.py"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr

@@ -81,6 +81,10 @@ class Conditions:
             )
         return cls(training, evaluate, seed, runtime, terminal, tokenizer, train, validation, parallel, end)
 
+    def left_over(self) -> dict[str, int]:
+        """Tokens of training and validation that fill no sequence, which no model of the run sees."""
+        return {"train": self.train_sequences.left_over, "validation": self.validation_sequences.left_over}
+
     def judge(self, model: "PreTrainedModel") -> Evaluation:
         """The model's losses on all validation sequences."""
         settings = self.training
@@ -163,6 +167,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         "tokens": tokens,
         "epochs": round(steps * settings.batch_sequences / conditions.train_sequences.count, 4),
         "steps": steps,
+        "left_over_tokens": settings.left_over(conditions.train_sequences.count),
         "flops": flops,
         "tokens_per_second": round(tokens / position.seconds, 1),
         "seconds": round(position.seconds, 3),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.arch import block_modules
 from inheritune.data import Prepared, Sequences, check_vocabulary, open_data
-from inheritune.errors import RunError
+from inheritune.errors import InputError, RunError
 from inheritune.runtime import Runtime
 from inheritune.training import NextToken, check_documents_apart, choose, spread
 
@@ -134,6 +134,8 @@ def evaluate(
     `data` may be a folder with nanoGPT's train.bin and val.bin too; `attention` is as in a recipe's `train`. Raises
     InputError when the data is damaged, too small for one sequence, or has tokens that the model does not embed.
     """
+    if attention not in ("sequence", "document"):
+        raise InputError("attention", f"got {attention!r}", "give 'sequence' or 'document'")
     runtime = rt.start(device)
     prepared = open_data(data, runtime, model.config.vocab_size, None)
     check_vocabulary(prepared, model.config.vocab_size, "data")

@@ -1,6 +1,7 @@
 """Opening prepared data: sizes at once, contents when asked for; what does not belong together is refused."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,31 @@ def test_ours_written_as_nanogpts(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(InputError, match=r"tokens are uint32 \(largest 39\), nanoGPT reads uint16"):
         write_nanogpt(open_prepared(make(tmp_path / "wide", tokenizer, "uint32")), tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_what_was_verified_is_read_again_only_when_it_was_written(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inheritune.data import shards
+
+    folder, note = make(tmp_path / "data", tokenizer), tmp_path / "note.json"
+    read: list[str] = []
+
+    def noted(file: Path) -> str:
+        read.append(file.name)
+        return checksum(file)
+
+    monkeypatch.setattr(shards, "checksum", noted)
+    for _ in range(2):
+        open_prepared(folder).verify(note)
+    assert sorted(read) == ["train-00000.bin", "train-00001.bin", "validation-00000.bin"]
+    times = (folder / "train-00001.bin").stat().st_mtime_ns
+    with (folder / "train-00001.bin").open("r+b") as file:
+        file.write(b"\xff")
+    os.utime(folder / "train-00001.bin", ns=(times, times))  # the size is the same, and the time says nothing
+    with pytest.raises(InputError, match=r"train-00001\.bin: changed since it was written"):
+        open_prepared(folder).verify(note)
+    assert read[3:] == ["train-00001.bin"]
+    note.write_text("{")
+    with pytest.raises(InputError, match=r"train-00001\.bin: changed since it was written"):
+        open_prepared(folder).verify(note)

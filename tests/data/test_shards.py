@@ -115,7 +115,7 @@ def test_a_file_that_vanishes_or_shrinks_later_is_a_run_error(tmp_path: Path) ->
         tokens.read(58)
     os.truncate(tokens.shards[1].file, 40)
     assert tokens.read(10, 20).tolist() == whole[10:30].tolist()
-    with pytest.raises(RunError, match=r"train-00001\.bin: ends after 40 bytes, it had more when it was opened"):
+    with pytest.raises(RunError, match=r"train-00001\.bin: has 40 bytes, it had more when it was opened"):
         tokens.read(10, 30)
 
 

@@ -133,7 +133,7 @@ def test_the_same_filter_may_stand_twice_under_two_names() -> None:
 
 
 def test_filters_of_prepared_data_are_refused() -> None:
-    with pytest.raises(InputError, match="filters are for sources"):
+    with pytest.raises(InputError, match="filters is for sources; leave it away"):
         check(Data, {"prepared": "folder", "filters": ["c4"]}, "data")
 
 

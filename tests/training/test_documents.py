@@ -49,7 +49,9 @@ def test_positions_begin_anew_behind_each_end() -> None:
     assert document_positions(row, END).tolist() == [[0, 1, 0, 1, 2, 0, 0], [0, 0, 1, 2, 3, 4, 5]]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "mistral", "qwen3_moe", "gpt_neox", "olmo2"])
+@pytest.mark.parametrize(
+    "kind", ["llama", "gpt2", "gemma2", "mistral", "qwen3_moe", "gpt_neox", "olmo2", "falcon", "gpt_oss", "opt", "mpt"]
+)
 def test_losses_are_those_of_each_document_alone(kind: str) -> None:
     model = build(kind)
     check_documents_apart(model, END, "here")
@@ -66,7 +68,7 @@ def test_losses_are_those_of_each_document_alone(kind: str) -> None:
     assert across[2].item() == pytest.approx(expected[2], rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["mamba", "bloom", "mpt"])
+@pytest.mark.parametrize("kind", ["mamba", "bloom"])
 def test_models_that_do_not_keep_them_apart_are_refused(kind: str) -> None:
     model = build(kind).train()
     with pytest.raises(

@@ -91,7 +91,7 @@ def _describe(error: OSError) -> str:
     place = error.filename or "disk"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"{place}: the disk is full; make room, then run the same command again to go on from the last checkpoint"
+            f"{place}: the disk is full; make room, then run the same command again: it goes on from what was finished"
         )
     return f"{place}: {error.strerror or error}; what was finished is kept: mend it and run the same command again"
 

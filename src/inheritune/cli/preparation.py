@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from inheritune.data import Prepared
 
+    Make = Callable[[Path, Callable[[str], None]], Prepared]
+
 
 def prepare(
     text: Annotated[
@@ -46,27 +48,27 @@ def prepare(
     """Turn text into token shards: a validation set of whole documents and an exact training subset."""
     words = [word for word in text or () if word.startswith("--")]
     text = [word for word in text or () if not word.startswith("--")]
+    given = {"--size": size, "--validation": validation, "--include": include, "--seed": seed, "--tokenizer": tokenizer}
     if out is None:
         raise InputError("command line", "no folder to write to", "name it with --out")
-    given = {"--size": size, "--validation": validation, "--include": include, "--seed": seed, "--tokenizer": tokenizer}
     if not text:
         _only_without(given | {"a key": words or None}, "without TEXT the folder is only shown or written for others")
         if not sample and nanogpt is None:
             raise InputError("command line", "no text", "name files or folders, or give --sample or --nanogpt")
         from inheritune.data import open_prepared
 
-        _finish(open_prepared(out), sample, nanogpt, as_json)
-        return
-    say = terminal_of(quiet).say
-    if len(text) == 1 and text[0].lower().endswith((".yaml", ".yml")):
-        _only_without(given, "a recipe has these itself; override its keys, as --data.size='10M tokens'")
-        prepared = _recipe(Path(text[0]), words, out, say)
+        prepared = open_prepared(out)
+        _check_nanogpt(nanogpt, out)
     else:
-        request: dict[str, Any] = {
-            "sources": [{"path": path} | ({"include": include} if include else {}) for path in text]
-        }
-        request |= {key: value for key, value in (("size", size), ("validation", validation)) if value is not None}
-        prepared = _text(request, words, tokenizer, out, 1 if seed is None else seed, say)
+        recipe = Path(text[0]) if len(text) == 1 and text[0].lower().endswith((".yaml", ".yml")) else None
+        if recipe is not None:
+            _only_without(given, "a recipe has these itself; override its keys, as --data.size='10M tokens'")
+        make = _of_text(text, given, overrides(words)) if recipe is None else _of_recipe(recipe, overrides(words))
+        from inheritune.inheritance import check_free
+
+        check_free(out)
+        _check_nanogpt(nanogpt, out)
+        prepared = make(out, terminal_of(quiet).say)
     _finish(prepared, sample, nanogpt, as_json)
 
 
@@ -76,39 +78,59 @@ def _only_without(options: dict[str, Any], why: str) -> None:
         raise InputError("command line", f"{named[0]} does not go with this", why)
 
 
-def _recipe(file: Path, words: list[str], out: Path, say: "Callable[[str], None]") -> "Prepared":
+def _check_nanogpt(nanogpt: Path | None, out: Path) -> None:
+    """Before what takes long, and before anything is written over."""
+    if nanogpt is None:
+        return
+    from inheritune.inheritance import check_free
+
+    if check_free(nanogpt) == out.resolve():
+        raise InputError("command line", "--out and --nanogpt are the same folder", "give each its own")
+
+
+def _of_recipe(file: Path, words: list[str]) -> "Make":
     from inheritune.recipe import load_recipe
 
-    recipe = load_recipe(file, overrides(words))
+    recipe = load_recipe(file, words)
     if not recipe.data.sources:
         raise InputError(str(file), "its data is prepared already", "use it as it is, or give data.sources")
 
-    from inheritune.inheritance import check_free
-    from inheritune.pipeline import prepare_data
+    def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
+        from inheritune.pipeline import prepare_data
 
-    check_free(out)
-    return prepare_data(recipe, out, say)
+        return prepare_data(recipe, out, say)
+
+    return make
 
 
-def _text(
-    request: dict[str, Any], words: list[str], tokenizer: str | None, out: Path, seed: int, say: "Callable[[str], None]"
-) -> "Prepared":
+def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make":
     from inheritune.recipe import Data, Reference, check, override
+    from inheritune.recipe.base import Part
 
+    class Words(Part):
+        data: Data
+
+    tokenizer = given["--tokenizer"]
     if tokenizer is None:
         raise InputError("command line", "no tokenizer", "name the model whose tokenizer is used with --tokenizer")
-    tree = override({"data": request}, overrides(words))
-    data = check(Data, tree["data"], "data")
+    overridden = override({}, words).get("data")
+    for option, key in (("TEXT", "sources"), ("--size", "size"), ("--validation", "validation"), ("--seed", "seed")):
+        if isinstance(overridden, dict) and key in overridden and given.get(option, text) is not None:
+            raise InputError("command line", f"{option} and --data.{key} say the same thing", "give one of them")
+    include = given["--include"]
+    request: dict[str, Any] = {"sources": [{"path": path} | ({"include": include} if include else {}) for path in text]}
+    request |= {key: given[f"--{key}"] for key in ("size", "validation", "seed") if given[f"--{key}"] is not None}
+    data = check(Words, override({"data": request}, words), "command line").data
 
-    from inheritune.arch import load_tokenizer
-    from inheritune.data import check_filters, list_inputs
-    from inheritune.data import prepare as write
-    from inheritune.inheritance import check_free
+    def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
+        from inheritune.arch import load_tokenizer
+        from inheritune.data import check_filters, list_inputs, prepare
 
-    check_free(out)
-    list_inputs(data.sources)  # what costs a second is wrong before what costs minutes
-    check_filters(data.filters)
-    return write(data, load_tokenizer(Reference(path=tokenizer), say), out, seed=seed, say=say)
+        list_inputs(data.sources)  # what costs a second is wrong before what costs minutes
+        check_filters(data.filters)
+        return prepare(data, load_tokenizer(Reference(path=tokenizer), say), out, say=say)
+
+    return make
 
 
 def _finish(prepared: "Prepared", sample: bool, nanogpt: Path | None, as_json: bool) -> None:
@@ -116,7 +138,7 @@ def _finish(prepared: "Prepared", sample: bool, nanogpt: Path | None, as_json: b
 
     if nanogpt is not None:
         write_nanogpt(prepared, nanogpt)
-    found = prepared.manifest
+    found = prepared.manifest | ({} if nanogpt is None else {"nanogpt": str(nanogpt)})
     shown = list(preview(prepared, 10)) if sample else []
     if as_json:
         typer.echo(json.dumps(found | ({"sample": shown} if sample else {}), indent=2))
@@ -128,3 +150,5 @@ def _finish(prepared: "Prepared", sample: bool, nanogpt: Path | None, as_json: b
     tokens, documents = found["tokens"], found["documents"]
     typer.echo(f"{prepared.folder}: {tokens['train']:,} training tokens of {documents['train']:,} documents,")
     typer.echo(f"{tokens['validation']:,} validation tokens of {documents['validation']:,} documents")
+    if nanogpt is not None:
+        typer.echo(f"{nanogpt}: the same tokens as train.bin and val.bin")

@@ -142,8 +142,10 @@ def survey(files: TokenFiles, vocabulary: int, tokenizer: "PreTrainedTokenizerBa
 def write_nanogpt(prepared: Prepared, out: str | Path) -> None:
     """Write train.bin and val.bin as nanoGPT reads them (uint16, no header) into the new folder `out`.
 
-    Raises InputError for tokens that do not fit into uint16.
+    Raises InputError for tokens that do not fit into uint16, and where something stands there.
     """
+    if Path(out).exists():
+        raise InputError(str(out), "exists already", "give another folder, or remove it")
     if prepared.manifest["dtype"] != "uint16":
         largest = prepared.manifest["largest_token"]
         raise InputError(

@@ -44,6 +44,12 @@ class Sequences:
                 "give more text, or a smaller train.sequence_length",
             )
 
+    @property
+    def left_over(self) -> int:
+        """Tokens at the end that fill no sequence; windows that begin anywhere leave none."""
+        whole = len(self.tokens) - 1 - self.count * self.sequence_length
+        return whole if self.sampling == "shuffled" else 0
+
     def rows(self, numbers: "Sequence[int]") -> "np.ndarray[Any, np.dtype[np.int64]]":
         """The sequences of these numbers, shape (B, T + 1)."""
         return self.windows(np.asarray(numbers, np.int64) * self.sequence_length)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.data.shards import DTYPES, Shard, Tokens
 from inheritune.data.tokenizer import fingerprint
-from inheritune.errors import InputError
-from inheritune.runlog import read_json
+from inheritune.errors import InputError, RunError
+from inheritune.runlog import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation")
+_FACTS = ("tokens", "documents", "largest_token", "end_of_text", "tokenizer")  # that others ask for
 _REMEDY = "prepare the data again"
 
 
@@ -52,10 +53,24 @@ class Prepared:
         if self.manifest[fact] is None:
             raise InputError("data", "token files do not say what made them", "give the tokenizer that made them")
 
-    def verify(self) -> None:
-        """Read all shards once. Raises InputError that names one which changed since it was written."""
-        for tokens in self.splits.values():
-            tokens.verify()
+    def verify(self, note: Path | None = None) -> None:
+        """Read all shards once. Raises InputError that names one which changed since it was written.
+
+        The file `note` keeps what was found. A shard that stands there with the size and times that it still has is
+        not read again, so that what goes on often does not read a terabyte each time.
+        """
+        known = _noted(note) if note is not None else {}
+        found = {file: state for tokens in self.splits.values() for file, state in tokens.verify(known).items()}
+        if note is not None and found != known:
+            write_json(note, found)
+
+
+def _noted(note: Path) -> dict[str, Any]:
+    try:
+        known = read_json(note)
+    except (FileNotFoundError, RunError):  # it is made again
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def open_prepared(folder: str | Path) -> Prepared:
@@ -64,17 +79,23 @@ def open_prepared(folder: str | Path) -> Prepared:
     Raises InputError for a file that is missing, unreadable or cut short; `Prepared.verify` finds what else changed.
     """
     folder = Path(os.path.realpath(folder))
-    if not (folder / MANIFEST).is_file():
-        raise InputError(
-            str(folder),
-            f"no prepared data there (no {MANIFEST})",
-            "give a folder that `inheritune prepare` wrote",
-        )
-    return opened(folder, read_json(folder / MANIFEST))
+    place = folder / MANIFEST
+    try:
+        manifest = read_json(place)
+    except (FileNotFoundError, NotADirectoryError):
+        what, remedy = f"no prepared data there (no {MANIFEST})", "give a folder that `inheritune prepare` wrote"
+        raise InputError(str(folder), what, remedy) from None
+    except OSError as error:
+        raise InputError(str(place), f"cannot be read ({error.strerror})", "make it readable") from None
+    except RunError as error:
+        raise InputError(str(place), error.problems[0].what, _REMEDY) from None
+    return opened(folder, manifest)
 
 
 def opened(folder: Path, manifest: dict[str, Any]) -> Prepared:
     """The data of a manifest, whose files are named from `folder` on. Raises InputError as `open_prepared` does."""
+    if not isinstance(manifest, dict):
+        raise InputError(str(folder / MANIFEST), "damaged: no mapping of keys", _REMEDY)
     found, dtype = manifest.get("format"), manifest.get("dtype")
     if found != FORMAT:
         raise InputError(str(folder), f"format {found}, this version reads {FORMAT}", _REMEDY)
@@ -82,6 +103,8 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Prepared:
         raise InputError(str(folder / MANIFEST), f"tokens of type {dtype}, legal are {', '.join(DTYPES)}", _REMEDY)
     remedy = manifest.get("remedy", _REMEDY)
     try:
+        for key in _FACTS:
+            manifest[key]
         shards = {split: [_shard(folder, said) for said in manifest["shards"][split]] for split in SPLITS}
     except (KeyError, TypeError) as error:
         raise InputError(str(folder / MANIFEST), f"damaged: it says nothing of {error}", _REMEDY) from None

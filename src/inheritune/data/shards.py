@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -81,7 +81,9 @@ class Tokens:
         while True:
             shard = self.shards[number]
             try:
-                got = os.preadv(self._open(shard.file).descriptor, [part], offset)
+                opened = self._open(shard.file)
+                got = os.preadv(opened.descriptor, [part], offset)
+                size = os.fstat(opened.descriptor).st_size if not got else 0
             except OSError as error:
                 raise _lost(shard.file, f"cannot be read ({error.strerror})") from None
             if got == len(part):
@@ -90,17 +92,24 @@ class Tokens:
             if offset == shard.tokens * self.dtype.itemsize:
                 number, offset = number + 1, 0
             elif not got:
-                raise _lost(shard.file, f"ends after {offset} bytes, it had more when it was opened")
+                raise _lost(shard.file, f"has {size} bytes, it had more when it was opened")
 
-    def verify(self) -> None:
-        """Read everything once. Raises InputError that names a file whose content is not what was written."""
+    def verify(self, known: Mapping[str, Sequence[Any]] | None = None) -> dict[str, list[Any]]:
+        """Read everything once, but for files that are as `known` says; returns what is known now, by file.
+
+        Raises InputError that names a file whose content is not what was written.
+        """
+        found = {}
         for shard in self.shards:
             try:
-                found = checksum(shard.file)
+                status = shard.file.stat()  # before it is read: what is written meanwhile shows next time
+                state = [shard.sha256, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+                if state != (known or {}).get(str(shard.file)) and checksum(shard.file) != shard.sha256:
+                    raise InputError(str(shard.file), "changed since it was written (checksum)", self.remedy)
             except OSError as error:
                 raise InputError(str(shard.file), f"cannot be read ({error.strerror})", self.remedy) from None
-            if found != shard.sha256:
-                raise InputError(str(shard.file), "changed since it was written (checksum)", self.remedy)
+            found[str(shard.file)] = state
+        return found
 
 
 class _OpenFile:

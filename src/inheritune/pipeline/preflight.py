@@ -1,7 +1,6 @@
 """What can be found wrong before anything is computed, so that nobody waits an hour for a spelling mistake."""
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from inheritune.arch import (
     build_skeleton,
@@ -28,9 +27,6 @@ from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
 from inheritune.training import check_compiler, check_float8, check_optimizer, check_shardable
 
-if TYPE_CHECKING:
-    pass
-
 
 def check_inputs(recipe: Recipe, runtime: Runtime) -> None:
     """Check that text, reference, tokenizer, trackers and the optimizer's packages are there and fit the recipe.
@@ -43,7 +39,7 @@ def check_inputs(recipe: Recipe, runtime: Runtime) -> None:
         try:
             check(recipe)
         except InputError as error:
-            problems.extend(error.problems)
+            problems.extend(problem for problem in error.problems if problem not in problems)
     if problems:
         raise InputError.of(problems)
     _check_rounds(recipe)

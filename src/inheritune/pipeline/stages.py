@@ -139,6 +139,7 @@ class _Run:
             "reference": self.recipe.reference.title,
             "revision": found.get("revision"),
             "data": prepared.checksums,
+            "left_over_tokens": conditions.left_over(),
         }
         self.runtime.first_does(lambda: add_lineage(self.folder / "manifest.json", lineage))
         return found, Evaluation(tuple(found["sequence_losses"]))

@@ -6,8 +6,9 @@ from inheritune.growth import best_round
 from inheritune.recipe import Recipe
 
 _ROUND_KEYS = (
-    "layers", "parameters", "blocks", "tokens", "epochs", "steps", "flops", "val_loss", "val_loss_se", "gap", "gap_se",
-    "tokens_before", "steps_before", "flops_before", "matched", "tokens_per_second", "seconds", "model",
+    "layers", "parameters", "blocks", "tokens", "epochs", "steps", "left_over_tokens", "flops", "val_loss",
+    "val_loss_se", "gap", "gap_se", "tokens_before", "steps_before", "flops_before", "matched",
+    "tokens_per_second", "seconds", "model",
 )  # fmt: skip
 _REFERENCE_KEYS = (
     "layers",
@@ -17,6 +18,7 @@ _REFERENCE_KEYS = (
     "tokens",
     "epochs",
     "steps",
+    "left_over_tokens",
     "flops",
     "tokens_per_second",
     "seconds",

@@ -14,19 +14,20 @@ if TYPE_CHECKING:
 
 
 def prepare_data(recipe: Recipe, out: Path, say: Callable[[str], None]) -> Prepared:
-    """Fill `out` with the recipe's data, or link it to where they are; all is verified once, also when it is there.
+    """Fill `out` with the recipe's data, or link it to where they are.
 
+    What is there already is verified; NAME-verified.json beside it keeps what was, so that it is not read each time.
     Raises InputError for text, tokens or a tokenizer that will not do.
     """
-    data = recipe.data
-    if out.exists():
+    data, note = recipe.data, out.with_name(f"{out.name}-verified.json")
+    if out.exists() and any(out.iterdir()):
         shutil.rmtree(work_folder(out), ignore_errors=True)  # left by a kill just before its end
         found = open_prepared(out)
-        found.verify()
+        found.verify(note)
         return found
     files = data.tokens or (nanogpt_files(data.prepared) if data.prepared is not None else None)
     if data.prepared is not None and files is None:
-        open_prepared(data.prepared).verify()
+        open_prepared(data.prepared).verify(note)
         out.symlink_to(data.prepared.resolve(), target_is_directory=True)
         return open_prepared(out)
     tokenizer = _tokenizer(recipe, say)

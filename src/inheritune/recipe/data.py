@@ -93,6 +93,7 @@ class Source(Part):
 
 _STREAM_KEYS = ("config", "split", "revision", "buffer")
 _FILE_KEYS = ("include", "exclude", "document")
+_DRAWING = ("size", "validation", "seed", "filters", "executor", "workers")
 
 
 class Slurm(Part):
@@ -157,28 +158,37 @@ class Data(Part):
     def _cluster(self) -> Self:
         if (self.executor == "slurm") != (self.slurm is not None):
             raise ValueError(
-                "slurm: executor slurm needs its partition and time, as in slurm: {partition: cpu, time: '04:00:00'}"
+                "slurm: executor slurm needs its partition and time; give slurm: {partition: cpu, time: '04:00:00'}"
                 if self.slurm is None
-                else f"slurm: these settings belong to executor slurm, it is {self.executor}"
+                else f"slurm: these settings belong to executor slurm, it is {self.executor}; leave them away"
             )
         return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if sum([bool(self.sources), self.prepared is not None, self.tokens is not None]) != 1:
+        origins = {
+            "sources": bool(self.sources),
+            "prepared": self.prepared is not None,
+            "tokens": self.tokens is not None,
+        }
+        given = [name for name, is_given in origins.items() if is_given]
+        if len(given) != 1:
             raise ValueError(
-                "give either sources (text to prepare), prepared (a folder that `inheritune prepare` wrote) or tokens"
-                " (token files)"
+                f"{' and '.join(given) or 'no text'} given; give either sources (text to prepare), prepared (a folder"
+                " that `inheritune prepare` wrote) or tokens (token files)"
             )
-        if self.filters and not self.sources:
-            raise ValueError("filters are for sources; prepared tokens stay as they are: leave filters away")
-        if not self.sources and (self.size is not None or self.seed is not None):
-            raise ValueError("size and seed draw from sources; leave them away, as all that is prepared is used")
+        if not self.sources:
+            # Compared with the defaults, as the resolved recipe of a run, which can be run itself, has every key.
+            drawing = [key for key in _DRAWING if getattr(self, key) != type(self).model_fields[key].default]
+            if drawing:
+                raise ValueError(
+                    f"{drawing[0]} is for sources; leave it away, as what is prepared is used as it is, all of it"
+                )
         titles = [source.title for source in self.sources]
         if len(set(titles)) < len(titles):
             raise ValueError("two sources have the same name, path or data set; give each its own `name`")
         if len({source.weight is None for source in self.sources}) > 1:
-            raise ValueError("give every source a weight, or none")
+            raise ValueError("some sources have a weight and some have none; give every source a weight, or none")
         weighted = any(source.weight is not None for source in self.sources)
         if self.size is None and weighted:
             raise ValueError("weights share out `size`; give data.size, or leave the weights away")

@@ -131,6 +131,10 @@ def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines) -> P
         return Problem(where, f"unknown key {dotted!r}", f"{hint}legal keys are {', '.join(legal)}")
     if kind == "missing":
         return Problem(where, f"key {dotted!r} is missing", "add it")
+    if kind == "model_type":
+        return Problem(
+            where, f"{dotted}: got {given!r}: not a mapping", f"legal keys are {', '.join(last.model_fields)}"
+        )
     message, _, remedy = message.partition("; ")
     what = f"{dotted}: " if dotted else ""
     if not isinstance(given, dict | list):

@@ -86,7 +86,8 @@ class Training(Part):
     """One training of one model."""
 
     length: Length
-    """Tokens, steps or epochs. Whole steps: what is left of the last is not trained on."""
+    """Tokens, steps or epochs. Whole steps: what is left of the last is not trained on (`left_over_tokens` of its
+    training.json)."""
     batch: Batch = Size(64, "sequences")
     """What one optimizer step sees: sequences, or tokens (rounded down to whole sequences)."""
     sequence_length: Annotated[int, Field(ge=2)] = 1024
@@ -154,6 +155,15 @@ class Training(Part):
         if self.length.unit == "tokens":
             return self.length.count // self.batch_tokens
         return int(self.length.amount * sequences) // self.batch_sequences
+
+    def left_over(self, sequences: int) -> int:
+        """Tokens of this length that fill no step, and so are not trained on."""
+        if self.length.unit == "steps":
+            return 0
+        tokens = self.length.count if self.length.unit == "tokens" else None
+        if tokens is None:
+            tokens = int(self.length.amount * sequences) * self.sequence_length
+        return tokens - self.steps(sequences) * self.batch_tokens
 
     def warm_up_steps(self, steps: int) -> int:
         """Steps of warm-up in a training of `steps` steps, rounded down."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from inheritune.losses import Form, has_chunked_form, linear_cross_entropy, token_losses
-from inheritune.training.documents import document_positions
+from inheritune.training.documents import inside_documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,9 +54,9 @@ class NextToken(torch.nn.Module):
     def forward(self, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, by_sequence: bool = False) -> torch.Tensor:
         """The loss for inputs and targets (B, T)."""
         head = self._head[0]
-        given = {"input_ids": inputs_BT}
+        given: dict[str, Any] = {"input_ids": inputs_BT}
         if self.end_of_text is not None:
-            given["position_ids"] = document_positions(inputs_BT, self.end_of_text)
+            given = inside_documents(self.model, inputs_BT, self.end_of_text)
         if head is None or by_sequence:
             logits_BTV = self.model(**given, use_cache=False).logits
             losses_BT = token_losses(logits_BTV, targets_BT)

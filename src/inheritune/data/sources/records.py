@@ -30,7 +30,8 @@ def read_json_lines(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
                 fault(lines.place(), error.what, error.remedy)
                 continue
             except (ValueError, RecursionError) as error:
-                fault(lines.place(), f"not a JSON record ({error})", "mend the line")
+                why = f"{error.msg}: character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+                fault(lines.place(), f"not a JSON record ({why})", "mend the line")
                 continue
         text = record.get(text_key) if isinstance(record, dict) else None
         if isinstance(text, str):

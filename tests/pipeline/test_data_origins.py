@@ -1,0 +1,144 @@
+"""Runs on data of every origin: what the records say of it, going on after a stop, and data lost on the way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import make_text, program, read_json, tiny_recipe, weights
+from inheritune import pipeline
+from inheritune.data import Sequences, open_prepared, prepare
+from inheritune.recipe import Recipe, load_recipe
+from inheritune.runlog import read_metrics
+
+
+def test_the_records_say_what_a_run_leaves_over(text: Path, reference_folder: Path, tmp_path: Path) -> None:
+    tree = tiny_recipe(text, reference_folder) | {"controls": [], "grow": None}
+    tree["data"]["size"] = "1003 tokens"
+    tree["train"]["length"] = "1.5 epochs"
+    summary = pipeline.run(Recipe.model_validate(tree), tmp_path / "run")
+    validation = open_prepared(tmp_path / "run" / "data").manifest["tokens"]["validation"]
+    # 1002 tokens are predicted, in 62 sequences of 16; 93 of them are an epoch and a half, in batches of 4
+    assert read_json(tmp_path / "run" / "manifest.json")["lineage"]["left_over_tokens"] == {
+        "train": 10, "validation": (validation - 1) % 16
+    }  # fmt: skip
+    found = summary["rounds"][0]
+    assert (found["steps"], found["tokens"], found["left_over_tokens"]) == (23, 23 * 64, 16)
+
+
+def test_windows_that_begin_anywhere_leave_nothing_over() -> None:
+    row = np.zeros(1003, np.uint16)
+    assert [Sequences(row, 16, "", how).left_over for how in ("shuffled", "with replacement")] == [10, 0]
+
+
+def test_a_run_that_goes_on_does_not_read_the_data_again(text: Path, reference_folder: Path, tmp_path: Path) -> None:
+    tree = tiny_recipe(text, reference_folder) | {"controls": [], "grow": None}
+    recipe = Recipe.model_validate(tree)
+    pipeline.run(recipe, tmp_path / "run")
+    for _ in range(2):
+        (tmp_path / "run" / "summary.json").unlink()
+        pipeline.run(recipe, tmp_path / "run")
+    noted = read_json(tmp_path / "run" / "data-verified.json")
+    assert sorted(Path(file).name for file in noted) == ["train-00000.bin", "validation-00000.bin"]
+
+
+def test_an_empty_folder_is_filled_with_a_recipes_data(
+    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    done = program("prepare", write_recipe(tiny_recipe(text, reference_folder)), "--out", tmp_path / "data", "--quiet")
+    assert done.returncode == 0, done.stderr
+    open_prepared(tmp_path / "data").verify()
+
+
+def _origins(place: Path, text: Path, tokenizer: Any) -> dict[str, dict[str, Any]]:
+    """Changes of a tiny recipe: each has data of another origin, or takes it in another way."""
+    other = make_text(place / "other", 30, 60)
+    weighted = [{"path": str(text), "weight": 3}, {"path": str(other), "weight": 1, "document": "line"}]
+    filters = [{"filter": "length", "min_words": 20}, "exact_duplicates"]
+    made = prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, place / "made")
+    for name, split in (("train", "train"), ("val", "validation")):
+        made.tokens(split).read().tofile(place / f"{name}.bin")
+    tokens = {"train": [str(place / "train.bin")], "validation": [str(place / "val.bin")]}
+    return {
+        "sources": {"data": {"sources": weighted, "filters": filters, "size": "4K tokens", "validation": "600 tokens"}},
+        "prepared": {"data": {"prepared": str(place / "made")}, "sampling": "with replacement"},
+        "tokens": {"data": {"tokens": tokens}, "attention": "document"},
+    }
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("origin", ["sources", "prepared", "tokens"])
+def test_killed_it_ends_with_the_same_bits(
+    origin: str, text: Path, tokenizer: Any, reference_folder: Path, write_recipe: Any, tmp_path: Path
+) -> None:
+    changed = _origins(tmp_path, text, tokenizer)[origin]
+    tree = tiny_recipe(text, reference_folder) | {"data": changed.pop("data"), "grow": None}
+    tree["train"] |= {"length": "40 steps", "checkpoint": {"every": "7 steps"}, **changed}
+    path = write_recipe(tree)
+    expected = pipeline.run(load_recipe(path), tmp_path / "straight")
+    step = tmp_path / "run/rounds/1-1layers/checkpoints/step-000000007"
+    with subprocess.Popen([sys.executable, "-m", "inheritune", "run", path, "--out", tmp_path / "run", "-q"]) as begun:
+        until = time.monotonic() + 120
+        while not step.exists() and begun.poll() is None and time.monotonic() < until:
+            time.sleep(0.002)
+        begun.send_signal(signal.SIGKILL)
+    found = pipeline.run(load_recipe(path), tmp_path / "run")
+    for name in ("rounds/1-1layers/model", "controls/random-1layers/model"):
+        assert weights(tmp_path / "run" / name) == weights(tmp_path / "straight" / name)
+    assert found["rounds"][0]["val_loss"] == expected["rounds"][0]["val_loss"]
+
+
+def test_a_reference_of_the_run_learns_inside_documents_too(text: Path, tmp_path: Path) -> None:
+    found = {}
+    for attention in ("sequence", "document"):
+        tree = tiny_recipe(text) | {"controls": [], "grow": None}
+        tree["train"] |= {"attention": attention, "sequence_length": 32}
+        tree["data"]["sources"][0]["document"] = "40 characters"
+        summary = pipeline.run(Recipe.model_validate(tree), tmp_path / attention)
+        losses = [r["loss"] for r in read_metrics(tmp_path / attention / "reference/metrics.jsonl") if "loss" in r]
+        found[attention] = losses[0], summary["reference"]["val_loss"]
+    assert found["sequence"][0] != found["document"][0]
+    assert found["sequence"][1] != found["document"][1]
+
+
+def test_data_cut_short_on_the_way_is_a_line_and_the_run_goes_on_when_it_is_back(
+    text: Path, tokenizer: Any, reference_folder: Path, write_recipe: Any, tmp_path: Path
+) -> None:
+    prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, tmp_path / "made")
+    tree = tiny_recipe(text, reference_folder) | {
+        "data": {"prepared": str(tmp_path / "made")},
+        "grow": None,
+        "controls": [],
+    }
+    tree["train"] |= {"length": "4K steps", "checkpoint": {"every": "7 steps"}}
+    path, shard = write_recipe(tree), tmp_path / "made" / "train-00000.bin"
+    step = tmp_path / "run/rounds/1-1layers/checkpoints/step-000000007"
+    words = [sys.executable, "-m", "inheritune", "run", path, "--out", tmp_path / "run", "-q"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as begun:
+        until = time.monotonic() + 120
+        while not step.exists() and begun.poll() is None and time.monotonic() < until:
+            time.sleep(0.002)
+        content = shard.read_bytes()
+        os.truncate(shard, 100)
+        said = begun.communicate(timeout=60)[1]
+    assert begun.returncode == 1, said
+    assert len(said.splitlines()) == 1
+    assert "train-00000.bin: has 100 bytes, it had more when it was opened; bring the file back" in said
+    shard.write_bytes(content)
+    with subprocess.Popen(words[:-1], stderr=subprocess.PIPE, text=True) as begun:
+        assert begun.stderr is not None
+        heard = ""
+        while "going on from step" not in heard:
+            line = begun.stderr.readline()
+            assert line, heard
+            heard += line
+        begun.terminate()
+        begun.communicate(timeout=60)
+    assert begun.returncode == 130

@@ -113,6 +113,15 @@ def test_overrides_are_read_as_yaml_and_merged(write_recipe: Any, text: Path) ->
     assert recipe.seed == 7
 
 
+def test_overrides_reach_into_lists(write_recipe: Any, text: Path) -> None:
+    path = write_recipe(tiny_recipe(text))
+    recipe = load_recipe(path, ["--data.sources.0.on_error=skip", "--data.sources.0.name=here"])
+    assert (recipe.data.sources[0].on_error, recipe.data.sources[0].name) == ("skip", "here")
+    assert "no entry 1 in a list of 1; entries are counted from 0" in problems(path, "--data.sources.1.name=x")[0]
+    assert "no entry name in a list" in problems(path, "--data.sources.name=x")[0]
+    assert "path has no keys" in problems(path, "--data.sources.0.path.x=1")[0]
+
+
 def test_override_of_a_key_of_a_plain_reference(write_recipe: Any, text: Path) -> None:
     path = write_recipe(tiny_recipe(text, Path("some/model")))
     recipe = load_recipe(path, ["--reference.revision=abc"])

@@ -44,28 +44,46 @@ def check(model: type[Model], tree: Any, place: str, lines: Lines | None = None)
 
 
 def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`tree` with `dotted.key=value` texts merged in; values are read as YAML."""
+    """`tree` with `dotted.key=value` texts merged in; values are read as YAML, entries of lists counted from 0."""
     tree = json.loads(json.dumps(tree, default=str))
     for text in overrides:
         key, equals, value = text.lstrip("-").partition("=")
         if not equals or not all(key.split(".")):
             raise InputError("command line", f"{text!r} is not an override", "write it as --dotted.key=value")
-        *parents, last = key.split(".")
-        node = tree
-        for parent in parents:
-            child = node.get(parent)
-            if child is None:
-                child = node[parent] = {}
-            elif isinstance(child, str) and parent == "reference":
-                child = node[parent] = {"path": child}
-            if not isinstance(child, dict):
-                raise InputError("command line", f"{text!r}: {parent} has no keys", "override the whole of it")
-            node = child
         try:
-            node[last] = yaml.safe_load(value)
+            wanted = yaml.safe_load(value)
         except yaml.YAMLError:
-            node[last] = value
+            wanted = value
+        *parents, last = key.split(".")
+        node: Any = tree
+        for parent in parents:
+            node = _inner(node, parent, text)
+        if isinstance(node, list):
+            node[_place(node, last, text)] = wanted
+        else:
+            node[last] = wanted
     return tree
+
+
+def _inner(node: Any, key: str, text: str) -> Any:
+    """What stands below a key, or at a place of a list; a mapping is made where there is nothing."""
+    if isinstance(node, list):
+        key = _place(node, key, text)  # type: ignore[assignment]
+    elif node.get(key) is None:
+        node[key] = {}
+    elif isinstance(node[key], str) and key == "reference":
+        node[key] = {"path": node[key]}
+    if not isinstance(node[key], dict | list):
+        raise InputError("command line", f"{text!r}: {key} has no keys", "override the whole of it")
+    return node[key]
+
+
+def _place(items: list[Any], key: str, text: str) -> int:
+    if not key.isdecimal() or int(key) >= len(items):
+        raise InputError(
+            "command line", f"{text!r}: no entry {key} in a list of {len(items)}", "entries are counted from 0"
+        )
+    return int(key)
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:

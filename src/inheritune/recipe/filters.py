@@ -214,7 +214,7 @@ class Decontaminate(_Filter):
     text_keys: Annotated[list[str], Field(min_length=1)] = ["text"]
     """The keys of a .jsonl record whose texts are looked at, one after the other: for example [question, answer]."""
     tasks: list[str] = []
-    """Tasks and groups of lm-evaluation-harness, and task files (.yaml): each question followed by its right answers."""
+    """Tasks and groups of lm-evaluation-harness, and task files (.yaml): each question with its right answers."""
     trust_task_files: bool = False
     """Read task files. They may name Python code, which is then run: only for files that you trust."""
     n_grams: Count = 12

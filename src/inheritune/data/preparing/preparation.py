@@ -89,7 +89,6 @@ class Preparation:
 
     def run(self) -> Prepared:
         """Do what is left to do, and open the result."""
-        from inheritune.data.preparing.deduplication import without_duplicates
         from inheritune.data.preparing.drawing import check_enough, wider
 
         began = time.monotonic()
@@ -99,12 +98,11 @@ class Preparation:
             gate = self._first_gate()
             while True:
                 candidates, read = self._candidates(gate)
-                drawn = self._drawn(candidates, read)
+                drawn = self._drawn(candidates, candidates, read)
                 wide = wider(self.data, gate, drawn.supply)
                 if wide is None and any(isinstance(entry, CorpusFilter) for entry in self.data.filters):
                     # not earlier: with more documents the comparison is another one, and done again
-                    kept = without_duplicates(self.data.filters, read, candidates, self.work.folder, self._stages)
-                    drawn = self._drawn(kept, read)
+                    drawn = self._drawn_without_duplicates(candidates, read)
                     wide = wider(self.data, gate, drawn.supply)
                 if wide is None:
                     break
@@ -132,12 +130,24 @@ class Preparation:
             read, tokens, before = read + self._last, tokens + self._tokenise(number, self._last), now
         return Candidates(tokens, gate), read
 
-    def _drawn(self, candidates: "Candidates", read: "list[Part]") -> "Drawn":
-        """What there is to draw from, and validation's documents."""
+    def _drawn_without_duplicates(self, candidates: "Candidates", read: "list[Part]") -> "Drawn":
+        """As `_drawn`. What is open to validation is compared on its own, so that nothing else changes validation."""
+        from inheritune.data.preparing.deduplication import without_duplicates
+        from inheritune.data.preparing.selection import choose_validation
+
+        def kept(some: "Candidates", taken: set[bytes]) -> "Candidates":
+            return without_duplicates(self.data.filters, read, some, taken, self.work.folder, self._stages)
+
+        alone = kept(candidates.of_validation(), set())
+        _, taken = choose_validation(alone, self.data.validation.count)
+        return self._drawn(alone, kept(candidates, taken), read)
+
+    def _drawn(self, alone: "Candidates", candidates: "Candidates", read: "list[Part]") -> "Drawn":
+        """What there is to draw from, and validation's documents, chosen from `alone`."""
         from inheritune.data.preparing.drawing import Supply
         from inheritune.data.preparing.selection import available, choose_validation
 
-        pieces, taken = choose_validation(candidates, self.data.validation.count)
+        pieces, taken = choose_validation(alone, self.data.validation.count)
         stock = available(candidates, taken, len(self.data.sources))
         supply = Supply(sum(piece.tokens for piece in pieces), tuple(stock), self._ends())
         return Drawn(candidates, pieces, taken, supply, read, self._last)

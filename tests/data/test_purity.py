@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from inheritune.data import Prepared, prepare
-from inheritune.data.preparing import preparation
+from inheritune.data.preparing import collection, preparation, tokenising
 from inheritune.errors import InputError
 
 WORDS = [f"{a}{b}" for a in ("ba", "do", "ke", "li", "mu", "na", "po", "ri", "su", "te") for b in ("n", "r", "st", "l")]
+
+WRITE_WHOLE = collection.write_whole
 
 
 def texts(count: int = 240, seed: int = 5) -> list[str]:
@@ -114,6 +116,14 @@ class Killed(BaseException):
     pass
 
 
+def outcome(asked: dict[str, Any], tokenizer: Any, out: Path) -> dict[str, bytes] | str:
+    """The bytes, or what is wrong."""
+    try:
+        return contents(prepare(asked, tokenizer, out))
+    except InputError as error:
+        return str(error)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(12))
 def test_what_was_begun_and_given_up_before_changes_nothing(seed: int, tokenizer: Any, tmp_path: Path) -> None:
@@ -146,25 +156,15 @@ def test_what_was_begun_and_given_up_before_changes_nothing(seed: int, tokenizer
                 calls += 1
                 if calls == stop:
                     raise Killed
-                return write_whole(*words)
+                return WRITE_WHOLE(*words)
 
-            from inheritune.data.preparing import collection, tokenising
-
-            write_whole = collection.write_whole
             with pytest.MonkeyPatch.context() as inner:
                 inner.setattr(collection, "write_whole", killing)
                 inner.setattr(tokenising, "write_whole", killing)
                 inner.setattr(preparation.Preparation, "_write", lambda *_: (_ for _ in ()).throw(Killed()))
                 with pytest.raises((Killed, InputError)):
                     prepare(drawn_request(), tokenizer, tmp_path / "data")
-        try:
-            expected = contents(prepare(last, tokenizer, tmp_path / "fresh"))
-        except InputError as error:
-            with pytest.raises(InputError) as caught:
-                prepare(last, tokenizer, tmp_path / "data")
-            assert str(caught.value) == str(error)
-            return
-        assert contents(prepare(last, tokenizer, tmp_path / "data")) == expected
+        assert outcome(last, tokenizer, tmp_path / "data") == outcome(last, tokenizer, tmp_path / "fresh")
 
 
 @pytest.mark.parametrize(

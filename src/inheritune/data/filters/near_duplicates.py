@@ -42,7 +42,11 @@ def near_duplicate_stages(
             [_allow_open_files, MinhashDedupBuckets(signatures, pairs, config=config)],
             settings.buckets,
         ),
-        ("near-duplicates-clusters", [MinhashDedupCluster(pairs, str(folder / "clusters"), config, save_cluster_id=True)], 1),
+        (
+            "near-duplicates-clusters",
+            [_no_progress_bar, MinhashDedupCluster(pairs, str(folder / "clusters"), config, save_cluster_id=True)],
+            1,
+        ),
     ]
 
 
@@ -87,3 +91,10 @@ def _allow_open_files(data: None, rank: int = 0, world_size: int = 1) -> None:
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _no_progress_bar(data: None, rank: int = 0, world_size: int = 1) -> None:
+    """A pipeline step that reads nothing: the next one would draw a bar over the terminal."""
+    from datatrove.pipeline.dedup import minhash
+
+    minhash.tqdm = lambda iterable, **_: iterable

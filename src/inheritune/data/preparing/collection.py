@@ -236,6 +236,12 @@ def is_collected(folder: Path, rank: int, inputs: int) -> bool:
     return _reached(folder, rank).input == inputs
 
 
+def drop_damaged(folder: Path, rank: int) -> None:
+    """Remove what a task has behind its last part that is whole."""
+    for sidecar in set(folder.glob(f"{rank:05d}-*.json")) - set(_sidecars(folder, rank)):
+        sidecar.unlink()
+
+
 def _is_whole(sidecar: Path) -> bool:
     try:
         return bool(sidecar.with_suffix(".jsonl").stat().st_size == orjson.loads(sidecar.read_bytes())["bytes"])

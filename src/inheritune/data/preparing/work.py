@@ -66,13 +66,14 @@ class Work:
 
         `inputs`: how many there are in each task.
         """
-        from inheritune.data.preparing.collection import is_collected, parts
+        from inheritune.data.preparing.collection import drop_damaged, is_collected, parts
         from inheritune.data.preparing.tokenising import TokenPart
 
         for round_ in range(len(self.gates)):
             collected, tokens = self.folder / f"collected-{round_}", self.folder / f"tokens-{round_}"
             missing = [rank for rank, count in enumerate(inputs) if not is_collected(collected, rank, count)]
             for rank in missing:
+                drop_damaged(collected, rank)
                 (self.folder / f"tasks/collect-{round_}/completions/{rank:05d}").unlink(missing_ok=True)
             if missing:  # then it is not known yet which part has which number
                 shutil.rmtree(self.folder / f"tasks/tokenise-{round_}", ignore_errors=True)

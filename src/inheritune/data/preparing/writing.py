@@ -44,10 +44,10 @@ def write_split(
     note: Path,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Written:
-    """Write pieces of the parts' tokens (a file of `tokens` each) one behind the other into `folder`, as SPLIT-00000.bin and so on.
+    """Write pieces one behind the other into `folder`, as SPLIT-00000.bin and so on.
 
-    The finished shards are listed in the file `note`. Raises OSError for a disk that is full or gone; the shards that
-    were finished are then not written again.
+    `tokens` has a file for each part; the finished shards are listed in the file `note`. Raises OSError for a disk
+    that is full or gone; the shards that were finished are then not written again.
     """
     done: list[dict[str, Any]] = read_json(note) if note.exists() else []
     written = Written()
@@ -62,9 +62,7 @@ def write_split(
     return written
 
 
-def _blocks(
-    pieces: "Iterable[Piece]", tokens: Tokens, written: Written, skip: int
-) -> "Iterator[np.ndarray[Any, Any]]":
+def _blocks(pieces: "Iterable[Piece]", tokens: Tokens, written: Written, skip: int) -> "Iterator[np.ndarray[Any, Any]]":
     """The pieces' tokens, joined; the first `skip` tokens are left out."""
     held: list[np.ndarray[Any, Any]] = []
     size = 0

@@ -82,7 +82,8 @@ class Stages:
             self._wait(name, executor, job, tasks, place)
         except BaseException:
             # what is left of it must not write into the folder when that belongs to another request
-            subprocess.run(["scancel", job], capture_output=True, check=False)
+            with contextlib.suppress(FileNotFoundError):
+                subprocess.run(["scancel", job], capture_output=True, check=False)
             raise
 
     def _wait(self, name: str, executor: PipelineExecutor, job: str, tasks: int, place: Path) -> None:

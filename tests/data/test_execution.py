@@ -126,6 +126,7 @@ print("Submitted batch job 17")
     )
     _executable(place / "scontrol", "#!/bin/bash\necho here\n")
     _executable(place / "squeue", "#!/bin/bash\n")
+    _executable(place / "scancel", f"#!/bin/bash\necho $1 > {tmp_path}/cancelled\n")
     monkeypatch.setenv("PATH", f"{place}:{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setattr("inheritune.data.preparing.execution._ASK_EVERY", 0.01)
     return tmp_path / "sbatch.log"
@@ -150,6 +151,8 @@ def test_slurm_runs_the_same_tasks(slurm: Path, folder: Path, tmp_path: Path) ->
 def test_a_slurm_job_that_ends_too_early_is_said(slurm: Path, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"Slurm job 17 has ended with 1 of 2 tasks undone; see .*logs"):
         stages(tmp_path, 2, **CLUSTER).run("leave", [Leave(folder, {1: "input"})], 2)
+    assert (tmp_path / "cancelled").read_text() == "17\n"  # nothing of it writes into the folder later
+    assert "merge_stats" not in slurm.read_text()
 
 
 def test_slurm_without_sbatch(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,6 +48,7 @@ class Tokens:
                 expected = shard.tokens * self.dtype.itemsize
                 raise InputError(str(shard.file), f"has {size} bytes, the manifest says {expected}", remedy)
         self._ends = np.cumsum([shard.tokens for shard in self.shards], dtype=np.int64)
+        self._ends_list = self._ends.tolist()
         self._open = lru_cache(_OPEN_FILES)(_OpenFile)
 
     def __len__(self) -> int:
@@ -57,7 +59,14 @@ class Tokens:
 
         Raises RunError that names the file which cannot be read.
         """
-        found: Array = self.rows(np.array([start]), len(self) - start if count is None else count)[0]
+        count = len(self) - start if count is None else count
+        if not 0 <= start <= len(self) - count:
+            raise IndexError(f"{count} tokens from {start}: there are {len(self)}")
+        found = np.empty(count, self.dtype)
+        if count:
+            number = bisect_right(self._ends_list, start)
+            first = self._ends_list[number] - self.shards[number].tokens
+            self._fill(found.data.cast("B"), number, (start - first) * self.dtype.itemsize)
         return found
 
     def rows(self, starts: Array, count: int) -> Array:

@@ -77,6 +77,11 @@ class Encoder:
         if self._json is not None and self._direct([_PROBE]) == self._whole([_PROBE]):
             self._tokenizer = None
 
+    @property
+    def digest(self) -> str | None:
+        """A hash of all that it goes by, where that is one piece of text (a tokenizer.json); else None."""
+        return None if self._json is None else hashlib.sha256(self._json.encode()).hexdigest()
+
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text."""
         return self._direct(texts) if self._tokenizer is None else self._whole(texts)

@@ -11,6 +11,7 @@ from inheritune.recipe import NearDuplicates
 
 if TYPE_CHECKING:
     from datatrove.pipeline.dedup import MinhashConfig
+    from numpy.typing import NDArray
 
 Step = Callable[..., Any]
 _SPARE_FILES = 64  # open files besides the signatures: logs, libraries, pipes
@@ -22,8 +23,7 @@ def near_duplicate_stages(
     """Name, pipeline and number of tasks of each stage; they run one after the other, their tasks in any order.
 
     `read_part(data, rank, world_size)` is a pipeline step that yields the documents of part `rank` of `parts`, in the
-    same order at every call. All files are written below `folder`. Of documents that are nearly alike one stays; which
-    one depends on the parts and their order alone, not on the workers. Raises RunError when the system does not let a
+    same order at every call. All files are written below `folder`. Raises RunError when the system does not let a
     process open one file for each part.
     """
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupSignature
@@ -42,14 +42,23 @@ def near_duplicate_stages(
             [_allow_open_files, MinhashDedupBuckets(signatures, pairs, config=config)],
             settings.buckets,
         ),
-        ("near-duplicates-clusters", [MinhashDedupCluster(pairs, str(folder / "removed"), config)], 1),
+        (
+            "near-duplicates-clusters",
+            [_no_progress_bar, MinhashDedupCluster(pairs, str(folder / "clusters"), config, save_cluster_id=True)],
+            1,
+        ),
     ]
 
 
-def removed_near_duplicates(folder: Path, part: int) -> set[int]:
-    """The documents of a part that go, once all stages have run: their numbers from 0 in what `read_part` yields."""
-    file = folder / "removed" / f"{part:06d}.remove"
-    return set(np.fromfile(file, dtype="<u4").tolist()) if file.exists() else set()
+def clusters(folder: Path, part: int) -> "tuple[NDArray[Any], NDArray[Any]]":
+    """The documents of a part that are like others, once all stages have run, and the clusters that they are in.
+
+    Two arrays of equal length: the documents' numbers from 0 in what `read_part` yields, and the clusters' numbers,
+    which hold for all parts. Which documents are in one cluster depends on the documents alone.
+    """
+    file = folder / "clusters" / f"{part:06d}.clusters"
+    found = np.fromfile(file, dtype="<u4").reshape(-1, 2) if file.exists() else np.zeros((0, 2), "<u4")
+    return found[:, 0], found[:, 1]
 
 
 def _config(settings: NearDuplicates) -> "MinhashConfig":
@@ -82,3 +91,10 @@ def _allow_open_files(data: None, rank: int = 0, world_size: int = 1) -> None:
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _no_progress_bar(data: None, rank: int = 0, world_size: int = 1) -> None:
+    """A pipeline step that reads nothing: the next one would draw a bar over the terminal."""
+    from datatrove.pipeline.dedup import minhash
+
+    minhash.tqdm = lambda iterable, **_: iterable

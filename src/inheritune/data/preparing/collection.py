@@ -4,7 +4,10 @@ The work is done in tasks, each of which reads some inputs and writes parts; a t
 last part.
 """
 
+import hashlib
+import itertools
 import os
+import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +22,9 @@ from inheritune.data.filters.filtering import Judge
 from inheritune.data.preparing.drawing import Gate, document_keys, text_digest
 from inheritune.data.sources.inputs import Input
 from inheritune.data.sources.reading import read
+from inheritune.errors import RunError
 from inheritune.recipe import Source
+from inheritune.runlog import checksum, named
 
 
 @dataclass
@@ -41,11 +46,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a task has come: its input, the documents of it that were read, and their characters."""
+    """How far a task has come: its input (that behind the last: all are read), the documents of it that were read."""
 
     input: int = 0
     documents: int = 0
-    characters: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class ReadSources(PipelineStep):  # type: ignore[misc]
             if gate.admits(entry.source, keys, position) and not (
                 before is not None and before.admits(entry.source, keys, position)
             ):
-                reached = asdict(Reached(start.input, known, characters))
+                reached = {"input": start.input, "documents": known}
                 facts = {"source": entry.source, "keys": keys, "position": position, "reached": reached}
                 yield Document(text=text.text, id=text.place, metadata=facts)
 
@@ -142,16 +146,19 @@ class WriteParts(PipelineStep):  # type: ignore[misc]
     name = "Parts"
     type = "Writer"
 
-    def __init__(self, folder: Path, tally: Tally, part_bytes: int) -> None:
+    def __init__(self, folder: Path, tally: Tally, part_bytes: int, inputs: Sequence[int]) -> None:
+        """`inputs`: how many there are in each task."""
         super().__init__()
-        self.folder, self.tally, self.part_bytes = folder, tally, part_bytes
+        self.folder, self.tally, self.part_bytes, self.inputs = folder, tally, part_bytes, list(inputs)
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Takes all documents; yields none."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if is_collected(self.folder, rank, self.inputs[rank]):
+            return  # ended before this was noted
         number = len(_sidecars(self.folder, rank))
         lines: list[bytes] = []
-        size, reached = 0, asdict(_reached(self.folder, rank))
+        size = 0
         for document in data or ():
             reached = document.metadata.pop("reached")
             lines.append(orjson.dumps(_record(document), option=orjson.OPT_APPEND_NEWLINE))
@@ -159,23 +166,32 @@ class WriteParts(PipelineStep):  # type: ignore[misc]
             if size >= self.part_bytes:
                 self._write(rank, number, lines, reached)
                 number, size, lines = number + 1, 0, []
-        if lines or self.tally.documents or self.tally.passed_over:
-            self._write(rank, number, lines, reached)
+        self._write(rank, number, lines, asdict(Reached(self.inputs[rank])))
         yield from ()
 
     def _write(self, rank: int, number: int, lines: list[bytes], reached: dict[str, int]) -> None:
         path = self.folder / f"{rank:05d}-{number:05d}.jsonl"
         body = b"".join(lines)
-        facts = {"documents": len(lines), "bytes": len(body), "reached": reached, "tally": self.tally.plain()}
+        facts = {
+            "documents": len(lines), "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest(),
+            "reached": reached, "tally": self.tally.plain(),
+        }  # fmt: skip
         write_whole(path, body)
         write_whole(path.with_suffix(".json"), orjson.dumps(facts))
 
 
 def write_whole(path: Path, body: bytes) -> None:
     """Write a file of the working folder so that it is there whole or not at all, whoever else writes the same."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(body)
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")  # a cluster has equal numbers
+    try:
+        with named(path):
+            with partial.open("wb") as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # on a full disk it would be in the way
 
 
 def _record(document: Document) -> dict[str, Any]:
@@ -201,6 +217,13 @@ def parts(folder: Path) -> list[Part]:
     return found
 
 
+def check_part(path: Path) -> None:
+    """Raise RunError for a part that is not as it was written."""
+    facts = orjson.loads(path.with_suffix(".json").read_bytes())
+    if checksum(path) != facts["sha256"]:
+        raise RunError(str(path), "changed since it was written", "delete it; the same command then makes it again")
+
+
 def records(part: Part | Path) -> Iterator[dict[str, Any]]:
     """The records of a part, one after the other."""
     with (part.path if isinstance(part, Part) else part).open("rb") as file:
@@ -208,18 +231,33 @@ def records(part: Part | Path) -> Iterator[dict[str, Any]]:
             yield orjson.loads(line)
 
 
+def is_collected(folder: Path, rank: int, inputs: int) -> bool:
+    """Whether the parts of a task, which are all as long as they were, have all that its inputs gave."""
+    return _reached(folder, rank).input == inputs
+
+
+def drop_damaged(folder: Path, rank: int) -> None:
+    """Remove what a task has behind its last part that is whole."""
+    for sidecar in set(folder.glob(f"{rank:05d}-*.json")) - set(_sidecars(folder, rank)):
+        sidecar.unlink()
+
+
+def _is_whole(sidecar: Path) -> bool:
+    try:
+        return bool(sidecar.with_suffix(".jsonl").stat().st_size == orjson.loads(sidecar.read_bytes())["bytes"])
+    except (OSError, orjson.JSONDecodeError):
+        return False
+
+
 def _sidecars(folder: Path, rank: int) -> list[Path]:
     """The sidecars of a task's parts whose files are as long as they say; a loss of power may have cut one."""
-    found = []
-    for sidecar in sorted(folder.glob(f"{rank:05d}-*.json")):
-        body = sidecar.with_suffix(".jsonl")
-        try:
-            if body.stat().st_size != orjson.loads(sidecar.read_bytes())["bytes"]:
-                break
-        except (OSError, orjson.JSONDecodeError):
-            break
+    found: list[Path] = []
+    for number in itertools.count():  # looked for one by one, as a large corpus has very many in this folder
+        sidecar = folder / f"{rank:05d}-{number:05d}.json"
+        if not _is_whole(sidecar):
+            return found
         found.append(sidecar)
-    return found
+    raise AssertionError  # not reached
 
 
 def _reached(folder: Path, rank: int) -> Reached:

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,10 @@ import numpy as np
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from inheritune.data.filters.near_duplicates import near_duplicate_stages, removed_near_duplicates
+from inheritune.data.filters.near_duplicates import clusters, near_duplicate_stages
 from inheritune.data.preparing.collection import Part, records
 from inheritune.data.preparing.execution import Stages
-from inheritune.data.preparing.selection import Candidates, duplicates, joined
+from inheritune.data.preparing.selection import Candidates, among, duplicates, joined
 from inheritune.recipe import ExactDuplicates, Filter, NearDuplicates
 
 if TYPE_CHECKING:
@@ -39,14 +38,22 @@ class ReadKept(PipelineStep):  # type: ignore[misc]
 
 
 def without_duplicates(
-    filters: Sequence[Filter], parts: Sequence[Part], candidates: Candidates, work: Path, stages: Stages
+    filters: Sequence[Filter],
+    parts: Sequence[Part],
+    candidates: Candidates,
+    taken: set[bytes],
+    work: Path,
+    stages: Stages,
 ) -> Candidates:
-    """The candidates, those marked that the filters over all documents remove, by the filters' numbers (from 1)."""
+    """The candidates, those marked that the filters over all documents remove, by the filters' numbers (from 1).
+
+    Texts that are `taken` for validation, given as digests, stay, and what is like one of them goes.
+    """
     for number, settings in enumerate(filters, start=1):
         if isinstance(settings, ExactDuplicates):
             marks = duplicates(candidates, number)
         elif isinstance(settings, NearDuplicates):
-            marks = _near_duplicates(settings, number, parts, candidates, work, stages)
+            marks = _near_duplicates(settings, number, parts, candidates, taken, work, stages)
         else:
             continue
         candidates = Candidates(candidates.parts, candidates.gate, joined(candidates.removed, marks))
@@ -58,21 +65,48 @@ def _near_duplicates(
     number: int,
     parts: Sequence[Part],
     candidates: Candidates,
+    taken: set[bytes],
     work: Path,
     stages: Stages,
 ) -> "list[NDArray[np.uint8]]":
-    # other documents are another comparison
-    compared = json.dumps([settings.model_dump(), asdict(candidates.gate), [part.path.name for part in parts]])
-    run = hashlib.sha256(compared.encode()).hexdigest()[:12]
-    folder = work / f"near-duplicates-{run}"
     kept = [candidates.index(part)["removed"] == 0 for part in range(len(parts))]
+    run = _name(settings, parts, kept)
+    folder = work / f"near-duplicates-{run}"
     read = ReadKept([part.path for part in parts], kept)
     steps: list[tuple[str, list[Any], int]] = near_duplicate_stages(settings, read, len(parts), folder)
     for name, pipeline, tasks in steps:
         stages.run(f"{name}-{run}", pipeline, tasks)
-    marks = []
-    for part, mask in enumerate(kept):
-        found = np.zeros(len(mask), np.uint8)
-        found[np.flatnonzero(mask)[sorted(removed_near_duplicates(folder, part))]] = number
-        marks.append(found)
+    return _marked(candidates, number, [clusters(folder, part) for part in range(len(parts))], kept, among(taken))
+
+
+def _name(settings: NearDuplicates, parts: Sequence[Part], kept: "Sequence[NDArray[np.bool_]]") -> str:
+    """Other documents are another comparison, whose files must not be taken for this one's."""
+    digest = hashlib.sha256(json.dumps([settings.model_dump(), [part.path.name for part in parts]]).encode())
+    for mask in kept:
+        digest.update(np.packbits(mask).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _marked(
+    candidates: Candidates,
+    number: int,
+    found: "Sequence[tuple[NDArray[Any], NDArray[Any]]]",
+    kept: "Sequence[NDArray[np.bool_]]",
+    is_taken: "Callable[[NDArray[Any]], NDArray[np.bool_]]",
+) -> "list[NDArray[np.uint8]]":
+    """For each part `number` where a document is like one that stays; `found`: its clusters."""
+    marks, columns = [np.zeros(len(mask), np.uint8) for mask in kept], []
+    for part, (documents, cluster) in enumerate(found):
+        at = np.flatnonzero(kept[part])[documents]
+        rows = candidates.index(part)[at]
+        first = cluster, ~is_taken(rows), *candidates.ranks(rows)
+        columns.append(np.stack([column.astype("<u8") for column in (*first, np.full(len(at), part), at)]))
+    table = np.concatenate(columns, axis=1)
+    table = table[:, np.lexsort(table[::-1])]
+    cluster, free, key = table[0], table[1], table[3]
+    like = cluster[1:] == cluster[:-1]
+    # several of a cluster may be taken for validation: alone, without what connects them, they were not alike
+    like &= (free[1:] == 1) | (key[1:] == key[:-1])
+    for part, row in table[-2:, 1:][:, like].T:
+        marks[int(part)][int(row)] = number
     return marks

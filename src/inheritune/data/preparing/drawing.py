@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inheritune.errors import InputError
-from inheritune.recipe import Data
+from inheritune.recipe import Data, Size
 
 USES = ("validation", "training")
 KEYS = 2**64  # keys are drawn from range(KEYS)
@@ -131,14 +131,18 @@ def first_gate(data: Data, extents: Sequence[Extent], least: int = 0) -> Gate:
     training = []
     for wanted, extent in zip(budgets(data), extents, strict=True):
         if wanted is None and data.size is None:
-            training.append(Share(KEYS, 2**62))
+            training.append(_share(extent, 1.0, 2**62))
             continue
         # without weights it is one draw from all sources, so the same fraction of each
         needed = (data.size.count if wanted is None and data.size else wanted or 0) * _BYTES_PER_TOKEN
         needed = max(needed, least)
         of = files if wanted is None else extent.bytes or 0
-        training.append(Share(_keys(needed / of if of else 1.0), needed + validation))
-    return Gate(tuple(Share(_keys(fraction), validation) for _ in extents), tuple(training))
+        training.append(_share(extent, needed / of if of else 1.0, needed + validation))
+    return Gate(tuple(_share(extent, fraction, validation) for extent in extents), tuple(training))
+
+
+def _share(extent: Extent, fraction: float, characters: int) -> Share:
+    return Share(_keys(fraction), 0) if extent.bytes is not None else Share(0, characters)
 
 
 def _keys(fraction: float) -> int:
@@ -147,11 +151,14 @@ def _keys(fraction: float) -> int:
 
 @dataclass(frozen=True)
 class Supply:
-    """What a gate let through: tokens of validation, those of training by source, which streams are at their end."""
+    """What a gate let through: tokens of validation, those of training by source.
+
+    `ends` has the characters of each stream that was read to its end, None for the others and for files.
+    """
 
     validation: int
     training: tuple[int, ...]
-    ended: tuple[bool, ...]
+    ends: tuple[int | None, ...]
 
     def usable(self, data: Data) -> int:
         """Training tokens, no more of a source than its limit."""
@@ -165,8 +172,8 @@ class Supply:
 def wider(data: Data, gate: Gate, supply: Supply) -> Gate | None:
     """The gate to go on with where this one let too little through; None where it is enough, or wholly open."""
     lacking = data.validation.count / max(0.5, supply.validation)
-    validation = _widened(gate.validation, [lacking] * len(data.sources), supply.ended)
-    training = _widened(gate.training, _lacking(data, supply), supply.ended)
+    validation = _widened(gate.validation, [lacking] * len(data.sources), supply.ends)
+    training = _widened(gate.training, _lacking(data, supply), supply.ends)
     found = Gate(validation, training)
     return None if found == gate else found
 
@@ -201,26 +208,43 @@ def check_enough(data: Data, supply: Supply) -> None:
         if usable < data.size.count:
             raise _too_little("data.size", data.size.count, usable, usable)
         return
-    fits = min(
-        have * data.size.count // max(1, wanted or 0) for have, wanted in zip(supply.training, asked, strict=True)
-    )
+    fits = _fitting(data, supply)
     for source, have, wanted in zip(data.sources, supply.training, asked, strict=True):
         if have < (wanted or 0):
             raise _too_little(f"data.sources: {source.title}", wanted or 0, have, fits)
 
 
+def _fitting(data: Data, supply: Supply) -> int:
+    """The largest size whose shares the sources have, 0 where there is none.
+
+    Searched for: the shares of a smaller size are not in proportion where limits hold for one size only.
+    """
+
+    def fits(size: int) -> bool:
+        asked = budgets(data.model_copy(update={"size": Size(size, "tokens")}))
+        return all(have >= (wanted or 0) for have, wanted in zip(supply.training, asked, strict=True))
+
+    low, high = 0, sum(supply.training) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
 def _too_little(place: str, wanted: int, have: int, fits: int) -> InputError:
+    remedy = f", or ask for less: data.size of {fits:,} tokens would fit" if fits else ""
     return InputError(
         place,
         f"{wanted:,} training tokens asked for, there are {have:,} beside the validation set",
-        f"give more text, or ask for less: data.size of {fits:,} tokens would fit",
+        f"give more text{remedy}",
     )
 
 
-def _widened(shares: tuple[Share, ...], lacking: Sequence[float], ended: Sequence[bool]) -> tuple[Share, ...]:
+def _widened(shares: tuple[Share, ...], lacking: Sequence[float], ends: Sequence[int | None]) -> tuple[Share, ...]:
     found = []
-    for share, factor, end in zip(shares, lacking, ended, strict=True):
+    for share, factor, end in zip(shares, lacking, ends, strict=True):
         factor = 1 if factor <= 1 else max(2, _WIDEN * factor)
-        characters = share.characters if end else int(share.characters * factor)
+        whole = end is not None and share.characters > end  # by its own width, as others may have read on
+        characters = share.characters if whole else int(share.characters * factor)
         found.append(Share(min(KEYS, int(share.keys * factor)), characters))
     return tuple(found)

@@ -1,5 +1,6 @@
 """Where the tasks of a stage run: in worker processes of this machine, as Slurm jobs, or on a Ray cluster."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -52,11 +53,11 @@ class Stages:
         return min(tasks, self.data.workers or max(1, (os.cpu_count() or 1) // threads))
 
     def _slurm(self, name: str, steps: list[PipelineStep], tasks: int, place: Path) -> None:
-        from datatrove.executor.slurm import SlurmPipelineExecutor
+        from inheritune.data.preparing.slurm import SlurmExecutor
 
         slurm = self.data.slurm
         assert slurm is not None  # the recipe sees to it
-        executor = SlurmPipelineExecutor(
+        executor = SlurmExecutor(
             steps,
             tasks,
             slurm.time,
@@ -79,15 +80,28 @@ class Stages:
             ) from None
         except subprocess.CalledProcessError as error:
             raise RunError("data.executor: slurm", f"sbatch refused ({error})", "see its message above") from None
-        missed = 0
+        job = str(executor.job_id)
+        try:
+            self._wait(name, executor, job, tasks, place)
+        except BaseException:
+            # what is left of it must not write into the folder when that belongs to another request
+            with contextlib.suppress(FileNotFoundError):
+                subprocess.run(["scancel", job], capture_output=True, check=False)
+            raise
+
+    def _wait(self, name: str, executor: PipelineExecutor, job: str, tasks: int, place: Path) -> None:
+        """Wait for the tasks of a Slurm job. Raises RunError when it has ended and some are not done."""
+        missed, said = 0, None
         while left := executor.get_incomplete_ranks(skip_completed=True):
-            self.say(f"data: {name}: {tasks - len(left)} of {tasks} tasks done, Slurm job {executor.job_id}")
+            if len(left) != said:
+                said = len(left)
+                self.say(f"data: {name}: {tasks - said} of {tasks} tasks done, Slurm job {job}")
             time.sleep(_ASK_EVERY)
-            missed = 0 if _in_queue(str(executor.job_id)) else missed + 1
+            missed = 0 if _in_queue(job) else missed + 1
             if missed > _GONE_LOOKS:
                 raise RunError(
                     f"data: {name}",
-                    f"Slurm job {executor.job_id} has ended with {len(left)} of {tasks} tasks undone",
+                    f"Slurm job {job} has ended with {len(left)} of {tasks} tasks undone",
                     f"see {place}/slurm_logs and {place}/logs; the same command then does what is left",
                 )
 
@@ -205,8 +219,12 @@ class _Crew:
                 process.kill()  # every file appears whole or not at all, so a worker may end anywhere
             for process, listener in zip(self.processes, self.listeners, strict=True):
                 listener.join()
-                with process:  # closes its pipes
-                    pass
+                process.wait()
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdout.close()
+                with contextlib.suppress(BrokenPipeError):  # a rank that it did not live to read
+                    process.stdin.close()
 
     def _listen(self, number: int, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
@@ -246,6 +264,8 @@ def report(error: Exception) -> dict[str, Any]:
     if isinstance(error, OSError):
         what = f"{error.strerror or error}"
         return {"input": False, "problems": [[str(error.filename or "data"), what, "see to it, then run it again"]]}
+    if isinstance(error, MemoryError):
+        return {"input": False, "problems": [["data", "out of memory", "give fewer data.workers, or more memory"]]}
     what = f"{type(error).__name__}: {error}"
     return {"input": False, "problems": [["data", what, "this should not happen: please report it"]]}
 

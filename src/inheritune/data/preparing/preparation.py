@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cached_property
@@ -15,7 +16,7 @@ from inheritune.data.prepared import FORMAT, Prepared, open_prepared
 from inheritune.data.preparing.account import Drawn, account, counted, write_removed
 from inheritune.data.preparing.work import Work, work_folder
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
-from inheritune.errors import InputError
+from inheritune.errors import InputError, RunError
 from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
 from inheritune.runlog import locked, put_in_place, versions, write_json
 
@@ -78,6 +79,8 @@ class Preparation:
     ) -> None:
         from inheritune.data.sources.inputs import gather, list_inputs
 
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise InputError(str(out), "exists already", "give another folder, or remove it")
         self.data, self.out, self.seed, self.say = data, out, seed, say
         self._tokenizer = tokenizer
         if not isinstance(tokenizer, NewTokenizer):
@@ -89,28 +92,28 @@ class Preparation:
 
     def run(self) -> Prepared:
         """Do what is left to do, and open the result."""
-        from inheritune.data.preparing.deduplication import without_duplicates
         from inheritune.data.preparing.drawing import check_enough, wider
 
         began = time.monotonic()
         with locked(self.work.folder):
-            self.work.open(self._reading(), [[_state(entry) for entry in group] for group in self.groups])
+            self._states = [[_state(entry) for entry in group] for group in self.groups]
+            self.work.open(self._reading(), self._states)
             gate = self._first_gate()
             while True:
                 candidates, read = self._candidates(gate)
-                drawn = self._drawn(candidates, read)
+                drawn = self._drawn(candidates, candidates, read)
                 wide = wider(self.data, gate, drawn.supply)
                 if wide is None and any(isinstance(entry, CorpusFilter) for entry in self.data.filters):
                     # not earlier: with more documents the comparison is another one, and done again
-                    kept = without_duplicates(self.data.filters, read, candidates, self.work.folder, self._stages)
-                    drawn = self._drawn(kept, read)
+                    drawn = self._drawn_without_duplicates(candidates, read)
                     wide = wider(self.data, gate, drawn.supply)
                 if wide is None:
                     break
                 gate = wide
             check_enough(self.data, drawn.supply)
             self._write(drawn, began)
-        shutil.rmtree(self.work.folder)
+            self.work.clear()
+        shutil.rmtree(self.work.folder, ignore_errors=True)  # its lock may be another process's by now
         return open_prepared(self.out)
 
     def _candidates(self, gate: "Gate") -> "tuple[Candidates, list[Part]]":
@@ -130,14 +133,26 @@ class Preparation:
             read, tokens, before = read + self._last, tokens + self._tokenise(number, self._last), now
         return Candidates(tokens, gate), read
 
-    def _drawn(self, candidates: "Candidates", read: "list[Part]") -> "Drawn":
-        """What there is to draw from, and validation's documents."""
+    def _drawn_without_duplicates(self, candidates: "Candidates", read: "list[Part]") -> "Drawn":
+        """As `_drawn`. What is open to validation is compared on its own, so that nothing else changes validation."""
+        from inheritune.data.preparing.deduplication import without_duplicates
+        from inheritune.data.preparing.selection import choose_validation
+
+        def kept(some: "Candidates", taken: set[bytes]) -> "Candidates":
+            return without_duplicates(self.data.filters, read, some, taken, self.work.folder, self._stages)
+
+        alone = kept(candidates.of_validation(), set())
+        _, taken = choose_validation(alone, self.data.validation.count)
+        return self._drawn(alone, kept(candidates, taken), read)
+
+    def _drawn(self, alone: "Candidates", candidates: "Candidates", read: "list[Part]") -> "Drawn":
+        """What there is to draw from, and validation's documents, chosen from `alone`."""
         from inheritune.data.preparing.drawing import Supply
         from inheritune.data.preparing.selection import available, choose_validation
 
-        pieces, taken = choose_validation(candidates, self.data.validation.count)
+        pieces, taken = choose_validation(alone, self.data.validation.count)
         stock = available(candidates, taken, len(self.data.sources))
-        supply = Supply(sum(piece.tokens for piece in pieces), tuple(stock), self._ended())
+        supply = Supply(sum(piece.tokens for piece in pieces), tuple(stock), self._ends())
         return Drawn(candidates, pieces, taken, supply, read, self._last)
 
     @cached_property
@@ -154,13 +169,14 @@ class Preparation:
             "filters": [
                 entry.model_dump(mode="json") for entry in self.data.filters if not isinstance(entry, CorpusFilter)
             ],
+            "files": [_file_states(entry) for entry in self.data.filters],
             "seed": self.seed,
             "format": FORMAT,
         }
         if isinstance(self._tokenizer, NewTokenizer):  # learnt from what is drawn
             drawn = self.data.model_dump(mode="json", include={"size", "validation", "sources"})
             return found | {"tokenizer": self._tokenizer.model_dump(), "drawn": drawn}
-        return found | {"tokenizer": fingerprint(self._tokenizer)}
+        return found | {"tokenizer": fingerprint(self._tokenizer), "encoder": Encoder(self._tokenizer).digest}
 
     def _first_gate(self) -> "Gate":
         from inheritune.data.preparing.drawing import Extent, first_gate
@@ -180,13 +196,25 @@ class Preparation:
         steps = [
             ReadSources(self.groups, self.data.sources, gates, self.seed, tally, folder),
             JudgeDocuments(self._judges(), tally),
-            WriteParts(folder, tally, _PART_BYTES),
+            WriteParts(folder, tally, _PART_BYTES, [len(group) for group in self.groups]),
         ]
         threads = 1 if self.data.filters else _THREADS
         self._stages.run(f"collect-{number}", steps, len(self.groups), threads)
+        self._check_unchanged()
         found = parts(folder)
         self._check_sources(found)
         return found
+
+    def _check_unchanged(self) -> None:
+        """Raise RunError for a file that was written to while it was read; it is read again by the next run."""
+        for group, before in zip(self.groups, self._states, strict=True):
+            for entry, state in zip(group, before, strict=True):
+                if _state(entry) != state:
+                    raise RunError(
+                        entry.address,
+                        "was changed while it was read",
+                        "run the same command again when nothing writes to it any more",
+                    )
 
     def _judges(self) -> "list[tuple[int, Judge]]":
         """The filters that look at a document alone, with their numbers in the recipe's list, from 1."""
@@ -215,10 +243,11 @@ class Preparation:
         self._stages.run(f"tokenise-{number}", [step], len(paths), _THREADS)
         return [TokenPart.of(folder, path) for path in paths]
 
-    @property
+    @cached_property
     def dtype(self) -> "np.dtype[Any]":
         """Of the shards: the smaller one that holds every id."""
-        return np.dtype("<u2" if len(self.tokenizer) <= 2**16 else "<u4")
+        largest = max(self.tokenizer.get_vocab().values())  # more than its length where ids were left out
+        return np.dtype("<u2" if largest < 2**16 else "<u4")
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -240,13 +269,15 @@ class Preparation:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
         return loaded
 
-    def _ended(self) -> tuple[bool, ...]:
-        """Which streams have no more characters than were asked of them."""
+    def _ends(self) -> tuple[int | None, ...]:
+        """The characters of each stream that had fewer than were asked of it."""
         characters, gate = counted(self._last, "characters"), self.work.gates[-1]
-        return tuple(
-            characters[str(number)] < max(gate.validation[number].characters, gate.training[number].characters)
-            for number in range(len(self.data.sources))
-        )
+        found: list[int | None] = []
+        for number in range(len(self.data.sources)):
+            asked = max(gate.validation[number].characters, gate.training[number].characters)
+            there = characters[str(number)]
+            found.append(there if there < asked else None)
+        return tuple(found)
 
     def _write(self, drawn: "Drawn", began: float) -> None:
         from inheritune.data.preparing.selection import training_pieces
@@ -258,10 +289,8 @@ class Preparation:
             self.data.model_dump(mode="json", exclude={"executor", "workers", "slurm"})
             | {"gate": asdict(drawn.candidates.gate)}
         )
-        rows = []
-        for part in drawn.candidates.parts:
-            count = part.tokens.stat().st_size // self.dtype.itemsize
-            rows.append(Tokens([Shard(part.tokens, count, "")], self.dtype.name))
+        files = [part.tokens for part in drawn.candidates.parts]
+        rows = Tokens([Shard(file, file.stat().st_size // self.dtype.itemsize, "") for file in files], self.dtype.name)
         training = training_pieces(self.data, drawn.candidates, drawn.taken)
         splits = {
             "train": write_split(training, rows, result, "train", self.work.folder / "written-train.json"),
@@ -303,15 +332,30 @@ def _text_bytes(entry: "Input") -> int:
 
 def _state(entry: "Input") -> dict[str, Any]:
     """What tells a file from the same one after a change."""
-    changed = os.stat(entry.address).st_mtime_ns if os.path.exists(entry.address) else None  # noqa: PTH110, PTH116
-    return {**asdict(entry), "changed": changed}
+    return {**asdict(entry), "file": _stamp(entry.address)}
+
+
+def _stamp(file: str) -> list[int] | None:
+    """Size and time of the last change; None for what is no file here."""
+    try:
+        found = os.stat(file)  # noqa: PTH116 (text, as there may be millions)
+    except (OSError, ValueError):
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _file_states(entry: Any) -> dict[str, Any]:
+    """The files that a filter reads, and what tells them from the same ones after a change."""
+    paths = [path for value in dict(entry).values() for path in (value if isinstance(value, list) else [value])]
+    roots = [path for path in paths if isinstance(path, Path)]
+    return {str(file): _stamp(str(file)) for root in roots for file in (root, *sorted(root.rglob("*")))}
 
 
 def _tokenizer_texts(found: "list[Part]", validation_tokens: int) -> Iterator[str]:
     """Texts to learn a tokenizer from: all but the first half at most, which may become validation, each text once."""
     from inheritune.data.preparing.collection import records
 
-    keys, sizes = [], []
+    keys, sizes = array("Q"), array("I")  # there may be very many
     for part in found:
         for record in records(part):
             if not record["removed"]:
@@ -320,11 +364,13 @@ def _tokenizer_texts(found: "list[Part]", validation_tokens: int) -> Iterator[st
     order = np.argsort(np.array(keys, np.uint64), kind="stable")
     held = np.cumsum(np.array(sizes, np.int64)[order])
     count = min(int(np.searchsorted(held, validation_tokens * _VALIDATION_BYTES_PER_TOKEN)) + 1, len(keys) // 2)
-    last = keys[order[count - 1]] if count else -1
-    seen: set[int] = set()
+    last = keys[int(order[count - 1])] if count else -1
+    first = np.zeros(len(keys), bool)
+    first[np.unique(np.array(keys, np.uint64), return_index=True)[1]] = True
+    place = 0
     for part in found:
         for record in records(part):
-            key = record["keys"][0]
-            if not record["removed"] and key > last and key not in seen:
-                seen.add(key)
-                yield record["text"]
+            if not record["removed"]:
+                if first[place] and keys[place] > last:
+                    yield record["text"]
+                place += 1

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NOT_ADMITTED = 255  # in the place of a filter's number
-_IN_MEMORY = 4_000_000  # rows that are sorted at once
+_IN_MEMORY = 2_000_000  # rows that are sorted at once
+_AS_OBJECTS = 10_000  # rows that are Python objects at once, which take five times the memory
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,20 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.parts)
 
+    def of_validation(self) -> "Candidates":
+        """Those alone that are open to validation."""
+        gate = Gate(self.gate.validation, tuple(Share() for _ in self.gate.training))
+        return Candidates(self.parts, gate, self.removed)
+
+    def ranks(self, index: "NDArray[Any]") -> "tuple[NDArray[Any], ...]":
+        """Columns by whose order the first of equal documents is the one that stays.
+
+        Validation comes first and its order decides, so that it is the same whatever else is admitted, and wherever
+        in the text a document stands.
+        """
+        closed = ~open_rows(index, self.gate.validation, "validation_key")
+        return closed.astype("<u8"), index["validation_key"], index["source"].astype("<u8")
+
     def in_order(self, key: str, wanted: "Callable[[NDArray[Any]], NDArray[np.bool_]]") -> "Iterator[Piece]":
         """The kept documents that are `wanted`, by their `key`; a bounded number of rows is in memory.
 
@@ -63,8 +78,10 @@ class Candidates:
             rows = [self._rows(part, key, low, high, wanted) for part in range(len(self.parts))]
             found = np.concatenate(rows) if rows else np.zeros(0, _PLACED)
             found = found[np.lexsort((found["part"], found["source"], found[key]))]
-            columns = (found[name].tolist() for name in ("part", "start", "tokens", "source"))
-            yield from map(Piece, *columns, map(bytes, found["digest"]))
+            for start in range(0, len(found), _AS_OBJECTS):
+                some = found[start : start + _AS_OBJECTS]
+                columns = (some[name].tolist() for name in ("part", "start", "tokens", "source"))
+                yield from map(Piece, *columns, map(bytes, some["digest"]))
 
     def _rows(
         self, part: int, key: str, low: int, high: int, wanted: "Callable[[NDArray[Any]], NDArray[np.bool_]]"
@@ -134,17 +151,23 @@ def available(candidates: Candidates, taken: set[bytes], sources: int) -> list[i
 
 
 def _open_to_training(gate: Gate, taken: set[bytes]) -> "Callable[[NDArray[Any]], NDArray[np.bool_]]":
-    digests = np.array([np.frombuffer(digest, "<u8") for digest in taken], "<u8").reshape(-1, 2)
+    is_taken = among(taken)
+    return lambda rows: open_rows(rows, gate.training, "training_key") & ~is_taken(rows)
+
+
+def among(taken: set[bytes]) -> "Callable[[NDArray[Any]], NDArray[np.bool_]]":
+    """Of rows those whose text is one of `taken`, given as digests."""
+    digests = np.frombuffer(b"".join(taken), "<u8").reshape(-1, 2)
     digests = digests[np.argsort(digests[:, 0])]
 
-    def is_open(rows: "NDArray[Any]") -> "NDArray[np.bool_]":
-        found = open_rows(rows, gate.training, "training_key")
-        if len(digests):
-            at = np.minimum(np.searchsorted(digests[:, 0], rows["digest"][:, 0]), len(digests) - 1)
-            found &= ~(digests[at] == rows["digest"]).all(axis=1)
+    def is_taken(rows: "NDArray[Any]") -> "NDArray[np.bool_]":
+        if not len(digests):
+            return np.zeros(len(rows), bool)
+        at = np.minimum(np.searchsorted(digests[:, 0], rows["digest"][:, 0]), len(digests) - 1)
+        found: NDArray[np.bool_] = (digests[at] == rows["digest"]).all(axis=1)
         return found
 
-    return is_open
+    return is_taken
 
 
 def training_pieces(data: Data, candidates: Candidates, taken: set[bytes]) -> Iterator[Piece]:
@@ -178,7 +201,7 @@ def cut(pieces: Iterable[Piece], budget: int | None, limits: Sequence[int | None
 
 
 def duplicates(candidates: Candidates, mark: int) -> "list[NDArray[np.uint8]]":
-    """For each part, `mark` where a document's text stands in an earlier source or part, 0 elsewhere."""
+    """For each part, `mark` for every document whose text another one has that stays (`Candidates.ranks`), else 0."""
     found = [np.zeros(len(candidates.index(part)), np.uint8) for part in range(len(candidates))]
     total = sum(len(marks) for marks in found)
     slices = max(1, -(-total // _IN_MEMORY))
@@ -190,15 +213,15 @@ def duplicates(candidates: Candidates, mark: int) -> "list[NDArray[np.uint8]]":
             rows.append(
                 np.stack(
                     [
-                        index["digest"][at, 0], index["digest"][at, 1], index["source"][at].astype("<u8"),
+                        index["digest"][at, 0], index["digest"][at, 1], *candidates.ranks(index[at]),
                         np.full(len(at), part, "<u8"), at.astype("<u8"),
                     ]
                 )
             )  # fmt: skip
-        table = np.concatenate(rows, axis=1) if rows else np.zeros((5, 0), "<u8")
+        table = np.concatenate(rows, axis=1) if rows else np.zeros((7, 0), "<u8")
         table = table[:, np.lexsort(table[::-1])]
         again = np.flatnonzero((table[0, 1:] == table[0, :-1]) & (table[1, 1:] == table[1, :-1])) + 1
-        for part, row in table[3:, again].T:
+        for part, row in table[-2:, again].T:
             found[int(part)][int(row)] = mark
     return found
 

@@ -1,7 +1,10 @@
 """Candidates as tokens: for each part a file of tokens and an index with a row for each document."""
 
+import hashlib
 import io
 import itertools
+import json
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +16,9 @@ import numpy as np
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from inheritune.data.preparing.collection import records, write_whole
+from inheritune.data.preparing.collection import check_part, records, write_whole
 from inheritune.data.tokenizer import Encoder
+from inheritune.runlog import checksum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +53,24 @@ class TokenPart:
         """Where they are, for a part of this name."""
         return cls(folder / f"{part.stem}.bin", folder / f"{part.stem}.npy")
 
+    @property
+    def note(self) -> Path:
+        """The checksums of both, written when they are there."""
+        return self.tokens.with_suffix(".json")
+
+    def write(self, tokens: bytes, index: bytes) -> None:
+        """Write both, and the note."""
+        write_whole(self.tokens, tokens)
+        write_whole(self.index, index)
+        write_whole(self.note, json.dumps([hashlib.sha256(body).hexdigest() for body in (tokens, index)]).encode())
+
+    def is_whole(self) -> bool:
+        """Whether both are as they were written."""
+        try:
+            return bool(json.loads(self.note.read_bytes()) == [checksum(self.tokens), checksum(self.index)])
+        except (OSError, ValueError):
+            return False
+
 
 class TokeniseParts(PipelineStep):  # type: ignore[misc]
     """Tokenises the part of each rank, every document followed by the end-of-text token."""
@@ -61,21 +83,24 @@ class TokeniseParts(PipelineStep):  # type: ignore[misc]
         self.parts, self.encoder, self.folder, self.dtype, self.eos = list(parts), encoder, folder, dtype, eos
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Writes the two files of part number `rank`, unless they are there; yields none."""
+        """Writes the two files of part number `rank`, unless they are there; yields none.
+
+        Raises RunError for a part that has changed since it was written.
+        """
         place = TokenPart.of(self.folder, self.parts[rank])
-        if place.tokens.exists() and place.index.exists():
+        if place.note.exists():
             return
+        check_part(self.parts[rank])
         self.folder.mkdir(parents=True, exist_ok=True)
         body, rows = bytearray(), []
         for batch, encoded in self._encoded(rank):
             for record, ids in zip(batch, encoded, strict=True):
                 if not record["removed"]:
-                    body += np.append(np.asarray(ids), self.eos).astype(self.dtype).tobytes()
+                    body += array(self.dtype.char, [*ids, self.eos]).tobytes()
                 rows.append(_row(record, len(ids) + 1))
         index = io.BytesIO()
         np.save(index, np.array(rows, dtype=INDEX))
-        write_whole(place.tokens, bytes(body))
-        write_whole(place.index, index.getvalue())
+        place.write(bytes(body), index.getvalue())
         yield from ()
 
     def _encoded(self, rank: int) -> Iterator[tuple[list[dict[str, Any]], list[list[int]]]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.data.preparing.drawing import Gate, Share
+from inheritune.errors import RunError
 from inheritune.runlog import read_json, write_json
 
 
@@ -34,7 +35,7 @@ class Work:
 
         `tasks` has for each task the state of its inputs.
         """
-        before = read_json(self._request) if self._request.exists() else None
+        before = self._before()
         now = json.loads(json.dumps({"reading": reading, "tasks": tasks}))
         if before is not None and _same_reading(before["reading"], now["reading"]):
             changed = _changed(before["tasks"], now["tasks"])
@@ -44,10 +45,43 @@ class Work:
             )
             for rank in changed:
                 self._drop(rank)
-        elif before is not None:
-            self.say(f"data: {self.folder} was begun for other text or settings, beginning again")
-            self._clear()
+            self._forget_damaged([len(task) for task in tasks])
+        else:
+            if before is not None:
+                self.say(f"data: {self.folder} was begun for other text or settings, beginning again")
+            self.clear()
         write_json(self._request, now)
+
+    def _before(self) -> Any:
+        """What was noted of the request that the folder was begun for; None where too little is left to go on."""
+        try:
+            before = read_json(self._request)
+            known = before["reading"]["sources"], before["tasks"], self.gates
+        except (RunError, FileNotFoundError, KeyError, TypeError):
+            return None
+        return before if known[-1] or not any(self.folder.glob("collected-*")) else None
+
+    def _forget_damaged(self, inputs: list[int]) -> None:
+        """Have done again what a loss of power or a hand has cut or changed since it was done.
+
+        `inputs`: how many there are in each task.
+        """
+        from inheritune.data.preparing.collection import drop_damaged, is_collected, parts
+        from inheritune.data.preparing.tokenising import TokenPart
+
+        for round_ in range(len(self.gates)):
+            collected, tokens = self.folder / f"collected-{round_}", self.folder / f"tokens-{round_}"
+            missing = [rank for rank, count in enumerate(inputs) if not is_collected(collected, rank, count)]
+            for rank in missing:
+                drop_damaged(collected, rank)
+                (self.folder / f"tasks/collect-{round_}/completions/{rank:05d}").unlink(missing_ok=True)
+            if missing:  # then it is not known yet which part has which number
+                shutil.rmtree(self.folder / f"tasks/tokenise-{round_}", ignore_errors=True)
+            for rank, part in enumerate(parts(collected)):
+                place = TokenPart.of(tokens, part.path)
+                if not place.is_whole():
+                    place.note.unlink(missing_ok=True)
+                    (self.folder / f"tasks/tokenise-{round_}/completions/{rank:05d}").unlink(missing_ok=True)
 
     @property
     def gates(self) -> list[Gate]:
@@ -74,7 +108,8 @@ class Work:
         result.mkdir(exist_ok=True)
         return result
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Remove all but the lock."""
         for old in self.folder.iterdir():
             if old.is_dir():
                 shutil.rmtree(old)
@@ -91,6 +126,9 @@ class Work:
             for old in self.folder.glob(kind):
                 shutil.rmtree(old)
         (self.folder / "selection.json").unlink(missing_ok=True)
+        if (self.folder / "tokenizer").exists():  # learnt from the text as it was
+            for old in (self.folder / "tokenizer", *self.folder.glob("tokens-*")):
+                shutil.rmtree(old)
 
 
 def _same_reading(before: dict[str, Any], now: dict[str, Any]) -> bool:

@@ -38,20 +38,20 @@ class Written:
 
 def write_split(
     pieces: "Iterable[Piece]",
-    rows: list[Tokens],
+    tokens: Tokens,
     folder: Path,
     split: str,
     note: Path,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Written:
-    """Write pieces of the parts' tokens one behind the other into `folder`, as SPLIT-00000.bin and so on.
+    """Write pieces one behind the other into `folder`, as SPLIT-00000.bin and so on.
 
-    The finished shards are listed in the file `note`. Raises OSError for a disk that is full or gone; the shards that
-    were finished are then not written again.
+    `tokens` has a file for each part; the finished shards are listed in the file `note`. Raises OSError for a disk
+    that is full or gone; the shards that were finished are then not written again.
     """
     done: list[dict[str, Any]] = read_json(note) if note.exists() else []
     written = Written()
-    blocks = _blocks(pieces, rows, written, sum(shard["tokens"] for shard in done))
+    blocks = _blocks(pieces, tokens, written, sum(shard["tokens"] for shard in done))
     left = next(blocks, None)
     while left is not None:
         shard, left = _write_shard(left, blocks, folder / f"{split}-{len(done):05d}.bin", shard_tokens)
@@ -62,17 +62,16 @@ def write_split(
     return written
 
 
-def _blocks(
-    pieces: "Iterable[Piece]", rows: list[Tokens], written: Written, skip: int
-) -> "Iterator[np.ndarray[Any, Any]]":
+def _blocks(pieces: "Iterable[Piece]", tokens: Tokens, written: Written, skip: int) -> "Iterator[np.ndarray[Any, Any]]":
     """The pieces' tokens, joined; the first `skip` tokens are left out."""
     held: list[np.ndarray[Any, Any]] = []
     size = 0
+    firsts = np.cumsum([0, *(shard.tokens for shard in tokens.shards)]).tolist()
     for piece in pieces:
         before = min(piece.tokens, max(0, skip - written.tokens))
         written.count(piece)
         if before < piece.tokens:
-            held.append(rows[piece.part].read(piece.start + before, piece.tokens - before))
+            held.append(tokens.read(firsts[piece.part] + piece.start + before, piece.tokens - before))
             size += len(held[-1])
         if size >= _BLOCK_TOKENS:
             yield np.concatenate(held)

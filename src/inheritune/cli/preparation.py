@@ -124,10 +124,9 @@ def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make"
 
     def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
         from inheritune.arch import load_tokenizer
-        from inheritune.data import check_filters, list_inputs, prepare
+        from inheritune.data import list_inputs, prepare
 
-        list_inputs(data.sources)  # what costs a second is wrong before what costs minutes
-        check_filters(data.filters)
+        list_inputs(data.sources)  # before the tokenizer is loaded, or downloaded
         return prepare(data, load_tokenizer(Reference(path=tokenizer), say), out, say=say)
 
     return make

@@ -1,7 +1,7 @@
 """What a run leaves on disk besides weights: whole files, metrics, the manifest; and what trackers are told."""
 
 from inheritune.runlog.files import checksum, locked, named, new_folder, put_in_place, read_json, write_json, write_text
-from inheritune.runlog.manifest import add_lineage, note_start, versions
+from inheritune.runlog.manifest import add_lineage, note_start, package_versions, versions
 from inheritune.runlog.metrics import MetricsLog, read_metrics
 from inheritune.runlog.terminal import LiveLine, Terminal
 from inheritune.runlog.trackers import Trackers, check_trackers, open_trackers
@@ -19,6 +19,7 @@ __all__ = [
     "new_folder",
     "note_start",
     "open_trackers",
+    "package_versions",
     "put_in_place",
     "read_json",
     "read_metrics",

@@ -3,6 +3,7 @@
 import datetime
 import platform
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,13 @@ _DECISIVE = ("versions", "machine", "device", "threads", "processes", "micro_bat
 
 def versions() -> dict[str, str]:
     """Python's and the packages' versions, as far as they are installed."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    return {"python": platform.python_version()} | package_versions(_PACKAGES)
+
+
+def package_versions(names: Sequence[str]) -> dict[str, str]:
+    """The versions of these packages, as far as they are installed."""
+    found = {}
+    for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -191,14 +191,14 @@ def check_enough(data: Data, supply: Supply) -> None:
     if supply.validation < data.validation.count:
         raise InputError(
             "data.validation",
-            f"{data.validation.count:,} tokens asked for, the text has {supply.validation:,}",
+            f"{data.validation.count:,} tokens asked for, the text has {supply.validation:,}{_filtered(data)}",
             "give more text, or a smaller validation",
         )
     usable = supply.usable(data)
     if not usable:
         raise InputError(
             "data",
-            "some text besides validation is needed, there are 0 tokens of it",
+            f"some text besides validation is needed, there are 0 tokens of it{_filtered(data)}",
             "give more text, or a smaller validation",
         )
     if data.size is None:
@@ -206,12 +206,12 @@ def check_enough(data: Data, supply: Supply) -> None:
     asked = budgets(data)
     if None in asked:
         if usable < data.size.count:
-            raise _too_little("data.size", data.size.count, usable, usable)
+            raise _too_little("data.size", data, data.size.count, usable, usable)
         return
     fits = _fitting(data, supply)
     for source, have, wanted in zip(data.sources, supply.training, asked, strict=True):
         if have < (wanted or 0):
-            raise _too_little(f"data.sources: {source.title}", wanted or 0, have, fits)
+            raise _too_little(f"data.sources: {source.title}", data, wanted or 0, have, fits)
 
 
 def _fitting(data: Data, supply: Supply) -> int:
@@ -231,11 +231,15 @@ def _fitting(data: Data, supply: Supply) -> int:
     return low
 
 
-def _too_little(place: str, wanted: int, have: int, fits: int) -> InputError:
+def _filtered(data: Data) -> str:
+    return " after the filters" if data.filters else ""
+
+
+def _too_little(place: str, data: Data, wanted: int, have: int, fits: int) -> InputError:
     remedy = f", or ask for less: data.size of {fits:,} tokens would fit" if fits else ""
     return InputError(
         place,
-        f"{wanted:,} training tokens asked for, there are {have:,} beside the validation set",
+        f"{wanted:,} training tokens asked for, there are {have:,} beside the validation set{_filtered(data)}",
         f"give more text{remedy}",
     )
 

@@ -1,8 +1,10 @@
 """Where the tasks of a stage run: in worker processes of this machine, as Slurm jobs, or on a Ray cluster."""
 
 import contextlib
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -34,14 +36,20 @@ class Stages:
     """
 
     def __init__(self, data: Data, logs: Path, say: Say) -> None:
+        """Raises InputError as `check_executor` does."""
+        check_executor(data)
+        logger.disable("datatrove")  # what it logs here is for operators of clusters; errors are raised all the same
         self.data, self.logs, self.say = data, logs, say
 
-    def run(self, name: str, steps: Sequence[PipelineStep], tasks: int, threads: int = 1) -> None:
+    def run(self, name: str, steps: Sequence[PipelineStep], tasks: int, threads: int = 1, about: str = "") -> None:
         """Run `steps` for the ranks 0 to tasks - 1; a task keeps about `threads` processors busy.
 
-        Raises what a task raised, RunError when one dies.
+        `about` is said where anything is left to do. Raises what a task raised, RunError when one dies.
         """
         place = self.logs / name
+        done = len(list(place.glob("completions/*")))
+        if about and done < tasks:
+            self.say(f"data: {about}")
         if self.data.executor == "local":
             LocalExecutor(list(steps), tasks, self._workers(tasks, threads), place, self.say).run()
         elif self.data.executor == "slurm":
@@ -74,10 +82,6 @@ class Stages:
         )
         try:
             executor.run()
-        except FileNotFoundError:
-            raise InputError(
-                "data.executor", "slurm, and there is no `sbatch` here", "submit from a login node, or use local"
-            ) from None
         except subprocess.CalledProcessError as error:
             raise RunError("data.executor: slurm", f"sbatch refused ({error})", "see its message above") from None
         job = str(executor.job_id)
@@ -106,15 +110,12 @@ class Stages:
                 )
 
     def _ray(self, steps: list[PipelineStep], tasks: int, place: Path) -> None:
-        try:
-            from datatrove.executor.ray import RayPipelineExecutor
+        from datatrove.executor.ray import RayPipelineExecutor
 
-            executor = RayPipelineExecutor(
-                steps, tasks, workers=self.data.workers or -1, logging_dir=str(place), mem_per_cpu_gb=2
-            )
-            executor.run()
-        except ImportError:
-            raise InputError("data.executor", "ray is not installed", "pip install 'ray[default]'") from None
+        executor = RayPipelineExecutor(
+            steps, tasks, workers=self.data.workers or -1, logging_dir=str(place), mem_per_cpu_gb=2
+        )
+        executor.run()
         if left := executor.get_incomplete_ranks(skip_completed=True):
             raise RunError(
                 f"data: {place.name}",
@@ -127,6 +128,16 @@ def _in_queue(job: str) -> bool:
     """Whether Slurm still has this job, waiting or running; a queue that does not answer is taken for yes."""
     found = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True, check=False)
     return (found.returncode != 0 and "nvalid job id" not in found.stderr) or bool(found.stdout.strip())
+
+
+def check_executor(data: Data) -> None:
+    """Raise InputError where what runs the tasks is not on this machine."""
+    if data.executor == "slurm" and shutil.which("sbatch") is None:
+        raise InputError(
+            "data.executor", "slurm, and there is no `sbatch` here", "submit from a login node, or use local"
+        )
+    if data.executor == "ray" and importlib.util.find_spec("ray") is None:
+        raise InputError("data.executor", "ray is not installed", "pip install 'ray[default]'")
 
 
 class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
@@ -156,7 +167,7 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
 
     def run_task(self, rank: int) -> None:
         """Run one task in this process."""
-        logger.disable("datatrove")  # what it logs is for operators of clusters; errors are raised all the same
+        logger.disable("datatrove")  # as in Stages; this may be a worker process
         self._run_for_rank(rank)
 
     @property

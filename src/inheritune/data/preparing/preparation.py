@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inheritune.data.filters.filtering import check_filters
 from inheritune.data.prepared import FORMAT, Prepared, open_prepared
 from inheritune.data.preparing.account import Drawn, account, counted, write_removed
 from inheritune.data.preparing.work import Work, work_folder
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
-from inheritune.runlog import locked, put_in_place, versions, write_json
+from inheritune.runlog import locked, package_versions, put_in_place, versions, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +36,7 @@ Say = Callable[[str], None]
 # What a process keeps busy where the work is done by threads of libraries, and by a disk: fewer cores than these need
 # no further process, and starting one takes seconds.
 _THREADS = 4
+_PACKAGES = ("datatrove", "datasets", "pyarrow", "spacy")
 _TASK_BYTES = 64_000_000  # of input: worth a process, and not much is lost with one
 _PART_BYTES = 16_000_000  # of candidates
 _TOKENIZER_BYTES = 200_000_000  # of text, from which a new tokenizer is learnt at least where there is so much
@@ -68,6 +70,11 @@ def prepare(
     return Preparation(data, tokenizer, out, seed, say).run()
 
 
+def _check_out(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(str(out), "exists already", "give another folder, or remove it")
+
+
 class Preparation:
     """One preparation: its inputs, its working folder, and the rounds in which documents are drawn.
 
@@ -77,10 +84,12 @@ class Preparation:
     def __init__(
         self, data: Data, tokenizer: "PreTrainedTokenizerBase | NewTokenizer", out: Path, seed: int, say: Say
     ) -> None:
+        from inheritune.data.preparing.execution import check_executor
         from inheritune.data.sources.inputs import gather, list_inputs
 
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise InputError(str(out), "exists already", "give another folder, or remove it")
+        _check_out(out)
+        check_executor(data)
+        check_filters(data.filters)
         self.data, self.out, self.seed, self.say = data, out, seed, say
         self._tokenizer = tokenizer
         if not isinstance(tokenizer, NewTokenizer):
@@ -96,6 +105,7 @@ class Preparation:
 
         began = time.monotonic()
         with locked(self.work.folder):
+            _check_out(self.out)  # another process may have been at work until now
             self._states = [[_state(entry) for entry in group] for group in self.groups]
             self.work.open(self._reading(), self._states)
             gate = self._first_gate()
@@ -191,7 +201,6 @@ class Preparation:
     def _collect(self, number: int, gates: "tuple[Gate | None, Gate]") -> "list[Part]":
         from inheritune.data.preparing.collection import JudgeDocuments, ReadSources, Tally, WriteParts, parts
 
-        self.say(f"data: reading {len(self.inputs):,} inputs")
         folder, tally = self.work.folder / f"collected-{number}", Tally()
         steps = [
             ReadSources(self.groups, self.data.sources, gates, self.seed, tally, folder),
@@ -199,7 +208,8 @@ class Preparation:
             WriteParts(folder, tally, _PART_BYTES, [len(group) for group in self.groups]),
         ]
         threads = 1 if self.data.filters else _THREADS
-        self._stages.run(f"collect-{number}", steps, len(self.groups), threads)
+        about = f"reading {len(self.inputs):,} inputs"
+        self._stages.run(f"collect-{number}", steps, len(self.groups), threads, about)
         self._check_unchanged()
         found = parts(folder)
         self._check_sources(found)
@@ -236,11 +246,10 @@ class Preparation:
         from inheritune.data.preparing.tokenising import TokeniseParts, TokenPart
 
         encoder, eos = Encoder(self.tokenizer), separator(self.tokenizer, "reference.tokenizer")
-        self.say("data: tokenising")
         folder = self.work.folder / f"tokens-{number}"
         paths = [part.path for part in found]
         step = TokeniseParts(paths, encoder, folder, self.dtype, eos)
-        self._stages.run(f"tokenise-{number}", [step], len(paths), _THREADS)
+        self._stages.run(f"tokenise-{number}", [step], len(paths), _THREADS, "tokenising")
         return [TokenPart.of(folder, path) for path in paths]
 
     @cached_property
@@ -320,7 +329,7 @@ class Preparation:
             "end_of_text": separator(self.tokenizer, "reference.tokenizer"),
             "tokenizer": fingerprint(self.tokenizer),
             "request": {**self.data.model_dump(mode="json"), "seed": self.seed},
-            "versions": versions(),
+            "versions": versions() | package_versions(_PACKAGES),
         }
 
 

@@ -106,5 +106,9 @@ class Encoder:
         core.encode_special_tokens = True
         return core
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Encoder":
+        """Itself: nothing in it changes, and tasks of one process would each load a tokenizer of their own."""
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_json": self._json, "_tokenizer": self._tokenizer}

@@ -45,6 +45,8 @@ FILTERS: dict[str, list[Any]] = {
     "near": [{"filter": "near_duplicates", "n_grams": 3}],
     "both": [C4, "exact_duplicates", {"filter": "near_duplicates", "n_grams": 3}],
 }
+# comparing splits all text into words, which takes seconds
+SOME = [pytest.param(name, marks=pytest.mark.long if name in ("near", "both") else ()) for name in FILTERS]
 
 
 def write(folder: Path, some: list[str], files: int, packed: bool = False) -> Path:
@@ -71,7 +73,7 @@ def small(patch: pytest.MonkeyPatch, task: int, part: int) -> None:
     patch.setattr(preparation, "_PART_BYTES", part)
 
 
-@pytest.mark.parametrize("filters", FILTERS)
+@pytest.mark.parametrize("filters", SOME)
 def test_the_order_and_number_of_files_change_nothing(filters: str, tokenizer: Any, tmp_path: Path) -> None:
     some, found = texts(), []
     for number, (files, task, part) in enumerate([(1, 10**9, 10**9), (5, 9_000, 4_000)]):
@@ -93,7 +95,7 @@ def documents(prepared: Prepared, split: str) -> set[tuple[int, ...]]:
     return {tuple(row) for row in rows[:-1]}
 
 
-@pytest.mark.parametrize("filters", FILTERS)
+@pytest.mark.parametrize("filters", SOME)
 def test_validation_depends_on_no_budget_weight_or_seed(
     filters: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +127,7 @@ def outcome(asked: dict[str, Any], tokenizer: Any, out: Path) -> dict[str, bytes
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_what_was_begun_and_given_up_before_changes_nothing(seed: int, tokenizer: Any, tmp_path: Path) -> None:
     """Runs for other sizes, weights, validations and filters over all documents, each cut off somewhere, then this."""
     draw = random.Random(seed)

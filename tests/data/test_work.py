@@ -123,6 +123,7 @@ def test_another_word_list_of_a_filter_is_another_request(text: Path, tokenizer:
     assert sum(found.manifest["filters"][0]["reasons"].values()) > 0
 
 
+@pytest.mark.long
 def test_other_filters_before_a_comparison_are_another_comparison(tokenizer: Any, tmp_path: Path) -> None:
     text = make_text(tmp_path / "text")
     for number in range(20):

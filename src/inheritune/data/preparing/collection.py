@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import os
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -89,7 +90,7 @@ class ReadSources(PipelineStep):  # type: ignore[misc]
 
         def passed_over(place: str, reason: str) -> None:
             if known >= start.documents:
-                self.tally.passed_over[f"{entry.source} {reason}"] += 1
+                self.tally.passed_over[f"{entry.source} {_kind(reason)}"] += 1
 
         for text in read(entry, source, passed_over, seed=self.seed):
             position = None if source.dataset is None else characters
@@ -192,6 +193,11 @@ def write_whole(path: Path, body: bytes) -> None:
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)  # on a full disk it would be in the way
+
+
+def _kind(reason: str) -> str:
+    """A reason without what is special to one place: there may be as many of those as broken places."""
+    return re.split(r" \(|; ", reason)[0]
 
 
 def _record(document: Document) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def prepare(
 
     Validation takes whole documents in the order of a hash of their text, until `data.validation` tokens are reached;
     training takes whole documents in an order drawn with the seed, until exactly `data.size` tokens, the last one cut.
-    A document whose text is in validation is never in training. Every document ends with the end-of-text token.
+    A document whose text is in validation is never in training. Every document that is not cut ends with the
+    end-of-text token.
 
     The folder appears whole or not at all. What is done is kept beside it, in .NAME.work, until then: the same call
     goes on from there. Raises InputError for text that cannot be read, is empty or too little; RunError for what

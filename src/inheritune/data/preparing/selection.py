@@ -106,7 +106,7 @@ _PLACED = np.dtype(
 
 
 def open_rows(rows: "NDArray[Any]", shares: Sequence[Share], key: str) -> "NDArray[np.bool_]":
-    """Which rows the shares of their sources are open to, shape (documents,); the vector form of `Gate.open_to`."""
+    """Which rows the shares of their sources are open to, shape (documents,), as `Gate.admits` asks of one."""
     characters = np.array([share.characters for share in shares], np.int64)[rows["source"]]
     last = np.array([max(share.keys - 1, 0) for share in shares], np.uint64)[rows["source"]]
     some = np.array([share.keys > 0 for share in shares])[rows["source"]]

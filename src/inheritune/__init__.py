@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inheritune.analysis import analyze as analyze
     from inheritune.arm import train as train
     from inheritune.conversion import export as export
     from inheritune.data import prepare as prepare
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "analyze": "inheritune.analysis",
     "evaluate": "inheritune.evaluation",
     "export": "inheritune.conversion",
     "grow": "inheritune.growth",
@@ -29,7 +31,7 @@ _HOMES = {
     "train": "inheritune.arm",
 }
 
-__all__ = ["__version__", "evaluate", "export", "grow", "inherit", "load_recipe", "prepare", "run", "train"]
+__all__ = ["__version__", "analyze", "evaluate", "export", "grow", "inherit", "load_recipe", "prepare", "run", "train"]
 
 
 def __getattr__(name: str) -> Any:

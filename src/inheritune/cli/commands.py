@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from inheritune import __version__
+from inheritune.cli.analysis import analyze
 from inheritune.cli.options import DOTTED, DryRun, Json, Quiet, Trust, overrides, terminal_of
 from inheritune.cli.preparation import prepare
 from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary
@@ -95,6 +96,9 @@ def new(
 app.command(
     context_settings=DOTTED, epilog="Any key of the recipe's data can be set: --data.filters='[gopher_quality]'"
 )(prepare)
+
+
+app.command()(analyze)
 
 
 @app.command()

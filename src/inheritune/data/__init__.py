@@ -7,6 +7,7 @@ from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary
 from inheritune.data.preparing.preparation import prepare
 from inheritune.data.preparing.work import work_folder
 from inheritune.data.preview import preview
+from inheritune.data.sample import sample, sample_text
 from inheritune.data.shards import Shard, Tokens
 from inheritune.data.sources.inputs import list_inputs
 from inheritune.data.tokenizer import fingerprint, separator, train_tokenizer
@@ -34,6 +35,8 @@ __all__ = [
     "open_prepared",
     "prepare",
     "preview",
+    "sample",
+    "sample_text",
     "separator",
     "shuffled",
     "train_tokenizer",

@@ -20,8 +20,8 @@ from inheritune.data import (
     open_prepared,
 )
 from inheritune.errors import InputError, Problem
-from inheritune.growth import check_rounds, with_blocks
-from inheritune.inheritance import check_silencing, draft, target_config
+from inheritune.growth import check_rounds, is_measured, with_blocks
+from inheritune.inheritance import check_silencing, draft, settle, target_config
 from inheritune.recipe import Recipe, TokenFiles
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
@@ -74,8 +74,10 @@ def _check_reference(recipe: Recipe) -> None:
     else:
         config = planned_config(recipe.reference, recipe.train.sequence_length)
         total = layer_count(config)
-    for kept in check_rounds(recipe.inherit, recipe.grow, total):
-        target_config(config, with_blocks(recipe.inherit, kept), total)
+    inherit = settle(config, recipe.inherit, recipe.reference.trust_remote_code)
+    for kept in check_rounds(inherit, recipe.grow, total):
+        if not is_measured(inherit):  # those are chosen among blocks that make a model
+            target_config(config, with_blocks(inherit, kept), total)
 
 
 def _check_track(recipe: Recipe) -> None:
@@ -100,7 +102,10 @@ def _check_rounds(recipe: Recipe) -> None:
     place = recipe.reference
     config = planned_config(place, recipe.train.sequence_length)
     skeleton = build_skeleton(config, place.trust_remote_code)
-    for kept in check_rounds(recipe.inherit, recipe.grow, layer_count(config)):
-        made = draft(skeleton, with_blocks(recipe.inherit, kept), place.trust_remote_code)
+    inherit = settle(config, recipe.inherit, place.trust_remote_code)
+    for kept in check_rounds(inherit, recipe.grow, layer_count(config)):
+        if is_measured(inherit) and len(kept) < layer_count(config):
+            continue
+        made = draft(skeleton, with_blocks(inherit, kept), place.trust_remote_code)
         if recipe.grow is not None and recipe.grow.silent:
             check_silencing(made.target)

@@ -22,7 +22,7 @@ from inheritune.arm import Arm, Conditions, only_job, run_arm
 from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, gap
-from inheritune.growth import Growth, best_round, with_blocks
+from inheritune.growth import Growth, best_round, chosen, with_blocks
 from inheritune.inheritance import target_config
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
@@ -91,8 +91,9 @@ class _Run:
             trust_remote_code=recipe.reference.trust_remote_code,
         )  # fmt: skip
         reference, judged = self._reference(conditions, prepared)
+        inherit, dropped = chosen(self._reference_place(), recipe.inherit, conditions, self.folder / "selection.json")
         growth = Growth(
-            self._reference_place(), judged, reference["layers"], recipe.inherit, recipe.grow, self.folder / "rounds",
+            self._reference_place(), judged, reference["layers"], inherit, recipe.grow, self.folder / "rounds", dropped,
         )  # fmt: skip
         rounds = growth.run(conditions, lambda done: self._summarise(reference, done, [], data_seconds, finished=False))
         controls = [self._control(name, best_round(rounds), conditions, judged) for name in recipe.controls]

@@ -22,12 +22,23 @@ from inheritune.recipe.filters import (
 from inheritune.recipe.models import Hardware, Recipe
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
 from inheritune.recipe.size import Size, parse_size
-from inheritune.recipe.target import Choice, Evaluate, Grow, Inherit, Submodules, Width, parse_layers
+from inheritune.recipe.target import (
+    MEASURED,
+    Choice,
+    Evaluate,
+    Grow,
+    Inherit,
+    Layers,
+    Submodules,
+    Width,
+    parse_layers,
+)
 from inheritune.recipe.training import Checkpoints, Optimizer, Schedule, Training
 
 __all__ = [
     "C4",
     "FILTERS",
+    "MEASURED",
     "Checkpoints",
     "Choice",
     "Classifier",
@@ -46,6 +57,7 @@ __all__ = [
     "Hardware",
     "Inherit",
     "Language",
+    "Layers",
     "NearDuplicates",
     "NewReference",
     "NewTokenizer",

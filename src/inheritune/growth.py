@@ -79,7 +79,7 @@ def with_blocks(inherit: Inherit, kept: list[int]) -> Inherit:
 
 
 def check_rounds(inherit: Inherit, grow: Grow | None, total: int) -> list[list[int]]:
-    """The blocks of every round that there may be; for a measured choice, which is not made yet, the first ones stand in.
+    """The blocks of every round that there may be; for a measured choice, not made yet, the first ones stand in.
 
     Raises InputError as `depths` does, and where a round cannot go on from the one before it.
     """
@@ -152,7 +152,7 @@ def choose_once(
 ) -> dict[str, Any]:
     """A measured choice, made by the first process and kept in `file`: see `analysis.choose_blocks`.
 
-    It sees `inherit.calibration` of the training tokens, spread evenly over them, which no validation document is among.
+    It sees `inherit.calibration` of the training tokens, spread evenly over them; no validation document is among them.
     """
 
     def choose() -> dict[str, Any]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,8 @@ def analyze(
     is taken. Attention is looked at on `sequences` sequences of `sequence_length` tokens, spread evenly over the text;
     losses on the first `loss_sequences` of them. `tau` is the share of the squared norm that ranks hold, or several.
     With `selection` its blocks are chosen from the first model, seen on training text where `data` is given. Models are
-    moved to `device` in `dtype` (auto: float32, on a GPU bfloat16); a loaded one comes back as it was. `out` is a folder
-    to write analysis.json, index.html and analysis.md to.
+    moved to `device` in `dtype` (auto: float32, on a GPU bfloat16); a loaded one stays as it was. `out` is a folder to
+    write analysis.json, index.html and analysis.md to.
 
     Raises InputError for text that is too short, a tau outside (0, 1), sequences longer than a model's positions, a
     model that is no decoder, and when `out` exists. Source: arXiv 2404.08634 v4, sections 3 and 4.
@@ -54,17 +55,18 @@ def analyze(
     _check(listed, paths, data, shares, sequences, sequence_length, loss_sequences)
     folder = None if out is None else check_free(Path(out))
     runtime = rt.start(device)
-    source = ", ".join(str(path) for path in paths) if paths else f"{data} (validation)"
     found: Figures = {
         "format": FORMAT,
         "text": {
             "source": ", ".join(str(path) for path in paths) if paths else f"{data} (validation)",
-            "sequences": sequences, "sequence_length": sequence_length, "loss_sequences": min(loss_sequences, sequences),
+            "sequences": sequences,
+            "sequence_length": sequence_length,
+            "loss_sequences": min(loss_sequences, sequences),
         },
         "tau": shares,
         "collapsed_below": COLLAPSED_BELOW,
         "models": [],
-    }  # fmt: skip
+    }
     text_of = _Text(paths, data, runtime)
     drawings: list[Any] = []
     for number, one in enumerate(listed):
@@ -76,7 +78,7 @@ def analyze(
             name, path = _title(one, model)
             figures = describe(
                 model, rows_NT, tau=shares, micro_batch=micro_batch, loss_sequences=loss_sequences,
-                say=lambda line, name=name: say(f"{name}: {line}"),
+                say=partial(_say, say, name),
             )  # fmt: skip
             drawings.append(figures["maps"] and [figures["maps"][kind].pop("attention") for kind in ("potent", "lazy")])
             figures["selection"] = None
@@ -90,6 +92,10 @@ def analyze(
     if folder is not None:
         _write(found, drawings, folder)
     return found
+
+
+def _say(say: Callable[[str], None], name: str, line: str) -> None:
+    say(f"{name}: {line}")
 
 
 def _check(
@@ -175,10 +181,10 @@ def _calibration_length(config: Any) -> int:
 def _write(found: Figures, drawings: Sequence[Any], folder: Path) -> None:
     import numpy as np
 
-    with new_folder(folder) as partial:
+    with new_folder(folder) as filled:
         for number, (figures, drawing) in enumerate(zip(found["models"], drawings, strict=True)):
             if drawing is not None:
                 figures["maps"]["file"] = f"maps-{number}.npz"
-                np.savez_compressed(partial / f"maps-{number}.npz", potent=drawing[0].numpy(), lazy=drawing[1].numpy())
-        write_json(partial / "analysis.json", found)
-        write_analysis(partial)
+                np.savez_compressed(filled / f"maps-{number}.npz", potent=drawing[0].numpy(), lazy=drawing[1].numpy())
+        write_json(filled / "analysis.json", found)
+        write_analysis(filled)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from inheritune.analysis.figures import mean
@@ -46,13 +47,9 @@ def choose_blocks(
         trials = Trials(model, rows_NT, micro_batch)
         say(f"choosing blocks: loss {float(trials.losses.mean()):.3f} with all {total}")
         if not trials.resumes:
-            say(
-                "choosing blocks: each block sees more than the one before it hands on, so every trial takes a whole pass"
-            )
+            say("choosing blocks: blocks see more than the one before hands on, so every trial takes a whole pass")
         start = float(trials.losses.mean())
-        order = search(
-            trials, lambda kept: _is_enough(model, wish, kept), lambda kept: _is_model(model, wish, kept), say
-        )
+        order = search(trials, partial(_is_enough, model, wish), partial(_is_model, model, wish), say)
     else:
         order = order_by(_values(model, rows_NT, wish.choose, ranks, micro_batch))
         start = None

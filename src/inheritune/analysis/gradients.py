@@ -1,4 +1,4 @@
-"""How much queries and keys would learn: gradient norms by block (arXiv 2404.08634 v4: collapsed heads stop learning)."""
+"""How much queries and keys would learn, by block. Source: arXiv 2404.08634 v4, where collapsed heads stop learning."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +45,7 @@ def find_projections(model: "PreTrainedModel") -> list[list[Projection]]:
         last_BHT = weights_BHTT[:, :, -1]
         draw = torch.rand(last_BHT.shape, generator=generator).to(last_BHT)  # rows sum to 1: a plain sum has no slope
         leaves = [leaf for _, leaf in outputs[number]]
-        slopes = torch.autograd.grad((last_BHT * draw).sum(), leaves, retain_graph=True, allow_unused=True)
+        slopes: Any = torch.autograd.grad((last_BHT * draw).sum(), leaves, retain_graph=True, allow_unused=True)
         for (module, _), slope in zip(outputs[number], slopes, strict=True):
             if slope is None:
                 continue
@@ -54,9 +54,9 @@ def find_projections(model: "PreTrainedModel") -> list[list[Projection]]:
             found[number].append(Projection(module, here_TF[-1] & ~key, key))
 
     tokens_BT = torch.arange(_TOKENS, device=model.device).unsqueeze(0) % model.config.vocab_size
-    with eager_attention(model), _random_outputs(model, outputs, generator), attention_seen(model, see):
-        with torch.enable_grad():
-            model(input_ids=tokens_BT, use_cache=False)
+    hooks = _random_outputs(model, outputs, generator), attention_seen(model, see)
+    with eager_attention(model), hooks[0], hooks[1], torch.enable_grad():
+        model(input_ids=tokens_BT, use_cache=False)
     return found
 
 
@@ -103,9 +103,9 @@ def gradient_norms(model: "PreTrainedModel", rows_NT: "torch.Tensor") -> list[di
     try:
         if weights:
             with torch.enable_grad():
-                for row_1T in rows_NT.split(1):  # one at a time: activations of all blocks are held
+                for row_1T in torch.split(rows_NT, 1):  # one at a time: activations of all blocks are held
                     logits_1TV = model(input_ids=row_1T[:, :-1], use_cache=False).logits
-                    (token_losses(logits_1TV, row_1T[:, 1:]).mean() / len(rows_NT)).backward()
+                    (token_losses(logits_1TV, row_1T[:, 1:]).mean() / len(rows_NT)).backward()  # type: ignore[no-untyped-call]
         return [_norms(each) if each else None for each in projections]
     finally:
         for parameter, wanted in before.items():

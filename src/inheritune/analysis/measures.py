@@ -42,8 +42,8 @@ def approximate_rank(attention: "torch.Tensor", tau: Sequence[float] = (0.9,)) -
     """k* (..., len(tau)): the least k such that the k largest squared singular values sum to tau of all of them.
 
     Rows and columns of zeros, as padding leaves them, change nothing. The squared singular values are the eigenvalues
-    of A times its transpose, in float32; where their sums come near tau, in float64. Raises InputError for a tau outside
-    (0, 1). Source: arXiv 2404.08634 v4, section 3.
+    of A times its transpose, in float32; where their sums come near tau, in float64. Raises InputError for a tau
+    outside (0, 1). Source: arXiv 2404.08634 v4, section 3.
     """
     import torch
 
@@ -51,7 +51,7 @@ def approximate_rank(attention: "torch.Tensor", tau: Sequence[float] = (0.9,)) -
     square = attention.flatten(0, -3).float() if attention.dim() > 2 else attention[None].float()
     # on a CPU the routine takes one matrix after the other, alone on its core
     threads = torch.get_num_threads() if square.device.type == "cpu" else 1
-    chunks = square.split(_CHUNK)
+    chunks = torch.split(square, _CHUNK)
     if threads == 1 or len(chunks) == 1:
         ranks = torch.cat([_ranks(chunk, tau) for chunk in chunks])
     else:
@@ -78,7 +78,8 @@ def _energy(matrices_NTT: "torch.Tensor") -> "torch.Tensor":
 
     values_NT = torch.linalg.eigvalsh(matrices_NTT @ matrices_NTT.mT).double().clamp(min=0).flip(-1)
     total = values_NT.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    return values_NT.cumsum(-1) / total
+    shares_NT: torch.Tensor = values_NT.cumsum(-1) / total
+    return shares_NT
 
 
 def _first_reaching(shares_NT: "torch.Tensor", wanted: "torch.Tensor") -> "torch.Tensor":
@@ -115,7 +116,7 @@ def row_entropy(attention: "torch.Tensor", valid_BT: "torch.Tensor | None" = Non
     """The mean entropy of the rows (...), in nats: 0 where each looks at one place. `valid_BT` as in `sink_weight`."""
     import torch
 
-    rows = torch.special.entr(attention.float()).sum(-1)
+    rows: torch.Tensor = torch.special.entr(attention.float()).sum(-1)
     if valid_BT is None:
         return rows.mean(-1)
     return (rows * valid_BT[:, None]).sum(-1) / valid_BT.sum(-1)[:, None]

@@ -64,14 +64,17 @@ class Partial:
         return self._read(hidden_BTD, self._head)
 
     def _read(self, hidden_BTD: "torch.Tensor", head: Head) -> "torch.Tensor":
-        """Losses of last hidden states, a sequence at a time: all logits at once are the largest thing there would be."""
+        """Losses of last hidden states, a sequence at a time: all logits at once would be the largest thing here."""
         import torch
 
         linear, length = head.linear, self.targets_BT.shape[1]
         with torch.no_grad():
+            pairs = zip(torch.split(hidden_BTD, 1), torch.split(self.targets_BT, 1), strict=True)
             sums = [
                 linear_cross_entropy(hidden_1TD * head.scale, linear.weight, linear.bias, targets_1T).double() / length
-                for hidden_1TD, targets_1T in zip(hidden_BTD.split(1), self.targets_BT.split(1), strict=True)
+                for hidden_1TD, targets_1T in zip(
+                    torch.split(hidden_BTD, 1), torch.split(self.targets_BT, 1), strict=True
+                )
             ]
         return torch.stack(sums)
 

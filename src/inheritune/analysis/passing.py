@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Passed:
-    """Figures of every sequence. `heads`: by block (N, H, len(tau) + 3) in float64, ranks, mass, sink and entropy, or None
-    where no attention is seen; `influence` (N, L); `distances` (N, L + 1, L + 1); `rank_seconds` were spent on ranks.
+    """Figures of every sequence. `heads`: by block (N, H, len(tau) + 3), ranks, mass, sink and entropy; None
+    where no attention is seen. `influence` (N, L); `distances` (N, L + 1, L + 1); `rank_seconds` were spent on ranks.
     """
 
     heads: "list[torch.Tensor | None]"
@@ -63,7 +63,7 @@ def pass_through(
     head = split_head(model)
     body = model if head is None else head.base
     with torch.no_grad(), eager_attention(model), attention_seen(model, see):
-        for inputs_BT in inputs_NT.split(micro_batch):
+        for inputs_BT in torch.split(inputs_NT, micro_batch):
             now.clear()
             with _states(blocks) as states:
                 body(input_ids=inputs_BT, use_cache=False)

@@ -22,7 +22,7 @@ class Trials:
     def __init__(self, model: "PreTrainedModel", rows_NT: "torch.Tensor", micro_batch: int = 8) -> None:
         import torch
 
-        self._parts = [Partial(model, rows_BT) for rows_BT in rows_NT.split(micro_batch)]
+        self._parts = [Partial(model, rows_BT) for rows_BT in torch.split(rows_NT, micro_batch)]
         self.kept = list(range(self._parts[0].count))
         self.losses = torch.cat([part.whole for part in self._parts])
         self._states: States = [part.states for part in self._parts]

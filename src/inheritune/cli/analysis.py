@@ -64,8 +64,8 @@ def analyze(
     from inheritune.cli.tables import show_analysis
 
     found = analysis.analyze(
-        references, text=text or (), data=data, sequences=sequences, sequence_length=length, tau=shares,
-        loss_sequences=loss_sequences, selection=selection, device=device, dtype=dtype, micro_batch=micro_batch, out=out,
+        references, text=text or (), data=data, sequences=sequences, sequence_length=length, tau=shares, out=out,
+        loss_sequences=loss_sequences, selection=selection, device=device, dtype=dtype, micro_batch=micro_batch,
         say=terminal_of(quiet or as_json).say,
     )  # fmt: skip
     if as_json:

@@ -20,7 +20,7 @@ def within(config: "PretrainedConfig", wish: Inherit, kept: list[int], trust_rem
     target = build_skeleton(target_config(config, decided, layer_count(config)), trust_remote_code)
     size = parameter_count(target)
     if wish.layers.unit in _BYTES:
-        return size * target.dtype.itemsize <= wish.layers.amount * _BYTES[wish.layers.unit]
+        return bool(size * target.dtype.itemsize <= wish.layers.amount * _BYTES[wish.layers.unit])
     return size <= wish.layers.amount
 
 

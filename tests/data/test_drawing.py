@@ -223,6 +223,27 @@ def test_two_at_work_in_one_folder(corpus: Path, tokenizer: Any, tmp_path: Path)
             prepare(request(corpus), tokenizer, tmp_path / "data")
 
 
+def test_what_a_kill_left_beside_a_finished_folder_is_removed(corpus: Path, tokenizer: Any, tmp_path: Path) -> None:
+    import fcntl
+
+    prepare(request(corpus), tokenizer, tmp_path / "data")
+    before = contents(tmp_path / "data")
+    (tmp_path / ".data.work" / "collected-0").mkdir(parents=True)
+    with (tmp_path / ".data.work" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as one that is still at it
+        with pytest.raises(InputError, match="exists already"):
+            prepare(request(corpus), tokenizer, tmp_path / "data")
+        assert (tmp_path / ".data.work" / "collected-0").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("x")
+    (tmp_path / ".other.work").mkdir()  # what is begun for a folder that is not finished stays
+    for name in ("data", "other"):
+        with pytest.raises(InputError, match="exists already"):
+            prepare(request(corpus), tokenizer, tmp_path / name)
+    assert [place.name for place in tmp_path.glob(".*")] == [".other.work"]
+    assert contents(tmp_path / "data") == before
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -279,4 +300,6 @@ def test_killed_at_any_instant_it_ends_with_the_same_bytes(
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("data", "whole")]
     for name in ("documents", "sources", "filters", "tokens", "shards"):
         assert manifests[0][name] == manifests[1][name]
+    with pytest.raises(InputError, match="exists already"):  # a kill may have come when all but tidying up was done
+        prepare(request(corpus), tokenizer, tmp_path / "data")
     assert not list(tmp_path.glob(".*"))

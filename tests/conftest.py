@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -131,13 +129,6 @@ def write_recipe(tmp_path: Path) -> Any:
         return path
 
     return write
-
-
-def program(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run `inheritune` as a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "inheritune", *map(str, words)], capture_output=True, text=True, check=False, **options
-    )
 
 
 def weights(folder: Path) -> dict[str, bytes]:

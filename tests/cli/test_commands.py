@@ -12,9 +12,10 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from conftest import program, tiny_recipe
+from conftest import tiny_recipe
 from inheritune.cli import main
 from inheritune.recipe import load_recipe
+from processes import program
 
 
 def test_the_stages_one_by_one(

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from conftest import program, tiny_recipe
+from conftest import tiny_recipe
 from inheritune.cli import main
+from processes import program
 
 Prepare = Callable[[Path, dict[str, Any], Path], list[str]]
 

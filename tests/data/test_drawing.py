@@ -2,11 +2,9 @@
 
 import gzip
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,11 @@ from typing import Any
 import pytest
 
 from inheritune.data import prepare
-from inheritune.data.preparing import preparation
+from inheritune.data.preparing import preparation, writing
 from inheritune.data.preparing.collection import ReadSources
 from inheritune.data.preparing.tokenising import TokeniseParts
 from inheritune.errors import InputError
+from processes import Started
 
 WORDS = (
     "small",
@@ -244,18 +243,8 @@ def test_what_a_kill_left_beside_a_finished_folder_is_removed(corpus: Path, toke
     assert contents(tmp_path / "data") == before
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from transformers import AutoTokenizer
-from inheritune.data import prepare
-from inheritune.data.preparing import preparation, writing
-preparation._TASK_BYTES, preparation._PART_BYTES, writing.SHARD_TOKENS = 20_000, 6_000, 3_000
-if __name__ == "__main__":
-    request = {"sources": [{"path": sys.argv[1]}], "validation": "300 tokens", "workers": int(sys.argv[4]),
-               "filters": ["exact_duplicates"]}
-    prepare(request, AutoTokenizer.from_pretrained(sys.argv[2]), sys.argv[3])
-"""
+def make_small_tasks() -> None:
+    preparation._TASK_BYTES, preparation._PART_BYTES, writing.SHARD_TOKENS = 20_000, 6_000, 3_000
 
 
 @pytest.mark.long
@@ -264,36 +253,29 @@ def test_killed_at_any_instant_it_ends_with_the_same_bytes(
     corpus: Path, tokenizer: Any, tmp_path: Path, workers: int
 ) -> None:
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    (tmp_path / "run.py").write_text(SCRIPT)
 
-    def command(out: str) -> list[str]:
-        return [
-            sys.executable,
-            str(tmp_path / "run.py"),
-            str(corpus),
-            str(tmp_path / "tokenizer"),
-            str(tmp_path / out),
-            str(workers),
-        ]
+    def start(out: str) -> Started:
+        words = ["prepare", str(corpus), "--out", str(tmp_path / out), "--tokenizer", str(tmp_path / "tokenizer")]
+        words += ["--validation", "300 tokens", f"--data.workers={workers}", "--data.filters=[exact_duplicates]"]
+        return Started(*words, first=make_small_tasks)
 
     began = time.monotonic()
-    subprocess.run(command("whole"), check=True)
+    assert start("whole").wait() == 0
     seconds = time.monotonic() - began
     draw = random.Random(workers)
     kills = 0
     while not (tmp_path / "data").exists():
-        process = subprocess.Popen(command("data"), start_new_session=True)
+        begun = start("data")
         # Early at first, so that some come to pass; later and later, as it must get through in the end.
         wait = seconds * draw.uniform(0.3, 0.6) * (1 + kills / 10)
         if not kills:  # as soon as there is anything to go on from
-            while not (tmp_path / ".data.work" / "request.json").exists():
-                time.sleep(0.01)
+            begun.wait_until((tmp_path / ".data.work" / "request.json").exists)
             wait = draw.uniform(0, 0.1)
         try:
-            assert process.wait(wait) == 0
+            assert begun.wait(wait) == 0
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            begun.send(signal.SIGKILL)
+            begun.wait()
             kills += 1
     assert kills
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")

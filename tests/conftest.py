@@ -15,6 +15,9 @@ import yaml
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes run side by side; threads would fight over the cores
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # where a test has two, the one that waits leaves its core to others
 
 SENTENCE = "the small model keeps some of the large one's blocks and learns again what it has lost while it reads"
 

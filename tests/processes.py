@@ -106,6 +106,13 @@ def fresh_program(*words: str | Path, **options: Any) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+def in_processes(function: Callable[..., None], *given: Any, processes: int = 2) -> None:
+    """Call `function` of a module with its rank and `given` in several processes that begin warm."""
+    import torch
+
+    torch.multiprocessing.start_processes(function, given, nprocs=processes, start_method="forkserver")
+
+
 def together(processes: int, *words: str | Path, timeout: float = 280) -> list[subprocess.CompletedProcess[str]]:
     """Run `inheritune` in several processes that meet, with the variables that torchrun would give them."""
     with socket.socket() as free:

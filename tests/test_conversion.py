@@ -82,6 +82,7 @@ def test_a_step_in_between_holds_the_weights_of_that_step(trained: Path, tmp_pat
         assert not torch.equal(tensor, stored_tensors(last(trained))[f"model/{name}"])
 
 
+@pytest.mark.long
 def test_the_best_weights_load_and_generate_elsewhere(trained: Path, tmp_path: Path) -> None:
     """In a process that has never heard of inheritune, after the training's folder was moved."""
     moved = shutil.copytree(trained, tmp_path / "moved")

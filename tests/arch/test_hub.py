@@ -126,6 +126,7 @@ def is_prefix(target: Path, reference: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(target).config.num_hidden_layers == 2
 
 
+@pytest.mark.long
 def test_of_a_sharded_model_only_the_needed_files_are_fetched(hub: Hub, sharded: Path, tmp_path: Path) -> None:
     hub.models["org/name"] = {"main": sharded}
     done = ask(hub, tmp_path / "home", "org/name", str(tmp_path / "out"), "--layers", "2")

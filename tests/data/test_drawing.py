@@ -85,6 +85,7 @@ def test_the_bytes_do_not_depend_on_how_the_text_is_split(corpus: Path, tokenize
     assert contents(prepare(request(one, **more), tokenizer, tmp_path / "again").folder) == whole
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_tasks")
 def test_several_processes_give_the_same_bytes(corpus: Path, tokenizer: Any, tmp_path: Path) -> None:
     alone = prepare(request(corpus), tokenizer, tmp_path / "alone")

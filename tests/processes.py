@@ -59,7 +59,7 @@ class Started:
         self._said = [folder / name for name in ("out", "error")]
         there = str(cwd or Path.cwd()), dict(env or os.environ)
         given = ([str(word) for word in words], *map(str, self._said), *there, first)
-        self._process = _FORKS.Process(target=_be_program, args=given)
+        self._process = _FORKS.Process(target=_be_program, args=given, daemon=True)
         self._process.start()
 
     def poll(self) -> int | None:
@@ -91,8 +91,13 @@ class Started:
         return out, error
 
     def end(self, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-        """Wait for its end, and what became of it."""
-        return subprocess.CompletedProcess("inheritune", self.wait(timeout), *self.said)
+        """Wait for its end, and what became of it; one that takes too long is killed (subprocess.TimeoutExpired)."""
+        try:
+            status = self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.send(signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess("inheritune", status, *self.said)
 
 
 def program(*words: str | Path, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -254,7 +254,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("keep", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_killed_after_a_spike_it_ends_the_same(tmp_path: Path, moment: str, keep: int) -> None:
     odd, more = batches(17, 19, 25), {"checkpoint": {"every": "4 steps", "keep": keep}}
     straight = train(tmp_path / "straight", model(), odd, **more)

@@ -5,7 +5,7 @@ from inheritune.data.foreign import adopt, find_data, list_token_files, nanogpt_
 from inheritune.data.loader import IGNORED, Batches, MicroBatch, Sequences, batch_numbers, batch_windows, shuffled
 from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.data.preparing.preparation import prepare
-from inheritune.data.preparing.work import work_folder
+from inheritune.data.preparing.work import remove_left_over
 from inheritune.data.preview import preview
 from inheritune.data.sample import sample, sample_text
 from inheritune.data.shards import Shard, Tokens
@@ -35,11 +35,11 @@ __all__ = [
     "open_prepared",
     "prepare",
     "preview",
+    "remove_left_over",
     "sample",
     "sample_text",
     "separator",
     "shuffled",
     "train_tokenizer",
-    "work_folder",
     "write_nanogpt",
 ]

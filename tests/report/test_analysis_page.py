@@ -320,12 +320,15 @@ def test_several_taus_are_several_lines_and_columns() -> None:
     assert layers_table(model, taus)[0][2:4] == ["MaxRank at 0.9", "MaxRank at 0.5"]
 
 
-def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_models_of_one_name_are_told_apart_and_a_users_figures_stay(tmp_path: Path) -> None:
     models = [
         without_attention(make_model("model", 2), [0, 1], "not asked for") | {"path": path, "angular_distance": []}
         for path in ("runs/a/model", "runs/b/model", "runs/b/model")
     ]
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "of-the-user.png").write_bytes(b"kept")
     text = Page(write(tmp_path, models)).text
+    assert (tmp_path / "figures" / "of-the-user.png").read_bytes() == b"kept"
     assert all(f"{name}: " in text for name in ("runs/a/model", "runs/b/model (2)", "runs/b/model (3)"))
 
 

@@ -1,4 +1,4 @@
-"""The page of an analysis, from files that a generator makes up with a shape like that of real models."""
+"""The page of an analysis: what is drawn is read off the page again and compared with the figures."""
 
 import base64
 import io
@@ -13,131 +13,20 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from analysis_example import facts_of, figure, make_model, with_selection, without_attention, write
 
 from inheritune.errors import InputError, RunError
 from inheritune.report import analysis_verdict, layers_table, write_analysis
 from inheritune.report.analysis_lines import draw_measure
 from inheritune.report.analysis_maps import draw_heads
-from inheritune.report.analysis_measures import BLOCK_MEASURES, GRADIENTS, HEAD_MEASURES, attention_measures
-from inheritune.report.analysis_verdict import what_is_missing
+from inheritune.report.analysis_measures import BLOCK_MEASURES, HEAD_MEASURES, attention_measures
+
+Written = tuple[Path, list[dict[str, Any]], str]
+"""Folder, models, page."""
 
 SVG = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
 HOSTILE = '<script>alert(1)</script> $x^2$ a|b & "c"'
-
-
-def figure(mean: float, se: float | None) -> dict[str, float | None]:
-    return {"mean": float(mean), "se": se}
-
-
-def make_block(
-    random: np.random.Generator, place: float, heads: int, taus: list[float], se: float | None
-) -> dict[str, Any]:
-    """A block at `place` of the depth, 0 to 1: ranks fall towards the end, the first block and the last weigh most."""
-    fall = math.exp(-((place / 0.75) ** 4) * 3.5)
-    ranks = 1 + random.gamma(1.2, 12, heads) * fall * (random.random(heads) > 0.3)
-    made = [
-        {
-            "rank": {f"{tau:g}": figure(1 + (rank - 1) * tau / taus[0], se) for tau in taus},
-            "mass": figure(1 + (rank - 1) * 1.4, se), "sink": figure(min(1, 1 / rank + 0.02), se),
-            "entropy": figure(min(4.0, math.log(rank) + 0.2), se), "collapsed": bool(rank < 1.5),
-        }
-        for rank in ranks
-    ]  # fmt: skip
-    top = {
-        f"{tau:g}": max((head["rank"][f"{tau:g}"] for head in made), key=lambda found: found["mean"]) for tau in taus
-    }
-    ends = 0.5 * math.exp(-30 * place) + 0.3 * math.exp(-30 * (1 - place))
-    return {
-        "attention": {
-            "heads": made, "max_rank": top, "lazy": top[f"{taus[0]:g}"]["mean"] < 2,
-            "avg_mass": figure(np.mean([head["mass"]["mean"] for head in made]), se),
-        },
-        "influence": figure(0.02 + ends + 0.02 * random.random(), se and 0.002),
-        "skipped": figure(0.1 + 12 * ends + 0.15 * random.standard_normal(), se and 0.02),
-        "depth_loss": figure(2.9 + 9 * (1 - place) ** 1.5, se and 0.1),
-        "gradients": {"query": 0.002 + 0.3 * fall * random.random(), "key": 0.003 + 0.4 * fall * random.random()},
-    }  # fmt: skip
-
-
-def make_model(
-    name: str, layers: int = 6, heads: int = 4, taus: list[float] | None = None, se: float | None = 0.3, seed: int = 0
-) -> dict[str, Any]:
-    random, taus = np.random.default_rng(seed), taus or [0.9]
-    blocks = [
-        {"block": number} | make_block(random, number / max(layers - 1, 1), heads, taus, se) for number in range(layers)
-    ]
-    lazy = [block["block"] for block in blocks if block["attention"]["lazy"]]
-    made = [head for block in blocks for head in block["attention"]["heads"]]
-    return {
-        "name": name, "path": f"models/{name}", "layers": layers, "parameters": 134515008, "loss": figure(2.9, se and 0.1),
-        "no_attention": None, "blocks": blocks,
-        "angular_distance": [
-            {"blocks": k, "distances": [figure(0.05 + 0.9 * (k / layers) ** 0.7 * (0.3 + 0.2 * abs(start - layers / 2) / layers), se and 0.01)
-                                        for start in range(layers - k + 1)]}
-            for k in range(1, layers + 1)
-        ],
-        "lazy_layers": lazy, "lazy_groups": [lazy] if lazy else [], "collapsed_share": sum(head["collapsed"] for head in made) / len(made),
-        "maps": None, "selection": None,
-        "seconds": {"load": 2.1, "attention": 12.0, "rank": 4.0, "blocks": 1.0, "losses": 9.0, "gradients": 1.0},
-    }  # fmt: skip
-
-
-def without_attention(model: dict[str, Any], blocks: list[int], reason: str | None = None) -> dict[str, Any]:
-    for number in blocks:
-        model["blocks"][number]["attention"] = None
-    if reason:
-        model |= {"no_attention": reason, "lazy_layers": None, "lazy_groups": None, "collapsed_share": None}
-    else:
-        model["lazy_layers"] = [block for block in model["lazy_layers"] if block not in blocks]
-        model["lazy_groups"] = [model["lazy_layers"]]
-    return model
-
-
-def with_selection(model: dict[str, Any], kept: list[int]) -> dict[str, Any]:
-    left = [number for number in range(model["layers"]) if number not in kept]
-    dropped = [{"block": block, "increase": 0.2 + 0.02 * n, "loss": 3.1 + 0.2 * n} for n, block in enumerate(left)]
-    reason = "dropped " + "; ".join(f"{found['block']}: +{found['increase']:.2f}" for found in dropped)
-    model["selection"] = {"choose": "auto", "blocks": kept, "dropped": dropped, "reason": reason}
-    return model
-
-
-def make_matrix(random: np.random.Generator, length: int, sink: float) -> np.ndarray:
-    """Causal attention (length, length) with `sink` more on the first position."""
-    scores = random.standard_normal((length, length)) + np.eye(length) * 3
-    scores[:, 0] += sink
-    weights = np.tril(np.exp(scores))
-    return weights / weights.sum(1, keepdims=True)
-
-
-def facts_of(
-    models: list[dict[str, Any]], taus: list[float] | None = None, sequences: int = 100, length: int = 100
-) -> dict[str, Any]:
-    text = {
-        "source": "licences/",
-        "sequences": sequences,
-        "sequence_length": length,
-        "loss_sequences": min(8, sequences),
-    }
-    return {"format": 1, "text": text, "tau": taus or [0.9], "collapsed_below": 1.5, "models": models}
-
-
-def write(
-    folder: Path, models: list[dict[str, Any]], taus: list[float] | None = None, sequences: int = 100, length: int = 100
-) -> str:
-    """Write analysis.json and a map for each model that has lazy layers; the page that is made of them."""
-    for number, model in enumerate(models):
-        if model["lazy_layers"]:
-            random = np.random.default_rng(number)
-            maps = {kind: make_matrix(random, length, sink) for kind, sink in (("potent", 0.0), ("lazy", 9.0))}
-            np.savez(folder / f"maps-{number}.npz", **maps)
-            model["maps"] = {
-                "file": f"maps-{number}.npz", "potent": {"block": 0, "head": 3, "rank": 30.2},
-                "lazy": {"block": model["lazy_layers"][0], "head": 1, "rank": 1.1},
-            }  # fmt: skip
-    facts = facts_of(models, taus, sequences, length)
-    (folder / "analysis.json").write_text(json.dumps(facts))
-    return write_analysis(folder).read_text()
 
 
 class Page(HTMLParser):
@@ -232,7 +121,7 @@ def means(model: dict[str, Any], *keys: str) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]], str]:
+def two(tmp_path_factory: pytest.TempPathFactory) -> Written:
     """A reference and its target, whose name is hostile."""
     folder = tmp_path_factory.mktemp("two")
     models = [with_selection(make_model("reference", 8), [0, 1, 2, 5]), make_model(HOSTILE, 4, seed=1)]
@@ -249,15 +138,13 @@ def same(read: list[tuple[int, float]], expected: list[tuple[int, float]]) -> bo
     ("name", "keys"),
     [("max-rank", ("attention", "max_rank", "0.9")), ("avg-mass", ("attention", "avg_mass")), ("influence", ("influence",)), ("depth-loss", ("depth_loss",))],
 )  # fmt: skip
-def test_lines_show_the_figures_of_both_models(
-    two: tuple[Path, list[dict[str, Any]], str], name: str, keys: tuple[str, ...]
-) -> None:
+def test_lines_show_the_figures_of_both_models(two: Written, name: str, keys: tuple[str, ...]) -> None:
     _, models, page = two
     for number, model in enumerate(models):
         assert same(read_line(page, name, number, log=True), means(model, *keys))
 
 
-def test_lazy_layers_are_ringed(two: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_lazy_layers_are_ringed(two: Written) -> None:
     _, models, page = two
     for number, model in enumerate(models):
         rings = part(svg_of(page, "max-rank"), f"max-rank-lazy-{number}").iter(f"{SVG}use")
@@ -265,7 +152,7 @@ def test_lazy_layers_are_ringed(two: tuple[Path, list[dict[str, Any]], str]) -> 
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_heat_maps_show_every_head(two: tuple[Path, list[dict[str, Any]], str], number: int) -> None:
+def test_heat_maps_show_every_head(two: Written, number: int) -> None:
     """The colours' order is the figures' order, over both models at once, and orange is what has collapsed."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
@@ -287,7 +174,7 @@ def test_heat_maps_show_every_head(two: tuple[Path, list[dict[str, Any]], str], 
     assert np.allclose(read_image(page, f"sink-{number}"), colormaps["viridis"](sinks), atol=0.02)
 
 
-def test_angular_distance_is_a_triangle_with_its_least_marked(two: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_angular_distance_is_a_triangle_with_its_least_marked(two: Written) -> None:
     _, models, page = two
     pixels = read_image(page, "angular-distance-1")
     assert (pixels[:, :, 3] > 0).tolist() == [[start + k <= 4 for start in range(4)] for k in range(1, 5)]
@@ -298,7 +185,7 @@ def test_angular_distance_is_a_triangle_with_its_least_marked(two: tuple[Path, l
     assert [round((float(dot.get("x", "")) - offset) / slope) for dot in dots] == expected
 
 
-def test_attention_maps_show_the_matrices(two: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_attention_maps_show_the_matrices(two: Written) -> None:
     from matplotlib import colormaps
 
     folder, _, page = two
@@ -309,7 +196,7 @@ def test_attention_maps_show_the_matrices(two: tuple[Path, list[dict[str, Any]],
             assert np.allclose(pixels[seen], colormaps["viridis"](np.sqrt(maps[kind][seen])), atol=0.02)
 
 
-def test_the_page_needs_nothing_else_and_its_ids_are_its_own(two: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_the_page_needs_nothing_else_and_its_ids_are_its_own(two: Written) -> None:
     page = Page(two[2])
     assert [link for link in page.links if not link.startswith(("#", "data:image/png;base64,"))] == []
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
@@ -318,7 +205,7 @@ def test_the_page_needs_nothing_else_and_its_ids_are_its_own(two: tuple[Path, li
     assert "#7a7b7c" not in two[2]
 
 
-def test_names_are_text(two: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_names_are_text(two: Written) -> None:
     page = Page(two[2])
     assert page.tags["script"] == 0
     assert f"{HOSTILE}: " in page.text
@@ -327,7 +214,7 @@ def test_names_are_text(two: tuple[Path, list[dict[str, Any]], str]) -> None:
     assert "a\\|b" in markdown
 
 
-def test_markdown_has_the_verdicts_and_every_figure_as_a_file(two: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_markdown_has_the_verdicts_and_every_figure_as_a_file(two: Written) -> None:
     folder, models, page = two
     markdown = (folder / "analysis.md").read_text()
     assert analysis_verdict(models[0], "reference") in markdown
@@ -337,7 +224,7 @@ def test_markdown_has_the_verdicts_and_every_figure_as_a_file(two: tuple[Path, l
     assert all((folder / "figures" / name).read_bytes()[:4] == b"\x89PNG" for name in named)
 
 
-def test_the_table_has_every_block_and_what_became_of_it(two: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_the_table_has_every_block_and_what_became_of_it(two: Written) -> None:
     model = two[1][0]
     header, rows = layers_table(model, [0.9])
     assert header[:7] == ["block", "note", "MaxRank", "AvgMass", "sink", "entropy", "collapsed"]
@@ -349,22 +236,6 @@ def test_the_table_has_every_block_and_what_became_of_it(two: tuple[Path, list[d
         "lazy, kept" if 5 in model["lazy_layers"] else "kept",
     ]
     assert all(cell in two[2] for row in rows for cell in row)
-
-
-def test_verdict() -> None:
-    model = make_model("m", 30, 9) | {"lazy_layers": [23, 24], "collapsed_share": 0.32}
-    assert analysis_verdict(model, "m") == "m: 2 of 30 layers are lazy (23-24), and 32% of 270 heads have collapsed."
-    model["selection"] = {
-        "choose": "auto",
-        "blocks": [2, 0, 1],
-        "dropped": [],
-        "reason": "dropped 17: +0.20; 23 and 24 lazy",
-    }
-    assert analysis_verdict(model, "m").endswith(
-        " Chosen (auto): 3 of 30 blocks, 0-2; dropped 17: +0.20; 23 and 24 lazy."
-    )
-    none = make_model("m", 30, 9) | {"lazy_layers": [], "collapsed_share": 0.0}
-    assert analysis_verdict(none, "m") == "m: none of 30 layers is lazy, and 0% of 270 heads have collapsed."
 
 
 @pytest.mark.long
@@ -399,21 +270,6 @@ def test_a_block_without_attention_or_with_fewer_heads_is_empty_in_the_map() -> 
     assert picture is not None
     filled = [[place not in (1, 2) and (head < 2 or place != 0) for place in range(6)] for head in range(4)]
     assert (read_image(picture.svg, "rank-0")[:, :, 3] > 0).tolist() == filled
-
-
-def test_what_no_block_has_is_neither_drawn_nor_tabled() -> None:
-    model = make_model("m", 3)
-    for block in model["blocks"]:
-        block["gradients"] = None
-    assert draw_measure(GRADIENTS, [model], ["m"]) is None
-    assert what_is_missing([GRADIENTS], model, "m") == [
-        "m: Gradient norms of queries and keys (query) was not measured.",
-        "m: Gradient norms of queries and keys (key) was not measured.",
-    ]
-    model["blocks"][1]["skipped"] = None
-    header, rows = layers_table(model, [0.9])
-    assert "query grad." not in header
-    assert rows[1][header.index("skipped")] == "–"
 
 
 def test_a_skipped_block_may_help_and_most_others_do_little() -> None:
@@ -464,12 +320,15 @@ def test_several_taus_are_several_lines_and_columns() -> None:
     assert layers_table(model, taus)[0][2:4] == ["MaxRank at 0.9", "MaxRank at 0.5"]
 
 
-def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_models_of_one_name_are_told_apart_and_a_users_figures_stay(tmp_path: Path) -> None:
     models = [
         without_attention(make_model("model", 2), [0, 1], "not asked for") | {"path": path, "angular_distance": []}
         for path in ("runs/a/model", "runs/b/model", "runs/b/model")
     ]
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "of-the-user.png").write_bytes(b"kept")
     text = Page(write(tmp_path, models)).text
+    assert (tmp_path / "figures" / "of-the-user.png").read_bytes() == b"kept"
     assert all(f"{name}: " in text for name in ("runs/a/model", "runs/b/model (2)", "runs/b/model (3)"))
 
 
@@ -488,7 +347,8 @@ def test_a_folder_without_an_analysis_and_a_damaged_one(tmp_path: Path) -> None:
     (tmp_path / "analysis.json").write_text('{"format": 7}')
     with pytest.raises(InputError, match="is of format 7, not 1"):
         write_analysis(tmp_path)
-    write(tmp_path, [make_model("m", 2) | {"lazy_layers": [1], "lazy_groups": [[1]]}], length=8)
+    model = make_model("m", 2) | {"maps": {"file": "maps-0.npz"}, "blocks": [], "angular_distance": []}
+    (tmp_path / "analysis.json").write_text(json.dumps(facts_of([model])))
     (tmp_path / "maps-0.npz").write_bytes(b"nothing")
     with pytest.raises(RunError, match=r"maps-0\.npz: damaged"):
         write_analysis(tmp_path)

@@ -19,7 +19,7 @@ from inheritune.report.analysis_verdict import (
 )
 from inheritune.report.figures import COLOURS, Picture
 from inheritune.report.markup import fill_template, markdown_table, markdown_text
-from inheritune.runlog import new_folder, read_json, write_text
+from inheritune.runlog import named, read_json, write_text
 
 _FORMAT = 1
 
@@ -74,10 +74,11 @@ def write_analysis(folder: Path) -> Path:
         "models": models_table(models, labels),
         "sections": [section for section in sections if section.panels or section.missing or section.tables],
     }
-    with new_folder(folder / "figures", durable=False) as partial:
-        for section in sections:
-            for panel in section.panels:
-                (partial / f"{panel.picture.name}.png").write_bytes(panel.picture.png)
+    (folder / "figures").mkdir(exist_ok=True)  # what else a user keeps there stays
+    for picture in (panel.picture for section in sections for panel in section.panels):
+        path = folder / "figures" / f"{picture.name}.png"
+        with named(path):
+            path.write_bytes(picture.png)
     write_text(folder / "analysis.md", _markdown(page))
     write_text(folder / "index.html", fill_template("analysis.html", page))
     return folder / "index.html"

@@ -84,7 +84,7 @@ def stretch(axes: Any, values: Iterable[float]) -> None:
     """A logarithmic y axis where the values span more than a factor of 2; near zero a linear one where some are not
     positive and the largest stands far above the rest.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, SymmetricalLogLocator
 
     known = list(values)
     lowest, highest = min(known), max(known)
@@ -95,7 +95,11 @@ def stretch(axes: Any, values: Iterable[float]) -> None:
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if decades < 1 else ""))
     elif lowest <= 0 and (usual := median(map(abs, known))) and max(highest, -lowest) > 20 * usual:
-        axes.set_yscale("symlog", linthresh=10.0 ** math.floor(math.log10(usual)))
+        linear = 10.0 ** math.floor(math.log10(usual))
+        axes.set_yscale("symlog", linthresh=linear)
+        subs = (1, 2, 5) if max(highest, -lowest) < 1000 * linear else (1,)
+        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear, subs=subs))
+        axes.autoscale_view(scalex=False)  # margins by the new scale
     else:
         return
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -80,7 +80,8 @@ def analyze(
                 model, rows_NT, tau=shares, micro_batch=micro_batch, loss_sequences=loss_sequences,
                 say=partial(_say, say, name),
             )  # fmt: skip
-            drawings.append(figures["maps"] and [figures["maps"][kind].pop("attention") for kind in ("potent", "lazy")])
+            drawn = figures["maps"]
+            drawings.append(drawn and [drawn[kind].pop("attention") for kind in ("potent", "lazy")])
             figures["selection"] = None
             if selection is not None and number == 0:
                 length = _calibration_length(model.config)

@@ -72,9 +72,7 @@ class Partial:
             pairs = zip(torch.split(hidden_BTD, 1), torch.split(self.targets_BT, 1), strict=True)
             sums = [
                 linear_cross_entropy(hidden_1TD * head.scale, linear.weight, linear.bias, targets_1T).double() / length
-                for hidden_1TD, targets_1T in zip(
-                    torch.split(hidden_BTD, 1), torch.split(self.targets_BT, 1), strict=True
-                )
+                for hidden_1TD, targets_1T in pairs
             ]
         return torch.stack(sums)
 

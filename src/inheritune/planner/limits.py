@@ -78,9 +78,9 @@ def _unlike(planned: Planned, figures: dict[str, Any]) -> str | None:
         return None
     each, counted = figures["flops_per_token"], figures["counted_flops_per_token"]
     return (
-        f"{kind}: by the convention (6 N + 12 L H Q T) a token takes {each / 1e9:.4g} GFLOP, the products counted one by"
-        f" one {counted / 1e9:.4g} ({counted / each - 1:+.0%}). The convention takes every block for attention with all"
-        " its heads over the whole sequence, and every tensor for a matrix. Hours are by what was counted."
+        f"{kind}: by the convention (6 N + 12 L H Q T) a token takes {each / 1e9:.4g} GFLOP, the products counted one"
+        f" by one {counted / 1e9:.4g} ({counted / each - 1:+.0%}). The convention takes every block for attention with"
+        " all its heads over the whole sequence, and every tensor for a matrix. Hours are by what was counted."
     )
 
 

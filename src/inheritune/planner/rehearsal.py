@@ -6,6 +6,7 @@ very architecture, and no formula of one family. Of blocks that are alike one is
 """
 
 import contextlib
+import logging
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -209,15 +210,17 @@ def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> int:
 
 @contextlib.contextmanager
 def _treated_as_real() -> Iterator[None]:
-    """Inside, transformers makes masks as in a training: for fake tensors it would make one that hides nothing."""
+    """Inside, transformers makes masks as in a training, where for fake tensors it would make one that hides nothing;
+    and torch does not log what is raised anyway.
+    """
     from transformers import masking_utils
 
-    before = masking_utils.is_tracing
-    masking_utils.is_tracing = lambda tensor=None: False
+    before, logger = masking_utils.is_tracing, logging.getLogger("torch._subclasses.fake_tensor")
+    masking_utils.is_tracing, logger.disabled = lambda tensor=None: False, True
     try:
         yield
     finally:
-        masking_utils.is_tracing = before
+        masking_utils.is_tracing, logger.disabled = before, False
 
 
 @contextlib.contextmanager

@@ -2,15 +2,18 @@
 
     python benchmarks/planning.py
 
-Each shape is trained through the engine, uncompiled, in float32, by a process of its own. Memory is the largest
-resident memory less that of a process that took the same step with a model too small to count (imports, threads);
-predicted are weights, gradients, optimizer states, activations, logits and what backward passes take. Time is predicted
-from FLOPs and the rate that the first shape reached in the same run, as a user predicts it from `inheritune bench`.
-Printed too: how long a plan of OpenLLaMA-3B takes after its imports, and with them.
+Each shape is trained through the engine, uncompiled, in float32, on one core, in turns. Memory is the largest resident
+memory (Linux) beyond what the process had before; predicted are weights, gradients, optimizer states, activations,
+logits and what backward passes take. Time is predicted from FLOPs and the rate that the first shape reached in the same
+run, as a user predicts it from `inheritune bench`. Printed too: how long a plan of OpenLLaMA-3B takes after its
+imports, and with them.
 """
 
 import argparse
+import ctypes
+import gc
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -20,14 +23,13 @@ from pathlib import Path
 from typing import Any
 
 SHAPES: dict[str, tuple[str, dict[str, Any], int, int]] = {  # model type, fields, sequences at once, tokens each
-    "none": ("llama", {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 256, "intermediate_size": 64}, 1, 16),
-    "llama": ("llama", {"num_hidden_layers": 8, "intermediate_size": 1408}, 8, 256),
-    "gpt2": ("gpt2", {"num_hidden_layers": 8, "n_positions": 256}, 8, 256),
-    "deep llama": ("llama", {"hidden_size": 256, "num_hidden_layers": 24, "vocab_size": 2048}, 16, 256),
-    "wide head": ("llama", {"hidden_size": 256, "num_hidden_layers": 4, "vocab_size": 49152}, 8, 256),
-    "mixtral": ("mixtral", {"hidden_size": 256, "num_hidden_layers": 6, "num_local_experts": 4}, 8, 256),
+    "llama": ("llama", {"num_hidden_layers": 6}, 8, 128),
+    "gpt2": ("gpt2", {"num_hidden_layers": 6, "n_positions": 128}, 8, 128),
+    "deep llama": ("llama", {"num_hidden_layers": 16, "hidden_size": 192}, 8, 128),
+    "wide head": ("llama", {"num_hidden_layers": 2, "vocab_size": 32000}, 4, 128),
+    "mixtral": ("mixtral", {"num_hidden_layers": 4, "num_local_experts": 4}, 8, 128),
 }  # fmt: skip
-_FIXED = {"hidden_size": 512, "vocab_size": 8192, "num_attention_heads": 8, "bos_token_id": 0, "eos_token_id": 0}
+_FIXED = {"hidden_size": 256, "vocab_size": 4096, "num_attention_heads": 8, "bos_token_id": 0, "eos_token_id": 0}
 _MLP = 704  # where a shape does not say it; GPT-2 has its own
 _NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
@@ -53,23 +55,29 @@ def settings_of(name: str) -> Any:
     return check(Training, tree, "benchmark")
 
 
-def take_a_step(name: str) -> None:
-    """In a process of its own: print seconds of a step and the largest resident memory."""
+def measured(name: str, rounds: int) -> tuple[float, int]:
+    """Seconds of a step, the median over the rounds, and the most memory that it takes beyond what there was."""
     from inheritune.bench import one_step
     from inheritune.runtime import start
 
-    with tempfile.TemporaryDirectory() as folder:
-        found = one_step(config_of(name), settings_of(name), start("cpu"), Path(folder))
-    print(json.dumps(found))
+    seconds, peaks = [], []
+    for _ in range(rounds):
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the largest resident memory begins anew
+        before = _status("VmRSS")
+        with tempfile.TemporaryDirectory() as folder:
+            found = one_step(config_of(name), settings_of(name), start("cpu", 1), Path(folder))
+        peaks.append(_status("VmHWM") - before)
+        seconds.append(found["seconds"])
+    return statistics.median(seconds), statistics.median_low(peaks)
 
 
-def measured(name: str, rounds: int) -> tuple[float, int]:
-    """Median seconds and the largest memory over the rounds."""
-    done = [
-        json.loads(subprocess.run([sys.executable, __file__, "--shape", name], check=True, capture_output=True).stdout)
-        for _ in range(rounds)
-    ]
-    return statistics.median(each["seconds"] for each in done), max(each["memory"]["peak_bytes"] for each in done)
+def _status(key: str) -> int:
+    """A line of /proc/self/status that says bytes."""
+    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def predicted(name: str) -> tuple[float, float]:
@@ -131,21 +139,17 @@ def plan_seconds(rounds: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--shape", choices=SHAPES, help=argparse.SUPPRESS)
     words = parser.parse_args()
-    if words.shape is not None:
-        take_a_step(words.shape)
-        return
     from inheritune.arch import silence_libraries
 
     silence_libraries()
-    _, empty = measured("none", words.rounds)
+    measured("llama", 1)  # what only the first step of a process takes
     rate, rows = 0.0, []
-    for name in list(SHAPES)[1:]:
+    for name in SHAPES:
         seconds, peak = measured(name, words.rounds)
         memory, flops = predicted(name)
         rate = rate or flops / seconds  # of the first shape
-        rows.append((name, memory, peak - empty, flops, torch_flops(name), flops / rate, seconds))
+        rows.append((name, memory, peak, flops, torch_flops(name), flops / rate, seconds))
         print(f"{name} done", file=sys.stderr)
     print("| shape | MB | measured | ratio | FLOP a step | torch's count | ratio | s a step | measured | ratio |")
     print("|" + " --- |" * 10)

@@ -21,6 +21,7 @@ def names(found: dict[str, Any]) -> list[tuple[str, int, list[str]]]:
     return [(each["name"], each["blocks"], each["counts"]) for each in found["trainings"]]
 
 
+@pytest.mark.long
 def test_a_run_does_what_was_planned(text: Path, reference_folder: Path, tmp_path: Path) -> None:
     tree = tiny_recipe(text, reference_folder)
     tree["data"]["size"] = "1K tokens"

@@ -10,7 +10,7 @@ from inheritune.arch.building import (
     planned_config,
 )
 from inheritune.arch.config import shorten
-from inheritune.arch.cost import parameter_count, training_flops_per_token
+from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
 from inheritune.arch.head import Head, split_head
 from inheritune.arch.loading import (
@@ -73,6 +73,7 @@ __all__ = [
     "fills",
     "find_structure",
     "find_tokenizer",
+    "flops_per_token",
     "folds",
     "frame_config",
     "halve",
@@ -92,6 +93,7 @@ __all__ = [
     "save_model",
     "save_stored",
     "settled_attributes",
+    "shares_of_tokens",
     "shorten",
     "silence_libraries",
     "silencing_values",

@@ -74,14 +74,15 @@ def _try_out(config: "PretrainedConfig") -> None:
     find_structure(model)
 
 
-def planned_config(reference: Reference, sequence_length: int) -> "PretrainedConfig":
+def planned_config(reference: Reference, sequence_length: int, *, weights: bool = True) -> "PretrainedConfig":
     """The config of a reference, be it stored or one that a recipe makes first (for sequences of that many tokens).
+    `weights` says that those of a stored one must be there, too.
 
     Raises InputError as `load_config` and `new_config` do.
     """
     new = reference.train
     if new is None:
-        return load_config(reference)
+        return load_config(reference, weights=weights)
     if isinstance(new.tokenizer, NewTokenizer):
         entries = new.tokenizer.vocabulary
     else:

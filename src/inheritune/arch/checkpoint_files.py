@@ -22,10 +22,13 @@ class Located:
     files: tuple[Path, ...] = ()
 
 
-def locate(path: str, revision: str | None = None, holds: tuple[str, ...] = ("config.json",)) -> Located:
+def locate(
+    path: str, revision: str | None = None, holds: tuple[str, ...] = ("config.json",), *, weights: bool = True
+) -> Located:
     """Find a hub id, a folder or a .gguf file, and check what can be checked without reading weights.
 
-    On the hub a model is there when it has one of the files `holds`.
+    On the hub a model is there when it has one of the files `holds`. A folder need have no `weights` where none are
+    wanted.
 
     Raises InputError, within seconds, when there is no such thing, a folder has no config, a safetensors file is cut
     short or a shard is missing.
@@ -36,7 +39,7 @@ def locate(path: str, revision: str | None = None, holds: tuple[str, ...] = ("co
     if here.suffix == ".gguf":
         return _gguf(here)
     if here.is_dir():
-        return Located(str(here), local_files_only=True, files=_folder(here))
+        return Located(str(here), local_files_only=True, files=_folder(here, weights))
     if here.is_file():
         raise InputError(
             path,
@@ -145,7 +148,7 @@ def _gguf_fault(file: str, changed: int) -> str | None:
     return None
 
 
-def _folder(folder: Path) -> tuple[Path, ...]:
+def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
     config = folder / "config.json"
     if not config.is_file():
         raise InputError(
@@ -164,7 +167,7 @@ def _folder(folder: Path) -> tuple[Path, ...]:
     files = tuple(sorted(folder.glob("*.safetensors")))
     for file in files:
         _safetensors(file)
-    if not files and not list(folder.glob("*.bin")):
+    if weights and not files and not list(folder.glob("*.bin")):
         raise InputError(str(folder), "no weights (*.safetensors)", "give a folder with a complete checkpoint")
     return files
 

@@ -1,9 +1,12 @@
 """Parameters and FLOPs, by one convention everywhere."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
+
+# How configs call the number of experts that a token is sent to.
+_EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts", "moe_k")
 
 
 def parameter_count(model: "PreTrainedModel") -> int:
@@ -12,19 +15,73 @@ def parameter_count(model: "PreTrainedModel") -> int:
 
 
 def training_flops_per_token(model: "PreTrainedModel", sequence_length: int) -> int:
+    """FLOPs of forward and backward per token: see `flops_per_token`. `model` may be on the meta device."""
+    shares = shares_of_tokens(model)
+    active = sum(parameter.numel() * shares[id(parameter)] for parameter in model.parameters())
+    return flops_per_token(model.config, active, sequence_length)
+
+
+def flops_per_token(config: "PretrainedConfig", active: float, sequence_length: int) -> int:
     """FLOPs of forward and backward per token (PaLM, appendix B): 6 N + 12 L H Q T.
 
-    N are the parameters without the input embeddings, the head counted once; L blocks, H heads of size Q, sequences
-    of T tokens; the causal half is not deducted. An evaluation costs a third.
+    N are the `active` parameters: those that a token is multiplied with, so not the input embeddings, the head once,
+    and of experts as many as a token is sent to; L blocks, H heads of size Q, sequences of T tokens; the causal half
+    is not deducted. An evaluation costs a third.
+    """
+    if getattr(config, "is_heterogeneous", False):  # blocks of different widths
+        width = sum(_attention_width(block) for block in config.per_layer_config)
+    else:
+        width = config.num_hidden_layers * _attention_width(config)
+    return round(6 * active) + 12 * width * sequence_length
+
+
+def _attention_width(config: "PretrainedConfig") -> int:
+    """The heads of a block's attention times their size, as the config says them; 0 where it has no heads."""
+    heads = getattr(config, "num_attention_heads", 0) or 0
+    size: int = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+    return heads * size
+
+
+def shares_of_tokens(model: "PreTrainedModel") -> dict[int, float]:
+    """For each parameter, by its id, the share of the tokens that it is multiplied with.
+
+    0 for embeddings, which are looked up, unless they are the head too; for experts the number that a token is sent to
+    by the number there are, which is the mean however they are chosen; 1 for all else.
     """
     from torch import nn
 
-    config = model.config
-    embeddings = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
+    shares = {id(parameter): 1.0 for parameter in model.parameters()}
+    chosen = _experts_per_token(model.config)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            shares[id(module.weight)] = 0.0
+        elif chosen is not None and (count := _expert_count(name, module)):
+            shares |= {id(parameter): min(1.0, chosen / count) for parameter in module.parameters()}
     head = model.get_output_embeddings()
-    tied = 0 if head is None else embeddings.get(id(head.weight), 0)
-    matrices = parameter_count(model) - sum(embeddings.values()) + tied
-    heads = getattr(config, "num_attention_heads", 0) or 0
-    head_size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
-    per_token: int = 6 * matrices + 12 * config.num_hidden_layers * heads * head_size * sequence_length
-    return per_token
+    if head is not None:
+        shares[id(head.weight)] = 1.0
+    return shares
+
+
+def _experts_per_token(config: "PretrainedConfig") -> int | None:
+    """How many experts a token is sent to; None where the config does not say."""
+    for part in (config, getattr(config, "ffn_config", None)):
+        for name in _EXPERTS_PER_TOKEN:
+            found = getattr(part, name, None)
+            if isinstance(found, int):
+                return found
+    return None
+
+
+def _expert_count(name: str, module: Any) -> int:
+    """How many experts a module is made of among which tokens choose: a list of modules, or tensors with a matrix for
+    each; 0 for another module.
+    """
+    from torch import nn
+
+    if isinstance(module, nn.ModuleList):
+        return len(module) if name.rpartition(".")[2] == "experts" else 0
+    kind = type(module).__name__
+    if "Experts" not in kind or "Shared" in kind:
+        return 0
+    return next((tensor.shape[0] for tensor in module.parameters(recurse=False) if tensor.dim() == 3), 0)

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 _TOKENIZER_REMEDY = "give one with reference.tokenizer"
 
 
-def load_config(reference: Reference) -> "PretrainedConfig":
+def load_config(reference: Reference, *, weights: bool = True) -> "PretrainedConfig":
     """The reference's config, without its weights and without the mark of a quantisation, which is undone on loading;
-    of a composite that of its text part.
+    of a composite that of its text part. `weights` says that they must be there, too.
 
     Raises InputError when it is not a decoder-only text model, and for a quantisation that cannot be undone.
     """
-    config = _stored_config(reference)
+    config = _stored_config(reference, weights)
     assert reference.path is not None
     decoder = decoder_config(config)
     check_undoable(config, reference.path)
@@ -47,12 +47,12 @@ def load_config(reference: Reference) -> "PretrainedConfig":
     return decoder
 
 
-def _stored_config(reference: Reference) -> "PretrainedConfig":
+def _stored_config(reference: Reference, weights: bool = True) -> "PretrainedConfig":
     from transformers import AutoConfig
 
     assert reference.path is not None
     with _plain_errors(reference.path):
-        found: PretrainedConfig = AutoConfig.from_pretrained(**_arguments(reference))
+        found: PretrainedConfig = AutoConfig.from_pretrained(**_arguments(reference, weights))
     return found
 
 
@@ -268,10 +268,10 @@ def silence_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def _arguments(reference: Reference) -> dict[str, Any]:
+def _arguments(reference: Reference, weights: bool = True) -> dict[str, Any]:
     """What `from_pretrained` is given."""
     assert reference.path is not None
-    located = locate(reference.path, reference.revision)
+    located = locate(reference.path, reference.revision, weights=weights)
     silence_libraries()
     return _options(located, reference.revision) | {"trust_remote_code": reference.trust_remote_code}
 

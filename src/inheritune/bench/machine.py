@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
+from inheritune.planner import by_cuda_name
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
     import torch
-
-# Dense bfloat16 products, FLOP/s, from the makers' data sheets; the name as CUDA gives it.
-PEAKS = {
-    r"H200(?! NVL)": 989e12, r"H100 80GB HBM3": 989e12, r"A100": 312e12, r"L4": 121e12,
-    r"RTX 4090(?! D| Laptop)": 165e12, r"RTX A6000": 155e12,
-}  # fmt: skip
 
 MATRIX = {"cpu": 2048, "cuda": 8192, "mps": 4096}  # the side of the square product that is the machine's limit
 _PRODUCTS = {"cpu": 1, "cuda": 10, "mps": 4}  # products to one reading of the clock
@@ -24,7 +19,8 @@ _PRODUCTS = {"cpu": 1, "cuda": 10, "mps": 4}  # products to one reading of the c
 
 def known_peak(name: str) -> float | None:
     """The data sheet's dense bfloat16 FLOP/s of a GPU by the name that CUDA gives it; None for one not in the table."""
-    return next((peak for pattern, peak in PEAKS.items() if re.search(rf"\b{pattern}(?![0-9A-Za-z])", name)), None)
+    device = by_cuda_name(name)
+    return None if device is None else device.bfloat16
 
 
 def matrix_rates(runtime: Runtime, dtype: "torch.dtype", times: int = 3) -> list[float]:

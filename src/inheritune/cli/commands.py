@@ -9,6 +9,7 @@ import typer
 from inheritune import __version__
 from inheritune.cli.analysis import analyze
 from inheritune.cli.options import DOTTED, DryRun, Json, Quiet, Trust, overrides, terminal_of
+from inheritune.cli.planning import plan
 from inheritune.cli.preparation import prepare
 from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary
 from inheritune.runtime import place_of_process
@@ -71,6 +72,9 @@ def run(
         typer.echo(json.dumps(summary, indent=2))
     else:
         show_summary(summary, folder)
+
+
+app.command(context_settings=DOTTED, epilog="Any key of the recipe can be overridden: --inherit.layers=10")(plan)
 
 
 @app.command()

@@ -1,0 +1,166 @@
+"""A plan for people, as tables on standard output."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_SUMS = {"least": "least", "most": "most"}
+
+
+def show_costs(found: dict[str, Any], title: str) -> None:
+    """The whole plan, top to bottom: trainings, memory, disk, devices, what fits, warnings, what is left out."""
+    console = Console(highlight=False)
+    reference = found["reference"]
+    _say(
+        console, f"{title}: {reference['name']}, {reference['blocks']} blocks. From the config alone; nothing measured."
+    )
+    _trainings(console, found)
+    _memory(console, found)
+    _disk(console, found)
+    _devices(console, found)
+    if "fit" in found:
+        _fit(console, found)
+    for sentence in found["warnings"]:
+        _say(console, f"\nwarning: {sentence}")
+    _say(console, "\nNot counted. " + " ".join(f"{line[0].upper()}{line[1:]}." for line in found["left_out"]))
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False)
+
+
+def _table(console: Console, title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    console.print()
+    _say(console, title)
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for number, name in enumerate(names):
+        shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+
+
+def _trainings(console: Console, found: dict[str, Any]) -> None:
+    rows = []
+    for each in found["trainings"]:
+        parameters = each["parameters"]
+        only = "" if "least" in each["counts"] else " *"
+        rows.append([
+            each["name"] + only, str(each["blocks"]), _count(parameters["total"]), _count(parameters["embedding"]),
+            _per_block(parameters["blocks"]), f"{each['flops_per_token'] / 1e9:.4g}",
+            _count(each["tokens"]) if each["steps"] != 0 else "-",
+            f"{each['flops'] + each['evaluation_flops']:.2e}",
+        ])  # fmt: skip
+    names = ("", "blocks", "params", "embed.", "a block", "GFLOP/tok", "tokens", "FLOP")
+    _table(console, "Models. FLOP: training and all validation; causal attention not halved", names, rows)
+    if any("least" not in each["counts"] for each in found["trainings"]):
+        _say(console, "* only where the rounds before do not match the reference")
+
+
+def _per_block(blocks: Sequence[int]) -> str:
+    low, high = min(blocks), max(blocks)
+    return _count(low) if low == high else f"{_count(low)}-{_count(high)}"
+
+
+def _memory(console: Console, found: dict[str, Any]) -> None:
+    parts = ("weights", "gradients", "states", "activations", "logits", "working")
+    rows = []
+    for each in found["memory"]:
+        alone = each["devices"] == 1
+        rows.append([
+            each["precision"], "1" if alone else f"{each['devices']} FSDP", str(each["micro_batch"]),
+            *(_gigabytes(each[part]) for part in parts), _gigabytes(each["total"]),
+        ])  # fmt: skip
+    names = ("precision", "devices", "seqs", "weights", "grads", "states", "activ.", "logits", "work", "GB")
+    least = "" if found["memory_is_whole"] else "; at least, as activations and logits are not known"
+    _table(
+        console,
+        f"Memory of a device for {found['memory_of']}, GB. seqs: sequences of"
+        f" {found['sequence_length']:,} at once{least}",
+        names, rows,
+    )  # fmt: skip
+
+
+def _disk(console: Console, found: dict[str, Any]) -> None:
+    disk = found["disk"]
+    data = "unknown" if disk["data"] is None else _gigabytes(disk["data"])
+    rows = [
+        [words, data, *(_gigabytes(disk[key][part]) for part in ("models", "checkpoints", "being_written", "total"))]
+        for key, words in _SUMS.items()
+    ]
+    names = ("", "tokens", "models", "checkpoints", "one being written", "GB")
+    _table(console, "Disk, GB", names, _once(rows))
+
+
+def _once(rows: list[list[str]]) -> list[list[str]]:
+    """One row where what is certain is all there is."""
+    return [["", *rows[0][1:]]] if rows[0][1:] == rows[1][1:] else rows
+
+
+def _devices(console: Console, found: dict[str, Any]) -> None:
+    several = any(each["hours"]["least"] != each["hours"]["most"] for each in found["devices"])
+    rows = []
+    ways: dict[str, list[str]] = {}
+    for each in found["devices"]:
+        count = "" if each["devices"] == 1 else f"{each['devices']} x "
+        low, high = each["utilisation"] or (0, 0)
+        how = f"{each['precision']} at {low:.0%} to {high:.0%} of the peak" if high else "as measured"
+        ways.setdefault(how, []).append(each["name"])
+        row = [
+            count + each["name"], str(each["micro_batch"]), _gigabytes(each["needs"]),
+            f"{_gigabytes(each['memory'])}{' ' if each['fits'] else '!'}", _range(each["hours"]["least"]),
+        ]  # fmt: skip
+        rows.append([*row, *([_range(each["hours"]["most"])] if several else []), _range(each["price"]["most"])])
+    names = ("device", "seqs", "GB", "of GB ", *(("hours, least", "hours, most") if several else ("hours",)), "dollars")
+    _table(console, "Devices (!: does not fit)", names, rows)
+    assumed = "; ".join(f"{', '.join(devices)}: {how}" for how, devices in ways.items())
+    _say(console, f"Assumed, as the prices are (--price, --rate): {assumed}")
+
+
+def _fit(console: Console, found: dict[str, Any]) -> None:
+    fit, hours = found["fit"], found["fit"]["hours"]
+    ways = {name: str(number) for number, name in enumerate(fit["most_blocks"], start=1)}
+    if fit["memory"] is not None:
+        reach = [[f"{ways[name]}  {name}", str(most) if most else "none"] for name, most in fit["most_blocks"].items()]
+        _table(console, f"What fits into {_gigabytes(fit['memory'])} GB of a device", ("way", "most blocks"), reach)
+    if not fit["rows"]:
+        _say(console, "No number of blocks fits.")
+        return
+    devices = list(fit["rows"][0]["tokens"]) if hours is not None else []
+    rows = [
+        [
+            str(row["blocks"]), _count(row["parameters"]), ways[row["settings"]], str(row["micro_batch"]),
+            *(_count(row["tokens"][name][0]) for name in devices),
+        ]
+        for row in fit["rows"]
+    ]  # fmt: skip
+    lasts = "" if hours is None else f"; tokens that {hours:g} hours last for, at the lowest expected rate"
+    seqs = f"sequences at once (seqs, of {fit['batch_sequences']} a step)"
+    title = f"By number of blocks: the first way that fits, {seqs}{lasts}"
+    _table(console, title, ("blocks", "params", "way", "seqs", *devices), rows)
+
+
+def _count(number: float) -> str:
+    """1,815,638,400 as 1.82B."""
+    for letter, factor in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.3g}{letter}"
+    return f"{number:g}"
+
+
+def _gigabytes(number: float) -> str:
+    value = number / 1e9
+    return f"{value:.1f}" if value >= 0.05 or number == 0 else f"{value:.1g}"
+
+
+def _range(pair: Sequence[float]) -> str:
+    low, high = map(_amount, pair)
+    return low if low == high else f"{low}-{high}"
+
+
+def _amount(value: float) -> str:
+    if value >= 10 or value == 0:
+        return f"{value:,.0f}"
+    return f"{value:.2g}" if value >= 0.01 else "<0.01"

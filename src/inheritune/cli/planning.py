@@ -1,0 +1,93 @@
+"""The command that prices a recipe before anything is spent."""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from inheritune.cli.options import Json, overrides
+from inheritune.errors import InputError
+
+_BYTES = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_HOURS = {"m": 1 / 60, "min": 1 / 60, "minutes": 1 / 60, "h": 1, "hours": 1, "d": 24, "days": 24}
+
+
+def plan(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    device: Annotated[
+        list[str] | None, typer.Option(help="A device of the table, e.g. A100; repeatable. Default: all.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(help="So many devices of a kind work together.", min=1)] = 1,
+    price: Annotated[
+        list[str] | None, typer.Option(help="What a device costs, e.g. A100=1.29 (dollars an hour); repeatable.")
+    ] = None,
+    rate: Annotated[
+        Path | None, typer.Option(help="Figures that `inheritune bench --out FILE` measured, as a device more.")
+    ] = None,
+    fit: Annotated[
+        str | None, typer.Option(help="A device's memory, e.g. 24GB: which blocks and micro-batches fit.")
+    ] = None,
+    within: Annotated[str | None, typer.Option(help="A time, e.g. 12h: how many tokens it lasts for.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Price a recipe before anything is spent: parameters, FLOPs, memory, disk, hours; and what cannot be."""
+    memory = None if fit is None else _amount("--fit", fit, _BYTES, "24GB")
+    hours = None if within is None else _amount("--within", within, _HOURS, "12h")
+
+    from inheritune.planner import choose_devices, measured_device
+    from inheritune.recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides(context.args))
+    prices = dict(_price(word) for word in price or ())
+    devices = choose_devices(device or (), prices)
+    shape = None
+    if rate is not None:
+        measured, shape = measured_device(rate)
+        devices = [*(devices if device else choose_devices((), prices)), measured]
+
+    from inheritune import pipeline
+
+    found = pipeline.plan_recipe(checked, devices, together=gpus, memory=memory, hours=hours)
+    if shape is not None:
+        found["warnings"].append(_measured_on(shape))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    from inheritune.cli.plan_tables import show_costs
+
+    show_costs(found, str(recipe))
+
+
+def _amount(option: str, text: str, units: dict[str, float], example: str) -> float:
+    """A number with its unit. Raises InputError with what is legal."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*", text)
+    known = {unit.lower(): factor for unit, factor in units.items()}
+    if match is None or match[2].lower() not in known or float(match[1]) == 0:
+        legal = ", ".join(units)
+        raise InputError("command line", f"{option} {text!r} is no amount", f"give one such as {example} ({legal})")
+    return float(match[1]) * known[match[2].lower()]
+
+
+def _price(word: str) -> tuple[str, float]:
+    name, equals, amount = word.rpartition("=")
+    try:
+        value = float(amount)
+    except ValueError:
+        value = -1.0
+    if not equals or not 0 <= value < float("inf"):
+        raise InputError(
+            "command line", f"--price {word!r} is no price", "give one such as A100=1.29 (dollars an hour)"
+        )
+    return name, value
+
+
+def _measured_on(shape: dict[str, Any]) -> str:
+    return (
+        f"The measured rate is that of the shape {shape['shape']} in {shape['precision']},"
+        f" {shape['flops_per_token'] / 1e9:.4g} GFLOP a token; it is taken over by FLOPs. Another shape, precision or"
+        " micro-batch reaches another share of the machine: measure this one with"
+        " `inheritune bench --recipe RECIPE --out FILE`."
+    )

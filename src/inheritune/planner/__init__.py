@@ -1,0 +1,39 @@
+"""What trainings will cost and whether they can work, from configs alone: nothing is loaded, nothing measured.
+
+`plan` takes a list of trainings, whoever makes it up: a recipe's rounds and controls, or a suite's arms.
+"""
+
+from inheritune.planner.anatomy import Anatomy
+from inheritune.planner.costs import SUMS, Conditions, Planned, counted_flops, figures
+from inheritune.planner.devices import (
+    DEVICES,
+    Device,
+    by_cuda_name,
+    choose_devices,
+    known_devices,
+    measured_device,
+)
+from inheritune.planner.memory import Memory, Way, largest_micro_batch, memory_of, state_bytes
+from inheritune.planner.plan import Bounds, plan
+
+__all__ = [
+    "DEVICES",
+    "SUMS",
+    "Anatomy",
+    "Bounds",
+    "Conditions",
+    "Device",
+    "Memory",
+    "Planned",
+    "Way",
+    "by_cuda_name",
+    "choose_devices",
+    "counted_flops",
+    "figures",
+    "known_devices",
+    "largest_micro_batch",
+    "measured_device",
+    "memory_of",
+    "plan",
+    "state_bytes",
+]

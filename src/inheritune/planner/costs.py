@@ -1,0 +1,245 @@
+"""What a list of trainings will cost: figures of each, memory, disk, and time and price on devices."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from inheritune.arch import flops_per_token
+from inheritune.planner.anatomy import Anatomy
+from inheritune.planner.devices import USABLE, Device
+from inheritune.planner.memory import Memory, Way, largest_micro_batch, memory_of, state_bytes
+from inheritune.recipe import Evaluate, Training
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+AGREES = 0.02
+"""FLOPs by the convention and those counted agree when they differ by at most so much of the latter."""
+
+ASSUMED_TOKENS = 10**9
+"""What is priced where nobody knows how much text there is."""
+
+SUMS = ("least", "most")
+"""What a plan adds up: the trainings that are certain, and all that there may be."""
+
+_FLOAT32 = 4
+_DEGREES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One training that may come: the blocks `kept` of a model's `anatomy`, whose config is then `config`.
+
+    `steps` are None where the text's size is not known, 0 for a model that is only judged. `epochs` is how often the
+    training goes through its text. `counts` says in which sums it is: `least` of what will be made whatever the others
+    come to, `most` of all that there may be.
+    """
+
+    name: str
+    anatomy: Anatomy
+    kept: tuple[int, ...]
+    config: "PretrainedConfig" = field(repr=False)
+    training: Training = field(repr=False)
+    steps: int | None
+    epochs: float | None = None
+    counts: tuple[str, ...] = ("least", "most")
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens; `ASSUMED_TOKENS` where they are not known."""
+        steps = ASSUMED_TOKENS // self.training.batch_tokens if self.steps is None else self.steps
+        return steps * self.training.batch_tokens
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all trainings have in common: how they are judged, and tokens of text (`train_tokens` None: not known).
+
+    `devices` of one kind work together; `parallel` is the recipe's word for how.
+    """
+
+    evaluate: Evaluate
+    train_tokens: int | None
+    validation_tokens: int
+    devices: int = 1
+    parallel: str = "auto"
+
+
+def figures(planned: Planned, conditions: Conditions) -> dict[str, Any]:
+    """Parameters, FLOPs and disk of one training: plain numbers, FLOPs and bytes."""
+    training, length = planned.training, planned.training.sequence_length
+    parts = planned.anatomy.parts(planned.kept)
+    total = sum(part.size for part in parts)
+    blocks = [sum(part.size for part in parts if part.place == place) for place in range(len(planned.kept))]
+    active = sum(part.size * part.share for part in parts)
+    each = flops_per_token(planned.config, active, length)
+    counted, inside = counted_flops(planned)
+    agrees = counted is None or abs(each - counted) <= AGREES * counted
+    work = each if agrees or counted is None else counted
+    again = inside / 3 if training.activation_checkpointing else 0.0
+    judged = _judged_tokens(planned, conditions)
+    states = state_bytes(parts, training.optimizer)
+    checkpoint = _FLOAT32 * total + states if planned.steps != 0 else 0.0
+    best = _FLOAT32 * total if planned.steps != 0 and training.checkpoint.best else 0
+    return {
+        "name": planned.name,
+        "counts": list(planned.counts),
+        "blocks": len(planned.kept),
+        "kept": list(planned.kept),
+        "parameters": {
+            "total": total,
+            "embedding": sum(part.size for part in parts if part.is_embedding),
+            "blocks": blocks,
+            "active": round(active),
+        },
+        "steps": planned.steps,
+        "tokens": planned.tokens,
+        "tokens_known": planned.steps is not None,
+        "epochs": planned.epochs,
+        "flops_per_token": each,
+        "counted_flops_per_token": counted,
+        "convention_agrees": agrees,
+        "flops": planned.tokens * each,
+        "evaluation_tokens": judged,
+        "evaluation_flops": judged * each / 3,
+        "device_flops": planned.tokens * work * (1 + again) + judged * work / 3,
+        "disk": {
+            "model": _FLOAT32 * total if planned.steps != 0 else 0,
+            "checkpoint": checkpoint,
+            "kept": training.checkpoint.keep * checkpoint + best,
+        },
+    }
+
+
+def counted_flops(planned: Planned) -> tuple[float | None, float]:
+    """FLOPs a token of the products in a step, counted one by one (forward, and twice that backward), and the blocks'
+    share of them. None, and 1, where the model's code cannot be followed without values.
+    """
+    length = planned.training.sequence_length
+    use = planned.anatomy.use("float32", False, 1, length)
+    if use is None:
+        return None, 1.0
+    inside = sum(use.blocks[planned.anatomy.kinds[block]].flops for block in planned.kept)
+    every = inside + use.outside.flops
+    return 3 * every / length, inside / max(1, every)
+
+
+def _judged_tokens(planned: Planned, conditions: Conditions) -> int:
+    """Tokens that losses are computed on beside the training: for the curves, and all validation text at the end."""
+    evaluate = conditions.evaluate
+    each = min(evaluate.sequences * planned.training.sequence_length, conditions.validation_tokens)
+    if planned.steps == 0:
+        return conditions.validation_tokens
+    steps = planned.tokens // planned.training.batch_tokens
+    times = 2 + (steps - 1) // evaluate.every.count
+    return times * each + conditions.validation_tokens
+
+
+def resolved(precision: str, device: Device | None) -> str:
+    """The recipe's precision as the device computes in it: `auto` is bfloat16 on a GPU, float32 elsewhere."""
+    if precision != "auto":
+        return precision
+    return "float32" if device is not None and device.is_processor else "bfloat16"
+
+
+def way_of(planned: Planned, precision: str, devices: int = 1, sharded: bool = False) -> Way:
+    """How the recipe trains it, with its number of sequences at once (at most 8 where it leaves that open)."""
+    training = planned.training
+    share = math.ceil(training.batch_sequences / devices)
+    return Way(
+        precision, min(training.micro_batch_sequences, share), training.sequence_length, training.optimizer,
+        training.activation_checkpointing, devices, sharded,
+    )  # fmt: skip
+
+
+def memory_table(planned: Planned) -> list[dict[str, Any]]:
+    """The memory of a device for each precision and number of devices that share the model by FSDP."""
+    rows = []
+    for precision in ("bfloat16", "float32"):
+        for devices in _DEGREES:
+            if devices > planned.training.batch_sequences:
+                continue
+            way = way_of(planned, precision, devices)
+            if devices > 1 and (way.optimizer.states == "8bit" or way.optimizer.offload):
+                continue  # for one process only
+            rows.append(_row(way, memory_of(planned.anatomy, planned.kept, way)))
+    return rows
+
+
+def _row(way: Way, memory: Memory) -> dict[str, Any]:
+    return {
+        "precision": way.precision,
+        "devices": way.devices,
+        "micro_batch": way.micro_batch,
+        **asdict(memory),
+        "total": memory.total,
+    }
+
+
+def on_device(
+    device: Device, trainings: Sequence[Planned], found: Sequence[dict[str, Any]], conditions: Conditions
+) -> dict[str, Any]:
+    """Memory, time and price on a device: hours and dollars from and to, least and most."""
+    largest = most_demanding(trainings)
+    precision = resolved(largest.training.precision, device)
+    flops = {key: sum(each["device_flops"] for each in found if key in each["counts"]) for key in SUMS}
+    low, high = (rate * conditions.devices for rate in device.rates(precision))
+    hours = {key: [work / high / 3600, work / low / 3600] for key, work in flops.items()}
+    each = conditions.devices * device.price
+    return {
+        "name": device.name,
+        "devices": conditions.devices,
+        "precision": precision,
+        "memory": device.memory,
+        "peak_flops_per_second": device.peak(precision),
+        "utilisation": None if device.measured else list(device.utilisation),
+        "flops_per_second": [low, high],
+        "price_per_hour": device.price,
+        "hours": hours,
+        "hours_at_peak": {
+            key: work / (device.peak(precision) * conditions.devices) / 3600 for key, work in flops.items()
+        },
+        "price": {key: [hour * each for hour in pair] for key, pair in hours.items()},
+        **_fitting(device, largest, precision, conditions),
+    }
+
+
+def most_demanding(trainings: Sequence[Planned]) -> Planned:
+    """The training of the largest model: what it needs, all need."""
+    trained = [planned for planned in trainings if planned.steps != 0]
+    return max(trained, key=lambda planned: sum(part.size for part in planned.anatomy.parts(planned.kept)))
+
+
+def _fitting(device: Device, planned: Planned, precision: str, conditions: Conditions) -> dict[str, Any]:
+    """Micro-batch and memory on a device, and whether that fits."""
+    share = math.ceil(planned.training.batch_sequences / conditions.devices)
+    room = USABLE * device.memory
+    size = sum(part.size for part in planned.anatomy.parts(planned.kept))
+    fsdp = conditions.parallel == "fsdp" or (
+        conditions.devices > 1 and conditions.parallel == "auto" and 16 * size >= device.memory / 4
+    )
+    way = way_of(planned, precision, conditions.devices if fsdp else 1, fsdp)
+    way = replace(way, micro_batch=min(way.micro_batch, share))
+    if planned.training.micro_batch == "auto" and not device.is_processor:
+        most = largest_micro_batch(planned.anatomy, planned.kept, way, share, room)
+        way = replace(way, micro_batch=max(1, most))
+    memory = memory_of(planned.anatomy, planned.kept, way)
+    how = "fsdp" if fsdp else "ddp" if conditions.devices > 1 else "alone"
+    return {"parallel": how, "micro_batch": way.micro_batch, "needs": memory.total, "fits": memory.total <= room}
+
+
+def disk(trainings: Sequence[dict[str, Any]], conditions: Conditions, vocabulary: int) -> dict[str, Any]:
+    """Bytes on the disk: prepared tokens, saved models, checkpoints that stay, and one more while it is written."""
+    each = 2 if vocabulary <= 2**16 else 4
+    known = conditions.train_tokens
+    found: dict[str, Any] = {"data": None if known is None else each * (known + conditions.validation_tokens)}
+    for key in SUMS:
+        chosen = [training for training in trainings if key in training["counts"]]
+        found[key] = {
+            "models": sum(training["disk"]["model"] for training in chosen),
+            "checkpoints": sum(training["disk"]["kept"] for training in chosen),
+            "being_written": max((training["disk"]["checkpoint"] for training in chosen), default=0),
+        }
+        found[key]["total"] = sum(found[key].values()) + (found["data"] or 0)
+    return found

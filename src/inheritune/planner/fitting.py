@@ -1,0 +1,90 @@
+"""A plan turned round: from memory and time to the number of blocks, micro-batch and tokens that fit."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from inheritune.planner.costs import Conditions, Planned, figures, resolved, way_of
+from inheritune.planner.devices import Device
+from inheritune.planner.memory import Way, largest_micro_batch
+from inheritune.recipe import Optimizer
+
+_SHOWN = 10  # depths, beside the recipe's own
+
+
+def savings(planned: Planned, devices: int) -> list[tuple[str, Way]]:
+    """The recipe's way of training, and what it could change to save memory, the dearest last."""
+    way = way_of(planned, resolved(planned.training.precision, None), devices)
+    found = [("as the recipe says", way)]
+    if not way.activation_checkpointing:
+        found.append(("activation_checkpointing", replace(way, activation_checkpointing=True)))
+    if way.optimizer.name == "adamw" and way.optimizer.states == "float32" and devices == 1:
+        small = Optimizer.model_validate(way.optimizer.model_dump() | {"states": "8bit", "offload": False})
+        found += [(f"{name}, 8-bit states".removeprefix("as the recipe says, "), replace(each, optimizer=small))
+                  for name, each in list(found)]  # fmt: skip
+    return found
+
+
+def fit(
+    candidates: Sequence[Planned], own: Planned, memory: float | None, hours: float | None, devices: Sequence[Device],
+    conditions: Conditions,
+) -> dict[str, Any]:  # fmt: skip
+    """Which of `candidates`, by rising depth, can be trained in `memory` bytes a device and `hours`.
+
+    `own` is the recipe's. For each shown depth: the least saving that makes it fit, the largest micro-batch, and from
+    and to which number of tokens the time lasts on each device. `most_blocks` says how deep each saving reaches.
+    """
+    ways = savings(own, conditions.devices)
+    share = math.ceil(own.training.batch_sequences / conditions.devices)
+    reach = {name: _deepest(candidates, way, memory) for name, way in ways}
+    deepest = max(reach.values())
+    depths = _spread([len(each.kept) for each in candidates if len(each.kept) <= deepest], len(own.kept))
+    rows = []
+    for planned in (each for each in candidates if len(each.kept) in depths):
+        name, way = next((name, way) for name, way in ways if reach[name] >= len(planned.kept))
+        size = way.micro_batch
+        if memory is not None:
+            size = largest_micro_batch(planned.anatomy, planned.kept, way, share, memory)
+        row: dict[str, Any] = {"blocks": len(planned.kept), "settings": name, "micro_batch": size}
+        found = figures(planned, conditions)
+        row["parameters"], row["flops_per_token"] = found["parameters"]["total"], found["flops_per_token"]
+        if hours is not None:
+            row["tokens"] = {device.name: _tokens(planned, found, way, device, hours, conditions) for device in devices}
+        rows.append(row)
+    return {
+        "memory": memory, "hours": hours, "batch_sequences": own.training.batch_sequences,
+        "batch_tokens": own.training.batch_tokens, "most_blocks": reach, "rows": rows,
+    }  # fmt: skip
+
+
+def _deepest(candidates: Sequence[Planned], way: Way, memory: float | None) -> int:
+    """The most blocks that fit with one sequence at once; 0 for none."""
+    found = 0
+    for planned in candidates:
+        if memory is not None and not largest_micro_batch(planned.anatomy, planned.kept, way, 1, memory):
+            break
+        found = len(planned.kept)
+    return found
+
+
+def _spread(depths: Sequence[int], own: int) -> set[int]:
+    """At most `_SHOWN` depths evenly over all, the first and the last, and the recipe's own where it is among them."""
+    if len(depths) <= _SHOWN:
+        return set(depths)
+    step = (len(depths) - 1) / (_SHOWN - 1)
+    return {depths[round(at * step)] for at in range(_SHOWN)} | ({own} & set(depths))
+
+
+def _tokens(
+    planned: Planned, found: dict[str, Any], way: Way, device: Device, hours: float, conditions: Conditions
+) -> list[int]:
+    """Tokens of training that end within the time, whole steps, at the slowest and the fastest expected rate."""
+    training = planned.training
+    again = way.activation_checkpointing and not training.activation_checkpointing
+    evaluation = found["evaluation_flops"]
+    each = (found["device_flops"] - evaluation) / planned.tokens * (4 / 3 if again else 1)
+    rates = device.rates(resolved(training.precision, device))
+    share = (found["device_flops"] - evaluation) / found["device_flops"]  # the rest is for judging
+    tokens = [3600 * hours * rate * conditions.devices * share / each for rate in rates]
+    return [int(count) // training.batch_tokens * training.batch_tokens for count in tokens]

@@ -1,0 +1,124 @@
+"""What a training holds on one device at its peak, part by part: arithmetic on a model's anatomy."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from inheritune.planner.anatomy import Anatomy, Part
+from inheritune.recipe import Optimizer
+
+if TYPE_CHECKING:
+    from inheritune.planner.rehearsal import StepUse
+
+_FLOAT32 = 4
+_ADAMW = 8  # bytes a parameter: two running means in float32
+_EIGHT_BIT = 2 * (1 + 4 / 256)  # torchao: a byte each, and a float32 scale for 256 of them
+_LEAST_EIGHT_BIT = 4096  # torchao leaves smaller tensors in float32, and those that are no multiple of 256
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device. Where the model's code cannot be followed without values (`Anatomy.unfollowed`) only
+    weights, gradients and states are known, and the rest is 0.
+
+    `working` is what copies of weights in another precision take (with FSDP those that are gathered at once, and
+    gradients on their way), and what a block's backward pass takes beyond the loss's.
+    """
+
+    weights: float
+    gradients: float
+    states: float
+    activations: float
+    logits: float
+    working: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return float(sum(asdict(self).values()))
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model is trained, as far as memory goes: `devices` above 1 share it by FSDP (`sharded` for FSDP on one)."""
+
+    precision: str
+    micro_batch: int
+    sequence_length: int
+    optimizer: Optimizer
+    activation_checkpointing: bool
+    devices: int = 1
+    sharded: bool = False
+
+
+def memory_of(anatomy: Anatomy, kept: Sequence[int], way: Way) -> Memory:
+    """The memory of training the blocks `kept` of a model."""
+    sharded = way.sharded or way.devices > 1
+    half = way.precision != "float32"
+    use = anatomy.use("bfloat16" if half else "float32", sharded, way.micro_batch, way.sequence_length)
+    parts = anatomy.parts(kept)
+    count = sum(part.size for part in parts)
+    kinds = [anatomy.kinds[block] for block in kept]
+    weights, states = _FLOAT32 * count / way.devices, state_bytes(parts, way.optimizer) / way.devices
+    fixed = Memory(weights, weights, 0.0 if way.optimizer.offload else states, 0.0, 0.0, 0.0)
+    if use is None:
+        return fixed
+    casts = use.outside.casts + sum(use.blocks[kind].casts for kind in kinds)
+    copies = _gathered(parts, half) if sharded else casts
+    return replace(
+        fixed,
+        activations=_activations(use, kinds, way.activation_checkpointing),
+        logits=use.logits,
+        working=copies + max(0, use.working - use.logits),
+    )
+
+
+def state_bytes(parts: Sequence[Part], optimizer: Optimizer) -> float:
+    """What the optimizer keeps between steps, in bytes, wherever it lies."""
+    total = 0.0
+    for part in parts:
+        large = part.size >= _LEAST_EIGHT_BIT and part.size % 256 == 0
+        if optimizer.name == "muon" and part.place is not None and part.dimensions == 2:
+            total += _FLOAT32 * part.size
+        else:
+            total += part.size * (_EIGHT_BIT if optimizer.states == "8bit" and large else _ADAMW)
+    return total
+
+
+def _activations(use: "StepUse", kinds: Sequence[int], checkpointed: bool) -> float:
+    """What is kept for the backward pass; checkpointed: what blocks hand on, and the largest block in full."""
+    blocks = [use.blocks[kind] for kind in kinds]
+    if checkpointed:
+        return use.outside.kept + sum(block.passed for block in blocks) + max(block.kept for block in blocks)
+    return use.outside.kept + sum(block.kept for block in blocks)
+
+
+def _gathered(parts: Sequence[Part], half: bool) -> float:
+    """With FSDP: all outside the blocks, a block and the next one; gradients of the largest on their way to be divided,
+    in the precision of the products and in float32.
+    """
+    each = 2 if half else _FLOAT32
+    blocks: dict[int, int] = {}
+    for part in parts:
+        if part.place is not None:
+            blocks[part.place] = blocks.get(part.place, 0) + part.size
+    outside = sum(part.size for part in parts if part.place is None)
+    largest = max(blocks.values(), default=0)
+    return each * (outside + 2 * largest) + (each + _FLOAT32 * half) * max(outside, largest)
+
+
+def largest_micro_batch(anatomy: Anatomy, kept: Sequence[int], way: Way, share: int, room: float) -> int:
+    """The largest power of two of sequences, up to `share`, with which a training takes at most `room` bytes; 0 where
+    not even one does. `way.micro_batch` does not matter.
+    """
+
+    def total(size: int) -> float:
+        return memory_of(anatomy, kept, replace(way, micro_batch=size)).total
+
+    one, two = total(1), total(2)
+    size = 1
+    while 2 * size <= share and one + (2 * size - 1) * (two - one) <= room:
+        size *= 2
+    while size and total(size) > room:  # what a sequence adds is not quite the same for all
+        size //= 2
+    return size

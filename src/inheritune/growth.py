@@ -73,6 +73,11 @@ def is_measured(inherit: Inherit) -> bool:
     return inherit.choose in MEASURED and not isinstance(inherit.layers, list)
 
 
+def expected_blocks(inherit: Inherit, depth: int, total: int) -> list[int]:
+    """`kept_blocks` before anything is measured: of a measured choice the first blocks stand in, as most are alike."""
+    return list(range(depth)) if is_measured(inherit) else kept_blocks(inherit, depth, total)
+
+
 def with_blocks(inherit: Inherit, kept: list[int]) -> Inherit:
     """`inherit` with the blocks decided."""
     return inherit.model_copy(update={"layers": kept, "choose": "first"})
@@ -83,10 +88,7 @@ def check_rounds(inherit: Inherit, grow: Grow | None, total: int) -> list[list[i
 
     Raises InputError as `depths` does, and where a round cannot go on from the one before it.
     """
-    planned = depths(inherit, grow, total)
-    if is_measured(inherit):
-        return [list(range(depth)) for depth in planned]
-    found = [kept_blocks(inherit, depth, total) for depth in planned]
+    found = [expected_blocks(inherit, depth, total) for depth in depths(inherit, grow, total)]
     if grow is None or grow.start == "reference":
         return found
     for before, after in pairwise(found):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from inheritune.arch import check_positions, halve, planned_config
 from inheritune.data import list_token_files, nanogpt_files, open_prepared
 from inheritune.errors import InputError
-from inheritune.growth import check_rounds, kept_blocks, with_blocks
-from inheritune.inheritance import target_config
+from inheritune.growth import check_rounds, expected_blocks, with_blocks
+from inheritune.inheritance import settle, target_config
 from inheritune.planner import SUMS, Anatomy, Bounds, Conditions, Device, Planned, plan
 from inheritune.recipe import Recipe, Training
 
@@ -47,13 +47,14 @@ class _Made:
         check_positions(self.config, training.sequence_length, "train.sequence_length")
         self.text = text_size(recipe, self.config.vocab_size)
         self.whole = Anatomy(self.config, place.trust_remote_code)
+        self.inherit = settle(self.config, recipe.inherit, place.trust_remote_code)
         narrow = recipe.inherit.width == "half"
         self.source = Anatomy(halve(self.config), place.trust_remote_code) if narrow else self.whole
 
     def trainings(self) -> list[Planned]:
         """The reference, every round that there may be, the controls."""
         recipe = self.recipe
-        kept = check_rounds(recipe.inherit, recipe.grow, self.whole.depth)
+        kept = check_rounds(self.inherit, recipe.grow, self.whole.depth)
         sure = len(kept) if recipe.grow is not None and recipe.grow.until == "max_layers" else 1
         rounds = [
             self._target(f"round {number}", blocks, SUMS if number <= sure else ("most",))
@@ -63,10 +64,10 @@ class _Made:
 
     def of_every_depth(self) -> list[Planned]:
         """The first round with every number of blocks that there can be."""
-        listed, total, found = self.recipe.inherit.layers, self.whole.depth, []
+        listed, total, found = self.inherit.layers, self.whole.depth, []
         for depth in range(1, (len(listed) if isinstance(listed, list) else total) + 1):
             try:
-                kept = listed[:depth] if isinstance(listed, list) else kept_blocks(self.recipe.inherit, depth, total)
+                kept = listed[:depth] if isinstance(listed, list) else expected_blocks(self.inherit, depth, total)
                 found.append(self._target(f"{depth} blocks", kept, SUMS))
             except InputError:  # an odd number, stacked; a hybrid's blocks without attention
                 continue
@@ -85,7 +86,7 @@ class _Made:
         return self._planned(name, self.whole, kept, self.config, training, times, counts)
 
     def _target(self, name: str, kept: Sequence[int], counts: tuple[str, ...], times: int = 1) -> Planned:
-        config = target_config(self.config, with_blocks(self.recipe.inherit, list(kept)), self.whole.depth)
+        config = target_config(self.config, with_blocks(self.inherit, list(kept)), self.whole.depth)
         return self._planned(name, self.source, kept, config, self.recipe.train, times, counts)
 
     def _controls(self, kept: Sequence[Sequence[int]]) -> list[Planned]:

@@ -19,7 +19,7 @@ from inheritune.recipe.filters import (
     Language,
     NearDuplicates,
 )
-from inheritune.recipe.models import Hardware, Recipe
+from inheritune.recipe.models import Basis, Hardware, Recipe
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
 from inheritune.recipe.size import Size, parse_size
 from inheritune.recipe.target import Choice, Evaluate, Grow, Inherit, Submodules, Width, parse_layers
@@ -28,6 +28,7 @@ from inheritune.recipe.training import Checkpoints, Optimizer, Schedule, Trainin
 __all__ = [
     "C4",
     "FILTERS",
+    "Basis",
     "Checkpoints",
     "Choice",
     "Classifier",

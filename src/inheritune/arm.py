@@ -17,6 +17,7 @@ from inheritune.arch import (
     check_positions,
     load_model,
     load_tokenizer,
+    logits_width,
     parameter_count,
     save_model,
     split_head,
@@ -24,6 +25,7 @@ from inheritune.arch import (
 )
 from inheritune.conversion import keep_frame
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, find_data, open_data
+from inheritune.distillation import Lesson, Teacher, check_has_teacher
 from inheritune.errors import InputError, RunError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
 from inheritune.inheritance import check_free
@@ -96,19 +98,24 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Arm:
-    """`build` gives the model at its start, on the CPU; `training` is the arm's own budget where it differs."""
+    """`build` gives the model at its start, on the CPU; `training` is the arm's own budget where it differs.
+
+    `teacher` is given where the training has a `distillation`, and only there.
+    """
 
     name: str
     folder: Path
     build: Callable[[], "PreTrainedModel"] = field(repr=False)
     training: Training | None = None
+    teacher: Teacher | None = None
 
 
 def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> dict[str, Any]:
     """Build, train and judge an arm, going on where an earlier call stopped; returns its figures.
 
     Leaves in the arm's folder: metrics.jsonl, checkpoints/, model/, training.json and evaluation.json. With
-    `reference`, the figures hold gap, gap_se and matched.
+    `reference`, the figures hold gap, gap_se and matched; with a teacher, teacher_outputs and teacher_flops.
+    Raises InputError where the teacher does not fit the arm.
     """
     runtime = conditions.runtime
     done = arm.folder / "evaluation.json"
@@ -116,6 +123,7 @@ def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> d
     if found is not None:
         return found
     settings = arm.training or conditions.training
+    check_has_teacher(arm.teacher, settings, arm.name)
     facts = _train(arm, conditions, settings)
     began = time.monotonic()
     conditions.terminal.say(f"{arm.name}: evaluating")
@@ -154,7 +162,12 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         f"{arm.name}: {model.config.num_hidden_layers} blocks, {size:,} parameters,"
         f" {steps:,} steps of {settings.batch_tokens:,} tokens"
     )
-    job = _job(arm, conditions, settings, model, flops)
+    outputs, teaching = None, dict[str, Any]()
+    if arm.teacher is not None:
+        uses, end = steps * settings.batch_sequences, conditions.end_of_text
+        lesson = Lesson(arm.name, settings, conditions.train_sequences, uses, logits_width(model), end)
+        outputs, teaching = arm.teacher.outputs(lesson, runtime, conditions.terminal.say)
+    job = replace(_job(arm, conditions, settings, model, flops), teacher=outputs)
     runtime.first_does(lambda: keep_frame(model, conditions.tokenizer, arm.folder / "checkpoints"))
     building = time.monotonic() - began
     with _open_trackers(arm, conditions, model, settings) as trackers:
@@ -169,6 +182,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         "steps": steps,
         "left_over_tokens": settings.left_over(conditions.train_sequences.count),
         "flops": flops,
+        **teaching,
         "tokens_per_second": round(tokens / position.seconds, 1),
         "seconds": round(position.seconds, 3),
         "wall_seconds": round(building + position.wall_seconds + time.monotonic() - began, 3),

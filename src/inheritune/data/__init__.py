@@ -2,17 +2,27 @@
 
 from inheritune.data.filters.filtering import check_filters
 from inheritune.data.foreign import adopt, find_data, list_token_files, nanogpt_files, open_data, write_nanogpt
-from inheritune.data.loader import IGNORED, Batches, MicroBatch, Sequences, batch_numbers, batch_windows, shuffled
+from inheritune.data.loader import (
+    IGNORED,
+    Batches,
+    MicroBatch,
+    Sequences,
+    batch_numbers,
+    batch_windows,
+    nothing_stored,
+    shuffled,
+)
 from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.data.preparing.preparation import prepare
 from inheritune.data.preparing.work import work_folder
 from inheritune.data.preview import preview
-from inheritune.data.shards import Shard, Tokens
+from inheritune.data.shards import Array, Shard, Tokens
 from inheritune.data.sources.inputs import list_inputs
 from inheritune.data.tokenizer import fingerprint, separator, train_tokenizer
 
 __all__ = [
     "IGNORED",
+    "Array",
     "Batches",
     "MicroBatch",
     "Prepared",
@@ -30,6 +40,7 @@ __all__ = [
     "list_inputs",
     "list_token_files",
     "nanogpt_files",
+    "nothing_stored",
     "open_data",
     "open_prepared",
     "prepare",

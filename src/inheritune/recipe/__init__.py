@@ -23,7 +23,7 @@ from inheritune.recipe.models import Basis, Hardware, Recipe
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
 from inheritune.recipe.size import Size, parse_size
 from inheritune.recipe.target import Choice, Evaluate, Grow, Inherit, Submodules, Width, parse_layers
-from inheritune.recipe.training import Checkpoints, Optimizer, Schedule, Training
+from inheritune.recipe.training import Checkpoints, Distillation, Optimizer, Schedule, Training
 
 __all__ = [
     "C4",
@@ -35,6 +35,7 @@ __all__ = [
     "CorpusFilter",
     "Data",
     "Decontaminate",
+    "Distillation",
     "DocumentFilter",
     "DocumentLength",
     "Evaluate",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inheritune.arm import train as train
+    from inheritune.comparison import compare as compare
     from inheritune.conversion import export as export
     from inheritune.data import prepare as prepare
     from inheritune.evaluation import evaluate as evaluate
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "compare": "inheritune.comparison",
     "evaluate": "inheritune.evaluation",
     "export": "inheritune.conversion",
     "grow": "inheritune.growth",
@@ -29,7 +31,7 @@ _HOMES = {
     "train": "inheritune.arm",
 }
 
-__all__ = ["__version__", "evaluate", "export", "grow", "inherit", "load_recipe", "prepare", "run", "train"]
+__all__ = ["__version__", "compare", "evaluate", "export", "grow", "inherit", "load_recipe", "prepare", "run", "train"]
 
 
 def __getattr__(name: str) -> Any:

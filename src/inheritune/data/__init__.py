@@ -13,7 +13,7 @@ from inheritune.data.loader import (
     shuffled,
 )
 from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary, open_prepared
-from inheritune.data.preparing.preparation import prepare
+from inheritune.data.preparing.preparation import prepare, state_of
 from inheritune.data.preparing.work import work_folder
 from inheritune.data.preview import preview
 from inheritune.data.shards import Array, Shard, Tokens
@@ -47,6 +47,7 @@ __all__ = [
     "preview",
     "separator",
     "shuffled",
+    "state_of",
     "train_tokenizer",
     "work_folder",
     "write_nanogpt",

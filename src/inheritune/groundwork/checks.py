@@ -1,7 +1,10 @@
 """What can be found wrong before anything is computed, so that nobody waits an hour for a spelling mistake."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
+
+import yaml
 
 from inheritune.arch import check_positions, check_tokenizer_fits, load_config, load_tokenizer, planned_config
 from inheritune.data import (
@@ -13,7 +16,7 @@ from inheritune.data import (
     open_prepared,
 )
 from inheritune.errors import InputError, Problem
-from inheritune.recipe import Basis, TokenFiles, Training
+from inheritune.recipe import Basis, TokenFiles, Training, changes, dump_recipe
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
 from inheritune.training import check_compiler, check_float8, check_optimizer, check_shardable
@@ -80,3 +83,30 @@ def check_hardware(basis: Basis, train: Training, runtime: Runtime) -> None:
         check_optimizer(optimizer, runtime.device)
         if runtime.processes > 1 or basis.hardware.parallel == "fsdp":
             check_shardable(optimizer)
+
+
+def check_folder(folder: Path, file: str, wish: Basis, free: Sequence[str]) -> None:
+    """Raise InputError when `folder` holds something else than the beginnings of `wish`, whose resolved form is kept
+    there in `file`. What stands below the keys `free` may differ.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(str(folder), "is a file", "give another --out")
+    if not folder.exists() or not any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        return
+    saved, kind = folder / file, Path(file).stem
+    if not saved.is_file():
+        owner = "run" if kind == "recipe" else "comparison"
+        raise InputError(str(folder), f"is not empty and not a {owner}'s folder", "give another --out")
+    try:
+        before = yaml.safe_load(saved.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise InputError(
+            str(saved), "is damaged, so that nothing says what is run here", "give another --out"
+        ) from None
+    changed = changes(before, yaml.safe_load(dump_recipe(wish)), free)
+    if changed:
+        raise InputError(
+            str(folder),
+            f"belongs to another {kind}: {', '.join(changed[:3])}",
+            f"give another --out, or the {kind} it was begun with",
+        )

@@ -3,20 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from inheritune import runtime as rt
 from inheritune.arch import build_random, layer_count, load_config, load_model
 from inheritune.arm import Arm, Conditions, only_job, run_arm
 from inheritune.data import Prepared
-from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, gap
-from inheritune.groundwork import Groundwork
+from inheritune.groundwork import Groundwork, check_folder
 from inheritune.growth import Growth, best_round, with_blocks
 from inheritune.inheritance import target_config
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
-from inheritune.recipe import Recipe, Size, changes, dump_recipe
+from inheritune.recipe import Recipe, Size, dump_recipe
 from inheritune.report import write_report
 from inheritune.runlog import Terminal, add_lineage, note_start, read_json, write_json, write_text
 
@@ -37,12 +34,14 @@ def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) ->
     runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
 
     def check() -> None:
-        _check_folder(folder, recipe)
+        check_folder(folder, "recipe.yaml", recipe, _FREE)
         if not (folder / "summary.json").exists():
             check_inputs(recipe, runtime)
 
     def begin() -> None:
-        _check_folder(folder, recipe)  # again, as another process may have begun there in the meantime
+        check_folder(
+            folder, "recipe.yaml", recipe, _FREE
+        )  # again, as another process may have begun there in the meantime
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
 
     runtime.first_does(check)
@@ -140,27 +139,3 @@ class _Run:
             return summary
 
         return self.runtime.first_does(write)
-
-
-def _check_folder(folder: Path, recipe: Recipe) -> None:
-    """Raise InputError when `folder` belongs to another recipe, or to something that is not a run."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(str(folder), "is a file", "give another --out")
-    if not folder.exists() or not any(not entry.name.startswith(".") for entry in folder.iterdir()):
-        return
-    saved = folder / "recipe.yaml"
-    if not saved.is_file():
-        raise InputError(str(folder), "is not empty and not a run's folder", "give another --out")
-    try:
-        before = yaml.safe_load(saved.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise InputError(
-            str(saved), "is damaged, so that nothing says what is run here", "give another --out"
-        ) from None
-    changed = changes(before, yaml.safe_load(dump_recipe(recipe)), _FREE)
-    if changed:
-        raise InputError(
-            str(folder),
-            f"belongs to another recipe: {', '.join(changed[:3])}",
-            "give another --out, or the recipe it was begun with",
-        )

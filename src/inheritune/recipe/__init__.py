@@ -2,7 +2,7 @@
 
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data, Slurm, Source, TokenFiles
-from inheritune.recipe.file import changes, check, dump_recipe, load_recipe, override
+from inheritune.recipe.file import changes, check, dump_recipe, merged, override
 from inheritune.recipe.filters import (
     C4,
     FILTERS,
@@ -19,15 +19,34 @@ from inheritune.recipe.filters import (
     Language,
     NearDuplicates,
 )
-from inheritune.recipe.models import Basis, Hardware, Recipe
+from inheritune.recipe.models import Basis, Hardware, Recipe, load_recipe
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
 from inheritune.recipe.size import Size, parse_size
+from inheritune.recipe.suite import (
+    ArmData,
+    ArmSettings,
+    DistilbertStart,
+    GrowthStart,
+    HalfWidthStart,
+    HybridStackingStart,
+    InheritStart,
+    LazyStart,
+    Published,
+    RandomStart,
+    ReferenceStart,
+    StackingStart,
+    Start,
+    Suite,
+    load_suite,
+)
 from inheritune.recipe.target import Choice, Evaluate, Grow, Inherit, Submodules, Width, parse_layers
 from inheritune.recipe.training import Checkpoints, Distillation, Optimizer, Schedule, Training
 
 __all__ = [
     "C4",
     "FILTERS",
+    "ArmData",
+    "ArmSettings",
     "Basis",
     "Checkpoints",
     "Choice",
@@ -35,6 +54,7 @@ __all__ = [
     "CorpusFilter",
     "Data",
     "Decontaminate",
+    "DistilbertStart",
     "Distillation",
     "DocumentFilter",
     "DocumentLength",
@@ -45,21 +65,32 @@ __all__ = [
     "GopherQuality",
     "GopherRepetition",
     "Grow",
+    "GrowthStart",
+    "HalfWidthStart",
     "Hardware",
+    "HybridStackingStart",
     "Inherit",
+    "InheritStart",
     "Language",
+    "LazyStart",
     "NearDuplicates",
     "NewReference",
     "NewTokenizer",
     "Optimizer",
     "Part",
+    "Published",
+    "RandomStart",
     "Recipe",
     "Reference",
+    "ReferenceStart",
     "Schedule",
     "Size",
     "Slurm",
     "Source",
+    "StackingStart",
+    "Start",
     "Submodules",
+    "Suite",
     "TokenFiles",
     "Training",
     "Width",
@@ -67,6 +98,8 @@ __all__ = [
     "check",
     "dump_recipe",
     "load_recipe",
+    "load_suite",
+    "merged",
     "override",
     "parse_layers",
     "parse_size",

@@ -1,11 +1,14 @@
 """A whole recipe."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data
+from inheritune.recipe.file import load_file
 from inheritune.recipe.reference import AnyReference
 from inheritune.recipe.size import In, Size
 from inheritune.recipe.target import Control, Evaluate, Grow, Inherit
@@ -99,3 +102,10 @@ class Recipe(Basis):
                 " a number of layers with `choose`"
             )
         return self
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe; `overrides` are texts such as `train.length=2 epochs`. Raises InputError with every
+    problem found.
+    """
+    return load_file(Recipe, path, overrides)

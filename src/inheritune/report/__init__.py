@@ -1,6 +1,19 @@
 """What a run looks like to a person: verdict, table, curves, page. Reads result files, never models."""
 
+from inheritune.report.arms import arm_curve, reference_curve, tokens_to_reach
+from inheritune.report.comparison import comparison_table, notes_on, write_comparison
 from inheritune.report.page import spans, write_report
 from inheritune.report.verdict import table, verdict
 
-__all__ = ["spans", "table", "verdict", "write_report"]
+__all__ = [
+    "arm_curve",
+    "comparison_table",
+    "notes_on",
+    "reference_curve",
+    "spans",
+    "table",
+    "tokens_to_reach",
+    "verdict",
+    "write_comparison",
+    "write_report",
+]

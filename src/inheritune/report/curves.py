@@ -16,6 +16,7 @@ _COLOURS = (
     "#56b4e9",
     "#e69f00",
 )  # Okabe and Ito, told apart by all
+_STYLES = ("-", "--", "-.", ":")
 
 
 def collect_curves(folder: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -43,10 +44,10 @@ def reference_level(folder: Path, sequences: int) -> float:
     return math.fsum(losses) / len(losses)
 
 
-def draw_curves(curves: list[dict[str, Any]], level: float) -> tuple[str, bytes]:
+def draw(curves: list[dict[str, Any]], level: float, axis: str, label: str) -> tuple[str, bytes]:
     """The figure as SVG text (axes in the reader's text colour) and as PNG bytes (on white).
 
-    `level` is where the reference's line is drawn.
+    `level` is where the reference's line is drawn, `axis` the curves' key of what is laid off to the right.
     """
     import matplotlib
 
@@ -61,7 +62,8 @@ def draw_curves(curves: list[dict[str, Any]], level: float) -> tuple[str, bytes]
     }
     with matplotlib.rc_context(settings):
         figure, axes = pyplot.subplots(figsize=(8, 4.4), layout="constrained")
-        _fill(axes, curves, level)
+        _fill(axes, curves, level, axis)
+        axes.set_xlabel(label)
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         figure.savefig(png, format="png", dpi=150, facecolor="white")
@@ -70,16 +72,17 @@ def draw_curves(curves: list[dict[str, Any]], level: float) -> tuple[str, bytes]
     return text[text.index("<svg") :].replace(_INK, "currentColor"), png.getvalue()
 
 
-def _fill(axes: Any, curves: list[dict[str, Any]], level: float) -> None:
+def _fill(axes: Any, curves: list[dict[str, Any]], level: float, axis: str) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axes.axhline(level, color=_INK, linestyle="--", linewidth=1.2, label="reference, final")
     for number, curve in enumerate(curves):
         reference = curve["name"] == "reference"
         axes.plot(
-            curve["tokens"], curve["val_loss"], label=curve["name"],
+            curve[axis], curve["val_loss"], label=curve["name"],
             color=_INK if reference else _COLOURS[(number - 1) % len(_COLOURS)],
-            linestyle=":" if curve["name"].startswith("control") else "-", linewidth=1.4 if reference else 2,
+            linestyle=":" if curve["name"].startswith("control") else _STYLES[(number - 1) // len(_COLOURS) % 4],
+            linewidth=1.4 if reference else 2,
         )  # fmt: skip
     lowest = min([level, *(min(curve["val_loss"]) for curve in curves)])
     highest = max([level, *(max(curve["val_loss"]) for curve in curves)])
@@ -89,9 +92,8 @@ def _fill(axes: Any, curves: list[dict[str, Any]], level: float) -> None:
         axes.yaxis.set_minor_formatter(
             FuncFormatter(lambda value, _: f"{value:g}" if math.log10(highest / lowest) < 1 else "")
         )
-    axes.set_xlabel("tokens trained on")
     axes.set_ylabel("validation loss (nats a token)")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tokens(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value)))
     axes.tick_params(colors=_INK, which="both")
     for part in (axes.xaxis.label, axes.yaxis.label):
         part.set_color(_INK)
@@ -101,13 +103,10 @@ def _fill(axes: Any, curves: list[dict[str, Any]], level: float) -> None:
     axes.legend(frameon=False, labelcolor=_INK)
 
 
-def _tokens(value: float) -> str:
-    return (
-        f"{value / 1e9:g}B"
-        if value >= 1e9
-        else f"{value / 1e6:g}M"
-        if value >= 1e6
-        else f"{value / 1e3:g}K"
-        if value
-        else "0"
-    )
+def _amount(value: float) -> str:
+    if value >= 1e13:
+        return f"{value:.2g}"
+    for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= factor:
+            return f"{value / factor:g}{letter}"
+    return f"{value:g}"

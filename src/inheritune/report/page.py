@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from inheritune.report.curves import collect_curves, draw_curves, reference_level
+from inheritune.report.curves import collect_curves, draw, reference_level
 from inheritune.report.verdict import table, verdict
 from inheritune.runlog import new_folder
 
@@ -22,7 +22,7 @@ def write_report(folder: Path, summary: dict[str, Any]) -> Path:
     recipe_text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     recipe = yaml.safe_load(recipe_text)
     shown = min(recipe["evaluate"]["sequences"], summary["validation_sequences"])
-    svg, png = draw_curves(collect_curves(folder, summary), reference_level(folder, shown))
+    svg, png = draw(collect_curves(folder, summary), reference_level(folder, shown), "tokens", "tokens trained on")
     header, rows = table(summary)
     best = next(found for found in summary["rounds"] if found["model"] == summary["result"]["model"])
     facts = {

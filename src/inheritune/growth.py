@@ -88,7 +88,7 @@ def check_rounds(inherit: Inherit, grow: Grow | None, total: int) -> list[list[i
 
 @dataclass(frozen=True)
 class Growth:
-    """What the rounds need: the reference's weights, its losses, and where to put the rounds."""
+    """What the rounds need: the reference's weights, its losses, where to put the rounds, and what to call them."""
 
     source: "Reference | PreTrainedModel"
     reference: Evaluation
@@ -96,6 +96,7 @@ class Growth:
     inherit: Inherit
     grow: Grow | None
     folder: Path
+    label: str = "round"
 
     def run(self, conditions: Conditions, after_round: Callable[[list[dict[str, Any]]], Any]) -> list[dict[str, Any]]:
         """Rounds until matched or as deep as allowed; finished rounds are read back, not trained again."""
@@ -108,7 +109,7 @@ class Growth:
             kept = kept_blocks(self.inherit, depth, self.total)
             before = rounds[-1] if rounds and self.grow and self.grow.start == "trained" else None
             build = partial(self._start, kept, before, folder, conditions)
-            found = run_arm(Arm(f"round {name}", folder, build), conditions, self.reference)
+            found = run_arm(Arm(f"{self.label} {name}", folder, build), conditions, self.reference)
             found |= {"blocks": kept, "folder": name} | spent_before(before)
             rounds.append(found)
             conditions.terminal.say(verdict_line(found))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from inheritune import __version__
+from inheritune.cli.comparison import compare
 from inheritune.cli.options import DOTTED, DryRun, Json, Quiet, Trust, overrides, terminal_of
 from inheritune.cli.preparation import prepare
 from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary
@@ -95,6 +96,7 @@ def new(
 app.command(
     context_settings=DOTTED, epilog="Any key of the recipe's data can be set: --data.filters='[gopher_quality]'"
 )(prepare)
+app.command(context_settings=DOTTED, epilog='Any key of the suite can be set: --train.length="2 epochs"')(compare)
 
 
 @app.command()

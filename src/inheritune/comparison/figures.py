@@ -18,7 +18,7 @@ _SHAPE_KEYS = (
 )  # fmt: skip
 _RUN_KEYS = (
     "seed", "folder", *_SHAPE_KEYS, "seconds", "tokens_per_second", "val_loss", "val_loss_se", "best_val_loss",
-    "best_val_loss_se", "best_step", "gap", "gap_se", "matched", "model", "stages",
+    "best_val_loss_se", "best_step", "gap", "gap_se", "matched", "flops_to_match", "model", "stages",
 )  # fmt: skip
 
 Runs = dict[str, list[dict[str, Any]]]
@@ -71,6 +71,7 @@ def _over_seeds(runs: list[dict[str, Any]], reference: dict[str, Any], tolerance
     for cost in ("tokens", "steps", "flops", "epochs"):  # growth may need more rounds with one seed than with another
         values = {run[cost] for run in runs}
         found[cost] = values.pop() if len(values) == 1 else mean([run[cost] for run in runs]).value
+    to_match = [run["flops_to_match"] for run in runs]
     return found | {
         "seconds": mean([run["seconds"] for run in runs]).value,
         "tokens_per_second": mean([run["tokens_per_second"] for run in runs]).value,
@@ -83,7 +84,7 @@ def _over_seeds(runs: list[dict[str, Any]], reference: dict[str, Any], tolerance
         "gap": between.value,
         "gap_se": between.error,
         "matched": is_matched(between.value, tolerance),
-        "flops_to_match": found["flops"] if all(run["matched"] for run in runs) else None,
+        "flops_to_match": None if None in to_match else mean(to_match).value,
         "model": f"{runs[0]['folder']}/{runs[0]['model']}",
         "runs": [{key: run[key] for key in _RUN_KEYS if key in run} for run in runs],
     }

@@ -164,11 +164,14 @@ def _grow(arm: Planned, grounds: Grounds, folder: Path) -> dict[str, Any]:
     assert isinstance(start, GrowthStart)
     total = layer_count(load_config(grounds.reference))
     inherit = Inherit(layers=arm.depth, choose=start.choose)
-    growth = Growth(grounds.reference, grounds.judged, total, inherit, start.grow, folder / ROUNDS)
+    label = f"{arm.name}, seed {conditions.seed}, round"
+    growth = Growth(grounds.reference, grounds.judged, total, inherit, start.grow, folder / ROUNDS, label)
     rounds = growth.run(conditions, lambda _: None)
     stages = [{**found, "folder": f"{ROUNDS}/{found['folder']}"} for found in rounds]
     best = stages[rounds.index(best_round(rounds))]
-    return _summed(best, stages) | best_figures(folder, best, conditions)
+    matched = next((number for number, found in enumerate(rounds, 1) if found["matched"]), None)
+    to_match = None if matched is None else sum(found["flops"] for found in rounds[:matched])
+    return _summed(best, stages) | {"flops_to_match": to_match} | best_figures(folder, best, conditions)
 
 
 _COSTS = ("tokens", "steps", "epochs", "flops", "seconds", "wall_seconds", "teacher_flops", "left_over_tokens")
@@ -184,5 +187,6 @@ def _summed(last: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, Any
             found[cost] = sum(parts)
     found["tokens_per_second"] = round(found["tokens"] / found["seconds"], 1) if found["seconds"] else None
     found["model"] = f"{last['folder']}/model".removeprefix("./")
+    found["flops_to_match"] = found["flops"] if last["matched"] else None
     found["stages"] = [{key: stage[key] for key in _STAGE_KEYS if key in stage} for stage in stages]
     return found

@@ -131,9 +131,9 @@ class Teacher:
         decided = store.folder.with_name(f"{store.folder.name}-choice.json")
 
         def known() -> str | None:
-            if store.exists:
-                return "stored"
-            return str(read_json(decided)["outputs"]) if decided.exists() else None
+            if decided.exists():  # it holds though others may have stored the outputs since
+                return str(read_json(decided)["outputs"])
+            return "stored" if store.exists else None
 
         found: str | None = runtime.first_does(known)
         if found is not None:

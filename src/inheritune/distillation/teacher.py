@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from inheritune.arch import check_positions, load_model, logits_width, training_flops_per_token
-from inheritune.data import Sequences, Tokens
+from inheritune.arch import check_positions, find_tokenizer, load_model, logits_width, training_flops_per_token
+from inheritune.data import Prepared, Sequences, Tokens, check_tokenizer
 from inheritune.distillation.choice import Estimate
 from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
@@ -174,7 +174,21 @@ class Lesson:
         return self.settings.distillation
 
 
-def check_has_teacher(teacher: Teacher | None, settings: Training, arm: str) -> None:
+def open_teacher(source: "PreTrainedModel | str | Path", kept: Path, prepared: Prepared) -> Teacher:
+    """A teacher for data that are prepared: a loaded model, a hub id, a folder or a .gguf file.
+
+    Raises InputError where it comes with another tokenizer than made the data.
+    """
+    if not isinstance(source, str | Path):
+        return Teacher(source, kept)
+    place = Reference(path=str(source))
+    tokenizer = find_tokenizer(place)
+    if tokenizer is not None:
+        check_tokenizer(prepared, tokenizer, f"teacher {place.title}")
+    return Teacher(place, kept)
+
+
+def check_has_teacher(teacher: object | None, settings: Training, arm: str) -> None:
     """Raise InputError where there is a teacher and no loss to learn from it with, or the other way round."""
     if (teacher is None) == (settings.distillation is None):
         return

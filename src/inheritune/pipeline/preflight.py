@@ -19,6 +19,7 @@ from inheritune.data import (
     nanogpt_files,
     open_prepared,
 )
+from inheritune.distillation import check_distillation
 from inheritune.errors import InputError, Problem
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import check_silencing, draft, target_config
@@ -74,6 +75,8 @@ def _check_reference(recipe: Recipe) -> None:
     else:
         config = planned_config(recipe.reference, recipe.train.sequence_length)
         total = layer_count(config)
+    if recipe.train.distillation is not None:
+        check_distillation(recipe.train.distillation, config.vocab_size, "train.distillation.top_k")
     for kept in check_rounds(recipe.inherit, recipe.grow, total):
         target_config(config, with_blocks(recipe.inherit, kept), total)
 

@@ -31,7 +31,7 @@ from inheritune.bench.machine import (
 )
 from inheritune.bench.shapes import build, resolve
 from inheritune.data import Sequences, Shard, Tokens
-from inheritune.distillation import OnlineOutputs
+from inheritune.distillation import OnlineOutputs, check_has_teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import sequence_losses
 from inheritune.recipe import Evaluate, Training, check
@@ -157,6 +157,7 @@ def one_step(
     Returns the first step's loss (nats a token; about log of the vocabulary for a random model), the second's seconds,
     and the peak memory in bytes. Whatever the engine raises comes through, an out-of-memory error too.
     """
+    check_has_teacher(teacher, training, "dry run")
     settings = training.model_copy(update={"compile": False})
     times: list[float] = []
 

@@ -50,7 +50,7 @@ class Teacher:
 
     def __init__(self, source: "Reference | PreTrainedModel", kept: Path, trainings: int = 1) -> None:
         self._source, self._kept, self._trainings = source, kept, trainings
-        self._known: dict[int, Known] = {}
+        self._known: dict[tuple[int, int | None], Known] = {}
 
     @property
     def title(self) -> str:
@@ -69,10 +69,11 @@ class Teacher:
         """
         settings = lesson.settings
         model: PreTrainedModel | None = None
-        if settings.sequence_length not in self._known:
+        asked = settings.sequence_length, lesson.end_of_text
+        if asked not in self._known:
             model = self._load()
-            self._known[settings.sequence_length] = self._look(model, lesson)
-        known = self._known[settings.sequence_length]
+            self._known[asked] = self._look(model, lesson)
+        known = self._known[asked]
         _check_lesson(self.title, known.vocabulary, lesson)
         layout = Layout(settings.sequence_length, known.vocabulary, lesson.distillation.top_k)
         precision = runtime.resolve_precision(settings.precision)

@@ -27,8 +27,9 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     config = planned_config(recipe.reference, recipe.train.sequence_length)
     total = layer_count(config)
     kept = max(check_rounds(recipe.inherit, recipe.grow, total), key=len)
+    teacher = config if recipe.train.distillation is not None else None
     target = target_config(config, with_blocks(recipe.inherit, kept), total)
-    return {"layers": len(kept), **try_step(target, recipe.train, runtime, config)}
+    return {"layers": len(kept), **try_step(target, recipe.train, runtime, teacher)}
 
 
 def try_step(

@@ -25,11 +25,11 @@ from inheritune.arch import (
 )
 from inheritune.conversion import keep_frame
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, find_data, open_data
-from inheritune.distillation import Lesson, Teacher, check_has_teacher
+from inheritune.distillation import Lesson, Teacher, check_has_teacher, open_teacher
 from inheritune.errors import InputError, RunError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
 from inheritune.inheritance import check_free
-from inheritune.recipe import Evaluate, Reference, Training, changes, check
+from inheritune.recipe import Distillation, Evaluate, Reference, Training, changes, check
 from inheritune.runlog import Terminal, Trackers, check_trackers, locked, open_trackers, read_json, write_json
 from inheritune.runtime import Runtime
 from inheritune.training import Job, check_documents_apart, lacking_compiler, planned_steps, train_steps, whole_state
@@ -268,11 +268,12 @@ def train(
     model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
     settings: Training | dict[str, Any], evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
     parallel: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
-    track: str | Sequence[str] = (), timeout: float = 10,
+    track: str | Sequence[str] = (), timeout: float = 10, teacher: "PreTrainedModel | str | Path | None" = None,
 ) -> "tuple[PreTrainedModel, dict[str, Any]]":  # fmt: skip
     """Train one model on prepared data; returns the trained model and its figures.
 
-    `model` is a hub id, a folder, a .gguf file or a loaded model, which stays as it is. `settings` are those of a
+    `model` is a hub id, a folder, a .gguf file or a loaded model, which stays as it is; so is `teacher`, from which it
+    learns as `settings.distillation` says (default: as in the paper). `settings` are those of a
     recipe's `train`, `track` names trackers as a recipe's `track` does, `timeout` is how many minutes a process waits
     for another one. The folder `out` gets metrics.jsonl,
     checkpoints/, model/ (a Hugging Face checkpoint) and evaluation.json; called again, an interrupted training goes on.
@@ -282,12 +283,17 @@ def train(
     out = Path(out)
     terminal = terminal or Terminal(quiet=True)
     training = settings if isinstance(settings, Training) else check(Training, settings, "train")
+    if teacher is not None and training.distillation is None:
+        training = training.model_copy(update={"distillation": Distillation()})
+    check_has_teacher(teacher, training, "train")
     evaluate = evaluate or Evaluate()
     names = (track,) if isinstance(track, str) else tuple(track)
     check_trackers(names)
     runtime = rt.start(device, timeout_minutes=timeout)
     find_data(data)
     request = {"model": identity(model), "seed": seed} | asked(training)
+    if teacher is not None:
+        request["teacher"] = identity(teacher)
     runtime.first_does(lambda: check_request(out, request))  # in `begun` again; before what takes long
     given = model
     if isinstance(model, str | Path):
@@ -303,8 +309,9 @@ def train(
     conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel)
     conditions = replace(conditions, track=names, title=out.resolve().name)
     start = copy.deepcopy(model) if given is model else model
+    taught = None if teacher is None else open_teacher(teacher, out / "teacher", prepared)
     with begun(out, request, runtime):
-        found = run_arm(Arm("training", out, lambda: start), conditions, None)
+        found = run_arm(Arm("training", out, lambda: start, teacher=taught), conditions, None)
     return load_trained(out), found
 
 

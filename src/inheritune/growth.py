@@ -11,6 +11,7 @@ from inheritune import runtime as rt
 from inheritune.arch import layer_count, load_model, load_tokenizer
 from inheritune.arm import Arm, Conditions, asked, begun, check_request, identity, load_trained, run_arm
 from inheritune.data import Prepared, check_tokenizer, check_vocabulary, find_data, open_data
+from inheritune.distillation import Teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
 from inheritune.inheritance import derive, describe_plan, graft, is_grown, select_blocks
@@ -88,7 +89,9 @@ def check_rounds(inherit: Inherit, grow: Grow | None, total: int) -> list[list[i
 
 @dataclass(frozen=True)
 class Growth:
-    """What the rounds need: the reference's weights, its losses, where to put the rounds, and what to call them."""
+    """What the rounds need: the reference's weights, its losses, where to put the rounds and what to call them; a
+    teacher where they learn from one.
+    """
 
     source: "Reference | PreTrainedModel"
     reference: Evaluation
@@ -96,6 +99,7 @@ class Growth:
     inherit: Inherit
     grow: Grow | None
     folder: Path
+    teacher: Teacher | None = None
     label: str = "round"
 
     def run(self, conditions: Conditions, after_round: Callable[[list[dict[str, Any]]], Any]) -> list[dict[str, Any]]:
@@ -109,7 +113,8 @@ class Growth:
             kept = kept_blocks(self.inherit, depth, self.total)
             before = rounds[-1] if rounds and self.grow and self.grow.start == "trained" else None
             build = partial(self._start, kept, before, folder, conditions)
-            found = run_arm(Arm(f"{self.label} {name}", folder, build), conditions, self.reference)
+            arm = Arm(f"{self.label} {name}", folder, build, teacher=self.teacher)
+            found = run_arm(arm, conditions, self.reference)
             found |= {"blocks": kept, "folder": name} | spent_before(before)
             rounds.append(found)
             conditions.terminal.say(verdict_line(found))
@@ -136,7 +141,10 @@ def spent_before(before: dict[str, Any] | None) -> dict[str, Any]:
     """What the rounds have cost that a round goes on from; nothing where it starts from the reference."""
     if before is None:
         return {}
-    return {f"{what}_before": before[what] + before.get(f"{what}_before", 0) for what in ("tokens", "steps", "flops")}
+    spent = ["tokens", "steps", "flops"]
+    if before.get("teacher_outputs") == "online":  # stored ones are computed once for all rounds
+        spent.append("teacher_flops")
+    return {f"{what}_before": before[what] + before.get(f"{what}_before", 0) for what in spent}
 
 
 def verdict_line(found: dict[str, Any]) -> str:
@@ -155,7 +163,8 @@ def grow(
 ) -> "tuple[PreTrainedModel, list[dict[str, Any]]]":  # fmt: skip
     """Rounds of inherit, train and judge over prepared data, in the folder `out`; goes on where a call stopped.
 
-    `train`, `inherit` and `rounds` are the recipe's `train`, `inherit` and `grow`, `track` names trackers as its
+    `train`, `inherit` and `rounds` are the recipe's `train`, `inherit` and `grow`; with `train.distillation` the
+    reference is the rounds' teacher. `track` names trackers as its
     `track` does. Returns the model of the shallowest round that matched the reference (of the best round, where none
     did) and the figures of all rounds. Raises InputError when reference, data and settings do not fit, a tracker is not
     installed, or `out` holds something else or is worked in by another process.
@@ -184,11 +193,14 @@ def grow(
     check_tokenizer(prepared, tokenizer, "tokenizer")
     check_vocabulary(prepared, reference.config.vocab_size, "reference")
     model, total = reference, layer_count(reference.config)
-    check_rounds(start, further, total)
+    planned = check_rounds(start, further, total)
+    teacher = None
+    if training.distillation is not None:
+        teacher = Teacher(model, out / "teacher", trainings=len(planned))
     conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel)
     conditions = replace(conditions, track=names, title=out.resolve().name)
     with begun(out, request, runtime):
-        growth = Growth(model, conditions.judge(model), total, start, further, out)
+        growth = Growth(model, conditions.judge(model), total, start, further, out, teacher)
         found = growth.run(conditions, lambda _: None)
     best = best_round(found)
     return load_trained(out / best["folder"]), found

@@ -134,8 +134,7 @@ def _stage(
         return _start(arm, wish, origin, place, conditions)
 
     label = arm.name if name == "." else f"{arm.name}, {name}"
-    teacher = _teacher(arm, grounds) if settings.distillation is not None else None
-    wanted = Arm(f"{label}, seed {conditions.seed}", place, build, settings, teacher)
+    wanted = Arm(f"{label}, seed {conditions.seed}", place, build, settings, _teacher(arm, grounds))
     return run_arm(wanted, replace(conditions, training=settings), grounds.judged) | {"folder": name}
 
 
@@ -153,9 +152,9 @@ def _start(arm: Planned, wish: Inherit, origin: Reference, place: Path, conditio
     return target
 
 
-def _teacher(arm: Planned, grounds: Grounds) -> Teacher:
-    """Whom the arm learns from."""
-    return grounds.teachers[arm.settings.teacher or ""]
+def _teacher(arm: Planned, grounds: Grounds) -> Teacher | None:
+    """Whom the arm learns from; None where it learns from the text alone."""
+    return None if arm.training.distillation is None else grounds.teachers[arm.settings.teacher or ""]
 
 
 def _grow(arm: Planned, grounds: Grounds, folder: Path) -> dict[str, Any]:
@@ -165,7 +164,8 @@ def _grow(arm: Planned, grounds: Grounds, folder: Path) -> dict[str, Any]:
     total = layer_count(load_config(grounds.reference))
     inherit = Inherit(layers=arm.depth, choose=start.choose)
     label = f"{arm.name}, seed {conditions.seed}, round"
-    growth = Growth(grounds.reference, grounds.judged, total, inherit, start.grow, folder / ROUNDS, label)
+    teacher = _teacher(arm, grounds)
+    growth = Growth(grounds.reference, grounds.judged, total, inherit, start.grow, folder / ROUNDS, teacher, label)
     rounds = growth.run(conditions, lambda _: None)
     stages = [{**found, "folder": f"{ROUNDS}/{found['folder']}"} for found in rounds]
     best = stages[rounds.index(best_round(rounds))]
@@ -184,7 +184,8 @@ def _summed(last: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, Any
     for cost in _COSTS:
         parts = [stage[cost] for stage in stages if cost in stage]
         if parts:
-            found[cost] = sum(parts)
+            # stored outputs are computed once for all stages
+            found[cost] = max(parts) if cost == "teacher_flops" and last["teacher_outputs"] == "stored" else sum(parts)
     found["tokens_per_second"] = round(found["tokens"] / found["seconds"], 1) if found["seconds"] else None
     found["model"] = f"{last['folder']}/model".removeprefix("./")
     found["flops_to_match"] = found["flops"] if last["matched"] else None

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from inheritune.arch import check_positions, load_model, logits_width, training_flops_per_token
-from inheritune.data import Sequences, Tokens
+from inheritune.arch import check_positions, find_tokenizer, load_model, logits_width, training_flops_per_token
+from inheritune.data import Prepared, Sequences, Tokens, check_tokenizer
 from inheritune.distillation.choice import Estimate
 from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
@@ -50,7 +50,7 @@ class Teacher:
 
     def __init__(self, source: "Reference | PreTrainedModel", kept: Path, trainings: int = 1) -> None:
         self._source, self._kept, self._trainings = source, kept, trainings
-        self._known: dict[int, Known] = {}
+        self._known: dict[tuple[int, int | None], Known] = {}
 
     @property
     def title(self) -> str:
@@ -69,10 +69,11 @@ class Teacher:
         """
         settings = lesson.settings
         model: PreTrainedModel | None = None
-        if settings.sequence_length not in self._known:
+        asked = settings.sequence_length, lesson.end_of_text
+        if asked not in self._known:
             model = self._load()
-            self._known[settings.sequence_length] = self._look(model, lesson)
-        known = self._known[settings.sequence_length]
+            self._known[asked] = self._look(model, lesson)
+        known = self._known[asked]
         _check_lesson(self.title, known.vocabulary, lesson)
         layout = Layout(settings.sequence_length, known.vocabulary, lesson.distillation.top_k)
         precision = runtime.resolve_precision(settings.precision)
@@ -131,9 +132,9 @@ class Teacher:
         decided = store.folder.with_name(f"{store.folder.name}-choice.json")
 
         def known() -> str | None:
-            if store.exists:
-                return "stored"
-            return str(read_json(decided)["outputs"]) if decided.exists() else None
+            if decided.exists():  # it holds though others may have stored the outputs since
+                return str(read_json(decided)["outputs"])
+            return "stored" if store.exists else None
 
         found: str | None = runtime.first_does(known)
         if found is not None:
@@ -174,7 +175,21 @@ class Lesson:
         return self.settings.distillation
 
 
-def check_has_teacher(teacher: Teacher | None, settings: Training, arm: str) -> None:
+def open_teacher(source: "PreTrainedModel | str | Path", kept: Path, prepared: Prepared) -> Teacher:
+    """A teacher for data that are prepared: a loaded model, a hub id, a folder or a .gguf file.
+
+    Raises InputError where it comes with another tokenizer than made the data.
+    """
+    if not isinstance(source, str | Path):
+        return Teacher(source, kept)
+    place = Reference(path=str(source))
+    tokenizer = find_tokenizer(place)
+    if tokenizer is not None:
+        check_tokenizer(prepared, tokenizer, f"teacher {place.title}")
+    return Teacher(place, kept)
+
+
+def check_has_teacher(teacher: object | None, settings: Training, arm: str) -> None:
     """Raise InputError where there is a teacher and no loss to learn from it with, or the other way round."""
     if (teacher is None) == (settings.distillation is None):
         return

@@ -92,7 +92,7 @@ class Groundwork:
         tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         config = new_config(new.model, len(tokenizer), tokens, basis.train.sequence_length)
         own = {name: value for name in ("length", "optimizer", "schedule") if (value := getattr(new, name)) is not None}
-        settings: Training = basis.train.model_copy(update=own)
+        settings: Training = basis.train.model_copy(update={**own, "distillation": None})
         arm = Arm("reference", self.reference, lambda: build_random(config, basis.seed), settings)
         return run_arm(arm, conditions, None)
 

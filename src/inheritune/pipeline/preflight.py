@@ -1,6 +1,7 @@
 """What can be found wrong with a recipe before anything is computed."""
 
 from inheritune.arch import build_skeleton, layer_count, planned_config
+from inheritune.distillation import check_distillation
 from inheritune.groundwork import check_basis
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import check_silencing, draft, target_config
@@ -22,6 +23,8 @@ def _check_configs(recipe: Recipe) -> None:
     """Shorten the reference's config for every round that there may be."""
     config = planned_config(recipe.reference, recipe.train.sequence_length)
     total = layer_count(config)
+    if recipe.train.distillation is not None:
+        check_distillation(recipe.train.distillation, config.vocab_size, "train.distillation.top_k")
     for kept in check_rounds(recipe.inherit, recipe.grow, total):
         target_config(config, with_blocks(recipe.inherit, kept), total)
 

@@ -7,9 +7,10 @@ from inheritune import runtime as rt
 from inheritune.arch import build_random, layer_count, load_config, load_model
 from inheritune.arm import Arm, Conditions, only_job, run_arm
 from inheritune.data import Prepared
+from inheritune.distillation import Teacher
 from inheritune.evaluation import Evaluation, gap
 from inheritune.groundwork import Groundwork, check_folder
-from inheritune.growth import Growth, best_round, with_blocks
+from inheritune.growth import Growth, best_round, depths, with_blocks
 from inheritune.inheritance import target_config
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
@@ -74,10 +75,19 @@ class _Run:
         recipe = self.recipe
         growth = Growth(
             self.ground.place, judged, reference["layers"], recipe.inherit, recipe.grow, self.folder / "rounds",
+            self._teacher(reference["layers"]),
         )  # fmt: skip
         rounds = growth.run(conditions, lambda done: self._summarise(reference, done, [], data_seconds, finished=False))
-        controls = [self._control(name, best_round(rounds), conditions, judged) for name in recipe.controls]
+        controls = [self._control(name, rounds, growth, conditions) for name in recipe.controls]
         return self._summarise(reference, rounds, controls, data_seconds, finished=True)
+
+    def _teacher(self, blocks: int) -> Teacher | None:
+        """The reference, for a recipe with distillation: of all rounds that there may be, and of the random control."""
+        recipe = self.recipe
+        if recipe.train.distillation is None:
+            return None
+        trainings = len(depths(recipe.inherit, recipe.grow, blocks)) + ("random" in recipe.controls)
+        return Teacher(self.ground.place, self.folder / "teacher", trainings)
 
     def _reference(self, conditions: Conditions, prepared: Prepared) -> tuple[dict[str, Any], Evaluation]:
         """The reference, trained if the recipe says so, and its losses."""
@@ -92,12 +102,14 @@ class _Run:
         return found, judged
 
     def _control(
-        self, name: str, result: dict[str, Any], conditions: Conditions, reference: Evaluation
+        self, name: str, rounds: list[dict[str, Any]], growth: Growth, conditions: Conditions
     ) -> dict[str, Any]:
         """A control at the depth and budget of the result, with its distance to the result.
 
-        The budget is that of all rounds which the result went on from, its own included.
+        The budget is that of all rounds which the result went on from, its own included. The random one has the rounds'
+        teacher; the reference is not taught by itself, as that would hold it back from what the text could give it.
         """
+        result = best_round(rounds)
         seed, kept = self.recipe.seed, result["blocks"]
 
         def build() -> "PreTrainedModel":
@@ -114,8 +126,11 @@ class _Run:
         folder = name if depth is None else f"{name}-{depth}layers"
         steps = result["steps"] + result.get("steps_before", 0)
         settings = conditions.training.model_copy(update={"length": Size(steps, "steps")})
-        arm = Arm(f"control {folder}", self.folder / "controls" / folder, build, settings)
-        found = run_arm(arm, conditions, reference)
+        teacher = growth.teacher if name == "random" else None
+        if teacher is None:
+            settings = settings.model_copy(update={"distillation": None})
+        arm = Arm(f"control {folder}", self.folder / "controls" / folder, build, settings, teacher)
+        found = run_arm(arm, conditions, growth.reference)
         over = gap(found["sequence_losses"], result["sequence_losses"])
         return found | {
             "name": name,

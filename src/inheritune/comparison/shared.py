@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.data import list_inputs, state_of
+from inheritune.groundwork import reference_training
 from inheritune.recipe import Basis, Data
 from inheritune.runlog import read_json, write_json
 
@@ -33,10 +34,12 @@ class Shared:
 
     def reference(self, basis: Basis, data: Path) -> Path:
         """The folder for a reference that is trained on the text in the folder `data`."""
+        new = basis.reference.train
+        assert new is not None
         wish = {
             "data": data.name,
-            "reference": basis.reference.model_dump(mode="json"),
-            "train": basis.train.model_dump(mode="json", exclude={"micro_batch", "checkpoint"}),
+            "model": new.model,
+            "train": reference_training(basis, new).model_dump(mode="json", exclude={"micro_batch", "checkpoint"}),
             "evaluate": basis.evaluate.model_dump(mode="json", exclude={"tolerance"}),
             "seed": basis.seed,
         }

@@ -18,7 +18,7 @@ from inheritune.arm import Arm, Conditions, run_arm
 from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.evaluation import Evaluation
 from inheritune.groundwork.text import prepare_data
-from inheritune.recipe import Basis, NewTokenizer, Reference, Training
+from inheritune.recipe import Basis, NewReference, NewTokenizer, Reference, Training
 from inheritune.runlog import Terminal, read_json, write_json
 from inheritune.runtime import Runtime
 
@@ -91,8 +91,7 @@ class Groundwork:
         tokenizer = conditions.tokenizer
         tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         config = new_config(new.model, len(tokenizer), tokens, basis.train.sequence_length)
-        own = {name: value for name in ("length", "optimizer", "schedule") if (value := getattr(new, name)) is not None}
-        settings: Training = basis.train.model_copy(update={**own, "distillation": None})
+        settings = reference_training(basis, new)
         arm = Arm("reference", self.reference, lambda: build_random(config, basis.seed), settings)
         return run_arm(arm, conditions, None)
 
@@ -117,3 +116,9 @@ class Groundwork:
         self.terminal.say(f"reference: {found['layers']} blocks, validation loss {found['val_loss']:.4f}")
         self.runtime.first_does(lambda: write_json(self.reference / "evaluation.json", found))
         return found
+
+
+def reference_training(basis: Basis, new: NewReference) -> Training:
+    """How a reference is trained that is made first: as the targets, but for what it has of its own and their teacher."""
+    own = {name: value for name in ("length", "optimizer", "schedule") if (value := getattr(new, name)) is not None}
+    return basis.train.model_copy(update={**own, "distillation": None})

@@ -7,8 +7,10 @@ from typing import Any
 
 from inheritune import runtime as rt
 from inheritune.arm import Conditions, only_job
+from inheritune.comparison.budgets import check_budgets, is_equal, step_of, tokens_of
 from inheritune.comparison.figures import compared
-from inheritune.comparison.plan import Planned, check_budgets, is_equal, plan, tokens_of
+from inheritune.comparison.plan import plan
+from inheritune.comparison.planned import Planned
 from inheritune.comparison.shared import Shared
 from inheritune.comparison.training import Grounds, result_of, train_arm
 from inheritune.data import Prepared, Sequences, open_prepared, prepare
@@ -178,7 +180,7 @@ class _Course:
 
     def _check_spent(self, arm: Planned, found: dict[str, Any]) -> None:
         """Equal budgets, by the tokens that were recorded."""
-        step = max(self.suite.train.batch_tokens, arm.training.batch_tokens)
+        step = step_of(self.suite, arm)
         if arm.settings.allow_unequal is None and not is_equal(found["tokens"], self.budget, step):
             raise RunError(
                 f"arm {arm.name}",

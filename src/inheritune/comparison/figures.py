@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from inheritune.comparison.plan import Planned, is_equal
+from inheritune.comparison.budgets import is_equal, step_of
+from inheritune.comparison.planned import Planned
 from inheritune.evaluation import gap, is_matched, mean
 from inheritune.recipe import Suite
 from inheritune.report import arm_curve, tokens_to_reach
@@ -42,9 +43,8 @@ def compared(
             "allow_unequal": settings.allow_unequal,
         }
         if runs:
-            step = max(suite.train.batch_tokens, arm.training.batch_tokens)
             found |= _over_seeds(runs, reference, suite.evaluate.tolerance)
-            found["equal"] = is_equal(found["tokens"], budget, step)
+            found["equal"] = is_equal(found["tokens"], budget, step_of(suite, arm))
         arms.append(found)
     _set_beside_random(arms, by_name, folder, results)
     published = suite.published

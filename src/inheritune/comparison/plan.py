@@ -1,13 +1,12 @@
-"""A suite made definite: for every arm what it starts from, its model's config, its budget; and what cannot work."""
+"""A suite made definite, on models without weights: what every arm starts from, and what cannot work."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inheritune.arch import build_skeleton, check_positions, layer_count, load_config, logits_width, planned_config
 from inheritune.comparison.auto import check_auto
+from inheritune.comparison.budgets import check_budgets
 from inheritune.comparison.order import in_order, needs
+from inheritune.comparison.planned import Planned, in_name_of
 from inheritune.comparison.starts import depth_of, first_stage_wish, wish_of
 from inheritune.data import check_filters
 from inheritune.distillation import check_distillation
@@ -19,45 +18,7 @@ from inheritune.recipe import ArmSettings, GrowthStart, Inherit, InheritStart, R
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
-
-@dataclass(frozen=True)
-class Planned:
-    """An arm: its settings, how it is trained, how many blocks it has (where it grows, at first), the arm that its
-    weights come from, and all arms whose results it needs.
-    """
-
-    settings: ArmSettings
-    training: Training
-    depth: int
-    source: str | None
-    needs: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The arm's name."""
-        return self.settings.name
-
-    @property
-    def counts_source(self) -> bool:
-        """Whether what the source has cost is this arm's cost too: stacking's first stage; a reference's is not."""
-        return self.source is not None and isinstance(self.settings.start, StackingStart)
-
-
-@contextmanager
-def in_name_of(name: str) -> Iterator[None]:
-    """Errors inside name the arm."""
-    try:
-        yield
-    except InputError as error:
-        mine = f"arm {name}"
-        raise InputError.of(
-            [
-                found if found.place.startswith(mine) else Problem(f"{mine}: {found.place}", found.what, found.remedy)
-                for found in error.problems
-            ]
-        ) from None
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def plan(suite: Suite, runtime: Runtime) -> list[Planned]:
@@ -67,17 +28,15 @@ def plan(suite: Suite, runtime: Runtime) -> list[Planned]:
     teachers that are not there or do not fit, arms that need each other, budgets that differ.
     """
     _check_published(suite)
-    names = [arm.name for arm in suite.arms]
-    configs: dict[str, PretrainedConfig] = {}
+    models, names = _Models(suite), [arm.name for arm in suite.arms]
     found: list[Planned] = []
     problems: list[Problem] = []
-    reference = planned_config(suite.reference, suite.train.sequence_length)
     for arm in in_order(suite.arms):
-        if any(name not in configs for name in needs(arm, names)):
+        if any(name not in models.configs for name in needs(arm, names)):
             continue  # that arm's problem is said
         try:
             with in_name_of(arm.name):
-                found.append(_planned(suite, arm, reference, configs, runtime))
+                found.append(_planned(suite, arm, models, runtime))
         except InputError as error:
             problems.extend(error.problems)
     if problems:
@@ -86,101 +45,87 @@ def plan(suite: Suite, runtime: Runtime) -> list[Planned]:
     return found
 
 
-def _planned(
-    suite: Suite, arm: ArmSettings, reference: "PretrainedConfig", configs: "dict[str, PretrainedConfig]",
-    runtime: Runtime,
-) -> Planned:  # fmt: skip
+class _Models:
+    """The configs of the reference and of the arms that are planned; targets are drafted once for arms of one shape."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite, self.trust = suite, suite.reference.trust_remote_code
+        self.reference = planned_config(suite.reference, suite.train.sequence_length)
+        self.configs: dict[str, PretrainedConfig] = {}
+        self._drafted: dict[tuple[str, str], PreTrainedModel] = {}
+
+    def config_of(self, name: str | None, place: str) -> "PretrainedConfig":
+        """The config of what is named: the reference (None), an arm, or a model elsewhere."""
+        if name is None:
+            return self.reference
+        if name in self.configs:
+            return self.configs[name]
+        config = load_config(Reference(path=name))
+        check_positions(config, self.suite.train.sequence_length, "train.sequence_length")
+        if config.vocab_size != self.reference.vocab_size:
+            raise InputError(
+                place,
+                f"{name} has {config.vocab_size:,} entries in its vocabulary, the reference {self.reference.vocab_size:,}",
+                "give a model with the same tokenizer",
+            )
+        return config
+
+    def target(self, source: "PretrainedConfig", wish: Inherit) -> "PreTrainedModel":
+        """The target of a wish, without weights. Raises InputError as `draft` does."""
+        key = (source.to_json_string(use_diff=False), wish.model_dump_json())
+        if key not in self._drafted:
+            self._drafted[key] = draft(build_skeleton(source, self.trust), wish, self.trust).target
+        return self._drafted[key]
+
+
+def _planned(suite: Suite, arm: ArmSettings, models: _Models, runtime: Runtime) -> Planned:
     training = suite.training(arm)
     check_hardware(suite, training, runtime)
     check_filters(arm.data.filters if arm.data is not None else [])
     start, of = arm.start, getattr(arm.start, "of", None)
+    if training.distillation is not None:
+        _check_teacher(arm, training, models)
+    if isinstance(start, GrowthStart):
+        return _planned_growth(arm, start, training, models)
     if isinstance(start, InheritStart) and start.choose == "auto":
         check_auto()
-    if isinstance(start, GrowthStart):
-        return _planned_growth(suite, arm, training, reference, configs)
-    if isinstance(start, StackingStart) and of is not None and of not in configs:
-        raise InputError("start.of", f"there is no arm {of!r}", f"name one of {', '.join(configs) or 'the arms'}")
-    source = _config_of(of, reference, configs, suite)
-    depth = depth_of(arm, suite.layers, layer_count(reference if isinstance(start, StackingStart) else source))
-    if isinstance(start, StackingStart) and of is None:
-        wish = first_stage_wish(depth, layer_count(source))
-        source = draft(build_skeleton(source, suite.reference.trust_remote_code), wish).target.config
-    target = _drafted(source, wish_of(arm, depth, layer_count(source)), suite)
-    configs[arm.name] = target
-    _check_teacher(suite, arm, training, target, reference, configs)
-    return Planned(arm, training, layer_count(target), of if of in configs else None, tuple(needs(arm, list(configs))))
+    if isinstance(start, StackingStart) and of is not None and of not in models.configs:
+        raise InputError("start.of", f"there is no arm {of!r}", "name an arm of the suite, whose result is stacked")
+    source = models.config_of(of, "start.of")
+    if isinstance(start, StackingStart):
+        depth = depth_of(arm, suite.layers, layer_count(models.reference))
+        if of is None:
+            source = models.target(source, first_stage_wish(depth, layer_count(source))).config
+    else:
+        depth = depth_of(arm, suite.layers, layer_count(source))
+    target = models.target(source, wish_of(arm, depth, layer_count(source)))
+    models.configs[arm.name] = target.config
+    source_arm = of if of in models.configs else None
+    return Planned(arm, training, layer_count(target.config), source_arm, tuple(needs(arm, list(models.configs))))
 
 
-def _planned_growth(
-    suite: Suite, arm: ArmSettings, training: Training, reference: "PretrainedConfig",
-    configs: "dict[str, PretrainedConfig]",
-) -> Planned:  # fmt: skip
-    start = arm.start
-    assert isinstance(start, GrowthStart)
+def _planned_growth(arm: ArmSettings, start: GrowthStart, training: Training, models: _Models) -> Planned:
     if arm.allow_unequal is None:
         raise InputError(
             "start", "growth trains as many rounds as it needs, so its budget is no other's", "say so in allow_unequal"
         )
-    total = layer_count(reference)
-    depth = depth_of(arm, suite.layers, total)
+    total = layer_count(models.reference)
+    depth = depth_of(arm, models.suite.layers, total)
     first = Inherit(layers=depth, choose=start.choose)
-    skeleton = build_skeleton(reference, suite.reference.trust_remote_code)
     for kept in check_rounds(first, start.grow, total):
-        made = draft(skeleton, with_blocks(first, kept), suite.reference.trust_remote_code)
+        target = models.target(models.reference, with_blocks(first, kept))
         if start.grow.silent:
-            check_silencing(made.target)
-        _check_teacher(suite, arm, training, made.target.config, reference, configs)
-    configs[arm.name] = made.target.config
-    return Planned(arm, training, depth, None, tuple(needs(arm, list(configs))))
+            check_silencing(target)
+    models.configs[arm.name] = target.config
+    return Planned(arm, training, depth, None, tuple(needs(arm, list(models.configs))))
 
 
-def _config_of(
-    of: str | None, reference: "PretrainedConfig", configs: "dict[str, PretrainedConfig]", suite: Suite
-) -> "PretrainedConfig":
-    """The config of what is named: the reference, an arm, or a model elsewhere."""
-    if of is None:
-        return reference
-    if of in configs:
-        return configs[of]
-    config = load_config(Reference(path=of))
-    check_positions(config, suite.train.sequence_length, "train.sequence_length")
-    _check_vocabulary("start.of", of, config, reference)
-    return config
-
-
-def _drafted(source: "PretrainedConfig", wish: Inherit, suite: Suite) -> "PretrainedConfig":
-    trust = suite.reference.trust_remote_code
-    found: PretrainedConfig = draft(build_skeleton(source, trust), wish, trust).target.config
-    return found
-
-
-def _check_teacher(
-    suite: Suite, arm: ArmSettings, training: Training, target: "PretrainedConfig", reference: "PretrainedConfig",
-    configs: "dict[str, PretrainedConfig]",
-) -> None:  # fmt: skip
-    if training.distillation is None:
-        return
-    teacher = _teacher_config(arm.teacher, reference, configs)
-    _check_vocabulary("teacher", arm.teacher or "the reference", teacher, target)
-    vocabulary = logits_width(build_skeleton(teacher, suite.reference.trust_remote_code))
+def _check_teacher(arm: ArmSettings, training: Training, models: _Models) -> None:
+    """Raise InputError where the teacher is not there, or has another vocabulary than the models that learn."""
+    assert training.distillation is not None
+    teacher = models.config_of(arm.teacher, "teacher")
+    vocabulary = logits_width(build_skeleton(teacher, models.trust))
     check_distillation(training.distillation, vocabulary, "train.distillation.top_k")
-
-
-def _teacher_config(
-    teacher: str | None, reference: "PretrainedConfig", configs: "dict[str, PretrainedConfig]"
-) -> "PretrainedConfig":
-    if teacher is None:
-        return reference
-    return configs[teacher] if teacher in configs else load_config(Reference(path=teacher))
-
-
-def _check_vocabulary(place: str, name: str, config: "PretrainedConfig", other: "PretrainedConfig") -> None:
-    if config.vocab_size != other.vocab_size:
-        raise InputError(
-            place,
-            f"{name} has a vocabulary of {config.vocab_size:,} entries, the suite's models have {other.vocab_size:,}",
-            "give a model with the same tokenizer",
-        )
 
 
 def _check_published(suite: Suite) -> None:
@@ -188,42 +133,3 @@ def _check_published(suite: Suite) -> None:
         return
     if not set(suite.published.values) & {"reference", *(arm.name for arm in suite.arms)}:
         raise InputError("published.values", "none of the names is an arm's", "name arms of the suite, or reference")
-
-
-def tokens_of(training: Training, sequences: int | None) -> int | None:
-    """Tokens that a training sees over a training set of `sequences` sequences; None where that must be known first."""
-    if training.length.unit == "epochs" and sequences is None:
-        return None
-    return training.steps(sequences or 0) * training.batch_tokens
-
-
-def is_equal(tokens: int, budget: int, step: int) -> bool:
-    """Whether an arm's tokens are the suite's budget, to less than a step (the larger of the two, in tokens)."""
-    return abs(tokens - budget) < step
-
-
-def check_budgets(suite: Suite, planned: list[Planned], sequences: dict[str, int] | None) -> None:
-    """Raise InputError for arms whose budget differs and that do not declare it. `sequences` are those that each arm
-    trains on (`""`: the suite); before they are known, only lengths in tokens and steps are looked at.
-    """
-    budget = tokens_of(suite.train, None if sequences is None else sequences[""])
-    spent: dict[str, int | None] = {}
-    problems = []
-    for arm in planned:
-        tokens = tokens_of(arm.training, None if sequences is None else sequences[arm.name])
-        if arm.counts_source and arm.source is not None:
-            before = spent[arm.source]
-            tokens = None if tokens is None or before is None else tokens + before
-        spent[arm.name] = tokens
-        step = max(suite.train.batch_tokens, arm.training.batch_tokens)
-        if tokens is None or budget is None or arm.settings.allow_unequal or is_equal(tokens, budget, step):
-            continue
-        problems.append(
-            Problem(
-                f"arm {arm.name}: train.length",
-                f"{tokens:,} tokens, the suite's arms have {budget:,}",
-                "give it the same, or say in allow_unequal why it differs",
-            )
-        )
-    if problems:
-        raise InputError.of(problems)

@@ -8,7 +8,7 @@ from inheritune.arch import build_random, layer_count, load_config, load_model
 from inheritune.arm import Arm, Conditions, asked, begun, run_arm
 from inheritune.comparison.auto import auto_blocks
 from inheritune.comparison.best import best_figures
-from inheritune.comparison.plan import Planned, in_name_of
+from inheritune.comparison.planned import Planned, in_name_of
 from inheritune.comparison.starts import first_stage_wish, wish_of
 from inheritune.distillation import Teacher
 from inheritune.errors import InputError

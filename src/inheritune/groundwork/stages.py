@@ -119,6 +119,6 @@ class Groundwork:
 
 
 def reference_training(basis: Basis, new: NewReference) -> Training:
-    """How a reference is trained that is made first: as the targets, but for what it has of its own and their teacher."""
+    """How a reference is trained that is made first: as the targets, less their teacher, but for what is its own."""
     own = {name: value for name in ("length", "optimizer", "schedule") if (value := getattr(new, name)) is not None}
     return basis.train.model_copy(update={**own, "distillation": None})

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from inheritune import runtime as rt
-from inheritune.arm import Conditions, only_job
+from inheritune.arm import Conditions, check_request, only_job
 from inheritune.comparison.budgets import check_budgets, is_equal, step_of, tokens_of
 from inheritune.comparison.figures import compared
 from inheritune.comparison.plan import plan
-from inheritune.comparison.planned import Planned
+from inheritune.comparison.planned import Planned, in_name_of
 from inheritune.comparison.shared import Shared
-from inheritune.comparison.training import Grounds, result_of, train_arm
+from inheritune.comparison.training import Grounds, arm_folder, request_of, result_of, train_arm
 from inheritune.data import Prepared, Sequences, open_prepared, prepare
 from inheritune.distillation import Teacher
 from inheritune.errors import InherituneError, Interrupted, OtherProcessFailed, RunError
@@ -53,7 +53,12 @@ def compare(
     def check_all() -> list[Planned]:
         check_folder(out, "suite.yaml", suite, _FREE)
         check_basis(suite, runtime)
-        return plan(suite, runtime)
+        found = plan(suite, runtime)
+        for arm in found:
+            for seed in suite.all_seeds:
+                with in_name_of(arm.name):
+                    check_request(arm_folder(out, arm.name, seed), request_of(arm, seed))
+        return found
 
     planned: list[Planned] = runtime.first_does(check_all)
     with only_job(out, runtime):

@@ -62,10 +62,11 @@ class _Models:
             return self.configs[name]
         config = load_config(Reference(path=name))
         check_positions(config, self.suite.train.sequence_length, "train.sequence_length")
-        if config.vocab_size != self.reference.vocab_size:
+        theirs, ours = config.vocab_size, self.reference.vocab_size
+        if theirs != ours:
             raise InputError(
                 place,
-                f"{name} has {config.vocab_size:,} entries in its vocabulary, the reference {self.reference.vocab_size:,}",
+                f"the vocabulary of {name} has {theirs:,} entries, the reference's {ours:,}",
                 "give a model with the same tokenizer",
             )
         return config

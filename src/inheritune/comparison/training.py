@@ -26,6 +26,11 @@ FIRST = "first-stage"
 ROUNDS = "rounds"
 
 
+def arm_folder(folder: Path, name: str, seed: int) -> Path:
+    """Where an arm is trained with a seed, in the folder of a comparison."""
+    return folder / "arms" / name / f"seed-{seed}"
+
+
 @dataclass(frozen=True)
 class Grounds:
     """What an arm finds: the folder of the comparison, the reference and its losses, what it trains under, teachers.
@@ -42,7 +47,7 @@ class Grounds:
 
     def arm_folder(self, name: str) -> Path:
         """Where an arm of this seed is."""
-        return self.folder / "arms" / name / f"seed-{self.conditions.seed}"
+        return arm_folder(self.folder, name, self.conditions.seed)
 
     def origin(self, arm: Planned) -> Reference:
         """Where an arm's weights come from (its random ones: their shape)."""
@@ -58,6 +63,12 @@ def result_of(folder: Path) -> Reference:
     return Reference(path=str(folder / read_json(notes)["model"]))
 
 
+def request_of(arm: Planned, seed: int) -> dict[str, Any]:
+    """What tells an arm from another one in the same folder, but for its text."""
+    start = arm.settings.start.model_dump(mode="json")
+    return {"start": start, "layers": arm.depth, "teacher": arm.settings.teacher, "seed": seed, **asked(arm.training)}
+
+
 def train_arm(arm: Planned, grounds: Grounds) -> dict[str, Any]:
     """Train and judge an arm with one seed, going on where an earlier call stopped; returns its figures.
 
@@ -65,14 +76,7 @@ def train_arm(arm: Planned, grounds: Grounds) -> dict[str, Any]:
     folder has other settings, what a training raises, and RunError for what fails on the way.
     """
     folder, conditions = grounds.arm_folder(arm.name), grounds.conditions
-    request = {
-        "start": arm.settings.start.model_dump(mode="json"),
-        "layers": arm.depth,
-        **asked(arm.training),
-        "seed": conditions.seed,
-        "teacher": arm.settings.teacher,
-        "data": grounds.data,
-    }
+    request = request_of(arm, conditions.seed) | {"data": grounds.data}
     with in_name_of(arm.name), begun(folder, request, conditions.runtime):
         done = folder / "result.json"
         found: dict[str, Any] | None = conditions.runtime.first_does(lambda: read_json(done) if done.exists() else None)

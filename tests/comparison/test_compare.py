@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import inheritune.arm
 from conftest import read_json, weights
 from inheritune import compare
 from inheritune.cli import main
+from inheritune.data import open_prepared
 from inheritune.errors import InputError, Interrupted
 from tiny_suites import make_reference, tiny_suite
 
@@ -188,18 +190,30 @@ def test_interrupted_it_goes_on_to_the_same_bits(
 def test_arms_with_text_of_their_own(text: Path, tmp_path: Path, tokenizer: Any) -> None:
     """Another size, and a filter that leaves documents out: judged on the suite's validation, none of it trained on."""
     reference = make_reference(tmp_path / "model", tokenizer)
-    few = {"filter": "document_length", "max_tokens": 10**6}
+    lengths = sorted(len(file.read_text(encoding="utf-8")) for file in text.iterdir())
+    short = {"filter": "length", "max_characters": lengths[len(lengths) // 2]}
     arms = [
         {"name": "all", "start": "inherit"},
         {"name": "few", "start": "inherit", "data": {"size": "300 tokens"}},
-        {"name": "filtered", "start": "inherit", "data": {"filters": [few], "size": "2K tokens"}},
+        {"name": "filtered", "start": "inherit", "data": {"filters": [short]}},
     ]
     found = compare(tiny_suite(text, reference, arms), tmp_path / "out")
     assert [arm["failures"] for arm in found["arms"]] == [[], [], []]
-    epochs = [arm["epochs"] for arm in found["arms"]]
-    assert epochs[1] == pytest.approx(512 / (300 // 16 * 16), rel=0.1)
-    assert epochs[1] > epochs[2] > epochs[0]
     assert all(arm["equal"] for arm in found["arms"])
+    epochs = [arm["epochs"] for arm in found["arms"]]
+    assert epochs[1] > epochs[2] > epochs[0]
+    assert epochs[1] == pytest.approx(512 / 300, rel=0.1)
+
+    def documents(folder: Path, split: str) -> set[str]:
+        tokens = open_prepared(folder).tokens(split)
+        return set(re.findall(r"Document \d+\.", tokenizer.decode(tokens.read())))
+
+    folders = [folder for folder in (tmp_path / "shared").glob("data-*") if folder.is_dir()]
+    assert len(folders) == 3
+    whole = max(folders, key=lambda folder: len(documents(folder, "train")))
+    for folder in folders:
+        assert documents(folder, "train")
+        assert not documents(folder, "train") & documents(whole, "validation")
 
 
 def test_the_command(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], write_recipe: Any) -> None:

@@ -3,7 +3,14 @@
 from inheritune.distillation.choice import Estimate
 from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
-from inheritune.distillation.teacher import Lesson, Teacher, check_distillation, check_has_teacher, open_teacher
+from inheritune.distillation.teacher import (
+    Lesson,
+    Teacher,
+    check_distillation,
+    check_has_teacher,
+    check_same_vocabulary,
+    open_teacher,
+)
 
 __all__ = [
     "Estimate",
@@ -14,5 +21,6 @@ __all__ = [
     "Teacher",
     "check_distillation",
     "check_has_teacher",
+    "check_same_vocabulary",
     "open_teacher",
 ]

@@ -208,14 +208,19 @@ def check_distillation(distillation: Distillation, vocabulary: int, place: str) 
         )  # fmt: skip
 
 
-def _check_lesson(title: str, vocabulary: int, lesson: Lesson) -> None:
-    check_distillation(lesson.distillation, vocabulary, f"{lesson.arm}: train.distillation.top_k")
-    if vocabulary != lesson.vocabulary:
+def check_same_vocabulary(title: str, teacher: int, model: int, arm: str) -> None:
+    """Raise InputError where a teacher's logits have another number of entries than those of the arm's model."""
+    if teacher != model:
         raise InputError(
-            f"{lesson.arm}: teacher",
-            f"the logits of {title} have {vocabulary:,} entries, the model's {lesson.vocabulary:,}",
+            f"{arm}: teacher",
+            f"the logits of {title} have {teacher:,} entries, the model's {model:,}",
             "give a teacher with the model's own vocabulary",
         )
+
+
+def _check_lesson(title: str, vocabulary: int, lesson: Lesson) -> None:
+    check_distillation(lesson.distillation, vocabulary, f"{lesson.arm}: train.distillation.top_k")
+    check_same_vocabulary(title, vocabulary, lesson.vocabulary, lesson.arm)
 
 
 def _facts(known: Known, lesson: Lesson, precision: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -93,6 +94,9 @@ def spread(
                 block.compile()
         return Spread(how, objective, objective, runtime.processes, uneven)
     objective.to(runtime.device)
+    if compiled and objective.terms:
+        # torch.compile looks for the gradient of a tensor that is no leaf, where a teacher is heard in its midst
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
     call: Any = torch.compile(objective) if compiled else objective
     if how == "ddp":
         uneven = _is_uneven(objective, runtime, precision)

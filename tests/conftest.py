@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +15,9 @@ import yaml
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes run side by side; threads would fight over the cores
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # where a test has two, the one that waits leaves its core to others
 
 SENTENCE = "the small model keeps some of the large one's blocks and learns again what it has lost while it reads"
 
@@ -131,13 +132,6 @@ def write_recipe(tmp_path: Path) -> Any:
         return path
 
     return write
-
-
-def program(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run `inheritune` as a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "inheritune", *map(str, words)], capture_output=True, text=True, check=False, **options
-    )
 
 
 def weights(folder: Path) -> dict[str, bytes]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from conftest import program, weights
+from conftest import weights
 from inheritune import prepare, train
 from inheritune.errors import InputError
 from inheritune.runlog import locked
+from processes import program
 
 SETTINGS = {"length": "3 steps", "batch": "2 sequences", "sequence_length": 16}
 

@@ -11,7 +11,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
 
-from conftest import program, tiny_recipe
+from conftest import tiny_recipe
 from inheritune import runtime
 from inheritune.arch import training_flops_per_token
 from inheritune.bench import SHAPES, bench, end_to_end_rate, known_peak, matrix_rates, one_step, recipe_shape
@@ -19,6 +19,7 @@ from inheritune.bench import machine as bench_machine
 from inheritune.cli import main
 from inheritune.errors import InputError
 from inheritune.recipe import Evaluate, Recipe, Training
+from processes import fresh_program
 
 LENGTH = 32
 
@@ -226,7 +227,9 @@ def test_too_few_steps() -> None:
 
 @pytest.mark.long
 def test_the_standard_shape_as_a_user_measures_it(tmp_path: Path) -> None:
-    done = program("bench", "--steps", "5", "--batch", "1 sequences", "--out", tmp_path / "found.json", cwd=tmp_path)
+    done = fresh_program(
+        "bench", "--steps", "5", "--batch", "1 sequences", "--out", tmp_path / "found.json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["parameters"] == 17_440_512

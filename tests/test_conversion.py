@@ -25,6 +25,7 @@ from inheritune.cli import main
 from inheritune.errors import InputError
 from inheritune.recipe import Evaluate
 from inheritune.training import fault_of, read_tensors
+from processes import together
 
 SETTINGS = {
     "length": "6 steps", "batch": "4 sequences", "sequence_length": 16, "optimizer": {"learning_rate": 0.01},
@@ -81,6 +82,7 @@ def test_a_step_in_between_holds_the_weights_of_that_step(trained: Path, tmp_pat
         assert not torch.equal(tensor, stored_tensors(last(trained))[f"model/{name}"])
 
 
+@pytest.mark.long
 def test_the_best_weights_load_and_generate_elsewhere(trained: Path, tmp_path: Path) -> None:
     """In a process that has never heard of inheritune, after the training's folder was moved."""
     moved = shutil.copytree(trained, tmp_path / "moved")
@@ -257,13 +259,19 @@ def test_a_model_with_code_of_its_own_keeps_it(
 
 @pytest.mark.long
 def test_what_several_processes_wrote_in_shares(data: Path, reference_folder: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "inheritune",
-         "train", str(reference_folder), str(tmp_path / "run"), "--data", str(data), "--length", "4 steps", "--batch",
-         "4 sequences", "--sequence-length", "16", "--parallel", "fsdp", "--device", "cpu"],
-        capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    words = [
+        "train",
+        reference_folder,
+        tmp_path / "run",
+        "--data",
+        data,
+        "--length",
+        "4 steps",
+        "--batch",
+        "4 sequences",
+    ]
+    for done in together(2, *words, "--sequence-length", "16", "--parallel", "fsdp", "--device", "cpu"):
+        assert done.returncode == 0, done.stderr
     place = tmp_path / "run" / "checkpoints" / "step-000000004"
     assert len(list(place.glob("*.safetensors"))) == 2
     export(place, tmp_path / "out")

@@ -126,6 +126,7 @@ def test_token_losses(half: bool) -> None:
             assert found[place].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
+@pytest.mark.long
 def test_no_logits_are_held_whole_in_the_chunked_form() -> None:
     if not has_chunked_form():
         pytest.skip("this torch has no such form")

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import inheritune
 from inheritune.arch import load_model, load_tokenizer
 from inheritune.recipe import Reference
+from processes import program
 
 pytestmark = pytest.mark.long
 
@@ -46,9 +47,8 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def half(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first 15 blocks, as the command writes them."""
     folder = tmp_path_factory.mktemp("half") / "model"
-    subprocess.run(
-        [sys.executable, "-m", "inheritune", "inherit", str(gguf), str(folder), "--layers", "15"], check=True
-    )
+    done = program("inherit", gguf, folder, "--layers", "15")
+    assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inheritune.analysis import analyze as analyze
     from inheritune.arm import train as train
     from inheritune.comparison import compare as compare
     from inheritune.conversion import export as export
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "analyze": "inheritune.analysis",
     "compare": "inheritune.comparison",
     "evaluate": "inheritune.evaluation",
     "export": "inheritune.conversion",
@@ -31,7 +33,19 @@ _HOMES = {
     "train": "inheritune.arm",
 }
 
-__all__ = ["__version__", "compare", "evaluate", "export", "grow", "inherit", "load_recipe", "prepare", "run", "train"]
+__all__ = [
+    "__version__",
+    "analyze",
+    "compare",
+    "evaluate",
+    "export",
+    "grow",
+    "inherit",
+    "load_recipe",
+    "prepare",
+    "run",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

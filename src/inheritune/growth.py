@@ -1,5 +1,6 @@
 """Rounds: inherit, train, judge; deeper while the target does not match (arXiv 2404.08634 v4, algorithm 1)."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,18 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
-from inheritune.arch import layer_count, load_model, load_tokenizer
+from inheritune.analysis import choose_blocks
+from inheritune.arch import layer_count, load_config, load_model, load_tokenizer
 from inheritune.arm import Arm, Conditions, asked, begun, check_request, identity, load_trained, run_arm
-from inheritune.data import Prepared, check_tokenizer, check_vocabulary, find_data, open_data
+from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, find_data, open_data, sample
 from inheritune.distillation import Teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
-from inheritune.inheritance import derive, describe_plan, graft, is_grown, select_blocks
-from inheritune.recipe import Evaluate, Grow, Inherit, Reference, Training, check
-from inheritune.runlog import Terminal, check_trackers, write_json
+from inheritune.inheritance import count_layers, derive, describe_plan, graft, is_grown, select_blocks, settle
+from inheritune.recipe import MEASURED, Evaluate, Grow, Inherit, Reference, Training, check
+from inheritune.report import spans
+from inheritune.runlog import Terminal, check_trackers, read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_CALIBRATION_LENGTH = 256  # tokens a sequence: enough for attention to work as it does, and short enough for many
 
 
 def depths(inherit: Inherit, grow: Grow | None, total: int) -> list[int]:
@@ -27,7 +32,7 @@ def depths(inherit: Inherit, grow: Grow | None, total: int) -> list[int]:
 
     Raises InputError for more blocks than the reference has, or a deepest round above the first.
     """
-    first = len(select_blocks(inherit.layers, inherit.choose, total))
+    first = count_layers(inherit.layers, total, most=2 * total if inherit.choose == "stacked" else total)
     if grow is None:
         return [first]
     deepest = grow.max_layers if grow.max_layers is not None else max(first, total - 1)
@@ -58,10 +63,15 @@ def best_round(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return min(rounds, key=lambda found: float(found["val_loss"]))
 
 
-def kept_blocks(inherit: Inherit, depth: int, total: int) -> list[int]:
-    """The blocks that a round of this depth inherits."""
+def kept_blocks(inherit: Inherit, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[int]:
+    """The blocks that a round of this depth inherits; `dropped` is the order of a measured choice."""
     layers = inherit.layers if isinstance(inherit.layers, list) else depth
-    return select_blocks(layers, inherit.choose, total)
+    return select_blocks(layers, inherit.choose, total, dropped=dropped)
+
+
+def is_measured(inherit: Inherit) -> bool:
+    """Whether the blocks are chosen by looking at the model at work."""
+    return inherit.choose in MEASURED and not isinstance(inherit.layers, list)
 
 
 def with_blocks(inherit: Inherit, kept: list[int]) -> Inherit:
@@ -70,11 +80,14 @@ def with_blocks(inherit: Inherit, kept: list[int]) -> Inherit:
 
 
 def check_rounds(inherit: Inherit, grow: Grow | None, total: int) -> list[list[int]]:
-    """The blocks of every round that there may be.
+    """The blocks of every round that there may be; for a measured choice, not made yet, the first ones stand in.
 
     Raises InputError as `depths` does, and where a round cannot go on from the one before it.
     """
-    found = [kept_blocks(inherit, depth, total) for depth in depths(inherit, grow, total)]
+    planned = depths(inherit, grow, total)
+    if is_measured(inherit):
+        return [list(range(depth)) for depth in planned]
+    found = [kept_blocks(inherit, depth, total) for depth in planned]
     if grow is None or grow.start == "reference":
         return found
     for before, after in pairwise(found):
@@ -89,8 +102,9 @@ def check_rounds(inherit: Inherit, grow: Grow | None, total: int) -> list[list[i
 
 @dataclass(frozen=True)
 class Growth:
-    """What the rounds need: the reference's weights, its losses, where to put the rounds and what to call them; a
-    teacher where they learn from one.
+    """What the rounds need: the reference's weights, its losses, where to put the rounds and what to call them.
+
+    `dropped` is the order in which a measured choice drops blocks; `teacher` is given where the rounds learn from one.
     """
 
     source: "Reference | PreTrainedModel"
@@ -99,6 +113,7 @@ class Growth:
     inherit: Inherit
     grow: Grow | None
     folder: Path
+    dropped: Sequence[int] | None = None
     teacher: Teacher | None = None
     label: str = "round"
 
@@ -110,7 +125,7 @@ class Growth:
             depth = planned[len(rounds)]
             name = f"{len(rounds) + 1}-{depth}layers"
             folder = self.folder / name
-            kept = kept_blocks(self.inherit, depth, self.total)
+            kept = kept_blocks(self.inherit, depth, self.total, self.dropped)
             before = rounds[-1] if rounds and self.grow and self.grow.start == "trained" else None
             build = partial(self._start, kept, before, folder, conditions)
             arm = Arm(f"{self.label} {name}", folder, build, teacher=self.teacher)
@@ -135,6 +150,49 @@ class Growth:
             notes |= {"from_round": before["folder"], "blocks_from_round": before["blocks"], "silent": self.grow.silent}
         conditions.runtime.first_does(lambda: write_json(folder / "inherited.json", notes))
         return target
+
+
+def choose_once(
+    source: "Reference | PreTrainedModel", inherit: Inherit, conditions: Conditions, file: Path
+) -> dict[str, Any]:
+    """A measured choice, made by the first process and kept in `file`: see `analysis.choose_blocks`.
+
+    It sees `inherit.calibration` of the training tokens, spread evenly over them; no validation document is among them.
+    """
+
+    def choose() -> dict[str, Any]:
+        if file.exists():
+            found: dict[str, Any] = read_json(file)
+            return found
+        runtime = conditions.runtime
+        model = source if not isinstance(source, Reference) else load_model(source)
+        held = copy.deepcopy(model).float().eval().to(runtime.device)
+        row = conditions.train_sequences
+        length = min(_CALIBRATION_LENGTH, row.sequence_length)
+        pieces = Sequences(row.tokens, length, "inherit.calibration")
+        import torch
+
+        rows_NT = torch.from_numpy(sample(pieces, max(1, inherit.calibration.count // length), "inherit.calibration"))
+        with runtime.autocast(conditions.training.precision):
+            found = choose_blocks(held, rows_NT.to(runtime.device), inherit, say=conditions.terminal.say)
+        write_json(file, found)
+        return found
+
+    found: dict[str, Any] = conditions.runtime.first_does(choose)
+    conditions.terminal.say(f"chose blocks {spans(found['blocks'])}: {found['reason']}")
+    return found
+
+
+def chosen(
+    source: "Reference | PreTrainedModel", inherit: Inherit, conditions: Conditions, file: Path
+) -> tuple[Inherit, list[int] | None]:
+    """`inherit` with a number of blocks in place of a budget, and the order of a measured choice (else None)."""
+    if not is_measured(inherit):
+        config = load_config(source) if isinstance(source, Reference) else source.config
+        return settle(config, inherit, conditions.trust_remote_code), None
+    found = choose_once(source, inherit, conditions, file)
+    decided = inherit.model_copy(update={"layers": len(found["blocks"])})
+    return decided, [one["block"] for one in found["dropped"]]
 
 
 def spent_before(before: dict[str, Any] | None) -> dict[str, Any]:
@@ -193,14 +251,15 @@ def grow(
     check_tokenizer(prepared, tokenizer, "tokenizer")
     check_vocabulary(prepared, reference.config.vocab_size, "reference")
     model, total = reference, layer_count(reference.config)
-    planned = check_rounds(start, further, total)
+    planned = check_rounds(settle(reference.config, start), further, total)
     teacher = None
     if training.distillation is not None:
         teacher = Teacher(model, out / "teacher", trainings=len(planned))
     conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel)
     conditions = replace(conditions, track=names, title=out.resolve().name)
     with begun(out, request, runtime):
-        growth = Growth(model, conditions.judge(model), total, start, further, out, teacher)
+        start, dropped = chosen(model, start, conditions, out / "selection.json")
+        growth = Growth(model, conditions.judge(model), total, start, further, out, dropped, teacher)
         found = growth.run(conditions, lambda _: None)
     best = best_round(found)
     return load_trained(out / best["folder"]), found

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from conftest import program, web_server, weights
+from conftest import web_server, weights
+from processes import fresh_program
 
 TOKEN = "hf_let_me_in"
 
@@ -105,7 +106,7 @@ def ask(hub: Hub, home: Path, *words: str, **variables: str) -> Any:
     """Run `inheritune inherit` with this hub and a cache of its own."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return program("inherit", *words, env=plain | settings | variables)
+    return fresh_program("inherit", *words, env=plain | settings | variables)
 
 
 def refusal(done: Any, out: Path) -> str:
@@ -125,6 +126,7 @@ def is_prefix(target: Path, reference: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(target).config.num_hidden_layers == 2
 
 
+@pytest.mark.long
 def test_of_a_sharded_model_only_the_needed_files_are_fetched(hub: Hub, sharded: Path, tmp_path: Path) -> None:
     hub.models["org/name"] = {"main": sharded}
     done = ask(hub, tmp_path / "home", "org/name", str(tmp_path / "out"), "--layers", "2")

@@ -4,8 +4,6 @@ import gzip
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import inheritune
 from conftest import make_text, tiny_recipe
 from inheritune.cli import main
 from inheritune.data import open_prepared, prepare
+from processes import program
 
 Data = dict[str, Any]
 Change = Callable[[Path, Data], list[str]]
@@ -348,14 +346,15 @@ def test_words_of_prepare(
     open_prepared(made).verify()
 
 
+def be_nobody() -> None:
+    """Of the first call's imports some may be closed to nobody."""
+    main(["prepare", "no", "--out", "no", "--tokenizer", "no"])
+    os.setgid(65534), os.setuid(65534)
+
+
 def test_what_is_closed_to_us(text: Path, made: Path, reference_folder: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("needs root, to become somebody who may not read")
-    # the first call imports what the second one needs, and may not be able to read any more
-    code = (
-        "import os, sys; from inheritune.cli import main; main(['prepare', 'no', '--out', 'no', '--tokenizer', 'no'])\n"
-        "os.setgid(65534), os.setuid(65534); sys.exit(main(sys.argv[1:]))"
-    )
     with tempfile.TemporaryDirectory() as folder:  # pytest closes its own folders to others
         place = Path(folder)
         place.chmod(0o777)
@@ -370,10 +369,9 @@ def test_what_is_closed_to_us(text: Path, made: Path, reference_folder: Path) ->
             (["--out", "made", "--sample"], "made/manifest.json: cannot be read (Permission denied); make it readable"),
             (["model", "--out", "closed/data", "--tokenizer", "model"], "error: closed/data: "),
         ):
-            done = subprocess.run(
-                [sys.executable, "-c", code, "prepare", *words], cwd=place, capture_output=True, text=True, check=False,
-                env=os.environ | {"HF_HOME": str(place / "home"), "PYTHONPATH": str(Path(inheritune.__file__).parents[1])},
-            )  # fmt: skip
+            done = program(
+                "prepare", *words, cwd=place, env=os.environ | {"HF_HOME": str(place / "home")}, first=be_nobody
+            )
             assert done.returncode == 2, done.stderr
             assert len(done.stderr.splitlines()) == 2, done.stderr
             assert expected in done.stderr.splitlines()[1]

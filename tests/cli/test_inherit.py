@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from conftest import program, read_json, weights
+from conftest import read_json, weights
 from inheritune.cli import main
+from processes import program
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: Any) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import program
 from inheritune.data import open_prepared
+from processes import program
 
 
 @pytest.mark.long

@@ -2,11 +2,9 @@
 
 import gzip
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,11 @@ from typing import Any
 import pytest
 
 from inheritune.data import prepare
-from inheritune.data.preparing import preparation
+from inheritune.data.preparing import preparation, writing
 from inheritune.data.preparing.collection import ReadSources
 from inheritune.data.preparing.tokenising import TokeniseParts
 from inheritune.errors import InputError
+from processes import Started
 
 WORDS = (
     "small",
@@ -86,6 +85,7 @@ def test_the_bytes_do_not_depend_on_how_the_text_is_split(corpus: Path, tokenize
     assert contents(prepare(request(one, **more), tokenizer, tmp_path / "again").folder) == whole
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_tasks")
 def test_several_processes_give_the_same_bytes(corpus: Path, tokenizer: Any, tmp_path: Path) -> None:
     alone = prepare(request(corpus), tokenizer, tmp_path / "alone")
@@ -223,18 +223,29 @@ def test_two_at_work_in_one_folder(corpus: Path, tokenizer: Any, tmp_path: Path)
             prepare(request(corpus), tokenizer, tmp_path / "data")
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from transformers import AutoTokenizer
-from inheritune.data import prepare
-from inheritune.data.preparing import preparation, writing
-preparation._TASK_BYTES, preparation._PART_BYTES, writing.SHARD_TOKENS = 20_000, 6_000, 3_000
-if __name__ == "__main__":
-    request = {"sources": [{"path": sys.argv[1]}], "validation": "300 tokens", "workers": int(sys.argv[4]),
-               "filters": ["exact_duplicates"]}
-    prepare(request, AutoTokenizer.from_pretrained(sys.argv[2]), sys.argv[3])
-"""
+def test_what_a_kill_left_beside_a_finished_folder_is_removed(corpus: Path, tokenizer: Any, tmp_path: Path) -> None:
+    import fcntl
+
+    prepare(request(corpus), tokenizer, tmp_path / "data")
+    before = contents(tmp_path / "data")
+    (tmp_path / ".data.work" / "collected-0").mkdir(parents=True)
+    with (tmp_path / ".data.work" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as one that is still at it
+        with pytest.raises(InputError, match="exists already"):
+            prepare(request(corpus), tokenizer, tmp_path / "data")
+        assert (tmp_path / ".data.work" / "collected-0").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("x")
+    (tmp_path / ".other.work").mkdir()  # what is begun for a folder that is not finished stays
+    for name in ("data", "other"):
+        with pytest.raises(InputError, match="exists already"):
+            prepare(request(corpus), tokenizer, tmp_path / name)
+    assert [place.name for place in tmp_path.glob(".*")] == [".other.work"]
+    assert contents(tmp_path / "data") == before
+
+
+def make_small_tasks() -> None:
+    preparation._TASK_BYTES, preparation._PART_BYTES, writing.SHARD_TOKENS = 20_000, 6_000, 3_000
 
 
 @pytest.mark.long
@@ -243,40 +254,35 @@ def test_killed_at_any_instant_it_ends_with_the_same_bytes(
     corpus: Path, tokenizer: Any, tmp_path: Path, workers: int
 ) -> None:
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    (tmp_path / "run.py").write_text(SCRIPT)
 
-    def command(out: str) -> list[str]:
-        return [
-            sys.executable,
-            str(tmp_path / "run.py"),
-            str(corpus),
-            str(tmp_path / "tokenizer"),
-            str(tmp_path / out),
-            str(workers),
-        ]
+    def start(out: str) -> Started:
+        words = ["prepare", str(corpus), "--out", str(tmp_path / out), "--tokenizer", str(tmp_path / "tokenizer")]
+        words += ["--validation", "300 tokens", f"--data.workers={workers}", "--data.filters=[exact_duplicates]"]
+        return Started(*words, first=make_small_tasks)
 
     began = time.monotonic()
-    subprocess.run(command("whole"), check=True)
+    assert start("whole").wait() == 0
     seconds = time.monotonic() - began
     draw = random.Random(workers)
     kills = 0
     while not (tmp_path / "data").exists():
-        process = subprocess.Popen(command("data"), start_new_session=True)
+        begun = start("data")
         # Early at first, so that some come to pass; later and later, as it must get through in the end.
         wait = seconds * draw.uniform(0.3, 0.6) * (1 + kills / 10)
         if not kills:  # as soon as there is anything to go on from
-            while not (tmp_path / ".data.work" / "request.json").exists():
-                time.sleep(0.01)
+            begun.wait_until((tmp_path / ".data.work" / "request.json").exists)
             wait = draw.uniform(0, 0.1)
         try:
-            assert process.wait(wait) == 0
+            assert begun.wait(wait) == 0
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            begun.send(signal.SIGKILL)
+            begun.wait()
             kills += 1
     assert kills
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("data", "whole")]
     for name in ("documents", "sources", "filters", "tokens", "shards"):
         assert manifests[0][name] == manifests[1][name]
+    with pytest.raises(InputError, match="exists already"):  # a kill may have come when all but tidying up was done
+        prepare(request(corpus), tokenizer, tmp_path / "data")
     assert not list(tmp_path.glob(".*"))

@@ -282,6 +282,7 @@ def test_a_machine_that_fails_is_not_taken_for_a_bad_document(tmp_path: Path, mo
         judged("gopher_quality", [PROSE], tmp_path)
 
 
+@pytest.mark.long
 def test_judges_travel_to_other_processes(texts: list[str], model: Path, tmp_path: Path) -> None:
     import dill
 

@@ -58,19 +58,32 @@ def largest(work: Path, pattern: str) -> Path:
     return max(sorted(work.glob(pattern)), key=lambda file: file.stat().st_size)
 
 
+@pytest.fixture(scope="module")
+def half_done(text: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """A working folder in which all is done but the writing; and the shards that another request is to make of it."""
+    place = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "_TASK_BYTES", 9_000)
+        patch.setattr(preparation, "_PART_BYTES", 4_000)
+        expected = contents(prepare(request(text), tokenizer, place / "fresh"))
+        return begun(request(text, size="300 tokens"), tokenizer, place / "data"), expected
+
+
 @pytest.mark.parametrize("fault", [cut, edit, Path.unlink], ids=["cut", "edited", "gone"])
 @pytest.mark.parametrize(
     "pattern", ["request.json", "gates.json", "collected-0/*.json", "collected-0/*.jsonl", "tokens-0/*.bin", "tokens-0/*.npy", "tokens-0/*.json"]
 )  # fmt: skip
 def test_what_is_damaged_is_never_taken_for_whole(
-    pattern: str, fault: Callable[[Path], None], text: Path, tokenizer: Any, tmp_path: Path
+    pattern: str, fault: Callable[[Path], None], half_done: Any, text: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
     if fault is edit and not pattern.startswith("tokens"):
         pytest.skip("edited JSON is a request of its own, and a part is no longer read when it has been tokenised")
-    expected = contents(prepare(request(text), tokenizer, tmp_path / "fresh"))
-    work = begun(request(text, size="300 tokens"), tokenizer, tmp_path / "data")
+    work, expected = shutil.copytree(half_done[0], tmp_path / ".data.work"), half_done[1]
     fault(largest(work, pattern))
-    assert contents(prepare(request(text), tokenizer, tmp_path / "data")) == expected
+    said: list[str] = []
+    found = prepare(request(text), tokenizer, tmp_path / "data", say=said.append)
+    assert any("going on with" in line for line in said) == (pattern not in ("request.json", "gates.json"))
+    assert contents(found) == expected
 
 
 def test_a_part_that_was_edited_before_it_is_tokenised_is_named(text: Path, tokenizer: Any, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from textwrap import shorten
 
 import parity
@@ -49,8 +51,8 @@ earlier one that lends it keys and values, or chosen tokens.
 @lru_cache(maxsize=1)
 def verdicts(kind: str) -> tuple[parity.Verdict, ...]:
     """The verdicts on every selection of a family, worked out once in a row."""
-    with contextlib.redirect_stdout(sys.stderr):  # some architectures print
-        return tuple(parity.check(kind, kept) for kept in parity.SELECTIONS)
+    with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:  # some architectures print
+        return tuple(parity.check(kind, kept, Path(folder)) for kept in parity.SELECTIONS)
 
 
 @lru_cache(maxsize=512)

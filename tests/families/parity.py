@@ -21,6 +21,7 @@ from inheritune.inheritance import derive, make_wish, write
 from inheritune.recipe import Reference
 
 SELECTIONS = [[0], [0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], [0, 2, 5], [1, 2, 4]]
+FROM_FILES = [[0], [0, 1, 2, 3, 4, 5], [0, 2, 5], [1, 2, 4]]  # it is the same plan: the prefixes between add nothing
 TOLERANCE = 1e-5
 NUMBERS = ("full_attn_idxs", "moe_layers", "local_layer_ids")  # lists of layer numbers, not of an entry a layer
 
@@ -70,8 +71,11 @@ def logits_with(model: PreTrainedModel, kept: list[int], tokens_BT: torch.Tensor
         model.set_submodule(name, blocks)
 
 
-def check(kind: str, kept: list[int]) -> Verdict:
-    """Inherit the blocks `kept` of the family's tiny model, and look at everything that must hold."""
+def check(kind: str, kept: list[int], place: Path) -> Verdict:
+    """Inherit the blocks `kept` of the family's tiny model, and look at everything that must hold.
+
+    `place`: a folder for the family, in which its model's files are kept from one selection to the next.
+    """
     verdict = Verdict(kind, kept)
     reference = reference_of(kind)
     try:
@@ -99,18 +103,20 @@ def check(kind: str, kept: list[int]) -> Verdict:
         verdict.faults.append("the yardstick is blunt: the logits are those of all blocks")
     if not torch.equal(logits_of(loaded, tokens_BT), found):
         verdict.faults.append("the saved model's logits are others")
-    verdict.faults += _faults_of_files(kind, kept, loaded)
+    if kept in FROM_FILES:
+        verdict.faults += _faults_of_files(kind, kept, place, loaded)
     verdict.faults += _faults_of_saved(reference, loaded, kept, stored, fields)
     verdict.faults += _faults_of_generation(reference, target)
     return verdict
 
 
-def _faults_of_files(kind: str, kept: list[int], expected: PreTrainedModel) -> list[str]:
+def _faults_of_files(kind: str, kept: list[int], place: Path, expected: PreTrainedModel) -> list[str]:
     """What differs when the same blocks are inherited from the reference's files, without loading it."""
+    reference = place / "reference"
+    if not reference.exists():
+        save_model(reference_of(kind), None, reference)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "reference"
-        save_model(reference_of(kind), None, place)
-        write(Reference(path=str(place)), make_wish(kept), Path(folder) / "target")
+        write(Reference(path=str(reference)), make_wish(kept), Path(folder) / "target")
         found, faults, _, _ = _loaded(Path(folder) / "target")
     tensors = found.state_dict()
     differing = [name for name, tensor in expected.state_dict().items() if not torch.equal(tensors[name], tensor)]

@@ -11,12 +11,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from inheritune.arch import check_decoder, silence_libraries
 from inheritune.arch.structure import decoder_config
 
-# One of each way in which blocks differ or lean on their place: plain, scaled by number, encoder's class, windows,
-# experts, hybrid by pattern, by list, states alone, shared keys and values, bias in the last block, depth in the config.
-QUICK = (
-    "llama", "gpt2", "roberta", "qwen2_moe", "ernie4_5_moe", "jamba", "qwen3_next", "mamba2", "gemma3n_text",
-    "gpt_neox_japanese", "minicpm3", "diffllama", "glm_moe_dsa",
-)  # fmt: skip
+# Some of the ways in which blocks differ or lean on their place, before the long test of every model type: plain,
+# scaled by number, encoder's class, windows and experts, hybrid by pattern, shared keys and values, refused.
+QUICK = ("llama", "gpt2", "roberta", "qwen2_moe", "jamba", "gemma3n_text", "diffllama")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architectures.md"
 
 
@@ -37,7 +34,7 @@ def check_family(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", QUICK)
-def test_one_of_each_way(kind: str) -> None:
+def test_one_of_some_ways(kind: str) -> None:
     check_family(kind)
 
 

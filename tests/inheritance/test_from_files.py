@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import program, weights
+from conftest import weights
 from inheritune.cli import main
 from inheritune.errors import InputError
 from inheritune.inheritance import inherit, make_wish, write
 from inheritune.recipe import Reference
+from processes import program
 
 
 def copied(reference: Path, folder: Path, *, without: str = "") -> Path:
@@ -183,34 +186,26 @@ def test_an_output_that_cannot_be_written(
     assert "is not a folder that can be written" in said
 
 
-STOPPED = """
-import os, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with it ignored
-from inheritune.arch import byte_copy
-from inheritune.cli import main
+def stop_at_the_second(number: signal.Signals) -> None:
+    """Have the second tensor that is copied bring this signal."""
+    from inheritune.arch import byte_copy
 
-copy, calls = byte_copy._copy, []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with it ignored
+    copy, calls = byte_copy._copy, iter(range(1, 99))
 
+    def stopped(*words: Any) -> None:
+        if next(calls) == 2:
+            os.kill(os.getpid(), number)
+            time.sleep(20)
+        copy(*words)
 
-def stop_at_the_second(*words):
-    calls.append(words)
-    if len(calls) == 2:
-        os.kill(os.getpid(), {number})
-        time.sleep(20)
-    copy(*words)
-
-
-byte_copy._copy = stop_at_the_second
-sys.exit(main(sys.argv[1:]))
-"""
+    byte_copy._copy = stopped
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_in_the_middle_of_the_copy(number: signal.Signals, reference_folder: Path, tmp_path: Path) -> None:
     words = ["inherit", str(reference_folder), str(tmp_path / "out"), "--layers", "0,2"]
-    code = STOPPED.format(number=int(number))
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    done = program(*words, first=partial(stop_at_the_second, number))
     assert done.returncode == (-9 if number is signal.SIGKILL else 130), done.stderr
     assert not (tmp_path / "out").exists()
     if number is not signal.SIGKILL:

@@ -2,20 +2,18 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from conftest import make_text, program, read_json, tiny_recipe, weights
+from conftest import make_text, read_json, tiny_recipe, weights
 from inheritune import pipeline
 from inheritune.data import Sequences, open_prepared, prepare
 from inheritune.recipe import Recipe, load_recipe
 from inheritune.runlog import read_metrics
+from processes import Started, program
 
 
 def test_the_records_say_what_a_run_leaves_over(text: Path, reference_folder: Path, tmp_path: Path) -> None:
@@ -84,11 +82,10 @@ def test_killed_it_ends_with_the_same_bits(
     path = write_recipe(tree)
     expected = pipeline.run(load_recipe(path), tmp_path / "straight")
     step = tmp_path / "run/rounds/1-1layers/checkpoints/step-000000007"
-    with subprocess.Popen([sys.executable, "-m", "inheritune", "run", path, "--out", tmp_path / "run", "-q"]) as begun:
-        until = time.monotonic() + 120
-        while not step.exists() and begun.poll() is None and time.monotonic() < until:
-            time.sleep(0.002)
-        begun.send_signal(signal.SIGKILL)
+    begun = Started("run", path, "--out", tmp_path / "run", "-q")
+    begun.wait_until(step.exists)
+    begun.send(signal.SIGKILL)
+    assert begun.wait() == -signal.SIGKILL
     found = pipeline.run(load_recipe(path), tmp_path / "run")
     for name in ("rounds/1-1layers/model", "controls/random-1layers/model"):
         assert weights(tmp_path / "run" / name) == weights(tmp_path / "straight" / name)
@@ -120,25 +117,17 @@ def test_data_cut_short_on_the_way_is_a_line_and_the_run_goes_on_when_it_is_back
     tree["train"] |= {"length": "4K steps", "checkpoint": {"every": "7 steps"}}
     path, shard = write_recipe(tree), tmp_path / "made" / "train-00000.bin"
     step = tmp_path / "run/rounds/1-1layers/checkpoints/step-000000007"
-    words = [sys.executable, "-m", "inheritune", "run", path, "--out", tmp_path / "run", "-q"]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as begun:
-        until = time.monotonic() + 120
-        while not step.exists() and begun.poll() is None and time.monotonic() < until:
-            time.sleep(0.002)
-        content = shard.read_bytes()
-        os.truncate(shard, 100)
-        said = begun.communicate(timeout=60)[1]
-    assert begun.returncode == 1, said
-    assert len(said.splitlines()) == 1
-    assert "train-00000.bin: has 100 bytes, it had more when it was opened; bring the file back" in said
+    begun = Started("run", path, "--out", tmp_path / "run", "-q")
+    begun.wait_until(step.exists)
+    content = shard.read_bytes()
+    os.truncate(shard, 100)
+    done = begun.end(60)
+    assert done.returncode == 1, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "train-00000.bin: has 100 bytes, it had more when it was opened; bring the file back" in done.stderr
     shard.write_bytes(content)
-    with subprocess.Popen(words[:-1], stderr=subprocess.PIPE, text=True) as begun:
-        assert begun.stderr is not None
-        heard = ""
-        while "going on from step" not in heard:
-            line = begun.stderr.readline()
-            assert line, heard
-            heard += line
-        begun.terminate()
-        begun.communicate(timeout=60)
-    assert begun.returncode == 130
+    begun = Started("run", path, "--out", tmp_path / "run")
+    begun.wait_until(lambda: "going on from step" in begun.said[1])
+    begun.send(signal.SIGTERM)
+    assert begun.wait(60) == 130
+    assert "going on from step" in begun.said[1]

@@ -1,18 +1,18 @@
 """Killed at any instant (-9) and started again, a run ends with the weights of one that was never killed, bit for bit."""
 
+import contextlib
 import random
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import program, read_json, tiny_recipe, weights
+from conftest import read_json, tiny_recipe, weights
 from inheritune.runlog import read_metrics
+from processes import Started, program
 
 # What stands in the folder when each stage has begun.
 STAGES: dict[str, Callable[[Path], bool]] = {
@@ -29,8 +29,8 @@ STAGES: dict[str, Callable[[Path], bool]] = {
 def recipe(text: Path) -> dict[str, Any]:
     """Both rounds are always trained, and every stage is long enough to be hit."""
     tree = tiny_recipe(text)
-    tree["train"] |= {"length": "40 steps", "checkpoint": {"every": "7 steps"}}
-    tree["reference"]["train"]["length"] = "40 steps"
+    tree["train"] |= {"length": "28 steps", "checkpoint": {"every": "7 steps"}}
+    tree["reference"]["train"]["length"] = "28 steps"
     tree["hardware"] = {"threads": 2}  # equal bits must not depend on a single thread
     tree["grow"] = {"by": 1, "until": "max_layers", "max_layers": 2}
     return tree
@@ -49,20 +49,14 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def kill_when(reached: Callable[[Path], bool], delay: float, path: Path, run: Path) -> bool:
     """Start the program, kill it `delay` seconds after `reached`; False when it had ended by itself before."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "inheritune", "run", str(path), "--out", str(run), "--quiet"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and not reached(run):
-        time.sleep(0.002)
-    try:
-        process.wait(delay)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL), said
-    return process.returncode != 0
+    begun = Started("run", path, "--out", run, "--quiet")
+    begun.wait_until(lambda: reached(run))
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        begun.wait(delay)
+    begun.send(signal.SIGKILL)
+    done = begun.end()
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode != 0
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +105,8 @@ def test_killed_ten_times_at_random_instants(straight: tuple[Path, dict[str, Any
     path, expected = straight
     killed = 0
     for _ in range(200):
-        # counted from the first sign of life, so that imports do not eat most of the kills
         stage = random.choice(list(STAGES.values()))
-        delay = random.uniform(0, 0.8)
+        delay = random.uniform(0, 0.4)  # with longer ones it might come to its end before it has been killed often
         if not kill_when(stage, delay, path, tmp_path / "run"):
             break
         killed += 1
@@ -130,15 +123,10 @@ def test_sigterm_exits_with_130_at_any_stage(
 ) -> None:
     """In training, while a model is saved or judged, between stages: never a success, and nothing lost."""
     path, expected = straight
-    process = subprocess.Popen(
-        [sys.executable, "-m", "inheritune", "run", str(path), "--out", str(tmp_path / "run")],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and not (tmp_path / "run" / moment).exists():
-        time.sleep(0.002)
-    process.terminate()
-    _, said = process.communicate()
-    assert process.returncode == 130, said
-    assert "run the same command again" in said.splitlines()[-1]
+    begun = Started("run", path, "--out", tmp_path / "run")
+    begun.wait_until((tmp_path / "run" / moment).exists)
+    begun.send(signal.SIGTERM)
+    done = begun.end()
+    assert done.returncode == 130, done.stderr
+    assert "run the same command again" in done.stderr.splitlines()[-1]
     finish(path, tmp_path / "run", expected)

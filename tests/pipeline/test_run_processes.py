@@ -1,4 +1,4 @@
-"""A whole recipe on several processes, started by torchrun."""
+"""A whole recipe on several processes, where something is wrong started by torchrun."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import tiny_recipe
+from processes import together
 
 
 @pytest.mark.long
@@ -21,16 +22,12 @@ def test_a_recipe_on_two_processes_gives_what_one_gives(text: Path, write_recipe
     recipe = write_recipe(tree)
     found = {}
     for processes in (1, 2):
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        words = [sys.executable, *(launcher if processes > 1 else []), "-m", "inheritune", "run", str(recipe)]
-        done = subprocess.run(
-            [*words, "--out", str(tmp_path / str(processes)), "--json"], capture_output=True, text=True, timeout=280,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        found[processes] = json.loads(done.stdout)  # said once, and nothing else on standard output
+        done = together(processes, "run", recipe, "--out", tmp_path / str(processes), "--json")
+        assert [each.returncode for each in done] == [0] * processes, done
+        found[processes] = json.loads(done[0].stdout)  # said once, and nothing else on standard output
+        assert not any(each.stdout for each in done[1:])
         judged = len(found[processes]["rounds"]) + len(found[processes]["controls"]) + 1
-        assert done.stderr.count("evaluating") == judged
+        assert sum(each.stderr.count("evaluating") for each in done) == judged
     one, two = found[1], found[2]
     assert two["reference"]["val_loss"] == pytest.approx(one["reference"]["val_loss"], abs=1e-4)
     assert [r["layers"] for r in two["rounds"]] == [r["layers"] for r in one["rounds"]]

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from inheritune.report import spans, table, verdict
-from inheritune.report.page import duration
+from inheritune.report.notation import duration
 
 
 def summary(matched: bool = True, finished: bool = True) -> dict[str, Any]:

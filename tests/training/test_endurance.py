@@ -254,7 +254,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("keep", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_killed_after_a_spike_it_ends_the_same(tmp_path: Path, moment: str, keep: int) -> None:
     odd, more = batches(17, 19, 25), {"checkpoint": {"every": "4 steps", "keep": keep}}
     straight = train(tmp_path / "straight", model(), odd, **more)
@@ -288,7 +288,7 @@ def test_curves_are_drawn_of_a_training_with_a_spike(tmp_path: Path) -> None:
     assert [curve["name"] for curve in curves] == ["reference"]
     assert curves[0]["tokens"] == [step * BATCH * LENGTH for step in range(0, STEPS + 1, 5)]
     assert curves[0]["val_loss"] == [0.5] * 7
-    assert draw_curves(curves, 0.4)[0].startswith("<svg")
+    assert draw_curves(curves, 0.4).svg.startswith("<svg")
 
 
 # The best weights

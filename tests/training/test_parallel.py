@@ -16,6 +16,7 @@ from inheritune.errors import RunError
 from inheritune.recipe import Training
 from inheritune.runlog import Terminal, read_metrics
 from inheritune.training import Job, NextToken, train_steps
+from processes import in_processes
 
 LENGTH, VOCABULARY, EXPERTS = 4, 40, 24
 
@@ -103,7 +104,7 @@ def test_what_is_reached_by_some_or_none_is_trained_as_by_one_process(tmp_path: 
     rested = [name for name, value in weights.items() if torch.equal(value, start[name])]
     assert len([name for name in rested if "never" in name]) == 4
     assert 10 < len([name for name in rested if "experts" in name]) < 2 * 2 * EXPERTS - 10
-    torch.multiprocessing.spawn(process, (agrees, str(tmp_path), expected), nprocs=2)
+    in_processes(process, agrees, str(tmp_path), expected)
 
 
 def lacks_memory(rank: int, folder: Path, parallel: str) -> None:
@@ -142,6 +143,6 @@ def goes_on(rank: int, folder: Path, parallel: str, losses: list[float]) -> None
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_memory_that_one_process_lacks_ends_all_and_the_next_start_needs_less(tmp_path: Path, parallel: str) -> None:
     losses, _ = train(tmp_path / "one", "auto", 4)
-    torch.multiprocessing.spawn(process, (lacks_memory, str(tmp_path), parallel), nprocs=2)
+    in_processes(process, lacks_memory, str(tmp_path), parallel)
     (tmp_path / "meeting").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(process, (goes_on, str(tmp_path), parallel, losses), nprocs=2)
+    in_processes(process, goes_on, str(tmp_path), parallel, losses)

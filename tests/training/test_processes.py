@@ -1,7 +1,8 @@
-"""Several processes, started by torchrun as a user would: the same losses as one, and a run that changes their number."""
+"""Several processes: the same losses as one; started by torchrun and stopped, a run that changes their number."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +15,14 @@ import pytest
 from inheritune.data import prepare
 from inheritune.runlog import read_metrics
 from inheritune.training import lacking_compiler
+from processes import together
 
-STEPS = 20
+STEPS = 12
 TRAIN = [
-    "--sequence-length", "16", "--batch", "8 sequences", "--micro_batch=1", "--evaluate-every", "10 steps",
-    "--optimizer.learning_rate=1e-2", "--checkpoint.every=1 steps", "--quiet", "--device", "cpu",
+    "--sequence-length", "16", "--batch", "8 sequences", "--micro_batch=1", "--evaluate-every", "6 steps",
+    "--optimizer.learning_rate=1e-2", "--quiet", "--device", "cpu",
 ]  # fmt: skip
+EACH_STEP = "--checkpoint.every=1 steps"
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +32,19 @@ def data(text: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-def command(processes: int, *words: Any) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *(launcher if processes > 1 else []), "-m", "inheritune", *map(str, words)]
+def words(model: Path, data: Path, out: Path, *more: Any, steps: int = STEPS) -> list[Any]:
+    return ["train", model, out, "--data", data, "--length", f"{steps} steps", *TRAIN, *more]
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
+def train(processes: int, model: Path, data: Path, out: Path, *more: Any) -> None:
+    for done in together(processes, *words(model, data, out, *more)):
+        assert done.returncode == 0, done.stderr
 
 
-def train(processes: int, model: Path, data: Path, out: Path, *more: Any) -> subprocess.CompletedProcess[str]:
-    words = command(processes, "train", model, out, "--data", data, "--length", f"{STEPS} steps", *TRAIN, *more)
-    return subprocess.run(words, capture_output=True, text=True, timeout=280, env=environment())
+def torchrun(*given: Any) -> "subprocess.Popen[str]":
+    """Two processes as a user starts them."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    return subprocess.Popen([*launcher, "inheritune", *map(str, given)], stderr=subprocess.PIPE, text=True)
 
 
 def losses(out: Path) -> list[float]:
@@ -53,8 +57,7 @@ def losses(out: Path) -> list[float]:
 def alone(data: Path, reference_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The training by one process."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    done = train(1, reference_folder, data, out)
-    assert done.returncode == 0, done.stderr
+    train(1, reference_folder, data, out)
     return out
 
 
@@ -64,8 +67,7 @@ def test_compiled_block_by_block_the_losses_stay(
 ) -> None:
     if lacking_compiler("cpu") is not None:
         pytest.skip(f"torch.compile needs {lacking_compiler('cpu')}, which is not on this machine")
-    done = train(2, reference_folder, data, tmp_path / "run", "--parallel", "fsdp", "--compile=true")
-    assert done.returncode == 0, done.stderr
+    train(2, reference_folder, data, tmp_path / "run", "--parallel", "fsdp", "--compile=true")
     check_same(tmp_path / "run", alone)
 
 
@@ -77,8 +79,7 @@ def test_attention_inside_documents_on_two_processes(data: Path, reference_folde
         ("fsdp", 2, ["--parallel", "fsdp"]),
     ):
         more = [*more, "--attention=document", "--activation_checkpointing=true"]
-        done = train(processes, reference_folder, data, tmp_path / name, *more)
-        assert done.returncode == 0, done.stderr
+        train(processes, reference_folder, data, tmp_path / name, *more)
     for name in ("ddp", "fsdp"):
         check_same(tmp_path / name, tmp_path / "one")
 
@@ -92,29 +93,28 @@ def check_same(out: Path, alone: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("processes", "parallel"), [(2, "fsdp"), (4, "fsdp"), (2, "ddp"), (3, "fsdp"), (1, "fsdp")])
+@pytest.mark.parametrize(("processes", "parallel"), [(2, "fsdp"), (2, "ddp"), (3, "fsdp"), (1, "fsdp")])
 def test_the_losses_do_not_depend_on_the_number_of_processes(
     processes: int, parallel: str, data: Path, reference_folder: Path, alone: Path, tmp_path: Path
 ) -> None:
-    done = train(processes, reference_folder, data, tmp_path / "run", "--parallel", parallel)
-    assert done.returncode == 0, done.stderr
+    train(processes, reference_folder, data, tmp_path / "run", "--parallel", parallel)
     check_same(tmp_path / "run", alone)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("after", [1, 4])
 def test_begun_on_two_it_goes_on_with_another_number_and_ends_where_it_would_have(
-    after: int, data: Path, reference_folder: Path, alone: Path, tmp_path: Path
+    data: Path, reference_folder: Path, alone: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    words = command(2, "train", reference_folder, out, "--data", data, "--length", f"{STEPS} steps", *TRAIN)
-    with subprocess.Popen([*words, "--parallel", "fsdp"], env=environment(), start_new_session=True) as begun:
-        wait_for(lambda: len(read_metrics(out / "metrics.jsonl")) > 6, begun)
+    with torchrun(*words(reference_folder, data, out, "--parallel", "fsdp", EACH_STEP)) as begun:
+        wait_for(lambda: len(read_metrics(out / "metrics.jsonl")) > 4, begun)
         kill_all(begun.pid)
     assert 0 < len(losses(out)) < STEPS
-    done = train(after, reference_folder, data, out, "--parallel", "auto" if after == 1 else "fsdp")
-    assert done.returncode == 0, done.stderr
+    shutil.copytree(out, tmp_path / "other")
+    train(1, reference_folder, data, out, "--parallel", "auto")
+    train(4, reference_folder, data, tmp_path / "other", "--parallel", "fsdp")
     check_same(out, alone)
+    check_same(tmp_path / "other", alone)
 
 
 @pytest.mark.long
@@ -122,22 +122,20 @@ def test_sigterm_stops_all_after_the_step_and_keeps_the_state(
     data: Path, reference_folder: Path, alone: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    words = command(2, "train", reference_folder, out, "--data", data, "--length", f"{STEPS} steps", *TRAIN)
-    with subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True) as begun:
+    with torchrun(*words(reference_folder, data, out)) as begun:
         wait_for(lambda: len(read_metrics(out / "metrics.jsonl")) > 3, begun)
         begun.send_signal(signal.SIGTERM)
         said = begun.communicate(timeout=60)[1]
     assert begun.returncode != 0
     assert "the state is saved: run the same command again" in said
-    assert train(1, reference_folder, data, out).returncode == 0
+    train(1, reference_folder, data, out)
     check_same(out, alone)
 
 
 @pytest.mark.long
 def test_a_dead_process_ends_the_job_with_a_word(data: Path, reference_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = command(2, "train", reference_folder, out, "--data", data, "--length", "2000 steps", *TRAIN)
-    with subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True) as begun:
+    with torchrun(*words(reference_folder, data, out, steps=2000)) as begun:
         wait_for(lambda: len(read_metrics(out / "metrics.jsonl")) > 3, begun)
         found = subprocess.run(["pgrep", "-P", str(begun.pid)], capture_output=True, text=True, check=True).stdout
         os.kill(int(found.split()[-1]), signal.SIGKILL)

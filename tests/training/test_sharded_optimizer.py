@@ -15,6 +15,7 @@ from inheritune.training import (
     state_tensors,
     step_unless,
 )
+from processes import in_processes
 
 MATRICES = frozenset({"0.weight", "2.weight"})
 STEPS = 4
@@ -114,4 +115,4 @@ def process(rank: int, folder: str, name: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_two_processes(name: str, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(process, (str(tmp_path), name), nprocs=2)
+    in_processes(process, str(tmp_path), name)

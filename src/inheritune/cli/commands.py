@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from inheritune import __version__
+from inheritune.cli.analysis import analyze
 from inheritune.cli.comparison import compare
 from inheritune.cli.options import DOTTED, DryRun, Json, Quiet, Trust, overrides, terminal_of
 from inheritune.cli.preparation import prepare
@@ -97,6 +98,9 @@ app.command(
     context_settings=DOTTED, epilog="Any key of the recipe's data can be set: --data.filters='[gopher_quality]'"
 )(prepare)
 app.command(context_settings=DOTTED, epilog='Any key of the suite can be set: --train.length="2 epochs"')(compare)
+
+
+app.command()(analyze)
 
 
 @app.command()

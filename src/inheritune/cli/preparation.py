@@ -64,8 +64,10 @@ def prepare(
         if recipe is not None:
             _only_without(given, "a recipe has these itself; override its keys, as --data.size='10M tokens'")
         make = _of_text(text, given, overrides(words)) if recipe is None else _of_recipe(recipe, overrides(words))
+        from inheritune.data import remove_left_over
         from inheritune.inheritance import check_free
 
+        remove_left_over(out)
         check_free(out)
         _check_nanogpt(nanogpt, out)
         prepared = make(out, terminal_of(quiet).say)

@@ -146,3 +146,62 @@ def show_prepared(found: dict[str, Any]) -> None:
             ("filter", "documents in", "out", "tokens in", "out"),
             [[step["filter"], *(f"{step[key]:,}" for key in counts)] for step in found["filters"]],
         )  # fmt: skip
+
+
+def show_analysis(found: dict[str, Any], out: Path | None) -> None:
+    """A row for each block of each model, and what it comes to, on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    tau = f"{found['tau'][0]:g}"
+    for figures in found["models"]:
+        shown = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("block", "max rank", "mass", "sink", "influence", "skipped", "depth loss", "grad q", "grad k", ""):
+            shown.add_column(name, justify="right" if name else "left")
+        for block in figures["blocks"]:
+            shown.add_row(*_analysis_row(block, tau))
+        console.print(f"\n{figures['name']}: loss {figures['loss']['mean']:.4f}", markup=False)
+        console.print(shown)
+        console.print(_analysis_words(figures, found), markup=False)
+    if out is not None:
+        console.print(f"\npage    {out / 'index.html'}", markup=False, soft_wrap=True)
+        console.print(f"figures {out / 'analysis.json'}", markup=False, soft_wrap=True)
+
+
+def _analysis_row(block: dict[str, Any], tau: str) -> list[str]:
+    attention, gradients = block["attention"], block["gradients"]
+    heads = attention["heads"] if attention else []
+    sink = sum(head["sink"]["mean"] for head in heads) / len(heads) if heads else None
+    figures = [
+        (attention["max_rank"][tau]["mean"], "{:.2f}") if attention else (None, ""),
+        (attention["avg_mass"]["mean"], "{:.1f}") if attention else (None, ""),
+        (sink, "{:.2f}"),
+        (block["influence"]["mean"], "{:.3f}"),
+        (block["skipped"]["mean"], "{:+.3f}"),
+        (block["depth_loss"]["mean"], "{:.2f}"),
+        (gradients["query"], "{:.2g}") if gradients else (None, ""),
+        (gradients["key"], "{:.2g}") if gradients else (None, ""),
+    ]
+    shown = ["-" if value is None else form.format(value) for value, form in figures]
+    return [str(block["block"]), *shown, "lazy" if attention and attention["lazy"] else ""]
+
+
+def _analysis_words(figures: dict[str, Any], found: dict[str, Any]) -> str:
+    from inheritune.report import spans
+
+    if figures["no_attention"] is not None:
+        text = f"No ranks: {figures['no_attention']}."
+    else:
+        lazy = figures["lazy_layers"]
+        text = (
+            f"{figures['collapsed_share']:.0%} of the heads collapsed (rank below {found['collapsed_below']:g});"
+            f" lazy layers: {spans(lazy) if lazy else 'none'}"
+        )
+    selection = figures["selection"]
+    if selection is not None:
+        text += (
+            f"\n{selection['choose']}: keep {len(selection['blocks'])} blocks, --layers"
+            f" {','.join(spans(selection['blocks']).split(', '))}\n{selection['reason']}"
+        )
+    return text

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from inheritune.arch import build_skeleton, check_positions, layer_count, load_config, logits_width, planned_config
-from inheritune.comparison.auto import check_auto
 from inheritune.comparison.budgets import check_budgets
 from inheritune.comparison.order import in_order, needs
 from inheritune.comparison.planned import Planned, in_name_of
@@ -14,7 +13,7 @@ from inheritune.errors import InputError, Problem
 from inheritune.groundwork import check_hardware
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import check_silencing, draft
-from inheritune.recipe import ArmSettings, GrowthStart, Inherit, InheritStart, Reference, StackingStart, Suite, Training
+from inheritune.recipe import ArmSettings, GrowthStart, Inherit, Reference, StackingStart, Suite, Training
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -88,8 +87,6 @@ def _planned(suite: Suite, arm: ArmSettings, models: _Models, runtime: Runtime) 
         _check_teacher(arm, training, models)
     if isinstance(start, GrowthStart):
         return _planned_growth(arm, start, training, models)
-    if isinstance(start, InheritStart) and start.choose == "auto":
-        check_auto()
     if isinstance(start, StackingStart) and of is not None and of not in models.configs:
         raise InputError("start.of", f"there is no arm {of!r}", "name an arm of the suite, whose result is stacked")
     source = models.config_of(of, "start.of")

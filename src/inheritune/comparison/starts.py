@@ -5,6 +5,7 @@ half width), figure 17 (the DistilBERT-style start).
 """
 
 from inheritune.errors import InputError
+from inheritune.growth import is_measured
 from inheritune.inheritance import count_layers, select_blocks
 from inheritune.recipe import (
     ArmSettings,
@@ -38,17 +39,27 @@ def depth_of(arm: ArmSettings, default: Depth, total: int) -> int:
     return count
 
 
-def wish_of(arm: ArmSettings, depth: int, total: int, auto: list[int] | None = None) -> Inherit:
+def measured_wish(arm: ArmSettings, depth: int) -> Inherit | None:
+    """What an arm asks a measured choice for, which looks at the source at work; None where it does not."""
+    start = arm.start
+    if not isinstance(start, InheritStart | GrowthStart):
+        return None
+    layers = start.layers if isinstance(start.layers, list) else depth
+    wish = Inherit(layers=layers, choose=start.choose)
+    return wish if is_measured(wish) else None
+
+
+def wish_of(arm: ArmSettings, depth: int, total: int, chosen: list[int] | None = None) -> Inherit:
     """What an arm of `depth` blocks takes of its source of `total` blocks, its blocks decided.
 
-    Of stacking, the source is the result of the first stage. `auto` are the blocks where the analysis chooses them.
-    Raises InputError when a block is not there.
+    Of stacking, the source is the result of the first stage. `chosen` are the blocks of a measured choice; before it is
+    made, the first ones stand in. Raises InputError when a block is not there.
     """
     start = arm.start
     if isinstance(start, InheritStart):
+        if measured_wish(arm, depth) is not None:
+            return _wish(chosen or list(range(depth)), start.submodules, start.width)
         blocks: Depth = start.layers if isinstance(start.layers, list) else depth
-        if start.choose == "auto":
-            return _wish(auto or list(range(depth)), start.submodules, start.width)
         return _wish(select_blocks(blocks, start.choose, total, _PLACE), start.submodules, start.width)
     if isinstance(start, RandomStart):
         return _wish(_repeated(depth, total), "none", start.width)
@@ -56,8 +67,6 @@ def wish_of(arm: ArmSettings, depth: int, total: int, auto: list[int] | None = N
         if 2 * total != depth:
             raise InputError(_PLACE, f"{depth} blocks are not twice the first stage's {total}", f"give {2 * total}")
         return _wish(2 * list(range(total)))
-    if isinstance(start, GrowthStart):
-        return _wish(select_blocks(depth, start.choose, total, _PLACE))
     if isinstance(start, LazyStart):
         return _wish(select_blocks(depth, "last", total, _PLACE))
     if isinstance(start, HybridStackingStart):

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import build_random, layer_count, load_config, load_model
 from inheritune.arm import Arm, Conditions, asked, begun, run_arm
-from inheritune.comparison.auto import auto_blocks
 from inheritune.comparison.best import best_figures
 from inheritune.comparison.planned import Planned, in_name_of
-from inheritune.comparison.starts import first_stage_wish, wish_of
+from inheritune.comparison.starts import first_stage_wish, measured_wish, wish_of
 from inheritune.distillation import Teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
-from inheritune.growth import Growth, best_round
+from inheritune.growth import Growth, best_round, choose_once, chosen
 from inheritune.inheritance import derive, describe_plan, target_config
-from inheritune.recipe import GrowthStart, Inherit, InheritStart, Reference, Size, StackingStart, Training
+from inheritune.recipe import GrowthStart, Inherit, Reference, Size, StackingStart, Training
 from inheritune.runlog import read_json, write_json
 from inheritune.training import planned_steps
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 FIRST = "first-stage"
 ROUNDS = "rounds"
+SELECTION = "selection.json"
 
 
 def arm_folder(folder: Path, name: str, seed: int) -> Path:
@@ -121,10 +121,11 @@ def _shared_out(settings: Training, start: StackingStart, conditions: Conditions
 
 def _wish(arm: Planned, grounds: Grounds, origin: Reference) -> tuple[Inherit, dict[str, Any]]:
     """What the arm takes of its source, and what of it figures say."""
-    start, auto = arm.settings.start, None
-    if isinstance(start, InheritStart) and start.choose == "auto":
-        auto = auto_blocks(arm.depth, origin, grounds.conditions)
-    wish = wish_of(arm.settings, arm.depth, layer_count(load_config(origin)), auto)
+    measured, blocks = measured_wish(arm.settings, arm.depth), None
+    if measured is not None:
+        file = grounds.arm_folder(arm.name) / SELECTION
+        blocks = choose_once(origin, measured, grounds.conditions, file)["blocks"]
+    wish = wish_of(arm.settings, arm.depth, layer_count(load_config(origin)), blocks)
     return wish, {"blocks": None if wish.submodules == "none" else wish.layers}
 
 
@@ -167,9 +168,12 @@ def _grow(arm: Planned, grounds: Grounds, folder: Path) -> dict[str, Any]:
     assert isinstance(start, GrowthStart)
     total = layer_count(load_config(grounds.reference))
     inherit = Inherit(layers=arm.depth, choose=start.choose)
+    inherit, dropped = chosen(grounds.reference, inherit, conditions, folder / SELECTION)
     label = f"{arm.name}, seed {conditions.seed}, round"
     teacher = _teacher(arm, grounds)
-    growth = Growth(grounds.reference, grounds.judged, total, inherit, start.grow, folder / ROUNDS, teacher, label)
+    growth = Growth(
+        grounds.reference, grounds.judged, total, inherit, start.grow, folder / ROUNDS, dropped, teacher, label
+    )  # fmt: skip
     rounds = growth.run(conditions, lambda _: None)
     stages = [{**found, "folder": f"{ROUNDS}/{found['folder']}"} for found in rounds]
     best = stages[rounds.index(best_round(rounds))]

@@ -14,8 +14,9 @@ from inheritune.data.loader import (
 )
 from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.data.preparing.preparation import prepare, state_of
-from inheritune.data.preparing.work import work_folder
+from inheritune.data.preparing.work import remove_left_over
 from inheritune.data.preview import preview
+from inheritune.data.sample import sample, sample_text
 from inheritune.data.shards import Array, Shard, Tokens
 from inheritune.data.sources.inputs import list_inputs
 from inheritune.data.tokenizer import fingerprint, separator, train_tokenizer
@@ -45,10 +46,12 @@ __all__ = [
     "open_prepared",
     "prepare",
     "preview",
+    "remove_left_over",
+    "sample",
+    "sample_text",
     "separator",
     "shuffled",
     "state_of",
     "train_tokenizer",
-    "work_folder",
     "write_nanogpt",
 ]

@@ -1,12 +1,11 @@
 """The data stage: what a recipe says of its text, as prepared data in a folder."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inheritune.arch import load_tokenizer
-from inheritune.data import Prepared, adopt, nanogpt_files, open_prepared, prepare, work_folder
+from inheritune.data import Prepared, adopt, nanogpt_files, open_prepared, prepare, remove_left_over
 from inheritune.recipe import Basis, NewTokenizer, Reference
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ def prepare_data(basis: Basis, out: Path, say: Callable[[str], None]) -> Prepare
     """
     data, note = basis.data, out.with_name(f"{out.name}-verified.json")
     if out.exists() and any(out.iterdir()):
-        shutil.rmtree(work_folder(out), ignore_errors=True)  # left by a kill just before its end
+        remove_left_over(out)
         found = open_prepared(out)
         found.verify(note)
         return found

@@ -1,5 +1,6 @@
 """How a target gets its weights: a selection of blocks, a plan of copies, and its application."""
 
+from inheritune.inheritance.budget import settle, within
 from inheritune.inheritance.derivation import (
     as_dtype,
     check_free,
@@ -35,6 +36,8 @@ __all__ = [
     "plan_for",
     "plan_rows",
     "select_blocks",
+    "settle",
     "target_config",
+    "within",
     "write",
 ]

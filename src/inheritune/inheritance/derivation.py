@@ -24,6 +24,7 @@ from inheritune.arch import (
 )
 from inheritune.errors import InputError
 from inheritune.inheritance.application import from_files, from_model, place, write_files
+from inheritune.inheritance.budget import settle
 from inheritune.inheritance.draft import Draft, draft, target_config
 from inheritune.inheritance.plan import Plan, describe_plan
 from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check
@@ -117,7 +118,7 @@ def derive(
         source = open_source(reference, wish)
         return source.build(seed, dtype), source.draft.plan
     _check_loaded(reference)
-    made = draft(reference, wish)
+    made = draft(reference, settle(reference.config, wish))
     target = from_model(made, reference, seed, dtype)
     _keep_generation(target, reference.generation_config)
     return target, made.plan
@@ -160,6 +161,7 @@ def plan_for(reference: Reference, wish: Inherit) -> Draft:
     if config.dtype is None and Path(str(reference.path)).expanduser().is_dir():  # the files' headers know it
         weights = open_weights(reference, config, set)
         config.dtype = None if weights is None else weights.dtype
+    wish = settle(config, wish, reference.trust_remote_code)
     target_config(config, wish, layer_count(config))  # what the config shows, before a second is spent on the model
     return draft(build_skeleton(config, reference.trust_remote_code), wish, reference.trust_remote_code)
 
@@ -170,6 +172,7 @@ def open_source(reference: Reference, wish: Inherit) -> Source:
     Raises InputError as `inherit` does.
     """
     config = load_config(reference)
+    wish = settle(config, wish, reference.trust_remote_code)
     target_config(config, wish, layer_count(config))
     skeleton = build_skeleton(config, reference.trust_remote_code)
     made = draft(skeleton, wish, reference.trust_remote_code)

@@ -1,16 +1,21 @@
 """Which blocks: pure functions from a wish to a list of block numbers (from 0)."""
 
 import math
+from collections.abc import Sequence
 
 from inheritune.errors import InputError
-from inheritune.recipe import Choice
+from inheritune.recipe import MEASURED, Choice, Size
 
 
-def count_layers(layers: int | float | list[int], total: int, place: str = "inherit.layers", most: int = 0) -> int:
+def count_layers(
+    layers: int | float | list[int] | Size, total: int, place: str = "inherit.layers", most: int = 0
+) -> int:
     """How many blocks `layers` asks for, of `total`; a fraction is rounded half up, to at least 1.
 
     Raises InputError when there are more than `most` (default: than the reference has).
     """
+    if isinstance(layers, Size):
+        raise ValueError("a budget is settled first, see `settle`")
     count = len(layers) if isinstance(layers, list) else layers
     if isinstance(count, float):
         count = max(1, math.floor(count * total + 0.5))
@@ -20,13 +25,18 @@ def count_layers(layers: int | float | list[int], total: int, place: str = "inhe
 
 
 def select_blocks(
-    layers: int | float | list[int], choose: Choice, total: int, place: str = "inherit.layers"
+    layers: int | float | list[int] | Size,
+    choose: Choice,
+    total: int,
+    place: str = "inherit.layers",
+    dropped: Sequence[int] | None = None,
 ) -> list[int]:
     """The blocks to inherit, in their new order; `choose` decides when `layers` is a number or a fraction.
 
     first: 0 .. n-1 (paper, algorithm 1). last: the last n. middle: n around the middle. ends: four fifths of n
     (rounded up) from the start and the rest from the end. every: n spread evenly from block 0, so every second for
-    half. stacked: the first n/2, twice (paper, baselines: stacking and hybrid stacking).
+    half. stacked: the first n/2, twice (paper, baselines: stacking and hybrid stacking). A measured choice (auto, rank,
+    influence, loss) keeps what is left of `dropped`, the blocks in the order in which they can be done without.
 
     Raises InputError when a block is not there or there are too few.
     """
@@ -44,6 +54,17 @@ def select_blocks(
         if count % 2:
             raise InputError(place, f"{count} blocks cannot be the same blocks twice", "give an even number")
         return 2 * list(range(count // 2))
+    if choose in MEASURED:
+        if dropped is None:
+            raise InputError(
+                f"choose: {choose}",
+                "it looks at the model at work, and there is no text",
+                "give calibration text (--text), or take first, last, middle, ends or every",
+            )
+        if total - len(dropped) > count:
+            raise InputError(place, f"{count} blocks, and the order drops only {len(dropped)}", "choose anew")
+        gone = set(dropped[: total - count])
+        return [block for block in range(total) if block not in gone]
     starts = {"first": 0, "last": total - count, "middle": (total - count) // 2}
     if choose in starts:
         return list(range(starts[choose], starts[choose] + count))

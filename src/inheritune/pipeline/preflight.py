@@ -3,8 +3,8 @@
 from inheritune.arch import build_skeleton, layer_count, planned_config
 from inheritune.distillation import check_distillation
 from inheritune.groundwork import check_basis
-from inheritune.growth import check_rounds, with_blocks
-from inheritune.inheritance import check_silencing, draft, target_config
+from inheritune.growth import check_rounds, is_measured, with_blocks
+from inheritune.inheritance import check_silencing, draft, settle, target_config
 from inheritune.recipe import Recipe
 from inheritune.runtime import Runtime
 
@@ -25,8 +25,10 @@ def _check_configs(recipe: Recipe) -> None:
     total = layer_count(config)
     if recipe.train.distillation is not None:
         check_distillation(recipe.train.distillation, config.vocab_size, "train.distillation.top_k")
-    for kept in check_rounds(recipe.inherit, recipe.grow, total):
-        target_config(config, with_blocks(recipe.inherit, kept), total)
+    inherit = settle(config, recipe.inherit, recipe.reference.trust_remote_code)
+    for kept in check_rounds(inherit, recipe.grow, total):
+        if not is_measured(inherit):  # those are chosen among blocks that make a model
+            target_config(config, with_blocks(inherit, kept), total)
 
 
 def _check_rounds(recipe: Recipe) -> None:
@@ -34,7 +36,10 @@ def _check_rounds(recipe: Recipe) -> None:
     place = recipe.reference
     config = planned_config(place, recipe.train.sequence_length)
     skeleton = build_skeleton(config, place.trust_remote_code)
-    for kept in check_rounds(recipe.inherit, recipe.grow, layer_count(config)):
-        made = draft(skeleton, with_blocks(recipe.inherit, kept), place.trust_remote_code)
+    inherit = settle(config, recipe.inherit, place.trust_remote_code)
+    for kept in check_rounds(inherit, recipe.grow, layer_count(config)):
+        if is_measured(inherit) and len(kept) < layer_count(config):
+            continue
+        made = draft(skeleton, with_blocks(inherit, kept), place.trust_remote_code)
         if recipe.grow is not None and recipe.grow.silent:
             check_silencing(made.target)

@@ -10,11 +10,11 @@ from inheritune.data import Prepared
 from inheritune.distillation import Teacher
 from inheritune.evaluation import Evaluation, gap
 from inheritune.groundwork import Groundwork, check_folder
-from inheritune.growth import Growth, best_round, depths, with_blocks
+from inheritune.growth import Growth, best_round, chosen, depths, with_blocks
 from inheritune.inheritance import target_config
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
-from inheritune.recipe import Recipe, Size, dump_recipe
+from inheritune.recipe import Inherit, Recipe, Size, dump_recipe
 from inheritune.report import write_report
 from inheritune.runlog import Terminal, add_lineage, note_start, read_json, write_json, write_text
 
@@ -72,21 +72,22 @@ class _Run:
         prepared, data_seconds = self.ground.prepare()
         conditions = self.ground.conditions(prepared, self.folder.resolve().name)
         reference, judged = self._reference(conditions, prepared)
-        recipe = self.recipe
+        recipe, place = self.recipe, self.ground.place
+        inherit, dropped = chosen(place, recipe.inherit, conditions, self.folder / "selection.json")
         growth = Growth(
-            self.ground.place, judged, reference["layers"], recipe.inherit, recipe.grow, self.folder / "rounds",
-            self._teacher(reference["layers"]),
+            place, judged, reference["layers"], inherit, recipe.grow, self.folder / "rounds", dropped,
+            self._teacher(inherit, reference["layers"]),
         )  # fmt: skip
         rounds = growth.run(conditions, lambda done: self._summarise(reference, done, [], data_seconds, finished=False))
         controls = [self._control(name, rounds, growth, conditions) for name in recipe.controls]
         return self._summarise(reference, rounds, controls, data_seconds, finished=True)
 
-    def _teacher(self, blocks: int) -> Teacher | None:
+    def _teacher(self, inherit: Inherit, blocks: int) -> Teacher | None:
         """The reference, for a recipe with distillation: of all rounds that there may be, and of the random control."""
         recipe = self.recipe
         if recipe.train.distillation is None:
             return None
-        trainings = len(depths(recipe.inherit, recipe.grow, blocks)) + ("random" in recipe.controls)
+        trainings = len(depths(inherit, recipe.grow, blocks)) + ("random" in recipe.controls)
         return Teacher(self.ground.place, self.folder / "teacher", trainings)
 
     def _reference(self, conditions: Conditions, prepared: Prepared) -> tuple[dict[str, Any], Evaluation]:

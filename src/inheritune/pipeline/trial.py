@@ -8,7 +8,7 @@ from inheritune import runtime as rt
 from inheritune.arch import layer_count, planned_config
 from inheritune.bench import one_step
 from inheritune.growth import check_rounds, with_blocks
-from inheritune.inheritance import target_config
+from inheritune.inheritance import settle, target_config
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.recipe import Recipe, Training
 
@@ -26,9 +26,10 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     runtime.first_does(lambda: check_inputs(recipe, runtime))
     config = planned_config(recipe.reference, recipe.train.sequence_length)
     total = layer_count(config)
-    kept = max(check_rounds(recipe.inherit, recipe.grow, total), key=len)
+    inherit = settle(config, recipe.inherit, recipe.reference.trust_remote_code)
+    kept = max(check_rounds(inherit, recipe.grow, total), key=len)
     teacher = config if recipe.train.distillation is not None else None
-    target = target_config(config, with_blocks(recipe.inherit, kept), total)
+    target = target_config(config, with_blocks(inherit, kept), total)
     return {"layers": len(kept), **try_step(target, recipe.train, runtime, teacher)}
 
 

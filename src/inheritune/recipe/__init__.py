@@ -39,12 +39,23 @@ from inheritune.recipe.suite import (
     Suite,
     load_suite,
 )
-from inheritune.recipe.target import Choice, Evaluate, Grow, Inherit, Submodules, Width, parse_layers
+from inheritune.recipe.target import (
+    MEASURED,
+    Choice,
+    Evaluate,
+    Grow,
+    Inherit,
+    Layers,
+    Submodules,
+    Width,
+    parse_layers,
+)
 from inheritune.recipe.training import Checkpoints, Distillation, Optimizer, Schedule, Training
 
 __all__ = [
     "C4",
     "FILTERS",
+    "MEASURED",
     "ArmData",
     "ArmSettings",
     "Basis",
@@ -72,6 +83,7 @@ __all__ = [
     "Inherit",
     "InheritStart",
     "Language",
+    "Layers",
     "LazyStart",
     "NearDuplicates",
     "NewReference",

@@ -20,8 +20,8 @@ _HEAD = """\
 
 A YAML file. Unknown keys are errors, and all problems are reported at once. A size carries its unit: `1B tokens`,
 `64K steps`, `8 epochs`, `10 minutes`, `2%` (K, M, B and T are powers of 1000). On the command line any key is set as
-`--dotted.key=value`; the resolved recipe is saved with the run as recipe.yaml. A key `base` names another file, relative
-to this one, whose keys hold where this one has none.
+`--dotted.key=value`; the resolved recipe is saved with the run as recipe.yaml. A key `base` names another file,
+relative to this one, whose keys hold where this one has none.
 
 This page is written by `make docs` from the models in src/inheritune/recipe/.
 """

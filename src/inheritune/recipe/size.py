@@ -16,6 +16,9 @@ _PLURAL = {
     "minute": "minutes",
     "sequence": "sequences",
     "character": "characters",
+    "parameter": "parameters",
+    "gb": "GB",
+    "mb": "MB",
 }
 
 
@@ -62,7 +65,7 @@ def parse_size(text: Any, units: tuple[str, ...]) -> Size:
     amount = round(float(number.replace("_", "")) * _FACTORS[letter.upper()], 6)
     if amount <= 0:
         raise ValueError(f"a size must be above 0: {example}")
-    if unit in ("tokens", "steps", "sequences", "characters") and amount != int(amount):
+    if unit in ("tokens", "steps", "sequences", "characters", "parameters") and amount != int(amount):
         raise ValueError(f"{unit} are whole: {example}")
     return Size(amount, unit)
 
@@ -74,6 +77,7 @@ def _example(unit: str) -> str:
         "epochs": "3 epochs",
         "minutes": "10 minutes",
         "characters": "2K characters",
+        "parameters": "80M parameters",
         "%": "2%",
     }.get(unit, f"8 {unit}")
 

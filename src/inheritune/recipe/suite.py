@@ -13,11 +13,12 @@ from inheritune.recipe.file import check, load_file, merged
 from inheritune.recipe.filters import Filters
 from inheritune.recipe.models import Basis
 from inheritune.recipe.size import Tokens
-from inheritune.recipe.target import Choice, Grow, Layers, Submodules, Width, parse_layers
+from inheritune.recipe.target import Choice, Grow, Submodules, Width, parse_layers
 from inheritune.recipe.training import Training
 
 Origin = Annotated[str, Field(min_length=1)] | None
 Count = Annotated[int | float, BeforeValidator(parse_layers)]
+Blocks = Annotated[int | float | list[int], BeforeValidator(parse_layers)]
 
 
 class _Start(Part):
@@ -34,11 +35,11 @@ class InheritStart(_Start):
 
     kind: Literal["inherit"] = "inherit"
     """The start's name."""
-    layers: Layers | None = None
-    """As `inherit.layers` of a recipe. Default: the suite's `layers`."""
-    choose: Choice | Literal["auto"] = "first"
-    """Which blocks when `layers` is a number, as `inherit.choose` of a recipe; auto: as the analysis of the reference's
-    attention has it."""
+    layers: Blocks | None = None
+    """How many blocks, or a list of them such as [0-11, 24, 25]. Default: the suite's `layers`."""
+    choose: Choice = "first"
+    """Which blocks when `layers` is a number, as `inherit.choose` of a recipe; auto and the other measured choices look
+    at the source at work on the arm's training text."""
     submodules: Submodules = "all"
     """Whose weights come along, as `inherit.submodules` of a recipe."""
     width: Width = "full"

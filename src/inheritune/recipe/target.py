@@ -5,9 +5,13 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from inheritune.recipe.base import Part
-from inheritune.recipe.size import Size, Steps
+from inheritune.recipe.size import In, Size, Steps, Tokens, parse_size
 
-Choice = Literal["first", "last", "middle", "ends", "every", "stacked"]
+Measured = Literal["auto", "rank", "influence", "loss"]
+Choice = Literal["first", "last", "middle", "ends", "every", "stacked", "auto", "rank", "influence", "loss"]
+MEASURED: tuple[Measured, ...] = get_args(Measured)
+"""Choices that look at the model at work on text."""
+_BUDGETS = ("parameters", "GB", "MB")
 Submodule = Literal["attention", "mlp", "norms", "final_norm", "embeddings", "head"]
 Width = Literal["full", "half"]
 
@@ -17,9 +21,14 @@ def parse_layers(value: Any) -> Any:
 
     Raises ValueError with what is legal.
     """
-    legal = "legal are a number of blocks (13), a fraction (0.5), half, all, or a list of blocks such as [0-11, 24, 25]"
+    legal = (
+        "legal are a number of blocks (13), a fraction (0.5), half, all, a list of blocks such as [0-11, 24, 25], or"
+        " what they may come to ('80M parameters', '2 GB')"
+    )
     if value in ("half", "all"):
         return 0.5 if value == "half" else 1.0
+    if isinstance(value, Size) or (isinstance(value, str) and value.strip().lower().endswith(_ENDINGS)):
+        return parse_size(value, _BUDGETS)
     if isinstance(value, bool) or not isinstance(value, int | float | str | list | tuple):
         raise ValueError(legal)
     if isinstance(value, str):
@@ -36,6 +45,7 @@ def parse_layers(value: Any) -> Any:
     return _blocks(value, legal)
 
 
+_ENDINGS = ("parameters", "parameter", "gb", "mb")
 _MOST_BLOCKS = 100_000  # more than any model has: a slip of the finger is not to be spelt out
 
 
@@ -81,19 +91,25 @@ def parse_submodules(value: Any) -> Any:
 
 
 Submodules = Annotated[Literal["all", "none"] | list[Submodule], BeforeValidator(parse_submodules)]
-Layers = Annotated[int | float | list[int], BeforeValidator(parse_layers)]
+Layers = Annotated[int | float | list[int] | Annotated[Size, In(*_BUDGETS)], BeforeValidator(parse_layers)]
 
 
 class Inherit(Part):
     """What the target starts with: which of the reference's blocks, and which of their weights."""
 
     layers: Layers = 0.5
-    """How many blocks: a number, a fraction of the reference's, `half`, `all`, or a list such as [0-11, 24, 25]
-    (numbers from 0, rising)."""
+    """How many blocks: a number, a fraction of the reference's, `half`, `all`, a list such as [0-11, 24, 25]
+    (numbers from 0, rising), or as many as the target may have: `80M parameters`, or `2 GB` of weights in the
+    reference's own dtype."""
     choose: Choice = "first"
     """Which ones when `layers` is a number: the first (the paper's choice), the last, the middle, both ends (the first
     four fifths of the number, and the rest from the end), every k-th (spread evenly, from block 0), or stacked (the
-    first half of the number, twice: stacking and hybrid stacking)."""
+    first half of the number, twice: stacking and hybrid stacking). Or measured on training text (docs/analysis.md):
+    auto (one block after the other is dropped, each time the one without which the loss is lowest), or the blocks with
+    the highest rank (of attention), influence (on the hidden states) or loss (when skipped alone). A measured choice is
+    an order: further rounds put blocks back in the reverse of the order in which they were dropped."""
+    calibration: Tokens = Size(2048, "tokens")
+    """How many training tokens a measured choice sees."""
     submodules: Submodules = "all"
     """Whose weights come along: all, none (random weights), or a list of attention, mlp, norms, final_norm, embeddings,
     head. What does not is initialised as the architecture does it. A tied head belongs to the embeddings."""
@@ -102,6 +118,8 @@ class Inherit(Part):
 
     @model_validator(mode="after")
     def _choose_needs_a_number(self) -> "Inherit":
+        if isinstance(self.layers, Size) and self.choose == "stacked":
+            raise ValueError("choose: stacked goes with a number or a fraction of blocks, not with a budget")
         if isinstance(self.layers, list) and self.choose != "first":
             raise ValueError(
                 f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list of them"

@@ -1,19 +1,26 @@
 """What a run looks like to a person: verdict, table, curves, page. Reads result files, never models."""
 
+from inheritune.report.analysis_page import write_analysis
+from inheritune.report.analysis_verdict import analysis_verdict, layers_table, models_table
 from inheritune.report.arms import arm_curve, reference_curve, tokens_to_reach
 from inheritune.report.comparison import comparison_table, notes_on, write_comparison
-from inheritune.report.page import spans, write_report
+from inheritune.report.notation import spans
+from inheritune.report.page import write_report
 from inheritune.report.verdict import table, verdict
 
 __all__ = [
+    "analysis_verdict",
     "arm_curve",
     "comparison_table",
+    "layers_table",
+    "models_table",
     "notes_on",
     "reference_curve",
     "spans",
     "table",
     "tokens_to_reach",
     "verdict",
+    "write_analysis",
     "write_comparison",
     "write_report",
 ]

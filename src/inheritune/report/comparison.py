@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.report.arms import AXES, arm_curve, reference_curve
-from inheritune.report.curves import draw
-from inheritune.report.verdict import short, with_error
+from inheritune.report.curves import draw_curves
+from inheritune.report.markup import fill_template, markdown_table, markdown_text
+from inheritune.report.notation import short, with_error
 from inheritune.runlog import new_folder, read_json
 
 _LABELS = {"steps": "optimizer steps, all stages", "tokens": "tokens trained on, all stages", "flops": "training FLOPs"}
@@ -117,30 +118,24 @@ def notes_on(found: dict[str, Any]) -> list[str]:
 
 def write_comparison(folder: Path, found: dict[str, Any]) -> Path:
     """Write `folder`/report from comparison.json and metrics; returns the page's path."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     header, rows = comparison_table(found)
     curves = _curves(folder, found)
     level = _level(folder, found)
-    figures = {axis: draw(curves, level, axis, _LABELS[axis]) for axis in AXES}
+    pictures = {axis: draw_curves(curves, level, axis, _LABELS[axis], f"loss-by-{axis}") for axis in AXES}
     facts: dict[str, Any] = {
         "title": f"Comparison: {folder.resolve().name}",
         "found": found,
         "header": header,
         "rows": rows,
         "notes": notes_on(found),
-        "figures": [(axis, _LABELS[axis], figures[axis][0]) for axis in AXES],
+        "figures": [(axis, pictures[axis].svg) for axis in AXES],
         "suite": (folder / "suite.yaml").read_text(encoding="utf-8"),
     }
     place = folder / "report"
     with new_folder(place) as partial:
-        page = environment.get_template("comparison.html").render(facts)
-        (partial / "index.html").write_text(page, encoding="utf-8")
-        for axis in AXES:
-            (partial / f"loss-by-{axis}.png").write_bytes(figures[axis][1])
+        (partial / "index.html").write_text(fill_template("comparison.html", facts), encoding="utf-8")
+        for picture in pictures.values():
+            (partial / f"{picture.name}.png").write_bytes(picture.png)
         (partial / "report.md").write_text(_markdown(facts), encoding="utf-8")
     return place / "index.html"
 
@@ -163,9 +158,8 @@ def _level(folder: Path, found: dict[str, Any]) -> float:
 
 
 def _markdown(facts: dict[str, Any]) -> str:
-    lines = [f"# {facts['title']}", "", "| " + " | ".join(facts["header"]) + " |"]
-    lines.append("|" + " --- |" * len(facts["header"]))
-    lines += ["| " + " | ".join(row) + " |" for row in facts["rows"]]
-    lines += ["", *(line for note in facts["notes"] for line in (note, ""))]
+    rows = [[markdown_text(cell) for cell in row] for row in facts["rows"]]
+    lines = [f"# {facts['title']}", "", *markdown_table(facts["header"], rows), ""]
+    lines += [line for note in facts["notes"] for line in (markdown_text(note), "")]
     lines += [f"![validation loss by {axis}](loss-by-{axis}.png)" for axis in AXES]
     return "\n".join(lines) + "\n"

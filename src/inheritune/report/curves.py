@@ -1,21 +1,12 @@
 """The loss curves of a run, drawn from its metrics files."""
 
-import io
 import math
 from pathlib import Path
 from typing import Any
 
+from inheritune.report.figures import COLOURS, INK, Picture, draw, dress, stretch
 from inheritune.runlog import read_json, read_metrics
 
-_INK = "#7a7b7c"  # axes and text; the page replaces it by the reader's own text colour
-_COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#e69f00",
-)  # Okabe and Ito, told apart by all
 _STYLES = ("-", "--", "-.", ":")
 
 
@@ -44,63 +35,39 @@ def reference_level(folder: Path, sequences: int) -> float:
     return math.fsum(losses) / len(losses)
 
 
-def draw(curves: list[dict[str, Any]], level: float, axis: str, label: str) -> tuple[str, bytes]:
-    """The figure as SVG text (axes in the reader's text colour) and as PNG bytes (on white).
+def draw_curves(
+    curves: list[dict[str, Any]],
+    level: float,
+    axis: str = "tokens",
+    label: str = "tokens trained on",
+    name: str = "loss",
+) -> Picture:
+    """The curves over what is spent, their key `axis`; `level` is where the reference's line is drawn."""
 
-    `level` is where the reference's line is drawn, `axis` the curves' key of what is laid off to the right.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    settings = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "inheritune",
-        "font.family": "sans-serif",
-        "font.size": 11,
-    }
-    with matplotlib.rc_context(settings):
-        figure, axes = pyplot.subplots(figsize=(8, 4.4), layout="constrained")
+    def fill(_: Any, axes: Any) -> None:
         _fill(axes, curves, level, axis)
         axes.set_xlabel(label)
-        svg, png = io.StringIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-        figure.savefig(png, format="png", dpi=150, facecolor="white")
-        pyplot.close(figure)
-    text = svg.getvalue()
-    return text[text.index("<svg") :].replace(_INK, "currentColor"), png.getvalue()
+
+    return draw(name, "validation loss during training", fill, (8, 4.4))
 
 
 def _fill(axes: Any, curves: list[dict[str, Any]], level: float, axis: str) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    axes.axhline(level, color=_INK, linestyle="--", linewidth=1.2, label="reference, final")
+    axes.axhline(level, color=INK, linestyle="--", linewidth=1.2, label="reference, final")
     for number, curve in enumerate(curves):
         reference = curve["name"] == "reference"
         axes.plot(
             curve[axis], curve["val_loss"], label=curve["name"],
-            color=_INK if reference else _COLOURS[(number - 1) % len(_COLOURS)],
-            linestyle=":" if curve["name"].startswith("control") else _STYLES[(number - 1) // len(_COLOURS) % 4],
+            color=INK if reference else COLOURS[(number - 1) % len(COLOURS)],
+            linestyle=":" if curve["name"].startswith("control") else _STYLES[(number - 1) // len(COLOURS) % 4],
             linewidth=1.4 if reference else 2,
         )  # fmt: skip
-    lowest = min([level, *(min(curve["val_loss"]) for curve in curves)])
-    highest = max([level, *(max(curve["val_loss"]) for curve in curves)])
-    if highest > 2 * lowest > 0:  # an untrained target begins far above where it ends
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(
-            FuncFormatter(lambda value, _: f"{value:g}" if math.log10(highest / lowest) < 1 else "")
-        )
+    stretch(axes, [level, *(loss for curve in curves for loss in curve["val_loss"])])  # untrained it begins far above
     axes.set_ylabel("validation loss (nats a token)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value)))
-    axes.tick_params(colors=_INK, which="both")
-    for part in (axes.xaxis.label, axes.yaxis.label):
-        part.set_color(_INK)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_INK)
-    axes.legend(frameon=False, labelcolor=_INK)
+    dress(axes)
+    axes.legend(frameon=False, labelcolor=INK)
 
 
 def _amount(value: float) -> str:

@@ -1,12 +1,8 @@
-"""The verdict in one sentence, and numbers as people read them. Pure functions of summary.json."""
+"""The verdict in one sentence, and the table. Pure functions of summary.json."""
 
 from typing import Any
 
-
-def with_error(value: float, error: float | None, sign: bool = False) -> str:
-    """`2.8123 ±0.0031`; without an error (a single sequence) just the value."""
-    shown = f"{value:+.4f}" if sign else f"{value:.4f}"
-    return shown if error is None else f"{shown} ±{error:.4f}"
+from inheritune.report.notation import short, with_error
 
 
 def verdict(summary: dict[str, Any]) -> str:
@@ -91,11 +87,3 @@ def _teacher_flops(found: dict[str, Any]) -> str:
         return ""
     shared = " (shared)" if found["teacher_outputs"] == "stored" else ""
     return f"{found['teacher_flops'] + found.get('teacher_flops_before', 0):.2g}{shared}"
-
-
-def short(count: int) -> str:
-    """`1.31M` for 1,310,720."""
-    for factor, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= factor:
-            return f"{count / factor:.3g}{letter}"
-    return str(count)

@@ -15,7 +15,7 @@ import numpy as np
 from inheritune.data.filters.filtering import check_filters
 from inheritune.data.prepared import FORMAT, Prepared, open_prepared
 from inheritune.data.preparing.account import Drawn, account, counted, write_removed
-from inheritune.data.preparing.work import Work, work_folder
+from inheritune.data.preparing.work import Work, remove_left_over, work_folder
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
@@ -68,6 +68,7 @@ def prepare(
     out = Path(out)
     data = data if isinstance(data, Data) else check(Data, data, "data")
     seed = seed if data.seed is None else data.seed
+    remove_left_over(out)
     return Preparation(data, tokenizer, out, seed, say).run()
 
 

@@ -5,6 +5,7 @@ kept by task; how much of it is then drawn does not. So a run that was killed, o
 which a file was mended go on with what there is.
 """
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -13,13 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.data.preparing.drawing import Gate, Share
-from inheritune.errors import RunError
-from inheritune.runlog import read_json, write_json
+from inheritune.errors import InputError, RunError
+from inheritune.runlog import locked, read_json, write_json
 
 
 def work_folder(out: Path) -> Path:
     """Where the work for the folder `out` is kept until that is there."""
     return out.with_name(f".{out.name}.work")
+
+
+def remove_left_over(out: Path) -> None:
+    """Remove the work for `out` where that is finished: a kill came between its last step and the tidying up."""
+    folder = work_folder(out)
+    if not ((out / "manifest.json").is_file() and folder.exists()):
+        return
+    with contextlib.suppress(InputError), locked(folder):  # whoever has the lock is about to remove it
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Work:

@@ -1,0 +1,45 @@
+"""Which layers work: attention's ranks and mass, what each block is worth, and which blocks to inherit."""
+
+from inheritune.analysis.account import analyze
+from inheritune.analysis.attention import attention_seen, eager_attention
+from inheritune.analysis.choice import choose_blocks
+from inheritune.analysis.figures import describe
+from inheritune.analysis.gradients import find_projections, gradient_norms
+from inheritune.analysis.measures import (
+    angular_distance,
+    approximate_rank,
+    block_influence,
+    column_mass,
+    depth_distances,
+    is_lazy,
+    lazy_groups,
+    row_entropy,
+    sink_weight,
+    valid_only,
+)
+from inheritune.analysis.partial import Partial
+from inheritune.analysis.passing import pass_through
+from inheritune.analysis.trials import Trials
+
+__all__ = [
+    "Partial",
+    "Trials",
+    "analyze",
+    "angular_distance",
+    "approximate_rank",
+    "attention_seen",
+    "block_influence",
+    "choose_blocks",
+    "column_mass",
+    "depth_distances",
+    "describe",
+    "eager_attention",
+    "find_projections",
+    "gradient_norms",
+    "is_lazy",
+    "lazy_groups",
+    "pass_through",
+    "row_entropy",
+    "sink_weight",
+    "valid_only",
+]

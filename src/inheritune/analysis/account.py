@@ -1,0 +1,191 @@
+"""`analyze`: models on text, their figures in analysis.json and a page to look at."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune import runtime as rt
+from inheritune.analysis.choice import choose_blocks
+from inheritune.analysis.figures import Figures, describe
+from inheritune.analysis.measures import COLLAPSED_BELOW, check_tau
+from inheritune.arch import check_positions, load_model, load_tokenizer, parameter_count
+from inheritune.data import Sequences, check_tokenizer, check_vocabulary, open_data, sample, sample_text
+from inheritune.errors import InputError
+from inheritune.inheritance import check_free
+from inheritune.recipe import Inherit, Reference
+from inheritune.report import write_analysis
+from inheritune.runlog import new_folder, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FORMAT = 1
+_CALIBRATION_LENGTH = 256
+
+
+def analyze(
+    models: "str | Path | Reference | PreTrainedModel | Sequence[str | Path | Reference | PreTrainedModel]", *,
+    text: str | Path | Sequence[str | Path] = (), data: str | Path | None = None, sequences: int = 100,
+    sequence_length: int = 100, tau: float | Sequence[float] = 0.9, loss_sequences: int = 8,
+    selection: Inherit | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto",
+    dtype: str = "auto", micro_batch: int = 8, out: str | Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Figures:  # fmt: skip
+    """What the heads and blocks of one or several decoders do on text, as plain data (docs/analysis.md has every key).
+
+    `text` are files, folders, patterns or addresses, or `data` is a folder that `prepare` wrote, whose validation text
+    is taken. Attention is looked at on `sequences` sequences of `sequence_length` tokens, spread evenly over the text;
+    losses on the first `loss_sequences` of them. `tau` is the share of the squared norm that ranks hold, or several.
+    With `selection` its blocks are chosen from the first model, seen on training text where `data` is given. Models are
+    moved to `device` in `dtype` (auto: float32, on a GPU bfloat16); a loaded one stays as it was. `out` is a folder to
+    write analysis.json, index.html and analysis.md to.
+
+    Raises InputError for text that is too short, a tau outside (0, 1), sequences longer than a model's positions, a
+    model that is no decoder, and when `out` exists. Source: arXiv 2404.08634 v4, sections 3 and 4.
+    """
+    listed = list(models) if isinstance(models, list | tuple) else [models]
+    shares = [float(share) for share in ([tau] if isinstance(tau, int | float) else tau)]
+    paths = [text] if isinstance(text, str | Path) else list(text)
+    _check(listed, paths, data, shares, sequences, sequence_length, loss_sequences)
+    folder = None if out is None else check_free(Path(out))
+    runtime = rt.start(device)
+    found: Figures = {
+        "format": FORMAT,
+        "text": {
+            "source": ", ".join(str(path) for path in paths) if paths else f"{data} (validation)",
+            "sequences": sequences,
+            "sequence_length": sequence_length,
+            "loss_sequences": min(loss_sequences, sequences),
+        },
+        "tau": shares,
+        "collapsed_below": COLLAPSED_BELOW,
+        "models": [],
+    }
+    text_of = _Text(paths, data, runtime)
+    drawings: list[Any] = []
+    for number, one in enumerate(listed):
+        began = time.monotonic()
+        with _loaded(one, tokenizer, runtime, dtype) as (model, its):
+            seconds = round(time.monotonic() - began, 3)
+            check_positions(model.config, sequence_length, "--length")
+            rows_NT = text_of.rows("validation", its, model.config, sequences, sequence_length)
+            name, path = _title(one, model)
+            figures = describe(
+                model, rows_NT, tau=shares, micro_batch=micro_batch, loss_sequences=loss_sequences,
+                say=partial(_say, say, name),
+            )  # fmt: skip
+            drawn = figures["maps"]
+            drawings.append(drawn and [drawn[kind].pop("attention") for kind in ("potent", "lazy")])
+            figures["selection"] = None
+            if selection is not None and number == 0:
+                length = _calibration_length(model.config)
+                count = max(1, selection.calibration.count // length)
+                rows_NT = text_of.rows("train", its, model.config, count, length)
+                figures["selection"] = choose_blocks(model, rows_NT, selection, micro_batch=micro_batch, say=say)
+            figures["seconds"] = {"load": seconds, **figures["seconds"]}
+            found["models"].append({"name": name, "path": path, "parameters": parameter_count(model), **figures})
+    if folder is not None:
+        _write(found, drawings, folder)
+    return found
+
+
+def _say(say: Callable[[str], None], name: str, line: str) -> None:
+    say(f"{name}: {line}")
+
+
+def _check(
+    models: Sequence[Any], paths: Sequence[Any], data: Any, tau: Sequence[float], sequences: int, length: int,
+    loss_sequences: int,
+) -> None:  # fmt: skip
+    if not models:
+        raise InputError("models", "none given", "name one or several")
+    if bool(paths) == (data is not None):
+        raise InputError(
+            "text", "both text and data" if paths else "none given", "give --text or --data, one of the two"
+        )
+    check_tau(tau)
+    for place, value in (("--sequences", sequences), ("--length", length), ("--loss-sequences", loss_sequences)):
+        if value < 1:
+            raise InputError(place, f"got {value}", "give 1 or more")
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Where sequences come from: text that each model's own tokenizer splits, or prepared data."""
+
+    paths: Sequence[str | Path]
+    data: str | Path | None
+    runtime: rt.Runtime
+
+    def rows(
+        self, split: str, tokenizer: "PreTrainedTokenizerBase | None", config: Any, count: int, length: int
+    ) -> "torch.Tensor":
+        """`count` sequences of token ids (count, length + 1) on the device."""
+        import torch
+
+        if self.data is None:
+            if tokenizer is None:
+                raise InputError(
+                    "tokenizer", "a loaded model comes without one", "give the tokenizer, or prepared data"
+                )
+            found = sample_text(self.paths, tokenizer, count, length)
+        else:
+            prepared = open_data(self.data, self.runtime, config.vocab_size, tokenizer)
+            if tokenizer is not None:
+                check_tokenizer(prepared, tokenizer, str(self.data))
+            check_vocabulary(prepared, config.vocab_size, str(self.data))
+            place = f"{self.data} ({split})"
+            found = sample(Sequences(prepared.tokens(split), length, place), count, place)
+        return torch.from_numpy(found).to(self.runtime.device)
+
+
+@contextmanager
+def _loaded(
+    one: Any, tokenizer: "PreTrainedTokenizerBase | None", runtime: rt.Runtime, dtype: str
+) -> "Iterator[tuple[PreTrainedModel, PreTrainedTokenizerBase | None]]":
+    """A model on its device in its dtype and in evaluation mode, with its tokenizer; a loaded one is copied."""
+    import torch
+
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise InputError("--dtype", f"got {dtype!r}", "legal are auto, float32 and bfloat16")
+    if dtype == "auto":
+        dtype = "bfloat16" if runtime.device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if isinstance(one, str | Path | Reference):
+        origin = one if isinstance(one, Reference) else Reference(path=str(one))
+        tokenizer = tokenizer or load_tokenizer(origin)
+        model = load_model(origin)
+    else:
+        model = copy.deepcopy(one)
+    yield model.to(device=runtime.device, dtype=getattr(torch, dtype)).eval(), tokenizer
+
+
+def _title(one: Any, model: "PreTrainedModel") -> tuple[str, str | None]:
+    """The name for people, and the place of a model that was loaded from one."""
+    if isinstance(one, Reference):
+        one = one.path
+    if isinstance(one, str | Path):
+        return Path(one).name or str(one), str(one)
+    return getattr(model.config, "name_or_path", "") or str(model.config.model_type), None
+
+
+def _calibration_length(config: Any) -> int:
+    positions = getattr(config, "max_position_embeddings", None)
+    return min(_CALIBRATION_LENGTH, positions) if isinstance(positions, int) and positions > 0 else _CALIBRATION_LENGTH
+
+
+def _write(found: Figures, drawings: Sequence[Any], folder: Path) -> None:
+    import numpy as np
+
+    with new_folder(folder) as filled:
+        for number, (figures, drawing) in enumerate(zip(found["models"], drawings, strict=True)):
+            if drawing is not None:
+                figures["maps"]["file"] = f"maps-{number}.npz"
+                np.savez_compressed(filled / f"maps-{number}.npz", potent=drawing[0].numpy(), lazy=drawing[1].numpy())
+        write_json(filled / "analysis.json", found)
+        write_analysis(filled)

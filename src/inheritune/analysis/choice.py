@@ -1,0 +1,148 @@
+"""Measured choices: from a model and calibration text to an order of its blocks, with the reason in words."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from inheritune.analysis.figures import mean
+from inheritune.analysis.measures import is_lazy
+from inheritune.analysis.order import Dropped, order_by, search
+from inheritune.analysis.passing import Passed, pass_through
+from inheritune.analysis.trials import Trials, skip_increases
+from inheritune.arch import layer_count
+from inheritune.errors import InputError
+from inheritune.inheritance import count_layers, select_blocks, target_config, within
+from inheritune.recipe import Inherit, Size
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+_TAU = 0.9
+_RANK_LENGTH, _RANK_SEQUENCES = 100, 20  # ranks grow with the length: the paper's, and enough of them to tell 1 from 2
+
+
+def choose_blocks(
+    model: "PreTrainedModel", rows_NT: "torch.Tensor", wish: Inherit, *, micro_batch: int = 8,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:  # fmt: skip
+    """The blocks that a measured choice keeps, and the order in which it drops the others, as plain data.
+
+    `rows_NT` are calibration sequences (N, T + 1), which must not be validation text. auto drops one block after the
+    other, each time the one without which the loss is lowest (see `search`), until `wish.layers` is kept; rank,
+    influence and loss drop those with the lowest MaxRank, block influence, or increase of the loss when skipped alone.
+    The model, in evaluation mode and on its device, is left as it was. Keys: choose, blocks, dropped (block, and with
+    auto loss and increase in nats a token), lazy_layers, reason, calibration, loss, trials, seconds.
+
+    Raises InputError where no block can be dropped, or rank is asked of blocks that show no attention weights.
+    """
+    began = time.monotonic()
+    total = layer_count(model.config)
+    length = min(_RANK_LENGTH, rows_NT.shape[1] - 1)
+    pieces = rows_NT[:, : (rows_NT.shape[1] - 1) // length * length].reshape(-1, length)[:_RANK_SEQUENCES]
+    ranks = _ranks(pass_through(model, pieces, (_TAU,), micro_batch))
+    trials = None
+    if wish.choose == "auto":
+        trials = Trials(model, rows_NT, micro_batch)
+        say(f"choosing blocks: loss {float(trials.losses.mean()):.3f} with all {total}")
+        if not trials.resumes:
+            say("choosing blocks: blocks see more than the one before hands on, so every trial takes a whole pass")
+        start = float(trials.losses.mean())
+        order = search(trials, partial(_is_enough, model, wish), partial(_is_model, model, wish), say)
+    else:
+        order = order_by(_values(model, rows_NT, wish.choose, ranks, micro_batch))
+        start = None
+    dropped = [one.block for one in order]
+    kept = _kept(model, wish, dropped)
+    lazy = [block for block, rank in enumerate(ranks) if rank is not None and is_lazy(rank)]
+    gone = order[: total - len(kept)]
+    return {
+        "choose": wish.choose,
+        "blocks": kept,
+        "dropped": [_plain(one) for one in (gone if wish.choose == "auto" else order)],
+        "lazy_layers": lazy,
+        "reason": reason(gone, lazy, wish.choose),
+        "calibration": {"sequences": len(rows_NT), "sequence_length": rows_NT.shape[1] - 1},
+        "loss": start,
+        "trials": trials.runs if trials is not None else 0,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def reason(dropped: Sequence[Dropped], lazy: Sequence[int], choose: str) -> str:
+    """Why these blocks were dropped, in a line: each with what it added to the loss, and which of them are lazy."""
+    by = {"rank": "lowest rank", "influence": "lowest influence", "loss": "lowest loss when skipped"}
+    listed = "; ".join(
+        f"{one.block}" + ("" if one.increase is None else f": {one.increase:+.2f}") for one in dropped
+    )  # fmt: skip
+    text = f"dropped {listed or 'none'}" + (f" ({by[choose]} first)" if choose in by else "")
+    gone = [one.block for one in dropped]
+    here, left = [block for block in lazy if block in gone], [block for block in lazy if block not in gone]
+    if here:
+        text += f"; {_and(here)} lazy"
+    if left:
+        text += f"; kept though lazy: {_and(left)}"
+    return text
+
+
+def _and(blocks: Sequence[int]) -> str:
+    return " and ".join(filter(None, [", ".join(map(str, blocks[:-1])), str(blocks[-1])]))
+
+
+def _plain(one: Dropped) -> dict[str, Any]:
+    return {"block": one.block, "loss": one.loss, "increase": one.increase}
+
+
+def _ranks(passed: Passed) -> list[float | None]:
+    """MaxRank by block; None where no attention is seen."""
+    return [None if heads is None else float(heads[..., 0].mean(0).max()) for heads in passed.heads]
+
+
+def _values(
+    model: "PreTrainedModel", rows_NT: "torch.Tensor", choose: str, ranks: Sequence[float | None], micro_batch: int
+) -> list[float]:
+    """By block the figure that the choice goes by."""
+    if choose == "loss":
+        trials = Trials(model, rows_NT, micro_batch)
+        return [float(mean(row)["mean"]) for row in skip_increases(trials, trials.kept)]
+    if choose == "influence":
+        passed = pass_through(model, rows_NT[:, :-1], (_TAU,), micro_batch)
+        return [float(value) for value in passed.influence.mean(0)]
+    missing = [block for block, rank in enumerate(ranks) if rank is None]
+    if missing:
+        what = f"block {missing[0]} shows no attention weights, so it has no rank"
+        raise InputError("choose: rank", what, "take auto, influence or loss")
+    return [rank for rank in ranks if rank is not None]
+
+
+def _is_enough(model: "PreTrainedModel", wish: Inherit, kept: list[int]) -> bool:
+    if isinstance(wish.layers, Size):
+        return within(model.config, wish, kept)
+    return len(kept) <= count_layers(wish.layers, layer_count(model.config))
+
+
+def _kept(model: "PreTrainedModel", wish: Inherit, dropped: Sequence[int]) -> list[int]:
+    total = layer_count(model.config)
+    if not isinstance(wish.layers, Size):
+        return select_blocks(wish.layers, wish.choose, total, dropped=dropped)
+    for count in range(total, total - len(dropped) - 1, -1):
+        kept = select_blocks(count, wish.choose, total, dropped=dropped) if count else []
+        if kept and within(model.config, wish, kept):
+            return kept
+    raise InputError(
+        "inherit.layers", f"{wish.layers}, and one block with embeddings and head comes to more", "allow more"
+    )
+
+
+def _is_model(model: "PreTrainedModel", wish: Inherit, kept: list[int]) -> bool:
+    """Whether the config shows nothing against a target of these blocks."""
+    if not kept:
+        return False
+    try:
+        target_config(
+            model.config, wish.model_copy(update={"layers": kept, "choose": "first"}), layer_count(model.config)
+        )
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,132 @@
+"""How much queries and keys would learn, by block. Source: arXiv 2404.08634 v4, where collapsed heads stop learning."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from inheritune.analysis.attention import attention_seen, eager_attention
+from inheritune.arch import block_modules
+from inheritune.losses import token_losses
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+_TOKENS = 4  # that a projection's features are told apart with
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear module and which of its output features become queries and keys, each a boolean vector."""
+
+    module: "torch.nn.Module"
+    query: "torch.Tensor"
+    key: "torch.Tensor"
+
+
+def find_projections(model: "PreTrainedModel") -> list[list[Projection]]:
+    """For each block the projections that make its queries and keys, found by what its attention weights depend on.
+
+    The outputs of all linear modules are replaced by random numbers, so that each weight depends on them alone. The
+    last position's weights depend on its query and on the keys of all positions: a feature that matters at earlier
+    positions makes keys, one that matters at the last alone makes queries. So fused projections of any layout are told
+    apart. A block whose attention is not seen (see `attention_seen`) has none.
+    """
+    import torch
+
+    outputs: list[list[tuple[Any, torch.Tensor]]] = [[] for _ in block_modules(model)]
+    found: list[list[Projection]] = [[] for _ in outputs]
+    generator = torch.Generator().manual_seed(0)
+
+    def see(number: int, weights_BHTT: "torch.Tensor") -> None:
+        if not weights_BHTT.requires_grad:
+            return
+        last_BHT = weights_BHTT[:, :, -1]
+        draw = torch.rand(last_BHT.shape, generator=generator).to(last_BHT)  # rows sum to 1: a plain sum has no slope
+        leaves = [leaf for _, leaf in outputs[number]]
+        slopes: Any = torch.autograd.grad((last_BHT * draw).sum(), leaves, retain_graph=True, allow_unused=True)
+        for (module, _), slope in zip(outputs[number], slopes, strict=True):
+            if slope is None:
+                continue
+            here_TF = slope.view(_TOKENS, -1) != 0
+            key = here_TF[:-1].any(0)
+            found[number].append(Projection(module, here_TF[-1] & ~key, key))
+
+    tokens_BT = torch.arange(_TOKENS, device=model.device).unsqueeze(0) % model.config.vocab_size
+    hooks = _random_outputs(model, outputs, generator), attention_seen(model, see)
+    with eager_attention(model), hooks[0], hooks[1], torch.enable_grad():
+        model(input_ids=tokens_BT, use_cache=False)
+    return found
+
+
+@contextmanager
+def _random_outputs(model: "PreTrainedModel", outputs: list[Any], generator: "torch.Generator") -> Iterator[None]:
+    """Inside, linear modules of the blocks return random numbers, which are appended to `outputs` by block."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    def replaced(number: int) -> Any:
+        def replace(module: Any, given: Any, made: "torch.Tensor") -> "torch.Tensor":
+            leaf = torch.randn(made.shape, generator=generator).to(made).requires_grad_()
+            outputs[number].append((module, leaf))
+            return leaf.clone()  # some add to it in place
+
+        return replace
+
+    handles = [
+        module.register_forward_hook(replaced(number))
+        for number, block in enumerate(block_modules(model))
+        for module in block.modules()
+        if isinstance(module, torch.nn.Linear | Conv1D)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def gradient_norms(model: "PreTrainedModel", rows_NT: "torch.Tensor") -> list[dict[str, float] | None]:
+    """By block the Frobenius norms of the loss's gradients in the weights that make queries and keys.
+
+    The loss is the mean over all tokens of the batch (N, T + 1), in nats. None for a block whose attention is not seen.
+    The model is left as it was, without gradients.
+    """
+    import torch
+
+    projections = find_projections(model)
+    weights = {id(one.module.weight): one.module.weight for each in projections for one in each}
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    for parameter in before:
+        parameter.requires_grad_(id(parameter) in weights)
+    try:
+        if weights:
+            with torch.enable_grad():
+                for row_1T in torch.split(rows_NT, 1):  # one at a time: activations of all blocks are held
+                    logits_1TV = model(input_ids=row_1T[:, :-1], use_cache=False).logits
+                    (token_losses(logits_1TV, row_1T[:, 1:]).mean() / len(rows_NT)).backward()  # type: ignore[no-untyped-call]
+        return [_norms(each) if each else None for each in projections]
+    finally:
+        for parameter, wanted in before.items():
+            parameter.grad = None
+            parameter.requires_grad_(wanted)
+
+
+def _norms(projections: list[Projection]) -> dict[str, float]:
+    sums = {"query": 0.0, "key": 0.0}
+    for one in projections:
+        gradient: Any = one.module.weight.grad
+        if gradient is None:
+            continue
+        rows_FD = gradient if _is_linear(one.module) else gradient.T
+        for name, features in (("query", one.query), ("key", one.key)):
+            sums[name] += float(rows_FD[features].double().square().sum())
+    return {name: total**0.5 for name, total in sums.items()}
+
+
+def _is_linear(module: Any) -> bool:
+    """Whether a weight's rows are output features (nn.Linear), not its columns (GPT-2's Conv1D)."""
+    import torch
+
+    return isinstance(module, torch.nn.Linear)

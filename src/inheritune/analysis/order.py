@@ -1,0 +1,83 @@
+"""From figures to a selection: in which order blocks can best be done without.
+
+The order is all there is: a target of n blocks keeps what is left when the others have been dropped, and growth puts
+them back from the end of the order, each at its place.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inheritune.analysis.trials import Trials
+from inheritune.errors import InputError
+
+_LEAST = 4  # trials a round: how much the order of the candidates is trusted
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A block of the order: `loss` is that of the blocks left, `increase` what dropping it added, in nats a token; None
+    where they were not measured.
+    """
+
+    block: int
+    loss: float | None = None
+    increase: float | None = None
+
+
+def search(
+    trials: Trials,
+    enough: Callable[[list[int]], bool],
+    allowed: Callable[[list[int]], bool],
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Dropped]:
+    """Drop one block after the other, each time the one without which the loss on the calibration text is lowest.
+
+    Blocks left over matter more the fewer they are, so a block's increase when it was last tried is taken as the least
+    it can be now: candidates are tried from the lowest on, at least four, and no more once the best one tried is below
+    what the next one promises (Minoux, Accelerated greedy algorithms, 1978). Goes on until `enough(kept)`; `allowed`
+    says which sets of blocks make a model.
+
+    Raises InputError where no further block can be dropped.
+    """
+    order: list[Dropped] = []
+    bounds: dict[int, float] = {}
+    while not enough(trials.kept):
+        best = _round(trials, bounds, allowed)
+        if best is None:
+            raise InputError(
+                "choose: auto", f"no block of {trials.kept} can be dropped without changing the others",
+                "ask for more blocks, or choose: first",
+            )  # fmt: skip
+        order.append(best)
+        bounds.pop(best.block)
+        say(f"dropped {best.block}: {best.increase:+.2f}, loss {best.loss:.3f}")
+    return order
+
+
+def _round(trials: Trials, bounds: dict[int, float], allowed: Callable[[list[int]], bool]) -> Dropped | None:
+    """Find and drop the next block; None where none may be."""
+    base = float(trials.losses.mean())
+    order = sorted(trials.kept, key=lambda block: bounds.get(block, float("-inf")))
+    best: tuple[float, int] | None = None
+    held: Any = None
+    tried = 0
+    for block in order:
+        if best is not None and tried >= _LEAST and best[0] <= bounds.get(block, float("-inf")):
+            break
+        if not allowed([other for other in trials.kept if other != block]):
+            continue
+        losses, states = trials.without(block)
+        tried += 1
+        bounds[block] = float(losses.mean()) - base
+        if best is None or bounds[block] < best[0]:
+            best, held = (bounds[block], block), (losses, states)
+    if best is None:
+        return None
+    trials.drop(best[1], *held)
+    return Dropped(best[1], base + best[0], best[0])
+
+
+def order_by(values: Sequence[float]) -> list[Dropped]:
+    """All blocks at once in the order of a figure, the lowest dropped first; of equal ones the later."""
+    return [Dropped(-block) for _, block in sorted((value, -block) for block, value in enumerate(values))]

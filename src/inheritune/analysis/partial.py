@@ -1,0 +1,120 @@
+"""Forwards in which some blocks are left out, or that begin behind a block with hidden states from before."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from inheritune.analysis.attention import hidden_of
+from inheritune.arch import Head, block_modules, split_head
+from inheritune.losses import linear_cross_entropy, token_losses
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+_SAME = 1e-3  # nats: what a loss may change by rounding when a forward begins with stored hidden states
+
+
+class Partial:
+    """A model on one batch of tokens (B, T + 1), of which any blocks may be left out.
+
+    A block that is left out hands on its input. It is the model's own forward that runs, so masks, positions and what
+    else an architecture gives its blocks are as they should be. Nothing of the model is changed; it has to be in
+    evaluation mode. `whole` has the losses (B,) of all blocks, `states` the input of each block and the last output.
+    """
+
+    def __init__(self, model: "PreTrainedModel", tokens_BT: "torch.Tensor") -> None:
+        self.model, self.blocks = model, block_modules(model)
+        self.inputs_BT, self.targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
+        self.count = len(self.blocks)
+        self._head = split_head(model)
+        self._extras: dict[int, tuple[Any, ...] | None] = {}  # what blocks return beside hidden states; None: nothing
+        everything = range(self.count)
+        self.resumes = False
+        self.states: list[torch.Tensor] = []
+        self.whole = self.losses(everything, states=self.states)
+        # Whether a block's input is all that it takes from those before it: tried out in the middle. Where it is not
+        # so, every forward begins at the first block, which gives the same and takes longer.
+        self.resumes = True
+        middle = self.count // 2
+        part = self.losses(everything, middle, self.states[middle])
+        self.resumes = bool(((self.whole - part).abs() < _SAME).all())
+
+    def losses(
+        self,
+        kept: Collection[int],
+        begin: int = 0,
+        hidden: "torch.Tensor | None" = None,
+        states: "list[torch.Tensor] | None" = None,
+    ) -> "torch.Tensor":
+        """The mean loss of each sequence (B,) in nats a token, in float64, with the blocks `kept` alone.
+
+        With `hidden`, the forward begins behind block `begin` - 1, which is taken to have returned that; `kept` names
+        the blocks before it all the same. The input of each block from `begin` on, kept or not, and the last output are
+        appended to `states`.
+        """
+        import torch
+
+        start = begin if hidden is not None and self.resumes else 0
+        with torch.no_grad(), self._running(set(kept), start, hidden, begin, states):
+            if self._head is None:
+                logits_BTV = self.model(input_ids=self.inputs_BT, use_cache=False).logits
+                return token_losses(logits_BTV, self.targets_BT).double().mean(1)
+            hidden_BTD = self._head.base(input_ids=self.inputs_BT, use_cache=False).last_hidden_state
+        return self._read(hidden_BTD, self._head)
+
+    def _read(self, hidden_BTD: "torch.Tensor", head: Head) -> "torch.Tensor":
+        """Losses of last hidden states, a sequence at a time: all logits at once would be the largest thing here."""
+        import torch
+
+        linear, length = head.linear, self.targets_BT.shape[1]
+        with torch.no_grad():
+            pairs = zip(torch.split(hidden_BTD, 1), torch.split(self.targets_BT, 1), strict=True)
+            sums = [
+                linear_cross_entropy(hidden_1TD * head.scale, linear.weight, linear.bias, targets_1T).double() / length
+                for hidden_1TD, targets_1T in pairs
+            ]
+        return torch.stack(sums)
+
+    @contextmanager
+    def _running(
+        self, kept: set[int], start: int, hidden: "torch.Tensor | None", note: int, states: Any
+    ) -> Iterator[None]:
+        """Inside, the blocks' forwards are ours; a block that stands in the list several times is told by its turn."""
+        turns = {block: [at for at, other in enumerate(self.blocks) if other is block] for block in set(self.blocks)}
+        left = {block: list(places) for block, places in turns.items()}
+
+        def forward_of(block: Any, own: Any) -> Any:
+            def run(*given: Any, **named: Any) -> Any:
+                at = left[block].pop(0)
+                if at < start:
+                    return self._returned(at, hidden)
+                before = hidden_of(given, named)
+                if states is not None and at >= note:
+                    states.append(before)
+                if at not in kept:
+                    result = self._returned(at, before)
+                else:
+                    result = own(*given, **named)
+                    self._extras.setdefault(at, tuple(result[1:]) if isinstance(result, tuple) else None)
+                if states is not None and at == self.count - 1:
+                    states.append(result[0] if isinstance(result, tuple) else result)
+                return result
+
+            return run
+
+        before = {block: block.__dict__.get("forward") for block in turns}
+        for block in turns:
+            block.forward = forward_of(block, block.forward)
+        try:
+            yield
+        finally:
+            for block, forward in before.items():
+                del block.forward
+                if forward is not None:
+                    block.forward = forward
+
+    def _returned(self, at: int, hidden: Any) -> Any:
+        """What block `at` returns when it hands on `hidden`."""
+        extras = self._extras.get(at, next(iter(self._extras.values()), None))
+        return hidden if extras is None else (hidden, *extras)

@@ -1,0 +1,129 @@
+"""One pass over sequences: what heads do and how far blocks move the hidden states, reduced at once."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from inheritune.analysis.attention import attention_seen, eager_attention, hidden_of
+from inheritune.analysis.measures import (
+    approximate_rank,
+    check_tau,
+    column_mass,
+    depth_distances,
+    row_entropy,
+    sink_weight,
+)
+from inheritune.arch import block_modules, split_head
+from inheritune.errors import RunError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Passed:
+    """Figures of every sequence. `heads`: by block (N, H, len(tau) + 3), ranks, mass, sink and entropy; None
+    where no attention is seen. `influence` (N, L); `distances` (N, L + 1, L + 1); `rank_seconds` were spent on ranks.
+    """
+
+    heads: "list[torch.Tensor | None]"
+    influence: "torch.Tensor"
+    distances: "torch.Tensor"
+    rank_seconds: float
+
+
+def pass_through(
+    model: "PreTrainedModel", inputs_NT: "torch.Tensor", tau: Sequence[float] = (0.9,), micro_batch: int = 8
+) -> Passed:
+    """Run the model on sequences of token ids (N, T), block by block reducing attention to figures.
+
+    Memory is that of one block's attention of a micro-batch, and of its hidden states at all depths. The model has to
+    be in evaluation mode. Raises InputError for a tau outside (0, 1), RunError for hidden states that are not finite.
+    """
+    import torch
+
+    check_tau(tau)
+    blocks = block_modules(model)
+    heads: list[list[torch.Tensor]] = [[] for _ in blocks]
+    now: dict[int, list[torch.Tensor]] = {}  # of this micro-batch; a block may have several attentions
+    influence, distances, spent = [], [], 0.0
+
+    def see(number: int, weights_BHTT: "torch.Tensor") -> None:
+        nonlocal spent
+        began = time.monotonic()
+        ranks_BHK = approximate_rank(weights_BHTT, tau)
+        spent += time.monotonic() - began
+        others = (column_mass(weights_BHTT, tau[0]), sink_weight(weights_BHTT), row_entropy(weights_BHTT))
+        figures = torch.cat([ranks_BHK, torch.stack([one.to(ranks_BHK.device) for one in others], -1)], -1)
+        now.setdefault(number, []).append(figures.double().cpu())
+
+    head = split_head(model)
+    body = model if head is None else head.base
+    with torch.no_grad(), eager_attention(model), attention_seen(model, see):
+        for inputs_BT in torch.split(inputs_NT, micro_batch):
+            now.clear()
+            with _states(blocks) as states:
+                body(input_ids=inputs_BT, use_cache=False)
+            for number, several in now.items():
+                heads[number].append(torch.cat(several, 1))
+            _check_finite(states)
+            moved_BL, apart_BLL = depth_distances(states)
+            influence.append(moved_BL.cpu())
+            distances.append(apart_BLL.cpu())
+    merged = [torch.cat(each) if each else None for each in heads]
+    return Passed(merged, torch.cat(influence), torch.cat(distances), spent)
+
+
+def attention_of(
+    model: "PreTrainedModel", inputs_T: "torch.Tensor", wanted: Sequence[tuple[int, int]]
+) -> "list[torch.Tensor]":
+    """The attention (T, T) of heads, each named by block and head, on one sequence of token ids (T,)."""
+    import torch
+
+    seen: dict[int, list[torch.Tensor]] = {}
+    blocks = {block for block, _ in wanted}
+
+    def see(number: int, weights_1HTT: "torch.Tensor") -> None:
+        if number in blocks:
+            seen.setdefault(number, []).append(weights_1HTT[0].float().cpu())
+
+    with torch.no_grad(), eager_attention(model), attention_seen(model, see):
+        model(input_ids=inputs_T[None], use_cache=False)
+    return [torch.cat(seen[block])[head] for block, head in wanted]
+
+
+@contextmanager
+def _states(blocks: "Sequence[torch.nn.Module]") -> "Iterator[list[torch.Tensor]]":
+    """A list that receives each block's input and the last one's output in a forward, as (B, T, D)."""
+    states: list[torch.Tensor] = []
+
+    def enter(block: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        states.append(_by_position(hidden_of(given, named)))
+
+    def leave(block: Any, given: Any, returned: Any) -> None:
+        last.append(_by_position(returned[0] if isinstance(returned, tuple) else returned))
+
+    last: list[torch.Tensor] = []
+    handles = [block.register_forward_pre_hook(enter, with_kwargs=True) for block in dict.fromkeys(blocks)]
+    handles.append(blocks[-1].register_forward_hook(leave))
+    try:
+        yield states
+        states.append(last[-1])
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _by_position(hidden: "torch.Tensor") -> "torch.Tensor":
+    """Hidden states as (B, T, D): of several streams (S, B, T, D) those of a position are put behind each other."""
+    return hidden if hidden.dim() == 3 else hidden.permute(1, 2, 0, 3).flatten(2)
+
+
+def _check_finite(states: "Sequence[torch.Tensor]") -> None:
+    for depth, state in enumerate(states):
+        if not bool(state.isfinite().all()):
+            place = "the embeddings" if depth == 0 else f"block {depth - 1}"
+            raise RunError("analysis", f"the output of {place} is not finite", "check the model's weights and dtype")

@@ -1,0 +1,70 @@
+"""What blocks are worth, tried out: losses with a block skipped, and read at every depth."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from inheritune.analysis.partial import Partial
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+States = list["list[torch.Tensor]"]
+
+
+class Trials:
+    """A model on calibration sequences (N, T + 1), with some of its blocks dropped so far.
+
+    The hidden states before every block are kept, so that a trial computes only what comes behind the block it leaves
+    out: N T (L + 1) hidden vectors of memory. `losses` (N,) are those of the blocks `kept`, in nats a token.
+    """
+
+    def __init__(self, model: "PreTrainedModel", rows_NT: "torch.Tensor", micro_batch: int = 8) -> None:
+        import torch
+
+        self._parts = [Partial(model, rows_BT) for rows_BT in torch.split(rows_NT, micro_batch)]
+        self.kept = list(range(self._parts[0].count))
+        self.losses = torch.cat([part.whole for part in self._parts])
+        self._states: States = [part.states for part in self._parts]
+        self.resumes = all(part.resumes for part in self._parts)
+        self.runs = 0
+        """Trials so far."""
+
+    def without(self, block: int) -> "tuple[torch.Tensor, States]":
+        """Losses (N,) of the blocks kept so far less this one, and the hidden states behind it, for `drop`."""
+        import torch
+
+        self.runs += 1
+        rest = [other for other in self.kept if other != block]
+        found, states = [], []
+        for part, before in zip(self._parts, self._states, strict=True):
+            behind: list[torch.Tensor] = []
+            found.append(part.losses(rest, block + 1, before[block], behind))
+            states.append(behind)
+        return torch.cat(found), states
+
+    def drop(self, block: int, losses: "torch.Tensor", states: States) -> None:
+        """Leave a block out from now on, with what `without` has given for it."""
+        self.kept.remove(block)
+        self.losses = losses
+        for held, behind in zip(self._states, states, strict=True):
+            if block + 1 < len(held) - 1:
+                held[block + 1 :] = behind
+            else:
+                held[-1] = held[block]
+
+    def at_depth(self, blocks: int) -> "torch.Tensor":
+        """Losses (N,) when the hidden state behind the first `blocks` blocks goes straight to final norm and head."""
+        import torch
+
+        first: Collection[int] = [block for block in self.kept if block < blocks]
+        return torch.cat(
+            [part.losses(first, blocks, states[blocks]) for part, states in zip(self._parts, self._states, strict=True)]
+        )
+
+
+def skip_increases(trials: Trials, blocks: Sequence[int]) -> "torch.Tensor":
+    """How much the losses rise when each of `blocks` alone is left out, (len(blocks), N), in nats a token."""
+    import torch
+
+    return torch.stack([trials.without(block)[0] - trials.losses for block in blocks])

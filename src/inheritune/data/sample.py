@@ -1,0 +1,58 @@
+"""A few sequences out of text or prepared data, evenly spread, to look at models with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inheritune.data.loader import Sequences
+from inheritune.data.sources.inputs import list_inputs
+from inheritune.data.sources.reading import read
+from inheritune.data.tokenizer import Encoder
+from inheritune.errors import InputError
+from inheritune.recipe import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ENOUGH = 20  # times the tokens asked for are read: more text is not looked at
+_LONGEST = 16  # characters of a token: of a very long document no more is tokenised than can be needed
+
+
+def sample(sequences: Sequences, count: int, place: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """`count` sequences spread evenly over all, shape (count, T + 1). Raises InputError where there are fewer."""
+    if count > sequences.count:
+        length = sequences.sequence_length
+        what = f"{count} sequences of {length} tokens asked for, the text has {sequences.count}"
+        raise InputError(place, what, f"give more text, or at most --sequences {sequences.count}")
+    return sequences.rows([number * sequences.count // count for number in range(count)])
+
+
+def sample_text(
+    paths: Sequence[str | Path], tokenizer: "PreTrainedTokenizerBase", count: int, sequence_length: int
+) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """`count` sequences of token ids out of files, folders, patterns or addresses, shape (count, T + 1).
+
+    Documents are put behind each other, an end-of-text token (where the tokenizer has one) behind each; the sequences
+    are spread evenly over them, or over the first part of a large text, twenty times as long as they. Raises InputError
+    for text that cannot be read, and where it is too short.
+    """
+    sources = [Source(path=str(path)) for path in paths]
+    encoder, end = Encoder(tokenizer), tokenizer.eos_token_id
+    wanted = count * sequence_length * _ENOUGH
+    tokens: list[int] = []
+    for one in list_inputs(sources):
+        for document in read(one, sources[one.source], lambda place, reason: None, seed=0):
+            tokens += encoder.encode([document.text[: wanted * _LONGEST]])[0]
+            if isinstance(end, int):
+                tokens.append(end)
+            if len(tokens) > wanted:
+                break
+        if len(tokens) > wanted:
+            break
+    place = ", ".join(str(path) for path in paths)
+    if len(tokens) <= sequence_length:
+        what = f"{len(tokens)} tokens, and one sequence takes {sequence_length + 1}"
+        raise InputError(place, what, "give more text, or a smaller --length")
+    return sample(Sequences(np.asarray(tokens, np.int64), sequence_length, place), count, place)

@@ -1,0 +1,112 @@
+"""What all figures have in common: one look, text that stays text, axes in the reader's own text colour."""
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from html import escape
+from statistics import median
+from typing import Any, Literal
+
+INK = "#7a7b7c"  # axes and text; in the SVG it becomes the reader's own text colour
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+)  # Okabe and Ito, told apart by all
+_SETTINGS = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "inheritune",
+    "font.family": "sans-serif",
+    "text.parse_math": False,  # names of models and files may hold dollars
+}
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # so that equal figures are equal bytes
+_TAG = re.compile(r"<[^<>]+>")  # in text and attributes both signs are escaped, so this finds the tags and no more
+_NAMED = re.compile(r'(\bid="|href="#|url\(#)')
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: `name` is that of its file and begins every id in the SVG, so that figures share a page."""
+
+    name: str
+    svg: str
+    png: bytes
+
+
+def draw(
+    name: str, says: str, fill: Callable[[Any, Any], None], size: tuple[float, float], font: float = 11,
+    layout: Literal["constrained", "compressed"] = "constrained",
+) -> Picture:  # fmt: skip
+    """A figure of `size` inches that `fill(figure, axes)` draws into; `says` is what a screen reader reads out.
+
+    As SVG text with axes in the reader's text colour, and as PNG bytes on white.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_SETTINGS | {"font.size": font}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a PNG shows a box there; the SVG has text
+        figure = Figure(figsize=size, layout=layout)
+        axes = figure.subplots()
+        fill(figure, axes)
+        svg, png = io.StringIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", dpi=150, transparent=True, metadata=_NO_METADATA)
+        figure.set_layout_engine("none")  # the layout is found: the same for both
+        figure.savefig(png, format="png", dpi=150, facecolor="white")
+    return Picture(name, _for_page(svg.getvalue(), name, says), png.getvalue())
+
+
+def _for_page(svg: str, name: str, says: str) -> str:
+    def tag(found: re.Match[str]) -> str:
+        return _NAMED.sub(rf"\g<1>{name}-", found[0]).replace(INK, "currentColor")
+
+    text = _TAG.sub(tag, svg[svg.index("<svg") :])
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(says)}"', 1)
+
+
+def dress(axes: Any) -> None:
+    """Axes and their text in the ink that becomes the reader's text colour; no box around the figure."""
+    axes.tick_params(colors=INK, which="both")
+    for part in (axes.xaxis.label, axes.yaxis.label):
+        part.set_color(INK)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+
+
+def stretch(axes: Any, values: Iterable[float]) -> None:
+    """A logarithmic y axis where the values span more than a factor of 2; near zero a linear one where some are not
+    positive and the largest stands far above the rest.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, SymmetricalLogLocator
+
+    known = list(values)
+    lowest, highest = min(known), max(known)
+    if highest > 2 * lowest > 0:
+        axes.set_yscale("log")
+        decades = math.log10(highest / lowest)
+        if 1 <= decades < 3:  # numbers at the powers of ten alone would be too few
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if decades < 1 else ""))
+    elif lowest <= 0 and (usual := median(map(abs, known))) and max(highest, -lowest) > 20 * usual:
+        linear = 10.0 ** math.floor(math.log10(usual))
+        axes.set_yscale("symlog", linthresh=linear)
+        subs = (1, 2, 5) if max(highest, -lowest) < 1000 * linear else (1,)
+        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear, subs=subs))
+        axes.autoscale_view(scalex=False)  # margins by the new scale
+    else:
+        return
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def count_along(axis: Any) -> None:
+    """Whole numbers along an axis that counts blocks, heads or positions."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=10, steps=(1, 2, 5, 10), integer=True, min_n_ticks=1))

@@ -1,0 +1,30 @@
+"""Pages from the templates beside this file, and the same text as Markdown."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+
+def fill_template(name: str, facts: dict[str, Any]) -> str:
+    """The template `name` filled with `facts`, all escaped unless the template marks it as safe."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name).render(facts)
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table whose cells are Markdown already."""
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def markdown_text(text: str) -> str:
+    """`text` so that Markdown shows it as it is: names of models and files may hold its signs, and tags."""
+    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,34 @@
+"""Numbers as people read them."""
+
+
+def with_error(value: float, error: float | None, sign: bool = False) -> str:
+    """`2.8123 ±0.0031`; without an error (a single sequence) just the value."""
+    shown = f"{value:+.4f}" if sign else f"{value:.4f}"
+    return shown if error is None else f"{shown} ±{error:.4f}"
+
+
+def short(count: int) -> str:
+    """`1.31M` for 1,310,720."""
+    for factor, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= factor:
+            return f"{count / factor:.3g}{letter}"
+    return str(count)
+
+
+def spans(blocks: list[int]) -> str:
+    """`0-11, 27-29` for the list of those numbers."""
+    found: list[list[int]] = []
+    for block in blocks:
+        if found and block == found[-1][1] + 1:
+            found[-1][1] = block
+        else:
+            found.append([block, block])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
+def duration(seconds: float) -> str:
+    """`2 h 5 min`, `7 min 20 s`, `12 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

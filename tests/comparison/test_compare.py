@@ -126,7 +126,7 @@ def test_a_failed_arm_is_shown_and_stops_no_other(found: dict[str, Any], folder:
 def test_the_report_names_what_is_unequal_and_published(found: dict[str, Any], folder: Path) -> None:
     report = folder / "out" / "report"
     page, markdown = ((report / name).read_text(encoding="utf-8") for name in ("index.html", "report.md"))
-    assert "* random twice: another budget, 1.02K tokens: twice the steps." in markdown
+    assert "* random twice: another budget, 1.02K tokens: twice the steps." in page
     assert "Published: validation loss, a paper." in markdown
     assert "| another |" in markdown
     assert page.count("<svg") == 3

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from inheritune.report import arm_curve, comparison_table, tokens_to_reach
+from inheritune.report import arm_curve, comparison_table, tokens_to_reach, verdict_of
 
 
 def write_metrics(folder: Path, losses: dict[int, float]) -> None:
@@ -61,6 +61,8 @@ def test_the_table_marks_names_and_leaves_away() -> None:
         ],
         "published": {"source": "a paper", "figure": "validation loss", "values": {"one": 2.8, "elsewhere": 2.7}},
     }
+    for one in found["arms"]:
+        one["verdict"] = verdict_of(one)
     header, rows = comparison_table(found)
     table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     assert list(table) == ["reference", "one", "twice", "broken", "elsewhere"]

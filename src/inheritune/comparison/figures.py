@@ -7,7 +7,7 @@ from inheritune.comparison.budgets import is_equal, step_of
 from inheritune.comparison.planned import Planned
 from inheritune.evaluation import gap, is_matched, mean
 from inheritune.recipe import Suite
-from inheritune.report import arm_curve, tokens_to_reach
+from inheritune.report import arm_curve, tokens_to_reach, verdict_of
 
 _REFERENCE_KEYS = (
     "name", "folder", "layers", "parameters", "val_loss", "val_loss_se", "tokens", "epochs", "steps",
@@ -47,6 +47,8 @@ def compared(
             found["equal"] = is_equal(found["tokens"], budget, step_of(suite, arm))
         arms.append(found)
     _set_beside_random(arms, by_name, folder, results)
+    for found in arms:
+        found["verdict"] = verdict_of(found)
     published = suite.published
     return {
         "reference": {key: reference[key] for key in _REFERENCE_KEYS if key in reference},

@@ -55,7 +55,7 @@ def check(model: type[Model], tree: Any, place: str, lines: Lines | None = None)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        problems = [_problem(model, detail, place, lines or {}) for detail in error.errors()]
+        problems = [_problem(model, detail, place, lines or {}, _arm(tree, detail["loc"])) for detail in error.errors()]
         unique = list({str(problem): problem for problem in problems}.values())
         raise InputError.of(unique) from None
 
@@ -148,14 +148,23 @@ def _collect_lines(node: yaml.Node, at: tuple[str, ...], lines: Lines, path: Pat
             _collect_lines(value, (*at, str(index)), lines, path)
 
 
-def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines) -> Problem:
-    """One pydantic error in our words."""
+def _arm(tree: Any, location: Sequence[Any]) -> str:
+    """The name of the arm of a suite that an error lies in: its number alone would have to be counted out."""
+    try:
+        name = tree["arms"][location[1]]["name"] if location[0] == "arms" else None
+    except (LookupError, TypeError):
+        return ""
+    return f": arm {name}" if isinstance(name, str) else ""
+
+
+def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines, inside: str = "") -> Problem:
+    """One pydantic error in our words; `inside` is put behind its place."""
     shown, last = _follow(model, [str(part) for part in detail["loc"]])
     known = {".".join(key) for key in lines}
     key = tuple(shown)
     while key and key not in lines:
         key = key[:-1]
-    where = f"{place}:{lines[key]}" if key in lines and known else place
+    where = (f"{place}:{lines[key]}" if key in lines and known else place) + inside
     dotted = ".".join(shown)
     kind, message = detail["type"], detail["msg"].removeprefix("Value error, ").rstrip(".")
     given = detail.get("input")

@@ -61,7 +61,7 @@ def _reference_row(reference: dict[str, Any]) -> dict[str, str]:
 
 def _arm_row(arm: dict[str, Any]) -> dict[str, str]:
     if "val_loss" not in arm:
-        return {"arm": arm["name"], "verdict": arm["state"]}
+        return {"arm": arm["name"], "verdict": arm["verdict"]}
     to_match = arm["flops_to_match"]
     return {
         "arm": arm["name"],
@@ -77,7 +77,7 @@ def _arm_row(arm: dict[str, Any]) -> dict[str, str]:
         "gap": with_error(arm["gap"], arm["gap_se"], sign=True),
         "speed-up": _speed_up(arm),
         "FLOPs to match": "not reached" if to_match is None else f"{to_match:.2g}",
-        "verdict": verdict_of(arm),
+        "verdict": arm["verdict"],
     }
 
 

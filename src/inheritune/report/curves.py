@@ -55,13 +55,14 @@ def _fill(axes: Any, curves: list[dict[str, Any]], level: float, axis: str) -> N
     from matplotlib.ticker import FuncFormatter
 
     axes.axhline(level, color=INK, linestyle="--", linewidth=1.2, label="reference, final")
-    for number, curve in enumerate(curves):
-        reference = curve["name"] == "reference"
+    others = [curve for curve in curves if curve["name"] != "reference"]
+    for curve in curves:
+        number = others.index(curve) if curve in others else None
         axes.plot(
             curve[axis], curve["val_loss"], label=curve["name"],
-            color=INK if reference else COLOURS[(number - 1) % len(COLOURS)],
-            linestyle=":" if curve["name"].startswith("control") else _STYLES[(number - 1) // len(COLOURS) % 4],
-            linewidth=1.4 if reference else 2,
+            color=INK if number is None else COLOURS[number % len(COLOURS)],
+            linestyle=":" if curve["name"].startswith("control") else _STYLES[(number or 0) // len(COLOURS) % 4],
+            linewidth=1.4 if number is None else 2,
         )  # fmt: skip
     stretch(axes, [level, *(loss for curve in curves for loss in curve["val_loss"])])  # untrained it begins far above
     axes.set_ylabel("validation loss (nats a token)")

@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 
 import inheritune
-from inheritune.recipe import Evaluate, Inherit, Reference, check
+from inheritune.analysis import choose
+from inheritune.arch import layer_count, load_config, load_tokenizer
+from inheritune.inheritance import select_blocks
+from inheritune.recipe import MEASURED, Evaluate, Inherit, Reference, check
 from inheritune.report import spans
 
 
@@ -24,6 +27,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--layers", type=int, required=True)
     parser.add_argument("--choices", nargs="+", default=["first", "ends", "middle", "last", "rank", "loss", "auto"])
+    parser.add_argument("--calibration", default="2048 tokens")
     parser.add_argument("--tokens", default="123K tokens")
     parser.add_argument("--batch", default="8 sequences")
     parser.add_argument("--sequence-length", type=int, default=256)
@@ -58,7 +62,7 @@ def measure(given: argparse.Namespace, choice: str, seed: int) -> None:
     if (folder / "choice.json").exists() and (folder / "trained" / "evaluation.json").exists():
         return
     began = time.monotonic()
-    blocks = check(Inherit, {"layers": listed}, "choices").layers if listed else chosen(given, name)
+    blocks = check(Inherit, {"layers": listed}, "choices").layers if listed else chosen(given, name, folder)
     seconds = time.monotonic() - began
     target = inheritune.inherit(given.model, blocks).float()
     before = inheritune.evaluate(target, given.data, given.sequence_length).loss
@@ -74,17 +78,17 @@ def measure(given: argparse.Namespace, choice: str, seed: int) -> None:
 
 
 def tokenizer(given: argparse.Namespace) -> object:
-    from inheritune.arch import load_tokenizer
-
     return load_tokenizer(Reference(path=given.model))
 
 
-def chosen(given: argparse.Namespace, name: str) -> list[int]:
-    from inheritune.arch import layer_count, load_config
-    from inheritune.inheritance import select_blocks
-
-    total = layer_count(load_config(Reference(path=given.model)))
-    return select_blocks(given.layers, name, total)
+def chosen(given: argparse.Namespace, name: str, folder: Path) -> list[int]:
+    if name not in MEASURED:
+        return select_blocks(given.layers, name, layer_count(load_config(Reference(path=given.model))))
+    fields = {"layers": given.layers, "choose": name, "calibration": given.calibration}
+    found = choose(given.model, check(Inherit, fields, "choices"), data=given.data, say=print)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "selection.json").write_text(json.dumps(found, indent=2))
+    return found["blocks"]
 
 
 def row(given: argparse.Namespace, name: str, seed: int) -> str:

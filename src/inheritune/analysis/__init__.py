@@ -1,6 +1,6 @@
 """Which layers work: attention's ranks and mass, what each block is worth, and which blocks to inherit."""
 
-from inheritune.analysis.account import analyze
+from inheritune.analysis.account import analyze, choose
 from inheritune.analysis.attention import attention_seen, eager_attention
 from inheritune.analysis.choice import choose_blocks
 from inheritune.analysis.figures import describe
@@ -29,6 +29,7 @@ __all__ = [
     "approximate_rank",
     "attention_seen",
     "block_influence",
+    "choose",
     "choose_blocks",
     "column_mass",
     "depth_distances",

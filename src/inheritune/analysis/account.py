@@ -84,15 +84,30 @@ def analyze(
             drawings.append(drawn and [drawn[kind].pop("attention") for kind in ("potent", "lazy")])
             figures["selection"] = None
             if selection is not None and number == 0:
-                length = _calibration_length(model.config)
-                count = max(1, selection.calibration.count // length)
-                rows_NT = text_of.rows("train", its, model.config, count, length)
+                rows_NT = text_of.calibration(its, model.config, selection)
                 figures["selection"] = choose_blocks(model, rows_NT, selection, micro_batch=micro_batch, say=say)
             figures["seconds"] = {"load": seconds, **figures["seconds"]}
             found["models"].append({"name": name, "path": path, "parameters": parameter_count(model), **figures})
     if folder is not None:
         _write(found, drawings, folder)
     return found
+
+
+def choose(
+    model: "str | Path | Reference | PreTrainedModel", wish: Inherit, *, text: str | Path | Sequence[str | Path] = (),
+    data: str | Path | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto",
+    dtype: str = "auto", micro_batch: int = 8, say: Callable[[str], None] = lambda _: None,
+) -> Figures:  # fmt: skip
+    """A measured choice on text, or on the training text of prepared data: see `choose_blocks` for what comes out.
+
+    `wish` has choose, layers and calibration; the other arguments are those of `analyze`. Raises InputError as that.
+    """
+    paths = [text] if isinstance(text, str | Path) else list(text)
+    _check_text(paths, data)
+    runtime = rt.start(device)
+    with _loaded(model, tokenizer, runtime, dtype) as (loaded, its):
+        rows_NT = _Text(paths, data, runtime).calibration(its, loaded.config, wish)
+        return choose_blocks(loaded, rows_NT, wish, micro_batch=micro_batch, say=say)
 
 
 def _say(say: Callable[[str], None], name: str, line: str) -> None:
@@ -113,6 +128,12 @@ def _check(
     for place, value in (("--sequences", sequences), ("--length", length), ("--loss-sequences", loss_sequences)):
         if value < 1:
             raise InputError(place, f"got {value}", "give 1 or more")
+
+
+def _check_text(paths: Sequence[Any], data: Any) -> None:
+    if bool(paths) == (data is not None):
+        what = "both --text and --data" if paths else "neither --text nor --data"
+        raise InputError("text", what, "give one of the two")
 
 
 @dataclass(frozen=True)
@@ -143,6 +164,11 @@ class _Text:
             place = f"{self.data} ({split})"
             found = sample(Sequences(prepared.tokens(split), length, place), count, place)
         return torch.from_numpy(found).to(self.runtime.device)
+
+    def calibration(self, tokenizer: "PreTrainedTokenizerBase | None", config: Any, wish: Inherit) -> "torch.Tensor":
+        """What a measured choice sees: of prepared data the training text."""
+        length = _calibration_length(config)
+        return self.rows("train", tokenizer, config, max(1, wish.calibration.count // length), length)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from inheritune.analysis.trials import Trials
 from inheritune.errors import InputError
 
-_LEAST = 4  # trials a round: how much the order of the candidates is trusted
+_LIKELY = 4  # of each order of the candidates, so many are tried: neither is to be trusted
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ def search(
 ) -> list[Dropped]:
     """Drop one block after the other, each time the one without which the loss on the calibration text is lowest.
 
-    Blocks left over matter more the fewer they are, so a block's increase when it was last tried is taken as the least
-    it can be now: candidates are tried from the lowest on, at least four, and no more once the best one tried is below
-    what the next one promises (Minoux, Accelerated greedy algorithms, 1978). Goes on until `enough(kept)`; `allowed`
-    says which sets of blocks make a model.
+    Not all are tried each time. Blocks left over matter more the fewer they are, so a block's increase when it was last
+    tried promises the least it can be now: candidates are tried from the lowest on, until the best one tried is below
+    what the next one promises (Minoux, Accelerated greedy algorithms, 1978). As losses keep this rule only roughly, the
+    four of lowest promise are tried in any case, and the four of lowest influence on the hidden states as they are now.
+    Goes on until `enough(kept)`; `allowed` says which sets of blocks make a model.
 
     Raises InputError where no further block can be dropped.
     """
@@ -59,16 +60,16 @@ def _round(trials: Trials, bounds: dict[int, float], allowed: Callable[[list[int
     """Find and drop the next block; None where none may be."""
     base = float(trials.losses.mean())
     order = sorted(trials.kept, key=lambda block: bounds.get(block, float("-inf")))
+    likely = {*order[:_LIKELY], *sorted(trials.kept, key=trials.influence)[:_LIKELY]}
+    order = [block for block in order if block in likely] + [block for block in order if block not in likely]
     best: tuple[float, int] | None = None
     held: Any = None
-    tried = 0
     for block in order:
-        if best is not None and tried >= _LEAST and best[0] <= bounds.get(block, float("-inf")):
+        if best is not None and block not in likely and best[0] <= bounds.get(block, float("-inf")):
             break
         if not allowed([other for other in trials.kept if other != block]):
             continue
         losses, states = trials.without(block)
-        tried += 1
         bounds[block] = float(losses.mean()) - base
         if best is None or bounds[block] < best[0]:
             best, held = (bounds[block], block), (losses, states)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from inheritune.analysis.measures import block_influence
 from inheritune.analysis.partial import Partial
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class Trials:
                 held[block + 1 :] = behind
             else:
                 held[-1] = held[block]
+
+    def influence(self, block: int) -> float:
+        """Block influence among the blocks kept so far (mean over sequences)."""
+        moved = [block_influence(states[block], states[block + 1]) for states in self._states]
+        return float(sum(part.sum() for part in moved)) / len(self.losses)
 
     def at_depth(self, blocks: int) -> "torch.Tensor":
         """Losses (N,) when the hidden state behind the first `blocks` blocks goes straight to final norm and head."""

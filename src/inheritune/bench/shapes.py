@@ -13,8 +13,8 @@ from inheritune.arch import (
     planned_config,
 )
 from inheritune.errors import InputError
-from inheritune.inheritance import target_config
-from inheritune.recipe import Recipe, Reference, Training, check, load_recipe, override
+from inheritune.inheritance import settle, target_config
+from inheritune.recipe import MEASURED, Recipe, Reference, Training, check, load_recipe, override
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -81,7 +81,10 @@ def _small_memory(shape: str, runtime: Runtime) -> dict[str, Any]:
 def recipe_shape(recipe: Recipe) -> "PretrainedConfig":
     """The config of the first round's target of a recipe. Raises InputError as inheriting does."""
     config = planned_config(recipe.reference, recipe.train.sequence_length)
-    return target_config(config, recipe.inherit, layer_count(config))
+    wish = settle(config, recipe.inherit, recipe.reference.trust_remote_code)
+    if wish.choose in MEASURED:  # blocks are of one shape in nearly all models
+        wish = wish.model_copy(update={"choose": "first"})
+    return target_config(config, wish, layer_count(config))
 
 
 def request(

@@ -113,8 +113,19 @@ def inherit(
         str, typer.Option(help="Blocks: a number, a fraction, half, all, or a list such as 0-11,24,25 (from 0).")
     ] = "half",
     choose: Annotated[
-        str, typer.Option(help="Which, when a number is given: first, last, middle, ends, every (k-th), stacked.")
+        str,
+        typer.Option(
+            help="Which, when a number is given: first, last, middle, ends, every (k-th), stacked;"
+            " or measured on --text or --data: auto, rank, influence, loss."
+        ),
     ] = "first",
+    text: Annotated[
+        list[str] | None, typer.Option(help="A file, folder, pattern or address with text to choose on; repeatable.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder that `inheritune prepare` wrote; its training text is taken.")
+    ] = None,
+    calibration: Annotated[str, typer.Option(help="Tokens that a measured choice sees.")] = "2048 tokens",
     submodules: Annotated[
         str,
         typer.Option(
@@ -134,7 +145,7 @@ def inherit(
 ) -> None:
     """Write a smaller checkpoint made of some of a model's blocks; it is not trained."""
     from inheritune.errors import InputError
-    from inheritune.recipe import Reference, check
+    from inheritune.recipe import MEASURED, Reference, check
 
     fields = {"path": reference, "revision": revision, "tokenizer": tokenizer, "trust_remote_code": trust_remote_code}
     origin = check(Reference, fields, "command line")
@@ -144,7 +155,17 @@ def inherit(
     from inheritune import inheritance
     from inheritune.arch import parameter_count
 
-    wish = inheritance.make_wish(layers, choose, submodules, width)
+    wish = inheritance.make_wish(layers, choose, submodules, width, calibration)
+    selection = None
+    if wish.choose in MEASURED and (text or data):
+        from inheritune import analysis
+
+        selection = analysis.choose(
+            origin, wish, text=text or (), data=data, say=lambda line: typer.echo(line, err=True)
+        )
+        wish = wish.model_copy(update={"layers": selection["blocks"], "choose": "first"})
+    elif text or data:
+        raise InputError("command line", f"text does not go with --choose {choose}", f"take {', '.join(MEASURED)}")
     kind = inheritance.as_dtype(dtype)
     if show:
         made = inheritance.plan_for(origin, wish)
@@ -157,7 +178,7 @@ def inherit(
         "of": made.plan.total,
         "parameters": parameter_count(made.target),
         "tensors_fresh": len(made.plan.fresh),
-    }
+    } | ({"selection": selection} if selection else {})
     if show:
         rows = inheritance.plan_rows(made.plan, (kind or made.target.dtype).itemsize)
         found |= {"plan": rows, "dropped": list(made.plan.dropped)}

@@ -196,9 +196,13 @@ def open_source(reference: Reference, wish: Inherit) -> Source:
     return Source(made, place(made, names, weights), None, stored)
 
 
-def make_wish(layers: Any, choose: Any = "first", submodules: Any = "all", width: Any = "full") -> Inherit:
+def make_wish(
+    layers: Any, choose: Any = "first", submodules: Any = "all", width: Any = "full", calibration: Any = None
+) -> Inherit:
     """The words of a caller as a checked wish. Raises InputError with all that is wrong, and what is legal."""
     fields = {"layers": layers, "choose": choose, "submodules": submodules, "width": width}
+    if calibration is not None:
+        fields["calibration"] = calibration
     return check(Inherit, fields, "inherit")
 
 

@@ -58,8 +58,8 @@ def select_blocks(
         if dropped is None:
             raise InputError(
                 f"choose: {choose}",
-                "it looks at the model at work, and there is no text",
-                "give calibration text (--text), or take first, last, middle, ends or every",
+                "it looks at the model at work on text, and there is none here",
+                "give `inheritune inherit` a --text, or the list of blocks that `inheritune analyze --choose` gives",
             )
         if total - len(dropped) > count:
             raise InputError(place, f"{count} blocks, and the order drops only {len(dropped)}", "choose anew")

@@ -37,6 +37,8 @@ def _check_rounds(recipe: Recipe) -> None:
     config = planned_config(place, recipe.train.sequence_length)
     skeleton = build_skeleton(config, place.trust_remote_code)
     inherit = settle(config, recipe.inherit, place.trust_remote_code)
+    if is_measured(inherit) and recipe.grow is not None and recipe.grow.silent:
+        check_silencing(skeleton)
     for kept in check_rounds(inherit, recipe.grow, layer_count(config)):
         if is_measured(inherit) and len(kept) < layer_count(config):
             continue

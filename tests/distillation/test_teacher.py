@@ -284,6 +284,24 @@ def test_windows_that_begin_anywhere_are_taught_online(tmp_path: Path) -> None:
         lesson(sampling="with replacement")
 
 
+def test_in_bfloat16_positions_keep_their_precision(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+        max_position_embeddings=32,
+    )).eval()  # fmt: skip
+    frequencies, row, found = model.model.rotary_emb.inv_freq.clone(), text(), {}
+    assert not torch.equal(frequencies.bfloat16().float(), frequencies)  # or nothing is tested
+    for precision in ("float32", "bfloat16"):
+        wanted = lesson(precision=precision, distillation={"outputs": "online"})
+        outputs, _ = Teacher(model, tmp_path).outputs(wanted, HERE, print)
+        assert isinstance(outputs, OnlineOutputs)
+        assert outputs._model.lm_head.weight.dtype == getattr(torch, precision)
+        assert torch.equal(outputs._model.model.rotary_emb.inv_freq, frequencies)
+        found[precision] = asked(outputs, [3], row)[0]
+    assert 0 < (found["float32"] - found["bfloat16"]).abs().max() < 1e-3
+
+
 def test_a_teacher_stays_as_it_was_given(tmp_path: Path) -> None:
     model = a_teacher().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -24,6 +24,7 @@ def recipe(text: Path, reference: Path, **distillation: Any) -> dict[str, Any]:
     return tree
 
 
+@pytest.mark.long
 def test_the_reference_teaches(text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path) -> None:
     tree = recipe(text, reference_folder, top_k=8, outputs="stored")
     found = run(load_recipe(write_recipe(tree)), tmp_path / "run")

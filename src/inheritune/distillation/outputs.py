@@ -30,7 +30,9 @@ class OnlineOutputs:
         """Takes the model over: moves it to the device, in that type."""
         self.settings, self._device, self._end_of_text = settings, runtime.device, end_of_text
         kind = torch.float32 if precision == "float32" else torch.bfloat16
-        self._model = model.to(device=runtime.device, dtype=kind).eval().requires_grad_(False)
+        for parameter in model.parameters():  # and no buffers: rotary frequencies would be others in bfloat16
+            parameter.data = parameter.data.to(kind)
+        self._model = model.to(device=runtime.device).eval().requires_grad_(False)
         self._head = split_head(self._model)
 
     def stored(self, starts: Array) -> tuple[torch.Tensor, ...]:

@@ -90,7 +90,6 @@ class Store:
             self._check_room(left, sequences.count, say)
             return missing
 
-        began = time.monotonic()
         missing: list[int] = runtime.first_does(begin)
         work = _Work(self.layout, sequences, teacher, runtime.device, say)
 
@@ -100,8 +99,7 @@ class Store:
                 work.write(partial, number, numbers)
 
         _all_do(share, runtime)
-        seconds = round(time.monotonic() - began, 3)
-        runtime.first_does(lambda: self._finish(partial, len(firsts), seconds))
+        runtime.first_does(lambda: self._finish(partial, len(firsts)))
 
     def _check_room(self, left: int, count: int, say: Callable[[str], None]) -> None:
         """Say how much is written, before any of it is. Raises RunError where that is more than there is room for."""
@@ -117,8 +115,9 @@ class Store:
             )
         say(f"teacher: its outputs take {told} in {self.folder}; {in_bytes(free)} are free")
 
-    def _finish(self, partial: Path, shards: int, seconds: float) -> None:
+    def _finish(self, partial: Path, shards: int) -> None:
         notes = [read_json(_note(partial, number)) for number in range(shards)]
+        seconds = round(sum(said["seconds"] for said in notes), 3)
         write_json(partial / MANIFEST, {"of": self.facts, "seconds": seconds, "shards": notes})
         for number in range(shards):
             _note(partial, number).unlink()
@@ -146,7 +145,7 @@ class _Work:
     def write(self, partial: Path, number: int, numbers: range) -> None:
         """One shard, and behind it the note that it is whole."""
         file = partial / f"outputs-{number:05d}.bin"
-        digest = hashlib.sha256()
+        digest, began = hashlib.sha256(), time.monotonic()
         with named(file), file.open("wb") as opened:
             for first in range(numbers.start, numbers.stop, batch_size(self.layout)):
                 data = self.compute(range(first, min(first + batch_size(self.layout), numbers.stop)))
@@ -156,7 +155,7 @@ class _Work:
             opened.flush()
             os.fsync(opened.fileno())
         said = {"file": file.name, "sequences": len(numbers), "sha256": digest.hexdigest()}
-        write_json(_note(partial, number), said)
+        write_json(_note(partial, number), said | {"seconds": round(time.monotonic() - began, 3)})
 
     def compute(self, numbers: range) -> bytes:
         """The outputs for some sequences, as they are stored. All batches have one shape; rows that fill up are cut."""

@@ -44,8 +44,9 @@ class Teacher:
     """A model that others learn from. One object serves all arms that share it, so that its outputs are computed once.
 
     `source` is where it is, or the model itself, which stays as it is. Outputs that are stored lie in the folder
-    `kept`, under a name that says what they depend on, so that several teachers may share it. `trainings` is how many
-    trainings are going to learn from it, as far as is known: for the choice between storing and computing anew.
+    `kept`, under a name that says what they depend on, so that several teachers may share it, though not several jobs
+    at once. `trainings` is how many trainings are going to learn from it, as far as is known: for the choice between
+    storing and computing anew.
     """
 
     def __init__(self, source: "Reference | PreTrainedModel", kept: Path, trainings: int = 1) -> None:
@@ -248,11 +249,11 @@ def _data_checksums(sequences: Sequences) -> list[str]:
 
 
 def checksum_of(model: "PreTrainedModel") -> str:
-    """SHA-256 over names, types and bytes of all tensors of a model on the CPU, in hexadecimal."""
+    """SHA-256 over names, types and bytes of all tensors of a model, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

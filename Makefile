@@ -27,8 +27,9 @@ format: .venv/installed-dev      ## ruff's formatting and safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: .venv/installed            ## docs/recipe.md from the recipe's models, docs/architectures.md from the checks of all families
+docs: .venv/installed            ## docs/recipe.md and docs/suite.md from the recipe's models, docs/architectures.md from the checks of all families
 	$(BIN)/python -m inheritune.recipe.description > docs/recipe.md
+	$(BIN)/python -m inheritune.recipe.description suite > docs/suite.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/families/document.py > docs/architectures.new
 	mv docs/architectures.new docs/architectures.md
 

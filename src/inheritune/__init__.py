@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from inheritune.analysis import analyze as analyze
     from inheritune.arm import train as train
+    from inheritune.comparison import compare as compare
     from inheritune.conversion import export as export
     from inheritune.data import prepare as prepare
     from inheritune.evaluation import evaluate as evaluate
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "analyze": "inheritune.analysis",
+    "compare": "inheritune.comparison",
     "evaluate": "inheritune.evaluation",
     "export": "inheritune.conversion",
     "grow": "inheritune.growth",
@@ -31,7 +33,19 @@ _HOMES = {
     "train": "inheritune.arm",
 }
 
-__all__ = ["__version__", "analyze", "evaluate", "export", "grow", "inherit", "load_recipe", "prepare", "run", "train"]
+__all__ = [
+    "__version__",
+    "analyze",
+    "compare",
+    "evaluate",
+    "export",
+    "grow",
+    "inherit",
+    "load_recipe",
+    "prepare",
+    "run",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from inheritune.arch import (
     check_positions,
     load_model,
     load_tokenizer,
+    logits_width,
     parameter_count,
     save_model,
     split_head,
@@ -24,10 +25,11 @@ from inheritune.arch import (
 )
 from inheritune.conversion import keep_frame
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, find_data, open_data
+from inheritune.distillation import Lesson, Teacher, check_has_teacher, open_teacher
 from inheritune.errors import InputError, RunError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
 from inheritune.inheritance import check_free
-from inheritune.recipe import Evaluate, Reference, Training, changes, check
+from inheritune.recipe import Distillation, Evaluate, Reference, Training, changes, check
 from inheritune.runlog import Terminal, Trackers, check_trackers, locked, open_trackers, read_json, write_json
 from inheritune.runtime import Runtime
 from inheritune.training import Job, check_documents_apart, lacking_compiler, planned_steps, train_steps, whole_state
@@ -96,19 +98,24 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Arm:
-    """`build` gives the model at its start, on the CPU; `training` is the arm's own budget where it differs."""
+    """`build` gives the model at its start, on the CPU; `training` is the arm's own budget where it differs.
+
+    `teacher` is given where the training has a `distillation`, and only there.
+    """
 
     name: str
     folder: Path
     build: Callable[[], "PreTrainedModel"] = field(repr=False)
     training: Training | None = None
+    teacher: Teacher | None = None
 
 
 def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> dict[str, Any]:
     """Build, train and judge an arm, going on where an earlier call stopped; returns its figures.
 
     Leaves in the arm's folder: metrics.jsonl, checkpoints/, model/, training.json and evaluation.json. With
-    `reference`, the figures hold gap, gap_se and matched.
+    `reference`, the figures hold gap, gap_se and matched; with a teacher, teacher_outputs and teacher_flops.
+    Raises InputError where the teacher does not fit the arm.
     """
     runtime = conditions.runtime
     done = arm.folder / "evaluation.json"
@@ -116,6 +123,7 @@ def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> d
     if found is not None:
         return found
     settings = arm.training or conditions.training
+    check_has_teacher(arm.teacher, settings, arm.name)
     facts = _train(arm, conditions, settings)
     began = time.monotonic()
     conditions.terminal.say(f"{arm.name}: evaluating")
@@ -154,7 +162,12 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         f"{arm.name}: {model.config.num_hidden_layers} blocks, {size:,} parameters,"
         f" {steps:,} steps of {settings.batch_tokens:,} tokens"
     )
-    job = _job(arm, conditions, settings, model, flops)
+    outputs, teaching = None, dict[str, Any]()
+    if arm.teacher is not None:
+        uses, end = steps * settings.batch_sequences, conditions.end_of_text
+        lesson = Lesson(arm.name, settings, conditions.train_sequences, uses, logits_width(model), end)
+        outputs, teaching = arm.teacher.outputs(lesson, runtime, conditions.terminal.say)
+    job = replace(_job(arm, conditions, settings, model, flops), teacher=outputs)
     runtime.first_does(lambda: keep_frame(model, conditions.tokenizer, arm.folder / "checkpoints"))
     building = time.monotonic() - began
     with _open_trackers(arm, conditions, model, settings) as trackers:
@@ -169,6 +182,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         "steps": steps,
         "left_over_tokens": settings.left_over(conditions.train_sequences.count),
         "flops": flops,
+        **teaching,
         "tokens_per_second": round(tokens / position.seconds, 1),
         "seconds": round(position.seconds, 3),
         "wall_seconds": round(building + position.wall_seconds + time.monotonic() - began, 3),
@@ -254,11 +268,12 @@ def train(
     model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
     settings: Training | dict[str, Any], evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
     parallel: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
-    track: str | Sequence[str] = (), timeout: float = 10,
+    track: str | Sequence[str] = (), timeout: float = 10, teacher: "PreTrainedModel | str | Path | None" = None,
 ) -> "tuple[PreTrainedModel, dict[str, Any]]":  # fmt: skip
     """Train one model on prepared data; returns the trained model and its figures.
 
-    `model` is a hub id, a folder, a .gguf file or a loaded model, which stays as it is. `settings` are those of a
+    `model` is a hub id, a folder, a .gguf file or a loaded model, which stays as it is; so is `teacher`, from which it
+    learns as `settings.distillation` says (default: as in the paper). `settings` are those of a
     recipe's `train`, `track` names trackers as a recipe's `track` does, `timeout` is how many minutes a process waits
     for another one. The folder `out` gets metrics.jsonl,
     checkpoints/, model/ (a Hugging Face checkpoint) and evaluation.json; called again, an interrupted training goes on.
@@ -268,12 +283,17 @@ def train(
     out = Path(out)
     terminal = terminal or Terminal(quiet=True)
     training = settings if isinstance(settings, Training) else check(Training, settings, "train")
+    if teacher is not None and training.distillation is None:
+        training = training.model_copy(update={"distillation": Distillation()})
+    check_has_teacher(teacher, training, "train")
     evaluate = evaluate or Evaluate()
     names = (track,) if isinstance(track, str) else tuple(track)
     check_trackers(names)
     runtime = rt.start(device, timeout_minutes=timeout)
     find_data(data)
     request = {"model": identity(model), "seed": seed} | asked(training)
+    if teacher is not None:
+        request["teacher"] = identity(teacher)
     runtime.first_does(lambda: check_request(out, request))  # in `begun` again; before what takes long
     given = model
     if isinstance(model, str | Path):
@@ -289,8 +309,9 @@ def train(
     conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel)
     conditions = replace(conditions, track=names, title=out.resolve().name)
     start = copy.deepcopy(model) if given is model else model
+    taught = None if teacher is None else open_teacher(teacher, out / "teacher", prepared)
     with begun(out, request, runtime):
-        found = run_arm(Arm("training", out, lambda: start), conditions, None)
+        found = run_arm(Arm("training", out, lambda: start, teacher=taught), conditions, None)
     return load_trained(out), found
 
 

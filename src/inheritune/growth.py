@@ -13,6 +13,7 @@ from inheritune.analysis import choose_blocks
 from inheritune.arch import layer_count, load_config, load_model, load_tokenizer
 from inheritune.arm import Arm, Conditions, asked, begun, check_request, identity, load_trained, run_arm
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, find_data, open_data, sample
+from inheritune.distillation import Teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
 from inheritune.inheritance import count_layers, derive, describe_plan, graft, is_grown, select_blocks, settle
@@ -103,8 +104,9 @@ def check_rounds(inherit: Inherit, grow: Grow | None, total: int) -> list[list[i
 
 @dataclass(frozen=True)
 class Growth:
-    """What the rounds need: the reference's weights, its losses, and where to put the rounds. `dropped` is the order in
-    which a measured choice drops blocks.
+    """What the rounds need: the reference's weights, its losses, where to put the rounds and what to call them.
+
+    `dropped` is the order in which a measured choice drops blocks; `teacher` is given where the rounds learn from one.
     """
 
     source: "Reference | PreTrainedModel"
@@ -114,6 +116,8 @@ class Growth:
     grow: Grow | None
     folder: Path
     dropped: Sequence[int] | None = None
+    teacher: Teacher | None = None
+    label: str = "round"
 
     def run(self, conditions: Conditions, after_round: Callable[[list[dict[str, Any]]], Any]) -> list[dict[str, Any]]:
         """Rounds until matched or as deep as allowed; finished rounds are read back, not trained again."""
@@ -126,7 +130,8 @@ class Growth:
             kept = kept_blocks(self.inherit, depth, self.total, self.dropped)
             before = rounds[-1] if rounds and self.grow and self.grow.start == "trained" else None
             build = partial(self._start, kept, before, folder, conditions)
-            found = run_arm(Arm(f"round {name}", folder, build), conditions, self.reference)
+            arm = Arm(f"{self.label} {name}", folder, build, teacher=self.teacher)
+            found = run_arm(arm, conditions, self.reference)
             found |= {"blocks": kept, "folder": name} | spent_before(before)
             rounds.append(found)
             conditions.terminal.say(verdict_line(found))
@@ -196,7 +201,10 @@ def spent_before(before: dict[str, Any] | None) -> dict[str, Any]:
     """What the rounds have cost that a round goes on from; nothing where it starts from the reference."""
     if before is None:
         return {}
-    return {f"{what}_before": before[what] + before.get(f"{what}_before", 0) for what in ("tokens", "steps", "flops")}
+    spent = ["tokens", "steps", "flops"]
+    if before.get("teacher_outputs") == "online":  # stored ones are computed once for all rounds
+        spent.append("teacher_flops")
+    return {f"{what}_before": before[what] + before.get(f"{what}_before", 0) for what in spent}
 
 
 def verdict_line(found: dict[str, Any]) -> str:
@@ -215,7 +223,8 @@ def grow(
 ) -> "tuple[PreTrainedModel, list[dict[str, Any]]]":  # fmt: skip
     """Rounds of inherit, train and judge over prepared data, in the folder `out`; goes on where a call stopped.
 
-    `train`, `inherit` and `rounds` are the recipe's `train`, `inherit` and `grow`, `track` names trackers as its
+    `train`, `inherit` and `rounds` are the recipe's `train`, `inherit` and `grow`; with `train.distillation` the
+    reference is the rounds' teacher. `track` names trackers as its
     `track` does. Returns the model of the shallowest round that matched the reference (of the best round, where none
     did) and the figures of all rounds. Raises InputError when reference, data and settings do not fit, a tracker is not
     installed, or `out` holds something else or is worked in by another process.
@@ -244,12 +253,15 @@ def grow(
     check_tokenizer(prepared, tokenizer, "tokenizer")
     check_vocabulary(prepared, reference.config.vocab_size, "reference")
     model, total = reference, layer_count(reference.config)
-    check_rounds(settle(reference.config, start), further, total)
+    planned = check_rounds(settle(reference.config, start), further, total)
+    teacher = None
+    if training.distillation is not None:
+        teacher = Teacher(model, out / "teacher", trainings=len(planned))
     conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel)
     conditions = replace(conditions, track=names, title=out.resolve().name)
     with begun(out, request, runtime):
         start, dropped = chosen(model, start, conditions, out / "selection.json")
-        growth = Growth(model, conditions.judge(model), total, start, further, out, dropped)
+        growth = Growth(model, conditions.judge(model), total, start, further, out, dropped, teacher)
         found = growth.run(conditions, lambda _: None)
     best = best_round(found)
     return load_trained(out / best["folder"]), found

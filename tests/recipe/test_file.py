@@ -8,7 +8,8 @@ from conftest import tiny_recipe
 from inheritune.errors import InputError
 from inheritune.recipe import dump_recipe, load_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(file for file in FOLDER.rglob("*.yaml") if FOLDER / "suites" not in file.parents)
 
 
 def problems(path: Path, *overrides: str) -> list[str]:
@@ -170,3 +171,15 @@ def test_length_in_every_unit(write_recipe: Any, text: Path) -> None:
     assert load_recipe(path, ["train.length=1.5 epochs"]).train.steps(10) == 3
     assert load_recipe(path, ["train.batch=70 tokens"]).train.batch_sequences == 4
     assert yaml.safe_load(dump_recipe(load_recipe(path)))["train"]["length"] == "10 steps"
+
+
+def test_keys_of_a_base_hold_where_the_file_has_none(write_recipe: Any, text: Path, tmp_path: Path) -> None:
+    write_recipe(tiny_recipe(text) | {"seed": 7}, "base.yaml")
+    path = write_recipe({"base": "base.yaml", "train": {"length": "3 steps"}, "controls": []})
+    recipe = load_recipe(path)
+    assert (recipe.seed, recipe.train.length.count, recipe.train.batch_sequences) == (7, 3, 4)
+    assert recipe.controls == []
+    assert problems(write_recipe({"base": "nowhere.yaml"})) == [
+        f"{tmp_path / 'nowhere.yaml'}: no such recipe; give the path of a YAML file, or write one with `inheritune new`"
+    ]
+    assert "is a base, and has a base itself" in problems(write_recipe({"base": "recipe.yaml"}))[0]

@@ -12,7 +12,7 @@ from inheritune.arch.building import (
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
-from inheritune.arch.head import Head, split_head
+from inheritune.arch.head import Head, logits_width, split_head
 from inheritune.arch.loading import (
     check_tokenizer_fits,
     find_tokenizer,
@@ -83,6 +83,7 @@ __all__ = [
     "load_generation_config",
     "load_model",
     "load_tokenizer",
+    "logits_width",
     "new_config",
     "open_weights",
     "packed_dimension",

@@ -17,6 +17,12 @@ class Head:
     scale: float = 1.0
 
 
+def logits_width(model: "PreTrainedModel") -> int:
+    """Entries of a model's logits: its vocabulary, with what pads it."""
+    head = model.get_output_embeddings()
+    return int(head.weight.shape[0]) if hasattr(head, "weight") else int(model.config.vocab_size)
+
+
 def split_head(model: "PreTrainedModel") -> Head | None:
     """The two parts of a model on a device, found by what they compute; None where the head does more than that.
 

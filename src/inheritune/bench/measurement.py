@@ -31,6 +31,7 @@ from inheritune.bench.machine import (
 )
 from inheritune.bench.shapes import build, resolve
 from inheritune.data import Sequences, Shard, Tokens
+from inheritune.distillation import OnlineOutputs, check_has_teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import sequence_losses
 from inheritune.recipe import Evaluate, Training, check
@@ -128,6 +129,8 @@ def bench(
     if runtime.processes > 1:
         raise InputError("bench", f"{runtime.processes} processes", "it measures one: run it without torchrun")
     name, config, settings = resolve(shape, training, runtime)
+    if settings.distillation is not None:
+        raise InputError("train.distillation", "there is no teacher to measure with", "leave it out")
     if minutes is None and runtime.device == "cuda":
         minutes = 2.5
     terminal.say(f"{name}: building a random model, compiling, measuring")
@@ -144,12 +147,17 @@ def bench(
     return found
 
 
-def one_step(config: "PretrainedConfig", training: Training, runtime: Runtime, folder: str | Path) -> dict[str, Any]:
+def one_step(
+    config: "PretrainedConfig", training: Training, runtime: Runtime, folder: str | Path,
+    teacher: "PretrainedConfig | None" = None,
+) -> dict[str, Any]:  # fmt: skip
     """Two steps through the engine, not compiled: whether a training fits and works here, before it is begun.
 
+    With a distillation, `teacher` is the config of one that is made of random weights too, and passes every batch.
     Returns the first step's loss (nats a token; about log of the vocabulary for a random model), the second's seconds,
     and the peak memory in bytes. Whatever the engine raises comes through, an out-of-memory error too.
     """
+    check_has_teacher(teacher, training, "dry run")
     settings = training.model_copy(update={"compile": False})
     times: list[float] = []
 
@@ -164,6 +172,10 @@ def one_step(config: "PretrainedConfig", training: Training, runtime: Runtime, f
 
     with tempfile.TemporaryDirectory(prefix=".inheritune-bench-", dir=folder) as place:
         work = _Work(build(config, runtime), settings, Evaluate(), runtime, Terminal(quiet=True), Path(place))
+        if teacher is not None and settings.distillation is not None:
+            precision = runtime.resolve_precision(settings.precision)
+            taught = build(teacher, runtime), settings.distillation, runtime, precision, work.end_of_text
+            work.teacher = OnlineOutputs(*taught)
         records = work.train(note, steps=3, every=1, saved_each=4)
     return {"loss": records[0]["loss"], "seconds": times[2] - times[1], "memory": peak_memory(runtime)}
 
@@ -178,6 +190,7 @@ class _Work:
     runtime: Runtime
     terminal: Terminal
     folder: Path
+    teacher: OnlineOutputs | None = None
 
     def __post_init__(self) -> None:
         length, settings = self.settings.sequence_length, self.settings
@@ -230,7 +243,7 @@ class _Work:
         job = Job(
             label="bench", model=self.model, sequences=self.sequences, settings=check(Training, tree, "bench"), seed=1,
             folder=folder, runtime=self.runtime, terminal=_NoLiveLine(self.terminal.quiet), validate=validate,
-            validate_every=every, end_of_text=self.end_of_text, **parts_of(self.model),
+            validate_every=every, end_of_text=self.end_of_text, teacher=self.teacher, **parts_of(self.model),
         )  # fmt: skip
         with contextlib.suppress(_Enough):
             train_steps(job)

@@ -8,6 +8,7 @@ import typer
 
 from inheritune import __version__
 from inheritune.cli.analysis import analyze
+from inheritune.cli.comparison import compare
 from inheritune.cli.options import DOTTED, DryRun, Json, Quiet, Trust, overrides, terminal_of
 from inheritune.cli.planning import plan
 from inheritune.cli.preparation import prepare
@@ -100,6 +101,7 @@ def new(
 app.command(
     context_settings=DOTTED, epilog="Any key of the recipe's data can be set: --data.filters='[gopher_quality]'"
 )(prepare)
+app.command(context_settings=DOTTED, epilog='Any key of the suite can be set: --train.length="2 epochs"')(compare)
 
 
 app.command()(analyze)
@@ -212,6 +214,9 @@ def train(
         str, typer.Option(help="How torchrun's processes share the model: auto, ddp or fsdp.")
     ] = "auto",
     timeout: Annotated[str, typer.Option(help="How long a process waits for another one.")] = "10 minutes",
+    teacher: Annotated[
+        str | None, typer.Option(help="Learn from this model too: a folder, hub id or .gguf file; see distillation.")
+    ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -219,7 +224,9 @@ def train(
     """Train one model on prepared data, and judge it."""
     from inheritune.recipe import Evaluate, Hardware, Training, check, override
 
-    tree = {"length": length, "batch": batch, "sequence_length": sequence_length}
+    tree: dict[str, Any] = {"length": length, "batch": batch, "sequence_length": sequence_length}
+    if teacher is not None:
+        tree["distillation"] = {}
     settings = check(Training, override(tree, overrides(context.args)), "command line: train")
     evaluate = check(Evaluate, {"every": evaluate_every}, "command line: evaluate")
     hardware = check(Hardware, {"parallel": parallel, "timeout": timeout}, "command line")
@@ -229,7 +236,8 @@ def train(
         from inheritune.recipe import Reference
 
         place = runtime.start(device, timeout_minutes=hardware.timeout.amount)
-        _show_trial(pipeline.try_step(load_config(Reference(path=model)), settings, place), as_json)
+        taught = None if teacher is None else load_config(Reference(path=teacher))
+        _show_trial(pipeline.try_step(load_config(Reference(path=model)), settings, place, taught), as_json)
         return
 
     from inheritune import arm
@@ -246,6 +254,7 @@ def train(
         timeout=hardware.timeout.amount,
         terminal=terminal_of(quiet),
         track=track or (),
+        teacher=teacher,
     )
     if place_of_process()[0] > 0:
         return

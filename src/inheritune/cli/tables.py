@@ -1,25 +1,34 @@
 """What commands print for people, as tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-
-def show_summary(summary: dict[str, Any], folder: Path) -> None:
-    """The table and the verdict, on standard output."""
-    from rich.console import Console
+if TYPE_CHECKING:
     from rich.table import Table
 
-    from inheritune.report import table, verdict
 
-    header, rows = table(summary, narrow=True)
-    console = Console(highlight=False)
+def table_of(header: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+    """Names to the left, figures to the right."""
+    from rich.table import Table
+
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(header):
         shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         shown.add_row(*row)
+    return shown
+
+
+def show_summary(summary: dict[str, Any], folder: Path) -> None:
+    """The table and the verdict, on standard output."""
+    from rich.console import Console
+
+    from inheritune.report import table, verdict
+
+    console = Console(highlight=False)
     console.print()
-    console.print(shown)
+    console.print(table_of(*table(summary, narrow=True)))
     console.print()
     console.print(verdict(summary), markup=False)
     console.print(f"\nmodel   {folder / summary['result']['model']}", markup=False, soft_wrap=True)

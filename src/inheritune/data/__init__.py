@@ -2,18 +2,28 @@
 
 from inheritune.data.filters.filtering import check_filters
 from inheritune.data.foreign import adopt, find_data, list_token_files, nanogpt_files, open_data, write_nanogpt
-from inheritune.data.loader import IGNORED, Batches, MicroBatch, Sequences, batch_numbers, batch_windows, shuffled
+from inheritune.data.loader import (
+    IGNORED,
+    Batches,
+    MicroBatch,
+    Sequences,
+    batch_numbers,
+    batch_windows,
+    nothing_stored,
+    shuffled,
+)
 from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary, open_prepared
-from inheritune.data.preparing.preparation import prepare
+from inheritune.data.preparing.preparation import prepare, state_of
 from inheritune.data.preparing.work import remove_left_over
 from inheritune.data.preview import preview
 from inheritune.data.sample import sample, sample_text
-from inheritune.data.shards import Shard, Tokens
+from inheritune.data.shards import Array, Shard, Tokens
 from inheritune.data.sources.inputs import list_inputs
 from inheritune.data.tokenizer import fingerprint, separator, train_tokenizer
 
 __all__ = [
     "IGNORED",
+    "Array",
     "Batches",
     "MicroBatch",
     "Prepared",
@@ -31,6 +41,7 @@ __all__ = [
     "list_inputs",
     "list_token_files",
     "nanogpt_files",
+    "nothing_stored",
     "open_data",
     "open_prepared",
     "prepare",
@@ -40,6 +51,7 @@ __all__ = [
     "sample_text",
     "separator",
     "shuffled",
+    "state_of",
     "train_tokenizer",
     "write_nanogpt",
 ]

@@ -4,7 +4,7 @@ import hashlib
 import math
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,25 +141,35 @@ def _keys(seed: int, epoch: int, rounds: int) -> Array:
 class MicroBatch:
     """Inputs and targets (B, T); rows beyond the sequences of these `numbers` fill up B, and count nothing.
 
-    Windows that begin anywhere have the number of the sequence in which they begin.
+    Windows that begin anywhere have the number of the sequence in which they begin. `stored` is what else is kept of
+    the sequences, each with B rows.
     """
 
     numbers: list[int]
     inputs: "torch.Tensor"
     targets: "torch.Tensor"
+    stored: "tuple[torch.Tensor, ...]" = ()
+
+
+def nothing_stored(starts: Array) -> "tuple[torch.Tensor, ...]":
+    """What is kept of sequences besides their tokens, where nothing is."""
+    return ()
 
 
 class Batches:
     """The batches of a training as one of several processes sees them, the next ones read ahead in a thread.
 
-    All micro-batches have the same shape, and every process has as many of them.
+    All micro-batches have the same shape, and every process has as many of them. `stored` reads what else is kept of
+    the sequences that begin at some tokens of the text.
     """
 
     def __init__(
-        self, sequences: Sequences, batch: int, seed: int, *, rank: int = 0, processes: int = 1, pin: bool = False
-    ) -> None:
+        self, sequences: Sequences, batch: int, seed: int, *, rank: int = 0, processes: int = 1, pin: bool = False,
+        stored: "Callable[[Array], tuple[torch.Tensor, ...]]" = nothing_stored,
+    ) -> None:  # fmt: skip
         self.sequences, self.batch, self.seed, self.rank, self.pin = sequences, batch, seed, rank, pin
         self.share = -(-batch // processes)
+        self.stored = stored
         self._reader: ThreadPoolExecutor | None = None
         self._coming: deque[tuple[tuple[int, int], Future[list[MicroBatch]]]] = deque()
 
@@ -199,8 +209,12 @@ class Batches:
         rows = torch.from_numpy(self.sequences.windows(filled))
         inputs_BT, targets_BT = rows[:, :-1], rows[:, 1:].clone()
         targets_BT[len(mine) :] = IGNORED
+        tensors = [inputs_BT, targets_BT, *self.stored(filled)]
         if self.pin:
-            inputs_BT, targets_BT = inputs_BT.contiguous().pin_memory(), targets_BT.pin_memory()
+            tensors = [tensor.contiguous().pin_memory() for tensor in tensors]
         numbers = (mine // self.sequences.sequence_length).tolist()
-        parts = zip(torch.split(inputs_BT, size), torch.split(targets_BT, size), strict=True)
-        return [MicroBatch(numbers[i * size : (i + 1) * size], *part) for i, part in enumerate(parts)]
+        parts = zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
+        return [
+            MicroBatch(numbers[i * size : (i + 1) * size], inputs, targets, tuple(stored))
+            for i, (inputs, targets, *stored) in enumerate(parts)
+        ]

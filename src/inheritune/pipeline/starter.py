@@ -32,6 +32,7 @@ train:
   schedule:
     name: cosine
     warm_up: 2%
+  # distillation: {{}}         # learn from the reference's distribution too: docs/distillation.md
 
 grow:                        # further rounds while the target is worse than the reference; null for a single round
   by: 2

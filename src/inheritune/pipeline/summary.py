@@ -7,7 +7,8 @@ from inheritune.recipe import Recipe
 
 _ROUND_KEYS = (
     "layers", "parameters", "blocks", "tokens", "epochs", "steps", "left_over_tokens", "flops", "val_loss",
-    "val_loss_se", "gap", "gap_se", "tokens_before", "steps_before", "flops_before", "matched",
+    "val_loss_se", "gap", "gap_se", "tokens_before", "steps_before", "flops_before", "teacher_outputs",
+    "teacher_flops", "teacher_flops_before", "teacher_seconds", "matched",
     "tokens_per_second", "seconds", "model",
 )  # fmt: skip
 _REFERENCE_KEYS = (

@@ -28,14 +28,20 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     total = layer_count(config)
     inherit = settle(config, recipe.inherit, recipe.reference.trust_remote_code)
     kept = max(check_rounds(inherit, recipe.grow, total), key=len)
+    teacher = config if recipe.train.distillation is not None else None
     target = target_config(config, with_blocks(inherit, kept), total)
-    return {"layers": len(kept), **try_step(target, recipe.train, runtime)}
+    return {"layers": len(kept), **try_step(target, recipe.train, runtime, teacher)}
 
 
-def try_step(config: "PretrainedConfig", training: Training, runtime: rt.Runtime) -> dict[str, Any]:
-    """One step of a random model of this config: seconds, tokens a second (not compiled), peak memory in bytes."""
+def try_step(
+    config: "PretrainedConfig", training: Training, runtime: rt.Runtime, teacher: "PretrainedConfig | None" = None
+) -> dict[str, Any]:
+    """One step of a random model of this config: seconds, tokens a second (not compiled), peak memory in bytes.
+
+    With a distillation, a random model of the config `teacher` passes the batch too.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        found = one_step(config, training, runtime, Path(folder))
+        found = one_step(config, training, runtime, Path(folder), teacher)
     return {
         "batch_tokens": training.batch_tokens,
         "seconds": found["seconds"],

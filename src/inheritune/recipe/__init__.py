@@ -2,7 +2,7 @@
 
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data, Slurm, Source, TokenFiles
-from inheritune.recipe.file import changes, check, dump_recipe, load_recipe, override
+from inheritune.recipe.file import changes, check, dump_recipe, merged, override
 from inheritune.recipe.filters import (
     C4,
     FILTERS,
@@ -19,9 +19,26 @@ from inheritune.recipe.filters import (
     Language,
     NearDuplicates,
 )
-from inheritune.recipe.models import Hardware, Recipe
+from inheritune.recipe.models import Basis, Hardware, Recipe, load_recipe
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
 from inheritune.recipe.size import Size, parse_size
+from inheritune.recipe.suite import (
+    ArmData,
+    ArmSettings,
+    DistilbertStart,
+    GrowthStart,
+    HalfWidthStart,
+    HybridStackingStart,
+    InheritStart,
+    LazyStart,
+    Published,
+    RandomStart,
+    ReferenceStart,
+    StackingStart,
+    Start,
+    Suite,
+    load_suite,
+)
 from inheritune.recipe.target import (
     MEASURED,
     Choice,
@@ -33,18 +50,23 @@ from inheritune.recipe.target import (
     Width,
     parse_layers,
 )
-from inheritune.recipe.training import Checkpoints, Optimizer, Schedule, Training
+from inheritune.recipe.training import Checkpoints, Distillation, Optimizer, Schedule, Training
 
 __all__ = [
     "C4",
     "FILTERS",
     "MEASURED",
+    "ArmData",
+    "ArmSettings",
+    "Basis",
     "Checkpoints",
     "Choice",
     "Classifier",
     "CorpusFilter",
     "Data",
     "Decontaminate",
+    "DistilbertStart",
+    "Distillation",
     "DocumentFilter",
     "DocumentLength",
     "Evaluate",
@@ -54,22 +76,33 @@ __all__ = [
     "GopherQuality",
     "GopherRepetition",
     "Grow",
+    "GrowthStart",
+    "HalfWidthStart",
     "Hardware",
+    "HybridStackingStart",
     "Inherit",
+    "InheritStart",
     "Language",
     "Layers",
+    "LazyStart",
     "NearDuplicates",
     "NewReference",
     "NewTokenizer",
     "Optimizer",
     "Part",
+    "Published",
+    "RandomStart",
     "Recipe",
     "Reference",
+    "ReferenceStart",
     "Schedule",
     "Size",
     "Slurm",
     "Source",
+    "StackingStart",
+    "Start",
     "Submodules",
+    "Suite",
     "TokenFiles",
     "Training",
     "Width",
@@ -77,6 +110,8 @@ __all__ = [
     "check",
     "dump_recipe",
     "load_recipe",
+    "load_suite",
+    "merged",
     "override",
     "parse_layers",
     "parse_size",

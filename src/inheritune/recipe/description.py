@@ -1,5 +1,9 @@
-"""docs/recipe.md, written from the models: every key with its type, default and meaning. `python -m` prints it."""
+"""docs/recipe.md and docs/suite.md, written from the models: every key with its type, default and meaning.
 
+`python -m inheritune.recipe.description` prints the first, with the word `suite` behind it the second.
+"""
+
+import sys
 import types
 import typing
 from typing import Any
@@ -7,29 +11,57 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from inheritune.recipe.models import Recipe
+from inheritune.recipe.models import Basis, Recipe
 from inheritune.recipe.size import In, Size
+from inheritune.recipe.suite import Suite
 
 _HEAD = """\
 # The recipe
 
 A YAML file. Unknown keys are errors, and all problems are reported at once. A size carries its unit: `1B tokens`,
 `64K steps`, `8 epochs`, `10 minutes`, `2%` (K, M, B and T are powers of 1000). On the command line any key is set as
-`--dotted.key=value`; the resolved recipe is saved with the run as recipe.yaml.
+`--dotted.key=value`; the resolved recipe is saved with the run as recipe.yaml. A key `base` names another file,
+relative to this one, whose keys hold where this one has none.
+
+This page is written by `make docs` from the models in src/inheritune/recipe/.
+"""
+
+
+_SUITE = """\
+# The suite
+
+A YAML file for `inheritune compare`: the parts that it has in common with a [recipe](recipe.md), and the arms. A key
+`base` names another file, relative to this one, whose keys hold where this one has none. Any key is set on the command
+line as `--dotted.key=value`, entries of lists by their number from 0: `--arms.0.start=lazy`.
+[comparing.md](comparing.md) says what comes of it.
 
 This page is written by `make docs` from the models in src/inheritune/recipe/.
 """
 
 
 def describe() -> str:
-    """The page as Markdown."""
+    """docs/recipe.md."""
     lines = [_HEAD]
-    _describe(Recipe, "", lines)
+    _describe(Recipe, "", lines, set(), "recipe")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _describe(model: type[BaseModel], prefix: str, lines: list[str], title: str = "") -> None:
-    lines += [f"## `{title or prefix or 'recipe'}`", "", " ".join((model.__doc__ or "").split()), ""]
+def describe_suite() -> str:
+    """docs/suite.md, without what docs/recipe.md has."""
+    lines = [_SUITE]
+    _describe(Suite, "", lines, {Basis, *_reachable(Recipe)}, "suite")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _reachable(model: type[BaseModel]) -> set[type[BaseModel]]:
+    inner = {found for field in model.model_fields.values() for found in _models(field.annotation)}
+    return inner.union(*(_reachable(found) for found in inner))
+
+
+def _describe(
+    model: type[BaseModel], prefix: str, lines: list[str], known: set[type[BaseModel]], title: str = ""
+) -> None:
+    lines += [f"## `{title or prefix}`", "", " ".join((model.__doc__ or "").split()), ""]
     lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     inner: list[tuple[type[BaseModel], str, str]] = []
     for name, field in model.model_fields.items():
@@ -38,11 +70,11 @@ def _describe(model: type[BaseModel], prefix: str, lines: list[str], title: str 
         meaning = " ".join((field.description or "").split())
         lines.append(f"| `{name}` | {kind} | {default} | {meaning} |".replace("| |", "|  |"))
         path = f"{prefix}.{name}".lstrip(".")
-        models = _models(field.annotation)
+        models = [found for found in _models(field.annotation) if found not in known]
         inner += [(found, path, f"{path}: {_constant(found)}" if len(models) > 1 else path) for found in models]
     lines.append("")
     for found, path, shown in inner:
-        _describe(found, path, lines, shown)
+        _describe(found, path, lines, known, shown)
 
 
 def _constant(model: type[BaseModel]) -> str:
@@ -88,4 +120,4 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 if __name__ == "__main__":
-    print(describe(), end="")
+    print(describe_suite() if sys.argv[1:] == ["suite"] else describe(), end="")

@@ -10,22 +10,39 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from inheritune.errors import InputError, Problem
-from inheritune.recipe.models import Recipe
 
 Model = TypeVar("Model", bound=BaseModel)
 Lines = dict[tuple[str, ...], int]
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe.
+def load_file(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
+    """Read and check a recipe or a suite (`model`).
 
-    `overrides` are texts such as `train.length=2 epochs`, applied before the check. Raises InputError with every
-    problem found: unknown keys, wrong types, numbers out of range, values that contradict each other.
+    `overrides` are texts such as `train.length=2 epochs`, applied before the check. A key `base` names another file,
+    relative to this one, whose keys hold where this one has none. Raises InputError with every problem found: unknown
+    keys, wrong types, numbers out of range, values that contradict each other.
     """
     path = Path(path)
     tree, lines = _read_yaml(path)
+    base = tree.pop("base", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise InputError(str(path), f"base: got {base!r}", "give the path of a YAML file, relative to this one")
+        below, _ = _read_yaml(path.parent / base)
+        if "base" in below:
+            raise InputError(str(path.parent / base), "is a base, and has a base itself", "write its keys out")
+        tree = merged(below, tree)
     tree = override(tree, overrides)
-    return check(Recipe, tree, str(path), lines)
+    return check(model, tree, str(path), lines)
+
+
+def merged(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with the keys of `over` in place of its own, mapping by mapping; lists are replaced whole."""
+    found = dict(tree)
+    for key, value in over.items():
+        below = found.get(key)
+        found[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return found
 
 
 def dump_recipe(recipe: BaseModel) -> str:
@@ -38,7 +55,7 @@ def check(model: type[Model], tree: Any, place: str, lines: Lines | None = None)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        problems = [_problem(model, detail, place, lines or {}) for detail in error.errors()]
+        problems = [_problem(model, detail, place, lines or {}, _arm(tree, detail["loc"])) for detail in error.errors()]
         unique = list({str(problem): problem for problem in problems}.values())
         raise InputError.of(unique) from None
 
@@ -131,14 +148,23 @@ def _collect_lines(node: yaml.Node, at: tuple[str, ...], lines: Lines, path: Pat
             _collect_lines(value, (*at, str(index)), lines, path)
 
 
-def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines) -> Problem:
-    """One pydantic error in our words."""
+def _arm(tree: Any, location: Sequence[Any]) -> str:
+    """The name of the arm of a suite that an error lies in: its number alone would have to be counted out."""
+    try:
+        name = tree["arms"][location[1]]["name"] if location[0] == "arms" else None
+    except (LookupError, TypeError):
+        return ""
+    return f": arm {name}" if isinstance(name, str) else ""
+
+
+def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines, inside: str = "") -> Problem:
+    """One pydantic error in our words; `inside` is put behind its place."""
     shown, last = _follow(model, [str(part) for part in detail["loc"]])
     known = {".".join(key) for key in lines}
     key = tuple(shown)
     while key and key not in lines:
         key = key[:-1]
-    where = f"{place}:{lines[key]}" if key in lines and known else place
+    where = (f"{place}:{lines[key]}" if key in lines and known else place) + inside
     dotted = ".".join(shown)
     kind, message = detail["type"], detail["msg"].removeprefix("Value error, ").rstrip(".")
     given = detail.get("input")

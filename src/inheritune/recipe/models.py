@@ -1,11 +1,14 @@
 """A whole recipe."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data
+from inheritune.recipe.file import load_file
 from inheritune.recipe.reference import AnyReference
 from inheritune.recipe.size import In, Size
 from inheritune.recipe.target import Control, Evaluate, Grow, Inherit
@@ -43,22 +46,15 @@ class Hardware(Part):
     """How long a process waits for another one before the job ends with an error."""
 
 
-class Recipe(Part):
-    """Everything that `inheritune run` needs to know."""
+class Basis(Part):
+    """What a single run and a comparison have in common."""
 
     reference: AnyReference
     """The large model: a hub id, a folder, a .gguf file, or {train: ...} to make one first."""
     data: Data
     """The text."""
-    inherit: Inherit = Inherit()
-    """What the target starts with."""
     train: Training
-    """How each round (and each control) is trained."""
-    grow: Grow | None = Grow()
-    """Rounds with more blocks while the target does not match; null: a single round."""
-    controls: list[Control] = []
-    """`random`: the same small model from random weights, on the same tokens. `reference-continued`: the reference
-    trained on the same tokens, for text that is new to it. Made for the depth of the result."""
+    """How each model (of a round, a control, an arm) is trained."""
     evaluate: Evaluate = Evaluate()
     """How models are judged."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
@@ -70,18 +66,11 @@ class Recipe(Part):
     in pip install 'inheritune[wandb]'. Changes nothing in the result, and may differ when a run goes on."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if len(set(self.controls)) < len(self.controls):
-            raise ValueError("controls: a control is named twice; name each once")
+    def _parts_fit(self) -> Self:
         if self.data.sources and self.data.validation.count <= self.train.sequence_length:
             raise ValueError(
                 f"data.validation: {self.data.validation} are less than a sequence ({self.train.sequence_length});"
                 f" give '{self.train.sequence_length + 1} tokens' or more, or lower train.sequence_length"
-            )
-        if self.grow is not None and isinstance(self.inherit.layers, list):
-            raise ValueError(
-                "inherit.layers: a list of blocks cannot be grown by number; give grow: null for a single round, or"
-                " a number of layers with `choose`"
             )
         new = self.reference.train
         if new is not None and not isinstance(new.tokenizer, str) and not self.data.sources:
@@ -90,3 +79,33 @@ class Recipe(Part):
                 " tokenised; name the tokenizer that prepared it"
             )
         return self
+
+
+class Recipe(Basis):
+    """Everything that `inheritune run` needs to know."""
+
+    inherit: Inherit = Inherit()
+    """What the target starts with."""
+    grow: Grow | None = Grow()
+    """Rounds with more blocks while the target does not match; null: a single round."""
+    controls: list[Control] = []
+    """`random`: the same small model from random weights, on the same tokens. `reference-continued`: the reference
+    trained on the same tokens, for text that is new to it. Made for the depth of the result."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.controls)) < len(self.controls):
+            raise ValueError("controls: a control is named twice; name each once")
+        if self.grow is not None and isinstance(self.inherit.layers, list):
+            raise ValueError(
+                "inherit.layers: a list of blocks cannot be grown by number; give grow: null for a single round, or"
+                " a number of layers with `choose`"
+            )
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe; `overrides` are texts such as `train.length=2 epochs`. Raises InputError with every
+    problem found.
+    """
+    return load_file(Recipe, path, overrides)

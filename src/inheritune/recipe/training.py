@@ -82,6 +82,25 @@ class Checkpoints(Part):
     """Keep the weights with the lowest validation loss seen on the way beside them, in `best`."""
 
 
+class Distillation(Part):
+    """Learning from a teacher's distribution besides the text: the loss is student x CE + (1 - student) x t^2 x KL. CE
+    is the cross-entropy of the text, KL the divergence of the model's distribution from the teacher's, both at
+    temperature t. Defaults follow the paper. In `run` the reference is the teacher.
+    """
+
+    student: Annotated[float, Field(ge=0, lt=1)] = 0.6
+    """The cross-entropy's share of the loss; the rest is the teacher's."""
+    temperature: Positive = 1.0
+    """t, by which the logits of both are divided for the KL. It is weighed with t^2, so that its gradient stays of the
+    same size at every temperature (Hinton, Vinyals and Dean, 2015)."""
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    """How many of the teacher's most probable tokens are told apart; all others count as one, with the sum of their
+    probabilities. null: the whole vocabulary."""
+    outputs: Literal["auto", "stored", "online"] = "auto"
+    """stored: the teacher's outputs for all training sequences are computed once, and read by every training of the
+    run. online: the teacher passes every batch anew. auto: what takes less time by an estimate that is printed."""
+
+
 class Training(Part):
     """One training of one model."""
 
@@ -112,6 +131,8 @@ class Training(Part):
     spike: Annotated[float, Field(gt=1)] | None = None
     """A loss above so many times the median of the last 50 steps: go back to the newest checkpoint and leave out the
     sequences since; null: go on."""
+    distillation: Distillation | None = None
+    """Learn from a teacher too; {} takes the paper's settings. null: from the text alone."""
     optimizer: Optimizer = Optimizer()
     """The optimizer's settings."""
     schedule: Schedule = Schedule()
@@ -130,6 +151,12 @@ class Training(Part):
             raise ValueError(
                 f"micro_batch: {self.micro_batch} is more than the batch's {self.batch_sequences} sequences;"
                 f" give at most {self.batch_sequences}"
+            )
+        stored = self.distillation is not None and self.distillation.outputs == "stored"
+        if stored and self.sampling == "with replacement":
+            raise ValueError(
+                "distillation.outputs: stored outputs are those of fixed sequences, and with replacement sequences"
+                " begin anywhere; give online, or sampling: shuffled"
             )
         return self
 

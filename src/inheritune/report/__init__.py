@@ -2,17 +2,26 @@
 
 from inheritune.report.analysis_page import write_analysis
 from inheritune.report.analysis_verdict import analysis_verdict, layers_table, models_table
+from inheritune.report.arms import arm_curve, reference_curve, tokens_to_reach
+from inheritune.report.comparison import comparison_table, notes_on, verdict_of, write_comparison
 from inheritune.report.notation import spans
 from inheritune.report.page import write_report
 from inheritune.report.verdict import table, verdict
 
 __all__ = [
     "analysis_verdict",
+    "arm_curve",
+    "comparison_table",
     "layers_table",
     "models_table",
+    "notes_on",
+    "reference_curve",
     "spans",
     "table",
+    "tokens_to_reach",
     "verdict",
+    "verdict_of",
     "write_analysis",
+    "write_comparison",
     "write_report",
 ]

@@ -7,6 +7,8 @@ from typing import Any
 from inheritune.report.figures import COLOURS, INK, Picture, draw, dress, stretch
 from inheritune.runlog import read_json, read_metrics
 
+_STYLES = ("-", "--", "-.", ":")
+
 
 def collect_curves(folder: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
     """Name, training tokens and validation losses of each training of the run that has left metrics."""
@@ -33,37 +35,46 @@ def reference_level(folder: Path, sequences: int) -> float:
     return math.fsum(losses) / len(losses)
 
 
-def draw_curves(curves: list[dict[str, Any]], level: float) -> Picture:
-    """The curves over the tokens trained on; `level` is where the reference's line is drawn."""
-    return draw("loss", "validation loss during training", lambda _, axes: _fill(axes, curves, level), (8, 4.4))
+def draw_curves(
+    curves: list[dict[str, Any]],
+    level: float,
+    axis: str = "tokens",
+    label: str = "tokens trained on",
+    name: str = "loss",
+) -> Picture:
+    """The curves over what is spent, their key `axis`; `level` is where the reference's line is drawn."""
+
+    def fill(_: Any, axes: Any) -> None:
+        _fill(axes, curves, level, axis)
+        axes.set_xlabel(label)
+
+    return draw(name, "validation loss during training", fill, (8, 4.4))
 
 
-def _fill(axes: Any, curves: list[dict[str, Any]], level: float) -> None:
+def _fill(axes: Any, curves: list[dict[str, Any]], level: float, axis: str) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axes.axhline(level, color=INK, linestyle="--", linewidth=1.2, label="reference, final")
-    for number, curve in enumerate(curves):
-        reference = curve["name"] == "reference"
+    others = [curve for curve in curves if curve["name"] != "reference"]
+    for curve in curves:
+        number = others.index(curve) if curve in others else None
         axes.plot(
-            curve["tokens"], curve["val_loss"], label=curve["name"],
-            color=INK if reference else COLOURS[(number - 1) % len(COLOURS)],
-            linestyle=":" if curve["name"].startswith("control") else "-", linewidth=1.4 if reference else 2,
+            curve[axis], curve["val_loss"], label=curve["name"],
+            color=INK if number is None else COLOURS[number % len(COLOURS)],
+            linestyle=":" if curve["name"].startswith("control") else _STYLES[(number or 0) // len(COLOURS) % 4],
+            linewidth=1.4 if number is None else 2,
         )  # fmt: skip
     stretch(axes, [level, *(loss for curve in curves for loss in curve["val_loss"])])  # untrained it begins far above
-    axes.set_xlabel("tokens trained on")
     axes.set_ylabel("validation loss (nats a token)")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tokens(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value)))
     dress(axes)
     axes.legend(frameon=False, labelcolor=INK)
 
 
-def _tokens(value: float) -> str:
-    return (
-        f"{value / 1e9:g}B"
-        if value >= 1e9
-        else f"{value / 1e6:g}M"
-        if value >= 1e6
-        else f"{value / 1e3:g}K"
-        if value
-        else "0"
-    )
+def _amount(value: float) -> str:
+    if value >= 1e13:
+        return f"{value:.2g}"
+    for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= factor:
+            return f"{value / factor:g}{letter}"
+    return f"{value:g}"

@@ -59,7 +59,10 @@ def table(summary: dict[str, Any], narrow: bool = False) -> tuple[list[str], lis
     if narrow:
         for row, (_, found) in zip(rows, entries, strict=True):
             row["val. loss"] = with_error(found["val_loss"], None)
-    header = [name for name in rows[0] if not (narrow and name in ("FLOPs", "tokens/s"))]
+    left_out = {"FLOPs", "tokens/s", "teacher FLOPs"} if narrow else set()
+    if not any("teacher_flops" in found for _, found in entries):
+        left_out.add("teacher FLOPs")
+    header = [name for name in rows[0] if name not in left_out]
     return header, [[row[name] for name in header] for row in rows]
 
 
@@ -70,8 +73,17 @@ def _row(name: str, found: dict[str, Any]) -> dict[str, str]:
         "params": short(found["parameters"]),
         "tokens": short(found["tokens"] + found.get("tokens_before", 0)) if "tokens" in found else "",
         "FLOPs": f"{found['flops'] + found.get('flops_before', 0):.2g}" if "flops" in found else "",
+        "teacher FLOPs": _teacher_flops(found),
         "val. loss": with_error(found["val_loss"], found["val_loss_se"]),
         "gap": with_error(found["gap"], found["gap_se"], sign=True) if "gap" in found else "",
         "matched": ("yes" if found["matched"] else "no") if "matched" in found else "",
         "tokens/s": f"{found['tokens_per_second']:,.0f}" if "tokens_per_second" in found else "",
     }
+
+
+def _teacher_flops(found: dict[str, Any]) -> str:
+    """A teacher's, named apart; those of stored outputs are spent once for all that learn from them."""
+    if "teacher_flops" not in found:
+        return ""
+    shared = " (shared)" if found["teacher_outputs"] == "stored" else ""
+    return f"{found['teacher_flops'] + found.get('teacher_flops_before', 0):.2g}{shared}"

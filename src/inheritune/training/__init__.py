@@ -9,11 +9,11 @@ from inheritune.training.checkpoint import (
     read_facts,
     read_tensors,
 )
-from inheritune.training.documents import check_documents_apart
+from inheritune.training.documents import check_documents_apart, inside_documents
 from inheritune.training.float8 import check_float8
 from inheritune.training.job import Job, planned_steps
 from inheritune.training.loop import train_steps
-from inheritune.training.objective import NextToken
+from inheritune.training.objective import NextToken, TeacherOutputs
 from inheritune.training.optimizer import (
     allocate_state,
     build_optimizer,
@@ -31,6 +31,7 @@ __all__ = [
     "Job",
     "NextToken",
     "Position",
+    "TeacherOutputs",
     "allocate_state",
     "build_optimizer",
     "check_compiler",
@@ -41,6 +42,7 @@ __all__ = [
     "check_shardable",
     "choose",
     "fault_of",
+    "inside_documents",
     "is_checkpoint",
     "lacking_compiler",
     "learning_rate",

@@ -15,7 +15,7 @@ from inheritune.training.schedule import check_schedule
 if TYPE_CHECKING:
     import torch
 
-    from inheritune.training.objective import LinearHead
+    from inheritune.training.objective import LinearHead, TeacherOutputs
 
     Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     """From inputs and targets (B, T) the mean loss of each sequence (B,), in nats a token."""
@@ -30,7 +30,8 @@ class Job:
 
     `blocks` are the model's blocks, `matrices` the names of their two-dimensional weights, `head` how it ends in a
     linear layer (None: its logits are taken as they are). `parallel` is the recipe's word for several processes.
-    `end_of_text` is given where attention is to stay inside documents (`settings.attention`).
+    `end_of_text` is given where attention is to stay inside documents (`settings.attention`). `teacher` is whose
+    outputs the model learns from besides the text.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Job:
     parallel: str = "auto"
     trackers: Trackers | None = None
     end_of_text: int | None = None
+    teacher: "TeacherOutputs | None" = None
 
 
 def planned_steps(settings: Training, sequences: Sequences) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inheritune import runtime as rt
-from inheritune.data import Batches
+from inheritune.data import Batches, nothing_stored
 from inheritune.errors import Interrupted, RunError
 from inheritune.runlog import LiveLine, MetricsLog, read_metrics
 from inheritune.training.checkpoint import (
@@ -88,7 +88,7 @@ class _State:
         settings, runtime = job.settings, job.runtime
         self.job, self.checkpoints = job, checkpoints
         how = choose(job.parallel, job.model, runtime)
-        objective = NextToken(job.model, job.head, job.end_of_text)
+        objective = NextToken(job.model, job.head, job.end_of_text, job.teacher)
         precision = runtime.resolve_precision(settings.precision)
         if precision == "float8":
             check_float8(runtime.device)
@@ -104,7 +104,7 @@ class _State:
         allocate_state(job.model, self.optimizers)
         self.batches = Batches(
             job.sequences, settings.batch_sequences, job.seed, rank=runtime.rank, processes=runtime.processes,
-            pin=runtime.device == "cuda",
+            pin=runtime.device == "cuda", stored=job.teacher.stored if job.teacher is not None else nothing_stored,
         )  # fmt: skip
 
     def restore(self) -> Position | None:
@@ -155,7 +155,7 @@ class _State:
             return min(settings.micro_batch, self.batches.share)
         if runtime.device != "cuda":
             return min(self.batches.share, 8)
-        found = largest_micro_batch(self.spread, settings, runtime, self.batches.share, self.job.vocabulary)
+        found = largest_micro_batch(self.spread, settings, runtime, self.batches, self.job.vocabulary)
         self.job.terminal.say(f"{self.job.label}: micro-batches of {found} sequences fit")
         return found
 
@@ -303,6 +303,7 @@ class _Loop:
             "learning_rate": self._rate(step - 1), "gradient_norm": outcome.gradient_norm,
             "tokens_per_second": round(self.settings.batch_tokens / took, 1), "seconds": round(position.seconds, 3),
         }  # fmt: skip
+        record |= outcome.terms
         if position.skipped:
             record["batches_left_out"] = position.skipped  # trackers that cannot take steps back show where it rises
         if step % self.job.validate_every == 0 or step == self.steps:

@@ -4,11 +4,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from inheritune.losses import Form, has_chunked_form, linear_cross_entropy, token_losses
+from inheritune.losses import (
+    Distribution,
+    Form,
+    chunked_distillation,
+    distillation,
+    has_chunked_form,
+    linear_cross_entropy,
+    token_losses,
+)
 from inheritune.training.documents import inside_documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from inheritune.data import Array
+    from inheritune.recipe import Distillation
 
 _WHOLE_LOGITS = 2 * 2**30  # bytes of float32 logits above which they are not held at once
 
@@ -29,19 +40,42 @@ class LinearHead(Protocol):
         """What the hidden states are multiplied with."""
 
 
-class NextToken(torch.nn.Module):
-    """Next-token cross-entropy of a causal language model.
+class TeacherOutputs(Protocol):
+    """A teacher's distributions over the training text, by the settings of a distillation."""
 
-    `forward` gives the sum over all tokens (for training), or with `by_sequence` the mean of each sequence (B,) (for
-    judging), in nats. `head` lets it compute the loss without holding all logits; without it the model's own are used.
-    With `end_of_text` attention stays inside the documents that end so.
+    @property
+    def settings(self) -> "Distillation":
+        """What is learnt of them."""
+
+    def stored(self, starts: "Array") -> tuple[torch.Tensor, ...]:
+        """What is kept of the sequences that begin at these tokens of the text (B,): on the CPU, B rows in each tensor.
+
+        Called while earlier steps are computed; nothing where the teacher passes every batch itself.
+        """
+
+    def __call__(self, inputs_BT: torch.Tensor, *stored: torch.Tensor) -> "Callable[[slice], Distribution]":
+        """For inputs, and what is stored of them, what gives the distribution of a slice of the B x T tokens."""
+
+
+class NextToken(torch.nn.Module):
+    """Next-token cross-entropy of a causal language model, and with a `teacher` the distillation of that one.
+
+    `forward` gives sums over all tokens (for training): the loss, and behind it those of its `terms`, where it has any;
+    or with `by_sequence` the mean cross-entropy of each sequence (B,) (for judging); in nats. `head` lets it compute
+    the loss without holding all logits; without it the model's own are used. With `end_of_text` attention stays inside
+    the documents that end so.
     """
 
-    def __init__(self, model: torch.nn.Module, head: "LinearHead | None", end_of_text: int | None = None) -> None:
+    def __init__(
+        self, model: torch.nn.Module, head: "LinearHead | None", end_of_text: int | None = None,
+        teacher: TeacherOutputs | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.end_of_text = end_of_text
         self.model = model
         self._head = [head]  # in a list, as its modules are the model's and must not be registered twice
+        self._teacher = [teacher]  # nor are a teacher's trained, spread or saved
+        self.terms = () if teacher is None else ("cross_entropy", "kl")
         self.form: Form = "whole"
 
     def choose_form(self, tokens: int) -> None:
@@ -49,22 +83,66 @@ class NextToken(torch.nn.Module):
         head = self._head[0]
         if head is not None:
             large = tokens * head.linear.weight.shape[0] * 4 > _WHOLE_LOGITS
-            self.form = "chunked" if large and has_chunked_form() else "whole"
+            possible = has_chunked_form() or self._teacher[0] is not None
+            self.form = "chunked" if large and possible else "whole"
 
-    def forward(self, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, by_sequence: bool = False) -> torch.Tensor:
-        """The loss for inputs and targets (B, T)."""
+    def forward(
+        self, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, *stored: torch.Tensor, by_sequence: bool = False
+    ) -> torch.Tensor:
+        """The loss for inputs and targets (B, T), and what is stored of a teacher's outputs for them."""
         head = self._head[0]
         given: dict[str, Any] = {"input_ids": inputs_BT}
         if self.end_of_text is not None:
             given = inside_documents(self.model, inputs_BT, self.end_of_text)
+        if self._teacher[0] is not None and not by_sequence:
+            return self._distilled(self._teacher[0], given, targets_BT, stored)
         if head is None or by_sequence:
             logits_BTV = self.model(**given, use_cache=False).logits
             losses_BT = token_losses(logits_BTV, targets_BT)
             return losses_BT.double().mean(dim=1) if by_sequence else losses_BT.sum()
-        hidden_BTD = head.base(**given, use_cache=False).last_hidden_state
-        if head.scale != 1.0:
-            hidden_BTD = hidden_BTD * head.scale
+        hidden_BTD = self._hidden(head, given)
         return linear_cross_entropy(hidden_BTD, head.linear.weight, head.linear.bias, targets_BT, self.form)
+
+    def _hidden(self, head: LinearHead, given: dict[str, Any]) -> torch.Tensor:
+        hidden_BTD: torch.Tensor = head.base(**given, use_cache=False).last_hidden_state
+        return hidden_BTD if head.scale == 1.0 else hidden_BTD * head.scale
+
+    def _distilled(
+        self, teacher: TeacherOutputs, given: dict[str, Any], targets_BT: torch.Tensor, stored: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        """The sums of loss, cross-entropy and KL. The teacher comes first, so that what it takes is free again."""
+        head, targets_N = self._head[0], targets_BT.flatten()
+        of = teacher.settings.student, teacher.settings.temperature
+        taught = _ask(teacher, given["input_ids"], stored)
+        if head is None or self.form == "whole":
+            distribution = taught(slice(None))
+            if head is None:
+                logits_BTV = self.model(**given, use_cache=False).logits
+            else:
+                logits_BTV = head.linear(self._hidden(head, given))
+            return distillation(logits_BTV.flatten(0, 1), targets_N, distribution, *of)
+        hidden_ND = self._hidden(head, given).flatten(0, 1)
+        found: torch.Tensor = _chunked(hidden_ND, head.linear.weight, head.linear.bias, targets_N, taught, *of)
+        return found
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _ask(
+    teacher: TeacherOutputs, inputs_BT: torch.Tensor, stored: tuple[torch.Tensor, ...]
+) -> "Callable[[slice], Distribution]":
+    """What a teacher says, outside of the model's compiled code and without gradients."""
+    with torch.no_grad():
+        taught = teacher(inputs_BT, *stored)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def part(tokens: slice) -> Distribution:
+        with torch.no_grad():
+            return taught(tokens)
+
+    return part  # type: ignore[no-any-return]
+
+
+_chunked = torch.compiler.disable(chunked_distillation)  # type: ignore[no-untyped-call] # a loop whose gradients are computed again going backward
 
 
 def checkpoint_activations(blocks: "Sequence[torch.nn.Module]") -> "Callable[[], None]":

@@ -2,9 +2,10 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,6 +94,9 @@ def spread(
                 block.compile()
         return Spread(how, objective, objective, runtime.processes, uneven)
     objective.to(runtime.device)
+    if compiled and objective.terms:
+        # torch.compile looks for the gradient of a tensor that is no leaf, where a teacher is heard in its midst
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
     call: Any = torch.compile(objective) if compiled else objective
     if how == "ddp":
         uneven = _is_uneven(objective, runtime, precision)
@@ -113,7 +117,7 @@ def _is_uneven(objective: "NextToken", runtime: Runtime, precision: str) -> bool
     training, state = objective.training, random_state(runtime.device)
     objective.train()
     with runtime.autocast(precision):
-        loss = objective(tokens_BT, tokens_BT)
+        loss = objective(tokens_BT, tokens_BT, by_sequence=True).sum()  # which needs no teacher
     loss.backward()
     found = any(p.requires_grad and p.grad is None for p in objective.parameters())
     objective.zero_grad(set_to_none=True)
@@ -155,7 +159,8 @@ def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtim
         if own and not own & owners:  # blocks that share weights with others stay with the whole
             fully_shard(block, mesh=mesh, mp_policy=policy)
         owners |= own
-    whole = fully_shard(objective, mesh=mesh, mp_policy=policy)
+    # what comes in are tokens and, stored in float16, a teacher's outputs, which are to stay as they are
+    whole = fully_shard(objective, mesh=mesh, mp_policy=replace(policy, cast_forward_inputs=False))
     objective.to(runtime.device)  # buffers
     return whole
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from inheritune.data import Batches, MicroBatch
@@ -24,7 +25,8 @@ class Outcome:
     """What a step gave, once the device has come to it.
 
     The batch's mean loss in nats a token, the gradient's norm, and whether some process asks for a stop or a
-    checkpoint. `sequences` are this process's, `to_blame` those of its micro-batches whose loss is not finite.
+    checkpoint. `sequences` are this process's, `to_blame` those of its micro-batches whose loss is not finite. `terms`
+    are the parts of the loss by name, means in nats a token too, where it has any.
     """
 
     loss: float
@@ -33,6 +35,7 @@ class Outcome:
     save: bool
     sequences: list[int]
     to_blame: list[int]
+    terms: dict[str, float]
 
     @property
     def is_finite(self) -> bool:
@@ -43,9 +46,9 @@ class Outcome:
 class Launched:
     """A step whose work is on the device's queue."""
 
-    def __init__(self, figures: torch.Tensor, micro_batches: list[MicroBatch]) -> None:
-        """`figures` are loss, norm, stop, save, and each micro-batch's loss."""
-        self._micro_batches = micro_batches
+    def __init__(self, figures: torch.Tensor, micro_batches: list[MicroBatch], terms: tuple[str, ...] = ()) -> None:
+        """`figures` are loss, norm, stop, save, the `terms`, and each micro-batch's loss."""
+        self._micro_batches, self._terms = micro_batches, terms
         self._event: Any = None
         if figures.device.type == "cuda":
             self._figures = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
@@ -59,10 +62,12 @@ class Launched:
         """Wait for the device, for this step only."""
         if self._event is not None:
             self._event.synchronize()
-        loss, norm, stop, save, *each = self._figures.tolist()
+        loss, norm, stop, save, *more = self._figures.tolist()
+        terms, each = more[: len(self._terms)], more[len(self._terms) :]
         sequences = [number for micro_batch in self._micro_batches for number in micro_batch.numbers]
         bad = [m for m, value in zip(self._micro_batches, each, strict=True) if not math.isfinite(value)]
-        return Outcome(loss, norm, stop > 0, save > 0, sequences, [number for m in bad for number in m.numbers])
+        to_blame = [number for m in bad for number in m.numbers]
+        return Outcome(loss, norm, stop > 0, save > 0, sequences, to_blame, dict(zip(self._terms, terms, strict=True)))
 
 
 class Stepper:
@@ -88,16 +93,16 @@ class Stepper:
         self._random = random_state(self.runtime.device)
         micro_batches = self.batches.micro_batches(batch, self.micro_batch)
         self.spread.module.train()
-        losses = list(self._losses(micro_batches))
+        losses_MS = torch.stack(list(self._losses(micro_batches)))
         self.spread.settle()
         limit = self.settings.optimizer.clip if self.settings.optimizer.clip is not None else math.inf
         norm: Any = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        shared = self._sum([torch.stack(losses).sum(), *self._flags(*asks())])
-        figures = torch.stack([shared[0], norm.to(shared), shared[1], shared[2], *losses])
+        shared = self._sum([*self._flags(*asks()), *losses_MS.sum(dim=0)])
+        figures = torch.stack([shared[2], norm.to(shared), *shared[:2], *shared[3:], *losses_MS[:, 0]])
         self._bad = torch.maximum(self._bad, (~torch.isfinite(figures[:2]).all()).float())
         step_unless(self.optimizers, self._bad)
-        return Launched(figures, micro_batches)
+        return Launched(figures, micro_batches, self.spread.module.terms)
 
     def halve(self, place: str) -> None:
         """Go on with micro-batches of half the size, after a step that was broken off for lack of memory.
@@ -128,16 +133,20 @@ class Stepper:
             optimizer.zero_grad(set_to_none=True)
 
     def _losses(self, micro_batches: list[MicroBatch]) -> Iterable[torch.Tensor]:
-        """Forward and backward; each micro-batch's share of the mean over the whole batch of all processes."""
+        """Forward and backward; each micro-batch's share of the mean over the whole batch of all processes, (S,): of
+        the loss, and of its terms.
+        """
         device = self.runtime.device
         for micro_batch in micro_batches:
             inputs = micro_batch.inputs.to(device, non_blocking=True)
             targets = micro_batch.targets.to(device, non_blocking=True)
+            stored = [tensor.to(device, non_blocking=True) for tensor in micro_batch.stored]
             with self.spread.accumulating(last=micro_batch is micro_batches[-1]):
                 with self.runtime.autocast(self.settings.precision):
-                    loss = self.spread.call(inputs, targets) / self.settings.batch_tokens
+                    sums = self.spread.call(inputs, targets, *stored).reshape(-1) / self.settings.batch_tokens
+                loss = sums[0]
                 (loss * self.spread.averages if self.spread.averages > 1 else loss).backward()
-            yield loss.detach()
+            yield sums.detach()
 
     def _flags(self, stop: bool, save: bool) -> list[torch.Tensor]:
         flags = torch.tensor([float(stop), float(save)])
@@ -155,8 +164,10 @@ class Stepper:
         return found
 
 
-def largest_micro_batch(spread: "Spread", settings: Training, runtime: Runtime, share: int, vocabulary: int) -> int:
-    """The largest power of two of sequences, up to `share`, that a GPU has memory for.
+def largest_micro_batch(
+    spread: "Spread", settings: Training, runtime: Runtime, batches: Batches, vocabulary: int
+) -> int:
+    """The largest power of two of sequences, up to a process's share of a batch, that a GPU has memory for.
 
     Tried out on random tokens with the model uncompiled, doubling as long as the peaks so far say that it will fit.
     """
@@ -169,13 +180,14 @@ def largest_micro_batch(spread: "Spread", settings: Training, runtime: Runtime, 
         torch.cuda.reset_peak_memory_stats()
         spread.module.choose_form(size * settings.sequence_length)
         tokens = torch.randint(0, vocabulary, (size, settings.sequence_length), device=runtime.device)
+        stored = [tensor.to(runtime.device) for tensor in batches.stored(np.zeros(size, np.int64))]
         with runtime.autocast(settings.precision):
-            loss = spread.module(tokens, tokens)
+            loss = spread.module(tokens, tokens, *stored).reshape(-1)[0]
         loss.backward()
-        del loss
+        del loss, stored
         spread.module.zero_grad(set_to_none=True)
         peaks.append(max(runtime.gather(torch.cuda.max_memory_allocated())))
-        if size * 2 > share or expected_peak(peaks, resting) > _FITS * total:
+        if size * 2 > batches.share or expected_peak(peaks, resting) > _FITS * total:
             torch.cuda.empty_cache()
             return size
         size *= 2

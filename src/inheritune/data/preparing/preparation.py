@@ -108,7 +108,7 @@ class Preparation:
         began = time.monotonic()
         with locked(self.work.folder):
             _check_out(self.out)  # another process may have been at work until now
-            self._states = [[_state(entry) for entry in group] for group in self.groups]
+            self._states = [[state_of(entry) for entry in group] for group in self.groups]
             self.work.open(self._reading(), self._states)
             gate = self._first_gate()
             while True:
@@ -221,7 +221,7 @@ class Preparation:
         """Raise RunError for a file that was written to while it was read; it is read again by the next run."""
         for group, before in zip(self.groups, self._states, strict=True):
             for entry, state in zip(group, before, strict=True):
-                if _state(entry) != state:
+                if state_of(entry) != state:
                     raise RunError(
                         entry.address,
                         "was changed while it was read",
@@ -341,7 +341,7 @@ def _text_bytes(entry: "Input") -> int:
     return (entry.length or 0) * (_PACKED if packed else 1)
 
 
-def _state(entry: "Input") -> dict[str, Any]:
+def state_of(entry: "Input") -> dict[str, Any]:
     """What tells a file from the same one after a change."""
     return {**asdict(entry), "file": _stamp(entry.address)}
 

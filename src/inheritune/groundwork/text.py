@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 from inheritune.arch import load_tokenizer
 from inheritune.data import Prepared, adopt, nanogpt_files, open_prepared, prepare, remove_left_over
-from inheritune.recipe import NewTokenizer, Recipe, Reference
+from inheritune.recipe import Basis, NewTokenizer, Reference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def prepare_data(recipe: Recipe, out: Path, say: Callable[[str], None]) -> Prepared:
+def prepare_data(basis: Basis, out: Path, say: Callable[[str], None]) -> Prepared:
     """Fill `out` with the recipe's data, or link it to where they are.
 
     What is there already is verified; NAME-verified.json beside it keeps what was, so that it is not read each time.
     Raises InputError for text, tokens or a tokenizer that will not do.
     """
-    data, note = recipe.data, out.with_name(f"{out.name}-verified.json")
+    data, note = basis.data, out.with_name(f"{out.name}-verified.json")
     if out.exists() and any(out.iterdir()):
         remove_left_over(out)
         found = open_prepared(out)
@@ -29,18 +29,18 @@ def prepare_data(recipe: Recipe, out: Path, say: Callable[[str], None]) -> Prepa
         open_prepared(data.prepared).verify(note)
         out.symlink_to(data.prepared.resolve(), target_is_directory=True)
         return open_prepared(out)
-    tokenizer = _tokenizer(recipe, say)
+    tokenizer = _tokenizer(basis, say)
     if files is not None:
         assert not isinstance(tokenizer, NewTokenizer)  # the recipe's check
         say("data: reading the token files")
         return adopt(files, tokenizer, out)
-    return prepare(data, tokenizer, out, seed=recipe.seed, say=say)
+    return prepare(data, tokenizer, out, seed=basis.seed, say=say)
 
 
-def _tokenizer(recipe: Recipe, say: Callable[[str], None]) -> "PreTrainedTokenizerBase | NewTokenizer":
-    new = recipe.reference.train
+def _tokenizer(basis: Basis, say: Callable[[str], None]) -> "PreTrainedTokenizerBase | NewTokenizer":
+    new = basis.reference.train
     if new is None:
-        return load_tokenizer(recipe.reference, say)
+        return load_tokenizer(basis.reference, say)
     if isinstance(new.tokenizer, NewTokenizer):
         return new.tokenizer
     return load_tokenizer(Reference(path=new.tokenizer))

@@ -1,0 +1,65 @@
+"""The command that compares arms."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from inheritune.cli.options import Json, Quiet, overrides, terminal_of
+from inheritune.errors import RunError
+from inheritune.runtime import place_of_process
+
+
+def compare(
+    context: typer.Context,
+    suite: Annotated[Path, typer.Argument(help="The suite, a YAML file; recipes/suites/ has those of the paper.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The comparison's folder. Default: runs/ and the suite's file name.")
+    ] = None,
+    shared: Annotated[
+        Path | None,
+        typer.Option(help="Where text, references and teachers' outputs are kept for all. Default: OUT/../shared."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train several arms under one budget and set them side by side; run again, it goes on where it stopped."""
+    from inheritune.recipe import load_suite
+
+    checked = load_suite(suite, overrides(context.args))
+    folder = out or Path("runs") / suite.stem
+
+    from inheritune import comparison
+
+    found = comparison.compare(checked, folder, shared=shared, terminal=terminal_of(quiet))
+    if place_of_process()[0] > 0:
+        return
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        show_comparison(found, folder)
+    failed = [arm["name"] for arm in found["arms"] if arm["failures"]]
+    if failed:
+        raise RunError(
+            str(folder),
+            f"{len(failed)} of {len(found['arms'])} arms failed: {', '.join(failed)}",
+            "see what comparison.json says of each; run again, those alone are tried again",
+        )
+
+
+def show_comparison(found: dict[str, Any], folder: Path) -> None:
+    """The table and what its marks mean, on standard output."""
+    from rich.console import Console
+
+    from inheritune.cli.tables import table_of
+    from inheritune.report import comparison_table, notes_on
+
+    console = Console(highlight=False)
+    console.print()
+    console.print(table_of(*comparison_table(found, narrow=True)))
+    console.print()
+    for note in notes_on(found):
+        console.print(note, markup=False)
+    console.print(f"\nfigures {folder / 'comparison.json'}", markup=False, soft_wrap=True)
+    console.print(f"report  {folder / 'report' / 'index.html'}", markup=False, soft_wrap=True)

@@ -1,0 +1,202 @@
+"""Outputs on the disk: made once, in shards that a killed making goes on behind; opened and checked."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from inheritune.data import Sequences, Shard, Tokens
+from inheritune.distillation.choice import in_bytes
+from inheritune.distillation.layout import Layout
+from inheritune.distillation.outputs import OnlineOutputs
+from inheritune.errors import InherituneError, InputError, OtherProcessFailed, RunError
+from inheritune.runlog import named, put_in_place, read_json, write_json
+from inheritune.runtime import Runtime
+
+MANIFEST = "manifest.json"
+_SHARD = 2**25  # bytes, so that a kill costs seconds
+_MOST_SHARDS = 4096
+_LOGITS = 2**30  # bytes of float32 logits that the teacher computes at once
+_BATCH = 8  # sequences at once, at most: the same whatever a training's micro-batch, as sums round with the shape
+_MOMENT = 15.0  # seconds between two lines
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of outputs. `facts` are all that they depend on."""
+
+    folder: Path
+    layout: Layout
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, kept: Path, layout: Layout, facts: dict[str, Any]) -> "Store":
+        """The folder in `kept` that is named by the facts."""
+        said = json.dumps(facts, sort_keys=True).encode()
+        return cls(kept / hashlib.sha256(said).hexdigest()[:16], layout, facts)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the outputs are there, all of them."""
+        return (self.folder / MANIFEST).is_file()
+
+    def open(self) -> tuple[Tokens, dict[str, Any]]:
+        """All outputs as one row of 16-bit words, and the manifest. What was written since it was read last is read.
+
+        Raises InputError that names a file which is missing, or is not what was written.
+        """
+        remedy = f"remove {self.folder}: the outputs are then computed anew"
+        try:
+            manifest = read_json(self.folder / MANIFEST)
+            shards = [
+                Shard(self.folder / said["file"], said["sequences"] * self.layout.words, said["sha256"])
+                for said in manifest["shards"]
+            ]
+        except (RunError, KeyError, TypeError):
+            raise InputError(str(self.folder / MANIFEST), "is damaged", remedy) from None
+        return Tokens(shards, "uint16", remedy), manifest
+
+    def verify(self, words: Tokens) -> None:
+        """Read what was written since it was last read. Raises InputError that names a file which has changed."""
+        note = self.folder.with_name(f"{self.folder.name}-verified.json")
+        known = read_json(note) if note.exists() else {}
+        found = words.verify(known)
+        if found != known:
+            write_json(note, found)
+
+    def make(self, sequences: Sequences, teacher: OnlineOutputs, runtime: Runtime, say: Callable[[str], None]) -> None:
+        """Compute and write the outputs of all sequences; the processes share the shards.
+
+        Each shard counts when it is on the disk, and the folder appears when all are. Raises RunError where the disk
+        has not as much room.
+        """
+        partial = self.folder.with_name(f".{self.folder.name}.partial")
+        size = max(_SHARD, sequences.count * self.layout.size // _MOST_SHARDS)
+        each = max(1, size // self.layout.size)
+        firsts = range(0, sequences.count, each)
+
+        def begin() -> list[int]:
+            partial.mkdir(parents=True, exist_ok=True)
+            missing = [number for number in range(len(firsts)) if not _note(partial, number).exists()]
+            left = sum(min(each, sequences.count - firsts[number]) for number in missing)
+            self._check_room(left, sequences.count, say)
+            return missing
+
+        missing: list[int] = runtime.first_does(begin)
+        work = _Work(self.layout, sequences, teacher, runtime.device, say)
+
+        def share() -> None:
+            for number in missing[runtime.rank :: runtime.processes]:
+                numbers = range(firsts[number], min(firsts[number] + each, sequences.count))
+                work.write(partial, number, numbers)
+
+        _all_do(share, runtime)
+        runtime.first_does(lambda: self._finish(partial, len(firsts)))
+
+    def _check_room(self, left: int, count: int, say: Callable[[str], None]) -> None:
+        """Say how much is written, before any of it is. Raises RunError where that is more than there is room for."""
+        needed, free = left * self.layout.size, shutil.disk_usage(self.folder.parent).free
+        told = f"{in_bytes(count * self.layout.size)} ({count:,} sequences x {self.layout.size:,} bytes)"
+        if left < count:
+            told += f", of which {in_bytes(needed)} are missing"
+        if needed > free:
+            raise RunError(
+                str(self.folder.parent),
+                f"the teacher's outputs take {told}, and {in_bytes(free)} are free",
+                "make room, lower train.distillation.top_k, or set train.distillation.outputs to online",
+            )
+        say(f"teacher: its outputs take {told} in {self.folder}; {in_bytes(free)} are free")
+
+    def _finish(self, partial: Path, shards: int) -> None:
+        notes = [read_json(_note(partial, number)) for number in range(shards)]
+        seconds = round(sum(said["seconds"] for said in notes), 3)
+        write_json(partial / MANIFEST, {"of": self.facts, "seconds": seconds, "shards": notes})
+        for number in range(shards):
+            _note(partial, number).unlink()
+        put_in_place(partial, self.folder)
+
+
+def _note(partial: Path, number: int) -> Path:
+    """What says that a shard is whole."""
+    return partial / f"outputs-{number:05d}.json"
+
+
+@dataclass
+class _Work:
+    """Passes sequences through the teacher and writes what it says."""
+
+    layout: Layout
+    sequences: Sequences
+    teacher: OnlineOutputs
+    device: str
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self._told = time.monotonic()
+
+    def write(self, partial: Path, number: int, numbers: range) -> None:
+        """One shard, and behind it the note that it is whole."""
+        file = partial / f"outputs-{number:05d}.bin"
+        digest, began = hashlib.sha256(), time.monotonic()
+        with named(file), file.open("wb") as opened:
+            for first in range(numbers.start, numbers.stop, batch_size(self.layout)):
+                data = self.compute(range(first, min(first + batch_size(self.layout), numbers.stop)))
+                opened.write(data)
+                digest.update(data)
+                self._tell(first)
+            opened.flush()
+            os.fsync(opened.fileno())
+        said = {"file": file.name, "sequences": len(numbers), "sha256": digest.hexdigest()}
+        write_json(_note(partial, number), said | {"seconds": round(time.monotonic() - began, 3)})
+
+    def compute(self, numbers: range) -> bytes:
+        """The outputs for some sequences, as they are stored. All batches have one shape; rows that fill up are cut."""
+        layout, length = self.layout, self.layout.sequence_length
+        filled = [*numbers, *[numbers.start] * (batch_size(layout) - len(numbers))]
+        rows = torch.from_numpy(self.sequences.rows(filled)).to(self.device)
+        per_pass = max(1, _LOGITS // (4 * layout.vocabulary))
+        packed = []
+        with torch.no_grad():
+            taught = self.teacher(rows[:, :-1])
+            for number in range(len(numbers)):
+                parts = [
+                    taught(slice(first, min(first + per_pass, (number + 1) * length)))
+                    for first in range(number * length, (number + 1) * length, per_pass)
+                ]
+                values = torch.cat([part.log_probabilities.half() for part in parts]).cpu().numpy()
+                chosen = [part.indices for part in parts if part.indices is not None]
+                packed.append(layout.pack(values, torch.cat(chosen).cpu().numpy() if chosen else None))
+        return b"".join(packed)
+
+    def _tell(self, done: int) -> None:
+        if time.monotonic() - self._told >= _MOMENT:
+            self._told = time.monotonic()
+            self.say(f"teacher: outputs of {done:,} of {self.sequences.count:,} sequences")
+
+
+def batch_size(layout: Layout) -> int:
+    """Sequences that the teacher passes at once: a function of the shape alone, so that no setting changes a bit."""
+    return int(np.clip(_LOGITS // (4 * layout.sequence_length * layout.vocabulary), 1, _BATCH))
+
+
+def _all_do(work: Callable[[], None], runtime: Runtime) -> None:
+    """What each process does for itself; where one fails, all end with its status."""
+    failure: Exception | None = None
+    try:
+        work()
+    except Exception as error:
+        failure = error
+    status = 0 if failure is None else failure.exit_status if isinstance(failure, InherituneError) else 1
+    statuses = runtime.gather(status)
+    if failure is not None:
+        raise failure
+    if any(statuses):
+        raise OtherProcessFailed(max(statuses))

@@ -1,0 +1,273 @@
+"""Who is learnt from: loading and checking a teacher, and how its outputs come to a training."""
+
+import copy
+import hashlib
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from inheritune.arch import check_positions, find_tokenizer, load_model, logits_width, training_flops_per_token
+from inheritune.data import Prepared, Sequences, Tokens, check_tokenizer
+from inheritune.distillation.choice import Estimate
+from inheritune.distillation.layout import Layout
+from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
+from inheritune.distillation.storing import Store, batch_size
+from inheritune.errors import InputError
+from inheritune.recipe import Distillation, Reference, Training
+from inheritune.runlog import read_json, write_json
+from inheritune.runtime import Runtime
+from inheritune.training import check_documents_apart
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is kept of a teacher when its weights are gone: SHA-256 of its weights, entries of its logits, FLOPs of a
+    forward pass per token.
+    """
+
+    checksum: str
+    vocabulary: int
+    flops: int
+
+
+class Teacher:
+    """A model that others learn from. One object serves all arms that share it, so that its outputs are computed once.
+
+    `source` is where it is, or the model itself, which stays as it is. Outputs that are stored lie in the folder
+    `kept`, under a name that says what they depend on, so that several teachers may share it, though not several jobs
+    at once. `trainings` is how many trainings are going to learn from it, as far as is known: for the choice between
+    storing and computing anew.
+    """
+
+    def __init__(self, source: "Reference | PreTrainedModel", kept: Path, trainings: int = 1) -> None:
+        self._source, self._kept, self._trainings = source, kept, trainings
+        self._known: dict[tuple[int, int | None], Known] = {}
+
+    @property
+    def title(self) -> str:
+        """The name that messages use."""
+        return self._source.title if isinstance(self._source, Reference) else type(self._source).__name__
+
+    def outputs(
+        self, lesson: "Lesson", runtime: Runtime, say: Callable[[str], None]
+    ) -> tuple["OnlineOutputs | StoredOutputs", dict[str, Any]]:
+        """What a training learns from, and what it costs: teacher_outputs, teacher_flops, of stored ones also
+        teacher_seconds.
+
+        Outputs that are to be stored and are not there are computed first; started again after a kill, that goes on.
+        Raises InputError where the teacher's vocabulary is not the model's, or it cannot do what is asked for, and
+        RunError where the disk has no room.
+        """
+        settings = lesson.settings
+        model: PreTrainedModel | None = None
+        asked = settings.sequence_length, lesson.end_of_text
+        if asked not in self._known:
+            model = self._load()
+            self._known[asked] = self._look(model, lesson)
+        known = self._known[asked]
+        _check_lesson(self.title, known.vocabulary, lesson)
+        layout = Layout(settings.sequence_length, known.vocabulary, lesson.distillation.top_k)
+        precision = runtime.resolve_precision(settings.precision)
+        precision = "float32" if precision == "float32" else "bfloat16"
+        store = Store.of(self._kept, layout, _facts(known, lesson, precision))
+        online: OnlineOutputs | None = None
+
+        def teacher() -> OnlineOutputs:
+            nonlocal model, online
+            if online is None:
+                ready = model if model is not None else self._load()
+                online = OnlineOutputs(ready, lesson.distillation, runtime, precision, lesson.end_of_text)
+                model = None
+            return online
+
+        if self._choose(store, lesson, teacher, runtime, say) == "online":
+            uses = lesson.uses * settings.sequence_length
+            return teacher(), {"teacher_outputs": "online", "teacher_flops": uses * known.flops}
+        if not runtime.first_does(lambda: store.exists):
+            store.make(lesson.sequences, teacher(), runtime, say)
+        words, manifest = store.open()
+        runtime.first_does(lambda: store.verify(words))
+        cost = {
+            "teacher_outputs": "stored",
+            "teacher_flops": lesson.sequences.count * settings.sequence_length * known.flops,
+            "teacher_seconds": manifest["seconds"],
+        }
+        return StoredOutputs(lesson.distillation, layout, words), cost
+
+    def _load(self) -> "PreTrainedModel":
+        """The teacher's own copy of the weights, on the CPU."""
+        return load_model(self._source) if isinstance(self._source, Reference) else copy.deepcopy(self._source)
+
+    def _look(self, model: "PreTrainedModel", lesson: "Lesson") -> Known:
+        """What is known of the teacher from now on, once it is seen that it can do what is asked for."""
+        length = lesson.settings.sequence_length
+        check_positions(model.config, length, f"{lesson.arm}: train.sequence_length, for the teacher {self.title}")
+        if lesson.end_of_text is not None:
+            place = f"{lesson.arm}: train.attention: document, for the teacher {self.title}"
+            check_documents_apart(model, lesson.end_of_text, place)
+        forward = training_flops_per_token(model, length) // 3
+        return Known(checksum_of(model), logits_width(model), forward)
+
+    def _choose(
+        self, store: Store, lesson: "Lesson", teacher: Callable[[], OnlineOutputs], runtime: Runtime,
+        say: Callable[[str], None],
+    ) -> str:  # fmt: skip
+        """`stored` or `online`. What `auto` came to stands beside the folder, so that all arms and restarts follow."""
+        wanted = lesson.distillation.outputs
+        if lesson.settings.sampling == "with replacement":
+            if wanted == "auto":
+                say(f"{lesson.arm}: teacher online, as with train.sampling: with replacement sequences begin anywhere")
+            return "online"
+        if wanted != "auto":
+            return wanted
+        decided = store.folder.with_name(f"{store.folder.name}-choice.json")
+
+        def known() -> str | None:
+            if decided.exists():  # it holds though others may have stored the outputs since
+                return str(read_json(decided)["outputs"])
+            return "stored" if store.exists else None
+
+        found: str | None = runtime.first_does(known)
+        if found is not None:
+            return found
+        passing = teacher()
+
+        def estimate() -> str:
+            self._kept.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self._kept).free
+            seconds = _seconds(passing, lesson, store.layout, runtime.device)
+            made = Estimate(lesson.sequences.count, lesson.uses * self._trainings, seconds, store.layout.size, free)
+            say(f"{lesson.arm}: teacher {made}")
+            write_json(decided, {"outputs": made.choice, "estimate": str(made)})
+            return made.choice
+
+        return runtime.first_does(estimate)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one training asks of its teacher.
+
+    `arm` names it in messages, `vocabulary` is the number of entries of its model's logits, `uses` how many sequences
+    it sees. `end_of_text` is given where attention stays inside documents.
+    """
+
+    arm: str
+    settings: Training
+    sequences: Sequences
+    uses: int
+    vocabulary: int
+    end_of_text: int | None = None
+
+    @property
+    def distillation(self) -> Distillation:
+        """What is learnt of the teacher."""
+        assert self.settings.distillation is not None
+        return self.settings.distillation
+
+
+def open_teacher(source: "PreTrainedModel | str | Path", kept: Path, prepared: Prepared) -> Teacher:
+    """A teacher for data that are prepared: a loaded model, a hub id, a folder or a .gguf file.
+
+    Raises InputError where it comes with another tokenizer than made the data.
+    """
+    if not isinstance(source, str | Path):
+        return Teacher(source, kept)
+    place = Reference(path=str(source))
+    tokenizer = find_tokenizer(place)
+    if tokenizer is not None:
+        check_tokenizer(prepared, tokenizer, f"teacher {place.title}")
+    return Teacher(place, kept)
+
+
+def check_has_teacher(teacher: object | None, settings: Training, arm: str) -> None:
+    """Raise InputError where there is a teacher and no loss to learn from it with, or the other way round."""
+    if (teacher is None) == (settings.distillation is None):
+        return
+    what, remedy = "has no teacher", "name one, or set it to null"
+    if teacher is not None:
+        what, remedy = "is null, and there is a teacher", "set it ({} takes the paper's settings), or name none"
+    raise InputError(f"{arm}: train.distillation", what, remedy)
+
+
+def check_distillation(distillation: Distillation, vocabulary: int, place: str) -> None:
+    """Raise InputError where more of the teacher's entries are asked for than it has."""
+    if distillation.top_k is not None and distillation.top_k > vocabulary:
+        raise InputError(
+            place, f"{distillation.top_k:,}, the teacher's vocabulary has {vocabulary:,} entries",
+            f"give at most {vocabulary:,}, or null for all of them",
+        )  # fmt: skip
+
+
+def check_same_vocabulary(title: str, teacher: int, model: int, arm: str) -> None:
+    """Raise InputError where a teacher's logits have another number of entries than those of the arm's model."""
+    if teacher != model:
+        raise InputError(
+            f"{arm}: teacher",
+            f"the logits of {title} have {teacher:,} entries, the model's {model:,}",
+            "give a teacher with the model's own vocabulary",
+        )
+
+
+def _check_lesson(title: str, vocabulary: int, lesson: Lesson) -> None:
+    check_distillation(lesson.distillation, vocabulary, f"{lesson.arm}: train.distillation.top_k")
+    check_same_vocabulary(title, vocabulary, lesson.vocabulary, lesson.arm)
+
+
+def _facts(known: Known, lesson: Lesson, precision: str) -> dict[str, Any]:
+    """All that outputs depend on."""
+    settings = lesson.settings
+    return {
+        "format": FORMAT,
+        "teacher": known.checksum,
+        "vocabulary": known.vocabulary,
+        "data": _data_checksums(lesson.sequences),
+        "sequence_length": settings.sequence_length,
+        "sequences": lesson.sequences.count,
+        "top_k": lesson.distillation.top_k,
+        "temperature": lesson.distillation.temperature,
+        "precision": precision,
+        "end_of_text": lesson.end_of_text,
+    }
+
+
+def _data_checksums(sequences: Sequences) -> list[str]:
+    """SHA-256 of the training text's shards, in their order."""
+    if isinstance(sequences.tokens, Tokens):
+        return [shard.sha256 for shard in sequences.tokens.shards]
+    return [hashlib.sha256(sequences.tokens.tobytes()).hexdigest()]
+
+
+def checksum_of(model: "PreTrainedModel") -> str:
+    """SHA-256 over names, types and bytes of all tensors of a model, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _seconds(teacher: OnlineOutputs, lesson: Lesson, layout: Layout, device: str) -> float:
+    """How long the teacher takes for a sequence: the second of two passes, the first of which warms up."""
+    size = min(batch_size(layout), lesson.sequences.count)
+    rows = torch.from_numpy(lesson.sequences.rows(range(size))).to(device)
+    took = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        with torch.no_grad():
+            taught = teacher(rows[:, :-1])
+            for first in range(0, size * layout.sequence_length, layout.sequence_length):
+                found = taught(slice(first, first + layout.sequence_length))
+        found.log_probabilities[:1].cpu()  # waits for the device
+        took = time.perf_counter() - began
+    return took / size

@@ -1,0 +1,116 @@
+"""Bad suites are errors that name the arm, before anything is computed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inheritune import compare
+from inheritune.comparison.plan import plan
+from inheritune.errors import InputError
+from inheritune.recipe import Suite, check
+from inheritune.runtime import Runtime
+from tiny_suites import make_reference, tiny_suite
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    return make_reference(tmp_path_factory.mktemp("model"), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        (
+            {"start": "inherited"},
+            r"arm it: .*there is no start 'inherited'; did you mean inherit\? legal are inherit, lazy",
+        ),
+        ({"start": {"layers": 3}}, "arm it: .*not a start"),
+        ({"start": {"kind": "random", "choose": "last"}}, "arm it: unknown key"),
+        ({"start": "inherit", "train": {"lenght": "4 steps"}}, "arm it: train: unknown key 'lenght'"),
+        ({"start": "inherit", "train": {"sequence_length": 8}}, "arm it: train.sequence_length: it is the suite's"),
+        ({"start": "inherit", "teacher": "other"}, "arm it: teacher: nothing is learnt from it"),
+        ({"start": "inherit", "name": "../it"}, "name"),
+        ({"start": "inherit", "name": "reference"}, "not a name for an arm"),
+        ({"start": "inherit", "name": "other"}, "arms: other stands there twice"),
+    ],
+)
+def test_what_the_file_alone_shows(text: Path, arm: dict[str, Any], words: str) -> None:
+    suite = tiny_suite(text, None, [{"name": "other", "start": "random"}, {"name": "it", **arm}])
+    with pytest.raises(InputError, match=words):
+        check(Suite, suite, "suite")
+
+
+def test_filters_of_suite_and_arm(text: Path) -> None:
+    suite = tiny_suite(text, None, [{"name": "it", "start": "random", "data": {"filters": ["exact_duplicates"]}}])
+    suite["data"]["filters"] = ["gopher_quality"]
+    with pytest.raises(InputError, match=r"arm it: data\.filters: the suite has filters too"):
+        check(Suite, suite, "suite")
+
+
+@pytest.mark.parametrize(
+    ("arms", "words"),
+    [
+        (
+            [{"start": {"kind": "inherit", "layers": 7}}],
+            "arm it: start.layers: 7 blocks asked for, the reference has 6",
+        ),
+        ([{"start": {"kind": "inherit", "of": "nowhere"}}], "arm it: nowhere"),
+        ([{"start": {"kind": "stacking", "of": "nowhere"}}], "arm it: start.of: there is no arm 'nowhere'"),
+        ([{"start": {"kind": "inherit", "of": "it"}}], "arm it: needs its own result: it needs it"),
+        (
+            [{"start": "random", "train": {"length": "16 steps"}}],
+            "arm it: train.length: 1,024 tokens, the suite's arms have 512; .* allow_unequal",
+        ),
+        ([{"start": "growth"}], "arm it: start: growth trains as many rounds"),
+        ([{"start": {"kind": "inherit", "submodules": ["head"]}}], "arm it: inherit.submodules: the model has no head"),
+        (
+            [
+                {"start": {"kind": "random", "layers": 2}, "train": {"length": "4 steps"}, "allow_unequal": "half"},
+                {"name": "on it", "start": {"kind": "stacking", "of": "it", "layers": 4}},
+            ],
+            "arm on it: train.length: 768 tokens",
+        ),
+        ([{"start": "inherit", "train": {"distillation": {"top_k": 10**6}}}], "arm it: train.distillation.top_k"),
+    ],
+)
+def test_what_the_models_show(text: Path, reference: Path, arms: list[dict[str, Any]], words: str) -> None:
+    suite = check(Suite, tiny_suite(text, reference, [{"name": "it", **arm} for arm in arms]), "suite")
+    with pytest.raises(InputError, match=words):
+        plan(suite, Runtime("cpu", 1))
+
+
+def test_half_width_where_nothing_is_left(text: Path, tmp_path: Path) -> None:
+    suite = tiny_suite(text, None, [{"name": "it", "start": "half-width"}])
+    suite["reference"]["train"]["model"] |= {"n_embd": 8, "n_head": 1}
+    with pytest.raises(InputError, match=r"^arm it: .*half of it is no whole number of groups"):
+        compare(suite, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_vocabulary(text: Path, reference: Path, tmp_path: Path, tokenizer: Any) -> None:
+    other = make_reference(tmp_path / "other", tokenizer, vocabulary=len(tokenizer) + 64)
+    arms = [
+        {"name": "taught", "start": "inherit", "teacher": str(other), "train": {"distillation": {}}},
+        {"name": "its child", "start": {"kind": "inherit", "of": str(other)}},
+    ]
+    with pytest.raises(InputError) as raised:
+        plan(check(Suite, tiny_suite(text, reference, arms), "suite"), Runtime("cpu", 1))
+    said = str(raised.value)
+    assert "arm taught: teacher: " in said
+    assert "arm its child: start.of: " in said
+    assert "entries, the reference's" in said
+
+
+def test_problems_of_all_arms_come_together(text: Path, reference: Path) -> None:
+    arms = [{"name": name, "start": {"kind": "inherit", "layers": 9}} for name in ("a", "b")]
+    with pytest.raises(InputError, match=r"(?s)arm a: .*\narm b: "):
+        plan(check(Suite, tiny_suite(text, reference, arms), "suite"), Runtime("cpu", 1))
+
+
+def test_other_batches_of_as_many_tokens_are_equal(text: Path, reference: Path) -> None:
+    """512 tokens: 8 steps of 4 sequences; 10 of 3 are 480, less than a step apart."""
+    arms = [
+        {"name": "it", "start": "random", "train": {"length": "512 tokens", "batch": "3 sequences", "micro_batch": 1}}
+    ]
+    assert plan(check(Suite, tiny_suite(text, reference, arms), "suite"), Runtime("cpu", 1))

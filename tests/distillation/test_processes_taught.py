@@ -1,0 +1,79 @@
+"""A teacher on several processes, started by torchrun: the same losses and the same stored bytes as on one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inheritune.data import prepare
+from inheritune.runlog import read_metrics
+
+TRAIN = [
+    "--length", "10 steps", "--sequence-length", "16", "--batch", "7 sequences", "--micro_batch=2", "--quiet",
+    "--optimizer.learning_rate=1e-2", "--device", "cpu", "--evaluate-every", "5 steps", "--distillation.top_k=8",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(text: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("processes-taught") / "data"
+    prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(reference_folder: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("teacher")
+    model = AutoModelForCausalLM.from_pretrained(reference_folder)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        model.lm_head.weight.normal_(std=0.5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def train(processes: int, *words: Any) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "inheritune", "train", *map(str, words)]
+    return subprocess.run(
+        [*command, *TRAIN], capture_output=True, text=True, timeout=280, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("outputs", ["stored", "online"])
+def test_two_processes_learn_what_one_learns(
+    outputs: str, reference_folder: Path, teacher: Path, data: Path, tmp_path: Path
+) -> None:
+    records, stored = {}, {}
+    for name, processes, parallel in (("one", 1, "auto"), ("ddp", 2, "ddp"), ("fsdp", 2, "fsdp")):
+        out = tmp_path / name
+        words = [reference_folder, out, "--data", data, "--teacher", teacher, f"--distillation.outputs={outputs}"]
+        done = train(processes, *words, "--parallel", parallel)
+        assert done.returncode == 0, done.stderr
+        records[name] = [record for record in read_metrics(out / "metrics.jsonl") if "loss" in record]
+        stored[name] = {file.name: file.read_bytes() for file in (out / "teacher").rglob("*.bin")}
+    assert len(records["one"]) == 10
+    assert records["one"][0]["kl"] > 0.1
+    for name in ("ddp", "fsdp"):
+        for one, other in zip(records["one"], records[name], strict=True):
+            for key in ("loss", "cross_entropy", "kl"):
+                assert other[key] == pytest.approx(one[key], rel=1e-3, abs=1e-5)
+        assert stored[name] == stored["one"]
+    assert bool(stored["one"]) == (outputs == "stored")
+
+
+@pytest.mark.long
+def test_wrong_teachers_are_said_once(reference_folder: Path, data: Path, tmp_path: Path) -> None:
+    words = [reference_folder, tmp_path / "out", "--data", data, "--teacher", tmp_path / "nowhere"]
+    done = train(2, *words)
+    assert done.returncode != 0
+    assert done.stderr.count("nowhere") >= 1
+    assert "Traceback (most recent call last)" not in done.stderr.split("torch/distributed")[0]

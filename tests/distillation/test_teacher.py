@@ -1,0 +1,348 @@
+"""A teacher's outputs: stored ones are the online ones, rounded; found whatever asks; made once, also when killed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from inheritune import runtime
+from inheritune.data import Batches, Sequences
+from inheritune.distillation import Lesson, OnlineOutputs, StoredOutputs, Teacher, storing, teacher
+from inheritune.errors import InputError, RunError
+from inheritune.recipe import Training, check
+
+VOCABULARY, LENGTH = 300, 16
+HERE = runtime.Runtime("cpu", 1)
+
+
+def a_teacher(seed: int = 0, **more: Any) -> GPT2LMHeadModel:
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": VOCABULARY, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    return GPT2LMHeadModel(GPT2Config(**(sizes | more), initializer_range=0.5, bos_token_id=0, eos_token_id=0)).eval()
+
+
+def text(sampling: str = "shuffled", tokens: int = 400) -> Sequences:
+    row = np.random.default_rng(1).integers(0, VOCABULARY, tokens).astype(np.uint16)
+    return Sequences(row, LENGTH, "test", sampling)
+
+
+def lesson(vocabulary: int = VOCABULARY, end_of_text: int | None = None, uses: int = 40, **more: Any) -> Lesson:
+    tree = {"length": "5 steps", "batch": "8 sequences", "sequence_length": LENGTH, "precision": "float32"}
+    distillation = {"outputs": "stored"} | more.pop("distillation", {})
+    settings = check(Training, tree | {"distillation": distillation} | more, "train")
+    return Lesson("arm one", settings, text(settings.sampling), uses, vocabulary, end_of_text)
+
+
+def asked(outputs: Any, numbers: list[int], row: Sequences) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Probabilities (B x T, K + 1) and indices for some sequences."""
+    inputs = torch.from_numpy(row.rows(numbers))[:, :-1]
+    stored = outputs.stored(np.array(numbers) * LENGTH)
+    found = outputs(inputs, *stored)(slice(None))
+    return found.log_probabilities.exp(), found.indices
+
+
+@pytest.mark.parametrize("distillation", [{}, {"top_k": 6}, {"top_k": VOCABULARY}, {"top_k": 6, "temperature": 2.0}])
+@pytest.mark.parametrize("document", [False, True])
+def test_stored_outputs_are_the_online_ones(distillation: dict[str, Any], document: bool, tmp_path: Path) -> None:
+    model, end, row = a_teacher(), 5 if document else None, text()
+    stored, cost = Teacher(model, tmp_path).outputs(lesson(end_of_text=end, distillation=distillation), HERE, print)
+    online, other = Teacher(model, tmp_path).outputs(
+        lesson(end_of_text=end, distillation=distillation | {"outputs": "online"}), HERE, print
+    )
+    assert isinstance(stored, StoredOutputs)
+    assert isinstance(online, OnlineOutputs)
+    for numbers in ([0, 1, 2], [row.count - 1, 3], [7]):
+        (p, chosen), (q, expected) = asked(stored, numbers, row), asked(online, numbers, row)
+        assert (p - q).abs().max() < 5e-4
+        torch.testing.assert_close(p.sum(dim=1), torch.ones(len(numbers) * LENGTH))
+        if expected is None:
+            assert chosen is None
+        else:
+            assert chosen is not None
+            assert torch.equal(chosen.long(), expected)
+    per_token = cost["teacher_flops"] / (row.count * LENGTH)
+    assert other["teacher_flops"] == 40 * LENGTH * per_token
+    blocks, hidden = 2, 16
+    matrices = blocks * 12 * hidden**2 + VOCABULARY * hidden
+    assert 2 * matrices < per_token < 2.2 * (matrices + blocks * LENGTH * hidden)
+
+
+def test_online_outputs_are_the_models_own_softmax(tmp_path: Path) -> None:
+    model, row = a_teacher(), text()
+    online, _ = Teacher(model, tmp_path).outputs(
+        lesson(distillation={"outputs": "online", "temperature": 3.0}), HERE, print
+    )
+    with torch.no_grad():
+        logits = model(torch.from_numpy(row.rows([2, 9]))[:, :-1]).logits.double().flatten(0, 1)
+    powers = (logits / 3.0).exp()
+    torch.testing.assert_close(asked(online, [2, 9], row)[0].double(), powers / powers.sum(1, True), rtol=1e-4, atol=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_whose_logits_are_capped(tmp_path: Path) -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(Gemma2Config(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.05, max_position_embeddings=32,
+    )).eval()  # fmt: skip
+    row, found = text(), {}
+    for way in ("stored", "online"):
+        outputs, _ = Teacher(model, tmp_path).outputs(lesson(distillation={"outputs": way}), HERE, print)
+        found[way] = asked(outputs, [1, 4], row)[0]
+    assert (found["stored"] - found["online"]).abs().max() < 5e-4
+    with torch.no_grad():
+        expected = model(torch.from_numpy(row.rows([1, 4]))[:, :-1]).logits.double().softmax(-1).flatten(0, 1)
+    torch.testing.assert_close(found["online"].double(), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("batch", "size", "processes"), [(8, 3, 1), (8, 8, 2), (5, 2, 3)])
+def test_a_batch_finds_its_sequences_whatever_its_order_and_split(
+    batch: int, size: int, processes: int, tmp_path: Path
+) -> None:
+    model, row = a_teacher(), text()
+    outputs, _ = Teacher(model, tmp_path).outputs(lesson(distillation={"top_k": 4}), HERE, print)
+    online, _ = Teacher(model, tmp_path).outputs(lesson(distillation={"top_k": 4, "outputs": "online"}), HERE, print)
+    for step, seed in ((0, 1), (7, 2)):  # of another epoch
+        for rank in range(processes):
+            batches = Batches(row, batch, seed, rank=rank, processes=processes, stored=outputs.stored)
+            for part in batches.micro_batches(step, size):
+                assert {len(tensor) for tensor in part.stored} == {len(part.inputs)} == {size}
+                found = outputs(part.inputs, *part.stored)(slice(None))
+                expected = online(part.inputs)(slice(None))
+                assert found.indices is not None
+                assert expected.indices is not None
+                assert torch.equal(found.indices.long(), expected.indices)
+                assert (found.log_probabilities.exp() - expected.log_probabilities.exp()).abs().max() < 5e-4
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.glob("*.bin"))}
+
+
+def only_store(kept: Path) -> Path:
+    (found,) = [place.parent for place in kept.glob("*/manifest.json")]
+    return found
+
+
+def test_a_making_that_was_killed_goes_on_behind_its_last_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = lesson(distillation={"top_k": 4})
+    monkeypatch.setattr(storing, "_SHARD", 5 * 16 * (5 * 2 + 4 * 2))  # five sequences
+    Teacher(a_teacher(), tmp_path / "whole").outputs(size, HERE, print)
+    expected = shards(only_store(tmp_path / "whole"))
+    assert [len(data) for data in expected.values()] == [5 * 16 * 18] * 4 + [4 * 16 * 18]
+    computed: list[range] = []
+    compute = storing._Work.compute
+
+    def until(number: int) -> Callable[..., bytes]:
+        def work(self: Any, numbers: range) -> bytes:
+            if len(computed) == number:
+                raise KeyboardInterrupt
+            computed.append(numbers)
+            return compute(self, numbers)
+
+        return work
+
+    for kill in (0, 2, 3):  # before the first shard, before the third, before the fourth
+        monkeypatch.setattr(storing._Work, "compute", until(kill))
+        with pytest.raises(KeyboardInterrupt):
+            Teacher(a_teacher(), tmp_path / "killed").outputs(size, HERE, print)
+        assert not list((tmp_path / "killed").glob("*/manifest.json"))
+    half = next((tmp_path / "killed").glob(".*.partial"))
+    (half / "outputs-00003.bin").write_bytes(b"half of it")
+    said: list[str] = []
+    monkeypatch.setattr(storing._Work, "compute", until(99))
+    Teacher(a_teacher(), tmp_path / "killed").outputs(size, HERE, said.append)
+    assert [numbers.start for numbers in computed] == [0, 5, 10, 15, 20]  # each once
+    assert shards(only_store(tmp_path / "killed")) == expected
+    assert "of which 2.59 KB are missing" in said[0]
+    assert not list((tmp_path / "killed").glob(".*"))
+
+
+def test_outputs_are_made_once_for_all_that_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    call = OnlineOutputs.__call__
+    monkeypatch.setattr(OnlineOutputs, "__call__", lambda *given: (passes.append(1), call(*given))[1])
+    loads: list[int] = []
+    load = Teacher._load
+    monkeypatch.setattr(Teacher, "_load", lambda self: (loads.append(1), load(self))[1])
+    shared = Teacher(a_teacher(), tmp_path)
+    shared.outputs(lesson(), HERE, print)
+    made = len(passes)
+    assert made == 3  # 24 sequences, 8 at once
+    shared.outputs(lesson(batch="4 sequences"), HERE, print)
+    assert (len(passes), len(loads)) == (made, 1)  # not even the weights are looked at again
+    Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)  # another call of the program
+    assert (len(passes), len(loads)) == (made, 2)
+
+
+@pytest.mark.parametrize("change", [
+    {"distillation": {"top_k": 3}}, {"distillation": {"temperature": 2.0}}, {"sequence_length": 8},
+    {"precision": "bfloat16"}, {"end_of_text": 5}, {"teacher": 1}, {"text": 401},
+], ids=lambda change: "-".join(change))  # fmt: skip
+def test_whatever_outputs_depend_on_has_outputs_of_its_own(change: dict[str, Any], tmp_path: Path) -> None:
+    Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
+    before = only_store(tmp_path)
+    seed, tokens = change.pop("teacher", 0), change.pop("text", 400)
+    wanted = lesson(**change)
+    wanted = Lesson("two", wanted.settings, text(tokens=tokens), 40, VOCABULARY, wanted.end_of_text)
+    if "sequence_length" in change:
+        row = Sequences(text().tokens, 8, "test")
+        wanted = Lesson("two", wanted.settings, row, 40, VOCABULARY)
+    Teacher(a_teacher(seed), tmp_path).outputs(wanted, HERE, print)
+    assert len(list(tmp_path.glob("*/manifest.json"))) == 2
+    assert before.exists()
+
+
+def test_the_size_is_said_before_a_byte_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        assert not list(tmp_path.rglob("*.bin"))
+
+    Teacher(a_teacher(), tmp_path).outputs(lesson(distillation={"top_k": 4}), HERE, say)
+    size = sum(len(data) for data in shards(only_store(tmp_path)).values())
+    assert size == 24 * 288
+    assert said[0].startswith(f"teacher: its outputs take 6.91 KB (24 sequences x 288 bytes) in {only_store(tmp_path)}")
+
+
+def test_a_disk_without_room_is_told_before_a_byte_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 6911})
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(
+        RunError, match=r"take 6\.91 KB .* and 6\.91 KB are free; make room, lower .*top_k, or set .*online"
+    ):
+        Teacher(a_teacher(), tmp_path).outputs(lesson(distillation={"top_k": 4}), HERE, print)
+    assert not list(tmp_path.rglob("*.bin"))
+    usage.free = 6912
+    Teacher(a_teacher(), tmp_path).outputs(lesson(distillation={"top_k": 4}), HERE, print)
+
+
+def test_damage_is_found_where_it_is(tmp_path: Path) -> None:
+    Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
+    place = only_store(tmp_path)
+    file = place / "outputs-00000.bin"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(
+        InputError, match=r"outputs-00000\.bin: changed since it was written .*; remove .*computed anew"
+    ):
+        Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
+    file.write_bytes(whole[:-2])
+    with pytest.raises(InputError, match=r"outputs-00000\.bin: has \d+ bytes, the manifest says"):
+        Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
+    (place / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match=r"manifest\.json: is damaged; remove"):
+        Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
+
+
+def test_a_choice_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = {"distillation": {"outputs": "auto"}}
+    said: list[str] = []
+    monkeypatch.setattr(teacher, "_seconds", lambda *_: 1.0)
+    found, cost = Teacher(a_teacher(), tmp_path, trainings=1).outputs(lesson(uses=24, **auto), HERE, said.append)
+    assert cost["teacher_outputs"] == "online"
+    assert isinstance(found, OnlineOutputs)
+    assert said[0].startswith("arm one: teacher online 24 sequences x 1 s = 24 s; stored 24 x 1 s, and")
+    Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, said.append)  # others may store them
+    found, cost = Teacher(a_teacher(), tmp_path, trainings=9).outputs(lesson(uses=24, **auto), HERE, said.append)
+    assert cost["teacher_outputs"] == "online"
+    found, cost = Teacher(a_teacher(), tmp_path / "b", trainings=2).outputs(lesson(uses=24, **auto), HERE, said.append)
+    assert cost["teacher_outputs"] == "stored"
+    assert isinstance(found, StoredOutputs)
+    assert cost["teacher_seconds"] >= 0
+    decided = json.loads(next((tmp_path / "b").glob("*-choice.json")).read_text())
+    assert decided["outputs"] == "stored"
+
+
+def test_how_long_a_sequence_takes_is_measured(tmp_path: Path) -> None:
+    said: list[str] = []
+    Teacher(a_teacher(), tmp_path).outputs(lesson(distillation={"outputs": "auto"}), HERE, said.append)
+    seconds = float(said[0].split(" sequences x ")[1].split(" s ")[0])
+    assert 1e-6 < seconds < 1
+
+
+def test_windows_that_begin_anywhere_are_taught_online(tmp_path: Path) -> None:
+    said: list[str] = []
+    wanted = lesson(sampling="with replacement", distillation={"outputs": "auto"})
+    outputs, _ = Teacher(a_teacher(), tmp_path).outputs(wanted, HERE, said.append)
+    assert isinstance(outputs, OnlineOutputs)
+    assert said == ["arm one: teacher online, as with train.sampling: with replacement sequences begin anywhere"]
+    with pytest.raises(
+        InputError, match=r"stored outputs are those of fixed sequences.*; give online, or sampling: shuffled"
+    ):
+        lesson(sampling="with replacement")
+
+
+def test_in_bfloat16_positions_keep_their_precision(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+        max_position_embeddings=32,
+    )).eval()  # fmt: skip
+    frequencies, row, found = model.model.rotary_emb.inv_freq.clone(), text(), {}
+    assert not torch.equal(frequencies.bfloat16().float(), frequencies)  # or nothing is tested
+    for precision in ("float32", "bfloat16"):
+        wanted = lesson(precision=precision, distillation={"outputs": "online"})
+        outputs, _ = Teacher(model, tmp_path).outputs(wanted, HERE, print)
+        assert isinstance(outputs, OnlineOutputs)
+        assert outputs._model.lm_head.weight.dtype == getattr(torch, precision)
+        assert torch.equal(outputs._model.model.rotary_emb.inv_freq, frequencies)
+        found[precision] = asked(outputs, [3], row)[0]
+    assert 0 < (found["float32"] - found["bfloat16"]).abs().max() < 1e-3
+
+
+def test_a_teacher_stays_as_it_was_given(tmp_path: Path) -> None:
+    model = a_teacher().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    Teacher(model, tmp_path).outputs(lesson(precision="bfloat16"), HERE, print)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("outputs", ["stored", "online"])
+def test_another_vocabulary_is_an_error_that_names_the_arm(outputs: str, tmp_path: Path) -> None:
+    expected = (
+        r"^arm one: teacher: the logits of GPT2LMHeadModel have 300 entries, the model's 299;"
+        r" give a teacher with the model's own vocabulary$"
+    )
+    with pytest.raises(InputError, match=expected):
+        Teacher(a_teacher(), tmp_path).outputs(lesson(299, distillation={"outputs": outputs}), HERE, print)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_entries_than_there_are(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^arm one: train\.distillation\.top_k: 301, the teacher's vocabulary has 300"
+    ):
+        Teacher(a_teacher(), tmp_path).outputs(lesson(distillation={"top_k": 301}), HERE, print)
+
+
+def test_a_teacher_that_cannot_do_what_is_asked_for(tmp_path: Path) -> None:
+    short = LlamaForCausalLM(LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=8,
+    ))  # fmt: skip
+    with pytest.raises(InputError, match=r"^arm one: .*teacher LlamaForCausalLM: the model has 8 positions"):
+        Teacher(short, tmp_path).outputs(lesson(), HERE, print)
+    from transformers import MambaConfig, MambaForCausalLM
+
+    shared = Teacher(
+        MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4)),
+        tmp_path,
+    )
+    shared.outputs(lesson(distillation={"outputs": "online"}), HERE, print)
+    with pytest.raises(InputError, match=r"^arm one: .*teacher MambaForCausalLM: .*does not keep documents apart"):
+        shared.outputs(lesson(end_of_text=0, attention="document"), HERE, print)

@@ -1,0 +1,91 @@
+"""A recipe with distillation: the reference is the teacher of all rounds and of the random control."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import program, read_json, tiny_recipe, weights
+from inheritune import load_recipe, run
+from inheritune.errors import InputError
+from inheritune.runlog import read_metrics
+
+
+def recipe(text: Path, reference: Path, **distillation: Any) -> dict[str, Any]:
+    tree = tiny_recipe(text, reference)
+    tree["train"]["distillation"] = distillation
+    tree["grow"] = {"by": 1, "until": "max_layers", "max_layers": 2}
+    tree["controls"] = ["random", "reference-continued"]
+    tree["hardware"] = {"device": "cpu"}
+    return tree
+
+
+@pytest.mark.long
+def test_the_reference_teaches(text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path) -> None:
+    tree = recipe(text, reference_folder, top_k=8, outputs="stored")
+    found = run(load_recipe(write_recipe(tree)), tmp_path / "run")
+    random, continued = found["controls"]
+    for arm in (*found["rounds"], random):
+        assert arm["teacher_outputs"] == "stored"
+        assert arm["teacher_flops"] == found["rounds"][0]["teacher_flops"] > 0
+        folder = (tmp_path / "run" / arm["model"]).parent
+        records = [record for record in read_metrics(folder / "metrics.jsonl") if "loss" in record]
+        for record in records:
+            assert record["loss"] == pytest.approx(0.6 * record["cross_entropy"] + 0.4 * record["kl"], rel=1e-5)
+    assert "teacher_flops" not in continued
+    assert len(list((tmp_path / "run" / "teacher").glob("*/manifest.json"))) == 1
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "teacher FLOPs" in page
+
+
+def test_a_reference_that_is_made_first_has_no_teacher(text: Path, write_recipe: Any, tmp_path: Path) -> None:
+    tree = tiny_recipe(text)
+    tree["train"]["distillation"] = {"outputs": "online"}
+    tree |= {"grow": None, "controls": [], "hardware": {"device": "cpu"}}
+    found = run(load_recipe(write_recipe(tree)), tmp_path / "run")
+    assert "teacher_flops" not in found["reference"]
+    assert found["rounds"][0]["teacher_outputs"] == "online"
+    own = read_metrics(tmp_path / "run" / "reference" / "metrics.jsonl")
+    assert not any("kl" in record for record in own)
+
+
+def test_more_entries_than_the_reference_has(
+    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
+) -> None:
+    path = write_recipe(recipe(text, reference_folder, top_k=301))
+    with pytest.raises(
+        InputError, match=r"train\.distillation\.top_k: 301, the teacher's vocabulary has 300 entries; g"
+    ):
+        run(load_recipe(path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["making", "rounds/1-1layers/checkpoints/step-000000003", "rounds/2-2layers"])
+def test_killed_and_started_again_it_ends_with_the_same_bits(
+    moment: str, text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
+) -> None:
+    path = write_recipe(recipe(text, reference_folder, outputs="stored"))
+    assert program("run", path, "--out", tmp_path / "straight").returncode == 0
+    out = tmp_path / "run"
+    begun = subprocess.Popen([sys.executable, "-m", "inheritune", "run", str(path), "--out", str(out), "--quiet"])
+
+    def reached() -> bool:
+        if moment == "making":
+            return any((out / "teacher").glob(".*.partial"))
+        return (out / moment).exists()
+
+    while begun.poll() is None and not reached():
+        time.sleep(0.002)
+    begun.send_signal(signal.SIGKILL)
+    assert begun.wait() == -signal.SIGKILL
+    assert program("run", path, "--out", out).returncode == 0
+    for model in ("rounds/1-1layers", "rounds/2-2layers", "controls/random-2layers"):
+        assert weights(out / model / "model") == weights(tmp_path / "straight" / model / "model")
+    summaries = [read_json(place / "summary.json") for place in (out, tmp_path / "straight")]
+    assert summaries[0]["result"] == summaries[1]["result"]
+    assert not list((out / "teacher").rglob(".*"))

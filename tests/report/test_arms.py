@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inheritune.report import arm_curve, comparison_table, tokens_to_reach, verdict_of
+
+
+def write_metrics(folder: Path, losses: dict[int, float]) -> None:
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"step": step, "tokens": 10 * step, "val_loss": loss}) for step, loss in losses.items()]
+    lines.insert(1, json.dumps({"step": 1, "loss": 9.0}))
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_a_curve_goes_through_all_stages_and_is_a_mean_over_seeds(tmp_path: Path) -> None:
+    """Two stages of 2 and 4 steps of 10 tokens; a token costs 3 FLOPs in the first and 6 in the second."""
+    stages = [
+        {"folder": "first", "steps": 2, "tokens": 20, "flops": 60},
+        {"folder": ".", "steps": 4, "tokens": 40, "flops": 240},
+    ]
+    for seed in (1, 2):
+        write_metrics(tmp_path / f"{seed}" / "first", {0: 6.0 + seed, 2: 5.0})
+        write_metrics(tmp_path / f"{seed}" / "more", {0: 1.0})  # of nobody
+        (tmp_path / f"{seed}" / "metrics.jsonl").write_text(
+            "".join(json.dumps({"step": s, "tokens": 10 * s, "val_loss": 4 - s / 4 + seed}) + "\n" for s in (0, 2, 4))
+        )
+    curve = arm_curve(tmp_path, {"runs": [{"folder": "1", "stages": stages}, {"folder": "2", "stages": stages}]})
+    assert [point["tokens"] for point in curve] == [0, 20, 20, 40, 60]
+    assert [point["steps"] for point in curve] == [0, 2, 2, 4, 6]
+    assert [point["flops"] for point in curve] == [0, 60, 60, 180, 300]
+    assert [point["val_loss"] for point in curve] == [7.5, 5.0, 5.5, 5.0, 4.5]
+
+
+@pytest.mark.parametrize(
+    ("loss", "tokens"), [(4.0, 10.0), (3.5, 15.0), (3.0, 20.0), (9.0, 0.0), (1.0, None), (2.0, 40.0)]
+)
+def test_tokens_to_reach_a_loss(loss: float, tokens: float | None) -> None:
+    """On the straight lines between 5 at 0, 3 at 20, 3.2 at 30 and 2 at 40 tokens."""
+    curve = [{"tokens": t, "val_loss": v} for t, v in ((0.0, 5.0), (20.0, 3.0), (30.0, 3.2), (40.0, 2.0))]
+    assert tokens_to_reach(curve, loss) == (None if tokens is None else pytest.approx(tokens))
+
+
+def arm(name: str, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name, "start": "inherit", "state": "finished", "failures": [], "allow_unequal": None, "layers": 2,
+        "parameters": 10, "tokens": 100, "flops": 1e3, "seconds": 2.0, "val_loss": 3.0, "val_loss_se": 0.01,
+        "val_loss_se_seeds": None, "best_val_loss": 2.9, "best_val_loss_se": 0.01, "gap": 0.1, "gap_se": 0.01,
+        "matched": False, "flops_to_match": None, "equal": True, **more,
+    }  # fmt: skip
+
+
+def test_the_table_marks_names_and_leaves_away() -> None:
+    found: dict[str, Any] = {
+        "reference": {"layers": 4, "parameters": 20, "val_loss": 2.9, "val_loss_se": None},
+        "arms": [
+            arm("one", random="other", over_random=-0.2, over_random_se=0.05, steps_to_random=5, speed_up=2.0),
+            arm("twice", equal=False, allow_unequal="twice"),
+            {"name": "broken", "start": "random", "state": "failed", "failures": [{"seed": 1, "error": "oh"}]},
+        ],
+        "published": {"source": "a paper", "figure": "validation loss", "values": {"one": 2.8, "elsewhere": 2.7}},
+    }
+    for one in found["arms"]:
+        one["verdict"] = verdict_of(one)
+    header, rows = comparison_table(found)
+    table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert list(table) == ["reference", "one", "twice", "broken", "elsewhere"]
+    assert (table["one"]["tokens"], table["twice"]["tokens"]) == ("100", "100 *")
+    assert (table["one"]["speed-up"], table["one"]["verdict"]) == ("2.00x", "behind, better than other (4 se)")
+    assert table["broken"]["verdict"] == "failed"
+    assert (table["one"]["published"], table["elsewhere"]["published"]) == ("2.8", "2.7")
+    assert "± seeds" not in header
+    assert "FLOPs to match" not in header
+    assert "params" not in comparison_table(found, narrow=True)[0]

@@ -87,7 +87,10 @@ def analyze(
                 length = _calibration_length(model.config)
                 count = max(1, selection.calibration.count // length)
                 rows_NT = text_of.rows("train", its, model.config, count, length)
-                figures["selection"] = choose_blocks(model, rows_NT, selection, micro_batch=micro_batch, say=say)
+                figures["selection"] = choose_blocks(
+                    model, rows_NT, selection, micro_batch=micro_batch, say=say,
+                    trust_remote_code=isinstance(one, Reference) and one.trust_remote_code,
+                )  # fmt: skip
             figures["seconds"] = {"load": seconds, **figures["seconds"]}
             found["models"].append({"name": name, "path": path, "parameters": parameter_count(model), **figures})
     if folder is not None:

@@ -29,7 +29,7 @@ def test_it_prints_a_table_and_writes_a_page(
     (model,) = found["models"]
     assert model["selection"]["reason"] in said
     for block in model["blocks"]:
-        assert f"{block['influence']['mean']:.2f}" in said
+        assert f"{block['influence']['mean']:.3f}" in said
     assert str(out) in said
     page = (out / "index.html").read_text(encoding="utf-8")
     assert f"Chosen ({choose})" in page
@@ -58,7 +58,9 @@ def test_a_table_of_a_model_without_attention(
     tokenizer.save_pretrained(tmp_path / "model")
     assert call(tmp_path / "model", "--text", text, *FEW) == 0
     assert "no attention weights" in capsys.readouterr().out
-    refused = call(tmp_path / "model", "--text", text, *FEW, "--choose", "rank", "--calibration", "64 tokens")
+    refused = call(
+        tmp_path / "model", "--text", text, *FEW, "--quiet", "--choose", "rank", "--calibration", "64 tokens"
+    )
     said = capsys.readouterr()
     assert refused == 2
     check(said.err, ["choose: rank", "shows no attention weights", "take auto, influence or loss"])
@@ -116,6 +118,7 @@ def test_wrong_text_and_places(
 ) -> None:
     (tmp_path / "short.txt").write_text("the small model")
     (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "own.txt").write_text("a user's own")
     cases: list[tuple[list[Any], list[str]]] = [
         (["--text", tmp_path / "short.txt"], ["short.txt", "one sequence takes 13", "give more text"]),
         (["--text", tmp_path / "nothing"], ["nothing", "no such file or folder"]),
@@ -127,7 +130,7 @@ def test_wrong_text_and_places(
     for options, words in cases:
         assert call(reference_folder, *FEW, "--quiet", *options) == 2
         check(capsys.readouterr().err, words)
-    assert list((tmp_path / "there").iterdir()) == []
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["own.txt"]
 
 
 def test_models_that_are_no_decoders(

@@ -29,7 +29,7 @@ def test_sequences_are_spread_evenly_and_do_not_overlap(tokens: int, length: int
 
 
 def test_more_than_there_are_is_an_error() -> None:
-    with pytest.raises(InputError, match="here: 5 sequences of 10 tokens asked for, the text has 4; .*at most 4"):
+    with pytest.raises(InputError, match=r"here: 5 sequences of 10 tokens asked for, the text has 4; .*at most 4"):
         sample(Sequences(np.arange(41), 10, "here"), 5, "here")
 
 

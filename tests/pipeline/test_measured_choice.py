@@ -1,5 +1,6 @@
 """A recipe that says `choose: auto`: chosen once, on training text, and grown by what was dropped last."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,15 @@ def recipe(text: Path, reference: Path, **inherit: Any) -> dict[str, Any]:
     return tree
 
 
-def check_nested(out: Path, rounds: list[dict[str, Any]], folder: Path) -> None:
+def check_nested(out: Path, rounds: list[dict[str, Any]], folders: list[Path]) -> None:
     selection = read_json(out / "selection.json")
     order = [one["block"] for one in selection["dropped"]]
     assert selection["choose"] == "auto"
     assert len(order) == 3
     assert rounds[0]["blocks"] == selection["blocks"] == [block for block in range(4) if block not in order]
-    for number, found in enumerate(rounds):
+    for number, (found, folder) in enumerate(zip(rounds, folders, strict=True)):
         assert found["blocks"] == sorted(set(range(4)) - set(order[: 3 - number]))
-        assert read_json(folder / found["folder"] / "inherited.json")["blocks"] == found["blocks"]
+        assert read_json(folder / "inherited.json")["blocks"] == found["blocks"]
 
 
 def test_rounds_put_back_what_was_dropped_last(
@@ -46,7 +47,7 @@ def test_rounds_put_back_what_was_dropped_last(
         seen.append(rows_NT)
         return choose(model, rows_NT, *more, **named)
 
-    class Stopped(Exception):  # noqa: N818 (no error of ours)
+    class Stopped(Exception):
         pass
 
     def stop(*_: Any) -> None:
@@ -63,7 +64,8 @@ def test_rounds_put_back_what_was_dropped_last(
     assert (tmp_path / "out" / "selection.json").read_bytes() == chosen
     assert len(seen) == 1
     assert [found["layers"] for found in summary["rounds"]] == [1, 2, 3]
-    check_nested(tmp_path / "out", summary["rounds"], tmp_path / "out" / "rounds")
+    folders = [(tmp_path / "out" / found["model"]).parent for found in summary["rounds"]]
+    check_nested(tmp_path / "out", summary["rounds"], folders)
     # 128 tokens in rows as long as the recipe's sequences, all of them training text
     assert tuple(seen[0].shape) == (8, 17)
     tokens = np.fromfile(next((tmp_path / "out" / "data").glob("train*.bin")), np.uint16).tolist()
@@ -80,11 +82,11 @@ def test_an_order_that_was_decided_is_the_one_that_is_trained(
 ) -> None:
     """The same blocks named in a list give the same weights."""
     by_auto = recipe(text, reference_folder, layers=2)
-    del by_auto["grow"]
+    by_auto["grow"] = None
     summary = run(load_recipe(write_recipe(by_auto)), tmp_path / "auto")
     (found,) = summary["rounds"]
     listed = recipe(text, reference_folder)
-    del listed["grow"]
+    listed["grow"] = None
     listed["inherit"] = {"layers": found["blocks"]}
     named = run(load_recipe(write_recipe(listed)), tmp_path / "list")["rounds"][0]
     assert named["blocks"] == found["blocks"]
@@ -101,8 +103,8 @@ def test_grow_from_python(start: str, text: Path, tokenizer: Any, reference_fold
         train={"length": "2 steps", "batch": "2 sequences", "sequence_length": 16},
         rounds={"by": 1, "until": "max_layers", "max_layers": 3, "start": start}, device="cpu",
     )  # fmt: skip
-    check_nested(tmp_path / "out", rounds, tmp_path / "out")
-    for before, after in zip(rounds, rounds[1:], strict=False):
+    check_nested(tmp_path / "out", rounds, [tmp_path / "out" / found["folder"] for found in rounds])
+    for before, after in pairwise(rounds):
         notes = read_json(tmp_path / "out" / after["folder"] / "inherited.json")
         assert notes.get("blocks_from_round") == (before["blocks"] if start == "trained" else None)
 
@@ -110,7 +112,7 @@ def test_grow_from_python(start: str, text: Path, tokenizer: Any, reference_fold
 def test_a_budget_in_a_recipe(text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path) -> None:
     two = sum(parameter.numel() for parameter in set(inheritune.inherit(reference_folder, 2).parameters()))
     tree = recipe(text, reference_folder, layers=f"{two} parameters")
-    del tree["grow"]
+    tree["grow"] = None
     (found,) = run(load_recipe(write_recipe(tree)), tmp_path / "out")["rounds"]
     assert (found["layers"], found["parameters"]) == (2, two)
     tree["inherit"]["layers"] = "1K parameters"

@@ -1,11 +1,13 @@
 """Budgets in parameters and bytes against the parameters of models that are built."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_families import build
+from transformers import AutoModelForCausalLM
 
 import inheritune
 from inheritune.errors import InputError
@@ -71,3 +73,10 @@ def test_a_budget_below_one_block_is_an_error() -> None:
         InputError, match=r"inherit\.layers: 100 parameters, and one block with embeddings and head comes to more"
     ):
         settle(build("llama").config, Inherit(layers="100 parameters"))
+
+
+def test_inherit_takes_a_budget_from_files_and_from_a_loaded_model(reference_folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(reference_folder)
+    budget = f"{parameters(inheritune.inherit(model, 2))} parameters"
+    for reference in (model, reference_folder):
+        assert inheritune.inherit(reference, budget, "last").config.num_hidden_layers == 2

@@ -165,3 +165,21 @@ def test_half_of_it_is_its_first_blocks_and_has_lost_what_they_lack(gguf: Path, 
     print(f"reference {losses[0]:.2f}, first 15 blocks untrained {losses[1]:.2f}")
     assert losses[0] < 5  # paragraphs cut short by end-of-text: harder than running text, far from guessing
     assert losses[1] > math.log(49152)  # worse than guessing: half a model, before it has learnt again
+
+
+def test_its_lazy_layers_are_known(gguf: Path) -> None:
+    """20 sequences of 100 tokens of a licence: layers 23 and 24 hardly attend, others do, about a third has collapsed."""
+    licence = Path("/usr/share/common-licenses/GPL-3")
+    if not licence.exists():
+        pytest.skip("this system has no /usr/share/common-licenses/GPL-3, as Debian's have")
+    found = inheritune.analyze(gguf, text=licence, sequences=20, sequence_length=100, loss_sequences=1, device="cpu")
+    (model,) = found["models"]
+    ranks = [block["attention"]["max_rank"]["0.9"]["mean"] for block in model["blocks"]]
+    print(f"MaxRank {[round(rank, 1) for rank in ranks]}, collapsed {model['collapsed_share']:.0%}")
+    assert model["lazy_layers"] == [23, 24]
+    assert model["lazy_groups"] == [[23, 24]]
+    assert ranks[23] == pytest.approx(1.4, abs=0.2)
+    assert ranks[24] == pytest.approx(1.2, abs=0.2)
+    assert min(rank for layer, rank in enumerate(ranks) if layer not in (23, 24)) > 2
+    assert min(ranks[21], ranks[22], ranks[25]) > 3 * ranks[23]
+    assert 0.25 < model["collapsed_share"] < 0.40

@@ -176,7 +176,10 @@ def choose_once(
 
         rows_NT = torch.from_numpy(sample(pieces, max(1, inherit.calibration.count // length), "inherit.calibration"))
         with runtime.autocast(conditions.training.precision):
-            found = choose_blocks(held, rows_NT.to(runtime.device), inherit, say=conditions.terminal.say)
+            found = choose_blocks(
+                held, rows_NT.to(runtime.device), inherit, say=conditions.terminal.say,
+                trust_remote_code=conditions.trust_remote_code,
+            )  # fmt: skip
         write_json(file, found)
         return found
 

@@ -124,3 +124,38 @@ def test_stacked_is_the_first_blocks_twice(total: int, data: st.DataObject) -> N
         select_blocks(2 * half - 1, "stacked", total)
     with pytest.raises(InputError, match=f"give at most {2 * total}"):
         select_blocks(2 * total + 2, "stacked", total)
+
+
+MEASURED_CHOICES = st.sampled_from(["auto", "rank", "influence", "loss"])
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 40).flatmap(lambda total: st.tuples(st.permutations(range(total)), st.integers(1, total))),
+    MEASURED_CHOICES,
+)
+def test_a_measured_choice_is_what_its_order_leaves(drawn: tuple[list[int], int], choose: Any) -> None:
+    order, count = drawn
+    kept = select_blocks(count, choose, len(order), dropped=order)
+    assert kept == sorted(order[len(order) - count :])
+    # growth puts back what was dropped last, at its place
+    if count < len(order):
+        deeper = select_blocks(count + 1, choose, len(order), dropped=order)
+        assert set(deeper) - set(kept) == {order[len(order) - count - 1]}
+        assert set(kept) < set(deeper)
+
+
+def test_a_measured_choice_needs_its_order() -> None:
+    with pytest.raises(InputError, match="choose: auto: it looks at the model at work, and there is no text; give"):
+        select_blocks(2, "auto", 4)
+    with pytest.raises(InputError, match="1 blocks, and the order drops only 2; choose anew"):
+        select_blocks(1, "auto", 4, dropped=[3, 1])
+    assert select_blocks(2, "auto", 4, dropped=[3, 1]) == [0, 2]
+    assert select_blocks([1, 2], "first", 4) == [1, 2]
+
+
+def test_a_budget_is_settled_before_it_is_a_number() -> None:
+    from inheritune.recipe import Inherit
+
+    with pytest.raises(ValueError, match="settled first"):
+        count_layers(Inherit(layers="3M parameters").layers, 4)

@@ -42,3 +42,9 @@ def test_what_it_prints_reads_back(amount: int, unit: str) -> None:
 def test_fractions_read_back(amount: float, unit: str) -> None:
     size = Size(round(amount, 6), unit)
     assert parse_size(str(size), UNITS) == size
+
+
+@given(st.integers(1, 10**9), st.sampled_from(["GB", "MB"]))
+def test_small_amounts_read_back(millionths: int, unit: str) -> None:
+    size = Size(millionths / 10**6, unit)
+    assert parse_size(str(size), ("parameters", "GB", "MB")) == size

@@ -85,7 +85,9 @@ def analyze(
             figures["selection"] = None
             if selection is not None and number == 0:
                 rows_NT = text_of.calibration(its, model.config, selection)
-                figures["selection"] = choose_blocks(model, rows_NT, selection, micro_batch=micro_batch, say=say)
+                figures["selection"] = choose_blocks(
+                    model, rows_NT, selection, micro_batch=micro_batch, say=say, trust_remote_code=_trusted(one),
+                )  # fmt: skip
             figures["seconds"] = {"load": seconds, **figures["seconds"]}
             found["models"].append({"name": name, "path": path, "parameters": parameter_count(model), **figures})
     if folder is not None:
@@ -107,7 +109,13 @@ def choose(
     runtime = rt.start(device)
     with _loaded(model, tokenizer, runtime, dtype) as (loaded, its):
         rows_NT = _Text(paths, data, runtime).calibration(its, loaded.config, wish)
-        return choose_blocks(loaded, rows_NT, wish, micro_batch=micro_batch, say=say)
+        return choose_blocks(
+            loaded, rows_NT, wish, micro_batch=micro_batch, say=say, trust_remote_code=_trusted(model)
+        )
+
+
+def _trusted(model: Any) -> bool:
+    return isinstance(model, Reference) and model.trust_remote_code
 
 
 def _say(say: Callable[[str], None], name: str, line: str) -> None:

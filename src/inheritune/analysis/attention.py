@@ -1,5 +1,6 @@
 """Attention matrices as a model computes them, seen block by block: each is handed on and forgotten."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -56,25 +57,29 @@ def attention_seen(model: "PreTrainedModel", see: See) -> Iterator[None]:
             handle.remove()
 
 
+def _nothing() -> None:
+    return None
+
+
 class _Inside:
     """Looks at what one block's modules return; weights that several of them return are seen once."""
 
     def __init__(self, number: int, see: See) -> None:
         self.number, self.see = number, see
         self.shape: tuple[int, int] = (0, 0)
-        self.last: Any = None
+        self.last: Any = _nothing  # a weak reference: held, every block's weights would live until the next forward
 
     def enter(self, block: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         hidden = hidden_of(given, named)
         self.shape = (hidden.shape[-3], hidden.shape[-2])  # some models carry several streams in front
-        self.last = None
+        self.last = _nothing
 
     def look(self, module: Any, given: Any, returned: Any) -> None:
         if not isinstance(returned, tuple):
             return
         for value in returned[1:]:
-            if is_attention(value, *self.shape) and value is not self.last:
-                self.last = value
+            if is_attention(value, *self.shape) and value is not self.last():
+                self.last = weakref.ref(value)
                 self.see(self.number, value)
 
 

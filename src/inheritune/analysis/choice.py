@@ -12,7 +12,7 @@ from inheritune.analysis.passing import Passed, pass_through
 from inheritune.analysis.trials import Trials, skip_increases
 from inheritune.arch import layer_count
 from inheritune.errors import InputError
-from inheritune.inheritance import count_layers, select_blocks, target_config, within
+from inheritune.inheritance import count_layers, draft, select_blocks, settle, within
 from inheritune.recipe import Inherit, Size
 
 if TYPE_CHECKING:
@@ -25,20 +25,26 @@ _RANK_LENGTH, _RANK_SEQUENCES = 100, 20  # ranks grow with the length: the paper
 
 def choose_blocks(
     model: "PreTrainedModel", rows_NT: "torch.Tensor", wish: Inherit, *, micro_batch: int = 8,
-    say: Callable[[str], None] = lambda _: None,
+    trust_remote_code: bool = False, say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     """The blocks that a measured choice keeps, and the order in which it drops the others, as plain data.
 
     `rows_NT` are calibration sequences (N, T + 1), which must not be validation text. auto drops one block after the
     other, each time the one without which the loss is lowest (see `search`), until `wish.layers` is kept; rank,
     influence and loss drop those with the lowest MaxRank, block influence, or increase of the loss when skipped alone.
-    The model, in evaluation mode and on its device, is left as it was. Keys: choose, blocks, dropped (block, and with
-    auto loss and increase in nats a token), lazy_layers, reason, calibration, loss, trials, seconds.
+    The model, in evaluation mode and on its device, is left as it was. Keys: choose, blocks, dropped (in order; block,
+    and with auto loss and increase in nats a token), lazy_layers, reason, calibration, loss, trials, seconds.
 
-    Raises InputError where no block can be dropped, or rank is asked of blocks that show no attention weights.
+    Raises InputError for more blocks than there are or a budget below one, where no block can be dropped, or when rank
+    is asked of blocks that show no attention weights.
     """
     began = time.monotonic()
     total = layer_count(model.config)
+    # What cannot be is found before anything is measured.
+    if isinstance(wish.layers, Size):
+        settle(model.config, wish, trust_remote_code)
+    else:
+        count_layers(wish.layers, total)
     length = min(_RANK_LENGTH, rows_NT.shape[1] - 1)
     pieces = rows_NT[:, : (rows_NT.shape[1] - 1) // length * length].reshape(-1, length)[:_RANK_SEQUENCES]
     ranks = _ranks(pass_through(model, pieces, (_TAU,), micro_batch))
@@ -49,18 +55,19 @@ def choose_blocks(
         if not trials.resumes:
             say("choosing blocks: blocks see more than the one before hands on, so every trial takes a whole pass")
         start = float(trials.losses.mean())
-        order = search(trials, partial(_is_enough, model, wish), partial(_is_model, model, wish), say)
+        enough = partial(_is_enough, model, wish, trust_remote_code)
+        order = search(trials, enough, partial(_is_model, model, wish, trust_remote_code), say)
     else:
         order = order_by(_values(model, rows_NT, wish.choose, ranks, micro_batch))
         start = None
     dropped = [one.block for one in order]
-    kept = _kept(model, wish, dropped)
+    kept = _kept(model, wish, dropped, trust_remote_code)
     lazy = [block for block, rank in enumerate(ranks) if rank is not None and is_lazy(rank)]
     gone = order[: total - len(kept)]
     return {
         "choose": wish.choose,
         "blocks": kept,
-        "dropped": [_plain(one) for one in (gone if wish.choose == "auto" else order)],
+        "dropped": [_plain(one) for one in gone],
         "lazy_layers": lazy,
         "reason": reason(gone, lazy, wish.choose),
         "calibration": {"sequences": len(rows_NT), "sequence_length": rows_NT.shape[1] - 1},
@@ -116,33 +123,31 @@ def _values(
     return [rank for rank in ranks if rank is not None]
 
 
-def _is_enough(model: "PreTrainedModel", wish: Inherit, kept: list[int]) -> bool:
+def _is_enough(model: "PreTrainedModel", wish: Inherit, trust: bool, kept: list[int]) -> bool:
     if isinstance(wish.layers, Size):
-        return within(model.config, wish, kept)
+        return within(model.config, wish, kept, trust)
     return len(kept) <= count_layers(wish.layers, layer_count(model.config))
 
 
-def _kept(model: "PreTrainedModel", wish: Inherit, dropped: Sequence[int]) -> list[int]:
+def _kept(model: "PreTrainedModel", wish: Inherit, dropped: Sequence[int], trust: bool) -> list[int]:
     total = layer_count(model.config)
     if not isinstance(wish.layers, Size):
         return select_blocks(wish.layers, wish.choose, total, dropped=dropped)
     for count in range(total, total - len(dropped) - 1, -1):
         kept = select_blocks(count, wish.choose, total, dropped=dropped) if count else []
-        if kept and within(model.config, wish, kept):
+        if kept and within(model.config, wish, kept, trust):
             return kept
     raise InputError(
         "inherit.layers", f"{wish.layers}, and one block with embeddings and head comes to more", "allow more"
     )
 
 
-def _is_model(model: "PreTrainedModel", wish: Inherit, kept: list[int]) -> bool:
-    """Whether the config shows nothing against a target of these blocks."""
+def _is_model(model: "PreTrainedModel", wish: Inherit, trust: bool, kept: list[int]) -> bool:
+    """Whether a target can be made of these blocks in which each computes what it did."""
     if not kept:
         return False
     try:
-        target_config(
-            model.config, wish.model_copy(update={"layers": kept, "choose": "first"}), layer_count(model.config)
-        )
+        draft(model, wish.model_copy(update={"layers": kept, "choose": "first"}), trust)
     except InputError:
         return False
     return True

@@ -163,7 +163,7 @@ def show_analysis(found: dict[str, Any], out: Path | None) -> None:
             shown.add_row(*_analysis_row(block, tau))
         console.print(f"\n{figures['name']}: loss {figures['loss']['mean']:.4f}", markup=False)
         console.print(shown)
-        console.print(_analysis_words(figures, found), markup=False)
+        console.print(_analysis_words(figures, found), markup=False, soft_wrap=True)
     if out is not None:
         console.print(f"\npage    {out / 'index.html'}", markup=False, soft_wrap=True)
         console.print(f"figures {out / 'analysis.json'}", markup=False, soft_wrap=True)

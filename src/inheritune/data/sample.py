@@ -25,7 +25,7 @@ def sample(sequences: Sequences, count: int, place: str) -> "np.ndarray[Any, np.
     if count > sequences.count:
         length = sequences.sequence_length
         what = f"{count} sequences of {length} tokens asked for, the text has {sequences.count}"
-        raise InputError(place, what, f"give more text, or at most --sequences {sequences.count}")
+        raise InputError(place, what, f"give more text, or ask for at most {sequences.count}")
     return sequences.rows([number * sequences.count // count for number in range(count)])
 
 

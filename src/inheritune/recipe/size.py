@@ -37,7 +37,7 @@ class Size:
             scaled = self.amount / factor
             if factor > 1 and scaled >= 1 and scaled * 10 == round(scaled * 10):
                 return f"{scaled:.1f}".removesuffix(".0") + f"{letter} {self.unit}"
-        return f"{int(self.amount) if self.amount == int(self.amount) else self.amount} {self.unit}"
+        return f"{self.amount:.6f}".rstrip("0").rstrip(".") + f" {self.unit}"
 
     @property
     def count(self) -> int:

@@ -137,9 +137,12 @@ def _notes(model: dict[str, Any]) -> list[str]:
 
 
 def dropped_table(model: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and a row for each block that the selection left away, in that order."""
+    """Header and a row for each block that the selection left away, in that order. auto alone measures the losses."""
+    dropped = model["selection"]["dropped"]
+    if any(found["loss"] is None for found in dropped):
+        return ["", "block dropped"], [[str(number), str(found["block"])] for number, found in enumerate(dropped, 1)]
     rows = [
         [str(number), str(found["block"]), f"{found['increase']:+.3f}", f"{found['loss']:.3f}"]
-        for number, found in enumerate(model["selection"]["dropped"], 1)
+        for number, found in enumerate(dropped, 1)
     ]
     return ["", "block dropped", "change of the loss", "loss then"], rows

@@ -1,0 +1,128 @@
+"""A recipe that says `choose: auto`: chosen once, on training text, and grown by what was dropped last."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import inheritune
+from conftest import read_json, tiny_recipe, weights
+from inheritune import growth, prepare
+from inheritune.errors import InputError
+from inheritune.pipeline import run
+from inheritune.recipe import load_recipe
+
+
+def recipe(text: Path, reference: Path, **inherit: Any) -> dict[str, Any]:
+    """Three rounds, of 1, 2 and 3 of 4 blocks, all of them trained."""
+    tree = tiny_recipe(text, reference)
+    tree["inherit"] = {"layers": 1, "choose": "auto", "calibration": "128 tokens", **inherit}
+    tree["train"]["length"] = "3 steps"
+    tree["grow"] = {"by": 1, "until": "max_layers", "max_layers": 3}
+    tree["controls"] = []
+    return tree
+
+
+def check_nested(out: Path, rounds: list[dict[str, Any]], folders: list[Path]) -> None:
+    selection = read_json(out / "selection.json")
+    order = [one["block"] for one in selection["dropped"]]
+    assert selection["choose"] == "auto"
+    assert len(order) == 3
+    assert rounds[0]["blocks"] == selection["blocks"] == [block for block in range(4) if block not in order]
+    for number, (found, folder) in enumerate(zip(rounds, folders, strict=True)):
+        assert found["blocks"] == sorted(set(range(4)) - set(order[: 3 - number]))
+        assert read_json(folder / "inherited.json")["blocks"] == found["blocks"]
+
+
+def test_rounds_put_back_what_was_dropped_last(
+    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a stop between the choice and the first step: the choice stands, and is not made again."""
+    path, seen = write_recipe(recipe(text, reference_folder)), []
+    choose = growth.choose_blocks
+
+    def chose(model: Any, rows_NT: Any, *more: Any, **named: Any) -> Any:
+        seen.append(rows_NT)
+        return choose(model, rows_NT, *more, **named)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(growth, "choose_blocks", chose)
+    with monkeypatch.context() as before_training:
+        before_training.setattr(growth.Growth, "run", stop)
+        with pytest.raises(Stopped):
+            run(load_recipe(path), tmp_path / "out")
+    chosen = (tmp_path / "out" / "selection.json").read_bytes()
+    assert not (tmp_path / "out" / "rounds").exists()
+    summary = run(load_recipe(path), tmp_path / "out")
+    assert (tmp_path / "out" / "selection.json").read_bytes() == chosen
+    assert len(seen) == 1
+    assert [found["layers"] for found in summary["rounds"]] == [1, 2, 3]
+    folders = [(tmp_path / "out" / found["model"]).parent for found in summary["rounds"]]
+    check_nested(tmp_path / "out", summary["rounds"], folders)
+    # 128 tokens in rows as long as the recipe's sequences, all of them training text
+    assert tuple(seen[0].shape) == (8, 17)
+    tokens = np.fromfile(next((tmp_path / "out" / "data").glob("train*.bin")), np.uint16).tolist()
+    for row in seen[0].tolist():
+        assert any(tokens[at : at + 17] == row for at in range(len(tokens) - 16))
+    # the recipe asks for auto still, so another run chooses for itself
+    assert "choose: auto" in (tmp_path / "out" / "recipe.yaml").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="another recipe"):
+        run(load_recipe(write_recipe(recipe(text, reference_folder, choose="rank"))), tmp_path / "out")
+
+
+def test_an_order_that_was_decided_is_the_one_that_is_trained(
+    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
+) -> None:
+    """The same blocks named in a list give the same weights."""
+    by_auto = recipe(text, reference_folder, layers=2)
+    by_auto["grow"] = None
+    summary = run(load_recipe(write_recipe(by_auto)), tmp_path / "auto")
+    (found,) = summary["rounds"]
+    listed = recipe(text, reference_folder)
+    listed["grow"] = None
+    listed["inherit"] = {"layers": found["blocks"]}
+    named = run(load_recipe(write_recipe(listed)), tmp_path / "list")["rounds"][0]
+    assert named["blocks"] == found["blocks"]
+    assert weights(tmp_path / "list" / named["model"]) == weights(tmp_path / "auto" / found["model"])
+    assert not (tmp_path / "list" / "selection.json").exists()
+
+
+@pytest.mark.parametrize("start", ["reference", "trained"])
+def test_grow_from_python(start: str, text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path) -> None:
+    prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, tmp_path / "data")
+    _, rounds = inheritune.grow(
+        reference_folder, tmp_path / "data", tmp_path / "out",
+        inherit={"layers": 1, "choose": "auto", "calibration": "64 tokens"},
+        train={"length": "2 steps", "batch": "2 sequences", "sequence_length": 16},
+        rounds={"by": 1, "until": "max_layers", "max_layers": 3, "start": start}, device="cpu",
+    )  # fmt: skip
+    check_nested(tmp_path / "out", rounds, [tmp_path / "out" / found["folder"] for found in rounds])
+    for before, after in pairwise(rounds):
+        notes = read_json(tmp_path / "out" / after["folder"] / "inherited.json")
+        assert notes.get("blocks_from_round") == (before["blocks"] if start == "trained" else None)
+
+
+def test_a_budget_in_a_recipe(text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path) -> None:
+    two = sum(parameter.numel() for parameter in set(inheritune.inherit(reference_folder, 2).parameters()))
+    tree = recipe(text, reference_folder, layers=f"{two} parameters")
+    tree["grow"] = None
+    (found,) = run(load_recipe(write_recipe(tree)), tmp_path / "out")["rounds"]
+    assert (found["layers"], found["parameters"]) == (2, two)
+    tree["inherit"]["layers"] = "1K parameters"
+    with pytest.raises(InputError, match=r"inherit.layers: 1K parameters, and one block"):
+        run(load_recipe(write_recipe(tree)), tmp_path / "other")
+
+
+def test_a_calibration_that_the_training_text_does_not_fill_is_an_error(
+    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
+) -> None:
+    tree = recipe(text, reference_folder, calibration="5M tokens")
+    with pytest.raises(InputError, match=r"inherit.calibration: .* asked for, the text has \d+; give more text"):
+        run(load_recipe(write_recipe(tree)), tmp_path / "out")

@@ -109,9 +109,7 @@ def choose(
     runtime = rt.start(device)
     with _loaded(model, tokenizer, runtime, dtype) as (loaded, its):
         rows_NT = _Text(paths, data, runtime).calibration(its, loaded.config, wish)
-        return choose_blocks(
-            loaded, rows_NT, wish, micro_batch=micro_batch, say=say, trust_remote_code=_trusted(model)
-        )
+        return choose_blocks(loaded, rows_NT, wish, micro_batch=micro_batch, say=say, trust_remote_code=_trusted(model))
 
 
 def _trusted(model: Any) -> bool:

@@ -107,7 +107,7 @@ def tiny_recipe(text: Path, reference: Path | None = None) -> dict[str, Any]:
     return {
         "reference": str(reference) if reference else made,
         "data": {"sources": [{"path": str(text)}], "validation": "600 tokens"},
-        "inherit": {"layers": 1},
+        "inherit": {"layers": 1, "choose": "first"},
         "train": {
             "length": "10 steps",
             "batch": "4 sequences",

@@ -75,13 +75,25 @@ def test_rounds_are_tracked_and_belong_to_one_request(
         "rounds": {"by": 1, "until": "max_layers", "max_layers": 2},
     }
     _, rounds = grow(
-        reference_folder, tmp_path / "data", tmp_path / "out", inherit={"layers": 1}, track="tensorboard", **more
+        reference_folder,
+        tmp_path / "data",
+        tmp_path / "out",
+        inherit={"layers": 1, "choose": "first"},
+        track="tensorboard",
+        **more,
     )
     for found in rounds:
         assert list((tmp_path / "out" / found["folder"] / "tensorboard").iterdir())
     with pytest.raises(InputError, match=r"another training: inherit\.layers \(1 there, 2 here\)"):
-        grow(reference_folder, tmp_path / "data", tmp_path / "out", inherit={"layers": 2}, **more)
+        grow(reference_folder, tmp_path / "data", tmp_path / "out", inherit={"layers": 2, "choose": "first"}, **more)
     with locked(tmp_path / "out"), pytest.raises(InputError, match="another process is at work"):
-        grow(reference_folder, tmp_path / "data", tmp_path / "out", inherit={"layers": 1}, **more)
+        grow(reference_folder, tmp_path / "data", tmp_path / "out", inherit={"layers": 1, "choose": "first"}, **more)
     with pytest.raises(InputError, match="there is no 'mlflow'"):
-        grow(reference_folder, tmp_path / "data", tmp_path / "other", inherit={"layers": 1}, track="mlflow", **more)
+        grow(
+            reference_folder,
+            tmp_path / "data",
+            tmp_path / "other",
+            inherit={"layers": 1, "choose": "first"},
+            track="mlflow",
+            **more,
+        )

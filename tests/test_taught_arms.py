@@ -225,14 +225,26 @@ def test_every_round_learns_from_the_reference(
     settings = SETTINGS | {"distillation": {"outputs": "stored", "top_k": 8}}
     rounds = {"by": 1, "until": "max_layers", "max_layers": 2, "start": "trained"}
     _, found = grow(
-        reference_folder, data, tmp_path / "out", train=settings, inherit={"layers": 1}, rounds=rounds, device="cpu"
+        reference_folder,
+        data,
+        tmp_path / "out",
+        train=settings,
+        inherit={"layers": 1, "choose": "first"},
+        rounds=rounds,
+        device="cpu",
     )
     assert [r["teacher_outputs"] for r in found] == ["stored", "stored"]
     assert len({r["teacher_flops"] for r in found}) == 1
     assert len(list((tmp_path / "out" / "teacher").glob("*/manifest.json"))) == 1
     settings["distillation"] = {"outputs": "online"}
     _, found = grow(
-        reference_folder, data, tmp_path / "two", train=settings, inherit={"layers": 1}, rounds=rounds, device="cpu"
+        reference_folder,
+        data,
+        tmp_path / "two",
+        train=settings,
+        inherit={"layers": 1, "choose": "first"},
+        rounds=rounds,
+        device="cpu",
     )
     assert found[1]["teacher_flops_before"] == found[0]["teacher_flops"]
 

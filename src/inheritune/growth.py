@@ -167,14 +167,15 @@ def choose_once(
             found: dict[str, Any] = read_json(file)
             return found
         runtime = conditions.runtime
-        model = source if not isinstance(source, Reference) else load_model(source)
-        held = copy.deepcopy(model).float().eval().to(runtime.device)
+        model = load_model(source) if isinstance(source, Reference) else copy.deepcopy(source)
+        held = model.float().eval().to(runtime.device)
         row = conditions.train_sequences
         length = min(_CALIBRATION_LENGTH, row.sequence_length)
         pieces = Sequences(row.tokens, length, "inherit.calibration")
         import torch
 
-        rows_NT = torch.from_numpy(sample(pieces, max(1, inherit.calibration.count // length), "inherit.calibration"))
+        count = max(1, inherit.calibration.count // length)
+        rows_NT = torch.from_numpy(sample(pieces, count, "inherit.calibration", or_fewer=True))
         with runtime.autocast(conditions.training.precision):
             found = choose_blocks(
                 held, rows_NT.to(runtime.device), inherit, say=conditions.terminal.say,

@@ -157,7 +157,9 @@ def test_figures_are_of_validation_text_and_the_choice_of_training_text(
     wish = Inherit(layers=2, choose="influence", calibration="600 tokens")
     inheritune.analyze(reference_folder, data=data, selection=wish, **SMALL)
     prepared = open_prepared(data)
-    splits = {name: prepared.tokens(name).read(0, len(prepared.tokens(name))).tolist() for name in ("train", "validation")}
+    splits = {
+        name: prepared.tokens(name).read(0, len(prepared.tokens(name))).tolist() for name in ("train", "validation")
+    }
     assert rows["figures"].shape == (4, 13)
     assert rows["choice"].shape == (600 // 64, 65)  # as long as the model's positions allow
 

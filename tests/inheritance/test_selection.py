@@ -146,7 +146,9 @@ def test_a_measured_choice_is_what_its_order_leaves(drawn: tuple[list[int], int]
 
 
 def test_a_measured_choice_needs_its_order() -> None:
-    with pytest.raises(InputError, match="choose: auto: it looks at the model at work on text, and there is none here; give"):
+    with pytest.raises(
+        InputError, match="choose: auto: it looks at the model at work on text, and there is none here; give"
+    ):
         select_blocks(2, "auto", 4)
     with pytest.raises(InputError, match="1 blocks, and the order drops only 2; choose anew"):
         select_blocks(1, "auto", 4, dropped=[3, 1])

@@ -174,7 +174,7 @@ def test_python_functions_do_the_stages(text: Path, tokenizer: Any, reference_fo
     with pytest.raises(InputError, match="belongs to another training"):
         inheritune.train(tmp_path / "half", tmp_path / "data", tmp_path / "trained", settings=settings, seed=2)
     model, rounds = inheritune.grow(
-        reference_folder, tmp_path / "data", tmp_path / "grown", train=settings, inherit={"layers": 1},
+        reference_folder, tmp_path / "data", tmp_path / "grown", train=settings, inherit={"layers": 1, "choose": "first"},
         rounds={"by": 2, "until": "max_layers", "max_layers": 3},
     )  # fmt: skip
     assert [found["layers"] for found in rounds] == [1, 3]

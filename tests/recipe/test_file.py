@@ -64,7 +64,10 @@ def test_unknown_key_offers_the_nearest(write_recipe: Any, text: Path) -> None:
         ("inherit.layers=[3-1]", "reversed"),
         ("inherit.layers=[1, 1]", "rising order"),
         ("inherit.layers=[]", "the list is empty"),
-        ("inherit.choose=best", "'first', 'last', 'middle', 'ends', 'every', 'stacked', 'auto', 'rank', 'influence' or 'loss'"),
+        (
+            "inherit.choose=best",
+            "'first', 'last', 'middle', 'ends', 'every', 'stacked', 'auto', 'rank', 'influence' or 'loss'",
+        ),
         ("inherit.submodules=[attention, heads]", "there is no 'heads'; legal are all, none, or a list of attention"),
         ("inherit.submodules=some", "there is no 'some'; legal are all"),
         ("inherit.submodules=[mlp, mlp]", "named twice"),

@@ -151,9 +151,10 @@ class _Text:
     runtime: rt.Runtime
 
     def rows(
-        self, split: str, tokenizer: "PreTrainedTokenizerBase | None", config: Any, count: int, length: int
-    ) -> "torch.Tensor":
-        """`count` sequences of token ids (count, length + 1) on the device."""
+        self, split: str, tokenizer: "PreTrainedTokenizerBase | None", config: Any, count: int, length: int,
+        or_fewer: bool = False,
+    ) -> "torch.Tensor":  # fmt: skip
+        """`count` sequences of token ids (count, length + 1) on the device; `or_fewer`: all where there are fewer."""
         import torch
 
         if self.data is None:
@@ -161,20 +162,21 @@ class _Text:
                 raise InputError(
                     "tokenizer", "a loaded model comes without one", "give the tokenizer, or prepared data"
                 )
-            found = sample_text(self.paths, tokenizer, count, length)
+            found = sample_text(self.paths, tokenizer, count, length, or_fewer)
         else:
             prepared = open_data(self.data, self.runtime, config.vocab_size, tokenizer)
             if tokenizer is not None:
                 check_tokenizer(prepared, tokenizer, str(self.data))
             check_vocabulary(prepared, config.vocab_size, str(self.data))
             place = f"{self.data} ({split})"
-            found = sample(Sequences(prepared.tokens(split), length, place), count, place)
+            found = sample(Sequences(prepared.tokens(split), length, place), count, place, or_fewer)
         return torch.from_numpy(found).to(self.runtime.device)
 
     def calibration(self, tokenizer: "PreTrainedTokenizerBase | None", config: Any, wish: Inherit) -> "torch.Tensor":
         """What a measured choice sees: of prepared data the training text."""
         length = _calibration_length(config)
-        return self.rows("train", tokenizer, config, max(1, wish.calibration.count // length), length)
+        count = max(1, wish.calibration.count // length)
+        return self.rows("train", tokenizer, config, count, length, or_fewer=True)
 
 
 @contextmanager

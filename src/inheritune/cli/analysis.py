@@ -36,7 +36,9 @@ def analyze(
     layers: Annotated[
         str | None, typer.Option(help='How many to choose: a number, a fraction, half, "80M parameters", "2 GB".')
     ] = None,
-    calibration: Annotated[str, typer.Option(help="Tokens that the choice is made on.")] = "2048 tokens",
+    calibration: Annotated[
+        str, typer.Option(help="Tokens that the choice is made on; all where there are fewer.")
+    ] = "2048 tokens",
     tokenizer: Annotated[str | None, typer.Option(help="Where the tokenizer is, if not with the model.")] = None,
     revision: Annotated[str | None, typer.Option(help="The hub revision: a branch, tag or commit.")] = None,
     trust_remote_code: Trust = False,

@@ -129,7 +129,9 @@ def inherit(
     data: Annotated[
         Path | None, typer.Option(help="A folder that `inheritune prepare` wrote; its training text is taken.")
     ] = None,
-    calibration: Annotated[str, typer.Option(help="Tokens that a measured choice sees.")] = "2048 tokens",
+    calibration: Annotated[
+        str, typer.Option(help="Tokens that a measured choice sees; all where there are fewer.")
+    ] = "2048 tokens",
     submodules: Annotated[
         str,
         typer.Option(

@@ -20,8 +20,15 @@ _ENOUGH = 20  # times the tokens asked for are read: more text is not looked at
 _LONGEST = 16  # characters of a token: of a very long document no more is tokenised than can be needed
 
 
-def sample(sequences: Sequences, count: int, place: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """`count` sequences spread evenly over all, shape (count, T + 1). Raises InputError where there are fewer."""
+def sample(
+    sequences: Sequences, count: int, place: str, or_fewer: bool = False
+) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """`count` sequences spread evenly over all, shape (count, T + 1).
+
+    Where there are fewer: with `or_fewer` all of them, else InputError.
+    """
+    if or_fewer:
+        count = min(count, sequences.count)
     if count > sequences.count:
         length = sequences.sequence_length
         what = f"{count} sequences of {length} tokens asked for, the text has {sequences.count}"
@@ -30,13 +37,17 @@ def sample(sequences: Sequences, count: int, place: str) -> "np.ndarray[Any, np.
 
 
 def sample_text(
-    paths: Sequence[str | Path], tokenizer: "PreTrainedTokenizerBase", count: int, sequence_length: int
+    paths: Sequence[str | Path],
+    tokenizer: "PreTrainedTokenizerBase",
+    count: int,
+    sequence_length: int,
+    or_fewer: bool = False,
 ) -> "np.ndarray[Any, np.dtype[np.int64]]":
     """`count` sequences of token ids out of files, folders, patterns or addresses, shape (count, T + 1).
 
     Documents are put behind each other, an end-of-text token (where the tokenizer has one) behind each; the sequences
     are spread evenly over them, or over the first part of a large text, twenty times as long as they. Raises InputError
-    for text that cannot be read, and where it is too short.
+    for text that cannot be read, and where it is too short (with `or_fewer`: for one sequence).
     """
     sources = [Source(path=str(path)) for path in paths]
     encoder, end = Encoder(tokenizer), tokenizer.eos_token_id
@@ -55,4 +66,4 @@ def sample_text(
     if len(tokens) <= sequence_length:
         what = f"{len(tokens)} tokens, and one sequence takes {sequence_length + 1}"
         raise InputError(place, what, "give more text, or a smaller --length")
-    return sample(Sequences(np.asarray(tokens, np.int64), sequence_length, place), count, place)
+    return sample(Sequences(np.asarray(tokens, np.int64), sequence_length, place), count, place, or_fewer)

@@ -19,7 +19,7 @@ data:
 
 inherit:
   layers: {half}                 # start with half of the {layers} blocks; or a fraction (0.5), or a list [0-{last}]
-  choose: first              # the paper's choice; or last, middle, ends
+  choose: auto               # by trying out, on training text; or first (the paper's choice), ends, last, middle
 
 train:
   length: 1 epochs           # or tokens (100M tokens), or steps (20K steps)

@@ -101,15 +101,15 @@ class Inherit(Part):
     """How many blocks: a number, a fraction of the reference's, `half`, `all`, a list such as [0-11, 24, 25]
     (numbers from 0, rising), or as many as the target may have: `80M parameters`, or `2 GB` of weights in the
     reference's own dtype."""
-    choose: Choice = "first"
-    """Which ones when `layers` is a number: the first (the paper's choice), the last, the middle, both ends (the first
-    four fifths of the number, and the rest from the end), every k-th (spread evenly, from block 0), or stacked (the
-    first half of the number, twice: stacking and hybrid stacking). Or measured on training text (docs/analysis.md):
-    auto (one block after the other is dropped, each time the one without which the loss is lowest), or the blocks with
-    the highest rank (of attention), influence (on the hidden states) or loss (when skipped alone). A measured choice is
-    an order: further rounds put blocks back in the reverse of the order in which they were dropped."""
+    choose: Choice = "auto"
+    """Which ones when `layers` is a number. auto, on training text (docs/analysis.md): one block after the other is
+    dropped, each time the one without which the loss is lowest. first: the paper's choice; recipes that follow it say
+    so. last, middle; ends (the first four fifths of the number, and the rest from the end); every (k-th, spread evenly
+    from block 0); stacked (the first half of the number, twice: stacking and hybrid stacking). Measured as auto is: the
+    blocks of the highest rank (of attention), influence (on the hidden states) or loss (when skipped alone). A measured
+    choice is an order: further rounds put blocks back in the reverse of the order in which they were dropped."""
     calibration: Tokens = Size(2048, "tokens")
-    """How many training tokens a measured choice sees."""
+    """How many training tokens a measured choice sees; all where there are fewer."""
     submodules: Submodules = "all"
     """Whose weights come along: all, none (random weights), or a list of attention, mlp, norms, final_norm, embeddings,
     head. What does not is initialised as the architecture does it. A tied head belongs to the embeddings."""
@@ -121,9 +121,11 @@ class Inherit(Part):
         if isinstance(self.layers, Size) and self.choose == "stacked":
             raise ValueError("choose: stacked goes with a number or a fraction of blocks, not with a budget")
         if isinstance(self.layers, list) and self.choose != "first":
-            raise ValueError(
-                f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list of them"
-            )
+            if "choose" in self.model_fields_set:
+                raise ValueError(
+                    f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list of them"
+                )
+            self.__dict__["choose"] = "first"  # nothing is left to be chosen
         return self
 
 

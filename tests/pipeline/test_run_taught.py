@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from conftest import program, read_json, tiny_recipe, weights
+from conftest import read_json, tiny_recipe, weights
 from inheritune import load_recipe, run
 from inheritune.errors import InputError
 from inheritune.runlog import read_metrics
+from processes import program
 
 
 def recipe(text: Path, reference: Path, **distillation: Any) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def sequences(data: Path) -> int:
     return Sequences(open_prepared(data).tokens("train"), LENGTH, "test").count
 
 
+@pytest.mark.long
 def test_learning_from_a_teacher_alone_comes_near_it(student: Any, teacher: Any, data: Path, tmp_path: Path) -> None:
     more = {"length": "60 steps", "optimizer": {"learning_rate": 0.02}}
     records, _ = taught(student, teacher, data, tmp_path / "out", {"student": 0.0, "outputs": "online"}, **more)

@@ -273,3 +273,30 @@ def test_a_fault_of_a_library_is_one_line_too(
     said = capsys.readouterr().err
     assert "RuntimeError: something odd" in said
     assert len(said.splitlines()) == 1
+
+
+def test_an_interruption_is_not_lost_where_exceptions_are() -> None:
+    """A signal that comes while an object is being collected ends the program all the same."""
+    script = """
+import os, signal, sys, time
+from inheritune.cli import entry
+
+class Collected:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+def work(arguments):
+    collected = Collected()
+    del collected
+    try:
+        time.sleep(30)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+entry._run = work
+sys.exit(entry.main([]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (130, "")

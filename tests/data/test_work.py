@@ -162,6 +162,7 @@ def test_a_folder_of_others_is_left_alone(text: Path, tokenizer: Any, tmp_path: 
     assert contents(prepare(request(text), tokenizer, tmp_path / "empty"))
 
 
+@pytest.mark.long
 def test_many_parts_keep_few_files_open(text: Path, tokenizer: Any, tmp_path: Path) -> None:
     import resource
 

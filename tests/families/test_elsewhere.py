@@ -76,6 +76,7 @@ def check_elsewhere(kinds: list[str], place: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == {}
 
 
+@pytest.mark.long
 def test_a_few_families(tmp_path: Path) -> None:
     check_elsewhere(list(_QUICK), tmp_path)
 

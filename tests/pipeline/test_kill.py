@@ -117,7 +117,15 @@ def test_killed_ten_times_at_random_instants(straight: tuple[Path, dict[str, Any
     finish(path, tmp_path / "run", expected)
 
 
-@pytest.mark.parametrize("moment", ["reference/metrics.jsonl", "reference/model", "rounds", "data"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("reference/metrics.jsonl", marks=pytest.mark.long),
+        pytest.param("reference/model", marks=pytest.mark.long),
+        "rounds",
+        "data",
+    ],
+)
 def test_sigterm_exits_with_130_at_any_stage(
     straight: tuple[Path, dict[str, Any]], tmp_path: Path, moment: str
 ) -> None:

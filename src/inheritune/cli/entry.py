@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from inheritune.errors import InherituneError, InputError, Interrupted, OtherPro
 from inheritune.runtime import leave, place_of_process
 
 _MOMENT = 3.0  # seconds
+_SOON = 0.05  # seconds
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")  # gloo's words
 
 
@@ -20,9 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit status: 0 done, 2 wrong input, 1 anything else, 130 interrupted."""
     # SIGTERM ends a stage as Ctrl-C does: half-made folders are removed, what is finished stays
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.unraisablehook, before = _again, sys.unraisablehook
     try:
         return _run(arguments)
     finally:
+        sys.unraisablehook = before
         leave()
 
 
@@ -85,6 +89,14 @@ def _usage(error: Any) -> int:
 
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _again(lost: "sys.UnraisableHookArgs") -> None:
+    """Interrupt once more, in a moment, where an interruption fell into a place that loses exceptions (`__del__`)."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        threading.Timer(_SOON, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _describe(error: OSError) -> str:

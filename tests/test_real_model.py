@@ -178,8 +178,8 @@ def test_its_lazy_layers_are_known(gguf: Path) -> None:
     print(f"MaxRank {[round(rank, 1) for rank in ranks]}, collapsed {model['collapsed_share']:.0%}")
     assert model["lazy_layers"] == [23, 24]
     assert model["lazy_groups"] == [[23, 24]]
-    assert ranks[23] == pytest.approx(1.4, abs=0.2)
-    assert ranks[24] == pytest.approx(1.2, abs=0.2)
+    assert ranks[23] == pytest.approx(1.4, abs=0.3)
+    assert ranks[24] == pytest.approx(1.2, abs=0.3)
     assert min(rank for layer, rank in enumerate(ranks) if layer not in (23, 24)) > 2
     assert min(ranks[21], ranks[22], ranks[25]) > 3 * ranks[23]
     assert 0.25 < model["collapsed_share"] < 0.40

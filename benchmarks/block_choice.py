@@ -15,6 +15,7 @@ from pathlib import Path
 import inheritune
 from inheritune.analysis import choose
 from inheritune.arch import layer_count, load_config, load_tokenizer
+from inheritune.evaluation import gap
 from inheritune.inheritance import select_blocks
 from inheritune.recipe import MEASURED, Evaluate, Inherit, Reference, check
 from inheritune.report import spans
@@ -94,15 +95,25 @@ def chosen(given: argparse.Namespace, name: str, folder: Path) -> list[int]:
 def row(given: argparse.Namespace, name: str, seed: int) -> str:
     folder = given.out / f"{name}-{seed}"
     choice = json.loads((folder / "choice.json").read_text())
+    auto = given.out / f"auto-{seed}" / "trained" / "evaluation.json"
     found = json.loads((folder / "trained" / "evaluation.json").read_text())
     return (
         f"| {name} | {seed} | {spans(choice['blocks'])} | {choice['untrained']:.2f} | {found['val_loss']:.4f}"
-        f" ±{found['val_loss_se']:.4f} | {found['tokens']:,} |"
+        f" ±{found['val_loss_se']:.4f} | {found['tokens']:,} | {over(found, auto) if name != 'auto' else ''} |"
     )
 
 
+def over(found: dict, auto: Path) -> str:
+    """The mean difference to `auto`, sequence by sequence, with its standard error; nothing where that is missing."""
+    if not auto.exists():
+        return ""
+    apart = gap(found["sequence_losses"], json.loads(auto.read_text())["sequence_losses"])
+    return f"{apart.value:+.4f} ±{apart.error:.4f}"
+
+
 def show(given: argparse.Namespace) -> None:
-    print("| choice | seed | blocks | untrained | trained | tokens |\n| --- | --- | --- | --- | --- | --- |")
+    print("| choice | seed | blocks | untrained | trained | tokens | over auto |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for seed in given.seeds:
         for choice in given.choices:
             print(row(given, choice.partition("=")[0], seed))

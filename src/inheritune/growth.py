@@ -161,6 +161,7 @@ def choose_once(
 
     It sees `inherit.calibration` of the training tokens, spread evenly over them; no validation document is among them.
     """
+    import torch
 
     def choose() -> dict[str, Any]:
         if file.exists():
@@ -172,8 +173,6 @@ def choose_once(
         row = conditions.train_sequences
         length = min(_CALIBRATION_LENGTH, row.sequence_length)
         pieces = Sequences(row.tokens, length, "inherit.calibration")
-        import torch
-
         count = max(1, inherit.calibration.count // length)
         rows_NT = torch.from_numpy(sample(pieces, count, "inherit.calibration", or_fewer=True))
         with runtime.autocast(conditions.training.precision):

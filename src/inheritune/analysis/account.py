@@ -126,10 +126,7 @@ def _check(
 ) -> None:  # fmt: skip
     if not models:
         raise InputError("models", "none given", "name one or several")
-    if bool(paths) == (data is not None):
-        raise InputError(
-            "text", "both text and data" if paths else "none given", "give --text or --data, one of the two"
-        )
+    _check_text(paths, data)
     check_tau(tau)
     for place, value in (("--sequences", sequences), ("--length", length), ("--loss-sequences", loss_sequences)):
         if value < 1:
@@ -138,8 +135,8 @@ def _check(
 
 def _check_text(paths: Sequence[Any], data: Any) -> None:
     if bool(paths) == (data is not None):
-        what = "both --text and --data" if paths else "neither --text nor --data"
-        raise InputError("text", what, "give one of the two")
+        what = "both text and data" if paths else "none given"
+        raise InputError("text", what, "give --text or --data, one of the two")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def test_called_again_only_what_failed_is_tried(found: dict[str, Any], folder: P
     assert arm_of(again, "lazy")["state"] == "finished"
     assert [run["seed"] for run in arm_of(again, "random")["runs"]] == [1, 2, 3]
     other = [{"name": "inherit", "start": "lazy"}]
-    with pytest.raises(InputError, match=r"^arm inherit: .* belongs to another training: start\.kind \(inherit there"):
+    with pytest.raises(InputError, match=r"^arm inherit: .* belongs to another training: start\.layers"):
         compare(suite | {"arms": other}, out)
     with pytest.raises(InputError, match=r"belongs to another suite: train\.batch"):
         compare(suite | {"train": suite["train"] | {"batch": "8 sequences"}}, out)
@@ -160,11 +161,39 @@ def test_suites_share_text_and_reference(found: dict[str, Any], folder: Path, su
     assert (folder / "other" / other["reference"]["folder"] / "model").is_dir()
 
 
+def test_suites_share_arms_that_are_alike(found: dict[str, Any], folder: Path, suite: dict[str, Any]) -> None:
+    """Whatever they are called: the same start in other words is trained once, another seed or budget is not; one that
+    was taken away is made again.
+    """
+    arms = [
+        {"name": "first 2", "start": {"kind": "inherit", "layers": [0, 1]}},
+        {"name": "two stages", "start": "stacking"},
+        {"name": "shorter", "start": "inherit", "train": {"length": "6 steps"}, "allow_unequal": "shorter"},
+    ]
+    asked = suite | {"arms": arms, "seeds": [2, 7], "published": None}
+    out, shared = folder / "alike", folder / "shared" / "arms"
+    before = len(list(shared.iterdir()))
+    compare(asked, out)
+    assert len(list(shared.iterdir())) == before + 4  # of six, two were there
+    for name, theirs in (("first 2", "inherit"), ("two stages", "stacking")):
+        mine, other = out / "arms" / name, folder / "out" / "arms" / theirs
+        assert (mine / "seed-2").resolve() == (other / "seed-2").resolve()
+        assert (mine / "seed-7").resolve().parent == shared.resolve()
+    figures = arm_of(read_json(out / "comparison.json"), "first 2")["runs"][0]
+    assert figures["val_loss"] == arm_of(found, "inherit")["runs"][1]["val_loss"]
+    gone = (out / "arms" / "shorter" / "seed-7").resolve()
+    shutil.rmtree(gone)
+    compare(asked, out)
+    assert (gone / "result.json").exists()
+
+
 def test_interrupted_it_goes_on_to_the_same_bits(
     found: dict[str, Any], folder: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal in the second stage of an arm: 130's exception, and afterwards the weights of an uninterrupted one."""
     arms = [arm for arm in ARMS if arm["name"] in ("inherit", "stacking")]
+    apart = folder / "apart"
+    shutil.copytree(folder / "shared", apart, ignore=shutil.ignore_patterns("arms"))
     losses, calls = inheritune.arm.sequence_losses, 0
 
     def interrupting(*words: Any) -> Any:
@@ -177,11 +206,11 @@ def test_interrupted_it_goes_on_to_the_same_bits(
     with monkeypatch.context() as patched:
         patched.setattr(inheritune.arm, "sequence_losses", interrupting)
         with pytest.raises(Interrupted, match="stacking, seed 1: stopped"):
-            compare(suite | {"arms": arms}, folder / "interrupted", shared=folder / "shared")
+            compare(suite | {"arms": arms}, folder / "interrupted", shared=apart)
     before = read_json(folder / "interrupted" / "comparison.json")
     assert not before["finished"]
     assert [arm["state"] for arm in before["arms"]] == ["waiting", "waiting"]
-    compare(suite | {"arms": arms}, folder / "interrupted", shared=folder / "shared")
+    compare(suite | {"arms": arms}, folder / "interrupted", shared=apart)
     for name in ("inherit", "stacking"):
         model = Path(arm_of(found, name)["model"])
         assert weights(folder / "interrupted" / model) == weights(folder / "out" / model)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from inheritune.errors import InputError, Problem
 from inheritune.recipe import ArmSettings, StackingStart, Training
@@ -10,11 +11,13 @@ from inheritune.recipe import ArmSettings, StackingStart, Training
 
 @dataclass(frozen=True)
 class Planned:
-    """An arm: its settings, how it is trained, how many blocks it has (where it grows, at first), the arm that its
-    weights come from, and all arms whose results it needs.
+    """An arm: its settings, what it starts with (the same for all words that mean the same), how it is trained, how
+    many blocks it has (where it grows, at first), the arm that its weights come from, and all arms whose results it
+    needs.
     """
 
     settings: ArmSettings
+    start: dict[str, Any]
     training: Training
     depth: int
     source: str | None
@@ -24,6 +27,11 @@ class Planned:
     def name(self) -> str:
         """The arm's name."""
         return self.settings.name
+
+    @property
+    def is_of_reference(self) -> bool:
+        """Whether the reference, its text and these settings are all that the arm depends on."""
+        return getattr(self.settings.start, "of", None) is None and self.settings.teacher is None
 
     @property
     def counts_source(self) -> bool:

@@ -8,6 +8,7 @@ from inheritune.report.figures import COLOURS, INK, Picture, draw, dress, stretc
 from inheritune.runlog import read_json, read_metrics
 
 _STYLES = ("-", "--", "-.", ":")
+_MANY, _COLUMNS = 7, 3  # from so many curves on their names stand below, in columns
 
 
 def collect_curves(folder: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -44,11 +45,17 @@ def draw_curves(
 ) -> Picture:
     """The curves over what is spent, their key `axis`; `level` is where the reference's line is drawn."""
 
-    def fill(_: Any, axes: Any) -> None:
+    rows = math.ceil((len(curves) + 1) / _COLUMNS) if len(curves) >= _MANY else 0
+
+    def fill(figure: Any, axes: Any) -> None:
         _fill(axes, curves, level, axis)
         axes.set_xlabel(label)
+        if rows:  # within the axes so many names would hide the curves
+            figure.legend(loc="outside lower center", ncols=_COLUMNS, frameon=False, labelcolor=INK, fontsize=9)
+        else:
+            axes.legend(frameon=False, labelcolor=INK)
 
-    return draw(name, "validation loss during training", fill, (8, 4.4))
+    return draw(name, "validation loss during training", fill, (8, 4.4 + 0.2 * rows))
 
 
 def _fill(axes: Any, curves: list[dict[str, Any]], level: float, axis: str) -> None:
@@ -68,7 +75,6 @@ def _fill(axes: Any, curves: list[dict[str, Any]], level: float, axis: str) -> N
     axes.set_ylabel("validation loss (nats a token)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value)))
     dress(axes)
-    axes.legend(frameon=False, labelcolor=INK)
 
 
 def _amount(value: float) -> str:

@@ -14,6 +14,7 @@ import inheritune.arm
 from conftest import read_json, weights
 from inheritune import compare
 from inheritune.cli import main
+from inheritune.cli.comparison import show_comparison
 from inheritune.data import open_prepared
 from inheritune.errors import InputError, Interrupted
 from tiny_suites import make_reference, tiny_suite
@@ -25,7 +26,8 @@ ARMS: list[dict[str, Any]] = [
     {"name": "random", "start": "random"},
     {"name": "random twice", "start": "random", "train": {"length": "16 steps"}, "allow_unequal": "twice the steps"},
     {"name": "stacking", "start": "stacking"},
-    {"name": "distilled", "start": "inherit", "train": {"distillation": {"top_k": 8}}},
+    {"name": "distilled", "start": "inherit", "train": {"distillation": {"top_k": 8, "outputs": "stored"}}},
+    {"name": "taught", "start": "random", "train": {"distillation": {"top_k": 8, "outputs": "stored"}}},
     {"name": "too hot", "start": "random", "train": {"optimizer": {"learning_rate": 1e36, "clip": None}}},
     {"name": "on too hot", "start": {"kind": "inherit", "layers": 1, "of": "too hot"}},
     {
@@ -110,6 +112,19 @@ def test_a_teachers_cost_stands_apart(found: dict[str, Any]) -> None:
     assert arm_of(found, "distilled")["flops"] == arm_of(found, "inherit")["flops"]
     assert arm_of(found, "distilled")["teacher_flops"] > 0
     assert "teacher_flops" not in arm_of(found, "inherit")
+
+
+def test_a_teachers_outputs_are_computed_once_for_all_arms_and_seeds(found: dict[str, Any], folder: Path) -> None:
+    assert len(list((folder / "shared" / "teachers").glob("*/manifest.json"))) == 1
+    costs = [run["teacher_flops"] for name in ("distilled", "taught") for run in arm_of(found, name)["runs"]]
+    assert len(costs) == 4
+    assert len(set(costs)) == 1
+
+
+def test_a_tiny_suite_takes_less_than_two_minutes(found: dict[str, Any], folder: Path) -> None:
+    """All arms with two seeds, and the reference; from the first file to the last."""
+    files = [file.stat().st_mtime for file in folder.rglob("*") if file.is_file()]
+    assert max(files) - min(files) < 120
 
 
 def test_a_failed_arm_is_shown_and_stops_no_other(found: dict[str, Any], folder: Path) -> None:
@@ -245,8 +260,19 @@ def test_arms_with_text_of_their_own(text: Path, tmp_path: Path, tokenizer: Any)
         assert not documents(folder, "train") & documents(whole, "validation")
 
 
+def test_a_wide_terminal_shows_all_columns(
+    found: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for columns, there in (("250", True), ("80", False)):
+        monkeypatch.setenv("COLUMNS", columns)
+        show_comparison(found, folder / "out")
+        shown = capsys.readouterr().out
+        assert [name in shown for name in ("params", "FLOPs", "seconds")] == [there] * 3
+        assert "val. loss" in shown
+
+
 def test_the_command(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], write_recipe: Any) -> None:
-    arms = [{"name": "random", "start": "random"}, ARMS[5]]
+    arms = [{"name": "random", "start": "random"}, next(arm for arm in ARMS if arm["name"] == "too hot")]
     (tmp_path / "base.yaml").write_text(json.dumps(tiny_suite(text, None, [])), encoding="utf-8")
     file = write_recipe({"base": "base.yaml", "arms": arms}, "suite.yaml")
     words = ["compare", str(file), "--out", str(tmp_path / "out"), "--quiet", "--train.length=4 steps"]

@@ -44,7 +44,6 @@ def draw_curves(
     name: str = "loss",
 ) -> Picture:
     """The curves over what is spent, their key `axis`; `level` is where the reference's line is drawn."""
-
     rows = math.ceil((len(curves) + 1) / _COLUMNS) if len(curves) >= _MANY else 0
 
     def fill(figure: Any, axes: Any) -> None:

@@ -57,7 +57,7 @@ def show_comparison(found: dict[str, Any], folder: Path) -> None:
 
     console = Console(highlight=False)
     whole = table_of(*comparison_table(found))
-    fits = console.measure(whole).maximum <= console.width
+    fits = console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width
     console.print()
     console.print(whole if fits else table_of(*comparison_table(found, narrow=True)))
     console.print()

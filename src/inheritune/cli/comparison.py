@@ -59,7 +59,7 @@ def show_comparison(found: dict[str, Any], folder: Path) -> None:
     whole = table_of(*comparison_table(found))
     fits = console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width
     console.print()
-    console.print(whole if fits else table_of(*comparison_table(found, narrow=True)))
+    console.print(whole if fits else table_of(*comparison_table(found, narrow=True), whole_figures=True))
     console.print()
     for note in notes_on(found):
         console.print(note, markup=False)

@@ -11,7 +11,7 @@ from inheritune.report.notation import short, with_error
 from inheritune.runlog import new_folder, read_json
 
 _LABELS = {"steps": "optimizer steps, all stages", "tokens": "tokens trained on, all stages", "flops": "training FLOPs"}
-_NARROW = ("arm", "blocks", "tokens", "val. loss", "± seeds", "gap", "speed-up", "verdict", "published")
+_NARROW = ("arm", "blocks", "val. loss", "± seeds", "gap", "speed-up", "verdict", "published")
 
 
 def verdict_of(arm: dict[str, Any]) -> str:
@@ -31,7 +31,7 @@ def verdict_of(arm: dict[str, Any]) -> str:
 
 def comparison_table(found: dict[str, Any], narrow: bool = False) -> tuple[list[str], list[list[str]]]:
     """Header and rows: the reference, then the arms, an unequal budget marked with *. Columns that nothing stands in
-    are left away; `narrow` leaves away what a terminal has no room for.
+    are left away; `narrow` leaves away what a terminal of 80 columns has no room for, and puts errors on a second line.
     """
     published = found["published"] or {"values": {}}
     rows = [_reference_row(found["reference"]), *(_arm_row(arm) for arm in found["arms"])]
@@ -44,7 +44,19 @@ def comparison_table(found: dict[str, Any], narrow: bool = False) -> tuple[list[
         for row in rows:
             row.pop("FLOPs to match", None)
     header = [name for name in rows[1] if any(row.get(name) for row in rows) and (not narrow or name in _NARROW)]
+    if narrow:
+        for row, arm in zip(rows, [found["reference"], *found["arms"]], strict=False):
+            _shorten(row, arm)
     return header, [[row.get(name, "") for name in header] for row in rows]
+
+
+def _shorten(row: dict[str, str], arm: dict[str, Any]) -> None:
+    """A row for a narrow table: the mark of its budget at its name, and of the verdict what no other column says."""
+    row["verdict"] = row.get("verdict", "").partition(",")[0]
+    if not arm.get("equal", True):
+        row["arm"] += " *"
+    for name in ("val. loss", "gap", "speed-up"):
+        row[name] = row.get(name, "").replace(" ", "\n")
 
 
 def _reference_row(reference: dict[str, Any]) -> dict[str, str]:
@@ -101,6 +113,11 @@ def notes_on(found: dict[str, Any]) -> list[str]:
         for arm in found["arms"]
         if "val_loss" in arm and not arm["equal"]
     ]
+    grown = [arm for arm in found["arms"] if arm["start"] == "growth" and "val_loss" in arm]
+    if grown:
+        spent = [(arm["name"], arm["flops_to_match"]) for arm in grown]
+        words = ", ".join(f"{name} {'not reached' if flops is None else f'{flops:.3g}'}" for name, flops in spent)
+        notes.append(f"FLOPs to match the reference, all rounds until then: {words}.")
     if any(arm.get("random") for arm in found["arms"]):
         notes.append(
             "Speed-up: tokens of the random model of the same size over the tokens after which the arm has its final"

@@ -1,0 +1,184 @@
+"""Print what comparisons found, as Markdown: each one's table, and the differences that the paper's orderings are of.
+
+    python benchmarks/results.py runs/table-5-2-cores runs/lazy-layers-2-cores
+
+A difference is that of two arms of one comparison: its mean, the standard error over the validation sequences (both
+arms on the same ones, their losses averaged over the seeds), and over the seeds (the difference within each seed).
+Beside it what the paper has, where it has both. A folder's name begins with its suite's.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inheritune.evaluation import gap, mean
+from inheritune.report import notes_on
+from inheritune.report.markup import markdown_table, markdown_text
+from inheritune.report.notation import duration, short, with_error
+from inheritune.runlog import read_json
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """Two arms of a suite, and what the paper has for the loss of `left` less that of `right`."""
+
+    suite: str
+    left: str
+    right: str
+    paper: str = ""
+
+
+_MEDIUM, _SMALL = "table 5, medium", "table 4, small"
+ORDERINGS = (
+    Ordering("table-5", "inherit", "random", f"-0.05 ({_MEDIUM})"),
+    Ordering("table-5", "inherit", "random twice", f"-0.02 ({_MEDIUM})"),
+    Ordering("table-5", "inherit 3", "random", f"+0.01 (12 of 24, {_MEDIUM})"),
+    Ordering("table-5", "inherit", "hybrid stacking", f"-0.02 ({_MEDIUM})"),
+    Ordering("table-5", "hybrid stacking", "stacking", f"-0.01 ({_MEDIUM})"),
+    Ordering("table-5", "stacking", "random", f"-0.02 ({_MEDIUM})"),
+    Ordering("table-5", "stacking equal", "random"),
+    Ordering("table-5", "half width", "random", f"+0.18 ({_MEDIUM})"),
+    Ordering("table-5", "growth, going on", "growth, from the reference"),
+    Ordering("lazy-layers", "blocks 1-4", "random", f"-0.03 ({_SMALL})"),
+    Ordering("lazy-layers", "blocks 3-6", "random", f"-0.06 ({_SMALL}: 5-8)"),
+    Ordering("lazy-layers", "blocks 5-8", "random", f"-0.02 ({_SMALL}: 9-12)"),
+    Ordering("lazy-layers", "blocks 3-6", "blocks 1-4", f"-0.03 ({_SMALL}: 5-8)"),
+    Ordering("lazy-layers", "blocks 5-8", "blocks 1-4", f"+0.01 ({_SMALL}: 9-12)"),
+    Ordering("lazy-layers", "blocks 1-2", "random 2"),
+    Ordering("lazy-layers", "blocks 7-8", "random 2", "about 0 (figure 3)"),
+    Ordering("sub-modules", "attention", "random", "-0.02 (table 3)"),
+    Ordering("sub-modules", "MLP", "random", "-0.01 (table 3)"),
+    Ordering("sub-modules", "attention", "MLP", "-0.01 (table 3)"),
+    Ordering("sub-modules", "attention and MLP", "all", "-0.01 (table 3)"),
+    Ordering("sub-modules", "attention alone", "random"),
+    Ordering("sub-modules", "MLP alone", "random"),
+    Ordering("sub-modules", "blocks without the rest", "all"),
+    Ordering("sub-modules", "blocks and embeddings", "all"),
+    Ordering("sub-modules", "blocks and final norm", "all"),
+    Ordering("which-blocks", "last 1", "first"),
+    Ordering("which-blocks", "last 2", "first"),
+    Ordering("which-blocks", "middle", "first"),
+    Ordering("which-blocks", "last", "first"),
+    Ordering("which-blocks", "every k-th", "first"),
+    Ordering("which-blocks", "auto", "first"),
+    Ordering("distillation", "random distilled", "random"),
+    Ordering("distillation", "DistilBERT-style", "random distilled", "+0.01 (figure 17)"),
+    Ordering("distillation", "inherit", "random distilled", "below 0 (figure 17)"),
+    Ordering("distillation", "inherit", "DistilBERT-style", "below 0 (figure 17)"),
+    Ordering("distillation", "inherit distilled", "inherit"),
+    Ordering("extended", "random twice", "random", f"-0.03 ({_MEDIUM})"),
+    Ordering("extended", "inherit", "random twice", f"-0.02 ({_MEDIUM})"),
+    Ordering("extended", "inherit twice", "inherit"),
+    Ordering("fineweb-edu", "inherit", "random"),
+    Ordering("low-data", "4 blocks", "random"),
+    Ordering("low-data", "4 blocks", "2 blocks"),
+    Ordering("low-data", "6 blocks", "4 blocks"),
+    Ordering("low-data", "4 blocks 4 epochs", "4 blocks"),
+    Ordering("low-data", "4 blocks", "4 blocks 1 epochs"),
+    Ordering("low-data", "half of the second", "second reference"),
+    Ordering("data", "all", "random"),
+    Ordering("data", "10 percent", "all"),
+    Ordering("data", "1 percent", "all"),
+    Ordering("data", "0.3 percent", "all"),
+    Ordering("data", "0.1 percent", "all"),
+    Ordering("data", "0.1 percent", "random"),
+    Ordering("data", "1 percent", "random 1 percent"),
+    Ordering("data", "1 percent filtered", "1 percent"),
+    Ordering("hyper-parameters", "2 blocks 1.5e-3", "2 blocks 3e-3"),
+    Ordering("hyper-parameters", "2 blocks 6e-3", "2 blocks 3e-3"),
+    Ordering("hyper-parameters", "4 blocks 1.5e-3", "4 blocks 3e-3"),
+    Ordering("hyper-parameters", "4 blocks 6e-3", "4 blocks 3e-3"),
+)
+COLUMNS = ("arm", "blocks", "params", "tokens", "FLOPs", "s", "val. loss", "± seeds", "gap", "over random", "speed-up")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Print the comparisons in the folders of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="Folders of `inheritune compare`.")
+    folders: list[Path] = parser.parse_args(words).folders
+    trained: dict[Path, float] = {}
+    for folder in folders:
+        found = read_json(folder / "comparison.json")
+        print(f"\n### {folder.name}\n")
+        print("\n".join(_table(found)))
+        print("\n" + "  \n".join(markdown_text(note) for note in notes_on(found)))
+        differences = _differences(folder, found)
+        if differences:
+            print("\n" + "\n".join(differences))
+        for arm in found["arms"]:
+            trained |= {(folder / run["folder"]).resolve(): run["seconds"] for run in arm.get("runs", [])}
+        if "seconds" in found["reference"]:
+            trained[(folder / found["reference"]["folder"]).resolve()] = found["reference"]["seconds"]
+    print(f"\n{len(trained)} trainings, each counted once: {duration(sum(trained.values()))} of optimizer steps.")
+
+
+def _table(found: dict[str, Any]) -> list[str]:
+    """A row for the reference and for each arm; the paper's figure where the suite has one."""
+    published = found["published"] or {"values": {}}
+    reference = found["reference"]
+    first = {
+        "arm": "reference", "blocks": str(reference["layers"]), "params": short(reference["parameters"]),
+        "val. loss": with_error(reference["val_loss"], reference["val_loss_se"]),
+    }  # fmt: skip
+    if "tokens" in reference:
+        first |= {"tokens": short(reference["tokens"]), "FLOPs": f"{reference['flops']:.2g}"}
+        first |= {"s": f"{reference['seconds']:,.0f}"}
+    rows = [first, *(_row(arm) for arm in found["arms"])]
+    for row in rows:
+        row["published"] = f"{published['values'][row['arm']]:g}" if row["arm"] in published["values"] else ""
+    header = [name for name in (*COLUMNS, "FLOPs to match", "published") if any(row.get(name) for row in rows)]
+    return markdown_table(header, [[row.get(name, "") for name in header] for row in rows])
+
+
+def _row(arm: dict[str, Any]) -> dict[str, str]:
+    if "val_loss" not in arm:
+        return {"arm": arm["name"], "val. loss": arm["verdict"]}
+    row = {
+        "arm": arm["name"], "blocks": str(arm["layers"]), "params": short(arm["parameters"]),
+        "tokens": short(round(arm["tokens"])) + ("" if arm["equal"] else r" \*"), "FLOPs": f"{arm['flops']:.2g}",
+        "s": f"{arm['seconds']:,.0f}", "val. loss": with_error(arm["val_loss"], arm["val_loss_se"]),
+        "gap": with_error(arm["gap"], arm["gap_se"], sign=True),
+    }  # fmt: skip
+    if arm["val_loss_se_seeds"] is not None:
+        row["± seeds"] = f"{arm['val_loss_se_seeds']:.4f}"
+    if arm.get("random"):
+        row["over random"] = with_error(arm["over_random"], arm["over_random_se"], sign=True)
+        speed = arm["speed_up"]
+        never = "not reached" if arm["steps_to_random"] is None else "at once"
+        row["speed-up"] = never if speed is None else f"{speed:.2f}x"
+    if arm["start"] == "growth":
+        row["FLOPs to match"] = "not reached" if arm["flops_to_match"] is None else f"{arm['flops_to_match']:.3g}"
+    return row
+
+
+def _differences(folder: Path, found: dict[str, Any]) -> list[str]:
+    """A row for each ordering whose arms are both there."""
+    arms = {arm["name"]: arm for arm in found["arms"] if "val_loss" in arm}
+    rows = []
+    for wanted in ORDERINGS:
+        if not folder.name.startswith(f"{wanted.suite}-2") or not {wanted.left, wanted.right} <= arms.keys():
+            continue
+        left, right = (_losses(folder, arms[name]) for name in (wanted.left, wanted.right))
+        seeds = [seed for seed in left if seed in right]
+        over = gap(_averaged(left, seeds), _averaged(right, seeds))
+        between = mean([mean(left[seed]).value - mean(right[seed]).value for seed in seeds])
+        error = "" if between.error is None else f"{between.error:.4f}"
+        rows.append([f"{wanted.left} - {wanted.right}", with_error(over.value, over.error, True), error, wanted.paper])
+    return markdown_table(["difference", "val. loss", "± seeds", "paper"], rows) if rows else []
+
+
+def _losses(folder: Path, arm: dict[str, Any]) -> dict[int, list[float]]:
+    """By seed, the loss of each validation sequence."""
+    runs = {run["seed"]: folder / run["folder"] / "result.json" for run in arm["runs"]}
+    return {seed: read_json(file)["sequence_losses"] for seed, file in runs.items()}
+
+
+def _averaged(losses: dict[int, list[float]], seeds: Sequence[int]) -> list[float]:
+    return [mean(each).value for each in zip(*(losses[seed] for seed in seeds), strict=True)]
+
+
+if __name__ == "__main__":
+    main()

@@ -138,7 +138,9 @@ def write_comparison(folder: Path, found: dict[str, Any]) -> Path:
     header, rows = comparison_table(found)
     curves = _curves(folder, found)
     level = _level(folder, found)
-    pictures = {axis: draw_curves(curves, level, axis, _LABELS[axis], f"loss-by-{axis}") for axis in AXES}
+    pictures = {
+        axis: draw_curves(curves, level, axis, _LABELS[axis], f"loss-by-{axis}", _spent(curves, axis)) for axis in AXES
+    }
     facts: dict[str, Any] = {
         "title": f"Comparison: {folder.resolve().name}",
         "found": found,
@@ -165,6 +167,11 @@ def _curves(folder: Path, found: dict[str, Any]) -> list[dict[str, Any]]:
         for curve in curves
         if curve["points"]
     ]
+
+
+def _spent(curves: list[dict[str, Any]], axis: str) -> float | None:
+    """What the arm that spends most spends; a reference may have been trained much longer, and its curve goes on."""
+    return max((curve[axis][-1] for curve in curves if curve["name"] != "reference"), default=None)
 
 
 def _level(folder: Path, found: dict[str, Any]) -> float:

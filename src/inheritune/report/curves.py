@@ -42,13 +42,18 @@ def draw_curves(
     axis: str = "tokens",
     label: str = "tokens trained on",
     name: str = "loss",
+    until: float | None = None,
 ) -> Picture:
-    """The curves over what is spent, their key `axis`; `level` is where the reference's line is drawn."""
+    """The curves over what is spent, their key `axis`, and `until` so much of it; `level` is where the reference's line
+    is drawn.
+    """
     rows = math.ceil((len(curves) + 1) / _COLUMNS) if len(curves) >= _MANY else 0
 
     def fill(figure: Any, axes: Any) -> None:
         _fill(axes, curves, level, axis)
         axes.set_xlabel(label)
+        if until:
+            axes.set_xlim(-0.02 * until, 1.02 * until)
         if rows:  # within the axes so many names would hide the curves
             figure.legend(loc="outside lower center", ncols=_COLUMNS, frameon=False, labelcolor=INK, fontsize=9)
         else:

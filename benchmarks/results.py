@@ -81,15 +81,17 @@ ORDERINGS = (
     Ordering("data", "all", "random"),
     Ordering("data", "10 percent", "all"),
     Ordering("data", "1 percent", "all"),
-    Ordering("data", "0.3 percent", "all"),
     Ordering("data", "0.1 percent", "all"),
     Ordering("data", "0.1 percent", "random"),
     Ordering("data", "1 percent", "random 1 percent"),
     Ordering("data", "1 percent filtered", "1 percent"),
+    Ordering("hyper-parameters", "random 1.5e-3", "random"),
+    Ordering("hyper-parameters", "2 blocks 7e-4", "2 blocks 3e-3"),
     Ordering("hyper-parameters", "2 blocks 1.5e-3", "2 blocks 3e-3"),
-    Ordering("hyper-parameters", "2 blocks 6e-3", "2 blocks 3e-3"),
+    Ordering("hyper-parameters", "4 blocks 7e-4", "4 blocks 3e-3"),
     Ordering("hyper-parameters", "4 blocks 1.5e-3", "4 blocks 3e-3"),
-    Ordering("hyper-parameters", "4 blocks 6e-3", "4 blocks 3e-3"),
+    Ordering("hyper-parameters", "6 blocks 7e-4", "6 blocks 3e-3"),
+    Ordering("hyper-parameters", "6 blocks 1.5e-3", "6 blocks 3e-3"),
 )
 COLUMNS = ("arm", "blocks", "params", "tokens", "FLOPs", "s", "val. loss", "± seeds", "gap", "over random", "speed-up")
 

@@ -101,20 +101,22 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="Folders of `inheritune compare`.")
     folders: list[Path] = parser.parse_args(words).folders
-    trained: dict[Path, float] = {}
+    trained: dict[Path, tuple[float, float]] = {}
     for folder in folders:
         found = read_json(folder / "comparison.json")
         print(f"\n### {folder.name}\n")
         print("\n".join(_table(found)))
-        print("\n" + "  \n".join(markdown_text(note) for note in notes_on(found)))
+        notes = [markdown_text(note) for note in notes_on(found) if note.startswith("*") or ", failed: " in note]
+        if notes:
+            print("\n" + "  \n".join(notes))
         differences = _differences(folder, found)
         if differences:
             print("\n" + "\n".join(differences))
         for arm in found["arms"]:
-            trained |= {(folder / run["folder"]).resolve(): run["seconds"] for run in arm.get("runs", [])}
-        if "seconds" in found["reference"]:
-            trained[(folder / found["reference"]["folder"]).resolve()] = found["reference"]["seconds"]
-    print(f"\n{len(trained)} trainings, each counted once: {duration(sum(trained.values()))} of optimizer steps.")
+            for run in arm.get("runs", []):
+                trained[(folder / run["folder"]).resolve()] = (run["seconds"], run["tokens"])
+    seconds, tokens = (sum(parts) for parts in zip(*trained.values(), strict=True))
+    print(f"\n{len(trained)} arms and seeds, each counted once: {tokens:,} tokens, {duration(seconds)} of steps.")
 
 
 def _table(found: dict[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """Print what comparisons found, as Markdown: each one's table, and the differences that the paper's orderings are of.
 
     python benchmarks/results.py runs/table-5-2-cores runs/lazy-layers-2-cores
+    python benchmarks/results.py runs/*-2-cores --into docs/results.md
 
 A difference is that of two arms of one comparison: its mean, the standard error over the validation sequences (both
 arms on the same ones, their losses averaged over the seeds), and over the seeds (the difference within each seed).
@@ -97,26 +98,43 @@ COLUMNS = ("arm", "blocks", "params", "tokens", "FLOPs", "s", "val. loss", "± s
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Print the comparisons in the folders of the command line."""
+    """Print the comparisons in the folders of the command line, or put them into a document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="Folders of `inheritune compare`.")
-    folders: list[Path] = parser.parse_args(words).folders
+    parser.add_argument("--into", type=Path, help="A Markdown file: what stands between its marks is replaced.")
+    given = parser.parse_args(words)
+    folders: list[Path] = given.folders
+    parts = {folder.name: _part(folder, read_json(folder / "comparison.json")) for folder in folders}
+    parts["all"] = _cost(folders)
+    if given.into is None:
+        print("\n\n".join(f"### {name}\n\n{text}" for name, text in parts.items()))
+        return
+    document = given.into.read_text(encoding="utf-8")
+    for name, text in parts.items():
+        before, mark, rest = document.partition(f"<!-- {name} -->\n")
+        _, end, behind = rest.partition(f"<!-- /{name} -->")
+        if not (mark and end):
+            parser.error(f"{given.into}: no marks <!-- {name} --> and <!-- /{name} -->; put them where it shall stand")
+        document = f"{before}{mark}{text}\n{end}{behind}"
+    given.into.write_text(document, encoding="utf-8")
+
+
+def _part(folder: Path, found: dict[str, Any]) -> str:
+    """What is shown of a comparison: the table, what its marks mean, the differences."""
+    notes = [markdown_text(note) for note in notes_on(found) if note.startswith("*") or ", failed: " in note]
+    blocks = ["\n".join(_table(found)), "  \n".join(notes), "\n".join(_differences(folder, found))]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _cost(folders: Sequence[Path]) -> str:
+    """What all trainings took, those that several comparisons share counted once."""
     trained: dict[Path, tuple[float, float]] = {}
     for folder in folders:
-        found = read_json(folder / "comparison.json")
-        print(f"\n### {folder.name}\n")
-        print("\n".join(_table(found)))
-        notes = [markdown_text(note) for note in notes_on(found) if note.startswith("*") or ", failed: " in note]
-        if notes:
-            print("\n" + "  \n".join(notes))
-        differences = _differences(folder, found)
-        if differences:
-            print("\n" + "\n".join(differences))
-        for arm in found["arms"]:
+        for arm in read_json(folder / "comparison.json")["arms"]:
             for run in arm.get("runs", []):
                 trained[(folder / run["folder"]).resolve()] = (run["seconds"], run["tokens"])
     seconds, tokens = (sum(parts) for parts in zip(*trained.values(), strict=True))
-    print(f"\n{len(trained)} arms and seeds, each counted once: {tokens:,} tokens, {duration(seconds)} of steps.")
+    return f"{len(trained)} arms and seeds, each counted once: {tokens:,} tokens, {duration(seconds)} of steps."
 
 
 def _table(found: dict[str, Any]) -> list[str]:

@@ -193,6 +193,7 @@ class _Course:
             "data": grounds.data,
             "reference": Path(grounds.reference.title).parent.name,
             "best": arm.training.checkpoint.best,
+            "tolerance": self.suite.evaluate.tolerance,
         }
         folder = grounds.arm_folder(arm.name)
         if self.runtime.first_does(lambda: self.shared.arm(folder, wish)):

@@ -12,6 +12,7 @@ from inheritune.evaluation import Evaluation, gap
 from inheritune.groundwork import Groundwork, check_folder
 from inheritune.growth import Growth, best_round, chosen, depths, with_blocks
 from inheritune.inheritance import target_config
+from inheritune.pipeline.looking import look
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
 from inheritune.recipe import Inherit, Recipe, Size, dump_recipe
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Parts of a recipe that change how a run proceeds and not what comes out; they may differ when a run goes on.
-_FREE = ("train.checkpoint", "train.micro_batch", "hardware", "track")
+_FREE = (
+    "train.checkpoint", "train.micro_batch", "hardware", "track", "evaluate.analyze", "evaluate.prompts",
+    "evaluate.new_tokens",
+)  # fmt: skip
 
 
 def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) -> dict[str, Any]:
@@ -67,7 +71,7 @@ class _Run:
         if finished.exists() and read_json(finished).get("finished"):
             self.terminal.say(f"{self.folder}: finished before; its report is written anew")
             summary: dict[str, Any] = read_json(finished)
-            self.runtime.first_does(lambda: write_report(self.folder, summary))
+            self._show(summary)
             return summary
         prepared, data_seconds = self.ground.prepare()
         conditions = self.ground.conditions(prepared, self.folder.resolve().name)
@@ -80,7 +84,14 @@ class _Run:
         )  # fmt: skip
         rounds = growth.run(conditions, lambda done: self._summarise(reference, done, [], data_seconds, finished=False))
         controls = [self._control(name, rounds, growth, conditions) for name in recipe.controls]
-        return self._summarise(reference, rounds, controls, data_seconds, finished=True)
+        summary = self._summarise(reference, rounds, controls, data_seconds, finished=True)
+        self._show(summary)
+        return summary
+
+    def _show(self, summary: dict[str, Any]) -> None:
+        """Heads, layers and samples of reference and result, and the page with all that there is."""
+        look(self.recipe, self.folder, summary["result"]["model"], self.ground.place, self.runtime, self.terminal)
+        self.runtime.first_does(lambda: write_report(self.folder, summary))
 
     def _teacher(self, inherit: Inherit, blocks: int) -> Teacher | None:
         """The reference, for a recipe with distillation: of all rounds that there may be, and of the random control."""
@@ -144,13 +155,14 @@ class _Run:
         self, reference: dict[str, Any], rounds: list[dict[str, Any]], controls: list[dict[str, Any]],
         data_seconds: float, finished: bool,
     ) -> dict[str, Any]:  # fmt: skip
-        """Write summary.json and the report: after each round, so that a run that is stopped has something to show."""
+        """Write summary.json, and after each round the report, so that a run that is stopped has something to show."""
         parts = [*rounds, *controls, reference]
         wall = data_seconds + sum(part["wall_seconds"] for part in parts)
 
         def write() -> dict[str, Any]:
             summary = summarise(self.recipe, reference, rounds, controls, round(wall, 1), rt.peak_memory(), finished)
-            write_report(self.folder, summary)
+            if not finished:
+                write_report(self.folder, summary)
             write_json(self.folder / "summary.json", summary)
             return summary
 

@@ -58,7 +58,7 @@ def draw_curves(found: Curves, axis: str) -> Picture | None:
     rows = len(curves) + len(found.levels)
     says = f"validation loss during training, by {_SHOWN[axis]}"
     return draw(f"loss-by-{axis}", says, lambda figure, axes: _fill(figure, axes, curves, found.levels, axis),
-                (5.8, 3.6 + 0.19 * rows), font=10)  # fmt: skip
+                (5, 3.4 + 0.2 * rows), font=10.5)  # fmt: skip
 
 
 def by_axis(found: Curves) -> list[tuple[str, Picture]]:

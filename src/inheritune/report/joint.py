@@ -129,16 +129,20 @@ def _row(run: Run) -> list[str]:
 
 def _same_text(runs: list[tuple[str, Run]]) -> str:
     """Whether the runs' losses compare: by the checksums of their validation shards, where all manifests have them."""
-    seen = []
-    for _, run in runs:
-        shards = (run.manifest.get("lineage") or {}).get("data") or {}
-        seen.append(sorted(sum_ for name, sum_ in shards.items() if name.startswith("validation")))
+    seen = [_validation_text(run) for _, run in runs]
     lengths = {run.recipe["train"]["sequence_length"] for _, run in runs}
     if not all(seen):
         return "Whether the runs were judged on the same text is not known; their losses compare only if they were."
     if all(one == seen[0] for one in seen) and len(lengths) == 1:
         return "All runs were judged on the same validation sequences."
     return "The runs were judged on different validation sequences: compare their gaps, not their losses."
+
+
+def _validation_text(run: Run) -> str:
+    """What tells one run's validation text from another's: the sums of its shards; empty where they are not known."""
+    shards = (run.manifest.get("lineage") or {}).get("data") or {}
+    sums = sorted(found[:8] for name, found in shards.items() if name.startswith("validation"))
+    return f"validation text {', '.join(sums)}" if sums else ""
 
 
 def _arms(comparisons: list[tuple[str, Path, dict[str, Any]]]) -> Section:
@@ -173,7 +177,8 @@ def _all_analyses(found: Folders) -> list[tuple[str, dict[str, Any]]]:
     for label, run in found.runs:
         if run.analysis is not None:
             models = [model | {"name": name} for model, name in zip(run.analysis["models"], PAIR, strict=False)]
-            of_runs.append((label, run.analysis | {"models": models}))
+            text = run.analysis["text"] | {"source": _validation_text(run) or run.analysis["text"]["source"]}
+            of_runs.append((label, run.analysis | {"models": models, "text": text}))
     return [*found.analyses, *of_runs]
 
 

@@ -1,12 +1,13 @@
 """report/: a run as one HTML page that needs nothing else, and the same in Markdown."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 from inheritune.report.analysis_page import about_text, attention_missing_of, ranks
 from inheritune.report.curves import by_axis, merged
-from inheritune.report.notation import duration, short, spans
+from inheritune.report.notation import duration, many, short, spans
 from inheritune.report.run_files import Run, read_run
 from inheritune.report.sections import BAD, GOOD, OPEN, Page, Sample, Section, write_folder
 from inheritune.report.task_table import task_section
@@ -109,12 +110,17 @@ def samples_section(runs: list[tuple[str, Run]]) -> Section:
         for place, prompt in enumerate(run.samples["prompts"]):
             for model in run.samples["models"]:
                 name = f"{label}: {model['name']}" if label else model["name"]
-                found.setdefault(prompt, []).append((name, model["continuations"][place]))
+                found.setdefault(prompt, []).append((name, _shortened(model["continuations"][place])))
     about = (
         f"Each goes on greedily, with the likeliest token, for at most {' or '.join(map(str, sorted(tokens)))} tokens."
     )
     samples = [Sample(prompt, continued) for prompt, continued in found.items()]
     return Section("The same prompts, continued", about if samples else "", samples=samples)
+
+
+def _shortened(text: str) -> str:
+    """`text` with long runs of line breaks, which small models are fond of, counted."""
+    return re.sub(r"\n{4,}", lambda found: f"\n[{len(found[0])} line breaks]\n", text)
 
 
 def _cost(run: Run) -> Section:
@@ -136,12 +142,12 @@ def _cost(run: Run) -> Section:
         return Section("Cost")
     rows.append(["all trainings", "", "", f"{flops:.3g}", "", duration(seconds), ""])
     header = ["training", "tokens", "steps", "FLOPs", "teacher FLOPs", "time", "tokens/s"]
-    notes = ["Each training's own steps."]
+    notes = ["The time is that of the steps alone."]
     if "wall_seconds" in summary:
         memory = f"{summary['peak_memory_bytes'] / 1e9:.1f} GB"
         notes.append(
-            f"With text, evaluations and checkpoints it took {duration(summary['wall_seconds'])}, and at most {memory}"
-            " of memory."
+            f"The whole run, with text, evaluations and checkpoints, took {duration(summary['wall_seconds'])} and at"
+            f" most {memory} of memory."
         )
     return Section("Cost", tables=[("", *without_empty(header, rows))], notes=notes)
 
@@ -164,10 +170,16 @@ def _loading(run: Run) -> Section:
     )
     best = next(found for found in run.summary["rounds"] if found["model"] == result["model"])
     about = (
-        f"{result['layers']} blocks, {short(result['parameters'])} parameters. It began with the reference's blocks"
-        f" {spans(best['blocks'])}."
+        f"{many(result['layers'], 'block')}, {short(result['parameters'])} parameters. It began with the reference's"
     )
+    about += f" blocks {spans(best['blocks'])}."
     return Section(title, about, code=[("", code)])
+
+
+def _command(words: list[str]) -> str:
+    """The command as it is typed: started as a module or a script, its first word is a file of this installation."""
+    own = Path(words[0]).name in ("__main__.py", "inheritune")
+    return shlex.join(["inheritune" if own else words[0], *words[1:]])
 
 
 def _reproducing(run: Run) -> Section:
@@ -185,7 +197,7 @@ def _reproducing(run: Run) -> Section:
         if lineage.get("revision"):
             facts.append(["reference's revision", lineage["revision"]])
         tables.append(("", ["what", "was"], facts))
-        code.append(("It was started with", shlex.join(first["command"])))
+        code.append(("It was started with", _command(first["command"])))
     code.append(
         (
             "With the recipe below as recipe.yaml, the same on the same machine and versions:",

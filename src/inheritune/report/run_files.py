@@ -12,7 +12,7 @@ import yaml
 from inheritune.errors import InputError
 from inheritune.report.analysis_page import read_analysis
 from inheritune.report.curves import Curve, Curves, Points
-from inheritune.report.notation import short
+from inheritune.report.notation import many, short
 from inheritune.report.task_table import read_tasks
 from inheritune.runlog import read_json, read_metrics
 
@@ -142,11 +142,11 @@ def _trainings(folder: Path) -> Iterator[Training]:
         yield Training("reference", folder / "reference", "reference")
     rounds = [(place, match) for place in _folders(folder / "rounds") if (match := _ROUND.fullmatch(place.name))]
     for place, match in sorted(rounds, key=lambda found: int(found[1][1])):
-        yield Training(f"round {match[1]}: {match[2]} blocks", place, "round")
+        yield Training(f"round {match[1]}: {many(int(match[2]), 'block')}", place, "round")
     for place in sorted(_folders(folder / "controls")):
         match = _CONTROL.fullmatch(place.name)
         assert match is not None  # it fits any name
-        blocks = f", {match[2]} blocks" if match[2] else ""
+        blocks = f", {many(int(match[2]), 'block')}" if match[2] else ""
         yield Training(f"control: {match[1]}{blocks}", place, "control")
 
 

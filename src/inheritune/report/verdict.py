@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from inheritune.report.notation import short, with_error
+from inheritune.report.notation import many, short, with_error
 
 
 def verdict(summary: dict[str, Any]) -> str:
@@ -38,10 +38,10 @@ def _begun(summary: dict[str, Any]) -> str:
     reference, rounds = summary["reference"], summary["rounds"]
     if reference is None:
         return "Not finished: the reference is not judged yet."
-    done = f"{len(rounds)} round{'s' if len(rounds) > 1 else ''}" if rounds else "no round"
+    done = many(len(rounds), "round") if rounds else "no round"
     return (
-        f"Not finished: the reference, {reference['layers']} blocks, has validation loss {reference['val_loss']:.4f};"
-        f" {done} judged so far."
+        f"Not finished: the reference, {many(reference['layers'], 'block')}, has validation loss"
+        f" {reference['val_loss']:.4f}; {done} judged so far."
     )
 
 

@@ -50,6 +50,49 @@ def judged(layers: int, loss: float) -> dict[str, Any]:
     }
 
 
+def make_comparison(folder: Path, arms: int = 3) -> Path:
+    """A finished comparison of `arms` arms (0: killed before the first), and a reference that was trained for it."""
+    folder.mkdir(parents=True)
+    (folder / "suite.yaml").write_text("arms: []\n")
+    if not arms:
+        return folder
+    reference = figures(6, 3.0) | {"name": "models/large", "folder": "../shared/reference"}
+    metrics(folder.parent / "shared" / "reference", 6.0, 3.0)
+    save(folder.parent / "shared" / "reference" / "evaluation.json", reference)
+    found = []
+    for number in range(arms):
+        name, loss = f"arm {number}", 2.9 + number / 10
+        metrics(folder / "arms" / f"{number}", 5.0, loss)
+        arm = judged(3, loss) | {
+            "name": name,
+            "start": "inherit",
+            "state": "finished",
+            "failures": [],
+            "allow_unequal": None,
+        }
+        arm |= {
+            "equal": True,
+            "val_loss_se_seeds": None,
+            "best_val_loss": loss,
+            "best_val_loss_se": 0.01,
+            "flops_to_match": None,
+        }
+        stage = {key: arm[key] for key in ("tokens", "steps", "flops")} | {"folder": "."}
+        arm |= {
+            "runs": [{"folder": f"arms/{number}", "stages": [stage]}],
+            "verdict": "matched" if loss <= 3 else "behind",
+        }
+        found.append(arm)
+    found.append({"name": "broken", "start": "random", "state": "failed", "failures": [{"seed": 1, "error": "no room"}],
+                  "allow_unequal": None, "verdict": "failed"})  # fmt: skip
+    save(
+        folder / "comparison.json",
+        {"finished": True, "reference": reference, "arms": found, "budget_tokens": 4000, "seeds": [1], "tolerance": 0.0,
+         "validation_sequences": 3, "curve_sequences": 2, "published": None},
+    )  # fmt: skip
+    return folder
+
+
 TASKS: dict[str, Any] = {
     "format": 1, "text": {"source": "validation", "sequences": 3, "sequence_length": 16, "tokens": 48, "bytes": 200},
     "harness": {"version": "0.4.13", "limit": None},

@@ -78,7 +78,9 @@ def test_points_stay_few_however_long_the_training() -> None:
     assert len(picture.svg) < 200_000
     curves = points(picture.svg, "loss-by-tokens")
     assert sum(map(len, curves)) == 600
-    assert [(c[0][2], c[-1][2]) for c in curves] == [(f"{name}\n0 tokens: 5.0000", f"{name}\n2M tokens: 1.0002") for name in "abc"]
+    assert [(c[0][2], c[-1][2]) for c in curves] == [
+        (f"{name}\n0 tokens: 5.0000", f"{name}\n2M tokens: 1.0002") for name in "abc"
+    ]
 
 
 SAID = {

@@ -5,26 +5,29 @@
   tip.id = "tip";
   tip.hidden = true;
   document.body.append(tip);
-  let shown = null;
+  let shown = [];
 
   const hide = () => {
-    shown?.classList.remove("on");
-    shown = null;
+    for (const point of shown) point.classList.remove("on");
+    shown = [];
     tip.hidden = true;
   };
 
-  const show = (point, box) => {
-    if (point !== shown) {
-      hide();
-      shown = point;
-      point.classList.add("on");
-      tip.textContent = point.dataset.says;
-      tip.hidden = false;
-    }
-    const left = box.x + box.width / 2 - tip.offsetWidth / 2;
-    tip.style.left = `${Math.max(4, Math.min(left, document.documentElement.clientWidth - tip.offsetWidth - 4))}px`;
-    const above = box.y - tip.offsetHeight - 10;
-    tip.style.top = `${above > 4 ? above : box.bottom + 10}px`;
+  const middle = (point) => {
+    const box = point.getBoundingClientRect();
+    return [box.x + box.width / 2, box.y + box.height / 2];
+  };
+
+  const show = (points, [x, y]) => {
+    hide();
+    shown = points;
+    for (const point of points) point.classList.add("on");
+    tip.textContent = points.map((point) => point.dataset.says).join("\n");
+    tip.hidden = false;
+    const left = Math.min(x - tip.offsetWidth / 2, document.documentElement.clientWidth - tip.offsetWidth - 4);
+    const above = y - tip.offsetHeight - 16;
+    tip.style.left = `${Math.max(4, left)}px`;
+    tip.style.top = `${above > 4 ? above : y + 16}px`;
   };
 
   for (const svg of document.querySelectorAll("svg")) {
@@ -34,13 +37,15 @@
       point.replaceChildren();
     }
     const seek = (event) => {
-      let least = reach, found = null, place = null;
-      for (const point of points) {
-        const box = point.getBoundingClientRect();
-        const far = Math.hypot(box.x + box.width / 2 - event.clientX, box.y + box.height / 2 - event.clientY);
-        if (far < least) [least, found, place] = [far, point, box];
-      }
-      if (found) show(found, place); else hide();
+      const far = points.map((point) => {
+        const [x, y] = middle(point);
+        return Math.hypot(x - event.clientX, y - event.clientY);
+      });
+      const least = Math.min(...far);
+      if (least > reach) return hide();
+      const place = middle(points[far.indexOf(least)]);
+      // what lies under the nearest one is shown too
+      show(points.filter((point) => Math.hypot(middle(point)[0] - place[0], middle(point)[1] - place[1]) < 2), place);
     };
     if (!points.length) continue;
     svg.addEventListener("pointermove", seek);

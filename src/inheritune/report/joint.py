@@ -183,11 +183,11 @@ def _all_analyses(found: Folders) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _models(analyses: list[tuple[str, dict[str, Any]]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """All models, and what they are called: by their folder too where there are several."""
+    """All models, and what they are called."""
     models, labels = [], []
     for label, facts in analyses:
         models += facts["models"]
-        labels += [f"{label}: {name}" if len(analyses) > 1 else name for name in labels_of(facts["models"])]
+        labels += [f"{label}: {name}" for name in labels_of(facts["models"])]
     return models, labels
 
 

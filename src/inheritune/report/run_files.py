@@ -21,7 +21,7 @@ _CONTROL = re.compile(r"(.+?)(?:-(\d+)layers)?")
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingFolder:
     """One training of a run, finished or not: `name` is for people, `role` as in `Curve`."""
 
     name: str
@@ -75,7 +75,7 @@ class Run:
     recipe: dict[str, Any]
     recipe_text: str
     summary: dict[str, Any]
-    trainings: list[Training]
+    trainings: list[TrainingFolder]
     manifest: dict[str, Any]
     samples: dict[str, Any] | None
     tasks: dict[str, Any] | None
@@ -136,18 +136,18 @@ def read_run(folder: Path, summary: dict[str, Any] | None = None) -> Run:
     )  # fmt: skip
 
 
-def _trainings(folder: Path) -> Iterator[Training]:
+def _trainings(folder: Path) -> Iterator[TrainingFolder]:
     """Those that have left a folder, in their order: the reference's (where it is trained), rounds, controls."""
     if (folder / "reference" / "metrics.jsonl").exists():
-        yield Training("reference", folder / "reference", "reference")
+        yield TrainingFolder("reference", folder / "reference", "reference")
     rounds = [(place, match) for place in _folders(folder / "rounds") if (match := _ROUND.fullmatch(place.name))]
     for place, match in sorted(rounds, key=lambda found: int(found[1][1])):
-        yield Training(f"round {match[1]}: {many(int(match[2]), 'block')}", place, "round")
+        yield TrainingFolder(f"round {match[1]}: {many(int(match[2]), 'block')}", place, "round")
     for place in sorted(_folders(folder / "controls")):
         match = _CONTROL.fullmatch(place.name)
         assert match is not None  # it fits any name
         blocks = f", {many(int(match[2]), 'block')}" if match[2] else ""
-        yield Training(f"control: {match[1]}{blocks}", place, "control")
+        yield TrainingFolder(f"control: {match[1]}{blocks}", place, "control")
 
 
 def _folders(place: Path) -> list[Path]:
@@ -157,7 +157,7 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _standing(
-    folder: Path, recipe: dict[str, Any], trainings: list[Training], summary: dict[str, Any] | None
+    folder: Path, recipe: dict[str, Any], trainings: list[TrainingFolder], summary: dict[str, Any] | None
 ) -> dict[str, Any]:
     """summary.json, and beside it what was judged since it was written."""
     if summary is not None and summary["finished"]:

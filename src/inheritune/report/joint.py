@@ -69,15 +69,15 @@ def joint_page(found: Folders) -> Page:
     return Page(f"Side by side: {', '.join(found.labels)}", verdicts, sections)
 
 
-def stacked(tables: list[tuple[str, list[str], list[list[str]]]], first: str) -> tuple[list[str], list[list[str]]]:
-    """Tables as one: all their columns, and before them a column `first` with each table's label."""
+def stacked(tables: list[tuple[str, list[str], list[list[str]]]]) -> tuple[list[str], list[list[str]]]:
+    """Tables as one with all their columns, each row's name behind its table's label."""
     names = list(dict.fromkeys(name for _, header, _ in tables for name in header))
     rows = []
     for label, header, body in tables:
         for row in body:
             cells = dict(zip(header, row, strict=True))
-            rows.append([label, *(cells.get(name, "") for name in names)])
-    return [first, *names], rows
+            rows.append([f"{label}: {row[0]}", *(cells.get(name, "") for name in names[1:])])
+    return names, rows
 
 
 def _runs(runs: list[tuple[str, Run]]) -> Section:
@@ -93,7 +93,7 @@ def _runs(runs: list[tuple[str, Run]]) -> Section:
     models = [(label, *table(run.summary)) for label, run in runs]
     tables = [("", *without_empty(header, rows))]
     if any(body for _, _, body in models):
-        names, body = stacked(models, "run")
+        names, body = stacked(models)
         tables.append(("Rounds and controls", *without_empty(names, body)))
     notes = [_same_text(runs)] if len(runs) > 1 else []
     return Section(
@@ -152,7 +152,7 @@ def _arms(comparisons: list[tuple[str, Path, dict[str, Any]]]) -> Section:
     tables = [(label, *comparison_table(found)) for label, found in known]
     several = len(known) > 1
     notes = [f"{label}: {note}" if several else note for label, found in known for note in notes_on(found)]
-    return Section("Arms", tables=[("", *stacked(tables, "comparison"))], notes=notes)
+    return Section("Arms", tables=[("", *stacked(tables))], notes=notes)
 
 
 def _curves(found: Folders) -> Section:

@@ -34,18 +34,18 @@ def task_table(models: list[dict[str, Any]], published: list[dict[str, Any]]) ->
     that too. Models of `published` were judged by others.
     """
     every = [*models, *published]
-    header = ["task", "metric", "shots", *(one["name"] for one in models)]
-    header += [f"{one['name']} (published)" for one in published]
+    header = ["task", *(one["name"] for one in models), *(f"{one['name']} (published)" for one in published)]
+    header += ["metric", "shots"]
     rows = []
     for title, key in _ON_TEXT:
         cells = [_cell(one.get(key), one.get(f"{key}_se")) for one in every]
         if any(cells):
-            rows.append([title, "", "", *cells])
+            rows.append([title, *cells, "", ""])
     names = list(dict.fromkeys(name for one in every for name in one.get("tasks") or {}))
     for name in names:
         scores = [(one.get("tasks") or {}).get(name) for one in every]
         first = next(score for score in scores if score)
-        rows.append([name, first["metric"], _shots(first), *(_score(score, first) for score in scores)])
+        rows.append([name, *(_score(score, first) for score in scores), first["metric"], _shots(first)])
     return header, rows
 
 

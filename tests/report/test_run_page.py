@@ -84,7 +84,7 @@ def test_points_stay_few_however_long_the_training() -> None:
 
 
 SAID = {
-    "begun": ("Not finished: the reference is not judged yet.", "The reference is not judged yet."),
+    "begun": ("Not finished: the reference is not judged yet.", "How to reproduce it"),
     "reference": ("Not finished: the reference, 6 blocks, has validation loss 3.0000; no round judged so far.", "No training has begun."),
     "training": ("no round judged so far", "round 1: 2 blocks: not finished; at step 40 (4K tokens) the training loss is 3.2000."),
     "round 1": ("Not finished. So far: not matched up to 2 blocks", "round 1"),

@@ -85,8 +85,8 @@ class Run:
     def under_way(self) -> list[str]:
         """Sentences on what was begun and is not finished."""
         found = [said for training in self.trainings if (said := training.state())]
-        if not self.summary["finished"] and not self.trainings:
-            found.append("No training has begun." if self.summary["reference"] else "The reference is not judged yet.")
+        if self.summary["reference"] and not self.summary["finished"] and not self.trainings:
+            found.append("No training has begun.")
         return found
 
     @property
@@ -165,7 +165,7 @@ def _standing(
     reference = _json(folder / "reference" / "evaluation.json")
     if reference is not None:
         name = recipe["reference"].get("path") if isinstance(recipe["reference"], dict) else recipe["reference"]
-        reference = {**reference, "name": name or "the reference"}
+        reference = {**reference, "name": name or "reference trained by this run"}
     found: dict[str, Any] = {"rounds": [], "controls": [], "result": None} | (summary or {})
     known = {one["model"] for one in [*found["rounds"], *found["controls"]]}
     later: dict[str, list[dict[str, Any]]] = {"round": [], "control": []}

@@ -112,6 +112,7 @@ def test_analysis_of_both_goes_on_where_it_stopped(
         with pytest.raises(KeyboardInterrupt):
             run(wish, folder)
     assert read_json(folder / "summary.json")["finished"] is True
+    assert "How to reproduce it" in (folder / "report" / "report.md").read_text(encoding="utf-8")
     assert not (folder / "analysis").exists()
     summary = run(wish, folder)
     found = read_json(folder / "analysis" / "analysis.json")

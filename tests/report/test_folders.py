@@ -105,7 +105,7 @@ def test_what_is_no_report_is_left_alone_and_said_in_a_line(
     (tmp_path / "mine" / "index.html").write_text("a page of mine")
     run = str(places["run"])
     wrong = {
-        ("report", str(tmp_path)): "is none of a run (recipe.yaml), a comparison (comparison.json, suite.yaml) and an analysis (analysis.json);",
+        ("report", str(tmp_path)): "holds none of these: run (recipe.yaml), comparison (comparison.json or suite.yaml), analysis (analysis.json);",
         ("report", str(tmp_path / "gone")): "gone: is no folder; name folders that",
         ("report", run, run): "is named twice",
         ("report", run, "--out", str(tmp_path / "mine")): "mine: is not empty and holds no report; give another --out",

@@ -20,11 +20,12 @@ _PROMPT_LENGTH = 24  # tokens of a validation document that make a prompt
 _SEARCHED = 2**18  # validation tokens in which beginnings of documents are looked for
 
 
-def look(recipe: Recipe, folder: Path, result: str, place: Reference, runtime: Runtime, terminal: Terminal) -> None:
+def look(recipe: Recipe, folder: Path, result: str, place: Reference, runtime: Runtime, terminal: Terminal) -> bool:
     """Write analysis/ and samples.json into a run's `folder`, as its recipe's `evaluate` says; what is there is kept.
 
     `result` is the target's place in the folder, `place` the reference's. Where the text or the target was taken away
-    since, that is said, and nothing is written. Raises InputError where a model cannot be read.
+    since, that is said, and nothing is written. Returns whether anything was. Raises InputError where a model cannot be
+    read.
     """
     wish = recipe.evaluate
     needed = (folder / "data", folder / result)
@@ -43,6 +44,7 @@ def look(recipe: Recipe, folder: Path, result: str, place: Reference, runtime: R
         _analyse(folder, [place, target], recipe.train.sequence_length, runtime, terminal)
     if "samples" in wanted:
         runtime.first_does(lambda: _continue(wish, folder, [place, target], runtime, terminal))
+    return bool(wanted)
 
 
 def _wants_samples(wish: EvaluateRun, file: Path) -> bool:
@@ -79,10 +81,12 @@ def _continue(
     prompts = wish.prompts or beginnings(open_prepared(folder / "data"), tokenizer, _PROMPTS)
     count = wish.new_tokens.count
     terminal.say(f"samples: {len(prompts)} prompts, continued by reference and target")
-    models = []
-    for name, place in zip(PAIR, pair, strict=True):
+
+    def answers(place: Reference) -> list[str]:  # a function, so that one model is let go before the next comes
         model = load_model(place).float().to(runtime.device)
-        models.append({"name": name, "continuations": [greedy(model, tokenizer, text, count) for text in prompts]})
+        return [greedy(model, tokenizer, text, count) for text in prompts]
+
+    models = [{"name": name, "continuations": answers(place)} for name, place in zip(PAIR, pair, strict=True)]
     write_json(folder / "samples.json", {"prompts": prompts, "models": models, "new_tokens": count})
 
 

@@ -71,7 +71,8 @@ class _Run:
         if finished.exists() and read_json(finished).get("finished"):
             self.terminal.say(f"{self.folder}: finished before; its report is written anew")
             summary: dict[str, Any] = read_json(finished)
-            self._show(summary)
+            self.runtime.first_does(lambda: write_report(self.folder, summary))
+            self._look(summary)
             return summary
         prepared, data_seconds = self.ground.prepare()
         conditions = self.ground.conditions(prepared, self.folder.resolve().name)
@@ -85,13 +86,14 @@ class _Run:
         rounds = growth.run(conditions, lambda done: self._summarise(reference, done, [], data_seconds, finished=False))
         controls = [self._control(name, rounds, growth, conditions) for name in recipe.controls]
         summary = self._summarise(reference, rounds, controls, data_seconds, finished=True)
-        self._show(summary)
+        self._look(summary)
         return summary
 
-    def _show(self, summary: dict[str, Any]) -> None:
-        """Heads, layers and samples of reference and result, and the page with all that there is."""
-        look(self.recipe, self.folder, summary["result"]["model"], self.ground.place, self.runtime, self.terminal)
-        self.runtime.first_does(lambda: write_report(self.folder, summary))
+    def _look(self, summary: dict[str, Any]) -> None:
+        """Heads, layers and samples of reference and result. They come last: a run stands without them."""
+        model = summary["result"]["model"]
+        if look(self.recipe, self.folder, model, self.ground.place, self.runtime, self.terminal):
+            self.runtime.first_does(lambda: write_report(self.folder, summary))
 
     def _teacher(self, inherit: Inherit, blocks: int) -> Teacher | None:
         """The reference, for a recipe with distillation: of all rounds that there may be, and of the random control."""
@@ -155,14 +157,13 @@ class _Run:
         self, reference: dict[str, Any], rounds: list[dict[str, Any]], controls: list[dict[str, Any]],
         data_seconds: float, finished: bool,
     ) -> dict[str, Any]:  # fmt: skip
-        """Write summary.json, and after each round the report, so that a run that is stopped has something to show."""
+        """Write summary.json and the report: after each round, so that a run that is stopped has something to show."""
         parts = [*rounds, *controls, reference]
         wall = data_seconds + sum(part["wall_seconds"] for part in parts)
 
         def write() -> dict[str, Any]:
             summary = summarise(self.recipe, reference, rounds, controls, round(wall, 1), rt.peak_memory(), finished)
-            if not finished:
-                write_report(self.folder, summary)
+            write_report(self.folder, summary)
             write_json(self.folder / "summary.json", summary)
             return summary
 

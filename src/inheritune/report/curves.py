@@ -39,9 +39,12 @@ class Curves:
         found = [Curve(c.name, [p for p in c.points if axis in p], c.role) for c in self.curves]
         return [curve for curve in found if curve.points]
 
-    def left_out(self) -> list[str]:
-        """Names of curves that some axis does not have."""
-        return [c.name for c in self.curves if any(axis not in point for axis in AXES for point in c.points)]
+    def missing(self) -> list[str]:
+        """What is not there yet, in sentences."""
+        if not self.curves:
+            return ["No validation loss was taken yet."]
+        partly = [c.name for c in self.curves if any("flops" not in point for point in c.points)]
+        return [f"By FLOPs without {', '.join(partly)}: they are counted when a training ends."] if partly else []
 
 
 def merged(parts: Sequence[Curves]) -> Curves:

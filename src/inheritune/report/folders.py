@@ -18,8 +18,8 @@ def kind_of(folder: Path) -> str:
     for kind, names in _MARKS.items():
         if any((folder / name).is_file() for name in names):
             return kind
-    what = "is no folder" if not folder.is_dir() else "is none of a run (recipe.yaml), a comparison (comparison.json,"
-    what += "" if not folder.is_dir() else " suite.yaml) and an analysis (analysis.json)"
+    wanted = ", ".join(f"{kind} ({' or '.join(names)})" for kind, names in _MARKS.items())
+    what = f"holds none of these: {wanted}" if folder.is_dir() else "is no folder"
     raise InputError(str(folder), what, "name folders that `inheritune run`, `compare` or `analyze` wrote")
 
 

@@ -165,7 +165,7 @@ def _curves(found: Folders) -> Section:
     note = "Taken on the first validation sequences of each, of arms as means over the seeds; the tables judge on all."
     return Section(
         "Validation loss during training",
-        missing=[] if curves.curves else ["No validation loss was taken yet."],
+        missing=curves.missing(),
         by_axis=by_axis(curves),
         notes=[note] if curves.curves else [],
     )

@@ -66,11 +66,7 @@ def _rounds(run: Run) -> Section:
 
 def curves_section(runs: list[tuple[str, Run]]) -> Section:
     """Validation losses on the way of one or several runs, on common axes; each run has a label ('' for none)."""
-    together, missing = merged([run.curves(label) for label, run in runs]), []
-    if not together.curves:
-        missing.append("No validation loss was taken yet.")
-    elif together.left_out():
-        missing.append(f"By FLOPs without {', '.join(together.left_out())}: they are counted when a training ends.")
+    together = merged([run.curves(label) for label, run in runs])
     every = " or ".join(dict.fromkeys(str(run.recipe["evaluate"]["every"]) for _, run in runs))
     shown = " or ".join(dict.fromkeys(f"{run.curve_sequences:,}" for _, run in runs))
     note = (
@@ -79,7 +75,7 @@ def curves_section(runs: list[tuple[str, Run]]) -> Section:
     )
     return Section(
         "Validation loss during training",
-        missing=missing,
+        missing=together.missing(),
         by_axis=by_axis(together),
         notes=[note] if together.curves else [],
     )

@@ -16,6 +16,8 @@ from inheritune.report.notation import many, short
 from inheritune.report.task_table import read_tasks
 from inheritune.runlog import read_json, read_metrics
 
+_READ = {"evaluate": ("every", "sequences", "tolerance"), "train": ("sequence_length",), "reference": ()}
+"""Keys of the resolved recipe that pages need."""
 _ROUND = re.compile(r"(\d+)-(\d+)layers")
 _CONTROL = re.compile(r"(.+?)(?:-(\d+)layers)?")
 
@@ -120,7 +122,9 @@ def read_run(folder: Path, summary: dict[str, Any] | None = None) -> Run:
     try:
         text = place.read_text(encoding="utf-8")
         recipe = yaml.safe_load(text)
-        recipe["evaluate"]["sequences"]
+        for part, keys in _READ.items():
+            for key in keys:
+                recipe[part][key]
     except FileNotFoundError:
         raise InputError(str(folder), "holds no recipe.yaml", "name the folder of a run") from None
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):

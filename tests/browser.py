@@ -40,6 +40,11 @@ class Browser:
         """Move the pointer to a place in the window."""
         self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
 
+    def touch(self, x: float, y: float) -> None:
+        """Touch a place in the window and let go."""
+        for kind, fingers in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+            self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+
     def complaints(self) -> list[str]:
         """What the console has said since asked last, warnings included."""
         return [entry["message"] for entry in self.driver.get_log("browser")]

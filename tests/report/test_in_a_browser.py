@@ -117,6 +117,17 @@ def test_values_are_shown_beside_the_pointer(kind: str, width: int, pages: dict[
         assert chromium.ask("return document.querySelector('#tip').hidden")
 
 
+def test_values_stay_beside_a_finger_that_has_left(pages: dict[str, Path], chromium: Browser) -> None:
+    chromium.open(pages["run"], 400)
+    x, y, says = chromium.ask(
+        "const found = document.querySelectorAll('svg .point')[2]; found.scrollIntoView({block: 'center'});"
+        "const box = found.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2, found.dataset.says]"
+    )
+    chromium.touch(x, y)
+    assert says in chromium.ask("return document.querySelector('#tip').innerText")
+    assert not chromium.ask("return document.querySelector('#tip').hidden")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_print_hides_nothing(kind: str, pages: dict[str, Path], chromium: Browser) -> None:
     paper = 718  # pixels of A4 between its margins

@@ -25,13 +25,14 @@ _RANK_LENGTH, _RANK_SEQUENCES = 100, 20  # ranks grow with the length: the paper
 
 def choose_blocks(
     model: "PreTrainedModel", rows_NT: "torch.Tensor", wish: Inherit, *, micro_batch: int = 8,
-    trust_remote_code: bool = False, say: Callable[[str], None] = lambda _: None,
+    precision: str = "float32", trust_remote_code: bool = False, say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     """The blocks that a measured choice keeps, and the order in which it drops the others, as plain data.
 
     `rows_NT` are calibration sequences (N, T + 1), which must not be validation text. auto drops one block after the
     other, each time the one without which the loss is lowest (see `search`), until `wish.layers` is kept; rank,
     influence and loss drop those with the lowest MaxRank, block influence, or increase of the loss when skipped alone.
+    Products for losses are in `precision` (float32 or bfloat16).
     The model, in evaluation mode and on its device, is left as it was. Keys: choose, blocks, dropped (in order; block,
     and with auto loss and increase in nats a token), lazy_layers, reason, calibration, loss, trials, seconds.
 

@@ -30,9 +30,9 @@ def describe(
     """A model's figures on sequences of token ids (N, T + 1), as plain data: see docs/analysis.md for every key.
 
     Attention and distances are taken on the first T tokens of each row; losses, which take longer, on the first
-    `loss_sequences` rows (default: all), gradients on up to eight of these, both with products in `precision` (float32 or
-    bfloat16). The model, in evaluation mode and on its
-    device, is left as it was. Under "maps" stand the attention matrices (T, T) of a potent and a lazy head, as tensors.
+    `loss_sequences` rows (default: all), gradients on up to eight of these, both with products in `precision` (float32
+    or bfloat16). The model, in evaluation mode and on its device, is left as it was. Under "maps" stand the
+    attention matrices (T, T) of a potent and a lazy head, as tensors.
     Raises InputError for a tau outside (0, 1), RunError for hidden states that are not finite.
     """
     clock = _Clock()

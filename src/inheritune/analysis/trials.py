@@ -71,8 +71,8 @@ class Trials:
 
 
 def products_in(precision: str, model: "PreTrainedModel") -> AbstractContextManager[Any]:
-    """The context for losses with products in `precision` (float32 or bfloat16). Around all of them, so that weights are
-    rounded once.
+    """The context for losses with products in `precision` (float32 or bfloat16); around many, as weights are rounded
+    once in it.
     """
     import torch
 

@@ -11,6 +11,10 @@ from inheritune.report.notation import short, with_error
 from inheritune.report.sections import BAD, GOOD, OPEN, Page, Section, write_folder
 from inheritune.runlog import read_json
 
+_COLUMNS = (
+    "arm", "blocks", "params", "tokens", "FLOPs", "teacher's", "seconds", "val. loss", "± seeds", "gap", "speed-up",
+    "published", "FLOPs to match", "best", "verdict",
+)  # fmt: skip
 _NARROW = ("arm", "blocks", "val. loss", "± seeds", "gap", "speed-up", "verdict", "published")
 
 
@@ -43,7 +47,7 @@ def comparison_table(found: dict[str, Any], narrow: bool = False) -> tuple[list[
     if not any(arm["start"] == "growth" for arm in found["arms"]):
         for row in rows:
             row.pop("FLOPs to match", None)
-    header = [name for name in rows[1] if any(row.get(name) for row in rows) and (not narrow or name in _NARROW)]
+    header = [name for name in _COLUMNS if any(row.get(name) for row in rows) and (not narrow or name in _NARROW)]
     if narrow:
         for row, arm in zip(rows, [found["reference"], *found["arms"]], strict=False):
             _shorten(row, arm)
@@ -85,9 +89,9 @@ def _arm_row(arm: dict[str, Any]) -> dict[str, str]:
         "seconds": f"{arm['seconds']:,.0f}",
         "val. loss": with_error(arm["val_loss"], arm["val_loss_se"]),
         "± seeds": "" if arm["val_loss_se_seeds"] is None else f"{arm['val_loss_se_seeds']:.4f}",
-        "best": with_error(arm["best_val_loss"], arm["best_val_loss_se"]),
         "gap": with_error(arm["gap"], arm["gap_se"], sign=True),
         "speed-up": _speed_up(arm),
+        "best": with_error(arm["best_val_loss"], arm["best_val_loss_se"]),
         "FLOPs to match": "not reached" if to_match is None else f"{to_match:.2g}",
         "verdict": arm["verdict"],
     }

@@ -122,7 +122,8 @@ def main(words: Sequence[str] | None = None) -> None:
 def _part(folder: Path, found: dict[str, Any]) -> str:
     """What is shown of a comparison: the table, what its marks mean, the differences."""
     notes = [markdown_text(note) for note in notes_on(found) if note.startswith("*") or ", failed: " in note]
-    blocks = ["\n".join(_table(found)), "  \n".join(notes), "\n".join(_differences(folder, found))]
+    parts = [_table(found), _differences(folder, found), _rounds(found)]
+    blocks = ["\n".join(parts[0]), "  \n".join(notes), *("\n".join(part) for part in parts[1:])]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -190,6 +191,20 @@ def _differences(folder: Path, found: dict[str, Any]) -> list[str]:
         error = "" if between.error is None else f"{between.error:.4f}"
         rows.append([f"{wanted.left} - {wanted.right}", with_error(over.value, over.error, True), error, wanted.paper])
     return markdown_table(["difference", "val. loss", "± seeds", "paper"], rows) if rows else []
+
+
+def _rounds(found: dict[str, Any]) -> list[str]:
+    """A row for each round of the arms that grow: its depth, what it added up to, its loss."""
+    rows = []
+    for arm in found["arms"]:
+        for run in arm["runs"] if arm["start"] == "growth" and "runs" in arm else []:
+            spent = 0.0
+            for stage in run["stages"]:
+                spent += stage["flops"]
+                rows.append(
+                    [arm["name"], str(run["seed"]), str(stage["layers"]), f"{spent:.3g}", f"{stage['val_loss']:.4f}"]
+                )
+    return markdown_table(["rounds of", "seed", "blocks", "FLOPs until then", "val. loss"], rows) if rows else []
 
 
 def _losses(folder: Path, arm: dict[str, Any]) -> dict[int, list[float]]:

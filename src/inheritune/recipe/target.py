@@ -110,6 +110,9 @@ class Inherit(Part):
     choice is an order: further rounds put blocks back in the reverse of the order in which they were dropped."""
     calibration: Tokens = Size(2048, "tokens")
     """How many training tokens a measured choice sees; all where there are fewer."""
+    recovery: Tokens | None = Size(2048, "tokens")
+    """With auto: on how many further training tokens the blocks left (of a copy) are trained for a step behind each
+    block that is dropped, so that the next is chosen by what training will not mend. null: not at all."""
     submodules: Submodules = "all"
     """Whose weights come along: all, none (random weights), or a list of attention, mlp, norms, final_norm, embeddings,
     head. What does not is initialised as the architecture does it. A tied head belongs to the embeddings."""

@@ -14,7 +14,7 @@ from inheritune.analysis import Trials, choose_blocks
 from inheritune.analysis.choice import divide
 from inheritune.analysis.recovery import RATE, Recovery
 from inheritune.analysis.trials import products_in
-from inheritune.recipe import Inherit
+from inheritune.recipe import Inherit, check
 
 ROWS, SPARE = some_tokens(2, 17), some_tokens(9, 17)[2:]
 
@@ -63,7 +63,7 @@ def test_products_in_bfloat16_train_too_and_do_not_see_old_weights() -> None:
     assert not torch.equal(before, seen)
 
 
-def test_sequences_to_recover_on_are_others_and_the_model_stays(tmp_path: Any) -> None:
+def test_sequences_to_recover_on_are_others_and_the_model_stays() -> None:
     model = build("llama")
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rows = some_tokens(12, 17)
@@ -77,7 +77,7 @@ def test_sequences_to_recover_on_are_others_and_the_model_stays(tmp_path: Any) -
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     for less in (
-        choose_blocks(model, rows, wish.model_copy(update={"recovery": None})),
+        choose_blocks(model, rows, check(Inherit, wish.model_dump() | {"recovery": "none"}, "inherit")),
         choose_blocks(model, seen, wish),
     ):
         assert less["recovery_steps"] == 0

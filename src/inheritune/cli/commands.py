@@ -9,7 +9,7 @@ import typer
 from inheritune import __version__
 from inheritune.cli.analysis import analyze
 from inheritune.cli.comparison import compare
-from inheritune.cli.options import DOTTED, DryRun, Json, Quiet, Trust, overrides, terminal_of
+from inheritune.cli.options import DOTTED, Calibration, DryRun, Json, Quiet, Recovery, Trust, overrides, terminal_of
 from inheritune.cli.planning import plan
 from inheritune.cli.preparation import prepare
 from inheritune.cli.reporting import report
@@ -131,9 +131,8 @@ def inherit(
     data: Annotated[
         Path | None, typer.Option(help="A folder that `inheritune prepare` wrote; its training text is taken.")
     ] = None,
-    calibration: Annotated[
-        str, typer.Option(help="Tokens that a measured choice sees; all where there are fewer.")
-    ] = "2048 tokens",
+    calibration: Calibration = "2048 tokens",
+    recovery: Recovery = "2048 tokens",
     submodules: Annotated[
         str,
         typer.Option(
@@ -163,7 +162,7 @@ def inherit(
     from inheritune import inheritance
     from inheritune.arch import parameter_count
 
-    wish = inheritance.make_wish(layers, choose, submodules, width, calibration)
+    wish = inheritance.make_wish(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
     selection = None
     if wish.choose in MEASURED and (text or data):
         from inheritune import analysis

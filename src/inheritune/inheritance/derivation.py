@@ -197,13 +197,14 @@ def open_source(reference: Reference, wish: Inherit) -> Source:
 
 
 def make_wish(
-    layers: Any, choose: Any = "first", submodules: Any = "all", width: Any = "full", calibration: Any = None
+    layers: Any, choose: Any = "first", submodules: Any = "all", width: Any = "full", **measured: Any
 ) -> Inherit:
-    """The words of a caller as a checked wish. Raises InputError with all that is wrong, and what is legal."""
+    """The words of a caller as a checked wish; `measured` are calibration and recovery, which have defaults.
+
+    Raises InputError with all that is wrong, and what is legal.
+    """
     fields = {"layers": layers, "choose": choose, "submodules": submodules, "width": width}
-    if calibration is not None:
-        fields["calibration"] = calibration
-    return check(Inherit, fields, "inherit")
+    return check(Inherit, fields | measured, "inherit")
 
 
 def as_dtype(dtype: "torch.dtype | str | None") -> "torch.dtype | None":

@@ -177,7 +177,9 @@ def inherit(
         made = inheritance.plan_for(origin, wish)
     else:
         assert out is not None
-        made = inheritance.write(origin, wish, out, dtype=kind, seed=seed, say=lambda text: typer.echo(text, err=True))
+        made = inheritance.write(
+            origin, wish, out, dtype=kind, seed=seed, say=lambda text: typer.echo(text, err=True), selection=selection
+        )
     found: dict[str, Any] = {
         "model": None if show else str(out),
         "blocks": list(made.plan.kept),

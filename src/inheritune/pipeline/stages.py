@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.arch import build_random, layer_count, load_config, load_model
 from inheritune.arm import Arm, Conditions, only_job, run_arm
+from inheritune.card import write_cards
 from inheritune.data import Prepared
 from inheritune.distillation import Teacher
 from inheritune.evaluation import Evaluation, gap
@@ -68,6 +69,7 @@ class _Run:
             self.terminal.say(f"{self.folder}: finished before; its report is written anew")
             summary: dict[str, Any] = read_json(finished)
             self.runtime.first_does(lambda: write_report(self.folder, summary))
+            self._write_cards(summary)
             return summary
         prepared, data_seconds = self.ground.prepare()
         conditions = self.ground.conditions(prepared, self.folder.resolve().name)
@@ -80,7 +82,12 @@ class _Run:
         )  # fmt: skip
         rounds = growth.run(conditions, lambda done: self._summarise(reference, done, [], data_seconds, finished=False))
         controls = [self._control(name, rounds, growth, conditions) for name in recipe.controls]
-        return self._summarise(reference, rounds, controls, data_seconds, finished=True)
+        summary = self._summarise(reference, rounds, controls, data_seconds, finished=True)
+        self._write_cards(summary)
+        return summary
+
+    def _write_cards(self, summary: dict[str, Any]) -> None:
+        self.runtime.first_does(lambda: write_cards(self.folder, self.recipe, summary))
 
     def _teacher(self, inherit: Inherit, blocks: int) -> Teacher | None:
         """The reference, for a recipe with distillation: of all rounds that there may be, and of the random control."""

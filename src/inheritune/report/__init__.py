@@ -4,7 +4,8 @@ from inheritune.report.analysis_page import write_analysis
 from inheritune.report.analysis_verdict import analysis_verdict, layers_table, models_table
 from inheritune.report.arms import arm_curve, reference_curve, tokens_to_reach
 from inheritune.report.comparison import comparison_table, notes_on, verdict_of, write_comparison
-from inheritune.report.notation import spans
+from inheritune.report.markup import markdown_table, markdown_text
+from inheritune.report.notation import duration, short, spans, with_error
 from inheritune.report.page import write_report
 from inheritune.report.verdict import table, verdict
 
@@ -12,15 +13,20 @@ __all__ = [
     "analysis_verdict",
     "arm_curve",
     "comparison_table",
+    "duration",
     "layers_table",
+    "markdown_table",
+    "markdown_text",
     "models_table",
     "notes_on",
     "reference_curve",
+    "short",
     "spans",
     "table",
     "tokens_to_reach",
     "verdict",
     "verdict_of",
+    "with_error",
     "write_analysis",
     "write_comparison",
     "write_report",

@@ -1,0 +1,6 @@
+"""What is published of a model: its card, with where it comes from, and the upload to the hub."""
+
+from inheritune.card.run import write_cards
+from inheritune.card.single import inherited_files, write_trained_card
+
+__all__ = ["inherited_files", "write_cards", "write_trained_card"]

@@ -1,0 +1,160 @@
+"""The card itself: metadata that the hub reads, and a text for people. Pure functions of recorded figures."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inheritune.card.origin import Origin
+from inheritune.report import markdown_table, markdown_text, with_error
+from inheritune.runlog import package_versions
+
+MARK = "<!-- Written by inheritune, and written anew by it. Take this line away to keep a card of your own. -->"
+"""The line by which a card of ours is told from one that a person has written."""
+
+PLACE = "PATH-OR-REPOSITORY"
+"""What stands in a card for the model's place until `push` knows it."""
+
+TAG = "inheritune"
+_PAPER = "[arXiv 2404.08634](https://arxiv.org/abs/2404.08634)"
+_HUB_DATA = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)")
+Rows = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """The parts of a card. `lineage` and `training` are rows of a label and Markdown; the others Markdown, "" for none.
+
+    `datasets` are ids on the hub. `trained`: a training of ours changed the weights, else they are the reference's own.
+    """
+
+    title: str
+    lead: str
+    origin: Origin
+    lineage: Rows
+    training: Rows = ()
+    losses: str = ""
+    tasks: str = ""
+    recipe: str = ""
+    unknown: str = ""
+    datasets: tuple[str, ...] = ()
+    trained: bool = True
+    own_code: bool = False
+
+
+def render(card: Card) -> str:
+    """The text of README.md."""
+    from huggingface_hub import ModelCard
+
+    found = ModelCard.from_template(
+        metadata_of(card),
+        template_str=(Path(__file__).parent / "card.md").read_text(encoding="utf-8"),
+        title=card.title, lead=card.lead, lineage=_rows(card.lineage), training=_rows(card.training),
+        losses=card.losses, tasks=card.tasks, recipe=card.recipe, unknown=card.unknown, place=PLACE, mark=MARK,
+        code=", trust_remote_code=True" if card.own_code else "", **package_versions(["inheritune"]),
+    )  # fmt: skip
+    return re.sub(r"\n{3,}", "\n\n", str(found)).rstrip() + "\n"
+
+
+def metadata_of(card: Card) -> Any:
+    """A `huggingface_hub.ModelCardData`. A base model is named where its id on the hub is known."""
+    from huggingface_hub import ModelCardData
+
+    origin, licence = card.origin, card.origin.licence
+    further: dict[str, Any] = {"license": licence.id}  # which may be a list, whatever the signature says
+    if origin.hub_id is not None and card.trained:
+        further["base_model_relation"] = "finetune"  # the nearest of the four that the hub knows
+    return ModelCardData(
+        base_model=origin.hub_id,
+        license_name=licence.name,
+        license_link=licence.link,
+        language=origin.language,
+        datasets=list(card.datasets) or None,
+        tags=[TAG],
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        **further,
+    )
+
+
+def lineage_rows(origin: Origin, layers: int | None, parameters: str | None) -> list[tuple[str, str]]:
+    """What a card says of the model that it was made of."""
+    if origin.hub_id is not None and not origin.made:
+        named = f"[{origin.hub_id}](https://huggingface.co/{origin.hub_id})"
+    elif origin.hub_id is not None:
+        named = f"{code(origin.name)}, itself made of [{origin.hub_id}](https://huggingface.co/{origin.hub_id})"
+    else:
+        named = markdown_text(origin.name) if " " in origin.name else code(origin.name)
+    size = [f"{layers} blocks" if layers else "", f"{parameters} parameters" if parameters else ""]
+    licence = origin.licence
+    ids = licence.id if isinstance(licence.id, str) else ", ".join(licence.id)
+    if licence.is_known:
+        told = f"{code(ids)}, taken over from {licence.source}"
+    else:
+        told = f"unknown: {licence.source}. Find out before you use or pass on this model"
+    rows = [("reference", named + "".join(f", {part}" for part in size if part))]
+    if not origin.made:
+        rows.append(("its revision", code(origin.revision) if origin.revision else "not known"))
+    return [*rows, ("licence", told)]
+
+
+def tasks_table(tasks: Mapping[str, Any], beside: Sequence[str] = ("reference", "target")) -> str:
+    """The tasks of tasks.json as a table, the parent beside the child; "" where there is none."""
+    models = {model["name"]: model.get("tasks") or {} for model in tasks.get("models", [])}
+    chosen = [name for name in beside if name in models]
+    every = list(dict.fromkeys(task for name in chosen for task in models[name]))
+    if not every:
+        return ""
+    rows = []
+    for task in every:
+        cells = [models[name].get(task) for name in chosen]
+        some = next(cell for cell in cells if cell)
+        rows.append([markdown_text(task), markdown_text(some["metric"]), str(some["shots"]),
+                     *(_value(cell) for cell in cells)])  # fmt: skip
+    header = ["task", "metric", "shots", *("this model" if name == "target" else name for name in chosen)]
+    harness = tasks.get("harness") or {}
+    lines = markdown_table(header, rows)
+    if harness.get("version"):
+        limit = f", the first {harness['limit']:,} documents of each" if harness.get("limit") else ""
+        lines += ["", f"lm-evaluation-harness {harness['version']}{limit}; ± is one standard error."]
+    return "\n".join(lines)
+
+
+def _value(cell: Mapping[str, Any] | None) -> str:
+    return "" if not cell or cell.get("value") is None else with_error(cell["value"], cell.get("se"))
+
+
+def datasets_of(sources: Sequence[Any]) -> tuple[str, ...]:
+    """The ids of the hub's data sets among a recipe's `data.sources`."""
+    found = []
+    for source in sources:
+        match = _HUB_DATA.match(source.path or "")
+        if match is not None:
+            found.append(match[1])
+        elif source.dataset is not None and not Path(source.dataset).exists():
+            found.append(source.dataset)
+    return tuple(dict.fromkeys(found))
+
+
+def without_folders(value: Any) -> Any:
+    """A recipe's tree with absolute paths cut to their last part: a card is for strangers."""
+    if isinstance(value, dict):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    if isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute()):
+        return Path(value).name or value
+    return value
+
+
+def code(text: str) -> str:
+    """`text` as code, in a cell of a table too."""
+    return "`" + text.replace("`", "'").replace("|", r"\|") + "`"
+
+
+def _rows(rows: Rows) -> str:
+    return "\n".join(markdown_table(["", ""], [list(row) for row in rows])) if rows else ""
+
+
+PAPER = _PAPER

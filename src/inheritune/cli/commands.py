@@ -12,6 +12,7 @@ from inheritune.cli.comparison import compare
 from inheritune.cli.options import DOTTED, DryRun, Json, Quiet, Trust, overrides, terminal_of
 from inheritune.cli.planning import plan
 from inheritune.cli.preparation import prepare
+from inheritune.cli.publishing import push
 from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary
 from inheritune.runtime import place_of_process
 
@@ -105,6 +106,7 @@ app.command(context_settings=DOTTED, epilog='Any key of the suite can be set: --
 
 
 app.command()(analyze)
+app.command()(push)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The command that prices a recipe before anything is spent."""
+"""The command that prices a recipe or a suite before anything is spent."""
 
 import json
 import re
@@ -16,7 +16,7 @@ _HOURS = {"m": 1 / 60, "min": 1 / 60, "minutes": 1 / 60, "h": 1, "hours": 1, "d"
 
 def plan(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE_OR_SUITE", help="A recipe or a suite, a YAML file.")],
     device: Annotated[
         list[str] | None, typer.Option(help="A device of the table, e.g. A100; repeatable. Default: all.")
     ] = None,
@@ -33,14 +33,16 @@ def plan(
     within: Annotated[str | None, typer.Option(help="A time, e.g. 12h: how many tokens it lasts for.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Price a recipe before anything is spent: parameters, FLOPs, memory, disk, hours; and what cannot be."""
+    """Price a recipe or a suite before anything is spent: parameters, FLOPs, memory, disk, hours; what cannot be."""
     memory = None if fit is None else _amount("--fit", fit, _BYTES, "24GB")
     hours = None if within is None else _amount("--within", within, _HOURS, "12h")
 
     from inheritune.planner import choose_devices, measured_device
-    from inheritune.recipe import load_recipe
+    from inheritune.recipe import is_suite, load_recipe, load_suite
 
-    checked = load_recipe(recipe, overrides(context.args))
+    words, several = overrides(context.args), is_suite(recipe)
+    suite = load_suite(recipe, words) if several else None
+    checked = None if several else load_recipe(recipe, words)
     prices = dict(_price(word) for word in price or ())
     devices = choose_devices(device or (), prices)
     shape = None
@@ -48,9 +50,16 @@ def plan(
         measured, shape = measured_device(rate)
         devices = [*(devices if device else choose_devices((), prices)), measured]
 
-    from inheritune import pipeline
+    bounds: dict[str, Any] = {"together": gpus, "memory": memory, "hours": hours}
+    if suite is not None:
+        from inheritune.comparison import plan_suite
 
-    found = pipeline.plan_recipe(checked, devices, together=gpus, memory=memory, hours=hours)
+        found = plan_suite(suite, devices, **bounds)
+    else:
+        from inheritune.pipeline import plan_recipe
+
+        assert checked is not None
+        found = plan_recipe(checked, devices, **bounds)
     if shape is not None:
         found["warnings"].append(_measured_on(shape))
     if as_json:

@@ -84,6 +84,8 @@ def _tokens(
     again = way.activation_checkpointing and not training.activation_checkpointing
     evaluation = found["evaluation_flops"]
     each = (found["device_flops"] - evaluation) / planned.tokens * (4 / 3 if again else 1)
+    if found["teacher"] is not None and found["teacher"]["outputs"] == "online":
+        each += found["teacher"]["flops"] / planned.tokens
     rates = device.rates(resolved(training.precision, device))
     share = (found["device_flops"] - evaluation) / found["device_flops"]  # the rest is for judging
     tokens = [3600 * hours * rate * conditions.devices * share / each for rate in rates]

@@ -83,6 +83,42 @@ def test_a_rank_by_construction(rank: int) -> None:
     assert found.tolist() == [math.ceil(rank / 2), math.ceil(round(0.9 * rank, 9)), rank]
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(33, 90),
+    st.integers(0, 10_000),
+    st.floats(0, 3),
+    st.integers(1, 30),
+    st.sampled_from([0.3, 0.8, 0.9, 0.97]),
+)
+def test_ranks_by_bounds_are_those_of_all_eigenvalues(
+    length: int, seed: int, decay: float, equal: int, tau: float
+) -> None:
+    """Spectra that fall fast or slowly behind a first direction of any share, with runs of equal values."""
+    random = np.random.default_rng(seed)
+    rest = (1.0 + np.arange(length - 1) // equal) ** -decay
+    made = []
+    for share in (0.02, 0.12, 0.25, 0.35, 0.5, 0.8):  # of everything but the first direction
+        left, right = (np.linalg.qr(random.normal(size=(length, length)))[0] for _ in range(2))
+        values = np.concatenate([[1 - share], share * rest / rest.sum()])
+        made.append((left * np.sqrt(values)) @ right.T)
+    many = torch.tensor(np.array(made), dtype=torch.float32)
+    assert approximate_rank(many, (tau,))[:, 0].tolist() == [slow.rank(one, tau) for one in many.double().numpy()]
+
+
+def test_ranks_leave_the_threads_as_they_were() -> None:
+    before = torch.get_num_threads()
+    many = torch.tensor(np.array([slow.causal(seed, 100, 3.0) for seed in range(8)]), dtype=torch.float32)
+    try:
+        torch.set_num_threads(2)
+        several = approximate_rank(many.repeat(60, 1, 1))
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert torch.equal(several, approximate_rank(many.repeat(60, 1, 1)))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_two_different_singular_values() -> None:
     made = torch.diag(torch.tensor([3.0, 1.0, 0.0]))  # 9 and 1 of 10: just 0.9 in the first
     assert approximate_rank(made, (0.899, 0.9, 0.901)).tolist() == [1, 1, 2]

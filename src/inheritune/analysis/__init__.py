@@ -7,7 +7,6 @@ from inheritune.analysis.figures import describe
 from inheritune.analysis.gradients import find_projections, gradient_norms
 from inheritune.analysis.measures import (
     angular_distance,
-    approximate_rank,
     block_influence,
     column_mass,
     depth_distances,
@@ -19,6 +18,7 @@ from inheritune.analysis.measures import (
 )
 from inheritune.analysis.partial import Partial
 from inheritune.analysis.passing import pass_through
+from inheritune.analysis.rank import approximate_rank
 from inheritune.analysis.trials import Trials
 
 __all__ = [

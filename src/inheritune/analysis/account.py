@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.analysis.choice import choose_blocks
 from inheritune.analysis.figures import Figures, describe
-from inheritune.analysis.measures import COLLAPSED_BELOW, check_tau
+from inheritune.analysis.measures import COLLAPSED_BELOW
+from inheritune.analysis.rank import check_tau
 from inheritune.arch import check_positions, load_model, load_tokenizer, parameter_count
 from inheritune.data import Sequences, check_tokenizer, check_vocabulary, open_data, sample, sample_text
 from inheritune.errors import InputError

@@ -1,17 +1,15 @@
 """What attention and blocks do, in figures: pure functions on tensors.
 
 Attention matrices are (..., T, T), causal, softmax over rows; every function takes any leading dimensions. Sources:
-arXiv 2404.08634 v4 (ranks, mass, lazy layers); Xiao et al., 2309.17453 (attention sink); Men et al., 2403.03853 (block
+arXiv 2404.08634 v4 (mass, lazy layers); Xiao et al., 2309.17453 (attention sink); Men et al., 2403.03853 (block
 influence); Gromov et al., 2403.17887 (angular distance).
 """
 
 import math
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from inheritune.errors import InputError
+from inheritune.analysis.rank import check_tau
 
 if TYPE_CHECKING:
     import torch
@@ -19,73 +17,13 @@ if TYPE_CHECKING:
 COLLAPSED_BELOW = 1.5
 """A head is collapsed when its rank, a mean over sequences, is below: more often 1 than anything else."""
 
-_NEAR = 1e-5  # share of the squared norm that float32 eigenvalues of 100 x 100 matrices do not get wrong
-_EXACT = 1e-9  # the same of float64: so that ten equal values reach 0.9 at the ninth
-_CHUNK = 256  # matrices a call: eigenvalue routines take them one after the other, so chunks go to several threads
-
-
-def check_tau(tau: Sequence[float]) -> None:
-    """Raise InputError unless there is at least one share and each lies in (0, 1), none twice."""
-    wrong = [share for share in tau if not 0 < share < 1]
-    if wrong or not tau or len(set(tau)) < len(tau):
-        given = ", ".join(f"{share:g}" for share in tau) or "nothing"
-        raise InputError("tau", f"got {given}", "give shares of the squared norm above 0 and below 1, each once: 0.9")
+_EXACT = 1e-9  # so that ten equal shares reach 0.9 at the ninth, whatever rounding does to their sum
 
 
 def valid_only(attention: "torch.Tensor", valid_BT: "torch.Tensor") -> "torch.Tensor":
     """Attention (B, H, T, T) with rows and columns of padding set to zero; `valid_BT` is true for real tokens."""
     both_BTT = valid_BT[:, :, None] & valid_BT[:, None, :]
     return attention.masked_fill(~both_BTT[:, None], 0)
-
-
-def approximate_rank(attention: "torch.Tensor", tau: Sequence[float] = (0.9,)) -> "torch.Tensor":
-    """k* (..., len(tau)): the least k such that the k largest squared singular values sum to tau of all of them.
-
-    Rows and columns of zeros, as padding leaves them, change nothing. The squared singular values are the eigenvalues
-    of A times its transpose, in float32; where their sums come near tau, in float64. Raises InputError for a tau
-    outside (0, 1). Source: arXiv 2404.08634 v4, section 3.
-    """
-    import torch
-
-    check_tau(tau)
-    square = attention.flatten(0, -3).float() if attention.dim() > 2 else attention[None].float()
-    # on a CPU the routine takes one matrix after the other, alone on its core
-    threads = torch.get_num_threads() if square.device.type == "cpu" else 1
-    chunks = torch.split(square, _CHUNK)
-    if threads == 1 or len(chunks) == 1:
-        ranks = torch.cat([_ranks(chunk, tau) for chunk in chunks])
-    else:
-        with ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:
-            ranks = torch.cat(list(pool.map(lambda chunk: _ranks(chunk, tau), chunks)))
-    return ranks.view(*attention.shape[:-2], len(tau))
-
-
-def _ranks(matrices_NTT: "torch.Tensor", tau: Sequence[float]) -> "torch.Tensor":
-    import torch
-
-    shares_NT = _energy(matrices_NTT)
-    wanted = torch.tensor(tau, dtype=torch.float64, device=shares_NT.device)
-    close_N = ((shares_NT[:, None] - wanted[:, None]).abs() < _NEAR).flatten(1).any(1)
-    ranks = _first_reaching(shares_NT, wanted - _NEAR)
-    if bool(close_N.any()):
-        ranks[close_N] = _first_reaching(_energy(matrices_NTT[close_N].double()), wanted - _EXACT)
-    return ranks
-
-
-def _energy(matrices_NTT: "torch.Tensor") -> "torch.Tensor":
-    """The share of the squared norm in the 1, 2, ... T largest singular values, (N, T) in float64."""
-    import torch
-
-    values_NT = torch.linalg.eigvalsh(matrices_NTT @ matrices_NTT.mT).double().clamp(min=0).flip(-1)
-    total = values_NT.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    shares_NT: torch.Tensor = values_NT.cumsum(-1) / total
-    return shares_NT
-
-
-def _first_reaching(shares_NT: "torch.Tensor", wanted: "torch.Tensor") -> "torch.Tensor":
-    """How many entries of each rising row it takes to reach each of `wanted`, (N, len(wanted))."""
-    most = shares_NT.shape[-1]
-    return ((shares_NT[:, None] < wanted[:, None]).sum(-1) + 1).clamp(max=most)
 
 
 def column_mass(attention: "torch.Tensor", tau: float = 0.9) -> "torch.Tensor":

@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inheritune.analysis.attention import attention_seen, eager_attention, hidden_of
-from inheritune.analysis.measures import (
-    approximate_rank,
-    check_tau,
-    column_mass,
-    depth_distances,
-    row_entropy,
-    sink_weight,
-)
+from inheritune.analysis.measures import column_mass, depth_distances, row_entropy, sink_weight
+from inheritune.analysis.rank import approximate_rank, check_tau
 from inheritune.arch import block_modules, split_head
 from inheritune.errors import RunError
 

@@ -142,6 +142,13 @@ def test_what_cannot_be_is_said_in_the_arms_name(
         planned(tiny_suite(text, reference, [{"name": "it", **arm} for arm in arms]))
 
 
+def test_a_reference_whose_config_cannot_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(SUITES / "low-data.yaml"), "--reference=/nowhere"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: /nowhere: no such model; ")
+    assert (shown.err.count("\n"), shown.out) == (1, "")
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_command_takes_suites_too(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

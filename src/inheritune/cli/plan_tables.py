@@ -161,7 +161,12 @@ def _fit(console: Console, found: dict[str, Any]) -> None:
     ways = {name: str(number) for number, name in enumerate(fit["most_blocks"], start=1)}
     if fit["memory"] is not None:
         reach = [[f"{ways[name]}  {name}", str(most) if most else "none"] for name, most in fit["most_blocks"].items()]
-        _table(console, f"What fits into {_gigabytes(fit['memory'])} GB of a device", ("way", "most blocks"), reach)
+        _table(
+            console,
+            f"What fits into {fit['usable']:.0%} of {_gigabytes(fit['memory'])} GB",
+            ("way", "most blocks"),
+            reach,
+        )
     if not fit["rows"]:
         _say(console, "No number of blocks fits.")
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import flops_per_token
 from inheritune.planner.anatomy import Anatomy
-from inheritune.planner.devices import USABLE, Device
+from inheritune.planner.devices import Device
 from inheritune.planner.memory import Memory, Way, largest_micro_batch, memory_of, state_bytes
 from inheritune.recipe import Evaluate, Training
 
@@ -264,6 +264,7 @@ def on_device(
         "devices": conditions.devices,
         "precision": precision,
         "memory": device.memory,
+        "usable": device.usable,
         "peak_flops_per_second": device.peak(precision),
         "utilisation": None if device.measured else list(device.utilisation),
         "flops_per_second": [low, high],
@@ -290,7 +291,7 @@ def most_demanding(trainings: Sequence[Planned]) -> Planned:
 def _fitting(device: Device, planned: Planned, precision: str, conditions: Conditions) -> dict[str, Any]:
     """Micro-batch and memory on a device, and whether that fits."""
     share = math.ceil(planned.training.batch_sequences / conditions.devices)
-    room = USABLE * device.memory
+    room = device.usable * device.memory
     size = sum(part.size for part in planned.anatomy.parts(planned.kept))
     fsdp = conditions.parallel == "fsdp" or (
         conditions.devices > 1 and conditions.parallel == "auto" and 16 * size >= device.memory / 4

@@ -16,6 +16,7 @@ from inheritune.errors import InherituneError, InputError, RunError
 from inheritune.runlog import package_versions, read_json
 
 _TOKEN_REMEDY = "set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or `hf auth login`"
+_KEEP = " (and take its last line away, so that no run writes it anew)"
 _LOOKS_LIKE_A_TOKEN = re.compile(r"\b(?:hf|api)_[A-Za-z0-9]{3,}")
 
 
@@ -164,9 +165,9 @@ def _notes(files: dict[str, int], card: dict[str, Any]) -> Iterator[str]:
     if CARD not in files:
         yield f"there is no {CARD}: nothing says where the model comes from, nor under which licence"
     elif card.get("license", UNKNOWN) == UNKNOWN:
-        yield "the licence is unknown: find out the reference's, and state it as `license` in README.md"
+        yield f"the licence is unknown: find out the reference's, and state it as `license` in README.md{_KEEP}"
     if CARD in files and not card.get("base_model"):
-        yield "no base_model: the reference's id on the hub is not known; state it in README.md if it is there"
+        yield f"no base_model: the reference's id on the hub is not known; if it is there, state it in README.md{_KEEP}"
     if not any(name.startswith(("tokenizer", "vocab", "spiece", "tekken")) for name in files):
         yield "there is no tokenizer, so nobody can use it with text"
     code = [name for name in files if name.endswith(".py")]

@@ -149,9 +149,9 @@ def test_tasks_stand_beside_the_parent() -> None:
         ],
     }  # fmt: skip
     lines = tasks_table(found).splitlines()
-    assert lines[0] == "| task | metric | shots | reference | this model |"
-    assert lines[2:4] == ["| piqa | acc | 0 | 0.7000 ±0.0100 | 0.6500 ±0.0200 |", "| wsc | acc | 0 | 0.5000 |  |"]
-    assert "0.4.13, the first 100 documents" in lines[-1]
+    assert lines[0] == "| task | reference | this model | metric | shots |"
+    assert lines[2:4] == ["| piqa | 0.7000 ±0.0100 | 0.6500 ±0.0200 | acc | 0 |", "| wsc | 0.5000 |  | acc | 0 |"]
+    assert "0.4.13, the first 100 examples" in lines[-1]
     assert tasks_table({"models": [{"name": "target", "tasks": None}]}) == ""
 
 

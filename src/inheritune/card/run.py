@@ -21,7 +21,17 @@ from inheritune.card.text import (
 )
 from inheritune.errors import InputError
 from inheritune.recipe import MEASURED, Inherit, Recipe, Training
-from inheritune.report import duration, markdown_table, markdown_text, short, spans, table, verdict, with_error
+from inheritune.report import (
+    duration,
+    markdown_table,
+    markdown_text,
+    read_tasks,
+    short,
+    spans,
+    table,
+    verdict,
+    with_error,
+)
 from inheritune.runlog import read_json, write_json, write_text
 
 _ORIGIN = "origin.json"  # in the run's reference/: what was found out about it, so that a moved reference is no loss
@@ -74,7 +84,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _card(folder: Path, recipe: Recipe, summary: dict[str, Any], number: int, origin: Origin) -> Card:
     found, reference = summary["rounds"][number - 1], summary["reference"]
     is_result = found["model"] == summary["result"]["model"]
-    tasks = folder / "tasks.json"
+    tasks = read_tasks(folder / "tasks.json") if is_result else None
     return Card(
         title=f"{found['layers']} of {reference['layers']} blocks of {origin.name.rpartition('/')[2]}",
         lead=_lead(summary, number, origin, is_result),
@@ -86,7 +96,7 @@ def _card(folder: Path, recipe: Recipe, summary: dict[str, Any], number: int, or
         ],
         training=_training(folder, recipe, summary, found),
         losses=_losses(summary, number, is_result, recipe.train.sequence_length),
-        tasks=tasks_table(read_json(tasks)) if is_result and tasks.exists() else "",
+        tasks="" if tasks is None else tasks_table(tasks),
         recipe=yaml.safe_dump(
             without_folders(recipe.model_dump(mode="json", exclude_defaults=True)), sort_keys=False, allow_unicode=True
         ).strip(),

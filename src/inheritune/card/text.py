@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.card.origin import Origin
-from inheritune.report import markdown_table, markdown_text, with_error
+from inheritune.report import markdown_table, markdown_text, task_table
 from inheritune.runlog import package_versions
 
 MARK = "<!-- Written by inheritune, and written anew by it. Take this line away to keep a card of your own. -->"
@@ -99,30 +99,19 @@ def lineage_rows(origin: Origin, layers: int | None, parameters: str | None) -> 
     return [*rows, ("licence", told)]
 
 
-def tasks_table(tasks: Mapping[str, Any], beside: Sequence[str] = ("reference", "target")) -> str:
-    """The tasks of tasks.json as a table, the parent beside the child; "" where there is none."""
-    models = {model["name"]: model.get("tasks") or {} for model in tasks.get("models", [])}
-    chosen = [name for name in beside if name in models]
-    every = list(dict.fromkeys(task for name in chosen for task in models[name]))
-    if not every:
+def tasks_table(found: Mapping[str, Any]) -> str:
+    """What tasks.json holds as a table, the parent beside the child; "" where there is nothing in it."""
+    models = [one | {"name": "this model" if one["name"] == "target" else one["name"]} for one in found["models"]]
+    header, rows = task_table(models, [])
+    if not rows:
         return ""
-    rows = []
-    for task in every:
-        cells = [models[name].get(task) for name in chosen]
-        some = next(cell for cell in cells if cell)
-        rows.append([markdown_text(task), markdown_text(some["metric"]), str(some["shots"]),
-                     *(_value(cell) for cell in cells)])  # fmt: skip
-    header = ["task", "metric", "shots", *("this model" if name == "target" else name for name in chosen)]
-    harness = tasks.get("harness") or {}
-    lines = markdown_table(header, rows)
-    if harness.get("version"):
-        limit = f", the first {harness['limit']:,} documents of each" if harness.get("limit") else ""
-        lines += ["", f"lm-evaluation-harness {harness['version']}{limit}; ± is one standard error."]
-    return "\n".join(lines)
-
-
-def _value(cell: Mapping[str, Any] | None) -> str:
-    return "" if not cell or cell.get("value") is None else with_error(cell["value"], cell.get("se"))
+    lines = markdown_table(header, [[markdown_text(cell) for cell in row] for row in rows])
+    notes = ["± is one standard error."]
+    if found.get("harness"):
+        limit = found["harness"].get("limit")
+        some = f", the first {limit:,} examples of each task" if limit else ""
+        notes.append(f"Tasks: lm-evaluation-harness {found['harness']['version']}{some}.")
+    return "\n".join([*lines, "", *notes])
 
 
 def datasets_of(sources: Sequence[Any]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from inheritune.evaluation import Evaluation, gap
 from inheritune.groundwork import Groundwork, check_folder
 from inheritune.growth import Growth, best_round, chosen, depths, with_blocks
 from inheritune.inheritance import target_config
+from inheritune.pipeline.looking import look
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
 from inheritune.recipe import Inherit, Recipe, Size, dump_recipe
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Parts of a recipe that change how a run proceeds and not what comes out; they may differ when a run goes on.
-_FREE = ("train.checkpoint", "train.micro_batch", "hardware", "track")
+_FREE = (
+    "train.checkpoint", "train.micro_batch", "hardware", "track", "evaluate.analyze", "evaluate.prompts",
+    "evaluate.new_tokens",
+)  # fmt: skip
 
 
 def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) -> dict[str, Any]:
@@ -70,6 +74,7 @@ class _Run:
             summary: dict[str, Any] = read_json(finished)
             self.runtime.first_does(lambda: write_report(self.folder, summary))
             self._write_cards(summary)
+            self._look(summary)
             return summary
         prepared, data_seconds = self.ground.prepare()
         conditions = self.ground.conditions(prepared, self.folder.resolve().name)
@@ -84,10 +89,17 @@ class _Run:
         controls = [self._control(name, rounds, growth, conditions) for name in recipe.controls]
         summary = self._summarise(reference, rounds, controls, data_seconds, finished=True)
         self._write_cards(summary)
+        self._look(summary)
         return summary
 
     def _write_cards(self, summary: dict[str, Any]) -> None:
         self.runtime.first_does(lambda: write_cards(self.folder, self.recipe, summary))
+
+    def _look(self, summary: dict[str, Any]) -> None:
+        """Heads, layers and samples of reference and result. They come last: a run stands without them."""
+        model = summary["result"]["model"]
+        if look(self.recipe, self.folder, model, self.ground.place, self.runtime, self.terminal):
+            self.runtime.first_does(lambda: write_report(self.folder, summary))
 
     def _teacher(self, inherit: Inherit, blocks: int) -> Teacher | None:
         """The reference, for a recipe with distillation: of all rounds that there may be, and of the random control."""

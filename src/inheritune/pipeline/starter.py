@@ -44,6 +44,7 @@ controls: [random]           # the same small model from random weights, on the 
 evaluate:
   tolerance: 0.0             # matched: validation loss at most this much above the reference's (nats a token)
   every: 100 steps           # for the curves
+  # prompts: ["Once upon"]   # continued by both in the report; without it, beginnings of validation documents
 
 seed: 1
 """

@@ -163,4 +163,17 @@ class Evaluate(Part):
     """On how many of the validation sequences, during training. The verdict always uses all of them."""
 
 
+class EvaluateRun(Evaluate):
+    """How the models of a run are judged, and what its page shows of reference and result besides."""
+
+    analyze: bool = True
+    """Look at the heads and layers of both on validation text, as `inheritune analyze` does: analysis/ in the run's
+    folder. On 100 sequences of 100 tokens, or as many and as long as there are."""
+    prompts: list[Annotated[str, Field(min_length=1)]] | None = None
+    """Texts that both continue, greedily: samples.json in the run's folder. null: the beginnings of three validation
+    documents; []: none."""
+    new_tokens: Tokens = Size(48, "tokens")
+    """How long such a continuation is at most."""
+
+
 Control = Literal["random", "reference-continued"]

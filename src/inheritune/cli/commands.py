@@ -12,6 +12,7 @@ from inheritune.cli.comparison import compare
 from inheritune.cli.options import DOTTED, Calibration, DryRun, Json, Quiet, Recovery, Trust, overrides, terminal_of
 from inheritune.cli.planning import plan
 from inheritune.cli.preparation import prepare
+from inheritune.cli.publishing import push
 from inheritune.cli.reporting import report
 from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary
 from inheritune.runtime import place_of_process
@@ -106,6 +107,7 @@ app.command(context_settings=DOTTED, epilog='Any key of the suite can be set: --
 
 
 app.command()(analyze)
+app.command()(push)
 app.command()(report)
 
 
@@ -178,7 +180,9 @@ def inherit(
         made = inheritance.plan_for(origin, wish)
     else:
         assert out is not None
-        made = inheritance.write(origin, wish, out, dtype=kind, seed=seed, say=lambda text: typer.echo(text, err=True))
+        made = inheritance.write(
+            origin, wish, out, dtype=kind, seed=seed, say=lambda text: typer.echo(text, err=True), selection=selection
+        )
     found: dict[str, Any] = {
         "model": None if show else str(out),
         "blocks": list(made.plan.kept),

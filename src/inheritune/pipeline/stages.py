@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.arch import build_random, layer_count, load_config, load_model
 from inheritune.arm import Arm, Conditions, only_job, run_arm
+from inheritune.card import write_cards
 from inheritune.data import Prepared
 from inheritune.distillation import Teacher
 from inheritune.evaluation import Evaluation, gap
@@ -72,6 +73,7 @@ class _Run:
             self.terminal.say(f"{self.folder}: finished before; its report is written anew")
             summary: dict[str, Any] = read_json(finished)
             self.runtime.first_does(lambda: write_report(self.folder, summary))
+            self._write_cards(summary)
             self._look(summary)
             return summary
         prepared, data_seconds = self.ground.prepare()
@@ -86,8 +88,12 @@ class _Run:
         rounds = growth.run(conditions, lambda done: self._summarise(reference, done, [], data_seconds, finished=False))
         controls = [self._control(name, rounds, growth, conditions) for name in recipe.controls]
         summary = self._summarise(reference, rounds, controls, data_seconds, finished=True)
+        self._write_cards(summary)
         self._look(summary)
         return summary
+
+    def _write_cards(self, summary: dict[str, Any]) -> None:
+        self.runtime.first_does(lambda: write_cards(self.folder, self.recipe, summary))
 
     def _look(self, summary: dict[str, Any]) -> None:
         """Heads, layers and samples of reference and result. They come last: a run stands without them."""

@@ -95,7 +95,7 @@ def _planned(suite: Suite, arm: ArmSettings, models: _Models, runtime: Runtime) 
     models.configs[arm.name] = target.config
     source_arm, begin = of if of in models.configs else None, spelled_out(arm, depth, total)
     wanted = tuple(needs(arm, list(models.configs)))
-    return Planned(arm, begin, training, layer_count(target.config), source_arm, wanted)
+    return Planned(arm, training, layer_count(target.config), source_arm, wanted, begin)
 
 
 def _planned_growth(arm: ArmSettings, start: GrowthStart, training: Training, models: _Models) -> Planned:
@@ -109,7 +109,7 @@ def _planned_growth(arm: ArmSettings, start: GrowthStart, training: Training, mo
             check_silencing(target)
     models.configs[arm.name] = target.config
     begin = spelled_out(arm, depth, total)
-    return Planned(arm, begin, training, depth, None, tuple(needs(arm, list(models.configs))))
+    return Planned(arm, training, depth, None, tuple(needs(arm, list(models.configs))), begin)
 
 
 def _check_teacher(arm: ArmSettings, training: Training, models: _Models) -> None:

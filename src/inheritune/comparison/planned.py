@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from inheritune.errors import InputError, Problem
@@ -11,17 +11,17 @@ from inheritune.recipe import ArmSettings, StackingStart, Training
 
 @dataclass(frozen=True)
 class Planned:
-    """An arm: its settings, what it starts with (the same for all words that mean the same), how it is trained, how
-    many blocks it has (where it grows, at first), the arm that its weights come from, and all arms whose results it
-    needs.
+    """An arm: its settings, how it is trained, how many blocks it has (where it grows, at first), the arm that its
+    weights come from, all arms whose results it needs, and, where it is to be trained, what it starts with, in words
+    that are the same for all starts that are.
     """
 
     settings: ArmSettings
-    start: dict[str, Any]
     training: Training
     depth: int
     source: str | None
     needs: tuple[str, ...]
+    start: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ import typer
 from inheritune import __version__
 from inheritune.cli.analysis import analyze
 from inheritune.cli.comparison import compare
+from inheritune.cli.evaluation import evaluate
 from inheritune.cli.options import DOTTED, DryRun, Json, Quiet, Trust, overrides, terminal_of
 from inheritune.cli.planning import plan
 from inheritune.cli.preparation import prepare
@@ -105,6 +106,7 @@ app.command(context_settings=DOTTED, epilog='Any key of the suite can be set: --
 
 
 app.command()(analyze)
+app.command()(evaluate)
 
 
 @app.command()

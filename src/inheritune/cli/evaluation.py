@@ -1,0 +1,155 @@
+"""`inheritune evaluate`, and the tables of what it finds."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inheritune.cli.options import Json, Quiet, Trust, terminal_of
+from inheritune.cli.tables import table_of
+from inheritune.runtime import place_of_process
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Hub ids, folders, .gguf files, or a run's folder (its reference and its result, on its own text)."
+        ),
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="A folder that `inheritune prepare` wrote; its validation text is taken.")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A file, folder, pattern or address with text, all of it; repeatable.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks of lm-evaluation-harness, with commas: names, NAME@5 (five shots), task files, and the groups"
+            " inheritune-v1 and inheritune-v4."
+        ),
+    ] = None,
+    tasks_folder: Annotated[Path | None, typer.Option(help="A folder with task files (.yaml) of your own.")] = None,
+    trust_task_files: Annotated[
+        bool, typer.Option(help="Read task files. They can run code: only for files that you trust.")
+    ] = False,
+    published: Annotated[bool, typer.Option("--published", help="Show the papers' figures beside.")] = False,
+    sequence_length: Annotated[
+        int | None, typer.Option(help="Tokens a sequence. Default: 1024, or as many as all models can have.", min=1)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask only so many questions of each task: a trial, not its figure.", min=1)
+    ] = None,
+    micro_batch: Annotated[int, typer.Option(help="Sequences or questions that pass at once.", min=1)] = 8,
+    attention: Annotated[
+        str | None, typer.Option(help="sequence (the default), or document: attention stays inside documents.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16. auto: float32, on a GPU bfloat16.")] = "auto",
+    tokenizer: Annotated[str | None, typer.Option(help="Where the tokenizer is, if not with the model.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The hub revision: a branch, tag or commit.")] = None,
+    trust_remote_code: Trust = False,
+    out: Annotated[Path | None, typer.Option(help="The folder to write: evaluation.json.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge models side by side: validation loss, perplexity, bits per byte, tasks of lm-evaluation-harness."""
+    from inheritune.errors import InputError
+    from inheritune.recipe import Reference, check
+
+    common = {"tokenizer": tokenizer, "revision": revision, "trust_remote_code": trust_remote_code}
+    given: list[Any] = list(models)
+    if any(common.values()):
+        given = [check(Reference, {"path": model, **common}, "command line") for model in models]
+    names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks is not None else []
+    if tasks is not None and not names:
+        raise InputError("--tasks", "names none", "name some, with commas between them")
+
+    from inheritune import evaluation
+
+    found = evaluation.evaluate(
+        given, data, sequence_length, text=text or (), tasks=names, tasks_folder=tasks_folder,
+        trust_task_files=trust_task_files, compare_published=published, limit=limit, device=device, dtype=dtype,
+        attention=attention, micro_batch=micro_batch, out=out, say=terminal_of(quiet or as_json).say,
+    )  # fmt: skip
+    if place_of_process()[0] > 0:
+        return
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        show_evaluation(found)
+        if out is not None:
+            typer.echo(f"\nfigures {out / 'evaluation.json'}")
+
+
+def show_evaluation(found: dict[str, Any]) -> None:
+    """Losses and tasks of the models, as tables on standard output."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if found["text"] is not None:
+        _show_losses(console, found)
+    if found["harness"] is not None:
+        show_tasks(found)
+
+
+def _show_losses(console: "Console", found: dict[str, Any]) -> None:
+    text = found["text"]
+    size = "" if text["bytes"] is None else f", {text['bytes']:,} bytes"
+    console.print(
+        f"\n{text['source']}: sequences of {text['sequence_length']} tokens{size}", markup=False, soft_wrap=True
+    )
+    header = ["model", "blocks", "parameters", "loss", "perplexity", "bits per byte"]
+    rows = [
+        [
+            model["name"], str(model["layers"]), f"{model['parameters']:,}",
+            _with_error(model["val_loss"], model["val_loss_se"]), f"{model['perplexity']:,.4g}",
+            "-" if model["bits_per_byte"] is None else _with_error(model["bits_per_byte"], model["bits_per_byte_se"]),
+        ]
+        for model in found["models"]
+    ]  # fmt: skip
+    console.print(table_of(header, rows))
+
+
+def show_tasks(found: dict[str, Any]) -> None:
+    """A row for each task, a column for each model and each published row, on standard output."""
+    from rich.console import Console
+
+    console, harness = Console(highlight=False), found["harness"]
+    models = [*found["models"], *found["published"]]
+    names = list(dict.fromkeys(name for model in models for name in model["tasks"]))
+    header = ["task", "metric", "shots", *(model["name"] for model in found["models"])]
+    header += [f"{row['name']} (published)" for row in found["published"]]
+    rows = []
+    for name in names:
+        figures = [model["tasks"].get(name) for model in models]
+        kind = next(one for one in figures if one is not None)
+        shown = ["-" if one is None else _with_error(one["value"], one["se"]) for one in figures]
+        rows.append([name, kind["metric"], str(kind["shots"]), *shown])
+    console.print(f"\nlm-eval {harness['version']}, fractions with their standard errors", markup=False)
+    console.print(table_of(header, rows))
+    for line in _notes(found):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _notes(found: dict[str, Any]) -> list[str]:
+    harness, lines = found["harness"], []
+    if harness["limit"] is not None:
+        lines.append(f"The first {harness['limit']} questions of each task: a trial, not the tasks' figures.")
+    if harness["pinned"] not in (None, harness["version"]):
+        lines.append(
+            f"The groups are made for lm-eval {harness['pinned']}; with {harness['version']} their figures may differ."
+        )
+    if found["published"]:
+        sources = ", ".join(dict.fromkeys(row["source"] for row in found["published"]))
+        lines.append(f"Published: as {sources} give it, of another harness and without standard errors.")
+    return lines
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"

@@ -2,16 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from inheritune.cli.options import Json, Quiet, Trust, terminal_of
 from inheritune.cli.tables import table_of
 from inheritune.runtime import place_of_process
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def evaluate(
@@ -89,36 +86,41 @@ def evaluate(
 
 def show_evaluation(found: dict[str, Any]) -> None:
     """Losses and tasks of the models, as tables on standard output."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
     if found["text"] is not None:
-        _show_losses(console, found)
+        _show_losses(found)
     if found["harness"] is not None:
         show_tasks(found)
 
 
-def _show_losses(console: "Console", found: dict[str, Any]) -> None:
-    text = found["text"]
+def _show_losses(found: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from inheritune.report import short, with_error
+
+    console, text = Console(highlight=False), found["text"]
     size = "" if text["bytes"] is None else f", {text['bytes']:,} bytes"
     console.print(
         f"\n{text['source']}: sequences of {text['sequence_length']} tokens{size}", markup=False, soft_wrap=True
     )
-    header = ["model", "blocks", "parameters", "loss", "perplexity", "bits per byte"]
     rows = [
         [
-            model["name"], str(model["layers"]), f"{model['parameters']:,}",
-            _with_error(model["val_loss"], model["val_loss_se"]), f"{model['perplexity']:,.4g}",
-            "-" if model["bits_per_byte"] is None else _with_error(model["bits_per_byte"], model["bits_per_byte_se"]),
+            model["name"], str(model["layers"]), short(model["parameters"]),
+            with_error(model["val_loss"], model["val_loss_se"]), f"{model['perplexity']:,.4g}",
+            "-" if model["bits_per_byte"] is None else with_error(model["bits_per_byte"], model["bits_per_byte_se"]),
         ]
         for model in found["models"]
     ]  # fmt: skip
-    console.print(table_of(header, rows))
+    shown = table_of(["model", "blocks", "param.", "loss", "perplexity", "bits per byte"], rows)
+    for column in shown.columns[1:]:
+        column.no_wrap = True
+    console.print(shown)
 
 
 def show_tasks(found: dict[str, Any]) -> None:
     """A row for each task, a column for each model and each published row, on standard output."""
     from rich.console import Console
+
+    from inheritune.report import with_error
 
     console, harness = Console(highlight=False), found["harness"]
     models = [*found["models"], *found["published"]]
@@ -129,9 +131,9 @@ def show_tasks(found: dict[str, Any]) -> None:
     for name in names:
         figures = [model["tasks"].get(name) for model in models]
         kind = next(one for one in figures if one is not None)
-        shown = ["-" if one is None else _with_error(one["value"], one["se"]) for one in figures]
+        shown = ["-" if one is None else with_error(one["value"], one["se"]) for one in figures]
         rows.append([name, kind["metric"], str(kind["shots"]), *shown])
-    console.print(f"\nlm-eval {harness['version']}, fractions with their standard errors", markup=False)
+    console.print(f"\ntasks of lm-eval {harness['version']}, with their standard errors", markup=False)
     console.print(table_of(header, rows))
     for line in _notes(found):
         console.print(line, markup=False, soft_wrap=True)
@@ -147,9 +149,5 @@ def _notes(found: dict[str, Any]) -> list[str]:
         )
     if found["published"]:
         sources = ", ".join(dict.fromkeys(row["source"] for row in found["published"]))
-        lines.append(f"Published: as {sources} give it, of another harness and without standard errors.")
+        lines.append(f"Published: as {sources} gives it, of another harness and without standard errors.")
     return lines
-
-
-def _with_error(value: float, error: float | None) -> str:
-    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"

@@ -1,7 +1,7 @@
 """Judging models: losses of validation sequences, bits per byte of any text, tasks; several models side by side."""
 
-from inheritune.evaluation.account import evaluate
-from inheritune.evaluation.groups import GROUPS, HARNESS, has_pinned, with_averages
+from inheritune.evaluation.account import FORMAT, evaluate, harness_facts
+from inheritune.evaluation.groups import Entry, expand, with_averages
 from inheritune.evaluation.judging import (
     Evaluation,
     Mean,
@@ -11,22 +11,35 @@ from inheritune.evaluation.judging import (
     judge,
     judge_on,
     mean,
+    scoring,
     sequence_losses,
 )
+from inheritune.evaluation.reading import read_tokens, score, score_figures
+from inheritune.evaluation.tasks import Task, check_names, judge_task, on_harness, open_tasks
 
 __all__ = [
-    "GROUPS",
-    "HARNESS",
+    "FORMAT",
+    "Entry",
     "Evaluation",
     "Mean",
+    "Task",
+    "check_names",
     "evaluate",
+    "expand",
     "figures",
     "gap",
-    "has_pinned",
+    "harness_facts",
     "is_matched",
     "judge",
     "judge_on",
+    "judge_task",
     "mean",
+    "on_harness",
+    "open_tasks",
+    "read_tokens",
+    "score",
+    "score_figures",
+    "scoring",
     "sequence_losses",
     "with_averages",
 ]

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
 from inheritune.arch import check_positions, layer_count, load_config, parameter_count, ready, title
-from inheritune.data import Prepared, check_vocabulary, documents, fingerprint, open_data
+from inheritune.data import Prepared, Sequences, check_vocabulary, documents, fingerprint, open_data
 from inheritune.errors import InputError
 from inheritune.evaluation.groups import HARNESS, Entry, Figures, check_published, has_pinned, published, with_averages
 from inheritune.evaluation.judging import scoring
 from inheritune.evaluation.reading import (
     Reading,
     Score,
+    predicted_texts,
     read_text,
     read_tokens,
     score,
     score_figures,
     tokenizer_of,
-    validation_texts,
 )
 from inheritune.evaluation.run_folder import RunFolder, open_run
-from inheritune.evaluation.tasks import check_names, judge_task, on_harness, open_tasks
+from inheritune.evaluation.tasks import Task, check_names, judge_task, on_harness, open_tasks
 from inheritune.harness import version
 from inheritune.inheritance import check_free
 from inheritune.recipe import Reference
@@ -30,8 +30,6 @@ from inheritune.runlog import new_folder, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from inheritune.evaluation.tasks import Task
 
 FORMAT = 1
 _LONGEST = 1024  # tokens of a sequence, where nothing says how many
@@ -48,7 +46,7 @@ def evaluate(
 ) -> Figures:  # fmt: skip
     """Validation loss, perplexity, bits per byte and tasks of one or several decoders, as plain data.
 
-    docs/evaluating.md has every key. The text is that of `text` (files, folders, patterns, addresses), all of it, or the
+    docs/evaluating.md has every key. The text is all of `text` (files, folders, patterns, addresses), or the
     validation text of `data` (a folder that `prepare` wrote, or nanoGPT's train.bin and val.bin), in sequences of
     `sequence_length` tokens (default: 1024, or as many as all models have positions for). A model may be a run's
     folder: then it stands for the run's reference and its result, judged as in the run where neither text nor data is
@@ -75,7 +73,8 @@ def evaluate(
         check_published(entries, "--published")
     wish = wish.settled([one for _, one in given])
     # only the first process asks questions; the others wait for its figures
-    opened = open_tasks(entries, "--tasks", own) if entries and runtime.is_first else []
+    opened: list[Task] = []
+    runtime.first_does(lambda: opened.extend(open_tasks(entries, "--tasks", own)))
     judge = _Judge(wish, runtime, entries, opened, say)
     shown = []
     for name, one in given:
@@ -188,7 +187,7 @@ class _Judge:
     """Judges one model after the other, and remembers what is common to them."""
 
     def __init__(
-        self, wish: _Wish, runtime: rt.Runtime, entries: Sequence[Entry], opened: Sequence["Task"],
+        self, wish: _Wish, runtime: rt.Runtime, entries: Sequence[Entry], opened: Sequence[Task],
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.wish, self.runtime, self.entries, self.opened, self.say = wish, runtime, entries, opened, say
@@ -255,14 +254,19 @@ class _Judge:
         prepared = self._prepared
         if tokenizer is None or fingerprint(tokenizer) == prepared.manifest["tokenizer"]:
             check_vocabulary(prepared, model.config.vocab_size, str(self.wish.data))
-            return read_tokens(prepared, tokenizer or tokenizer_of(prepared), length)
+            return read_tokens(self._sequences(), tokenizer or tokenizer_of(prepared))
         if self._texts is None:
             made_by = tokenizer_of(prepared)
             if made_by is None:
                 what = "token files of one tokenizer, and a model with another one is to be judged on them"
                 raise InputError(str(self.wish.data), what, "give the text itself, with --text")
-            self._texts = validation_texts(prepared, made_by, length)
+            self._texts = predicted_texts(self._sequences(), made_by)
         return read_text(self._texts, tokenizer, length, str(self.wish.data))
+
+    def _sequences(self) -> Sequences:
+        assert self._prepared is not None
+        assert self.wish.length is not None
+        return Sequences(self._prepared.tokens("validation"), self.wish.length, "data.validation")
 
     def _tasks(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Figures:
         if tokenizer is None:

@@ -92,17 +92,28 @@ def read_text(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase", length
     return Reading(_Array(rows_NT), end, False, size, _shares(_Array(rows_NT), tokenizer, end), unspelt)
 
 
-def read_tokens(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase | None", length: int) -> Reading:
-    """The validation text of prepared data, for a model with the tokenizer that made it: the sequences of a run.
+def read_tokens(sequences: Sequences, tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
+    """Sequences of prepared data, for a model with the tokenizer that made them: those of a run.
 
     Ends of documents count for the loss, as they do in a run. Without a tokenizer nothing is known of bytes.
     """
-    sequences = Sequences(prepared.tokens("validation"), length, "data.validation")
     if tokenizer is None:
         return Reading(sequences, None, True, 0)
-    end = prepared.end_of_text
-    size = sum(len(text.encode()) for text in _predicted(sequences, tokenizer, end))
+    end = separator(tokenizer, "data")
+    size = sum(len(text.encode()) for text in predicted_texts(sequences, tokenizer))
     return Reading(sequences, end, True, size, _shares(sequences, tokenizer, end))
+
+
+def predicted_texts(sequences: Sequences, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """The documents in what sequences predict: all tokens but the first one and those that fill no sequence.
+
+    `tokenizer` is the one that made them. This is what a model with another one is judged on.
+    """
+    end = separator(tokenizer, "data")
+    tokens = sequences.rows(range(sequences.count))[:, 1:].reshape(-1)
+    parts = np.split(tokens, np.flatnonzero(tokens == end) + 1)
+    texts = [_decode(part[part != end], tokenizer) for part in parts]
+    return [text for text in texts if text]
 
 
 def tokenizer_of(prepared: Prepared) -> "PreTrainedTokenizerBase | None":
@@ -110,21 +121,6 @@ def tokenizer_of(prepared: Prepared) -> "PreTrainedTokenizerBase | None":
     if not (prepared.folder / "tokenizer").is_dir() or prepared.manifest["tokenizer"] is None:
         return None
     return load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
-
-
-def validation_texts(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", length: int) -> list[str]:
-    """The documents of which `read_tokens` predicts the tokens, for models that have another tokenizer."""
-    return _predicted(
-        Sequences(prepared.tokens("validation"), length, "data.validation"), tokenizer, prepared.end_of_text
-    )
-
-
-def _predicted(sequences: Sequences, tokenizer: "PreTrainedTokenizerBase", end: int) -> list[str]:
-    """The documents in what sequences predict: all tokens but the first one and those that fill no sequence."""
-    tokens = sequences.rows(range(sequences.count))[:, 1:].reshape(-1)
-    parts = np.split(tokens, np.flatnonzero(tokens == end) + 1)
-    texts = [_decode(part[part != end], tokenizer) for part in parts]
-    return [text for text in texts if text]
 
 
 def score(

@@ -14,6 +14,7 @@ from inheritune.growth import Growth, best_round, chosen, depths, with_blocks
 from inheritune.inheritance import target_config
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
+from inheritune.pipeline.tasks import judge_tasks
 from inheritune.recipe import Inherit, Recipe, Size, dump_recipe
 from inheritune.report import write_report
 from inheritune.runlog import Terminal, add_lineage, note_start, read_json, write_json, write_text
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Parts of a recipe that change how a run proceeds and not what comes out; they may differ when a run goes on.
-_FREE = ("train.checkpoint", "train.micro_batch", "hardware", "track")
+_TASKS = ("evaluate.tasks", "evaluate.tasks_folder", "evaluate.trust_task_files")
+_FREE = ("train.checkpoint", "train.micro_batch", "hardware", "track", *_TASKS)
 
 
 def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) -> dict[str, Any]:
@@ -67,6 +69,7 @@ class _Run:
         if finished.exists() and read_json(finished).get("finished"):
             self.terminal.say(f"{self.folder}: finished before; its report is written anew")
             summary: dict[str, Any] = read_json(finished)
+            judge_tasks(self.recipe, self.folder, self.ground, summary["result"]["model"])
             self.runtime.first_does(lambda: write_report(self.folder, summary))
             return summary
         prepared, data_seconds = self.ground.prepare()
@@ -80,6 +83,8 @@ class _Run:
         )  # fmt: skip
         rounds = growth.run(conditions, lambda done: self._summarise(reference, done, [], data_seconds, finished=False))
         controls = [self._control(name, rounds, growth, conditions) for name in recipe.controls]
+        so_far = self._summarise(reference, rounds, controls, data_seconds, finished=False)
+        judge_tasks(recipe, self.folder, self.ground, so_far["result"]["model"])
         return self._summarise(reference, rounds, controls, data_seconds, finished=True)
 
     def _teacher(self, inherit: Inherit, blocks: int) -> Teacher | None:

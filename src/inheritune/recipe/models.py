@@ -11,7 +11,7 @@ from inheritune.recipe.data import Data
 from inheritune.recipe.file import load_file
 from inheritune.recipe.reference import AnyReference
 from inheritune.recipe.size import In, Size
-from inheritune.recipe.target import Control, Evaluate, Grow, Inherit
+from inheritune.recipe.target import Control, Evaluate, EvaluateRun, Grow, Inherit
 from inheritune.recipe.training import Training
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
@@ -84,6 +84,8 @@ class Basis(Part):
 class Recipe(Basis):
     """Everything that `inheritune run` needs to know."""
 
+    evaluate: EvaluateRun = EvaluateRun()
+    """How models are judged."""
     inherit: Inherit = Inherit()
     """What the target starts with."""
     grow: Grow | None = Grow()

@@ -1,5 +1,6 @@
 """The recipe's `inherit`, `grow` and `evaluate`: the target's start, its rounds, and how it is judged."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -161,6 +162,23 @@ class Evaluate(Part):
     """How often a validation loss is taken during training (for the curves; it decides nothing)."""
     sequences: Annotated[int, Field(ge=1)] = 32
     """On how many of the validation sequences, during training. The verdict always uses all of them."""
+
+
+def _parse_tasks(value: Any) -> Any:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+class EvaluateRun(Evaluate):
+    """How models are judged."""
+
+    tasks: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_parse_tasks)] = []
+    """Tasks of lm-evaluation-harness for reference and result, behind the controls: names of tasks and groups, `NAME@5`
+    for five shots, task files (.yaml), and the groups inheritune-v1 and inheritune-v4 (docs/evaluating.md). They may
+    differ when a run goes on, or is finished: what is there is not made again."""
+    tasks_folder: Path | None = None
+    """A folder with task files of your own, whose tasks then have names."""
+    trust_task_files: bool = False
+    """Read task files. They may name Python code, which is then run: only for files that you trust."""
 
 
 Control = Literal["random", "reference-continued"]

@@ -4,7 +4,7 @@ from inheritune.report.analysis_page import write_analysis
 from inheritune.report.analysis_verdict import analysis_verdict, layers_table, models_table
 from inheritune.report.arms import arm_curve, reference_curve, tokens_to_reach
 from inheritune.report.comparison import comparison_table, notes_on, verdict_of, write_comparison
-from inheritune.report.notation import spans
+from inheritune.report.notation import short, spans, with_error
 from inheritune.report.page import write_report
 from inheritune.report.verdict import table, verdict
 
@@ -16,11 +16,13 @@ __all__ = [
     "models_table",
     "notes_on",
     "reference_curve",
+    "short",
     "spans",
     "table",
     "tokens_to_reach",
     "verdict",
     "verdict_of",
+    "with_error",
     "write_analysis",
     "write_comparison",
     "write_report",

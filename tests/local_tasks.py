@@ -11,10 +11,16 @@ ROWS = [
     {"q": "some of the large", "choices": [" one's blocks", " small"], "right": 0},
 ]
 PAGES = [
-    {"page": "the small model keeps some of the large one's blocks and learns again what it has lost while it reads. " * 6},
+    {
+        "page": "the small model keeps some of the large one's blocks and learns again what it has lost while it reads. "
+        * 6
+    },
     {"page": "Document 5. keeps of large blocks learns what has while reads."},
 ]
-SHOTS = [{"q": "the small model", "choices": [" keeps", " reads"], "right": 0}, {"q": "of the", "choices": [" it", " large"], "right": 1}]
+SHOTS = [
+    {"q": "the small model", "choices": [" keeps", " reads"], "right": 0},
+    {"q": "of the", "choices": [" it", " large"], "right": 1},
+]
 
 _CHOICE = """
 task: own_choice
@@ -39,18 +45,18 @@ doc_to_text: ""
 doc_to_target: "{{{{page}}}}"
 metric_list: [{{metric: word_perplexity}}, {{metric: bits_per_byte}}]
 """
-_GROUP = """
-group: own_both
-task: [own_choice, {{task: own_choice, task_alias: again}}]
-aggregate_metric_list: [{{metric: acc, weight_by_size: true}}]
+_SHOTS = """
+include: choice.yaml
+task: own_shots
+num_fewshot: 2
 """
 
 
 def write_tasks(folder: Path) -> Path:
-    """own_choice (five questions, acc and acc_norm, shots from data of their own) and own_pages (perplexities)."""
+    """own_choice (five questions, acc and acc_norm), own_shots (with two shots), own_pages (perplexities)."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, records in (("rows", ROWS), ("shots", SHOTS), ("pages", PAGES)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    for name, content in (("choice", _CHOICE), ("pages", _PAGES)):
+    for name, content in (("choice", _CHOICE), ("pages", _PAGES), ("shots", _SHOTS)):
         (folder / f"{name}.yaml").write_text(content.format(folder=folder))
     return folder

@@ -77,6 +77,18 @@ def _check_folder(folder: Path) -> None:
             raise InputError(str(file), f"not a task file ({_first_line(error)})", "mend it, or take it away") from None
 
 
+def from_files(names: Iterable[str], folder: Path | None) -> list[str]:
+    """Which of the names are task files, or those of task files in `folder`, also in the place of the harness's own."""
+    index = task_manager(folder).task_index
+    inside = None if folder is None else folder.resolve()
+
+    def is_own(name: str) -> bool:
+        file = index[name].yaml_path if name in index else None
+        return name not in index or (inside is not None and file is not None and file.resolve().is_relative_to(inside))
+
+    return [name for name in names if is_own(name)]
+
+
 @lru_cache(maxsize=2)
 def task_manager(folder: Path | None = None) -> Any:
     """All tasks by name, those in `folder` among them: once a process, as it reads thousands of files."""
@@ -108,7 +120,7 @@ def data_errors(name: str, place: str) -> Iterator[None]:
         raise InputError(
             place,
             f"the data of the task {name} cannot be had ({type(error).__name__}: {_first_line(error)})",
-            "run once where the network is to fill Hugging Face's cache, or give the questions as files",
+            "run once where the network is, to fill Hugging Face's cache, or take data on this machine",
         ) from None
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-
 from inheritune import runtime
 from inheritune.data import Sequences, prepare
 from inheritune.errors import InputError, RunError

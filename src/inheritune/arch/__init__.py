@@ -12,7 +12,7 @@ from inheritune.arch.building import (
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
-from inheritune.arch.given import ready, title
+from inheritune.arch.given import ready, resolve_dtype, title
 from inheritune.arch.head import Head, logits_width, split_head
 from inheritune.arch.loading import (
     check_tokenizer_fits,
@@ -92,6 +92,7 @@ __all__ = [
     "place_tensors",
     "planned_config",
     "ready",
+    "resolve_dtype",
     "save_frame",
     "save_model",
     "save_stored",

@@ -21,15 +21,12 @@ def ready(
 ) -> "Iterator[tuple[PreTrainedModel, PreTrainedTokenizerBase | None]]":  # fmt: skip
     """A model on its device in its dtype and in evaluation mode, with its tokenizer; a loaded one is copied.
 
-    `tokenizer` is taken in place of the one that comes with a place. `dtype` is float32, bfloat16 or auto (float32, on
-    a GPU bfloat16). Raises InputError for another one, and for a place without model or tokenizer.
+    `tokenizer` is taken in place of the one that comes with a place; `dtype` is as in `resolve_dtype`. Raises
+    InputError as that, and for a place without model or tokenizer.
     """
     import torch
 
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise InputError("--dtype", f"got {dtype!r}", "legal are auto, float32 and bfloat16")
-    if dtype == "auto":
-        dtype = "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    dtype = resolve_dtype(dtype, device)
     if isinstance(one, str | Path | Reference):
         origin = one if isinstance(one, Reference) else Reference(path=str(one))
         tokenizer = tokenizer or load_tokenizer(origin)
@@ -37,6 +34,17 @@ def ready(
     else:
         model = copy.deepcopy(one)
     yield model.to(device=device, dtype=getattr(torch, dtype)).eval(), tokenizer
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """float32 or bfloat16; `auto` is float32, on a GPU that has it bfloat16. Raises InputError for anything else."""
+    import torch
+
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise InputError("--dtype", f"got {dtype!r}", "legal are auto, float32 and bfloat16")
+    if dtype == "auto":
+        return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return dtype
 
 
 def title(one: "str | Path | Reference | PreTrainedModel") -> tuple[str, str | None]:

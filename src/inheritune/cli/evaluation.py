@@ -132,7 +132,7 @@ def show_tasks(found: dict[str, Any]) -> None:
         figures = [model["tasks"].get(name) for model in models]
         kind = next(one for one in figures if one is not None)
         shown = ["-" if one is None else with_error(one["value"], one["se"]) for one in figures]
-        rows.append([name, kind["metric"], str(kind["shots"]), *shown])
+        rows.append([name.removesuffix(f":{kind['metric']}"), kind["metric"], str(kind["shots"]), *shown])
     console.print(f"\ntasks of lm-eval {harness['version']}, with their standard errors", markup=False)
     console.print(table_of(header, rows))
     for line in _notes(found):
@@ -143,6 +143,8 @@ def _notes(found: dict[str, Any]) -> list[str]:
     harness, lines = found["harness"], []
     if harness["limit"] is not None:
         lines.append(f"The first {harness['limit']} questions of each task: a trial, not the tasks' figures.")
+    if harness["own"]:
+        lines.append(f"From task files of your own: {', '.join(harness['own'])}.")
     if harness["pinned"] not in (None, harness["version"]):
         lines.append(
             f"The groups are made for lm-eval {harness['pinned']}; with {harness['version']} their figures may differ."

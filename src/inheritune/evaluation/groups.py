@@ -109,11 +109,13 @@ def is_as(figures: Figures | None, entry: Entry) -> bool:
     return figures is not None and (figures["metric"], figures["shots"]) == (entry.metric, entry.shots)
 
 
-def published(tasks: Mapping[str, Figures], place: str) -> list[Figures]:
-    """The published rows of the tasks that were measured with the same metric and shots.
+def published(tasks: Mapping[str, Figures], own: Iterable[str], place: str) -> list[Figures]:
+    """The published rows of the tasks that were measured with the same metric and shots, and are not the user's `own`.
 
     Raises InputError where none of the tasks has a published figure.
     """
+    mine = set(own)
+    tasks = {name: one for name, one in tasks.items() if not mine & {name, *AVERAGES.get(name, ())}}
     found = []
     for row in _published():
         kept = {

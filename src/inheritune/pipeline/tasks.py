@@ -117,7 +117,8 @@ class _Stage:
                 tasks |= read_json(self._file(side, entry))["tasks"]
             models.append({"name": side, "path": path, **found, "tasks": with_averages(tasks)})
         about = {"source": "data (validation)", "sequence_length": self.recipe.train.sequence_length, **(text or {})}
-        harness = harness_facts(self.recipe.evaluate.tasks, None)
+        wish = self.recipe.evaluate
+        harness = harness_facts(wish.tasks, self.entries, None, wish.tasks_folder)
         shown = {"format": FORMAT, "text": about, "harness": harness, "models": models, "published": []}
         write_json(self.folder / TASKS_FILE, shown)
 

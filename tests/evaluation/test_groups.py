@@ -1,0 +1,70 @@
+"""Names of tasks, the papers' groups and their published rows."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from inheritune.errors import InputError
+from inheritune.evaluation import expand, with_averages
+from inheritune.evaluation.groups import AVERAGES, GROUPS, HARNESS, Entry, check_published, published
+
+
+def figures(metric: str = "acc", shots: int = 0, value: float = 0.5, se: float | None = 0.1) -> dict[str, Any]:
+    return {"metric": metric, "shots": shots, "value": value, "se": se}
+
+
+def test_names_groups_and_shots() -> None:
+    assert expand(["own", "mmlu@5", "a/b@c.yaml"], "x") == (Entry("own"), Entry("mmlu", shots=5), Entry("a/b@c.yaml"))
+    both = expand(["inheritune-v1", "inheritune-v4"], "x")
+    assert len(both) == 10 + 8 - 3  # PIQA, WinoGrande and BoolQ are in both, asked for in one way
+    assert Entry("mmlu", "acc", 5) in both
+    with pytest.raises(
+        InputError, match=r"^x: piqa is asked for twice, as acc with 0 shots and as all its metrics with 2"
+    ):
+        expand(["inheritune-v1", "piqa@2"], "x")
+
+
+def test_the_average_is_there_when_all_its_tasks_are() -> None:
+    values = {"arc_easy": 0.5, "piqa": 0.6, "sciq": 0.7, "hellaswag": 0.3, "lambada_openai": 0.4}
+    tasks = {name: figures("acc_norm" if name == "hellaswag" else "acc", value=value) for name, value in values.items()}
+    (found,) = (one for name, one in with_averages(tasks).items() if name not in tasks)
+    assert found["value"] == pytest.approx(0.5)
+    assert found["se"] == pytest.approx(math.sqrt(5 * 0.01) / 5)
+    assert with_averages({**tasks, "hellaswag": figures()}).keys() == tasks.keys()  # another metric
+    assert with_averages({**tasks, "piqa": figures(shots=5)}).keys() == tasks.keys()
+
+
+def test_published_rows_are_those_of_the_same_metric_and_shots() -> None:
+    rows = published({"mmlu": figures(shots=5), "wsc": figures(shots=2), "own": figures()}, [], "x")
+    assert [row["tasks"].keys() for row in rows] == [{"mmlu"}] * 6
+    named = {row["name"]: row["tasks"]["mmlu"]["value"] for row in rows}
+    assert named["OpenLLaMA-3B (1T)"] == 0.2721
+    assert named["Inheritune-1.5B (1B)"] == 0.2567
+    assert len(published({"inheritune-v4 average": figures("mean of 5 tasks")}, ["own"], "x")) == 6
+    for tasks, own in (({"piqa": figures(shots=3)}, []), ({"piqa": figures()}, ["piqa"])):
+        with pytest.raises(InputError, match="none of these tasks has a published figure"):
+            published(tasks, own, "x")
+    with pytest.raises(InputError, match="ask for inheritune-v1 or inheritune-v4"):
+        check_published([Entry("own")], "x")
+    check_published(GROUPS["inheritune-v4"], "x")
+
+
+@pytest.mark.long
+def test_the_groups_are_tasks_of_the_pinned_harness_with_these_metrics() -> None:
+    from inheritune import harness
+
+    assert harness.version() == HARNESS
+    index = harness.task_manager().task_index
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    for entry in {entry for group in GROUPS.values() for entry in group}:
+        config = load_yaml(index[entry.name].yaml_path, resolve_func=False)
+        metrics = config.get("metric_list") or config["aggregate_metric_list"]
+        assert entry.metric in [one["metric"] for one in metrics], entry
+        assert config.get("num_fewshot", entry.shots) == entry.shots
+    assert all(
+        part in {entry.name for entry in GROUPS["inheritune-v4"]} for parts in AVERAGES.values() for part in parts
+    )
+    assert json.dumps(sorted(GROUPS)) == '["inheritune-v1", "inheritune-v4"]'

@@ -50,13 +50,31 @@ include: choice.yaml
 task: own_shots
 num_fewshot: 2
 """
+_ZERO = """
+include: choice.yaml
+task: own_zero
+num_fewshot: 0
+"""
+_FAULTY = """
+include: choice.yaml
+task: own_faulty
+doc_to_text: "{{{{question}}}}"
+"""
 
 
 def write_tasks(folder: Path) -> Path:
-    """own_choice (five questions, acc and acc_norm), own_shots (with two shots), own_pages (perplexities)."""
+    """own_choice (five questions, acc and acc_norm), own_shots (with two shots), own_zero (with none, whatever is asked
+    for), own_faulty (its template names what its data lack), own_pages (perplexities).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, records in (("rows", ROWS), ("shots", SHOTS), ("pages", PAGES)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    for name, content in (("choice", _CHOICE), ("pages", _PAGES), ("shots", _SHOTS)):
+    for name, content in (
+        ("choice", _CHOICE),
+        ("pages", _PAGES),
+        ("shots", _SHOTS),
+        ("zero", _ZERO),
+        ("faulty", _FAULTY),
+    ):
         (folder / f"{name}.yaml").write_text(content.format(folder=folder))
     return folder

@@ -137,18 +137,7 @@ def test_what_cannot_be_asked_is_a_line(
         assert error.count("\n") == 1
 
 
-def test_a_task_that_fails_is_a_line(reference_folder: Path, tmp_path: Path) -> None:
-    folder = write_tasks(tmp_path / "tasks")
-    file = folder / "choice.yaml"
-    file.write_text(file.read_text().replace("{{q}}", "{{question}}"))
-    with pytest.raises(
-        InputError, match=r"own_choice: the task fails \(UndefinedError|the data of the task own_choice"
-    ):
-        inheritune.evaluate(
-            reference_folder, tasks="own_choice", tasks_folder=folder, trust_task_files=True, device="cpu"
-        )
-    file.write_text(file.read_text().replace("{{question}}", "{{q}}") + "num_fewshot: 0\n")
-    with pytest.raises(InputError, match="it is made for no shots"):
-        inheritune.evaluate(
-            reference_folder, tasks="own_choice@1", tasks_folder=folder, trust_task_files=True, device="cpu"
-        )
+def test_a_task_that_fails_is_a_line(reference_folder: Path, tasks: Path) -> None:
+    for name, said in (("own_faulty", r"own_faulty.*Undefined"), ("own_zero@1", "it is made for no shots")):
+        with pytest.raises(InputError, match=said):
+            inheritune.evaluate(reference_folder, tasks=name, tasks_folder=tasks, trust_task_files=True, device="cpu")

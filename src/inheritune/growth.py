@@ -175,11 +175,10 @@ def choose_once(
         pieces = Sequences(row.tokens, length, "inherit.calibration")
         count = max(1, inherit.calibration.count // length)
         rows_NT = torch.from_numpy(sample(pieces, count, "inherit.calibration", or_fewer=True))
-        with runtime.autocast(conditions.training.precision):
-            found = choose_blocks(
-                held, rows_NT.to(runtime.device), inherit, say=conditions.terminal.say,
-                trust_remote_code=conditions.trust_remote_code,
-            )  # fmt: skip
+        found = choose_blocks(
+            held, rows_NT.to(runtime.device), inherit, precision=runtime.quick_precision(), say=conditions.terminal.say,
+            trust_remote_code=conditions.trust_remote_code,
+        )  # fmt: skip
         write_json(file, found)
         return found
 

@@ -53,6 +53,17 @@ class Runtime:
             return precision
         return "bfloat16" if self.device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
+    def quick_precision(self) -> str:
+        """The precision in which products are fast here: bfloat16 on a GPU, or a CPU with instructions for it (AVX-512
+        BF16, AMX), else float32.
+        """
+        import torch
+
+        if self.device == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+            able = torch.cpu.get_capabilities()
+            return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
+        return self.resolve_precision("auto")
+
     def first_does(self, work: Callable[[], _T]) -> _T:
         """What `work` gives on the first process, on all of them; the others wait for it, however long it takes.
 

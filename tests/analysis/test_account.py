@@ -97,7 +97,7 @@ def check_model(model: dict[str, Any], layers: int, several: bool = True) -> Non
 
 def test_every_key_is_there(written: tuple[Any, Path], data: Path, reference_folder: Path) -> None:
     found, _ = written
-    assert found.keys() == {"format", "text", "tau", "collapsed_below", "models"}
+    assert found.keys() == {"format", "text", "loss_precision", "tau", "collapsed_below", "models"}
     assert (found["format"], found["tau"], found["collapsed_below"]) == (1, [0.9, 0.5], 1.5)
     expected = {"source": f"{data} (validation)", "sequences": 4, "sequence_length": 12, "loss_sequences": 3}
     assert found["text"] == expected
@@ -232,6 +232,28 @@ def test_wrong_input(changes: dict[str, Any], words: str, text: Path, reference_
     with pytest.raises(InputError, match=words):
         inheritune.analyze(**given)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_cpu_that_has_it_products_for_losses_alone_are_in_bfloat16(
+    text: Path, reference_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention and what is measured of it stay those of float32; losses and gradients are within 2 %."""
+    able = {"avx512_bf16": False, "amx_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    quick = inheritune.analyze(reference_folder, text=text, **SMALL)
+    exact = inheritune.analyze(reference_folder, text=text, dtype="float32", **SMALL)
+    able["amx_bf16"] = False
+    without = inheritune.analyze(reference_folder, text=text, **SMALL)
+    assert [one["loss_precision"] for one in (quick, exact, without)] == ["bfloat16", "float32", "float32"]
+    (quick_model,), (exact_model,), (plain,) = quick["models"], exact["models"], without["models"]
+    assert plain["blocks"] == exact_model["blocks"]
+    assert quick_model["loss"]["mean"] != exact_model["loss"]["mean"]
+    for quick_block, block in zip(quick_model["blocks"], exact_model["blocks"], strict=True):
+        assert quick_block["attention"] == block["attention"]
+        assert quick_block["influence"] == block["influence"]
+        assert quick_block["depth_loss"]["mean"] == pytest.approx(block["depth_loss"]["mean"], rel=0.02)
+        for kind in ("query", "key"):
+            assert quick_block["gradients"][kind] == pytest.approx(block["gradients"][kind], rel=0.02)
 
 
 def test_a_loaded_model_needs_a_tokenizer_for_text(text: Path) -> None:

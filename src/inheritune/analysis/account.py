@@ -42,8 +42,9 @@ def analyze(
     is taken. Attention is looked at on `sequences` sequences of `sequence_length` tokens, spread evenly over the text;
     losses on the first `loss_sequences` of them. `tau` is the share of the squared norm that ranks hold, or several.
     With `selection` its blocks are chosen from the first model, seen on training text where `data` is given. Models are
-    moved to `device` in `dtype` (auto: float32, on a GPU bfloat16); a loaded one stays as it was. `out` is a folder to
-    write analysis.json, index.html and analysis.md to.
+    moved to `device` in `dtype`; a loaded one stays as it was. auto: bfloat16 on a GPU; on a CPU float32, but products
+    for losses in bfloat16 where the processor has instructions for it. `out` is a folder to write analysis.json,
+    index.html and analysis.md to.
 
     Raises InputError for text that is too short, a tau outside (0, 1), sequences longer than a model's positions, a
     model that is no decoder, and when `out` exists. Source: arXiv 2404.08634 v4, sections 3 and 4.
@@ -54,6 +55,7 @@ def analyze(
     _check(listed, paths, data, shares, sequences, sequence_length, loss_sequences)
     folder = None if out is None else check_free(Path(out))
     runtime = rt.start(device)
+    precision = _loss_precision(dtype, runtime)
     found: Figures = {
         "format": FORMAT,
         "text": {
@@ -62,6 +64,7 @@ def analyze(
             "sequence_length": sequence_length,
             "loss_sequences": min(loss_sequences, sequences),
         },
+        "loss_precision": precision,
         "tau": shares,
         "collapsed_below": COLLAPSED_BELOW,
         "models": [],
@@ -77,7 +80,7 @@ def analyze(
             name, path = title(one)
             figures = describe(
                 model, rows_NT, tau=shares, micro_batch=micro_batch, loss_sequences=loss_sequences,
-                say=partial(_say, say, name),
+                precision=precision, say=partial(_say, say, name),
             )  # fmt: skip
             drawn = figures["maps"]
             drawings.append(drawn and [drawn[kind].pop("attention") for kind in ("potent", "lazy")])
@@ -85,7 +88,8 @@ def analyze(
             if selection is not None and number == 0:
                 rows_NT = text_of.calibration(its, model.config, selection)
                 figures["selection"] = choose_blocks(
-                    model, rows_NT, selection, micro_batch=micro_batch, say=say, trust_remote_code=_trusted(one),
+                    model, rows_NT, selection, micro_batch=micro_batch, precision=precision, say=say,
+                    trust_remote_code=_trusted(one),
                 )  # fmt: skip
             figures["seconds"] = {"load": seconds, **figures["seconds"]}
             found["models"].append({"name": name, "path": path, "parameters": parameter_count(model), **figures})
@@ -108,7 +112,15 @@ def choose(
     runtime = rt.start(device)
     with ready(model, tokenizer, runtime.device, dtype) as (loaded, its):
         rows_NT = _Text(paths, data, runtime).calibration(its, loaded.config, wish)
-        return choose_blocks(loaded, rows_NT, wish, micro_batch=micro_batch, say=say, trust_remote_code=_trusted(model))
+        return choose_blocks(
+            loaded, rows_NT, wish, micro_batch=micro_batch, precision=_loss_precision(dtype, runtime), say=say,
+            trust_remote_code=_trusted(model),
+        )  # fmt: skip
+
+
+def _loss_precision(dtype: str, runtime: rt.Runtime) -> str:
+    """What products for losses are in; a model in bfloat16 leaves nothing to choose."""
+    return runtime.quick_precision() if dtype == "auto" and runtime.device == "cpu" else "float32"
 
 
 def _trusted(model: Any) -> bool:

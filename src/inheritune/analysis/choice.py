@@ -9,7 +9,7 @@ from inheritune.analysis.figures import mean
 from inheritune.analysis.measures import is_lazy
 from inheritune.analysis.order import Dropped, order_by, search
 from inheritune.analysis.passing import Passed, pass_through
-from inheritune.analysis.trials import Trials, skip_increases
+from inheritune.analysis.trials import Trials, products_in, skip_increases
 from inheritune.arch import layer_count
 from inheritune.errors import InputError
 from inheritune.inheritance import count_layers, draft, select_blocks, settle, within
@@ -25,15 +25,16 @@ _RANK_LENGTH, _RANK_SEQUENCES = 100, 20  # ranks grow with the length: the paper
 
 def choose_blocks(
     model: "PreTrainedModel", rows_NT: "torch.Tensor", wish: Inherit, *, micro_batch: int = 8,
-    trust_remote_code: bool = False, say: Callable[[str], None] = lambda _: None,
+    precision: str = "float32", trust_remote_code: bool = False, say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     """The blocks that a measured choice keeps, and the order in which it drops the others, as plain data.
 
     `rows_NT` are calibration sequences (N, T + 1), which must not be validation text. auto drops one block after the
     other, each time the one without which the loss is lowest (see `search`), until `wish.layers` is kept; rank,
     influence and loss drop those with the lowest MaxRank, block influence, or increase of the loss when skipped alone.
-    The model, in evaluation mode and on its device, is left as it was. Keys: choose, blocks, dropped (in order; block,
-    and with auto loss and increase in nats a token), lazy_layers, reason, calibration, loss, trials, seconds.
+    Products for losses are in `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, is
+    left as it was. Keys: choose, blocks, dropped (in order; block, and with auto loss and increase in nats a token),
+    lazy_layers, reason, precision, calibration, loss, trials, seconds.
 
     Raises InputError for more blocks than there are or a budget below one, where no block can be dropped, or when rank
     is asked of blocks that show no attention weights.
@@ -48,18 +49,18 @@ def choose_blocks(
     length = min(_RANK_LENGTH, rows_NT.shape[1] - 1)
     pieces = rows_NT[:, : (rows_NT.shape[1] - 1) // length * length].reshape(-1, length)[:_RANK_SEQUENCES]
     ranks = _ranks(pass_through(model, pieces, (_TAU,), micro_batch))
-    trials = None
-    if wish.choose == "auto":
-        trials = Trials(model, rows_NT, micro_batch)
-        say(f"choosing blocks: loss {float(trials.losses.mean()):.3f} with all {total}")
-        if not trials.resumes:
-            say("choosing blocks: blocks see more than the one before hands on, so every trial takes a whole pass")
-        start = float(trials.losses.mean())
-        enough = partial(_is_enough, model, wish, trust_remote_code)
-        order = search(trials, enough, partial(_is_model, model, wish, trust_remote_code), say)
-    else:
-        order = order_by(_values(model, rows_NT, wish.choose, ranks, micro_batch))
-        start = None
+    trials, start = None, None
+    with products_in(precision if wish.choose in ("auto", "loss") else "float32", model):
+        if wish.choose == "auto":
+            trials = Trials(model, rows_NT, micro_batch)
+            start = float(trials.losses.mean())
+            say(f"choosing blocks: loss {start:.3f} with all {total}")
+            if not trials.resumes:
+                say("choosing blocks: blocks see more than the one before hands on, so every trial takes a whole pass")
+            enough = partial(_is_enough, model, wish, trust_remote_code)
+            order = search(trials, enough, partial(_is_model, model, wish, trust_remote_code), say)
+        else:
+            order = order_by(_values(model, rows_NT, wish.choose, ranks, micro_batch))
     dropped = [one.block for one in order]
     kept = _kept(model, wish, dropped, trust_remote_code)
     lazy = [block for block, rank in enumerate(ranks) if rank is not None and is_lazy(rank)]
@@ -70,6 +71,7 @@ def choose_blocks(
         "dropped": [_plain(one) for one in gone],
         "lazy_layers": lazy,
         "reason": reason(gone, lazy, wish.choose),
+        "precision": precision,
         "calibration": {"sequences": len(rows_NT), "sequence_length": rows_NT.shape[1] - 1},
         "loss": start,
         "trials": trials.runs if trials is not None else 0,

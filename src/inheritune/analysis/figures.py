@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune.analysis.gradients import gradient_norms
 from inheritune.analysis.measures import COLLAPSED_BELOW, is_lazy, lazy_groups
 from inheritune.analysis.passing import attention_of, pass_through
-from inheritune.analysis.trials import Trials, skip_increases
+from inheritune.analysis.trials import Trials, products_in, skip_increases
 
 if TYPE_CHECKING:
     import torch
@@ -24,13 +24,15 @@ def describe(
     tau: Sequence[float] = (0.9,),
     micro_batch: int = 8,
     loss_sequences: int | None = None,
+    precision: str = "float32",
     say: Callable[[str], None] = lambda _: None,
 ) -> Figures:
     """A model's figures on sequences of token ids (N, T + 1), as plain data: see docs/analysis.md for every key.
 
     Attention and distances are taken on the first T tokens of each row; losses, which take longer, on the first
-    `loss_sequences` rows (default: all), gradients on up to eight of these. The model, in evaluation mode and on its
-    device, is left as it was. Under "maps" stand the attention matrices (T, T) of a potent and a lazy head, as tensors.
+    `loss_sequences` rows (default: all), gradients on up to eight of these, both with products in `precision` (float32
+    or bfloat16). The model, in evaluation mode and on its device, is left as it was. Under "maps" stand the
+    attention matrices (T, T) of a potent and a lazy head, as tensors.
     Raises InputError for a tau outside (0, 1), RunError for hidden states that are not finite.
     """
     clock = _Clock()
@@ -40,13 +42,14 @@ def describe(
     clock.seconds["rank"] = round(passed.rank_seconds, 3)
     some = rows_NT[:loss_sequences]
     say(f"losses with each of {len(passed.heads)} blocks skipped, and at every depth")
-    trials = Trials(model, some, micro_batch)
     count = len(passed.heads)
-    skipped = skip_increases(trials, range(count))
-    depths = [trials.at_depth(depth + 1) for depth in range(count)]
-    clock.note("losses")
-    gradients = gradient_norms(model, some[:8])
-    clock.note("gradients")
+    with products_in(precision, model):
+        trials = Trials(model, some, micro_batch)
+        skipped = skip_increases(trials, range(count))
+        depths = [trials.at_depth(depth + 1) for depth in range(count)]
+        clock.note("losses")
+        gradients = gradient_norms(model, some[:8])
+        clock.note("gradients")
     blocks = [
         {
             "block": number,

@@ -1,7 +1,8 @@
 """What blocks are worth, tried out: losses with a block skipped, and read at every depth."""
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from inheritune.analysis.measures import block_influence
 from inheritune.analysis.partial import Partial
@@ -67,6 +68,17 @@ class Trials:
         return torch.cat(
             [part.losses(first, blocks, states[blocks]) for part, states in zip(self._parts, self._states, strict=True)]
         )
+
+
+def products_in(precision: str, model: "PreTrainedModel") -> AbstractContextManager[Any]:
+    """The context for losses with products in `precision` (float32 or bfloat16); around many, as weights are rounded
+    once in it.
+    """
+    import torch
+
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(model.device.type, torch.bfloat16)
 
 
 def skip_increases(trials: Trials, blocks: Sequence[int]) -> "torch.Tensor":

@@ -26,8 +26,8 @@ class Entry:
     shots: int | None = None
 
 
-# wsc is SuperGLUE's (its 104 questions divide the published figures), LogiQA's metric acc_norm (0.27 to 0.28 for models
-# whose acc is 0.21 to 0.22), TruthfulQA mc2.
+# The papers name no metrics. wsc is SuperGLUE's: the published figures are multiples of 1/104, its number of questions.
+# LogiQA's metric and TruthfulQA's variant: docs/evaluating.md.
 GROUPS: dict[str, tuple[Entry, ...]] = {
     "inheritune-v1": (
         Entry("wsc", "acc", 0),

@@ -8,7 +8,7 @@ import pytest
 
 from inheritune.errors import InputError
 from inheritune.evaluation import expand, with_averages
-from inheritune.evaluation.groups import AVERAGES, GROUPS, HARNESS, Entry, check_published, published
+from inheritune.evaluation.groups import AVERAGES, GROUPS, HARNESS, Entry, check_published, published_rows
 
 
 def figures(metric: str = "acc", shots: int = 0, value: float = 0.5, se: float | None = 0.1) -> dict[str, Any]:
@@ -37,15 +37,17 @@ def test_the_average_is_there_when_all_its_tasks_are() -> None:
 
 
 def test_published_rows_are_those_of_the_same_metric_and_shots() -> None:
-    rows = published({"mmlu": figures(shots=5), "wsc": figures(shots=2), "own": figures()}, [], "x")
+    rows = published_rows({"mmlu": figures(shots=5), "wsc": figures(shots=2), "own": figures()}, [])
     assert [row["tasks"].keys() for row in rows] == [{"mmlu"}] * 6
     named = {row["name"]: row["tasks"]["mmlu"]["value"] for row in rows}
     assert named["OpenLLaMA-3B (1T)"] == 0.2721
     assert named["Inheritune-1.5B (1B)"] == 0.2567
-    assert len(published({"inheritune-v4 average": figures("mean of 5 tasks")}, ["own"], "x")) == 6
-    for tasks, own in (({"piqa": figures(shots=3)}, []), ({"piqa": figures()}, ["piqa"])):
-        with pytest.raises(InputError, match="none of these tasks has a published figure"):
-            published(tasks, own, "x")
+    assert len(published_rows({"inheritune-v4 average": figures("mean of 5 tasks")}, ["own"])) == 6
+    assert published_rows({"piqa": figures(shots=3)}, []) == []
+    assert published_rows({"piqa": figures()}, ["piqa"]) == []
+    for entry in (Entry("piqa", shots=3), Entry("logiqa", "acc", 0)):
+        with pytest.raises(InputError, match="none of these tasks has a published figure of its metric and shots"):
+            check_published([entry], "x")
     with pytest.raises(InputError, match="ask for inheritune-v1 or inheritune-v4"):
         check_published([Entry("own")], "x")
     check_published(GROUPS["inheritune-v4"], "x")

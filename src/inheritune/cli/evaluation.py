@@ -10,6 +10,8 @@ from inheritune.cli.options import Json, Quiet, Trust, terminal_of
 from inheritune.cli.tables import table_of
 from inheritune.runtime import place_of_process
 
+_JUDGED = ("val_loss", "bits_per_byte")
+
 
 def evaluate(
     models: Annotated[
@@ -71,7 +73,7 @@ def evaluate(
 
     found = evaluation.evaluate(
         given, data, sequence_length, text=text or (), tasks=names, tasks_folder=tasks_folder,
-        trust_task_files=trust_task_files, compare_published=published, limit=limit, device=device, dtype=dtype,
+        trust_task_files=trust_task_files, published=published, limit=limit, device=device, dtype=dtype,
         attention=attention, micro_batch=micro_batch, out=out, say=terminal_of(quiet or as_json).say,
     )  # fmt: skip
     if place_of_process()[0] > 0:
@@ -98,18 +100,16 @@ def _show_losses(found: dict[str, Any]) -> None:
     from inheritune.report import short, with_error
 
     console, text = Console(highlight=False), found["text"]
-    size = "" if text["bytes"] is None else f", {text['bytes']:,} bytes"
+    known = "" if text["bytes"] is None else f", {text['bytes']:,} bytes"
     console.print(
-        f"\n{text['source']}: sequences of {text['sequence_length']} tokens{size}", markup=False, soft_wrap=True
+        f"\n{text['source']}: sequences of {text['sequence_length']} tokens{known}", markup=False, soft_wrap=True
     )
-    rows = [
-        [
-            model["name"], str(model["layers"]), short(model["parameters"]),
-            with_error(model["val_loss"], model["val_loss_se"]), f"{model['perplexity']:,.4g}",
-            "-" if model["bits_per_byte"] is None else with_error(model["bits_per_byte"], model["bits_per_byte_se"]),
-        ]
-        for model in found["models"]
-    ]  # fmt: skip
+    rows = []
+    for model in found["models"]:
+        loss, bits = (with_error(model[key], model[f"{key}_se"]) if model[key] is not None else "-" for key in _JUDGED)
+        perplexity = "-" if model["perplexity"] is None else f"{model['perplexity']:,.4g}"
+        size = [str(model["layers"]), short(model["parameters"])]
+        rows.append([model["name"], *size, loss, perplexity, bits])
     shown = table_of(["model", "blocks", "param.", "loss", "perplexity", "bits per byte"], rows)
     for column in shown.columns[1:]:
         column.no_wrap = True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.arch import ready, resolve_dtype, title
 from inheritune.errors import InputError
-from inheritune.evaluation.groups import HARNESS, Entry, Figures, check_published, has_pinned, published
+from inheritune.evaluation.groups import HARNESS, Entry, Figures, check_published, has_pinned, published_rows
 from inheritune.evaluation.measuring import Measure, Wish
 from inheritune.evaluation.run_folder import RunFolder, open_run
 from inheritune.evaluation.tasks import Task, check_names, open_tasks
@@ -26,10 +26,9 @@ def evaluate(
     models: "str | Path | Reference | PreTrainedModel | Sequence[str | Path | Reference | PreTrainedModel]",
     data: str | Path | None = None, sequence_length: int | None = None, *, text: str | Path | Sequence[str | Path] = (),
     tasks: str | Sequence[str] = (), tasks_folder: str | Path | None = None, trust_task_files: bool = False,
-    compare_published: bool = False, limit: int | None = None,
-    tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto", dtype: str = "auto",
-    attention: str | None = None, micro_batch: int = 8, out: str | Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    published: bool = False, limit: int | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None,
+    device: str = "auto", dtype: str = "auto", attention: str | None = None, micro_batch: int = 8,
+    out: str | Path | None = None, say: Callable[[str], None] = lambda _: None,
 ) -> Figures:  # fmt: skip
     """Validation loss, perplexity, bits per byte and tasks of one or several decoders, as plain data.
 
@@ -39,7 +38,7 @@ def evaluate(
     folder: then it stands for the run's reference and its result, judged as in the run where neither text nor data is
     given. `tasks` are names of lm-evaluation-harness, of the groups inheritune-v1 and inheritune-v4, `NAME@5` for five
     shots, and task files, of which `tasks_folder` may hold several; these need `trust_task_files`. `limit`: questions
-    of each task. `compare_published` adds the papers' rows. `attention` is as in a recipe's `train`. Models are moved
+    of each task. `published` adds the papers' rows. `attention` is as in a recipe's `train`. Models are moved
     to `device` in `dtype` (auto: float32, on a GPU bfloat16); a loaded one stays as it was. `out` is a folder to write
     evaluation.json to.
 
@@ -55,31 +54,24 @@ def evaluate(
     runtime = rt.start(device)
     dtype = resolve_dtype(dtype, runtime.device)
     entries: tuple[Entry, ...] = ()
-    if names or own is not None:
-        entries = runtime.first_does(lambda: _check(names, own, trust_task_files))
-    if compare_published:
-        check_published(entries, "--published")
+    if names or own is not None or published:
+        entries = runtime.first_does(lambda: _check(names, own, trust_task_files, published))
     wish = wish.settled([one for _, one in given])
     # only the first process asks questions; the others wait for its figures
     opened: list[Task] = []
     runtime.first_does(lambda: opened.extend(open_tasks(entries, "--tasks", own)))
     measure = Measure(wish, runtime, entries, opened, say)
-    shown = []
-    for name, one in given:
+
+    def judged(name: str, one: Any) -> Figures:
+        """In a function, so that a model is gone before the next one comes."""
         say(f"{name}: loading")
         with ready(one, tokenizer, runtime.device, dtype) as (model, its):
-            shown.append({"name": name, "path": title(one)[1], **measure.figures(name, model, its)})
-    found: Figures = {
-        "format": FORMAT,
-        "text": measure.text(),
-        "harness": None,
-        "models": shown,
-        "published": [],
-    }
-    if entries:
-        harness = found["harness"] = harness_facts(names, entries, limit, own)
-        if compare_published:
-            found["published"] = published(shown[0]["tasks"], harness["own"], "--published")
+            return {"name": name, "path": title(one)[1], **measure.figures(name, model, its)}
+
+    shown = [judged(name, one) for name, one in given]
+    harness = harness_facts(names, entries, limit, own) if entries else None
+    rows = published_rows(shown[0]["tasks"], harness["own"]) if harness and published else []
+    found = {"format": FORMAT, "text": measure.text(), "harness": harness, "models": shown, "published": rows}
     if folder is not None and runtime.is_first:
         with new_folder(folder) as filled:
             write_json(filled / "evaluation.json", found)
@@ -96,10 +88,14 @@ def harness_facts(names: Sequence[str], entries: Sequence[Entry], limit: int | N
     return {"version": version(), "limit": limit, "pinned": HARNESS if has_pinned(names) else None, "own": own}
 
 
-def _check(names: Sequence[str], folder: Path | None, trusted: bool) -> tuple[Entry, ...]:
-    if not names:
+def _check(names: Sequence[str], folder: Path | None, trusted: bool, published: bool) -> tuple[Entry, ...]:
+    if not names and folder is not None:
         raise InputError("--tasks-folder", "no task of it is asked for", "name some with --tasks")
-    return check_names(names, "--tasks", folder=folder, trusted=trusted)
+    entries = check_names(names, "--tasks", folder=folder, trusted=trusted) if names else ()
+    if published:
+        own = from_files([entry.name for entry in entries], folder)
+        check_published([entry for entry in entries if entry.name not in own], "--published")
+    return entries
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -109,11 +109,24 @@ def is_as(figures: Figures | None, entry: Entry) -> bool:
     return figures is not None and (figures["metric"], figures["shots"]) == (entry.metric, entry.shots)
 
 
-def published(tasks: Mapping[str, Figures], own: Iterable[str], place: str) -> list[Figures]:
-    """The published rows of the tasks that were measured with the same metric and shots, and are not the user's `own`.
+def check_published(entries: Sequence[Entry], place: str) -> None:
+    """Raise InputError where no published figure can be of the metric and shots of one of the entries."""
+    figures = [(name, one) for row in _published() for name, one in row["tasks"].items()]
+    names = {entry.name for entry in entries}
+    averaged = any(parts <= names for parts in map(set, AVERAGES.values()))
+    if averaged or any(_may_be(entry, name, one) for entry in entries for name, one in figures):
+        return
+    what = "none of these tasks has a published figure of its metric and shots"
+    raise InputError(place, what, f"ask for {' or '.join(GROUPS)}")
 
-    Raises InputError where none of the tasks has a published figure.
-    """
+
+def _may_be(entry: Entry, name: str, figures: Figures) -> bool:
+    kind = entry.metric in (None, figures["metric"]) and entry.shots in (None, figures["shots"])
+    return entry.name == name and kind
+
+
+def published_rows(tasks: Mapping[str, Figures], own: Iterable[str]) -> list[Figures]:
+    """The published rows of tasks that were measured with the same metric and shots, and are not the user's `own`."""
     mine = set(own)
     tasks = {name: one for name, one in tasks.items() if not mine & {name, *AVERAGES.get(name, ())}}
     found = []
@@ -125,18 +138,7 @@ def published(tasks: Mapping[str, Figures], own: Iterable[str], place: str) -> l
         }
         if kept:
             found.append({**row, "tasks": kept})
-    if not found:
-        what = "none of these tasks has a published figure of its metric and shots"
-        raise InputError(place, what, f"ask for {' or '.join(GROUPS)}")
     return found
-
-
-def check_published(entries: Sequence[Entry], place: str) -> None:
-    """Raise InputError where no published row has one of the tasks, before anything is computed."""
-    names = {entry.name for entry in entries}
-    tasks = {name for row in _published() for name in row["tasks"]}
-    if not names & (tasks | {part for parts in AVERAGES.values() for part in parts}):
-        raise InputError(place, "none of these tasks has a published figure", f"ask for {' or '.join(GROUPS)}")
 
 
 @cache

@@ -86,12 +86,16 @@ def sequence_losses(
             rows = torch.from_numpy(sequences.rows(filled)).to(runtime.device)
             losses.extend(score(rows[:, :-1], rows[:, 1:]).tolist()[: len(numbers)])
     found = tuple(loss for part in runtime.gather(losses) for loss in part)
-    bad = [number for number, loss in enumerate(found) if not math.isfinite(loss)]
-    if bad:
-        raise RunError(
-            "evaluation", f"the loss of validation sequence {bad[0]} is {found[bad[0]]}", "check the model's weights"
-        )
+    check_finite(found)
     return found
+
+
+def check_finite(losses: Sequence[float]) -> None:
+    """Raise RunError where the loss of a sequence is not finite."""
+    for number, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            what = f"the loss of validation sequence {number} is {loss}"
+            raise RunError("evaluation", what, "check the model's weights")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from inheritune.arch import load_tokenizer
 from inheritune.data import IGNORED, Array, Encoder, Prepared, Sequences, separator
 from inheritune.errors import InputError
-from inheritune.evaluation.judging import Mean, mean
+from inheritune.evaluation.judging import Mean, check_finite, mean
 from inheritune.recipe import Reference
 
 if TYPE_CHECKING:
@@ -53,17 +53,16 @@ class Reading:
 
 @dataclass(frozen=True)
 class Score:
-    """What a model makes of a text. `losses` are the means of the sequences, in nats a token."""
+    """What a model makes of a text: its loss in nats a token, over `tokens` of them."""
 
     loss: Mean
     bits_per_byte: Mean | None
     tokens: int
-    losses: tuple[float, ...]
 
     @property
-    def perplexity(self) -> float:
-        """Of a token: the exponential of the loss; infinite where that is beyond a float."""
-        return math.exp(self.loss.value) if self.loss.value < 700 else math.inf
+    def perplexity(self) -> float | None:
+        """Of a token: the exponential of the loss; None where that is beyond a float."""
+        return math.exp(self.loss.value) if self.loss.value < 700 else None
 
 
 def read_text(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase", length: int, place: str) -> Reading:
@@ -129,7 +128,7 @@ def score(
 ) -> Score:  # fmt: skip
     """Loss and bits per byte of a text, from what gives the losses of tokens in nats, (B, T).
 
-    Several processes share the sequences, and each has the result.
+    Several processes share the sequences, and each has the result. Raises RunError for a loss that is not finite.
     """
     import torch
 
@@ -167,12 +166,13 @@ def score_figures(judged: Score) -> dict[str, Any]:
 
 def _score(reading: Reading, rows: Sequence[Sequence[float]]) -> Score:
     sums, counts, text_sums = zip(*rows, strict=True)
+    check_finite(sums)
     losses = [total / count if count else 0.0 for total, count in zip(sums, counts, strict=True)]
     loss = mean(losses) if len(set(counts)) == 1 else ratio(sums, counts)
     bits = None
     if reading.bytes:
         bits = ratio([total / math.log(2) for total in text_sums], reading.shares, reading.bytes)
-    return Score(loss, bits, int(sum(counts)), tuple(losses))
+    return Score(loss, bits, int(sum(counts)))
 
 
 def ratio(values: Sequence[float], sizes: Sequence[float], total: float | None = None) -> Mean:

@@ -118,7 +118,7 @@ def tiny_recipe(text: Path, reference: Path | None = None) -> dict[str, Any]:
         },
         "grow": {"by": 1, "max_layers": 2},
         "controls": ["random"],
-        "evaluate": {"every": "4 steps", "sequences": 4},
+        "evaluate": {"every": "4 steps", "sequences": 4, "analyze": False, "prompts": []},
     }
 
 

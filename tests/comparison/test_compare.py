@@ -131,7 +131,9 @@ def test_the_report_names_what_is_unequal_and_published(found: dict[str, Any], f
     assert "| another |" in markdown
     assert page.count("<svg") == 3
     assert all(name in page for name in ("steps", "tokens", "flops", "random twice"))
-    assert all((report / f"loss-by-{axis}.png").stat().st_size > 1000 for axis in ("steps", "tokens", "flops"))
+    assert all(
+        (report / "figures" / f"loss-by-{axis}.png").stat().st_size > 1000 for axis in ("steps", "tokens", "flops")
+    )
 
 
 def test_called_again_only_what_failed_is_tried(found: dict[str, Any], folder: Path, suite: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ from inheritune.data import (
     check_tokenizer,
     check_vocabulary,
     fingerprint,
+    note_beside,
+    open_data,
     open_prepared,
     prepare,
     train_tokenizer,
@@ -19,6 +21,7 @@ from inheritune.data import (
 )
 from inheritune.errors import InputError
 from inheritune.runlog import checksum
+from inheritune.runtime import Runtime
 
 
 def make(folder: Path, tokenizer: Any, dtype: str = "uint16", **more: Any) -> Path:
@@ -134,3 +137,22 @@ def test_what_was_verified_is_read_again_only_when_it_was_written(
     note.write_text("{")
     with pytest.raises(InputError, match=r"train-00001\.bin: changed since it was written"):
         open_prepared(folder).verify(note)
+
+
+def test_what_a_run_noted_beside_its_data_is_not_read_again(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inheritune.data import shards
+
+    folder, runtime = make(tmp_path / "data", tokenizer), Runtime("cpu", 1)
+    (tmp_path / "run").mkdir()
+    link = tmp_path / "run" / "data"
+    link.symlink_to(folder)  # prepared data, as a run has it
+    open_prepared(link).verify(note_beside(link))
+    monkeypatch.setattr(shards, "checksum", lambda file: pytest.fail(f"{file} was read"))
+    open_data(link, runtime, 300, tokenizer)
+    monkeypatch.undo()
+    (folder / "train-00000.bin").write_bytes(b"\xff" * 80)
+    for place in (link, folder):
+        with pytest.raises(InputError, match=r"train-00000\.bin: changed since it was written"):
+            open_data(place, runtime, 300, tokenizer)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from inheritune.cli.evaluation import show_tasks
 from inheritune.errors import InputError
 from inheritune.evaluation import expand, with_averages
 from inheritune.evaluation.groups import AVERAGES, GROUPS, HARNESS, Entry, check_published, published_rows
@@ -51,6 +52,24 @@ def test_published_rows_are_those_of_the_same_metric_and_shots() -> None:
     with pytest.raises(InputError, match="ask for inheritune-v1 or inheritune-v4"):
         check_published([Entry("own")], "x")
     check_published(GROUPS["inheritune-v4"], "x")
+
+
+def test_published_rows_stand_beside_and_lines_are_not_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    tasks = {entry.name: figures(entry.metric or "", entry.shots or 0) for entry in GROUPS["inheritune-v1"]}
+    harness = {"version": "0.4.99", "limit": None, "pinned": HARNESS, "own": []}
+    show_tasks(
+        {"models": [{"name": "ours", "tasks": tasks}], "harness": harness, "published": published_rows(tasks, [])}
+    )
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert max(len(line) for line in lines if "Published" not in line) <= 80
+    assert sum(line.split()[:1] == ["wsc"] for line in lines) == 3  # in three tables, each of which fits
+    assert shown.count("(published)") == 6
+    assert "0.5096" in shown
+    assert f"made for lm-eval {HARNESS}; with 0.4.99 their figures may differ" in shown
 
 
 @pytest.mark.long

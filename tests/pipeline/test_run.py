@@ -93,7 +93,7 @@ def test_the_page_needs_nothing_else(finished: tuple[Path, Path]) -> None:
     assert not re.search(r'(src|href)\s*=\s*"(?!#)', page.replace("xlink:href", "href").replace('href="#', 'href="#'))
     assert not re.search(r"@import|url\((?!#)", page)
     assert (finished[1] / "report" / "report.md").read_text(encoding="utf-8").startswith("# Inheritune")
-    assert (finished[1] / "report" / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    assert (finished[1] / "report" / "figures" / "loss-by-tokens.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_no_validation_text_in_training(finished: tuple[Path, Path]) -> None:
@@ -186,7 +186,13 @@ def test_a_starter_recipe_is_legal_and_runs(reference_folder: Path, text: Path, 
     content = starter_recipe(str(reference_folder))
     path = tmp_path / "starter.yaml"
     path.write_text(content.replace("text/ ", f"{text} "), encoding="utf-8")
-    small = ["--data.validation=600 tokens", "--train.batch=2 sequences", "--train.micro_batch=2", "--grow=null"]
+    small = [
+        "--data.validation=600 tokens",
+        "--train.batch=2 sequences",
+        "--train.micro_batch=2",
+        "--grow=null",
+        "--evaluate.analyze=false",
+    ]
     recipe = load_recipe(path, [*small, "--train.length=2 steps", "--controls=[]", "--train.schedule.warm_up=1 steps"])
     assert recipe.inherit.layers == 2
     assert recipe.train.sequence_length == 64

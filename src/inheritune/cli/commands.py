@@ -13,6 +13,7 @@ from inheritune.cli.evaluation import evaluate, show_tasks
 from inheritune.cli.options import DOTTED, DryRun, Json, Quiet, Trust, overrides, terminal_of
 from inheritune.cli.planning import plan
 from inheritune.cli.preparation import prepare
+from inheritune.cli.reporting import report
 from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary
 from inheritune.runtime import place_of_process
 
@@ -110,6 +111,7 @@ app.command(context_settings=DOTTED, epilog='Any key of the suite can be set: --
 
 app.command()(analyze)
 app.command()(evaluate)
+app.command()(report)
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """`inheritune evaluate`, and the tables of what it finds."""
 
 import json
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ from inheritune.cli.options import Json, Quiet, Trust, terminal_of
 from inheritune.cli.tables import table_of
 from inheritune.runtime import place_of_process
 
+_HEADER = 12  # characters of a line of a model's name, at least
 _JUDGED = ("val_loss", "bits_per_byte")
 
 
@@ -117,26 +120,54 @@ def _show_losses(found: dict[str, Any]) -> None:
 
 
 def show_tasks(found: dict[str, Any]) -> None:
-    """A row for each task, a column for each model and each published row, on standard output."""
+    """A row for each task, a column for each model and each published row, on standard output.
+
+    Models that the terminal has no room for come in further tables.
+    """
     from rich.console import Console
 
     from inheritune.report import with_error
 
-    console, harness = Console(highlight=False), found["harness"]
-    models = [*found["models"], *found["published"]]
-    names = list(dict.fromkeys(name for model in models for name in model["tasks"]))
-    header = ["task", "metric", "shots", *(model["name"] for model in found["models"])]
-    header += [f"{row['name']} (published)" for row in found["published"]]
-    rows = []
-    for name in names:
-        figures = [model["tasks"].get(name) for model in models]
-        kind = next(one for one in figures if one is not None)
-        shown = ["-" if one is None else with_error(one["value"], one["se"]) for one in figures]
-        rows.append([name.removesuffix(f":{kind['metric']}"), kind["metric"], str(kind["shots"]), *shown])
-    console.print(f"\ntasks of lm-eval {harness['version']}, with their standard errors", markup=False)
-    console.print(table_of(header, rows))
+    console = Console(highlight=False)
+    shown = [(model["name"], model["tasks"]) for model in found["models"]]
+    shown += [(f"{row['name']} (published)", row["tasks"]) for row in found["published"]]
+    names = list(dict.fromkeys(name for _, tasks in shown for name in tasks))
+    kinds = [next(tasks[name] for _, tasks in shown if name in tasks) for name in names]
+    asked = [
+        ["task", *(name.removesuffix(f":{kind['metric']}") for name, kind in zip(names, kinds, strict=True))],
+        ["metric", *(kind["metric"] for kind in kinds)],
+        ["shots", *(str(kind["shots"]) for kind in kinds)],
+    ]
+    columns = []
+    for title, tasks in shown:
+        figures = [tasks.get(name) for name in names]
+        cells = ["-" if one is None else with_error(one["value"], one["se"]) for one in figures]
+        columns.append(["\n".join(textwrap.wrap(title, max(_HEADER, *map(len, cells)))), *cells])
+    console.print(f"\ntasks of lm-eval {found['harness']['version']}, with their standard errors", markup=False)
+    for number, part in enumerate(_fitting(columns, console.width - _width(asked))):
+        if number:
+            console.print()
+        header, *rows = zip(*asked, *part, strict=True)
+        table = table_of(header, rows)
+        for column in table.columns:
+            column.no_wrap = True
+        console.print(table)
     for line in _notes(found):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _fitting(columns: Sequence[list[str]], room: int) -> list[list[list[str]]]:
+    """The columns in parts that have room beside each other, at least one in each."""
+    parts: list[list[list[str]]] = [[]]
+    for column in columns:
+        if parts[-1] and _width([*parts[-1], column]) > room:
+            parts.append([])
+        parts[-1].append(column)
+    return parts
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    return sum(2 + max(len(line) for cell in column for line in cell.split("\n")) for column in columns)
 
 
 def _notes(found: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from inheritune.data.loader import (
     nothing_stored,
     shuffled,
 )
-from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary, open_prepared
+from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary, note_beside, open_prepared
 from inheritune.data.preparing.preparation import prepare, state_of
 from inheritune.data.preparing.work import remove_left_over
 from inheritune.data.preview import preview
@@ -43,6 +43,7 @@ __all__ = [
     "list_inputs",
     "list_token_files",
     "nanogpt_files",
+    "note_beside",
     "nothing_stored",
     "open_data",
     "open_prepared",

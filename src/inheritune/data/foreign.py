@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inheritune.data.prepared import FORMAT, MANIFEST, Prepared, open_prepared, opened
+from inheritune.data.prepared import FORMAT, MANIFEST, Prepared, note_beside, open_prepared, opened
 from inheritune.data.shards import DTYPES, file_size
 from inheritune.data.tokenizer import fingerprint, separator
 from inheritune.errors import InputError
@@ -73,7 +73,8 @@ def adopt(files: TokenFiles, tokenizer: "PreTrainedTokenizerBase", out: str | Pa
 def open_data(
     data: "Prepared | str | Path", runtime: Runtime, vocabulary: int, tokenizer: "PreTrainedTokenizerBase | None"
 ) -> Prepared:
-    """Data at the beginning of a training or an evaluation, every byte of it read once by the first process.
+    """Data at the beginning of a training or an evaluation, every byte of it read once by the first process, but for
+    what a run noted beside its data folder.
 
     `data` is prepared data, its folder, or a folder with nanoGPT's train.bin and val.bin; `tokenizer` and `vocabulary`
     are then what the tokens are said to be of. Raises InputError for data that is missing, damaged or does not fit.
@@ -81,7 +82,8 @@ def open_data(
     found = find_data(data)
     if isinstance(found, TokenFiles):
         return opened(Path(), runtime.first_does(lambda: survey(found, vocabulary, tokenizer)))
-    runtime.first_does(found.verify)
+    note = None if isinstance(data, Prepared) else note_beside(Path(data))
+    runtime.first_does(lambda: found.verify(note if note is not None and note.exists() else None))
     return found
 
 

@@ -65,6 +65,11 @@ class Prepared:
             write_json(note, found)
 
 
+def note_beside(folder: Path) -> Path:
+    """Where it stands which shards of a run's data were found whole: beside its folder, which may be a link."""
+    return folder.with_name(f"{folder.name}-verified.json")
+
+
 def _noted(note: Path) -> dict[str, Any]:
     try:
         known = read_json(note)

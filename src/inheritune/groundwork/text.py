@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inheritune.arch import load_tokenizer
-from inheritune.data import Prepared, adopt, nanogpt_files, open_prepared, prepare, remove_left_over
+from inheritune.data import Prepared, adopt, nanogpt_files, note_beside, open_prepared, prepare, remove_left_over
 from inheritune.recipe import Basis, NewTokenizer, Reference
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def prepare_data(basis: Basis, out: Path, say: Callable[[str], None]) -> Prepare
     What is there already is verified; NAME-verified.json beside it keeps what was, so that it is not read each time.
     Raises InputError for text, tokens or a tokenizer that will not do.
     """
-    data, note = basis.data, out.with_name(f"{out.name}-verified.json")
+    data, note = basis.data, note_beside(out)
     if out.exists() and any(out.iterdir()):
         remove_left_over(out)
         found = open_prepared(out)

@@ -12,6 +12,7 @@ from inheritune.evaluation import Evaluation, gap
 from inheritune.groundwork import Groundwork, check_folder
 from inheritune.growth import Growth, best_round, chosen, depths, with_blocks
 from inheritune.inheritance import target_config
+from inheritune.pipeline.looking import look
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
 from inheritune.pipeline.tasks import judge_tasks
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Parts of a recipe that change how a run proceeds and not what comes out; they may differ when a run goes on.
-_TASKS = ("evaluate.tasks", "evaluate.tasks_folder", "evaluate.trust_task_files")
-_FREE = ("train.checkpoint", "train.micro_batch", "hardware", "track", *_TASKS)
+_FREE = (
+    "train.checkpoint", "train.micro_batch", "hardware", "track", "evaluate.analyze", "evaluate.prompts",
+    "evaluate.new_tokens", "evaluate.tasks", "evaluate.tasks_folder", "evaluate.trust_task_files",
+)  # fmt: skip
 
 
 def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) -> dict[str, Any]:
@@ -71,6 +74,7 @@ class _Run:
             summary: dict[str, Any] = read_json(finished)
             judge_tasks(self.recipe, self.folder, self.ground, summary["result"]["model"])
             self.runtime.first_does(lambda: write_report(self.folder, summary))
+            self._look(summary)
             return summary
         prepared, data_seconds = self.ground.prepare()
         conditions = self.ground.conditions(prepared, self.folder.resolve().name)
@@ -83,9 +87,18 @@ class _Run:
         )  # fmt: skip
         rounds = growth.run(conditions, lambda done: self._summarise(reference, done, [], data_seconds, finished=False))
         controls = [self._control(name, rounds, growth, conditions) for name in recipe.controls]
-        so_far = self._summarise(reference, rounds, controls, data_seconds, finished=False)
-        judge_tasks(recipe, self.folder, self.ground, so_far["result"]["model"])
-        return self._summarise(reference, rounds, controls, data_seconds, finished=True)
+        if recipe.evaluate.tasks:  # which may take long, so that what there is comes before
+            so_far = self._summarise(reference, rounds, controls, data_seconds, finished=False)
+            judge_tasks(recipe, self.folder, self.ground, so_far["result"]["model"])
+        summary = self._summarise(reference, rounds, controls, data_seconds, finished=True)
+        self._look(summary)
+        return summary
+
+    def _look(self, summary: dict[str, Any]) -> None:
+        """Heads, layers and samples of reference and result. They come last: a run stands without them."""
+        model = summary["result"]["model"]
+        if look(self.recipe, self.folder, model, self.ground.place, self.runtime, self.terminal):
+            self.runtime.first_does(lambda: write_report(self.folder, summary))
 
     def _teacher(self, inherit: Inherit, blocks: int) -> Teacher | None:
         """The reference, for a recipe with distillation: of all rounds that there may be, and of the random control."""

@@ -85,7 +85,7 @@ class Recipe(Basis):
     """Everything that `inheritune run` needs to know."""
 
     evaluate: EvaluateRun = EvaluateRun()
-    """How models are judged."""
+    """How models are judged, and what is shown of them."""
     inherit: Inherit = Inherit()
     """What the target starts with."""
     grow: Grow | None = Grow()

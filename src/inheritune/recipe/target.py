@@ -169,8 +169,16 @@ def _parse_tasks(value: Any) -> Any:
 
 
 class EvaluateRun(Evaluate):
-    """How models are judged."""
+    """How the models of a run are judged, and what its page shows of reference and result besides."""
 
+    analyze: bool = True
+    """Look at the heads and layers of both on validation text, as `inheritune analyze` does: analysis/ in the run's
+    folder. On 100 sequences of 100 tokens, or as many and as long as there are."""
+    prompts: list[Annotated[str, Field(min_length=1)]] | None = None
+    """Texts that both continue, greedily: samples.json in the run's folder. null: the beginnings of three validation
+    documents; []: none."""
+    new_tokens: Tokens = Size(48, "tokens")
+    """How long such a continuation is at most."""
     tasks: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_parse_tasks)] = []
     """Tasks of lm-evaluation-harness for reference and result, behind the controls: names of tasks and groups, `NAME@5`
     for five shots, task files (.yaml), and the groups inheritune-v1 and inheritune-v4 (docs/evaluating.md). They may

@@ -4,14 +4,17 @@ from inheritune.report.analysis_page import write_analysis
 from inheritune.report.analysis_verdict import analysis_verdict, layers_table, models_table
 from inheritune.report.arms import arm_curve, reference_curve, tokens_to_reach
 from inheritune.report.comparison import comparison_table, notes_on, verdict_of, write_comparison
+from inheritune.report.folders import kind_of, write_reports
 from inheritune.report.notation import short, spans, with_error
-from inheritune.report.page import write_report
+from inheritune.report.page import PAIR, write_report
 from inheritune.report.verdict import table, verdict
 
 __all__ = [
+    "PAIR",
     "analysis_verdict",
     "arm_curve",
     "comparison_table",
+    "kind_of",
     "layers_table",
     "models_table",
     "notes_on",
@@ -26,4 +29,5 @@ __all__ = [
     "write_analysis",
     "write_comparison",
     "write_report",
+    "write_reports",
 ]

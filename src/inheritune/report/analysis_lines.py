@@ -8,8 +8,8 @@ a target that has the first blocks, and it is what tables, heat maps and selecti
 from dataclasses import dataclass
 from typing import Any
 
-from inheritune.report.analysis_measures import Curve, Figure, Measure
-from inheritune.report.figures import COLOURS, INK, Picture, count_along, draw, dress, stretch
+from inheritune.report.analysis_measures import Curve, Figure, Measure, written
+from inheritune.report.figures import COLOURS, INK, Picture, count_along, draw, dress, show_values, stretch
 
 _DASHES = ("-", "--", ":", "-.")
 
@@ -63,6 +63,8 @@ def _fill(figure: Any, axes: Any, measure: Measure, lines: list[_Line]) -> None:
     axes.set_xlabel("block")
     axes.set_ylabel(measure.axis)
     stretch(axes, values)
+    for line in lines:
+        _show(axes, line, len(lines))
     if min(values) < 0:
         axes.axhline(0, color=INK, linewidth=0.8)
     dress(axes)
@@ -83,6 +85,16 @@ def _draw(axes: Any, line: _Line) -> Any:
         marker="o", markersize=4 if len(blocks) <= 40 else 2.5,
     )  # fmt: skip
     return container.lines[0]
+
+
+def _show(axes: Any, line: _Line, lines: int) -> None:
+    """Values in words at the points."""
+    known = [(block["block"], found) for block in line.model["blocks"] if (found := line.curve.read(block))]
+    texts = [
+        "\n".join(filter(None, [line.label, f"block {block}: {written(found, line.curve.form)}"]))
+        for block, found in known
+    ]
+    show_values(axes, [block for block, _ in known], [found["mean"] for _, found in known], texts, lines)
 
 
 def _or_gap(figure: Figure | None, key: str) -> float:

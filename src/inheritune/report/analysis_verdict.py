@@ -3,7 +3,7 @@
 from typing import Any
 
 from inheritune.report.analysis_measures import Measure, all_measures, head_figure, written
-from inheritune.report.notation import duration, short, spans
+from inheritune.report.notation import duration, many, short, spans
 
 
 def analysis_verdict(model: dict[str, Any], label: str) -> str:
@@ -13,20 +13,16 @@ def analysis_verdict(model: dict[str, Any], label: str) -> str:
         text = f"{label}: which layers are lazy is not known: {_no_attention(model)}."
     else:
         seen = sum(block["attention"] is not None for block in model["blocks"])
-        of = _many(seen, "layer") if seen == model["layers"] else f"the {_many(seen, 'layer')} with attention"
+        of = many(seen, "layer") if seen == model["layers"] else f"the {many(seen, 'layer')} with attention"
         found = f"{len(lazy)} of {of} {'is' if len(lazy) == 1 else 'are'} lazy ({spans(lazy)})"
         text = f"{label}: {found if lazy else f'none of {of} is lazy'}"
-        text += f", and {model['collapsed_share']:.0%} of {_many(heads, 'head')}"
+        text += f", and {model['collapsed_share']:.0%} of {many(heads, 'head')}"
         text += f" {'has' if heads == 1 else 'have'} collapsed."
     chosen = model["selection"]
     if chosen:
         kept = f"{len(chosen['blocks'])} of {model['layers']} blocks, {spans(sorted(chosen['blocks']))}"
         text += f" Chosen ({chosen['choose']}): {kept}; {chosen['reason'].rstrip('.')}."
     return text
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _heads(model: dict[str, Any]) -> int:
@@ -62,7 +58,7 @@ def attention_missing(model: dict[str, Any], label: str) -> list[str]:
     for count in sorted(set(heads.values()) - {max(heads.values())}):
         fewer = [block for block, found in heads.items() if found == count]
         sentences.append(
-            f"{label}: {_blocks(fewer)} with {_many(count, 'head')} where others have {max(heads.values())}."
+            f"{label}: {_blocks(fewer)} with {many(count, 'head')} where others have {max(heads.values())}."
         )
     return sentences
 

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from inheritune.report.curves import AXES, Points
 from inheritune.runlog import read_metrics
 
-AXES = ("steps", "tokens", "flops")
-Curve = list[dict[str, float]]
 
-
-def arm_curve(folder: Path, arm: dict[str, Any]) -> Curve:
+def arm_curve(folder: Path, arm: dict[str, Any]) -> Points:
     """The validation losses of an arm on the way, means over its seeds, by what was spent until then.
 
     Each point has steps, tokens, flops and val_loss. Earlier stages count: a stage goes on where the one before ended.
@@ -40,7 +38,7 @@ def _run_curve(folder: Path, run: dict[str, Any]) -> dict[tuple[int, int], dict[
     return points
 
 
-def reference_curve(folder: Path, reference: dict[str, Any]) -> Curve:
+def reference_curve(folder: Path, reference: dict[str, Any]) -> Points:
     """The same of a reference that was trained for the comparison; empty for others."""
     if "steps" not in reference:
         return []
@@ -48,7 +46,7 @@ def reference_curve(folder: Path, reference: dict[str, Any]) -> Curve:
     return list(_run_curve(folder, {"folder": reference["folder"], "stages": [stage]}).values())
 
 
-def tokens_to_reach(curve: Curve, loss: float) -> float | None:
+def tokens_to_reach(curve: Points, loss: float) -> float | None:
     """Tokens after which a curve is first at `loss` or below, on the straight line between two points; None: never."""
     before: dict[str, float] | None = None
     for point in curve:

@@ -4,13 +4,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from inheritune.report.arms import AXES, arm_curve, reference_curve
-from inheritune.report.curves import draw_curves
-from inheritune.report.markup import fill_template, markdown_table, markdown_text
+from inheritune.errors import InputError
+from inheritune.report.arms import arm_curve, reference_curve
+from inheritune.report.curves import Curve, Curves, by_axis
 from inheritune.report.notation import short, with_error
-from inheritune.runlog import new_folder, read_json
+from inheritune.report.sections import BAD, GOOD, OPEN, Page, Section, write_folder
+from inheritune.runlog import read_json
 
-_LABELS = {"steps": "optimizer steps, all stages", "tokens": "tokens trained on, all stages", "flops": "training FLOPs"}
 _NARROW = ("arm", "blocks", "tokens", "val. loss", "± seeds", "gap", "speed-up", "verdict", "published")
 
 
@@ -116,50 +116,98 @@ def notes_on(found: dict[str, Any]) -> list[str]:
     return notes
 
 
-def write_comparison(folder: Path, found: dict[str, Any]) -> Path:
-    """Write `folder`/report from comparison.json and metrics; returns the page's path."""
-    header, rows = comparison_table(found)
-    curves = _curves(folder, found)
+def best_arm(found: dict[str, Any]) -> dict[str, Any] | None:
+    """The arm with the lowest validation loss; None where none is finished."""
+    done = [arm for arm in found["arms"] if "val_loss" in arm]
+    return min(done, key=lambda arm: float(arm["val_loss"]), default=None)
+
+
+def comparison_verdict(found: dict[str, Any]) -> str:
+    """The outcome in a sentence."""
+    arms, best = found["arms"], best_arm(found)
+    done = sum("val_loss" in arm for arm in arms)
+    if best is None:
+        return f"Not finished: no arm of {len(arms)} has a result yet." if arms else "Not finished: no arm has begun."
+    gap = with_error(best["gap"], best["gap_se"], sign=True)
+    text = (
+        f"Lowest of {done} arms: {best['name']}, with validation loss {best['val_loss']:.4f}, the reference"
+        f" {found['reference']['val_loss']:.4f} (gap {gap}); {best['verdict']}."
+    )
+    return text if found["finished"] else f"Not finished, {done} of {len(arms)} arms have a result. So far: {text}"
+
+
+def read_comparison(folder: Path) -> dict[str, Any]:
+    """comparison.json; of a comparison that has no arm's result yet, the same without figures.
+
+    Raises InputError where `folder` is no comparison's, RunError where a file is damaged.
+    """
+    if (folder / "comparison.json").is_file():
+        found: dict[str, Any] = read_json(folder / "comparison.json")
+        return found
+    if not (folder / "suite.yaml").is_file():
+        raise InputError(str(folder), "holds neither comparison.json nor suite.yaml", "name the folder of a comparison")
+    return {"finished": False, "reference": None, "arms": [], "published": None, "seeds": []}
+
+
+def write_comparison(folder: Path, found: dict[str, Any] | None = None, out: Path | None = None) -> Path:
+    """Write `folder`/report, or `out`, for a comparison, finished or not; returns the page's path.
+
+    `found` is given where comparison.json is just written. Raises as `read_comparison` does.
+    """
+    found = read_comparison(folder) if found is None else found
+    return write_folder(comparison_page(folder, found), folder / "report", out)
+
+
+def comparison_page(folder: Path, found: dict[str, Any]) -> Page:
+    """What there is of a comparison, the verdict first."""
+    suite = folder / "suite.yaml"
+    folded = [("The suite, with every default", suite.read_text(encoding="utf-8"))] if suite.is_file() else []
+    sections = [arms_section(found), comparison_curves(folder, found)]
+    sections.append(Section("How to reproduce it", code=[("", "inheritune compare suite.yaml")], folded=folded))
+    title = f"Comparison: {folder.resolve().name}"
+    return Page(title, [(comparison_colour(found), comparison_verdict(found))], sections)
+
+
+def comparison_colour(found: dict[str, Any]) -> str:
+    """The mark of a comparison's verdict."""
+    best = best_arm(found)
+    return OPEN if best is None else GOOD if best["matched"] else BAD
+
+
+def arms_section(found: dict[str, Any]) -> Section:
+    """The table of all arms and what it means."""
+    if found["reference"] is None:
+        return Section("Arms")
+    return Section("Arms", tables=[("", *comparison_table(found))], notes=notes_on(found))
+
+
+def comparison_curves(folder: Path, found: dict[str, Any]) -> Section:
+    """Validation losses on the way, means over the seeds."""
+    if found["reference"] is None:
+        return Section("Validation loss during training", missing=["No validation loss was taken yet."])
+    note = (
+        f"Taken on the first {found['curve_sequences']} validation sequences, means over the seeds, all stages of an"
+        f" arm counted; the table judges on all {found['validation_sequences']}."
+    )
+    return Section("Validation loss during training", by_axis=by_axis(curves_of(folder, found)), notes=[note])
+
+
+def curves_of(folder: Path, found: dict[str, Any], label: str = "") -> Curves:
+    """The curves of all arms that have any, and the reference's final loss on the same sequences."""
+    if found["reference"] is None:
+        return Curves()
+    prefix = f"{label}: " if label else ""
+    curves = [Curve(f"{prefix}reference", reference_curve(folder, found["reference"]), "reference")]
+    curves += [Curve(prefix + arm["name"], arm_curve(folder, arm)) for arm in found["arms"] if "runs" in arm]
     level = _level(folder, found)
-    pictures = {axis: draw_curves(curves, level, axis, _LABELS[axis], f"loss-by-{axis}") for axis in AXES}
-    facts: dict[str, Any] = {
-        "title": f"Comparison: {folder.resolve().name}",
-        "found": found,
-        "header": header,
-        "rows": rows,
-        "notes": notes_on(found),
-        "figures": [(axis, pictures[axis].svg) for axis in AXES],
-        "suite": (folder / "suite.yaml").read_text(encoding="utf-8"),
-    }
-    place = folder / "report"
-    with new_folder(place) as partial:
-        (partial / "index.html").write_text(fill_template("comparison.html", facts), encoding="utf-8")
-        for picture in pictures.values():
-            (partial / f"{picture.name}.png").write_bytes(picture.png)
-        (partial / "report.md").write_text(_markdown(facts), encoding="utf-8")
-    return place / "index.html"
+    levels = {} if level is None else {f"{prefix}reference, final": level}
+    return Curves([curve for curve in curves if curve.points], levels)
 
 
-def _curves(folder: Path, found: dict[str, Any]) -> list[dict[str, Any]]:
-    curves: list[dict[str, Any]] = [{"name": "reference", "points": reference_curve(folder, found["reference"])}]
-    curves += [{"name": arm["name"], "points": arm_curve(folder, arm)} for arm in found["arms"] if "runs" in arm]
-    return [
-        {"name": curve["name"], **{key: [point[key] for point in curve["points"]] for key in (*AXES, "val_loss")}}
-        for curve in curves
-        if curve["points"]
-    ]
-
-
-def _level(folder: Path, found: dict[str, Any]) -> float:
-    """The reference's final loss on the sequences that the curves are taken on."""
+def _level(folder: Path, found: dict[str, Any]) -> float | None:
+    """The reference's final loss on the sequences that the curves are taken on; None where it has been taken away."""
     place = folder / found["reference"]["folder"] / "evaluation.json"
+    if not place.is_file():
+        return None
     losses: list[float] = read_json(place)["sequence_losses"][: found["curve_sequences"]]
     return math.fsum(losses) / len(losses)
-
-
-def _markdown(facts: dict[str, Any]) -> str:
-    rows = [[markdown_text(cell) for cell in row] for row in facts["rows"]]
-    lines = [f"# {facts['title']}", "", *markdown_table(facts["header"], rows), ""]
-    lines += [line for note in facts["notes"] for line in (markdown_text(note), "")]
-    lines += [f"![validation loss by {axis}](loss-by-{axis}.png)" for axis in AXES]
-    return "\n".join(lines) + "\n"

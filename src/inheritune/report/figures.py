@@ -4,7 +4,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import median
@@ -28,6 +28,11 @@ _SETTINGS = {
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # so that equal figures are equal bytes
 _TAG = re.compile(r"<[^<>]+>")  # in text and attributes both signs are escaped, so this finds the tags and no more
 _NAMED = re.compile(r'(\bid="|href="#|url\(#)')
+_USE = re.compile(r"<use ([^>]*?) style=\"[^\"]*\"/>")
+_MOST_POINTS = 600
+"""Points of a figure that show their values, so that long trainings don't make the page heavy."""
+
+Fill = Callable[[Any, Any], None]
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,13 @@ class Picture:
 
 
 def draw(
-    name: str, says: str, fill: Callable[[Any, Any], None], size: tuple[float, float], font: float = 11,
+    name: str, says: str, fill: Fill, size: tuple[float, float], font: float = 11,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> Picture:  # fmt: skip
     """A figure of `size` inches that `fill(figure, axes)` draws into; `says` is what a screen reader reads out.
 
-    As SVG text with axes in the reader's text colour, and as PNG bytes on white.
+    As SVG text with axes in the reader's text colour, and as PNG bytes on white. Points that `fill` gives to
+    `show_values` show them in the SVG.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -57,9 +63,47 @@ def draw(
         fill(figure, axes)
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg", dpi=150, transparent=True, metadata=_NO_METADATA)
+        points = [(gid, line) for line in list(axes.lines) if isinstance(gid := line.get_gid(), _Values)]
+        for _, line in points:
+            line.remove()
         figure.set_layout_engine("none")  # the layout is found: the same for both
         figure.savefig(png, format="png", dpi=150, facecolor="white")
-    return Picture(name, _for_page(svg.getvalue(), name, says), png.getvalue())
+    text = _for_page(svg.getvalue(), name, says)
+    for gid, _ in points:
+        text = _with_values(text, f"{name}-{gid}", gid.texts)
+    return Picture(name, text, png.getvalue())
+
+
+class _Values(str):
+    """The id of a line of points, with the text of each."""
+
+    texts: list[str]
+
+
+def show_values(axes: Any, xs: Sequence[float], ys: Sequence[float], texts: Sequence[str], curves: int = 1) -> None:
+    """Let the SVG show `texts` at the points: beside the pointer or finger, by its page's script.
+
+    Of a curve that is one of `curves` so many points, evenly chosen, that the figure stays light.
+    """
+    count, most = len(xs), max(2, _MOST_POINTS // max(curves, 1))
+    chosen = range(count) if count <= most else [round(n * (count - 1) / (most - 1)) for n in range(most)]
+    gid = _Values(f"values-{sum(isinstance(line.get_gid(), _Values) for line in axes.lines)}")
+    gid.texts = [texts[n] for n in chosen]
+    axes.plot(
+        [xs[n] for n in chosen], [ys[n] for n in chosen], "o", markersize=9, markerfacecolor="none",
+        markeredgecolor=INK, markeredgewidth=1.5, gid=gid, zorder=5, scalex=False, scaley=False,
+    )  # fmt: skip
+
+
+def _with_values(svg: str, group: str, texts: list[str]) -> str:
+    """`svg` whose marks in `group` have their texts as titles, which the page hides until they are asked for."""
+    begin = svg.index(f'<g id="{group}">')
+    parts = _USE.split(svg[begin:], maxsplit=len(texts))  # text, attributes, text, attributes, ..., text
+    marks = [
+        f'{before}<use class="point" {attributes}><title>{escape(text)}</title></use>'
+        for before, attributes, text in zip(parts[:-1:2], parts[1::2], texts, strict=True)
+    ]
+    return svg[:begin] + "".join(marks) + parts[-1]
 
 
 def _for_page(svg: str, name: str, says: str) -> str:

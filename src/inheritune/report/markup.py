@@ -28,3 +28,10 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
 def markdown_text(text: str) -> str:
     """`text` so that Markdown shows it as it is: names of models and files may hold its signs, and tags."""
     return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", " ".join(text.split()))
+
+
+def markdown_block(text: str) -> list[str]:
+    """The lines of `text` as they are, fenced by more backticks than stand together in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [fence, *text.splitlines(), fence]

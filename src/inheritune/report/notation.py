@@ -15,6 +15,11 @@ def short(count: int) -> str:
     return str(count)
 
 
+def many(count: int, word: str) -> str:
+    """`1 block`, `2 blocks`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def spans(blocks: list[int]) -> str:
     """`0-11, 27-29` for the list of those numbers."""
     found: list[list[int]] = []

@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from inheritune.report.notation import short, with_error
+from inheritune.report.notation import many, short, with_error
 
 
 def verdict(summary: dict[str, Any]) -> str:
     """What the run found: matched or not, at which depth, and how far ahead of the random control."""
     reference, result = summary["reference"], summary["result"]
+    if result is None:
+        return _begun(summary)
     gap = with_error(result["gap"], result["gap_se"], sign=True)
     parts = f"{result['layers']} of the reference's {reference['layers']} blocks"
     share = result["parameters"] / reference["parameters"]
@@ -26,8 +28,21 @@ def verdict(summary: dict[str, Any]) -> str:
     if not summary["finished"]:
         text = "Not finished. So far: " + text[0].lower() + text[1:]
     for control in summary["controls"]:
-        text += " " + _control_sentence(control)
+        if "over_result" in control:  # of a control without, the run has not been summed up since
+            text += " " + _control_sentence(control)
     return text
+
+
+def _begun(summary: dict[str, Any]) -> str:
+    """Of a run that has no result yet."""
+    reference, rounds = summary["reference"], summary["rounds"]
+    if reference is None:
+        return "Not finished: the reference is not judged yet."
+    done = many(len(rounds), "round") if rounds else "no round"
+    return (
+        f"Not finished: the reference, {many(reference['layers'], 'block')}, has validation loss"
+        f" {reference['val_loss']:.4f}; {done} judged so far."
+    )
 
 
 def _control_sentence(control: dict[str, Any]) -> str:
@@ -48,11 +63,16 @@ def _errors(control: dict[str, Any]) -> str:
     return f" ({abs(control['over_result']) / control['over_result_se']:.0f} standard errors)"
 
 
+_COLUMNS = (
+    "model", "blocks", "params", "tokens", "FLOPs", "teacher FLOPs", "val. loss", "gap", "matched", "tokens/s",
+)  # fmt: skip
+
+
 def table(summary: dict[str, Any], narrow: bool = False) -> tuple[list[str], list[list[str]]]:
     """Header and rows: reference, rounds, controls. Tokens and FLOPs are those of a model's whole training, earlier
     rounds that it went on from included. `narrow` leaves away what a terminal has no room for.
     """
-    entries = [("reference", summary["reference"])]
+    entries = [("reference", summary["reference"])] if summary["reference"] else []
     entries += [(f"round {number}", found) for number, found in enumerate(summary["rounds"], 1)]
     entries += [(f"control: {found['name']}", found) for found in summary["controls"]]
     rows = [_row(name, found) for name, found in entries]
@@ -62,7 +82,7 @@ def table(summary: dict[str, Any], narrow: bool = False) -> tuple[list[str], lis
     left_out = {"FLOPs", "tokens/s", "teacher FLOPs"} if narrow else set()
     if not any("teacher_flops" in found for _, found in entries):
         left_out.add("teacher FLOPs")
-    header = [name for name in rows[0] if name not in left_out]
+    header = [name for name in _COLUMNS if name not in left_out]
     return header, [[row[name] for name in header] for row in rows]
 
 

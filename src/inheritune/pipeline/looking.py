@@ -1,0 +1,136 @@
+"""What is looked at when a run has its result: heads and layers of reference and target, and what both say."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inheritune.analysis import analyze
+from inheritune.arch import load_model, load_tokenizer
+from inheritune.data import Prepared, note_beside, open_prepared
+from inheritune.recipe import EvaluateRun, Recipe, Reference
+from inheritune.report import PAIR
+from inheritune.runlog import Terminal, read_json, write_json
+from inheritune.runtime import Runtime
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SEQUENCES, _LENGTH = 100, 100  # the paper's; fewer and shorter where there is less text
+_PROMPTS = 3
+_PROMPT_LENGTH = 24  # tokens of a validation document that make a prompt
+_SEARCHED = 2**18  # validation tokens in which beginnings of documents are looked for
+
+
+def look(recipe: Recipe, folder: Path, result: str, place: Reference, runtime: Runtime, terminal: Terminal) -> bool:
+    """Write analysis/ and samples.json into a run's `folder`, as its recipe's `evaluate` says; what is there is kept.
+
+    `result` is the target's place in the folder, `place` the reference's. Where the text or the target was taken away
+    since, that is said, and nothing is written. Returns whether anything was. Raises InputError where a model cannot be
+    read.
+    """
+    wish = recipe.evaluate
+    needed = (folder / "data", folder / result)
+    target = Reference(path=str(folder / result), trust_remote_code=place.trust_remote_code)
+
+    def wants() -> list[str]:
+        found = ["analysis"] if wish.analyze and not (folder / "analysis" / "analysis.json").exists() else []
+        found += ["samples"] if _wants_samples(wish, folder / "samples.json") else []
+        gone = [str(one) for one in needed if not one.is_dir()]
+        if found and gone:
+            terminal.say(f"{' and '.join(found)}: left out, as {gone[0]} is gone")
+        return [] if gone else found
+
+    wanted = runtime.first_does(wants)
+    if "analysis" in wanted:
+        _analyse(folder, [place, target], recipe.train.sequence_length, runtime, terminal)
+    if "samples" in wanted:
+        runtime.first_does(lambda: _continue(wish, folder, [place, target], runtime, terminal))
+    return bool(wanted)
+
+
+def _wants_samples(wish: EvaluateRun, file: Path) -> bool:
+    """Whether there are none yet that were asked for: other prompts, or more tokens, are answered anew."""
+    if wish.prompts == []:
+        return False
+    if not file.exists():
+        return True
+    found = read_json(file)
+    return bool(found["new_tokens"] != wish.new_tokens.count or wish.prompts not in (None, found["prompts"]))
+
+
+def _analyse(
+    folder: Path, pair: list[Reference], sequence_length: int, runtime: Runtime, terminal: Terminal
+) -> None:  # fmt: skip
+    """analysis/, on validation text. All processes look, as they read the data together; the first one writes."""
+    data, length = folder / "data", min(_LENGTH, sequence_length)
+    runtime.first_does(lambda: open_prepared(data).verify(note_beside(data)))  # once for both models
+    there = (len(open_prepared(data).tokens("validation")) - 1) // length  # a run has a sequence at least
+    count = min(_SEQUENCES, there)
+    fewer = "" if count == _SEQUENCES else ", as the validation text has no more"
+    terminal.say(f"analysis: reference and target on {count} sequences of {length} tokens{fewer}")
+    analyze(
+        pair, data=data, sequences=count, sequence_length=length, device=runtime.device,
+        out=folder / "analysis" if runtime.is_first else None, say=terminal.say,
+    )  # fmt: skip
+
+
+def _continue(
+    wish: EvaluateRun, folder: Path, pair: list[Reference], runtime: Runtime, terminal: Terminal
+) -> None:  # fmt: skip
+    """samples.json: the same prompts continued by both."""
+    tokenizer = load_tokenizer(pair[1])  # the run's own
+    prompts = wish.prompts or beginnings(open_prepared(folder / "data"), tokenizer, _PROMPTS)
+    count = wish.new_tokens.count
+    terminal.say(f"samples: {len(prompts)} prompts, continued by reference and target")
+
+    def answers(place: Reference) -> list[str]:  # a function, so that one model is let go before the next comes
+        model = load_model(place).float().to(runtime.device)
+        return [greedy(model, tokenizer, text, count) for text in prompts]
+
+    models = [{"name": name, "continuations": answers(place)} for name, place in zip(PAIR, pair, strict=True)]
+    write_json(folder / "samples.json", {"prompts": prompts, "models": models, "new_tokens": count})
+
+
+def beginnings(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", count: int) -> list[str]:
+    """The first words of up to `count` validation documents, spread evenly over the text, no two alike.
+
+    Where tokens do not say where documents begin, places spread evenly stand for beginnings.
+    """
+    tokens = prepared.tokens("validation")
+    row = tokens.read(0, min(len(tokens), _SEARCHED)).tolist()
+    end = prepared.manifest["end_of_text"]
+    starts = [0, *(place + 1 for place, token in enumerate(row) if token == end)]
+    starts = [place for place in starts if place < len(row) - 1]
+    if len(starts) < count:
+        starts = [number * len(row) // count for number in range(count)]
+    found: list[str] = []
+    for place in [*starts[:: max(1, len(starts) // count)], *starts]:
+        piece = row[place : place + _PROMPT_LENGTH]
+        piece = piece[: piece.index(end)] if end in piece else piece
+        text = str(tokenizer.decode(piece, skip_special_tokens=True)).strip()
+        if text and text not in found and len(found) < count:
+            found.append(text)
+    return found
+
+
+def greedy(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, count: int) -> str:
+    """What the model goes on with: the likeliest token each time, up to `count` or the end of the text.
+
+    Where both are longer than the model's positions, less is added, and of a prompt longer than half of them the last
+    tokens are what it sees.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        ids = ids[:, -max(positions - count, positions // 2) :]
+        count = min(count, positions - ids.shape[1])
+    ids = ids.to(model.device)
+    end = tokenizer.eos_token_id
+    settings = GenerationConfig(do_sample=False, max_new_tokens=count, eos_token_id=end, pad_token_id=end)
+    with torch.no_grad():
+        found = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0]
+    before = tokenizer.decode(ids[0], skip_special_tokens=True)
+    whole = tokenizer.decode(found, skip_special_tokens=True)
+    return str(whole[len(before) :] if whole.startswith(before) else whole)

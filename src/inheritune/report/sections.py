@@ -1,0 +1,132 @@
+"""A page as data: verdicts, then sections of sentences, figures, tables and texts; as HTML and as Markdown."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inheritune.report.figures import Picture
+from inheritune.report.markup import fill_template, markdown_block, markdown_table, markdown_text
+from inheritune.runlog import named, new_folder, write_text
+
+GOOD, BAD, OPEN = "#009e73", "#d55e00", "#7a7b7c"
+"""Marks of a verdict: matched, not matched, not known yet."""
+
+GENERATOR = '<meta name="generator" content="inheritune">'
+"""In every page, so that it is known again."""
+
+Table = tuple[str, list[str], list[list[str]]]
+"""Heading, header, rows."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure with its heading and the sentence that explains it."""
+
+    title: str
+    about: str
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and what models went on with: (name, text)."""
+
+    prompt: str
+    continued: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Parts of a page under a heading, shown in the order in which they stand here; without a title, under none."""
+
+    title: str
+    about: str = ""
+    missing: list[str] = field(default_factory=list)
+    """Sentences on what is not there, or not yet."""
+    rows: list[list[Panel]] = field(default_factory=list)
+    """Figures that stand side by side where there is room."""
+    by_axis: list[tuple[str, Picture]] = field(default_factory=list)
+    """One figure over several axes, of which the reader chooses one."""
+    tables: list[Table] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    code: list[tuple[str, str]] = field(default_factory=list)
+    """(sentence before it, text)."""
+    notes: list[str] = field(default_factory=list)
+    folded: list[tuple[str, str]] = field(default_factory=list)
+    """(what it is, text that is shown when asked for)."""
+
+    @property
+    def panels(self) -> list[Panel]:
+        """All figures that stand beside each other."""
+        return [panel for row in self.rows for panel in row]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """All figures."""
+        return [panel.picture for panel in self.panels] + [picture for _, picture in self.by_axis]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing stands in it but its title and what it would be about."""
+        parts = (self.missing, self.panels, self.by_axis, self.tables, self.samples, self.code, self.notes, self.folded)
+        return not any(parts)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Verdicts first, each with its colour; then the sections that hold something."""
+
+    title: str
+    verdicts: list[tuple[str, str]]
+    sections: list[Section]
+
+
+def write_folder(page: Page, default: Path, out: Path | None) -> Path:
+    """Write `page` into `out`, beside what is there, or as the folder `default`, in place of what is there."""
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        return write_page(page, out)
+    with new_folder(default) as partial:
+        write_page(page, partial)
+    return default / "index.html"
+
+
+def write_page(page: Page, folder: Path, markdown: str = "report.md") -> Path:
+    """Write `page` into a folder that is there: index.html, the same as Markdown, figures/; returns the page's path."""
+    shown = [section for section in page.sections if not section.is_empty]
+    (folder / "figures").mkdir(exist_ok=True)  # what else a user keeps there stays
+    for picture in (picture for section in shown for picture in section.pictures):
+        path = folder / "figures" / f"{picture.name}.png"
+        with named(path):
+            path.write_bytes(picture.png)
+    write_text(folder / markdown, _markdown(page.title, page.verdicts, shown))
+    facts = {"generator": GENERATOR, "title": page.title, "verdicts": page.verdicts, "sections": shown}
+    write_text(folder / "index.html", fill_template("page.html", facts))
+    return folder / "index.html"
+
+
+def _markdown(title: str, verdicts: list[tuple[str, str]], sections: list[Section]) -> str:
+    lines = [f"# {markdown_text(title)}", "", *_paragraphs([text for _, text in verdicts])]
+    for section in sections:
+        lines += [f"## {markdown_text(section.title)}", ""] if section.title else []
+        lines += _paragraphs([section.about, *section.missing])
+        for panel in section.panels:
+            lines += [f"### {markdown_text(panel.title)}", "", *_paragraphs([panel.about])]
+            lines += [f"![{markdown_text(panel.title)}](figures/{panel.picture.name}.png)", ""]
+        for axis, picture in section.by_axis:
+            lines += [f"![{markdown_text(f'{section.title}, by {axis}')}](figures/{picture.name}.png)", ""]
+        for heading, header, rows in section.tables:
+            lines += [f"### {markdown_text(heading)}", ""] if heading else []
+            cells = [[markdown_text(cell) for cell in row] for row in rows]
+            lines += [*markdown_table([markdown_text(cell) for cell in header], cells), ""]
+        for sample in section.samples:
+            lines += ["Prompt:", "", *markdown_block(sample.prompt), ""]
+            for name, text in sample.continued:
+                lines += [f"{markdown_text(name)}:", "", *markdown_block(text), ""]
+        for about, text in [*section.code, *section.folded]:
+            lines += [*_paragraphs([about]), *markdown_block(text), ""]
+        lines += _paragraphs(section.notes)
+    return "\n".join(lines)
+
+
+def _paragraphs(texts: list[str]) -> list[str]:
+    return [part for text in texts if text for part in (markdown_text(text), "")]

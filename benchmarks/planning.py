@@ -4,22 +4,28 @@
 
 Each shape is trained through the engine, uncompiled, in float32, on one core, in turns. Memory is the largest resident
 memory (Linux) beyond what the process had before; predicted are weights, gradients, optimizer states, activations,
-logits and what backward passes take. Time is predicted from FLOPs and the rate that the first shape reached in the same
-run, as a user predicts it from `inheritune bench`. Printed too: how long a plan of OpenLLaMA-3B takes after its
-imports, and with them.
+logits and what backward passes take. It is measured twice: as training is, with all allocations in glibc's heap, and
+once more with every large allocation in pages of its own (`alone`), which leaves no gaps. Time is CPU time, so that
+what else runs on the machine matters less; predicted from FLOPs and the rate that the first shape reached in the same
+run, as a user predicts it from `inheritune bench`. Printed too: how long plans of OpenLLaMA-3B and of a suite take
+after their imports, and with them.
 """
 
 import argparse
+import contextlib
 import ctypes
 import gc
 import json
+import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 SHAPES: dict[str, tuple[str, dict[str, Any], int, int]] = {  # model type, fields, sequences at once, tokens each
@@ -28,6 +34,9 @@ SHAPES: dict[str, tuple[str, dict[str, Any], int, int]] = {  # model type, field
     "deep llama": ("llama", {"num_hidden_layers": 16, "hidden_size": 192}, 8, 128),
     "wide head": ("llama", {"num_hidden_layers": 2, "vocab_size": 32000}, 4, 128),
     "mixtral": ("mixtral", {"num_hidden_layers": 4, "num_local_experts": 4}, 8, 128),
+    "large llama": (
+        "llama", {"num_hidden_layers": 8, "hidden_size": 768, "intermediate_size": 2048, "vocab_size": 8192}, 8, 128,
+    ),
 }  # fmt: skip
 _FIXED = {"hidden_size": 256, "vocab_size": 4096, "num_attention_heads": 8, "bos_token_id": 0, "eos_token_id": 0}
 _MLP = 704  # where a shape does not say it; GPT-2 has its own
@@ -56,10 +65,12 @@ def settings_of(name: str) -> Any:
 
 
 def measured(name: str, rounds: int) -> tuple[float, int]:
-    """Seconds of a step, the median over the rounds, and the most memory that it takes beyond what there was."""
-    from inheritune.bench import one_step
+    """CPU seconds of a step, the median over the rounds, and the most memory that it takes beyond what there was."""
+    from inheritune.bench import measurement
     from inheritune.runtime import start
 
+    clock = SimpleNamespace(perf_counter=time.process_time)
+    measurement.time = clock  # type: ignore[assignment]
     seconds, peaks = [], []
     for _ in range(rounds):
         gc.collect()
@@ -67,10 +78,27 @@ def measured(name: str, rounds: int) -> tuple[float, int]:
         Path("/proc/self/clear_refs").write_text("5")  # the largest resident memory begins anew
         before = _status("VmRSS")
         with tempfile.TemporaryDirectory() as folder:
-            found = one_step(config_of(name), settings_of(name), start("cpu", 1), Path(folder))
+            found = measurement.one_step(config_of(name), settings_of(name), start("cpu", 1), Path(folder))
         peaks.append(_status("VmHWM") - before)
         seconds.append(found["seconds"])
     return statistics.median(seconds), statistics.median_low(peaks)
+
+
+def measured_alone(name: str) -> int:
+    """The most memory that a step takes with every allocation from 128 KB on in pages of its own: no heap, no gaps."""
+    pages = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_MMAP_MAX_": str(2**20)}
+    words = [sys.executable, __file__, "--alone", name]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, env={**os.environ, **pages})
+    return int(done.stdout.split()[-1])
+
+
+def print_alone(name: str) -> None:
+    """In the process that `measured_alone` starts."""
+    from inheritune import runtime
+
+    runtime.freed_memory_kept = contextlib.nullcontext  # type: ignore[assignment]  # else all is in the heap again
+    measured("llama", 1)
+    print(measured(name, 1)[1])
 
 
 def _status(key: str) -> int:
@@ -109,57 +137,98 @@ def torch_flops(name: str) -> float:
     return counter.get_total_flops() * settings.batch_sequences
 
 
-def plan_seconds(rounds: int) -> tuple[float, float]:
-    """Seconds of a plan of OpenLLaMA-3B after its imports (the second of two in a process), and of the command."""
-    fields = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 3200, "intermediate_size": 8640,
-        "max_position_embeddings": 2048, "num_attention_heads": 32, "num_hidden_layers": 26, "vocab_size": 32000,
-        "tie_word_embeddings": False, "rms_norm_eps": 1e-6,
-    }  # fmt: skip
-    recipe = Path(__file__).parents[1] / "recipes" / "openllama-1.5b.yaml"
+_OPEN_LLAMA = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 3200, "intermediate_size": 8640,
+    "max_position_embeddings": 2048, "num_attention_heads": 32, "num_hidden_layers": 26, "vocab_size": 32000,
+    "tie_word_embeddings": False, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+_PLANS = {
+    "recipes/openllama-1.5b.yaml": "pipeline.plan_recipe",
+    "recipes/suites/low-data.yaml": "comparison.plan_suite",
+}
+
+
+def plan_seconds(file: str, function: str, rounds: int) -> dict[str, tuple[float, float]]:
+    """Seconds and CPU seconds, medians, of a plan for OpenLLaMA-3B: the first and the second in a process after its
+    imports, and the command as a whole.
+    """
+    recipe = Path(__file__).parents[1] / file
+    load = "load_suite" if "suite" in function else "load_recipe"
     code = (
-        "import sys, time; from inheritune import pipeline; from inheritune.planner import choose_devices;"
-        "from inheritune.recipe import load_recipe; recipe = load_recipe(sys.argv[1], [f'reference={sys.argv[2]}']);"
-        "pipeline.plan_recipe(recipe, choose_devices()); began = time.perf_counter();"
-        "pipeline.plan_recipe(recipe, choose_devices()); print(time.perf_counter() - began)"
+        "import sys, time; from inheritune import comparison, pipeline; from inheritune.planner import choose_devices;"
+        f"from inheritune.recipe import {load}; from transformers.models.llama import modeling_llama;"
+        f"recipe = {load}(sys.argv[1], [f'reference={{sys.argv[2]}}'])\n"
+        "for _ in range(2):\n"
+        "    began = time.perf_counter(), time.process_time()\n"
+        f"    {function}(recipe, choose_devices())\n"
+        "    print(time.perf_counter() - began[0], time.process_time() - began[1])\n"
     )
+    found: dict[str, list[tuple[float, float]]] = {"first": [], "second": [], "command": []}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(fields))
-        after, whole = [], []
+        (Path(folder) / "config.json").write_text(json.dumps(_OPEN_LLAMA))
         for _ in range(rounds):
             words = [sys.executable, "-c", code, str(recipe), folder]
-            after.append(float(subprocess.run(words, check=True, capture_output=True).stdout))
-            began = time.perf_counter()
+            said = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
+            for name, line in zip(("first", "second"), said[-2:], strict=True):
+                seconds, own = map(float, line.split())
+                found[name].append((seconds, own))
+            began, before = time.perf_counter(), _children()
             words = [sys.executable, "-m", "inheritune", "plan", str(recipe), f"--reference={folder}"]
             subprocess.run(words, check=True, capture_output=True)
-            whole.append(time.perf_counter() - began)
-    return statistics.median(after), statistics.median(whole)
+            found["command"].append((time.perf_counter() - began, _children() - before))
+    return {name: tuple(map(statistics.median, zip(*pairs, strict=True))) for name, pairs in found.items()}  # type: ignore[misc]
+
+
+def _children() -> float:
+    """CPU seconds of all processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--alone", help="measure one shape's memory without gaps, and nothing else")
+    parser.add_argument("--plans-only", action="store_true", help="only how long plans take")
     words = parser.parse_args()
     from inheritune.arch import silence_libraries
 
     silence_libraries()
+    if words.alone:
+        print_alone(words.alone)
+        return
+    if not words.plans_only:
+        print_shapes(words.rounds)
+    print("| plan of OpenLLaMA-3B | first after imports, s | second | the command |")
+    print("|" + " --- |" * 4)
+    for file, function in _PLANS.items():
+        found = plan_seconds(file, function, words.rounds)
+        cells = [f"{wall:.2f} (CPU {own:.2f})" for wall, own in found.values()]
+        print(f"| {file} | {' | '.join(cells)} |")
+    print(f"\nload of the machine at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+def print_shapes(rounds: int) -> None:
+    """The table of shapes."""
     measured("llama", 1)  # what only the first step of a process takes
     rate, rows = 0.0, []
     for name in SHAPES:
-        seconds, peak = measured(name, words.rounds)
+        seconds, peak = measured(name, rounds)
         memory, flops = predicted(name)
         rate = rate or flops / seconds  # of the first shape
-        rows.append((name, memory, peak, flops, torch_flops(name), flops / rate, seconds))
+        alone = measured_alone(name)
+        rows.append((name, memory, alone, peak, flops, torch_flops(name), flops / rate, seconds))
         print(f"{name} done", file=sys.stderr)
-    print("| shape | MB | measured | ratio | FLOP a step | torch's count | ratio | s a step | measured | ratio |")
-    print("|" + " --- |" * 10)
-    for name, memory, real, flops, counted, expected, seconds in rows:
+    print("| shape | MB | alone | ratio | as trained | ratio | FLOP a step | torch's count | ratio | CPU s a step |"
+          " measured | ratio |")  # fmt: skip
+    print("|" + " --- |" * 12)
+    for name, memory, alone, real, flops, counted, expected, seconds in rows:
         print(
-            f"| {name} | {memory / 1e6:,.0f} | {real / 1e6:,.0f} | {memory / real:.2f} | {flops:.3e} | {counted:.3e}"
-            f" | {flops / counted:.3f} | {expected:.2f} | {seconds:.2f} | {expected / seconds:.2f} |"
+            f"| {name} | {memory / 1e6:,.0f} | {alone / 1e6:,.0f} | {memory / alone:.2f} | {real / 1e6:,.0f}"
+            f" | {memory / real:.2f} | {flops:.3e} | {counted:.3e} | {flops / counted:.3f} | {expected:.2f}"
+            f" | {seconds:.2f} | {expected / seconds:.2f} |"
         )
-    after, whole = plan_seconds(words.rounds)
-    print(f"\nA plan of OpenLLaMA-3B takes {after:.2f} s after its imports, {whole:.2f} s in all.")
+    print()
 
 
 if __name__ == "__main__":

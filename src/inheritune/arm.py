@@ -23,6 +23,7 @@ from inheritune.arch import (
     split_head,
     training_flops_per_token,
 )
+from inheritune.card import write_trained_card
 from inheritune.conversion import keep_frame
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, find_data, open_data
 from inheritune.distillation import Lesson, Teacher, check_has_teacher, open_teacher
@@ -312,6 +313,7 @@ def train(
     taught = None if teacher is None else open_teacher(teacher, out / "teacher", prepared)
     with begun(out, request, runtime):
         found = run_arm(Arm("training", out, lambda: start, teacher=taught), conditions, None)
+        runtime.first_does(lambda: write_trained_card(out, given, found, training, runtime.describe(), teacher))
     return load_trained(out), found
 
 

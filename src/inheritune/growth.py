@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
-from inheritune.analysis import choose_blocks
+from inheritune.analysis import choose_blocks, sequences_wanted
 from inheritune.arch import layer_count, load_config, load_model, load_tokenizer
 from inheritune.arm import Arm, Conditions, asked, begun, check_request, identity, load_trained, run_arm
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, find_data, open_data, sample
@@ -173,7 +173,7 @@ def choose_once(
         row = conditions.train_sequences
         length = min(_CALIBRATION_LENGTH, row.sequence_length)
         pieces = Sequences(row.tokens, length, "inherit.calibration")
-        count = max(1, inherit.calibration.count // length)
+        count = sequences_wanted(inherit, length, layer_count(model.config))
         rows_NT = torch.from_numpy(sample(pieces, count, "inherit.calibration", or_fewer=True))
         found = choose_blocks(
             held, rows_NT.to(runtime.device), inherit, precision=runtime.quick_precision(), say=conditions.terminal.say,

@@ -42,6 +42,9 @@ class Made:
         self.kept.remove(block)
         self.losses = losses
 
+    def recover(self) -> None:
+        pass
+
 
 def until(least: int) -> Callable[[list[int]], bool]:
     return lambda kept: len(kept) <= least

@@ -24,7 +24,7 @@ def test_it_fits_into_a_terminal(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    for said in ("round 2 *", "Memory of a device", "RTX 4090", "What fits into 24.0 GB", "Not counted"):
+    for said in ("round 2 *", "Memory of a device", "RTX 4090", "What fits into 92% of 24.0 GB", "Not counted"):
         assert said in text
 
 

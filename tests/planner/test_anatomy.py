@@ -152,6 +152,15 @@ def test_what_is_counted_agrees_where_the_convention_does_not(kind: str) -> None
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # of some architectures' own making
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind != "mamba"])
+def test_what_is_counted_agrees_for_every_family(kind: str) -> None:
+    """However small the model, and whatever its attention; of mamba torch counts something else going backward."""
+    config = config_of(kind)
+    assert counted(Anatomy(config), LENGTH) == pytest.approx(measured_flops(config, LENGTH), rel=0.02)
+
+
+@pytest.mark.long
 def test_a_state_space_model() -> None:
     """Forward: backward, torch counts a convolution of each channel for itself as one of all with all."""
     config = config_of("mamba")

@@ -24,6 +24,7 @@ from inheritune.planner import (
     plan,
     state_bytes,
 )
+from inheritune.planner.devices import USABLE
 from inheritune.planner.plan import Bounds
 from inheritune.recipe import Evaluate, Optimizer, Training
 from inheritune.training import allocate_state, build_optimizer, state_tensors
@@ -148,7 +149,7 @@ def test_what_fits_does_and_one_block_more_does_not() -> None:
     candidates = [planned(depth) for depth in range(1, 7)]
     way = Way("bfloat16", 1, 32, Optimizer(), False)
     memory = memory_of(ANATOMY, range(4), way).total
-    bounds = Bounds(memory, 1e-6, own, candidates)
+    bounds = Bounds(memory / USABLE, 1e-6, own, candidates)
     found = plan([own], CONDITIONS, choose_devices(["L4"]), bounds)["fit"]
     assert found["most_blocks"]["as the recipe says"] == 4
     assert found["most_blocks"]["8-bit states"] >= 4

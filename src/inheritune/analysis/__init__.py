@@ -2,7 +2,7 @@
 
 from inheritune.analysis.account import analyze, choose
 from inheritune.analysis.attention import attention_seen, eager_attention
-from inheritune.analysis.choice import choose_blocks
+from inheritune.analysis.choice import choose_blocks, sequences_wanted
 from inheritune.analysis.figures import describe
 from inheritune.analysis.gradients import find_projections, gradient_norms
 from inheritune.analysis.measures import (
@@ -41,6 +41,7 @@ __all__ = [
     "lazy_groups",
     "pass_through",
     "row_entropy",
+    "sequences_wanted",
     "sink_weight",
     "valid_only",
 ]

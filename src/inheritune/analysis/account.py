@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
-from inheritune.analysis.choice import choose_blocks
+from inheritune.analysis.choice import choose_blocks, sequences_wanted
 from inheritune.analysis.figures import Figures, describe
 from inheritune.analysis.measures import COLLAPSED_BELOW
 from inheritune.analysis.rank import check_tau
-from inheritune.arch import check_positions, parameter_count, ready, title
+from inheritune.arch import check_positions, layer_count, parameter_count, ready, title
 from inheritune.data import Sequences, check_tokenizer, check_vocabulary, open_data, sample, sample_text
 from inheritune.errors import InputError
 from inheritune.inheritance import check_free
@@ -183,7 +183,7 @@ class _Text:
     def calibration(self, tokenizer: "PreTrainedTokenizerBase | None", config: Any, wish: Inherit) -> "torch.Tensor":
         """What a measured choice sees: of prepared data the training text."""
         length = _calibration_length(config)
-        count = max(1, wish.calibration.count // length)
+        count = sequences_wanted(wish, length, layer_count(config))
         return self.rows("train", tokenizer, config, count, length, or_fewer=True)
 
 

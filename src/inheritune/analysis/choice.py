@@ -1,5 +1,6 @@
 """Measured choices: from a model and calibration text to an order of its blocks, with the reason in words."""
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +10,7 @@ from inheritune.analysis.figures import mean
 from inheritune.analysis.measures import is_lazy
 from inheritune.analysis.order import Dropped, order_by, search
 from inheritune.analysis.passing import Passed, pass_through
+from inheritune.analysis.recovery import Recovery
 from inheritune.analysis.trials import Trials, products_in, skip_increases
 from inheritune.arch import layer_count
 from inheritune.errors import InputError
@@ -47,12 +49,18 @@ def choose_blocks(
     else:
         count_layers(wish.layers, total)
     length = min(_RANK_LENGTH, rows_NT.shape[1] - 1)
-    pieces = rows_NT[:, : (rows_NT.shape[1] - 1) // length * length].reshape(-1, length)[:_RANK_SEQUENCES]
+    seen_NT, spare_NT = divide(rows_NT, wish)
+    pieces = seen_NT[:, : (rows_NT.shape[1] - 1) // length * length].reshape(-1, length)[:_RANK_SEQUENCES]
     ranks = _ranks(pass_through(model, pieces, (_TAU,), micro_batch))
     trials, start = None, None
+    tried, recovery = model, None
+    if wish.choose == "auto" and wish.recovery is not None and len(spare_NT):
+        tried = copy.deepcopy(model)
+        a_step = max(1, wish.recovery.count // (rows_NT.shape[1] - 1))
+        recovery = Recovery(tried, spare_NT, a_step, micro_batch)
     with products_in(precision if wish.choose in ("auto", "loss") else "float32", model):
         if wish.choose == "auto":
-            trials = Trials(model, rows_NT, micro_batch)
+            trials = Trials(tried, seen_NT, micro_batch, recovery)
             start = float(trials.losses.mean())
             say(f"choosing blocks: loss {start:.3f} with all {total}")
             if not trials.resumes:
@@ -60,7 +68,7 @@ def choose_blocks(
             enough = partial(_is_enough, model, wish, trust_remote_code)
             order = search(trials, enough, partial(_is_model, model, wish, trust_remote_code), say)
         else:
-            order = order_by(_values(model, rows_NT, wish.choose, ranks, micro_batch))
+            order = order_by(_values(model, seen_NT, wish.choose, ranks, micro_batch))
     dropped = [one.block for one in order]
     kept = _kept(model, wish, dropped, trust_remote_code)
     lazy = [block for block, rank in enumerate(ranks) if rank is not None and is_lazy(rank)]
@@ -72,11 +80,30 @@ def choose_blocks(
         "lazy_layers": lazy,
         "reason": reason(gone, lazy, wish.choose),
         "precision": precision,
-        "calibration": {"sequences": len(rows_NT), "sequence_length": rows_NT.shape[1] - 1},
+        "calibration": {"sequences": len(seen_NT), "sequence_length": rows_NT.shape[1] - 1},
+        "recovery_steps": 0 if recovery is None else recovery.steps,
         "loss": start,
         "trials": trials.runs if trials is not None else 0,
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def sequences_wanted(wish: Inherit, length: int, blocks: int) -> int:
+    """How many sequences a measured choice among so many blocks has use for: to see, and to recover on."""
+    seen = max(1, wish.calibration.count // length)
+    if wish.choose != "auto" or wish.recovery is None:
+        return seen
+    return seen + max(1, wish.recovery.count // length) * (blocks - 1)
+
+
+def divide(rows_NT: "torch.Tensor", wish: Inherit) -> "tuple[torch.Tensor, torch.Tensor]":
+    """The sequences that losses are taken on, spread evenly over all, and the others, of which there may be none."""
+    import torch
+
+    count = min(len(rows_NT), max(1, wish.calibration.count // (rows_NT.shape[1] - 1)))
+    seen = torch.zeros(len(rows_NT), dtype=torch.bool, device=rows_NT.device)
+    seen[torch.arange(count) * len(rows_NT) // count] = True
+    return rows_NT[seen], rows_NT[~seen]
 
 
 def reason(dropped: Sequence[Dropped], lazy: Sequence[int], choose: str) -> str:

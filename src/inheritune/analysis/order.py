@@ -37,7 +37,9 @@ def search(
     tried promises the least it can be now: candidates are tried from the lowest on, until the best one tried is below
     what the next one promises (Minoux, Accelerated greedy algorithms, 1978). As losses keep this rule only roughly, the
     four of lowest promise are tried in any case, and the four of lowest influence on the hidden states as they are now.
-    Goes on until `enough(kept)`; `allowed` says which sets of blocks make a model.
+    Behind each drop the blocks left may recover (see `Trials.recover`): what a block is worth is then what it is worth
+    to blocks that have begun to do without the others. Goes on until `enough(kept)`; `allowed` says which sets of
+    blocks make a model.
 
     Raises InputError where no further block can be dropped.
     """
@@ -53,6 +55,8 @@ def search(
         order.append(best)
         bounds.pop(best.block)
         say(f"dropped {best.block}: {best.increase:+.2f}, loss {best.loss:.3f}")
+        if not enough(trials.kept):
+            trials.recover()
     return order
 
 

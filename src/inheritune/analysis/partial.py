@@ -64,6 +64,14 @@ class Partial:
             hidden_BTD = self._head.base(input_ids=self.inputs_BT, use_cache=False).last_hidden_state
         return self._read(hidden_BTD, self._head)
 
+    def loss_with_gradients(self, kept: Collection[int], tokens_BT: "torch.Tensor") -> "torch.Tensor":
+        """The mean loss of other tokens (B, T + 1), in nats a token, with the blocks `kept` alone, and gradients."""
+        import torch
+
+        with torch.enable_grad(), self._running(set(kept), 0, None, 0, None):
+            logits_BTV = self.model(input_ids=tokens_BT[:, :-1], use_cache=False).logits
+            return token_losses(logits_BTV, tokens_BT[:, 1:]).mean()
+
     def _read(self, hidden_BTD: "torch.Tensor", head: Head) -> "torch.Tensor":
         """Losses of last hidden states, a sequence at a time: all logits at once would be the largest thing here."""
         import torch

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from inheritune.analysis.recovery import Recovery
+
 States = list["list[torch.Tensor]"]
 
 
@@ -18,10 +20,17 @@ class Trials:
     """A model on calibration sequences (N, T + 1), with some of its blocks dropped so far.
 
     The hidden states before every block are kept, so that a trial computes only what comes behind the block it leaves
-    out: N T (L + 1) hidden vectors of memory. `losses` (N,) are those of the blocks `kept`, in nats a token.
+    out: N T (L + 1) hidden vectors of memory. `losses` (N,) are those of the blocks `kept`, in nats a token. With
+    `recovery` the model, which has to be the recovery's copy, changes in `recover`.
     """
 
-    def __init__(self, model: "PreTrainedModel", rows_NT: "torch.Tensor", micro_batch: int = 8) -> None:
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        rows_NT: "torch.Tensor",
+        micro_batch: int = 8,
+        recovery: "Recovery | None" = None,
+    ) -> None:
         import torch
 
         self._parts = [Partial(model, rows_BT) for rows_BT in torch.split(rows_NT, micro_batch)]
@@ -31,6 +40,7 @@ class Trials:
         self.resumes = all(part.resumes for part in self._parts)
         self.runs = 0
         """Trials so far."""
+        self._recovery = recovery
 
     def without(self, block: int) -> "tuple[torch.Tensor, States]":
         """Losses (N,) of the blocks kept so far less this one, and the hidden states behind it, for `drop`."""
@@ -54,6 +64,19 @@ class Trials:
                 held[block + 1 :] = behind
             else:
                 held[-1] = held[block]
+
+    def recover(self) -> None:
+        """Let the blocks kept so far take a step of training, where there is a recovery."""
+        import torch
+
+        if self._recovery is None:
+            return
+        self._recovery.step(self._parts[0], self.kept)
+        losses = []
+        for at, part in enumerate(self._parts):
+            self._states[at] = []
+            losses.append(part.losses(self.kept, states=self._states[at]))
+        self.losses = torch.cat(losses)
 
     def influence(self, block: int) -> float:
         """Block influence among the blocks kept so far (mean over sequences)."""

@@ -9,6 +9,7 @@ from inheritune.arch.building import (
     new_config,
     planned_config,
 )
+from inheritune.arch.checkpoint_files import Located, fetch, locate
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
@@ -48,6 +49,7 @@ from inheritune.arch.width import Ranges, halve, kept_ranges
 __all__ = [
     "Fold",
     "Head",
+    "Located",
     "Names",
     "Placement",
     "Ranges",
@@ -71,6 +73,7 @@ __all__ = [
     "check_tokenizer_fits",
     "decoder_config",
     "differences",
+    "fetch",
     "fills",
     "find_structure",
     "find_tokenizer",
@@ -84,6 +87,7 @@ __all__ = [
     "load_generation_config",
     "load_model",
     "load_tokenizer",
+    "locate",
     "logits_width",
     "new_config",
     "open_weights",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune.arch.byte_copy import write_tensors
 from inheritune.arch.weights import Placement
 from inheritune.errors import RunError
-from inheritune.runlog import named, new_folder, write_json
+from inheritune.runlog import named, new_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -25,9 +25,10 @@ def save_model(
     notes: Mapping[str, Any] | None = None,
     frame: Path | None = None,
 ) -> None:
-    """Write model, tokenizer and `notes` (JSON files by name) to `folder`, which appears whole or not at all.
+    """Write model, tokenizer and `notes` to `folder`, which appears whole or not at all.
 
-    The files of a `frame` (see `save_frame`) take the place of those written. Raises RunError when the disk is full.
+    `notes` are files by name: a text as it is, all else as JSON. The files of a `frame` (see `save_frame`) take the
+    place of those written. Raises RunError when the disk is full.
     """
     from transformers import GenerationConfig
 
@@ -98,7 +99,10 @@ def _save_rest(
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     for name, value in notes.items():
-        write_json(folder / name, value)
+        if isinstance(value, str):
+            write_text(folder / name, value)
+        else:
+            write_json(folder / name, value)
 
 
 def _shards(placement: Placement) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inheritune.cli.options import Json, Quiet, Trust, terminal_of
+from inheritune.cli.options import Calibration, Json, Quiet, Recovery, Trust, terminal_of
 
 
 def analyze(
@@ -36,9 +36,8 @@ def analyze(
     layers: Annotated[
         str | None, typer.Option(help='How many to choose: a number, a fraction, half, "80M parameters", "2 GB".')
     ] = None,
-    calibration: Annotated[
-        str, typer.Option(help="Tokens that the choice is made on; all where there are fewer.")
-    ] = "2048 tokens",
+    calibration: Calibration = "2048 tokens",
+    recovery: Recovery = "2048 tokens",
     tokenizer: Annotated[str | None, typer.Option(help="Where the tokenizer is, if not with the model.")] = None,
     revision: Annotated[str | None, typer.Option(help="The hub revision: a branch, tag or commit.")] = None,
     trust_remote_code: Trust = False,
@@ -57,7 +56,9 @@ def analyze(
     if choose is not None or layers is not None:
         if choose not in (*MEASURED, None):
             raise InputError("--choose", f"got {choose!r}", f"legal are {', '.join(MEASURED)}")
-        fields = {"layers": layers or "half", "choose": choose or "auto", "calibration": calibration}
+        fields = {
+            "layers": layers or "half", "choose": choose or "auto", "calibration": calibration, "recovery": recovery,
+        }  # fmt: skip
         selection = check(Inherit, fields, "command line")
     common = {"tokenizer": tokenizer, "revision": revision, "trust_remote_code": trust_remote_code}
     references = [check(Reference, {"path": model, **common}, "command line") for model in models]

@@ -10,9 +10,10 @@ from inheritune import __version__
 from inheritune.cli.analysis import analyze
 from inheritune.cli.comparison import compare
 from inheritune.cli.evaluation import evaluate, show_tasks
-from inheritune.cli.options import DOTTED, DryRun, Json, Quiet, Trust, overrides, terminal_of
+from inheritune.cli.options import DOTTED, Calibration, DryRun, Json, Quiet, Recovery, Trust, overrides, terminal_of
 from inheritune.cli.planning import plan
 from inheritune.cli.preparation import prepare
+from inheritune.cli.publishing import push
 from inheritune.cli.reporting import report
 from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary
 from inheritune.runtime import place_of_process
@@ -111,6 +112,7 @@ app.command(context_settings=DOTTED, epilog='Any key of the suite can be set: --
 
 app.command()(analyze)
 app.command()(evaluate)
+app.command()(push)
 app.command()(report)
 
 
@@ -136,9 +138,8 @@ def inherit(
     data: Annotated[
         Path | None, typer.Option(help="A folder that `inheritune prepare` wrote; its training text is taken.")
     ] = None,
-    calibration: Annotated[
-        str, typer.Option(help="Tokens that a measured choice sees; all where there are fewer.")
-    ] = "2048 tokens",
+    calibration: Calibration = "2048 tokens",
+    recovery: Recovery = "2048 tokens",
     submodules: Annotated[
         str,
         typer.Option(
@@ -168,7 +169,7 @@ def inherit(
     from inheritune import inheritance
     from inheritune.arch import parameter_count
 
-    wish = inheritance.make_wish(layers, choose, submodules, width, calibration)
+    wish = inheritance.make_wish(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
     selection = None
     if wish.choose in MEASURED and (text or data):
         from inheritune import analysis
@@ -184,7 +185,9 @@ def inherit(
         made = inheritance.plan_for(origin, wish)
     else:
         assert out is not None
-        made = inheritance.write(origin, wish, out, dtype=kind, seed=seed, say=lambda text: typer.echo(text, err=True))
+        made = inheritance.write(
+            origin, wish, out, dtype=kind, seed=seed, say=lambda text: typer.echo(text, err=True), selection=selection
+        )
     found: dict[str, Any] = {
         "model": None if show else str(out),
         "blocks": list(made.plan.kept),

@@ -16,6 +16,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while wo
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Do one real step on random weights and tokens; print memory and rate.")
 ]
+Calibration = Annotated[str, typer.Option(help="Tokens that a measured choice sees; all where there are fewer.")]
+Recovery = Annotated[
+    str, typer.Option(help="Tokens that the blocks left train on, behind each that auto drops; none: not at all.")
+]
 Trust = Annotated[
     bool, typer.Option(help="Run model code that comes with the checkpoint. Only for sources that you trust.")
 ]

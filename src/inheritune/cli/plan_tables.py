@@ -6,7 +6,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from inheritune.report import short
+
 _SUMS = {"least": "least", "most": "most"}
+_WIDE = 100  # columns of a terminal that has room for all of the models' table
 
 
 def show_costs(found: dict[str, Any], title: str) -> None:
@@ -14,7 +17,8 @@ def show_costs(found: dict[str, Any], title: str) -> None:
     console = Console(highlight=False)
     reference = found["reference"]
     _say(
-        console, f"{title}: {reference['name']}, {reference['blocks']} blocks. From the config alone; nothing measured."
+        console,
+        f"{title}: {reference['name']}, {reference['blocks']} blocks. From the config alone; nothing measured.",
     )
     _trainings(console, found)
     _memory(console, found)
@@ -43,29 +47,62 @@ def _table(console: Console, title: str, names: Sequence[str], rows: Sequence[Se
 
 
 def _trainings(console: Console, found: dict[str, Any]) -> None:
-    rows = []
-    for each in found["trainings"]:
-        parameters = each["parameters"]
-        only = "" if "least" in each["counts"] else " *"
-        rows.append([
-            each["name"] + only, str(each["blocks"]), _count(parameters["total"]), _count(parameters["embedding"]),
-            _per_block(parameters["blocks"]), f"{each['flops_per_token'] / 1e9:.4g}",
-            _count(each["tokens"]) if each["steps"] != 0 else "-",
-            f"{each['flops'] + each['evaluation_flops']:.2e}",
-        ])  # fmt: skip
-    names = ("", "blocks", "params", "embed.", "a block", "GFLOP/tok", "tokens", "FLOP")
-    _table(console, "Models. FLOP: training and all validation; causal attention not halved", names, rows)
+    several = any(each["seeds"] > 1 for each in found["trainings"])
+    taught = any(each["teacher"] for each in found["trainings"])
+    left_out = {*(() if several else ("seeds",)), *(() if taught else ("teacher",))}
+    if console.width < _WIDE and len(left_out) < 2:
+        left_out |= {"embed.", "a block"}
+    rows = [_training(each) for each in found["trainings"]]
+    names = [name for name in rows[0] if name not in left_out]
+    total = found["flops"]
+    apart = total["least"] != total["most"]
+    for key, words in _SUMS.items():
+        if apart or key == "most":
+            named = {"": f"all, {words}" if apart else "all", "FLOP": _flops(total[key]["models"])}
+            rows.append(dict.fromkeys(names, "") | named | {"teacher": _flops(total[key]["teachers"])})
+    seeds = " of all seeds" if several else ""
+    title = f"Models. FLOP: training and all validation{seeds}; causal attention not halved"
+    _table(console, title, names, [[row[name] for name in names] for row in rows])
     if any("least" not in each["counts"] for each in found["trainings"]):
         _say(console, "* only where the rounds before do not match the reference")
+    if any(each["teacher"] and each["teacher"]["outputs"] == "stored" for each in found["trainings"]):
+        _say(console, "+ a teacher's outputs that are stored are computed once for all that share them")
+
+
+def _training(each: dict[str, Any]) -> dict[str, str]:
+    parameters, teacher = each["parameters"], each["teacher"]
+    if teacher is None:
+        teaching = ""
+    elif teacher["outputs"] == "stored":
+        teaching = f"{_flops(teacher['flops'])} +"
+    else:
+        teaching = _flops(teacher["flops"] * each["seeds"])
+    return {
+        "": each["name"] + ("" if "least" in each["counts"] else " *"),
+        "blocks": str(each["blocks"]),
+        "params": short(parameters["total"]),
+        "embed.": short(parameters["embedding"]),
+        "a block": _per_block(parameters["blocks"]),
+        "GFLOP/tok": f"{each['flops_per_token'] / 1e9:.4g}",
+        "tokens": short(each["tokens"]) if each["steps"] != 0 else "-",
+        "seeds": str(each["seeds"]),
+        "FLOP": _flops((each["flops"] + each["evaluation_flops"]) * each["seeds"]),
+        "teacher": teaching,
+    }
+
+
+def _flops(number: float) -> str:
+    return f"{number:.2e}"
 
 
 def _per_block(blocks: Sequence[int]) -> str:
     low, high = min(blocks), max(blocks)
-    return _count(low) if low == high else f"{_count(low)}-{_count(high)}"
+    return short(low) if low == high else f"{short(low)}-{short(high)}"
 
 
 def _memory(console: Console, found: dict[str, Any]) -> None:
-    parts = ("weights", "gradients", "states", "activations", "logits", "working")
+    parts = ["weights", "gradients", "states", "activations", "logits", "working"]
+    parts += ["teacher"] if any(each["teacher"] for each in found["memory"]) else []
     rows = []
     for each in found["memory"]:
         alone = each["devices"] == 1
@@ -73,7 +110,8 @@ def _memory(console: Console, found: dict[str, Any]) -> None:
             each["precision"], "1" if alone else f"{each['devices']} FSDP", str(each["micro_batch"]),
             *(_gigabytes(each[part]) for part in parts), _gigabytes(each["total"]),
         ])  # fmt: skip
-    names = ("precision", "devices", "seqs", "weights", "grads", "states", "activ.", "logits", "work", "GB")
+    short_names = {"gradients": "grads", "activations": "activ.", "working": "work"}
+    names = ("precision", "devices", "seqs", *(short_names.get(part, part) for part in parts), "GB")
     least = "" if found["memory_is_whole"] else "; at least, as activations and logits are not known"
     _table(
         console,
@@ -86,11 +124,10 @@ def _memory(console: Console, found: dict[str, Any]) -> None:
 def _disk(console: Console, found: dict[str, Any]) -> None:
     disk = found["disk"]
     data = "unknown" if disk["data"] is None else _gigabytes(disk["data"])
-    rows = [
-        [words, data, *(_gigabytes(disk[key][part]) for part in ("models", "checkpoints", "being_written", "total"))]
-        for key, words in _SUMS.items()
-    ]
-    names = ("", "tokens", "models", "checkpoints", "one being written", "GB")
+    taught = ["teachers"] if disk["most"]["teachers"] else []
+    parts = ["models", "checkpoints", "being_written", *taught, "total"]
+    rows = [[words, data, *(_gigabytes(disk[key][part]) for part in parts)] for key, words in _SUMS.items()]
+    names = ("", "tokens", "models", "checkpoints", "one being written", *taught, "GB")
     _table(console, "Disk, GB", names, _once(rows))
 
 
@@ -124,15 +161,20 @@ def _fit(console: Console, found: dict[str, Any]) -> None:
     ways = {name: str(number) for number, name in enumerate(fit["most_blocks"], start=1)}
     if fit["memory"] is not None:
         reach = [[f"{ways[name]}  {name}", str(most) if most else "none"] for name, most in fit["most_blocks"].items()]
-        _table(console, f"What fits into {_gigabytes(fit['memory'])} GB of a device", ("way", "most blocks"), reach)
+        _table(
+            console,
+            f"What fits into {fit['usable']:.0%} of {_gigabytes(fit['memory'])} GB",
+            ("way", "most blocks"),
+            reach,
+        )
     if not fit["rows"]:
         _say(console, "No number of blocks fits.")
         return
     devices = list(fit["rows"][0]["tokens"]) if hours is not None else []
     rows = [
         [
-            str(row["blocks"]), _count(row["parameters"]), ways[row["settings"]], str(row["micro_batch"]),
-            *(_count(row["tokens"][name][0]) for name in devices),
+            str(row["blocks"]), short(row["parameters"]), ways[row["settings"]], str(row["micro_batch"]),
+            *(short(row["tokens"][name][0]) for name in devices),
         ]
         for row in fit["rows"]
     ]  # fmt: skip
@@ -140,14 +182,6 @@ def _fit(console: Console, found: dict[str, Any]) -> None:
     seqs = f"sequences at once (seqs, of {fit['batch_sequences']} a step)"
     title = f"By number of blocks: the first way that fits, {seqs}{lasts}"
     _table(console, title, ("blocks", "params", "way", "seqs", *devices), rows)
-
-
-def _count(number: float) -> str:
-    """1,815,638,400 as 1.82B."""
-    for letter, factor in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if number >= factor:
-            return f"{number / factor:.3g}{letter}"
-    return f"{number:g}"
 
 
 def _gigabytes(number: float) -> str:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from inheritune.arch import build_skeleton, check_positions, layer_count, load_config, logits_width, planned_config
 from inheritune.comparison.budgets import check_budgets
+from inheritune.comparison.checks import check_growth, check_stacked, check_vocabularies
 from inheritune.comparison.order import in_order, needs
 from inheritune.comparison.planned import Planned, in_name_of
 from inheritune.comparison.starts import depth_of, first_stage_wish, wish_of
@@ -61,13 +62,7 @@ class _Models:
             return self.configs[name]
         config = load_config(Reference(path=name))
         check_positions(config, self.suite.train.sequence_length, "train.sequence_length")
-        theirs, ours = config.vocab_size, self.reference.vocab_size
-        if theirs != ours:
-            raise InputError(
-                place,
-                f"the vocabulary of {name} has {theirs:,} entries, the reference's {ours:,}",
-                "give a model with the same tokenizer",
-            )
+        check_vocabularies(name, config, self.reference, place)
         return config
 
     def target(self, source: "PretrainedConfig", wish: Inherit) -> "PreTrainedModel":
@@ -87,8 +82,7 @@ def _planned(suite: Suite, arm: ArmSettings, models: _Models, runtime: Runtime) 
         _check_teacher(arm, training, models)
     if isinstance(start, GrowthStart):
         return _planned_growth(arm, start, training, models)
-    if isinstance(start, StackingStart) and of is not None and of not in models.configs:
-        raise InputError("start.of", f"there is no arm {of!r}", "name an arm of the suite, whose result is stacked")
+    check_stacked(start, models.configs)
     source = models.config_of(of, "start.of")
     if isinstance(start, StackingStart):
         depth = depth_of(arm, suite.layers, layer_count(models.reference))
@@ -103,10 +97,7 @@ def _planned(suite: Suite, arm: ArmSettings, models: _Models, runtime: Runtime) 
 
 
 def _planned_growth(arm: ArmSettings, start: GrowthStart, training: Training, models: _Models) -> Planned:
-    if arm.allow_unequal is None:
-        raise InputError(
-            "start", "growth trains as many rounds as it needs, so its budget is no other's", "say so in allow_unequal"
-        )
+    check_growth(arm)
     total = layer_count(models.reference)
     depth = depth_of(arm, models.suite.layers, total)
     first = Inherit(layers=depth, choose=start.choose)

@@ -100,7 +100,8 @@ def _train(arm: Planned, grounds: Grounds, folder: Path) -> dict[str, Any]:
             {**stage, "folder": f"../../{arm.source}/{folder.name}/{stage['folder']}"} for stage in before["stages"]
         ]
     elif isinstance(arm.settings.start, StackingStart):
-        first, settings = _shared_out(settings, arm.settings.start, conditions)
+        steps = planned_steps(settings, conditions.train_sequences)
+        first, settings = shared_out(settings, arm.settings.start, steps)
         wish = first_stage_wish(arm.depth, layer_count(load_config(origin)))
         stages.append(_stage(arm, grounds, folder, FIRST, origin, wish, first))
         origin = Reference(path=str(folder / FIRST / "model"))
@@ -109,9 +110,8 @@ def _train(arm: Planned, grounds: Grounds, folder: Path) -> dict[str, Any]:
     return _summed(stages[-1], stages) | best_figures(folder, stages[-1], conditions)
 
 
-def _shared_out(settings: Training, start: StackingStart, conditions: Conditions) -> tuple[Training, Training]:
-    """The settings of the two stages, whose steps add up to the arm's."""
-    steps = planned_steps(settings, conditions.train_sequences)
+def shared_out(settings: Training, start: StackingStart, steps: int) -> tuple[Training, Training]:
+    """The settings of the two stages, whose steps add up to the arm's. Raises InputError where one would have none."""
     first = int(steps * start.first_stage)
     if first < 1 or first == steps:
         raise InputError("start.first_stage", f"{first} of {steps} steps", "give both stages a step or more")

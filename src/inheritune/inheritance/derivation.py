@@ -20,8 +20,10 @@ from inheritune.arch import (
     load_generation_config,
     load_model,
     open_weights,
+    parameter_count,
     save_model,
 )
+from inheritune.card import inherited_files
 from inheritune.errors import InputError
 from inheritune.inheritance.application import from_files, from_model, place, write_files
 from inheritune.inheritance.budget import settle
@@ -72,7 +74,7 @@ def inherit(
     target, plan = derive(reference, wish, seed=seed, dtype=kind)
     if folder is not None:
         tokenizer = find_tokenizer(reference, warnings.warn) if isinstance(reference, Reference) else None
-        save_model(target, tokenizer, folder, notes={NOTES: describe_plan(plan)})
+        save_model(target, tokenizer, folder, _notes(reference, wish, plan, target))
     return target
 
 
@@ -84,22 +86,33 @@ def write(
     dtype: "torch.dtype | None" = None,
     seed: int = 1,
     say: Callable[[str], None] | None = None,
+    selection: dict[str, Any] | None = None,
 ) -> Draft:
     """Write the target of `wish` as a checkpoint to `folder`, and nothing more: see `inherit`.
 
     Where every tensor of the target is one of the reference's as it is stored, the bytes go from file to file.
-    `say` is told what is worth knowing, such as that there is no tokenizer.
+    `say` is told what is worth knowing, such as that there is no tokenizer; `selection` is the measured choice that
+    `wish` came of, for the model card.
     """
     folder = check_free(folder)
     source = open_source(reference, wish)
     tokenizer = _tokenizer(reference, say)
-    notes = {NOTES: describe_plan(source.draft.plan)}
+    notes = _notes(reference, wish, source.draft.plan, source.draft.target, selection)
     placement = source.placement
     if placement is not None and placement.is_plain and source.draft.plan.is_whole and dtype is None:
         write_files(source.draft, placement, tokenizer, folder, notes)
     else:
         save_model(source.build(seed, dtype), tokenizer, folder, notes)
     return source.draft
+
+
+def _notes(
+    reference: "Reference | PreTrainedModel", wish: Inherit, plan: Plan, target: "PreTrainedModel",
+    selection: dict[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What stands beside the weights: the plan in figures, the model card, the reference's licence."""
+    figures = describe_plan(plan)
+    return {NOTES: figures, **inherited_files(reference, wish, figures, parameter_count(target), selection)}
 
 
 def _tokenizer(reference: Reference, say: Callable[[str], None] | None) -> "PreTrainedTokenizerBase | None":
@@ -197,13 +210,14 @@ def open_source(reference: Reference, wish: Inherit) -> Source:
 
 
 def make_wish(
-    layers: Any, choose: Any = "first", submodules: Any = "all", width: Any = "full", calibration: Any = None
+    layers: Any, choose: Any = "first", submodules: Any = "all", width: Any = "full", **measured: Any
 ) -> Inherit:
-    """The words of a caller as a checked wish. Raises InputError with all that is wrong, and what is legal."""
+    """The words of a caller as a checked wish; `measured` are calibration and recovery, which have defaults.
+
+    Raises InputError with all that is wrong, and what is legal.
+    """
     fields = {"layers": layers, "choose": choose, "submodules": submodules, "width": width}
-    if calibration is not None:
-        fields["calibration"] = calibration
-    return check(Inherit, fields, "inherit")
+    return check(Inherit, fields | measured, "inherit")
 
 
 def as_dtype(dtype: "torch.dtype | str | None") -> "torch.dtype | None":

@@ -1,19 +1,15 @@
 """`plan`: a recipe as a list of trainings, priced before anything is spent. Reads the reference's config alone."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from inheritune.arch import check_positions, halve, planned_config
-from inheritune.data import list_token_files, nanogpt_files, open_prepared
 from inheritune.errors import InputError
+from inheritune.groundwork import planned, planned_reference, steps_in, taught, text_size
 from inheritune.growth import check_rounds, expected_blocks, with_blocks
 from inheritune.inheritance import settle, target_config
 from inheritune.planner import SUMS, Anatomy, Bounds, Conditions, Device, Planned, plan
-from inheritune.recipe import Recipe, Training
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+from inheritune.recipe import Recipe
 
 
 def plan_recipe(
@@ -28,10 +24,10 @@ def plan_recipe(
     """
     made = _Made(recipe)
     trainings = made.trainings()
-    conditions = Conditions(recipe.evaluate, made.text[0], made.text[1], together, recipe.hardware.parallel)
+    conditions = Conditions(recipe.evaluate, *made.text, together, recipe.hardware.parallel)
     bounds = None
     if memory is not None or hours is not None:
-        own = next(planned for planned in trainings if planned.name.startswith("round"))
+        own = next(each for each in trainings if each.name.startswith("round"))
         bounds = Bounds(memory, hours, own, made.of_every_depth())
     found = plan(trainings, conditions, devices, bounds)
     return {"reference": {"name": recipe.reference.title, "blocks": made.whole.depth}, **found}
@@ -50,6 +46,8 @@ class _Made:
         self.inherit = settle(self.config, recipe.inherit, place.trust_remote_code)
         narrow = recipe.inherit.width == "half"
         self.source = Anatomy(halve(self.config), place.trust_remote_code) if narrow else self.whole
+        self.steps = steps_in(self.text[0], training)
+        self.teacher = taught("the reference", self.whole, training, self.text[0])
 
     def trainings(self) -> list[Planned]:
         """The reference, every round that there may be, the controls."""
@@ -60,7 +58,8 @@ class _Made:
             self._target(f"round {number}", blocks, SUMS if number <= sure else ("most",))
             for number, blocks in enumerate(kept, start=1)
         ]
-        return [self._reference(), *rounds, *self._controls(kept)]
+        reference = planned_reference(recipe, self.whole, self.config, self.text[0])
+        return [reference, *rounds, *self._controls(kept)]
 
     def of_every_depth(self) -> list[Planned]:
         """The first round with every number of blocks that there can be."""
@@ -73,21 +72,12 @@ class _Made:
                 continue
         return found
 
-    def _reference(self) -> Planned:
-        """Trained first, or only judged."""
-        new = self.recipe.reference.train
-        if new is None:
-            return self._of_reference("reference", self.recipe.train, 0)
-        own = {name: value for name in ("length", "optimizer", "schedule") if (value := getattr(new, name)) is not None}
-        return self._of_reference("reference", self.recipe.train.model_copy(update=own), 1)
-
-    def _of_reference(self, name: str, training: Training, times: int, counts: tuple[str, ...] = SUMS) -> Planned:
-        kept = tuple(range(self.whole.depth))
-        return self._planned(name, self.whole, kept, self.config, training, times, counts)
-
     def _target(self, name: str, kept: Sequence[int], counts: tuple[str, ...], times: int = 1) -> Planned:
+        """A target trained `times` as long as the recipe says."""
         config = target_config(self.config, with_blocks(self.inherit, list(kept)), self.whole.depth)
-        return self._planned(name, self.source, kept, config, self.recipe.train, times, counts)
+        steps = None if self.steps is None else self.steps * times
+        training = self.recipe.train
+        return planned(name, self.source, kept, config, training, self.text[0], steps, counts, teacher=self.teacher)
 
     def _controls(self, kept: Sequence[Sequence[int]]) -> list[Planned]:
         """Controls have the depth and the budget of the result: those of the first round, or of the last."""
@@ -99,50 +89,13 @@ class _Made:
                 if name == "random":
                     found.append(self._target("control random", blocks, counts, times))
                 elif counts == SUMS[-len(counts) :]:
-                    both = SUMS if lasts == 1 else counts
-                    found.append(self._of_reference("control reference-continued", self.recipe.train, times, both))
+                    found.append(self._continued(times, SUMS if lasts == 1 else counts))
         return found
 
-    def _planned(
-        self, name: str, anatomy: Anatomy, kept: Sequence[int], config: "PretrainedConfig", training: Training,
-        times: int, counts: tuple[str, ...],
-    ) -> Planned:  # fmt: skip
-        """A training of `times` the length that `training` says."""
-        length, tokens = training.sequence_length, self.text[0]
-        sequences = None if tokens is None else (tokens - 1) // length
-        if sequences == 0:
-            what = f"{tokens:,} tokens do not fill one sequence of {length}"
-            raise InputError("data: training text", what, "give more text, or a smaller train.sequence_length")
-        steps = None if sequences is None and training.length.unit == "epochs" else training.steps(sequences or 0)
-        if steps == 0:
-            what = f"{training.length} is less than one step of {training.batch_tokens:,} tokens"
-            raise InputError("train.length", what, "give a longer length or a smaller batch")
-        steps = None if steps is None and times else (steps or 0) * times
-        epochs = None if not steps or not sequences else steps * training.batch_sequences / sequences
-        return Planned(name, anatomy, tuple(kept), config, training, steps, epochs, counts)
-
-
-def text_size(recipe: Recipe, vocabulary: int) -> tuple[int | None, int]:
-    """Tokens of training and validation text, as far as the recipe or a manifest says them: None where neither does, as
-    where prepared text lies on another machine. Reads no text. Raises InputError for prepared data that is damaged.
-    """
-    data = recipe.data
-    if data.sources:
-        return None if data.size is None else data.size.count, data.validation.count
-    files = data.tokens or (nanogpt_files(data.prepared) if data.prepared is not None else None)
-    if files is not None:
-        try:
-            sizes = [_tokens_in(found, vocabulary) for found in list_token_files(files).values()]
-        except InputError:  # they lie on another machine
-            return None, data.validation.count
-        return sizes[0], sizes[1]
-    assert data.prepared is not None  # the recipe's check
-    if not data.prepared.exists():
-        return None, data.validation.count
-    prepared = open_prepared(data.prepared)
-    return len(prepared.tokens("train")), len(prepared.tokens("validation"))
-
-
-def _tokens_in(files: Sequence[Path], vocabulary: int) -> int:
-    """Tokens by the files' sizes; of .ds as wide as the vocabulary needs."""
-    return sum(file.stat().st_size // (4 if file.suffix == ".ds" and vocabulary > 2**16 else 2) for file in files)
+    def _continued(self, times: int, counts: tuple[str, ...]) -> Planned:
+        """The reference, trained on; nobody teaches it."""
+        training = self.recipe.train.model_copy(update={"distillation": None})
+        steps = None if self.steps is None else self.steps * times
+        every = range(self.whole.depth)
+        name = "control reference-continued"
+        return planned(name, self.whole, every, self.config, training, self.text[0], steps, counts)

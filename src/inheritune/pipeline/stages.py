@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.arch import build_random, layer_count, load_config, load_model
 from inheritune.arm import Arm, Conditions, only_job, run_arm
+from inheritune.card import write_cards
 from inheritune.data import Prepared
 from inheritune.distillation import Teacher
 from inheritune.evaluation import Evaluation, gap
@@ -74,6 +75,7 @@ class _Run:
             summary: dict[str, Any] = read_json(finished)
             judge_tasks(self.recipe, self.folder, self.ground, summary["result"]["model"])
             self.runtime.first_does(lambda: write_report(self.folder, summary))
+            self._write_cards(summary)
             self._look(summary)
             return summary
         prepared, data_seconds = self.ground.prepare()
@@ -91,8 +93,12 @@ class _Run:
             so_far = self._summarise(reference, rounds, controls, data_seconds, finished=False)
             judge_tasks(recipe, self.folder, self.ground, so_far["result"]["model"])
         summary = self._summarise(reference, rounds, controls, data_seconds, finished=True)
+        self._write_cards(summary)
         self._look(summary)
         return summary
+
+    def _write_cards(self, summary: dict[str, Any]) -> None:
+        self.runtime.first_does(lambda: write_cards(self.folder, self.recipe, summary))
 
     def _look(self, summary: dict[str, Any]) -> None:
         """Heads, layers and samples of reference and result. They come last: a run stands without them."""

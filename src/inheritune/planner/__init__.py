@@ -4,7 +4,7 @@
 """
 
 from inheritune.planner.anatomy import Anatomy
-from inheritune.planner.costs import SUMS, Conditions, Planned, counted_flops, figures
+from inheritune.planner.costs import SUMS, Conditions, Planned, Taught, counted_flops, figures
 from inheritune.planner.devices import (
     DEVICES,
     Device,
@@ -25,6 +25,7 @@ __all__ = [
     "Device",
     "Memory",
     "Planned",
+    "Taught",
     "Way",
     "by_cuda_name",
     "choose_devices",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import flops_per_token
 from inheritune.planner.anatomy import Anatomy
-from inheritune.planner.devices import USABLE, Device
+from inheritune.planner.devices import Device
 from inheritune.planner.memory import Memory, Way, largest_micro_batch, memory_of, state_bytes
 from inheritune.recipe import Evaluate, Training
 
@@ -28,12 +28,32 @@ _DEGREES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
+class Taught:
+    """Whom a training learns from. `stored_tokens`: those of the text, for which its outputs are computed once, for all
+    trainings that share them, and take `bytes` on the disk; None where it passes every batch. There are `seeds` of it,
+    as of an arm that is trained with several: each has outputs of its own.
+    """
+
+    name: str
+    anatomy: Anatomy = field(repr=False)
+    stored_tokens: int | None = None
+    bytes: float = 0.0
+    seeds: int = 1
+
+    def flops_per_token(self, sequence_length: int) -> float:
+        """FLOPs of a forward pass, by the convention."""
+        active = sum(part.size * part.share for part in self.anatomy.parts())
+        return flops_per_token(self.anatomy.config, active, sequence_length) / 3
+
+
+@dataclass(frozen=True)
 class Planned:
     """One training that may come: the blocks `kept` of a model's `anatomy`, whose config is then `config`.
 
     `steps` are None where the text's size is not known, 0 for a model that is only judged. `epochs` is how often the
     training goes through its text. `counts` says in which sums it is: `least` of what will be made whatever the others
-    come to, `most` of all that there may be.
+    come to, `most` of all that there may be. It is done once with each of `seeds`. `share` is what a stage has of the
+    tokens that are assumed where steps are not known.
     """
 
     name: str
@@ -44,11 +64,15 @@ class Planned:
     steps: int | None
     epochs: float | None = None
     counts: tuple[str, ...] = ("least", "most")
+    seeds: int = 1
+    teacher: Taught | None = field(default=None, repr=False)
+    share: float = 1.0
 
     @property
     def tokens(self) -> int:
         """Training tokens; `ASSUMED_TOKENS` where they are not known."""
-        steps = ASSUMED_TOKENS // self.training.batch_tokens if self.steps is None else self.steps
+        assumed = int(ASSUMED_TOKENS * self.share) // self.training.batch_tokens
+        steps = assumed if self.steps is None else self.steps
         return steps * self.training.batch_tokens
 
 
@@ -67,7 +91,7 @@ class Conditions:
 
 
 def figures(planned: Planned, conditions: Conditions) -> dict[str, Any]:
-    """Parameters, FLOPs and disk of one training: plain numbers, FLOPs and bytes."""
+    """Parameters, FLOPs and disk of one training with one seed: plain numbers, FLOPs and bytes."""
     training, length = planned.training, planned.training.sequence_length
     parts = planned.anatomy.parts(planned.kept)
     total = sum(part.size for part in parts)
@@ -85,6 +109,7 @@ def figures(planned: Planned, conditions: Conditions) -> dict[str, Any]:
     return {
         "name": planned.name,
         "counts": list(planned.counts),
+        "seeds": planned.seeds,
         "blocks": len(planned.kept),
         "kept": list(planned.kept),
         "parameters": {
@@ -103,12 +128,52 @@ def figures(planned: Planned, conditions: Conditions) -> dict[str, Any]:
         "flops": planned.tokens * each,
         "evaluation_tokens": judged,
         "evaluation_flops": judged * each / 3,
+        "teacher": _teaching(planned),
         "device_flops": planned.tokens * work * (1 + again) + judged * work / 3,
         "disk": {
             "model": _FLOAT32 * total if planned.steps != 0 else 0,
             "checkpoint": checkpoint,
             "kept": training.checkpoint.keep * checkpoint + best,
         },
+    }
+
+
+def _teaching(planned: Planned) -> dict[str, Any] | None:
+    """What a training's teacher costs, named apart."""
+    teacher = planned.teacher
+    if teacher is None:
+        return None
+    tokens = planned.tokens if teacher.stored_tokens is None else teacher.stored_tokens
+    return {
+        "name": teacher.name,
+        "outputs": "online" if teacher.stored_tokens is None else "stored",
+        "flops": tokens * teacher.flops_per_token(planned.training.sequence_length),
+    }
+
+
+def teacher_flops(trainings: Sequence[Planned], found: Sequence[dict[str, Any]], key: str) -> float:
+    """FLOPs of all teachers in a sum; outputs that are stored are computed once for all trainings that share them."""
+    total, shared = 0.0, dict[Taught, float]()
+    for planned, each in zip(trainings, found, strict=True):
+        if planned.teacher is None or key not in planned.counts:
+            continue
+        if planned.teacher.stored_tokens is None:
+            total += each["teacher"]["flops"] * planned.seeds
+        else:
+            shared[planned.teacher] = each["teacher"]["flops"] * planned.teacher.seeds
+    return total + sum(shared.values())
+
+
+def sums(trainings: Sequence[Planned], found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """FLOPs of all trainings with all seeds, validation included, and of their teachers, named apart."""
+    return {
+        key: {
+            "models": sum(
+                (each["flops"] + each["evaluation_flops"]) * each["seeds"] for each in found if key in each["counts"]
+            ),
+            "teachers": teacher_flops(trainings, found, key),
+        }
+        for key in SUMS
     }
 
 
@@ -147,9 +212,12 @@ def way_of(planned: Planned, precision: str, devices: int = 1, sharded: bool = F
     """How the recipe trains it, with its number of sequences at once (at most 8 where it leaves that open)."""
     training = planned.training
     share = math.ceil(training.batch_sequences / devices)
+    teacher = planned.teacher
+    passing = teacher is not None and teacher.stored_tokens is None
     return Way(
         precision, min(training.micro_batch_sequences, share), training.sequence_length, training.optimizer,
         training.activation_checkpointing, devices, sharded,
+        sum(part.size for part in teacher.anatomy.parts()) if teacher is not None and passing else 0,
     )  # fmt: skip
 
 
@@ -183,7 +251,11 @@ def on_device(
     """Memory, time and price on a device: hours and dollars from and to, least and most."""
     largest = most_demanding(trainings)
     precision = resolved(largest.training.precision, device)
-    flops = {key: sum(each["device_flops"] for each in found if key in each["counts"]) for key in SUMS}
+    flops = {
+        key: sum(each["device_flops"] * each["seeds"] for each in found if key in each["counts"])
+        + teacher_flops(trainings, found, key)
+        for key in SUMS
+    }
     low, high = (rate * conditions.devices for rate in device.rates(precision))
     hours = {key: [work / high / 3600, work / low / 3600] for key, work in flops.items()}
     each = conditions.devices * device.price
@@ -192,6 +264,7 @@ def on_device(
         "devices": conditions.devices,
         "precision": precision,
         "memory": device.memory,
+        "usable": device.usable,
         "peak_flops_per_second": device.peak(precision),
         "utilisation": None if device.measured else list(device.utilisation),
         "flops_per_second": [low, high],
@@ -206,15 +279,19 @@ def on_device(
 
 
 def most_demanding(trainings: Sequence[Planned]) -> Planned:
-    """The training of the largest model: what it needs, all need."""
-    trained = [planned for planned in trainings if planned.steps != 0]
-    return max(trained, key=lambda planned: sum(part.size for part in planned.anatomy.parts(planned.kept)))
+    """The training of the largest model, with its teacher: what it needs, all need."""
+
+    def held(planned: Planned) -> float:
+        own = sum(part.size for part in planned.anatomy.parts(planned.kept))
+        return 16 * own + 4 * way_of(planned, "float32").teacher
+
+    return max((planned for planned in trainings if planned.steps != 0), key=held)
 
 
 def _fitting(device: Device, planned: Planned, precision: str, conditions: Conditions) -> dict[str, Any]:
     """Micro-batch and memory on a device, and whether that fits."""
     share = math.ceil(planned.training.batch_sequences / conditions.devices)
-    room = USABLE * device.memory
+    room = device.usable * device.memory
     size = sum(part.size for part in planned.anatomy.parts(planned.kept))
     fsdp = conditions.parallel == "fsdp" or (
         conditions.devices > 1 and conditions.parallel == "auto" and 16 * size >= device.memory / 4
@@ -229,17 +306,23 @@ def _fitting(device: Device, planned: Planned, precision: str, conditions: Condi
     return {"parallel": how, "micro_batch": way.micro_batch, "needs": memory.total, "fits": memory.total <= room}
 
 
-def disk(trainings: Sequence[dict[str, Any]], conditions: Conditions, vocabulary: int) -> dict[str, Any]:
-    """Bytes on the disk: prepared tokens, saved models, checkpoints that stay, and one more while it is written."""
+def disk(
+    trainings: Sequence[Planned], figured: Sequence[dict[str, Any]], conditions: Conditions, vocabulary: int
+) -> dict[str, Any]:
+    """Bytes on the disk: prepared tokens, saved models, checkpoints that stay, one more while it is written, and
+    teachers' outputs that are stored.
+    """
     each = 2 if vocabulary <= 2**16 else 4
     known = conditions.train_tokens
     found: dict[str, Any] = {"data": None if known is None else each * (known + conditions.validation_tokens)}
     for key in SUMS:
-        chosen = [training for training in trainings if key in training["counts"]]
+        chosen = [training for training in figured if key in training["counts"]]
+        teachers = {each.teacher for each in trainings if each.teacher is not None and key in each.counts}
         found[key] = {
-            "models": sum(training["disk"]["model"] for training in chosen),
-            "checkpoints": sum(training["disk"]["kept"] for training in chosen),
+            "models": sum(training["disk"]["model"] * training["seeds"] for training in chosen),
+            "checkpoints": sum(training["disk"]["kept"] * training["seeds"] for training in chosen),
             "being_written": max((training["disk"]["checkpoint"] for training in chosen), default=0),
+            "teachers": sum(teacher.bytes * teacher.seeds for teacher in teachers),
         }
         found[key]["total"] = sum(found[key].values()) + (found["data"] or 0)
     return found

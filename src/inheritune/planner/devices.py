@@ -14,6 +14,8 @@ from inheritune.runlog import read_json
 USABLE = 0.92
 """The share of a device's memory that a training may plan with: the rest is for the allocator's gaps."""
 
+_HEAP = 0.55  # the same of a processor's: gaps in glibc's heap take up to 0.8 of the tensors (docs/benchmarks.md)
+
 _CORE = 90e9  # float32 FLOP/s of a processor core: half of what a 2048³ product gets on two (docs/benchmarks.md)
 _CORE_PRICE = 0.04
 
@@ -22,7 +24,8 @@ _CORE_PRICE = 0.04
 class Device:
     """A device: dense FLOP/s in bfloat16 and float32, bytes of memory as its driver reports them (rounded down), and
     `price` in dollars an hour. `utilisation` is the range of the fraction of the peak that a training is assumed to
-    reach. `measured` is a user's own rate in FLOP/s, in place of both.
+    reach. `measured` is a user's own rate in FLOP/s, in place of both. `usable` is the share of its memory that a
+    training's tensors may take.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Device:
     has_float8: bool = False
     is_processor: bool = False
     measured: float | None = None
+    usable: float = USABLE
 
     def peak(self, precision: str) -> float:
         """FLOP/s at most. Products in float8 count as bfloat16's, as only a part of them is."""
@@ -67,8 +71,9 @@ def processor() -> Device:
     except (AttributeError, ValueError, OSError):  # Windows
         memory = 16e9
     return Device(
-        "CPU", cores * _CORE, cores * _CORE, memory, cores * _CORE_PRICE, utilisation=(0.5, 0.85), is_processor=True
-    )
+        "CPU", cores * _CORE, cores * _CORE, memory, cores * _CORE_PRICE, utilisation=(0.5, 0.85), is_processor=True,
+        usable=_HEAP,
+    )  # fmt: skip
 
 
 def known_devices() -> list[Device]:

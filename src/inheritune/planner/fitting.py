@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from inheritune.planner.costs import Conditions, Planned, figures, resolved, way_of
-from inheritune.planner.devices import Device
+from inheritune.planner.devices import USABLE, Device
 from inheritune.planner.memory import Way, largest_micro_batch
 from inheritune.recipe import Optimizer
 
@@ -30,22 +30,24 @@ def fit(
     candidates: Sequence[Planned], own: Planned, memory: float | None, hours: float | None, devices: Sequence[Device],
     conditions: Conditions,
 ) -> dict[str, Any]:  # fmt: skip
-    """Which of `candidates`, by rising depth, can be trained in `memory` bytes a device and `hours`.
+    """Which of `candidates`, by rising depth, can be trained on devices of `memory` bytes, of which a share stays free
+    for the allocator's gaps, and in `hours`.
 
     `own` is the recipe's. For each shown depth: the least saving that makes it fit, the largest micro-batch, and from
     and to which number of tokens the time lasts on each device. `most_blocks` says how deep each saving reaches.
     """
     ways = savings(own, conditions.devices)
     share = math.ceil(own.training.batch_sequences / conditions.devices)
-    reach = {name: _deepest(candidates, way, memory) for name, way in ways}
+    room = None if memory is None else USABLE * memory
+    reach = {name: _deepest(candidates, way, room) for name, way in ways}
     deepest = max(reach.values())
     depths = _spread([len(each.kept) for each in candidates if len(each.kept) <= deepest], len(own.kept))
     rows = []
     for planned in (each for each in candidates if len(each.kept) in depths):
         name, way = next((name, way) for name, way in ways if reach[name] >= len(planned.kept))
         size = way.micro_batch
-        if memory is not None:
-            size = largest_micro_batch(planned.anatomy, planned.kept, way, share, memory)
+        if room is not None:
+            size = largest_micro_batch(planned.anatomy, planned.kept, way, share, room)
         row: dict[str, Any] = {"blocks": len(planned.kept), "settings": name, "micro_batch": size}
         found = figures(planned, conditions)
         row["parameters"], row["flops_per_token"] = found["parameters"]["total"], found["flops_per_token"]
@@ -53,7 +55,7 @@ def fit(
             row["tokens"] = {device.name: _tokens(planned, found, way, device, hours, conditions) for device in devices}
         rows.append(row)
     return {
-        "memory": memory, "hours": hours, "batch_sequences": own.training.batch_sequences,
+        "memory": memory, "usable": USABLE, "hours": hours, "batch_sequences": own.training.batch_sequences,
         "batch_tokens": own.training.batch_tokens, "most_blocks": reach, "rows": rows,
     }  # fmt: skip
 
@@ -84,6 +86,8 @@ def _tokens(
     again = way.activation_checkpointing and not training.activation_checkpointing
     evaluation = found["evaluation_flops"]
     each = (found["device_flops"] - evaluation) / planned.tokens * (4 / 3 if again else 1)
+    if found["teacher"] is not None and found["teacher"]["outputs"] == "online":
+        each += found["teacher"]["flops"] / planned.tokens
     rates = device.rates(resolved(training.precision, device))
     share = (found["device_flops"] - evaluation) / found["device_flops"]  # the rest is for judging
     tokens = [3600 * hours * rate * conditions.devices * share / each for rate in rates]

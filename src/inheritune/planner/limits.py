@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inheritune.planner.costs import Conditions, Planned, most_demanding
-from inheritune.planner.devices import DEVICES, USABLE, Device
+from inheritune.planner.devices import DEVICES, Device
 
 _REPEATED = 4  # epochs up to which repeated text is worth nearly as much as new text
 
@@ -85,7 +85,10 @@ def _unlike(planned: Planned, figures: dict[str, Any]) -> str | None:
 
 
 def _memory(trainings: Sequence[Planned], devices: Sequence[dict[str, Any]]) -> str | None:
-    tight = [device["name"] for device in devices if not device["fits"]]
+    tight: dict[float, list[str]] = {}
+    for device in devices:
+        if not device["fits"]:
+            tight.setdefault(device["usable"], []).append(device["name"])
     if not tight:
         return None
     largest = most_demanding(trainings)
@@ -97,7 +100,9 @@ def _memory(trainings: Sequence[Planned], devices: Sequence[dict[str, Any]]) -> 
         ways.append("train.micro_batch=1")
     ways.append("several devices (--gpus N)")
     return (
-        f"{largest.name} does not fit into {USABLE:.0%} of the memory of {', '.join(tight)}. What saves memory:"
+        f"{largest.name} does not fit into "
+        + ", nor into ".join(f"{share:.0%} of the memory of {', '.join(names)}" for share, names in tight.items())
+        + ". What saves memory:"
         f" {', '.join(ways)}; --fit 24GB says what fits."
     )
 

@@ -22,7 +22,8 @@ class Memory:
     weights, gradients and states are known, and the rest is 0.
 
     `working` is what copies of weights in another precision take (with FSDP those that are gathered at once, and
-    gradients on their way), and what a block's backward pass takes beyond the loss's.
+    gradients on their way), and what a block's backward pass takes beyond the loss's. `teacher` are the weights of one
+    that passes every batch, whole on each device.
     """
 
     weights: float
@@ -31,6 +32,7 @@ class Memory:
     activations: float
     logits: float
     working: float
+    teacher: float = 0.0
 
     @property
     def total(self) -> float:
@@ -40,7 +42,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Way:
-    """How a model is trained, as far as memory goes: `devices` above 1 share it by FSDP (`sharded` for FSDP on one)."""
+    """How a model is trained, as far as memory goes: `devices` above 1 share it by FSDP (`sharded` for FSDP on one).
+
+    `teacher` are the parameters of a teacher that passes every batch.
+    """
 
     precision: str
     micro_batch: int
@@ -49,6 +54,7 @@ class Way:
     activation_checkpointing: bool
     devices: int = 1
     sharded: bool = False
+    teacher: int = 0
 
 
 def memory_of(anatomy: Anatomy, kept: Sequence[int], way: Way) -> Memory:
@@ -60,7 +66,8 @@ def memory_of(anatomy: Anatomy, kept: Sequence[int], way: Way) -> Memory:
     count = sum(part.size for part in parts)
     kinds = [anatomy.kinds[block] for block in kept]
     weights, states = _FLOAT32 * count / way.devices, state_bytes(parts, way.optimizer) / way.devices
-    fixed = Memory(weights, weights, 0.0 if way.optimizer.offload else states, 0.0, 0.0, 0.0)
+    teacher = way.teacher * (2.0 if half else _FLOAT32)
+    fixed = Memory(weights, weights, 0.0 if way.optimizer.offload else states, 0.0, 0.0, 0.0, teacher)
     if use is None:
         return fixed
     casts = use.outside.casts + sum(use.blocks[kind].casts for kind in kinds)

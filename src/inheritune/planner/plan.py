@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from inheritune.planner.costs import Conditions, Planned, disk, figures, memory_table, most_demanding, on_device
+from inheritune.planner.costs import Conditions, Planned, disk, figures, memory_table, most_demanding, on_device, sums
 from inheritune.planner.devices import Device
 from inheritune.planner.fitting import fit
 from inheritune.planner.limits import warnings
@@ -45,12 +45,13 @@ def plan(
     vocabulary = largest.config.vocab_size
     result: dict[str, Any] = {
         "trainings": found,
+        "flops": sums(trainings, found),
         "memory_of": largest.name,
         "memory": memory_table(largest),
         "memory_is_whole": largest.anatomy.unfollowed is None,
         "sequence_length": largest.training.sequence_length,
         "text": {"train_tokens": conditions.train_tokens, "validation_tokens": conditions.validation_tokens},
-        "disk": disk(found, conditions, vocabulary),
+        "disk": disk(trainings, found, conditions, vocabulary),
         "devices": rows,
         "warnings": warnings(trainings, found, rows, conditions, None if bounds is None else bounds.hours),
         "left_out": list(LEFT_OUT),

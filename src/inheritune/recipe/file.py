@@ -36,6 +36,11 @@ def load_file(model: type[Model], path: str | Path, overrides: Sequence[str] = (
     return check(model, tree, str(path), lines)
 
 
+def is_suite(path: str | Path) -> bool:
+    """Whether a file is a suite, which has `arms`, and not a recipe. Raises InputError where it cannot be read."""
+    return "arms" in _read_yaml(Path(path))[0]
+
+
 def merged(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`tree` with the keys of `over` in place of its own, mapping by mapping; lists are replaced whole."""
     found = dict(tree)

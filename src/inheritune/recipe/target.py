@@ -95,6 +95,10 @@ Submodules = Annotated[Literal["all", "none"] | list[Submodule], BeforeValidator
 Layers = Annotated[int | float | list[int] | Annotated[Size, In(*_BUDGETS)], BeforeValidator(parse_layers)]
 
 
+def _or_none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
 class Inherit(Part):
     """What the target starts with: which of the reference's blocks, and which of their weights."""
 
@@ -111,6 +115,9 @@ class Inherit(Part):
     choice is an order: further rounds put blocks back in the reverse of the order in which they were dropped."""
     calibration: Tokens = Size(2048, "tokens")
     """How many training tokens a measured choice sees; all where there are fewer."""
+    recovery: Annotated[Tokens | None, BeforeValidator(_or_none)] = Size(2048, "tokens")
+    """With auto: on how many further training tokens the blocks left (of a copy) are trained for a step behind each
+    block that is dropped, so that the next is chosen by what training will not mend. none: not at all."""
     submodules: Submodules = "all"
     """Whose weights come along: all, none (random weights), or a list of attention, mlp, norms, final_norm, embeddings,
     head. What does not is initialised as the architecture does it. A tied head belongs to the embeddings."""

@@ -5,8 +5,10 @@ from inheritune.report.analysis_verdict import analysis_verdict, layers_table, m
 from inheritune.report.arms import arm_curve, reference_curve, tokens_to_reach
 from inheritune.report.comparison import comparison_table, notes_on, verdict_of, write_comparison
 from inheritune.report.folders import kind_of, write_reports
-from inheritune.report.notation import short, spans, with_error
+from inheritune.report.markup import markdown_table, markdown_text
+from inheritune.report.notation import duration, short, spans, with_error
 from inheritune.report.page import PAIR, write_report
+from inheritune.report.task_table import read_tasks, task_table
 from inheritune.report.verdict import table, verdict
 
 __all__ = [
@@ -14,14 +16,19 @@ __all__ = [
     "analysis_verdict",
     "arm_curve",
     "comparison_table",
+    "duration",
     "kind_of",
     "layers_table",
+    "markdown_table",
+    "markdown_text",
     "models_table",
     "notes_on",
+    "read_tasks",
     "reference_curve",
     "short",
     "spans",
     "table",
+    "task_table",
     "tokens_to_reach",
     "verdict",
     "verdict_of",

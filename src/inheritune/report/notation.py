@@ -7,12 +7,12 @@ def with_error(value: float, error: float | None, sign: bool = False) -> str:
     return shown if error is None else f"{shown} ±{error:.4f}"
 
 
-def short(count: int) -> str:
-    """`1.31M` for 1,310,720."""
+def short(count: float) -> str:
+    """`1.31M` for 1,310,720, `1B` for 999,900,000."""
     for factor, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= factor:
+        if count >= 0.9995 * factor:  # which three digits make 1000 of the unit below
             return f"{count / factor:.3g}{letter}"
-    return str(count)
+    return f"{count:g}"
 
 
 def many(count: int, word: str) -> str:

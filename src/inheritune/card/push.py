@@ -1,0 +1,226 @@
+"""Uploading a model with its card to the hub. What can be known without the hub is known before it is asked."""
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inheritune.arch import locate
+from inheritune.card.origin import CARD, UNKNOWN
+from inheritune.card.text import PLACE
+from inheritune.errors import InherituneError, InputError, RunError
+from inheritune.runlog import package_versions, read_json
+
+_TOKEN_REMEDY = "set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or `hf auth login`"
+_KEEP = " (and take its last line away, so that no run writes it anew)"
+_LOOKS_LIKE_A_TOKEN = re.compile(r"\b(?:hf|api)_[A-Za-z0-9]{3,}")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What is to be uploaded where: `files` by name with their bytes, what the `card`'s metadata says, and `notes` on
+    what a person should see to first.
+    """
+
+    folder: Path
+    repo_id: str
+    private: bool
+    revision: str | None
+    files: tuple[tuple[str, int], ...]
+    card: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all files."""
+        return sum(size for _, size in self.files)
+
+
+def prepare_upload(place: str | Path, repo_id: str, *, private: bool = False, revision: str | None = None) -> Upload:
+    """Find the model in `place` (a run, a training's folder, a model's) and check it. Asks no network.
+
+    Raises InputError for a folder without a whole model, a run that is not finished, a card that is damaged, and an id
+    that is none.
+    """
+    _check_id(repo_id, revision)
+    folder = find_model(Path(place))
+    locate(str(folder))  # config, headers of the weights, all of their files
+    files = tuple(
+        (str(file.relative_to(folder)), file.stat().st_size)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    card = _card(folder)
+    return Upload(folder, repo_id, private, revision, files, card, tuple(_notes(dict(files), card)))
+
+
+def find_model(place: Path) -> Path:
+    """The folder of the model that `place` is, or whose result it is. Raises InputError where there is none."""
+    remedy = "give a run's folder, or that of a model (with config.json)"
+    if not place.exists():
+        raise InputError(str(place), "no such folder", remedy)
+    if not place.is_dir():
+        raise InputError(str(place), "is a file", remedy)
+    if (place / "config.json").is_file():
+        return place
+    if (place / "summary.json").is_file():
+        summary = read_json(place / "summary.json")
+        if not summary.get("finished"):
+            what = "the run is not finished, so it has no result"
+            raise InputError(str(place), what, "finish it with `inheritune run`, or give a round's model")
+        return find_model(place / summary["result"]["model"])
+    if (place / "comparison.json").is_file():
+        raise InputError(str(place), "a comparison, which has several models", "give an arm's model: arms/*/*/model")
+    if (place / "model" / "config.json").is_file():
+        return place / "model"
+    raise InputError(str(place), "no model there (no config.json)", remedy)
+
+
+def token_source() -> str | None:
+    """Where a token for the hub would be taken from; None where there is none. Reads no token and asks nobody."""
+    from huggingface_hub import constants
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
+        if os.environ.get(name, "").strip():
+            return name
+    return "the hub's own login" if Path(constants.HF_TOKEN_PATH).is_file() else None
+
+
+def upload(wanted: Upload, say: Callable[[str], None] = lambda _: None) -> str:
+    """Upload it, in one commit, to a repository that is made where there is none; returns the commit's address.
+    `say` is told what the hub thinks of the card.
+
+    Raises InputError where the hub refuses (no token, no right to write, a public repository where a private one was
+    asked for), RunError where it cannot be reached or fails. No message has the token in it.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+
+    token: str | None = None
+    with _plain_errors(wanted.repo_id, lambda: token):
+        token = get_token()
+        if token is None:
+            raise InputError("HF_TOKEN", "there is no token, and the hub takes uploads only with one", _TOKEN_REMEDY)
+        if not (token.isascii() and token.isprintable() and " " not in token):
+            raise InputError("HF_TOKEN", "it has characters that no token has", _TOKEN_REMEDY)
+        api = HfApi(token=token)
+        api.create_repo(wanted.repo_id, private=True if wanted.private else None, exist_ok=True)
+        if wanted.private and not api.repo_info(wanted.repo_id).private:
+            what = "is there already and is public, and --private was asked for"
+            raise InputError(wanted.repo_id, what, "make it private on its page, or give another id")
+        if wanted.revision is not None:
+            api.create_branch(wanted.repo_id, branch=wanted.revision, exist_ok=True)
+        operations = [CommitOperationAdd(name, _content(wanted, name)) for name, _ in wanted.files]
+        message = f"Upload with inheritune {package_versions(['inheritune'])['inheritune']}"
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            done = api.create_commit(wanted.repo_id, operations, revision=wanted.revision, commit_message=message)
+        for warning in caught:
+            say(without_token(" ".join(str(warning.message).split()), token))
+        return str(done.commit_url)
+
+
+def _content(wanted: Upload, name: str) -> str | bytes:
+    """A file as it is; of the card the text with the model's place in it."""
+    file = wanted.folder / name
+    if name != CARD:
+        return str(file)
+    at = f'"{wanted.repo_id}"' + (f', revision="{wanted.revision}"' if wanted.revision is not None else "")
+    return file.read_text(encoding="utf-8").replace(f'"{PLACE}"', at).encode()
+
+
+def _check_id(repo_id: str, revision: str | None) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    remedy = "give OWNER/NAME, of letters, digits, - _ and . (at most 96 characters)"
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InputError(repo_id, f"not a repository's id ({error})", remedy) from None
+    if "/" not in repo_id:
+        raise InputError(repo_id, "not a repository's id: it has no owner", remedy)
+    if revision is not None and not re.fullmatch(r"[\w./-]+", revision):
+        raise InputError(f"--revision {revision!r}", "not the name of a branch", "give one such as v1")
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """The card's metadata; empty where there is no card. Raises InputError where it cannot be read."""
+    import yaml
+    from huggingface_hub import metadata_load
+
+    file = folder / CARD
+    if not file.is_file():
+        return {}
+    try:
+        return metadata_load(file) or {}
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(str(file), f"its metadata is damaged ({error})", "mend it between its two lines ---") from None
+
+
+def _notes(files: dict[str, int], card: dict[str, Any]) -> Iterator[str]:
+    if CARD not in files:
+        yield f"there is no {CARD}: nothing says where the model comes from, nor under which licence"
+    elif card.get("license", UNKNOWN) == UNKNOWN:
+        yield f"the licence is unknown: find out the reference's, and state it as `license` in README.md{_KEEP}"
+    if CARD in files and not card.get("base_model"):
+        yield f"no base_model: the reference's id on the hub is not known; if it is there, state it in README.md{_KEEP}"
+    if not any(name.startswith(("tokenizer", "vocab", "spiece", "tekken")) for name in files):
+        yield "there is no tokenizer, so nobody can use it with text"
+    code = [name for name in files if name.endswith(".py")]
+    if code:
+        yield f"it comes with code of its own ({', '.join(code[:3])}): who loads it must trust it"
+
+
+@contextmanager
+def _plain_errors(repo_id: str, token: Any) -> Iterator[None]:
+    """Turn what the hub's library raises into one line, in which no token stands."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except InherituneError:
+        raise
+    except OfflineModeIsEnabled:
+        raise InputError("HF_HUB_OFFLINE", "is set, so nothing can be uploaded", "unset it") from None
+    except HfHubHTTPError as error:
+        raise _refusal(repo_id, error, token()) from None
+    except Exception as error:
+        classes = {kind.__name__ for one in _chain(error) for kind in type(one).__mro__}
+        said = f"{type(error).__name__}: {without_token(str(error), token())}"
+        if classes & {"TransportError", "ConnectionError", "TimeoutError"} and "ProtocolError" not in classes:
+            raise RunError("the hub", f"cannot be reached ({said[:200]})", "connect, then push again") from None
+        if isinstance(error, ValueError):
+            raise InputError(repo_id, f"the hub does not take it ({said[:400]})", "mend it, then push again") from None
+        raise RunError(repo_id, f"the upload failed ({said[:300]})", "push again") from None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _refusal(repo_id: str, error: Any, token: str | None) -> InherituneError:
+    """The hub's answer as a line."""
+    status = error.response.status_code
+    if status == 401:
+        return InputError("HF_TOKEN", "the hub does not accept the token", _TOKEN_REMEDY)
+    if status == 403:
+        return InputError(repo_id, "the token may not write there", _TOKEN_REMEDY)
+    if status == 404:
+        return InputError(repo_id, "the hub has no such owner or repository", "check the id, and that the token is its")
+    said = without_token(" ".join(str(error.server_message or error).split()), token)[:300]
+    if 400 <= status < 500:
+        return InputError(repo_id, f"the hub does not take it ({status}: {said})", "mend it, then push again")
+    return RunError(repo_id, f"the hub failed ({status}: {said})", "push again later")
+
+
+def without_token(text: str, token: str | None) -> str:
+    """`text` with the token, in whatever way it is written there, taken out."""
+    for form in {token, repr(token)[1:-1], ascii(token)[1:-1]} if token else ():
+        text = text.replace(str(form), "[token]")
+    return _LOOKS_LIKE_A_TOKEN.sub("[token]", text)

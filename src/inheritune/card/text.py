@@ -1,0 +1,149 @@
+"""The card itself: metadata that the hub reads, and a text for people. Pure functions of recorded figures."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inheritune.card.origin import Origin
+from inheritune.report import markdown_table, markdown_text, task_table
+from inheritune.runlog import package_versions
+
+MARK = "<!-- Written by inheritune, and written anew by it. Take this line away to keep a card of your own. -->"
+"""The line by which a card of ours is told from one that a person has written."""
+
+PLACE = "PATH-OR-REPOSITORY"
+"""What stands in a card for the model's place until `push` knows it."""
+
+TAG = "inheritune"
+_PAPER = "[arXiv 2404.08634](https://arxiv.org/abs/2404.08634)"
+_HUB_DATA = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)")
+Rows = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """The parts of a card. `lineage` and `training` are rows of a label and Markdown; the others Markdown, "" for none.
+
+    `datasets` are ids on the hub. `trained`: a training of ours changed the weights, else they are the reference's own.
+    """
+
+    title: str
+    lead: str
+    origin: Origin
+    lineage: Rows
+    training: Rows = ()
+    losses: str = ""
+    tasks: str = ""
+    recipe: str = ""
+    unknown: str = ""
+    datasets: tuple[str, ...] = ()
+    trained: bool = True
+    own_code: bool = False
+
+
+def render(card: Card) -> str:
+    """The text of README.md."""
+    from huggingface_hub import ModelCard
+
+    found = ModelCard.from_template(
+        metadata_of(card),
+        template_str=(Path(__file__).parent / "card.md").read_text(encoding="utf-8"),
+        title=card.title, lead=card.lead, lineage=_rows(card.lineage), training=_rows(card.training),
+        losses=card.losses, tasks=card.tasks, recipe=card.recipe, unknown=card.unknown, place=PLACE, mark=MARK,
+        code=", trust_remote_code=True" if card.own_code else "", **package_versions(["inheritune"]),
+    )  # fmt: skip
+    return re.sub(r"\n{3,}", "\n\n", str(found)).rstrip() + "\n"
+
+
+def metadata_of(card: Card) -> Any:
+    """A `huggingface_hub.ModelCardData`. A base model is named where its id on the hub is known."""
+    from huggingface_hub import ModelCardData
+
+    origin, licence = card.origin, card.origin.licence
+    further: dict[str, Any] = {"license": licence.id}  # which may be a list, whatever the signature says
+    if origin.hub_id is not None and card.trained:
+        further["base_model_relation"] = "finetune"  # the nearest of the four that the hub knows
+    return ModelCardData(
+        base_model=origin.hub_id,
+        license_name=licence.name,
+        license_link=licence.link,
+        language=origin.language,
+        datasets=list(card.datasets) or None,
+        tags=[TAG],
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        **further,
+    )
+
+
+def lineage_rows(origin: Origin, layers: int | None, parameters: str | None) -> list[tuple[str, str]]:
+    """What a card says of the model that it was made of."""
+    if origin.hub_id is not None and not origin.made:
+        named = f"[{origin.hub_id}](https://huggingface.co/{origin.hub_id})"
+    elif origin.hub_id is not None:
+        named = f"{code(origin.name)}, itself made of [{origin.hub_id}](https://huggingface.co/{origin.hub_id})"
+    else:
+        named = markdown_text(origin.name) if " " in origin.name else code(origin.name)
+    size = [f"{layers} blocks" if layers else "", f"{parameters} parameters" if parameters else ""]
+    licence = origin.licence
+    ids = licence.id if isinstance(licence.id, str) else ", ".join(licence.id)
+    if licence.is_known:
+        told = f"{code(ids)}, taken over from {licence.source}"
+    else:
+        told = f"unknown: {licence.source}. Find out before you use or pass on this model"
+    rows = [("reference", named + "".join(f", {part}" for part in size if part))]
+    if not origin.made:
+        rows.append(("its revision", code(origin.revision) if origin.revision else "not known"))
+    return [*rows, ("licence", told)]
+
+
+def tasks_table(found: Mapping[str, Any]) -> str:
+    """What tasks.json holds as a table, the parent beside the child; "" where there is nothing in it."""
+    models = [one | {"name": "this model" if one["name"] == "target" else one["name"]} for one in found["models"]]
+    header, rows = task_table(models, [])
+    if not rows:
+        return ""
+    lines = markdown_table(header, [[markdown_text(cell) for cell in row] for row in rows])
+    notes = ["± is one standard error."]
+    if found.get("harness"):
+        limit = found["harness"].get("limit")
+        some = f", the first {limit:,} examples of each task" if limit else ""
+        notes.append(f"Tasks: lm-evaluation-harness {found['harness']['version']}{some}.")
+    return "\n".join([*lines, "", *notes])
+
+
+def datasets_of(sources: Sequence[Any]) -> tuple[str, ...]:
+    """The ids of the hub's data sets among a recipe's `data.sources`."""
+    found = []
+    for source in sources:
+        match = _HUB_DATA.match(source.path or "")
+        if match is not None:
+            found.append(match[1])
+        elif source.dataset is not None and not Path(source.dataset).exists():
+            found.append(source.dataset)
+    return tuple(dict.fromkeys(found))
+
+
+def without_folders(value: Any) -> Any:
+    """A recipe's tree with absolute paths cut to their last part: a card is for strangers."""
+    if isinstance(value, dict):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    if isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute()):
+        return Path(value).name or value
+    return value
+
+
+def code(text: str) -> str:
+    """`text` as code, in a cell of a table too."""
+    return "`" + text.replace("`", "'").replace("|", r"\|") + "`"
+
+
+def _rows(rows: Rows) -> str:
+    return "\n".join(markdown_table(["", ""], [list(row) for row in rows])) if rows else ""
+
+
+PAPER = _PAPER

@@ -1,0 +1,101 @@
+"""The command that uploads a model."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inheritune.cli.options import Json, Quiet
+
+if TYPE_CHECKING:
+    from inheritune.card import Upload
+
+
+def push(
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_MODEL", help="A finished run's folder, a training's, or a model's.")
+    ],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="Where to on the Hugging Face hub: OWNER/NAME.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="A repository that is made is private; one that is public is refused.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="The branch; made where there is none. Default: main.")] = None,
+    really: Annotated[
+        bool, typer.Option("--really/--dry-run", help="Upload; without it, only say what would be uploaded.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Upload a model with its card to the Hugging Face hub; a dry run unless --really is given.
+
+    The token is taken from HF_TOKEN or from the hub's own login (`hf auth login`), and shown and kept nowhere.
+    """
+    from inheritune.card import prepare_upload, token_source, upload
+
+    wanted = prepare_upload(model, repo_id, private=private, revision=revision)
+    found = _figures(wanted, token_source(), really)
+    if not as_json and not quiet:
+        _show(found)
+    if really:
+        if quiet or as_json or not sys.stderr.isatty():
+            from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+            disable_progress_bars()
+        found["commit"] = upload(wanted, lambda text: typer.echo(f"warning: {text}", err=True))
+        if not as_json:
+            typer.echo(f"uploaded: {found['commit']}")
+    elif not as_json and not quiet:
+        typer.echo("\nNothing was uploaded. Upload it with --really.")
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+
+
+def _figures(wanted: "Upload", token: str | None, really: bool) -> dict[str, Any]:
+    return {
+        "folder": str(wanted.folder),
+        "repository": wanted.repo_id,
+        "visibility": "private" if wanted.private else "public",
+        "revision": wanted.revision or "main",
+        "dry_run": not really,
+        "files": [{"name": name, "bytes": size} for name, size in wanted.files],
+        "bytes": wanted.total,
+        "card": wanted.card,
+        "token_from": token,
+        "notes": list(wanted.notes),
+    }
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from inheritune.cli.tables import table_of
+
+    console = Console(highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False)
+
+    visibility = found["visibility"]
+    if visibility == "public":
+        visibility += " (if it is made; one that is there keeps its own)"
+    say(f"from        {found['folder']}")
+    say(f"to          {found['repository']}, revision {found['revision']}, {visibility}")
+    say(f"token       {found['token_from'] or 'none: set HF_TOKEN, or log in with `hf auth login`'}")
+    console.print()
+    rows = [[file["name"], _size(file["bytes"])] for file in found["files"]]
+    console.print(table_of(["file", "size"], [*rows, ["all", _size(found["bytes"])]]))
+    console.print()
+    say("card        " + ("none" if not found["card"] else ""))
+    for key, value in found["card"].items():
+        say(f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    for note in found["notes"]:
+        say(f"\nwarning: {note}")
+
+
+def _size(count: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"

@@ -1,0 +1,84 @@
+"""Recovery against trainings of models that have only the blocks left."""
+
+from typing import Any
+
+import pytest
+import torch
+from forward import some_tokens
+from test_partial import losses_by_hand
+from tiny_families import build
+from torch.nn import functional
+
+import inheritune
+from inheritune.analysis import Trials, choose_blocks
+from inheritune.analysis.choice import divide
+from inheritune.analysis.recovery import RATE, Recovery
+from inheritune.analysis.trials import products_in
+from inheritune.recipe import Inherit, check
+
+ROWS, SPARE = some_tokens(2, 17), some_tokens(9, 17)[2:]
+
+
+def trained_by_hand(model: Any, kept: list[int], rows: list[torch.Tensor]) -> Any:
+    """A model of the blocks `kept` after a step on each of `rows`."""
+    target = inheritune.inherit(model, kept)
+    optimizer = torch.optim.AdamW(target.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    for tokens_BT in rows:
+        optimizer.zero_grad()
+        logits_BTV = target.eval()(input_ids=tokens_BT[:, :-1]).logits
+        functional.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(target.parameters(), 1.0)
+        optimizer.step()
+    return target
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_moe"])
+@pytest.mark.parametrize("micro_batch", [8, 3])
+def test_the_blocks_left_are_trained_as_a_model_of_them_would_be(family: str, micro_batch: int) -> None:
+    model, copied = build(family), build(family)
+    copied.load_state_dict(model.state_dict())
+    recovery = Recovery(copied, SPARE, 4, micro_batch)
+    trials = Trials(copied, ROWS, recovery=recovery)
+    for block in (1, 2):
+        trials.drop(block, *trials.without(block))
+    trials.recover()
+    trials.recover()
+    order = torch.randperm(len(SPARE), generator=torch.Generator().manual_seed(0))
+    expected = trained_by_hand(model, [0, 3], [SPARE[order[:4]], SPARE[order[[4, 5, 6, 0]]]])
+    assert trials.losses.tolist() == pytest.approx(losses_by_hand(expected.eval(), ROWS), abs=1e-4)
+    assert trials.losses.tolist() != pytest.approx(losses_by_hand(inheritune.inherit(model, [0, 3]), ROWS), abs=1e-3)
+    without = inheritune.inherit(expected, [1])
+    assert trials.without(0)[0].tolist() == pytest.approx(losses_by_hand(without.eval(), ROWS), abs=1e-4)
+
+
+def test_products_in_bfloat16_train_too_and_do_not_see_old_weights() -> None:
+    model = build("llama")
+    with products_in("bfloat16", model):
+        trials = Trials(model, ROWS, recovery=Recovery(model, SPARE, 4))
+        before = trials.losses
+        trials.recover()
+        seen = trials.losses
+    with products_in("bfloat16", model):
+        assert torch.equal(Trials(model, ROWS).losses, seen)
+    assert not torch.equal(before, seen)
+
+
+def test_sequences_to_recover_on_are_others_and_the_model_stays() -> None:
+    model = build("llama")
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rows = some_tokens(12, 17)
+    wish = Inherit(layers=2, choose="auto", calibration="64 tokens", recovery="32 tokens")
+    seen, spare = divide(rows, wish)
+    assert seen.tolist() == rows[::3].tolist()
+    assert sorted(map(tuple, [*seen.tolist(), *spare.tolist()])) == sorted(map(tuple, rows.tolist()))
+    found = choose_blocks(model, rows, wish)
+    assert found["recovery_steps"] == 1  # nothing is left to choose behind the second drop
+    assert found["calibration"] == {"sequences": 4, "sequence_length": 16}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for less in (
+        choose_blocks(model, rows, check(Inherit, wish.model_dump() | {"recovery": "none"}, "inherit")),
+        choose_blocks(model, seen, wish),
+    ):
+        assert less["recovery_steps"] == 0
+    assert choose_blocks(model, rows[:1], wish)["calibration"]["sequences"] == 1

@@ -15,7 +15,7 @@ from pathlib import Path
 import inheritune
 from inheritune.analysis import choose
 from inheritune.arch import layer_count, load_config, load_tokenizer
-from inheritune.evaluation import gap
+from inheritune.evaluation import gap, judge_on
 from inheritune.inheritance import select_blocks
 from inheritune.recipe import MEASURED, Evaluate, Inherit, Reference, check
 from inheritune.report import spans
@@ -66,7 +66,7 @@ def measure(given: argparse.Namespace, choice: str, seed: int) -> None:
     blocks = check(Inherit, {"layers": listed}, "choices").layers if listed else chosen(given, name, folder)
     seconds = time.monotonic() - began
     target = inheritune.inherit(given.model, blocks).float()
-    before = inheritune.evaluate(target, given.data, given.sequence_length).loss
+    before = judge_on(target, given.data, given.sequence_length).loss
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"blocks": blocks, "untrained": before.value, "choosing_seconds": round(seconds, 1)}
     (folder / "choice.json").write_text(json.dumps(facts))

@@ -159,7 +159,7 @@ def test_half_of_it_is_its_first_blocks_and_has_lost_what_they_lack(gguf: Path, 
     tokenizer = load_tokenizer(Reference(path=str(gguf)))
     inheritune.prepare({"sources": [{"path": str(text)}], "validation": "1K tokens"}, tokenizer, tmp_path / "data")
     losses = [
-        inheritune.evaluate(model, tmp_path / "data", sequence_length=128, device="cpu").loss.value
+        inheritune.evaluate(model, tmp_path / "data", 128, device="cpu")["models"][0]["val_loss"]
         for model in (reference, saved)
     ]
     print(f"reference {losses[0]:.2f}, first 15 blocks untrained {losses[1]:.2f}")

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import inheritune
 from conftest import read_json, tiny_recipe, weights
 from inheritune.errors import InputError
+from inheritune.evaluation import judge_on
 from inheritune.pipeline import run
 from inheritune.recipe import load_recipe
 from inheritune.runlog import read_metrics
@@ -63,7 +64,7 @@ def test_the_model_loads_with_plain_transformers_and_has_the_recorded_loss(finis
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model.config.num_hidden_layers == summary["result"]["layers"]
     found = inheritune.evaluate(model, finished[1] / "data", sequence_length=16, device="cpu", micro_batch=2)
-    assert found.loss.value == pytest.approx(summary["result"]["val_loss"], abs=1e-6)
+    assert found["models"][0]["val_loss"] == pytest.approx(summary["result"]["val_loss"], abs=1e-6)
     ids = model.generate(**tokenizer("the small", return_tensors="pt"), max_new_tokens=4, do_sample=False)
     assert tokenizer.decode(ids[0]).startswith("the small")
 
@@ -73,9 +74,7 @@ def test_each_round_starts_from_the_references_own_blocks(finished: tuple[Path, 
     reference = AutoModelForCausalLM.from_pretrained(finished[1] / "reference" / "model")
     for number, found in enumerate(read_json(finished[1] / "summary.json")["rounds"], 1):
         target = inheritune.inherit(reference, number)
-        losses = inheritune.evaluate(
-            target, finished[1] / "data", sequence_length=16, device="cpu", micro_batch=2
-        ).losses
+        losses = judge_on(target, finished[1] / "data", sequence_length=16, device="cpu", micro_batch=2).losses
         first = read_metrics((finished[1] / found["model"]).parent / "metrics.jsonl")[0]
         assert first["val_loss"] == pytest.approx(sum(losses[:4]) / 4, abs=1e-6)
 

@@ -10,7 +10,7 @@ from conftest import read_json, tiny_recipe
 from inheritune import arm, pipeline
 from inheritune.arch import load_model
 from inheritune.errors import InputError
-from inheritune.evaluation import evaluate
+from inheritune.evaluation import judge_on
 from inheritune.recipe import Recipe, Reference
 
 
@@ -38,7 +38,7 @@ def test_a_folder_and_named_files_give_the_same_run(
         for name, data in (("folder", {"prepared": str(files)}), ("named", named))
     ]
     assert losses[0] == losses[1]
-    judged = evaluate(load_model(Reference(path=str(tmp_path / "named/rounds/1-1layers/model"))), files, 16)
+    judged = judge_on(load_model(Reference(path=str(tmp_path / "named/rounds/1-1layers/model"))), files, 16)
     assert judged.loss.value == pytest.approx(losses[0], rel=1e-6)
 
 
@@ -69,7 +69,7 @@ def test_documents_and_replacement_from_end_to_end(
     assert found["documents"][2] == found["plain"][2]
     model = load_model(Reference(path=str(reference_folder)))
     data = tmp_path / "documents" / "data"
-    assert evaluate(model, data, 16, attention="document").loss.value == pytest.approx(found["documents"][0], rel=1e-6)
+    assert judge_on(model, data, 16, attention="document").loss.value == pytest.approx(found["documents"][0], rel=1e-6)
 
 
 def test_data_without_an_end_of_text_has_no_documents(

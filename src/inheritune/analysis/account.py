@@ -1,9 +1,7 @@
 """`analyze`: models on text, their figures in analysis.json and a page to look at."""
 
-import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +12,7 @@ from inheritune.analysis.choice import choose_blocks, sequences_wanted
 from inheritune.analysis.figures import Figures, describe
 from inheritune.analysis.measures import COLLAPSED_BELOW
 from inheritune.analysis.rank import check_tau
-from inheritune.arch import check_positions, layer_count, load_model, load_tokenizer, parameter_count
+from inheritune.arch import check_positions, layer_count, parameter_count, ready, title
 from inheritune.data import Sequences, check_tokenizer, check_vocabulary, open_data, sample, sample_text
 from inheritune.errors import InputError
 from inheritune.inheritance import check_free
@@ -75,11 +73,11 @@ def analyze(
     drawings: list[Any] = []
     for number, one in enumerate(listed):
         began = time.monotonic()
-        with _loaded(one, tokenizer, runtime, dtype) as (model, its):
+        with ready(one, tokenizer, runtime.device, dtype) as (model, its):
             seconds = round(time.monotonic() - began, 3)
             check_positions(model.config, sequence_length, "--length")
             rows_NT = text_of.rows("validation", its, model.config, sequences, sequence_length)
-            name, path = _title(one, model)
+            name, path = title(one)
             figures = describe(
                 model, rows_NT, tau=shares, micro_batch=micro_batch, loss_sequences=loss_sequences,
                 precision=precision, say=partial(_say, say, name),
@@ -112,7 +110,7 @@ def choose(
     paths = [text] if isinstance(text, str | Path) else list(text)
     _check_text(paths, data)
     runtime = rt.start(device)
-    with _loaded(model, tokenizer, runtime, dtype) as (loaded, its):
+    with ready(model, tokenizer, runtime.device, dtype) as (loaded, its):
         rows_NT = _Text(paths, data, runtime).calibration(its, loaded.config, wish)
         return choose_blocks(
             loaded, rows_NT, wish, micro_batch=micro_batch, precision=_loss_precision(dtype, runtime), say=say,
@@ -187,35 +185,6 @@ class _Text:
         length = _calibration_length(config)
         count = sequences_wanted(wish, length, layer_count(config))
         return self.rows("train", tokenizer, config, count, length, or_fewer=True)
-
-
-@contextmanager
-def _loaded(
-    one: Any, tokenizer: "PreTrainedTokenizerBase | None", runtime: rt.Runtime, dtype: str
-) -> "Iterator[tuple[PreTrainedModel, PreTrainedTokenizerBase | None]]":
-    """A model on its device in its dtype and in evaluation mode, with its tokenizer; a loaded one is copied."""
-    import torch
-
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise InputError("--dtype", f"got {dtype!r}", "legal are auto, float32 and bfloat16")
-    if dtype == "auto":
-        dtype = "bfloat16" if runtime.device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    if isinstance(one, str | Path | Reference):
-        origin = one if isinstance(one, Reference) else Reference(path=str(one))
-        tokenizer = tokenizer or load_tokenizer(origin)
-        model = load_model(origin)
-    else:
-        model = copy.deepcopy(one)
-    yield model.to(device=runtime.device, dtype=getattr(torch, dtype)).eval(), tokenizer
-
-
-def _title(one: Any, model: "PreTrainedModel") -> tuple[str, str | None]:
-    """The name for people, and the place of a model that was loaded from one."""
-    if isinstance(one, Reference):
-        one = one.path
-    if isinstance(one, str | Path):
-        return Path(one).name or str(one), str(one)
-    return getattr(model.config, "name_or_path", "") or str(model.config.model_type), None
 
 
 def _calibration_length(config: Any) -> int:

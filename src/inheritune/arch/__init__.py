@@ -13,6 +13,7 @@ from inheritune.arch.checkpoint_files import Located, fetch, locate
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
+from inheritune.arch.given import ready, resolve_dtype, title
 from inheritune.arch.head import Head, logits_width, split_head
 from inheritune.arch.loading import (
     check_tokenizer_fits,
@@ -94,6 +95,8 @@ __all__ = [
     "parameter_count",
     "place_tensors",
     "planned_config",
+    "ready",
+    "resolve_dtype",
     "save_frame",
     "save_model",
     "save_stored",
@@ -105,5 +108,6 @@ __all__ = [
     "split_head",
     "take",
     "tensor_roles",
+    "title",
     "training_flops_per_token",
 ]

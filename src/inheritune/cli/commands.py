@@ -9,6 +9,7 @@ import typer
 from inheritune import __version__
 from inheritune.cli.analysis import analyze
 from inheritune.cli.comparison import compare
+from inheritune.cli.evaluation import evaluate, show_tasks
 from inheritune.cli.options import DOTTED, Calibration, DryRun, Json, Quiet, Recovery, Trust, overrides, terminal_of
 from inheritune.cli.planning import plan
 from inheritune.cli.preparation import prepare
@@ -59,6 +60,7 @@ def run(
 ) -> None:
     """Carry out a whole recipe; run again, it goes on where it stopped."""
     from inheritune.recipe import load_recipe
+    from inheritune.runlog import read_json
 
     checked = load_recipe(recipe, overrides(context.args))
     folder = out or Path("runs") / recipe.stem
@@ -75,6 +77,8 @@ def run(
         typer.echo(json.dumps(summary, indent=2))
     else:
         show_summary(summary, folder)
+        if checked.evaluate.tasks:
+            show_tasks(read_json(folder / pipeline.TASKS_FILE))
 
 
 app.command(context_settings=DOTTED, epilog="Any key of the recipe can be overridden: --inherit.layers=10")(plan)
@@ -107,6 +111,7 @@ app.command(context_settings=DOTTED, epilog='Any key of the suite can be set: --
 
 
 app.command()(analyze)
+app.command()(evaluate)
 app.command()(push)
 app.command()(report)
 

@@ -16,15 +16,16 @@ from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary
 from inheritune.data.preparing.preparation import prepare, state_of
 from inheritune.data.preparing.work import remove_left_over
 from inheritune.data.preview import preview
-from inheritune.data.sample import sample, sample_text
+from inheritune.data.sample import documents, sample, sample_text
 from inheritune.data.shards import Array, Shard, Tokens
 from inheritune.data.sources.inputs import list_inputs
-from inheritune.data.tokenizer import fingerprint, separator, train_tokenizer
+from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 
 __all__ = [
     "IGNORED",
     "Array",
     "Batches",
+    "Encoder",
     "MicroBatch",
     "Prepared",
     "Sequences",
@@ -36,6 +37,7 @@ __all__ = [
     "check_filters",
     "check_tokenizer",
     "check_vocabulary",
+    "documents",
     "find_data",
     "fingerprint",
     "list_inputs",

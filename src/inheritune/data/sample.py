@@ -1,6 +1,6 @@
 """A few sequences out of text or prepared data, evenly spread, to look at models with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,14 @@ def sample(
     return sequences.rows([number * sequences.count // count for number in range(count)])
 
 
+def documents(paths: Sequence[str | Path]) -> Iterator[str]:
+    """The documents in files, folders, patterns or addresses, in their order. Raises InputError for what is no text."""
+    sources = [Source(path=str(path)) for path in paths]
+    for one in list_inputs(sources):
+        for document in read(one, sources[one.source], lambda place, reason: None, seed=0):
+            yield document.text
+
+
 def sample_text(
     paths: Sequence[str | Path],
     tokenizer: "PreTrainedTokenizerBase",
@@ -49,17 +57,13 @@ def sample_text(
     are spread evenly over them, or over the first part of a large text, twenty times as long as they. Raises InputError
     for text that cannot be read, and where it is too short (with `or_fewer`: for one sequence).
     """
-    sources = [Source(path=str(path)) for path in paths]
     encoder, end = Encoder(tokenizer), tokenizer.eos_token_id
     wanted = count * sequence_length * _ENOUGH
     tokens: list[int] = []
-    for one in list_inputs(sources):
-        for document in read(one, sources[one.source], lambda place, reason: None, seed=0):
-            tokens += encoder.encode([document.text[: wanted * _LONGEST]])[0]
-            if isinstance(end, int):
-                tokens.append(end)
-            if len(tokens) > wanted:
-                break
+    for text in documents(paths):
+        tokens += encoder.encode([text[: wanted * _LONGEST]])[0]
+        if isinstance(end, int):
+            tokens.append(end)
         if len(tokens) > wanted:
             break
     place = ", ".join(str(path) for path in paths)

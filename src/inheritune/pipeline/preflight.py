@@ -5,17 +5,18 @@ from inheritune.distillation import check_distillation
 from inheritune.groundwork import check_basis
 from inheritune.growth import check_rounds, is_measured, with_blocks
 from inheritune.inheritance import check_silencing, draft, settle, target_config
+from inheritune.pipeline.tasks import check_recipe_tasks
 from inheritune.recipe import Recipe
 from inheritune.runtime import Runtime
 
 
 def check_inputs(recipe: Recipe, runtime: Runtime) -> None:
-    """Check that text, reference, tokenizer, trackers and the optimizer's packages are there and fit the recipe.
+    """Check that text, reference, tokenizer, trackers, tasks and the optimizer's packages are there and fit the recipe.
 
     Raises InputError with the problems of all of them together; what only the model itself can show is looked at when
     there are none, as building it takes a second or two.
     """
-    check_basis(recipe, runtime, [lambda: _check_configs(recipe)])
+    check_basis(recipe, runtime, [lambda: _check_configs(recipe), lambda: check_recipe_tasks(recipe)])
     _check_rounds(recipe)
 
 

@@ -16,6 +16,7 @@ from inheritune.inheritance import target_config
 from inheritune.pipeline.looking import look
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import summarise
+from inheritune.pipeline.tasks import judge_tasks
 from inheritune.recipe import Inherit, Recipe, Size, dump_recipe
 from inheritune.report import write_report
 from inheritune.runlog import Terminal, add_lineage, note_start, read_json, write_json, write_text
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 # Parts of a recipe that change how a run proceeds and not what comes out; they may differ when a run goes on.
 _FREE = (
     "train.checkpoint", "train.micro_batch", "hardware", "track", "evaluate.analyze", "evaluate.prompts",
-    "evaluate.new_tokens",
+    "evaluate.new_tokens", "evaluate.tasks", "evaluate.tasks_folder", "evaluate.trust_task_files",
 )  # fmt: skip
 
 
@@ -72,6 +73,7 @@ class _Run:
         if finished.exists() and read_json(finished).get("finished"):
             self.terminal.say(f"{self.folder}: finished before; its report is written anew")
             summary: dict[str, Any] = read_json(finished)
+            judge_tasks(self.recipe, self.folder, self.ground, summary["result"]["model"])
             self.runtime.first_does(lambda: write_report(self.folder, summary))
             self._write_cards(summary)
             self._look(summary)
@@ -87,6 +89,9 @@ class _Run:
         )  # fmt: skip
         rounds = growth.run(conditions, lambda done: self._summarise(reference, done, [], data_seconds, finished=False))
         controls = [self._control(name, rounds, growth, conditions) for name in recipe.controls]
+        if recipe.evaluate.tasks:  # which may take long, so that what there is comes before
+            so_far = self._summarise(reference, rounds, controls, data_seconds, finished=False)
+            judge_tasks(recipe, self.folder, self.ground, so_far["result"]["model"])
         summary = self._summarise(reference, rounds, controls, data_seconds, finished=True)
         self._write_cards(summary)
         self._look(summary)

@@ -44,6 +44,7 @@ controls: [random]           # the same small model from random weights, on the 
 evaluate:
   tolerance: 0.0             # matched: validation loss at most this much above the reference's (nats a token)
   every: 100 steps           # for the curves
+  # tasks: [inheritune-v4]   # reference and result on tasks of lm-evaluation-harness: docs/evaluating.md
   # prompts: ["Once upon"]   # continued by both in the report; without it, beginnings of validation documents
 
 seed: 1

@@ -1,5 +1,6 @@
 """The recipe's `inherit`, `grow` and `evaluate`: the target's start, its rounds, and how it is judged."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -170,6 +171,10 @@ class Evaluate(Part):
     """On how many of the validation sequences, during training. The verdict always uses all of them."""
 
 
+def _parse_tasks(value: Any) -> Any:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
 class EvaluateRun(Evaluate):
     """How the models of a run are judged, and what its page shows of reference and result besides."""
 
@@ -181,6 +186,14 @@ class EvaluateRun(Evaluate):
     documents; []: none."""
     new_tokens: Tokens = Size(48, "tokens")
     """How long such a continuation is at most."""
+    tasks: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_parse_tasks)] = []
+    """Tasks of lm-evaluation-harness for reference and result, behind the controls: names of tasks and groups, `NAME@5`
+    for five shots, task files (.yaml), and the groups inheritune-v1 and inheritune-v4 (docs/evaluating.md). They may
+    differ when a run goes on, or is finished: what is there is not made again."""
+    tasks_folder: Path | None = None
+    """A folder with task files of your own, whose tasks then have names."""
+    trust_task_files: bool = False
+    """Read task files. They may name Python code, which is then run: only for files that you trust."""
 
 
 Control = Literal["random", "reference-continued"]

@@ -61,9 +61,9 @@ class NextToken(torch.nn.Module):
     """Next-token cross-entropy of a causal language model, and with a `teacher` the distillation of that one.
 
     `forward` gives sums over all tokens (for training): the loss, and behind it those of its `terms`, where it has any;
-    or with `by_sequence` the mean cross-entropy of each sequence (B,) (for judging); in nats. `head` lets it compute
-    the loss without holding all logits; without it the model's own are used. With `end_of_text` attention stays inside
-    the documents that end so.
+    or for judging the cross-entropy of each token (B, T) with `by_token`, its mean over each sequence (B,) with
+    `by_sequence`; in nats. `head` lets it compute the loss without holding all logits; without it the model's own are
+    used. With `end_of_text` attention stays inside the documents that end so.
     """
 
     def __init__(
@@ -87,18 +87,22 @@ class NextToken(torch.nn.Module):
             self.form = "chunked" if large and possible else "whole"
 
     def forward(
-        self, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, *stored: torch.Tensor, by_sequence: bool = False
-    ) -> torch.Tensor:
+        self, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, *stored: torch.Tensor, by_sequence: bool = False,
+        by_token: bool = False,
+    ) -> torch.Tensor:  # fmt: skip
         """The loss for inputs and targets (B, T), and what is stored of a teacher's outputs for them."""
         head = self._head[0]
         given: dict[str, Any] = {"input_ids": inputs_BT}
         if self.end_of_text is not None:
             given = inside_documents(self.model, inputs_BT, self.end_of_text)
-        if self._teacher[0] is not None and not by_sequence:
+        judged = by_sequence or by_token
+        if self._teacher[0] is not None and not judged:
             return self._distilled(self._teacher[0], given, targets_BT, stored)
-        if head is None or by_sequence:
+        if head is None or judged:
             logits_BTV = self.model(**given, use_cache=False).logits
             losses_BT = token_losses(logits_BTV, targets_BT)
+            if by_token:
+                return losses_BT
             return losses_BT.double().mean(dim=1) if by_sequence else losses_BT.sum()
         hidden_BTD = self._hidden(head, given)
         return linear_cross_entropy(hidden_BTD, head.linear.weight, head.linear.bias, targets_BT, self.form)

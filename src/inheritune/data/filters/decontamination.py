@@ -1,17 +1,15 @@
 """Decontamination: the n-grams of evaluations as hashes, and datatrove's filter that looks for them."""
 
-import difflib
 import json
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inheritune.data.filters.words import missing_packages
 from inheritune.errors import InputError
+from inheritune.harness import check_tasks, data_errors, load_task
 from inheritune.recipe import Decontaminate
 from inheritune.runlog import new_folder
 
@@ -25,19 +23,8 @@ def check_evaluations(settings: Decontaminate, place: str) -> None:
     """Raise InputError for files that are not there, and for tasks that lm-evaluation-harness does not know."""
     for path in settings.files:
         _list_files(path, f"{place}.files")
-    if not settings.tasks:
-        return
-    missing_packages({"lm_eval": "lm-eval"}, f"{place}.tasks")
-    known = _task_manager().all_tasks
-    for name in settings.tasks:
-        _check_trust(name, settings, place)
-        if name not in known and not Path(name).is_file():
-            near = difflib.get_close_matches(name, known, n=3)
-            raise InputError(
-                f"{place}.tasks",
-                f"lm-evaluation-harness has no task {name!r}",
-                f"did you mean {' or '.join(near)}?" if near else "see `lm-eval ls tasks`",
-            )
+    if settings.tasks:
+        check_tasks(settings.tasks, f"{place}.tasks", settings.trust_task_files)
 
 
 def build_index(settings: Decontaminate, folder: Path, place: str) -> None:
@@ -84,9 +71,8 @@ def _texts(settings: Decontaminate, place: str) -> Iterator[tuple[str, str]]:
             for text in _read(file, settings.text_keys, place):
                 yield file.name, text
     if settings.tasks:
-        missing_packages({"lm_eval": "lm-eval"}, f"{place}.tasks")
+        check_tasks(settings.tasks, f"{place}.tasks", settings.trust_task_files)
         for name in settings.tasks:
-            _check_trust(name, settings, place)
             yield from _task_texts(name, f"{place}.tasks")
 
 
@@ -132,39 +118,15 @@ def _record_text(line: str, keys: list[str], where: str, place: str) -> str:
     return "\n".join(record[key] for key in keys)
 
 
-def _check_trust(name: str, settings: Decontaminate, place: str) -> None:
-    if Path(name).is_file() and not settings.trust_task_files:
-        raise InputError(
-            f"{place}.tasks",
-            f"{name} is a task file, which may name code that is then run",
-            "look at it, then set trust_task_files: true; or give the questions as `files`",
-        )
-
-
 def _task_texts(name: str, place: str) -> Iterator[tuple[str, str]]:
     """Each question of a task (or of a group's tasks) with each of its right answers."""
-    try:
-        tasks = _task_manager().load([name])["tasks"]
+    tasks = load_task(name, place)["tasks"]
+    with data_errors(name, place):
         for task_name, task in tasks.items():
             for document in task.eval_docs:
                 question, answers = _question_and_answers(task, document)
                 for answer in answers:
                     yield task_name, f"{question}\n{answer}"
-    except Exception as error:  # a task's data come through any library and any network
-        told = (str(error).splitlines() or [""])[0]
-        raise InputError(
-            place,
-            f"the data of the task {name} cannot be had ({type(error).__name__}: {told})",
-            "run once where the network is to fill Hugging Face's cache, or give the questions as files",
-        ) from None
-
-
-@lru_cache(maxsize=1)
-def _task_manager() -> Any:
-    """All tasks by name: once a process, as it reads thousands of files."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager()
 
 
 def _question_and_answers(task: Any, document: Any) -> tuple[str, list[str]]:

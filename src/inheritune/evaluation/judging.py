@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,23 +86,23 @@ def sequence_losses(
             rows = torch.from_numpy(sequences.rows(filled)).to(runtime.device)
             losses.extend(score(rows[:, :-1], rows[:, 1:]).tolist()[: len(numbers)])
     found = tuple(loss for part in runtime.gather(losses) for loss in part)
-    bad = [number for number, loss in enumerate(found) if not math.isfinite(loss)]
-    if bad:
-        raise RunError(
-            "evaluation", f"the loss of validation sequence {bad[0]} is {found[bad[0]]}", "check the model's weights"
-        )
+    check_finite(found)
     return found
 
 
-def judge(
-    model: "PreTrainedModel", sequences: Sequences, runtime: Runtime, *, precision: str = "auto", micro_batch: int = 8,
-    parallel: str = "auto", end_of_text: int | None = None,
-) -> Evaluation:  # fmt: skip
-    """The losses of a model on the CPU on all `sequences`; it is moved to the device, or (FSDP) spread over several.
+def check_finite(losses: Sequence[float]) -> None:
+    """Raise RunError where the loss of a sequence is not finite."""
+    for number, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            what = f"the loss of validation sequence {number} is {loss}"
+            raise RunError("evaluation", what, "check the model's weights")
 
-    With `end_of_text` attention stays inside documents; raises InputError for a model that does not keep them apart.
-    Leaves the model in the mode (training or evaluation) in which it came. Raises RunError as `sequence_losses` does.
-    """
+
+@contextmanager
+def scoring(
+    model: "PreTrainedModel", runtime: Runtime, *, precision: str, parallel: str, end_of_text: int | None
+) -> "Iterator[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]":
+    """What gives the loss of each token in nats (B, T), from inputs and targets (B, T): see `judge`."""
     if end_of_text is not None:
         check_documents_apart(model, end_of_text, "train.attention: document")
     how = choose(parallel, model, runtime)
@@ -117,15 +118,34 @@ def judge(
 
     def score(inputs_BT: "torch.Tensor", targets_BT: "torch.Tensor") -> "torch.Tensor":
         with runtime.autocast(precision):
-            found: torch.Tensor = held.module(inputs_BT, targets_BT, by_sequence=True)
+            found: torch.Tensor = held.module(inputs_BT, targets_BT, by_token=True)
         return found
 
-    losses = sequence_losses(score, sequences, runtime, micro_batch)
-    model.train(training)
-    return Evaluation(losses)
+    try:
+        yield score
+    finally:
+        model.train(training)
 
 
-def evaluate(
+def judge(
+    model: "PreTrainedModel", sequences: Sequences, runtime: Runtime, *, precision: str = "auto", micro_batch: int = 8,
+    parallel: str = "auto", end_of_text: int | None = None,
+) -> Evaluation:  # fmt: skip
+    """The losses of a model on the CPU on all `sequences`; it is moved to the device, or (FSDP) spread over several.
+
+    With `end_of_text` attention stays inside documents; raises InputError for a model that does not keep them apart.
+    Leaves the model in the mode (training or evaluation) in which it came. Raises RunError as `sequence_losses` does.
+    """
+    with scoring(model, runtime, precision=precision, parallel=parallel, end_of_text=end_of_text) as score:
+        return Evaluation(
+            sequence_losses(
+                lambda inputs_BT, targets_BT: score(inputs_BT, targets_BT).double().mean(dim=1),
+                sequences, runtime, micro_batch,
+            )
+        )  # fmt: skip
+
+
+def judge_on(
     model: "PreTrainedModel", data: "Prepared | str | Path", sequence_length: int = 1024, *,
     device: str = "auto", precision: str = "auto", micro_batch: int = 8, attention: str = "sequence",
 ) -> Evaluation:  # fmt: skip

@@ -7,18 +7,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import inheritune
 from inheritune import runtime
 from inheritune.data import Sequences, prepare
 from inheritune.errors import InputError, RunError
-from inheritune.evaluation import Evaluation, figures, gap, is_matched, judge, mean, sequence_losses
+from inheritune.evaluation import Evaluation, figures, gap, is_matched, judge, judge_on, mean, sequence_losses
 from inheritune.training import NextToken
 
 
 def test_losses_are_transformers_own(text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path) -> None:
     prepared = prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, tmp_path / "data")
     model = AutoModelForCausalLM.from_pretrained(reference_folder)
-    found = inheritune.evaluate(model, tmp_path / "data", sequence_length=24, device="cpu", micro_batch=5)
+    found = judge_on(model, tmp_path / "data", sequence_length=24, device="cpu", micro_batch=5)
     rows = Sequences(prepared.tokens("validation"), 24, "x")
     with torch.no_grad():
         for number, loss in enumerate(found.losses):
@@ -88,6 +87,6 @@ def test_data_of_a_larger_vocabulary_is_refused(
     model = AutoModelForCausalLM.from_pretrained(reference_folder)
     model.config.vocab_size = 100
     with pytest.raises(InputError, match="do not fit"):
-        inheritune.evaluate(model, tmp_path / "data", sequence_length=16, device="cpu")
+        judge_on(model, tmp_path / "data", sequence_length=16, device="cpu")
     with pytest.raises(InputError, match=r"attention: got 'documents'; give 'sequence' or 'document'"):
-        inheritune.evaluate(model, tmp_path / "data", sequence_length=16, device="cpu", attention="documents")
+        judge_on(model, tmp_path / "data", sequence_length=16, device="cpu", attention="documents")

@@ -1,0 +1,45 @@
+"""Judging models: losses of validation sequences, bits per byte of any text, tasks; several models side by side."""
+
+from inheritune.evaluation.account import FORMAT, evaluate, harness_facts
+from inheritune.evaluation.groups import Entry, expand, with_averages
+from inheritune.evaluation.judging import (
+    Evaluation,
+    Mean,
+    figures,
+    gap,
+    is_matched,
+    judge,
+    judge_on,
+    mean,
+    scoring,
+    sequence_losses,
+)
+from inheritune.evaluation.reading import read_tokens, score, score_figures
+from inheritune.evaluation.tasks import Task, check_names, judge_task, on_harness, open_tasks
+
+__all__ = [
+    "FORMAT",
+    "Entry",
+    "Evaluation",
+    "Mean",
+    "Task",
+    "check_names",
+    "evaluate",
+    "expand",
+    "figures",
+    "gap",
+    "harness_facts",
+    "is_matched",
+    "judge",
+    "judge_on",
+    "judge_task",
+    "mean",
+    "on_harness",
+    "open_tasks",
+    "read_tokens",
+    "score",
+    "score_figures",
+    "scoring",
+    "sequence_losses",
+    "with_averages",
+]

@@ -1,0 +1,122 @@
+"""`evaluate`: models on the same text and the same tasks, side by side."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune import runtime as rt
+from inheritune.arch import ready, resolve_dtype, title
+from inheritune.errors import InputError
+from inheritune.evaluation.groups import HARNESS, Entry, Figures, check_published, has_pinned, published_rows
+from inheritune.evaluation.measuring import Measure, Wish
+from inheritune.evaluation.run_folder import RunFolder, open_run
+from inheritune.evaluation.tasks import Task, check_names, open_tasks
+from inheritune.harness import from_files, version
+from inheritune.inheritance import check_free
+from inheritune.recipe import Reference
+from inheritune.runlog import new_folder, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FORMAT = 1
+
+
+def evaluate(
+    models: "str | Path | Reference | PreTrainedModel | Sequence[str | Path | Reference | PreTrainedModel]",
+    data: str | Path | None = None, sequence_length: int | None = None, *, text: str | Path | Sequence[str | Path] = (),
+    tasks: str | Sequence[str] = (), tasks_folder: str | Path | None = None, trust_task_files: bool = False,
+    published: bool = False, limit: int | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None,
+    device: str = "auto", dtype: str = "auto", attention: str | None = None, micro_batch: int = 8,
+    out: str | Path | None = None, say: Callable[[str], None] = lambda _: None,
+) -> Figures:  # fmt: skip
+    """Validation loss, perplexity, bits per byte and tasks of one or several decoders, as plain data.
+
+    docs/evaluating.md has every key. The text is all of `text` (files, folders, patterns, addresses), or the
+    validation text of `data` (a folder that `prepare` wrote, or nanoGPT's train.bin and val.bin), in sequences of
+    `sequence_length` tokens (default: 1024, or as many as all models have positions for). A model may be a run's
+    folder: then it stands for the run's reference and its result, judged as in the run where neither text nor data is
+    given. `tasks` are names of lm-evaluation-harness, of the groups inheritune-v1 and inheritune-v4, `NAME@5` for five
+    shots, and task files, of which `tasks_folder` may hold several; these need `trust_task_files`. `limit`: questions
+    of each task. `published` adds the papers' rows. `attention` is as in a recipe's `train`. Models are moved
+    to `device` in `dtype` (auto: float32, on a GPU bfloat16); a loaded one stays as it was. `out` is a folder to write
+    evaluation.json to.
+
+    Raises InputError for text that is too short, unknown tasks, data of tasks that cannot be had, sequences longer than
+    a model's positions, a model without tokenizer, and when `out` exists.
+    """
+    paths, names = _as_list(text), [str(name) for name in _as_list(tasks)]
+    given, runs = _listed(_as_list(models))
+    wish = Wish(data, paths, sequence_length, attention, micro_batch, limit).of_runs(runs)
+    wish.check(bool(names))
+    folder = None if out is None else check_free(Path(out))
+    own = None if tasks_folder is None else Path(tasks_folder)
+    runtime = rt.start(device)
+    dtype = resolve_dtype(dtype, runtime.device)
+    entries: tuple[Entry, ...] = ()
+    if names or own is not None or published:
+        entries = runtime.first_does(lambda: _check(names, own, trust_task_files, published))
+    wish = wish.settled([one for _, one in given])
+    # only the first process asks questions; the others wait for its figures
+    opened: list[Task] = []
+    runtime.first_does(lambda: opened.extend(open_tasks(entries, "--tasks", own)))
+    measure = Measure(wish, runtime, entries, opened, say)
+
+    def judged(name: str, one: Any) -> Figures:
+        """In a function, so that a model is gone before the next one comes."""
+        say(f"{name}: loading")
+        with ready(one, tokenizer, runtime.device, dtype) as (model, its):
+            return {"name": name, "path": title(one)[1], **measure.figures(name, model, its)}
+
+    shown = [judged(name, one) for name, one in given]
+    harness = harness_facts(names, entries, limit, own) if entries else None
+    rows = published_rows(shown[0]["tasks"], harness["own"]) if harness and published else []
+    found = {"format": FORMAT, "text": measure.text(), "harness": harness, "models": shown, "published": rows}
+    if folder is not None and runtime.is_first:
+        with new_folder(folder) as filled:
+            write_json(filled / "evaluation.json", found)
+    return found
+
+
+def harness_facts(names: Sequence[str], entries: Sequence[Entry], limit: int | None, folder: Path | None) -> Figures:
+    """What the figures of tasks depend on besides the model.
+
+    `pinned`: the version that groups of ours are made for, where one is asked for. `own`: tasks that are task files of
+    the user's.
+    """
+    own = from_files([entry.name for entry in entries], folder)
+    return {"version": version(), "limit": limit, "pinned": HARNESS if has_pinned(names) else None, "own": own}
+
+
+def _check(names: Sequence[str], folder: Path | None, trusted: bool, published: bool) -> tuple[Entry, ...]:
+    if not names and folder is not None:
+        raise InputError("--tasks-folder", "no task of it is asked for", "name some with --tasks")
+    entries = check_names(names, "--tasks", folder=folder, trusted=trusted) if names else ()
+    if published:
+        own = from_files([entry.name for entry in entries], folder)
+        check_published([entry for entry in entries if entry.name not in own], "--published")
+    return entries
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _listed(models: Sequence[Any]) -> tuple[list[tuple[str, Any]], list[RunFolder]]:
+    """Each model with a name of its own, those of runs in the place of the run's folder; and the runs."""
+    if not models:
+        raise InputError("models", "none given", "name one or several")
+    found: list[tuple[str, Any]] = []
+    runs: list[RunFolder] = []
+    for one in models:
+        run = open_run(Path(one)) if isinstance(one, str | Path) else None
+        if run is not None:
+            runs.append(run)
+            found += [(f"{run.name} reference", run.reference), (f"{run.name} result", run.result)]
+        else:
+            found.append((title(one)[0], one))
+    names = [name for name, _ in found]
+    found = [(title(one)[1] or name if names.count(name) > 1 else name, one) for name, one in found]
+    names = [name for name, _ in found]
+    told = [(f"{name} ({at})" if names.count(name) > 1 else name, one) for at, (name, one) in enumerate(found, 1)]
+    return told, runs

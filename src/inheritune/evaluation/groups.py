@@ -1,0 +1,148 @@
+"""Tasks by name: what a name asks for, the groups of the papers with their metrics and shots, their published rows."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from inheritune.errors import InputError
+
+Figures = dict[str, Any]
+
+HARNESS = "0.4.13"
+"""The version of lm-eval that the groups are pinned to: its prompts and metrics are what the names stand for."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A task or a group of the harness. Without a metric all that it gives, without shots as many as it says itself."""
+
+    name: str
+    metric: str | None = None
+    shots: int | None = None
+
+
+# The papers name no metrics. wsc is SuperGLUE's: the published figures are multiples of 1/104, its number of questions.
+# LogiQA's metric and TruthfulQA's variant: docs/evaluating.md.
+GROUPS: dict[str, tuple[Entry, ...]] = {
+    "inheritune-v1": (
+        Entry("wsc", "acc", 0),
+        Entry("piqa", "acc", 0),
+        Entry("boolq", "acc", 0),
+        Entry("winogrande", "acc", 0),
+        Entry("logiqa", "acc_norm", 0),
+        Entry("mmlu", "acc", 5),
+        Entry("wnli", "acc", 0),
+        Entry("qnli", "acc", 0),
+        Entry("mnli", "acc", 0),
+        Entry("truthfulqa_mc2", "acc", 0),
+    ),
+    "inheritune-v4": (
+        Entry("arc_easy", "acc", 0),
+        Entry("piqa", "acc", 0),
+        Entry("sciq", "acc", 0),
+        Entry("hellaswag", "acc_norm", 0),
+        Entry("lambada_openai", "acc", 0),
+        Entry("winogrande", "acc", 0),
+        Entry("boolq", "acc", 0),
+        Entry("wikitext", "word_perplexity", 0),
+    ),
+}
+AVERAGES: dict[str, tuple[str, ...]] = {
+    "inheritune-v4 average": ("arc_easy", "piqa", "sciq", "hellaswag", "lambada_openai"),
+}
+"""Means over tasks of a group, as the papers give them."""
+
+
+def expand(names: Iterable[str], place: str) -> tuple[Entry, ...]:
+    """What the names ask for: groups of ours, tasks and groups of the harness, files; `NAME@5` with five shots.
+
+    Raises InputError where one task is asked for in two ways.
+    """
+    found: dict[str, Entry] = {}
+    for name in names:
+        for entry in GROUPS.get(name) or [_parse(name)]:
+            if found.setdefault(entry.name, entry) != entry:
+                what = f"{entry.name} is asked for twice, as {_words(found[entry.name])} and as {_words(entry)}"
+                raise InputError(place, what, "name it once")
+    return tuple(found.values())
+
+
+def has_pinned(names: Iterable[str]) -> bool:
+    """Whether a group of ours is among the names."""
+    return any(name in GROUPS for name in names)
+
+
+def _parse(name: str) -> Entry:
+    match = re.fullmatch(r"(.+)@(\d{1,4})", name)
+    return Entry(match[1], shots=int(match[2])) if match else Entry(name)
+
+
+def _words(entry: Entry) -> str:
+    shots = "its own shots" if entry.shots is None else f"{entry.shots} shots"
+    return f"{entry.metric or 'all its metrics'} with {shots}"
+
+
+def with_averages(tasks: Mapping[str, Figures]) -> dict[str, Figures]:
+    """The figures of tasks, and behind them the averages of groups all of whose tasks are there."""
+    found = dict(tasks)
+    for name, parts in AVERAGES.items():
+        pinned = {entry.name: entry for entry in GROUPS[name.split()[0]]}
+        if not all(is_as(tasks.get(part), pinned[part]) for part in parts):
+            continue
+        errors = [tasks[part]["se"] for part in parts]
+        found[name] = {
+            "metric": f"mean of {len(parts)} tasks",
+            "shots": 0,
+            "value": math.fsum(tasks[part]["value"] for part in parts) / len(parts),
+            "se": None if None in errors else math.sqrt(math.fsum(one**2 for one in errors)) / len(parts),
+        }
+    return found
+
+
+def is_as(figures: Figures | None, entry: Entry) -> bool:
+    """Whether figures of a task are of the entry's metric and shots."""
+    return figures is not None and (figures["metric"], figures["shots"]) == (entry.metric, entry.shots)
+
+
+def check_published(entries: Sequence[Entry], place: str) -> None:
+    """Raise InputError where no published figure can be of the metric and shots of one of the entries."""
+    figures = [(name, one) for row in _published() for name, one in row["tasks"].items()]
+    names = {entry.name for entry in entries}
+    averaged = any(parts <= names for parts in map(set, AVERAGES.values()))
+    if averaged or any(_may_be(entry, name, one) for entry in entries for name, one in figures):
+        return
+    what = "none of these tasks has a published figure of its metric and shots"
+    raise InputError(place, what, f"ask for {' or '.join(GROUPS)}")
+
+
+def _may_be(entry: Entry, name: str, figures: Figures) -> bool:
+    kind = entry.metric in (None, figures["metric"]) and entry.shots in (None, figures["shots"])
+    return entry.name == name and kind
+
+
+def published_rows(tasks: Mapping[str, Figures], own: Iterable[str]) -> list[Figures]:
+    """The published rows of tasks that were measured with the same metric and shots, and are not the user's `own`."""
+    mine = set(own)
+    tasks = {name: one for name, one in tasks.items() if not mine & {name, *AVERAGES.get(name, ())}}
+    found = []
+    for row in _published():
+        kept = {
+            name: figures
+            for name, figures in row["tasks"].items()
+            if name in tasks and all(tasks[name][key] == figures[key] for key in ("metric", "shots"))
+        }
+        if kept:
+            found.append({**row, "tasks": kept})
+    return found
+
+
+@cache
+def _published() -> list[Figures]:
+    file = Path(__file__).with_name("published.json")
+    rows: list[Figures] = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    return rows

@@ -1,0 +1,185 @@
+"""What is measured, and the figures of one model after the other."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune import runtime as rt
+from inheritune.arch import check_positions, check_tokenizer_fits, layer_count, load_config, parameter_count
+from inheritune.data import Prepared, Sequences, check_vocabulary, documents, find_data, fingerprint, open_data
+from inheritune.errors import InputError
+from inheritune.evaluation.groups import Entry, Figures, with_averages
+from inheritune.evaluation.judging import scoring
+from inheritune.evaluation.reading import (
+    Reading,
+    Score,
+    predicted_texts,
+    read_text,
+    read_tokens,
+    score,
+    score_figures,
+    tokenizer_of,
+)
+from inheritune.evaluation.run_folder import RunFolder
+from inheritune.evaluation.tasks import Task, judge_task, on_harness
+from inheritune.recipe import Reference
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_LONGEST = 1024  # tokens of a sequence, where nothing says how many
+
+
+@dataclass(frozen=True)
+class Wish:
+    """On what models are judged."""
+
+    data: str | Path | None
+    paths: Sequence[str | Path]
+    length: int | None
+    attention: str | None
+    micro_batch: int
+    limit: int | None
+
+    def of_runs(self, runs: Sequence[RunFolder]) -> "Wish":
+        """Where no text is given: the validation text of the one run among the models, as the run reads it."""
+        if self.data is not None or self.paths or not runs:
+            return self
+        if len({run.data for run in runs}) > 1:
+            raise InputError("models", "two runs, and each has a text of its own", "give --text or --data")
+        run = runs[0]
+        return replace(
+            self, data=run.data, length=self.length or run.sequence_length, attention=self.attention or run.attention
+        )
+
+    def check(self, has_tasks: bool) -> None:
+        """Raise InputError where it cannot be."""
+        if self.paths and self.data is not None:
+            raise InputError("text", "both text and data", "give --text or --data, one of the two")
+        if not (self.paths or self.data is not None or has_tasks):
+            raise InputError("command line", "nothing to judge on", "give --text, --data or --tasks")
+        if self.data is not None:
+            find_data(self.data)
+        if self.attention not in (None, "sequence", "document"):
+            raise InputError("attention", f"got {self.attention!r}", "give 'sequence' or 'document'")
+        for place, value in (
+            ("--sequence-length", self.length),
+            ("--micro-batch", self.micro_batch),
+            ("--limit", self.limit),
+        ):
+            if value is not None and value < 1:
+                raise InputError(place, f"got {value}", "give 1 or more")
+
+    def settled(self, models: Sequence[Any]) -> "Wish":
+        """With a length that all models have positions for. Raises InputError where one has not, or is no model."""
+        configs = [_config(one) for one in models]
+        if self.length is not None:
+            for config in configs:
+                check_positions(config, self.length, "--sequence-length")
+            return self
+        positions = [getattr(config, "max_position_embeddings", None) for config in configs]
+        return replace(self, length=min([_LONGEST, *(one for one in positions if isinstance(one, int) and one > 0)]))
+
+
+def _config(one: Any) -> Any:
+    if isinstance(one, str | Path):
+        one = Reference(path=str(one))
+    return load_config(one) if isinstance(one, Reference) else one.config
+
+
+class Measure:
+    """Measures one model after the other, and remembers what is common to them."""
+
+    def __init__(
+        self, wish: Wish, runtime: rt.Runtime, entries: Sequence[Entry], opened: Sequence[Task],
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.wish, self.runtime, self.entries, self.opened, self.say = wish, runtime, entries, opened, say
+        assert wish.length is not None
+        self._length = wish.length
+        self._texts = list(documents(wish.paths)) if wish.paths else None
+        self._prepared: Prepared | None = None
+        self._seen: list[tuple[int, int, int]] = []  # sequences, tokens, bytes of each model
+
+    def figures(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Figures:
+        """The keys of a model in evaluation.json but name and path."""
+        found: Figures = {"parameters": parameter_count(model), "layers": layer_count(model.config)}
+        if self.wish.paths or self.wish.data is not None:
+            reading = self._reading(name, model, tokenizer)
+            self.say(
+                f"{name}: {reading.sequences.count:,} sequences of {self.wish.length} tokens, {reading.bytes:,} bytes"
+            )
+            judged = self._score(model, reading)
+            self._seen.append((reading.sequences.count, judged.tokens, reading.bytes))
+            if reading.unknown:
+                self.say(
+                    f"{name}: its tokenizer cannot spell {reading.unknown:,} of {judged.tokens:,} tokens of this text,"
+                    " so its bits per byte are too low"
+                )
+            found |= score_figures(judged)
+        tasks: dict[str, Figures] = {}
+        if self.entries:
+            tasks = self.runtime.first_does(lambda: self._tasks(name, model, tokenizer))
+        return {**found, "tasks": tasks}
+
+    def text(self) -> Figures | None:
+        """What was read: sequences and tokens are None where models have another number of them."""
+        if not self._seen:
+            return None
+        same = [one[0] if len(set(one)) == 1 else None for one in zip(*self._seen, strict=True)]
+        wish = self.wish
+        source = ", ".join(str(path) for path in wish.paths) if wish.paths else f"{wish.data} (validation)"
+        return {
+            "source": source, "sequences": same[0], "sequence_length": wish.length, "tokens": same[1],
+            "bytes": same[2] or None,
+        }  # fmt: skip
+
+    def _score(self, model: "PreTrainedModel", reading: Reading) -> Score:
+        end = reading.end_of_text if self.wish.attention == "document" else None
+        with scoring(model, self.runtime, precision="float32", parallel="ddp", end_of_text=end) as losses_of:
+            return score(reading, losses_of, self.runtime, self.wish.micro_batch)
+
+    def _reading(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
+        wish = self.wish
+        if wish.paths:
+            if tokenizer is None:
+                raise InputError(
+                    "tokenizer", "a loaded model comes without one", "give the tokenizer, or prepared data"
+                )
+            check_tokenizer_fits(tokenizer, model.config, name)
+            assert self._texts is not None
+            return read_text(self._texts, tokenizer, self._length, ", ".join(str(path) for path in wish.paths))
+        return self._of_data(name, model, tokenizer)
+
+    def _of_data(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
+        """Of prepared data: the tokens as they are where this model's tokenizer made them, else their text."""
+        if self._prepared is None:
+            assert self.wish.data is not None
+            self._prepared = open_data(self.wish.data, self.runtime, model.config.vocab_size, tokenizer)
+        prepared = self._prepared
+        if tokenizer is None or fingerprint(tokenizer) == prepared.manifest["tokenizer"]:
+            check_vocabulary(prepared, model.config.vocab_size, str(self.wish.data))
+            return read_tokens(self._sequences(), tokenizer or tokenizer_of(prepared))
+        check_tokenizer_fits(tokenizer, model.config, name)
+        if self._texts is None:
+            made_by = tokenizer_of(prepared)
+            if made_by is None:
+                what = "token files of one tokenizer, and a model with another one is to be judged on them"
+                raise InputError(str(self.wish.data), what, "give the text itself, with --text")
+            self._texts = predicted_texts(self._sequences(), made_by)
+        return read_text(self._texts, tokenizer, self._length, str(self.wish.data))
+
+    def _sequences(self) -> Sequences:
+        assert self._prepared is not None
+        return Sequences(self._prepared.tokens("validation"), self._length, "data.validation")
+
+    def _tasks(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Figures:
+        if tokenizer is None:
+            raise InputError("tokenizer", "a loaded model comes without one", "give the tokenizer")
+        lm = on_harness(model, tokenizer, self.wish.micro_batch)
+        found: dict[str, Figures] = {}
+        for number, task in enumerate(self.opened, 1):
+            self.say(f"{name}: {task.entry.name} ({number} of {len(self.opened)} tasks)")
+            found |= judge_task(task, lm, self.wish.limit)
+        return with_averages(found)

@@ -1,0 +1,40 @@
+"""A run's folder in the place of a model: its reference, its result, and the text that both were judged on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from inheritune.errors import InputError, RunError
+from inheritune.recipe import Reference, load_recipe
+from inheritune.runlog import read_json
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a run has made."""
+
+    name: str
+    reference: Reference
+    result: Reference
+    data: Path
+    sequence_length: int
+    attention: str
+
+
+def open_run(folder: Path) -> RunFolder | None:
+    """A run's folder; None where it is something else. Raises InputError for a run that has no result yet."""
+    recipe_file, summary = folder / "recipe.yaml", folder / "summary.json"
+    if not recipe_file.is_file() or (folder / "config.json").exists():
+        return None
+    recipe = load_recipe(recipe_file)
+    if not summary.is_file():
+        raise InputError(str(folder), "a run without a result yet", "let it finish a round first: `inheritune run`")
+    try:
+        model = read_json(summary)["result"]["model"]
+    except (RunError, KeyError, TypeError):
+        raise InputError(str(summary), "is damaged", "run the recipe again, which writes it anew") from None
+    reference = recipe.reference
+    if reference.train is not None:
+        reference = Reference(path=str(folder / "reference" / "model"))
+    result = Reference(path=str(folder / model), trust_remote_code=recipe.reference.trust_remote_code)
+    length, attention = recipe.train.sequence_length, recipe.train.attention
+    return RunFolder(folder.resolve().name, reference, result, folder / "data", length, attention)

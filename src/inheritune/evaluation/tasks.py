@@ -1,0 +1,126 @@
+"""Tasks of lm-evaluation-harness on a model in memory, through the harness's own functions."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inheritune import runtime as rt
+from inheritune.errors import InputError
+from inheritune.evaluation.groups import GROUPS, Entry, Figures, expand
+from inheritune.harness import check_tasks, load_task, silenced
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SEEDS = (0, 1234, 1234, 1234)  # of random, numpy, torch, the drawing of shots: those of the harness's command line
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task, or a group's tasks, with their data: what the harness's manager gives."""
+
+    entry: Entry
+    parts: dict[str, Any]
+
+
+def check_names(names: Sequence[str], place: str, *, folder: Path | None, trusted: bool) -> tuple[Entry, ...]:
+    """What the names ask for; reads no data. Raises InputError as `expand` and `check_tasks` do."""
+    entries = expand(names, place)
+    check_tasks([entry.name for entry in entries], place, trusted, folder, GROUPS)
+    return entries
+
+
+def open_tasks(entries: Iterable[Entry], place: str, folder: Path | None) -> list[Task]:
+    """The tasks with their data, so that what cannot be had is known before a model is loaded.
+
+    Raises InputError for data that cannot be had, and where an entry's metric is not one of its task's.
+    """
+    return [Task(entry, load_task(entry.name, place, folder)) for entry in entries]
+
+
+def on_harness(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", micro_batch: int, half: bool = False
+) -> Any:
+    """A model on its device as the harness knows models; `half`: its products in bfloat16 (autocast)."""
+    with silenced():
+        from lm_eval.models.huggingface import HFLM
+
+        return HFLM(
+            pretrained=model, tokenizer=tokenizer, batch_size=micro_batch,
+            mixed_precision_dtype="bfloat16" if half else None,
+        )  # fmt: skip
+
+
+def judge_task(task: Task, lm: Any, limit: int | None) -> dict[str, Figures]:
+    """The figures of a task by its name: metric, shots, value, standard error (None where the harness has none).
+
+    A task of which no metric was asked for has all of them, its first one under its own name and the others as
+    NAME:METRIC. Of a group that has no mean over its tasks, those of each. With `limit` only so many of each task's
+    questions are asked. Raises InputError where the task's own templates or data fail.
+    """
+    before = rt.random_state(lm.device.type), random.getstate(), np.random.get_state()
+    try:
+        with silenced():
+            found = _evaluate(task, lm, limit)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            task.entry.name, f"the task fails ({type(error).__name__}: {line})", "try it with `lm-eval run`"
+        ) from None
+    finally:
+        rt.restore_random_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])
+    name = task.entry.name
+    parts = found["results"]
+    kept = [name] if name in found.get("groups", {}) else [part for part in parts if part in task.parts["tasks"]]
+    figures: dict[str, Figures] = {}
+    for part in kept:
+        figures |= _figures(part, parts[part], found["n-shot"].get(part, 0), task.entry.metric)
+    return figures
+
+
+def _evaluate(task: Task, lm: Any, limit: int | None) -> dict[str, Any]:
+    """What the harness's command line does with the name of this task, its seeds included."""
+    import torch
+    from lm_eval import evaluator
+
+    seeds = _SEEDS
+    random.seed(seeds[0])
+    np.random.seed(seeds[1])
+    torch.manual_seed(seeds[2])
+    for part in task.parts["tasks"].values():
+        if task.entry.shots is not None:
+            if task.entry.shots and part.get_config("num_fewshot") == 0:
+                raise ValueError("it is made for no shots, and says so itself")
+            part.set_config(key="num_fewshot", value=task.entry.shots)
+        elif part.get_config("num_fewshot") is None:
+            part.set_config(key="num_fewshot", value=0)
+        part.set_fewshot_seed(seed=seeds[3])
+    found: dict[str, Any] = evaluator.evaluate(lm=lm, task_dict=task.parts, limit=limit, log_samples=False)
+    return found
+
+
+def _figures(name: str, result: dict[str, Any], shots: int, metric: str | None) -> dict[str, Figures]:
+    found: dict[str, Figures] = {}
+    for key, value in result.items():
+        measure, comma, kind = key.partition(",")
+        if not comma or measure.endswith("_stderr"):
+            continue
+        if metric is not None and (measure, kind) != (metric, "none"):
+            continue
+        error = result.get(f"{measure}_stderr,{kind}")
+        words = measure if kind == "none" else f"{measure} ({kind})"
+        found[f"{name}:{words}" if found else name] = {
+            "metric": words,
+            "shots": shots,
+            "value": float(value),
+            "se": float(error) if isinstance(error, int | float) else None,
+        }
+    if not found:
+        raise InputError(name, f"has no metric {metric}", "see the task's metric_list")
+    return found

@@ -1,0 +1,151 @@
+"""lm-evaluation-harness: which tasks it has, whether a task file is trusted, loading tasks with their data."""
+
+import contextlib
+import difflib
+import importlib.metadata
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from inheritune.errors import InherituneError, InputError
+
+
+def check_installed(place: str) -> None:
+    """Raise InputError at `place` where lm-eval is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise InputError(place, "lm-eval is not installed", "pip install 'inheritune[eval]'")
+
+
+def version() -> str:
+    """The version of the installed lm-eval."""
+    return importlib.metadata.version("lm-eval")
+
+
+def check_tasks(
+    names: Iterable[str], place: str, trusted: bool, folder: Path | None = None, further: Iterable[str] = ()
+) -> None:
+    """Check the names of tasks and groups, and task files (.yaml) by their paths, before any data is read.
+
+    `folder` holds task files of the user's own, which then have names too; `further` are names that the caller knows.
+    Raises InputError for a name that nobody knows (the nearest ones are offered), for a task file or a folder of them
+    that is not `trusted`, and where lm-eval is not installed.
+    """
+    check_installed(place)
+    for own in [*([folder] if folder is not None else []), *(Path(name) for name in names if Path(name).is_file())]:
+        check_trust(own, trusted, place)
+    if folder is not None:
+        _check_folder(folder)
+    known = {*task_manager(folder).all_tasks, *further}
+    for name in names:
+        if name not in known and not Path(name).is_file():
+            near = difflib.get_close_matches(name, known, n=3)
+            raise InputError(
+                place,
+                f"lm-evaluation-harness has no task {name!r}",
+                f"did you mean {' or '.join(near)}?" if near else "see `lm-eval ls tasks`",
+            )
+
+
+def check_trust(path: Path, trusted: bool, place: str) -> None:
+    """Raise InputError for a task file, or a folder of them, that is not trusted.
+
+    Not only `!function` runs code: the harness's templates are not confined, so any task file can.
+    """
+    if not trusted:
+        what = "a folder of task files, which may name code" if path.is_dir() else "a task file, which may name code"
+        raise InputError(
+            place, f"{path} is {what} that is then run", "look at it, then set trust_task_files (--trust-task-files)"
+        )
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise InputError where `folder` has no task files, or one that is no YAML: the harness would pass it over."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    files = sorted(folder.rglob("*.yaml")) if folder.is_dir() else []
+    if not files:
+        raise InputError(str(folder), "no folder with task files (*.yaml)", "give a folder that has some")
+    for file in files:
+        try:
+            load_yaml(file, resolve_func=False)
+        except Exception as error:  # damaged in whatever way
+            raise InputError(str(file), f"not a task file ({_first_line(error)})", "mend it, or take it away") from None
+
+
+def from_files(names: Iterable[str], folder: Path | None) -> list[str]:
+    """Which of the names are task files, or those of task files in `folder`, also in the place of the harness's own."""
+    index = task_manager(folder).task_index
+    inside = None if folder is None else folder.resolve()
+
+    def is_own(name: str) -> bool:
+        file = index[name].yaml_path if name in index else None
+        return name not in index or (inside is not None and file is not None and file.resolve().is_relative_to(inside))
+
+    return [name for name in names if is_own(name)]
+
+
+@lru_cache(maxsize=2)
+def task_manager(folder: Path | None = None) -> Any:
+    """All tasks by name, those in `folder` among them: once a process, as it reads thousands of files."""
+    with silenced():
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager(include_path=None if folder is None else str(folder))
+
+
+def load_task(name: str, place: str, folder: Path | None = None) -> dict[str, Any]:
+    """A task, or the tasks of a group, with their data: {"tasks": {name: task}, "groups": {name: group}}.
+
+    Raises InputError where the data cannot be had.
+    """
+    manager = task_manager(folder)
+    with data_errors(name, place), silenced():
+        found: dict[str, Any] = manager.load([name])
+    return found
+
+
+@contextlib.contextmanager
+def data_errors(name: str, place: str) -> Iterator[None]:
+    """Turn what goes wrong with a task's data into a line."""
+    try:
+        yield
+    except InherituneError:
+        raise
+    except Exception as error:  # a task's data come through any library and any network
+        raise InputError(
+            place,
+            f"the data of the task {name} cannot be had ({type(error).__name__}: {_first_line(error)})",
+            "run once where the network is, to fill Hugging Face's cache, or take data on this machine",
+        ) from None
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Keep what the harness and the libraries below it print, log and warn of out of the terminal.
+
+    Errors come as exceptions all the same.
+    """
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with (
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import inheritune.arm
 from conftest import read_json, weights
 from inheritune import compare
 from inheritune.cli import main
+from inheritune.cli.comparison import show_comparison
 from inheritune.data import open_prepared
 from inheritune.errors import InputError, Interrupted
 from tiny_suites import make_reference, tiny_suite
@@ -24,7 +26,8 @@ ARMS: list[dict[str, Any]] = [
     {"name": "random", "start": "random"},
     {"name": "random twice", "start": "random", "train": {"length": "16 steps"}, "allow_unequal": "twice the steps"},
     {"name": "stacking", "start": "stacking"},
-    {"name": "distilled", "start": "inherit", "train": {"distillation": {"top_k": 8}}},
+    {"name": "distilled", "start": "inherit", "train": {"distillation": {"top_k": 8, "outputs": "stored"}}},
+    {"name": "taught", "start": "random", "train": {"distillation": {"top_k": 8, "outputs": "stored"}}},
     {"name": "too hot", "start": "random", "train": {"optimizer": {"learning_rate": 1e36, "clip": None}}},
     {"name": "on too hot", "start": {"kind": "inherit", "layers": 1, "of": "too hot"}},
     {
@@ -111,6 +114,19 @@ def test_a_teachers_cost_stands_apart(found: dict[str, Any]) -> None:
     assert "teacher_flops" not in arm_of(found, "inherit")
 
 
+def test_a_teachers_outputs_are_computed_once_for_all_arms_and_seeds(found: dict[str, Any], folder: Path) -> None:
+    assert len(list((folder / "shared" / "teachers").glob("*/manifest.json"))) == 1
+    costs = [run["teacher_flops"] for name in ("distilled", "taught") for run in arm_of(found, name)["runs"]]
+    assert len(costs) == 4
+    assert len(set(costs)) == 1
+
+
+def test_a_tiny_suite_takes_less_than_two_minutes(found: dict[str, Any], folder: Path) -> None:
+    """All arms with two seeds, and the reference; from the first file to the last."""
+    files = [file.stat().st_mtime for file in folder.rglob("*") if file.is_file()]
+    assert max(files) - min(files) < 120
+
+
 def test_a_failed_arm_is_shown_and_stops_no_other(found: dict[str, Any], folder: Path) -> None:
     for name, words in (("too hot", "the loss is"), ("on too hot", "it needs the result of too hot, which failed")):
         arm = arm_of(found, name)
@@ -146,7 +162,7 @@ def test_called_again_only_what_failed_is_tried(found: dict[str, Any], folder: P
     assert arm_of(again, "lazy")["state"] == "finished"
     assert [run["seed"] for run in arm_of(again, "random")["runs"]] == [1, 2, 3]
     other = [{"name": "inherit", "start": "lazy"}]
-    with pytest.raises(InputError, match=r"^arm inherit: .* belongs to another training: start\.kind \(inherit there"):
+    with pytest.raises(InputError, match=r"^arm inherit: .* belongs to another training: start\.layers"):
         compare(suite | {"arms": other}, out)
     with pytest.raises(InputError, match=r"belongs to another suite: train\.batch"):
         compare(suite | {"train": suite["train"] | {"batch": "8 sequences"}}, out)
@@ -162,11 +178,39 @@ def test_suites_share_text_and_reference(found: dict[str, Any], folder: Path, su
     assert (folder / "other" / other["reference"]["folder"] / "model").is_dir()
 
 
+def test_suites_share_arms_that_are_alike(found: dict[str, Any], folder: Path, suite: dict[str, Any]) -> None:
+    """Whatever they are called: the same start in other words is trained once, another seed or budget is not; one that
+    was taken away is made again.
+    """
+    arms = [
+        {"name": "first 2", "start": {"kind": "inherit", "layers": [0, 1]}},
+        {"name": "two stages", "start": "stacking"},
+        {"name": "shorter", "start": "inherit", "train": {"length": "6 steps"}, "allow_unequal": "shorter"},
+    ]
+    asked = suite | {"arms": arms, "seeds": [2, 7], "published": None}
+    out, shared = folder / "alike", folder / "shared" / "arms"
+    before = len(list(shared.iterdir()))
+    compare(asked, out)
+    assert len(list(shared.iterdir())) == before + 4  # of six, two were there
+    for name, theirs in (("first 2", "inherit"), ("two stages", "stacking")):
+        mine, other = out / "arms" / name, folder / "out" / "arms" / theirs
+        assert (mine / "seed-2").resolve() == (other / "seed-2").resolve()
+        assert (mine / "seed-7").resolve().parent == shared.resolve()
+    figures = arm_of(read_json(out / "comparison.json"), "first 2")["runs"][0]
+    assert figures["val_loss"] == arm_of(found, "inherit")["runs"][1]["val_loss"]
+    gone = (out / "arms" / "shorter" / "seed-7").resolve()
+    shutil.rmtree(gone)
+    compare(asked, out)
+    assert (gone / "result.json").exists()
+
+
 def test_interrupted_it_goes_on_to_the_same_bits(
     found: dict[str, Any], folder: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal in the second stage of an arm: 130's exception, and afterwards the weights of an uninterrupted one."""
     arms = [arm for arm in ARMS if arm["name"] in ("inherit", "stacking")]
+    apart = folder / "apart"
+    shutil.copytree(folder / "shared", apart, ignore=shutil.ignore_patterns("arms"))
     losses, calls = inheritune.arm.sequence_losses, 0
 
     def interrupting(*words: Any) -> Any:
@@ -179,11 +223,11 @@ def test_interrupted_it_goes_on_to_the_same_bits(
     with monkeypatch.context() as patched:
         patched.setattr(inheritune.arm, "sequence_losses", interrupting)
         with pytest.raises(Interrupted, match="stacking, seed 1: stopped"):
-            compare(suite | {"arms": arms}, folder / "interrupted", shared=folder / "shared")
+            compare(suite | {"arms": arms}, folder / "interrupted", shared=apart)
     before = read_json(folder / "interrupted" / "comparison.json")
     assert not before["finished"]
     assert [arm["state"] for arm in before["arms"]] == ["waiting", "waiting"]
-    compare(suite | {"arms": arms}, folder / "interrupted", shared=folder / "shared")
+    compare(suite | {"arms": arms}, folder / "interrupted", shared=apart)
     for name in ("inherit", "stacking"):
         model = Path(arm_of(found, name)["model"])
         assert weights(folder / "interrupted" / model) == weights(folder / "out" / model)
@@ -218,8 +262,19 @@ def test_arms_with_text_of_their_own(text: Path, tmp_path: Path, tokenizer: Any)
         assert not documents(folder, "train") & documents(whole, "validation")
 
 
+def test_a_wide_terminal_shows_all_columns(
+    found: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for columns, there in (("250", True), ("80", False)):
+        monkeypatch.setenv("COLUMNS", columns)
+        show_comparison(found, folder / "out")
+        shown = capsys.readouterr().out
+        assert [name in shown for name in ("params", "seconds")] == [there] * 2
+        assert "val. loss" in shown
+
+
 def test_the_command(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], write_recipe: Any) -> None:
-    arms = [{"name": "random", "start": "random"}, ARMS[5]]
+    arms = [{"name": "random", "start": "random"}, next(arm for arm in ARMS if arm["name"] == "too hot")]
     (tmp_path / "base.yaml").write_text(json.dumps(tiny_suite(text, None, [])), encoding="utf-8")
     file = write_recipe({"base": "base.yaml", "arms": arms}, "suite.yaml")
     words = ["compare", str(file), "--out", str(tmp_path / "out"), "--quiet", "--train.length=4 steps"]

@@ -24,7 +24,12 @@ ARMS: list[dict[str, Any]] = [
     {"name": "lazy", "start": {"kind": "lazy", "layers": 2}},
     {"name": "attention", "start": {"kind": "inherit", "submodules": ["attention", "embeddings", "final_norm"]}},
     {"name": "MLP", "start": {"kind": "inherit", "submodules": ["mlp"]}},
+    {"name": "MLP and rest", "start": {"kind": "inherit", "submodules": ["mlp", "embeddings", "final_norm"]}},
     {"name": "without norms", "start": {"kind": "inherit", "submodules": ["attention", "mlp"]}},
+    {"name": "blocks", "start": {"kind": "inherit", "submodules": ["attention", "mlp", "norms"]}},
+    {"name": "and embeddings", "start": {"kind": "inherit", "submodules": ["attention", "mlp", "norms", "embeddings"]}},
+    {"name": "and final norm", "start": {"kind": "inherit", "submodules": ["attention", "mlp", "norms", "final_norm"]}},
+    {"name": "auto", "start": {"kind": "inherit", "layers": 2, "choose": "auto"}},
     {"name": "random", "start": "random"},
     {"name": "stacking", "start": {"kind": "stacking", "layers": 4}},
     {"name": "small", "start": {"kind": "random", "layers": 2}},
@@ -33,6 +38,20 @@ ARMS: list[dict[str, Any]] = [
     {"name": "distilbert", "start": {"kind": "distilbert", "layers": 5}, "train": {"distillation": {}}},
     {"name": "half width", "start": "half-width"},
     {"name": "whole", "start": "reference"},
+    {
+        "name": "grown anew",
+        "allow_unequal": "rounds",
+        "start": {"kind": "growth", "layers": 2, "grow": {"by": 1, "max_layers": 4, "until": "max_layers"}},
+    },
+    {
+        "name": "grown on",
+        "allow_unequal": "rounds",
+        "start": {
+            "kind": "growth",
+            "layers": 2,
+            "grow": {"by": 1, "max_layers": 4, "until": "max_layers", "start": "trained", "silent": True},
+        },
+    },
     {"name": "of an arm", "start": {"kind": "inherit", "layers": 2, "of": "lazy", "choose": "last"}},
 ]
 
@@ -47,10 +66,15 @@ def runs(
     folder = tmp_path_factory.mktemp("starts")
     reference = make_reference(folder / "model", tokenizer)
     suite = tiny_suite(text, reference, ARMS)
+    suite["data"]["sources"][0]["document"] = "200 characters"  # so that there are enough to measure `auto` on
     suite["train"] |= {"length": "2 steps", "optimizer": {"learning_rate": 1e-30}, "checkpoint": {"best": False}}
     found = compare(suite, folder / "out")
     assert [arm["failures"] for arm in found["arms"]] == [[]] * len(ARMS)
     arms = {arm["name"]: stored_tensors(folder / "out" / arm["model"]) for arm in found["arms"]}
+    for arm in found["arms"]:
+        if arm["start"] == "growth":  # the deepest round, whichever is the result
+            last = arm["runs"][0]["stages"][-1]["folder"]
+            arms[arm["name"]] = stored_tensors(folder / "out" / arm["runs"][0]["folder"] / last / "model")
     first = stored_tensors(folder / "out" / "arms" / "stacking" / "seed-1" / "first-stage" / "model")
     return stored_tensors(reference), {**arms, "first stage": first}, found
 
@@ -93,6 +117,7 @@ def assert_rest(arm: Tensors, source: Tensors) -> None:
         ("hybrid", [0, 1, 2, 0, 1, 2]),
         ("distilbert", [0, 2, 4, 4, 5]),
         ("whole", [0, 1, 2, 3, 4, 5]),
+        ("grown anew", [0, 1, 2, 3]),
     ],
 )
 def test_whole_blocks_of_the_reference(runs: Any, arm: str, blocks: list[int]) -> None:
@@ -106,20 +131,46 @@ def test_whole_blocks_of_the_reference(runs: Any, arm: str, blocks: list[int]) -
     [
         ("attention", ("attn.", "transformer.")),
         ("MLP", ("mlp.",)),
+        ("MLP and rest", ("mlp.", "transformer.")),
         ("without norms", ("attn.", "mlp.")),
+        ("blocks", ("attn.", "mlp.", "ln_")),
+        ("and embeddings", ("attn.", "mlp.", "ln_", "transformer.w")),
+        ("and final norm", ("attn.", "mlp.", "ln_", "transformer.ln_f")),
         ("random", ()),
     ],
 )
 def test_submodules(runs: Any, arm: str, taken: tuple[str, ...]) -> None:
-    """What is named is the reference's; no other matrix is."""
+    """What is named is the reference's; no other tensor is, norms and biases included."""
     reference, arms, _ = runs
     for block in (0, 1, 2, None):
         theirs = named(reference, block)
         for name, tensor in named(arms[arm], block).items():
             if name.startswith(taken):
                 assert same(tensor, theirs[name]), name
-            elif tensor.dim() > 1:
+            else:
                 assert not same(tensor, theirs[name]), name
+
+
+def test_auto_takes_the_blocks_that_it_says(runs: Any) -> None:
+    reference, arms, found = runs
+    arm = next(arm for arm in found["arms"] if arm["name"] == "auto")
+    assert len(arm["blocks"]) == 2
+    assert_blocks(arms["auto"], reference, arm["blocks"])
+    assert_rest(arms["auto"], reference)
+
+
+def test_growth_that_goes_on_puts_silent_blocks_on_what_it_has(runs: Any) -> None:
+    """The third and fourth block are the reference's, but for what they add to the stream, which is nothing at first."""
+    reference, arms, _ = runs
+    arm, silent = arms["grown on"], ("attn.c_proj.", "mlp.c_proj.")
+    assert_rest(arm, reference)
+    for block in range(4):
+        ours, theirs = named(arm, block), named(reference, block)
+        for name, tensor in ours.items():
+            if block >= 2 and name.startswith(silent):
+                assert same(tensor, torch.zeros_like(tensor)), (block, name)
+            else:
+                assert same(tensor, theirs[name]), (block, name)
 
 
 def test_stacking_puts_the_first_stage_on_top_of_itself(runs: Any) -> None:
@@ -165,4 +216,4 @@ def test_equal_budgets_are_recorded(runs: Any) -> None:
     _, _, found = runs
     for arm in found["arms"]:
         assert sum(stage["tokens"] for stage in arm["runs"][0]["stages"]) == arm["tokens"]
-        assert (arm["tokens"] == found["budget_tokens"]) == arm["equal"] == (arm["name"] != "stacked small")
+        assert (arm["tokens"] == found["budget_tokens"]) == arm["equal"] == (arm["allow_unequal"] is None)

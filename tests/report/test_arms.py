@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from inheritune.report import arm_curve, comparison_table, tokens_to_reach, verdict_of
+from inheritune.report.curves import Curve, Curves, draw_curves
 
 
 def write_metrics(folder: Path, losses: dict[int, float]) -> None:
@@ -73,3 +74,15 @@ def test_the_table_marks_names_and_leaves_away() -> None:
     assert "± seeds" not in header
     assert "FLOPs to match" not in header
     assert "params" not in comparison_table(found, narrow=True)[0]
+
+
+def test_curves_of_many_arms_leave_room_for_themselves() -> None:
+    """Warnings are errors here, and matplotlib warns when the names squeeze the axes to nothing."""
+    points = [
+        dict(zip(("steps", "tokens", "flops", "val_loss"), at, strict=True)) for at in ((0, 0, 0, 5), (1, 10, 9, 3))
+    ]
+    for count in (3, 30):
+        curves = [Curve(f"an arm with a long name, number {number}", points) for number in range(count)]
+        picture = draw_curves(Curves(curves, {"reference, final": 2.5}), "steps")
+        assert picture is not None
+        assert all(curve.name in picture.svg for curve in curves)

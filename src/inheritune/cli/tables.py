@@ -8,13 +8,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def table_of(header: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
-    """Names to the left, figures to the right."""
+def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], whole_figures: bool = False) -> "Table":
+    """Names to the left, figures to the right; with `whole_figures` only names are broken where there is no room."""
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(header):
-        shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+        is_name = number == 0
+        shown.add_column(
+            name, justify="left" if is_name else "right", overflow="fold", no_wrap=whole_figures and not is_name
+        )
     for row in rows:
         shown.add_row(*row)
     return shown

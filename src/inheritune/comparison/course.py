@@ -155,6 +155,7 @@ class _Course:
             if lacking:
                 raise RunError(f"arm {arm.name}", f"it needs the result of {lacking[0]}, which failed", "see that one")
             self._find_teacher(arm, grounds)
+            self._find_alike(arm, grounds)
             found = train_arm(arm, grounds)
             self._check_spent(arm, found)
         except Interrupted:
@@ -182,6 +183,21 @@ class _Course:
                 for other in self.planned
             )
             grounds.teachers[name] = Teacher(place, self.shared.teachers(), learn * len(self.suite.all_seeds))
+
+    def _find_alike(self, arm: Planned, grounds: Grounds) -> None:
+        """Let an arm be trained once for all suites that have it; known are those of a reference that is shared."""
+        if self.suite.reference.train is None or not arm.is_of_reference:
+            return
+        wish = {
+            **request_of(arm, grounds.conditions.seed),
+            "data": grounds.data,
+            "reference": Path(grounds.reference.title).parent.name,
+            "best": arm.training.checkpoint.best,
+            "tolerance": self.suite.evaluate.tolerance,
+        }
+        folder = grounds.arm_folder(arm.name)
+        if self.runtime.first_does(lambda: self.shared.arm(folder, wish)):
+            self.terminal.say(f"{arm.name}, seed {grounds.conditions.seed}: trained already, {folder.resolve()}")
 
     def _check_spent(self, arm: Planned, found: dict[str, Any]) -> None:
         """Equal budgets, by the tokens that were recorded."""

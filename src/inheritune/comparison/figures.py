@@ -98,11 +98,11 @@ def _by_sequence(runs: list[dict[str, Any]], key: str = "sequence_losses") -> li
 
 
 def _set_beside_random(arms: list[dict[str, Any]], planned: dict[str, Planned], folder: Path, results: Runs) -> None:
-    """Distance to the random model of the same size, and how much sooner its final loss is reached."""
+    """Distance to the random model of the same size (the first one), and how much sooner its final loss is reached."""
     done = [arm for arm in arms if "val_loss" in arm]
     for arm in done:
         random = next((other for other in done if _is_random_of(other, arm, planned)), None)
-        if random is None:
+        if random is None or random is arm:
             continue
         over = gap(_by_sequence(results[arm["name"]]), _by_sequence(results[random["name"]]))
         goal = arm_curve(folder, random)[-1]
@@ -123,8 +123,7 @@ def _is_random_of(random: dict[str, Any], arm: dict[str, Any], planned: dict[str
     """
     settings = planned[random["name"]]
     return (
-        random is not arm
-        and random["start"] == "random"
+        random["start"] == "random"
         and random["equal"]
         and random["parameters"] == arm["parameters"]
         and settings.training.distillation is None

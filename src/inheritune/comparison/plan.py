@@ -7,7 +7,7 @@ from inheritune.comparison.budgets import check_budgets
 from inheritune.comparison.checks import check_growth, check_stacked, check_vocabularies
 from inheritune.comparison.order import in_order, needs
 from inheritune.comparison.planned import Planned, in_name_of
-from inheritune.comparison.starts import depth_of, first_stage_wish, wish_of
+from inheritune.comparison.starts import depth_of, first_stage_wish, spelled_out, wish_of
 from inheritune.data import check_filters
 from inheritune.distillation import check_distillation
 from inheritune.errors import InputError, Problem
@@ -90,10 +90,12 @@ def _planned(suite: Suite, arm: ArmSettings, models: _Models, runtime: Runtime) 
             source = models.target(source, first_stage_wish(depth, layer_count(source))).config
     else:
         depth = depth_of(arm, suite.layers, layer_count(source))
-    target = models.target(source, wish_of(arm, depth, layer_count(source)))
+    total = layer_count(source)
+    target = models.target(source, wish_of(arm, depth, total))
     models.configs[arm.name] = target.config
-    source_arm = of if of in models.configs else None
-    return Planned(arm, training, layer_count(target.config), source_arm, tuple(needs(arm, list(models.configs))))
+    source_arm, begin = of if of in models.configs else None, spelled_out(arm, depth, total)
+    wanted = tuple(needs(arm, list(models.configs)))
+    return Planned(arm, training, layer_count(target.config), source_arm, wanted, begin)
 
 
 def _planned_growth(arm: ArmSettings, start: GrowthStart, training: Training, models: _Models) -> Planned:
@@ -106,7 +108,8 @@ def _planned_growth(arm: ArmSettings, start: GrowthStart, training: Training, mo
         if start.grow.silent:
             check_silencing(target)
     models.configs[arm.name] = target.config
-    return Planned(arm, training, depth, None, tuple(needs(arm, list(models.configs))))
+    begin = spelled_out(arm, depth, total)
+    return Planned(arm, training, depth, None, tuple(needs(arm, list(models.configs))), begin)
 
 
 def _check_teacher(arm: ArmSettings, training: Training, models: _Models) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from inheritune.errors import InputError, Problem
 from inheritune.recipe import ArmSettings, StackingStart, Training
@@ -11,7 +12,8 @@ from inheritune.recipe import ArmSettings, StackingStart, Training
 @dataclass(frozen=True)
 class Planned:
     """An arm: its settings, how it is trained, how many blocks it has (where it grows, at first), the arm that its
-    weights come from, and all arms whose results it needs.
+    weights come from, all arms whose results it needs, and, where it is to be trained, what it starts with, in words
+    that are the same for all starts that are.
     """
 
     settings: ArmSettings
@@ -19,11 +21,17 @@ class Planned:
     depth: int
     source: str | None
     needs: tuple[str, ...]
+    start: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The arm's name."""
         return self.settings.name
+
+    @property
+    def is_of_reference(self) -> bool:
+        """Whether the reference, its text and these settings are all that the arm depends on."""
+        return getattr(self.settings.start, "of", None) is None and self.settings.teacher is None
 
     @property
     def counts_source(self) -> bool:

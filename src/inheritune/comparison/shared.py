@@ -1,9 +1,10 @@
-"""What comparisons share: prepared text, references trained for them, teachers' outputs. Kept under names that say
-what they depend on.
+"""What comparisons share: prepared text, references trained for them, teachers' outputs, arms. Kept under names that
+say what they depend on.
 """
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,23 @@ class Shared:
     def teachers(self) -> Path:
         """The folder for the outputs of teachers, which tell them apart themselves."""
         return self.place / "teachers"
+
+    def arm(self, folder: Path, wish: dict[str, Any]) -> bool:
+        """Make `folder`, where an arm is trained, a link to the folder in which all suites have the arm `wish`. Whether
+        it is finished there. What a comparison has already begun, and an arm on a disk without links, stays its own.
+        """
+        if folder.is_symlink() and not folder.exists():
+            folder.unlink()  # what was shared is gone or elsewhere
+        if folder.exists():
+            return False
+        place = self.place / "arms" / _digest(wish)
+        place.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.symlink_to(os.path.relpath(place.resolve(), folder.parent.resolve()), target_is_directory=True)
+        except OSError:
+            return False
+        return (place / "result.json").exists()
 
     def _folder(self, kind: str, wish: dict[str, Any], states: Any) -> Path:
         asked = f"{kind}-{_digest(wish)}"

@@ -4,6 +4,8 @@ Sources: arXiv 2404.08634 v4, algorithm 1 (inherit), tables 3 to 5 (sub-modules,
 half width), figure 17 (the DistilBERT-style start).
 """
 
+from typing import Any
+
 from inheritune.errors import InputError
 from inheritune.growth import is_measured
 from inheritune.inheritance import count_layers, select_blocks
@@ -16,6 +18,7 @@ from inheritune.recipe import (
     InheritStart,
     LazyStart,
     RandomStart,
+    ReferenceStart,
     StackingStart,
 )
 
@@ -74,6 +77,18 @@ def wish_of(arm: ArmSettings, depth: int, total: int, chosen: list[int] | None =
     if isinstance(start, DistilbertStart):
         return _wish(distilbert_blocks(depth, total))
     return _wish(list(range(total)), width="half" if start.kind == "half-width" else "full")
+
+
+def spelled_out(arm: ArmSettings, depth: int, total: int) -> dict[str, Any]:
+    """What an arm of `depth` blocks starts with, the same for all words that mean the same: the last 4 of 8 blocks are
+    `lazy` and a list. What is decided by measuring or while training stands as it was asked for.
+    """
+    start = arm.start
+    whole = isinstance(start, StackingStart | GrowthStart | ReferenceStart) or measured_wish(arm, depth) is not None
+    if whole:
+        asked: dict[str, Any] = start.model_dump(mode="json")
+        return asked | ({"layers": depth} if "layers" in asked else {})
+    return {"of": getattr(start, "of", None), **wish_of(arm, depth, total).model_dump(mode="json")}
 
 
 def first_stage_wish(depth: int, total: int) -> Inherit:

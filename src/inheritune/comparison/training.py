@@ -65,8 +65,8 @@ def result_of(folder: Path) -> Reference:
 
 def request_of(arm: Planned, seed: int) -> dict[str, Any]:
     """What tells an arm from another one in the same folder, but for its text."""
-    start = arm.settings.start.model_dump(mode="json")
-    return {"start": start, "layers": arm.depth, "teacher": arm.settings.teacher, "seed": seed, **asked(arm.training)}
+    teacher = arm.settings.teacher
+    return {"start": arm.start, "layers": arm.depth, "teacher": teacher, "seed": seed, **asked(arm.training)}
 
 
 def train_arm(arm: Planned, grounds: Grounds) -> dict[str, Any]:

@@ -11,7 +11,11 @@ from inheritune.report.notation import short, with_error
 from inheritune.report.sections import BAD, GOOD, OPEN, Page, Section, write_folder
 from inheritune.runlog import read_json
 
-_NARROW = ("arm", "blocks", "tokens", "val. loss", "± seeds", "gap", "speed-up", "verdict", "published")
+_COLUMNS = (
+    "arm", "blocks", "params", "tokens", "FLOPs", "teacher's", "seconds", "val. loss", "± seeds", "gap", "speed-up",
+    "published", "FLOPs to match", "best", "verdict",
+)  # fmt: skip
+_NARROW = ("arm", "blocks", "val. loss", "± seeds", "gap", "speed-up", "verdict", "published")
 
 
 def verdict_of(arm: dict[str, Any]) -> str:
@@ -31,7 +35,7 @@ def verdict_of(arm: dict[str, Any]) -> str:
 
 def comparison_table(found: dict[str, Any], narrow: bool = False) -> tuple[list[str], list[list[str]]]:
     """Header and rows: the reference, then the arms, an unequal budget marked with *. Columns that nothing stands in
-    are left away; `narrow` leaves away what a terminal has no room for.
+    are left away; `narrow` leaves away what a terminal of 80 columns has no room for, and puts errors on a second line.
     """
     published = found["published"] or {"values": {}}
     rows = [_reference_row(found["reference"]), *(_arm_row(arm) for arm in found["arms"])]
@@ -43,8 +47,20 @@ def comparison_table(found: dict[str, Any], narrow: bool = False) -> tuple[list[
     if not any(arm["start"] == "growth" for arm in found["arms"]):
         for row in rows:
             row.pop("FLOPs to match", None)
-    header = [name for name in rows[1] if any(row.get(name) for row in rows) and (not narrow or name in _NARROW)]
+    header = [name for name in _COLUMNS if any(row.get(name) for row in rows) and (not narrow or name in _NARROW)]
+    if narrow:
+        for row, arm in zip(rows, [found["reference"], *found["arms"]], strict=False):
+            _shorten(row, arm)
     return header, [[row.get(name, "") for name in header] for row in rows]
+
+
+def _shorten(row: dict[str, str], arm: dict[str, Any]) -> None:
+    """A row for a narrow table: the mark of its budget at its name, and of the verdict what no other column says."""
+    row["verdict"] = row.get("verdict", "").partition(",")[0]
+    if not arm.get("equal", True):
+        row["arm"] += " *"
+    for name in ("val. loss", "gap", "speed-up"):
+        row[name] = row.get(name, "").replace(" ", "\n")
 
 
 def _reference_row(reference: dict[str, Any]) -> dict[str, str]:
@@ -73,9 +89,9 @@ def _arm_row(arm: dict[str, Any]) -> dict[str, str]:
         "seconds": f"{arm['seconds']:,.0f}",
         "val. loss": with_error(arm["val_loss"], arm["val_loss_se"]),
         "± seeds": "" if arm["val_loss_se_seeds"] is None else f"{arm['val_loss_se_seeds']:.4f}",
-        "best": with_error(arm["best_val_loss"], arm["best_val_loss_se"]),
         "gap": with_error(arm["gap"], arm["gap_se"], sign=True),
         "speed-up": _speed_up(arm),
+        "best": with_error(arm["best_val_loss"], arm["best_val_loss_se"]),
         "FLOPs to match": "not reached" if to_match is None else f"{to_match:.2g}",
         "verdict": arm["verdict"],
     }
@@ -101,6 +117,11 @@ def notes_on(found: dict[str, Any]) -> list[str]:
         for arm in found["arms"]
         if "val_loss" in arm and not arm["equal"]
     ]
+    grown = [arm for arm in found["arms"] if arm["start"] == "growth" and "val_loss" in arm]
+    if grown:
+        spent = [(arm["name"], arm["flops_to_match"]) for arm in grown]
+        words = ", ".join(f"{name} {'not reached' if flops is None else f'{flops:.3g}'}" for name, flops in spent)
+        notes.append(f"FLOPs to match the reference, all rounds until then: {words}.")
     if any(arm.get("random") for arm in found["arms"]):
         notes.append(
             "Speed-up: tokens of the random model of the same size over the tokens after which the arm has its final"
@@ -193,12 +214,16 @@ def comparison_curves(folder: Path, found: dict[str, Any]) -> Section:
 
 
 def curves_of(folder: Path, found: dict[str, Any], label: str = "") -> Curves:
-    """The curves of all arms that have any, and the reference's final loss on the same sequences."""
+    """The curves of all arms that have any, and the reference's final loss on the same sequences. Its own curve ends
+    where the last of the arms does, as it may have been trained much longer.
+    """
     if found["reference"] is None:
         return Curves()
     prefix = f"{label}: " if label else ""
-    curves = [Curve(f"{prefix}reference", reference_curve(folder, found["reference"]), "reference")]
-    curves += [Curve(prefix + arm["name"], arm_curve(folder, arm)) for arm in found["arms"] if "runs" in arm]
+    arms = [Curve(prefix + arm["name"], arm_curve(folder, arm)) for arm in found["arms"] if "runs" in arm]
+    last = max((arm.points[-1]["tokens"] for arm in arms if arm.points), default=math.inf)
+    points = [point for point in reference_curve(folder, found["reference"]) if point["tokens"] <= last]
+    curves = [Curve(f"{prefix}reference", points, "reference"), *arms]
     level = _level(folder, found)
     levels = {} if level is None else {f"{prefix}reference, final": level}
     return Curves([curve for curve in curves if curve.points], levels)

@@ -88,7 +88,8 @@ def spelled_out(arm: ArmSettings, depth: int, total: int) -> dict[str, Any]:
     if whole:
         asked: dict[str, Any] = start.model_dump(mode="json")
         return asked | ({"layers": depth} if "layers" in asked else {})
-    return {"of": getattr(start, "of", None), **wish_of(arm, depth, total).model_dump(mode="json")}
+    wish = wish_of(arm, depth, total).model_dump(mode="json", include={"layers", "submodules", "width"})
+    return {"of": getattr(start, "of", None), **wish}
 
 
 def first_stage_wish(depth: int, total: int) -> Inherit:

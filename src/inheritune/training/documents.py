@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from transformers.masking_utils import create_masks_for_generate
 
 from inheritune.errors import InputError
 
@@ -24,6 +23,8 @@ def inside_documents(model: torch.nn.Module, inputs_BT: torch.Tensor, end_of_tex
     Positions that begin anew are enough for most models, which make their masks of them. Others (Falcon, OPT, GPT-OSS)
     make their masks without looking at positions, but take what transformers itself would have made of them.
     """
+    from transformers.masking_utils import create_masks_for_generate  # it imports the compiler, which takes seconds
+
     positions_BT = document_positions(inputs_BT, end_of_text)
     weight = model.get_input_embeddings().weight  # type: ignore[operator]
     like_BT1 = torch.empty((*inputs_BT.shape, 1), dtype=weight.dtype, device=inputs_BT.device)  # for shape and type

@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, required=True)
     parser.add_argument("--choices", nargs="+", default=["first", "ends", "middle", "last", "rank", "loss", "auto"])
     parser.add_argument("--calibration", default="2048 tokens")
+    parser.add_argument("--recovery", default="2048 tokens", help="of auto, behind each block that is dropped; none")
     parser.add_argument("--tokens", default="123K tokens")
     parser.add_argument("--batch", default="8 sequences")
     parser.add_argument("--sequence-length", type=int, default=256)
@@ -85,7 +86,9 @@ def tokenizer(given: argparse.Namespace) -> object:
 def chosen(given: argparse.Namespace, name: str, folder: Path) -> list[int]:
     if name not in MEASURED:
         return select_blocks(given.layers, name, layer_count(load_config(Reference(path=given.model))))
-    fields = {"layers": given.layers, "choose": name, "calibration": given.calibration}
+    fields = {
+        "layers": given.layers, "choose": name, "calibration": given.calibration, "recovery": given.recovery,
+    }  # fmt: skip
     found = choose(given.model, check(Inherit, fields, "choices"), data=given.data, say=print)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "selection.json").write_text(json.dumps(found, indent=2))

@@ -301,7 +301,7 @@ class _Loop:
         record = {
             "step": step, "tokens": step * self.settings.batch_tokens, "loss": outcome.loss,
             "learning_rate": self._rate(step - 1), "gradient_norm": outcome.gradient_norm,
-            "tokens_per_second": round(self.settings.batch_tokens / took, 1), "seconds": round(position.seconds, 3),
+            "tokens_per_second": round(self.settings.batch_tokens / took, 1), "seconds": round(position.seconds, 6),
         }  # fmt: skip
         record |= outcome.terms
         if position.skipped:

@@ -2,8 +2,9 @@
 
     python benchmarks/analysis.py MODEL TEXT [--sequences 100] [--length 100] [--rounds 3]
 
-The rank step's alternatives see the same attention matrices, in turns: ours, and a batched torch.linalg.svdvals over
-the same chunks of matrices with the same threads. The model's attention is captured once, outside the timing.
+The rank step's alternatives see the same attention matrices, in turns: ours, on as many blocks' together as `analyze`
+takes, and a batched torch.linalg.svdvals of each block's, with the same threads. The model's attention is captured
+once, outside the timing.
 """
 
 import argparse
@@ -12,7 +13,8 @@ import time
 
 import torch
 
-from inheritune.analysis import analyze, approximate_rank, attention_seen, eager_attention
+from inheritune.analysis import analyze, approximate_ranks, attention_seen, eager_attention
+from inheritune.analysis.passing import TOGETHER
 from inheritune.arch import load_model, load_tokenizer
 from inheritune.data import sample_text
 from inheritune.recipe import Reference
@@ -36,19 +38,20 @@ def main() -> None:
 
 
 def ranks(given: argparse.Namespace) -> None:
-    """Time the rank step on the attention of some sequences, block by block as `analyze` does it."""
+    """Time the rank step on the attention of some sequences, in the micro-batches of `analyze`."""
     origin = Reference(path=given.model)
     model = load_model(origin).float()
     rows = torch.from_numpy(sample_text(given.text, load_tokenizer(origin), given.rank_sequences, given.length))
     seen: list[torch.Tensor] = []
     with torch.no_grad(), eager_attention(model), attention_seen(model, lambda block, weights: seen.append(weights)):
-        model.base_model(input_ids=rows[:, :-1], use_cache=False)
+        for part in torch.split(rows[:, :-1], 8):
+            model.base_model(input_ids=part, use_cache=False)
     ours, theirs, ratios = [], [], []
     for turn in range(given.rounds):
         times = {}
         for way in (by_eigenvalues, by_singular_values) if turn % 2 == 0 else (by_singular_values, by_eigenvalues):
             began = time.perf_counter()
-            found = torch.cat([way(weights).flatten() for weights in seen])
+            found = torch.cat([ranks.flatten() for ranks in way(seen)])
             times[way.__name__] = time.perf_counter() - began, found
         (mine, first), (other, second) = times["by_eigenvalues"], times["by_singular_values"]
         ours.append(mine)
@@ -62,14 +65,23 @@ def ranks(given: argparse.Namespace) -> None:
     )
 
 
-def by_eigenvalues(weights: torch.Tensor) -> torch.Tensor:
-    return approximate_rank(weights)[..., 0]
+def by_eigenvalues(seen: list[torch.Tensor]) -> list[torch.Tensor]:
+    found, waiting = [], []
+    for number, weights in enumerate(seen, 1):
+        waiting.append(weights)
+        if sum(one.numel() for one in waiting) >= TOGETHER or number == len(seen):
+            found += approximate_ranks(waiting)
+            waiting = []
+    return found
 
 
-def by_singular_values(weights: torch.Tensor) -> torch.Tensor:
-    energy = torch.linalg.svdvals(weights).double().square()
-    shares = energy.cumsum(-1) / energy.sum(-1, keepdim=True)
-    return (shares < 0.9 - 1e-9).sum(-1) + 1
+def by_singular_values(seen: list[torch.Tensor]) -> list[torch.Tensor]:
+    found = []
+    for weights in seen:
+        energy = torch.linalg.svdvals(weights).double().square()
+        shares = energy.cumsum(-1) / energy.sum(-1, keepdim=True)
+        found.append((shares < 0.9 - 1e-9).sum(-1) + 1)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Losses: pure functions on tensors."""
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import torch
 
 _CHUNK = 2**28  # bytes of float32 logits that the chunked form of distillation holds at once
+_LOGITS = {"cpu": 2**21}  # that are held at once by `linear_token_losses`: in a cache; on other devices
+_LOGITS_ELSEWHERE = 2**26  # enough for products to be large
 
 Form = Literal["whole", "chunked"]
 
@@ -38,7 +41,7 @@ def linear_cross_entropy(
 
     hidden, targets = hidden_BTD.flatten(0, 1), targets_BT.flatten()
     if form == "chunked":
-        kind = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
+        kind = autocast_dtype(hidden)
         if kind is not None:
             weight_VD, bias_V = weight_VD.to(kind), None if bias_V is None else bias_V.to(kind)
         return functional.linear_cross_entropy(
@@ -47,6 +50,109 @@ def linear_cross_entropy(
         ).float()  # fmt: skip
     logits = functional.linear(hidden, weight_VD, bias_V).float()
     return functional.cross_entropy(logits, targets, reduction="sum")
+
+
+def linear_token_losses(
+    hidden_ND: "torch.Tensor", weight_VD: "torch.Tensor", bias_V: "torch.Tensor | None", targets_N: "torch.Tensor"
+) -> "torch.Tensor":
+    """Cross-entropy of each token in nats (N,), in float32, from hidden states and a head's weight; -100 gives 0.
+
+    The logits of some entries of the vocabulary are computed at a time, summed up and forgotten; gradients, where they
+    are wanted, compute them a second time. Inside autocast the products are in its dtype. With a large vocabulary this
+    takes less time than all logits at once, most of whose time goes into memory.
+    """
+    kind = autocast_dtype(hidden_ND) or weight_VD.dtype
+    losses: torch.Tensor = _linear_token_losses().apply(hidden_ND, weight_VD, bias_V, targets_N, kind)
+    return losses
+
+
+def autocast_dtype(like: "torch.Tensor") -> "torch.dtype | None":
+    """The dtype of products on a tensor's device, inside autocast; else None."""
+    import torch
+
+    kind = like.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def _pieces(
+    states_ND: "torch.Tensor", weight_VD: "torch.Tensor", bias_V: "torch.Tensor | None"
+) -> "Iterator[tuple[int, int, torch.Tensor, torch.Tensor]]":
+    """Entries `begin` to `end` of the vocabulary, their weight (C, D) in the states' dtype, logits (C, N) in float32.
+
+    Both lie in memory that the next piece uses again: to get so much from the system takes longer than to fill it.
+    """
+    import torch
+
+    kind, vocabulary = states_ND.dtype, len(weight_VD)
+    step = max(256, _LOGITS.get(states_ND.device.type, _LOGITS_ELSEWHERE) // max(states_ND.shape))
+    product_CN = torch.empty(min(step, vocabulary), len(states_ND), dtype=kind, device=states_ND.device)
+    logits_CN = product_CN if kind == torch.float32 else torch.empty_like(product_CN, dtype=torch.float32)
+    same = weight_VD.dtype == kind
+    cast_CD = None if same else torch.empty(len(product_CN), weight_VD.shape[1], dtype=kind, device=states_ND.device)
+    for begin in range(0, vocabulary, step):
+        end = min(begin + step, vocabulary)
+        weight_CD = weight_VD[begin:end]
+        if cast_CD is not None:
+            weight_CD = cast_CD[: end - begin].copy_(weight_CD)
+        torch.mm(weight_CD, states_ND.mT, out=product_CN[: end - begin])
+        found_CN = logits_CN[: end - begin]
+        if logits_CN is not product_CN:
+            found_CN.copy_(product_CN[: end - begin])
+        if bias_V is not None:
+            found_CN.add_(bias_V[begin:end, None])
+        yield begin, end, weight_CD, found_CN
+
+
+@cache
+def _linear_token_losses() -> Any:
+    """The function with its gradients; made when it is first wanted, as to import torch takes seconds."""
+    import torch
+    from torch.autograd.function import once_differentiable
+
+    class Losses(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, hidden_ND: Any, weight_VD: Any, bias_V: Any, targets_N: Any, kind: Any) -> Any:
+            states_ND, sums = hidden_ND.to(kind), []
+            with torch.autocast(states_ND.device.type, enabled=False):
+                for _, _, _, logits_CN in _pieces(states_ND, weight_VD, bias_V):
+                    largest_N = logits_CN.amax(0)
+                    sums.append(logits_CN.sub_(largest_N).exp_().sum(0).log_().add_(largest_N))
+                at_N = targets_N.clamp(min=0)
+                wanted_N = (states_ND.float() * weight_VD[at_N].to(kind).float()).sum(1)
+            if bias_V is not None:
+                wanted_N += bias_V[at_N]
+            sum_N = torch.stack(sums).logsumexp(0)
+            ctx.save_for_backward(states_ND, weight_VD, bias_V, targets_N, sum_N)
+            ctx.given = hidden_ND.dtype
+            return torch.where(targets_N < 0, 0.0, sum_N - wanted_N)
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, slopes_N: Any) -> Any:
+            states_ND, weight_VD, bias_V, targets_N, sum_N = ctx.saved_tensors
+            wanted = ctx.needs_input_grad
+            hidden_slope = torch.zeros_like(states_ND, dtype=torch.float32) if wanted[0] else None
+            weight_slope = torch.empty_like(weight_VD) if wanted[1] else None
+            bias_slope = torch.empty_like(bias_V) if wanted[2] else None
+            slopes_N = torch.where(targets_N < 0, 0.0, slopes_N)
+            with torch.autocast(states_ND.device.type, enabled=False):
+                for begin, end, weight_CD, logits_CN in _pieces(states_ND, weight_VD, bias_V):
+                    change_CN = logits_CN.sub_(sum_N).exp_()
+                    here = torch.nonzero((targets_N >= begin) & (targets_N < end))[:, 0]
+                    change_CN[targets_N[here] - begin, here] -= 1
+                    change_CN.mul_(slopes_N)
+                    if bias_slope is not None:
+                        bias_slope[begin:end] = change_CN.sum(1)
+                    rounded_CN = change_CN.to(states_ND.dtype)
+                    if hidden_slope is not None:
+                        hidden_slope += rounded_CN.mT @ weight_CD
+                    if weight_slope is not None:
+                        weight_slope[begin:end] = rounded_CN @ states_ND
+            if hidden_slope is not None:
+                hidden_slope = hidden_slope.to(ctx.given)
+            return hidden_slope, weight_slope, bias_slope, None, None
+
+    return Losses
 
 
 def has_chunked_form() -> bool:

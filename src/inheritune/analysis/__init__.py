@@ -18,7 +18,7 @@ from inheritune.analysis.measures import (
 )
 from inheritune.analysis.partial import Partial
 from inheritune.analysis.passing import pass_through
-from inheritune.analysis.rank import approximate_rank
+from inheritune.analysis.rank import approximate_rank, approximate_ranks
 from inheritune.analysis.trials import Trials
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "analyze",
     "angular_distance",
     "approximate_rank",
+    "approximate_ranks",
     "attention_seen",
     "block_influence",
     "choose",

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inheritune.analysis.attention import attention_seen, eager_attention
-from inheritune.arch import block_modules
-from inheritune.losses import token_losses
+from inheritune.analysis.partial import losses_of_tokens
+from inheritune.arch import block_modules, split_head
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+_HELD = 512  # tokens whose activations are held at once
 _TOKENS = 4  # that a projection's features are told apart with
 
 
@@ -96,30 +97,32 @@ def gradient_norms(model: "PreTrainedModel", rows_NT: "torch.Tensor") -> list[di
     import torch
 
     projections = find_projections(model)
-    weights = {id(one.module.weight): one.module.weight for each in projections for one in each}
-    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    for parameter in before:
-        parameter.requires_grad_(id(parameter) in weights)
+    wanted: list[Any] = list({one.module.weight: None for each in projections for one in each})
+    slopes = [torch.zeros_like(weight) for weight in wanted]
+    head = split_head(model)
+    before = {weight: weight.requires_grad for weight in model.parameters() if weight.is_floating_point()}
+    for weight in before:  # all of them: what autocast rounds is kept from one pass to the next for these alone
+        weight.requires_grad_(head is None or weight is not head.linear.weight)
     try:
-        if weights:
-            with torch.enable_grad():
-                for row_1T in torch.split(rows_NT, 1):  # one at a time: activations of all blocks are held
-                    logits_1TV = model(input_ids=row_1T[:, :-1], use_cache=False).logits
-                    (token_losses(logits_1TV, row_1T[:, 1:]).mean() / len(rows_NT)).backward()  # type: ignore[no-untyped-call]
-        return [_norms(each) if each else None for each in projections]
+        with torch.enable_grad():
+            for rows_BT in torch.split(rows_NT, max(1, _HELD // rows_NT.shape[1])) if wanted else ():
+                losses_BT = losses_of_tokens(model, head, rows_BT[:, :-1], rows_BT[:, 1:])
+                loss = losses_BT.mean() * (len(rows_BT) / len(rows_NT))
+                for slope, found in zip(slopes, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True):
+                    if found is not None:
+                        slope += found
     finally:
-        for parameter, wanted in before.items():
-            parameter.grad = None
-            parameter.requires_grad_(wanted)
+        for weight, needed in before.items():
+            weight.requires_grad_(needed)
+    by_weight = dict(zip(wanted, slopes, strict=True))
+    return [_norms(each, by_weight) if each else None for each in projections]
 
 
-def _norms(projections: list[Projection]) -> dict[str, float]:
+def _norms(projections: list[Projection], slopes: "dict[Any, torch.Tensor]") -> dict[str, float]:
     sums = {"query": 0.0, "key": 0.0}
     for one in projections:
-        gradient: Any = one.module.weight.grad
-        if gradient is None:
-            continue
-        rows_FD = gradient if _is_linear(one.module) else gradient.T
+        slope = slopes[one.module.weight]
+        rows_FD = slope if _is_linear(one.module) else slope.T
         for name, features in (("query", one.query), ("key", one.key)):
             sums[name] += float(rows_FD[features].double().square().sum())
     return {name: total**0.5 for name, total in sums.items()}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COLLAPSED_BELOW = 1.5
 """A head is collapsed when its rank, a mean over sequences, is below: more often 1 than anything else."""
 
+_NEAR = 1e-5  # shares in float32 are righter than that; those nearer to tau are taken in float64
 _EXACT = 1e-9  # so that ten equal shares reach 0.9 at the ninth, whatever rounding does to their sum
 
 
@@ -32,8 +33,18 @@ def column_mass(attention: "torch.Tensor", tau: float = 0.9) -> "torch.Tensor":
     Raises InputError for a tau outside (0, 1). Source: arXiv 2404.08634 v4.
     """
     check_tau((tau,))
-    norms = attention.double().square().sum(-2).sort(-1, descending=True).values
-    return (norms.cumsum(-1) < (tau - _EXACT) * norms.sum(-1, keepdim=True)).sum(-1) + 1
+    matrices_NTT = attention.reshape(-1, *attention.shape[-2:])
+    shares_NT = _column_shares(matrices_NTT.float())
+    close_N = ((shares_NT - tau).abs() < _NEAR).any(-1)
+    if bool(close_N.any()):
+        shares_NT[close_N] = _column_shares(matrices_NTT[close_N].double())
+    return ((shares_NT < tau - _EXACT).sum(-1) + 1).clamp(max=attention.shape[-1]).view(attention.shape[:-2])
+
+
+def _column_shares(matrices_NTT: "torch.Tensor") -> "torch.Tensor":
+    """The share of the squared norm in the 1, 2, ... T largest columns, (N, T) in float64."""
+    norms_NT = matrices_NTT.square().sum(-2).double().sort(-1, descending=True).values
+    return norms_NT.cumsum(-1) / norms_NT.sum(-1, keepdim=True)
 
 
 def sink_weight(attention: "torch.Tensor", valid_BT: "torch.Tensor | None" = None) -> "torch.Tensor":

@@ -6,13 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.analysis.attention import hidden_of
 from inheritune.arch import Head, block_modules, split_head
-from inheritune.losses import linear_cross_entropy, token_losses
+from inheritune.losses import linear_token_losses, token_losses
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 _SAME = 1e-3  # nats: what a loss may change by rounding when a forward begins with stored hidden states
+
+
+def losses_of_tokens(
+    model: "PreTrainedModel", head: Head | None, inputs_BT: "torch.Tensor", targets_BT: "torch.Tensor"
+) -> "torch.Tensor":
+    """The loss of each token (B, T) in nats, never holding all logits where the model's `head` can be taken alone."""
+    if head is None:
+        return token_losses(model(input_ids=inputs_BT, use_cache=False).logits, targets_BT)
+    hidden_BTD = head.base(input_ids=inputs_BT, use_cache=False).last_hidden_state
+    linear, scaled_ND = head.linear, (hidden_BTD * head.scale).flatten(0, 1)
+    return linear_token_losses(scaled_ND, linear.weight, linear.bias, targets_BT.flatten()).view(targets_BT.shape)
 
 
 class Partial:
@@ -58,32 +69,14 @@ class Partial:
 
         start = begin if hidden is not None and self.resumes else 0
         with torch.no_grad(), self._running(set(kept), start, hidden, begin, states):
-            if self._head is None:
-                logits_BTV = self.model(input_ids=self.inputs_BT, use_cache=False).logits
-                return token_losses(logits_BTV, self.targets_BT).double().mean(1)
-            hidden_BTD = self._head.base(input_ids=self.inputs_BT, use_cache=False).last_hidden_state
-        return self._read(hidden_BTD, self._head)
+            return losses_of_tokens(self.model, self._head, self.inputs_BT, self.targets_BT).double().mean(1)
 
     def loss_with_gradients(self, kept: Collection[int], tokens_BT: "torch.Tensor") -> "torch.Tensor":
         """The mean loss of other tokens (B, T + 1), in nats a token, with the blocks `kept` alone, and gradients."""
         import torch
 
         with torch.enable_grad(), self._running(set(kept), 0, None, 0, None):
-            logits_BTV = self.model(input_ids=tokens_BT[:, :-1], use_cache=False).logits
-            return token_losses(logits_BTV, tokens_BT[:, 1:]).mean()
-
-    def _read(self, hidden_BTD: "torch.Tensor", head: Head) -> "torch.Tensor":
-        """Losses of last hidden states, a sequence at a time: all logits at once would be the largest thing here."""
-        import torch
-
-        linear, length = head.linear, self.targets_BT.shape[1]
-        with torch.no_grad():
-            pairs = zip(torch.split(hidden_BTD, 1), torch.split(self.targets_BT, 1), strict=True)
-            sums = [
-                linear_cross_entropy(hidden_1TD * head.scale, linear.weight, linear.bias, targets_1T).double() / length
-                for hidden_1TD, targets_1T in pairs
-            ]
-        return torch.stack(sums)
+            return losses_of_tokens(self.model, self._head, tokens_BT[:, :-1], tokens_BT[:, 1:]).mean()
 
     @contextmanager
     def _running(

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.analysis.attention import attention_seen, eager_attention, hidden_of
 from inheritune.analysis.measures import column_mass, depth_distances, row_entropy, sink_weight
-from inheritune.analysis.rank import approximate_rank, check_tau
+from inheritune.analysis.rank import approximate_ranks, check_tau
 from inheritune.arch import block_modules, split_head
 from inheritune.errors import RunError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+
+TOGETHER = 2**23
+"""Numbers of attention, 32 MiB of float32: from so many on ranks are taken."""
 
 
 @dataclass(frozen=True)
@@ -34,41 +38,72 @@ def pass_through(
 ) -> Passed:
     """Run the model on sequences of token ids (N, T), block by block reducing attention to figures.
 
-    Memory is that of one block's attention of a micro-batch, and of its hidden states at all depths. The model has to
-    be in evaluation mode. Raises InputError for a tau outside (0, 1), RunError for hidden states that are not finite.
+    Memory is that of one block's attention of a micro-batch, or 32 MiB of several blocks' where one has less, and of
+    the hidden states at all depths. The model has to be in evaluation mode. Raises InputError for a tau outside (0, 1),
+    RunError for hidden states that are not finite.
     """
     import torch
 
     check_tau(tau)
     blocks = block_modules(model)
-    heads: list[list[torch.Tensor]] = [[] for _ in blocks]
-    now: dict[int, list[torch.Tensor]] = {}  # of this micro-batch; a block may have several attentions
-    influence, distances, spent = [], [], 0.0
-
-    def see(number: int, weights_BHTT: "torch.Tensor") -> None:
-        nonlocal spent
-        began = time.monotonic()
-        ranks_BHK = approximate_rank(weights_BHTT, tau)
-        spent += time.monotonic() - began
-        others = (column_mass(weights_BHTT, tau[0]), sink_weight(weights_BHTT), row_entropy(weights_BHTT))
-        figures = torch.cat([ranks_BHK, torch.stack([one.to(ranks_BHK.device) for one in others], -1)], -1)
-        now.setdefault(number, []).append(figures.double().cpu())
-
+    seen = _Seen(tau, len(blocks))
+    influence, distances = [], []
     head = split_head(model)
     body = model if head is None else head.base
-    with torch.no_grad(), eager_attention(model), attention_seen(model, see):
+    with torch.no_grad(), eager_attention(model), attention_seen(model, seen.see):
         for inputs_BT in torch.split(inputs_NT, micro_batch):
-            now.clear()
             with _states(blocks) as states:
                 body(input_ids=inputs_BT, use_cache=False)
-            for number, several in now.items():
-                heads[number].append(torch.cat(several, 1))
+            seen.end()
             _check_finite(states)
             moved_BL, apart_BLL = depth_distances(states)
             influence.append(moved_BL.cpu())
             distances.append(apart_BLL.cpu())
-    merged = [torch.cat(each) if each else None for each in heads]
-    return Passed(merged, torch.cat(influence), torch.cat(distances), spent)
+    merged = [torch.cat(each) if each else None for each in seen.heads]
+    return Passed(merged, torch.cat(influence), torch.cat(distances), seen.rank_seconds)
+
+
+class _Seen:
+    """Attention on its way to figures. `heads` has those of each block by micro-batch, (B, H, len(tau) + 3).
+
+    Matrices wait for their ranks until some are together, as that takes less time: a few blocks' of a small model, one
+    block's of a large one.
+    """
+
+    def __init__(self, tau: Sequence[float], blocks: int) -> None:
+        self.tau = tau
+        self.heads: list[list[torch.Tensor]] = [[] for _ in range(blocks)]
+        self.rank_seconds = 0.0
+        self._waiting: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        self._now: dict[int, list[torch.Tensor]] = {}  # of this micro-batch; a block may have several attentions
+
+    def see(self, number: int, weights_BHTT: "torch.Tensor") -> None:
+        import torch
+
+        others = (column_mass(weights_BHTT, self.tau[0]), sink_weight(weights_BHTT), row_entropy(weights_BHTT))
+        self._waiting.append((number, weights_BHTT, torch.stack([one.double() for one in others], -1).cpu()))
+        if sum(weights.numel() for _, weights, _ in self._waiting) >= TOGETHER:
+            self._rank()
+
+    def end(self) -> None:
+        """A micro-batch has passed."""
+        import torch
+
+        self._rank()
+        for number, several in self._now.items():
+            self.heads[number].append(torch.cat(several, 1))
+        self._now.clear()
+
+    def _rank(self) -> None:
+        import torch
+
+        began = time.monotonic()
+        ranks = approximate_ranks([weights_BHTT for _, weights_BHTT, _ in self._waiting], self.tau)
+        found = [ranks_BHK.double().cpu() for ranks_BHK in ranks]
+        self.rank_seconds += time.monotonic() - began
+        for ranks_BHK, (number, _, others_BHF) in zip(found, self._waiting, strict=True):
+            self._now.setdefault(number, []).append(torch.cat([ranks_BHK, others_BHF], -1))
+        self._waiting.clear()
 
 
 def attention_of(

@@ -42,19 +42,37 @@ def approximate_rank(attention: "torch.Tensor", tau: Sequence[float] = (0.9,)) -
     `attention` is (..., T, T). Rows and columns of zeros, as padding leaves them, change nothing. Raises InputError for
     a tau outside (0, 1). Source: arXiv 2404.08634 v4, section 3.
     """
+    return approximate_ranks([attention], tau)[0]
+
+
+def approximate_ranks(several: "Sequence[torch.Tensor]", tau: Sequence[float] = (0.9,)) -> "list[torch.Tensor]":
+    """`approximate_rank` of each of several tensors; on a CPU in less time than one after the other takes, as its cores
+    wait for one another but once.
+    """
     import torch
 
     check_tau(tau)
-    matrices = attention.reshape(-1, *attention.shape[-2:]).float()
-    if matrices.device.type != "cpu":
-        return _ranks(matrices, tau).view(*attention.shape[:-2], len(tau))
+    matrices = [attention.reshape(-1, *attention.shape[-2:]).float() for attention in several]
     threads = min(torch.get_num_threads(), os.cpu_count() or 1)
-    chunks = torch.split(matrices, max(1, min(_NUMBERS // matrices[0].numel(), -(-len(matrices) // threads))))
-    if len(chunks) == 1:
-        return _ranks(matrices, tau).view(*attention.shape[:-2], len(tau))
-    with _cores(threads) as pool:
-        ranks = torch.cat(list(pool.map(lambda chunk: _ranks(chunk, tau), chunks)))
-    return ranks.view(*attention.shape[:-2], len(tau))
+    each = -(-sum(map(len, matrices)) // threads)
+    on_cpu = all(one_NTT.device.type == "cpu" for one_NTT in matrices)
+    chunks = [torch.split(one_NTT, _chunk(one_NTT, each) if on_cpu else len(one_NTT)) for one_NTT in matrices]
+    listed = [chunk for part in chunks for chunk in part]
+    if len(listed) == 1 or not on_cpu:
+        found = [_ranks(chunk, tau) for chunk in listed]
+    else:
+        with _cores(threads) as pool:
+            found = list(pool.map(lambda chunk: _ranks(chunk, tau), listed))
+    left = iter(found)
+    return [
+        torch.cat([next(left) for _ in part]).view(*attention.shape[:-2], len(tau))
+        for attention, part in zip(several, chunks, strict=True)
+    ]
+
+
+def _chunk(matrices_NTT: "torch.Tensor", each: int) -> int:
+    """How many of the matrices a core takes at a time, of which there are `each` for every core."""
+    return max(1, min(_NUMBERS // matrices_NTT[0].numel(), each))
 
 
 @contextmanager

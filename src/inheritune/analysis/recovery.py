@@ -23,7 +23,7 @@ class Recovery:
         import torch
 
         self._weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._optimizer = torch.optim.AdamW(self._weights, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
+        self._optimizer = torch.optim.AdamW(self._weights, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         order = torch.randperm(len(rows_NT), generator=torch.Generator().manual_seed(0))
         self._rows_NT, self._micro_batch = rows_NT[order.to(rows_NT.device)], micro_batch
         self._sequences = min(sequences, len(rows_NT))
@@ -42,6 +42,6 @@ class Recovery:
             loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._optimizer.zero_grad(set_to_none=False)
         torch.clear_autocast_cache()
         self.steps += 1

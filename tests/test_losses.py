@@ -7,13 +7,24 @@ from typing import Any
 import pytest
 import torch
 
-from inheritune.losses import Form, has_chunked_form, linear_cross_entropy, token_losses
+from inheritune import losses
+from inheritune.losses import has_chunked_form, linear_cross_entropy, linear_token_losses, token_losses
 
 FORMS = [
     "whole",
     pytest.param("chunked", marks=pytest.mark.skipif(not has_chunked_form(), reason="this torch has no such form")),
+    "pieces",
 ]
 IGNORED = -100
+
+
+def summed(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, form: Any
+) -> torch.Tensor:
+    """The sum of all losses, by a form of `linear_cross_entropy` or in pieces of the vocabulary."""
+    if form == "pieces":
+        return linear_token_losses(hidden.flatten(0, 1), weight, bias, targets.flatten()).sum()
+    return linear_cross_entropy(hidden, weight, bias, targets, form)
 
 
 def slow(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
@@ -43,7 +54,7 @@ def made(bias: bool, ignored: str, shape: tuple[int, int, int, int] = (3, 7, 8, 
 
 def differentiated(compute: Callable[..., torch.Tensor], parts: list[Any], kind: torch.dtype) -> list[torch.Tensor]:
     """Value and gradients, in float64."""
-    leaves = [None if part is None else part.to(kind).requires_grad_() for part in parts[:3]]
+    leaves = [None if part is None else part.detach().to(kind).requires_grad_() for part in parts[:3]]
     loss = compute(*leaves, parts[3])
     (loss * 0.37).backward()  # not 1, as gradients may be computed going forward
     gradients = [leaf.grad for leaf in leaves if leaf is not None]
@@ -54,10 +65,10 @@ def differentiated(compute: Callable[..., torch.Tensor], parts: list[Any], kind:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("ignored", ["none", "some", "all"])
 @pytest.mark.parametrize("shape", [(3, 7, 8, 29), (1, 1, 4, 3), (2, 700, 8, 53)], ids=str)
-def test_linear_cross_entropy(form: Form, bias: bool, ignored: str, shape: tuple[int, int, int, int]) -> None:
+def test_linear_cross_entropy(form: str, bias: bool, ignored: str, shape: tuple[int, int, int, int]) -> None:
     parts = made(bias, ignored, shape)
     expected = differentiated(slow, parts, torch.float64)
-    found = differentiated(lambda *given: linear_cross_entropy(*given, form=form), parts, torch.float32)
+    found = differentiated(lambda *given: summed(*given, form), parts, torch.float32)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     if ignored == "all":
@@ -67,13 +78,13 @@ def test_linear_cross_entropy(form: Form, bias: bool, ignored: str, shape: tuple
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("half_states", [False, True])
-def test_under_autocast_to_bfloat16(form: Form, bias: bool, half_states: bool) -> None:
+def test_under_autocast_to_bfloat16(form: str, bias: bool, half_states: bool) -> None:
     parts = made(bias, "some", (3, 50, 16, 31))
     expected = differentiated(slow, parts, torch.float64)
 
     def rough(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return linear_cross_entropy(hidden.bfloat16() if half_states else hidden, *rest, form=form)
+            return summed(hidden.bfloat16() if half_states else hidden, *rest, form)
 
     found = differentiated(rough, parts, torch.float32)
     assert found[0].item() == pytest.approx(expected[0].item(), rel=1e-2)
@@ -83,13 +94,13 @@ def test_under_autocast_to_bfloat16(form: Form, bias: bool, half_states: bool) -
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_loss_is_float32_and_its_gradient_in_the_weights_own_type(form: Form) -> None:
+def test_the_loss_is_float32_and_its_gradient_in_the_weights_own_type(form: str) -> None:
     hidden, weight, _, targets = made(False, "none")
     assert hidden is not None
     assert weight is not None
     weight.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = linear_cross_entropy(hidden.bfloat16(), weight, None, targets, form)  # type: ignore[arg-type]
+        loss = summed(hidden.bfloat16(), weight, None, targets, form)  # type: ignore[arg-type]
     loss.backward()
     assert loss.dtype == torch.float32
     assert weight.grad is not None
@@ -97,14 +108,54 @@ def test_the_loss_is_float32_and_its_gradient_in_the_weights_own_type(form: Form
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_weight_that_is_not_trained_and_states_that_are(form: Form) -> None:
+def test_a_weight_that_is_not_trained_and_states_that_are(form: str) -> None:
     parts = made(False, "some")
     hidden, weight, _, targets = parts
     expected = differentiated(slow, parts, torch.float64)[1]
     state = hidden.clone().requires_grad_()  # type: ignore[union-attr]
-    linear_cross_entropy(state, weight, None, targets, form).backward()  # type: ignore[arg-type]
+    summed(state, weight, None, targets, form).backward()  # type: ignore[arg-type]
     assert state.grad is not None
     torch.testing.assert_close(state.grad.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("held", [1, 256 * 21, 300 * 21, 2**21])  # numbers: the least of 256 entries, as much, 300, all
+def test_pieces_give_each_tokens_loss_and_gradients(bias: bool, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(losses._LOGITS, "cpu", held)
+    parts = made(bias, "some", (3, 7, 8, 700))
+    hidden, weight, shift, targets = parts
+    generator = torch.Generator().manual_seed(1)
+    stress = torch.rand(21, generator=generator)
+
+    def weighted(*given: Any) -> torch.Tensor:
+        return (linear_token_losses(given[0].flatten(0, 1), *given[1:3], given[3].flatten()) * stress).sum()
+
+    def by_hand(*given: Any) -> torch.Tensor:
+        each = [slow(*one) for one in _each(*given)]
+        return (torch.stack(each) * stress.double()).sum()
+
+    for one, other in zip(
+        differentiated(weighted, parts, torch.float32), differentiated(by_hand, parts, torch.float64), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert hidden is not None
+    assert weight is not None
+    assert targets is not None
+    found = linear_token_losses(hidden.flatten(0, 1), weight, shift, targets.flatten())
+    logits = torch.nn.functional.linear(hidden, weight, shift)
+    torch.testing.assert_close(found, token_losses(logits, targets).flatten())
+
+
+def _each(hidden: Any, weight: Any, bias: Any, targets: Any) -> Any:
+    states = hidden.flatten(0, 1)
+    for at, target in enumerate(targets.flatten()):
+        yield states[None, None, at], weight, bias, target[None, None]
+
+
+def test_pieces_of_logits_that_are_large_do_not_overflow() -> None:
+    hidden, weight = torch.full((2, 4), 300.0), torch.tensor([[50.0] * 4, [49.0] * 4, [-50.0] * 4])
+    found = linear_token_losses(hidden, weight, None, torch.tensor([0, 1]))
+    assert found.tolist() == [0.0, 1200.0]
 
 
 @pytest.mark.parametrize("half", [False, True])

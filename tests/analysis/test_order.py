@@ -14,7 +14,7 @@ from tiny_families import build
 
 import inheritune
 from inheritune.analysis import Trials
-from inheritune.analysis.order import order_by, search
+from inheritune.analysis.order import FINALISTS, Search, order_by
 from inheritune.errors import InputError
 
 Loss = Callable[[frozenset[int]], float]
@@ -23,10 +23,11 @@ Loss = Callable[[frozenset[int]], float]
 class Made:
     """Trials with a made-up loss of the set of blocks dropped."""
 
-    def __init__(self, total: int, loss: Loss) -> None:
+    def __init__(self, total: int, loss: Loss, trained: Callable[[int], float] | None = None) -> None:
         self.kept, self.loss, self.runs = list(range(total)), loss, 0
-        self.total = total
+        self.total, self.trained = total, trained
         self.losses = self._of(self.kept)
+        self.raced: list[list[int]] = []
 
     def _of(self, kept: list[int]) -> torch.Tensor:
         return torch.tensor([self.loss(frozenset(range(self.total)) - frozenset(kept))], dtype=torch.float64)
@@ -45,6 +46,10 @@ class Made:
     def recover(self) -> None:
         pass
 
+    def race(self, blocks: list[int]) -> Any:
+        self.raced.append(blocks)
+        return self.trained and [torch.tensor([self.trained(block)]) for block in blocks]
+
 
 def until(least: int) -> Callable[[list[int]], bool]:
     return lambda kept: len(kept) <= least
@@ -55,7 +60,7 @@ def anything(kept: list[int]) -> bool:
 
 
 def found(trials: Any, least: int, allowed: Callable[[list[int]], bool] = anything) -> list[int]:
-    return [one.block for one in search(trials, until(least), allowed)]
+    return [one.block for one in Search(trials, until(least), allowed).run()]
 
 
 def greedy(total: int, loss: Loss, least: int) -> tuple[list[int], int]:
@@ -85,7 +90,7 @@ def test_where_blocks_matter_more_the_fewer_they_are_it_is_the_greedy_search(
         return float(sum(weights[block] for block in gone) ** power)
 
     trials = Made(total, loss)
-    order = search(trials, until(least), anything)  # type: ignore[arg-type]
+    order = Search(trials, until(least), anything).run()  # type: ignore[arg-type]
     expected, tried = greedy(total, loss, least)
     # of losses that are the same in floats either block may go
     assert [one.loss for one in order] == pytest.approx(
@@ -105,7 +110,7 @@ def test_it_takes_fewer_trials() -> None:
     expected, tried = greedy(30, loss, 15)
     assert found(trials, 15) == expected
     assert tried == sum(range(16, 31))
-    assert trials.runs <= 30 + 14 * 8  # all in the first round, four by either order in each of the others
+    assert trials.runs <= 30 + 13 * 8 + 16  # all in the first and the last round, in others four by either order
     assert trials.runs < tried / 2
 
 
@@ -122,7 +127,7 @@ def test_with_a_model_it_is_the_greedy_search_over_inherited_targets(kind: str) 
 
     expected, _ = greedy(4, loss, 1)
     said: list[str] = []
-    order = search(Trials(model, tokens_BT), until(1), anything, said.append)
+    order = Search(Trials(model, tokens_BT), until(1), anything, said.append).run()
     assert [one.block for one in order] == expected
     before = loss(frozenset())
     for at, one in enumerate(order):
@@ -154,6 +159,45 @@ def test_where_nothing_is_allowed_it_is_an_error() -> None:
     trials = Made(4, lambda gone: float(len(gone)))
     with pytest.raises(InputError, match=r"choose: auto: no block of \[0, 1, 2, 3\] can be dropped.*; ask for more"):
         found(trials, 2, lambda kept: len(kept) == 4)
+
+
+def worth(gone: frozenset[int]) -> float:
+    return float(sum(block + 1 for block in gone))
+
+
+def test_the_last_drop_is_raced() -> None:
+    """Of 8 blocks 4 go, the lowest first, were it not for block 6, which training mends best."""
+    trials = Made(8, worth, lambda block: 1.0 if block == 6 else 2.0 + block)
+    search = Search(trials, until(4), anything)  # type: ignore[arg-type]
+    order = search.run()
+    assert [one.block for one in order] == [0, 1, 2, 6]
+    assert trials.raced == [[3, 4, 5, 6, 7]]
+    assert [(one.block, one.trained) for one in search.finalists] == [(6, 1), (3, 5), (4, 6), (5, 7), (7, 9)]
+    assert [one.increase for one in search.finalists] == [7, 4, 5, 6, 8]
+    assert (order[-1].loss, order[-1].increase) == (1 + 2 + 3 + 7, 7)
+    assert trials.kept == [3, 4, 5, 7]
+
+
+def test_only_the_best_are_raced_and_only_what_may_go() -> None:
+    trials = Made(12, worth, lambda block: float(-block))
+    search = Search(trials, until(11), lambda kept: 1 in kept)  # type: ignore[arg-type]
+    assert [one.block for one in search.run()] == [5]
+    assert trials.raced == [[0, 2, 3, 4, 5]]
+    assert len(trials.raced[0]) == FINALISTS
+
+
+def test_nothing_is_raced_without_a_recovery_or_where_there_is_no_choice() -> None:
+    trials = Made(8, worth)
+    search = Search(trials, until(4), anything)  # type: ignore[arg-type]
+    assert [one.block for one in search.run()] == [0, 1, 2, 3]
+    assert search.finalists == []
+    alone = Made(4, worth, float)
+    search = Search(alone, until(3), lambda kept: kept == [0, 1, 3])  # type: ignore[arg-type]
+    assert [one.block for one in search.run()] == [2]
+    assert alone.raced == []
+    assert search.finalists == []
+    search = Search(alone, until(4), anything)  # type: ignore[arg-type]
+    assert search.run() == []
 
 
 def test_an_order_by_a_figure_drops_the_lowest_first_and_of_equal_ones_the_later() -> None:

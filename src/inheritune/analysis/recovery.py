@@ -1,6 +1,6 @@
 """What training will mend: a copy of the model is trained a little while its blocks are dropped one after the other."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from inheritune.analysis.partial import Partial
@@ -14,14 +14,18 @@ RATE = 3e-4
 
 
 class Recovery:
-    """AdamW on a model's weights, a step of `sequences` at a time, on token ids (N, T + 1) taken in turn.
+    """AdamW on a model's blocks, a step of `sequences` at a time, on token ids (N, T + 1) taken in turn.
 
-    The model is changed: give it a copy. Memory: gradients and two states a parameter beside it, in its dtype.
+    Embeddings and head, which every choice of blocks shares, stay as they are. The model is changed: give it a copy.
+    Memory: gradients and two states a parameter beside it, in its dtype.
     """
 
     def __init__(self, model: "PreTrainedModel", rows_NT: "torch.Tensor", sequences: int, micro_batch: int = 8) -> None:
         import torch
 
+        shared = [model.get_input_embeddings(), model.get_output_embeddings()]
+        for weight in (weight for module in shared if module is not None for weight in module.parameters()):
+            weight.requires_grad_(False)
         self._weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._weights, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         order = torch.randperm(len(rows_NT), generator=torch.Generator().manual_seed(0))
@@ -42,6 +46,24 @@ class Recovery:
             loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=False)
+        self._optimizer.zero_grad(set_to_none=False)  # to give memory back and get it again takes longer
         torch.clear_autocast_cache()
         self.steps += 1
+
+    def attempts(self, count: int) -> Iterator[int]:
+        """0, 1, ... count - 1: each begins with the weights and the sequences of now, and an optimizer that has not
+        seen any gradient; behind the last the weights are those of now. Memory: the blocks once more.
+        """
+        import torch
+
+        before, steps = [weight.detach().clone() for weight in self._weights], self.steps
+        for number in range(count):
+            for state in self._optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
+            yield number
+            self.steps = steps
+            with torch.no_grad():
+                for weight, was in zip(self._weights, before, strict=True):
+                    weight.copy_(was)
+            torch.clear_autocast_cache()

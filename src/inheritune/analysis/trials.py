@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 States = list["list[torch.Tensor]"]
 
+LAPS = 4
+"""Steps of training in a race between blocks: behind fewer the order of SmolLM2's was still another."""
+
 
 class Trials:
     """A model on calibration sequences (N, T + 1), with some of its blocks dropped so far.
@@ -77,6 +80,23 @@ class Trials:
             self._states[at] = []
             losses.append(part.losses(self.kept, states=self._states[at]))
         self.losses = torch.cat(losses)
+
+    def race(self, blocks: Sequence[int]) -> "list[torch.Tensor] | None":
+        """For each of `blocks` the losses (N,) without it behind `LAPS` steps of training; None without a recovery.
+
+        All train on the same sequences. The model is left as it was; the recovery's optimizer is new behind it.
+        """
+        import torch
+
+        if self._recovery is None:
+            return None
+        found = []
+        for number in self._recovery.attempts(len(blocks)):
+            rest = [other for other in self.kept if other != blocks[number]]
+            for _ in range(LAPS):
+                self._recovery.step(self._parts[0], rest)
+            found.append(torch.cat([part.losses(rest) for part in self._parts]))
+        return found
 
     def influence(self, block: int) -> float:
         """Block influence among the blocks kept so far (mean over sequences)."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.analysis.figures import mean
 from inheritune.analysis.measures import is_lazy
-from inheritune.analysis.order import Dropped, Finalist, Search, order_by
+from inheritune.analysis.order import Dropped, order_by, search
 from inheritune.analysis.passing import Passed, pass_through
 from inheritune.analysis.recovery import Recovery
-from inheritune.analysis.trials import LAPS, Trials, products_in, skip_increases
+from inheritune.analysis.trials import Trials, products_in, skip_increases
 from inheritune.arch import layer_count
 from inheritune.errors import InputError
 from inheritune.inheritance import count_layers, draft, select_blocks, settle, within
@@ -33,11 +33,11 @@ def choose_blocks(
     """The blocks that a measured choice keeps, and the order in which it drops the others, as plain data.
 
     `rows_NT` are calibration sequences (N, T + 1), which must not be validation text. auto drops one block after the
-    other, each time the one without which the loss is lowest (see `Search`), until `wish.layers` is kept; rank,
+    other, each time the one without which the loss is lowest (see `search`), until `wish.layers` is kept; rank,
     influence and loss drop those with the lowest MaxRank, block influence, or increase of the loss when skipped alone.
     Products for losses are in `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, is
     left as it was. Keys: choose, blocks, dropped (in order; block, and with auto loss and increase in nats a token),
-    lazy_layers, finalists, reason, precision, calibration, loss, trials, seconds.
+    lazy_layers, reason, precision, calibration, loss, trials, seconds.
 
     Raises InputError for more blocks than there are or a budget below one, where no block can be dropped, or when rank
     is asked of blocks that show no attention weights.
@@ -54,12 +54,11 @@ def choose_blocks(
     pieces = seen_NT[:, : (rows_NT.shape[1] - 1) // length * length].reshape(-1, length)[:_RANK_SEQUENCES]
     ranks = _ranks(pass_through(model, pieces, (_TAU,), micro_batch))
     trials, start = None, None
-    finalists: list[Finalist] = []
     tried, recovery = model, None
     if wish.choose == "auto" and wish.recovery is not None and len(spare_NT):
         tried = copy.deepcopy(model)
-        a_step = max(1, wish.recovery.count // (rows_NT.shape[1] - 1))
-        recovery = Recovery(tried, spare_NT, a_step, micro_batch)
+        sequences = max(1, wish.recovery.count // (rows_NT.shape[1] - 1))
+        recovery = Recovery(tried, spare_NT, sequences, micro_batch)
     with products_in(precision if wish.choose in ("auto", "loss") else "float32", model):
         if wish.choose == "auto":
             trials = Trials(tried, seen_NT, micro_batch, recovery)
@@ -68,8 +67,7 @@ def choose_blocks(
             if not trials.resumes:
                 say("choosing blocks: blocks see more than the one before hands on, so every trial takes a whole pass")
             enough = partial(_is_enough, model, wish, trust_remote_code)
-            search = Search(trials, enough, partial(_is_model, model, wish, trust_remote_code), say)
-            order, finalists = search.run(), search.finalists
+            order = search(trials, enough, partial(_is_model, model, wish, trust_remote_code), say)
         else:
             order = order_by(_values(model, seen_NT, wish.choose, ranks, micro_batch))
     dropped = [one.block for one in order]
@@ -81,8 +79,7 @@ def choose_blocks(
         "blocks": kept,
         "dropped": [dataclasses.asdict(one) for one in gone],
         "lazy_layers": lazy,
-        "finalists": [dataclasses.asdict(one) for one in finalists],
-        "reason": reason(gone, lazy, wish.choose, finalists),
+        "reason": reason(gone, lazy, wish.choose),
         "precision": precision,
         "calibration": {"sequences": len(seen_NT), "sequence_length": rows_NT.shape[1] - 1},
         "recovery_steps": 0 if recovery is None else recovery.steps,
@@ -97,7 +94,7 @@ def sequences_wanted(wish: Inherit, length: int, blocks: int) -> int:
     seen = max(1, wish.calibration.count // length)
     if wish.choose != "auto" or wish.recovery is None:
         return seen
-    return seen + max(1, wish.recovery.count // length) * (blocks - 1 + LAPS)
+    return seen + max(1, wish.recovery.count // length) * (blocks - 1)
 
 
 def divide(rows_NT: "torch.Tensor", wish: Inherit) -> "tuple[torch.Tensor, torch.Tensor]":
@@ -110,17 +107,13 @@ def divide(rows_NT: "torch.Tensor", wish: Inherit) -> "tuple[torch.Tensor, torch
     return rows_NT[seen], rows_NT[~seen]
 
 
-def reason(dropped: Sequence[Dropped], lazy: Sequence[int], choose: str, finalists: Sequence[Finalist] = ()) -> str:
-    """Why these blocks were dropped, in a line: what each added to the loss, who won the race, which are lazy."""
+def reason(dropped: Sequence[Dropped], lazy: Sequence[int], choose: str) -> str:
+    """Why these blocks were dropped, in a line: what each added to the loss, and which are lazy."""
     by = {"rank": "lowest rank", "influence": "lowest influence", "loss": "lowest loss when skipped"}
     listed = "; ".join(
         f"{one.block}" + ("" if one.increase is None else f": {one.increase:+.2f}") for one in dropped
     )  # fmt: skip
     text = f"dropped {listed or 'none'}" + (f" ({by[choose]} first)" if choose in by else "")
-    if len(finalists) > 1:
-        first, second = finalists[:2]
-        ahead = second.trained - first.trained
-        text += f"; {first.block} as training mends that best, before {second.block} by {ahead:.2f}"
     gone = [one.block for one in dropped]
     here, left = [block for block in lazy if block in gone], [block for block in lazy if block not in gone]
     if here:

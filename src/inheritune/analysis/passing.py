@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-TOGETHER = 2**23
-"""Numbers of attention, 32 MiB of float32: from so many on ranks are taken."""
+TOGETHER = 2**24
+"""Numbers of attention, 64 MiB of float32: from so many on ranks are taken."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def pass_through(
 ) -> Passed:
     """Run the model on sequences of token ids (N, T), block by block reducing attention to figures.
 
-    Memory is that of one block's attention of a micro-batch, or 32 MiB of several blocks' where one has less, and of
+    Memory is that of one block's attention of a micro-batch, or 64 MiB of several blocks' where one has less, and of
     the hidden states at all depths. The model has to be in evaluation mode. Raises InputError for a tau outside (0, 1),
     RunError for hidden states that are not finite.
     """

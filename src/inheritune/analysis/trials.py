@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 States = list["list[torch.Tensor]"]
 
-LAPS = 4
-"""Steps of training in a race between blocks: behind fewer the order of SmolLM2's was still another."""
-
 
 class Trials:
     """A model on calibration sequences (N, T + 1), with some of its blocks dropped so far.
@@ -37,7 +34,8 @@ class Trials:
         import torch
 
         self._parts = [Partial(model, rows_BT) for rows_BT in torch.split(rows_NT, micro_batch)]
-        self.kept = list(range(self._parts[0].count))
+        self.total = self._parts[0].count
+        self.kept = list(range(self.total))
         self.losses = torch.cat([part.whole for part in self._parts])
         self._states: States = [part.states for part in self._parts]
         self.resumes = all(part.resumes for part in self._parts)
@@ -69,34 +67,17 @@ class Trials:
                 held[-1] = held[block]
 
     def recover(self) -> None:
-        """Let the blocks kept so far take a step of training, where there is a recovery."""
+        """Let the blocks kept so far train a little, where there is a recovery."""
         import torch
 
         if self._recovery is None:
             return
-        self._recovery.step(self._parts[0], self.kept)
+        self._recovery.train(self._parts[0], self.kept)
         losses = []
         for at, part in enumerate(self._parts):
             self._states[at] = []
             losses.append(part.losses(self.kept, states=self._states[at]))
         self.losses = torch.cat(losses)
-
-    def race(self, blocks: Sequence[int]) -> "list[torch.Tensor] | None":
-        """For each of `blocks` the losses (N,) without it behind `LAPS` steps of training; None without a recovery.
-
-        All train on the same sequences. The model is left as it was; the recovery's optimizer is new behind it.
-        """
-        import torch
-
-        if self._recovery is None:
-            return None
-        found = []
-        for number in self._recovery.attempts(len(blocks)):
-            rest = [other for other in self.kept if other != blocks[number]]
-            for _ in range(LAPS):
-                self._recovery.step(self._parts[0], rest)
-            found.append(torch.cat([part.losses(rest) for part in self._parts]))
-        return found
 
     def influence(self, block: int) -> float:
         """Block influence among the blocks kept so far (mean over sequences)."""

@@ -139,7 +139,7 @@ def inherit(
         Path | None, typer.Option(help="A folder that `inheritune prepare` wrote; its training text is taken.")
     ] = None,
     calibration: Calibration = "2048 tokens",
-    recovery: Recovery = "2048 tokens",
+    recovery: Recovery = "1024 tokens",
     submodules: Annotated[
         str,
         typer.Option(

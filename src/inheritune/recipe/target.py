@@ -115,7 +115,7 @@ class Inherit(Part):
     choice is an order: further rounds put blocks back in the reverse of the order in which they were dropped."""
     calibration: Tokens = Size(2048, "tokens")
     """How many training tokens a measured choice sees; all where there are fewer."""
-    recovery: Annotated[Tokens | None, BeforeValidator(_or_none)] = Size(2048, "tokens")
+    recovery: Annotated[Tokens | None, BeforeValidator(_or_none)] = Size(1024, "tokens")
     """With auto: on how many further training tokens the blocks left (of a copy) are trained for a step behind each
     block that is dropped, so that the next is chosen by what training will not mend. none: not at all."""
     submodules: Submodules = "all"

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--layers", type=int, required=True)
     parser.add_argument("--choices", nargs="+", default=["first", "ends", "middle", "last", "rank", "loss", "auto"])
-    parser.add_argument("--calibration", default="2048 tokens")
+    parser.add_argument("--calibration", default="3072 tokens")
     parser.add_argument("--recovery", default="1024 tokens", help="of auto, behind each block that is dropped; none")
     parser.add_argument("--tokens", default="123K tokens")
     parser.add_argument("--batch", default="8 sequences")

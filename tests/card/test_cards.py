@@ -217,7 +217,7 @@ class TestRuns:
         own = next(found for found in summary["rounds"] if found["model"] == result["model"])
         for said in (
             f"{result['layers']} of 4 blocks of large", f"{result['val_loss']:.4f} ±{result['val_loss_se']:.4f}",
-            f"{summary['reference']['val_loss']:.4f}", f"{own['tokens']:,}", "`auto`, measured on 2,048 tokens",
+            f"{summary['reference']['val_loss']:.4f}", f"{own['tokens']:,}", "`auto`, measured on 3,072 tokens",
             read_json(folder / "selection.json")["reason"], "the run's result", "control: random", "taken over from",
             "time of the whole run",
         ):  # fmt: skip

@@ -36,7 +36,7 @@ def analyze(
     layers: Annotated[
         str | None, typer.Option(help='How many to choose: a number, a fraction, half, "80M parameters", "2 GB".')
     ] = None,
-    calibration: Calibration = "2048 tokens",
+    calibration: Calibration = "3072 tokens",
     recovery: Recovery = "1024 tokens",
     tokenizer: Annotated[str | None, typer.Option(help="Where the tokenizer is, if not with the model.")] = None,
     revision: Annotated[str | None, typer.Option(help="The hub revision: a branch, tag or commit.")] = None,

@@ -138,7 +138,7 @@ def inherit(
     data: Annotated[
         Path | None, typer.Option(help="A folder that `inheritune prepare` wrote; its training text is taken.")
     ] = None,
-    calibration: Calibration = "2048 tokens",
+    calibration: Calibration = "3072 tokens",
     recovery: Recovery = "1024 tokens",
     submodules: Annotated[
         str,

@@ -108,16 +108,17 @@ class Inherit(Part):
     reference's own dtype."""
     choose: Choice = "auto"
     """Which ones when `layers` is a number. auto, on training text (docs/analysis.md): one block after the other is
-    dropped, each time the one without which the loss is lowest. first: the paper's choice; recipes that follow it say
-    so. last, middle; ends (the first four fifths of the number, and the rest from the end); every (k-th, spread evenly
-    from block 0); stacked (the first half of the number, twice: stacking and hybrid stacking). Measured as auto is: the
-    blocks of the highest rank (of attention), influence (on the hidden states) or loss (when skipped alone). A measured
-    choice is an order: further rounds put blocks back in the reverse of the order in which they were dropped."""
-    calibration: Tokens = Size(2048, "tokens")
+    dropped, each time the one without which the loss rises least, neighbours being parted for a clear gain alone.
+    first: the paper's choice; recipes that follow it say so. last, middle; ends (the first four fifths of the number,
+    and the rest from the end); every (k-th, spread evenly from block 0); stacked (the first half of the number, twice:
+    stacking and hybrid stacking). Measured as auto is: the blocks of the highest rank (of attention), influence (on the
+    hidden states) or loss (when skipped alone). A measured choice is an order: further rounds put blocks back in the
+    reverse of the order in which they were dropped."""
+    calibration: Tokens = Size(3072, "tokens")
     """How many training tokens a measured choice sees; all where there are fewer."""
     recovery: Annotated[Tokens | None, BeforeValidator(_or_none)] = Size(1024, "tokens")
-    """With auto: on how many further training tokens the blocks left (of a copy) are trained for a step behind each
-    block that is dropped, so that the next is chosen by what training will not mend. none: not at all."""
+    """With auto: on how many further training tokens the blocks left (of a copy) are trained behind each block
+    that is dropped, so that the next is chosen by what training will not mend. none: not at all."""
     submodules: Submodules = "all"
     """Whose weights come along: all, none (random weights), or a list of attention, mlp, norms, final_norm, embeddings,
     head. What does not is initialised as the architecture does it. A tied head belongs to the embeddings."""

@@ -67,12 +67,12 @@ def ranks(given: argparse.Namespace) -> None:
 
 def by_eigenvalues(seen: list[torch.Tensor]) -> list[torch.Tensor]:
     found, waiting = [], []
-    for number, weights in enumerate(seen, 1):
-        waiting.append(weights)
-        if sum(one.numel() for one in waiting) >= TOGETHER or number == len(seen):
+    for weights in seen:
+        if sum(one.numel() for one in waiting) + weights.numel() > TOGETHER:
             found += approximate_ranks(waiting)
             waiting = []
-    return found
+        waiting.append(weights)
+    return found + approximate_ranks(waiting)
 
 
 def by_singular_values(seen: list[torch.Tensor]) -> list[torch.Tensor]:

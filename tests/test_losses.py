@@ -158,6 +158,37 @@ def test_pieces_of_logits_that_are_large_do_not_overflow() -> None:
     assert found.tolist() == [0.0, 1200.0]
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
+def test_pieces_of_rounded_logits_are_one_distribution(kind: torch.dtype) -> None:
+    """The target's logit is rounded as all are, so no loss is below zero and losses of all entries sum to one."""
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(300, 64, generator=generator).to(kind)
+    weight = torch.randn(700, 64, generator=generator).to(kind)
+    logits = torch.nn.functional.linear(hidden, weight)
+    best = logits.float().argmax(1)
+    found = linear_token_losses(hidden, weight, None, best)
+    assert (found >= 0).all()
+    torch.testing.assert_close(found, token_losses(logits[None], best[None])[0], rtol=1e-3, atol=1e-4)
+
+
+def test_pieces_of_forbidden_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(losses._LOGITS, "cpu", 1)
+    hidden, weight, bias, targets = made(True, "none", (3, 7, 8, 900))
+    assert hidden is not None
+    assert weight is not None
+    assert bias is not None
+    assert targets is not None
+    bias[256:600] = float("-inf")
+    wanted = targets.flatten() % 256
+    hidden, weight = hidden.flatten(0, 1).requires_grad_(), weight.detach().requires_grad_()
+    found = linear_token_losses(hidden, weight, bias, wanted)
+    expected = token_losses(torch.nn.functional.linear(hidden, weight, bias)[None], wanted[None])[0]
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found.sum(), (hidden, weight))
+    for one, other in zip(gradients, torch.autograd.grad(expected.sum(), (hidden, weight)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_token_losses(half: bool) -> None:
     hidden, weight, _, targets = made(False, "some")

@@ -113,14 +113,14 @@ def _linear_token_losses() -> Any:
         @staticmethod
         def forward(ctx: Any, hidden_ND: Any, weight_VD: Any, bias_V: Any, targets_N: Any, kind: Any) -> Any:
             states_ND, sums = hidden_ND.to(kind), []
+            wanted_N = torch.zeros(len(states_ND), device=states_ND.device)
             with torch.autocast(states_ND.device.type, enabled=False):
-                for _, _, _, logits_CN in _pieces(states_ND, weight_VD, bias_V):
-                    largest_N = logits_CN.amax(0)
+                for begin, end, _, logits_CN in _pieces(states_ND, weight_VD, bias_V):
+                    here = torch.nonzero((targets_N >= begin) & (targets_N < end))[:, 0]
+                    wanted_N[here] = logits_CN[targets_N[here] - begin, here]
+                    # entries that a bias of -inf forbids may fill a piece
+                    largest_N = logits_CN.amax(0).clamp_(min=torch.finfo(torch.float32).min)
                     sums.append(logits_CN.sub_(largest_N).exp_().sum(0).log_().add_(largest_N))
-                at_N = targets_N.clamp(min=0)
-                wanted_N = (states_ND.float() * weight_VD[at_N].to(kind).float()).sum(1)
-            if bias_V is not None:
-                wanted_N += bias_V[at_N]
             sum_N = torch.stack(sums).logsumexp(0)
             ctx.save_for_backward(states_ND, weight_VD, bias_V, targets_N, sum_N)
             ctx.given = hidden_ND.dtype

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from inheritune.analysis import (
     angular_distance,
     approximate_rank,
+    approximate_ranks,
     block_influence,
     column_mass,
     depth_distances,
@@ -258,3 +259,24 @@ def test_lazy_groups_are_runs_that_are_lazy(ranks: list[float | None]) -> None:
         pair = ranks[first : first + 2]
         if None not in pair and sum(pair) / 2 < 2:  # type: ignore[arg-type]
             assert {first, first + 1} & set(listed)
+
+
+def test_ranks_of_several_are_those_of_each() -> None:
+    generator = torch.Generator().manual_seed(3)
+    several = [torch.rand(2, heads, length, length, generator=generator).tril() for heads, length in ((3, 40), (1, 7))]
+    several.append(several[0].bfloat16())
+    found = approximate_ranks([*several, torch.rand(0, 2, 5, 5)], (0.9, 0.5))
+    for one, ranks in zip(several, found, strict=False):
+        assert ranks.tolist() == approximate_rank(one, (0.9, 0.5)).tolist()
+        assert ranks.shape == (*one.shape[:2], 2)
+    assert found[3].shape == (0, 2, 2)
+    assert approximate_ranks([]) == []
+
+
+def test_column_masses_near_the_share_are_decided_in_float64() -> None:
+    """Two columns of squared norms 9 and 1: at a share of 0.9 and less it takes one, a little above it takes two."""
+    matrix = torch.zeros(4, 4)
+    matrix[:2, :2] = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+    assert column_mass(matrix, 0.9) == 1
+    assert column_mass(matrix, 0.9 - 1e-7) == 1
+    assert column_mass(matrix, 0.9 + 1e-7) == 2

@@ -15,6 +15,7 @@ from inheritune.analysis import recovery as recovery_module
 from inheritune.analysis.choice import divide
 from inheritune.analysis.recovery import RATE, Recovery
 from inheritune.analysis.trials import products_in
+from inheritune.arch import block_modules
 from inheritune.recipe import Inherit, check
 
 ROWS, SPARE = some_tokens(2, 17), some_tokens(9, 17)[2:]
@@ -23,8 +24,7 @@ ROWS, SPARE = some_tokens(2, 17), some_tokens(9, 17)[2:]
 def trained_by_hand(model: Any, kept: list[int], rows: list[torch.Tensor]) -> Any:
     """A model of the blocks `kept` after a step on each of `rows`."""
     target = inheritune.inherit(model, kept)
-    shared = {*target.get_input_embeddings().parameters(), *target.get_output_embeddings().parameters()}
-    weights = [weight for weight in target.parameters() if weight not in shared]
+    weights = [weight for block in block_modules(target) for weight in block.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
     for tokens_BT in rows:
         optimizer.zero_grad()
@@ -58,6 +58,23 @@ def test_the_blocks_left_are_trained_as_a_model_of_them_would_be(
     assert trials.losses.tolist() != pytest.approx(losses_by_hand(inheritune.inherit(model, [0, 3]), ROWS), abs=1e-3)
     without = inheritune.inherit(expected, [1])
     assert trials.without(0)[0].tolist() == pytest.approx(losses_by_hand(without.eval(), ROWS), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_only_the_blocks_left_are_trained_whatever_was_frozen(family: str) -> None:
+    model = build(family)
+    model.requires_grad_(False)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trials = Trials(model, ROWS, recovery=Recovery(model, SPARE, 4))
+    trials.recover()  # block 1 is there still, and the optimizer remembers
+    early = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trials.drop(1, *trials.without(1))
+    trials.recover()
+    inside = {id(weight): number for number, block in enumerate(block_modules(model)) for weight in block.parameters()}
+    for name, tensor in model.named_parameters():
+        number = inside.get(id(tensor))
+        assert torch.equal(early[name], weights[name]) == (number is None), name
+        assert torch.equal(tensor, early[name]) == (number in (None, 1)), name
 
 
 def test_products_in_bfloat16_train_too_and_do_not_see_old_weights() -> None:

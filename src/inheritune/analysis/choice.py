@@ -33,7 +33,7 @@ def choose_blocks(
     """The blocks that a measured choice keeps, and the order in which it drops the others, as plain data.
 
     `rows_NT` are calibration sequences (N, T + 1), which must not be validation text. auto drops one block after the
-    other, each time the one without which the loss is lowest (see `search`), until `wish.layers` is kept; rank,
+    other, each time the one without which the loss rises least (see `search`), until `wish.layers` is kept; rank,
     influence and loss drop those with the lowest MaxRank, block influence, or increase of the loss when skipped alone.
     Products for losses are in `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, is
     left as it was. Keys: choose, blocks, dropped (in order; block, and with auto loss and increase in nats a token),

@@ -91,18 +91,19 @@ def _random_outputs(model: "PreTrainedModel", outputs: list[Any], generator: "to
 def gradient_norms(model: "PreTrainedModel", rows_NT: "torch.Tensor") -> list[dict[str, float] | None]:
     """By block the Frobenius norms of the loss's gradients in the weights that make queries and keys.
 
-    The loss is the mean over all tokens of the batch (N, T + 1), in nats. None for a block whose attention is not seen.
-    The model is left as it was, without gradients.
+    The loss is the mean over all tokens of the batch (N, T + 1), in nats. None for a block whose attention is not seen,
+    or whose weights are whole numbers. The model is left as it was, without gradients.
     """
     import torch
 
-    projections = find_projections(model)
+    projections = [each if all(map(_has_slope, each)) else [] for each in find_projections(model)]
     wanted: list[Any] = list({one.module.weight: None for each in projections for one in each})
     slopes = [torch.zeros_like(weight) for weight in wanted]
     head = split_head(model)
     before = {weight: weight.requires_grad for weight in model.parameters() if weight.is_floating_point()}
     for weight in before:  # all of them: what autocast rounds is kept from one pass to the next for these alone
         weight.requires_grad_(head is None or weight is not head.linear.weight)
+    torch.clear_autocast_cache()  # what a pass without gradients has rounded has none
     try:
         with torch.enable_grad():
             for rows_BT in torch.split(rows_NT, max(1, _HELD // rows_NT.shape[1])) if wanted else ():
@@ -116,6 +117,11 @@ def gradient_norms(model: "PreTrainedModel", rows_NT: "torch.Tensor") -> list[di
             weight.requires_grad_(needed)
     by_weight = dict(zip(wanted, slopes, strict=True))
     return [_norms(each, by_weight) if each else None for each in projections]
+
+
+def _has_slope(one: Projection) -> bool:
+    weight: Any = one.module.weight
+    return bool(weight.is_floating_point())
 
 
 def _norms(projections: list[Projection], slopes: "dict[Any, torch.Tensor]") -> dict[str, float]:

@@ -4,6 +4,7 @@ The order is all there is: a target of n blocks keeps what is left when the othe
 them back from the end of the order, each at its place.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,7 @@ def _round(trials: Trials, promises: dict[int, float], allowed: Callable[[list[i
         losses, states = trials.without(block)
         promises[block] = float(losses.mean()) - base
         counted = _weighed(promises[block], weight)
-        if best is None or counted < best[0]:
+        if best is None or counted < best[0] or math.isnan(best[0]):
             best, held = (counted, block), (losses, states)
     if best is None:
         return None

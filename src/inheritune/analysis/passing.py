@@ -54,45 +54,47 @@ def pass_through(
         for inputs_BT in torch.split(inputs_NT, micro_batch):
             with _states(blocks) as states:
                 body(input_ids=inputs_BT, use_cache=False)
-            seen.end()
+            seen.micro_batches += 1
             _check_finite(states)
             moved_BL, apart_BLL = depth_distances(states)
             influence.append(moved_BL.cpu())
             distances.append(apart_BLL.cpu())
-    merged = [torch.cat(each) if each else None for each in seen.heads]
-    return Passed(merged, torch.cat(influence), torch.cat(distances), seen.rank_seconds)
+    return Passed(seen.heads(), torch.cat(influence), torch.cat(distances), seen.rank_seconds)
 
 
 class _Seen:
-    """Attention on its way to figures. `heads` has those of each block by micro-batch, (B, H, len(tau) + 3).
-
-    Matrices wait for their ranks until some are together, as that takes less time: a few blocks' of a small model, one
-    block's of a large one.
+    """Attention on its way to figures. Matrices wait for their ranks until some are together, as that takes less time:
+    several blocks' of a small model, one block's of a large one.
     """
 
     def __init__(self, tau: Sequence[float], blocks: int) -> None:
-        self.tau = tau
-        self.heads: list[list[torch.Tensor]] = [[] for _ in range(blocks)]
+        self.tau, self.blocks = tau, blocks
+        self.micro_batches = 0
+        """How many have passed."""
         self.rank_seconds = 0.0
-        self._waiting: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-        self._now: dict[int, list[torch.Tensor]] = {}  # of this micro-batch; a block may have several attentions
+        self._waiting: list[tuple[tuple[int, int], torch.Tensor, torch.Tensor]] = []
+        self._found: dict[tuple[int, int], list[torch.Tensor]] = {}  # a block may have several attentions
 
     def see(self, number: int, weights_BHTT: "torch.Tensor") -> None:
         import torch
 
         others = (column_mass(weights_BHTT, self.tau[0]), sink_weight(weights_BHTT), row_entropy(weights_BHTT))
-        self._waiting.append((number, weights_BHTT, torch.stack([one.double() for one in others], -1).cpu()))
-        if sum(weights.numel() for _, weights, _ in self._waiting) >= TOGETHER:
+        if sum(weights.numel() for _, weights, _ in self._waiting) + weights_BHTT.numel() > TOGETHER:
             self._rank()
+        others_BHF = torch.stack([one.double() for one in others], -1).cpu()
+        self._waiting.append(((number, self.micro_batches), weights_BHTT, others_BHF))
 
-    def end(self) -> None:
-        """A micro-batch has passed."""
+    def heads(self) -> "list[torch.Tensor | None]":
+        """The figures of each block, (N, H, len(tau) + 3); None where no attention was seen."""
         import torch
 
         self._rank()
-        for number, several in self._now.items():
-            self.heads[number].append(torch.cat(several, 1))
-        self._now.clear()
+        return [
+            torch.cat([torch.cat(self._found[number, at], 1) for at in range(self.micro_batches)])
+            if (number, 0) in self._found
+            else None
+            for number in range(self.blocks)
+        ]
 
     def _rank(self) -> None:
         import torch
@@ -101,8 +103,8 @@ class _Seen:
         ranks = approximate_ranks([weights_BHTT for _, weights_BHTT, _ in self._waiting], self.tau)
         found = [ranks_BHK.double().cpu() for ranks_BHK in ranks]
         self.rank_seconds += time.monotonic() - began
-        for ranks_BHK, (number, _, others_BHF) in zip(found, self._waiting, strict=True):
-            self._now.setdefault(number, []).append(torch.cat([ranks_BHK, others_BHF], -1))
+        for ranks_BHK, (place, _, others_BHF) in zip(found, self._waiting, strict=True):
+            self._found.setdefault(place, []).append(torch.cat([ranks_BHK, others_BHF], -1))
         self._waiting.clear()
 
 

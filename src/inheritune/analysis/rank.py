@@ -58,7 +58,7 @@ def approximate_ranks(several: "Sequence[torch.Tensor]", tau: Sequence[float] = 
     on_cpu = all(one_NTT.device.type == "cpu" for one_NTT in matrices)
     chunks = [torch.split(one_NTT, _chunk(one_NTT, each) if on_cpu else len(one_NTT)) for one_NTT in matrices]
     listed = [chunk for part in chunks for chunk in part]
-    if len(listed) == 1 or not on_cpu:
+    if len(listed) <= 1 or not on_cpu:
         found = [_ranks(chunk, tau) for chunk in listed]
     else:
         with _cores(threads) as pool:
@@ -72,7 +72,7 @@ def approximate_ranks(several: "Sequence[torch.Tensor]", tau: Sequence[float] = 
 
 def _chunk(matrices_NTT: "torch.Tensor", each: int) -> int:
     """How many of the matrices a core takes at a time, of which there are `each` for every core."""
-    return max(1, min(_NUMBERS // matrices_NTT[0].numel(), each))
+    return max(1, min(_NUMBERS // max(1, matrices_NTT.shape[-1] ** 2), each))
 
 
 @contextmanager

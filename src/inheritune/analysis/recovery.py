@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from inheritune.analysis.partial import Partial
+from inheritune.arch import block_modules
 
 if TYPE_CHECKING:
     import torch
@@ -19,18 +20,18 @@ STEP = 512
 class Recovery:
     """AdamW on a model's blocks, on token ids (N, T + 1) taken in turn: `sequences` of them at a time, in small steps.
 
-    Small ones, as for the same tokens, and nearly the same time, several bring a loss down further than one. Embeddings
-    and head, which every choice of blocks shares, stay as they are. The model is changed: give it a copy. Memory:
-    gradients and two states a parameter beside it, in its dtype.
+    Small ones, as for the same tokens, and nearly the same time, several bring a loss down further than one. What every
+    choice of blocks shares stays as it is. The model is changed: give it a copy. Memory: gradients and two states a
+    parameter beside it, in its dtype.
     """
 
     def __init__(self, model: "PreTrainedModel", rows_NT: "torch.Tensor", sequences: int, micro_batch: int = 8) -> None:
         import torch
 
-        shared = [model.get_input_embeddings(), model.get_output_embeddings()]
-        for weight in (weight for module in shared if module is not None for weight in module.parameters()):
-            weight.requires_grad_(False)
-        self._weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._blocks = block_modules(model)
+        model.requires_grad_(False)
+        weights = dict.fromkeys(weight for block in self._blocks for weight in block.parameters())
+        self._weights = [weight.requires_grad_() for weight in weights if weight.is_floating_point()]
         self._optimizer = torch.optim.AdamW(self._weights, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         order = torch.randperm(len(rows_NT), generator=torch.Generator().manual_seed(0))
         self._rows_NT, self._micro_batch = rows_NT[order.to(rows_NT.device)], micro_batch
@@ -41,6 +42,9 @@ class Recovery:
         """Train the blocks `kept` on the next sequences, with the loss as the model is run by `partial`."""
         import torch
 
+        left = {self._blocks[number] for number in kept}
+        for weight in (weight for block in self._blocks if block not in left for weight in block.parameters()):
+            weight.grad = None  # or what the optimizer remembers would go on moving it
         at = (torch.arange(self._sequences) + self._taken) % len(self._rows_NT)
         self._taken += self._sequences
         each = max(1, STEP // (self._rows_NT.shape[1] - 1))

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     import torch
 
 _CHUNK = 2**28  # bytes of float32 logits that the chunked form of distillation holds at once
-_LOGITS = {"cpu": 2**21}  # that are held at once by `linear_token_losses`: in a cache; on other devices
-_LOGITS_ELSEWHERE = 2**26  # enough for products to be large
+# How many logits `linear_token_losses` holds at once: what a CPU's cache takes, elsewhere enough for large products.
+_LOGITS = {"cpu": 2**21}
+_LOGITS_ELSEWHERE = 2**26
 
 Form = Literal["whole", "chunked"]
 

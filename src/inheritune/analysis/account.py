@@ -56,20 +56,15 @@ def analyze(
     folder = None if out is None else check_free(Path(out))
     runtime = rt.start(device)
     precision = _loss_precision(dtype, runtime)
+    text_of = _Text(paths, data, runtime)
     found: Figures = {
         "format": FORMAT,
-        "text": {
-            "source": ", ".join(str(path) for path in paths) if paths else f"{data} (validation)",
-            "sequences": sequences,
-            "sequence_length": sequence_length,
-            "loss_sequences": min(loss_sequences, sequences),
-        },
+        "text": text_of.describe(sequences, sequence_length, loss_sequences),
         "loss_precision": precision,
         "tau": shares,
         "collapsed_below": COLLAPSED_BELOW,
         "models": [],
     }
-    text_of = _Text(paths, data, runtime)
     drawings: list[Any] = []
     for number, one in enumerate(listed):
         began = time.monotonic()
@@ -179,6 +174,15 @@ class _Text:
             place = f"{self.data} ({split})"
             found = sample(Sequences(prepared.tokens(split), length, place), count, place, or_fewer)
         return torch.from_numpy(found).to(self.runtime.device)
+
+    def describe(self, sequences: int, length: int, loss_sequences: int) -> Figures:
+        """What analysis.json says of the text that is looked at."""
+        return {
+            "source": ", ".join(str(path) for path in self.paths) if self.paths else f"{self.data} (validation)",
+            "sequences": sequences,
+            "sequence_length": length,
+            "loss_sequences": min(loss_sequences, sequences),
+        }
 
     def calibration(self, tokenizer: "PreTrainedTokenizerBase | None", config: Any, wish: Inherit) -> "torch.Tensor":
         """What a measured choice sees: of prepared data the training text."""

@@ -25,7 +25,16 @@ from inheritune.arch import (
 )
 from inheritune.card import write_trained_card
 from inheritune.conversion import keep_frame
-from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, find_data, open_data
+from inheritune.data import (
+    Packing,
+    Prepared,
+    Sequences,
+    check_tokenizer,
+    check_vocabulary,
+    find_data,
+    open_data,
+    packing_of,
+)
 from inheritune.distillation import Lesson, Teacher, check_has_teacher, open_teacher
 from inheritune.errors import InputError, RunError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
@@ -49,7 +58,7 @@ _WORTH_COMPILING = 1e15  # FLOPs of a training on a CPU, about two hours on two 
 class Conditions:
     """What all arms of a run have in common, so that they can be compared.
 
-    `end_of_text` is given where attention stays inside documents. `track` names the trackers that their trainings are
+    `track` names the trackers that their trainings are
     shown in, under the run's name `title`. `trust_remote_code`: their models are loaded with the code that came with
     the reference.
     """
@@ -63,7 +72,6 @@ class Conditions:
     train_sequences: Sequences
     validation_sequences: Sequences
     parallel: str = "auto"
-    end_of_text: int | None = None
     track: tuple[str, ...] = ()
     title: str = "inheritune"
     trust_remote_code: bool = False
@@ -71,18 +79,23 @@ class Conditions:
     @classmethod
     def of(
         cls, training: Training, evaluate: Evaluate, seed: int, runtime: Runtime, terminal: Terminal,
-        tokenizer: "PreTrainedTokenizerBase", prepared: Prepared, parallel: str = "auto",
+        tokenizer: "PreTrainedTokenizerBase", prepared: Prepared, parallel: str = "auto", prefix: str = "auto",
     ) -> "Conditions":  # fmt: skip
         """Conditions over prepared data. Raises InputError when it is too small for one sequence or one step."""
-        train = Sequences(prepared.tokens("train"), training.sequence_length, "data: training text", training.sampling)
-        validation = Sequences(prepared.tokens("validation"), training.sequence_length, "data.validation")
+        packing = packing_of(prepared, tokenizer, attention=training.attention, prefix=prefix)
+        length, place = training.sequence_length, "data: training text"
+        train = Sequences(prepared.tokens("train"), length, place, training.sampling, packing)
+        validation = Sequences(prepared.tokens("validation"), length, "data.validation", packing=packing)
         planned_steps(training, train)
-        end = prepared.end_of_text if training.attention == "document" else None
-        if end is not None and not prepared.manifest["documents"]["train"]:
-            raise InputError(
-                "train.attention", f"document, and the data has no end-of-text token ({end})", "give sequence"
-            )
-        return cls(training, evaluate, seed, runtime, terminal, tokenizer, train, validation, parallel, end)
+        if packing.documents and not prepared.manifest["documents"]["train"]:
+            what = f"document, and the data has no end-of-text token ({packing.end_of_text})"
+            raise InputError("train.attention", what, "give sequence")
+        return cls(training, evaluate, seed, runtime, terminal, tokenizer, train, validation, parallel)
+
+    @property
+    def packing(self) -> Packing:
+        """How the text becomes the input of all models."""
+        return self.train_sequences.packing
 
     def left_over(self) -> dict[str, int]:
         """Tokens of training and validation that fill no sequence, which no model of the run sees."""
@@ -93,7 +106,7 @@ class Conditions:
         settings = self.training
         return judge(
             model, self.validation_sequences, self.runtime, precision=settings.precision,
-            micro_batch=settings.micro_batch_sequences, parallel=self.parallel, end_of_text=self.end_of_text,
+            micro_batch=settings.micro_batch_sequences, parallel=self.parallel,
         )  # fmt: skip
 
 
@@ -153,8 +166,9 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         return facts
     began = time.monotonic()
     model = arm.build().float()
-    if conditions.end_of_text is not None:
-        check_documents_apart(model, conditions.end_of_text, f"train.attention: document ({arm.name})")
+    packing = conditions.packing
+    if packing.documents and packing.end_of_text is not None:
+        check_documents_apart(model, packing.end_of_text, f"train.attention: document ({arm.name})")
     steps = planned_steps(settings, conditions.train_sequences)
     tokens = steps * settings.batch_tokens
     flops = tokens * training_flops_per_token(model, settings.sequence_length)
@@ -165,8 +179,8 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
     )
     outputs, teaching = None, dict[str, Any]()
     if arm.teacher is not None:
-        uses, end = steps * settings.batch_sequences, conditions.end_of_text
-        lesson = Lesson(arm.name, settings, conditions.train_sequences, uses, logits_width(model), end)
+        uses = steps * settings.batch_sequences
+        lesson = Lesson(arm.name, settings, conditions.train_sequences, uses, logits_width(model))
         outputs, teaching = arm.teacher.outputs(lesson, runtime, conditions.terminal.say)
     job = replace(_job(arm, conditions, settings, model, flops), teacher=outputs)
     runtime.first_does(lambda: keep_frame(model, conditions.tokenizer, arm.folder / "checkpoints"))
@@ -236,7 +250,6 @@ def _job(arm: Arm, conditions: Conditions, settings: Training, model: "PreTraine
         validate=validate,
         validate_every=conditions.evaluate.every.count,
         parallel=conditions.parallel,
-        end_of_text=conditions.end_of_text,
         **parts_of(model),
     )
 

@@ -161,7 +161,6 @@ def choose_once(
 
     It sees `inherit.calibration` of the training tokens, spread evenly over them; no validation document is among them.
     """
-    import torch
 
     def choose() -> dict[str, Any]:
         if file.exists():
@@ -172,11 +171,12 @@ def choose_once(
         held = model.float().eval().to(runtime.device)
         row = conditions.train_sequences
         length = min(_CALIBRATION_LENGTH, row.sequence_length)
-        pieces = Sequences(row.tokens, length, "inherit.calibration")
+        packing = replace(row.packing, documents=False)
+        pieces = Sequences(row.tokens, length, "inherit.calibration", packing=packing)
         count = sequences_wanted(inherit, length, layer_count(model.config))
-        rows_NT = torch.from_numpy(sample(pieces, count, "inherit.calibration", or_fewer=True))
+        rows = sample(pieces, count, "inherit.calibration", or_fewer=True)
         found = choose_blocks(
-            held, rows_NT.to(runtime.device), inherit, precision=runtime.quick_precision(), say=conditions.terminal.say,
+            held, rows, inherit, precision=runtime.quick_precision(), say=conditions.terminal.say,
             trust_remote_code=conditions.trust_remote_code,
         )  # fmt: skip
         write_json(file, found)

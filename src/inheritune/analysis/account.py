@@ -12,8 +12,18 @@ from inheritune.analysis.choice import choose_blocks, sequences_wanted
 from inheritune.analysis.figures import Figures, describe
 from inheritune.analysis.measures import COLLAPSED_BELOW
 from inheritune.analysis.rank import check_tau
-from inheritune.arch import check_positions, layer_count, parameter_count, ready, title
-from inheritune.data import Sequences, check_tokenizer, check_vocabulary, open_data, sample, sample_text
+from inheritune.arch import check_positions, layer_count, load_tokenizer, parameter_count, ready, title
+from inheritune.data import (
+    Rows,
+    Sequences,
+    check_prefix,
+    check_tokenizer,
+    check_vocabulary,
+    open_data,
+    packing_of,
+    sample,
+    sample_text,
+)
 from inheritune.errors import InputError
 from inheritune.inheritance import check_free
 from inheritune.recipe import Inherit, Reference
@@ -21,7 +31,6 @@ from inheritune.report import write_analysis
 from inheritune.runlog import new_folder, write_json
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FORMAT = 1
@@ -33,7 +42,7 @@ def analyze(
     text: str | Path | Sequence[str | Path] = (), data: str | Path | None = None, sequences: int = 100,
     sequence_length: int = 100, tau: float | Sequence[float] = 0.9, loss_sequences: int = 8,
     selection: Inherit | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto",
-    dtype: str = "auto", micro_batch: int = 8, out: str | Path | None = None,
+    dtype: str = "auto", micro_batch: int = 8, prefix: str = "auto", out: str | Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Figures:  # fmt: skip
     """What the heads and blocks of one or several decoders do on text, as plain data (docs/analysis.md has every key).
@@ -43,7 +52,8 @@ def analyze(
     losses on the first `loss_sequences` of them. `tau` is the share of the squared norm that ranks hold, or several.
     With `selection` its blocks are chosen from the first model, seen on training text where `data` is given. Models are
     moved to `device` in `dtype`; a loaded one stays as it was. auto: bfloat16 on a GPU; on a CPU float32, but products
-    for losses in bfloat16 where the processor has instructions for it. `out` is a folder to write analysis.json,
+    for losses in bfloat16 where the processor has instructions for it. Each sequence begins with what the model's own
+    tokenizer puts in front of a text, unless `prefix` is `none`. `out` is a folder to write analysis.json,
     index.html and analysis.md to.
 
     Raises InputError for text that is too short, a tau outside (0, 1), sequences longer than a model's positions, a
@@ -56,7 +66,7 @@ def analyze(
     folder = None if out is None else check_free(Path(out))
     runtime = rt.start(device)
     precision = _loss_precision(dtype, runtime)
-    text_of = _Text(paths, data, runtime)
+    text_of = _Text(paths, data, runtime, prefix)
     found: Figures = {
         "format": FORMAT,
         "text": text_of.describe(sequences, sequence_length, loss_sequences),
@@ -71,19 +81,19 @@ def analyze(
         with ready(one, tokenizer, runtime.device, dtype) as (model, its):
             seconds = round(time.monotonic() - began, 3)
             check_positions(model.config, sequence_length, "--length")
-            rows_NT = text_of.rows("validation", its, model.config, sequences, sequence_length)
+            rows = text_of.rows("validation", its, model.config, sequences, sequence_length)
             name, path = title(one)
             figures = describe(
-                model, rows_NT, tau=shares, micro_batch=micro_batch, loss_sequences=loss_sequences,
+                model, rows, tau=shares, micro_batch=micro_batch, loss_sequences=loss_sequences,
                 precision=precision, say=partial(_say, say, name),
             )  # fmt: skip
             drawn = figures["maps"]
             drawings.append(drawn and [drawn[kind].pop("attention") for kind in ("potent", "lazy")])
-            figures["selection"] = None
+            figures["prefix"], figures["selection"] = list(rows.packing.prefix), None
             if selection is not None and number == 0:
-                rows_NT = text_of.calibration(its, model.config, selection)
+                rows = text_of.calibration(its, model.config, selection)
                 figures["selection"] = choose_blocks(
-                    model, rows_NT, selection, micro_batch=micro_batch, precision=precision, say=say,
+                    model, rows, selection, micro_batch=micro_batch, precision=precision, say=say,
                     trust_remote_code=_trusted(one),
                 )  # fmt: skip
             figures["seconds"] = {"load": seconds, **figures["seconds"]}
@@ -96,7 +106,7 @@ def analyze(
 def choose(
     model: "str | Path | Reference | PreTrainedModel", wish: Inherit, *, text: str | Path | Sequence[str | Path] = (),
     data: str | Path | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto",
-    dtype: str = "auto", micro_batch: int = 8, say: Callable[[str], None] = lambda _: None,
+    dtype: str = "auto", micro_batch: int = 8, prefix: str = "auto", say: Callable[[str], None] = lambda _: None,
 ) -> Figures:  # fmt: skip
     """A measured choice on text, or on the training text of prepared data: see `choose_blocks` for what comes out.
 
@@ -106,9 +116,9 @@ def choose(
     _check_text(paths, data)
     runtime = rt.start(device)
     with ready(model, tokenizer, runtime.device, dtype) as (loaded, its):
-        rows_NT = _Text(paths, data, runtime).calibration(its, loaded.config, wish)
+        rows = _Text(paths, data, runtime, prefix).calibration(its, loaded.config, wish)
         return choose_blocks(
-            loaded, rows_NT, wish, micro_batch=micro_batch, precision=_loss_precision(dtype, runtime), say=say,
+            loaded, rows, wish, micro_batch=micro_batch, precision=_loss_precision(dtype, runtime), say=say,
             trust_remote_code=_trusted(model),
         )  # fmt: skip
 
@@ -152,28 +162,29 @@ class _Text:
     paths: Sequence[str | Path]
     data: str | Path | None
     runtime: rt.Runtime
+    prefix: str = "auto"
 
     def rows(
         self, split: str, tokenizer: "PreTrainedTokenizerBase | None", config: Any, count: int, length: int,
         or_fewer: bool = False,
-    ) -> "torch.Tensor":  # fmt: skip
-        """`count` sequences of token ids (count, length + 1) on the device; `or_fewer`: all where there are fewer."""
-        import torch
-
+    ) -> Rows:  # fmt: skip
+        """`count` sequences of `length` predicted tokens; `or_fewer`: all where there are fewer."""
+        check_prefix(self.prefix, "--prefix")
         if self.data is None:
             if tokenizer is None:
                 raise InputError(
                     "tokenizer", "a loaded model comes without one", "give the tokenizer, or prepared data"
                 )
-            found = sample_text(self.paths, tokenizer, count, length, or_fewer)
-        else:
-            prepared = open_data(self.data, self.runtime, config.vocab_size, tokenizer)
-            if tokenizer is not None:
-                check_tokenizer(prepared, tokenizer, str(self.data))
-            check_vocabulary(prepared, config.vocab_size, str(self.data))
-            place = f"{self.data} ({split})"
-            found = sample(Sequences(prepared.tokens(split), length, place), count, place, or_fewer)
-        return torch.from_numpy(found).to(self.runtime.device)
+            return sample_text(self.paths, tokenizer, count, length, or_fewer, self.prefix)
+        prepared = open_data(self.data, self.runtime, config.vocab_size, tokenizer)
+        if tokenizer is not None:
+            check_tokenizer(prepared, tokenizer, str(self.data))
+        check_vocabulary(prepared, config.vocab_size, str(self.data))
+        if tokenizer is None and prepared.kept_tokenizer is not None:
+            tokenizer = load_tokenizer(Reference(path=str(prepared.kept_tokenizer)))
+        place = f"{self.data} ({split})"
+        packing = packing_of(prepared, tokenizer, prefix=self.prefix)
+        return sample(Sequences(prepared.tokens(split), length, place, packing=packing), count, place, or_fewer)
 
     def describe(self, sequences: int, length: int, loss_sequences: int) -> Figures:
         """What analysis.json says of the text that is looked at."""
@@ -184,7 +195,7 @@ class _Text:
             "loss_sequences": min(loss_sequences, sequences),
         }
 
-    def calibration(self, tokenizer: "PreTrainedTokenizerBase | None", config: Any, wish: Inherit) -> "torch.Tensor":
+    def calibration(self, tokenizer: "PreTrainedTokenizerBase | None", config: Any, wish: Inherit) -> Rows:
         """What a measured choice sees: of prepared data the training text."""
         length = _calibration_length(config)
         count = sequences_wanted(wish, length, layer_count(config))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from inheritune.analysis.figures import mean
 from inheritune.analysis.measures import is_lazy
 from inheritune.analysis.order import Dropped, order_by, search
@@ -14,12 +16,12 @@ from inheritune.analysis.passing import Passed, pass_through
 from inheritune.analysis.recovery import Recovery
 from inheritune.analysis.trials import Trials, products_in, skip_increases
 from inheritune.arch import layer_count
+from inheritune.data import Rows
 from inheritune.errors import InputError
 from inheritune.inheritance import count_layers, draft, select_blocks, settle, within
 from inheritune.recipe import Inherit, Size
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 _TAU = 0.9
@@ -27,12 +29,12 @@ _RANK_LENGTH, _RANK_SEQUENCES = 100, 20  # ranks grow with the length: the paper
 
 
 def choose_blocks(
-    model: "PreTrainedModel", rows_NT: "torch.Tensor", wish: Inherit, *, micro_batch: int = 8,
+    model: "PreTrainedModel", rows: Rows, wish: Inherit, *, micro_batch: int = 8,
     precision: str = "float32", trust_remote_code: bool = False, say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     """The blocks that a measured choice keeps, and the order in which it drops the others, as plain data.
 
-    `rows_NT` are calibration sequences (N, T + 1), which must not be validation text. auto drops one block after the
+    `rows` are calibration sequences, which must not be validation text. auto drops one block after the
     other, each time the one without which the loss rises least (see `search`), until `wish.layers` is kept; rank,
     influence and loss drop those with the lowest MaxRank, block influence, or increase of the loss when skipped alone.
     Products for losses are in `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, is
@@ -49,19 +51,19 @@ def choose_blocks(
         settle(model.config, wish, trust_remote_code)
     else:
         count_layers(wish.layers, total)
-    length = min(_RANK_LENGTH, rows_NT.shape[1] - 1)
-    seen_NT, spare_NT = divide(rows_NT, wish)
-    pieces = seen_NT[:, : (rows_NT.shape[1] - 1) // length * length].reshape(-1, length)[:_RANK_SEQUENCES]
+    seen, spare = divide(rows, wish)
+    pieces = seen.cut(min(_RANK_LENGTH, rows.sequence_length))
+    pieces = pieces.rows(range(len(pieces))[:_RANK_SEQUENCES])
     ranks = _ranks(pass_through(model, pieces, (_TAU,), micro_batch))
     trials, start = None, None
     tried, recovery = model, None
-    if wish.choose == "auto" and wish.recovery is not None and len(spare_NT):
+    if wish.choose == "auto" and wish.recovery is not None and len(spare):
         tried = copy.deepcopy(model)
-        sequences = max(1, wish.recovery.count // (rows_NT.shape[1] - 1))
-        recovery = Recovery(tried, spare_NT, sequences, micro_batch)
+        sequences = max(1, wish.recovery.count // rows.sequence_length)
+        recovery = Recovery(tried, spare, sequences, micro_batch)
     with products_in(precision if wish.choose in ("auto", "loss") else "float32", model):
         if wish.choose == "auto":
-            trials = Trials(tried, seen_NT, micro_batch, recovery)
+            trials = Trials(tried, seen, micro_batch, recovery)
             start = float(trials.losses.mean())
             say(f"choosing blocks: loss {start:.3f} with all {total}")
             if not trials.resumes:
@@ -69,7 +71,7 @@ def choose_blocks(
             enough = partial(_is_enough, model, wish, trust_remote_code)
             order = search(trials, enough, partial(_is_model, model, wish, trust_remote_code), say)
         else:
-            order = order_by(_values(model, seen_NT, wish.choose, ranks, micro_batch))
+            order = order_by(_values(model, seen, wish.choose, ranks, micro_batch))
     dropped = [one.block for one in order]
     kept = _kept(model, wish, dropped, trust_remote_code)
     lazy = [block for block, rank in enumerate(ranks) if rank is not None and is_lazy(rank)]
@@ -81,7 +83,7 @@ def choose_blocks(
         "lazy_layers": lazy,
         "reason": reason(gone, lazy, wish.choose),
         "precision": precision,
-        "calibration": {"sequences": len(seen_NT), "sequence_length": rows_NT.shape[1] - 1},
+        "calibration": {"sequences": len(seen), "sequence_length": rows.sequence_length},
         "recovery_steps": 0 if recovery is None else recovery.steps,
         "loss": start,
         "trials": trials.runs if trials is not None else 0,
@@ -97,14 +99,12 @@ def sequences_wanted(wish: Inherit, length: int, blocks: int) -> int:
     return seen + max(1, wish.recovery.count // length) * (blocks - 1)
 
 
-def divide(rows_NT: "torch.Tensor", wish: Inherit) -> "tuple[torch.Tensor, torch.Tensor]":
+def divide(rows: Rows, wish: Inherit) -> tuple[Rows, Rows]:
     """The sequences that losses are taken on, spread evenly over all, and the others, of which there may be none."""
-    import torch
-
-    count = min(len(rows_NT), max(1, wish.calibration.count // (rows_NT.shape[1] - 1)))
-    seen = torch.zeros(len(rows_NT), dtype=torch.bool, device=rows_NT.device)
-    seen[torch.arange(count) * len(rows_NT) // count] = True
-    return rows_NT[seen], rows_NT[~seen]
+    count = min(len(rows), max(1, wish.calibration.count // rows.sequence_length))
+    seen = np.zeros(len(rows), bool)
+    seen[np.arange(count) * len(rows) // count] = True
+    return rows.rows(seen), rows.rows(~seen)
 
 
 def reason(dropped: Sequence[Dropped], lazy: Sequence[int], choose: str) -> str:
@@ -133,14 +133,14 @@ def _ranks(passed: Passed) -> list[float | None]:
 
 
 def _values(
-    model: "PreTrainedModel", rows_NT: "torch.Tensor", choose: str, ranks: Sequence[float | None], micro_batch: int
+    model: "PreTrainedModel", rows: Rows, choose: str, ranks: Sequence[float | None], micro_batch: int
 ) -> list[float]:
     """By block the figure that the choice goes by."""
     if choose == "loss":
-        trials = Trials(model, rows_NT, micro_batch)
+        trials = Trials(model, rows, micro_batch)
         return [float(mean(row)["mean"]) for row in skip_increases(trials, trials.kept)]
     if choose == "influence":
-        passed = pass_through(model, rows_NT[:, :-1], (_TAU,), micro_batch)
+        passed = pass_through(model, rows, (_TAU,), micro_batch)
         return [float(value) for value in passed.influence.mean(0)]
     missing = [block for block, rank in enumerate(ranks) if rank is None]
     if missing:

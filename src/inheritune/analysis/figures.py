@@ -9,6 +9,7 @@ from inheritune.analysis.gradients import gradient_norms
 from inheritune.analysis.measures import COLLAPSED_BELOW, is_lazy, lazy_groups
 from inheritune.analysis.passing import attention_of, pass_through
 from inheritune.analysis.trials import Trials, products_in, skip_increases
+from inheritune.data import Rows
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ Figures = dict[str, Any]
 
 def describe(
     model: "PreTrainedModel",
-    rows_NT: "torch.Tensor",
+    rows: Rows,
     *,
     tau: Sequence[float] = (0.9,),
     micro_batch: int = 8,
@@ -27,20 +28,20 @@ def describe(
     precision: str = "float32",
     say: Callable[[str], None] = lambda _: None,
 ) -> Figures:
-    """A model's figures on sequences of token ids (N, T + 1), as plain data: see docs/analysis.md for every key.
+    """A model's figures on sequences of text, as plain data: see docs/analysis.md for every key.
 
-    Attention and distances are taken on the first T tokens of each row; losses, which take longer, on the first
-    `loss_sequences` rows (default: all), gradients on up to eight of these, both with products in `precision` (float32
-    or bfloat16). The model, in evaluation mode and on its device, is left as it was. Under "maps" stand the
-    attention matrices (T, T) of a potent and a lazy head, as tensors.
+    Attention and distances are taken on the inputs of each sequence, its prefix included; losses, which take longer, on
+    the first `loss_sequences` sequences (default: all), gradients on up to eight of these, both with products in
+    `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, is left as it was. Under "maps"
+    stand the attention matrices (T, T) of a potent and a lazy head, as tensors.
     Raises InputError for a tau outside (0, 1), RunError for hidden states that are not finite.
     """
     clock = _Clock()
     say("attention and distances")
-    passed = pass_through(model, rows_NT[:, :-1], tau, micro_batch)
+    passed = pass_through(model, rows, tau, micro_batch)
     clock.note("attention", less=passed.rank_seconds)
     clock.seconds["rank"] = round(passed.rank_seconds, 3)
-    some = rows_NT[:loss_sequences]
+    some = rows.rows(range(len(rows))[:loss_sequences])
     say(f"losses with each of {len(passed.heads)} blocks skipped, and at every depth")
     count = len(passed.heads)
     with products_in(precision, model):
@@ -48,7 +49,7 @@ def describe(
         skipped = skip_increases(trials, range(count))
         depths = [trials.at_depth(depth + 1) for depth in range(count)]
         clock.note("losses")
-        gradients = gradient_norms(model, some[:8])
+        gradients = gradient_norms(model, some.rows(range(len(some))[:8]))
         clock.note("gradients")
     blocks = [
         {
@@ -63,7 +64,7 @@ def describe(
     ]
     found: Figures = {"layers": count, "loss": mean(trials.losses), "blocks": blocks}
     found |= {"angular_distance": _distances(passed.distances)} | _summary(blocks, tau)
-    found["maps"] = _maps(model, rows_NT[0, :-1], blocks, tau)
+    found["maps"] = _maps(model, rows.rows([0]).examples().inputs[0].to(model.device), blocks, tau)
     return found | {"seconds": clock.seconds}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune.analysis.attention import attention_seen, eager_attention
 from inheritune.analysis.partial import losses_of_tokens
 from inheritune.arch import block_modules, split_head
+from inheritune.data import Rows
 
 if TYPE_CHECKING:
     import torch
@@ -88,10 +89,10 @@ def _random_outputs(model: "PreTrainedModel", outputs: list[Any], generator: "to
             handle.remove()
 
 
-def gradient_norms(model: "PreTrainedModel", rows_NT: "torch.Tensor") -> list[dict[str, float] | None]:
+def gradient_norms(model: "PreTrainedModel", rows: Rows) -> list[dict[str, float] | None]:
     """By block the Frobenius norms of the loss's gradients in the weights that make queries and keys.
 
-    The loss is the mean over all tokens of the batch (N, T + 1), in nats. None for a block whose attention is not seen,
+    The loss is the mean over all targets of the sequences, in nats. None for a block whose attention is not seen,
     or whose weights are whole numbers. The model is left as it was, without gradients.
     """
     import torch
@@ -106,9 +107,10 @@ def gradient_norms(model: "PreTrainedModel", rows_NT: "torch.Tensor") -> list[di
     torch.clear_autocast_cache()  # what a pass without gradients has rounded has none
     try:
         with torch.enable_grad():
-            for rows_BT in torch.split(rows_NT, max(1, _HELD // rows_NT.shape[1])) if wanted else ():
-                losses_BT = losses_of_tokens(model, head, rows_BT[:, :-1], rows_BT[:, 1:])
-                loss = losses_BT.mean() * (len(rows_BT) / len(rows_NT))
+            counted, each = rows.examples().counted, max(1, _HELD // (rows.sequence_length + 1))
+            for _, examples in rows.batches(each) if wanted else ():
+                batch = examples.to(model.device)
+                loss = losses_of_tokens(model, head, batch.inputs, batch.targets).sum() / counted
                 for slope, found in zip(slopes, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True):
                     if found is not None:
                         slope += found

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.analysis.attention import hidden_of
 from inheritune.arch import Head, block_modules, split_head
+from inheritune.data import Examples
 from inheritune.losses import linear_token_losses, token_losses
 
 if TYPE_CHECKING:
@@ -27,16 +28,16 @@ def losses_of_tokens(
 
 
 class Partial:
-    """A model on one batch of tokens (B, T + 1), of which any blocks may be left out.
+    """A model on one batch of examples, of which any blocks may be left out.
 
     A block that is left out hands on its input. It is the model's own forward that runs, so masks, positions and what
     else an architecture gives its blocks are as they should be. Nothing of the model is changed; it has to be in
     evaluation mode. `whole` has the losses (B,) of all blocks, `states` the input of each block and the last output.
     """
 
-    def __init__(self, model: "PreTrainedModel", tokens_BT: "torch.Tensor") -> None:
+    def __init__(self, model: "PreTrainedModel", examples: Examples) -> None:
         self.model, self.blocks = model, block_modules(model)
-        self.inputs_BT, self.targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
+        self.examples = examples.to(model.device)
         self.count = len(self.blocks)
         self._head = split_head(model)
         self._extras: dict[int, tuple[Any, ...] | None] = {}  # what blocks return beside hidden states; None: nothing
@@ -69,14 +70,16 @@ class Partial:
 
         start = begin if hidden is not None and self.resumes else 0
         with torch.no_grad(), self._running(set(kept), start, hidden, begin, states):
-            return losses_of_tokens(self.model, self._head, self.inputs_BT, self.targets_BT).double().mean(1)
+            losses_BT = losses_of_tokens(self.model, self._head, self.examples.inputs, self.examples.targets)
+            return losses_BT.double().sum(1) / self.examples.counts
 
-    def loss_with_gradients(self, kept: Collection[int], tokens_BT: "torch.Tensor") -> "torch.Tensor":
-        """The mean loss of other tokens (B, T + 1), in nats a token, with the blocks `kept` alone, and gradients."""
+    def loss_with_gradients(self, kept: Collection[int], examples: Examples) -> "torch.Tensor":
+        """The mean loss of other examples, in nats a token, with the blocks `kept` alone, and gradients."""
         import torch
 
         with torch.enable_grad(), self._running(set(kept), 0, None, 0, None):
-            return losses_of_tokens(self.model, self._head, tokens_BT[:, :-1], tokens_BT[:, 1:]).mean()
+            losses_BT = losses_of_tokens(self.model, self._head, examples.inputs, examples.targets)
+            return losses_BT.sum() / max(1, examples.counted)
 
     @contextmanager
     def _running(

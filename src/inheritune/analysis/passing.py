@@ -10,6 +10,7 @@ from inheritune.analysis.attention import attention_seen, eager_attention, hidde
 from inheritune.analysis.measures import column_mass, depth_distances, row_entropy, sink_weight
 from inheritune.analysis.rank import approximate_ranks, check_tau
 from inheritune.arch import block_modules, split_head
+from inheritune.data import Rows
 from inheritune.errors import RunError
 
 if TYPE_CHECKING:
@@ -33,10 +34,8 @@ class Passed:
     rank_seconds: float
 
 
-def pass_through(
-    model: "PreTrainedModel", inputs_NT: "torch.Tensor", tau: Sequence[float] = (0.9,), micro_batch: int = 8
-) -> Passed:
-    """Run the model on sequences of token ids (N, T), block by block reducing attention to figures.
+def pass_through(model: "PreTrainedModel", rows: Rows, tau: Sequence[float] = (0.9,), micro_batch: int = 8) -> Passed:
+    """Run the model on the inputs of N sequences, block by block reducing attention to figures.
 
     Memory is that of one block's attention of a micro-batch, or 64 MiB of several blocks' where one has less, and of
     the hidden states at all depths. The model has to be in evaluation mode. Raises InputError for a tau outside (0, 1),
@@ -47,19 +46,22 @@ def pass_through(
     check_tau(tau)
     blocks = block_modules(model)
     seen = _Seen(tau, len(blocks))
-    influence, distances = [], []
+    influence, distances, order = [], [], []
     head = split_head(model)
     body = model if head is None else head.base
     with torch.no_grad(), eager_attention(model), attention_seen(model, seen.see):
-        for inputs_BT in torch.split(inputs_NT, micro_batch):
+        for numbers, examples in rows.batches(micro_batch):
+            order.extend(numbers.tolist())
             with _states(blocks) as states:
-                body(input_ids=inputs_BT, use_cache=False)
+                body(input_ids=examples.inputs.to(model.device), use_cache=False)
             seen.micro_batches += 1
             _check_finite(states)
             moved_BL, apart_BLL = depth_distances(states)
             influence.append(moved_BL.cpu())
             distances.append(apart_BLL.cpu())
-    return Passed(seen.heads(), torch.cat(influence), torch.cat(distances), seen.rank_seconds)
+    back = torch.tensor(order).argsort()  # batches are in the order of the sequences' lengths
+    heads = [None if one is None else one[back] for one in seen.heads()]
+    return Passed(heads, torch.cat(influence)[back], torch.cat(distances)[back], seen.rank_seconds)
 
 
 class _Seen:

@@ -3,11 +3,13 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from inheritune.analysis.partial import Partial
 from inheritune.arch import block_modules
+from inheritune.data import Examples, Rows
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 RATE = 3e-4
@@ -18,14 +20,14 @@ STEP = 512
 
 
 class Recovery:
-    """AdamW on a model's blocks, on token ids (N, T + 1) taken in turn: `sequences` of them at a time, in small steps.
+    """AdamW on a model's blocks, on calibration sequences taken in turn: `sequences` of them at a time, in small steps.
 
     Small ones, as for the same tokens, and nearly the same time, several bring a loss down further than one. What every
     choice of blocks shares stays as it is. The model is changed: give it a copy. Memory: gradients and two states a
     parameter beside it, in its dtype.
     """
 
-    def __init__(self, model: "PreTrainedModel", rows_NT: "torch.Tensor", sequences: int, micro_batch: int = 8) -> None:
+    def __init__(self, model: "PreTrainedModel", rows: Rows, sequences: int, micro_batch: int = 8) -> None:
         import torch
 
         self._blocks = block_modules(model)
@@ -33,31 +35,31 @@ class Recovery:
         weights = dict.fromkeys(weight for block in self._blocks for weight in block.parameters())
         self._weights = [weight.requires_grad_() for weight in weights if weight.is_floating_point()]
         self._optimizer = torch.optim.AdamW(self._weights, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-        order = torch.randperm(len(rows_NT), generator=torch.Generator().manual_seed(0))
-        self._rows_NT, self._micro_batch = rows_NT[order.to(rows_NT.device)], micro_batch
-        self._sequences, self._taken = min(sequences, len(rows_NT)), 0
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+        self._rows, self._micro_batch = rows.rows(order.numpy()), micro_batch
+        self._sequences, self._taken = min(sequences, len(rows)), 0
         self.steps = 0
 
     def train(self, partial: Partial, kept: Collection[int]) -> None:
         """Train the blocks `kept` on the next sequences, with the loss as the model is run by `partial`."""
-        import torch
-
         left = {self._blocks[number] for number in kept}
         for weight in (weight for block in self._blocks if block not in left for weight in block.parameters()):
             weight.grad = None  # or what the optimizer remembers would go on moving it
-        at = (torch.arange(self._sequences) + self._taken) % len(self._rows_NT)
+        at = (np.arange(self._sequences) + self._taken) % len(self._rows)
         self._taken += self._sequences
-        each = max(1, STEP // (self._rows_NT.shape[1] - 1))
-        for rows_BT in torch.split(self._rows_NT[at.to(self._rows_NT.device)], each):
-            self._step(partial, kept, rows_BT)
+        each = max(1, STEP // self._rows.sequence_length)
+        for first in range(0, len(at), each):
+            self._step(partial, kept, self._rows.rows(at[first : first + each]).examples())
 
-    def _step(self, partial: Partial, kept: Collection[int], rows_BT: "torch.Tensor") -> None:
+    def _step(self, partial: Partial, kept: Collection[int], examples: Examples) -> None:
         import torch
 
         # weights that autocast has rounded before are without gradients, and behind the step they are old
         torch.clear_autocast_cache()
-        for part_BT in torch.split(rows_BT, self._micro_batch):
-            loss = partial.loss_with_gradients(kept, part_BT) * (len(part_BT) / len(rows_BT))
+        for first in range(0, len(examples), self._micro_batch):
+            part = examples.part(first, first + self._micro_batch)
+            share = part.counted / max(1, examples.counted)
+            loss = partial.loss_with_gradients(kept, part.to(partial.model.device)) * share
             loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.analysis.measures import block_influence
 from inheritune.analysis.partial import Partial
+from inheritune.data import Rows
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,7 @@ States = list["list[torch.Tensor]"]
 
 
 class Trials:
-    """A model on calibration sequences (N, T + 1), with some of its blocks dropped so far.
+    """A model on N calibration sequences, with some of its blocks dropped so far.
 
     The hidden states before every block are kept, so that a trial computes only what comes behind the block it leaves
     out: N T (L + 1) hidden vectors of memory. `losses` (N,) are those of the blocks `kept`, in nats a token. With
@@ -27,13 +28,13 @@ class Trials:
     def __init__(
         self,
         model: "PreTrainedModel",
-        rows_NT: "torch.Tensor",
+        rows: Rows,
         micro_batch: int = 8,
         recovery: "Recovery | None" = None,
     ) -> None:
         import torch
 
-        self._parts = [Partial(model, rows_BT) for rows_BT in torch.split(rows_NT, micro_batch)]
+        self._parts = [Partial(model, examples) for _, examples in rows.batches(micro_batch)]
         self.total = self._parts[0].count
         self.kept = list(range(self.total))
         self.losses = torch.cat([part.whole for part in self._parts])

@@ -30,7 +30,7 @@ from inheritune.bench.machine import (
     synchronise,
 )
 from inheritune.bench.shapes import build, resolve
-from inheritune.data import Sequences, Shard, Tokens
+from inheritune.data import Packing, Sequences, Shard, Tokens
 from inheritune.distillation import OnlineOutputs, check_has_teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import sequence_losses
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _ROUNDS = 6  # of steps between two calls: compiling, three plain ones, one after a best loss, one with a checkpoint
 _VALIDATED = (1, 2, 3)  # calls that validate; the first of them compiles or warms up and does not count
-_DOCUMENT = 500  # tokens of a document, with attention inside documents
+_DOCUMENT, _END = 500, 0  # tokens of a document, with attention inside documents, and what ends it
 _DISK_RATE = 0.3e9  # bytes per second that a checkpoint is expected to be written with, when time is short
 
 
@@ -174,7 +174,7 @@ def one_step(
         work = _Work(build(config, runtime), settings, Evaluate(), runtime, Terminal(quiet=True), Path(place))
         if teacher is not None and settings.distillation is not None:
             precision = runtime.resolve_precision(settings.precision)
-            taught = build(teacher, runtime), settings.distillation, runtime, precision, work.end_of_text
+            taught = build(teacher, runtime), settings.distillation, runtime, precision
             work.teacher = OnlineOutputs(*taught)
         records = work.train(note, steps=3, every=1, saved_each=4)
     return {"loss": records[0]["loss"], "seconds": times[2] - times[1], "memory": peak_memory(runtime)}
@@ -199,14 +199,14 @@ class _Work:
         kind = np.uint16 if self.model.config.vocab_size <= 2**16 else np.uint32
         file = self.folder / "tokens.bin"
         row = generator.integers(0, self.model.config.vocab_size, count, dtype=kind)
-        self.end_of_text = 0 if settings.attention == "document" else None
-        if self.end_of_text is not None:
-            row[row == 0] = 1
-            row[::_DOCUMENT] = self.end_of_text
+        packing = Packing(end_of_text=_END, documents=settings.attention == "document")
+        if packing.documents:
+            row[row == _END] = _END + 1
+            row[::_DOCUMENT] = _END
         row.tofile(file)
         self.micro_batch = settings.micro_batch
         tokens = Tokens([Shard(file, count, checksum(file))], np.dtype(kind).name)
-        self.sequences = Sequences(tokens, length, "bench", settings.sampling)
+        self.sequences = Sequences(tokens, length, "bench", settings.sampling, packing)
 
     def describe(self) -> dict[str, Any]:
         """What is measured, and on what."""
@@ -243,7 +243,7 @@ class _Work:
         job = Job(
             label="bench", model=self.model, sequences=self.sequences, settings=check(Training, tree, "bench"), seed=1,
             folder=folder, runtime=self.runtime, terminal=_NoLiveLine(self.terminal.quiet), validate=validate,
-            validate_every=every, end_of_text=self.end_of_text, teacher=self.teacher, **parts_of(self.model),
+            validate_every=every, teacher=self.teacher, **parts_of(self.model),
         )  # fmt: skip
         with contextlib.suppress(_Enough):
             train_steps(job)

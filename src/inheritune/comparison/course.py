@@ -85,7 +85,7 @@ class _Course:
         with only_job(self.shared.place, self.runtime):
             ground, prepared, conditions, reference, judged = self._lay_ground()
             data = {arm.name: self._data(arm, conditions, prepared) for arm in self.planned}
-        trained_on = {name: (text, self._sequences(name, text)) for name, text in data.items()}
+        trained_on = {name: (text, self._sequences(name, text, conditions)) for name, text in data.items()}
         counts = {name: sequences.count for name, (_, sequences) in trained_on.items()}
         self.runtime.first_does(
             lambda: check_budgets(self.suite, self.planned, {"": conditions.train_sequences.count, **counts})
@@ -142,10 +142,10 @@ class _Course:
 
         return open_prepared(self.runtime.first_does(make))
 
-    def _sequences(self, name: str, text: Prepared) -> Sequences:
+    def _sequences(self, name: str, text: Prepared, conditions: Conditions) -> Sequences:
         settings = next(arm.training for arm in self.planned if arm.name == name)
         place = f"arm {name}: training text"
-        return Sequences(text.tokens("train"), settings.sequence_length, place, settings.sampling)
+        return Sequences(text.tokens("train"), settings.sequence_length, place, settings.sampling, conditions.packing)
 
     def _try(self, arm: Planned, grounds: Grounds) -> None:
         """Train an arm; what goes wrong in it is its own, and is shown."""

@@ -2,32 +2,36 @@
 
 from inheritune.data.filters.filtering import check_filters
 from inheritune.data.foreign import adopt, find_data, list_token_files, nanogpt_files, open_data, write_nanogpt
-from inheritune.data.loader import (
-    IGNORED,
-    Batches,
-    MicroBatch,
-    Sequences,
-    batch_numbers,
-    batch_windows,
-    nothing_stored,
-    shuffled,
+from inheritune.data.loader import Batches, MicroBatch, nothing_stored
+from inheritune.data.order import batch_numbers, batch_windows, shuffled
+from inheritune.data.prepared import (
+    Prepared,
+    check_prefix,
+    check_tokenizer,
+    check_vocabulary,
+    note_beside,
+    open_prepared,
+    packing_of,
 )
-from inheritune.data.prepared import Prepared, check_tokenizer, check_vocabulary, note_beside, open_prepared
 from inheritune.data.preparing.preparation import prepare, state_of
 from inheritune.data.preparing.work import remove_left_over
 from inheritune.data.preview import preview
 from inheritune.data.sample import documents, sample, sample_text
+from inheritune.data.sequences import IGNORED, Examples, Packing, Rows, Sequences
 from inheritune.data.shards import Array, Shard, Tokens
 from inheritune.data.sources.inputs import list_inputs
-from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
+from inheritune.data.tokenizer import Encoder, fingerprint, prefix_tokens, separator, suffix_tokens, train_tokenizer
 
 __all__ = [
     "IGNORED",
     "Array",
     "Batches",
     "Encoder",
+    "Examples",
     "MicroBatch",
+    "Packing",
     "Prepared",
+    "Rows",
     "Sequences",
     "Shard",
     "Tokens",
@@ -35,6 +39,7 @@ __all__ = [
     "batch_numbers",
     "batch_windows",
     "check_filters",
+    "check_prefix",
     "check_tokenizer",
     "check_vocabulary",
     "documents",
@@ -47,6 +52,8 @@ __all__ = [
     "nothing_stored",
     "open_data",
     "open_prepared",
+    "packing_of",
+    "prefix_tokens",
     "prepare",
     "preview",
     "remove_left_over",
@@ -55,6 +62,7 @@ __all__ = [
     "separator",
     "shuffled",
     "state_of",
+    "suffix_tokens",
     "train_tokenizer",
     "write_nanogpt",
 ]

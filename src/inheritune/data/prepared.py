@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inheritune.data.sequences import Packing
 from inheritune.data.shards import DTYPES, Shard, Tokens
-from inheritune.data.tokenizer import fingerprint
+from inheritune.data.tokenizer import fingerprint, prefix_tokens
 from inheritune.errors import InputError, RunError
 from inheritune.runlog import read_json, write_json
 
@@ -33,6 +34,11 @@ class Prepared:
         """The tokenizer that made the tokens. Raises InputError where token files were opened without one."""
         self._check_named("tokenizer")
         return self.folder / "tokenizer"
+
+    @property
+    def kept_tokenizer(self) -> Path | None:
+        """The folder of the tokenizer that made the tokens; None where token files were opened without one."""
+        return None if self.manifest["tokenizer"] is None or self.folder == Path() else self.tokenizer_folder
 
     @property
     def end_of_text(self) -> int:
@@ -139,3 +145,26 @@ def check_vocabulary(prepared: Prepared, vocabulary: int, place: str) -> None:
             f"tokenizer and model do not fit: the data has token {largest}, the model embeds {vocabulary}",
             "prepare the data with the model's own tokenizer",
         )
+
+
+def packing_of(
+    prepared: Prepared, tokenizer: "PreTrainedTokenizerBase | None", *, attention: str = "sequence",
+    prefix: str = "auto",
+) -> Packing:  # fmt: skip
+    """How prepared data becomes the input of a model whose own tokenizer is `tokenizer` (None: unknown, no prefix).
+
+    `attention` is `sequence` or `document`. `prefix` is `auto`, the tokens that the tokenizer puts in front of a text
+    unless the data were prepared with `prefix: none`; or `none`. Raises InputError for another word, and where
+    attention is to stay inside documents and nothing says where they end.
+    """
+    check_prefix(prefix, "prefix")
+    if prefix == "none" or prepared.manifest.get("prefix") == "none":
+        tokenizer = None
+    end = prepared.end_of_text if attention == "document" else prepared.manifest["end_of_text"]
+    return Packing(() if tokenizer is None else prefix_tokens(tokenizer), end, attention == "document")
+
+
+def check_prefix(prefix: str, place: str) -> None:
+    """Raise InputError unless `prefix` is `auto` or `none`."""
+    if prefix not in ("auto", "none"):
+        raise InputError(place, f"got {prefix!r}", "give auto (what the model's tokenizer puts in front) or none")

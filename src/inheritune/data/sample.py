@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inheritune.data.loader import Sequences
+from inheritune.data.sequences import Packing, Rows, Sequences
 from inheritune.data.sources.inputs import list_inputs
 from inheritune.data.sources.reading import read
-from inheritune.data.tokenizer import Encoder
+from inheritune.data.tokenizer import Encoder, prefix_tokens
 from inheritune.errors import InputError
 from inheritune.recipe import Source
 
@@ -20,10 +20,8 @@ _ENOUGH = 20  # times the tokens asked for are read: more text is not looked at
 _LONGEST = 16  # characters of a token: of a very long document no more is tokenised than can be needed
 
 
-def sample(
-    sequences: Sequences, count: int, place: str, or_fewer: bool = False
-) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """`count` sequences spread evenly over all, shape (count, T + 1).
+def sample(sequences: Sequences, count: int, place: str, or_fewer: bool = False) -> Rows:
+    """`count` sequences spread evenly over all.
 
     Where there are fewer: with `or_fewer` all of them, else InputError.
     """
@@ -50,12 +48,14 @@ def sample_text(
     count: int,
     sequence_length: int,
     or_fewer: bool = False,
-) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """`count` sequences of token ids out of files, folders, patterns or addresses, shape (count, T + 1).
+    prefix: str = "auto",
+) -> Rows:
+    """`count` sequences of `sequence_length` predicted tokens out of files, folders, patterns or addresses.
 
-    Documents are put behind each other, an end-of-text token (where the tokenizer has one) behind each; the sequences
-    are spread evenly over them, or over the first part of a large text, twenty times as long as they. Raises InputError
-    for text that cannot be read, and where it is too short (with `or_fewer`: for one sequence).
+    In front of each stands what the tokenizer puts in front of a text, unless `prefix` is `none`. Documents are put
+    behind each other, an end-of-text token (where the tokenizer has one) behind each; the sequences are spread evenly
+    over them, or over the first part of a large text, twenty times as long as they. Raises InputError for text that
+    cannot be read, and where it is too short (with `or_fewer`: for one sequence).
     """
     encoder, end = Encoder(tokenizer), tokenizer.eos_token_id
     wanted = count * sequence_length * _ENOUGH
@@ -67,7 +67,9 @@ def sample_text(
         if len(tokens) > wanted:
             break
     place = ", ".join(str(path) for path in paths)
-    if len(tokens) <= sequence_length:
-        what = f"{len(tokens)} tokens, and one sequence takes {sequence_length + 1}"
+    packing = Packing(() if prefix == "none" else prefix_tokens(tokenizer), end if isinstance(end, int) else None)
+    if len(tokens) < sequence_length + packing.context:
+        what = f"{len(tokens)} tokens, and one sequence takes {sequence_length + packing.context}"
         raise InputError(place, what, "give more text, or a smaller --length")
-    return sample(Sequences(np.asarray(tokens, np.int64), sequence_length, place), count, place, or_fewer)
+    sequences = Sequences(np.asarray(tokens, np.int64), sequence_length, place, packing=packing)
+    return sample(sequences, count, place, or_fewer)

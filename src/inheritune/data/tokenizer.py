@@ -67,6 +67,29 @@ def separator(tokenizer: "PreTrainedTokenizerBase", place: str) -> int:
     return token
 
 
+def prefix_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """The ids that a tokenizer puts in front of a text: none, beginning-of-text, or several (GLM: `[gMASK]<sop>`)."""
+    return _around(tokenizer)[0]
+
+
+def suffix_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """The ids that a tokenizer puts behind a text: mostly none, with some end-of-text."""
+    return _around(tokenizer)[1]
+
+
+def _around(tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a tokenizer adds before and behind a probe text, whose own ids stand in between."""
+    text: list[int] = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    whole: list[int] = tokenizer(_PROBE)["input_ids"]
+    for before in range(len(whole) - len(text) + 1):
+        if whole[before : before + len(text)] == text:
+            return tuple(whole[:before]), tuple(whole[before + len(text) :])
+    special = set(tokenizer.all_special_ids)  # what it adds changes how the text itself is split
+    before = next((place for place, token in enumerate(whole) if token not in special), 0)
+    behind = next((place for place, token in enumerate(reversed(whole)) if token not in special), 0)
+    return tuple(whole[:before]), tuple(whole[len(whole) - behind :])
+
+
 class Encoder:
     """Texts to ids, without special tokens: text that spells one out stays text. Travels to worker processes."""
 

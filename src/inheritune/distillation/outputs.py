@@ -11,7 +11,7 @@ from inheritune.distillation.layout import Layout
 from inheritune.losses import Distribution, log_distribution
 from inheritune.recipe import Distillation
 from inheritune.runtime import Runtime
-from inheritune.training import inside_documents
+from inheritune.training import at_places, inside_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,12 +23,9 @@ class OnlineOutputs:
     It is whole on each process, in the type that products are computed in: bfloat16 where `precision` is not float32.
     """
 
-    def __init__(
-        self, model: "PreTrainedModel", settings: Distillation, runtime: Runtime, precision: str,
-        end_of_text: int | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, model: "PreTrainedModel", settings: Distillation, runtime: Runtime, precision: str) -> None:
         """Takes the model over: moves it to the device, in that type."""
-        self.settings, self._device, self._end_of_text = settings, runtime.device, end_of_text
+        self.settings, self._device = settings, runtime.device
         kind = torch.float32 if precision == "float32" else torch.bfloat16
         for parameter in model.parameters():  # and no buffers: rotary frequencies would be others in bfloat16
             parameter.data = parameter.data.to(kind)
@@ -39,18 +36,23 @@ class OnlineOutputs:
         """Nothing."""
         return nothing_stored(starts)
 
-    def __call__(self, inputs_BT: torch.Tensor, *stored: torch.Tensor) -> Callable[[slice], Distribution]:
+    def __call__(
+        self, inputs_BT: torch.Tensor, *stored: torch.Tensor, positions: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
+    ) -> Callable[[slice], Distribution]:  # fmt: skip
         """Passes the batch; the last product, with the head, is left to what is returned."""
         head, settings = self._head, self.settings
         with torch.autocast(self._device, enabled=False):  # so that stored and online outputs are the same
             given = {"input_ids": inputs_BT}
-            if self._end_of_text is not None:
-                given = inside_documents(self._model, inputs_BT, self._end_of_text)
+            if positions is not None:
+                given = inside_documents(self._model, inputs_BT, positions)
             if head is None:
-                states_ND = self._model(**given, use_cache=False).logits.flatten(0, 1)
+                states_BTD = self._model(**given, use_cache=False).logits
             else:
-                states_ND = head.base(**given, use_cache=False).last_hidden_state.flatten(0, 1)
-                states_ND = states_ND if head.scale == 1.0 else states_ND * head.scale
+                states_BTD = head.base(**given, use_cache=False).last_hidden_state
+            states_ND = at_places(states_BTD, places).flatten(0, 1)
+            if head is not None and head.scale != 1.0:
+                states_ND = states_ND * head.scale
 
         def part(tokens: slice) -> Distribution:
             with torch.autocast(self._device, enabled=False):
@@ -77,8 +79,11 @@ class StoredOutputs:
         found = torch.from_numpy(values)
         return (found,) if indices is None else (found, torch.from_numpy(indices))
 
-    def __call__(self, inputs_BT: torch.Tensor, *stored: torch.Tensor) -> Callable[[slice], Distribution]:
-        """What was stored of these inputs, made to sum up to one again."""
+    def __call__(
+        self, inputs_BT: torch.Tensor, *stored: torch.Tensor, positions: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
+    ) -> Callable[[slice], Distribution]:  # fmt: skip
+        """What was stored of the tokens that these inputs predict, made to sum up to one again."""
         values_NK, *rest = (tensor.flatten(0, 1) for tensor in stored)
 
         def part(tokens: slice) -> Distribution:

@@ -161,11 +161,11 @@ class _Work:
         """The outputs for some sequences, as they are stored. All batches have one shape; rows that fill up are cut."""
         layout, length = self.layout, self.layout.sequence_length
         filled = [*numbers, *[numbers.start] * (batch_size(layout) - len(numbers))]
-        rows = torch.from_numpy(self.sequences.rows(filled)).to(self.device)
+        examples = self.sequences.rows(filled).examples().to(self.device)
         per_pass = max(1, _LOGITS // (4 * layout.vocabulary))
         packed = []
         with torch.no_grad():
-            taught = self.teacher(rows[:, :-1])
+            taught = self.teacher(examples.inputs, positions=examples.positions, places=examples.places)
             for number in range(len(numbers)):
                 parts = [
                     taught(slice(first, min(first + per_pass, (number + 1) * length)))

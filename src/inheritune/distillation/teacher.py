@@ -51,7 +51,7 @@ class Teacher:
 
     def __init__(self, source: "Reference | PreTrainedModel", kept: Path, trainings: int = 1) -> None:
         self._source, self._kept, self._trainings = source, kept, trainings
-        self._known: dict[tuple[int, int | None], Known] = {}
+        self._known: dict[tuple[int, bool], Known] = {}
 
     @property
     def title(self) -> str:
@@ -70,7 +70,7 @@ class Teacher:
         """
         settings = lesson.settings
         model: PreTrainedModel | None = None
-        asked = settings.sequence_length, lesson.end_of_text
+        asked = settings.sequence_length, lesson.sequences.packing.documents
         if asked not in self._known:
             model = self._load()
             self._known[asked] = self._look(model, lesson)
@@ -86,7 +86,7 @@ class Teacher:
             nonlocal model, online
             if online is None:
                 ready = model if model is not None else self._load()
-                online = OnlineOutputs(ready, lesson.distillation, runtime, precision, lesson.end_of_text)
+                online = OnlineOutputs(ready, lesson.distillation, runtime, precision)
                 model = None
             return online
 
@@ -110,11 +110,11 @@ class Teacher:
 
     def _look(self, model: "PreTrainedModel", lesson: "Lesson") -> Known:
         """What is known of the teacher from now on, once it is seen that it can do what is asked for."""
-        length = lesson.settings.sequence_length
+        length, packing = lesson.settings.sequence_length, lesson.sequences.packing
         check_positions(model.config, length, f"{lesson.arm}: train.sequence_length, for the teacher {self.title}")
-        if lesson.end_of_text is not None:
+        if packing.documents and packing.end_of_text is not None:
             place = f"{lesson.arm}: train.attention: document, for the teacher {self.title}"
-            check_documents_apart(model, lesson.end_of_text, place)
+            check_documents_apart(model, packing.end_of_text, place)
         forward = training_flops_per_token(model, length) // 3
         return Known(checksum_of(model), logits_width(model), forward)
 
@@ -159,7 +159,7 @@ class Lesson:
     """What one training asks of its teacher.
 
     `arm` names it in messages, `vocabulary` is the number of entries of its model's logits, `uses` how many sequences
-    it sees. `end_of_text` is given where attention stays inside documents.
+    it sees.
     """
 
     arm: str
@@ -167,7 +167,6 @@ class Lesson:
     sequences: Sequences
     uses: int
     vocabulary: int
-    end_of_text: int | None = None
 
     @property
     def distillation(self) -> Distillation:
@@ -226,7 +225,9 @@ def _check_lesson(title: str, vocabulary: int, lesson: Lesson) -> None:
 
 def _facts(known: Known, lesson: Lesson, precision: str) -> dict[str, Any]:
     """All that outputs depend on."""
-    settings = lesson.settings
+    settings, packing = lesson.settings, lesson.sequences.packing
+    # what the prefix and its documents do, so that outputs without a prefix keep the name that they have had
+    framed = {"prefix": packing.prefix, "documents_end": packing.end_of_text} if packing.prefix else {}
     return {
         "format": FORMAT,
         "teacher": known.checksum,
@@ -237,7 +238,8 @@ def _facts(known: Known, lesson: Lesson, precision: str) -> dict[str, Any]:
         "top_k": lesson.distillation.top_k,
         "temperature": lesson.distillation.temperature,
         "precision": precision,
-        "end_of_text": lesson.end_of_text,
+        "end_of_text": packing.end_of_text if packing.documents else None,
+        **framed,
     }
 
 
@@ -260,12 +262,12 @@ def checksum_of(model: "PreTrainedModel") -> str:
 def _seconds(teacher: OnlineOutputs, lesson: Lesson, layout: Layout, device: str) -> float:
     """How long the teacher takes for a sequence: the second of two passes, the first of which warms up."""
     size = min(batch_size(layout), lesson.sequences.count)
-    rows = torch.from_numpy(lesson.sequences.rows(range(size))).to(device)
+    examples = lesson.sequences.rows(range(size)).examples().to(device)
     took = 0.0
     for _ in range(2):
         began = time.perf_counter()
         with torch.no_grad():
-            taught = teacher(rows[:, :-1])
+            taught = teacher(examples.inputs, positions=examples.positions, places=examples.places)
             for first in range(0, size * layout.sequence_length, layout.sequence_length):
                 found = taught(slice(first, first + layout.sequence_length))
         found.log_probabilities[:1].cpu()  # waits for the device

@@ -27,27 +27,27 @@ def evaluate(
     data: str | Path | None = None, sequence_length: int | None = None, *, text: str | Path | Sequence[str | Path] = (),
     tasks: str | Sequence[str] = (), tasks_folder: str | Path | None = None, trust_task_files: bool = False,
     published: bool = False, limit: int | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None,
-    device: str = "auto", dtype: str = "auto", attention: str | None = None, micro_batch: int = 8,
-    out: str | Path | None = None, say: Callable[[str], None] = lambda _: None,
+    device: str = "auto", dtype: str = "auto", attention: str | None = None, prefix: str = "auto",
+    micro_batch: int = 8, out: str | Path | None = None, say: Callable[[str], None] = lambda _: None,
 ) -> Figures:  # fmt: skip
     """Validation loss, perplexity, bits per byte and tasks of one or several decoders, as plain data.
 
-    docs/evaluating.md has every key. The text is all of `text` (files, folders, patterns, addresses), or the
-    validation text of `data` (a folder that `prepare` wrote, or nanoGPT's train.bin and val.bin), in sequences of
+    docs/evaluating.md has every key. The text is all of `text` (files, folders, patterns, addresses), or the validation
+    text of `data` (a folder that `prepare` wrote, or nanoGPT's train.bin and val.bin), in sequences of
     `sequence_length` tokens (default: 1024, or as many as all models have positions for). A model may be a run's
     folder: then it stands for the run's reference and its result, judged as in the run where neither text nor data is
     given. `tasks` are names of lm-evaluation-harness, of the groups inheritune-v1 and inheritune-v4, `NAME@5` for five
     shots, and task files, of which `tasks_folder` may hold several; these need `trust_task_files`. `limit`: questions
-    of each task. `published` adds the papers' rows. `attention` is as in a recipe's `train`. Models are moved
-    to `device` in `dtype` (auto: float32, on a GPU bfloat16); a loaded one stays as it was. `out` is a folder to write
-    evaluation.json to.
+    of each task. `published` adds the papers' rows. `attention` and `prefix` are as in a recipe's `train` and `data`.
+    Models are moved to `device` in `dtype` (auto: float32, on a GPU bfloat16); a loaded one stays as it was. `out` is a
+    folder to write evaluation.json to.
 
     Raises InputError for text that is too short, unknown tasks, data of tasks that cannot be had, sequences longer than
     a model's positions, a model without tokenizer, and when `out` exists.
     """
     paths, names = _as_list(text), [str(name) for name in _as_list(tasks)]
     given, runs = _listed(_as_list(models))
-    wish = Wish(data, paths, sequence_length, attention, micro_batch, limit).of_runs(runs)
+    wish = Wish(data, paths, sequence_length, attention, prefix, micro_batch, limit).of_runs(runs)
     wish.check(bool(names))
     folder = None if out is None else check_free(Path(out))
     own = None if tasks_folder is None else Path(tasks_folder)

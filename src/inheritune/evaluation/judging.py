@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
-from inheritune.arch import block_modules
-from inheritune.data import Prepared, Sequences, check_vocabulary, open_data
+from inheritune.arch import block_modules, load_tokenizer
+from inheritune.data import Examples, Packing, Prepared, Sequences, check_vocabulary, open_data, packing_of
 from inheritune.errors import InputError, RunError
+from inheritune.recipe import Reference
 from inheritune.runtime import Runtime
 from inheritune.training import NextToken, check_documents_apart, choose, spread
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from inheritune.training.job import Score
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,13 @@ class Mean:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The mean loss of each validation sequence, in nats a token."""
+    """The loss of each validation sequence, in nats a token (see `sequence_losses`)."""
 
     losses: tuple[float, ...]
 
     @property
     def loss(self) -> Mean:
-        """Validation loss: all sequences are of one length, so this is the mean over tokens too."""
+        """Validation loss: the mean over all tokens that are predicted."""
         return mean(self.losses)
 
 
@@ -62,32 +65,38 @@ def is_matched(gap_value: float, tolerance: float) -> bool:
 
 
 def sequence_losses(
-    score: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]",
+    score: "Score",
     sequences: Sequences,
     runtime: Runtime,
     micro_batch: int,
     most: int | None = None,
 ) -> tuple[float, ...]:
-    """The mean loss of each of the first `most` sequences (default: all), in nats a token.
+    """The loss of each of the first `most` sequences (default: all), in nats a token.
 
-    `score` gives them, (B,), from inputs and targets (B, T). Several processes share the sequences, and each has the
-    result. Raises RunError for a loss that is not finite.
+    `score` gives the mean loss of each sequence (B,). Where sequences have different numbers of targets that count,
+    each loss is multiplied by its number over the average number: so the mean over sequences is the mean over tokens.
+    Several processes share the sequences, and each has the result. Raises RunError for a loss that is not finite.
     """
     import torch
 
     count = sequences.count if most is None else min(most, sequences.count)
     share = -(-count // runtime.processes)
     mine = list(range(count))[runtime.rank * share : (runtime.rank + 1) * share]
-    losses: list[float] = []
+    judged: list[tuple[float, int]] = []
     with torch.no_grad():
         for first in range(0, share, micro_batch):  # as many calls on every process, since sharded models meet in each
             numbers = mine[first : first + micro_batch]
             filled = numbers if runtime.processes == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
-            rows = torch.from_numpy(sequences.rows(filled)).to(runtime.device)
-            losses.extend(score(rows[:, :-1], rows[:, 1:]).tolist()[: len(numbers)])
-    found = tuple(loss for part in runtime.gather(losses) for loss in part)
-    check_finite(found)
-    return found
+            examples = sequences.rows(filled).examples().to(runtime.device)
+            losses, counts = score(examples).tolist(), examples.counts.tolist()
+            judged.extend(list(zip(losses, counts, strict=True))[: len(numbers)])
+    found = [one for part in runtime.gather(judged) for one in part]
+    losses = [loss for loss, _ in found]
+    check_finite(losses)
+    if len({counted for _, counted in found}) > 1:
+        average = math.fsum(counted for _, counted in found) / len(found)
+        losses = [loss * counted / average for loss, counted in found]
+    return tuple(losses)
 
 
 def check_finite(losses: Sequence[float]) -> None:
@@ -100,25 +109,27 @@ def check_finite(losses: Sequence[float]) -> None:
 
 @contextmanager
 def scoring(
-    model: "PreTrainedModel", runtime: Runtime, *, precision: str, parallel: str, end_of_text: int | None
-) -> "Iterator[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]":
-    """What gives the loss of each token in nats (B, T), from inputs and targets (B, T): see `judge`."""
-    if end_of_text is not None:
-        check_documents_apart(model, end_of_text, "train.attention: document")
+    model: "PreTrainedModel", runtime: Runtime, packing: Packing, *, precision: str, parallel: str
+) -> "Iterator[Callable[[Examples], torch.Tensor]]":
+    """What gives the loss of each target in nats (B, T), from examples that are packed so: see `judge`."""
+    if packing.documents and packing.end_of_text is not None:
+        check_documents_apart(model, packing.end_of_text, "train.attention: document")
     how = choose(parallel, model, runtime)
     precision = runtime.resolve_precision(precision)
     if how == "fsdp":
         model = copy.deepcopy(model)  # sharding is for good
-        scored = NextToken(model, None, end_of_text)
+        scored = NextToken(model, None)
         held = spread(scored, block_modules(model), how, runtime, precision=precision, trained=False)
     else:
-        held = spread(NextToken(model, None, end_of_text), [], "alone", runtime)
+        held = spread(NextToken(model, None), [], "alone", runtime)
     training = model.training
     model.eval()
 
-    def score(inputs_BT: "torch.Tensor", targets_BT: "torch.Tensor") -> "torch.Tensor":
+    def score(examples: Examples) -> "torch.Tensor":
         with runtime.autocast(precision):
-            found: torch.Tensor = held.module(inputs_BT, targets_BT, by_token=True)
+            found: torch.Tensor = held.module(
+                examples.inputs, examples.targets, positions=examples.positions, by_token=True
+            )
         return found
 
     try:
@@ -129,29 +140,30 @@ def scoring(
 
 def judge(
     model: "PreTrainedModel", sequences: Sequences, runtime: Runtime, *, precision: str = "auto", micro_batch: int = 8,
-    parallel: str = "auto", end_of_text: int | None = None,
+    parallel: str = "auto",
 ) -> Evaluation:  # fmt: skip
     """The losses of a model on the CPU on all `sequences`; it is moved to the device, or (FSDP) spread over several.
 
-    With `end_of_text` attention stays inside documents; raises InputError for a model that does not keep them apart.
-    Leaves the model in the mode (training or evaluation) in which it came. Raises RunError as `sequence_losses` does.
+    Where attention stays inside documents, raises InputError for a model that does not keep them apart. Leaves the
+    model in the mode (training or evaluation) in which it came. Raises RunError as `sequence_losses` does.
     """
-    with scoring(model, runtime, precision=precision, parallel=parallel, end_of_text=end_of_text) as score:
-        return Evaluation(
-            sequence_losses(
-                lambda inputs_BT, targets_BT: score(inputs_BT, targets_BT).double().mean(dim=1),
-                sequences, runtime, micro_batch,
-            )
-        )  # fmt: skip
+    with scoring(model, runtime, sequences.packing, precision=precision, parallel=parallel) as score:
+
+        def means(examples: Examples) -> "torch.Tensor":
+            return score(examples).double().sum(dim=1) / examples.counts
+
+        return Evaluation(sequence_losses(means, sequences, runtime, micro_batch))
 
 
 def judge_on(
     model: "PreTrainedModel", data: "Prepared | str | Path", sequence_length: int = 1024, *,
     device: str = "auto", precision: str = "auto", micro_batch: int = 8, attention: str = "sequence",
+    tokenizer: "PreTrainedTokenizerBase | None" = None, prefix: str = "auto",
 ) -> Evaluation:  # fmt: skip
-    """Validation loss of a model on prepared data, cut into fixed sequences of `sequence_length` tokens.
+    """Validation loss of a model on prepared data, in sequences of `sequence_length` predicted tokens.
 
-    `data` may be a folder with nanoGPT's train.bin and val.bin too; `attention` is as in a recipe's `train`. Raises
+    `data` may be a folder with nanoGPT's train.bin and val.bin too; `attention` and `prefix` are as in a recipe's
+    `train` and `data`. `tokenizer` is the model's own (default: the one that made the data). Raises
     InputError when the data is damaged, too small for one sequence, or has tokens that the model does not embed.
     """
     if attention not in ("sequence", "document"):
@@ -159,9 +171,15 @@ def judge_on(
     runtime = rt.start(device)
     prepared = open_data(data, runtime, model.config.vocab_size, None)
     check_vocabulary(prepared, model.config.vocab_size, "data")
-    sequences = Sequences(prepared.tokens("validation"), sequence_length, "data.validation")
-    end = prepared.end_of_text if attention == "document" else None
-    return judge(model, sequences, runtime, precision=precision, micro_batch=micro_batch, end_of_text=end)
+    packing = packing_of(prepared, tokenizer or tokenizer_of(prepared), attention=attention, prefix=prefix)
+    sequences = Sequences(prepared.tokens("validation"), sequence_length, "data.validation", packing=packing)
+    return judge(model, sequences, runtime, precision=precision, micro_batch=micro_batch)
+
+
+def tokenizer_of(prepared: Prepared) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer that is kept with prepared data; None where token files were opened where they are."""
+    folder = prepared.kept_tokenizer
+    return None if folder is None else load_tokenizer(Reference(path=str(folder)))
 
 
 def figures(evaluation: Evaluation, reference: Evaluation | None, tolerance: float) -> dict[str, Any]:

@@ -7,10 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
 from inheritune.arch import check_positions, check_tokenizer_fits, layer_count, load_config, parameter_count
-from inheritune.data import Prepared, Sequences, check_vocabulary, documents, find_data, fingerprint, open_data
+from inheritune.data import (
+    Packing,
+    Prepared,
+    Sequences,
+    check_prefix,
+    check_vocabulary,
+    documents,
+    find_data,
+    fingerprint,
+    open_data,
+    packing_of,
+    prefix_tokens,
+    separator,
+)
 from inheritune.errors import InputError
 from inheritune.evaluation.groups import Entry, Figures, with_averages
-from inheritune.evaluation.judging import scoring
+from inheritune.evaluation.judging import scoring, tokenizer_of
 from inheritune.evaluation.reading import (
     Reading,
     Score,
@@ -19,7 +32,6 @@ from inheritune.evaluation.reading import (
     read_tokens,
     score,
     score_figures,
-    tokenizer_of,
 )
 from inheritune.evaluation.run_folder import RunFolder
 from inheritune.evaluation.tasks import Task, judge_task, on_harness
@@ -39,6 +51,7 @@ class Wish:
     paths: Sequence[str | Path]
     length: int | None
     attention: str | None
+    prefix: str
     micro_batch: int
     limit: int | None
 
@@ -50,8 +63,9 @@ class Wish:
             raise InputError("models", "two runs, and each has a text of its own", "give --text or --data")
         run = runs[0]
         return replace(
-            self, data=run.data, length=self.length or run.sequence_length, attention=self.attention or run.attention
-        )
+            self, data=run.data, length=self.length or run.sequence_length,
+            attention=self.attention or run.attention, prefix="none" if "none" in (self.prefix, run.prefix) else "auto",
+        )  # fmt: skip
 
     def check(self, has_tasks: bool) -> None:
         """Raise InputError where it cannot be."""
@@ -63,6 +77,7 @@ class Wish:
             find_data(self.data)
         if self.attention not in (None, "sequence", "document"):
             raise InputError("attention", f"got {self.attention!r}", "give 'sequence' or 'document'")
+        check_prefix(self.prefix, "--prefix")
         for place, value in (
             ("--sequence-length", self.length),
             ("--micro-batch", self.micro_batch),
@@ -136,8 +151,7 @@ class Measure:
         }  # fmt: skip
 
     def _score(self, model: "PreTrainedModel", reading: Reading) -> Score:
-        end = reading.end_of_text if self.wish.attention == "document" else None
-        with scoring(model, self.runtime, precision="float32", parallel="ddp", end_of_text=end) as losses_of:
+        with scoring(model, self.runtime, reading.packing, precision="float32", parallel="ddp") as losses_of:
             return score(reading, losses_of, self.runtime, self.wish.micro_batch)
 
     def _reading(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
@@ -149,7 +163,7 @@ class Measure:
                 )
             check_tokenizer_fits(tokenizer, model.config, name)
             assert self._texts is not None
-            return read_text(self._texts, tokenizer, self._length, ", ".join(str(path) for path in wish.paths))
+            return self._of_text(tokenizer, ", ".join(str(path) for path in wish.paths))
         return self._of_data(name, model, tokenizer)
 
     def _of_data(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
@@ -160,19 +174,30 @@ class Measure:
         prepared = self._prepared
         if tokenizer is None or fingerprint(tokenizer) == prepared.manifest["tokenizer"]:
             check_vocabulary(prepared, model.config.vocab_size, str(self.wish.data))
-            return read_tokens(self._sequences(), tokenizer or tokenizer_of(prepared))
+            tokenizer = tokenizer or tokenizer_of(prepared)
+            return read_tokens(self._sequences(tokenizer), tokenizer)
         check_tokenizer_fits(tokenizer, model.config, name)
         if self._texts is None:
             made_by = tokenizer_of(prepared)
             if made_by is None:
                 what = "token files of one tokenizer, and a model with another one is to be judged on them"
                 raise InputError(str(self.wish.data), what, "give the text itself, with --text")
-            self._texts = predicted_texts(self._sequences(), made_by)
-        return read_text(self._texts, tokenizer, self._length, str(self.wish.data))
+            self._texts = predicted_texts(self._sequences(made_by), made_by)
+        return self._of_text(tokenizer, str(self.wish.data))
 
-    def _sequences(self) -> Sequences:
+    def _of_text(self, tokenizer: "PreTrainedTokenizerBase", place: str) -> Reading:
+        """Of text, as prepared data of it would be read."""
+        assert self._texts is not None
+        by_data = self._prepared is not None and self._prepared.manifest.get("prefix") == "none"
+        prefix = () if self.wish.prefix == "none" or by_data else prefix_tokens(tokenizer)
+        packing = Packing(prefix, separator(tokenizer, place), self.wish.attention == "document")
+        return read_text(self._texts, tokenizer, packing, self._length, place)
+
+    def _sequences(self, tokenizer: "PreTrainedTokenizerBase | None") -> Sequences:
         assert self._prepared is not None
-        return Sequences(self._prepared.tokens("validation"), self._length, "data.validation")
+        attention = self.wish.attention or "sequence"
+        packing = packing_of(self._prepared, tokenizer, attention=attention, prefix=self.wish.prefix)
+        return Sequences(self._prepared.tokens("validation"), self._length, "data.validation", packing=packing)
 
     def _tasks(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Figures:
         if tokenizer is None:

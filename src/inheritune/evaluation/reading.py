@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from inheritune.arch import load_tokenizer
-from inheritune.data import IGNORED, Array, Encoder, Prepared, Sequences, separator
+from inheritune.data import IGNORED, Array, Encoder, Examples, Packing, Rows, Sequences, separator
 from inheritune.errors import InputError
 from inheritune.evaluation.judging import Mean, check_finite, mean
-from inheritune.recipe import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,30 +20,29 @@ if TYPE_CHECKING:
     from inheritune.runtime import Runtime
 
 
-class Rows(Protocol):
-    """Sequences of T + 1 tokens, of which all but the first are predicted."""
+class Text(Protocol):
+    """Sequences of text: `Sequences` or `Rows`."""
 
     @property
     def count(self) -> int:
         """How many sequences there are."""
 
-    def rows(self, numbers: Sequence[int]) -> Array:
-        """The sequences of these numbers, (B, T + 1); what fills up a short one is IGNORED."""
+    def rows(self, numbers: Sequence[int]) -> Rows:
+        """The sequences of these numbers."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """A text as one model reads it.
 
-    The loss of a token counts for the bits per byte where it is text, and for the validation loss where it is text or
-    `ends_count` and it is the end of a document. `bytes` are those of the text that is predicted, in UTF-8: the same
-    for all models, as they are counted in the text. `shares` are the bytes of each sequence by its tokens, for the
-    standard error alone. `unknown` tokens stand for text that the tokenizer cannot spell.
+    The validation loss counts every token that is predicted, the ends of documents too; the bits per byte count text
+    alone. `bytes` are those of the text that is predicted, in UTF-8, as they are counted in the text. `shares` are the
+    bytes of each sequence by its tokens, for the standard error alone. `unknown` tokens stand for text that the
+    tokenizer cannot spell.
     """
 
-    sequences: Rows
-    end_of_text: int | None
-    ends_count: bool
+    sequences: Text
+    packing: Packing
     bytes: int
     shares: tuple[int, ...] = ()
     unknown: int = 0
@@ -65,13 +62,14 @@ class Score:
         return math.exp(self.loss.value) if self.loss.value < 700 else None
 
 
-def read_text(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase", length: int, place: str) -> Reading:
-    """Documents cut into sequences of `length` tokens, so that every token of them is predicted exactly once.
+def read_text(
+    texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase", packing: Packing, length: int, place: str
+) -> Reading:
+    """Documents in sequences of `length` predicted tokens, of which the last one may be shorter.
 
-    An end-of-text token stands between documents; it is seen and not judged. Each sequence begins with the token that
-    the tokenizer puts before a text, or an end-of-text token where it puts none, and sees nothing of the sequence
-    before. The last one may be shorter. Raises InputError where there is no text, and for a tokenizer without
-    end-of-text.
+    An end-of-text token stands between documents. What the sequences show is what `Sequences` of the same tokens show,
+    so a text has the loss that it has as prepared data. Raises InputError where there is no text, and for a tokenizer
+    without end-of-text.
     """
     end, encoder = separator(tokenizer, place), Encoder(tokenizer)
     stream: list[int] = []
@@ -82,70 +80,63 @@ def read_text(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase", length
     if not size:
         raise InputError(place, "no text there", "give files or folders that have some")
     del stream[-1]
-    count = -(-len(stream) // length)
-    rows_NT = np.full((count, length + 1), IGNORED, np.int64)
-    rows_NT[:, 0] = _first_token(tokenizer, end)
-    rows_NT[:, 1:].flat[: len(stream)] = stream
+    context = packing.context
+    count = -(-(len(stream) - context) // length)
+    if not count:
+        raise InputError(place, f"a text of {len(stream)} token, which follows on nothing", "give more text")
+    padded = np.full(context + count * length, IGNORED, np.int64)
+    padded[: len(stream)] = stream
+    rows = Rows(padded[np.arange(count)[:, None] * length + np.arange(context + length)], packing)
+    size -= sum(len(_decode(np.asarray([token]), tokenizer).encode()) for token in stream[:context] if token != end)
     unknown = tokenizer.unk_token_id
-    unspelt = int(np.count_nonzero(rows_NT[:, 1:] == unknown)) if unknown not in (None, end) else 0
-    return Reading(_Array(rows_NT), end, False, size, _shares(_Array(rows_NT), tokenizer, end), unspelt)
+    unspelt = int(np.count_nonzero(rows.predicted == unknown)) if unknown not in (None, end) else 0
+    return Reading(rows, packing, size, _shares(rows, tokenizer, end), unspelt)
 
 
 def read_tokens(sequences: Sequences, tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
     """Sequences of prepared data, for a model with the tokenizer that made them: those of a run.
 
-    Ends of documents count for the loss, as they do in a run. Without a tokenizer nothing is known of bytes.
+    Without a tokenizer nothing is known of bytes.
     """
     if tokenizer is None:
-        return Reading(sequences, None, True, 0)
+        return Reading(sequences, sequences.packing, 0)
     end = separator(tokenizer, "data")
     size = sum(len(text.encode()) for text in predicted_texts(sequences, tokenizer))
-    return Reading(sequences, end, True, size, _shares(sequences, tokenizer, end))
+    return Reading(sequences, replace(sequences.packing, end_of_text=end), size, _shares(sequences, tokenizer, end))
 
 
 def predicted_texts(sequences: Sequences, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """The documents in what sequences predict: all tokens but the first one and those that fill no sequence.
+    """The documents in what sequences predict: without a first token that is only seen, and what fills no sequence.
 
     `tokenizer` is the one that made them. This is what a model with another one is judged on.
     """
     end = separator(tokenizer, "data")
-    tokens = sequences.rows(range(sequences.count))[:, 1:].reshape(-1)
+    tokens = sequences.rows(range(sequences.count)).predicted.reshape(-1)
     parts = np.split(tokens, np.flatnonzero(tokens == end) + 1)
     texts = [_decode(part[part != end], tokenizer) for part in parts]
     return [text for text in texts if text]
 
 
-def tokenizer_of(prepared: Prepared) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer that is kept with prepared data; None where token files were opened where they are."""
-    if not (prepared.folder / "tokenizer").is_dir() or prepared.manifest["tokenizer"] is None:
-        return None
-    return load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
-
-
 def score(
-    reading: Reading, losses_of: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]", runtime: "Runtime",
-    micro_batch: int,
-) -> Score:  # fmt: skip
-    """Loss and bits per byte of a text, from what gives the losses of tokens in nats, (B, T).
+    reading: Reading, losses_of: "Callable[[Examples], torch.Tensor]", runtime: "Runtime", micro_batch: int
+) -> Score:
+    """Loss and bits per byte of a text, from what gives the losses of targets in nats, (B, T).
 
     Several processes share the sequences, and each has the result. Raises RunError for a loss that is not finite.
     """
     import torch
 
-    rows = reading.sequences
-    share = -(-rows.count // runtime.processes)
-    mine = list(range(rows.count))[runtime.rank * share : (runtime.rank + 1) * share]
+    text, end = reading.sequences, reading.packing.end_of_text
+    share = -(-text.count // runtime.processes)
+    mine = list(range(text.count))[runtime.rank * share : (runtime.rank + 1) * share]
     found: list[list[float]] = []
     with torch.no_grad():
         for first in range(0, share, micro_batch):  # as many calls on every process, since sharded models meet in each
             numbers = mine[first : first + micro_batch]
             filled = numbers if runtime.processes == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
-            tokens_BT = torch.from_numpy(rows.rows(filled)).to(runtime.device)
-            inputs_BT, targets_BT = tokens_BT[:, :-1].clamp(min=0), tokens_BT[:, 1:]
-            losses_BT = losses_of(inputs_BT, targets_BT).double()
-            there_BT = targets_BT != IGNORED
-            is_text_BT = there_BT if reading.end_of_text is None else there_BT & (targets_BT != reading.end_of_text)
-            counts_BT = there_BT if reading.ends_count else is_text_BT
+            examples = text.rows(filled).examples().to(runtime.device)
+            losses_BT, counts_BT = losses_of(examples).double(), examples.targets != IGNORED
+            is_text_BT = counts_BT if end is None else counts_BT & (examples.targets != end)
             sums = [torch.where(mask, losses_BT, 0.0).sum(dim=1) for mask in (counts_BT, is_text_BT)]
             figures_B3 = torch.stack([sums[0], counts_BT.sum(dim=1).double(), sums[1]], dim=1)
             found.extend(figures_B3.tolist()[: len(numbers)])
@@ -189,31 +180,12 @@ def ratio(values: Sequence[float], sizes: Sequence[float], total: float | None =
     return Mean(value, math.sqrt(squares * count / (count - 1)) / size)
 
 
-@dataclass(frozen=True)
-class _Array:
-    """Sequences in memory, (N, T + 1)."""
-
-    tokens: Array
-
-    @property
-    def count(self) -> int:
-        return len(self.tokens)
-
-    def rows(self, numbers: Sequence[int]) -> Array:
-        return self.tokens[list(numbers)]
-
-
-def _first_token(tokenizer: "PreTrainedTokenizerBase", end: int) -> int:
-    before = tokenizer("a")["input_ids"]
-    return int(before[0]) if before and before[0] == tokenizer.bos_token_id else end
-
-
-def _shares(rows: Any, tokenizer: "PreTrainedTokenizerBase", end: int) -> tuple[int, ...]:
+def _shares(text: Text, tokenizer: "PreTrainedTokenizerBase", end: int) -> tuple[int, ...]:
     """The bytes of each sequence: of its tokens' text, where a character cut in two counts a little more or less."""
     found = []
-    for number in range(rows.count):
-        tokens = rows.rows([number])[0, 1:]
-        found.append(len(_decode(tokens[(tokens != end) & (tokens != IGNORED)], tokenizer).encode()))
+    for number in range(text.count):
+        tokens = text.rows([number]).predicted[0]
+        found.append(len(_decode(tokens[(tokens != end) & (tokens >= 0)], tokenizer).encode()))
     return tuple(found)
 
 

@@ -18,6 +18,7 @@ class RunFolder:
     data: Path
     sequence_length: int
     attention: str
+    prefix: str
 
 
 def open_run(folder: Path) -> RunFolder | None:
@@ -37,4 +38,4 @@ def open_run(folder: Path) -> RunFolder | None:
         reference = Reference(path=str(folder / "reference" / "model"))
     result = Reference(path=str(folder / model), trust_remote_code=recipe.reference.trust_remote_code)
     length, attention = recipe.train.sequence_length, recipe.train.attention
-    return RunFolder(folder.resolve().name, reference, result, folder / "data", length, attention)
+    return RunFolder(folder.resolve().name, reference, result, folder / "data", length, attention, recipe.data.prefix)

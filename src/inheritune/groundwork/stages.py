@@ -51,7 +51,7 @@ class Groundwork:
         basis = self.basis
         conditions = Conditions.of(
             basis.train, basis.evaluate, basis.seed, self.runtime, self.terminal, self._tokenizer(prepared), prepared,
-            basis.hardware.parallel,
+            basis.hardware.parallel, basis.data.prefix,
         )  # fmt: skip
         return replace(
             conditions, track=tuple(basis.track), title=title, trust_remote_code=basis.reference.trust_remote_code

@@ -1,11 +1,12 @@
 """What is looked at when a run has its result: heads and layers of reference and target, and what both say."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inheritune.analysis import analyze
 from inheritune.arch import load_model, load_tokenizer
-from inheritune.data import Prepared, note_beside, open_prepared
+from inheritune.data import Prepared, note_beside, open_prepared, packing_of
 from inheritune.recipe import EvaluateRun, Recipe, Reference
 from inheritune.report import PAIR
 from inheritune.runlog import Terminal, read_json, write_json
@@ -41,9 +42,9 @@ def look(recipe: Recipe, folder: Path, result: str, place: Reference, runtime: R
 
     wanted = runtime.first_does(wants)
     if "analysis" in wanted:
-        _analyse(folder, [place, target], recipe.train.sequence_length, runtime, terminal)
+        _analyse(folder, [place, target], recipe, runtime, terminal)
     if "samples" in wanted:
-        runtime.first_does(lambda: _continue(wish, folder, [place, target], runtime, terminal))
+        runtime.first_does(lambda: _continue(wish, folder, [place, target], recipe.data.prefix, runtime, terminal))
     return bool(wanted)
 
 
@@ -58,10 +59,10 @@ def _wants_samples(wish: EvaluateRun, file: Path) -> bool:
 
 
 def _analyse(
-    folder: Path, pair: list[Reference], sequence_length: int, runtime: Runtime, terminal: Terminal
+    folder: Path, pair: list[Reference], recipe: Recipe, runtime: Runtime, terminal: Terminal
 ) -> None:  # fmt: skip
     """analysis/, on validation text. All processes look, as they read the data together; the first one writes."""
-    data, length = folder / "data", min(_LENGTH, sequence_length)
+    data, length = folder / "data", min(_LENGTH, recipe.train.sequence_length)
     runtime.first_does(lambda: open_prepared(data).verify(note_beside(data)))  # once for both models
     there = (len(open_prepared(data).tokens("validation")) - 1) // length  # a run has a sequence at least
     count = min(_SEQUENCES, there)
@@ -69,22 +70,24 @@ def _analyse(
     terminal.say(f"analysis: reference and target on {count} sequences of {length} tokens{fewer}")
     analyze(
         pair, data=data, sequences=count, sequence_length=length, device=runtime.device,
+        prefix=recipe.data.prefix,
         out=folder / "analysis" if runtime.is_first else None, say=terminal.say,
     )  # fmt: skip
 
 
 def _continue(
-    wish: EvaluateRun, folder: Path, pair: list[Reference], runtime: Runtime, terminal: Terminal
+    wish: EvaluateRun, folder: Path, pair: list[Reference], rule: str, runtime: Runtime, terminal: Terminal
 ) -> None:  # fmt: skip
     """samples.json: the same prompts continued by both."""
     tokenizer = load_tokenizer(pair[1])  # the run's own
     prompts = wish.prompts or beginnings(open_prepared(folder / "data"), tokenizer, _PROMPTS)
     count = wish.new_tokens.count
+    prefix = packing_of(open_prepared(folder / "data"), tokenizer, prefix=rule).prefix
     terminal.say(f"samples: {len(prompts)} prompts, continued by reference and target")
 
     def answers(place: Reference) -> list[str]:  # a function, so that one model is let go before the next comes
         model = load_model(place).float().to(runtime.device)
-        return [greedy(model, tokenizer, text, count) for text in prompts]
+        return [greedy(model, tokenizer, text, count, prefix) for text in prompts]
 
     models = [{"name": name, "continuations": answers(place)} for name, place in zip(PAIR, pair, strict=True)]
     write_json(folder / "samples.json", {"prompts": prompts, "models": models, "new_tokens": count})
@@ -112,8 +115,12 @@ def beginnings(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", count: 
     return found
 
 
-def greedy(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, count: int) -> str:
-    """What the model goes on with: the likeliest token each time, up to `count` or the end of the text.
+def greedy(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, count: int, prefix: Sequence[int]
+) -> str:
+    """What the model continues a prompt with, behind the tokens `prefix`: the likeliest token each time.
+
+    Ends after `count` tokens, or with the text.
 
     Where both are longer than the model's positions, less is added, and of a prompt longer than half of them the last
     tokens are what it sees.
@@ -121,12 +128,12 @@ def greedy(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", promp
     import torch
     from transformers import GenerationConfig
 
-    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    text = tokenizer(prompt, add_special_tokens=False)["input_ids"]  # what it puts behind a text would end it
     positions = getattr(model.config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
-        ids = ids[:, -max(positions - count, positions // 2) :]
-        count = min(count, positions - ids.shape[1])
-    ids = ids.to(model.device)
+        text = text[-max(1, max(positions - count, positions // 2) - len(prefix)) :]
+        count = min(count, positions - len(prefix) - len(text))
+    ids = torch.tensor([[*prefix, *text]], device=model.device)
     end = tokenizer.eos_token_id
     settings = GenerationConfig(do_sample=False, max_new_tokens=count, eos_token_id=end, pad_token_id=end)
     with torch.no_grad():

@@ -86,9 +86,8 @@ class _Stage:
         model = load_model(place).float()
         reading = read_tokens(conditions.validation_sequences, conditions.tokenizer)
         with scoring(
-            model, runtime, precision=settings.precision, parallel=conditions.parallel,
-            end_of_text=conditions.end_of_text,
-        ) as losses_of:  # fmt: skip
+            model, runtime, conditions.packing, precision=settings.precision, parallel=conditions.parallel
+        ) as losses_of:
             judged = score(reading, losses_of, runtime, settings.micro_batch_sequences)
         size = {"parameters": parameter_count(model), "layers": layer_count(model.config)}
         text = {"sequences": reading.sequences.count, "tokens": judged.tokens, "bytes": reading.bytes}

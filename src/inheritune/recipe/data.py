@@ -137,6 +137,10 @@ class Data(Part):
     """Instead of `sources`: a folder that `inheritune prepare` wrote, or one with nanoGPT's train.bin and val.bin."""
     tokens: TokenFiles | None = None
     """Instead of `sources`: token files of nanoGPT or datatrove."""
+    prefix: Literal["auto", "none"] = "auto"
+    """What stands in front of every sequence and document as context: the tokens that the model's own tokenizer puts
+    in front of a text, such as beginning-of-text (`auto`), or nothing (`none`). They are never predicted and count in
+    no size or budget. Tokens of token files stay as they are; where they have the prefix already, none is added."""
     size: Tokens | None = None
     """Training tokens: whole documents drawn at random with the seed, the last one cut. Default: all there are."""
     validation: Tokens = Size(100_000, "tokens")

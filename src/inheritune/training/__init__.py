@@ -13,7 +13,7 @@ from inheritune.training.documents import check_documents_apart, inside_document
 from inheritune.training.float8 import check_float8
 from inheritune.training.job import Job, planned_steps
 from inheritune.training.loop import train_steps
-from inheritune.training.objective import NextToken, TeacherOutputs
+from inheritune.training.objective import NextToken, TeacherOutputs, at_places
 from inheritune.training.optimizer import (
     allocate_state,
     build_optimizer,
@@ -33,6 +33,7 @@ __all__ = [
     "Position",
     "TeacherOutputs",
     "allocate_state",
+    "at_places",
     "build_optimizer",
     "check_compiler",
     "check_documents_apart",

@@ -17,15 +17,16 @@ def document_positions(inputs_BT: torch.Tensor, end_of_text: int) -> torch.Tenso
     return places_T - begins_BT.cummax(dim=1).values
 
 
-def inside_documents(model: torch.nn.Module, inputs_BT: torch.Tensor, end_of_text: int) -> dict[str, Any]:
+def inside_documents(model: torch.nn.Module, inputs_BT: torch.Tensor, positions_BT: torch.Tensor) -> dict[str, Any]:
     """What a model of transformers is called with, by name, so that attention stays inside documents.
+
+    `positions_BT` are the places of tokens in their documents.
 
     Positions that begin anew are enough for most models, which make their masks of them. Others (Falcon, OPT, GPT-OSS)
     make their masks without looking at positions, but take what transformers itself would have made of them.
     """
     from transformers.masking_utils import create_masks_for_generate  # it imports the compiler, which takes seconds
 
-    positions_BT = document_positions(inputs_BT, end_of_text)
     weight = model.get_input_embeddings().weight  # type: ignore[operator]
     like_BT1 = torch.empty((*inputs_BT.shape, 1), dtype=weight.dtype, device=inputs_BT.device)  # for shape and type
     masks = create_masks_for_generate(model.config, like_BT1, None, None, position_ids=positions_BT)
@@ -48,7 +49,9 @@ def check_documents_apart(model: torch.nn.Module, end_of_text: int, place: str) 
     try:
         with torch.no_grad():
             alone = model(input_ids=tokens[:, first:], use_cache=False).logits.float()
-            packed = model(**inside_documents(model, tokens, end_of_text), use_cache=False).logits.float()
+            packed = model(
+                **inside_documents(model, tokens, document_positions(tokens, end_of_text)), use_cache=False
+            ).logits.float()
         near = max(1e-5, 4 * torch.finfo(embeddings.dtype).eps) * alone.abs().max()
         apart = bool((packed[:, first:] - alone).abs().max() <= near)
     except (TypeError, ValueError, RuntimeError):  # a model without positions to be given

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inheritune.data import Sequences
+from inheritune.data import Examples, Sequences
 from inheritune.errors import InputError
 from inheritune.recipe import Training
 from inheritune.runlog import Terminal, Trackers
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from inheritune.training.objective import LinearHead, TeacherOutputs
 
-    Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """From inputs and targets (B, T) the mean loss of each sequence (B,), in nats a token."""
+    Score = Callable[[Examples], torch.Tensor]
+    """From examples the mean loss of each sequence (B,), in nats a token."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,7 @@ class Job:
 
     `blocks` are the model's blocks, `matrices` the names of their two-dimensional weights, `head` how it ends in a
     linear layer (None: its logits are taken as they are). `parallel` is the recipe's word for several processes.
-    `end_of_text` is given where attention is to stay inside documents (`settings.attention`). `teacher` is whose
-    outputs the model learns from besides the text.
+    `teacher` is whose outputs the model learns from besides the text.
     """
 
     label: str
@@ -50,7 +49,6 @@ class Job:
     vocabulary: int = 1
     parallel: str = "auto"
     trackers: Trackers | None = None
-    end_of_text: int | None = None
     teacher: "TeacherOutputs | None" = None
 
 

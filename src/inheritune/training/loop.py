@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inheritune import runtime as rt
-from inheritune.data import Batches, nothing_stored
+from inheritune.data import Batches, Examples, nothing_stored
 from inheritune.errors import Interrupted, RunError
 from inheritune.runlog import LiveLine, MetricsLog, read_metrics
 from inheritune.training.checkpoint import (
@@ -88,7 +88,7 @@ class _State:
         settings, runtime = job.settings, job.runtime
         self.job, self.checkpoints = job, checkpoints
         how = choose(job.parallel, job.model, runtime)
-        objective = NextToken(job.model, job.head, job.end_of_text, job.teacher)
+        objective = NextToken(job.model, job.head, job.teacher)
         precision = runtime.resolve_precision(settings.precision)
         if precision == "float8":
             check_float8(runtime.device)
@@ -360,10 +360,12 @@ class _Loop:
         """A validation loss for the curves; the weights of the lowest one are kept."""
         module = self.state.spread.module
 
-        def score(inputs_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
-            parts = zip(*(torch.split(t, self.stepper.micro_batch) for t in (inputs_BT, targets_BT)), strict=True)
+        def score(examples: Examples) -> torch.Tensor:
+            size = self.stepper.micro_batch
+            parts = [examples.part(first, first + size) for first in range(0, len(examples), size)]
             with self.job.runtime.autocast(self.settings.precision):
-                return torch.cat([module(inputs, targets, by_sequence=True) for inputs, targets in parts])
+                losses = [module(one.inputs, one.targets, positions=one.positions, by_sequence=True) for one in parts]
+            return torch.cat(losses)
 
         module.eval()
         loss = self.job.validate(score)

@@ -53,25 +53,29 @@ class TeacherOutputs(Protocol):
         Called while earlier steps are computed; nothing where the teacher passes every batch itself.
         """
 
-    def __call__(self, inputs_BT: torch.Tensor, *stored: torch.Tensor) -> "Callable[[slice], Distribution]":
-        """For inputs, and what is stored of them, what gives the distribution of a slice of the B x T tokens."""
+    def __call__(
+        self, inputs_BT: torch.Tensor, *stored: torch.Tensor, positions: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
+    ) -> "Callable[[slice], Distribution]":  # fmt: skip
+        """What gives the distribution of a slice of the B x L predicted tokens.
+
+        For inputs (B, T), what is stored of them, and their `positions` and `places` (see `data.Examples`).
+        """
 
 
 class NextToken(torch.nn.Module):
     """Next-token cross-entropy of a causal language model, and with a `teacher` the distillation of that one.
 
-    `forward` gives sums over all tokens (for training): the loss, and behind it those of its `terms`, where it has any;
-    or for judging the cross-entropy of each token (B, T) with `by_token`, its mean over each sequence (B,) with
-    `by_sequence`; in nats. `head` lets it compute the loss without holding all logits; without it the model's own are
-    used. With `end_of_text` attention stays inside the documents that end so.
+    `forward` gives sums over all targets that count (for training): the loss, and behind it those of its `terms`, where
+    it has any; or for judging the cross-entropy of each token (B, T) with `by_token`, its mean over each sequence (B,)
+    with `by_sequence`; in nats. `head` lets it compute the loss without holding all logits; without it the model's own
+    are used.
     """
 
     def __init__(
-        self, model: torch.nn.Module, head: "LinearHead | None", end_of_text: int | None = None,
-        teacher: TeacherOutputs | None = None,
-    ) -> None:  # fmt: skip
+        self, model: torch.nn.Module, head: "LinearHead | None", teacher: TeacherOutputs | None = None
+    ) -> None:
         super().__init__()
-        self.end_of_text = end_of_text
         self.model = model
         self._head = [head]  # in a list, as its modules are the model's and must not be registered twice
         self._teacher = [teacher]  # nor are a teacher's trained, spread or saved
@@ -87,23 +91,31 @@ class NextToken(torch.nn.Module):
             self.form = "chunked" if large and possible else "whole"
 
     def forward(
-        self, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, *stored: torch.Tensor, by_sequence: bool = False,
+        self, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, *stored: torch.Tensor,
+        positions: torch.Tensor | None = None, places: torch.Tensor | None = None, by_sequence: bool = False,
         by_token: bool = False,
     ) -> torch.Tensor:  # fmt: skip
-        """The loss for inputs and targets (B, T), and what is stored of a teacher's outputs for them."""
+        """The loss for inputs and targets (B, T), and what is stored of a teacher's outputs for them.
+
+        With `positions` (B, T), the places of tokens in their documents, attention stays inside documents. `places`
+        (B, L) are the inputs that predict the text's tokens, where these are not all inputs in their order.
+        """
         head = self._head[0]
         given: dict[str, Any] = {"input_ids": inputs_BT}
-        if self.end_of_text is not None:
-            given = inside_documents(self.model, inputs_BT, self.end_of_text)
+        if positions is not None:
+            given = inside_documents(self.model, inputs_BT, positions)
         judged = by_sequence or by_token
         if self._teacher[0] is not None and not judged:
-            return self._distilled(self._teacher[0], given, targets_BT, stored)
+            taught = _ask(self._teacher[0], inputs_BT, stored, positions, places)
+            return self._distilled(self._teacher[0], taught, given, targets_BT, places)
         if head is None or judged:
             logits_BTV = self.model(**given, use_cache=False).logits
             losses_BT = token_losses(logits_BTV, targets_BT)
             if by_token:
                 return losses_BT
-            return losses_BT.double().mean(dim=1) if by_sequence else losses_BT.sum()
+            if by_sequence:
+                return losses_BT.double().sum(dim=1) / (targets_BT >= 0).sum(dim=1).clamp(min=1)
+            return losses_BT.sum()
         hidden_BTD = self._hidden(head, given)
         return linear_cross_entropy(hidden_BTD, head.linear.weight, head.linear.bias, targets_BT, self.form)
 
@@ -112,31 +124,39 @@ class NextToken(torch.nn.Module):
         return hidden_BTD if head.scale == 1.0 else hidden_BTD * head.scale
 
     def _distilled(
-        self, teacher: TeacherOutputs, given: dict[str, Any], targets_BT: torch.Tensor, stored: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
-        """The sums of loss, cross-entropy and KL. The teacher comes first, so that what it takes is free again."""
-        head, targets_N = self._head[0], targets_BT.flatten()
+        self, teacher: TeacherOutputs, taught: "Callable[[slice], Distribution]", given: dict[str, Any],
+        targets_BT: torch.Tensor, places: torch.Tensor | None,
+    ) -> torch.Tensor:  # fmt: skip
+        """The sums of loss, cross-entropy and KL. The teacher came first, so that what it takes is free again."""
+        head, targets_N = self._head[0], at_places(targets_BT, places).flatten()
         of = teacher.settings.student, teacher.settings.temperature
-        taught = _ask(teacher, given["input_ids"], stored)
         if head is None or self.form == "whole":
             distribution = taught(slice(None))
             if head is None:
-                logits_BTV = self.model(**given, use_cache=False).logits
+                logits_BTV = at_places(self.model(**given, use_cache=False).logits, places)
             else:
-                logits_BTV = head.linear(self._hidden(head, given))
+                logits_BTV = head.linear(at_places(self._hidden(head, given), places))
             return distillation(logits_BTV.flatten(0, 1), targets_N, distribution, *of)
-        hidden_ND = self._hidden(head, given).flatten(0, 1)
+        hidden_ND = at_places(self._hidden(head, given), places).flatten(0, 1)
         found: torch.Tensor = _chunked(hidden_ND, head.linear.weight, head.linear.bias, targets_N, taught, *of)
         return found
 
 
+def at_places(values_BT: torch.Tensor, places_BL: torch.Tensor | None) -> torch.Tensor:
+    """What stands at some places of each sequence: (B, T, ...) to (B, L, ...); all of it without `places_BL`."""
+    if places_BL is None:
+        return values_BT
+    return values_BT[torch.arange(len(places_BL), device=places_BL.device)[:, None], places_BL]
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _ask(
-    teacher: TeacherOutputs, inputs_BT: torch.Tensor, stored: tuple[torch.Tensor, ...]
-) -> "Callable[[slice], Distribution]":
+    teacher: TeacherOutputs, inputs_BT: torch.Tensor, stored: tuple[torch.Tensor, ...], positions: torch.Tensor | None,
+    places: torch.Tensor | None,
+) -> "Callable[[slice], Distribution]":  # fmt: skip
     """What a teacher says, outside of the model's compiled code and without gradients."""
     with torch.no_grad():
-        taught = teacher(inputs_BT, *stored)
+        taught = teacher(inputs_BT, *stored, positions=positions, places=places)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def part(tokens: slice) -> Distribution:

@@ -93,12 +93,12 @@ class Stepper:
         self._random = random_state(self.runtime.device)
         micro_batches = self.batches.micro_batches(batch, self.micro_batch)
         self.spread.module.train()
-        losses_MS = torch.stack(list(self._losses(micro_batches)))
+        losses_MS = torch.stack(list(self._losses(micro_batches, self._counted(micro_batches))))
         self.spread.settle()
         limit = self.settings.optimizer.clip if self.settings.optimizer.clip is not None else math.inf
         norm: Any = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        shared = self._sum([*self._flags(*asks()), *losses_MS.sum(dim=0)])
+        shared = self._sum([*self._on_device([float(flag) for flag in asks()]), *losses_MS.sum(dim=0)])
         figures = torch.stack([shared[2], norm.to(shared), *shared[:2], *shared[3:], *losses_MS[:, 0]])
         self._bad = torch.maximum(self._bad, (~torch.isfinite(figures[:2]).all()).float())
         step_unless(self.optimizers, self._bad)
@@ -132,27 +132,36 @@ class Stepper:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    def _losses(self, micro_batches: list[MicroBatch]) -> Iterable[torch.Tensor]:
-        """Forward and backward; each micro-batch's share of the mean over the whole batch of all processes, (S,): of
-        the loss, and of its terms.
+    def _counted(self, micro_batches: list[MicroBatch]) -> "int | torch.Tensor":
+        """How many targets count in the batch of all processes, at least 1; of several it stays on the device."""
+        own = sum(micro_batch.counted for micro_batch in micro_batches)
+        if self.runtime.processes == 1:
+            return max(1, own)
+        return self._sum(self._on_device([float(own)]))[0].clamp(min=1)
+
+    def _losses(self, micro_batches: list[MicroBatch], counted: "int | torch.Tensor") -> Iterable[torch.Tensor]:
+        """Forward and backward; each micro-batch's share of the mean over all targets that count in the batch of all
+        processes, (S,): of the loss, and of its terms.
         """
         device = self.runtime.device
         for micro_batch in micro_batches:
-            inputs = micro_batch.inputs.to(device, non_blocking=True)
-            targets = micro_batch.targets.to(device, non_blocking=True)
+            examples = micro_batch.examples.to(device)
             stored = [tensor.to(device, non_blocking=True) for tensor in micro_batch.stored]
             with self.spread.accumulating(last=micro_batch is micro_batches[-1]):
                 with self.runtime.autocast(self.settings.precision):
-                    sums = self.spread.call(inputs, targets, *stored).reshape(-1) / self.settings.batch_tokens
+                    sums = self.spread.call(
+                        examples.inputs, examples.targets, *stored, positions=examples.positions, places=examples.places
+                    )
+                sums = sums.reshape(-1) / counted
                 loss = sums[0]
                 (loss * self.spread.averages if self.spread.averages > 1 else loss).backward()
             yield sums.detach()
 
-    def _flags(self, stop: bool, save: bool) -> list[torch.Tensor]:
-        flags = torch.tensor([float(stop), float(save)])
+    def _on_device(self, values: list[float]) -> list[torch.Tensor]:
+        found = torch.tensor(values)
         if self.runtime.device == "cuda":
-            flags = flags.pin_memory()
-        return list(flags.to(self.runtime.device, non_blocking=True))
+            found = found.pin_memory()
+        return list(found.to(self.runtime.device, non_blocking=True))
 
     def _sum(self, values: list[torch.Tensor]) -> torch.Tensor:
         """The values' sums over all processes."""

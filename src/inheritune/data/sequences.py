@@ -1,0 +1,286 @@
+"""Sequences: the text cut into pieces, and what a model is given of each piece and has to predict.
+
+One rule holds for training, judging, analysis and distillation. The tokens that the model's own tokenizer puts in front
+of a text, its prefix, stand in front of every sequence and at the start of every document in it. They are context:
+they are never predicted, and they count in no budget.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inheritune.data.order import batch_numbers, batch_windows
+from inheritune.data.shards import Array, Tokens
+from inheritune.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORED = -100
+"""torch's mark for a target that does not count."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How text becomes the input of a model.
+
+    `prefix` are the tokens in front of every sequence and document. `end_of_text` is the token that ends a document;
+    None where it is unknown. With `documents`, attention stays inside each document.
+    """
+
+    prefix: tuple[int, ...] = ()
+    end_of_text: int | None = None
+    documents: bool = False
+
+    @property
+    def context(self) -> int:
+        """How many tokens of the text a sequence shows before its first target: one where there is no prefix."""
+        return 0 if self.prefix else 1
+
+    @property
+    def prefix_ends_documents(self) -> bool:
+        """Whether the prefix is the end-of-text token (OPT). Then a document follows on a prefix as it is."""
+        return self.prefix == (self.end_of_text,)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a model is given of B sequences, and what it has to predict.
+
+    `inputs` and `targets` have the shape (B, T); a target that does not count is IGNORED. `lengths` are the inputs of
+    each sequence; behind them stands padding that counts nothing. `positions` (B, T) are the places of tokens in their
+    documents, where attention stays inside documents. `places` (B, L) are the inputs that predict the L tokens of the
+    text in each sequence; None where input and token have the same place.
+    """
+
+    inputs: "torch.Tensor"
+    targets: "torch.Tensor"
+    lengths: tuple[int, ...]
+    positions: "torch.Tensor | None" = None
+    places: "torch.Tensor | None" = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def counted(self) -> int:
+        """How many targets count."""
+        return int((self.targets != IGNORED).sum())
+
+    @property
+    def counts(self) -> "torch.Tensor":
+        """How many targets of each sequence count (B,), at least 1 so that a loss can be divided by it."""
+        return (self.targets != IGNORED).sum(dim=1).clamp(min=1)
+
+    def to(self, device: "torch.device | str") -> "Examples":
+        """The same on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "Examples":
+        """The same in pinned memory, from which a GPU reads while it computes."""
+        return self._map(lambda tensor: tensor.contiguous().pin_memory())
+
+    def part(self, first: int, last: int) -> "Examples":
+        """Sequences `first` to `last` (exclusive), padded to the longest of them."""
+        lengths = self.lengths[first:last]
+        width = max(lengths)
+
+        def cut(tensor: "torch.Tensor | None") -> "torch.Tensor | None":
+            return None if tensor is None else tensor[first:last, :width]
+
+        places = None if self.places is None else self.places[first:last]
+        return Examples(self.inputs[first:last, :width], self.targets[first:last, :width], lengths,
+                        cut(self.positions), places)  # fmt: skip
+
+    def _map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "Examples":
+        positions = None if self.positions is None else change(self.positions)
+        places = None if self.places is None else change(self.places)
+        return Examples(change(self.inputs), change(self.targets), self.lengths, positions, places)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Pieces of text of equal length, (N, context + L) tokens, and how they are packed.
+
+    A negative token fills up a piece at the end of a text that is shorter.
+    """
+
+    windows: Array
+    packing: Packing = Packing()
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def count(self) -> int:
+        """How many pieces there are."""
+        return len(self.windows)
+
+    @property
+    def sequence_length(self) -> int:
+        """The predicted tokens of each piece, L."""
+        return int(self.windows.shape[1]) - self.packing.context
+
+    @property
+    def predicted(self) -> Array:
+        """The tokens of the text that are predicted, (N, L)."""
+        return self.windows[:, self.packing.context :]
+
+    def rows(self, numbers: Sequence[int] | Array) -> "Rows":
+        """The pieces of these numbers, or where a boolean array is true."""
+        chosen = np.asarray(numbers)
+        return replace(self, windows=self.windows[chosen if chosen.dtype == bool else chosen.astype(np.int64)])
+
+    def cut(self, length: int) -> "Rows":
+        """The text of each piece in shorter ones of `length` predicted tokens; what fills none is left out."""
+        context, each = self.packing.context, self.sequence_length // length
+        starts = np.arange(each) * length
+        shorter = self.windows[:, starts[:, None] + np.arange(context + length)]
+        return replace(self, windows=shorter.reshape(-1, context + length))
+
+    def examples(self) -> Examples:
+        """What a model is given and has to predict, on the CPU."""
+        return _examples(self.windows, self.packing)
+
+    def batches(self, size: int) -> Iterator[tuple[Array, Examples]]:
+        """All pieces, up to `size` at a time, and their numbers; those of one batch are equally long.
+
+        So none is padded. Most have one length; a piece in which documents begin has a prefix more for each.
+        """
+        every = self.examples()
+        lengths = np.asarray(every.lengths)
+        for length in np.unique(lengths):
+            numbers = np.flatnonzero(lengths == length)
+            for first in range(0, len(numbers), size):
+                some = numbers[first : first + size]
+                yield some, self.rows(some).examples()
+
+
+class Sequences:
+    """A row of tokens cut into sequences of L predicted tokens.
+
+    With a prefix, a sequence is the L tokens. Without one it begins with the last token of the sequence before, so that
+    every token but the first is predicted exactly once. What does not fill a last sequence is left out. `sampling` says
+    in which order a training takes them; `with replacement` it takes windows that begin anywhere.
+    """
+
+    def __init__(
+        self, tokens: "Tokens | Array", sequence_length: int, place: str, sampling: str = "shuffled",
+        packing: Packing = Packing(),
+    ) -> None:  # fmt: skip
+        """Raises InputError when there are too few tokens for one sequence."""
+        self.tokens, self.sequence_length, self.sampling, self.packing = tokens, sequence_length, sampling, packing
+        self.count = (len(tokens) - packing.context) // sequence_length
+        if self.count < 1:
+            raise InputError(
+                place,
+                f"{len(tokens)} tokens do not fill one sequence of {sequence_length}",
+                "give more text, or a smaller train.sequence_length",
+            )
+
+    @property
+    def left_over(self) -> int:
+        """Tokens at the end that fill no sequence; windows that begin anywhere leave none."""
+        whole = len(self.tokens) - self.packing.context - self.count * self.sequence_length
+        return whole if self.sampling == "shuffled" else 0
+
+    def rows(self, numbers: Sequence[int] | Array) -> Rows:
+        """The sequences of these numbers."""
+        return self.windows(np.asarray(numbers, np.int64) * self.sequence_length)
+
+    def windows(self, starts: Array) -> Rows:
+        """The sequences that begin at these tokens of the text."""
+        size = self.packing.context + self.sequence_length
+        if isinstance(self.tokens, Tokens):
+            return Rows(self.tokens.rows(starts, size).astype(np.int64), self.packing)
+        return Rows(self.tokens[starts[:, None] + np.arange(size)].astype(np.int64), self.packing)
+
+    def batch_starts(self, step: int, batch: int, seed: int) -> Array:
+        """The tokens at which the sequences of a training's batch of this number begin, shape (batch,)."""
+        if self.sampling == "with replacement":
+            windows = len(self.tokens) - self.packing.context - self.sequence_length + 1
+            return np.asarray(batch_windows(step, batch, windows, seed))
+        return np.asarray(batch_numbers(step, batch, self.count, seed)) * self.sequence_length
+
+
+def _examples(windows: Array, packing: Packing) -> Examples:
+    """Put the prefix in front of pieces of text (B, context + L) and of the documents in them, and mark the targets."""
+    import torch
+
+    counts = windows >= 0
+    lengths = counts.sum(axis=1) - 1
+    counts[:, : packing.context] = False
+    tokens, begins, places = np.maximum(windows, 0), _document_starts(windows, packing), None
+    if packing.prefix:
+        first, stored = _stored_prefixes(windows, packing)
+        # where the end of a document is the prefix of the next one, the prefix is there already
+        shared = packing.prefix_ends_documents and not packing.documents
+        sites = np.zeros_like(begins) if shared else begins & ~first
+        sites[:, 0] = ~first[:, 0]
+        lengths = lengths + len(packing.prefix) * sites.sum(axis=1)
+        tokens, counts, begins, columns = _framed(tokens, sites, begins, counts & ~stored, packing.prefix)
+        places = np.maximum(columns - 1, 0)
+        if places.shape[1] == tokens.shape[1] - 1 and (places == np.arange(places.shape[1])).all():
+            places = None
+    targets = np.where(counts, tokens, IGNORED)[:, 1:]
+    positions = _positions(begins)[:, :-1] if packing.documents else None
+    inputs, optional = torch.from_numpy(tokens)[:, :-1], [positions, places]
+    more = [None if array is None else torch.from_numpy(array) for array in optional]
+    return Examples(inputs, torch.from_numpy(targets), tuple(lengths.tolist()), *more)
+
+
+def _document_starts(windows: Array, packing: Packing) -> Array:
+    """Where a sequence or, behind an end-of-text token, a document begins: booleans of the windows' shape."""
+    starts = np.zeros(windows.shape, bool)
+    if packing.end_of_text is not None and (packing.prefix or packing.documents):
+        starts[:, 1:] = (windows[:, :-1] == packing.end_of_text) & (windows[:, 1:] >= 0)
+    starts[:, 0] = True
+    return starts
+
+
+def _stored_prefixes(windows: Array, packing: Packing) -> tuple[Array, Array]:
+    """Where the text itself has the prefix, as token files of other programs may: its first token, and all of them.
+
+    Nowhere, where end-of-text is part of the prefix: then a token of the text is the end of a document. A prefix may
+    be cut off by the end of a window.
+    """
+    first = np.zeros(windows.shape, bool)
+    if packing.end_of_text in packing.prefix:
+        return first, first
+    width = windows.shape[1]
+    first[:] = True
+    for place, token in enumerate(packing.prefix):
+        first[:, : width - place] &= windows[:, place:] == token
+    every = np.zeros(windows.shape, bool)
+    for place in range(len(packing.prefix)):
+        every[:, place:] |= first[:, : width - place]
+    return first, every
+
+
+def _framed(
+    windows: Array, sites: Array, starts: Array, counts: Array, prefix: tuple[int, ...]
+) -> tuple[Array, Array, Array, Array]:
+    """Pieces with `prefix` put in at `sites`, padded with 0: tokens, which count, where documents begin, and the column
+    of each predicted token of the text.
+    """
+    size = len(prefix)
+    columns = np.arange(windows.shape[1]) + size * np.cumsum(sites, axis=1)
+    shape = (len(windows), int(columns[:, -1].max()) + 1 if len(windows) else 0)
+    tokens, counted, begins = np.zeros(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, bool)
+    row = np.arange(len(windows))[:, None]
+    tokens[row, columns] = windows
+    counted[row, columns] = counts
+    at_row, at_window = np.nonzero(sites)
+    for place, token in enumerate(prefix):
+        tokens[at_row, columns[at_row, at_window] - size + place] = token
+    at_row, at_window = np.nonzero(starts)
+    begins[at_row, columns[at_row, at_window] - size * sites[at_row, at_window]] = True
+    return tokens, counted, begins, columns
+
+
+def _positions(begins: Array) -> Array:
+    """The place of each token in its document, from where documents begin, (B, T)."""
+    places = np.arange(begins.shape[1])
+    return places - np.maximum.accumulate(np.where(begins, places, 0), axis=1)

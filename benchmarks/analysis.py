@@ -41,7 +41,7 @@ def ranks(given: argparse.Namespace) -> None:
     """Time the rank step on the attention of some sequences, in the micro-batches of `analyze`."""
     origin = Reference(path=given.model)
     model = load_model(origin).float()
-    rows = torch.from_numpy(sample_text(given.text, load_tokenizer(origin), given.rank_sequences, given.length))
+    rows = sample_text(given.text, load_tokenizer(origin), given.rank_sequences, given.length)
     seen: list[torch.Tensor] = []
     with torch.no_grad(), eager_attention(model), attention_seen(model, lambda block, weights: seen.append(weights)):
         for part in torch.split(rows[:, :-1], 8):

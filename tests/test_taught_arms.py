@@ -56,7 +56,7 @@ def taught(
 def slow_terms(student: PreTrainedModel, teacher: PreTrainedModel, data: Path, seed: int, t: float) -> list[float]:
     """Mean cross-entropy and KL of the first batch in float64, from the models' own logits."""
     row = Sequences(open_prepared(data).tokens("train"), LENGTH, "test")
-    rows = torch.from_numpy(row.rows(batch_numbers(0, BATCH, row.count, seed)))
+    rows = torch.from_numpy(row.rows(batch_numbers(0, BATCH, row.count, seed)).windows)
     with torch.no_grad():
         own, other = (model.eval()(rows[:, :-1]).logits.double() for model in (student, teacher))
     entropy = torch.logsumexp(own, -1) - own.gather(-1, rows[:, 1:, None])[..., 0]

@@ -29,6 +29,7 @@ from inheritune.data import (
     Packing,
     Prepared,
     Sequences,
+    check_prefix,
     check_tokenizer,
     check_vocabulary,
     find_data,
@@ -93,6 +94,11 @@ class Conditions:
         return cls(training, evaluate, seed, runtime, terminal, tokenizer, train, validation, parallel)
 
     @property
+    def framing(self) -> dict[str, Any]:
+        """What is written down of the prefix with results, so that none is continued with another one."""
+        return {"prefix": list(self.packing.prefix)} if self.packing.prefix else {}
+
+    @property
     def packing(self) -> Packing:
         """How the text becomes the input of all models."""
         return self.train_sequences.packing
@@ -135,6 +141,7 @@ def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> d
     done = arm.folder / "evaluation.json"
     found: dict[str, Any] | None = runtime.first_does(lambda: read_json(done) if done.exists() else None)
     if found is not None:
+        check_framing(found, conditions, done)
         return found
     settings = arm.training or conditions.training
     check_has_teacher(arm.teacher, settings, arm.name)
@@ -163,6 +170,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         lambda: read_json(cost) if cost.exists() and (arm.folder / "model").is_dir() else None
     )
     if facts is not None:
+        check_framing(facts, conditions, cost)
         return facts
     began = time.monotonic()
     model = arm.build().float()
@@ -196,6 +204,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         "epochs": round(steps * settings.batch_sequences / conditions.train_sequences.count, 4),
         "steps": steps,
         "left_over_tokens": settings.left_over(conditions.train_sequences.count),
+        **conditions.framing,
         "flops": flops,
         **teaching,
         "tokens_per_second": round(tokens / position.seconds, 1),
@@ -204,6 +213,17 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
     }
     runtime.first_does(lambda: write_json(cost, facts))
     return facts
+
+
+def check_framing(found: dict[str, Any], conditions: Conditions, file: Path) -> None:
+    """Raise InputError where a result was made with another prefix before its sequences, as by earlier versions."""
+    before, now = found.get("prefix", []), list(conditions.packing.prefix)
+    if before != now:
+        raise InputError(
+            str(file),
+            f"made with the prefix {before} in front of each sequence, and the tokenizer's is {now}",
+            "begin anew in another folder; with data.prefix: none, models see no prefix",
+        )
 
 
 def _open_trackers(
@@ -283,13 +303,14 @@ def train(
     settings: Training | dict[str, Any], evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
     parallel: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
     track: str | Sequence[str] = (), timeout: float = 10, teacher: "PreTrainedModel | str | Path | None" = None,
+    prefix: str = "auto",
 ) -> "tuple[PreTrainedModel, dict[str, Any]]":  # fmt: skip
     """Train one model on prepared data; returns the trained model and its figures.
 
     `model` is a hub id, a folder, a .gguf file or a loaded model, which stays as it is; so is `teacher`, from which it
     learns as `settings.distillation` says (default: as in the paper). `settings` are those of a
-    recipe's `train`, `track` names trackers as a recipe's `track` does, `timeout` is how many minutes a process waits
-    for another one. The folder `out` gets metrics.jsonl,
+    recipe's `train`, `track` names trackers as a recipe's `track` does, `prefix` is as in its `data`, `timeout` is how
+    many minutes a process waits for another one. The folder `out` gets metrics.jsonl,
     checkpoints/, model/ (a Hugging Face checkpoint) and evaluation.json; called again, an interrupted training goes on.
     Raises InputError when model, tokenizer and data do not fit, a tracker is not installed, or `out` holds something
     else.
@@ -303,6 +324,7 @@ def train(
     evaluate = evaluate or Evaluate()
     names = (track,) if isinstance(track, str) else tuple(track)
     check_trackers(names)
+    check_prefix(prefix, "prefix")
     runtime = rt.start(device, timeout_minutes=timeout)
     find_data(data)
     request = {"model": identity(model), "seed": seed} | asked(training)
@@ -320,7 +342,8 @@ def train(
     check_tokenizer(prepared, tokenizer, str(out))
     check_vocabulary(prepared, model.config.vocab_size, "model")
     check_positions(model.config, training.sequence_length, "train.sequence_length")
-    conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel)
+    conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel, prefix)
+    request |= conditions.framing
     conditions = replace(conditions, track=names, title=out.resolve().name)
     start = copy.deepcopy(model) if given is model else model
     taught = None if teacher is None else open_teacher(teacher, out / "teacher", prepared)

@@ -221,13 +221,13 @@ def grow(
     train: Training | dict[str, Any], inherit: Inherit | dict[str, Any] | None = None,
     rounds: Grow | dict[str, Any] | None = None, evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
     parallel: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
-    track: str | Sequence[str] = (),
+    track: str | Sequence[str] = (), prefix: str = "auto",
 ) -> "tuple[PreTrainedModel, list[dict[str, Any]]]":  # fmt: skip
     """Rounds of inherit, train and judge over prepared data, in the folder `out`; goes on where a call stopped.
 
     `train`, `inherit` and `rounds` are the recipe's `train`, `inherit` and `grow`; with `train.distillation` the
-    reference is the rounds' teacher. `track` names trackers as its
-    `track` does. Returns the model of the shallowest round that matched the reference (of the best round, where none
+    reference is the rounds' teacher. `track` and `prefix` are as its `track` and
+    `data.prefix`. Returns the model of the shallowest round that matched the reference (of the best round, where none
     did) and the figures of all rounds. Raises InputError when reference, data and settings do not fit, a tracker is not
     installed, or `out` holds something else or is worked in by another process.
     """
@@ -259,7 +259,8 @@ def grow(
     teacher = None
     if training.distillation is not None:
         teacher = Teacher(model, out / "teacher", trainings=len(planned))
-    conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel)
+    conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel, prefix)
+    request |= conditions.framing
     conditions = replace(conditions, track=names, title=out.resolve().name)
     with begun(out, request, runtime):
         start, dropped = chosen(model, start, conditions, out / "selection.json")

@@ -15,7 +15,7 @@ import inheritune
 from conftest import read_json
 from inheritune import prepare
 from inheritune.analysis import account
-from inheritune.data import Sequences, open_prepared, sample
+from inheritune.data import Rows, Sequences, open_prepared, sample
 from inheritune.errors import InputError
 from inheritune.recipe import Inherit, Reference
 
@@ -76,7 +76,7 @@ def check_block(block: dict[str, Any], number: int, several: bool = True) -> Non
 
 def check_model(model: dict[str, Any], layers: int, several: bool = True) -> None:
     keys = {"name", "path", "layers", "parameters", "loss", "no_attention", "blocks", "angular_distance", "lazy_layers"}
-    assert model.keys() == keys | {"lazy_groups", "collapsed_share", "maps", "selection", "seconds"}
+    assert model.keys() == keys | {"lazy_groups", "collapsed_share", "maps", "prefix", "selection", "seconds"}
     assert model["layers"] == len(model["blocks"]) == layers
     check_figure(model["loss"], several)
     for number, block in enumerate(model["blocks"]):
@@ -141,16 +141,16 @@ def test_the_folder_has_the_same_figures_and_opens_by_itself(written: tuple[Any,
 def test_figures_are_of_validation_text_and_the_choice_of_training_text(
     data: Path, reference_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows: dict[str, torch.Tensor] = {}
+    rows: dict[str, Rows] = {}
     describe, choose = account.describe, account.choose_blocks
 
-    def described(model: Any, rows_NT: torch.Tensor, **more: Any) -> Any:
-        rows["figures"] = rows_NT
-        return describe(model, rows_NT, **more)
+    def described(model: Any, given: Rows, **more: Any) -> Any:
+        rows["figures"] = given
+        return describe(model, given, **more)
 
-    def chose(model: Any, rows_NT: torch.Tensor, *more: Any, **named: Any) -> Any:
-        rows["choice"] = rows_NT
-        return choose(model, rows_NT, *more, **named)
+    def chose(model: Any, given: Rows, *more: Any, **named: Any) -> Any:
+        rows["choice"] = given
+        return choose(model, given, *more, **named)
 
     monkeypatch.setattr(account, "describe", described)
     monkeypatch.setattr(account, "choose_blocks", chose)
@@ -158,15 +158,15 @@ def test_figures_are_of_validation_text_and_the_choice_of_training_text(
     inheritune.analyze(reference_folder, data=data, selection=wish, **SMALL)
     prepared = open_prepared(data)
     judged = prepared.tokens("validation").read(0, len(prepared.tokens("validation"))).tolist()
-    assert rows["figures"].shape == (4, 13)
-    assert rows["choice"].shape == (600 // 64, 65)  # as long as the model's positions allow
+    assert rows["figures"].windows.shape == (4, 13)
+    assert rows["choice"].windows.shape == (600 // 64, 65)  # as long as the model's positions allow
 
     def stands_in(row: list[int], tokens: list[int]) -> bool:
         return any(tokens[at : at + len(row)] == row for at in range(len(tokens) - len(row) + 1))
 
-    assert all(stands_in(row, judged) for row in rows["figures"].tolist())
+    assert all(stands_in(row, judged) for row in rows["figures"].windows.tolist())
     train = sample(Sequences(prepared.tokens("train"), 64, "train"), 600 // 64, "train")
-    assert rows["choice"].tolist() == train.tolist()
+    assert rows["choice"].windows.tolist() == train.windows.tolist()
 
 
 def test_text_is_files_folders_and_patterns(text: Path, reference_folder: Path, tmp_path: Path, tokenizer: Any) -> None:

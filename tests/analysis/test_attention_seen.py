@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import slow
 import torch
-from forward import logits_of, some_tokens
+from forward import as_inputs, as_rows, logits_of, some_tokens
 from tiny_families import build
 
 from inheritune.analysis import attention_seen, describe, eager_attention, pass_through
@@ -105,7 +105,7 @@ def test_it_is_what_queries_and_keys_make(kind: str, by_hand: Any) -> None:
     assert sorted(seen) == list(range(len(built)))
     for block, matrices_HTT in enumerate(built):
         assert np.abs(seen[block][0] - matrices_HTT).max() < 2e-6
-    passed = pass_through(model, tokens_BT, (0.8, 0.9))
+    passed = pass_through(model, as_inputs(tokens_BT), (0.8, 0.9))
     for block, matrices_HTT in enumerate(built):
         figures_HF = passed.heads[block][0]  # type: ignore[index]
         for head, matrix in enumerate(matrices_HTT):
@@ -127,7 +127,7 @@ def test_it_is_what_transformers_gives_out(kind: str) -> None:
         expected = own(input_ids=tokens_BT, use_cache=False, output_attentions=True).attentions
     seen = seen_in(model, tokens_BT)
     assert sorted(seen) == list(range(len(expected))) == [0, 1, 2, 3]
-    passed = pass_through(model, tokens_BT)
+    passed = pass_through(model, as_inputs(tokens_BT))
     for block, weights_BHTT in enumerate(expected):
         assert np.abs(seen[block] - weights_BHTT.double().numpy()).max() < 1e-5
         ranks = [[slow.rank(matrix, 0.9) for matrix in heads] for heads in weights_BHTT.numpy()]
@@ -150,7 +150,7 @@ def test_hidden_states_give_influence_and_distances() -> None:
     with outputs_of({"last": model.model.layers[3]}) as found:  # transformers' last one is behind the final norm
         logits_of(model, tokens_BT)
     states[-1] = found["last"]
-    passed = pass_through(model, tokens_BT, micro_batch=2)
+    passed = pass_through(model, as_inputs(tokens_BT), micro_batch=2)
     for left in range(5):
         for right in range(5):
             angles = (np.arccos(slow.cosines(states[left], states[right]).clip(-1, 1)) / np.pi).mean(1)
@@ -162,7 +162,7 @@ def test_hidden_states_give_influence_and_distances() -> None:
 
 def test_how_many_pass_at_once_changes_nothing() -> None:
     model, tokens_BT = build("llama"), some_tokens(5, 12)
-    found = [pass_through(model, tokens_BT, (0.5, 0.9), size) for size in (1, 2, 8)]
+    found = [pass_through(model, as_inputs(tokens_BT), (0.5, 0.9), size) for size in (1, 2, 8)]
     for other in found[1:]:
         for block in range(4):
             assert torch.equal(other.heads[block][..., :3], found[0].heads[block][..., :3])  # type: ignore[index]
@@ -174,7 +174,7 @@ def test_a_model_in_half_precision_is_within_two_percent() -> None:
     model, tokens_BT = build("llama"), some_tokens(8, 40)
     halved = copy.deepcopy(model).bfloat16()
     ranks = [
-        float(torch.stack([heads[..., 0] for heads in pass_through(one, tokens_BT).heads]).mean())  # type: ignore[index]
+        float(torch.stack([heads[..., 0] for heads in pass_through(one, as_inputs(tokens_BT)).heads]).mean())  # type: ignore[index]
         for one in (model, halved)
     ]
     assert ranks[1] == pytest.approx(ranks[0], rel=0.02)
@@ -205,9 +205,9 @@ def test_the_model_stays_as_it_was(kind: str, training: bool) -> None:
     model.train(training)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    pass_through(model, tokens_BT)
+    pass_through(model, as_inputs(tokens_BT))
     if not training:
-        describe(model, some_tokens(2, 13))
+        describe(model, as_rows(some_tokens(2, 13)))
     assert model.config._attn_implementation == before
     assert model.training is training
     for module in model.modules():
@@ -236,11 +236,11 @@ def test_what_fails_inside_leaves_it_as_it_was_too() -> None:
 
 def test_a_family_without_attention_says_so_and_has_figures_of_its_blocks() -> None:
     model = build("mamba")
-    passed = pass_through(model, some_tokens(3, 10))
+    passed = pass_through(model, as_inputs(some_tokens(3, 10)))
     assert passed.heads == [None] * 4
     assert passed.influence.shape == (3, 4)
     assert float(passed.influence.min()) > 0
-    found = describe(model, some_tokens(3, 11))
+    found = describe(model, as_rows(some_tokens(3, 11)))
     assert "no attention weights" in found["no_attention"]
     assert found["maps"] is found["lazy_layers"] is found["lazy_groups"] is found["collapsed_share"] is None
     for block in found["blocks"]:
@@ -257,7 +257,7 @@ def test_in_a_hybrid_blocks_with_attention_have_their_figures() -> None:
         num_key_value_heads=2, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, num_experts=2,
         use_mamba_kernels=False, mamba_d_state=4, mamba_dt_rank=4, bos_token_id=0, eos_token_id=1, pad_token_id=2,
     )  # fmt: skip
-    found = describe(model, some_tokens(2, 11))
+    found = describe(model, as_rows(some_tokens(2, 11)))
     assert [block["attention"] is not None for block in found["blocks"]] == [False, True, False, True]
     assert found["no_attention"] is None
     assert found["collapsed_share"] is not None
@@ -268,4 +268,4 @@ def test_weights_that_are_not_finite_are_an_error() -> None:
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
     with pytest.raises(RunError, match="the output of block 1 is not finite"):
-        pass_through(model, some_tokens())
+        pass_through(model, as_inputs(some_tokens()))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from forward import some_tokens
+from forward import as_rows, some_tokens
 from test_partial import losses_by_hand
 from tiny_families import build
 
@@ -25,7 +25,7 @@ def parameters(model: Any) -> int:
 
 
 def choose(model: Any, **wish: Any) -> dict[str, Any]:
-    return choose_blocks(model, ROWS, Inherit(**wish))
+    return choose_blocks(model, as_rows(ROWS), Inherit(**wish))
 
 
 def mean_loss(model: Any, kept: list[int]) -> float:
@@ -54,7 +54,7 @@ def test_auto_drops_what_raises_the_loss_least_and_says_so() -> None:
 
 def test_rank_influence_and_loss_go_by_their_figure() -> None:
     model = build("gpt2")
-    passed = pass_through(model, ROWS[:, :-1])
+    passed = pass_through(model, as_rows(ROWS))
     whole = mean_loss(model, [0, 1, 2, 3])
     figures = {
         "rank": [float(heads[..., 0].mean(0).max()) for heads in passed.heads if heads is not None],

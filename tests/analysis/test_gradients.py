@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from forward import logits_of, some_tokens
+from forward import as_rows, logits_of, some_tokens
 from tiny_families import build
 
 from inheritune.analysis import find_projections, gradient_norms
@@ -47,7 +47,7 @@ FUSED: dict[str, tuple[Callable[[Any], list[Any]], Callable[[torch.Tensor], tupl
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2", "gpt_oss"])
 def test_of_projections_of_their_own(kind: str) -> None:
     model = build(kind)
-    found = gradient_norms(model, ROWS)
+    found = gradient_norms(model, as_rows(ROWS))
     for name in ("query", "key"):
         weights = [getattr(block.self_attn, f"{name[0]}_proj").weight for block in model.model.layers]
         expected = [float(one.double().norm()) for one in gradients(model, weights)]
@@ -59,7 +59,7 @@ def test_of_projections_of_their_own(kind: str) -> None:
 def test_of_fused_projections(kind: str) -> None:
     model = build(kind)
     weights_of, part = FUSED[kind]
-    found = gradient_norms(model, ROWS)
+    found = gradient_norms(model, as_rows(ROWS))
     for block, gradient in enumerate(gradients(model, weights_of(model))):
         query, key = part(gradient.double())
         assert found[block] == pytest.approx({"query": float(query.norm()), "key": float(key.norm())}, rel=1e-3)
@@ -75,7 +75,7 @@ def test_features_are_told_apart() -> None:
 
 
 def test_without_attention_there_are_none() -> None:
-    assert gradient_norms(build("mamba"), ROWS) == [None] * 4
+    assert gradient_norms(build("mamba"), as_rows(ROWS)) == [None] * 4
 
 
 def test_the_model_stays_as_it_was() -> None:
@@ -85,7 +85,7 @@ def test_the_model_stays_as_it_was() -> None:
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     logits = logits_of(model, ROWS)
     with torch.no_grad():  # gradients are taken all the same
-        assert all(gradient_norms(model, ROWS))
+        assert all(gradient_norms(model, as_rows(ROWS)))
     assert [parameter.requires_grad for parameter in model.parameters()] == wanted
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from forward import some_tokens
+from forward import as_rows, some_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_partial import losses_by_hand
@@ -130,7 +130,7 @@ def test_with_a_model_it_is_the_greedy_search_over_inherited_targets(kind: str) 
 
     expected, _ = greedy(4, loss, 1)
     said: list[str] = []
-    order = search(Trials(model, tokens_BT), until(1), anything, said.append)
+    order = search(Trials(model, as_rows(tokens_BT)), until(1), anything, said.append)
     assert [one.block for one in order] == expected
     before = loss(frozenset())
     for at, one in enumerate(order):
@@ -143,7 +143,7 @@ def test_with_a_model_it_is_the_greedy_search_over_inherited_targets(kind: str) 
 
 def test_a_shorter_order_is_the_beginning_of_a_longer_one() -> None:
     model, tokens_BT = build("llama"), some_tokens(3, 11)
-    orders = [found(Trials(model, tokens_BT), least) for least in (4, 3, 2, 1)]
+    orders = [found(Trials(model, as_rows(tokens_BT)), least) for least in (4, 3, 2, 1)]
     assert [len(order) for order in orders] == [0, 1, 2, 3]
     assert all(orders[-1][: len(order)] == order for order in orders)
 

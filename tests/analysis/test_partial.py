@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from forward import VOCABULARY, logits_of, randomised, some_tokens
+from forward import VOCABULARY, as_rows, logits_of, randomised, some_tokens
 from tiny_families import FAMILIES, build
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
@@ -27,7 +27,7 @@ def losses_by_hand(model: PreTrainedModel, tokens_BT: torch.Tensor) -> list[floa
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_blocks_left_out_are_blocks_not_inherited(kind: str) -> None:
     model, tokens_BT = build(kind), some_tokens(2, 11)
-    part = Partial(model, tokens_BT)
+    part = Partial(model, as_rows(tokens_BT).examples())
     assert part.resumes
     assert part.whole.tolist() == pytest.approx(losses_by_hand(model, tokens_BT), abs=1e-5)
     assert len(part.states) == 5
@@ -49,7 +49,7 @@ def test_states_are_the_inputs_of_the_blocks_and_the_last_output() -> None:
     logits_of(model, tokens_BT[:, :-1])
     for handle in handles:
         handle.remove()
-    part = Partial(model, tokens_BT)
+    part = Partial(model, as_rows(tokens_BT).examples())
     assert all(torch.equal(held, expected) for held, expected in zip(part.states, [embedded, *seen], strict=True))
     behind: list[torch.Tensor] = []
     part.losses([0, 2, 3], 2, part.states[1], behind)  # block 1 left out: block 2 gets its input
@@ -84,7 +84,7 @@ def without(model: Any, block: int) -> Any:
 def test_blocks_that_see_more_than_hidden_states_take_whole_passes() -> None:
     model, tokens_BT = remembering(), some_tokens(2, 11)
     overridden = [block.__dict__["forward"] for block in model.model.layers]
-    trials = Trials(model, tokens_BT)
+    trials = Trials(model, as_rows(tokens_BT))
     assert not trials.resumes
     for block in range(4):
         found = trials.without(block)[0].tolist()
@@ -107,7 +107,7 @@ def test_a_block_that_stands_in_the_list_twice_is_told_by_its_place() -> None:
     model, tokens_BT = build("llama"), some_tokens(2, 11)
     layers = model.model.layers
     model.model.layers = torch.nn.ModuleList([layers[0], layers[1], layers[0], layers[2]])
-    part = Partial(model, tokens_BT)
+    part = Partial(model, as_rows(tokens_BT).examples())
     found = part.losses([0, 1, 3]).tolist()
     model.model.layers = torch.nn.ModuleList([layers[0], layers[1], layers[2]])
     assert found == pytest.approx(losses_by_hand(model, tokens_BT), abs=2e-5)
@@ -116,7 +116,7 @@ def test_a_block_that_stands_in_the_list_twice_is_told_by_its_place() -> None:
 
 def test_trials_go_on_from_what_was_dropped() -> None:
     model, tokens_BT = build("qwen3"), some_tokens(5, 11)
-    trials = Trials(model, tokens_BT, micro_batch=2)
+    trials = Trials(model, as_rows(tokens_BT), micro_batch=2)
     assert trials.losses.shape == (5,)
     dropped: list[int] = []
     for block in (2, 0, 3):  # in the middle, the first, the last
@@ -132,7 +132,7 @@ def test_trials_go_on_from_what_was_dropped() -> None:
 
 def test_depth_losses_are_those_of_the_first_blocks_and_skips_those_of_the_rest() -> None:
     model, tokens_BT = build("gpt2"), some_tokens(3, 11)
-    trials = Trials(model, tokens_BT)
+    trials = Trials(model, as_rows(tokens_BT))
     increases = skip_increases(trials, range(4))
     whole = losses_by_hand(model, tokens_BT)
     for block in range(4):
@@ -147,6 +147,6 @@ def test_depth_losses_are_those_of_the_first_blocks_and_skips_those_of_the_rest(
 def test_a_model_of_one_block() -> None:
     config = GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=1, n_head=2, n_positions=16)
     model, tokens_BT = randomised(GPT2LMHeadModel(config)), some_tokens(2, 11)
-    part = Partial(model, tokens_BT)
+    part = Partial(model, as_rows(tokens_BT).examples())
     assert part.resumes
     assert part.whole.tolist() == pytest.approx(losses_by_hand(model, tokens_BT), abs=1e-5)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from forward import some_tokens
+from forward import as_rows, some_tokens
 from test_partial import losses_by_hand
 from tiny_families import build
 from torch.nn import functional
@@ -44,8 +44,8 @@ def test_the_blocks_left_are_trained_as_a_model_of_them_would_be(
     monkeypatch.setattr(recovery_module, "STEP", 16 * step)
     model, copied = build(family), build(family)
     copied.load_state_dict(model.state_dict())
-    recovery = Recovery(copied, SPARE, 4, micro_batch)
-    trials = Trials(copied, ROWS, recovery=recovery)
+    recovery = Recovery(copied, as_rows(SPARE), 4, micro_batch)
+    trials = Trials(copied, as_rows(ROWS), recovery=recovery)
     for block in (1, 2):
         trials.drop(block, *trials.without(block))
     trials.recover()
@@ -65,7 +65,7 @@ def test_only_the_blocks_left_are_trained_whatever_was_frozen(family: str) -> No
     model = build(family)
     model.requires_grad_(False)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    trials = Trials(model, ROWS, recovery=Recovery(model, SPARE, 4))
+    trials = Trials(model, as_rows(ROWS), recovery=Recovery(model, as_rows(SPARE), 4))
     trials.recover()  # block 1 is there still, and the optimizer remembers
     early = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     trials.drop(1, *trials.without(1))
@@ -80,23 +80,26 @@ def test_only_the_blocks_left_are_trained_whatever_was_frozen(family: str) -> No
 def test_products_in_bfloat16_train_too_and_do_not_see_old_weights() -> None:
     model = build("llama")
     with products_in("bfloat16", model):
-        trials = Trials(model, ROWS, recovery=Recovery(model, SPARE, 4))
+        trials = Trials(model, as_rows(ROWS), recovery=Recovery(model, as_rows(SPARE), 4))
         before = trials.losses
         trials.recover()
         seen = trials.losses
     with products_in("bfloat16", model):
-        assert torch.equal(Trials(model, ROWS).losses, seen)
+        assert torch.equal(Trials(model, as_rows(ROWS)).losses, seen)
     assert not torch.equal(before, seen)
 
 
 def test_sequences_to_recover_on_are_others_and_the_model_stays() -> None:
     model = build("llama")
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    rows = some_tokens(12, 17)
+    tokens_NT = some_tokens(12, 17)
+    rows = as_rows(tokens_NT)
     wish = Inherit(layers=2, choose="auto", calibration="64 tokens", recovery="32 tokens")
     seen, spare = divide(rows, wish)
-    assert seen.tolist() == rows[::3].tolist()
-    assert sorted(map(tuple, [*seen.tolist(), *spare.tolist()])) == sorted(map(tuple, rows.tolist()))
+    assert seen.windows.tolist() == tokens_NT[::3].tolist()
+    assert sorted(map(tuple, [*seen.windows.tolist(), *spare.windows.tolist()])) == sorted(
+        map(tuple, tokens_NT.tolist())
+    )
     found = choose_blocks(model, rows, wish)
     assert found["recovery_steps"] == 1  # nothing is left to choose behind the second drop
     assert found["calibration"] == {"sequences": 4, "sequence_length": 16}
@@ -107,4 +110,4 @@ def test_sequences_to_recover_on_are_others_and_the_model_stays() -> None:
         choose_blocks(model, seen, wish),
     ):
         assert less["recovery_steps"] == 0
-    assert choose_blocks(model, rows[:1], wish)["calibration"]["sequences"] == 1
+    assert choose_blocks(model, rows.rows([0]), wish)["calibration"]["sequences"] == 1

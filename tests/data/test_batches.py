@@ -27,16 +27,20 @@ def test_every_sequence_exactly_once(batch: int, size: int, processes: int, step
     ]
     assert len({len(parts) for parts in ranks}) == 1
     parts = [part for found in ranks for part in found]
-    assert {tuple(part.inputs.shape) for part in parts} == {tuple(part.targets.shape) for part in parts} == {(size, 3)}
+    assert (
+        {tuple(part.examples.inputs.shape) for part in parts}
+        == {tuple(part.examples.targets.shape) for part in parts}
+        == {(size, 3)}
+    )
     assert [number for part in parts for number in part.numbers] == expected
     for part in parts:
         real = len(part.numbers)
-        assert (part.targets[real:] == IGNORED).all()
+        assert (part.examples.targets[real:] == IGNORED).all()
         if real:
-            rows = torch.from_numpy(ROW.rows(part.numbers))
-            assert torch.equal(part.inputs[:real], rows[:, :-1])
-            assert torch.equal(part.targets[:real], rows[:, 1:])
-        assert part.inputs.min() >= 1  # filler is text too, as a model may look at its ids
+            rows = torch.from_numpy(ROW.rows(part.numbers).windows)
+            assert torch.equal(part.examples.inputs[:real], rows[:, :-1])
+            assert torch.equal(part.examples.targets[:real], rows[:, 1:])
+        assert part.examples.inputs.min() >= 1  # filler is text too, as a model may look at its ids
 
 
 def test_ignored_is_what_torch_ignores() -> None:
@@ -48,7 +52,9 @@ def test_ignored_is_what_torch_ignores() -> None:
 def same(one: Batches, other: Batches, step: int, size: int) -> bool:
     pairs = zip(one.micro_batches(step, size), other.micro_batches(step, size), strict=True)
     return all(
-        a.numbers == b.numbers and torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
+        a.numbers == b.numbers
+        and torch.equal(a.examples.inputs, b.examples.inputs)
+        and torch.equal(a.examples.targets, b.examples.targets)
         for a, b in pairs
     )
 
@@ -121,10 +127,10 @@ def test_what_vanishes_in_a_training_is_named(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 def test_windows_do_not_depend_on_processes_and_micro_batches(batch: int, size: int, processes: int, step: int) -> None:
     row = Sequences(ROW.tokens, 3, "test", "with replacement")
-    expected = row.windows(row.batch_starts(step, batch, 7))
+    expected = row.windows(row.batch_starts(step, batch, 7)).windows
     ranks = [Batches(row, batch, 7, rank=rank, processes=processes) for rank in range(processes)]
     parts = [part for held in ranks for part in held.micro_batches(step, size)]
-    found = np.concatenate([part.inputs[: len(part.numbers)].numpy() for part in parts])
+    found = np.concatenate([part.examples.inputs[: len(part.numbers)].numpy() for part in parts])
     assert found.tolist() == expected[:, :-1].tolist()
     assert [number for part in parts for number in part.numbers] == [
         (start - 1) // 3 for start in expected[:, 0].tolist()

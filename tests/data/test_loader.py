@@ -131,7 +131,7 @@ def test_windows_begin_anywhere_and_hold_what_follows() -> None:
     sequences = Sequences(tokens, 5, "here", "with replacement")
     starts = np.concatenate([sequences.batch_starts(step, 50, 1) for step in range(20)])
     assert set(starts.tolist()) == set(range(33))  # 33 windows of 5 + 1 tokens
-    assert sequences.windows(starts).tolist() == [list(range(start, start + 6)) for start in starts]
+    assert sequences.windows(starts).windows.tolist() == [list(range(start, start + 6)) for start in starts]
 
 
 def test_every_token_but_the_first_is_predicted_once(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_every_token_but_the_first_is_predicted_once(tmp_path: Path) -> None:
     for held in (tokens, stored):
         sequences = Sequences(held, 5, "here")
         assert sequences.count == 7  # 37 predictions, 2 left out
-        rows = sequences.rows(range(7))
+        rows = sequences.rows(range(7)).windows
         assert rows.shape == (7, 6)
         assert rows.dtype == np.int64
         assert rows[:, 1:].flatten().tolist() == list(range(1, 36))

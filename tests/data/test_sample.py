@@ -18,7 +18,7 @@ def test_sequences_are_spread_evenly_and_do_not_overlap(tokens: int, length: int
     length = min(length, tokens - 1)
     there = (tokens - 1) // length
     count = data.draw(st.integers(1, there))
-    rows = sample(Sequences(np.arange(tokens), length, "text"), count, "text")
+    rows = sample(Sequences(np.arange(tokens), length, "text"), count, "text").windows
     assert rows.shape == (count, length + 1)
     assert (np.diff(rows, axis=1) == 1).all()  # each a run of neighbouring tokens
     starts = [*rows[:, 0].tolist(), there * length]
@@ -45,7 +45,7 @@ def test_text_is_its_documents_behind_each_other(text: Path, tokenizer: Any) -> 
     files = sorted(text.iterdir())[:4]
     expected = encoded(tokenizer, [file.read_text(encoding="utf-8") for file in files])
     count = (len(expected) - 1) // 16
-    rows = sample_text(files, tokenizer, count, 16)
+    rows = sample_text(files, tokenizer, count, 16).windows
     assert rows[:, :-1].flatten().tolist() == expected[: count * 16]
     assert rows[:, 1:].flatten().tolist() == expected[1 : count * 16 + 1]
     assert tokenizer.eos_token_id in rows
@@ -54,7 +54,7 @@ def test_text_is_its_documents_behind_each_other(text: Path, tokenizer: Any) -> 
 def test_of_a_large_text_the_first_part_is_looked_at(text: Path, tokenizer: Any) -> None:
     """Twenty times what is asked for: the last sequence begins within it, however much follows."""
     expected = encoded(tokenizer, [file.read_text(encoding="utf-8") for file in sorted(text.iterdir())])
-    rows = sample_text([text], tokenizer, 2, 8)
+    rows = sample_text([text], tokenizer, 2, 8).windows
     at = [next(n for n in range(len(expected)) if expected[n : n + 9] == row) for row in rows.tolist()]
     assert at[0] == 0
     assert 2 * 8 * 4 < at[1] < 2 * 8 * 20 + 400
@@ -75,7 +75,7 @@ def test_of_a_long_document_only_what_can_be_needed_is_tokenised(tmp_path: Path,
             given.extend(map(len, [texts] if isinstance(texts, str) else texts))
             return tokenizer(texts, *more, **named)
 
-    assert sample_text([tmp_path], Counting(), 2, 8).shape == (2, 9)  # type: ignore[arg-type]
+    assert sample_text([tmp_path], Counting(), 2, 8).windows.shape == (2, 9)  # type: ignore[arg-type]
     assert sum(given) <= 2 * 8 * 20 * 16
 
 

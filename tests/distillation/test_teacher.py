@@ -12,13 +12,14 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from inheritune import runtime
-from inheritune.data import Batches, Sequences
+from inheritune.data import Batches, Packing, Sequences
 from inheritune.distillation import Lesson, OnlineOutputs, StoredOutputs, Teacher, storing, teacher
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import Training, check
 
 VOCABULARY, LENGTH = 300, 16
 HERE = runtime.Runtime("cpu", 1)
+PLAIN = Packing()
 
 
 def a_teacher(seed: int = 0, **more: Any) -> GPT2LMHeadModel:
@@ -27,33 +28,36 @@ def a_teacher(seed: int = 0, **more: Any) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(**(sizes | more), initializer_range=0.5, bos_token_id=0, eos_token_id=0)).eval()
 
 
-def text(sampling: str = "shuffled", tokens: int = 400) -> Sequences:
+def text(sampling: str = "shuffled", tokens: int = 400, packing: Packing = PLAIN) -> Sequences:
     row = np.random.default_rng(1).integers(0, VOCABULARY, tokens).astype(np.uint16)
-    return Sequences(row, LENGTH, "test", sampling)
+    return Sequences(row, LENGTH, "test", sampling, packing)
 
 
-def lesson(vocabulary: int = VOCABULARY, end_of_text: int | None = None, uses: int = 40, **more: Any) -> Lesson:
+def lesson(vocabulary: int = VOCABULARY, packing: Packing = PLAIN, uses: int = 40, **more: Any) -> Lesson:
     tree = {"length": "5 steps", "batch": "8 sequences", "sequence_length": LENGTH, "precision": "float32"}
     distillation = {"outputs": "stored"} | more.pop("distillation", {})
     settings = check(Training, tree | {"distillation": distillation} | more, "train")
-    return Lesson("arm one", settings, text(settings.sampling), uses, vocabulary, end_of_text)
+    return Lesson("arm one", settings, text(settings.sampling, packing=packing), uses, vocabulary)
 
 
 def asked(outputs: Any, numbers: list[int], row: Sequences) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Probabilities (B x T, K + 1) and indices for some sequences."""
-    inputs = torch.from_numpy(row.rows(numbers))[:, :-1]
+    examples = row.rows(numbers).examples()
     stored = outputs.stored(np.array(numbers) * LENGTH)
-    found = outputs(inputs, *stored)(slice(None))
+    found = outputs(examples.inputs, *stored, positions=examples.positions, places=examples.places)(slice(None))
     return found.log_probabilities.exp(), found.indices
 
 
+PACKINGS = [Packing(), Packing((), 5, True), Packing((2,), None), Packing((2, 3), 5), Packing((5,), 5, True)]
+
+
 @pytest.mark.parametrize("distillation", [{}, {"top_k": 6}, {"top_k": VOCABULARY}, {"top_k": 6, "temperature": 2.0}])
-@pytest.mark.parametrize("document", [False, True])
-def test_stored_outputs_are_the_online_ones(distillation: dict[str, Any], document: bool, tmp_path: Path) -> None:
-    model, end, row = a_teacher(), 5 if document else None, text()
-    stored, cost = Teacher(model, tmp_path).outputs(lesson(end_of_text=end, distillation=distillation), HERE, print)
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_stored_outputs_are_the_online_ones(distillation: dict[str, Any], packing: Packing, tmp_path: Path) -> None:
+    model, row = a_teacher(), text(packing=packing)
+    stored, cost = Teacher(model, tmp_path).outputs(lesson(packing=packing, distillation=distillation), HERE, print)
     online, other = Teacher(model, tmp_path).outputs(
-        lesson(end_of_text=end, distillation=distillation | {"outputs": "online"}), HERE, print
+        lesson(packing=packing, distillation=distillation | {"outputs": "online"}), HERE, print
     )
     assert isinstance(stored, StoredOutputs)
     assert isinstance(online, OnlineOutputs)
@@ -79,7 +83,7 @@ def test_online_outputs_are_the_models_own_softmax(tmp_path: Path) -> None:
         lesson(distillation={"outputs": "online", "temperature": 3.0}), HERE, print
     )
     with torch.no_grad():
-        logits = model(torch.from_numpy(row.rows([2, 9]))[:, :-1]).logits.double().flatten(0, 1)
+        logits = model(row.rows([2, 9]).examples().inputs).logits.double().flatten(0, 1)
     powers = (logits / 3.0).exp()
     torch.testing.assert_close(asked(online, [2, 9], row)[0].double(), powers / powers.sum(1, True), rtol=1e-4, atol=0)
     assert list(tmp_path.iterdir()) == []
@@ -99,7 +103,7 @@ def test_a_model_whose_logits_are_capped(tmp_path: Path) -> None:
         found[way] = asked(outputs, [1, 4], row)[0]
     assert (found["stored"] - found["online"]).abs().max() < 5e-4
     with torch.no_grad():
-        expected = model(torch.from_numpy(row.rows([1, 4]))[:, :-1]).logits.double().softmax(-1).flatten(0, 1)
+        expected = model(row.rows([1, 4]).examples().inputs).logits.double().softmax(-1).flatten(0, 1)
     torch.testing.assert_close(found["online"].double(), expected, rtol=1e-4, atol=0)
 
 
@@ -114,9 +118,9 @@ def test_a_batch_finds_its_sequences_whatever_its_order_and_split(
         for rank in range(processes):
             batches = Batches(row, batch, seed, rank=rank, processes=processes, stored=outputs.stored)
             for part in batches.micro_batches(step, size):
-                assert {len(tensor) for tensor in part.stored} == {len(part.inputs)} == {size}
-                found = outputs(part.inputs, *part.stored)(slice(None))
-                expected = online(part.inputs)(slice(None))
+                assert {len(tensor) for tensor in part.stored} == {len(part.examples)} == {size}
+                found = outputs(part.examples.inputs, *part.stored)(slice(None))
+                expected = online(part.examples.inputs)(slice(None))
                 assert found.indices is not None
                 assert expected.indices is not None
                 assert torch.equal(found.indices.long(), expected.indices)
@@ -171,7 +175,7 @@ def test_a_making_that_was_killed_goes_on_behind_its_last_shard(
 def test_outputs_are_made_once_for_all_that_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
     call = OnlineOutputs.__call__
-    monkeypatch.setattr(OnlineOutputs, "__call__", lambda *given: (passes.append(1), call(*given))[1])
+    monkeypatch.setattr(OnlineOutputs, "__call__", lambda *given, **named: (passes.append(1), call(*given, **named))[1])
     loads: list[int] = []
     load = Teacher._load
     monkeypatch.setattr(Teacher, "_load", lambda self: (loads.append(1), load(self))[1])
@@ -187,14 +191,14 @@ def test_outputs_are_made_once_for_all_that_ask(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("change", [
     {"distillation": {"top_k": 3}}, {"distillation": {"temperature": 2.0}}, {"sequence_length": 8},
-    {"precision": "bfloat16"}, {"end_of_text": 5}, {"teacher": 1}, {"text": 401},
+    {"precision": "bfloat16"}, {"packing": Packing((), 5, True)}, {"packing": Packing((5,))}, {"teacher": 1}, {"text": 401},
 ], ids=lambda change: "-".join(change))  # fmt: skip
 def test_whatever_outputs_depend_on_has_outputs_of_its_own(change: dict[str, Any], tmp_path: Path) -> None:
     Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
     before = only_store(tmp_path)
     seed, tokens = change.pop("teacher", 0), change.pop("text", 400)
     wanted = lesson(**change)
-    wanted = Lesson("two", wanted.settings, text(tokens=tokens), 40, VOCABULARY, wanted.end_of_text)
+    wanted = Lesson("two", wanted.settings, text(tokens=tokens, packing=wanted.sequences.packing), 40, VOCABULARY)
     if "sequence_length" in change:
         row = Sequences(text().tokens, 8, "test")
         wanted = Lesson("two", wanted.settings, row, 40, VOCABULARY)
@@ -345,4 +349,4 @@ def test_a_teacher_that_cannot_do_what_is_asked_for(tmp_path: Path) -> None:
     )
     shared.outputs(lesson(distillation={"outputs": "online"}), HERE, print)
     with pytest.raises(InputError, match=r"^arm one: .*teacher MambaForCausalLM: .*does not keep documents apart"):
-        shared.outputs(lesson(end_of_text=0, attention="document"), HERE, print)
+        shared.outputs(lesson(packing=Packing((), 0, True), attention="document"), HERE, print)

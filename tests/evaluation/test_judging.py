@@ -1,4 +1,3 @@
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from inheritune import runtime
-from inheritune.data import Sequences, prepare
+from inheritune.data import Examples, Sequences, prepare
 from inheritune.errors import InputError, RunError
 from inheritune.evaluation import Evaluation, figures, gap, is_matched, judge, judge_on, mean, sequence_losses
 from inheritune.training import NextToken
@@ -21,7 +20,7 @@ def test_losses_are_transformers_own(text: Path, tokenizer: Any, reference_folde
     rows = Sequences(prepared.tokens("validation"), 24, "x")
     with torch.no_grad():
         for number, loss in enumerate(found.losses):
-            row = torch.from_numpy(rows.rows([number]))
+            row = torch.from_numpy(rows.rows([number]).windows)
             assert loss == pytest.approx(model(input_ids=row, labels=row).loss.item(), rel=1e-5)
     assert len(found.losses) == rows.count > 20
 
@@ -33,7 +32,11 @@ def test_how_many_at_once_does_not_matter_and_the_model_keeps_its_mode(reference
     one = judge(model, sequences, runtime.start("cpu"), micro_batch=1).losses
     many = judge(model, sequences, runtime.start("cpu"), micro_batch=7).losses
     assert one == pytest.approx(many, rel=1e-5)
-    score = partial(NextToken(model.eval(), None), by_sequence=True)
+    objective = NextToken(model.eval(), None)
+
+    def score(examples: Examples) -> torch.Tensor:
+        return objective(examples.inputs, examples.targets, by_sequence=True)
+
     few = sequence_losses(score, sequences, runtime.start("cpu"), 7, most=3)
     assert few == pytest.approx(one[:3], rel=1e-5)
     model.train()

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from inheritune.data import Rows
+
 VOCABULARY = 67  # like no other size, so that a matrix with so many rows is embedding or head
 
 
@@ -23,6 +25,16 @@ def randomised(model: PreTrainedModel, seed: int = 0, scale: float = 0.2) -> Pre
 def some_tokens(batch: int = 2, length: int = 16) -> torch.Tensor:
     """Token ids, none of them special, of shape (batch, length)."""
     return torch.randint(3, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def as_rows(tokens_BT: torch.Tensor) -> Rows:
+    """Sequences whose inputs are all tokens but the last, and whose targets are all but the first."""
+    return Rows(tokens_BT.numpy())
+
+
+def as_inputs(tokens_BT: torch.Tensor) -> Rows:
+    """Sequences whose inputs are these tokens."""
+    return Rows(torch.nn.functional.pad(tokens_BT, (0, 1)).numpy())
 
 
 def logits_of(model: PreTrainedModel, tokens_BT: torch.Tensor) -> torch.Tensor:

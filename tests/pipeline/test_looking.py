@@ -33,14 +33,14 @@ def test_continuations_are_the_likeliest_tokens(
     model.generation_config.do_sample, model.generation_config.temperature = True, 3.0  # a chat model's habit
     ids = tokenizer(prompt)["input_ids"]
     expected = tokenizer.decode(by_hand(model, ids, count)).removeprefix(tokenizer.decode(ids))
-    assert greedy(model, tokenizer, prompt, count) == expected
+    assert greedy(model, tokenizer, prompt, count, ()) == expected
 
 
 def test_a_prompt_and_its_continuation_fit_the_positions(reference_folder: Path, tokenizer: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(reference_folder)  # 64 positions
     ids = tokenizer("the small model keeps " * 20)["input_ids"]
     assert len(ids) > 64
-    found = greedy(model, tokenizer, "the small model keeps " * 20, 1000)
+    found = greedy(model, tokenizer, "the small model keeps " * 20, 1000, ())
     seen = ids[-32:]
     assert found == tokenizer.decode(by_hand(model, seen, 32)).removeprefix(tokenizer.decode(seen))
 

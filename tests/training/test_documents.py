@@ -11,7 +11,7 @@ from tiny_families import build
 
 from inheritune import runtime
 from inheritune.arch import block_modules, split_head
-from inheritune.data import Sequences
+from inheritune.data import Packing, Sequences
 from inheritune.errors import InputError
 from inheritune.evaluation import judge
 from inheritune.recipe import Training
@@ -59,9 +59,10 @@ def test_losses_are_those_of_each_document_alone(kind: str) -> None:
     expected = apart(model, tokens_BT, bounds)
     inputs, targets = tokens_BT[:, :-1], tokens_BT[:, 1:]
     with torch.no_grad():
-        found = NextToken(model, None, END)(inputs, targets, by_sequence=True)
+        positions = document_positions(inputs, END)
+        found = NextToken(model, None)(inputs, targets, positions=positions, by_sequence=True)
         assert found.tolist() == pytest.approx(expected, rel=1e-4)
-        total = NextToken(model, split_head(model), END)(inputs, targets).item()
+        total = NextToken(model, split_head(model))(inputs, targets, positions=positions).item()
         assert total == pytest.approx(sum(expected) * 16, rel=1e-4)
         across = NextToken(model, None)(inputs, targets, by_sequence=True)
     assert abs(across[0].item() - expected[0]) > 1e-3  # else the test would show nothing
@@ -85,7 +86,8 @@ def test_gradients_are_the_same_with_activation_checkpointing() -> None:
     for again in (False, True):
         model.zero_grad()
         undo = checkpoint_activations(block_modules(model)) if again else lambda: None
-        NextToken(model, split_head(model), END)(tokens_BT[:, :-1], tokens_BT[:, 1:]).backward()
+        inputs, targets = tokens_BT[:, :-1], tokens_BT[:, 1:]
+        NextToken(model, split_head(model))(inputs, targets, positions=document_positions(inputs, END)).backward()
         undo()
         found.append([parameter.grad.clone() for parameter in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -95,13 +97,13 @@ def test_judging_keeps_them_apart_too() -> None:
     model = build("llama")
     row = np.random.default_rng(1).integers(3, 60, 4 * 16 + 1)
     row[::7] = END
-    sequences = Sequences(row.astype(np.uint16), 16, "x")
-    rows = torch.from_numpy(sequences.rows(range(4)))
+    sequences = Sequences(row.astype(np.uint16), 16, "x", packing=Packing((), END, True))
+    rows = torch.from_numpy(sequences.rows(range(4)).windows)
     bounds = [[0, *(np.flatnonzero(r[:15] == END) + 1).tolist(), 16] for r in rows.numpy()]
-    found = judge(model, sequences, runtime.start("cpu"), micro_batch=3, end_of_text=END)
+    found = judge(model, sequences, runtime.start("cpu"), micro_batch=3)
     assert list(found.losses) == pytest.approx(apart(model, rows, bounds), rel=1e-4)
     with pytest.raises(InputError, match="MambaForCausalLM does not keep documents apart"):
-        judge(build("mamba"), sequences, runtime.start("cpu"), end_of_text=END)
+        judge(build("mamba"), sequences, runtime.start("cpu"))
 
 
 def first_loss(folder: Path, compiled: bool = False, parallel: str = "auto", end: int | None = END) -> float:
@@ -111,9 +113,10 @@ def first_loss(folder: Path, compiled: bool = False, parallel: str = "auto", end
     torch.manual_seed(1)
     model = build("llama")
     job = Job(
-        label="test", model=model, sequences=Sequences(row.astype(np.uint16), 16, "x"), settings=Training(**tree), seed=5,
+        label="test", model=model, settings=Training(**tree), seed=5,
+        sequences=Sequences(row.astype(np.uint16), 16, "x", packing=Packing((), end, end is not None)),
         folder=folder, runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=lambda score: 0.5,
-        validate_every=2, blocks=block_modules(model), head=split_head(model), end_of_text=end, parallel=parallel,
+        validate_every=2, blocks=block_modules(model), head=split_head(model), parallel=parallel,
     )  # fmt: skip
     train_steps(job)
     return next(record["loss"] for record in read_metrics(folder / "metrics.jsonl") if "loss" in record)

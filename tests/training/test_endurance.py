@@ -124,7 +124,7 @@ def test_a_spike_goes_back_and_leaves_out_the_batches(tmp_path: Path, capsys: py
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
         patch.setattr(
-            "inheritune.data.loader.batch_numbers",
+            "inheritune.data.sequences.batch_numbers",
             lambda step, *rest: batch_numbers(step + 2 * (step >= 16), *rest),
         )
         assert same(trained, train(tmp_path / "without", model(0.1), spike=None))

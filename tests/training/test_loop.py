@@ -100,7 +100,7 @@ def test_it_is_the_plain_loop(tmp_path: Path) -> None:
     rates = [0.01, 0.02] + [0.02 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * k / 3))) for k in range(4)]
     losses = []
     for step in range(6):
-        rows = torch.from_numpy(sequences().rows(batch_numbers(step, 4, sequences().count, 5)))
+        rows = torch.from_numpy(sequences().rows(batch_numbers(step, 4, sequences().count, 5)).windows)
         loss = plain(input_ids=rows, labels=rows).loss  # transformers shifts the labels itself
         optimizer.zero_grad()
         loss.backward()

@@ -18,7 +18,7 @@ from inheritune.training.objective import checkpoint_activations
 
 
 def tokens(batch: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = torch.from_numpy(sequences().rows(range(batch)))
+    rows = torch.from_numpy(sequences().rows(range(batch)).windows)
     return rows[:, :-1], rows[:, 1:]
 
 

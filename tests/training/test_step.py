@@ -349,7 +349,7 @@ def test_another_error_is_no_lack_of_memory(tmp_path: Path, memory: Any) -> None
 def test_loss_and_gradient_do_not_depend_on_the_split(batch: int, micro_batch: int, processes: int) -> None:
     row, trained = sequences(), model().double()
     objective = NextToken(trained, None)
-    rows = torch.from_numpy(row.rows(batch_numbers(3, batch, row.count, SEED)))
+    rows = torch.from_numpy(row.rows(batch_numbers(3, batch, row.count, SEED)).windows)
     whole = objective(rows[:, :-1], rows[:, 1:])
     whole.backward()
     expected = [parameter.grad.clone() for parameter in trained.parameters() if parameter.grad is not None]
@@ -357,7 +357,7 @@ def test_loss_and_gradient_do_not_depend_on_the_split(batch: int, micro_batch: i
     total = 0.0
     for rank in range(processes):
         for part in Batches(row, batch, SEED, rank=rank, processes=processes).micro_batches(3, micro_batch):
-            loss = objective(part.inputs, part.targets)
+            loss = objective(part.examples.inputs, part.examples.targets)
             loss.backward()
             total += loss.item()
     assert total == pytest.approx(whole.item(), rel=1e-5)

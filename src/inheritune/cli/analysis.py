@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inheritune.cli.options import Calibration, Json, Quiet, Recovery, Trust, terminal_of
+from inheritune.cli.options import Calibration, Json, Prefix, Quiet, Recovery, Trust, terminal_of
 
 
 def analyze(
@@ -44,6 +44,7 @@ def analyze(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16. auto: float32, on a GPU bfloat16.")] = "auto",
     micro_batch: Annotated[int, typer.Option(help="Sequences that pass at once.", min=1)] = 8,
+    prefix: Prefix = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -69,7 +70,7 @@ def analyze(
     found = analysis.analyze(
         references, text=text or (), data=data, sequences=sequences, sequence_length=length, tau=shares, out=out,
         loss_sequences=loss_sequences, selection=selection, device=device, dtype=dtype, micro_batch=micro_batch,
-        say=terminal_of(quiet or as_json).say,
+        prefix=prefix, say=terminal_of(quiet or as_json).say,
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(found, indent=2))

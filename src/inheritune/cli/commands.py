@@ -10,7 +10,18 @@ from inheritune import __version__
 from inheritune.cli.analysis import analyze
 from inheritune.cli.comparison import compare
 from inheritune.cli.evaluation import evaluate, show_tasks
-from inheritune.cli.options import DOTTED, Calibration, DryRun, Json, Quiet, Recovery, Trust, overrides, terminal_of
+from inheritune.cli.options import (
+    DOTTED,
+    Calibration,
+    DryRun,
+    Json,
+    Prefix,
+    Quiet,
+    Recovery,
+    Trust,
+    overrides,
+    terminal_of,
+)
 from inheritune.cli.planning import plan
 from inheritune.cli.preparation import prepare
 from inheritune.cli.publishing import push
@@ -140,6 +151,7 @@ def inherit(
     ] = None,
     calibration: Calibration = "3072 tokens",
     recovery: Recovery = "1024 tokens",
+    prefix: Prefix = "auto",
     submodules: Annotated[
         str,
         typer.Option(
@@ -175,7 +187,7 @@ def inherit(
         from inheritune import analysis
 
         selection = analysis.choose(
-            origin, wish, text=text or (), data=data, say=lambda line: typer.echo(line, err=True)
+            origin, wish, text=text or (), data=data, prefix=prefix, say=lambda line: typer.echo(line, err=True)
         )
         wish = wish.model_copy(update={"layers": selection["blocks"], "choose": "first"})
     elif text or data:
@@ -215,7 +227,8 @@ def train(
     data: Annotated[Path, typer.Option(help="A folder that `inheritune prepare` wrote.")],
     length: Annotated[str, typer.Option(help='How long: "10M tokens", "2 epochs", "500 steps".')],
     batch: Annotated[str, typer.Option(help="What one optimizer step sees: sequences or tokens.")] = "64 sequences",
-    sequence_length: Annotated[int, typer.Option(help="Tokens a sequence.")] = 1024,
+    sequence_length: Annotated[int, typer.Option(help="Predicted tokens a sequence.")] = 1024,
+    prefix: Prefix = "auto",
     evaluate_every: Annotated[str, typer.Option(help="How often a validation loss is taken.")] = "100 steps",
     seed: Annotated[int, typer.Option(help="Decides the order of sequences and dropout.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -267,6 +280,7 @@ def train(
         terminal=terminal_of(quiet),
         track=track or (),
         teacher=teacher,
+        prefix=prefix,
     )
     if place_of_process()[0] > 0:
         return

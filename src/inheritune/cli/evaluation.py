@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from inheritune.cli.options import Json, Quiet, Trust, terminal_of
+from inheritune.cli.options import Json, Prefix, Quiet, Trust, terminal_of
 from inheritune.cli.tables import table_of
 from inheritune.runtime import place_of_process
 
@@ -42,7 +42,8 @@ def evaluate(
     ] = False,
     published: Annotated[bool, typer.Option("--published", help="Show the papers' figures beside.")] = False,
     sequence_length: Annotated[
-        int | None, typer.Option(help="Tokens a sequence. Default: 1024, or as many as all models can have.", min=1)
+        int | None,
+        typer.Option(help="Predicted tokens a sequence. Default: 1024, or as many as all models can have.", min=1),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Ask only so many questions of each task: a trial, not its figure.", min=1)
@@ -51,6 +52,7 @@ def evaluate(
     attention: Annotated[
         str | None, typer.Option(help="sequence (the default), or document: attention stays inside documents.")
     ] = None,
+    prefix: Prefix = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16. auto: float32, on a GPU bfloat16.")] = "auto",
     tokenizer: Annotated[str | None, typer.Option(help="Where the tokenizer is, if not with the model.")] = None,
@@ -77,7 +79,7 @@ def evaluate(
     found = evaluation.evaluate(
         given, data, sequence_length, text=text or (), tasks=names, tasks_folder=tasks_folder,
         trust_task_files=trust_task_files, published=published, limit=limit, device=device, dtype=dtype,
-        attention=attention, micro_batch=micro_batch, out=out, say=terminal_of(quiet or as_json).say,
+        attention=attention, prefix=prefix, micro_batch=micro_batch, out=out, say=terminal_of(quiet or as_json).say,
     )  # fmt: skip
     if place_of_process()[0] > 0:
         return

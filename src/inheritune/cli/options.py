@@ -20,6 +20,10 @@ Calibration = Annotated[str, typer.Option(help="Tokens that a measured choice se
 Recovery = Annotated[
     str, typer.Option(help="Tokens that the blocks left train on, behind each that auto drops; none: not at all.")
 ]
+Prefix = Annotated[
+    str,
+    typer.Option(help="auto: each sequence begins with what the tokenizer puts before a text; none: with the text."),
+]
 Trust = Annotated[
     bool, typer.Option(help="Run model code that comes with the checkpoint. Only for sources that you trust.")
 ]

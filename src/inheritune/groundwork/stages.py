@@ -14,7 +14,7 @@ from inheritune.arch import (
     new_config,
     parameter_count,
 )
-from inheritune.arm import Arm, Conditions, run_arm
+from inheritune.arm import Arm, Conditions, check_framing, run_arm
 from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared
 from inheritune.evaluation import Evaluation
 from inheritune.groundwork.text import prepare_data
@@ -82,6 +82,8 @@ class Groundwork:
         else:
             judged = self.reference / "evaluation.json"
             before = self.runtime.first_does(lambda: read_json(judged) if judged.exists() else None)
+            if before is not None:
+                check_framing(before, conditions, judged)
             found = before or self._judge(conditions, prepared)
         return found, Evaluation(tuple(found["sequence_losses"]))
 
@@ -112,6 +114,7 @@ class Groundwork:
             "revision": getattr(model.config, "_commit_hash", None),
             "wall_seconds": round(time.monotonic() - began, 3),
             "sequence_losses": list(evaluation.losses),
+            **conditions.framing,
         }
         self.terminal.say(f"reference: {found['layers']} blocks, validation loss {found['val_loss']:.4f}")
         self.runtime.first_does(lambda: write_json(self.reference / "evaluation.json", found))

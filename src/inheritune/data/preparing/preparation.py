@@ -297,7 +297,7 @@ class Preparation:
 
         self.say("data: writing")
         result = self.work.result(
-            self.data.model_dump(mode="json", exclude={"executor", "workers", "slurm"})
+            self.data.model_dump(mode="json", exclude={"executor", "workers", "slurm", "prefix"})
             | {"gate": asdict(drawn.candidates.gate)}
         )
         files = [part.tokens for part in drawn.candidates.parts]
@@ -330,6 +330,7 @@ class Preparation:
             "largest_token": max(written.largest for written in splits.values()),
             "end_of_text": separator(self.tokenizer, "reference.tokenizer"),
             "tokenizer": fingerprint(self.tokenizer),
+            "prefix": self.data.prefix,
             "request": {**self.data.model_dump(mode="json"), "seed": self.seed},
             "versions": versions() | package_versions(_PACKAGES),
         }

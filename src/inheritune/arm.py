@@ -19,6 +19,7 @@ from inheritune.arch import (
     load_tokenizer,
     logits_width,
     parameter_count,
+    router_loss_of,
     save_model,
     split_head,
     training_flops_per_token,
@@ -259,6 +260,7 @@ def _job(arm: Arm, conditions: Conditions, settings: Training, model: "PreTraine
         return mean(losses).value
 
     return Job(
+        router=router_loss_of(model, settings.router_loss, arm.name, conditions.terminal.say),
         label=arm.name,
         model=model,
         sequences=conditions.train_sequences,

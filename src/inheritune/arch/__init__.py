@@ -27,6 +27,7 @@ from inheritune.arch.loading import (
     silence_libraries,
 )
 from inheritune.arch.roles import Role, silencing_values, tensor_roles
+from inheritune.arch.router import RouterLoss, find_router_loss, router_loss_of
 from inheritune.arch.saving import save_frame, save_model, save_stored
 from inheritune.arch.stored import take
 from inheritune.arch.structure import (
@@ -54,6 +55,7 @@ __all__ = [
     "Placement",
     "Ranges",
     "Role",
+    "RouterLoss",
     "StoredWeights",
     "Structure",
     "block_matrices",
@@ -75,6 +77,7 @@ __all__ = [
     "differences",
     "fetch",
     "fills",
+    "find_router_loss",
     "find_structure",
     "find_tokenizer",
     "flops_per_token",
@@ -97,6 +100,7 @@ __all__ = [
     "planned_config",
     "ready",
     "resolve_dtype",
+    "router_loss_of",
     "save_frame",
     "save_model",
     "save_stored",

@@ -110,7 +110,7 @@ class Training(Part):
     batch: Batch = Size(64, "sequences")
     """What one optimizer step sees: sequences, or tokens (rounded down to whole sequences)."""
     sequence_length: Annotated[int, Field(ge=2)] = 1024
-    """Tokens a sequence, in training and in validation."""
+    """Predicted tokens a sequence, in training and in validation."""
     sampling: Literal["shuffled", "with replacement"] = "shuffled"
     """shuffled: every sequence once an epoch, each epoch in an order of its own. with replacement: sequences that begin
     anywhere, each drawn for itself, as in the paper's GPT-2 experiments; an epoch is as many tokens as there are."""
@@ -128,6 +128,10 @@ class Training(Part):
     for trainings of at least 1e15 FLOPs (about two hours on two cores)."""
     activation_checkpointing: bool = False
     """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work."""
+    router_loss: Annotated[Literal["auto"] | bool, BeforeValidator(_flag_or_auto)] = "auto"
+    """Mixtures of experts: add the term that keeps tokens spread over the experts, with the weight that the model's
+    config gives (router_aux_loss_coef). auto: where the config says output_router_logits: true. The term is taken over
+    each micro-batch, recorded as `router`, and never part of a validation loss."""
     spike: Annotated[float, Field(gt=1)] | None = None
     """A loss above so many times the median of the last 50 steps: go back to the newest checkpoint and leave out the
     sequences since; null: go on."""

@@ -15,7 +15,7 @@ from inheritune.training.schedule import check_schedule
 if TYPE_CHECKING:
     import torch
 
-    from inheritune.training.objective import LinearHead, TeacherOutputs
+    from inheritune.training.objective import LinearHead, RouterTerm, TeacherOutputs
 
     Score = Callable[[Examples], torch.Tensor]
     """From examples the mean loss of each sequence (B,), in nats a token."""
@@ -30,7 +30,8 @@ class Job:
 
     `blocks` are the model's blocks, `matrices` the names of their two-dimensional weights, `head` how it ends in a
     linear layer (None: its logits are taken as they are). `parallel` is the recipe's word for several processes.
-    `teacher` is whose outputs the model learns from besides the text.
+    `teacher` is whose outputs the model learns from besides the text. `router` is the
+    term that balances a mixture's experts, where it is added to the loss.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Job:
     parallel: str = "auto"
     trackers: Trackers | None = None
     teacher: "TeacherOutputs | None" = None
+    router: "RouterTerm | None" = None
 
 
 def planned_steps(settings: Training, sequences: Sequences) -> int:

@@ -88,7 +88,7 @@ class _State:
         settings, runtime = job.settings, job.runtime
         self.job, self.checkpoints = job, checkpoints
         how = choose(job.parallel, job.model, runtime)
-        objective = NextToken(job.model, job.head, job.teacher)
+        objective = NextToken(job.model, job.head, job.teacher, job.router)
         precision = runtime.resolve_precision(settings.precision)
         if precision == "float8":
             check_float8(runtime.device)

@@ -40,6 +40,17 @@ class LinearHead(Protocol):
         """What the hidden states are multiplied with."""
 
 
+class RouterTerm(Protocol):
+    """The router loss of a mixture of experts: what `arch.RouterLoss` says of a model."""
+
+    @property
+    def weight(self) -> float:
+        """What the term is multiplied with."""
+
+    def __call__(self, router_logits: "Sequence[torch.Tensor]", counts_BT: torch.Tensor) -> torch.Tensor:
+        """The term over a batch, from the routers' logits and the positions that count."""
+
+
 class TeacherOutputs(Protocol):
     """A teacher's distributions over the training text, by the settings of a distillation."""
 
@@ -64,22 +75,26 @@ class TeacherOutputs(Protocol):
 
 
 class NextToken(torch.nn.Module):
-    """Next-token cross-entropy of a causal language model, and with a `teacher` the distillation of that one.
+    """Next-token cross-entropy of a causal language model, with a `teacher` the distillation of that one, and with a
+    `router` the term that balances a mixture's experts.
 
     `forward` gives sums over all targets that count (for training): the loss, and behind it those of its `terms`, where
     it has any; or for judging the cross-entropy of each token (B, T) with `by_token`, its mean over each sequence (B,)
     with `by_sequence`; in nats. `head` lets it compute the loss without holding all logits; without it the model's own
-    are used.
+    are used. The router's term is a mean over the tokens of the call, and enters the sum once for every target.
     """
 
     def __init__(
-        self, model: torch.nn.Module, head: "LinearHead | None", teacher: TeacherOutputs | None = None
-    ) -> None:
+        self, model: torch.nn.Module, head: "LinearHead | None", teacher: TeacherOutputs | None = None,
+        router: RouterTerm | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model = model
         self._head = [head]  # in a list, as its modules are the model's and must not be registered twice
         self._teacher = [teacher]  # nor are a teacher's trained, spread or saved
-        self.terms = () if teacher is None else ("cross_entropy", "kl")
+        self._router = router
+        more = (*(() if teacher is None else ("kl",)), *(() if router is None else ("router",)))
+        self.terms = ("cross_entropy", *more) if more else ()
         self.form: Form = "whole"
 
     def choose_form(self, tokens: int) -> None:
@@ -104,42 +119,65 @@ class NextToken(torch.nn.Module):
         given: dict[str, Any] = {"input_ids": inputs_BT}
         if positions is not None:
             given = inside_documents(self.model, inputs_BT, positions)
-        judged = by_sequence or by_token
-        if self._teacher[0] is not None and not judged:
-            taught = _ask(self._teacher[0], inputs_BT, stored, positions, places)
-            return self._distilled(self._teacher[0], taught, given, targets_BT, places)
-        if head is None or judged:
-            logits_BTV = self.model(**given, use_cache=False).logits
-            losses_BT = token_losses(logits_BTV, targets_BT)
+        if by_sequence or by_token:
+            losses_BT = token_losses(self.model(**given, use_cache=False).logits, targets_BT)
             if by_token:
                 return losses_BT
-            if by_sequence:
-                return losses_BT.double().sum(dim=1) / (targets_BT >= 0).sum(dim=1).clamp(min=1)
-            return losses_BT.sum()
-        hidden_BTD = self._hidden(head, given)
-        return linear_cross_entropy(hidden_BTD, head.linear.weight, head.linear.bias, targets_BT, self.form)
+            return losses_BT.double().sum(dim=1) / (targets_BT >= 0).sum(dim=1).clamp(min=1)
+        teacher, taught = self._teacher[0], None
+        if teacher is not None:  # it comes first, so that what it takes is free again
+            taught = _ask(teacher, inputs_BT, stored, positions, places)
+        outputs, router = self._outputs(head, given), None
+        if self._router is not None:
+            router = self._router(outputs.router_logits, _seen(targets_BT)) * (targets_BT >= 0).sum()
+        if taught is not None:
+            sums = self._distilled(teacher, taught, outputs, targets_BT, places)  # type: ignore[arg-type]
+        elif head is None:
+            sums = token_losses(outputs.logits, targets_BT).sum()
+        else:
+            hidden_BTD = self._hidden(head, outputs)
+            sums = linear_cross_entropy(hidden_BTD, head.linear.weight, head.linear.bias, targets_BT, self.form)
+        return sums if router is None else self._with_router(sums, router)
 
-    def _hidden(self, head: LinearHead, given: dict[str, Any]) -> torch.Tensor:
-        hidden_BTD: torch.Tensor = head.base(**given, use_cache=False).last_hidden_state
+    def _outputs(self, head: LinearHead | None, given: dict[str, Any]) -> Any:
+        """What the model returns, or without its head where that is taken alone."""
+        if self._router is not None:
+            given = {**given, "output_router_logits": True}
+        return (self.model if head is None else head.base)(**given, use_cache=False)
+
+    def _hidden(self, head: LinearHead, outputs: Any) -> torch.Tensor:
+        hidden_BTD: torch.Tensor = outputs.last_hidden_state
         return hidden_BTD if head.scale == 1.0 else hidden_BTD * head.scale
 
+    def _with_router(self, sums: torch.Tensor, router: torch.Tensor) -> torch.Tensor:
+        """The router's term added to the loss, and behind the other terms."""
+        assert self._router is not None
+        loss, *terms = sums.reshape(-1).unbind()
+        terms = terms or [loss.detach()]
+        return torch.stack([loss + self._router.weight * router, *terms, router.detach().to(loss)])
+
     def _distilled(
-        self, teacher: TeacherOutputs, taught: "Callable[[slice], Distribution]", given: dict[str, Any],
+        self, teacher: TeacherOutputs, taught: "Callable[[slice], Distribution]", outputs: Any,
         targets_BT: torch.Tensor, places: torch.Tensor | None,
     ) -> torch.Tensor:  # fmt: skip
-        """The sums of loss, cross-entropy and KL. The teacher came first, so that what it takes is free again."""
+        """The sums of loss, cross-entropy and KL."""
         head, targets_N = self._head[0], at_places(targets_BT, places).flatten()
         of = teacher.settings.student, teacher.settings.temperature
         if head is None or self.form == "whole":
-            distribution = taught(slice(None))
             if head is None:
-                logits_BTV = at_places(self.model(**given, use_cache=False).logits, places)
+                logits_BTV = at_places(outputs.logits, places)
             else:
-                logits_BTV = head.linear(at_places(self._hidden(head, given), places))
-            return distillation(logits_BTV.flatten(0, 1), targets_N, distribution, *of)
-        hidden_ND = at_places(self._hidden(head, given), places).flatten(0, 1)
+                logits_BTV = head.linear(at_places(self._hidden(head, outputs), places))
+            return distillation(logits_BTV.flatten(0, 1), targets_N, taught(slice(None)), *of)
+        hidden_ND = at_places(self._hidden(head, outputs), places).flatten(0, 1)
         found: torch.Tensor = _chunked(hidden_ND, head.linear.weight, head.linear.bias, targets_N, taught, *of)
         return found
+
+
+def _seen(targets_BT: torch.Tensor) -> torch.Tensor:
+    """1 for each position up to the last target that counts (B, T), 0 for padding and for rows that fill up a batch."""
+    behind_BT = (targets_BT >= 0).int().flip(1).cummax(dim=1).values
+    return behind_BT.flip(1)
 
 
 def at_places(values_BT: torch.Tensor, places_BL: torch.Tensor | None) -> torch.Tensor:

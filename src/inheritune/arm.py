@@ -1,10 +1,9 @@
 """An arm: one start, one budget; built, trained, judged and kept in a folder from which it goes on after a stop."""
 
 import copy
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,11 +37,11 @@ from inheritune.data import (
     packing_of,
 )
 from inheritune.distillation import Lesson, Teacher, check_has_teacher, open_teacher
-from inheritune.errors import InputError, RunError
+from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
-from inheritune.inheritance import check_free
-from inheritune.recipe import Distillation, Evaluate, Reference, Training, changes, check
-from inheritune.runlog import Terminal, Trackers, check_trackers, locked, open_trackers, read_json, write_json
+from inheritune.recipe import Distillation, Evaluate, Reference, Training, check
+from inheritune.request import asked, begun, check_request, identity
+from inheritune.runlog import Terminal, Trackers, check_trackers, open_trackers, read_json, write_json
 from inheritune.runtime import Runtime
 from inheritune.training import Job, check_documents_apart, lacking_compiler, planned_steps, train_steps, whole_state
 
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
     from inheritune.training.job import Score
 
 
-_REQUEST = "request.json"
 _WORTH_COMPILING = 1e15  # FLOPs of a training on a CPU, about two hours on two cores
 
 
@@ -364,60 +362,3 @@ def load_trained(folder: Path) -> "PreTrainedModel":
             f"put it back, or remove {folder / 'evaluation.json'}: it is then made again of the last checkpoint",
         )
     return load_model(Reference(path=str(folder / "model")))
-
-
-def asked(training: Training) -> dict[str, Any]:
-    """What a training must be asked for again to go on."""
-    return {"train": training.model_dump(mode="json", exclude={"micro_batch", "checkpoint"})}  # these may change
-
-
-def identity(model: "PreTrainedModel | str | Path") -> str:
-    """Tells one model from another: its place, or of a loaded one a hash of the names and sums of its tensors."""
-    if isinstance(model, str | Path):
-        return str(Path(model))  # however often its slashes are written
-    sums = [f"{name} {tensor.double().sum().item()!r}" for name, tensor in model.state_dict().items()]
-    return hashlib.sha256("\n".join(sums).encode()).hexdigest()
-
-
-@contextmanager
-def only_job(folder: Path, runtime: Runtime) -> Iterator[None]:
-    """Inside, no other job works in the folder. Raises InputError where one does."""
-    with ExitStack() as held:
-        runtime.first_does(lambda: held.enter_context(locked(folder)))
-        yield
-
-
-@contextmanager
-def begun(out: Path, request: dict[str, Any], runtime: Runtime) -> Iterator[None]:
-    """Work on a request in `out` alone; request.json there says what it is. Raises InputError as `check_request` does,
-    and where another process is at work.
-    """
-
-    def begin() -> None:
-        check_request(out, request)
-        write_json(out / _REQUEST, request)
-
-    with only_job(out, runtime):
-        runtime.first_does(begin)
-        yield
-
-
-def check_request(out: Path, request: dict[str, Any]) -> None:
-    """Raise InputError where `out` holds something else than the beginnings of this request."""
-    marker = out / _REQUEST
-    if not marker.exists():
-        check_free(out)
-        return
-    try:
-        before = read_json(marker)
-    except RunError:
-        raise InputError(
-            str(marker), "is damaged, so that nothing says what is trained here", "give another folder"
-        ) from None
-    changed = changes({key: value for key, value in before.items() if key in request}, request)
-    if changed:
-        raise InputError(
-            str(out),
-            f"belongs to another training: {', '.join(changed[:3])}",
-            "give another folder, or the model, data and settings it was begun with",
-        )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.analysis import choose_blocks, sequences_wanted
 from inheritune.arch import layer_count, load_config, load_model, load_tokenizer
-from inheritune.arm import Arm, Conditions, asked, begun, check_request, identity, load_trained, run_arm
+from inheritune.arm import Arm, Conditions, load_trained, run_arm
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, find_data, open_data, sample
 from inheritune.distillation import Teacher
 from inheritune.errors import InputError
@@ -19,6 +19,7 @@ from inheritune.evaluation import Evaluation
 from inheritune.inheritance import count_layers, derive, describe_plan, graft, is_grown, select_blocks, settle
 from inheritune.recipe import MEASURED, Evaluate, Grow, Inherit, Reference, Training, check
 from inheritune.report import spans
+from inheritune.request import asked, begun, check_request, identity
 from inheritune.runlog import Terminal, check_trackers, read_json, write_json
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from inheritune import runtime as rt
-from inheritune.arm import Conditions, check_request, only_job
+from inheritune.arm import Conditions
 from inheritune.comparison.budgets import check_budgets, is_equal, step_of, tokens_of
 from inheritune.comparison.figures import compared
 from inheritune.comparison.plan import plan
@@ -20,6 +20,7 @@ from inheritune.evaluation import Evaluation
 from inheritune.groundwork import Groundwork, check_basis, check_folder
 from inheritune.recipe import Reference, Suite, check, dump_recipe, load_suite
 from inheritune.report import write_comparison
+from inheritune.request import check_request, only_job
 from inheritune.runlog import Terminal, add_lineage, note_start, write_json, write_text
 
 # Parts of a suite that may differ when it goes on. What an arm was begun with stands in its own folder.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import build_random, layer_count, load_config, load_model
-from inheritune.arm import Arm, Conditions, asked, begun, run_arm
+from inheritune.arm import Arm, Conditions, run_arm
 from inheritune.comparison.best import best_figures
 from inheritune.comparison.planned import Planned, in_name_of
 from inheritune.comparison.starts import first_stage_wish, measured_wish, wish_of
@@ -15,6 +15,7 @@ from inheritune.evaluation import Evaluation
 from inheritune.growth import Growth, best_round, choose_once, chosen
 from inheritune.inheritance import derive, describe_plan, target_config
 from inheritune.recipe import GrowthStart, Inherit, Reference, Size, StackingStart, Training
+from inheritune.request import asked, begun
 from inheritune.runlog import read_json, write_json
 from inheritune.training import planned_steps
 

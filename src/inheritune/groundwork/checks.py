@@ -16,7 +16,7 @@ from inheritune.data import (
     open_prepared,
 )
 from inheritune.errors import InputError, Problem
-from inheritune.recipe import Basis, TokenFiles, Training, changes, dump_recipe
+from inheritune.recipe import Basis, TokenFiles, Training, changes, completed, dump_recipe
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
 from inheritune.training import check_compiler, check_float8, check_optimizer, check_shardable
@@ -103,7 +103,7 @@ def check_folder(folder: Path, file: str, wish: Basis, free: Sequence[str]) -> N
         raise InputError(
             str(saved), "is damaged, so that nothing says what is run here", "give another --out"
         ) from None
-    changed = changes(before, yaml.safe_load(dump_recipe(wish)), free)
+    changed = changes(completed(type(wish), before), yaml.safe_load(dump_recipe(wish)), free)
     if changed:
         raise InputError(
             str(folder),

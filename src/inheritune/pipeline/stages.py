@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
 from inheritune.arch import build_random, layer_count, load_config, load_model
-from inheritune.arm import Arm, Conditions, only_job, run_arm
+from inheritune.arm import Arm, Conditions, run_arm
 from inheritune.card import write_cards
 from inheritune.data import Prepared
 from inheritune.distillation import Teacher
@@ -19,6 +19,7 @@ from inheritune.pipeline.summary import summarise
 from inheritune.pipeline.tasks import judge_tasks
 from inheritune.recipe import Inherit, Recipe, Size, dump_recipe
 from inheritune.report import write_report
+from inheritune.request import only_job
 from inheritune.runlog import Terminal, add_lineage, note_start, read_json, write_json, write_text
 
 if TYPE_CHECKING:

@@ -224,6 +224,17 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [found for argument in get_args(annotation) for found in _models_in(argument)]
 
 
+def completed(model: type[BaseModel], before: Any) -> Any:
+    """Settings that were resolved earlier, with the keys that exist since then at their defaults.
+
+    What is no longer legal is returned as it is.
+    """
+    try:
+        return model.model_validate(before).model_dump(mode="json")
+    except ValidationError:
+        return before
+
+
 def changes(before: Any, now: Any, free: Sequence[str] = ()) -> list[str]:
     """What differs between two trees of settings, in words for people; below the dotted keys in `free` all may."""
     old, new = _flat(before), _flat(now)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from inheritune.analysis.attention import hidden_of
-from inheritune.arch import Head, block_modules, split_head
+from inheritune.arch import Head, block_modules, check_room, split_head
 from inheritune.data import Examples
 from inheritune.losses import linear_token_losses, token_losses
 
@@ -20,6 +20,7 @@ def losses_of_tokens(
     model: "PreTrainedModel", head: Head | None, inputs_BT: "torch.Tensor", targets_BT: "torch.Tensor"
 ) -> "torch.Tensor":
     """The loss of each token (B, T) in nats, never holding all logits where the model's `head` can be taken alone."""
+    check_room(model, inputs_BT.shape[1])
     if head is None:
         return token_losses(model(input_ids=inputs_BT, use_cache=False).logits, targets_BT)
     hidden_BTD = head.base(input_ids=inputs_BT, use_cache=False).last_hidden_state

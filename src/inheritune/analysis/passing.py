@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune.analysis.attention import attention_seen, eager_attention, hidden_of
 from inheritune.analysis.measures import column_mass, depth_distances, row_entropy, sink_weight
 from inheritune.analysis.rank import approximate_ranks, check_tau
-from inheritune.arch import block_modules, split_head
+from inheritune.arch import block_modules, check_room, split_head
 from inheritune.data import Rows
 from inheritune.errors import RunError
 
@@ -52,6 +52,7 @@ def pass_through(model: "PreTrainedModel", rows: Rows, tau: Sequence[float] = (0
     with torch.no_grad(), eager_attention(model), attention_seen(model, seen.see):
         for numbers, examples in rows.batches(micro_batch):
             order.extend(numbers.tolist())
+            check_room(model, examples.inputs.shape[1])
             with _states(blocks) as states:
                 body(input_ids=examples.inputs.to(model.device), use_cache=False)
             seen.micro_batches += 1

@@ -6,6 +6,7 @@ from inheritune.arch.building import (
     build_random,
     build_skeleton,
     check_positions,
+    check_room,
     new_config,
     planned_config,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "check_movable",
     "check_place",
     "check_positions",
+    "check_room",
     "check_stored",
     "check_tokenizer_fits",
     "decoder_config",

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _PLACE = "reference.train.model"
+# Tables of learned positions.
+_POSITION = re.compile(r"(^|[._])(wpe|embed_positions|positions?_embeddings?|pos_emb\w*)$")
 # What a constructor may stumble over when a config's fields do not fit each other.
 _BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, AttributeError, AssertionError)
 
@@ -98,6 +101,25 @@ def check_positions(config: "PretrainedConfig", sequence_length: int, place: str
             place,
             f"the model has {positions} positions, train.sequence_length is {sequence_length}",
             f"give at most {positions}",
+        )
+
+
+def check_room(model: "PreTrainedModel", length: int) -> None:
+    """Raise InputError for an input of `length` tokens to a model whose table of learned positions is shorter.
+
+    Sequences in which documents begin are longer than others, by a prefix for each document.
+    """
+    import torch
+
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or length <= positions:
+        return
+    modules = model.named_modules()
+    if any(isinstance(module, torch.nn.Embedding) and _POSITION.search(name) for name, module in modules):
+        raise InputError(
+            "sequence length",
+            f"with its prefixes, a sequence takes {length} positions, the model has {positions}",
+            "give a smaller length, attention: document, or prefix: none",
         )
 
 

@@ -225,7 +225,7 @@ def _examples(windows: Array, packing: Packing) -> Examples:
         if places.shape[1] == tokens.shape[1] - 1 and (places == np.arange(places.shape[1])).all():
             places = None
     targets = np.where(counts, tokens, IGNORED)[:, 1:]
-    positions = _positions(begins)[:, :-1] if packing.documents else None
+    positions = _positions(begins, lengths)[:, :-1] if packing.documents else None
     inputs, optional = torch.from_numpy(tokens)[:, :-1], [positions, places]
     more = [None if array is None else torch.from_numpy(array) for array in optional]
     return Examples(inputs, torch.from_numpy(targets), tuple(lengths.tolist()), *more)
@@ -280,7 +280,8 @@ def _framed(
     return tokens, counted, begins, columns
 
 
-def _positions(begins: Array) -> Array:
-    """The place of each token in its document, from where documents begin, (B, T)."""
+def _positions(begins: Array, lengths: Array) -> Array:
+    """The place of each token in its document, from where documents begin, (B, T); padding is a document of its own."""
     places = np.arange(begins.shape[1])
+    begins = begins | (places == lengths[:, None])
     return places - np.maximum.accumulate(np.where(begins, places, 0), axis=1)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inheritune.arch import split_head
+from inheritune.arch import check_room, split_head
 from inheritune.data import Array, Tokens, nothing_stored
 from inheritune.distillation.layout import Layout
 from inheritune.losses import Distribution, log_distribution
@@ -44,7 +44,9 @@ class OnlineOutputs:
         head, settings = self._head, self.settings
         with torch.autocast(self._device, enabled=False):  # so that stored and online outputs are the same
             given = {"input_ids": inputs_BT}
-            if positions is not None:
+            if positions is None:
+                check_room(self._model, inputs_BT.shape[1])
+            else:
                 given = inside_documents(self._model, inputs_BT, positions)
             if head is None:
                 states_BTD = self._model(**given, use_cache=False).logits

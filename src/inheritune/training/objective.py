@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from inheritune.arch import check_room
 from inheritune.losses import (
     Distribution,
     Form,
@@ -117,7 +118,9 @@ class NextToken(torch.nn.Module):
         """
         head = self._head[0]
         given: dict[str, Any] = {"input_ids": inputs_BT}
-        if positions is not None:
+        if positions is None:
+            check_room(self.model, inputs_BT.shape[1])
+        else:
             given = inside_documents(self.model, inputs_BT, positions)
         if by_sequence or by_token:
             losses_BT = token_losses(self.model(**given, use_cache=False).logits, targets_BT)

@@ -14,8 +14,9 @@ import numpy as np
 
 from inheritune.data.filters.filtering import check_filters
 from inheritune.data.prepared import FORMAT, Prepared, open_prepared
-from inheritune.data.preparing.account import Drawn, account, counted, write_removed
+from inheritune.data.preparing.account import Drawn, account, counted, encoding_lines, write_removed
 from inheritune.data.preparing.work import Work, remove_left_over, work_folder
+from inheritune.data.sources.storage import kind, packing
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
@@ -36,7 +37,7 @@ Say = Callable[[str], None]
 # What a process keeps busy where the work is done by threads of libraries, and by a disk: fewer cores than these need
 # no further process, and starting one takes seconds.
 _THREADS = 4
-_PACKAGES = ("datatrove", "datasets", "pyarrow", "spacy")
+_PACKAGES = ("datatrove", "datasets", "pyarrow", "chardet", "spacy")
 _TASK_BYTES = 64_000_000  # of input: worth a process, and not much is lost with one
 _PART_BYTES = 16_000_000  # of candidates
 _TOKENIZER_BYTES = 200_000_000  # of text, from which a new tokenizer is learnt at least where there is so much
@@ -185,6 +186,8 @@ class Preparation:
             "seed": self.seed,
             "format": FORMAT,
         }
+        if any(source.encoding == "auto" for source in self.data.sources):
+            found |= package_versions(("chardet",))  # which guesses
         if isinstance(self._tokenizer, NewTokenizer):  # learnt from what is drawn
             drawn = self.data.model_dump(mode="json", include={"size", "validation", "sources"})
             return found | {"tokenizer": self._tokenizer.model_dump(), "drawn": drawn}
@@ -318,6 +321,8 @@ class Preparation:
         write_removed(self.data, drawn, result / "removed")
         write_json(result / "manifest.json", manifest)
         put_in_place(result, self.out)
+        for line in encoding_lines(manifest["sources"]):
+            self.say(line)
         self.say(f"data: {splits['train'].tokens:,} training tokens, {splits['validation'].tokens:,} validation tokens")
 
     def _facts(self, splits: "dict[str, Written]") -> dict[str, Any]:
@@ -337,7 +342,7 @@ class Preparation:
 
 def _text_bytes(entry: "Input") -> int:
     """Bytes of text in an input, about."""
-    packed = entry.address.lower().endswith((".gz", ".zst", ".parquet"))
+    packed = packing(entry.address) is not None or kind(entry.address) == ".parquet"
     return (entry.length or 0) * (_PACKED if packed else 1)
 
 

@@ -59,6 +59,8 @@ def _reason(error: Exception) -> tuple[str, str]:
     what = " ".join(str(error).split())[:300].partition(" Example of usage")[0]
     if "scripts are no longer supported" in what:
         return what, "give the files that the script would fetch with `path`, or another data set"
+    if "save_to_disk" in what:
+        return "a folder that `save_to_disk` wrote", "name it with `path` instead of `dataset`"
     if "Bad split" in what:
         return what, "set the source's `split`; `limit` takes a part of one"
     if "BuilderConfig" in what or "Config name" in what:

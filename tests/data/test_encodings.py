@@ -204,7 +204,7 @@ def test_wrong_bytes(
     line = refusal(tmp_path / name, encoding=encoding, **rule)
     for part in [str(tmp_path / name), *words, "on_error: skip"]:
         assert part in line
-    if not encoding.startswith("utf-16") and "finds it out" in line or "`encoding: auto`" in line:  # the remedy works
+    if (not encoding.startswith("utf-16") and "finds it out" in line) or "`encoding: auto`" in line:  # the remedy works
         texts(tmp_path / name, encoding="auto", **rule)
 
 

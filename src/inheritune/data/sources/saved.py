@@ -6,7 +6,7 @@ from typing import Any
 
 from inheritune.data.sources.storage import Damaged
 
-_SPLITS, _STATE = "dataset_dict.json", "state.json"
+_SPLITS, STATE = "dataset_dict.json", "state.json"
 DEFAULT_SPLIT = "train"
 _AGAIN = "write it again with `save_to_disk`"
 
@@ -28,11 +28,11 @@ def saved_files(split: str, content: Callable[[str], bytes | None]) -> list[str]
             raise Damaged(f"no split {split!r}; there are: {there}", "name one with the source's `split`")
         found = _shards(content, f"{split}/")
         if found is None:
-            raise Damaged(f"its split {split!r} has no {_STATE}", _AGAIN)
+            raise Damaged(f"its split {split!r} has no {STATE}", _AGAIN)
         return found
     found = _shards(content, "")
     if found is not None and split != DEFAULT_SPLIT:
-        its = (_read(content, _STATE) or {}).get("_split")
+        its = (_read(content, STATE) or {}).get("_split")
         if its != split:
             what = f"no split {split!r}: it is a single data set" + (f", saved of split {its!r}" if its else "")
             raise Damaged(what, "leave `split` away")
@@ -40,7 +40,7 @@ def saved_files(split: str, content: Callable[[str], bytes | None]) -> list[str]
 
 
 def _shards(content: Callable[[str], bytes | None], below: str) -> list[str] | None:
-    state = _read(content, below + _STATE)
+    state = _read(content, below + STATE)
     if state is None or "_data_files" not in state:
         return None
     if state.get("_indices_data_files"):
@@ -48,7 +48,7 @@ def _shards(content: Callable[[str], bytes | None], below: str) -> list[str] | N
     try:
         return [below + str(entry["filename"]) for entry in state["_data_files"]]
     except (TypeError, KeyError):
-        raise Damaged(f"its {below}{_STATE} names no files", _AGAIN) from None
+        raise Damaged(f"its {below}{STATE} names no files", _AGAIN) from None
 
 
 def _read(content: Callable[[str], bytes | None], name: str) -> dict[str, Any] | None:

@@ -324,6 +324,15 @@ PREPARE: list[tuple[list[str], str]] = [
     (["TEXT", "TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL"], "two sources have the same name"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--include", "*.c"], "no file there matches include ['*.c']"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "PLACE/none"], "PLACE/none"),
+    (["RECIPE", "--out", "PLACE/o", "--encoding", "auto"], "--encoding does not go with this; a recipe has these itself"),
+    (["RECIPE", "--out", "PLACE/o", "--text-key", "a"], "--text-key does not go with this; a recipe has these itself"),
+    (["--out", "MADE", "--sample", "--document", "line"], "--document does not go with this; without"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--encoding", "latin9000"], "data.sources.0.encoding: got 'latin9000': legal are auto, utf-8"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--document", "page"], "data.sources.0.document: got 'page': legal are auto"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--limit", "9"], "data.sources.0.limit"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--on-error", "go"], "data.sources.0.on_error"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--split", "test"], "leave `split` away"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--exclude", "*"], "less ['*']"),
 ]  # fmt: skip
 
 

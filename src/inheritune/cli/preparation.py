@@ -52,6 +52,13 @@ Limit = Annotated[str | None, typer.Option(help='Most training tokens of each TE
 OnError = Annotated[
     str | None, typer.Option(help="At text that cannot be read: stop, or skip it and count it. Default: stop.")
 ]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="TEXT is a folder with nanoGPT's train.bin and val.bin, whose tokens are uint16 or uint32; they are used"
+        " where they are."
+    ),
+]
 Name = Annotated[str | None, typer.Option(help="What the manifest calls the text. Default: its path.")]
 
 
@@ -62,12 +69,14 @@ def prepare(
     text: Text = None, out: Out = None, tokenizer: Tokenizer = None, size: Size = None, validation: Validation = None,
     include: Include = None, exclude: Exclude = None, document: Document = None, text_key: TextKey = None,
     encoding: Encoding = None, split: Split = None, limit: Limit = None, on_error: OnError = None, name: Name = None,
+    dtype: Dtype = None,
     seed: Seed = None, sample: Sample = False, nanogpt: Nanogpt = None, as_json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Turn text into token shards: a validation set of whole documents and an exact training subset."""
     words = [word for word in text or () if word.startswith("--")]
     text = [word for word in text or () if not word.startswith("--")]
     given: dict[str, Any] = {"--size": size, "--validation": validation, "--seed": seed, "--tokenizer": tokenizer}
+    given["--dtype"] = dtype
     of_source = (include or None, exclude or None, document, text_key, encoding, split, limit, on_error, name)
     given |= {_option(key): value for key, value in zip(_SOURCE, of_source, strict=True)}
     if out is None:
@@ -84,7 +93,10 @@ def prepare(
         recipe = Path(text[0]) if len(text) == 1 and text[0].lower().endswith((".yaml", ".yml")) else None
         if recipe is not None:
             _only_without(given, "a recipe has these itself; override its keys, as --data.size='10M tokens'")
-        make = _of_text(text, given, overrides(words)) if recipe is None else _of_recipe(recipe, overrides(words))
+        if recipe is not None:
+            make = _of_recipe(recipe, overrides(words))
+        else:
+            make = (_of_text if dtype is None else _of_token_files)(text, given, overrides(words))
         from inheritune.data import remove_left_over
         from inheritune.inheritance import check_free
 
@@ -116,10 +128,11 @@ def _check_nanogpt(nanogpt: Path | None, out: Path) -> None:
 
 
 def _of_recipe(file: Path, words: list[str]) -> "Make":
+    from inheritune.data import nanogpt_files
     from inheritune.recipe import load_recipe
 
     recipe = load_recipe(file, words)
-    if not recipe.data.sources:
+    if recipe.data.prepared is not None and nanogpt_files(recipe.data.prepared) is None:
         raise InputError(str(file), "its data is prepared already", "use it as it is, or give data.sources")
 
     def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
@@ -155,6 +168,32 @@ def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make"
 
         list_inputs(data.sources)  # before the tokenizer is loaded, or downloaded
         return prepare(data, load_tokenizer(Reference(path=tokenizer), say), out, say=say)
+
+    return make
+
+
+def _of_token_files(text: list[str], given: dict[str, Any], words: list[str]) -> "Make":
+    from inheritune.data import adopt, list_token_files, nanogpt_files
+    from inheritune.recipe import Reference
+
+    tokenizer, dtype = given.pop("--tokenizer"), given.pop("--dtype")
+    _only_without(given | {"a key": words or None}, "with --dtype the tokens are used as they are")
+    if dtype not in ("uint16", "uint32"):
+        raise InputError("command line", f"--dtype {dtype}", "legal are uint16 and uint32")
+    if tokenizer is None:
+        raise InputError(
+            "command line", "no tokenizer", "name the model whose tokenizer made the tokens with --tokenizer"
+        )
+    files = nanogpt_files(text[0], dtype) if len(text) == 1 else None
+    if files is None:
+        remedy = "give one folder that has both, or name other files in a recipe's data.tokens"
+        raise InputError(", ".join(text), "--dtype is for a folder with train.bin and val.bin", remedy)
+    list_token_files(files)  # before the tokenizer is loaded, or downloaded
+
+    def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
+        from inheritune.arch import load_tokenizer
+
+        return adopt(files, load_tokenizer(Reference(path=tokenizer), say), out)
 
     return make
 

@@ -1,7 +1,7 @@
 """From text to token sequences: sources, filters, tokenizers, prepared data, the order of sequences."""
 
 from inheritune.data.filters.filtering import check_filters
-from inheritune.data.foreign import adopt, find_data, list_token_files, nanogpt_files, open_data, write_nanogpt
+from inheritune.data.foreign import adopt, find_data, nanogpt_files, open_data, write_nanogpt
 from inheritune.data.loader import (
     IGNORED,
     Batches,
@@ -19,6 +19,7 @@ from inheritune.data.preview import preview
 from inheritune.data.sample import documents, sample, sample_text
 from inheritune.data.shards import Array, Shard, Tokens
 from inheritune.data.sources.inputs import list_inputs
+from inheritune.data.token_files import list_token_files, tokens_in, typed
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 
 __all__ = [
@@ -55,6 +56,8 @@ __all__ = [
     "separator",
     "shuffled",
     "state_of",
+    "tokens_in",
     "train_tokenizer",
+    "typed",
     "write_nanogpt",
 ]

@@ -123,14 +123,17 @@ class Slurm(Part):
 class TokenFiles(Part):
     """Files of tokens that the reference's tokenizer has made, used as they are and where they are.
 
-    .bin: uint16 without a header, as nanoGPT writes them. .ds: datatrove's, uint16 or uint32 as the .metadata beside
-    says, else by the size of the vocabulary. Files or patterns, in this order; those of a pattern by name.
+    .bin: nanoGPT's, without a header, or llm.c's; .ds: datatrove's; .npy: NumPy's, of one dimension. Files or patterns,
+    in this order; those of a pattern by name.
     """
 
     train: Annotated[list[str], Field(min_length=1)]
-    """Training tokens: .bin or .ds files."""
+    """Training tokens: .bin, .ds or .npy files."""
     validation: Annotated[list[str], Field(min_length=1)]
     """Validation tokens, of the same type."""
+    dtype: Literal["uint16", "uint32"] | None = None
+    """The type of the tokens. Default: what the files state (a header, datatrove's .metadata), else what the vocabulary
+    and the files' bytes show; where they show neither it must be given."""
 
 
 class Data(Part):
@@ -141,7 +144,7 @@ class Data(Part):
     prepared: Path | None = None
     """Instead of `sources`: a folder that `inheritune prepare` wrote, or one with nanoGPT's train.bin and val.bin."""
     tokens: TokenFiles | None = None
-    """Instead of `sources`: token files of nanoGPT or datatrove."""
+    """Instead of `sources`: token files of nanoGPT, llm.c, datatrove or NumPy."""
     size: Tokens | None = None
     """Training tokens: whole documents drawn at random with the seed, the last one cut. Default: all there are."""
     validation: Tokens = Size(100_000, "tokens")

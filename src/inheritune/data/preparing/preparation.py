@@ -21,6 +21,7 @@ from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tok
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
 from inheritune.runlog import locked, package_versions, put_in_place, versions, write_json
+from inheritune.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -260,8 +261,7 @@ class Preparation:
     @cached_property
     def dtype(self) -> "np.dtype[Any]":
         """Of the shards: the smaller one that holds every id."""
-        largest = max(self.tokenizer.get_vocab().values())  # more than its length where ids were left out
-        return np.dtype("<u2" if largest < 2**16 else "<u4")
+        return np.dtype("<u2" if vocabulary_size(self.tokenizer) <= 2**16 else "<u4")
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":

@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import web_server
@@ -103,6 +104,20 @@ def test_utf_16_with_and_without_its_mark(tmp_path: Path, order: str, width: str
     for encoding in (width, f"{width}-{order}", "auto"):
         assert texts(file, encoding=encoding) == [text]
     assert guess_of(file) == f"{width}-{order}"
+
+
+def test_a_control_character_does_not_hide_utf_16(tmp_path: Path) -> None:
+    text = "plain words, \x01 and a form\x0c\n" * 3 + PASSAGES["cp1252"] * 3
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le"):
+        (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+        assert guess_of(tmp_path / "a.txt") == encoding
+
+
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "<i4", "<f4", "<f8"])
+def test_numbers_are_not_utf_16(tmp_path: Path, dtype: str) -> None:
+    numbers = np.random.default_rng(1).normal(0, 40, 5000).astype(dtype)
+    (tmp_path / "a.txt").write_bytes(numbers.tobytes())
+    assert "binary file" in refusal(tmp_path / "a.txt", encoding="auto")
 
 
 def test_order_of_bytes_that_nothing_tells(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ _SAMPLE = 8192  # bytes that are shown to chardet, which takes about 0.1 s for t
 _SCARCE = 16  # bytes beyond ASCII: with fewer than these there is nothing to tell languages by
 # Characters that nearly every text has, and that are rare or unassigned with their bytes exchanged.
 _COMMON = "\n\r\t etaoin\u3000\u3001\u3002"
+_FEW = 100  # in so many characters one may be wrong, and one must be common
 _CONTROL = re.compile("[\0-\x08\x0e-\x1a\x1c-\x1f]")
 _COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.MULTILINE | re.ASCII)
 _HIGH = re.compile(rb"[\x80-\xff]")
@@ -53,16 +54,16 @@ def byte_order(first: bytes, encoding: str) -> str | None:
         if first.startswith(mark) and name.startswith(encoding):
             return name
     little, big = (_common(first, f"{encoding}-{order}") for order in ("le", "be"))
-    if max(little, big) < 10 * min(little, big) or max(little, big) <= 0:
+    if max(little, big) <= 10 * min(little, big):
         return None
     return f"{encoding}-le" if little > big else f"{encoding}-be"
 
 
 def _common(first: bytes, encoding: str) -> int:
-    """How many common characters there are if this is the encoding; -1 where it can't be."""
+    """How many common characters there are if this is the encoding; 0 where they are too few, or it can't be."""
     text = codecs.getincrementaldecoder(encoding)("replace").decode(first)  # the last character may be cut
-    wrong = text.count("\ufffd") > max(1, len(text) // 100)
-    return -1 if wrong or _CONTROL.search(text) else sum(map(text.count, _COMMON))
+    wrong, common = text.count("\ufffd") + len(_CONTROL.findall(text)), sum(map(text.count, _COMMON))
+    return common if wrong <= max(1, len(text) // _FEW) and common >= len(text) // _FEW else 0
 
 
 class _Seen:

@@ -256,10 +256,10 @@ TOKENS: dict[str, Change] = {
     "empty .bin": tokens(b"", ["a.bin: is empty", "give a whole file"]),
     "ids beyond the vocabulary": tokens(ROW + 1, ["a.bin: has token 300, the tokenizer has 300", "give files that the reference's tokenizer made"]),
     "too few tokens for a sequence": tokens(ROW[:9], ["training text: 9 tokens do not fill one sequence of 16"]),
-    "no token file": tokens(ROW, ["a.txt: no token file", "give .bin (nanoGPT) or .ds (datatrove)"], "a.txt"),
+    "no token file": tokens(ROW, ["a.txt: no token file", "give .bin (nanoGPT, llm.c), .ds (datatrove)"], "a.txt"),
     ".ds of half a token": tokens(ROW.tobytes() + b"\1\0", ["a.ds: has 6002 bytes, a token has 4"], "a.ds", "x|4\n"),
     ".ds of three bytes a token": tokens(ROW, ["a.ds.metadata: says '3' bytes a token, legal are 2 and 4"], "a.ds", "x|3\n"),
-    ".ds beside a .bin": tokens(ROW.astype(np.uint32), ["has uint16 tokens", "has uint32", "give files of one type"], "a.ds", "x|4\n"),
+    ".ds beside a .bin": tokens(ROW.astype(np.uint32), ["has uint32 tokens", "has uint16", "give files of one type"], "a.ds", "x|4\n"),
     "no such token file": given(["data.tokens.train: no such file: PLACE/a*.bin"], sources=[], tokens={"train": ["PLACE/a*.bin"], "validation": ["x"]}),
     "validation that is trained on": lambda place, tree: [
         *tokens(ROW, ["a.bin: is named twice in data.tokens; name it once"])(place, tree),

@@ -84,6 +84,7 @@ def test_refusals_whose_remedies_work(saved: Path, tmp_path: Path) -> None:
     assert "leave `split` away" in refusal(tmp_path / "plain" / "a.txt", split="test")
     with pytest.raises(InputError, match="name it with `path` instead of `dataset`"):
         list_inputs([Source(dataset=str(saved / "one"))])
+    assert f"give each as a source of its own: path: {saved / 'one'}" in refusal(saved, exclude=["a.txt"])
     (saved / "one" / "data-00001-of-00003.arrow").unlink()
     assert "data-00001-of-00003.arrow: missing; bring the file back" in refusal(saved / "one")
 
@@ -144,6 +145,7 @@ def test_other_folders_of_datasets(tmp_path: Path) -> None:
     cached = datasets.load_dataset(str(tmp_path / "in"), cache_dir=str(tmp_path / "cache"), split="train")
     folder = Path(cached.cache_files[0]["filename"]).parent
     line = refusal(folder)
-    assert "there are: *.arrow, *.json; set `include` to the names that hold the text, for example ['*.arrow']" in line
-    assert texts(folder, include=["*.arrow"]) == TEXTS[:50]
+    name = Path(cached.cache_files[0]["filename"]).name  # with its split: another one's file may lie beside it
+    assert f"there are: *.arrow, *.json; set `include` to the names that hold the text, for example ['{name}']" in line
+    assert texts(folder, include=[name]) == TEXTS[:50]
     assert texts(cached.cache_files[0]["filename"]) == TEXTS[:50]

@@ -61,7 +61,7 @@ def typed(files: TokenFiles, vocabulary: int) -> dict[str, list[TokenFile]]:
     found = list_token_files(files)
     every = [one for each in found.values() for one in each]
     known = {one.file: _dtype(one, files.dtype, vocabulary) for one in every}
-    kinds = {kind: file for file, kind in reversed(known.items()) if kind is not None}
+    kinds = set(known.values()) - {None}
     if not kinds:
         what = "its tokens may be uint16 or uint32: every second value of 16 bits is 0"
         raise InputError(str(every[0].file), what, _SAY)
@@ -69,7 +69,7 @@ def typed(files: TokenFiles, vocabulary: int) -> dict[str, list[TokenFile]]:
         first, other = (next(file for file, kind in known.items() if kind == name) for name in DTYPES)
         what = f"has {_WIDE} tokens, {first} has {_NARROW}"
         raise InputError(str(other), what, "give files of one type")
-    kind = next(iter(kinds))
+    kind = kinds.pop()
     for one in every:
         _check_size(one, kind)
     return {split: [replace(one, dtype=kind) for one in each] for split, each in found.items()}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from inheritune.data.sources.saved import DEFAULT_SPLIT, saved_files
+from inheritune.data.sources.saved import DEFAULT_SPLIT, SAVED, saved_files
 from inheritune.data.sources.storage import Damaged, connect, explained, is_remote, is_web, kind, packing
 from inheritune.data.sources.streaming import open_stream
 from inheritune.errors import InputError, Problem
@@ -105,14 +105,7 @@ def _files(number: int, source: Source, range_bytes: int) -> Iterator[Input]:
     place = f"data.sources: {source.title}"
     files = dict(_remote(path, source) if is_remote(path) else _local(path, source, place))
     if not files:
-        kinds = [] if is_remote(path) else _kinds_below(os.path.expanduser(path))  # noqa: PTH111
-        raise InputError(
-            place,
-            f"no file there matches include {source.include}"
-            + (f" less {source.exclude}" if source.exclude else "")
-            + (f"; there are: {', '.join(kinds)}" if kinds else ""),
-            f"set `include` to the names that hold the text, for example ['{kinds[0] if kinds else '*.txt'}']",
-        )
+        raise InputError(place, *_nothing_taken([] if is_remote(path) else _some_below(path), source))
     if not any(size is None or size > 0 for size, _ in files.values()):
         raise InputError(place, "no text: every file is empty", "give files with text")
     if source.encoding not in ("utf-8", "auto") and all(kind(address) in TABLES for address in files):
@@ -216,11 +209,28 @@ def _content(file: str) -> bytes | None:
         raise InputError(file, f"cannot be read ({error.strerror})", "change its permissions") from None
 
 
-def _kinds_below(root: str) -> list[str]:
-    """The kinds of files in a folder as patterns, the most frequent first; a very large one is not looked through."""
-    names = (name for _, _, files in os.walk(root) for name in files)
-    kinds = Counter(f"*{kind(name)}" if kind(name) else name for name in itertools.islice(names, _LOOKED_AT))
-    return [name for name, _ in sorted(kinds.items(), key=lambda entry: (-entry[1], entry[0]))[:5]]
+def _some_below(root: str) -> list[tuple[str, str]]:
+    """Folder and name of the files in a folder; of a very large one some."""
+    walk = os.walk(os.path.expanduser(root))  # noqa: PTH111
+    return list(itertools.islice(((folder, name) for folder, _, names in walk for name in sorted(names)), _LOOKED_AT))
+
+
+def _nothing_taken(there: list[tuple[str, str]], source: Source) -> tuple[str, str]:
+    """What is wrong, and the remedy, where a folder has none of the files that the source takes."""
+    saved = sorted(folder for folder, name in there if name in SAVED and source.include == _DEFAULT_INCLUDE)
+    if saved:
+        return "`datasets` saved data sets in folders of it", f"give each as a source of its own: path: {saved[0]}"
+    counts = Counter(f"*{kind(name)}" if kind(name) else name for _, name in there)
+    kinds = [name for name, _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:5]]
+    example = kinds[0] if kinds else "*.txt"
+    if "*.arrow" in kinds:  # of all splits, in the cache of `datasets`
+        example = min(name for _, name in there if kind(name) == ".arrow")
+    return (
+        f"no file there matches include {source.include}"
+        + (f" less {source.exclude}" if source.exclude else "")
+        + (f"; there are: {', '.join(kinds)}" if kinds else ""),
+        f"set `include` to the names that hold the text, for example ['{example}']",
+    )
 
 
 def _taken(below: str, source: Source) -> bool:

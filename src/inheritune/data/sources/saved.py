@@ -7,6 +7,7 @@ from typing import Any
 from inheritune.data.sources.storage import Damaged
 
 _SPLITS, STATE = "dataset_dict.json", "state.json"
+SAVED = (_SPLITS, STATE)  # a folder with one of these is such a folder
 DEFAULT_SPLIT = "train"
 _AGAIN = "write it again with `save_to_disk`"
 

@@ -154,6 +154,9 @@ def test_what_auto_decides_of_little(tmp_path: Path, content: bytes, encoding: s
     if b"coding" in content:  # only Python source code says it of itself
         (tmp_path / "a.py").write_bytes(content)
         assert guess_of(tmp_path / "a.py") == "koi8-r"
+        for name in (b"auto", b"nonsense", b"utf-8"):  # of no help
+            (tmp_path / "a.py").write_bytes(content.replace(b"koi8-r", name))
+            assert guess_of(tmp_path / "a.py") not in ("auto", "utf-8")
     else:
         assert guess_of(tmp_path / "a.txt") == encoding
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from inheritune.data.sources.storage import BLOCK, Damaged, blocks, kind
-from inheritune.recipe.encodings import parse_encoding
+from inheritune.recipe.encodings import AUTO, parse_encoding
 
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -32,7 +32,7 @@ _LARGER = {"shift_jis": "cp932", "euc_kr": "cp949", "gb2312": "gb18030", "gbk": 
 
 def guess(address: str) -> str:
     """The encoding of a file: by its byte order mark, as UTF-16 without one, as UTF-8, by what Python source code says
-    of itself, else guessed from the bytes beyond ASCII.
+    of itself (PEP 263), else guessed from the bytes beyond ASCII.
 
     Reads the file to its end in bounded memory, and a second time where the guess is of Chinese, Japanese or Korean. A
     file that is UTF-8 but for some broken places is UTF-8. What is guessed can decode the whole file.
@@ -112,7 +112,8 @@ class _Seen:
         if self._is_python:
             found = _COOKIE.search(b"\n".join(block.split(b"\n", 2)[:2]))
             with contextlib.suppress(ValueError):
-                self.cookie = parse_encoding(found[1].decode()) if found else None
+                name = parse_encoding(found[1].decode()) if found else AUTO
+                self.cookie = None if name == AUTO else name
 
     def _collect(self, block: bytes) -> None:
         """Whole lines, as a character of several bytes must not be cut, unless the sample ends there."""

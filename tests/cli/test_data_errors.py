@@ -256,10 +256,10 @@ TOKENS: dict[str, Change] = {
     "empty .bin": tokens(b"", ["a.bin: is empty", "give a whole file"]),
     "ids beyond the vocabulary": tokens(ROW + 1, ["a.bin: has token 300, the tokenizer has 300", "give files that the reference's tokenizer made"]),
     "too few tokens for a sequence": tokens(ROW[:9], ["training text: 9 tokens do not fill one sequence of 16"]),
-    "no token file": tokens(ROW, ["a.txt: no token file", "give .bin (nanoGPT) or .ds (datatrove)"], "a.txt"),
+    "no token file": tokens(ROW, ["a.txt: no token file", "give .bin (nanoGPT, llm.c), .ds (datatrove)"], "a.txt"),
     ".ds of half a token": tokens(ROW.tobytes() + b"\1\0", ["a.ds: has 6002 bytes, a token has 4"], "a.ds", "x|4\n"),
     ".ds of three bytes a token": tokens(ROW, ["a.ds.metadata: says '3' bytes a token, legal are 2 and 4"], "a.ds", "x|3\n"),
-    ".ds beside a .bin": tokens(ROW.astype(np.uint32), ["has uint16 tokens", "has uint32", "give files of one type"], "a.ds", "x|4\n"),
+    ".ds beside a .bin": tokens(ROW.astype(np.uint32), ["has uint32 tokens", "has uint16", "give files of one type"], "a.ds", "x|4\n"),
     "no such token file": given(["data.tokens.train: no such file: PLACE/a*.bin"], sources=[], tokens={"train": ["PLACE/a*.bin"], "validation": ["x"]}),
     "validation that is trained on": lambda place, tree: [
         *tokens(ROW, ["a.bin: is named twice in data.tokens; name it once"])(place, tree),
@@ -324,6 +324,15 @@ PREPARE: list[tuple[list[str], str]] = [
     (["TEXT", "TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL"], "two sources have the same name"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--include", "*.c"], "no file there matches include ['*.c']"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "PLACE/none"], "PLACE/none"),
+    (["RECIPE", "--out", "PLACE/o", "--encoding", "auto"], "--encoding does not go with this; a recipe has these itself"),
+    (["RECIPE", "--out", "PLACE/o", "--text-key", "a"], "--text-key does not go with this; a recipe has these itself"),
+    (["--out", "MADE", "--sample", "--document", "line"], "--document does not go with this; without"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--encoding", "latin9000"], "data.sources.0.encoding: got 'latin9000': legal are auto, utf-8"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--document", "page"], "data.sources.0.document: got 'page': legal are auto"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--limit", "9"], "data.sources.0.limit"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--on-error", "go"], "data.sources.0.on_error"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--split", "test"], "leave `split` away"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--exclude", "*"], "less ['*']"),
 ]  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def test_bad_mixtures(tmp_path: Path, tokenizer: Any) -> None:
     for train, validation, words in (
         (narrow, wide, r"w\.ds: has uint32 tokens, .*n\.ds has uint16"),
         (narrow, narrow, r"n\.ds: is named twice"),
-        (write(tmp_path / "x.npy", 1), narrow, r"x\.npy: no token file"),
+        (write(tmp_path / "x.tok", 1), narrow, r"x\.tok: no token file"),
     ):
         with pytest.raises(InputError, match=words):
             adopt(TokenFiles(train=[str(train)], validation=[str(validation)]), tokenizer, tmp_path / "data")

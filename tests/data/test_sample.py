@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inheritune.data import Sequences, sample, sample_text
+from inheritune.data import Sequences, documents, sample, sample_text
 from inheritune.errors import InputError
 
 
@@ -86,3 +86,13 @@ def test_text_shorter_than_a_sequence_is_an_error(tmp_path: Path, tokenizer: Any
         sample_text([tmp_path / "a.txt"], tokenizer, 1, 100)
     with pytest.raises(InputError, match=r"no-such: no such file or folder"):
         sample_text([tmp_path / "no-such"], tokenizer, 1, 4)
+
+
+def test_remedies_that_need_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(
+        InputError, match=r"`encoding` \(auto .*`inheritune prepare` has these as options; give its folder"
+    ):
+        list(documents([tmp_path]))
+    with pytest.raises(InputError, match=r"no such file or folder; correct the path$"):
+        list(documents([tmp_path / "none"]))

@@ -11,6 +11,7 @@ from inheritune.arch.structure import check_decoder, find_structure
 from inheritune.arch.weights import Placement
 from inheritune.errors import InputError
 from inheritune.recipe import NewTokenizer, Reference
+from inheritune.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ _BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyErro
 def new_config(
     fields: dict[str, Any], vocabulary: int, special_tokens: dict[str, int | None], sequence_length: int
 ) -> "PretrainedConfig":
-    """A config from a recipe's `reference.train.model`, for a tokenizer of `vocabulary` entries.
+    """A config from a recipe's `reference.train.model`, for a tokenizer whose ids are below `vocabulary`.
 
     `special_tokens` are config fields such as eos_token_id; those not given are none.
 
@@ -89,7 +90,7 @@ def planned_config(reference: Reference, sequence_length: int, *, weights: bool 
     if isinstance(new.tokenizer, NewTokenizer):
         entries = new.tokenizer.vocabulary
     else:
-        entries = len(load_tokenizer(Reference(path=new.tokenizer)))
+        entries = vocabulary_size(load_tokenizer(Reference(path=new.tokenizer)))
     return new_config(new.model, entries, {}, sequence_length)
 
 

@@ -1,7 +1,7 @@
 """From text to token sequences: sources, filters, tokenizers, prepared data, the order of sequences."""
 
 from inheritune.data.filters.filtering import check_filters
-from inheritune.data.foreign import adopt, find_data, list_token_files, nanogpt_files, open_data, write_nanogpt
+from inheritune.data.foreign import adopt, find_data, nanogpt_files, open_data, write_nanogpt
 from inheritune.data.loader import Batches, MicroBatch, nothing_stored
 from inheritune.data.order import batch_numbers, batch_windows, shuffled
 from inheritune.data.prepared import (
@@ -20,6 +20,7 @@ from inheritune.data.sample import documents, sample, sample_text
 from inheritune.data.sequences import IGNORED, Examples, Packing, Rows, Sequences
 from inheritune.data.shards import Array, Shard, Tokens
 from inheritune.data.sources.inputs import list_inputs
+from inheritune.data.token_files import list_token_files, tokens_in, typed
 from inheritune.data.tokenizer import Encoder, fingerprint, prefix_tokens, separator, suffix_tokens, train_tokenizer
 
 __all__ = [
@@ -63,6 +64,8 @@ __all__ = [
     "shuffled",
     "state_of",
     "suffix_tokens",
+    "tokens_in",
     "train_tokenizer",
+    "typed",
     "write_nanogpt",
 ]

@@ -123,7 +123,7 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Prepared:
 
 
 def _shard(folder: Path, said: dict[str, Any]) -> Shard:
-    return Shard(folder / said["file"], said["tokens"], said["sha256"])
+    return Shard(folder / said["file"], said["tokens"], said["sha256"], said.get("offset", 0))
 
 
 def check_tokenizer(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", place: str) -> None:

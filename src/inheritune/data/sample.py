@@ -1,6 +1,7 @@
 """A few sequences out of text or prepared data, evenly spread, to look at models with."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,9 +38,20 @@ def sample(sequences: Sequences, count: int, place: str, or_fewer: bool = False)
 def documents(paths: Sequence[str | Path]) -> Iterator[str]:
     """The documents in files, folders, patterns or addresses, in their order. Raises InputError for what is no text."""
     sources = [Source(path=str(path)) for path in paths]
-    for one in list_inputs(sources):
-        for document in read(one, sources[one.source], lambda place, reason: None, seed=0):
-            yield document.text
+    try:
+        for one in list_inputs(sources):
+            for document in read(one, sources[one.source], lambda place, reason: None, seed=0):
+                yield document.text
+    except InputError as error:  # it may advise keys that only a recipe's sources have
+        raise InputError.of(
+            [replace(problem, remedy=_without_recipe(problem.remedy)) for problem in error.problems]
+        ) from None
+
+
+def _without_recipe(remedy: str) -> str:
+    if "source's" not in remedy and "`" not in remedy:
+        return remedy
+    return f"{remedy} (`inheritune prepare` has these as options; give its folder as data in place of the text)"
 
 
 def sample_text(

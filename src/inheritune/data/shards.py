@@ -1,4 +1,4 @@
-"""Token files: headerless rows of little-endian uint16 or uint32, several of which make one long row."""
+"""Token files: rows of little-endian uint16 or uint32, several of which make one long row."""
 
 import os
 import stat
@@ -21,11 +21,12 @@ _OPEN_FILES = 256  # at once: below what systems allow, and a shard more costs a
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of a row: how many tokens it has, and the SHA-256 of its bytes."""
+    """One file of a row: how many tokens it has, the SHA-256 of its bytes, and the bytes before the first token."""
 
     file: Path
     tokens: int
     sha256: str
+    offset: int = 0
 
 
 class Tokens:
@@ -44,11 +45,12 @@ class Tokens:
         self.shards, self.dtype, self.remedy = tuple(shards), np.dtype(dtype).newbyteorder("<"), remedy
         for shard in self.shards:
             size = file_size(shard.file, remedy)
-            if size != shard.tokens * self.dtype.itemsize:
-                expected = shard.tokens * self.dtype.itemsize
+            expected = self._end(shard)
+            if size != expected:
                 raise InputError(str(shard.file), f"has {size} bytes, the manifest says {expected}", remedy)
         self._ends = np.cumsum([shard.tokens for shard in self.shards], dtype=np.int64)
         self._ends_list = self._ends.tolist()
+        self._offsets = np.array([shard.offset for shard in self.shards], np.int64)
         self._open = lru_cache(_OPEN_FILES)(_OpenFile)
 
     def __len__(self) -> int:
@@ -66,7 +68,8 @@ class Tokens:
         if count:
             number = bisect_right(self._ends_list, start)
             first = self._ends_list[number] - self.shards[number].tokens
-            self._fill(found.data.cast("B"), number, (start - first) * self.dtype.itemsize)
+            offset = self.shards[number].offset + (start - first) * self.dtype.itemsize
+            self._fill(found.data.cast("B"), number, offset)
         return found
 
     def rows(self, starts: Array, count: int) -> Array:
@@ -80,10 +83,14 @@ class Tokens:
         whole = found.data.cast("B")
         numbers = np.searchsorted(self._ends, starts, side="right")
         first = self._ends[numbers] - np.array([shard.tokens for shard in self.shards])[numbers]
-        offsets = (starts - first) * self.dtype.itemsize
+        offsets = self._offsets[numbers] + (starts - first) * self.dtype.itemsize
         for row, (number, offset) in enumerate(zip(numbers.tolist(), offsets.tolist(), strict=True)):
             self._fill(whole[row * width : (row + 1) * width], number, offset)
         return found
+
+    def _end(self, shard: Shard) -> int:
+        """Bytes of a whole file."""
+        return shard.offset + shard.tokens * self.dtype.itemsize
 
     def _fill(self, part: memoryview, number: int, offset: int) -> None:
         """Bytes from `offset` of a shard on, and from the beginning of those behind it."""
@@ -98,8 +105,9 @@ class Tokens:
             if got == len(part):
                 return
             part, offset = part[got:], offset + got
-            if offset == shard.tokens * self.dtype.itemsize:
-                number, offset = number + 1, 0
+            if offset == self._end(shard):
+                number += 1
+                offset = self.shards[number].offset
             elif not got:
                 raise _lost(shard.file, f"has {size} bytes, it had more when it was opened")
 

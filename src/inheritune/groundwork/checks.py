@@ -14,12 +14,14 @@ from inheritune.data import (
     list_token_files,
     nanogpt_files,
     open_prepared,
+    typed,
 )
 from inheritune.errors import InputError, Problem
 from inheritune.recipe import Basis, TokenFiles, Training, changes, completed, dump_recipe
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
 from inheritune.training import check_compiler, check_float8, check_optimizer, check_shardable
+from inheritune.vocabulary import vocabulary_size
 
 
 def check_basis(basis: Basis, runtime: Runtime, further: Iterable[Callable[[], None]] = ()) -> None:
@@ -64,7 +66,10 @@ def _check_reference(basis: Basis) -> None:
     tokenizer = load_tokenizer(place)
     check_tokenizer_fits(tokenizer, config, place.tokenizer or place.title)
     check_positions(config, basis.train.sequence_length, "train.sequence_length")
-    if basis.data.prepared is not None and _token_files(basis) is None:
+    files = _token_files(basis)
+    if files is not None:
+        typed(files, vocabulary_size(tokenizer))
+    elif basis.data.prepared is not None:
         check_tokenizer(open_prepared(basis.data.prepared), tokenizer, "data.prepared")
 
 

@@ -1,10 +1,9 @@
 """What plans of a recipe and of a suite have in common: how much text there is, and trainings with their costs."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inheritune.data import list_token_files, nanogpt_files, open_prepared
+from inheritune.data import nanogpt_files, open_prepared, tokens_in, typed
 from inheritune.distillation import Layout
 from inheritune.errors import InputError
 from inheritune.groundwork.stages import reference_training
@@ -25,8 +24,8 @@ def text_size(basis: Basis, vocabulary: int) -> tuple[int | None, int]:
     files = data.tokens or (nanogpt_files(data.prepared) if data.prepared is not None else None)
     if files is not None:
         try:
-            sizes = [_tokens_in(found, vocabulary) for found in list_token_files(files).values()]
-        except InputError:  # they lie on another machine
+            sizes = [sum(map(tokens_in, found)) for found in typed(files, vocabulary).values()]
+        except InputError:  # they lie on another machine, or only the tokenizer shows their type
             return None, data.validation.count
         return sizes[0], sizes[1]
     assert data.prepared is not None  # the recipe's check
@@ -34,11 +33,6 @@ def text_size(basis: Basis, vocabulary: int) -> tuple[int | None, int]:
         return None, data.validation.count
     prepared = open_prepared(data.prepared)
     return len(prepared.tokens("train")), len(prepared.tokens("validation"))
-
-
-def _tokens_in(files: Sequence[Path], vocabulary: int) -> int:
-    """Tokens by the files' sizes; of .ds as wide as the vocabulary needs."""
-    return sum(file.stat().st_size // (4 if file.suffix == ".ds" and vocabulary > 2**16 else 2) for file in files)
 
 
 def sequences_in(tokens: int | None, training: Training) -> int | None:

@@ -21,6 +21,7 @@ from inheritune.groundwork.text import prepare_data
 from inheritune.recipe import Basis, NewReference, NewTokenizer, Reference, Training
 from inheritune.runlog import Terminal, read_json, write_json
 from inheritune.runtime import Runtime
+from inheritune.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,7 +93,7 @@ class Groundwork:
         assert new is not None
         tokenizer = conditions.tokenizer
         tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        config = new_config(new.model, len(tokenizer), tokens, basis.train.sequence_length)
+        config = new_config(new.model, vocabulary_size(tokenizer), tokens, basis.train.sequence_length)
         settings = reference_training(basis, new)
         arm = Arm("reference", self.reference, lambda: build_random(config, basis.seed), settings)
         return run_arm(arm, conditions, None)

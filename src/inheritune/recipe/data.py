@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from inheritune.recipe.base import Part
+from inheritune.recipe.encodings import parse_encoding
 from inheritune.recipe.filters import Filters
 from inheritune.recipe.size import In, Size, Tokens, parse_size
 
@@ -30,9 +31,10 @@ class Source(Part):
     """Text from files, on this machine or behind an address, or from a hub data set that is streamed."""
 
     path: Annotated[str, Field(min_length=1)] | None = None
-    """A file, a folder (searched at every depth), a pattern such as `docs/*/text`, or an address of any of these:
-    `s3://`, `gs://`, `hf://`, `https://` and whatever else fsspec knows. `{stdlib}` stands for the folder of the
-    running Python's standard library. Relative to the working directory. Either this or `dataset`."""
+    """A file, a folder (searched at every depth), a folder that `datasets` wrote with `save_to_disk`, a pattern such as
+    `docs/*/text`, or an address of any of these: `s3://`, `gs://`, `hf://`, `https://` and whatever else fsspec knows.
+    `{stdlib}` stands for the folder of the running Python's standard library. Relative to the working directory. Either
+    this or `dataset`."""
     dataset: Annotated[str, Field(min_length=1)] | None = None
     """A data set of the Hugging Face hub by id, or a local folder that is one. It is streamed: its files are shuffled,
     and documents drawn through a buffer. `path: hf://datasets/...` reads its files instead, and so draws from all of
@@ -40,7 +42,7 @@ class Source(Part):
     config: str | None = None
     """The data set's configuration (its subset). Default: the only one, or the one it declares as default."""
     split: Annotated[str, Field(min_length=1)] = "train"
-    """The data set's split."""
+    """The split of the data set, or of a folder that `DatasetDict.save_to_disk` wrote."""
     revision: str | None = None
     """The data set's branch, tag or commit. Default: the newest. Only a commit gives the same text for ever."""
     buffer: Annotated[int, Field(ge=1)] = 10_000
@@ -53,9 +55,12 @@ class Source(Part):
     """Patterns left out, after `include`."""
     document: Annotated[DocumentRule | Annotated[Size, In("characters")], BeforeValidator(parse_document)] = "auto"
     """How a file falls into documents: the whole file, each line, each block between blank lines, each record (a line
-    of JSON, a row of .csv or .parquet), each string literal of a Python file, or pieces of a size such as
-    `2K characters`, cut at white space where there is some near the end. `auto`: record for .jsonl, .ndjson, .csv and
-    .parquet, file for all else."""
+    of JSON, a row of .csv, .parquet or .arrow), each string literal of a Python file, or pieces of a size such as
+    `2K characters`, cut at white space where there is some near the end. `auto`: record for .jsonl, .ndjson, .csv,
+    .parquet and .arrow, file for all else."""
+    encoding: Annotated[str, BeforeValidator(parse_encoding)] = "utf-8"
+    """The character encoding of text files: any that Python knows, such as `latin-1`, `cp1252` or `utf-16`, or `auto`,
+    which decides for each file from its bytes and reports what it chose. .parquet and .arrow need none."""
     text_key: Annotated[str, Field(min_length=1)] = "text"
     """The key or column that holds a record's text."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -91,8 +96,8 @@ class Source(Part):
         return self.name or self.path or self.dataset or ""
 
 
-_STREAM_KEYS = ("config", "split", "revision", "buffer")
-_FILE_KEYS = ("include", "exclude", "document")
+_STREAM_KEYS = ("config", "revision", "buffer")
+_FILE_KEYS = ("include", "exclude", "document", "encoding")
 _DRAWING = ("size", "validation", "seed", "filters", "executor", "workers")
 
 
@@ -118,14 +123,17 @@ class Slurm(Part):
 class TokenFiles(Part):
     """Files of tokens that the reference's tokenizer has made, used as they are and where they are.
 
-    .bin: uint16 without a header, as nanoGPT writes them. .ds: datatrove's, uint16 or uint32 as the .metadata beside
-    says, else by the size of the vocabulary. Files or patterns, in this order; those of a pattern by name.
+    .bin: nanoGPT's, without a header, or llm.c's; .ds: datatrove's; .npy: NumPy's, of one dimension. Files or patterns,
+    in this order; those of a pattern by name.
     """
 
     train: Annotated[list[str], Field(min_length=1)]
-    """Training tokens: .bin or .ds files."""
+    """Training tokens: .bin, .ds or .npy files."""
     validation: Annotated[list[str], Field(min_length=1)]
     """Validation tokens, of the same type."""
+    dtype: Literal["uint16", "uint32"] | None = None
+    """The type of the tokens. Default: what the files state (a header, datatrove's .metadata), else what the vocabulary
+    and the files' bytes show; where they show neither it must be given."""
 
 
 class Data(Part):
@@ -136,7 +144,7 @@ class Data(Part):
     prepared: Path | None = None
     """Instead of `sources`: a folder that `inheritune prepare` wrote, or one with nanoGPT's train.bin and val.bin."""
     tokens: TokenFiles | None = None
-    """Instead of `sources`: token files of nanoGPT or datatrove."""
+    """Instead of `sources`: token files of nanoGPT, llm.c, datatrove or NumPy."""
     prefix: Literal["auto", "none"] = "auto"
     """What stands in front of every sequence and document as context: the tokens that the model's own tokenizer puts
     in front of a text, such as beginning-of-text (`auto`), or nothing (`none`). They are never predicted and count in

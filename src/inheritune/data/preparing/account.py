@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from inheritune.data.preparing.writing import Written
 
 _SAMPLES = 20  # removed documents kept of each filter
+_NAMED = 20  # files of a source whose guessed encoding is noted with their names ...
+_SAID = 3  # ... and said on the terminal
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def account(data: Data, drawn: Drawn, splits: "dict[str, Written]") -> dict[str,
     removed = filter_counts(drawn.candidates, len(data.filters))
     found = counted(drawn.read, "documents")
     passed_over = counted(drawn.read, "passed_over")
+    encodings, guesses = counted(drawn.read, "encodings"), counted(drawn.read, "guesses")
     sources = []
     for number, source in enumerate(data.sources):
         entry = {
@@ -67,6 +71,9 @@ def account(data: Data, drawn: Drawn, splits: "dict[str, Written]") -> dict[str,
             "train_tokens": splits["train"].by_source.get(number, 0),
             "validation_tokens": splits["validation"].by_source.get(number, 0),
         }
+        if source.encoding == "auto":
+            entry["encodings"] = _of(encodings, number)
+            entry["guessed"] = [_guess(found) for found in list(_of(guesses, number))[:_NAMED]]
         if source.dataset is not None:
             entry["drawn"] = (
                 "from a stream: files and a buffer of documents shuffled with the seed, not the whole data set"
@@ -82,6 +89,22 @@ def account(data: Data, drawn: Drawn, splits: "dict[str, Written]") -> dict[str,
         "sources": sources,
         "filters": _filters(data, drawn, removed),
     }
+
+
+def _guess(found: str) -> dict[str, str]:
+    encoding, _, file = found.partition(" ")
+    return {"file": file, "encoding": encoding}
+
+
+def encoding_lines(sources: list[dict[str, Any]]) -> Iterator[str]:
+    """For each source of the manifest whose files' encodings were guessed a line that says what they are."""
+    for source in sources:
+        if source.get("encodings"):
+            counts = ", ".join(f"{count:,} in {name}" for name, count in source["encodings"].items())
+            files = [f"{guess['file']} ({guess['encoding']})" for guess in source["guessed"][:_SAID]]
+            more = ", ..." if len(source["guessed"]) > _SAID else ""
+            named = f"; not UTF-8: {', '.join(files)}{more}" if files else ""
+            yield f"data: encoding of {source['name']}, decided by the files' bytes: {counts}{named}"
 
 
 def _filters(data: Data, drawn: Drawn, removed: "NDArray[np.int64]") -> list[dict[str, Any]]:

@@ -27,6 +27,8 @@ from inheritune.errors import RunError
 from inheritune.recipe import Source
 from inheritune.runlog import checksum, named
 
+_NAMED = 20  # files whose encoding was guessed, in a part
+
 
 @dataclass
 class Tally:
@@ -36,6 +38,8 @@ class Tally:
     characters: Counter[int] = field(default_factory=Counter)
     passed_over: Counter[str] = field(default_factory=Counter)  # broken places, by the number of the source and reason
     reasons: Counter[str] = field(default_factory=Counter)  # removed documents, by the number of the filter and reason
+    encodings: Counter[str] = field(default_factory=Counter)  # files by the number of the source and what was guessed
+    guesses: Counter[str] = field(default_factory=Counter)  # the same with the file's name, for the first few of a part
 
     def plain(self) -> dict[str, dict[str, int]]:
         """As JSON, and empty again."""
@@ -92,7 +96,13 @@ class ReadSources(PipelineStep):  # type: ignore[misc]
             if known >= start.documents:
                 self.tally.passed_over[f"{entry.source} {_kind(reason)}"] += 1
 
-        for text in read(entry, source, passed_over, seed=self.seed):
+        def guessed(encoding: str) -> None:
+            if not start.documents:  # else it is in a part already
+                self.tally.encodings[f"{entry.source} {encoding}"] += 1
+                if encoding != "utf-8" and len(self.tally.guesses) < _NAMED:
+                    self.tally.guesses[f"{entry.source} {encoding} {entry.address}"] += 1
+
+        for text in read(entry, source, passed_over, seed=self.seed, guessed=guessed):
             position = None if source.dataset is None else characters
             characters += len(text.text)
             known += 1

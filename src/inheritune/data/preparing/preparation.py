@@ -14,12 +14,14 @@ import numpy as np
 
 from inheritune.data.filters.filtering import check_filters
 from inheritune.data.prepared import FORMAT, Prepared, open_prepared
-from inheritune.data.preparing.account import Drawn, account, counted, write_removed
+from inheritune.data.preparing.account import Drawn, account, counted, encoding_lines, write_removed
 from inheritune.data.preparing.work import Work, remove_left_over, work_folder
+from inheritune.data.sources.storage import kind, packing
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
 from inheritune.runlog import locked, package_versions, put_in_place, versions, write_json
+from inheritune.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +38,7 @@ Say = Callable[[str], None]
 # What a process keeps busy where the work is done by threads of libraries, and by a disk: fewer cores than these need
 # no further process, and starting one takes seconds.
 _THREADS = 4
-_PACKAGES = ("datatrove", "datasets", "pyarrow", "spacy")
+_PACKAGES = ("datatrove", "datasets", "pyarrow", "chardet", "spacy")
 _TASK_BYTES = 64_000_000  # of input: worth a process, and not much is lost with one
 _PART_BYTES = 16_000_000  # of candidates
 _TOKENIZER_BYTES = 200_000_000  # of text, from which a new tokenizer is learnt at least where there is so much
@@ -185,6 +187,8 @@ class Preparation:
             "seed": self.seed,
             "format": FORMAT,
         }
+        if any(source.encoding == "auto" for source in self.data.sources):
+            found |= package_versions(("chardet",))  # which guesses
         if isinstance(self._tokenizer, NewTokenizer):  # learnt from what is drawn
             drawn = self.data.model_dump(mode="json", include={"size", "validation", "sources"})
             return found | {"tokenizer": self._tokenizer.model_dump(), "drawn": drawn}
@@ -257,8 +261,7 @@ class Preparation:
     @cached_property
     def dtype(self) -> "np.dtype[Any]":
         """Of the shards: the smaller one that holds every id."""
-        largest = max(self.tokenizer.get_vocab().values())  # more than its length where ids were left out
-        return np.dtype("<u2" if largest < 2**16 else "<u4")
+        return np.dtype("<u2" if vocabulary_size(self.tokenizer) <= 2**16 else "<u4")
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -318,6 +321,8 @@ class Preparation:
         write_removed(self.data, drawn, result / "removed")
         write_json(result / "manifest.json", manifest)
         put_in_place(result, self.out)
+        for line in encoding_lines(manifest["sources"]):
+            self.say(line)
         self.say(f"data: {splits['train'].tokens:,} training tokens, {splits['validation'].tokens:,} validation tokens")
 
     def _facts(self, splits: "dict[str, Written]") -> dict[str, Any]:
@@ -338,7 +343,7 @@ class Preparation:
 
 def _text_bytes(entry: "Input") -> int:
     """Bytes of text in an input, about."""
-    packed = entry.address.lower().endswith((".gz", ".zst", ".parquet"))
+    packed = packing(entry.address) is not None or kind(entry.address) == ".parquet"
     return (entry.length or 0) * (_PACKED if packed else 1)
 
 

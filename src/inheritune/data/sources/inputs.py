@@ -2,20 +2,27 @@
 
 import fnmatch
 import glob
+import itertools
 import os
 import stat
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from inheritune.data.sources.storage import connect, explained, is_remote, is_web, kind, packing
+from inheritune.data.sources.saved import DEFAULT_SPLIT, SAVED, saved_files
+from inheritune.data.sources.storage import Damaged, connect, explained, is_remote, is_web, kind, packing
 from inheritune.data.sources.streaming import open_stream
 from inheritune.errors import InputError, Problem
 from inheritune.recipe import Size, Source
 from inheritune.recipe.data import DocumentRule
 
 _RANGE = 256_000_000
-_RECORDS = (".jsonl", ".ndjson", ".csv", ".parquet")
+_LOOKED_AT = 10_000  # files of a folder that are named in an error
+_DEFAULT_INCLUDE = Source.model_fields["include"].default
+TABLES = (".parquet", ".arrow")  # rows in a binary form, whose texts are UTF-8
+_RECORDS = (".jsonl", ".ndjson", ".csv", *TABLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,10 @@ class Input:
     """A range has the lines that begin at `start` or later ..."""
     end: int | None = None
     """... and before `end`; None: up to the end of the file."""
+    encoding: str = "utf-8"
+    """As the source says: what `transcoding.settled` turns into that of the file."""
+    guessed: bool = False
+    """Whether `auto` decided it."""
 
     @property
     def length(self) -> int | None:
@@ -94,21 +105,23 @@ def _files(number: int, source: Source, range_bytes: int) -> Iterator[Input]:
     place = f"data.sources: {source.title}"
     files = dict(_remote(path, source) if is_remote(path) else _local(path, source, place))
     if not files:
-        raise InputError(
-            place,
-            f"no file there matches include {source.include}" + (f" less {source.exclude}" if source.exclude else ""),
-            "set `include` to the names that hold the text, for example ['*.txt']",
-        )
+        raise InputError(place, *_nothing_taken([] if is_remote(path) else _some_below(path), source))
     if not any(size is None or size > 0 for size, _ in files.values()):
         raise InputError(place, "no text: every file is empty", "give files with text")
+    if source.encoding not in ("utf-8", "auto") and all(kind(address) in TABLES for address in files):
+        raise InputError(place, "encoding is for text files, and these are tables of UTF-8", "leave `encoding` away")
     for address, (size, seekable) in sorted(files.items()):
-        yield from _ranges(Input(number, address, size), source, range_bytes if seekable else None)
+        yield from _ranges(
+            Input(number, address, size, encoding=source.encoding), source, range_bytes if seekable else None
+        )
 
 
 def _ranges(whole: Input, source: Source, range_bytes: int | None) -> Iterator[Input]:
     rule = rule_of(source, whole.address)
-    lines = rule == "line" or (rule == "record" and kind(whole.address) not in (".csv", ".parquet"))
-    if range_bytes is None or whole.size is None or whole.size <= range_bytes or not lines or packing(whole.address):
+    lines = rule == "line" or (rule == "record" and kind(whole.address) not in (".csv", *TABLES))
+    # In other encodings a byte that looks like a line's end may be half a character.
+    divisible = lines and whole.encoding == "utf-8" and not packing(whole.address)
+    if range_bytes is None or whole.size is None or whole.size <= range_bytes or not divisible:
         yield whole
         return
     for start in range(0, whole.size, range_bytes):
@@ -144,7 +157,12 @@ def _exists(path: str) -> bool:
 def _below(root: str, source: Source) -> Iterator[str]:
     """The files of a folder that the source takes, at every depth, links to folders followed; or the file itself."""
     if not os.path.isdir(root):  # noqa: PTH112 (here and below: text, as there may be millions)
+        _check_no_split(source, root)
         yield root
+        return
+    saved = _saved(source, root, lambda name: _content(os.path.join(root, name)))  # noqa: PTH118
+    if saved is not None:
+        yield from (os.path.join(root, name) for name in saved)  # noqa: PTH118
         return
     entered: set[tuple[int, int]] = set()  # a link may lead back up
     for folder, folders, names in os.walk(root, onerror=_unreadable, followlinks=True):
@@ -158,6 +176,61 @@ def _below(root: str, source: Source) -> Iterator[str]:
             file = os.path.join(folder, name)  # noqa: PTH118
             if _taken(os.path.relpath(file, root).replace(os.sep, "/"), source):
                 yield file
+
+
+def _saved(source: Source, root: str, content: Callable[[str], bytes | None]) -> list[str] | None:
+    """The files that the source takes of a folder that `datasets` saved; None where it is another folder."""
+    try:
+        found = saved_files(source.split, content)
+    except Damaged as error:
+        raise InputError(root, error.what, error.remedy) from None
+    if found is None:
+        _check_no_split(source, root)
+        return None
+    chosen = [name for name in found if source.include == _DEFAULT_INCLUDE or _matches(name, source.include)]
+    return [name for name in chosen if not _matches(name, source.exclude)]
+
+
+def _check_no_split(source: Source, root: str) -> None:
+    if source.split != DEFAULT_SPLIT:
+        what = f"split {source.split!r} is given, and it has no splits: `save_to_disk` has not written it"
+        raise InputError(root, what, "leave `split` away, or give a folder that `datasets` saved")
+
+
+def _content(file: str) -> bytes | None:
+    try:
+        with open(file, "rb") as opened:  # noqa: PTH123
+            return opened.read()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        if not os.access(os.path.dirname(file), os.X_OK):  # noqa: PTH120 (then the folder itself is named)
+            return None
+        raise InputError(file, f"cannot be read ({error.strerror})", "change its permissions") from None
+
+
+def _some_below(root: str) -> list[tuple[str, str]]:
+    """Folder and name of the files in a folder; of a very large one some."""
+    walk = os.walk(os.path.expanduser(root))  # noqa: PTH111
+    return list(itertools.islice(((folder, name) for folder, _, names in walk for name in sorted(names)), _LOOKED_AT))
+
+
+def _nothing_taken(there: list[tuple[str, str]], source: Source) -> tuple[str, str]:
+    """What is wrong, and the remedy, where a folder has none of the files that the source takes."""
+    saved = sorted(folder for folder, name in there if name in SAVED and source.include == _DEFAULT_INCLUDE)
+    if saved:
+        return "`datasets` saved data sets in folders of it", f"give each as a source of its own: path: {saved[0]}"
+    counts = Counter(f"*{kind(name)}" if kind(name) else name for _, name in there)
+    kinds = [name for name, _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:5]]
+    example = kinds[0] if kinds else "*.txt"
+    if "*.arrow" in kinds:  # of all splits, in the cache of `datasets`
+        example = min(name for _, name in there if kind(name) == ".arrow")
+    return (
+        f"no file there matches include {source.include}"
+        + (f" less {source.exclude}" if source.exclude else "")
+        + (f"; there are: {', '.join(kinds)}" if kinds else ""),
+        f"set `include` to the names that hold the text, for example ['{example}']",
+    )
 
 
 def _taken(below: str, source: Source) -> bool:
@@ -178,7 +251,8 @@ def _readable_size(file: str) -> int:
     try:
         status = os.stat(file)  # noqa: PTH116
     except FileNotFoundError:
-        raise InputError(file, "a link to a file that is not there", "mend the link, or exclude it") from None
+        what = "a link to a file that is not there" if os.path.islink(file) else "missing"  # noqa: PTH114
+        raise InputError(file, what, "bring the file back, or exclude it") from None
     except OSError as error:
         raise InputError(file, f"cannot be read ({error.strerror})", "mend it, or exclude it") from None
     if not stat.S_ISREG(status.st_mode):
@@ -202,9 +276,27 @@ def _remote(address: str, source: Source) -> Iterator[tuple[str, tuple[int | Non
         rest = address.partition("::")[2]
         for top, facts in found.items():
             folder = facts["type"] == "directory" or address.endswith("/")
-            for name, file in (filesystem.find(top, detail=True) if folder else {top: facts}).items():
-                below = name[len(top) :].strip("/")
-                if folder and not _taken(below, source):
-                    continue
+            files = _remote_below(filesystem, top, source, is_web(address)) if folder else [(top, facts)]
+            if not folder:
+                _check_no_split(source, top)
+            for name, file in files:
                 full = filesystem.unstrip_protocol(name) + (f"::{rest}" if rest else "")
                 yield full, (file.get("size"), not is_web(full))
+
+
+def _remote_below(filesystem: Any, top: str, source: Source, web: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The files of a folder behind an address that the source takes, each with what is known of it."""
+
+    def whole(name: str) -> str:
+        return f"{top.rstrip('/')}/{name}" if top else name
+
+    def content(name: str) -> bytes | None:
+        return filesystem.cat_file(whole(name)) if filesystem.isfile(whole(name)) else None
+
+    saved = _saved(source, top, (lambda name: None) if web else content)  # `datasets` writes to no plain web server
+    if saved is not None:
+        yield from ((whole(name), filesystem.info(whole(name))) for name in saved)
+        return
+    for name, file in filesystem.find(top, detail=True).items():
+        if _taken(name[len(top) :].strip("/"), source):
+            yield name, file

@@ -1,4 +1,4 @@
-"""Lines of an input with their places, and bytes that must be UTF-8 text."""
+"""Lines of an input with their places."""
 
 import codecs
 import io
@@ -7,30 +7,11 @@ from collections.abc import Iterable, Iterator
 from inheritune.data.sources.inputs import Input
 from inheritune.data.sources.storage import Damaged, blocks
 from inheritune.data.sources.texts import LARGEST
-
-
-class NotText(ValueError):
-    """Bytes that are no UTF-8 text, and where in them that shows."""
-
-    def __init__(self, what: str, position: int) -> None:
-        self.what, self.remedy, self.position = what, "convert the file to UTF-8, or exclude it", position
-        super().__init__(what)
-
-
-def decode(raw: bytes) -> str:
-    """The bytes as text. Raises NotText for binary files, broken UTF-8 and other encodings."""
-    nul = raw.find(b"\0")
-    if nul >= 0:
-        utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        raise NotText("UTF-16 text" if utf16 else "a binary file (it has NUL bytes)", nul)
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise NotText(f"not UTF-8 text (byte 0x{raw[error.start]:02x})", error.start) from None
+from inheritune.data.sources.transcoding import text_blocks
 
 
 class Lines:
-    """The lines of an input with their line ends, one after the other; a byte order mark is no part of them.
+    """The lines of a settled input with their line ends, as UTF-8; a byte order mark is no part of them.
 
     A range has the lines that begin in it, so ranges side by side have every line once.
     """
@@ -38,7 +19,7 @@ class Lines:
     def __init__(self, of: Input) -> None:
         self.input = of
         self.number = 0  # of the line at hand, from 1, in the range
-        self.offset = 0  # bytes before it
+        self.offset = 0  # bytes before it, in UTF-8
         self._begin = 0
         self._before: int | None = None if of.start else 0
 
@@ -46,7 +27,7 @@ class Lines:
         start, end = self.input.start, self.input.end
         # From the byte before a range on: if that ends a line, the range's first line begins at its start.
         offset = max(start - 1, 0)
-        lines = split_lines(blocks(self.input.address, offset))
+        lines = split_lines(text_blocks(self.input, offset))
         if start:
             offset += len(next(lines, b""))
         self._begin = offset

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from inheritune.data.sources.inputs import Input
-from inheritune.data.sources.lines import Lines, NotText, decode
+from inheritune.data.sources.lines import Lines
 from inheritune.data.sources.storage import BLOCK, Damaged, explained, open_bytes
 from inheritune.data.sources.texts import LARGEST, Fault, Text, no_column, no_text
+from inheritune.data.sources.transcoding import NotText, decode
 
 _ROWS = 256  # of a parquet file at once: what is in memory, besides a page of the file
 
@@ -25,7 +26,7 @@ def read_json_lines(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
             if not line.strip():
                 continue
             try:
-                record = _patient_loads(line)
+                record = _patient_loads(line, one)
             except NotText as error:
                 fault(lines.place(), error.what, error.remedy)
                 continue
@@ -40,9 +41,9 @@ def read_json_lines(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
             fault(lines.place(), *no_text(record, text_key))
 
 
-def _patient_loads(line: bytes) -> Any:
+def _patient_loads(line: bytes, one: Input) -> Any:
     """What Python's own writer puts down and stricter readers refuse: NaN and infinity beside the text."""
-    record = json.loads(decode(line))
+    record = json.loads(decode(line, one))
     # It also lets half a surrogate pair through, which is no text and cannot be written as UTF-8.
     json.dumps(record, ensure_ascii=False).encode()
     return record
@@ -57,7 +58,7 @@ def read_csv(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
     def decoded() -> Iterator[str]:
         for line in lines:
             try:
-                yield decode(line)
+                yield decode(line, one)
             except NotText as error:
                 # The quotes must still be seen, else the records behind would fall apart otherwise.
                 broken.append(error)
@@ -97,28 +98,34 @@ def read_parquet(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
         try:
             # Page by page: a row group, which may be as large as the file, is else held whole.
             table = ParquetFile(file, buffer_size=BLOCK, pre_buffer=False)
-            _check_column(table.schema_arrow, text_key)
+            check_column(table.schema_arrow, text_key)
             number = 0
             for batch in table.iter_batches(_ROWS, columns=[text_key], use_threads=False):
-                for value in batch.column(0):
-                    number += 1
-                    place = f"{one.address}: row {number}"
-                    try:
-                        text = value.as_py()
-                    except UnicodeDecodeError:
-                        fault(place, "not UTF-8 text", "write the file anew")
-                        continue
-                    if text is None:
-                        fault(place, *no_text({text_key: None}, text_key))
-                    else:
-                        yield Text(place, text)
+                yield from column_texts(one, batch.column(0), number, text_key, fault)
+                number += batch.num_rows
         except (pyarrow.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise
             raise Damaged(f"not a whole .parquet file ({error})", "fetch the file again, or exclude it") from None
 
 
-def _check_column(schema: Any, text_key: str) -> None:
+def column_texts(one: Input, column: Any, before: int, text_key: str, fault: Fault) -> Iterator[Text]:
+    """The values of an Arrow column of text that stands behind `before` rows of the file."""
+    for number, value in enumerate(column, start=before + 1):
+        place = f"{one.address}: row {number}"
+        try:
+            text = value.as_py()
+        except UnicodeDecodeError:
+            fault(place, "not UTF-8 text", "write the file anew")
+            continue
+        if text is None:
+            fault(place, *no_text({text_key: None}, text_key))
+        else:
+            yield Text(place, text)
+
+
+def check_column(schema: Any, text_key: str) -> None:
+    """Raise Damaged unless an Arrow schema has a column `text_key` of text."""
     from pyarrow import types
 
     if text_key not in schema.names:

@@ -12,7 +12,7 @@ BLOCK = 1 << 20
 _PACKED_BLOCK = 1 << 16
 # Unpacked at once: so little, as 4 bytes of zstd may hold 128 KB of a text that repeats itself.
 _BITE = 1 << 9
-_PACKED = {".gz": "gzip", ".zst": "zstd"}
+_PACKED = {".gz": "gzip", ".dz": "gzip", ".zst": "zstd"}
 
 
 class Damaged(ValueError):
@@ -34,7 +34,7 @@ def packing(address: str) -> str | None:
 
 
 def kind(address: str) -> str:
-    """The suffix of a file's name in lower case, behind which .gz and .zst do not count: `.jsonl`."""
+    """The suffix of a file's name in lower case, behind which .gz, .dz and .zst do not count: `.jsonl`."""
     name = _name(address)
     return (PurePosixPath(name.stem) if name.suffix.lower() in _PACKED else name).suffix.lower()
 

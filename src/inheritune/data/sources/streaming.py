@@ -1,8 +1,10 @@
 """Hub data sets, streamed: opening one, and its texts in an order drawn with a seed through a buffer."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from inheritune.data.sources.saved import STATE
 from inheritune.data.sources.texts import Fault, Text, no_column, no_text
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import Source
@@ -18,6 +20,8 @@ def open_stream(source: Source) -> Any:
 
     datasets.disable_progress_bars()
     place = f"data.sources: {source.title}"
+    if (Path(source.dataset or "") / STATE).is_file():  # load_dataset refuses it
+        raise InputError(place, "a folder that `save_to_disk` wrote", "name it with `path` instead of `dataset`")
     try:
         stream = datasets.load_dataset(
             source.dataset, source.config, split=source.split, revision=source.revision, streaming=True

@@ -1,0 +1,206 @@
+"""Token files of other programs: where their tokens begin, and whether they have two or four bytes."""
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from inheritune.data.shards import DTYPES, Array, file_size
+from inheritune.errors import InputError
+from inheritune.recipe import TokenFiles
+
+REMEDY = "bring the file back as it was, or begin anew in another folder"
+_NARROW, _WIDE = DTYPES
+# llm.c's headers: 256 int32, of which the first are magic number, version and number of tokens.
+_LLM_C = {(20240520, 1): _NARROW, (20240801, 7): _WIDE}
+_LLM_C_BYTES = 1024
+_NPY = b"\x93NUMPY"
+_SAMPLE = 2**16  # bytes of a file that are looked at
+_ENOUGH = 16  # pairs of halves, for a pattern in them not to be chance
+_SMALL = 16  # upper halves below it are those of a vocabulary of up to a million entries
+_SAY = "say which with `data.tokens.dtype` in a recipe, or `inheritune prepare FOLDER --dtype`"
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """A file, the type of its tokens (None: not known yet), and the bytes before the first one."""
+
+    file: Path
+    dtype: str | None
+    offset: int = 0
+
+
+def list_token_files(files: TokenFiles) -> dict[str, list[TokenFile]]:
+    """The files of 'train' and 'validation' in their order, with the types that the files themselves state.
+
+    Raises InputError for a name that matches nothing, another kind of file, no or half a token, a file named twice.
+    """
+    named = {
+        "train": _matching(files.train, "data.tokens.train"),
+        "validation": _matching(files.validation, "data.tokens.validation"),
+    }
+    every = [file for split in named.values() for file in split]
+    for file in every:
+        if every.count(file) > 1:
+            raise InputError(str(file), "is named twice in data.tokens", "name it once: validation is never trained on")
+    found = {split: [_stated(file) for file in each] for split, each in named.items()}
+    for each in found.values():
+        for one in each:
+            _check_size(one, files.dtype)
+    return found
+
+
+def typed(files: TokenFiles, vocabulary: int) -> dict[str, list[TokenFile]]:
+    """As `list_token_files`, with the type of every file's tokens, which is the same for all.
+
+    It is what the files state, or the recipe, or what the vocabulary (1 + the largest id) needs, or what their first
+    bytes show. Raises InputError where these contradict each other, and where nothing shows it.
+    """
+    found = list_token_files(files)
+    every = [one for each in found.values() for one in each]
+    known = {one.file: _dtype(one, files.dtype, vocabulary) for one in every}
+    kinds = set(known.values()) - {None}
+    if not kinds:
+        what = "its tokens may be uint16 or uint32: every second value of 16 bits is 0"
+        raise InputError(str(every[0].file), what, _SAY)
+    if len(kinds) > 1:
+        first, other = (next(file for file, kind in known.items() if kind == name) for name in DTYPES)
+        what = f"has {_WIDE} tokens, {first} has {_NARROW}"
+        raise InputError(str(other), what, "give files of one type")
+    kind = kinds.pop()
+    for one in every:
+        _check_size(one, kind)
+    return {split: [replace(one, dtype=kind) for one in each] for split, each in found.items()}
+
+
+def tokens_in(one: TokenFile) -> int:
+    """How many tokens a file has whose type is known."""
+    assert one.dtype is not None
+    return (one.file.stat().st_size - one.offset) // np.dtype(one.dtype).itemsize
+
+
+def _dtype(one: TokenFile, said: str | None, vocabulary: int) -> str | None:
+    """The type of a file's tokens; None where nothing shows it."""
+    place = str(one.file)
+    if one.dtype is not None and said is not None and one.dtype != said:
+        what = f"holds {one.dtype} tokens, as it says itself, and data.tokens.dtype is {said}"
+        raise InputError(place, what, "leave data.tokens.dtype away, or give files of one type")
+    kind = one.dtype or said
+    if vocabulary > 2**16:
+        if kind == _NARROW or (kind is None and _shown(one) == _NARROW):
+            how = "" if kind else ", by their looks"
+            what = f"holds uint16 tokens{how}, which cannot be of a vocabulary of {vocabulary:,}"
+            raise InputError(place, what, "give uint32 files that the reference's tokenizer made")
+        return _WIDE
+    return kind or _shown(one)
+
+
+def _shown(one: TokenFile) -> str | None:
+    """The type that a file's first bytes show; None where both are possible.
+
+    Of uint32 tokens every second half is 0, or small where the vocabulary has more than 65,536 entries. No text looks
+    like that in uint16.
+    """
+    size = file_size(one.file, REMEDY) - one.offset
+    if size % 4:
+        return _NARROW
+    with one.file.open("rb") as opened:
+        opened.seek(one.offset)
+        halves: Array = np.frombuffer(opened.read(_SAMPLE), "<u2")
+    low, high = halves[::2], halves[1::2]
+    if not high.any():
+        return _WIDE if low.any() and len(low) >= _ENOUGH else None
+    is_wide = len(low) >= _ENOUGH and int(high.max()) < _SMALL and int(low.max()) >= 2**8
+    return _WIDE if is_wide else _NARROW
+
+
+def _stated(file: Path) -> TokenFile:
+    """What a file's name and first bytes say of it."""
+    if file.suffix not in (".bin", ".ds", ".npy"):
+        raise InputError(str(file), "no token file", "give .bin (nanoGPT, llm.c), .ds (datatrove) or .npy (NumPy)")
+    if not file_size(file, REMEDY):
+        raise InputError(str(file), "is empty", "give a whole file")
+    with file.open("rb") as opened:
+        begin = opened.read(_LLM_C_BYTES)
+    if begin.startswith(_NPY):
+        return _numpy(file)
+    if file.suffix == ".npy":
+        raise InputError(str(file), "is no .npy file", "write it with numpy.save, or name raw tokens .bin")
+    if file.suffix == ".ds":
+        return TokenFile(file, _metadata(file))
+    return _llm_c(file, begin) or TokenFile(file, None)
+
+
+def _llm_c(file: Path, begin: bytes) -> TokenFile | None:
+    """A file with llm.c's header; None for one without."""
+    if len(begin) < _LLM_C_BYTES:
+        return None
+    magic, version, count = np.frombuffer(begin, "<i4", 3).tolist()
+    dtype = _LLM_C.get((magic, version))
+    if dtype is None:
+        if magic in {known for known, _ in _LLM_C} and not any(begin[12:]):
+            what = f"an llm.c file of version {version}, which is not known"
+            raise InputError(str(file), what, "write its tokens into a .bin without a header, or a .npy")
+        return None
+    size = _LLM_C_BYTES + count * np.dtype(dtype).itemsize
+    if file.stat().st_size != size:
+        if any(begin[12:]):
+            return None  # tokens that happen to begin like this
+        what = f"has {file.stat().st_size} bytes, and its llm.c header says {count:,} {dtype} tokens ({size} bytes)"
+        raise InputError(str(file), what, "give a whole file")
+    return TokenFile(file, dtype, _LLM_C_BYTES)
+
+
+def _numpy(file: Path) -> TokenFile:
+    from numpy.lib import format as npy
+
+    remedy = f"numpy.load('{file.name}').ravel().astype('uint16').tofile('{file.stem}.bin') in Python, or 'uint32'"
+    with file.open("rb") as opened:
+        try:
+            version = npy.read_magic(opened)
+            header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = header(opened)
+        except ValueError as error:
+            raise InputError(str(file), f"a damaged .npy file ({error})", "write it again") from None
+        offset = opened.tell()
+    if dtype.newbyteorder("=").name not in DTYPES or dtype.byteorder == ">" or len(shape) != 1:
+        what = f"an array of {dtype} with {len(shape)} dimensions, needed are uint16 or uint32 in one"
+        raise InputError(str(file), what, f"convert it: {remedy}")
+    size = offset + shape[0] * dtype.itemsize
+    if file.stat().st_size != size:
+        what = f"has {file.stat().st_size} bytes, and its header says {shape[0]:,} tokens ({size} bytes)"
+        raise InputError(str(file), what, "give a whole file")
+    return TokenFile(file, dtype.name, offset)
+
+
+def _metadata(file: Path) -> str | None:
+    """The type that datatrove's .metadata says; None where there is no such file."""
+    metadata = file.with_name(f"{file.name}.metadata")
+    if not metadata.exists():
+        return None
+    said = metadata.read_text(encoding="utf-8").partition("\n")[0].rpartition("|")[2].strip()
+    if said not in ("2", "4"):
+        raise InputError(str(metadata), f"says {said!r} bytes a token, legal are 2 and 4", "mend or delete it")
+    return _WIDE if said == "4" else _NARROW
+
+
+def _check_size(one: TokenFile, said: str | None) -> None:
+    """Raise InputError for no or half a token, of the type that is known, else of the smaller one."""
+    size, width = file_size(one.file, REMEDY) - one.offset, np.dtype(one.dtype or said or _NARROW).itemsize
+    if not size or size % width:
+        what = f"has {size} bytes, a token has {width}" if size else "has no tokens"
+        raise InputError(
+            str(one.file), what, f"give a whole file of {np.dtype(f'u{width}').name} tokens without a header"
+        )
+
+
+def _matching(patterns: Sequence[str], place: str) -> list[Path]:
+    found: list[Path] = []
+    for pattern in patterns:
+        matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))  # noqa: PTH207 (absolute patterns)
+        if not matches:
+            raise InputError(place, f"no such file: {pattern}", "correct the path or pattern")
+        found += [Path(name).resolve() for name in matches]
+    return found

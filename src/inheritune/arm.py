@@ -15,6 +15,7 @@ from inheritune.arch import (
     block_modules,
     build_empty,
     check_positions,
+    in_dtype,
     load_model,
     load_tokenizer,
     logits_width,
@@ -152,7 +153,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
     if facts is not None:
         return facts
     began = time.monotonic()
-    model = arm.build().float()
+    model = in_dtype(arm.build(), "float32")
     if conditions.end_of_text is not None:
         check_documents_apart(model, conditions.end_of_text, f"train.attention: document ({arm.name})")
     steps = planned_steps(settings, conditions.train_sequences)

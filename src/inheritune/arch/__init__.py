@@ -26,6 +26,7 @@ from inheritune.arch.loading import (
     open_weights,
     silence_libraries,
 )
+from inheritune.arch.precision import in_dtype
 from inheritune.arch.roles import Role, silencing_values, tensor_roles
 from inheritune.arch.saving import save_frame, save_model, save_stored
 from inheritune.arch.stored import take
@@ -81,6 +82,7 @@ __all__ = [
     "folds",
     "frame_config",
     "halve",
+    "in_dtype",
     "kept_ranges",
     "layer_count",
     "load_config",

@@ -4,9 +4,9 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
+from inheritune.arch.gguf_header import read_gguf
 from inheritune.errors import InputError
 
 _TIMEOUT_SECONDS = 4.0
@@ -130,22 +130,8 @@ def _gguf(file: Path) -> Located:
     with file.open("rb") as opened:
         if opened.read(4) != b"GGUF":
             raise InputError(str(file), "not a GGUF file (it does not begin with GGUF)", "get the file again")
-    fault = _gguf_fault(str(file), file.stat().st_mtime_ns)
-    if fault is not None:
-        raise InputError(str(file), f"damaged or cut short ({fault})", "get the file again")
+    read_gguf(file)
     return Located(str(file.parent), gguf_file=file.name, local_files_only=True, files=(file,))
-
-
-@lru_cache(maxsize=8)
-def _gguf_fault(file: str, changed: int) -> str | None:
-    """What is wrong with a .gguf file; looked at once for each time that it `changed`, as it takes a second or more."""
-    from gguf import GGUFReader
-
-    try:
-        GGUFReader(file)
-    except Exception as error:  # the reader trusts the file, and stumbles over damage in whatever way comes first
-        return str(error)
-    return None
 
 
 def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:

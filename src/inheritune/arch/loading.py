@@ -1,6 +1,7 @@
 """Loading a reference: config, tokenizer, weights. Nothing is unpickled and nothing is re-initialised in silence."""
 
 import contextlib
+import copy
 import io
 import json
 import pickle
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.checkpoint_files import Located, fetch, locate, locate_tokenizer, tokenizer_files, weight_files
+from inheritune.arch.gguf_config import restored_config
+from inheritune.arch.gguf_header import read_gguf
 from inheritune.arch.quantisation import (
     check_undoable,
     forget,
@@ -30,6 +33,7 @@ from inheritune.recipe import Reference
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_RESTORED: "dict[tuple[str, int], PretrainedConfig]" = {}
 _TOKENIZER_REMEDY = "give one with reference.tokenizer"
 
 
@@ -52,8 +56,19 @@ def _stored_config(reference: Reference, weights: bool = True) -> "PretrainedCon
 
     assert reference.path is not None
     with _plain_errors(reference.path):
-        found: PretrainedConfig = AutoConfig.from_pretrained(**_arguments(reference, weights))
+        arguments = _arguments(reference, weights)
+        found: PretrainedConfig = AutoConfig.from_pretrained(**arguments)
+        if "gguf_file" in arguments:
+            return _restored(Path(str(arguments["pretrained_model_name_or_path"])) / arguments["gguf_file"], found)
     return found
+
+
+def _restored(file: Path, config: "PretrainedConfig") -> "PretrainedConfig":
+    """The config of a .gguf file with what transformers does not read; kept for the next call, as it takes seconds."""
+    key = (str(file), file.stat().st_mtime_ns)
+    if key not in _RESTORED:
+        _RESTORED[key] = restored_config(config, read_gguf(file))
+    return copy.deepcopy(_RESTORED[key])
 
 
 def frame_config(frame: Path, trust_remote_code: bool = False) -> "PretrainedConfig":
@@ -161,7 +176,7 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
             raise InputError(reference.path, what, "give a text-only checkpoint of the model")
     with _plain_errors(reference.path), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the settings given here win over the checkpoint's
-        options = {} if "gguf_file" in located_by else loading_options(config)
+        options = {"config": config} if "gguf_file" in located_by else loading_options(config)
         model, info = AutoModelForCausalLM.from_pretrained(
             **located_by,
             **options,

@@ -114,7 +114,7 @@ def _changes(config: "PretrainedConfig", header: GgufHeader) -> dict[str, Any]:
     shaped = whole_architectures()  # of which transformers reads every shape
     for key in header.metadata:
         name = key.removeprefix(prefix)
-        if name == key or name in _HARMLESS or name in ROPE_KEYS or name in _SPECIAL:
+        if name == key or name in _HARMLESS or name in ROPE_KEYS or (name in _SPECIAL and name not in _FIELDS):
             continue
         if header.architecture in shaped and (name in _FIELDS or name in _SHAPES):
             continue
@@ -124,11 +124,11 @@ def _changes(config: "PretrainedConfig", header: GgufHeader) -> dict[str, Any]:
         if value in _NEUTRAL.get(name, ()) and (field is None or not _field(config, field)):
             continue
         if field is None or isinstance(value, list):
-            if name == "context_length" and field is None or _is_derived(name, value, config):
+            if (name == "context_length" and field is None) or _is_derived(name, value, config):
                 continue
             raise _refusal(header, name, config)
         changes[field] = value
-    for name, special in _SPECIAL.items():
+    for special in _SPECIAL.values():
         special(config, header, changes)
     return changes | _rope(config, header, changes)
 
@@ -227,6 +227,14 @@ def _attention_scale(config: "PretrainedConfig", header: GgufHeader, changes: di
         changes["query_pre_attn_scalar"] = scalar
 
 
+def _token_ids(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
+    """No special token from the defaults of a config class that the file's vocabulary does not have."""
+    entries = header.get("vocab_size") or config.vocab_size
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if isinstance(value := getattr(config, name, None), int) and value >= entries:
+            changes[name] = None
+
+
 _SPECIAL: Mapping[str, Callable[["PretrainedConfig", GgufHeader, dict[str, Any]], None]] = {
     "attention.key_length": _heads,
     "attention.value_length": lambda *_: None,
@@ -234,8 +242,12 @@ _SPECIAL: Mapping[str, Callable[["PretrainedConfig", GgufHeader, dict[str, Any]]
     "rope.dimension_count_swa": lambda *_: None,
     "attention.sliding_window_pattern": _window_pattern,
     "attention.scale": _attention_scale,
+    "vocab_size": _token_ids,
 }
 """Keys that are more than a field, and what is to be seen to where they lack."""
+
+
+_KEPT = ("partial_rotary_factor", "mrope_section", "mrope_interleaved")
 
 
 def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,11 +271,7 @@ def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, 
     found = scaled_rope(header, theta, dimensions)
     if config.model_type == "phi3":
         found = as_divisors(found, dimensions, int(header.number("context_length", 0)))
-    keep = {
-        name: value
-        for name, value in whole.items()
-        if name in ("partial_rotary_factor", "mrope_section", "mrope_interleaved")
-    }
+    keep = {name: value for name, value in whole.items() if name in _KEPT}
     if dimensions != int(size * keep.get("partial_rotary_factor", 1.0)):
         if config.model_type not in _PARTIAL_ROTARY and getattr(config, "rotary_dim", None) != dimensions:
             raise _refusal(header, "rope.dimension_count", config)
@@ -276,7 +284,11 @@ def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, 
         found = ours | {"full_attention": found} | ({"sliding_attention": local} if local else {})
     elif header.get("rope.freq_base_swa", theta) != theta:
         raise _refusal(header, "rope.freq_base_swa", config)
-    return {} if found == ours else {"rope_parameters": found}
+    wanted = {} if found == ours else {"rope_parameters": found}
+    length = found.get("original_max_position_embeddings")
+    if length is not None and getattr(config, "original_max_position_embeddings", length) != length:
+        wanted["original_max_position_embeddings"] = length  # Phi-3 has it beside, and there it counts
+    return wanted
 
 
 def _proportional(ours: dict[str, Any], header: GgufHeader, theta: float, dimensions: int) -> dict[str, Any]:

@@ -38,9 +38,8 @@ class GgufHeader:
         """As `get`, for a single number. Raises InputError for anything else."""
         value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(
-                f"{self.place}: {self.architecture}.{name}", f"got {value!r}, not a number", "mend the file"
-            )
+            place = f"{self.place}: {self.architecture}.{name}"
+            raise InputError(place, f"got {value!r}, not a number", "get the file again")
         return float(value)
 
 

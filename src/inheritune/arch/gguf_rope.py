@@ -124,9 +124,10 @@ def _llama3(divisors: Any, theta: float, dimensions: int, header: GgufHeader) ->
         if not 0 < low < high:
             continue
         ramp = np.clip((frequencies * length - low) / (high - low), 0, 1)
-        if np.allclose(1 / (ramp + (1 - ramp) / factor), divisors, rtol=3e-5, atol=0):
+        # converters compute in 32 bits, which is felt most where 1 / divisor is small
+        if np.allclose(1 / (ramp + (1 - ramp) / factor), divisors, rtol=6e-7 * factor, atol=0):
             return {
-                "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+                "rope_type": "llama3", "factor": factor, "low_freq_factor": float(low), "high_freq_factor": float(high),
                 "original_max_position_embeddings": length,
             }  # fmt: skip
     return None
@@ -141,8 +142,7 @@ def _candidates(divisors: Any, frequencies: Any, header: GgufHeader) -> Iterator
     context = int(header.number("context_length", 0))
     stated = int(header.number("rope.scaling.original_context_length", 0))
     for factor in factors:
-        lengths = [length for length in (stated, int(context / factor), context) if length > 0] + list(_LENGTHS)
-        lengths = list(dict.fromkeys([*lengths[:1], *_LENGTHS[:1], *lengths]))
+        lengths = [length for length in (stated, _LENGTHS[0], int(context / factor), context, *_LENGTHS) if length > 0]
         for (low, high), length in product(_USUAL, lengths):
             yield factor, length, low, high
         between = (divisors > 1.001) & (divisors < factor * 0.999)
@@ -150,5 +150,7 @@ def _candidates(divisors: Any, frequencies: Any, header: GgufHeader) -> Iterator
             continue
         ramp = (1 / divisors[between] - 1 / factor) / (1 - 1 / factor)
         slope, start = np.polyfit(frequencies[between], ramp, 1)
+        if start < 0 < slope:
+            lengths.insert(0, round(-slope / start))  # with a low bound of 1
         for digits, length in product((0, 1, 2, 6), lengths):
             yield factor, length, round(-start / slope * length, digits), round((1 - start) / slope * length, digits)

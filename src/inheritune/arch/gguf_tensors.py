@@ -1,4 +1,4 @@
-"""The tensors of a .gguf file, and which of a model's each of them fills. transformers leaves out what it cannot place."""
+"""The tensors of a .gguf file: each has a place in the model. transformers leaves out those without one."""
 
 import copy
 import re
@@ -56,6 +56,12 @@ def _switches(config: "PretrainedConfig") -> list[str]:
     ]
 
 
+def may_lack_biases(config: "PretrainedConfig") -> bool:
+    """Whether biases were switched on because a file has some: one that it lacks is then zero, as for llama.cpp."""
+    usual = type(config)().to_dict()
+    return any(getattr(config, name) and not usual[name] for name in usual if name.endswith("bias"))
+
+
 def _left(config: "PretrainedConfig", header: GgufHeader) -> list[str]:
     """The file's tensors that fill nothing in a model of `config`."""
     import torch
@@ -88,7 +94,7 @@ class _Outline:
         self.config, self._model, self._inner = model.config, model, inner
 
     def state_dict(self) -> dict[str, Any]:
-        return self._model.state_dict()
+        return dict(self._model.state_dict())
 
     def named_children(self) -> "list[tuple[str, _Outline]]":
         prefix = self._model.base_model_prefix

@@ -7,12 +7,14 @@ import json
 import pickle
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.checkpoint_files import Located, fetch, locate, locate_tokenizer, tokenizer_files, weight_files
 from inheritune.arch.gguf_config import restored_config
 from inheritune.arch.gguf_header import read_gguf
+from inheritune.arch.gguf_tensors import may_lack_biases
 from inheritune.arch.quantisation import (
     check_undoable,
     forget,
@@ -33,7 +35,6 @@ from inheritune.recipe import Reference
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_RESTORED: "dict[tuple[str, int], PretrainedConfig]" = {}
 _TOKENIZER_REMEDY = "give one with reference.tokenizer"
 
 
@@ -57,18 +58,20 @@ def _stored_config(reference: Reference, weights: bool = True) -> "PretrainedCon
     assert reference.path is not None
     with _plain_errors(reference.path):
         arguments = _arguments(reference, weights)
-        found: PretrainedConfig = AutoConfig.from_pretrained(**arguments)
         if "gguf_file" in arguments:
-            return _restored(Path(str(arguments["pretrained_model_name_or_path"])) / arguments["gguf_file"], found)
+            file = Path(str(arguments["pretrained_model_name_or_path"])) / arguments["gguf_file"]
+            return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns))
+        found: PretrainedConfig = AutoConfig.from_pretrained(**arguments)
     return found
 
 
-def _restored(file: Path, config: "PretrainedConfig") -> "PretrainedConfig":
-    """The config of a .gguf file with what transformers does not read; kept for the next call, as it takes seconds."""
-    key = (str(file), file.stat().st_mtime_ns)
-    if key not in _RESTORED:
-        _RESTORED[key] = restored_config(config, read_gguf(file))
-    return copy.deepcopy(_RESTORED[key])
+@lru_cache(maxsize=8)
+def _gguf_config(file: Path, changed: int) -> "PretrainedConfig":
+    """The config of a .gguf file, with all that the file states. It takes seconds, once for each change of the file."""
+    from transformers import AutoConfig
+
+    config: PretrainedConfig = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    return restored_config(config, read_gguf(file))
 
 
 def frame_config(frame: Path, trust_remote_code: bool = False) -> "PretrainedConfig":
@@ -187,6 +190,9 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
         )
         if fields is not None:
             model = make_plain(model, fields)
+    if "gguf_file" in located_by and may_lack_biases(config):
+        _set_to_zero(model, {name for name in info["missing_keys"] if name.endswith(".bias")})
+        info["missing_keys"] = {name for name in info["missing_keys"] if not name.endswith(".bias")}
     for what in ("mismatched_keys", "missing_keys"):
         if info[what]:
             names = ", ".join(sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[what])[:3])
@@ -199,6 +205,15 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
     model.config.name_or_path = reference.path
     found: PreTrainedModel = model.eval()
     return found
+
+
+def _set_to_zero(model: "PreTrainedModel", names: set[str]) -> None:
+    import torch
+
+    tensors = model.state_dict()
+    with torch.no_grad():
+        for name in names:
+            tensors[name].zero_()
 
 
 def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "PreTrainedModel":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ def locate(
 
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,39 @@ def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
             if not (folder / name).is_file():
                 raise InputError(str(folder / name), f"missing, though {index.name} names it", "get the file again")
     files = tuple(sorted(folder.glob("*.safetensors")))
+    _check_all_named(folder, files)
     for file in files:
         _safetensors(file)
     if weights and not files and not list(folder.glob("*.bin")):
         raise InputError(str(folder), "no weights (*.safetensors)", "give a folder with a complete checkpoint")
     return files
+
+
+def _check_all_named(folder: Path, files: tuple[Path, ...]) -> None:
+    """Raise InputError for files of weights that transformers passes over: shards that the index does not name, and
+    shards beside one file that is said to hold all.
+    """
+    index = folder / _INDEX
+    if not index.is_file():
+        return
+    named = set(_index(index).values())
+    if (folder / _SINGLE).is_file() and _SINGLE not in named:
+        what = f"beside {_SINGLE}, so that there are two sets of weights, of which one would be ignored"
+        raise InputError(str(index), what, "remove the one that is not meant, with its files")
+    for file in files:
+        if file.name not in named and _SHARD.fullmatch(file.name):
+            what = f"{_INDEX} does not name it, so its tensors would be ignored"
+            raise InputError(str(file), what, "remove it, or get the index that belongs to it")
+
+
+def check_no_adapter(located: Located, revision: str | None) -> None:
+    """Raise InputError for a model that comes with an adapter: the weights beside it are those without it."""
+    if located.gguf_file is None and fetch(located, _ADAPTER, revision) is not None:
+        raise InputError(
+            f"{located.name}: {_ADAPTER}",
+            "there is an adapter (LoRA), and it would be ignored",
+            "merge it into the weights with peft's merge_and_unload, or remove its files",
+        )
 
 
 def _index(file: Path) -> dict[str, str]:

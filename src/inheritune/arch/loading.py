@@ -11,7 +11,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.checkpoint_files import Located, fetch, locate, locate_tokenizer, tokenizer_files, weight_files
+from inheritune.arch.checkpoint_files import (
+    Located,
+    check_no_adapter,
+    fetch,
+    locate,
+    locate_tokenizer,
+    tokenizer_files,
+    weight_files,
+)
 from inheritune.arch.gguf_config import restored_config
 from inheritune.arch.gguf_header import read_gguf
 from inheritune.arch.gguf_tensors import may_lack_biases
@@ -26,9 +34,10 @@ from inheritune.arch.quantisation import (
     without_factors,
 )
 from inheritune.arch.stored import StoredWeights, needed_whole, text_part
-from inheritune.arch.structure import decoder_config, is_text_part
+from inheritune.arch.structure import decoder_config, find_structure, is_text_part
 from inheritune.arch.tokenization import SENTENCEPIECE_FILES, SentencePieceFiles, truest
-from inheritune.arch.weights import Names, Placement, check_fits
+from inheritune.arch.unused import left_over, refuse_left_over
+from inheritune.arch.weights import Names, Placement, check_fits, check_nothing_left
 from inheritune.errors import InputError
 from inheritune.recipe import Reference
 
@@ -165,6 +174,8 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
 
     assert reference.path is not None
     located_by = _arguments(reference)
+    with _plain_errors(reference.path):
+        check_no_adapter(locate(reference.path, reference.revision), reference.revision)
     config = _stored_config(reference)
     fields = {"quant_method": "gguf"} if "gguf_file" in located_by else quantisation(config)
     if "gguf_file" not in located_by:
@@ -202,6 +213,9 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
                 f"{len(info[what])} {word} tensors ({names} ...)",
                 "get a checkpoint whose weights fit its config",
             )
+    if info["unexpected_keys"]:
+        structure, quantised = find_structure(model), fields is not None
+        refuse_left_over(reference.path, left_over(info["unexpected_keys"], model, structure, quantised=quantised))
     model.config.name_or_path = reference.path
     found: PreTrainedModel = model.eval()
     return found
@@ -224,7 +238,9 @@ def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "P
     config = load_config(reference)
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=reference.trust_remote_code)
-    check_fits(Names(skeleton), weights.tensors, weights.place)
+    names = Names(skeleton)
+    check_nothing_left(weights, names, find_structure(skeleton))
+    check_fits(names, weights.tensors, weights.place)
     kind = (config.dtype or weights.dtype) if dtype == "auto" else dtype
     with Placement(weights, {name: name for name in weights.tensors}).opened() as tensors:
         model = type(skeleton).from_pretrained(
@@ -252,6 +268,8 @@ def open_weights(
     located = locate(reference.path, reference.revision)
     if located.gguf_file is not None or getattr(config, "transformers_weights", None) is not None:
         return None
+    with _plain_errors(reference.path):
+        check_no_adapter(located, reference.revision)
     stored = _stored_config(reference)
     fields, part = quantisation(stored), is_text_part(stored)
     if fields is not None and not (computed and is_blockwise(fields)):

@@ -13,6 +13,7 @@ from inheritune.arch.checkpoint_files import Located, fetch, locate
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
+from inheritune.arch.gguf_header import read_gguf
 from inheritune.arch.given import ready, resolve_dtype, title
 from inheritune.arch.head import Head, logits_width, split_head
 from inheritune.arch.loading import (
@@ -97,6 +98,7 @@ __all__ = [
     "parameter_count",
     "place_tensors",
     "planned_config",
+    "read_gguf",
     "ready",
     "resolve_dtype",
     "save_frame",

@@ -149,6 +149,7 @@ def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
         json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(str(config), f"not JSON ({error})", "get the file again") from None
+    check_no_adapter(Located(str(folder)), None)
     for index in folder.glob("*.safetensors.index.json"):
         for name in sorted(set(_index(index).values())):
             if not (folder / name).is_file():

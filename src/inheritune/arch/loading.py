@@ -167,15 +167,16 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
     """The reference with its weights, in evaluation mode, as stored unless `dtype` says otherwise.
 
     A .gguf file is dequantised to float32; other quantised checkpoints are dequantised where that can be done.
-    Raises InputError when the weights and the config do not fit (tensors missing, or of another shape), and for a
+    Raises InputError when the weights and the config do not fit (tensors missing, of another shape, or more than the
+    model takes), for parts of a .gguf file that the model cannot express, for a model with an adapter, and for a
     quantisation that cannot be undone.
     """
     from transformers import AutoModelForCausalLM
 
     assert reference.path is not None
-    located_by = _arguments(reference)
     with _plain_errors(reference.path):
         check_no_adapter(locate(reference.path, reference.revision), reference.revision)
+    located_by = _arguments(reference)
     config = _stored_config(reference)
     fields = {"quant_method": "gguf"} if "gguf_file" in located_by else quantisation(config)
     if "gguf_file" not in located_by:
@@ -202,32 +203,35 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
         if fields is not None:
             model = make_plain(model, fields)
     if "gguf_file" in located_by and may_lack_biases(config):
-        _set_to_zero(model, {name for name in info["missing_keys"] if name.endswith(".bias")})
-        info["missing_keys"] = {name for name in info["missing_keys"] if not name.endswith(".bias")}
-    for what in ("mismatched_keys", "missing_keys"):
-        if info[what]:
-            names = ", ".join(sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[what])[:3])
-            word = what.split("_")[0]
-            raise InputError(
-                reference.path,
-                f"{len(info[what])} {word} tensors ({names} ...)",
-                "get a checkpoint whose weights fit its config",
-            )
-    if info["unexpected_keys"]:
-        structure, quantised = find_structure(model), fields is not None
-        refuse_left_over(reference.path, left_over(info["unexpected_keys"], model, structure, quantised=quantised))
+        info["missing_keys"] -= _zero_biases(model, info["missing_keys"])
+    _check_loaded(model, info, reference.path, quantised=fields is not None)
     model.config.name_or_path = reference.path
     found: PreTrainedModel = model.eval()
     return found
 
 
-def _set_to_zero(model: "PreTrainedModel", names: set[str]) -> None:
+def _check_loaded(model: "PreTrainedModel", info: dict[str, Any], place: str, quantised: bool) -> None:
+    """Raise InputError where transformers has left out tensors of the model, or of the checkpoint."""
+    for what in ("mismatched_keys", "missing_keys"):
+        if info[what]:
+            names = ", ".join(sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[what])[:3])
+            word = what.split("_")[0]
+            said = f"{len(info[what])} {word} tensors ({names} ...)"
+            raise InputError(place, said, "get a checkpoint whose weights fit its config")
+    if info["unexpected_keys"]:
+        structure = find_structure(model)
+        refuse_left_over(place, left_over(info["unexpected_keys"], model, structure, quantised=quantised))
+
+
+def _zero_biases(model: "PreTrainedModel", names: set[str]) -> set[str]:
+    """Set those of the model's tensors `names` that are biases to zero; returns their names."""
     import torch
 
-    tensors = model.state_dict()
+    found, tensors = {name for name in names if name.endswith(".bias")}, model.state_dict()
     with torch.no_grad():
-        for name in names:
+        for name in found:
             tensors[name].zero_()
+    return found
 
 
 def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "PreTrainedModel":

@@ -53,8 +53,6 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "attention.clamp_kqv": (0,),
     "attention.max_alibi_bias": (0,),
-    "attention.head_count": (0,),  # Mamba
-    "attention.head_count_kv": (0,),
     "attention.sliding_window": (0,),
     "attention.causal": (True,),
     "attention.output_scale": (0, 1),
@@ -79,7 +77,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "leading_dense_block_count": (0,),
     "nextn_predict_layers": (0,),
     "embedding_length_per_layer_input": (0,),
-    "feed_forward_length": (0,),  # Mamba
     "rope.scaling.alpha": (0, 1),
     "ssm.dt_b_c_rms": (False,),
     "use_parallel_residual": (False,),
@@ -118,6 +115,8 @@ def _changes(config: "PretrainedConfig", header: GgufHeader) -> dict[str, Any]:
             continue
         if header.architecture in shaped and (name in _FIELDS or name in _SHAPES):
             continue
+        if header.get(name) == 0 and name in _ABSENT:
+            continue
         value, field = header.get(name), next((one for one in _FIELDS.get(name, ()) if one in known), None)
         if field is not None and _same(_field(config, field), value):
             continue
@@ -127,11 +126,15 @@ def _changes(config: "PretrainedConfig", header: GgufHeader) -> dict[str, Any]:
             if (name == "context_length" and field is None) or _is_derived(name, value, config):
                 continue
             raise _refusal(header, name, config)
-        changes[field] = value
+        switched_off = value == 0 and name.endswith(("softcapping", "sliding_window"))
+        changes[field] = None if switched_off else value
     for special in _SPECIAL.values():
         special(config, header, changes)
     return changes | _rope(config, header, changes)
 
+
+_ABSENT = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
+"""Sizes that are 0 in models without such a part (Mamba)."""
 
 _SHAPES = ("rope.dimension_sections", "nextn_predict_layers", "rope.dimension_count", "attention.value_length")
 

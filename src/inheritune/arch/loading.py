@@ -80,7 +80,7 @@ def _gguf_config(file: Path, changed: int) -> "PretrainedConfig":
     from transformers import AutoConfig
 
     config: PretrainedConfig = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
-    return restored_config(config, read_gguf(file))
+    return config if config.is_encoder_decoder else restored_config(config, read_gguf(file))
 
 
 def frame_config(frame: Path, trust_remote_code: bool = False) -> "PretrainedConfig":

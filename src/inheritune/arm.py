@@ -14,6 +14,7 @@ from inheritune.arch import (
     block_modules,
     build_empty,
     check_positions,
+    in_dtype,
     load_model,
     load_tokenizer,
     logits_width,
@@ -172,7 +173,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         check_framing(facts, conditions, cost)
         return facts
     began = time.monotonic()
-    model = arm.build().float()
+    model = in_dtype(arm.build(), "float32")
     packing = conditions.packing
     if packing.documents and packing.end_of_text is not None:
         check_documents_apart(model, packing.end_of_text, f"train.attention: document ({arm.name})")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
 from inheritune.analysis import choose_blocks, sequences_wanted
-from inheritune.arch import layer_count, load_config, load_model, load_tokenizer
+from inheritune.arch import in_dtype, layer_count, load_config, load_model, load_tokenizer
 from inheritune.arm import Arm, Conditions, load_trained, run_arm
 from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabulary, find_data, open_data, sample
 from inheritune.distillation import Teacher
@@ -149,7 +149,7 @@ class Growth:
             assert self.grow is not None
             place = str(self.folder / before["folder"] / "model")
             trained = load_model(Reference(path=place, trust_remote_code=conditions.trust_remote_code))
-            graft(target.float(), trained, kept, before["blocks"], silent=self.grow.silent)
+            graft(in_dtype(target, "float32"), trained, kept, before["blocks"], silent=self.grow.silent)
             notes |= {"from_round": before["folder"], "blocks_from_round": before["blocks"], "silent": self.grow.silent}
         conditions.runtime.first_does(lambda: write_json(folder / "inherited.json", notes))
         return target
@@ -169,7 +169,7 @@ def choose_once(
             return found
         runtime = conditions.runtime
         model = load_model(source) if isinstance(source, Reference) else copy.deepcopy(source)
-        held = model.float().eval().to(runtime.device)
+        held = in_dtype(model, "float32").eval().to(runtime.device)
         row = conditions.train_sequences
         length = min(_CALIBRATION_LENGTH, row.sequence_length)
         packing = replace(row.packing, documents=False)

@@ -1,6 +1,7 @@
 """Checkpoints that load, and everything that can be wrong with one: a line that names the file, before any work."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,16 @@ class TestRoundTrip:
         assert {tensor.dtype for tensor in loaded.state_dict().values()} == {dtype}
         save_model(loaded, None, tmp_path / "deeper" / "second")
         assert same_weights(load(tmp_path / "deeper" / "second"), loaded)
+
+    def test_every_file_may_be_read_by_others(self, llama: PreTrainedModel, stored: Path, tmp_path: Path) -> None:
+        before = os.umask(0o022)
+        try:
+            save_model(llama, None, tmp_path / "saved")
+            save_model(load(stored), None, tmp_path / "again")
+        finally:
+            os.umask(before)
+        files = [file for file in tmp_path.rglob("*") if file.is_file()]
+        assert {oct(file.stat().st_mode & 0o777) for file in files} == {"0o644"}
 
     def test_what_stood_there_is_replaced_and_nothing_else_is_left(self, llama: PreTrainedModel, folder: Path) -> None:
         (folder / "old.txt").write_text("old", encoding="utf-8")

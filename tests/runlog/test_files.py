@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,30 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
     assert (tmp_path / "out" / "deep" / "a").read_text() == "x"
     assert os.listdir(tmp_path) == ["out"]  # noqa: PTH208 (names are what is compared)
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o002, 0o664, 0o775)]
+)
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, umask: int, file: int, folder: int) -> None:
+    """Also what a library wrote through a temporary file of its own."""
+    before = os.umask(umask)
+    try:
+        with new_folder(tmp_path / "out") as partial:
+            deep = Path(tempfile.mkdtemp(dir=partial))
+            handle, private = tempfile.mkstemp(dir=deep)
+            os.close(handle)
+            (partial / "plain").write_text("x")
+            (partial / "program").write_text("x")
+            (partial / "program").chmod(0o700)
+    finally:
+        os.umask(before)
+    out = tmp_path / "out"
+    inner = out / deep.name
+    assert [path.stat().st_mode & 0o777 for path in (out / "plain", inner / Path(private).name)] == [file, file]
+    assert [path.stat().st_mode & 0o777 for path in (out, inner)] == [folder, folder]
+    assert (out / "program").stat().st_mode & 0o700 == 0o700
+    assert sorted(path.name for path in out.iterdir()) == sorted(["plain", "program", deep.name])
 
 
 def test_an_old_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from inheritune.arch.checkpoint_files import Located, fetch, locate
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
+from inheritune.arch.gguf_header import read_gguf
 from inheritune.arch.given import ready, resolve_dtype, title
 from inheritune.arch.head import Head, logits_width, split_head
 from inheritune.arch.loading import (
@@ -27,6 +28,7 @@ from inheritune.arch.loading import (
     open_weights,
     silence_libraries,
 )
+from inheritune.arch.precision import in_dtype
 from inheritune.arch.roles import Role, silencing_values, tensor_roles
 from inheritune.arch.router import RouterLoss, find_router_loss, router_loss_of
 from inheritune.arch.saving import save_frame, save_model, save_stored
@@ -86,6 +88,7 @@ __all__ = [
     "folds",
     "frame_config",
     "halve",
+    "in_dtype",
     "kept_ranges",
     "layer_count",
     "load_config",
@@ -100,6 +103,7 @@ __all__ = [
     "parameter_count",
     "place_tensors",
     "planned_config",
+    "read_gguf",
     "ready",
     "resolve_dtype",
     "router_loss_of",

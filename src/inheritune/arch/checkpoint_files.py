@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
+from inheritune.arch.gguf_header import read_gguf
 from inheritune.errors import InputError
 
 _TIMEOUT_SECONDS = 4.0
@@ -52,6 +53,8 @@ def locate(
 
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -130,22 +133,8 @@ def _gguf(file: Path) -> Located:
     with file.open("rb") as opened:
         if opened.read(4) != b"GGUF":
             raise InputError(str(file), "not a GGUF file (it does not begin with GGUF)", "get the file again")
-    fault = _gguf_fault(str(file), file.stat().st_mtime_ns)
-    if fault is not None:
-        raise InputError(str(file), f"damaged or cut short ({fault})", "get the file again")
+    read_gguf(file)
     return Located(str(file.parent), gguf_file=file.name, local_files_only=True, files=(file,))
-
-
-@lru_cache(maxsize=8)
-def _gguf_fault(file: str, changed: int) -> str | None:
-    """What is wrong with a .gguf file; looked at once for each time that it `changed`, as it takes a second or more."""
-    from gguf import GGUFReader
-
-    try:
-        GGUFReader(file)
-    except Exception as error:  # the reader trusts the file, and stumbles over damage in whatever way comes first
-        return str(error)
-    return None
 
 
 def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
@@ -160,16 +149,45 @@ def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
         json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(str(config), f"not JSON ({error})", "get the file again") from None
+    check_no_adapter(Located(str(folder)), None)
     for index in folder.glob("*.safetensors.index.json"):
         for name in sorted(set(_index(index).values())):
             if not (folder / name).is_file():
                 raise InputError(str(folder / name), f"missing, though {index.name} names it", "get the file again")
     files = tuple(sorted(folder.glob("*.safetensors")))
+    _check_all_named(folder, files)
     for file in files:
         _safetensors(file)
     if weights and not files and not list(folder.glob("*.bin")):
         raise InputError(str(folder), "no weights (*.safetensors)", "give a folder with a complete checkpoint")
     return files
+
+
+def _check_all_named(folder: Path, files: tuple[Path, ...]) -> None:
+    """Raise InputError for files of weights that transformers passes over: shards that the index does not name, and
+    shards beside one file that is said to hold all.
+    """
+    index = folder / _INDEX
+    if not index.is_file():
+        return
+    named = set(_index(index).values())
+    if (folder / _SINGLE).is_file() and _SINGLE not in named:
+        what = f"beside {_SINGLE}, so that there are two sets of weights, of which one would be ignored"
+        raise InputError(str(index), what, "remove the one that is not meant, with its files")
+    for file in files:
+        if file.name not in named and _SHARD.fullmatch(file.name):
+            what = f"{_INDEX} does not name it, so its tensors would be ignored"
+            raise InputError(str(file), what, "remove it, or get the index that belongs to it")
+
+
+def check_no_adapter(located: Located, revision: str | None) -> None:
+    """Raise InputError for a model that comes with an adapter: the weights beside it are those without it."""
+    if located.gguf_file is None and fetch(located, _ADAPTER, revision) is not None:
+        raise InputError(
+            f"{located.name}: {_ADAPTER}",
+            "there is an adapter (LoRA), and it would be ignored",
+            "merge it into the weights with peft's merge_and_unload, or remove its files",
+        )
 
 
 def _index(file: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.loading import load_model, load_tokenizer
+from inheritune.arch.precision import in_dtype
 from inheritune.errors import InputError
 from inheritune.recipe import Reference
 
@@ -24,8 +25,6 @@ def ready(
     `tokenizer` is taken in place of the one that comes with a place; `dtype` is as in `resolve_dtype`. Raises
     InputError as that, and for a place without model or tokenizer.
     """
-    import torch
-
     dtype = resolve_dtype(dtype, device)
     if isinstance(one, str | Path | Reference):
         origin = one if isinstance(one, Reference) else Reference(path=str(one))
@@ -33,7 +32,7 @@ def ready(
         model = load_model(origin)
     else:
         model = copy.deepcopy(one)
-    yield model.to(device=device, dtype=getattr(torch, dtype)).eval(), tokenizer
+    yield in_dtype(model, dtype).to(device).eval(), tokenizer
 
 
 def resolve_dtype(dtype: str, device: str) -> str:

@@ -1,15 +1,28 @@
 """Loading a reference: config, tokenizer, weights. Nothing is unpickled and nothing is re-initialised in silence."""
 
 import contextlib
+import copy
 import io
 import json
 import pickle
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.checkpoint_files import Located, fetch, locate, locate_tokenizer, tokenizer_files, weight_files
+from inheritune.arch.checkpoint_files import (
+    Located,
+    check_no_adapter,
+    fetch,
+    locate,
+    locate_tokenizer,
+    tokenizer_files,
+    weight_files,
+)
+from inheritune.arch.gguf_config import restored_config
+from inheritune.arch.gguf_header import read_gguf
+from inheritune.arch.gguf_tensors import may_lack_biases
 from inheritune.arch.quantisation import (
     check_undoable,
     forget,
@@ -21,9 +34,10 @@ from inheritune.arch.quantisation import (
     without_factors,
 )
 from inheritune.arch.stored import StoredWeights, needed_whole, text_part
-from inheritune.arch.structure import decoder_config, is_text_part
+from inheritune.arch.structure import decoder_config, find_structure, is_text_part
 from inheritune.arch.tokenization import SENTENCEPIECE_FILES, SentencePieceFiles, truest
-from inheritune.arch.weights import Names, Placement, check_fits
+from inheritune.arch.unused import left_over, refuse_left_over
+from inheritune.arch.weights import Names, Placement, check_fits, check_nothing_left
 from inheritune.errors import InputError
 from inheritune.recipe import Reference
 
@@ -52,8 +66,21 @@ def _stored_config(reference: Reference, weights: bool = True) -> "PretrainedCon
 
     assert reference.path is not None
     with _plain_errors(reference.path):
-        found: PretrainedConfig = AutoConfig.from_pretrained(**_arguments(reference, weights))
+        arguments = _arguments(reference, weights)
+        if "gguf_file" in arguments:
+            file = Path(str(arguments["pretrained_model_name_or_path"])) / arguments["gguf_file"]
+            return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns))
+        found: PretrainedConfig = AutoConfig.from_pretrained(**arguments)
     return found
+
+
+@lru_cache(maxsize=8)
+def _gguf_config(file: Path, changed: int) -> "PretrainedConfig":
+    """The config of a .gguf file, with all that the file states. It takes seconds, once for each change of the file."""
+    from transformers import AutoConfig
+
+    config: PretrainedConfig = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    return config if config.is_encoder_decoder else restored_config(config, read_gguf(file))
 
 
 def frame_config(frame: Path, trust_remote_code: bool = False) -> "PretrainedConfig":
@@ -140,12 +167,15 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
     """The reference with its weights, in evaluation mode, as stored unless `dtype` says otherwise.
 
     A .gguf file is dequantised to float32; other quantised checkpoints are dequantised where that can be done.
-    Raises InputError when the weights and the config do not fit (tensors missing, or of another shape), and for a
+    Raises InputError when the weights and the config do not fit (tensors missing, of another shape, or more than the
+    model takes), for parts of a .gguf file that the model cannot express, for a model with an adapter, and for a
     quantisation that cannot be undone.
     """
     from transformers import AutoModelForCausalLM
 
     assert reference.path is not None
+    with _plain_errors(reference.path):
+        check_no_adapter(locate(reference.path, reference.revision), reference.revision)
     located_by = _arguments(reference)
     config = _stored_config(reference)
     fields = {"quant_method": "gguf"} if "gguf_file" in located_by else quantisation(config)
@@ -161,7 +191,7 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
             raise InputError(reference.path, what, "give a text-only checkpoint of the model")
     with _plain_errors(reference.path), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the settings given here win over the checkpoint's
-        options = {} if "gguf_file" in located_by else loading_options(config)
+        options = {"config": config} if "gguf_file" in located_by else loading_options(config)
         model, info = AutoModelForCausalLM.from_pretrained(
             **located_by,
             **options,
@@ -172,17 +202,35 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
         )
         if fields is not None:
             model = make_plain(model, fields)
+    if "gguf_file" in located_by and may_lack_biases(config):
+        info["missing_keys"] -= _zero_biases(model, info["missing_keys"])
+    _check_loaded(model, info, reference.path, quantised=fields is not None)
+    model.config.name_or_path = reference.path
+    found: PreTrainedModel = model.eval()
+    return found
+
+
+def _check_loaded(model: "PreTrainedModel", info: dict[str, Any], place: str, quantised: bool) -> None:
+    """Raise InputError where transformers has left out tensors of the model, or of the checkpoint."""
     for what in ("mismatched_keys", "missing_keys"):
         if info[what]:
             names = ", ".join(sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[what])[:3])
             word = what.split("_")[0]
-            raise InputError(
-                reference.path,
-                f"{len(info[what])} {word} tensors ({names} ...)",
-                "get a checkpoint whose weights fit its config",
-            )
-    model.config.name_or_path = reference.path
-    found: PreTrainedModel = model.eval()
+            said = f"{len(info[what])} {word} tensors ({names} ...)"
+            raise InputError(place, said, "get a checkpoint whose weights fit its config")
+    if info["unexpected_keys"]:
+        structure = find_structure(model)
+        refuse_left_over(place, left_over(info["unexpected_keys"], model, structure, quantised=quantised))
+
+
+def _zero_biases(model: "PreTrainedModel", names: set[str]) -> set[str]:
+    """Set those of the model's tensors `names` that are biases to zero; returns their names."""
+    import torch
+
+    found, tensors = {name for name in names if name.endswith(".bias")}, model.state_dict()
+    with torch.no_grad():
+        for name in found:
+            tensors[name].zero_()
     return found
 
 
@@ -194,7 +242,9 @@ def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "P
     config = load_config(reference)
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=reference.trust_remote_code)
-    check_fits(Names(skeleton), weights.tensors, weights.place)
+    names = Names(skeleton)
+    check_nothing_left(weights, names, find_structure(skeleton))
+    check_fits(names, weights.tensors, weights.place)
     kind = (config.dtype or weights.dtype) if dtype == "auto" else dtype
     with Placement(weights, {name: name for name in weights.tensors}).opened() as tensors:
         model = type(skeleton).from_pretrained(
@@ -222,6 +272,8 @@ def open_weights(
     located = locate(reference.path, reference.revision)
     if located.gguf_file is not None or getattr(config, "transformers_weights", None) is not None:
         return None
+    with _plain_errors(reference.path):
+        check_no_adapter(located, reference.revision)
     stored = _stored_config(reference)
     fields, part = quantisation(stored), is_text_part(stored)
     if fields is not None and not (computed and is_blockwise(fields)):

@@ -166,7 +166,9 @@ class StoredWeights:
     tensors: Mapping[str, StoredTensor]
     elsewhere: frozenset[str] = frozenset()
     is_text_part: bool = False
-    """Whether these are the text's tensors of a composite, so that none of them may be left over."""
+    """Whether these are the text's tensors of a composite."""
+    dropped: tuple[str, ...] = ()
+    """The names of a composite's other tensors, which are those of parts that see or hear."""
 
     @classmethod
     def open(cls, place: str, files: tuple[Path, ...], index: Mapping[str, str] | None = None) -> "StoredWeights":
@@ -229,7 +231,9 @@ def text_part(weights: StoredWeights) -> StoredWeights:
         if _TEXT_PART in name.split(".") or name.startswith("lm_head.")
     }
     away = frozenset(text_name(name) for name in weights.elsewhere if _TEXT_PART in name.split("."))
-    return StoredWeights(weights.place, found or weights.tensors, away, is_text_part=bool(found))
+    taken = {tensor.name for tensor in found.values()}
+    dropped = tuple(name for name in weights.tensors if name not in taken) if found else ()
+    return StoredWeights(weights.place, found or weights.tensors, away, is_text_part=True, dropped=dropped)
 
 
 def _header(file: Path) -> list[StoredTensor]:

@@ -15,6 +15,7 @@ from inheritune.arch.stored import FLOATS
 from inheritune.arch.stored import StoredTensor as StoredTensor
 from inheritune.arch.stored import StoredWeights as StoredWeights
 from inheritune.arch.structure import Structure
+from inheritune.arch.unused import CAUSAL_MASK, is_spare, left_over, refuse_left_over
 from inheritune.arch.width import Ranges
 from inheritune.errors import InputError
 
@@ -285,7 +286,7 @@ def check_stored(weights: StoredWeights, names: Names, structure: Structure) -> 
     modules = {stored: names.of(stored) for stored in weights.tensors}
     away = {stored: names.of(stored) for stored in weights.elsewhere}
     unread = frozenset(away.values())  # experts stored one by one may be here in part
-    _check_nothing_left(weights, modules, names, structure)
+    check_nothing_left(weights, names, structure)
     _check_depth(modules | away, skeleton, structure, weights.place)
     at_hand = {stored: tensor for stored, tensor in weights.tensors.items() if modules[stored] not in unread}
     check_fits(names, at_hand, weights.place, unread)
@@ -300,36 +301,43 @@ def check_stored(weights: StoredWeights, names: Names, structure: Structure) -> 
     _check_ties(weights, modules, skeleton)
 
 
-def _check_nothing_left(weights: StoredWeights, modules: Mapping[str, str], names: Names, structure: Structure) -> None:
-    """A stored weight or bias of a block, or of a composite's text part, that the model lacks is an error.
+def check_nothing_left(weights: StoredWeights, names: Names, structure: Structure) -> None:
+    """Raise InputError for a stored tensor that the model has no place for, unless it is known to do no harm.
 
-    transformers leaves it out with a warning, and the model computes something else than the one that was trained. What
-    older versions stored beside (masks, frequencies) is no such thing, nor is a tensor outside the blocks.
+    transformers leaves such tensors out with a warning, and the model computes something else than the one that was
+    trained. See `arch.unused` for those that may be left over.
     """
-    ignored = [re.compile(pattern) for pattern in names.skeleton._keys_to_ignore_on_load_unexpected or ()]
-    for stored, module in modules.items():
-        tensor = weights.tensors[stored]
-        if module in names.own or any(pattern.search(name) for pattern in ignored for name in (stored, module)):
-            continue
-        places = (structure.split(name) for name in (module, f"{names.skeleton.base_model_prefix}.{module}"))
-        in_block = any(place is not None and place[0] < structure.count for place in places)
-        is_weight = stored.endswith((".weight", ".bias")) and tensor.dtype in FLOATS and 0 < len(tensor.shape) < 3
-        if (in_block and is_weight) or (weights.is_text_part and not stored.endswith(("inv_freq", "position_ids"))):
-            raise InputError(
-                f"{weights.place}: {tensor.name}",
-                "the model that the config describes has no such tensor, so it would compute something else without it",
-                "mend the config, or get a checkpoint whose weights fit it",
-            )
+    model, left = names.skeleton, []
+    for stored in (*weights.tensors, *weights.elsewhere):
+        module = names.of(stored)
+        if module not in names.own and not _is_beyond(module, structure, model):
+            left.append(stored if stored in weights.elsewhere else module)
+    shapes = {names.of(stored): tensor.shape for stored, tensor in weights.tensors.items()}
+    biases = [name for name in left if re.search(CAUSAL_MASK, name) and _is_vector(shapes.get(name, ()))]
+    quantised = any(tensor.factors is not None for tensor in weights.tensors.values())
+    found = left_over(left, model, structure, quantised=quantised, composite=weights.is_text_part)
+    found += left_over(weights.dropped, model, structure, quantised=True, composite=True)
+    stored_as = {names.of(stored): tensor.name for stored, tensor in weights.tensors.items()}
+    refuse_left_over(weights.place, [stored_as.get(name, name) for name in biases + found])
+
+
+def _is_vector(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 1 and shape[0] > 1
+
+
+def _is_beyond(module: str, structure: Structure, model: "PreTrainedModel") -> bool:
+    """Whether a name is of a block that the config does not count, which `_check_depth` sees to."""
+    places = (structure.split(name) for name in (module, f"{model.base_model_prefix}.{module}"))
+    return any(place is not None and place[0] >= structure.count for place in places)
 
 
 def _check_depth(modules: Mapping[str, str], skeleton: "PreTrainedModel", structure: Structure, place: str) -> None:
     """Blocks in the files that the config does not count are an error, unless the architecture leaves them out."""
     ignored = list(skeleton._keys_to_ignore_on_load_unexpected or ())
-    spare = getattr(skeleton.config, "num_nextn_predict_layers", 0) or 0  # DeepSeek: stored behind the blocks
     for stored, module in modules.items():
         for name in (module, f"{skeleton.base_model_prefix}.{module}"):
             where = structure.split(name)
-            if where is None or where[0] < structure.count + spare:
+            if where is None or where[0] < structure.count or is_spare(name, skeleton, structure):
                 continue
             if not any(re.search(pattern, name) for pattern in ignored):
                 raise InputError(

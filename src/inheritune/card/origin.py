@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch import Located, fetch, locate
+from inheritune.arch import Located, fetch, locate, read_gguf
 from inheritune.errors import InputError
 from inheritune.recipe import Reference
 
@@ -161,13 +161,10 @@ def _licence(metadata: Mapping[str, Any], files: Mapping[str, str]) -> Licence:
 
 def _of_gguf(file: Path) -> Origin:
     """What a .gguf file's own metadata says."""
-    from gguf import GGUFReader
-
-    fields = GGUFReader(str(file)).fields
+    fields = read_gguf(file).metadata
 
     def read(key: str) -> Any:
-        found = fields.get(f"general.{key}")
-        return None if found is None else found.contents()
+        return fields.get(f"general.{key}")
 
     urls = (read(key) for key in ("source.repo_url", "repo_url", "source.url", "url"))
     repository = next(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inheritune.arch import check_room, split_head
+from inheritune.arch import check_room, in_dtype, split_head
 from inheritune.data import Array, Tokens, nothing_stored
 from inheritune.distillation.layout import Layout
 from inheritune.losses import Distribution, log_distribution
@@ -27,9 +27,7 @@ class OnlineOutputs:
         """Takes the model over: moves it to the device, in that type."""
         self.settings, self._device = settings, runtime.device
         kind = torch.float32 if precision == "float32" else torch.bfloat16
-        for parameter in model.parameters():  # and no buffers: rotary frequencies would be others in bfloat16
-            parameter.data = parameter.data.to(kind)
-        self._model = model.to(device=runtime.device).eval().requires_grad_(False)
+        self._model = in_dtype(model, kind).to(device=runtime.device).eval().requires_grad_(False)
         self._head = split_head(self._model)
 
     def stored(self, starts: Array) -> tuple[torch.Tensor, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune.arch import (
     build_random,
     check_tokenizer_fits,
+    in_dtype,
     layer_count,
     load_model,
     load_tokenizer,
@@ -104,7 +105,7 @@ class Groundwork:
         model = load_model(origin)
         check_vocabulary(prepared, model.config.vocab_size, origin.title)
         check_tokenizer_fits(conditions.tokenizer, model.config, origin.title)
-        evaluation = conditions.judge(model.float())
+        evaluation = conditions.judge(in_dtype(model, "float32"))
         found = {
             "name": "reference",
             "layers": layer_count(model.config),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inheritune.analysis import analyze
-from inheritune.arch import load_model, load_tokenizer
+from inheritune.arch import in_dtype, load_model, load_tokenizer
 from inheritune.data import Prepared, note_beside, open_prepared, packing_of
 from inheritune.recipe import EvaluateRun, Recipe, Reference
 from inheritune.report import PAIR
@@ -86,7 +86,7 @@ def _continue(
     terminal.say(f"samples: {len(prompts)} prompts, continued by reference and target")
 
     def answers(place: Reference) -> list[str]:  # a function, so that one model is let go before the next comes
-        model = load_model(place).float().to(runtime.device)
+        model = in_dtype(load_model(place), "float32").to(runtime.device)
         return [greedy(model, tokenizer, text, count, prefix) for text in prompts]
 
     models = [{"name": name, "continuations": answers(place)} for name, place in zip(PAIR, pair, strict=True)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inheritune.arch import layer_count, load_model, parameter_count
+from inheritune.arch import in_dtype, layer_count, load_model, parameter_count
 from inheritune.arm import Conditions
 from inheritune.evaluation import (
     FORMAT,
@@ -83,7 +83,7 @@ class _Stage:
         """Loss and bits per byte of a model on the run's validation text, as the run judges it, then its tasks."""
         runtime, settings, say = conditions.runtime, conditions.training, conditions.terminal.say
         say(f"{side}: loading for tasks")
-        model = load_model(place).float()
+        model = in_dtype(load_model(place), "float32")
         reading = read_tokens(conditions.validation_sequences, conditions.tokenizer)
         with scoring(
             model, runtime, conditions.packing, precision=settings.precision, parallel=conditions.parallel

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,7 @@ def new_folder(path: Path, durable: bool = True) -> Iterator[Path]:
 
 def put_in_place(partial: Path, path: Path, durable: bool = True) -> None:
     """Give a finished folder its name, in place of an older one; when `durable`, once all of it is on the disk."""
+    _open_to_others(partial)
     if durable:
         for file in sorted(partial.rglob("*")):
             if file.is_file():
@@ -84,6 +86,26 @@ def put_in_place(partial: Path, path: Path, durable: bool = True) -> None:
     partial.replace(path)
     if durable:
         _sync_folder(path.parent)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Give everything in `folder` the permissions that the process's umask allows, as plain writing does.
+
+    Some libraries write by way of a temporary file that only its owner may read, and leave it so (safetensors does).
+    """
+    probe = folder / ".permissions"
+    probe.touch()
+    usual = probe.stat().st_mode & 0o666  # asking for the umask itself would change it for all threads
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            continue
+        mode = stat.S_IMODE(path.stat().st_mode)
+        wanted = mode | usual
+        if path.is_dir():
+            wanted |= (usual & 0o444) >> 2
+        if wanted != mode:
+            path.chmod(wanted)
 
 
 @contextmanager

@@ -1,0 +1,310 @@
+"""A config for a .gguf file in which everything that the file states is found again, or a line that names what is not.
+
+transformers reads a part of a file's keys, takes the rest from the defaults of its config classes, and leaves tensors
+that it does not know out. So here each key of the architecture's is held against the config: it is there, it is put
+there, it says nothing (a scale of 1), or the file is refused.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from inheritune.arch.gguf_header import GgufHeader
+from inheritune.arch.gguf_rope import REMEDY, ROPE_KEYS, as_divisors, scaled_rope
+from inheritune.arch.gguf_tensors import whole_architectures, with_all_tensors
+from inheritune.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# The names of a config's fields that say what a key says; the first that the config class has counts.
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "context_length": ("max_position_embeddings", "n_positions"),
+    "embedding_length": ("hidden_size",),
+    "block_count": ("num_hidden_layers",),
+    "feed_forward_length": ("intermediate_size", "n_inner", "ffn_hidden_size"),
+    "vocab_size": ("vocab_size",),
+    "attention.head_count": ("num_attention_heads",),
+    "attention.head_count_kv": ("num_key_value_heads", "num_kv_heads"),
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps", "norm_eps", "layer_norm_epsilon"),
+    "attention.layer_norm_epsilon": ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps"),
+    "attention.sliding_window": ("sliding_window",),
+    "attention.key_length_swa": ("head_dim",),
+    "attention.shared_kv_layers": ("num_kv_shared_layers",),
+    "embedding_length_per_layer_input": ("hidden_size_per_layer_input",),
+    "attn_logit_softcapping": ("attn_logit_softcapping",),
+    "final_logit_softcapping": ("final_logit_softcapping",),
+    "use_parallel_residual": ("use_parallel_residual",),
+    "expert_count": ("num_experts", "num_local_experts"),
+    "expert_used_count": ("num_experts_per_tok",),
+    "expert_feed_forward_length": ("moe_intermediate_size", "intermediate_size"),
+    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
+    "expert_weights_norm": ("norm_topk_prob",),
+    "expert_weights_scale": ("routed_scaling_factor",),
+    "full_attention_interval": ("full_attention_interval",),
+    "shortconv.l_cache": ("conv_L_cache",),
+    "ssm.conv_kernel": ("conv_kernel", "linear_conv_kernel_dim"),
+    "ssm.inner_size": ("intermediate_size",),
+    "ssm.state_size": ("state_size", "linear_key_head_dim"),
+    "ssm.group_count": ("linear_num_key_heads",),
+    "ssm.time_step_rank": ("time_step_rank", "linear_num_value_heads"),
+}
+
+# Values with which a key changes nothing that a model computes.
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.sliding_window": (0,),
+    "attention.causal": (True,),
+    "attention.output_scale": (0, 1),
+    "attention.temperature_scale": (0,),
+    "attention.temperature_length": (0,),
+    "attention.scale": (0,),
+    "attention.shared_kv_layers": (0,),
+    "attn_logit_softcapping": (0,),
+    "final_logit_softcapping": (0,),
+    "router_logit_softcapping": (0,),
+    "embedding_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "logit_scale": (0, 1),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "expert_shared_count": (0,),
+    "expert_group_count": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "expert_weights_scale": (0, 1),
+    "expert_weights_norm": (False,),
+    "expert_gating_func": (0, 1),  # softmax
+    "leading_dense_block_count": (0,),
+    "nextn_predict_layers": (0,),
+    "embedding_length_per_layer_input": (0,),
+    "rope.scaling.alpha": (0, 1),
+    "ssm.dt_b_c_rms": (False,),
+    "use_parallel_residual": (False,),
+}
+
+_HARMLESS = frozenset(("tensor_data_layout", "pooling_type", "rope.scaling.finetuned"))
+"""Keys that describe the file, or what is done with the model elsewhere."""
+
+_PARTIAL_ROTARY = ("phi3", "stablelm", "nemotron")
+"""Model types that can rotate a part of each head."""
+
+
+def restored_config(config: "PretrainedConfig", header: GgufHeader) -> "PretrainedConfig":
+    """`config`, which transformers made of a .gguf file, with all that the file's `header` says.
+
+    Raises InputError, naming the key or tensor, for what such a config cannot express or transformers would leave out.
+    """
+    changes = _changes(config, header)
+    if changes:
+        config = type(config).from_dict(config.to_dict() | changes)
+        left = _changes(config, header)
+        if left:
+            raise InputError(f"{header.place}: {next(iter(left))}", "cannot be set in transformers' config", REMEDY)
+    return with_all_tensors(config, header)
+
+
+def _changes(config: "PretrainedConfig", header: GgufHeader) -> dict[str, Any]:
+    """The fields to change, with their values. Raises InputError for keys that no field expresses."""
+    known = set(type(config)().to_dict()) | set(type(config).attribute_map)
+    changes: dict[str, Any] = {}
+    prefix = f"{header.architecture}."
+    shaped = whole_architectures()  # of which transformers reads every shape
+    for key in header.metadata:
+        name = key.removeprefix(prefix)
+        if name == key or name in _HARMLESS or name in ROPE_KEYS or (name in _SPECIAL and name not in _FIELDS):
+            continue
+        if header.architecture in shaped and (name in _FIELDS or name in _SHAPES):
+            continue
+        if header.get(name) == 0 and name in _ABSENT:
+            continue
+        value, field = header.get(name), next((one for one in _FIELDS.get(name, ()) if one in known), None)
+        if field is not None and _same(_field(config, field), value):
+            continue
+        if value in _NEUTRAL.get(name, ()) and (field is None or not _field(config, field)):
+            continue
+        if field is None or isinstance(value, list):
+            if (name == "context_length" and field is None) or _is_derived(name, value, config):
+                continue
+            raise _refusal(header, name, config)
+        switched_off = value == 0 and name.endswith(("softcapping", "sliding_window"))
+        changes[field] = None if switched_off else value
+    for special in _SPECIAL.values():
+        special(config, header, changes)
+    return changes | _rope(config, header, changes)
+
+
+_ABSENT = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
+"""Sizes that are 0 in models without such a part (Mamba)."""
+
+_SHAPES = ("rope.dimension_sections", "nextn_predict_layers", "rope.dimension_count", "attention.value_length")
+
+
+def _refusal(header: GgufHeader, name: str, config: "PretrainedConfig") -> InputError:
+    value = " ".join(str(header.get(name)).split())[:60]
+    what = f"is {value}, which transformers' {config.model_type} does not take into account"
+    return InputError(f"{header.place}: {header.architecture}.{name}", what, REMEDY)
+
+
+def _field(config: "PretrainedConfig", field: str) -> Any:
+    value = getattr(config, field, None)
+    if field == "n_inner" and value is None:
+        return 4 * config.hidden_size
+    return value
+
+
+def _same(ours: Any, stated: Any) -> bool:
+    """Whether a config's value is what the file states; a file has 32 bits for a number."""
+    import numpy as np
+
+    if isinstance(stated, list):  # a number for each block
+        return all(_same(ours, one) for one in stated)
+    if isinstance(stated, float) and isinstance(ours, int | float):
+        return bool(np.float32(ours) == np.float32(stated))
+    return bool(ours == stated)
+
+
+def _is_derived(name: str, value: Any, config: "PretrainedConfig") -> bool:
+    """Whether a key only repeats what follows from others, in configs that have no field for it."""
+    heads, size = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", 0)
+    if name == "attention.head_count_kv":
+        return bool(value == heads)
+    if name == "feed_forward_length":
+        return bool(value == 4 * size)
+    if name == "expert_gating_func":
+        return {1: "softmax", 2: "sigmoid"}.get(value) == getattr(config, "scoring_func", "")
+    if name == "ssm.inner_size":
+        return bool(value == getattr(config, "expand", 0) * size)
+    return False
+
+
+def _heads(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
+    """The size of a head: `attention.key_length`, else the hidden size shared out."""
+    count = getattr(config, "num_attention_heads", None)
+    if not isinstance(count, int) or not isinstance(header.get("attention.head_count", 0), int) or not count:
+        return
+    count = header.get("attention.head_count") or count
+    size = header.get("attention.key_length") or header.get("embedding_length", config.hidden_size) // count
+    value = header.get("attention.value_length", size)
+    if value != size:
+        raise _refusal(header, "attention.value_length", config)
+    if config.model_type == "gemma4_text":  # there it is of the layers with full attention
+        if getattr(config, "global_head_dim", size) != size:
+            changes["global_head_dim"] = size
+        return
+    ours = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if ours != size:
+        changes["head_dim"] = size
+
+
+def _window_pattern(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
+    """Which layers have a sliding window: a mark for each layer, or every how many layers there is one without."""
+    stated = header.get("attention.sliding_window_pattern")
+    if stated is None:
+        return
+    if getattr(config, "layer_types", None) is None:
+        raise _refusal(header, "attention.sliding_window_pattern", config)
+    count = int(header.number("block_count", config.num_hidden_layers))
+    if isinstance(stated, list):
+        slides = [bool(one) for one in stated]
+    else:
+        slides = [int(stated) == 0 or (at + 1) % int(stated) != 0 for at in range(count)]
+    kinds = ["sliding_attention" if one else "full_attention" for one in slides]
+    if kinds != config.layer_types:
+        changes["layer_types"] = kinds
+
+
+def _attention_scale(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
+    """Gemma 2 and 3 have a scale of their own, of which most files say nothing: llama.cpp knows it by the size."""
+    stated = header.number("attention.scale", 0.0)
+    if not hasattr(config, "query_pre_attn_scalar"):
+        size = header.get("attention.key_length") or 0
+        if stated and not (size and abs(stated * size**0.5 - 1) < 1e-5):
+            raise _refusal(header, "attention.scale", config)
+        return
+    large = {"gemma2": 46, "gemma3": 62}.get(header.architecture) == header.get("block_count")  # the models of 27B
+    width, count = header.number("embedding_length", 0), header.number("attention.head_count", 1)
+    scalar = width / count if large else header.number("attention.key_length", width / count)
+    scalar = stated**-2 if stated else scalar
+    scalar = round(scalar) if abs(scalar - round(scalar)) < 1e-4 * scalar else scalar
+    if config.query_pre_attn_scalar != scalar:
+        changes["query_pre_attn_scalar"] = scalar
+
+
+def _token_ids(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
+    """No special token from the defaults of a config class that the file's vocabulary does not have."""
+    entries = header.get("vocab_size") or config.vocab_size
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if isinstance(value := getattr(config, name, None), int) and value >= entries:
+            changes[name] = None
+
+
+_SPECIAL: Mapping[str, Callable[["PretrainedConfig", GgufHeader, dict[str, Any]], None]] = {
+    "attention.key_length": _heads,
+    "attention.value_length": lambda *_: None,
+    "rope.dimension_count": lambda *_: None,
+    "rope.dimension_count_swa": lambda *_: None,
+    "attention.sliding_window_pattern": _window_pattern,
+    "attention.scale": _attention_scale,
+    "vocab_size": _token_ids,
+}
+"""Keys that are more than a field, and what is to be seen to where they lack."""
+
+
+_KEPT = ("partial_rotary_factor", "mrope_section", "mrope_interleaved")
+
+
+def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary embedding as the file states it; nothing where the config has it so."""
+    ours = getattr(config, "rope_parameters", None)
+    if not isinstance(ours, dict) or getattr(config, "alibi", False):
+        stated = [name for name in (*ROPE_KEYS, "rope.dimension_count") if header.get(name) not in (None, 0)]
+        if stated:
+            raise _refusal(header, sorted(stated)[0], config)
+        if header.rope:
+            raise InputError(f"{header.place}: {next(iter(header.rope))}", "the model has no such frequencies", REMEDY)
+        return {}
+    layered = "full_attention" in ours
+    whole = ours["full_attention"] if layered else ours
+    size = changes.get("global_head_dim") or changes.get("head_dim") or getattr(config, "global_head_dim", None)
+    size = size or getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dimensions = int(header.number("rope.dimension_count", size * whole.get("partial_rotary_factor", 1.0)))
+    theta = float(header.number("rope.freq_base", whole["rope_theta"]))
+    if config.model_type == "gemma4_text":
+        return _proportional(ours, header, theta, dimensions)
+    found = scaled_rope(header, theta, dimensions)
+    if config.model_type == "phi3":
+        found = as_divisors(found, dimensions, int(header.number("context_length", 0)))
+    keep = {name: value for name, value in whole.items() if name in _KEPT}
+    if dimensions != int(size * keep.get("partial_rotary_factor", 1.0)):
+        if config.model_type not in _PARTIAL_ROTARY and getattr(config, "rotary_dim", None) != dimensions:
+            raise _refusal(header, "rope.dimension_count", config)
+        keep["partial_rotary_factor"] = dimensions / size
+    found = keep | found
+    if layered:
+        local = dict(ours.get("sliding_attention", {}))
+        if header.get("rope.freq_base_swa") is not None:
+            local["rope_theta"] = float(header.get("rope.freq_base_swa"))
+        found = ours | {"full_attention": found} | ({"sliding_attention": local} if local else {})
+    elif header.get("rope.freq_base_swa", theta) != theta:
+        raise _refusal(header, "rope.freq_base_swa", config)
+    wanted = {} if found == ours else {"rope_parameters": found}
+    length = found.get("original_max_position_embeddings")
+    if length is not None and getattr(config, "original_max_position_embeddings", length) != length:
+        wanted["original_max_position_embeddings"] = length  # Phi-3 has it beside, and there it counts
+    return wanted
+
+
+def _proportional(ours: dict[str, Any], header: GgufHeader, theta: float, dimensions: int) -> dict[str, Any]:
+    """Gemma 4: with full attention a part of the frequencies is zero, which a file says with huge divisors."""
+    whole, local = ours["full_attention"], ours["sliding_attention"]
+    if any(header.get(name) is not None for name in ROPE_KEYS if name.startswith("rope.scal")):
+        raise InputError(f"{header.place}: {header.architecture}.rope.scaling", "is not known of this model", REMEDY)
+    divisors = header.rope.get("rope_freqs.weight", ())
+    turned = int(whole.get("partial_rotary_factor", 1.0) * dimensions // 2)
+    if len(header.rope) != len(divisors and (1,)) or any(
+        value != 1 if at < turned else value < 1e20 for at, value in enumerate(divisors)
+    ):
+        raise InputError(f"{header.place}: {next(iter(header.rope))}", "are other frequencies than the model's", REMEDY)
+    base = float(header.number("rope.freq_base_swa", local["rope_theta"]))
+    found = {"full_attention": whole | {"rope_theta": theta}, "sliding_attention": local | {"rope_theta": base}}
+    return {} if ours | found == ours else {"rope_parameters": ours | found}

@@ -1,0 +1,88 @@
+"""Changing the floating-point type of a loaded model, with the constants that a model built in that type has."""
+
+import copy
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+def in_dtype(model: "PreTrainedModel", dtype: "torch.dtype | str") -> "PreTrainedModel":
+    """Convert `model` to `dtype` (or its name, such as "float32") in place, and return it.
+
+    It then computes what it would if transformers had loaded it in `dtype`. `model.to(dtype)` alone does not do that:
+    it rounds constants that no checkpoint holds (rotary frequencies, the factor on Gemma's embeddings), and it cannot
+    undo an earlier rounding. So these buffers get the values that they have in a model built in `dtype`, and tensors
+    that transformers keeps in float32 stay in it.
+    """
+    import torch
+
+    kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    built = _built(model, kind)
+    kinds = _dtypes(built, kind)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(kinds.get(name, kind))
+                parameter.grad = None if parameter.grad is None else parameter.grad.to(parameter.dtype)
+        fresh = dict(built.named_modules())
+        for place, module in model.named_modules():
+            _convert_buffers(module, place, kinds, kind)
+            _take_constants(module, fresh.get(place))
+    return model
+
+
+def _dtypes(built: "PreTrainedModel", dtype: "torch.dtype") -> "dict[str, torch.dtype]":
+    """The dtypes of parameters and stored buffers by name, where transformers loads the model in `dtype`."""
+    from transformers.core_model_loading import build_glob_alternation
+
+    found = {name: tensor.dtype for name, tensor in (*built.named_parameters(), *built.named_buffers())}
+    plan = built._get_dtype_plan(dtype)
+    if plan:
+        kept, pattern_of, _ = build_glob_alternation(list(plan))
+        for name in found:
+            match = kept.search(name)
+            if match is not None:
+                found[name] = plan[pattern_of[str(match.lastgroup)]]
+    return found
+
+
+def _convert_buffers(
+    module: "nn.Module", place: str, kinds: "dict[str, torch.dtype]", dtype: "torch.dtype"
+) -> None:  # fmt: skip
+    for name, buffer in module._buffers.items():
+        if buffer is not None and buffer.is_floating_point():
+            module._buffers[name] = buffer.to(kinds.get(f"{place}.{name}" if place else name, dtype))
+
+
+def _take_constants(module: "nn.Module", fresh: "nn.Module | None") -> None:
+    """Give a module the buffers that checkpoints do not hold, from the same module of a new model."""
+    for name in module._non_persistent_buffers_set:
+        buffer, value = module._buffers.get(name), None if fresh is None else fresh._buffers.get(name)
+        if buffer is not None and value is not None and buffer.is_floating_point() and not value.is_meta:
+            module._buffers[name] = value.to(buffer.device)
+    for name in list(vars(module)):  # the length that dynamic rotary frequencies were last computed for
+        if name.endswith("max_seq_len_cached") and hasattr(fresh, name):
+            setattr(module, name, getattr(fresh, name))
+
+
+def _built(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrainedModel":
+    """A model of the same config built in `dtype`, with its buffers on the CPU and no memory for its parameters."""
+    from torch import nn
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+    from transformers.initialization import no_init_weights
+
+    def without_memory(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return None
+        return nn.Parameter(parameter.data.to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(without_memory)  # type: ignore[arg-type]
+    try:
+        with no_init_weights():
+            built: PreTrainedModel = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype)
+    finally:
+        hook.remove()
+    return built

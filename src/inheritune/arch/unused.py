@@ -1,0 +1,82 @@
+"""Stored tensors that a model does not take, and which of them may be left over.
+
+A tensor that nothing takes changes what the model computes, as long as the contrary is not known. What is known stands
+here, for all formats; architectures add their own (`_keys_to_ignore_on_load_unexpected` of transformers' classes).
+"""
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from inheritune.arch.structure import Structure
+from inheritune.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+REMEDY = "mend the config, or get a checkpoint whose weights fit it"
+
+CAUSAL_MASK = r"(^|\.)(attn|attention|self_attn)\.(masked_bias|bias)$"
+"""Masks that look like biases by their names."""
+
+_CONSTANTS = (
+    r"(^|\.)inv_freq$",
+    r"(^|\.)(cos|sin)_cached$",
+    r"(^|\.)position_ids$",
+    r"(^|\.)embed_positions$",  # GPT-J: sine and cosine of each position
+    r"(^|\.)embed_positions\.(weights|_float_tensor)$",  # XGLM
+    CAUSAL_MASK,
+    r"(^|\.)causal_mask$",
+    r"(^|\.)(slopes|alibi)$",
+)
+"""Buffers that versions of old stored, and that follow from the config."""
+
+_OTHER_HEADS = (r"^(v_head|value_head|reward_head|score|classifier|qa_outputs)\.",)
+"""Heads for other tasks, beside the head that gives the logits (which must be there)."""
+
+_SPECULATION = (r"(^|\.)mtp(_\w+)?\.",)
+"""Layers that guess the tokens after the next one."""
+
+_QUANTISATION = (
+    r"(^|[._])(input|output|activation|weight|k|v|q|kv|prob)_(scale|scale_inv|zero_point|global_scale|shape|g_idx)$",
+    r"\.(scales?|zeros|qzeros|g_idx|absmax|quant_map|nested_absmax|nested_quant_map|SCB|weight_format)$",
+    r"\.quant_state\.\w+$",
+)
+"""What a quantisation stored beside its numbers, where the quantisation has been undone."""
+
+_OTHER_SENSES = (
+    r"(^|[._])(vision|visual|vit|image|images|pixel|audio|speech|video|sound)([._]|$)",
+    r"(^|[._])(multi_?modal|mm|vision_language)_?\w*([._]|$)",
+    r"(^|\.)(connector|resampler|perceiver|projector|aligner|abstractor|qformer|query_tokens|language_projection)([._]|$)",
+    r"(^|\.)(mlp1|vte|vqmodel|vqvae|talker|token2wav|code2wav|generation_\w+)([._]|$)",
+)
+"""Parts of a composite that see, hear and speak, where its text part is taken."""
+
+
+def left_over(
+    names: Iterable[str], model: "PreTrainedModel", structure: Structure, *, quantised: bool = False,
+    composite: bool = False,
+) -> list[str]:  # fmt: skip
+    """Those of the stored `names`, for which `model` has no tensor, that may change what it computes.
+
+    `quantised` says that a quantisation was undone, `composite` that the text part is taken of a larger model.
+    """
+    known = (*_CONSTANTS, *_OTHER_HEADS, *_SPECULATION, *(_QUANTISATION if quantised else ()))
+    known = (*known, *(_OTHER_SENSES if composite else ()), *(model._keys_to_ignore_on_load_unexpected or ()))
+    pattern = re.compile("|".join(f"(?:{one})" for one in known))
+    return sorted(name for name in names if pattern.search(name) is None and not is_spare(name, model, structure))
+
+
+def is_spare(name: str, model: "PreTrainedModel", structure: Structure) -> bool:
+    """Whether a stored name is of the layers behind the blocks that guess further tokens (DeepSeek-V3)."""
+    spare = getattr(model.config, "num_nextn_predict_layers", 0) or 0
+    places = (structure.split(one) for one in (name, f"{model.base_model_prefix}.{name}"))
+    return any(at is not None and structure.count <= at[0] < structure.count + spare for at in places)
+
+
+def refuse_left_over(place: str, names: list[str]) -> None:
+    """Raise InputError that names the first of `names`, tensors that nothing takes; without any, do nothing."""
+    if names:
+        more = f" ({len(names)} such tensors)" if len(names) > 1 else ""
+        what = "the model that the config describes has no such tensor, so it would compute something else without it"
+        raise InputError(f"{place}: {names[0]}", what + more, REMEDY)

@@ -21,6 +21,7 @@ from inheritune.arch import (
     parameter_count,
     save_model,
     split_head,
+    train_padding_rows,
     training_flops_per_token,
 )
 from inheritune.card import write_trained_card
@@ -153,6 +154,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         return facts
     began = time.monotonic()
     model = arm.build().float()
+    train_padding_rows(model)  # a model that a caller hands over was not built here
     if conditions.end_of_text is not None:
         check_documents_apart(model, conditions.end_of_text, f"train.attention: document ({arm.name})")
     steps = planned_steps(settings, conditions.train_sequences)

@@ -8,6 +8,7 @@ from inheritune.arch.building import (
     check_positions,
     new_config,
     planned_config,
+    special_tokens,
 )
 from inheritune.arch.checkpoint_files import Located, fetch, locate
 from inheritune.arch.config import shorten
@@ -26,6 +27,7 @@ from inheritune.arch.loading import (
     open_weights,
     silence_libraries,
 )
+from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.roles import Role, silencing_values, tensor_roles
 from inheritune.arch.saving import save_frame, save_model, save_stored
 from inheritune.arch.stored import take
@@ -105,9 +107,11 @@ __all__ = [
     "shorten",
     "silence_libraries",
     "silencing_values",
+    "special_tokens",
     "split_head",
     "take",
     "tensor_roles",
     "title",
+    "train_padding_rows",
     "training_flops_per_token",
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.loading import load_model, load_tokenizer
+from inheritune.arch.padding import train_padding_rows
 from inheritune.errors import InputError
 from inheritune.recipe import Reference
 
@@ -33,6 +34,7 @@ def ready(
         model = load_model(origin)
     else:
         model = copy.deepcopy(one)
+        train_padding_rows(model)
     yield model.to(device=device, dtype=getattr(torch, dtype)).eval(), tokenizer
 
 

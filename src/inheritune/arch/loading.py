@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.checkpoint_files import Located, fetch, locate, locate_tokenizer, tokenizer_files, weight_files
+from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.quantisation import (
     check_undoable,
     forget,
@@ -183,6 +184,7 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
             )
     model.config.name_or_path = reference.path
     found: PreTrainedModel = model.eval()
+    train_padding_rows(found)
     return found
 
 
@@ -203,6 +205,7 @@ def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "P
     model.generation_config = load_generation_config(reference) or model.generation_config
     model.config.name_or_path = reference.path
     found: PreTrainedModel = model.eval()
+    train_padding_rows(found)
     return found
 
 

@@ -94,8 +94,11 @@ def check_finite(losses: Sequence[float]) -> None:
     """Raise RunError where the loss of a sequence is not finite."""
     for number, loss in enumerate(losses):
         if not math.isfinite(loss):
-            what = f"the loss of validation sequence {number} is {loss}"
-            raise RunError("evaluation", what, "check the model's weights")
+            what, remedy = f"the loss of validation sequence {number} is {loss}", "check the model's weights"
+            if loss == math.inf:
+                what += ": the model gives one of its tokens probability 0"
+                remedy += ", and whether its head forbids tokens (a bias or a mask of -inf) that the text has"
+            raise RunError("evaluation", what, remedy)
 
 
 @contextmanager

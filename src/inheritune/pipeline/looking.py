@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inheritune.analysis import analyze
-from inheritune.arch import load_model, load_tokenizer
+from inheritune.arch import load_model, load_tokenizer, logits_width
 from inheritune.data import Prepared, note_beside, open_prepared
 from inheritune.recipe import EvaluateRun, Recipe, Reference
 from inheritune.report import PAIR
@@ -115,6 +115,7 @@ def beginnings(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", count: 
 def greedy(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, count: int) -> str:
     """What the model goes on with: the likeliest token each time, up to `count` or the end of the text.
 
+    Entries of the model's vocabulary that the tokenizer does not have are left out of account.
     Where both are longer than the model's positions, less is added, and of a prompt longer than half of them the last
     tokens are what it sees.
     """
@@ -128,7 +129,10 @@ def greedy(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", promp
         count = min(count, positions - ids.shape[1])
     ids = ids.to(model.device)
     end = tokenizer.eos_token_id
-    settings = GenerationConfig(do_sample=False, max_new_tokens=count, eos_token_id=end, pad_token_id=end)
+    nameless = sorted(set(range(logits_width(model))) - set(tokenizer.get_vocab().values()))  # rows that pad a matrix
+    settings = GenerationConfig(
+        do_sample=False, max_new_tokens=count, eos_token_id=end, pad_token_id=end, suppress_tokens=nameless or None
+    )
     with torch.no_grad():
         found = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0]
     before = tokenizer.decode(ids[0], skip_special_tokens=True)

@@ -156,7 +156,8 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
     model = arm.build().float()
     train_padding_rows(model)  # a model that a caller hands over was not built here
     if conditions.end_of_text is not None:
-        check_documents_apart(model, conditions.end_of_text, f"train.attention: document ({arm.name})")
+        length = settings.sequence_length
+        check_documents_apart(model, conditions.end_of_text, length, f"train.attention: document ({arm.name})")
     steps = planned_steps(settings, conditions.train_sequences)
     tokens = steps * settings.batch_tokens
     flops = tokens * training_flops_per_token(model, settings.sequence_length)

@@ -103,11 +103,15 @@ def check_finite(losses: Sequence[float]) -> None:
 
 @contextmanager
 def scoring(
-    model: "PreTrainedModel", runtime: Runtime, *, precision: str, parallel: str, end_of_text: int | None
-) -> "Iterator[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]":
-    """What gives the loss of each token in nats (B, T), from inputs and targets (B, T): see `judge`."""
+    model: "PreTrainedModel", runtime: Runtime, *, precision: str, parallel: str, end_of_text: int | None,
+    sequence_length: int,
+) -> "Iterator[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]":  # fmt: skip
+    """What gives the loss of each token in nats (B, T), from inputs and targets (B, T): see `judge`.
+
+    `sequence_length` is the largest T.
+    """
     if end_of_text is not None:
-        check_documents_apart(model, end_of_text, "train.attention: document")
+        check_documents_apart(model, end_of_text, sequence_length, "train.attention: document")
     how = choose(parallel, model, runtime)
     precision = runtime.resolve_precision(precision)
     if how == "fsdp":
@@ -139,7 +143,10 @@ def judge(
     With `end_of_text` attention stays inside documents; raises InputError for a model that does not keep them apart.
     Leaves the model in the mode (training or evaluation) in which it came. Raises RunError as `sequence_losses` does.
     """
-    with scoring(model, runtime, precision=precision, parallel=parallel, end_of_text=end_of_text) as score:
+    with scoring(
+        model, runtime, precision=precision, parallel=parallel, end_of_text=end_of_text,
+        sequence_length=sequences.sequence_length,
+    ) as score:  # fmt: skip
         return Evaluation(
             sequence_losses(
                 lambda inputs_BT, targets_BT: score(inputs_BT, targets_BT).double().mean(dim=1),

@@ -137,7 +137,9 @@ class Measure:
 
     def _score(self, model: "PreTrainedModel", reading: Reading) -> Score:
         end = reading.end_of_text if self.wish.attention == "document" else None
-        with scoring(model, self.runtime, precision="float32", parallel="ddp", end_of_text=end) as losses_of:
+        with scoring(
+            model, self.runtime, precision="float32", parallel="ddp", end_of_text=end, sequence_length=self._length
+        ) as losses_of:
             return score(reading, losses_of, self.runtime, self.wish.micro_batch)
 
     def _reading(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:

@@ -87,7 +87,7 @@ class _Stage:
         reading = read_tokens(conditions.validation_sequences, conditions.tokenizer)
         with scoring(
             model, runtime, precision=settings.precision, parallel=conditions.parallel,
-            end_of_text=conditions.end_of_text,
+            end_of_text=conditions.end_of_text, sequence_length=settings.sequence_length,
         ) as losses_of:  # fmt: skip
             judged = score(reading, losses_of, runtime, settings.micro_batch_sequences)
         size = {"parameters": parameter_count(model), "layers": layer_count(model.config)}

@@ -177,13 +177,16 @@ DECODERS = {
 }  # fmt: skip
 
 # Selections that are refused though the family is supported, and a part of the reason.
-_NOT_PREFIXES = ((0, 2, 5), (1, 2, 4))
+_NOT_PREFIXES = ((0, 2, 5), (1, 2, 4), (0, 3, 5))
 REFUSED: dict[str, dict[tuple[int, ...], str]] = {
     "beam": dict.fromkeys(_NOT_PREFIXES, "residual_add_idx"),
     "diffllama": dict.fromkeys(_NOT_PREFIXES, "lambda_init"),
     "gemma3n_text": {(0, 2, 5): "takes what block 3 has computed"},
-    "inkling2_text": {(0, 2, 5): "is_block_boundary", (1, 2, 4): "attention_input"},
-    "jamba": {(1, 2, 4): "none of the 3 blocks chosen has attention"},
+    "gemma4_text": {(0, 3, 5): "takes what block 2 has computed"},
+    "glm_moe_dsa": {(0, 3, 5): "takes what block 2 has computed"},
+    "hy_v4": {(0, 3, 5): "takes what block 2 has computed"},
+    "inkling2_text": {(0, 2, 5): "is_block_boundary", (1, 2, 4): "attention_input", (0, 3, 5): "is_block_boundary"},
+    "jamba": {(1, 2, 4): "none of the 3 blocks chosen has attention", (0, 3, 5): "no expert_layer_period"},
     "minimax": {(0,): "none of the 1 blocks chosen has attention"},
     "modernbert-decoder": {(1, 2, 4): "attn_norm is Identity"},
     "olmo_hybrid": {(0,): "at least one 'linear_attention' layer"},

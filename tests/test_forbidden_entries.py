@@ -4,8 +4,10 @@ The right values come from formulas written out in float64, over the entries tha
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -13,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from inheritune import runtime
 from inheritune.data import Sequences
 from inheritune.distillation.layout import Layout
-from inheritune.distillation.outputs import StoredOutputs
+from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
 from inheritune.errors import RunError
 from inheritune.evaluation import judge
 from inheritune.losses import (
@@ -28,7 +30,9 @@ from inheritune.losses import (
     token_losses,
 )
 from inheritune.pipeline.looking import greedy
-from inheritune.recipe import Distillation
+from inheritune.recipe import Distillation, Training
+from inheritune.runlog import Terminal
+from inheritune.training import Job, train_steps
 
 N, D, V = 10, 6, 23
 FORBIDDEN = [3, 7, 20, 21, 22]
@@ -123,8 +127,6 @@ def test_stored_outputs_are_the_online_ones(mask: float, k: int | None, temperat
 
 
 def _words(layout: Layout, values: Any, indices: Any) -> Any:
-    import numpy as np
-
     return np.frombuffer(layout.pack(values, indices), "<u2").copy()[None]
 
 
@@ -225,8 +227,6 @@ def small(vocabulary: int) -> Forbidding:
 
 
 def test_a_forbidden_token_of_the_text_is_said_when_a_model_is_judged() -> None:
-    import numpy as np
-
     model = small(20)
     model.changed = (-math.inf, [5])
     row = np.arange(1, 33, dtype=np.uint16) % 5
@@ -236,6 +236,29 @@ def test_a_forbidden_token_of_the_text_is_said_when_a_model_is_judged() -> None:
         RunError, match=r"sequence 1 is inf: the model gives one of its tokens probability 0; .*forbids"
     ):
         judge(model, Sequences(row, 8, "x"), runtime.start("cpu"))
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_training_ends_with_an_error_that_says_so(taught: bool, tmp_path: Path) -> None:
+    """A forbidden token of the text, or one that the teacher may give and the model never; no weight is changed."""
+    model = small(20)
+    model.changed = (-math.inf, [9 if taught else 5])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    row = np.arange(400, dtype=np.uint16) % 7
+    tree: dict[str, Any] = {"length": "3 steps", "batch": "4 sequences", "sequence_length": 8, "compile": False}
+    settings, teacher = Training(**tree), None
+    if taught:
+        settings = Training(**tree, distillation={"student": 0.5})
+        assert settings.distillation is not None
+        teacher = OnlineOutputs(small(20), settings.distillation, runtime.start("cpu"), "float32")
+    job = Job(
+        label="test", model=model, sequences=Sequences(row, 8, "x"), settings=settings, seed=1, folder=tmp_path,
+        runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=lambda score: 0.5, validate_every=9,
+        teacher=teacher,
+    )  # fmt: skip
+    with pytest.raises(RunError, match=r"step 1: the loss is inf, .* gives probability 0 to a token .*; see which"):
+        train_steps(job)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_entries_that_the_tokenizer_lacks_are_never_emitted(tokenizer: Any) -> None:

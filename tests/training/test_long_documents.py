@@ -84,6 +84,21 @@ def test_models_that_go_wrong_in_long_sequences_are_refused_there_alone(name: st
     check_documents_apart(model, END, LIMIT, "here")
 
 
+def test_a_convolution_that_reaches_back_a_single_token_is_found() -> None:
+    """Only the first token of the second document is another, in a model whose tokens do not attend to each other."""
+    model = build("llama", {})
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.data.zero_()
+    check_documents_apart(model, END, LENGTH, "here")
+
+    def shifted(_: Any, __: Any, found: torch.Tensor) -> torch.Tensor:
+        return found + torch.nn.functional.pad(found, (0, 0, 1, 0))[:, :-1]
+
+    model.get_input_embeddings().register_forward_hook(shifted)
+    with pytest.raises(InputError, match="does not keep documents apart that stand in one sequence"):
+        check_documents_apart(model, END, LENGTH, "here")
+
+
 def test_nothing_stays_of_what_was_tried() -> None:
     model = build(*WRONG["dynamic"])
     tokens = torch.randint(3, 60, (1, LIMIT), generator=torch.Generator().manual_seed(0))

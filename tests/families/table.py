@@ -35,7 +35,7 @@ CHANGES: dict[str, dict[str, Any]] = {
             str(i): {"num_attention_heads": 2, "num_key_value_heads": 2, "kv_lora_rank": 16} for i in (1, 3, 5)
         },
         "head_dim": 12,
-        "index_topk": 8,  # of 4, ties are broken otherwise with a cache, in some whole models as well
+        "index_topk": 12,  # all tokens of a generation: with a cache ties fall otherwise, in whole models as well
         "layer_types": ["indexed_attention", "sliding_attention"] * 3,
     },
     "ernie4_5_moe": {"moe_layer_start_index": 1, "moe_layer_end_index": 4, "moe_layer_interval": 2},

@@ -116,3 +116,31 @@ def test_a_damaged_request_is_not_taken_for_another_one(
     (place / "request.json").write_text("{")
     with pytest.raises(InputError, match=r"request\.json: is damaged, .*; give another folder"):
         train(reference_folder, data, place, settings=SETTINGS)
+
+
+@pytest.mark.parametrize("given", ["loaded", "a folder"])
+def test_the_end_of_text_is_trained_though_it_is_the_padding_token(
+    given: str, data: Path, reference_folder: Path, tmp_path: Path
+) -> None:
+    """As in a model whose config has no padding token, bit for bit; tokenizers trained earlier had such a one."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    settings = {"length": "12 steps", "batch": "8 sequences", "sequence_length": 16}  # so that some documents end
+    model = AutoModelForCausalLM.from_pretrained(reference_folder)
+    assert model.get_input_embeddings().padding_idx == model.config.eos_token_id == 0
+    tokenizer = AutoTokenizer.from_pretrained(reference_folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    found, _ = train(
+        reference_folder if given == "a folder" else model, data, tmp_path / "out", settings=settings,
+        tokenizer=tokenizer,
+    )  # fmt: skip
+    without = AutoModelForCausalLM.from_pretrained(reference_folder, pad_token_id=None)
+    assert without.get_input_embeddings().padding_idx is None
+    train(without, data, tmp_path / "other", settings=settings, tokenizer=tokenizer)
+    assert weights(tmp_path / "out" / "model") == weights(tmp_path / "other" / "model")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    assert plain.config.pad_token_id == 0
+    assert AutoTokenizer.from_pretrained(tmp_path / "out" / "model").pad_token == "<|endoftext|>"
+    row = plain.get_input_embeddings().weight[0]
+    assert row.equal(found.get_input_embeddings().weight[0])
+    assert not row.equal(model.get_input_embeddings().weight[0])

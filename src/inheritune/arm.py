@@ -22,6 +22,7 @@ from inheritune.arch import (
     router_loss_of,
     save_model,
     split_head,
+    train_padding_rows,
     training_flops_per_token,
 )
 from inheritune.card import write_trained_card
@@ -174,9 +175,11 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         return facts
     began = time.monotonic()
     model = in_dtype(arm.build(), "float32")
+    train_padding_rows(model)  # a model that a caller hands over was not built here
     packing = conditions.packing
     if packing.documents and packing.end_of_text is not None:
-        check_documents_apart(model, packing.end_of_text, f"train.attention: document ({arm.name})")
+        place = f"train.attention: document ({arm.name})"
+        check_documents_apart(model, packing.end_of_text, settings.sequence_length, place)
     steps = planned_steps(settings, conditions.train_sequences)
     tokens = steps * settings.batch_tokens
     flops = tokens * training_flops_per_token(model, settings.sequence_length)

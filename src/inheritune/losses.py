@@ -17,7 +17,11 @@ Form = Literal["whole", "chunked"]
 
 
 def token_losses(logits_BTV: "torch.Tensor", targets_BT: "torch.Tensor") -> "torch.Tensor":
-    """Cross-entropy of each token in nats (B, T), in float32 whatever the logits are. A target of -100 gives 0."""
+    """Cross-entropy of each token in nats (B, T), in float32 whatever the logits are. A target of -100 gives 0.
+
+    An entry whose logit is -inf is forbidden: it has probability 0 and no gradient. The loss of a forbidden target is
+    inf. Both hold for all cross-entropies of this module.
+    """
     from torch.nn import functional
 
     flat = functional.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="none")
@@ -194,6 +198,10 @@ def divergences(logits_NV: "torch.Tensor", teacher: Distribution, temperature: f
     Of a teacher's K most probable entries: over K + 1 outcomes, the last being all other entries together, so that the
     student must give them the teacher's probability, however it shares that among them. This is at most the divergence
     over the whole vocabulary, and with K = V it is the same.
+
+    An entry to which the teacher gives probability 0 counts nothing, though the student may forbid it as well (with a
+    logit of -inf). Where the student forbids an entry to which the teacher gives probability, the divergence is inf.
+    Gradients are finite in both cases.
     """
     import torch
 
@@ -203,7 +211,9 @@ def divergences(logits_NV: "torch.Tensor", teacher: Distribution, temperature: f
         has_rest = teacher.log_probabilities.shape[1] > indices.shape[1]
         scaled = _with_rest(scaled, indices) if has_rest else scaled.gather(1, indices)
     expected = teacher.log_probabilities.float()
-    return (expected.exp() * (expected - torch.log_softmax(scaled, dim=1))).sum(dim=1)
+    weights = expected.exp()
+    each = weights * (expected - torch.log_softmax(scaled, dim=1))
+    return torch.where(weights > 0, each, 0.0).sum(dim=1)  # 0 times inf would be NaN
 
 
 def _scaled(logits_NV: "torch.Tensor", temperature: float) -> "torch.Tensor":
@@ -221,8 +231,12 @@ def _with_rest(logits_NV: "torch.Tensor", indices_NK: "torch.Tensor") -> "torch.
     chosen = logits_NV.gather(1, indices_NK)
     if indices_NK.shape[1] == logits_NV.shape[1]:
         return chosen
-    rest = logits_NV.scatter(1, indices_NK, -torch.inf).logsumexp(dim=1, keepdim=True)
-    return torch.cat([chosen, rest], dim=1)
+    others_NV = logits_NV.scatter(1, indices_NK, -torch.inf)
+    # Where all others are forbidden, logsumexp's gradient would be NaN: it is given one number that counts nothing.
+    forbidden_N1 = others_NV.detach().amax(dim=1, keepdim=True) == -torch.inf
+    filler_N1 = torch.where(forbidden_N1, 0.0, -torch.inf).to(others_NV.dtype)
+    sum_N1 = others_NV.scatter_(1, indices_NK[:, :1], filler_N1).logsumexp(dim=1, keepdim=True)
+    return torch.cat([chosen, torch.where(forbidden_N1, -torch.inf, sum_N1)], dim=1)
 
 
 def distillation(
@@ -239,7 +253,8 @@ def distillation(
     entropy = functional.cross_entropy(logits_NV.float(), targets_N, reduction="sum")
     each = divergences(logits_NV, teacher, temperature)
     divergence = torch.where(targets_N >= 0, each, 0.0).sum()
-    loss = student * entropy + (1 - student) * temperature**2 * divergence
+    shares = (student, entropy), ((1 - student) * temperature**2, divergence)
+    loss = torch.stack([share * term for share, term in shares if share > 0]).sum()  # not 0 times inf, which is NaN
     return torch.stack([loss, entropy.detach(), divergence.detach()])
 
 

@@ -124,3 +124,18 @@ def test_capped_logits_are_told_while_they_are_small() -> None:
     model = AutoModelForCausalLM.from_config(config)
     assert model(input_ids=torch.arange(8)[None]).logits.abs().max() < 0.3
     assert split_head(model) is None
+
+
+@pytest.mark.parametrize("mask", [float("-inf"), torch.finfo(torch.float32).min])
+def test_a_head_that_forbids_entries_is_split(mask: float) -> None:
+    model = made("llama")
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(67))
+    model.lm_head.bias.data[:3] = mask  # none of `some_tokens`
+    assert max(apart(model)) < 1e-5
+
+
+def test_a_scale_is_not_split_from_a_bias() -> None:
+    """While the bias is zero, nothing shows that it is scaled too; its gradient would be another one."""
+    model = made("granite", logits_scaling=2.0)
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(67))
+    assert split_head(model) is None

@@ -28,7 +28,7 @@ of date. Of the {total} model types that transformers maps to a causal language 
 
 Supported means that a tiny random model of the type, in whose blocks every kind occurs that the type has, passes in
 float32: the logits are those of the reference without the other blocks (1e-5), for 1, half, all but one and all blocks,
-and for two selections that are no prefix; all blocks are the reference bit for bit; what is saved loads in plain
+and for three selections that are no prefix; all blocks are the reference bit for bit; what is saved loads in plain
 transformers with nothing missing or left over, the same logits, ties and lists in the config; generation with a cache
 gives what it gives without, wherever it does for the reference. A selection that is refused is refused in a line.
 

@@ -20,7 +20,7 @@ from inheritune.errors import InputError
 from inheritune.inheritance import derive, make_wish, write
 from inheritune.recipe import Reference
 
-SELECTIONS = [[0], [0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], [0, 2, 5], [1, 2, 4]]
+SELECTIONS = [[0], [0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], [0, 2, 5], [1, 2, 4], [0, 3, 5]]
 FROM_FILES = [[0], [0, 1, 2, 3, 4, 5], [0, 2, 5], [1, 2, 4]]  # it is the same plan: the prefixes between add nothing
 TOLERANCE = 1e-5
 NUMBERS = ("full_attn_idxs", "moe_layers", "local_layer_ids")  # lists of layer numbers, not of an entry a layer

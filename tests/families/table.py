@@ -35,6 +35,7 @@ CHANGES: dict[str, dict[str, Any]] = {
             str(i): {"num_attention_heads": 2, "num_key_value_heads": 2, "kv_lora_rank": 16} for i in (1, 3, 5)
         },
         "head_dim": 12,
+        "index_topk": 12,  # all tokens of a generation: with a cache ties fall otherwise, in whole models as well
         "layer_types": ["indexed_attention", "sliding_attention"] * 3,
     },
     "ernie4_5_moe": {"moe_layer_start_index": 1, "moe_layer_end_index": 4, "moe_layer_interval": 2},
@@ -177,13 +178,16 @@ DECODERS = {
 }  # fmt: skip
 
 # Selections that are refused though the family is supported, and a part of the reason.
-_NOT_PREFIXES = ((0, 2, 5), (1, 2, 4))
+_NOT_PREFIXES = ((0, 2, 5), (1, 2, 4), (0, 3, 5))
 REFUSED: dict[str, dict[tuple[int, ...], str]] = {
     "beam": dict.fromkeys(_NOT_PREFIXES, "residual_add_idx"),
     "diffllama": dict.fromkeys(_NOT_PREFIXES, "lambda_init"),
     "gemma3n_text": {(0, 2, 5): "takes what block 3 has computed"},
-    "inkling2_text": {(0, 2, 5): "is_block_boundary", (1, 2, 4): "attention_input"},
-    "jamba": {(1, 2, 4): "none of the 3 blocks chosen has attention"},
+    "gemma4_text": {(0, 3, 5): "takes what block 2 has computed"},
+    "glm_moe_dsa": {(0, 3, 5): "takes what block 2 has computed"},
+    "hy_v4": {(0, 3, 5): "takes what block 2 has computed"},
+    "inkling2_text": {(0, 2, 5): "is_block_boundary", (1, 2, 4): "attention_input", (0, 3, 5): "is_block_boundary"},
+    "jamba": {(1, 2, 4): "none of the 3 blocks chosen has attention", (0, 3, 5): "no expert_layer_period"},
     "minimax": {(0,): "none of the 1 blocks chosen has attention"},
     "modernbert-decoder": {(1, 2, 4): "attn_norm is Identity"},
     "olmo_hybrid": {(0,): "at least one 'linear_attention' layer"},

@@ -1,15 +1,21 @@
 """Invariants 1 and 2 of the design for every family that is supported; refusals where one is not, or not wholly."""
 
 from pathlib import Path
+from typing import Any
 
 import document
+import parity
 import pytest
+import torch
+from forward import logits_of, randomised, some_tokens
 from table import REFUSED
-from transformers import CONFIG_MAPPING
+from tiny import tiny_config
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
 from inheritune.arch import check_decoder, silence_libraries
 from inheritune.arch.structure import decoder_config
+from inheritune.inheritance import inherit
 
 # Some of the ways in which blocks differ or lean on their place, before the long test of every model type: plain,
 # scaled by number, encoder's class, windows and experts, hybrid by pattern, shared keys and values, refused.
@@ -36,6 +42,22 @@ def check_family(kind: str) -> None:
 @pytest.mark.parametrize("kind", QUICK)
 def test_one_of_some_ways(kind: str) -> None:
     check_family(kind)
+
+
+@pytest.mark.parametrize("kind", ["exaone4", "exaone_moe"])
+@pytest.mark.parametrize("pattern", [4, "LLLG", None])
+@pytest.mark.parametrize("kept", [[0, 3, 5], [3], [2, 3, 4], [3, 4]], ids=str)
+def test_a_pattern_that_nothing_uses_forbids_no_selection(kind: str, pattern: Any, kept: list[int]) -> None:
+    """EXAONE's kinds of layers are in `layer_types`; the pattern beside it is what they were once made of."""
+    kinds = ["sliding_attention"] * 3 + ["full_attention"] + ["sliding_attention"] * 2
+    config = tiny_config(kind, sliding_window_pattern=pattern, layer_types=kinds)
+    torch.manual_seed(0)
+    reference = randomised(AutoModelForCausalLM.from_config(config, dtype=torch.float32), scale=0.1)
+    target = inherit(reference, kept)
+    assert target.config.layer_types == [kinds[index] for index in kept]
+    tokens_BT = some_tokens()
+    expected = parity.logits_with(reference, kept, tokens_BT)
+    torch.testing.assert_close(logits_of(target, tokens_BT), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.long

@@ -54,7 +54,7 @@ def test_positions_begin_anew_behind_each_end() -> None:
 )
 def test_losses_are_those_of_each_document_alone(kind: str) -> None:
     model = build(kind)
-    check_documents_apart(model, END, "here")
+    check_documents_apart(model, END, 16, "here")
     tokens_BT, bounds = packed()
     expected = apart(model, tokens_BT, bounds)
     inputs, targets = tokens_BT[:, :-1], tokens_BT[:, 1:]
@@ -75,7 +75,7 @@ def test_models_that_do_not_keep_them_apart_are_refused(kind: str) -> None:
     with pytest.raises(
         InputError, match=r"here: \w+ does not keep documents apart .*; set train\.attention to sequence"
     ):
-        check_documents_apart(model, END, "here")
+        check_documents_apart(model, END, 16, "here")
     assert model.training
 
 

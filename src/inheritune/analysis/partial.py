@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune.analysis.attention import hidden_of
 from inheritune.arch import Head, block_modules, check_room, split_head
 from inheritune.data import Examples
+from inheritune.errors import RunError
 from inheritune.losses import linear_token_losses, token_losses
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Partial:
     A block that is left out hands on its input. It is the model's own forward that runs, so masks, positions and what
     else an architecture gives its blocks are as they should be. Nothing of the model is changed; it has to be in
     evaluation mode. `whole` has the losses (B,) of all blocks, `states` the input of each block and the last output.
+    Raises RunError for a loss that is not finite.
     """
 
     def __init__(self, model: "PreTrainedModel", examples: Examples) -> None:
@@ -46,6 +48,11 @@ class Partial:
         self.resumes = False
         self.states: list[torch.Tensor] = []
         self.whole = self.losses(everything, states=self.states)
+        if not bool(self.whole.isfinite().all()):
+            what = f"the loss of a sequence is {self.whole[~self.whole.isfinite()][0].item()}"
+            raise RunError(
+                "analysis", what, "check the model's weights, and whether its head forbids tokens of the text"
+            )
         # Whether a block's input is all that it takes from those before it: tried out behind the first, in the middle
         # and before the last. Where it is not so, every forward begins at the first block, which gives the same and
         # takes longer.

@@ -9,6 +9,7 @@ from inheritune.arch.building import (
     check_room,
     new_config,
     planned_config,
+    special_tokens,
 )
 from inheritune.arch.checkpoint_files import Located, fetch, locate
 from inheritune.arch.config import shorten
@@ -28,6 +29,7 @@ from inheritune.arch.loading import (
     open_weights,
     silence_libraries,
 )
+from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.precision import in_dtype
 from inheritune.arch.roles import Role, silencing_values, tensor_roles
 from inheritune.arch.router import RouterLoss, find_router_loss, router_loss_of
@@ -115,9 +117,11 @@ __all__ = [
     "shorten",
     "silence_libraries",
     "silencing_values",
+    "special_tokens",
     "split_head",
     "take",
     "tensor_roles",
     "title",
+    "train_padding_rows",
     "training_flops_per_token",
 ]

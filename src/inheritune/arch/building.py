@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.loading import load_config, load_tokenizer, silence_libraries
+from inheritune.arch.padding import draw_padding_rows, train_padding_rows
 from inheritune.arch.structure import check_decoder, find_structure
 from inheritune.arch.weights import Placement
 from inheritune.errors import InputError
@@ -15,11 +16,12 @@ from inheritune.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _PLACE = "reference.train.model"
 # Tables of learned positions.
 _POSITION = re.compile(r"(^|[._])(wpe|embed_positions|positions?_embeddings?|pos_emb\w*)$")
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 # What a constructor may stumble over when a config's fields do not fit each other.
 _BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, AttributeError, AssertionError)
 
@@ -54,7 +56,7 @@ def new_config(
             raise InputError(_PLACE, f"{kind} has no field {name!r}", f"nearest: {', '.join(near) or 'none'}")
     if "vocab_size" in fields:
         raise InputError(f"{_PLACE}.vocab_size", "the tokenizer decides it", "take the key out")
-    none = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    none = dict.fromkeys(_SPECIAL)
     try:
         config = config_class(**fields, vocab_size=vocabulary, **(none | special_tokens))
     except (ValueError, TypeError, ZeroDivisionError, StrictDataclassError) as error:
@@ -76,6 +78,30 @@ def _try_out(config: "PretrainedConfig") -> None:
     except _BUILD_ERRORS as error:
         raise InputError(_PLACE, f"{config.model_type} cannot be built: {error}", "change the fields") from None
     find_structure(model)
+    _check_runs_without_padding(model)
+
+
+def _check_runs_without_padding(model: "PreTrainedModel") -> None:
+    """Raise InputError for an architecture that counts positions by padding (RoBERTa), where there is no such token."""
+    import torch
+
+    if model.config.pad_token_id is not None:
+        return
+    try:
+        model(input_ids=torch.zeros((1, 2), dtype=torch.long, device="meta"), use_cache=False)
+    except TypeError:  # None where a number is needed
+        raise InputError(
+            f"{_PLACE}.model_type",
+            f"{model.config.model_type} needs a padding token, and the tokenizer has none",
+            "name a tokenizer that has one (reference.train.tokenizer), or give another model type",
+        ) from None
+    except (RuntimeError, ValueError, AttributeError):  # code that looks at values, which a model without memory lacks
+        return
+
+
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int | None]:
+    """The fields of a config that say which entries of a tokenizer are special."""
+    return {name: getattr(tokenizer, name) for name in _SPECIAL}
 
 
 def planned_config(reference: Reference, sequence_length: int, *, weights: bool = True) -> "PretrainedConfig":
@@ -88,10 +114,9 @@ def planned_config(reference: Reference, sequence_length: int, *, weights: bool 
     if new is None:
         return load_config(reference, weights=weights)
     if isinstance(new.tokenizer, NewTokenizer):
-        entries = new.tokenizer.vocabulary
-    else:
-        entries = vocabulary_size(load_tokenizer(Reference(path=new.tokenizer)))
-    return new_config(new.model, entries, {}, sequence_length)
+        return new_config(new.model, new.tokenizer.vocabulary, {}, sequence_length)
+    tokenizer = load_tokenizer(Reference(path=new.tokenizer))
+    return new_config(new.model, vocabulary_size(tokenizer), special_tokens(tokenizer), sequence_length)
 
 
 def check_positions(config: "PretrainedConfig", sequence_length: int, place: str) -> None:
@@ -153,15 +178,21 @@ def build_skeleton(config: "PretrainedConfig", trust_remote_code: bool = False) 
 def build_random(
     config: "PretrainedConfig", seed: int, dtype: Any = None, trust_remote_code: bool = False
 ) -> "PreTrainedModel":
-    """A model (float32 unless told) with weights initialised as its architecture does it, drawn with `seed`."""
+    """A model (float32 unless told) with weights initialised as its architecture does it, drawn with `seed`.
+
+    Rows that the architecture keeps for padding, and starts at zero, are drawn like the others.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code
         )
+        draw_padding_rows(model)
+    train_padding_rows(model)
+    return model
 
 
 def build_empty(config: "PretrainedConfig", dtype: Any, trust_remote_code: bool = False) -> "PreTrainedModel":
@@ -170,8 +201,11 @@ def build_empty(config: "PretrainedConfig", dtype: Any, trust_remote_code: bool 
     from transformers.initialization import no_init_weights
 
     with no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=trust_remote_code
+        )
     model.tie_weights()
+    train_padding_rows(model)
     return model
 
 
@@ -195,4 +229,5 @@ def build_from(
             local_files_only=True,
         )
     found: PreTrainedModel = model
+    train_padding_rows(found)
     return found

@@ -78,6 +78,9 @@ def settled_attributes(config: "PretrainedConfig") -> frozenset[str]:
     depth = getattr(config, count_field(config))
     # Tables of all blocks that a block keeps, to look up its own entry.
     names = {name for name, value in config.to_dict().items() if isinstance(value, list) and len(value) == depth}
+    # Attention of EXAONE 4 keeps the pattern that its kinds of layers were once made of, and goes by `layer_types`.
+    if getattr(config, "layer_types", None) is not None:
+        names.add("sliding_window_pattern")
     # A lender of keys and values puts them away; that changes nothing in what it computes itself.
     names.add("store_full_length_kv")
     if config.model_type == "gpt2" and config.scale_attn_by_inverse_layer_idx:

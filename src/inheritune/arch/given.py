@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.loading import load_model, load_tokenizer
+from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.precision import in_dtype
 from inheritune.errors import InputError
 from inheritune.recipe import Reference
@@ -32,6 +33,7 @@ def ready(
         model = load_model(origin)
     else:
         model = copy.deepcopy(one)
+        train_padding_rows(model)
     yield in_dtype(model, dtype).to(device).eval(), tokenizer
 
 

@@ -50,7 +50,7 @@ def split_head(model: "PreTrainedModel") -> Head | None:
                 # to the bit, as a cap hardly shows while logits are small; a scale may stand before or behind the
                 # product, which costs the last bits
                 near = 0.0 if scale == 1.0 else 1e-5 * expected.abs().max().item()
-                if (found - expected).abs().max().item() <= near:
+                if torch.allclose(found, expected, rtol=0.0, atol=near):  # -inf is close to itself
                     return Head(base, linear, scale)
     except (TypeError, AttributeError, RuntimeError, ValueError):  # a base that is called otherwise
         return None
@@ -60,9 +60,14 @@ def split_head(model: "PreTrainedModel") -> Head | None:
 
 
 def _scales(model: "PreTrainedModel") -> list[float]:
-    """One, and what configs say that logits are multiplied with (Cohere) or divided by (Granite)."""
+    """One, and what configs say that logits are multiplied with (Cohere) or divided by (Granite).
+
+    One alone where the head has a bias: while that is zero, nothing shows whether it is scaled as well.
+    """
     config = model.config
     factors = [1.0]
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        return factors
     if getattr(config, "logit_scale", None):
         factors.append(float(config.logit_scale))
     if getattr(config, "logits_scaling", None):

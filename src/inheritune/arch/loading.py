@@ -23,6 +23,7 @@ from inheritune.arch.checkpoint_files import (
 from inheritune.arch.gguf_config import restored_config
 from inheritune.arch.gguf_header import read_gguf
 from inheritune.arch.gguf_tensors import may_lack_biases
+from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.quantisation import (
     check_undoable,
     forget,
@@ -207,6 +208,7 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
     _check_loaded(model, info, reference.path, quantised=fields is not None)
     model.config.name_or_path = reference.path
     found: PreTrainedModel = model.eval()
+    train_padding_rows(found)
     return found
 
 
@@ -253,6 +255,7 @@ def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "P
     model.generation_config = load_generation_config(reference) or model.generation_config
     model.config.name_or_path = reference.path
     found: PreTrainedModel = model.eval()
+    train_padding_rows(found)
     return found
 
 

@@ -19,6 +19,9 @@ _PROBE = "The quick brown fox: 3.14 x 10^2\n\tdef f(x):\n    return 'naïve – 
 def train_tokenizer(texts: Iterator[str], vocabulary: int) -> "PreTrainedTokenizerBase":
     """A byte-level BPE tokenizer (as GPT-2's) of exactly `vocabulary` entries, learnt from `texts`.
 
+    Like GPT-2's it has no padding token. The end-of-text token must not be one: a model that is fine-tuned with it gets
+    no loss where a text ends, and many architectures never train the embedding of their padding token.
+
     Raises InputError when the text has too few different pairs for so many entries.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -40,9 +43,7 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int) -> "PreTrainedTokeniz
             f"the text yields only {tokenizer.get_vocab_size()} entries, {vocabulary} asked for",
             f"give at most {tokenizer.get_vocab_size()}, or more text",
         )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
 
 
 def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:

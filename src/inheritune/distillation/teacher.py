@@ -114,7 +114,7 @@ class Teacher:
         check_positions(model.config, length, f"{lesson.arm}: train.sequence_length, for the teacher {self.title}")
         if packing.documents and packing.end_of_text is not None:
             place = f"{lesson.arm}: train.attention: document, for the teacher {self.title}"
-            check_documents_apart(model, packing.end_of_text, place)
+            check_documents_apart(model, packing.end_of_text, length, place)
         forward = training_flops_per_token(model, length) // 3
         return Known(checksum_of(model), logits_width(model), forward)
 

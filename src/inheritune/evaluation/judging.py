@@ -103,17 +103,20 @@ def check_finite(losses: Sequence[float]) -> None:
     """Raise RunError where the loss of a sequence is not finite."""
     for number, loss in enumerate(losses):
         if not math.isfinite(loss):
-            what = f"the loss of validation sequence {number} is {loss}"
-            raise RunError("evaluation", what, "check the model's weights")
+            what, remedy = f"the loss of validation sequence {number} is {loss}", "check the model's weights"
+            if loss == math.inf:
+                what += ": the model gives one of its tokens probability 0"
+                remedy += ", and whether its head forbids tokens (a bias or a mask of -inf) that the text has"
+            raise RunError("evaluation", what, remedy)
 
 
 @contextmanager
 def scoring(
-    model: "PreTrainedModel", runtime: Runtime, packing: Packing, *, precision: str, parallel: str
+    model: "PreTrainedModel", runtime: Runtime, packing: Packing, *, sequence_length: int, precision: str, parallel: str
 ) -> "Iterator[Callable[[Examples], torch.Tensor]]":
     """What gives the loss of each target in nats (B, T), from examples that are packed so: see `judge`."""
     if packing.documents and packing.end_of_text is not None:
-        check_documents_apart(model, packing.end_of_text, "train.attention: document")
+        check_documents_apart(model, packing.end_of_text, sequence_length, "train.attention: document")
     how = choose(parallel, model, runtime)
     precision = runtime.resolve_precision(precision)
     if how == "fsdp":
@@ -147,7 +150,10 @@ def judge(
     Where attention stays inside documents, raises InputError for a model that does not keep them apart. Leaves the
     model in the mode (training or evaluation) in which it came. Raises RunError as `sequence_losses` does.
     """
-    with scoring(model, runtime, sequences.packing, precision=precision, parallel=parallel) as score:
+    length = sequences.sequence_length
+    with scoring(
+        model, runtime, sequences.packing, sequence_length=length, precision=precision, parallel=parallel
+    ) as score:
 
         def means(examples: Examples) -> "torch.Tensor":
             return score(examples).double().sum(dim=1) / examples.counts

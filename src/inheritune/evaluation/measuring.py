@@ -151,7 +151,9 @@ class Measure:
         }  # fmt: skip
 
     def _score(self, model: "PreTrainedModel", reading: Reading) -> Score:
-        with scoring(model, self.runtime, reading.packing, precision="float32", parallel="ddp") as losses_of:
+        with scoring(
+            model, self.runtime, reading.packing, sequence_length=self._length, precision="float32", parallel="ddp"
+        ) as losses_of:
             return score(reading, losses_of, self.runtime, self.wish.micro_batch)
 
     def _reading(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:

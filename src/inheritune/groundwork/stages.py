@@ -14,6 +14,7 @@ from inheritune.arch import (
     load_tokenizer,
     new_config,
     parameter_count,
+    special_tokens,
 )
 from inheritune.arm import Arm, Conditions, check_framing, run_arm
 from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_prepared
@@ -93,8 +94,9 @@ class Groundwork:
         new, basis = self.basis.reference.train, self.basis
         assert new is not None
         tokenizer = conditions.tokenizer
-        tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        config = new_config(new.model, vocabulary_size(tokenizer), tokens, basis.train.sequence_length)
+        config = new_config(
+            new.model, vocabulary_size(tokenizer), special_tokens(tokenizer), basis.train.sequence_length
+        )
         settings = reference_training(basis, new)
         arm = Arm("reference", self.reference, lambda: build_random(config, basis.seed), settings)
         return run_arm(arm, conditions, None)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inheritune.analysis import analyze
-from inheritune.arch import in_dtype, load_model, load_tokenizer
+from inheritune.arch import in_dtype, load_model, load_tokenizer, logits_width
 from inheritune.data import Prepared, note_beside, open_prepared, packing_of
 from inheritune.recipe import EvaluateRun, Recipe, Reference
 from inheritune.report import PAIR
@@ -122,6 +122,7 @@ def greedy(
 
     Ends after `count` tokens, or with the text.
 
+    Entries of the model's vocabulary that the tokenizer does not have are left out of account.
     Where both are longer than the model's positions, less is added, and of a prompt longer than half of them the last
     tokens are what it sees.
     """
@@ -135,7 +136,10 @@ def greedy(
         count = min(count, positions - len(prefix) - len(text))
     ids = torch.tensor([[*prefix, *text]], device=model.device)
     end = tokenizer.eos_token_id
-    settings = GenerationConfig(do_sample=False, max_new_tokens=count, eos_token_id=end, pad_token_id=end)
+    nameless = sorted(set(range(logits_width(model))) - set(tokenizer.get_vocab().values()))  # rows that pad a matrix
+    settings = GenerationConfig(
+        do_sample=False, max_new_tokens=count, eos_token_id=end, pad_token_id=end, suppress_tokens=nameless or None
+    )
     with torch.no_grad():
         found = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0]
     before = tokenizer.decode(ids[0], skip_special_tokens=True)

@@ -86,7 +86,12 @@ class _Stage:
         model = in_dtype(load_model(place), "float32")
         reading = read_tokens(conditions.validation_sequences, conditions.tokenizer)
         with scoring(
-            model, runtime, conditions.packing, precision=settings.precision, parallel=conditions.parallel
+            model,
+            runtime,
+            conditions.packing,
+            sequence_length=settings.sequence_length,
+            precision=settings.precision,
+            parallel=conditions.parallel,
         ) as losses_of:
             judged = score(reading, losses_of, runtime, settings.micro_batch_sequences)
         size = {"parameters": parameter_count(model), "layers": layer_count(model.config)}

@@ -1,12 +1,28 @@
 """Attention inside documents: several documents in one sequence, of which a model sees each as if it stood alone."""
 
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from inheritune.arch import find_structure
+from inheritune.arch.inspection import POSITION
 from inheritune.errors import InputError
 
 _LENGTHS = (5, 7)  # tokens of the two documents that a model is tried on
+_BEYOND = 16  # how many tokens longer than a length in its config are the documents that it is tried on
+_PASSED: set[tuple[type, str, int, int]] = set()  # class, config, and the lengths that it was tried on
+_MASKED = -1e30  # logits below are of entries that a model forbids
+_COMPARED = 8  # tokens at the end of such a document whose outputs are compared
+
+# Fields of configs that hold lengths: of local attention and the like, and of positions that change with the length.
+_LOCAL = re.compile("window|chunk|floor|local_attention|index_topk|block_size|compress|extent")
+_ORIGINAL = re.compile("max_position_embeddings")
+_STEADY = {"default", "linear", "llama3", "proportional", "yarn"}  # rotary positions that know no length
 
 
 def document_positions(inputs_BT: torch.Tensor, end_of_text: int) -> torch.Tensor:
@@ -33,34 +49,150 @@ def inside_documents(model: torch.nn.Module, inputs_BT: torch.Tensor, positions_
     return {"input_ids": inputs_BT, "position_ids": positions_BT, "attention_mask": masks}
 
 
-def check_documents_apart(model: torch.nn.Module, end_of_text: int, place: str) -> None:
-    """Raise InputError unless a model gives the second of two packed documents the logits that it gives it alone.
+def check_documents_apart(model: torch.nn.Module, end_of_text: int, sequence_length: int, place: str) -> None:
+    """Raise InputError unless a model gives packed documents what it gives each of them alone.
 
     It is tried out, as a model may have no positions to be given, or layers that pass something on besides attention.
+    What attention does can change at a length that the config names (the window or chunk of local attention, the
+    original length of dynamic and longrope positions). Where sequences are longer than that, so are those that are
+    tried, on no more blocks than are needed to have one of each kind.
     """
-    embeddings = model.get_input_embeddings().weight  # type: ignore[operator]
-    first, second = _LENGTHS
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, embeddings.shape[0], (1, first + second), generator=generator).to(embeddings.device)
-    tokens[tokens == end_of_text] = (end_of_text + 1) % embeddings.shape[0]
-    tokens[0, first - 1] = end_of_text
+    title, remedy = type(model).__name__, "set train.attention to sequence"
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            alone = model(input_ids=tokens[:, first:], use_cache=False).logits.float()
-            packed = model(
-                **inside_documents(model, tokens, document_positions(tokens, end_of_text)), use_cache=False
-            ).logits.float()
-        near = max(1e-5, 4 * torch.finfo(embeddings.dtype).eps) * alone.abs().max()
-        apart = bool((packed[:, first:] - alone).abs().max() <= near)
-    except (TypeError, ValueError, RuntimeError):  # a model without positions to be given
-        apart = False
+            try:
+                apart = _keeps_apart(model, end_of_text, [_LENGTHS], _logits)
+            except (TypeError, ValueError, RuntimeError):  # a model without positions to be given
+                apart = False
+            if not apart:
+                raise InputError(place, f"{title} does not keep documents apart that stand in one sequence", remedy)
+            for length in _turning_points(model, sequence_length):
+                if not _keeps_apart_beyond(model, end_of_text, length, sequence_length):
+                    raise InputError(
+                        place,
+                        f"{title} does not keep documents apart in sequences of more than {length:,} tokens",
+                        f"{remedy}, or train.sequence_length to at most {length:,}",
+                    )
     finally:
         model.train(training)
-    if not apart:
-        raise InputError(
-            place,
-            f"{type(model).__name__} does not keep documents apart that stand in one sequence",
-            "set train.attention to sequence",
-        )
+
+
+def _keeps_apart(
+    model: Any, end_of_text: int, rows: list[tuple[int, ...]], outputs: "Callable[..., torch.Tensor]", last: int = 0
+) -> bool:
+    """Whether rows of documents of these lengths, all rows of one length, come out as each document does alone.
+
+    All tokens are compared, or the `last` of each document: these by the median of their differences, as in a long text
+    rounding may send a few tokens to other experts.
+    """
+    weight = model.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(rows), sum(rows[0]))
+    tokens = torch.randint(0, weight.shape[0], shape, generator=generator).to(weight.device)
+    tokens[tokens == end_of_text] = (end_of_text + 1) % weight.shape[0]
+    spans = []
+    for number, lengths in enumerate(rows):
+        ends = list(itertools.accumulate(lengths))
+        tokens[number, [end - 1 for end in ends[:-1]]] = end_of_text
+        spans += [(number, end - length, end) for length, end in zip(lengths, ends, strict=True)]
+    packed = outputs(model, inside_documents(model, tokens, document_positions(tokens, end_of_text)))
+    for number, begin, end in spans:
+        alone = outputs(model, {"input_ids": tokens[number : number + 1, begin:end]})[0, -last:]
+        found = packed[number, begin:end][-last:]
+        near = max(1e-5, 4 * torch.finfo(weight.dtype).eps) * alone[alone > _MASKED].abs().max()
+        differences = torch.where(found == alone, 0.0, found - alone).abs().amax(dim=-1)  # -inf from itself is NaN
+        if not bool((differences.median() if last else differences.max()) <= near):
+            return False
+    return True
+
+
+def _keeps_apart_beyond(model: Any, end_of_text: int, length: int, sequence_length: int) -> bool:
+    """`_keeps_apart`, of a document longer than `length` beside two shorter ones, the second of which ends beyond it.
+
+    Each run judges several models of one config, so that what has passed once in a process is not tried again.
+    """
+    beyond = min(sequence_length - length, _BEYOND)
+    fields = {name: value for name, value in model.config.to_dict().items() if name not in ("_name_or_path", "dtype")}
+    tried = type(model), json.dumps(fields, default=str, sort_keys=True), length, beyond
+    if tried in _PASSED:
+        return True
+    if _tried_beyond(model, end_of_text, length, beyond):
+        _PASSED.add(tried)
+    return tried in _PASSED
+
+
+def _tried_beyond(model: Any, end_of_text: int, length: int, beyond: int) -> bool:
+    rows, last = [(length + beyond,), (beyond + 1, length - 1)], min(beyond, _COMPARED)
+    try:
+        with _few_blocks(model):
+            return _keeps_apart(model, end_of_text, rows, _hidden, last)
+    except (IndexError, KeyError, AttributeError, TypeError, ValueError, RuntimeError):  # it needs all of its blocks
+        return _keeps_apart(model, end_of_text, rows, _hidden, last)
+    finally:  # dynamic positions remember the longest sequence until a short one comes
+        _logits(model, {"input_ids": torch.zeros_like(model.get_input_embeddings().weight[:1, :1], dtype=torch.long)})
+
+
+def _logits(model: Any, given: dict[str, Any]) -> torch.Tensor:
+    found: torch.Tensor = model(**given, use_cache=False).logits.float()
+    return found
+
+
+def _hidden(model: Any, given: dict[str, Any]) -> torch.Tensor:
+    """The last hidden states, where a model gives them apart from its head: the logits of long texts are large."""
+    base = model.base_model
+    if base is model:
+        return _logits(model, given)
+    found: torch.Tensor = base(**given, use_cache=False).last_hidden_state.float()
+    return found
+
+
+@contextmanager
+def _few_blocks(model: Any) -> Iterator[None]:
+    """Inside, a model has only the first of its blocks: as many as are needed to have one of each kind."""
+    try:
+        name = find_structure(model).blocks
+    except InputError:
+        yield
+        return
+    blocks = model.get_submodule(name)
+    kinds = [_kind(block) for block in blocks]
+    model.set_submodule(name, blocks[: max(kinds.index(kind) for kind in kinds) + 1])
+    try:
+        yield
+    finally:
+        model.set_submodule(name, blocks)
+
+
+def _kind(block: torch.nn.Module) -> list[Any]:
+    """The modules of a block and their settings; blocks that have them in common are of one kind."""
+    plain = (bool, int, float, str, type(None))
+    found: list[Any] = []
+    for name, module in block.named_modules():
+        settings = {key: value for key, value in vars(module).items() if isinstance(value, plain)}
+        found.append((name, type(module), {key: settings[key] for key in settings if not POSITION.match(key)}))
+    return found
+
+
+def _turning_points(model: Any, sequence_length: int) -> list[int]:
+    """The lengths in a model's config from which on its attention may be another, and that sequences exceed."""
+    found: set[int] = set()
+    parameters = getattr(model.config, "rope_parameters", None) or {}
+    ropes = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    kinds = {rope["rope_type"] for rope in ropes if "rope_type" in rope}
+    own_code = not type(model).__module__.startswith("transformers.")
+    names = _LOCAL if kinds <= _STEADY and not own_code else re.compile(f"{_LOCAL.pattern}|{_ORIGINAL.pattern}")
+
+    def search(fields: dict[Any, Any]) -> None:
+        for name, value in fields.items():
+            if isinstance(value, dict) and not str(name).endswith("_config"):
+                search(value)
+            if not names.search(str(name)) or "layer" in str(name):  # max_window_layers counts blocks
+                continue
+            for length in value if isinstance(value, list) else [value]:
+                if type(length) is int:
+                    found.add(length - 1 if "floor" in str(name) else length)  # the first token that it divides
+
+    search(model.config.to_dict())
+    return sorted(length for length in found if sum(_LENGTHS) <= length < sequence_length)

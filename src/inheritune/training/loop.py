@@ -282,11 +282,11 @@ class _Loop:
             ]
             shown = ", ".join(map(str, to_blame[:_SHOWN]))
             more = f" and {len(to_blame) - _SHOWN:,} more" if len(to_blame) > _SHOWN else ""
+            what, remedy = outcome.fault
             raise RunError(
                 f"{self.job.label}, step {step}",
-                f"the loss is {outcome.loss}, the gradient norm {outcome.gradient_norm} (sequences {shown}{more})",
-                "begin in another folder with a lower train.optimizer.learning_rate, or look at these sequences;"
-                " no checkpoint holds this step",
+                f"{what} (sequences {shown}{more})",
+                f"{remedy}; no checkpoint holds this step",
             )
         if (
             self.settings.spike is not None

@@ -42,6 +42,15 @@ class Outcome:
         """Whether loss and gradient are numbers; where they are not, the update has not been made."""
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
 
+    @property
+    def fault(self) -> tuple[str, str]:
+        """What is wrong where they are not finite, and the remedy."""
+        what = f"the loss is {self.loss}, the gradient norm {self.gradient_norm}"
+        if self.loss == math.inf and math.isfinite(self.gradient_norm):  # numbers that overflow would be in both
+            forbids = "the model gives probability 0 to a token of the text, or to one to which its teacher gives more"
+            return f"{what}: {forbids}", "see which entries the model's head forbids (a bias or a mask of -inf)"
+        return what, "begin in another folder with a lower train.optimizer.learning_rate, or look at these sequences"
+
 
 class Launched:
     """A step whose work is on the device's queue."""

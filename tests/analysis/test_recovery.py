@@ -55,7 +55,7 @@ def test_the_blocks_left_are_trained_as_a_model_of_them_would_be(
     expected = trained_by_hand(model, [0, 3], rows)
     assert recovery.steps == len(rows)
     assert trials.losses.tolist() == pytest.approx(losses_by_hand(expected.eval(), ROWS), abs=1e-4)
-    assert trials.losses.tolist() != pytest.approx(losses_by_hand(inheritune.inherit(model, [0, 3]), ROWS), abs=1e-3)
+    assert trials.losses.tolist() != pytest.approx(losses_by_hand(inheritune.inherit(model, [0, 3]), ROWS), abs=2e-4)
     without = inheritune.inherit(expected, [1])
     assert trials.without(0)[0].tolist() == pytest.approx(losses_by_hand(without.eval(), ROWS), abs=1e-4)
 

@@ -68,11 +68,11 @@ def test_rounds_put_back_what_was_dropped_last(
     check_nested(tmp_path / "out", summary["rounds"], folders)
     # 128 tokens to see and 1,024 to recover on behind each of three drops, in rows as long as the recipe's sequences,
     # all of them training text; nothing is left to choose behind the third; a step is of 512 tokens
-    assert tuple(seen[0].shape) == (8 + 3 * 64, 17)
+    assert seen[0].windows.shape == (8 + 3 * 64, 17)
     selection = read_json(tmp_path / "out" / "selection.json")
     assert (selection["calibration"]["sequences"], selection["recovery_steps"]) == (8, 4)
     tokens = np.fromfile(next((tmp_path / "out" / "data").glob("train*.bin")), np.uint16).tolist()
-    for row in seen[0].tolist():
+    for row in seen[0].windows.tolist():
         assert any(tokens[at : at + 17] == row for at in range(len(tokens) - 16))
     # the recipe asks for auto still, so another run chooses for itself
     assert "choose: auto" in (tmp_path / "out" / "recipe.yaml").read_text(encoding="utf-8")

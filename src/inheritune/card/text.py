@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.card.origin import Origin
-from inheritune.report import markdown_table, markdown_text, task_table
+from inheritune.report import markdown_table, markdown_text, start_note, task_table
 from inheritune.runlog import package_versions
 
 MARK = "<!-- Written by inheritune, and written anew by it. Take this line away to keep a card of your own. -->"
@@ -111,7 +111,7 @@ def tasks_table(found: Mapping[str, Any]) -> str:
         limit = found["harness"].get("limit")
         some = f", the first {limit:,} examples of each task" if limit else ""
         notes.append(f"Tasks: lm-evaluation-harness {found['harness']['version']}{some}.")
-    return "\n".join([*lines, "", *notes])
+    return "\n".join([*lines, "", *notes, *filter(None, [start_note(models)])])
 
 
 def datasets_of(sources: Sequence[Any]) -> tuple[str, ...]:

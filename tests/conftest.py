@@ -19,6 +19,10 @@ os.environ.setdefault(
     "OMP_WAIT_POLICY", "passive"
 )  # where a test has two, the one that waits leaves its core to others
 
+collect_ignore = (
+    [] if "INHERITUNE_COMPAT_PYTHON" in os.environ else ["compat"]
+)  # needs another environment: `make compat`
+
 SENTENCE = "the small model keeps some of the large one's blocks and learns again what it has lost while it reads"
 
 

@@ -10,6 +10,7 @@ from inheritune.arch.building import (
     planned_config,
 )
 from inheritune.arch.checkpoint_files import Located, fetch, locate
+from inheritune.arch.compatibility import reading_options, reason_for_5, written_class
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
@@ -95,7 +96,9 @@ __all__ = [
     "parameter_count",
     "place_tensors",
     "planned_config",
+    "reading_options",
     "ready",
+    "reason_for_5",
     "resolve_dtype",
     "save_frame",
     "save_model",
@@ -110,4 +113,5 @@ __all__ = [
     "tensor_roles",
     "title",
     "training_flops_per_token",
+    "written_class",
 ]

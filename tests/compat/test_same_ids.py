@@ -1,0 +1,115 @@
+"""Tokenizers that are written beside a model give transformers 4 the ids that they give transformers 5."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from other_python import read_by_4  # first: it makes the next ones importable
+import test_gguf
+import test_tokenizers as sentencepiece
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    AutoTokenizer,
+    GPT2Tokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+)
+
+from conftest import SENTENCE
+from inheritune.arch import find_tokenizer, load_tokenizer, reason_for_5, save_model, silence_libraries
+from inheritune.data import train_tokenizer
+from inheritune.recipe import Reference
+
+TEXTS = [*sentencepiece.NASTY, "<s>x</s> y", "<|endoftext|>a", "a<extra>b <extra> c"]
+
+
+def byte_level(**changes: Any) -> Any:
+    """GPT-2's kind, learnt from a sentence."""
+    tokenizer = train_tokenizer(iter([SENTENCE] * 3), 280)
+    core = tokenizer.backend_tokenizer
+    if changes.pop("prefix_space", False):
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    if changes.pop("bos", False):
+        start = ("<|endoftext|>", 0)
+        core.post_processor = processors.TemplateProcessing("<|endoftext|> $A", "<|endoftext|> $A $B", [start])
+    names = dict.fromkeys(("bos_token", "eos_token", "pad_token"), "<|endoftext|>")
+    return PreTrainedTokenizerFast(tokenizer_object=core, **{**names, **changes})
+
+
+def of_class(kind: Any) -> Any:
+    """A tokenizer of a class of transformers' own that builds its parts itself."""
+    core = json.loads(byte_level().backend_tokenizer.to_str())["model"]
+    return kind(vocab=core["vocab"], merges=[tuple(pair) for pair in core["merges"]], unk_token="<|endoftext|>")
+
+
+def cases(place: Path) -> Iterator[tuple[str, Any]]:
+    """Tokenizers by name, each from files of another kind."""
+    yield "byte level", byte_level()
+    yield "byte level with a start token", byte_level(bos=True)
+    yield "byte level with a space before the text", byte_level(prefix_space=True)
+    further = byte_level(padding_side="left", model_max_length=77)
+    further.add_special_tokens({"additional_special_tokens": ["<extra>"]})
+    further.add_tokens(["<tool>"])
+    further.chat_template = "{% for m in messages %}<extra>{{ m['content'] }}{% endfor %}"
+    yield "more tokens, a chat template, padding", further
+    yield "GPT2Tokenizer", of_class(GPT2Tokenizer)
+    yield "Qwen2Tokenizer", of_class(Qwen2Tokenizer)
+    for name, (settings, fields) in sentencepiece.KINDS.items():
+        sentencepiece.train(place / name, **settings)
+        sentencepiece.settle(place / name, **fields)
+        yield f"SentencePiece: {name}", load_tokenizer(Reference(path=str(place / name)))
+    sentencepiece.train(place / "plain")
+    sentencepiece.settle(place / "plain")
+    yield "LlamaTokenizer", AutoTokenizer.from_pretrained(place / "plain")
+    test_gguf.write(test_gguf.original(), place / "tiny.gguf")
+    yield "gguf", load_tokenizer(Reference(path=str(place / "tiny.gguf")))
+
+
+def facts(tokenizer: Any) -> dict[str, Any]:
+    """What reader.py says of a tokenizer."""
+    ids = [tokenizer(text)["input_ids"] for text in TEXTS]
+    found = {
+        "ids": ids,
+        "again": [tokenizer.decode(one) for one in ids],
+        "names": sorted(tokenizer("a b")),
+        "special": tokenizer.all_special_tokens,
+        "length": len(tokenizer),
+        "longest": min(tokenizer.model_max_length, 10**9),
+        "side": tokenizer.padding_side,
+    }
+    if tokenizer.chat_template:
+        found["chat"] = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+    return found
+
+
+def test_the_same_ids_in_both(tmp_path: Path) -> None:
+    silence_libraries()
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=400, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
+    expected, needs_5 = {}, []
+    for name, tokenizer in cases(tmp_path / "sources"):
+        folder = tmp_path / "written" / name.replace(":", "")
+        save_model(model, tokenizer, folder / "model")
+        expected[folder.name] = facts(tokenizer)
+        (folder / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+        for again in (
+            AutoTokenizer.from_pretrained(folder / "model"),
+            find_tokenizer(Reference(path=str(folder / "model"))),
+        ):
+            assert facts(again) == expected[folder.name], name
+        fields = json.loads((folder / "model" / "tokenizer_config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))
+        if reason_for_5(config, fields["tokenizer_class"]):
+            needs_5.append(folder.name)
+    found = read_by_4(tmp_path / "written")["found"]
+    wrong = {
+        name: {key: (found[name].get(key), value) for key, value in one.items() if found[name].get(key) != value}
+        for name, one in expected.items()
+    }
+    assert {name: found[name].get("error", one) for name, one in wrong.items() if one and name not in needs_5} == {}
+    assert [name for name in needs_5 if not wrong[name]] == []
+    assert needs_5 == ["SentencePiece spaces behind words"]

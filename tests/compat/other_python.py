@@ -3,11 +3,8 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "arch"))  # makers of tokenizers and .gguf files
 
 
 def read_by_4(place: Path) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from transformers.utils import logging
 def model_of(folder):
     options = json.loads((folder / "options.json").read_text())
     expected = load_file(folder / "expected.safetensors")
-    model, info = AutoModelForCausalLM.from_pretrained(folder / "model", output_loading_info=True, **options)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder / "model", dtype="auto", output_loading_info=True, **options
+    )
     with torch.no_grad():
         logits = model.eval()(input_ids=expected["tokens"], use_cache=False).logits
     found = {

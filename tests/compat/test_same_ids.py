@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from other_python import read_by_4  # first: it makes the next ones importable
 import test_gguf
 import test_tokenizers as sentencepiece
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from other_python import read_by_4
+from tokenizers import pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
     GPT2Tokenizer,
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from conftest import SENTENCE
-from inheritune.arch import find_tokenizer, load_tokenizer, reason_for_5, save_model, silence_libraries
+from inheritune.arch import find_tokenizer, load_tokenizer, readers_in, save_model, silence_libraries
 from inheritune.data import train_tokenizer
 from inheritune.recipe import Reference
 
@@ -101,9 +101,7 @@ def test_the_same_ids_in_both(tmp_path: Path) -> None:
             find_tokenizer(Reference(path=str(folder / "model"))),
         ):
             assert facts(again) == expected[folder.name], name
-        fields = json.loads((folder / "model" / "tokenizer_config.json").read_text(encoding="utf-8"))
-        config = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))
-        if reason_for_5(config, fields["tokenizer_class"]):
+        if readers_in(folder / "model").reason_for_5:
             needs_5.append(folder.name)
     found = read_by_4(tmp_path / "written")["found"]
     wrong = {

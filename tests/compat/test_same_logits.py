@@ -12,11 +12,11 @@ import pytest
 import torch
 from forward import logits_of, randomised, some_tokens
 from other_python import read_by_4
-from safetensors.torch import save_file
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-from inheritune.arch import reading_options, reason_for_5, save_model, silence_libraries
+from inheritune.arch import readers_in, save_model, silence_libraries
 from inheritune.arch.compatible_types import READ_BY_4, TRIED
 from inheritune.errors import InputError
 from inheritune.inheritance import make_wish, write
@@ -71,9 +71,9 @@ def expect(folder: Path) -> str:
     tokens_BT = some_tokens(length=LENGTH)
     logits = logits_of(model.eval(), tokens_BT).contiguous()
     save_file({"tokens": tokens_BT, "logits": logits}, folder / "expected.safetensors")
-    fields = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))
-    (folder / "options.json").write_text(json.dumps(reading_options(fields)))
-    return reason_for_5(fields)
+    readers = readers_in(folder / "model")
+    (folder / "options.json").write_text(json.dumps({"attn_implementation": "eager"} if readers.eager else {}))
+    return readers.reason_for_5
 
 
 def is_read(found: dict[str, Any]) -> bool:
@@ -107,12 +107,100 @@ def test_every_architecture(tmp_path: Path) -> None:
     reasons = write_kinds(kinds, tmp_path / "models")
     answer = read_by_4(tmp_path / "models")
     assert (answer["version"], importlib.metadata.version("transformers")) == TRIED
-    found = answer["found"]
-    wrong = {
-        name: f"read, though said to need 5: {why}" if why else found[name]
+    assert misjudged(reasons, answer["found"]) == {}
+    assert sorted(READ_BY_4 - set(kinds)) == []
+    assert len(READ_BY_4) == 100
+
+
+def misjudged(reasons: dict[str, str], found: dict[str, Any]) -> dict[str, Any]:
+    """What was not read though it should be, and what was though it is said to need transformers 5."""
+    return {
+        name: f"read, though it is said that {why}" if why else found[name]
         for name, why in reasons.items()
         if is_read(found[name]) != (why == "")
     }
-    assert wrong == {}
-    assert sorted(READ_BY_4 - set(kinds)) == []
-    assert len(READ_BY_4) > 90
+
+
+ORIGINAL = {"original_max_position_embeddings": 16}
+LINEAR = {"rope_type": "linear", "factor": 3.0}
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, **ORIGINAL}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **ORIGINAL}
+LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.5, 2.0, 3.0], "long_factor": [2.0, 3.0, 5.0, 7.0], **ORIGINAL}
+SHORT = {"max_position_embeddings": 32}  # so that the tests' sequences go beyond, where the base grows with the length
+
+# Scaled rotary embeddings, a row each: the type, the scaling, further changes of the config.
+SCALED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("llama", LINEAR, {}),
+    ("llama", DYNAMIC, SHORT),
+    ("llama", YARN, {}),
+    ("llama", {**YARN, "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.5}, {}),
+    ("llama", LLAMA3, {}),
+    ("llama", LONG, {}),
+    ("phi3", LONG, {"original_max_position_embeddings": 16}),
+    ("qwen2", YARN, {}),
+    ("qwen3", YARN, {}),
+    ("gpt_neox", LINEAR, {}),
+    ("falcon", LINEAR, {}),
+    ("olmo", LINEAR, {}),
+    ("olmo2", DYNAMIC, SHORT),
+    ("gpt_oss", {**YARN, "truncate": False}, {}),
+    ("deepseek_v3", {**YARN, "mscale": 1.5, "mscale_all_dim": 1.0}, {}),
+    ("llama4_text", LLAMA3, {}),
+    ("smollm3", YARN, {}),
+]
+BY_KIND = [("gemma3_text", LINEAR), ("gemma3_text", YARN), ("olmo3", YARN)]  # of full attention alone
+NEEDS_5: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("llama", {**LONG, "factor": 2.5}, {}),
+    ("nemotron", LINEAR, {}),
+    ("phimoe", {**LONG, "short_mscale": 1.2, "long_mscale": 1.3}, {"original_max_position_embeddings": 16}),
+    ("olmo", YARN, {}),
+    ("hunyuan_v1_dense", DYNAMIC, SHORT),
+    ("llama4_text", LINEAR, {}),
+    ("qwen2_moe", {}, {"use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention"] * 3}),
+    ("gemma3n_text", {}, {"num_kv_shared_layers": 2}),
+]
+
+
+def test_rotary_embeddings_at_long_positions(tmp_path: Path) -> None:
+    silence_libraries()
+    reasons, plain = {}, {}
+    for number, (kind, scaling, changes) in enumerate([*SCALED, *NEEDS_5]):
+        name = f"{number}-{kind}"
+        config = config_of(kind, **changes)
+        plain[name] = logits_of(built(config_of(kind, **changes)), some_tokens(length=LENGTH))
+        config.rope_parameters = {**config.rope_parameters, **scaling}
+        save_model(built(type(config).from_dict(config.to_dict())), None, tmp_path / name / "model")
+        reasons[name] = expect(tmp_path / name)
+    for number, (kind, scaling) in enumerate([*BY_KIND, ("gemma3_text", LINEAR)], 100):
+        name, config = f"{number}-{kind}", config_of(kind)
+        plain[name] = logits_of(built(config_of(kind)), some_tokens(length=LENGTH))
+        layer = "sliding_attention" if number == 100 + len(BY_KIND) else "full_attention"
+        config.rope_parameters[layer] |= scaling
+        save_model(built(type(config).from_dict(config.to_dict())), None, tmp_path / name / "model")
+        reasons[name] = expect(tmp_path / name)
+    for name, logits in plain.items():  # else the scaling does not show, and nothing is tested
+        if "qwen2_moe" not in name and "gemma3n" not in name:
+            assert (load_file(tmp_path / name / "expected.safetensors")["logits"] - logits).abs().max() > 1e-3, name
+    assert [bool(why) for why in reasons.values()] == (
+        [False] * len(SCALED) + [True] * len(NEEDS_5) + [False] * len(BY_KIND) + [True]
+    ), reasons
+    assert misjudged(reasons, read_by_4(tmp_path)["found"]) == {}
+
+
+def test_settings_of_generation_and_dtype(tmp_path: Path) -> None:
+    model = built(config_of("llama")).bfloat16()
+    chosen = {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 12,
+        "eos_token_id": [1, 5],
+        "max_new_tokens": 9,
+    }
+    model.generation_config = GenerationConfig(**chosen)
+    save_model(model, None, tmp_path / "one" / "model")
+    expect(tmp_path / "one")
+    found = read_by_4(tmp_path)["found"]["one"]
+    assert {name: found["generation"][name] for name in chosen} == chosen
+    assert found["dtype"] == "torch.bfloat16"

@@ -10,7 +10,8 @@ from inheritune.arch.building import (
     planned_config,
 )
 from inheritune.arch.checkpoint_files import Located, fetch, locate
-from inheritune.arch.compatibility import reading_options, reason_for_5, written_class
+from inheritune.arch.compatibility import Readers, readers_in, readers_of
+from inheritune.arch.compatible_types import TRIED
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
@@ -48,12 +49,14 @@ from inheritune.arch.weights import Names, Placement, StoredWeights, check_fits,
 from inheritune.arch.width import Ranges, halve, kept_ranges
 
 __all__ = [
+    "TRIED",
     "Fold",
     "Head",
     "Located",
     "Names",
     "Placement",
     "Ranges",
+    "Readers",
     "Role",
     "StoredWeights",
     "Structure",
@@ -96,9 +99,9 @@ __all__ = [
     "parameter_count",
     "place_tensors",
     "planned_config",
-    "reading_options",
+    "readers_in",
+    "readers_of",
     "ready",
-    "reason_for_5",
     "resolve_dtype",
     "save_frame",
     "save_model",
@@ -113,5 +116,4 @@ __all__ = [
     "tensor_roles",
     "title",
     "training_flops_per_token",
-    "written_class",
 ]

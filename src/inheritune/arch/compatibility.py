@@ -3,13 +3,14 @@
 transformers 5 renamed fields of both files. transformers 4 takes no notice of the new names: it falls back to its
 defaults, such as a `rope_theta` of 10000, without a word. So both names are written. Wherever transformers 5 would read
 the result as another config, or transformers 4 has no name for what a config says, the file stays as transformers 5
-writes it, and `reason_for_5` tells why.
+writes it, and `Readers` tells why.
 """
 
 import copy
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,17 +70,21 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     place = folder / _TOKENIZER_CONFIG
     fields = json.loads(place.read_text(encoding="utf-8"))
-    fields["tokenizer_class"] = written_class(tokenizer)
+    fields["tokenizer_class"] = _written_class(tokenizer)
     # transformers 4 has other defaults: its generic class also returns token_type_ids, which most decoders refuse
     fields["model_input_names"] = list(tokenizer.model_input_names)
     fields["padding_side"], fields["truncation_side"] = tokenizer.padding_side, tokenizer.truncation_side
+    if fields["tokenizer_class"] == _GENERIC_FAST:
+        split = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
+        if "add_prefix_space" in split:  # transformers 4's generic class puts its own default into the tokenizer.json
+            fields["add_prefix_space"] = split["add_prefix_space"]
     further = fields.get("extra_special_tokens")
     if isinstance(further, list):  # the name of a mapping in transformers 4
         fields["additional_special_tokens"] = fields.pop("extra_special_tokens")
     write_text(place, json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def written_class(tokenizer: "PreTrainedTokenizerBase") -> str:
+def _written_class(tokenizer: "PreTrainedTokenizerBase") -> str:
     """The name of the tokenizer's class to write.
 
     A class that only says how to build a tokenizer has done its work once there is a tokenizer.json. The generic class
@@ -90,24 +95,50 @@ def written_class(tokenizer: "PreTrainedTokenizerBase") -> str:
     return _GENERIC_FAST if tokenizer.is_fast and _only_builds(kind) else kind.__name__
 
 
-def reason_for_5(fields: Mapping[str, Any], tokenizer_class: str | None = None) -> str:
-    """Why transformers 4 cannot be used on a checkpoint, given its config.json as written; "" where it can.
+@dataclass(frozen=True)
+class Readers:
+    """Which versions of transformers load a checkpoint and compute the same."""
 
-    Raises nothing: a model type that was not tried is one that needs transformers 5.
-    """
-    kind = fields.get("model_type", "")
+    model_type: str
+    reason_for_5: str
+    """Why transformers 4 cannot be used; "" where it can."""
+
+    eager: bool
+    """Whether transformers 4 needs attn_implementation="eager" for it."""
+
+
+def readers_in(folder: Path) -> Readers:
+    """Those of a checkpoint's folder, by its config.json and tokenizer_config.json."""
+    place = folder / _TOKENIZER_CONFIG
+    kind = json.loads(place.read_text(encoding="utf-8")).get("tokenizer_class") if place.exists() else None
+    return _readers(json.loads((folder / _CONFIG).read_text(encoding="utf-8")), kind)
+
+
+def readers_of(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase | None") -> Readers:
+    """Those of the checkpoint that will be written of a model with this config, and of the tokenizer."""
+    fields = with_older_names(json.loads(config.to_json_string()), type(config))
+    return _readers(fields, None if tokenizer is None else _written_class(tokenizer))
+
+
+def _readers(fields: Mapping[str, Any], tokenizer_class: str | None) -> Readers:
+    kind = str(fields.get("model_type"))
+    # 4.57's scaled dot product attention takes no notice of these settings, its eager attention does
+    eager = kind in EAGER_IN_4 or (kind == "gpt2" and bool(fields.get("scale_attn_by_inverse_layer_idx")))
+    return Readers(kind, _reason_for_5(kind, fields, tokenizer_class), eager)
+
+
+def _reason_for_5(kind: str, fields: Mapping[str, Any], tokenizer_class: str | None) -> str:
     if tokenizer_class in _NO_CLASS_IN_4:
-        return f"the tokenizer's class {tokenizer_class} is new in transformers 5"
+        return f"the tokenizer's class, {tokenizer_class}, is new in transformers 5"
     if kind not in READ_BY_4:
-        return f"transformers 4 does not load {kind} from these files, or it was not tried"
+        return f"models of type {kind} do not load in transformers 4, or were not tried"
     for unread, why in UNREAD_WHERE.get(kind, ()):
         if unread(fields):
             return why
     try:
-        missing = _with_older_names(fields) != fields
+        return "" if _with_older_names(fields) == fields else "transformers 4 has no words for its config"
     except _Inexpressible as error:
         return str(error)
-    return "transformers 4 has no words for its config" if missing else ""
 
 
 def _only_builds(kind: "type[PreTrainedTokenizerBase]") -> bool:
@@ -202,15 +233,17 @@ def _scaling(kind: str, fields: Mapping[str, Any], parameters: Mapping[str, Any]
             raise _Inexpressible(f"transformers 4 has no {', '.join(sorted(found))} for plain rotary embeddings")
         return None
     if name not in SCALINGS_OF.get(kind, SCALINGS):
-        raise _Inexpressible(f"transformers 4 has no rotary embeddings of type {name} for {kind}")
+        raise _Inexpressible(f"transformers 4 does not compute rotary embeddings of type {name} in {kind} alike")
     if name == "longrope":
-        original, longest = found.pop("original_max_position_embeddings", None), fields.get("max_position_embeddings")
+        original, longest = found.get("original_max_position_embeddings"), fields.get("max_position_embeddings")
         factor = found.get("factor")
         if original and longest and factor and "attention_factor" not in found and factor != longest / original:
             raise _Inexpressible("transformers 4 takes the factor of longrope from the numbers of positions")
     exact = EXACT_SCALING.get(kind)
     if exact is None:
         return {"rope_type": name, **found}
+    if name == "longrope":  # it stands beside rope_scaling
+        found.pop("original_max_position_embeddings", None)
     if found.keys() != exact:
         raise _Inexpressible(f"transformers 4 wants {', '.join(sorted(exact))} in the rope_scaling of {kind}, no more")
     return {"type": name, **found}
@@ -218,7 +251,11 @@ def _scaling(kind: str, fields: Mapping[str, Any], parameters: Mapping[str, Any]
 
 def _same_config(left: dict[str, Any], right: dict[str, Any], config_class: "type[PretrainedConfig]") -> bool:
     """Whether transformers here makes the same config of both, but for names that only the second one has."""
-    first, second = (_read(fields, config_class) for fields in (left, right))
+    first = _read(left, config_class)
+    try:
+        second = _read(right, config_class)
+    except Exception:  # whatever the code of a model that brings its own raises
+        return False
     further = right.keys() - left.keys()
     return all(second.get(name) == value for name, value in first.items()) and second.keys() - first.keys() <= further
 
@@ -229,13 +266,3 @@ def _read(fields: dict[str, Any], config_class: "type[PretrainedConfig]") -> dic
     if rope and rope.get("type") == rope.get("rope_type"):  # the older name of the same, which is kept
         found["rope_parameters"] = {name: value for name, value in rope.items() if name != "type"}
     return found
-
-
-def reading_options(fields: Mapping[str, Any]) -> dict[str, str]:
-    """What transformers 4 has to be told in from_pretrained to compute what transformers 5 does.
-
-    Its scaled dot product attention takes no notice of these settings, its own does.
-    """
-    kind = fields.get("model_type")
-    ignored = kind in EAGER_IN_4 or (kind == "gpt2" and fields.get("scale_attn_by_inverse_layer_idx"))
-    return {"attn_implementation": "eager"} if ignored else {}

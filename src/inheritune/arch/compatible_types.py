@@ -1,4 +1,4 @@
-"""What transformers 4 makes of the files that are written here, by model type: measured by tests/compat (`make compat`)."""
+"""What transformers 4 makes of the files written here, by model type. Measured by tests/compat (`make compat`)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 TRIED = ("4.57.6", "5.23.0")
 """The versions of transformers that were tried: the one that reads, and the one that wrote and is compared with."""
 
-READ_BY_4 = frozenset(
-    """
+_READ = """
     arcee aria_text bamba bert bert-generation big_bird biogpt bitnet bloom camembert codegen cohere cohere2 ctrl
     data2vec-text deepseek_v2 deepseek_v3 diffllama doge dots1 electra ernie ernie4_5 ernie4_5_moe exaone4 falcon
     falcon_h1 falcon_mamba flex_olmo gemma gemma2 gemma3_text gemma3n_text git glm glm4 glm4_moe gpt-sw3 gpt2
@@ -16,8 +15,8 @@ READ_BY_4 = frozenset(
     ministral mistral mixtral moshi mpt nemotron olmo olmo2 olmo3 olmoe openai-gpt opt persimmon phi phi3 phimoe
     qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next rembert roberta roberta-prelayernorm roc_bert roformer rwkv seed_oss
     smollm3 stablelm starcoder2 trocr vaultgemma xglm xlm-roberta xlm-roberta-xl xlnet xmod zamba
-    """.split()
-)
+"""
+READ_BY_4 = frozenset(_READ.split())
 """Model types that 4.57 loads without missing or left over tensors, and with the logits that version 5 gives."""
 
 Fields = Mapping[str, Any]
@@ -67,7 +66,7 @@ BASE_BY_KIND = {
     "gemma3n_text": {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
     "olmo3": {"full_attention": "rope_theta", "sliding_attention": "rope_theta"},
 }
-"""Where each kind of block has rotary embeddings of its own: the name of its base. Only full attention may be scaled."""
+"""Where kinds of blocks have rotary embeddings of their own: the name of each base. Only the first can be scaled."""
 
 SCALINGS = ("linear", "dynamic", "yarn", "longrope", "llama3")
 """The types of scaled rotary embeddings that 4.57 has."""
@@ -80,8 +79,9 @@ SCALINGS_OF = {
     "olmo": ("linear", "dynamic"),
     "olmo2": ("linear", "dynamic"),
     "phi3": ("longrope",),
+    "phimoe": (),
 }
-"""Those of model types that have fewer."""
+"""Those that 4.57 computes as version 5 does, of model types where it is not all."""
 
 EXACT_SCALING = {
     "olmo": {"factor"},

@@ -58,9 +58,9 @@ def start_note(models: list[dict[str, Any]]) -> str:
     if not any(metric.endswith(ONE_START) for metric in metrics):
         return ""
     return (
-        "Where a model's tokenizer puts a start token before a text, lm-evaluation-harness puts a second one there and counts"
-        " it as text: compare its figure with published ones of the harness. The figure with one start token is that of"
-        " the text alone."
+        "Where a model's tokenizer puts a start token before a text, lm-evaluation-harness puts a second one there and"
+        " counts it as text. Compare the harness's figure with published ones; the figure with one start token is that"
+        " of the text alone."
     )
 
 

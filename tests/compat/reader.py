@@ -44,7 +44,7 @@ def tokenizer_of(folder):
         "ids": ids,
         "again": [tokenizer.decode(one) for one in ids],
         "names": sorted(tokenizer("a b")),
-        "special": tokenizer.all_special_tokens,
+        "special": sorted(set(tokenizer.all_special_tokens)),
         "length": len(tokenizer),
         "longest": min(tokenizer.model_max_length, 10**9),
         "side": tokenizer.padding_side,

@@ -11,9 +11,14 @@ from other_python import read_by_4
 from tokenizers import pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
+    CodeLlamaTokenizer,
+    CohereTokenizer,
+    GemmaTokenizer,
     GPT2Tokenizer,
+    GPTNeoXTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    OpenAIGPTTokenizer,
     PreTrainedTokenizerFast,
     Qwen2Tokenizer,
 )
@@ -45,6 +50,12 @@ def of_class(kind: Any) -> Any:
     return kind(vocab=core["vocab"], merges=[tuple(pair) for pair in core["merges"]], unk_token="<|endoftext|>")
 
 
+def of_letters(kind: Any, special: list[str]) -> Any:
+    """A tokenizer of a class of transformers' own whose entries are letters, and a space in SentencePiece's spelling."""
+    entries = [*special, "▁", *sorted({*SENTENCE, *"ABCxyz0123456789"} - {" "})]
+    return kind(vocab={entry: index for index, entry in enumerate(entries)}, merges=[])
+
+
 def cases(place: Path) -> Iterator[tuple[str, Any]]:
     """Tokenizers by name, each from files of another kind."""
     yield "byte level", byte_level()
@@ -57,6 +68,11 @@ def cases(place: Path) -> Iterator[tuple[str, Any]]:
     yield "more tokens, a chat template, padding", further
     yield "GPT2Tokenizer", of_class(GPT2Tokenizer)
     yield "Qwen2Tokenizer", of_class(Qwen2Tokenizer)
+    yield "GPTNeoXTokenizer", of_class(GPTNeoXTokenizer)
+    yield "CohereTokenizer", of_class(CohereTokenizer)
+    yield "GemmaTokenizer", of_letters(GemmaTokenizer, ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"])
+    yield "CodeLlamaTokenizer", of_letters(CodeLlamaTokenizer, ["<unk>", "<s>", "</s>"])
+    yield "OpenAIGPTTokenizer", of_letters(OpenAIGPTTokenizer, ["<unk>"])
     for name, (settings, fields) in sentencepiece.KINDS.items():
         sentencepiece.train(place / name, **settings)
         sentencepiece.settle(place / name, **fields)
@@ -75,7 +91,7 @@ def facts(tokenizer: Any) -> dict[str, Any]:
         "ids": ids,
         "again": [tokenizer.decode(one) for one in ids],
         "names": sorted(tokenizer("a b")),
-        "special": tokenizer.all_special_tokens,
+        "special": sorted(set(tokenizer.all_special_tokens)),
         "length": len(tokenizer),
         "longest": min(tokenizer.model_max_length, 10**9),
         "side": tokenizer.padding_side,

@@ -25,6 +25,7 @@ from inheritune.arch.compatible_types import (
     SCALINGS,
     SCALINGS_OF,
     SHARE,
+    TOKENIZERS_READ_BY_4,
     UNREAD_WHERE,
 )
 from inheritune.runlog import write_text
@@ -36,7 +37,6 @@ _CONFIG = "config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 _GENERIC_FAST = "PreTrainedTokenizerFast"
-_NO_CLASS_IN_4 = ("SentencePieceBackend",)
 
 
 class _Inexpressible(Exception):
@@ -78,6 +78,10 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
         split = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
         if "add_prefix_space" in split:  # transformers 4's generic class puts its own default into the tokenizer.json
             fields["add_prefix_space"] = split["add_prefix_space"]
+    elif tokenizer.is_fast:  # its class in transformers 4 sets these anew, whatever the tokenizer.json says
+        around = tokenizer("")["input_ids"]
+        fields["add_bos_token"] = around[:1] == [tokenizer.bos_token_id]
+        fields["add_eos_token"] = around[-1:] == [tokenizer.eos_token_id]
     further = fields.get("extra_special_tokens")
     if isinstance(further, list):  # the name of a mapping in transformers 4
         fields["additional_special_tokens"] = fields.pop("extra_special_tokens")
@@ -128,8 +132,8 @@ def _readers(fields: Mapping[str, Any], tokenizer_class: str | None) -> Readers:
 
 
 def _reason_for_5(kind: str, fields: Mapping[str, Any], tokenizer_class: str | None) -> str:
-    if tokenizer_class in _NO_CLASS_IN_4:
-        return f"the tokenizer's class, {tokenizer_class}, is new in transformers 5"
+    if tokenizer_class is not None and tokenizer_class not in TOKENIZERS_READ_BY_4:
+        return f"tokenizers of class {tokenizer_class} do not load in transformers 4, or were not tried"
     if kind not in READ_BY_4:
         return f"models of type {kind} do not load in transformers 4, or were not tried"
     for unread, why in UNREAD_WHERE.get(kind, ()):

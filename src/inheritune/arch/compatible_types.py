@@ -19,6 +19,9 @@ _READ = """
 READ_BY_4 = frozenset(_READ.split())
 """Model types that 4.57 loads without missing or left over tensors, and with the logits that version 5 gives."""
 
+TOKENIZERS_READ_BY_4 = ("CodeLlamaTokenizer", "CohereTokenizer", "OpenAIGPTTokenizer", "PreTrainedTokenizerFast")
+"""Classes of tokenizers, as they are written, that give the same ids in 4.57."""
+
 Fields = Mapping[str, Any]
 
 UNREAD_WHERE: dict[str, tuple[tuple[Callable[[Fields], Any], str], ...]] = {

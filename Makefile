@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: demo test check bench lint format docs lock clean
+PIP_COMPAT := .venv-compat/bin/python -m pip install --quiet --disable-pip-version-check
+COMPAT_PYTHON ?= .venv-compat/bin/python
+
+.PHONY: demo test check compat bench lint format docs lock clean
 
 demo: .venv/installed            ## a smaller model out of a larger one, from nothing, in minutes
 	$(BIN)/inheritune run recipes/demo.yaml
@@ -13,6 +16,9 @@ test: .venv/installed-dev lint   ## lint, types, import contract, quick tests: u
 
 check: .venv/installed-dev       ## what takes long: kills, time limits, compiled training, a real model
 	$(BIN)/python -m pytest -n 2 -m long
+
+compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) ## what is written, read by transformers 4 in an environment of its own (COMPAT_PYTHON=PATH: in that one)
+	INHERITUNE_COMPAT_PYTHON=$(COMPAT_PYTHON) $(BIN)/python -m pytest tests/compat
 
 bench: .venv/installed           ## training speed beside the machine's own limit, and what is lost end to end
 	$(BIN)/inheritune bench
@@ -41,10 +47,15 @@ lock:                            ## requirements.lock anew, from the ranges in p
 	rm -rf .venv-lock
 
 clean:                           ## the environment and caches; runs/ stays
-	rm -rf .venv .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-compat .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/created:
 	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv-compat/installed: requirements-compat.lock
+	$(PYTHON) -m venv .venv-compat
+	$(PIP_COMPAT) --requirement requirements-compat.lock
 	touch $@
 
 .venv/installed: .venv/created pyproject.toml requirements.lock

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes run side by side
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "passive"
 )  # where a test has two, the one that waits leaves its core to others
+
+# tests/compat needs another environment (`make compat`), and makers of tokenizers and files in tests/arch
+collect_ignore = [] if "INHERITUNE_COMPAT_PYTHON" in os.environ else ["compat"]
+if not collect_ignore:
+    sys.path.append(str(Path(__file__).parent / "arch"))
 
 SENTENCE = "the small model keeps some of the large one's blocks and learns again what it has lost while it reads"
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import inheritune
 from conftest import make_text, read_json, tiny_recipe, weights
+from inheritune.arch import TRIED, Readers
 from inheritune.card.origin import Licence, Origin, origin_of, origin_of_loaded
 from inheritune.card.text import Card, datasets_of, metadata_of, render, tasks_table, without_folders
 from inheritune.cli import main
@@ -20,6 +21,7 @@ from inheritune.recipe import Recipe, Reference, Source
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 APACHE = "   Apache License\n   Version 2.0, January 2004\n   http://www.apache.org/licenses/\n"
 STATED = "---\nlicense: other\nlicense_name: small\nlicense_link: LICENSE\nlanguage: [en, de]\n---\n# Large\n"
+READ = Readers("llama", "", eager=False)
 
 
 @pytest.fixture
@@ -113,17 +115,34 @@ class TestOrigins:
 
 
 def test_metadata_names_only_what_is_known() -> None:
-    unknown = metadata_of(Card("t", "l", Origin("large"), [])).to_dict()
+    unknown = metadata_of(Card("t", "l", Origin("large"), [], READ)).to_dict()
     assert unknown == {
         "license": "unknown", "tags": ["inheritune"], "library_name": "transformers", "pipeline_tag": "text-generation",
     }  # fmt: skip
-    known = Card("t", "l", Origin("large", "org/large", language="en"), [], datasets=("org/text",))
+    known = Card("t", "l", Origin("large", "org/large", language="en"), [], READ, datasets=("org/text",))
     found = metadata_of(known).to_dict()
     assert (found["base_model"], found["base_model_relation"]) == ("org/large", "finetune")
     assert (found["datasets"], found["language"]) == (["org/text"], "en")
-    untrained = Card("t", "l", Origin("large", "org/large"), [], trained=False)
+    untrained = Card("t", "l", Origin("large", "org/large"), [], READ, trained=False)
     assert "base_model_relation" not in metadata_of(untrained).to_dict()
     assert ModelCard(render(known)).data.to_dict() == found
+
+
+@pytest.mark.parametrize(
+    ("readers", "said"),
+    [
+        (READ, f"tried: {TRIED[0]} and {TRIED[1]}, with the same logits from small models of type `llama`)."),
+        (
+            Readers("gemma2", "", eager=True),
+            'In transformers 4, give `from_pretrained` also `attn_implementation="eager"`',
+        ),
+        (Readers("zaya", "it is so", eager=False), f"It needs transformers 5 (tried: {TRIED[1]}): it is so."),
+    ],
+)
+def test_versions_of_transformers(readers: Readers, said: str) -> None:
+    card = render(Card("t", "l", Origin("large"), [], readers))
+    assert said in card.partition("## How to load it")[2]
+    assert ("4.57" in card) == (readers.reason_for_5 == "")
 
 
 def test_data_sets_and_folders() -> None:

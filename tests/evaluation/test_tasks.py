@@ -1,7 +1,10 @@
 """Tasks of lm-evaluation-harness: the same figures as by its own command line; what is refused."""
 
 import json
+import math
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import inheritune
+from conftest import read_json
 from inheritune.cli import main
 from inheritune.errors import InputError
-from local_tasks import ROWS, write_tasks
+from local_tasks import PAGES, ROWS, write_tasks
 
 pytestmark = pytest.mark.long
 
@@ -65,6 +70,72 @@ def test_figures_are_those_of_its_own_command_line_to_the_last_digit(
     )["models"]
     assert asked["tasks"]["own_choice"] == found["tasks"]["own_shots"]
     assert asked["tasks"]["own_choice"]["shots"] == 2
+
+
+def rolling_sum(model: Any, before: list[int], ids: list[int]) -> float:
+    """The log-likelihood of `ids` behind `before`, as many in a window as the model has positions for."""
+    longest, row, at = model.config.max_position_embeddings, [*before, *ids], len(before)
+    total = 0.0
+    while at < len(row):
+        stop = min(at + longest if at > len(before) else longest + 1, len(row))
+        begin = max(0, stop - 1 - longest)
+        with torch.no_grad():
+            logs = model(torch.tensor([row[begin : stop - 1]])).logits[0].double().log_softmax(-1)
+        total += sum(float(logs[index - 1 - begin, row[index]]) for index in range(at, stop))
+        at = stop
+    return total
+
+
+@pytest.fixture(scope="module")
+def with_start(reference_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference with a tokenizer that puts a start token before a text."""
+    folder = Path(shutil.copytree(reference_folder, tmp_path_factory.mktemp("start") / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    start = [(tokenizer.bos_token, tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(f"{start[0][0]} $A", f"{start[0][0]} $A $B", start)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_second_start_token_is_shown_and_taken_out(
+    with_start: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under the task's name the harness's figure, which counts the tokenizer's start token; beside it that without."""
+    command = ["evaluate", str(with_start), "--tasks", "own_pages,own_choice", "--tasks-folder", str(tasks)]
+    assert main([*command, "--trust-task-files", "--device", "cpu", "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert "(one start token)" in shown
+    assert "puts a second one there and counts it as text" in shown
+    found = read_json(tmp_path / "out" / "evaluation.json")["models"][0]["tasks"]
+    theirs = by_its_own_command(with_start, tasks, "own_pages", tmp_path)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(with_start).eval(),
+        AutoTokenizer.from_pretrained(with_start),
+    )
+    start = [tokenizer.bos_token_id]
+    texts = [page["page"] for page in PAGES]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert max(map(len, ids)) > 2 * model.config.max_position_embeddings  # several windows
+    words = sum(
+        len(re.split(r"\s+", text)) for text in texts
+    )  # as the harness counts them, a space at the end included
+    size = sum(len(text.encode()) for text in texts)
+    names = ["own_pages", "own_pages:bits_per_byte"]
+    for twice, end in ((True, ""), (False, " (one start token)")):
+        total = sum(rolling_sum(model, start, (start if twice else []) + one) for one in ids)
+        keys = names if twice else ["own_pages:word_perplexity" + end, "own_pages:bits_per_byte" + end]
+        expected = [math.exp(-total / words), -total / size / math.log(2)]
+        assert [found[key]["value"] for key in keys] == pytest.approx(expected, rel=1e-5)
+        assert [found[key]["metric"] for key in keys] == ["word_perplexity" + end, "bits_per_byte" + end]
+    assert found["own_pages"]["value"] == theirs["own_pages", "word_perplexity"][0]
+    assert not any("one start" in name for name in found if name.startswith("own_choice"))
+
+
+def test_without_a_start_token_there_is_one_figure(reference_folder: Path, tasks: Path) -> None:
+    (found,) = inheritune.evaluate(
+        reference_folder, tasks="own_pages", tasks_folder=tasks, trust_task_files=True, device="cpu"
+    )["models"]
+    assert list(found["tasks"]) == ["own_pages", "own_pages:bits_per_byte"]
 
 
 def test_several_models_are_asked_the_same_questions(reference_folder: Path, tasks: Path) -> None:

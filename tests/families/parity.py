@@ -16,6 +16,7 @@ from tiny import DEPTH, tiny_config
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from inheritune.arch import find_structure, save_model
+from inheritune.arch.compatible_types import CHANGED_VALUES
 from inheritune.errors import InputError
 from inheritune.inheritance import derive, make_wish, write
 from inheritune.recipe import Reference
@@ -176,7 +177,8 @@ def _faults_of_saved(
     for name, value in reference.config.to_dict().items():
         if not isinstance(value, list) or len(value) != DEPTH or name not in fields or name in NUMBERS:
             continue
-        if fields[name] != json.loads(json.dumps([value[index] for index in kept])):
+        older = CHANGED_VALUES.get(reference.config.model_type, {}).get(name, {})  # words that all versions read
+        if fields[name] != json.loads(json.dumps([older.get(str(value[index]), value[index]) for index in kept])):
             faults.append(f"{name} of the saved config is {fields[name]}")
     return faults
 

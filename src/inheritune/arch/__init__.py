@@ -12,6 +12,8 @@ from inheritune.arch.building import (
     special_tokens,
 )
 from inheritune.arch.checkpoint_files import Located, fetch, locate
+from inheritune.arch.compatibility import Readers, readers_in, readers_of
+from inheritune.arch.compatible_types import TRIED
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
@@ -53,12 +55,14 @@ from inheritune.arch.weights import Names, Placement, StoredWeights, check_fits,
 from inheritune.arch.width import Ranges, halve, kept_ranges
 
 __all__ = [
+    "TRIED",
     "Fold",
     "Head",
     "Located",
     "Names",
     "Placement",
     "Ranges",
+    "Readers",
     "Role",
     "RouterLoss",
     "StoredWeights",
@@ -106,6 +110,8 @@ __all__ = [
     "place_tensors",
     "planned_config",
     "read_gguf",
+    "readers_in",
+    "readers_of",
     "ready",
     "resolve_dtype",
     "router_loss_of",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.byte_copy import write_tensors
+from inheritune.arch.compatibility import make_readable, save_tokenizer
 from inheritune.arch.weights import Placement
 from inheritune.errors import RunError
 from inheritune.runlog import named, new_folder, write_json, write_text
@@ -42,6 +43,7 @@ def save_model(
         _save_rest(generation, tokenizer, partial, notes or {})
         if frame is not None:
             shutil.copytree(frame, partial, dirs_exist_ok=True)
+        make_readable(partial, type(model.config))
 
 
 def save_frame(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", folder: Path) -> None:
@@ -86,6 +88,7 @@ def _save_config(model: "PreTrainedModel", dtype: Any, folder: Path) -> None:
     if model.is_remote_code():
         custom_object_save(model, folder, config=config)
     config.save_pretrained(folder)
+    make_readable(folder, type(config))
 
 
 def _save_rest(
@@ -97,7 +100,7 @@ def _save_rest(
     if generation is not None:
         generation.to_json_file(folder / "generation_config.json")
     if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
     for name, value in notes.items():
         if isinstance(value, str):
             write_text(folder / name, value)

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from inheritune.arch import readers_in
 from inheritune.card.origin import CARD, Origin, origin_of, unreachable
 from inheritune.card.text import (
     MARK,
@@ -94,6 +95,7 @@ def _card(folder: Path, recipe: Recipe, summary: dict[str, Any], number: int, or
             *_kept(folder, recipe.inherit, found, reference["layers"]),
             ("round", _round(summary, number, is_result)),
         ],
+        readers=readers_in(folder / found["model"]),
         training=_training(folder, recipe, summary, found),
         losses=_losses(summary, number, is_result, recipe.train.sequence_length),
         tasks="" if tasks is None else tasks_table(tasks),

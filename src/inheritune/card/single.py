@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inheritune.arch import Readers, readers_in
 from inheritune.card.origin import CARD, Origin, origin_of, origin_of_loaded, unreachable
 from inheritune.card.run import costs, machine, put, weights_in_words
 from inheritune.card.text import PAPER, Card, code, lineage_rows, render
@@ -20,11 +21,12 @@ _NOTES = "inheritance.json"
 
 def inherited_files(
     reference: "Reference | PreTrainedModel", wish: Inherit, notes: Mapping[str, Any], parameters: int,
-    selection: Mapping[str, Any] | None = None,
+    readers: Readers, selection: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """README.md and the reference's licence, by name, for a checkpoint that is inherited and not trained.
 
-    `notes` is the plan in figures (`describe_plan`), `selection` a measured choice as it was made.
+    `notes` is the plan in figures (`describe_plan`), `readers` which versions of transformers load it, `selection` a
+    measured choice as it was made.
     """
     origin = _origin(reference)
     blocks, total = notes["blocks"], notes["of"]
@@ -44,7 +46,7 @@ def inherited_files(
     title = f"{len(blocks)} of {total} blocks of {origin.name.rpartition('/')[2]}, untrained"
     unknown = "Everything that a measurement would say: none was made."
     code_too = isinstance(reference, Reference) and reference.trust_remote_code
-    card = Card(title, lead, origin, rows, unknown=unknown, trained=False, own_code=code_too)
+    card = Card(title, lead, origin, rows, readers, unknown=unknown, trained=False, own_code=code_too)
     return {**origin.files, CARD: render(card)}
 
 
@@ -74,7 +76,7 @@ def write_trained_card(
     if teacher is not None:
         training.insert(0, ("teacher", code(_origin(_place(teacher)).name)))
     card = Card(
-        f"{origin.name.rpartition('/')[2]}, trained", lead, origin, rows, training,
+        f"{origin.name.rpartition('/')[2]}, trained", lead, origin, rows, readers_in(folder / "model"), training,
         unknown="Nothing was measured but the loss above; no other model stands beside it.",
     )  # fmt: skip
     put(folder / "model", render(card), origin)

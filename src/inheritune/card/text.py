@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inheritune.arch import TRIED, Readers
 from inheritune.card.origin import Origin
-from inheritune.report import markdown_table, markdown_text, task_table
+from inheritune.report import markdown_table, markdown_text, start_note, task_table
 from inheritune.runlog import package_versions
 
 MARK = "<!-- Written by inheritune, and written anew by it. Take this line away to keep a card of your own. -->"
@@ -33,6 +34,7 @@ class Card:
     lead: str
     origin: Origin
     lineage: Rows
+    readers: Readers
     training: Rows = ()
     losses: str = ""
     tasks: str = ""
@@ -52,6 +54,7 @@ def render(card: Card) -> str:
         template_str=(Path(__file__).parent / "card.md").read_text(encoding="utf-8"),
         title=card.title, lead=card.lead, lineage=_rows(card.lineage), training=_rows(card.training),
         losses=card.losses, tasks=card.tasks, recipe=card.recipe, unknown=card.unknown, place=PLACE, mark=MARK,
+        readers=readers_in_words(card.readers),
         code=", trust_remote_code=True" if card.own_code else "", **package_versions(["inheritune"]),
     )  # fmt: skip
     return re.sub(r"\n{3,}", "\n\n", str(found)).rstrip() + "\n"
@@ -76,6 +79,20 @@ def metadata_of(card: Card) -> Any:
         pipeline_tag="text-generation",
         **further,
     )
+
+
+def readers_in_words(readers: Readers) -> str:
+    """Which versions of transformers load the model, and which were tried."""
+    old, new = TRIED
+    if readers.reason_for_5:
+        return f"It needs transformers 5 (tried: {new}): {readers.reason_for_5}."
+    told = (
+        f"transformers 4.57 and transformers 5 both read these files (tried: {old} and {new}, with the same logits from"
+        f" small models of type {code(readers.model_type)})."
+    )
+    if readers.eager:
+        told += ' In transformers 4, give `from_pretrained` also `attn_implementation="eager"`, else the logits differ.'
+    return told
 
 
 def lineage_rows(origin: Origin, layers: int | None, parameters: str | None) -> list[tuple[str, str]]:
@@ -111,7 +128,7 @@ def tasks_table(found: Mapping[str, Any]) -> str:
         limit = found["harness"].get("limit")
         some = f", the first {limit:,} examples of each task" if limit else ""
         notes.append(f"Tasks: lm-evaluation-harness {found['harness']['version']}{some}.")
-    return "\n".join([*lines, "", *notes])
+    return "\n".join([*lines, "", *notes, *filter(None, [start_note(models)])])
 
 
 def datasets_of(sources: Sequence[Any]) -> tuple[str, ...]:

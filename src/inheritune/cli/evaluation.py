@@ -173,11 +173,15 @@ def _width(columns: Sequence[Sequence[str]]) -> int:
 
 
 def _notes(found: dict[str, Any]) -> list[str]:
+    from inheritune.report import start_note
+
     harness, lines = found["harness"], []
     if harness["limit"] is not None:
         lines.append(f"The first {harness['limit']} questions of each task: a trial, not the tasks' figures.")
     if harness["own"]:
         lines.append(f"From task files of your own: {', '.join(harness['own'])}.")
+    if note := start_note(found["models"]):
+        lines.append(note)
     if harness["pinned"] not in (None, harness["version"]):
         lines.append(
             f"The groups are made for lm-eval {harness['pinned']}; with {harness['version']} their figures may differ."

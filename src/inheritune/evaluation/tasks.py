@@ -1,8 +1,10 @@
 """Tasks of lm-evaluation-harness on a model in memory, through the harness's own functions."""
 
+import contextlib
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +14,12 @@ from inheritune import runtime as rt
 from inheritune.errors import InputError
 from inheritune.evaluation.groups import GROUPS, Entry, Figures, expand
 from inheritune.harness import check_tasks, load_task, silenced
+from inheritune.report import ONE_START
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_ROLLING = "loglikelihood_rolling"
 _SEEDS = (0, 1234, 1234, 1234)  # of random, numpy, torch, the drawing of shots: those of the harness's command line
 
 
@@ -61,7 +65,40 @@ def judge_task(task: Task, lm: Any, limit: int | None) -> dict[str, Figures]:
     A task of which no metric was asked for has all of them, its first one under its own name and the others as
     NAME:METRIC. Of a group that has no mean over its tasks, those of each. With `limit` only so many of each task's
     questions are asked. Raises InputError where the task's own templates or data fail.
+
+    Where the harness counts the tokenizer's special tokens as text (see `_with_one_start`), the figures without them
+    follow, as NAME:METRIC (one start token).
     """
+    figures = _judged(task, lm, limit)
+    rolling = {name: part for name, part in task.parts["tasks"].items() if part.OUTPUT_TYPE == _ROLLING}
+    if not rolling or lm.tok_encode("a") == lm.tok_encode("a", add_special_tokens=False):
+        return figures
+    whole = rolling.keys() == task.parts["tasks"].keys()
+    again = task if whole else replace(task, parts={**task.parts, "tasks": rolling, "groups": {}})
+    with _with_one_start(lm):
+        corrected = _judged(again, lm, limit)
+    return figures | {
+        f"{name.partition(':')[0]}:{one['metric']}{ONE_START}": {**one, "metric": one["metric"] + ONE_START}
+        for name, one in corrected.items()
+    }
+
+
+@contextlib.contextmanager
+def _with_one_start(lm: Any) -> Iterator[None]:
+    """Have the harness read texts without the special tokens that the tokenizer puts around them.
+
+    `HFLM.loglikelihood_rolling` (0.4.13) puts a start token before the text's tokens, which begin with the tokenizer's
+    own. So the model sees two, and the chance of the second one counts as if it were text.
+    """
+    encode = lm.tok_encode
+    lm.tok_encode = partial(encode, add_special_tokens=False)
+    try:
+        yield
+    finally:
+        lm.tok_encode = encode
+
+
+def _judged(task: Task, lm: Any, limit: int | None) -> dict[str, Figures]:
     before = rt.random_state(lm.device.type), random.getstate(), np.random.get_state()
     try:
         with silenced():

@@ -21,6 +21,7 @@ from inheritune.arch import (
     load_model,
     open_weights,
     parameter_count,
+    readers_of,
     save_model,
 )
 from inheritune.card import inherited_files
@@ -74,7 +75,7 @@ def inherit(
     target, plan = derive(reference, wish, seed=seed, dtype=kind)
     if folder is not None:
         tokenizer = find_tokenizer(reference, warnings.warn) if isinstance(reference, Reference) else None
-        save_model(target, tokenizer, folder, _notes(reference, wish, plan, target))
+        save_model(target, tokenizer, folder, _notes(reference, wish, plan, target, tokenizer))
     return target
 
 
@@ -97,7 +98,7 @@ def write(
     folder = check_free(folder)
     source = open_source(reference, wish)
     tokenizer = _tokenizer(reference, say)
-    notes = _notes(reference, wish, source.draft.plan, source.draft.target, selection)
+    notes = _notes(reference, wish, source.draft.plan, source.draft.target, tokenizer, selection)
     placement = source.placement
     if placement is not None and placement.is_plain and source.draft.plan.is_whole and dtype is None:
         write_files(source.draft, placement, tokenizer, folder, notes)
@@ -108,11 +109,12 @@ def write(
 
 def _notes(
     reference: "Reference | PreTrainedModel", wish: Inherit, plan: Plan, target: "PreTrainedModel",
-    selection: dict[str, Any] | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None", selection: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What stands beside the weights: the plan in figures, the model card, the reference's licence."""
     figures = describe_plan(plan)
-    return {NOTES: figures, **inherited_files(reference, wish, figures, parameter_count(target), selection)}
+    readers = readers_of(target.config, tokenizer)
+    return {NOTES: figures, **inherited_files(reference, wish, figures, parameter_count(target), readers, selection)}
 
 
 def _tokenizer(reference: Reference, say: Callable[[str], None] | None) -> "PreTrainedTokenizerBase | None":

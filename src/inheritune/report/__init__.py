@@ -8,10 +8,11 @@ from inheritune.report.folders import kind_of, write_reports
 from inheritune.report.markup import markdown_table, markdown_text
 from inheritune.report.notation import duration, short, spans, with_error
 from inheritune.report.page import PAIR, write_report
-from inheritune.report.task_table import read_tasks, task_table
+from inheritune.report.task_table import ONE_START, read_tasks, start_note, task_table
 from inheritune.report.verdict import table, verdict
 
 __all__ = [
+    "ONE_START",
     "PAIR",
     "analysis_verdict",
     "arm_curve",
@@ -27,6 +28,7 @@ __all__ = [
     "reference_curve",
     "short",
     "spans",
+    "start_note",
     "table",
     "task_table",
     "tokens_to_reach",

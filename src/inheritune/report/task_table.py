@@ -8,6 +8,9 @@ from inheritune.report.notation import with_error
 from inheritune.report.sections import Section
 from inheritune.runlog import read_json
 
+ONE_START = " (one start token)"
+"""Ends the metric of a figure that was measured without the second start token that the harness counts as text."""
+
 _FORMAT = 1
 _ON_TEXT = (
     ("validation loss (nats a token)", "val_loss"),
@@ -49,6 +52,18 @@ def task_table(models: list[dict[str, Any]], published: list[dict[str, Any]]) ->
     return header, rows
 
 
+def start_note(models: list[dict[str, Any]]) -> str:
+    """What a figure with one start token is; "" where there is none."""
+    metrics = [one["metric"] for model in models for one in (model.get("tasks") or {}).values()]
+    if not any(metric.endswith(ONE_START) for metric in metrics):
+        return ""
+    return (
+        "Where a model's tokenizer puts a start token before a text, lm-evaluation-harness puts a second one there and"
+        " counts it as text. Compare the harness's figure with published ones; the figure with one start token is that"
+        " of the text alone."
+    )
+
+
 def _cell(value: float | None, error: float | None) -> str:
     return "" if value is None else with_error(value, error)
 
@@ -88,6 +103,8 @@ def task_section(found: list[tuple[str, dict[str, Any]]]) -> Section:
             said.append(f"Tasks: lm-evaluation-harness {harness['version']}{limit}.")
         if said:
             notes.append(" ".join([f"{label}." if label else "", *said]).strip())
+    if start_note(models):
+        notes.append(start_note(models))
     notes += [f"Published figures of {one['name']}: {one['source']}." for one in published.values()]
     header, rows = task_table(models, list(published.values()))
     return Section(

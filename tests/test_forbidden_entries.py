@@ -274,7 +274,7 @@ def test_entries_that_the_tokenizer_lacks_are_never_emitted(tokenizer: Any) -> N
 
 def test_forbidden_entries_are_never_emitted(tokenizer: Any) -> None:
     model = small(len(tokenizer))
-    first = greedy(model, tokenizer, "the small model", 1)
+    first = greedy(model, tokenizer, "the small model", 1, ())
     [entry] = [number for number in range(len(tokenizer)) if tokenizer.decode([number]) == first]
     model.changed = (-math.inf, [entry])
-    assert first not in greedy(model, tokenizer, "the small model", 6)
+    assert first not in greedy(model, tokenizer, "the small model", 6, ())

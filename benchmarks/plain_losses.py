@@ -3,8 +3,8 @@
     python benchmarks/plain_losses.py DATA MODEL [MODEL ...] [--length 256]
 
 DATA is what `inheritune prepare` or a run wrote, MODEL a folder or a .gguf file. Nothing of inheritune is imported.
-Tokens are read from the shards, one sequence passes at a time in float32, and what the model's own tokenizer puts before
-a text stands before each sequence and each document.
+Tokens are read from the shards, and one sequence passes at a time in float32. What the model's own tokenizer puts
+before a text stands before each sequence and each document.
 """
 
 import argparse

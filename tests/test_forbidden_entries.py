@@ -264,7 +264,7 @@ def test_a_training_ends_with_an_error_that_says_so(taught: bool, tmp_path: Path
 def test_entries_that_the_tokenizer_lacks_are_never_emitted(tokenizer: Any) -> None:
     padded = small(len(tokenizer) + 20)
     padded.changed = (100.0, list(range(len(tokenizer), len(tokenizer) + 20)))
-    found = greedy(padded, tokenizer, "the small model", 6)
+    found = greedy(padded, tokenizer, "the small model", 6, ())
     ids = tokenizer("the small model")["input_ids"]
     for _ in range(6):
         with torch.no_grad():

@@ -157,3 +157,47 @@ def wait_for(there: Any, begun: "subprocess.Popen[Any]") -> None:
         assert begun.poll() is None, "it ended too early"
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+@pytest.mark.long
+def test_sequences_of_unlike_lengths_give_one_loss_however_they_are_shared(tmp_path: Path) -> None:
+    """A prefix before each document makes them unlike: on two processes, compiled, and with a micro-batch of four."""
+    model, data = with_prefix(tmp_path)
+    ways: dict[str, tuple[int, list[str]]] = {
+        "one": (1, []),
+        "several at once": (1, ["--micro_batch=4"]),
+        "ddp": (2, ["--parallel", "ddp"]),
+        "fsdp": (2, ["--parallel", "fsdp", "--micro_batch=2"]),
+        "replaced": (1, ["--sampling=with replacement"]),
+    }
+    if lacking_compiler("cpu") is None:
+        ways["compiled"] = (1, ["--compile=true", "--micro_batch=2"])
+    for name, (processes, more) in ways.items():
+        train(processes, model, data, tmp_path / name, *more)
+    for name in ways.keys() - {"one", "replaced"}:
+        check_same(tmp_path / name, tmp_path / "one")
+
+
+def with_prefix(folder: Path) -> tuple[Path, Path]:
+    """A tiny Llama whose tokenizer puts <s> before a text, and data of short documents."""
+    import torch
+    from tokenizers import processors
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from inheritune.data import train_tokenizer
+
+    lines = [f"Line {number}: the small model keeps {number % 7} of its blocks." for number in range(300)]
+    tokenizer = train_tokenizer(iter(lines * 2), 290)
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=len(tokenizer), **sizes, bos_token_id=290, eos_token_id=0, pad_token_id=None)
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    source = {"path": str(folder / "lines.txt"), "document": "line"}
+    prepare({"sources": [source], "validation": "600 tokens"}, tokenizer, folder / "data")
+    return folder / "model", folder / "data"

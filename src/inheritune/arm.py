@@ -14,6 +14,7 @@ from inheritune.arch import (
     block_modules,
     build_empty,
     check_positions,
+    check_room,
     in_dtype,
     load_model,
     load_tokenizer,
@@ -32,6 +33,7 @@ from inheritune.data import (
     Prepared,
     Sequences,
     check_prefix,
+    check_prefix_fits,
     check_tokenizer,
     check_vocabulary,
     find_data,
@@ -142,7 +144,7 @@ def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> d
     done = arm.folder / "evaluation.json"
     found: dict[str, Any] | None = runtime.first_does(lambda: read_json(done) if done.exists() else None)
     if found is not None:
-        check_framing(found, conditions, done)
+        check_framing(found, conditions.packing, done)
         return found
     settings = arm.training or conditions.training
     check_has_teacher(arm.teacher, settings, arm.name)
@@ -171,12 +173,16 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         lambda: read_json(cost) if cost.exists() and (arm.folder / "model").is_dir() else None
     )
     if facts is not None:
-        check_framing(facts, conditions, cost)
+        check_framing(facts, conditions.packing, cost)
         return facts
+    runtime.first_does(lambda: _check_begun(arm, conditions))
     began = time.monotonic()
     model = in_dtype(arm.build(), "float32")
     train_padding_rows(model)  # a model that a caller hands over was not built here
     packing = conditions.packing
+    check_prefix_fits(packing, model.config.vocab_size, arm.name)
+    if packing.prefix and not packing.documents:
+        check_room(model, conditions.train_sequences.longest)
     if packing.documents and packing.end_of_text is not None:
         place = f"train.attention: document ({arm.name})"
         check_documents_apart(model, packing.end_of_text, settings.sequence_length, place)
@@ -218,15 +224,25 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
     return facts
 
 
-def check_framing(found: dict[str, Any], conditions: Conditions, file: Path) -> None:
+def check_framing(found: dict[str, Any], packing: Packing, file: Path) -> None:
     """Raise InputError where a result was made with another prefix before its sequences, as by earlier versions."""
-    before, now = found.get("prefix", []), list(conditions.packing.prefix)
+    before, now = found.get("prefix", []), list(packing.prefix)
     if before != now:
+        words = [f"with the tokens {one} before each sequence" if one else "without a prefix" for one in (before, now)]
         raise InputError(
-            str(file),
-            f"made with the prefix {before} in front of each sequence, and the tokenizer's is {now}",
-            "begin anew in another folder; with data.prefix: none, models see no prefix",
-        )
+            str(file), f"was computed {words[0]}, and this call computes {words[1]}",
+            "give another folder, or set data.prefix to none for no prefix and to auto for the tokenizer's",
+        )  # fmt: skip
+
+
+def _check_begun(arm: Arm, conditions: Conditions) -> None:
+    """Note with which prefix a training begins; raise InputError where checkpoints were made with another one."""
+    note = arm.folder / "framing.json"
+    has_begun = (arm.folder / "checkpoints").exists()
+    before = read_json(note) if note.exists() else {} if has_begun else conditions.framing
+    check_framing(before, conditions.packing, note)
+    if conditions.framing and not note.exists():
+        write_json(note, conditions.framing)
 
 
 def _open_trackers(
@@ -347,7 +363,7 @@ def train(
     check_vocabulary(prepared, model.config.vocab_size, "model")
     check_positions(model.config, training.sequence_length, "train.sequence_length")
     conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel, prefix)
-    request |= conditions.framing
+    request["prefix"] = list(conditions.packing.prefix)
     conditions = replace(conditions, track=names, title=out.resolve().name)
     start = copy.deepcopy(model) if given is model else model
     taught = None if teacher is None else open_teacher(teacher, out / "teacher", prepared)

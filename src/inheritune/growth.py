@@ -261,7 +261,7 @@ def grow(
     if training.distillation is not None:
         teacher = Teacher(model, out / "teacher", trainings=len(planned))
     conditions = Conditions.of(training, evaluate, seed, runtime, terminal, tokenizer, prepared, parallel, prefix)
-    request |= conditions.framing
+    request["prefix"] = list(conditions.packing.prefix)
     conditions = replace(conditions, track=names, title=out.resolve().name)
     with begun(out, request, runtime):
         start, dropped = chosen(model, start, conditions, out / "selection.json")

@@ -70,6 +70,7 @@ def check_request(out: Path, request: dict[str, Any]) -> None:
     if isinstance(before.get("train"), dict):
         known = completed(Training, before["train"] | {"micro_batch": "auto", "checkpoint": {}})
         before["train"] = {key: value for key, value in known.items() if key not in _FREE}
+    before.setdefault("prefix", [])  # before there was one
     changed = changes({key: value for key, value in before.items() if key in request}, request)
     if changed:
         raise InputError(

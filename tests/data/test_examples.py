@@ -28,7 +28,9 @@ def slowly(window: list[int], packing: Packing) -> tuple[list[int], list[int], l
                 counts.append(False)
                 places.append(place)
                 place += 1
-        inside = any(stored[max(0, at - back)] and at - back >= 0 for back in range(len(prefix)))
+        rests = [prefix[cut:] for cut in range(1, len(prefix))] if END not in prefix else []
+        inside = any(at < len(rest) and window[: len(rest)] == rest[: len(window)] for rest in rests)
+        inside = inside or any(stored[max(0, at - back)] and at - back >= 0 for back in range(len(prefix)))
         tokens.append(token)
         counts.append(not inside and not (at == 0 and not prefix))
         places.append(place)
@@ -63,7 +65,12 @@ def test_examples_are_what_is_written_down_token_by_token(
         else:
             assert examples.positions is None
     if examples.places is not None:
-        assert examples.places.shape == (len(windows), len(windows[0]))
+        rows = Rows(np.array(windows), packing)
+        places = examples.places.numpy()
+        found = np.where(
+            places < 0, IGNORED, np.take_along_axis(examples.targets.numpy(), np.maximum(places, 0), axis=1)
+        )
+        assert found.tolist() == rows.predicted.tolist()
 
 
 @given(tokens=st.integers(20, 60), length=st.integers(1, 9), prefix=st.sampled_from([(), (77,), (77, 78)]))
@@ -112,3 +119,14 @@ def test_shorter_pieces_hold_the_same_text(prefix: tuple[int, ...]) -> None:
     assert shorter.sequence_length == 4
     assert len(shorter) == 4
     assert shorter.predicted.tolist() == [row[at : at + 4] for row in rows.predicted.tolist() for at in (0, 4)]
+
+
+def test_a_stored_prefix_is_not_predicted_and_not_doubled() -> None:
+    """Windows that begin with it, hold it inside, and begin behind its first token."""
+    windows = np.array([[1, 2, 5, 6, 7], [5, END, 1, 2, 6], [2, 5, 6, 7, 8]])
+    rows = Rows(windows, Packing((1, 2), END))
+    examples = rows.examples()
+    assert examples.inputs[0, :4].tolist() == [1, 2, 5, 6]
+    assert examples.inputs[1, :6].tolist() == [1, 2, 5, END, 1, 2]
+    assert not set(examples.targets.unique().tolist()) & {1, 2}
+    assert rows.predicted.tolist() == [[-100, -100, 5, 6, 7], [5, END, -100, -100, 6], [-100, 5, 6, 7, 8]]

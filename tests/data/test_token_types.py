@@ -35,7 +35,7 @@ def test_no_file_is_read_in_the_wrong_type(tmp_path: Path, vocabulary: int, dtyp
     tokens = np.random.default_rng(vocabulary).integers(0, min(vocabulary, np.iinfo(dtype).max), 3000).astype(dtype)
     of = files(tmp_path, tokens, tokens[:501], kind=kind)
     if dtype == "uint16" and vocabulary > 65536:
-        with pytest.raises(InputError, match="holds uint16 tokens, by their looks, which cannot be of a vocabulary of"):
+        with pytest.raises(InputError, match="seems to hold uint16 tokens, but a vocabulary of"):
             typed(of, vocabulary)
     else:
         assert types(of, vocabulary) == {dtype}
@@ -75,7 +75,7 @@ def test_what_nothing_shows_must_be_said(tmp_path: Path, tokenizer: Any, tokens:
 
 def test_what_is_said_and_cannot_be(tmp_path: Path) -> None:
     narrow = TOKENS.astype(np.uint16)
-    with pytest.raises(InputError, match="holds uint16 tokens, which cannot be of a vocabulary of 128,256"):
+    with pytest.raises(InputError, match="holds uint16 tokens, but a vocabulary of 128,256 needs uint32"):
         typed(files(tmp_path, narrow, narrow, "uint16"), 128256)
     with pytest.raises(InputError, match=r"val\.bin: has 6 bytes, a token has 4; give a whole file of uint32"):
         typed(files(tmp_path, narrow, narrow[:3], "uint32"), 300)
@@ -86,7 +86,7 @@ def test_what_is_said_and_cannot_be(tmp_path: Path) -> None:
         InputError, match=r"train\.ds: holds uint16 tokens, as it says itself, and data\.tokens\.dtype is"
     ):
         typed(files(tmp_path, narrow, narrow, "uint32", kind="ds"), 300)
-    with pytest.raises(InputError, match="holds uint16 tokens, which cannot be of a vocabulary of 128,256"):
+    with pytest.raises(InputError, match="holds uint16 tokens, but a vocabulary of 128,256 needs uint32"):
         typed(files(tmp_path, narrow, narrow, kind="ds"), 128256)
 
 

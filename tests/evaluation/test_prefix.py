@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 import inheritune
 from inheritune.data import batch_numbers, open_prepared, prefix_tokens, suffix_tokens, train_tokenizer
 from inheritune.errors import InputError
+from inheritune.evaluation import judge_on
 from inheritune.pipeline.looking import greedy
 
 LENGTH = 24
@@ -231,9 +232,16 @@ def test_results_of_earlier_versions_are_not_continued(
     inheritune.run(recipe, tmp_path / "run")
     found = json.loads(judged.read_text())
     assert found.pop("prefix")
-    judged.write_text(json.dumps(found))
     (tmp_path / "run" / "summary.json").unlink()
-    with pytest.raises(InputError, match=r"evaluation.json: made with the prefix \[\] .* begin anew in another folder"):
+    place = next((tmp_path / "run" / "rounds").iterdir())
+    for file in ("evaluation.json", "training.json", "framing.json"):  # a round that was interrupted
+        (place / file).unlink()
+    with pytest.raises(InputError, match=r"framing.json: was computed without a prefix"):
+        inheritune.run(recipe, tmp_path / "run")
+    judged.write_text(json.dumps(found))
+    with pytest.raises(
+        InputError, match=r"evaluation.json: was computed without a prefix, and this call computes with the tokens"
+    ):
         inheritune.run(recipe, tmp_path / "run")
 
 
@@ -246,3 +254,80 @@ def test_samples_do_not_go_on_behind_an_end(reference: Path) -> None:
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     expected = tokenizer.decode(ids, skip_special_tokens=True).removeprefix("the small")
     assert greedy(model, tokenizer, "the small", 5, prefix) == expected
+
+
+@pytest.fixture
+def stored(reference: Path, tmp_path: Path) -> tuple[Path, list[int]]:
+    """NanoGPT's files whose documents hold the prefix already, and the validation tokens without it."""
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    plain = [
+        [*tokenizer(line, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        for line in LINES.splitlines()[:80]
+    ]
+    held = [token for row in plain for token in [*prefix_by_hand(tokenizer), *row]]
+    (tmp_path / "stored").mkdir()
+    for name in ("train.bin", "val.bin"):
+        np.array(held, np.uint16).tofile(tmp_path / "stored" / name)
+    return tmp_path / "stored", [token for row in plain for token in row]
+
+
+def test_token_files_that_hold_the_prefix_are_judged_by_their_text(
+    reference: Path, stored: tuple[Path, list[int]]
+) -> None:
+    """By bits per byte of nearly the same sequences, as the prefix is no text and is not predicted."""
+    folder, stream = stored
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    found = inheritune.evaluate(reference, folder, LENGTH, device="cpu")["models"][0]
+    assert found["val_loss"] == pytest.approx(np.mean(plain_losses(reference, stream)), rel=0.03)
+    text = tokenizer.decode([token for token in stream if token != tokenizer.eos_token_id])
+    assert inheritune.evaluate(reference, folder, LENGTH, device="cpu")["text"]["bytes"] == pytest.approx(
+        len(text), rel=0.02
+    )
+    judged = judge_on(LlamaForCausalLM.from_pretrained(reference), folder, LENGTH, device="cpu", tokenizer=tokenizer)
+    assert judged.loss.value == pytest.approx(found["val_loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("outputs", ["stored", "online"])
+def test_a_teacher_counts_each_target_once(
+    reference: Path, stored: tuple[Path, list[int]], tmp_path: Path, outputs: str
+) -> None:
+    """The model as its own teacher: no divergence, and a cross-entropy that is its loss without one."""
+    folder, _ = stored
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    settings = {"length": "1 steps", "batch": "6 sequences", "sequence_length": LENGTH, "precision": "float32"}
+    found = {}
+    for name, teacher in (("plain", None), ("taught", reference)):
+        taught = settings if teacher is None else {**settings, "distillation": {"outputs": outputs}}
+        inheritune.train(
+            reference, folder, tmp_path / name, settings=taught, tokenizer=tokenizer, device="cpu", teacher=teacher
+        )
+        lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        found[name] = next(one for one in lines if "loss" in one)
+    assert found["taught"]["cross_entropy"] == pytest.approx(found["plain"]["loss"], rel=1e-5)
+    assert found["taught"]["kl"] == pytest.approx(0, abs=2e-3)
+
+
+def test_a_training_is_not_continued_with_another_prefix(reference: Path, text: Path, tmp_path: Path) -> None:
+    if not prefix_by_hand(AutoTokenizer.from_pretrained(reference)):
+        pytest.skip("there is no other prefix")
+    made(reference, text, tmp_path / "data")
+    settings = {"length": "2 steps", "batch": "2 sequences", "sequence_length": LENGTH}
+    inheritune.train(reference, tmp_path / "data", tmp_path / "out", settings=settings, device="cpu")
+    (tmp_path / "out" / "evaluation.json").unlink()
+    with pytest.raises(InputError, match="belongs to another training: prefix"):
+        inheritune.train(reference, tmp_path / "data", tmp_path / "out", settings=settings, device="cpu", prefix="none")
+
+
+def test_a_prefix_that_the_model_does_not_embed_is_refused(tmp_path: Path) -> None:
+    tokenizer = tokenizer_with("<s> $A")
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "page.txt").write_text(LINES[:900], encoding="utf-8")
+    with pytest.raises(InputError, match=r"puts token 300 before a text, and the model embeds 300; .*prefix: none"):
+        inheritune.evaluate(tmp_path / "model", text=tmp_path / "page.txt", sequence_length=LENGTH, device="cpu")
+    inheritune.evaluate(
+        tmp_path / "model", text=tmp_path / "page.txt", sequence_length=LENGTH, device="cpu", prefix="none"
+    )

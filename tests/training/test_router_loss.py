@@ -59,6 +59,17 @@ def test_rows_that_fill_up_and_padding_do_not_count() -> None:
     assert objective(tokens_BT, targets).tolist() == pytest.approx(alone.tolist(), rel=1e-5)
 
 
+def test_a_micro_batch_in_which_nothing_counts_adds_nothing() -> None:
+    """As on a process that has no sequence of a batch left."""
+    model = reference_of("mixtral")
+    objective = NextToken(model, split_head(model), router=find_router_loss(model))
+    tokens_BT = some_tokens(2, 9)
+    found = objective(tokens_BT, torch.full_like(tokens_BT, -100))
+    found[0].backward()
+    assert found.tolist() == [0.0, 0.0, 0.0]
+    assert all(one.grad is None or bool((one.grad == 0).all()) for one in model.parameters())
+
+
 def test_models_without_one_have_none_and_it_is_an_error_to_ask() -> None:
     said: list[str] = []
     for kind in ("llama", "deepseek_v3"):

@@ -10,7 +10,7 @@ from inheritune.analysis.attention import attention_seen, eager_attention, hidde
 from inheritune.analysis.measures import column_mass, depth_distances, row_entropy, sink_weight
 from inheritune.analysis.rank import approximate_ranks, check_tau
 from inheritune.arch import block_modules, check_room, split_head
-from inheritune.data import Rows
+from inheritune.data import Rows, check_prefix_fits
 from inheritune.errors import RunError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def pass_through(model: "PreTrainedModel", rows: Rows, tau: Sequence[float] = (0
     import torch
 
     check_tau(tau)
+    check_prefix_fits(rows.packing, model.config.vocab_size, model.config.name_or_path or type(model).__name__)
     blocks = block_modules(model)
     seen = _Seen(tau, len(blocks))
     influence, distances, order = [], [], []

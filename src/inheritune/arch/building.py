@@ -144,8 +144,8 @@ def check_room(model: "PreTrainedModel", length: int) -> None:
     if any(isinstance(module, torch.nn.Embedding) and _POSITION.search(name) for name, module in modules):
         raise InputError(
             "sequence length",
-            f"with its prefixes, a sequence takes {length} positions, the model has {positions}",
-            "give a smaller length, attention: document, or prefix: none",
+            f"with the start tokens of its documents, a sequence takes {length} positions, the model has {positions}",
+            f"shorten sequences by {length - positions} or more, or give attention: document, or prefix: none",
         )
 
 

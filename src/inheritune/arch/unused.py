@@ -1,7 +1,7 @@
 """Stored tensors that a model does not take, and which of them may be left over.
 
-A tensor that nothing takes changes what the model computes, as long as the contrary is not known. What is known stands
-here, for all formats; architectures add their own (`_keys_to_ignore_on_load_unexpected` of transformers' classes).
+A tensor that nothing takes may change what the model computes, unless it is listed below as harmless. The list is
+for all formats; architectures add their own (`_keys_to_ignore_on_load_unexpected` of transformers' classes).
 """
 
 import re

@@ -7,6 +7,7 @@ from inheritune.data.order import batch_numbers, batch_windows, shuffled
 from inheritune.data.prepared import (
     Prepared,
     check_prefix,
+    check_prefix_fits,
     check_tokenizer,
     check_vocabulary,
     note_beside,
@@ -41,6 +42,7 @@ __all__ = [
     "batch_windows",
     "check_filters",
     "check_prefix",
+    "check_prefix_fits",
     "check_tokenizer",
     "check_vocabulary",
     "documents",

@@ -57,7 +57,7 @@ class Prepared:
 
     def _check_named(self, fact: str) -> None:
         if self.manifest[fact] is None:
-            raise InputError("data", "token files do not say what made them", "give the tokenizer that made them")
+            raise InputError("data", "raw token files do not say which tokenizer made them", "give that tokenizer")
 
     def verify(self, note: Path | None = None) -> None:
         """Read all shards once. Raises InputError that names one which changed since it was written.
@@ -162,6 +162,13 @@ def packing_of(
         tokenizer = None
     end = prepared.end_of_text if attention == "document" else prepared.manifest["end_of_text"]
     return Packing(() if tokenizer is None else prefix_tokens(tokenizer), end, attention == "document")
+
+
+def check_prefix_fits(packing: Packing, vocabulary: int, place: str) -> None:
+    """Raise InputError where the prefix has a token that the model does not embed."""
+    if max(packing.prefix, default=0) >= vocabulary:
+        what = f"its tokenizer puts token {max(packing.prefix)} before a text, and the model embeds {vocabulary}"
+        raise InputError(place, what, "give the model's own tokenizer, or prefix: none")
 
 
 def check_prefix(prefix: str, place: str) -> None:

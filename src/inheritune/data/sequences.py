@@ -18,6 +18,7 @@ from inheritune.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+_AT_ONCE = 1024  # sequences
 IGNORED = -100
 """torch's mark for a target that does not count."""
 
@@ -41,7 +42,7 @@ class Packing:
 
     @property
     def prefix_ends_documents(self) -> bool:
-        """Whether the prefix is the end-of-text token (OPT). Then a document follows on a prefix as it is."""
+        """Whether the prefix is the end-of-text token (OPT): the end of one document then serves as the next one's."""
         return self.prefix == (self.end_of_text,)
 
 
@@ -52,7 +53,7 @@ class Examples:
     `inputs` and `targets` have the shape (B, T); a target that does not count is IGNORED. `lengths` are the inputs of
     each sequence; behind them stands padding that counts nothing. `positions` (B, T) are the places of tokens in their
     documents, where attention stays inside documents. `places` (B, L) are the inputs that predict the L tokens of the
-    text in each sequence; None where input and token have the same place.
+    text in each sequence, -1 for a token that none predicts; None if input i predicts token i for every i.
     """
 
     inputs: "torch.Tensor"
@@ -125,8 +126,11 @@ class Rows:
 
     @property
     def predicted(self) -> Array:
-        """The tokens of the text that are predicted, (N, L)."""
-        return self.windows[:, self.packing.context :]
+        """The tokens of the text, (N, L), IGNORED where one is not predicted: a stored prefix, or none at all."""
+        tokens = self.windows[:, self.packing.context :]
+        if not self.packing.prefix:
+            return tokens
+        return np.where(_stored_prefixes(self.windows, self.packing)[1], IGNORED, tokens)
 
     def rows(self, numbers: Sequence[int] | Array) -> "Rows":
         """The pieces of these numbers, or where a boolean array is true."""
@@ -140,6 +144,11 @@ class Rows:
         shorter = self.windows[:, starts[:, None] + np.arange(context + length)]
         return replace(self, windows=shorter.reshape(-1, context + length))
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The inputs of each piece."""
+        return self.examples().lengths
+
     def examples(self) -> Examples:
         """What a model is given and has to predict, on the CPU."""
         return _examples(self.windows, self.packing)
@@ -149,8 +158,7 @@ class Rows:
 
         So none is padded. Most have one length; a piece in which documents begin has a prefix more for each.
         """
-        every = self.examples()
-        lengths = np.asarray(every.lengths)
+        lengths = np.asarray(self.lengths)
         for length in np.unique(lengths):
             numbers = np.flatnonzero(lengths == length)
             for first in range(0, len(numbers), size):
@@ -179,6 +187,12 @@ class Sequences:
                 f"{len(tokens)} tokens do not fill one sequence of {sequence_length}",
                 "give more text, or a smaller train.sequence_length",
             )
+
+    @property
+    def longest(self) -> int:
+        """The inputs of the longest sequence, prefixes of documents included. Reads the whole text."""
+        pieces = range(0, self.count, _AT_ONCE)
+        return max(max(self.rows(range(first, min(first + _AT_ONCE, self.count))).lengths) for first in pieces)
 
     @property
     def left_over(self) -> int:
@@ -224,7 +238,7 @@ def _examples(windows: Array, packing: Packing) -> Examples:
         sites[:, 0] = ~first[:, 0]
         lengths = lengths + len(packing.prefix) * sites.sum(axis=1)
         tokens, counts, begins, columns = _framed(tokens, sites, begins, counts & ~stored, packing.prefix)
-        places = np.maximum(columns - 1, 0)
+        places = columns - 1
         if places.shape[1] == tokens.shape[1] - 1 and (places == np.arange(places.shape[1])).all():
             places = None
     targets = np.where(counts, tokens, IGNORED)[:, 1:]
@@ -247,7 +261,7 @@ def _stored_prefixes(windows: Array, packing: Packing) -> tuple[Array, Array]:
     """Where the text itself has the prefix, as token files of other programs may: its first token, and all of them.
 
     Nowhere, where end-of-text is part of the prefix: then a token of the text is the end of a document. A prefix may
-    be cut off by the end of a window.
+    be cut off by either end of a window.
     """
     first = np.zeros(windows.shape, bool)
     if packing.end_of_text in packing.prefix:
@@ -259,6 +273,9 @@ def _stored_prefixes(windows: Array, packing: Packing) -> tuple[Array, Array]:
     every = np.zeros(windows.shape, bool)
     for place in range(len(packing.prefix)):
         every[:, place:] |= first[:, : width - place]
+    for cut in range(1, len(packing.prefix)):  # a prefix that began before the window
+        rest = packing.prefix[cut:]
+        every[:, : len(rest)] |= (windows[:, : len(rest)] == rest[:width]).all(axis=1, keepdims=True)
     return first, every
 
 

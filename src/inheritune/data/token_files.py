@@ -90,8 +90,8 @@ def _dtype(one: TokenFile, said: str | None, vocabulary: int) -> str | None:
     kind = one.dtype or said
     if vocabulary > 2**16:
         if kind == _NARROW or (kind is None and _shown(one) == _NARROW):
-            how = "" if kind else ", by their looks"
-            what = f"holds uint16 tokens{how}, which cannot be of a vocabulary of {vocabulary:,}"
+            how = "holds" if kind else "seems to hold"
+            what = f"{how} uint16 tokens, but a vocabulary of {vocabulary:,} needs uint32"
             raise InputError(place, what, "give uint32 files that the reference's tokenizer made")
         return _WIDE
     return kind or _shown(one)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
 from inheritune.arch import block_modules, load_tokenizer
-from inheritune.data import Examples, Packing, Prepared, Sequences, check_vocabulary, open_data, packing_of
+from inheritune.data import (
+    Examples,
+    Packing,
+    Prepared,
+    Sequences,
+    check_prefix_fits,
+    check_vocabulary,
+    open_data,
+    packing_of,
+)
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import Reference
 from inheritune.runtime import Runtime
@@ -115,6 +124,7 @@ def scoring(
     model: "PreTrainedModel", runtime: Runtime, packing: Packing, *, sequence_length: int, precision: str, parallel: str
 ) -> "Iterator[Callable[[Examples], torch.Tensor]]":
     """What gives the loss of each target in nats (B, T), from examples that are packed so: see `judge`."""
+    check_prefix_fits(packing, model.config.vocab_size, model.config.name_or_path or type(model).__name__)
     if packing.documents and packing.end_of_text is not None:
         check_documents_apart(model, packing.end_of_text, sequence_length, "train.attention: document")
     how = choose(parallel, model, runtime)
@@ -175,7 +185,7 @@ def judge_on(
     if attention not in ("sequence", "document"):
         raise InputError("attention", f"got {attention!r}", "give 'sequence' or 'document'")
     runtime = rt.start(device)
-    prepared = open_data(data, runtime, model.config.vocab_size, None)
+    prepared = open_data(data, runtime, model.config.vocab_size, tokenizer)
     check_vocabulary(prepared, model.config.vocab_size, "data")
     packing = packing_of(prepared, tokenizer or tokenizer_of(prepared), attention=attention, prefix=prefix)
     sequences = Sequences(prepared.tokens("validation"), sequence_length, "data.validation", packing=packing)

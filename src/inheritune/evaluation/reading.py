@@ -113,7 +113,7 @@ def predicted_texts(sequences: Sequences, tokenizer: "PreTrainedTokenizerBase") 
     end = separator(tokenizer, "data")
     tokens = sequences.rows(range(sequences.count)).predicted.reshape(-1)
     parts = np.split(tokens, np.flatnonzero(tokens == end) + 1)
-    texts = [_decode(part[part != end], tokenizer) for part in parts]
+    texts = [_decode(part[(part != end) & (part >= 0)], tokenizer) for part in parts]
     return [text for text in texts if text]
 
 

@@ -56,6 +56,9 @@ class Groundwork:
             basis.train, basis.evaluate, basis.seed, self.runtime, self.terminal, self._tokenizer(prepared), prepared,
             basis.hardware.parallel, basis.data.prefix,
         )  # fmt: skip
+        judged = self.reference / "evaluation.json"
+        if judged.exists():
+            check_framing(read_json(judged), conditions.packing, judged)
         return replace(
             conditions, track=tuple(basis.track), title=title, trust_remote_code=basis.reference.trust_remote_code
         )
@@ -85,8 +88,6 @@ class Groundwork:
         else:
             judged = self.reference / "evaluation.json"
             before = self.runtime.first_does(lambda: read_json(judged) if judged.exists() else None)
-            if before is not None:
-                check_framing(before, conditions, judged)
             found = before or self._judge(conditions, prepared)
         return found, Evaluation(tuple(found["sequence_losses"]))
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from inheritune.analysis import analyze
 from inheritune.arch import in_dtype, load_model, load_tokenizer, logits_width
-from inheritune.data import Prepared, note_beside, open_prepared, packing_of
+from inheritune.arm import check_framing
+from inheritune.data import Packing, Prepared, note_beside, open_prepared, packing_of
 from inheritune.recipe import EvaluateRun, Recipe, Reference
 from inheritune.report import PAIR
 from inheritune.runlog import Terminal, read_json, write_json
@@ -41,11 +42,19 @@ def look(recipe: Recipe, folder: Path, result: str, place: Reference, runtime: R
         return [] if gone else found
 
     wanted = runtime.first_does(wants)
+    if wanted:
+        packing, judged = _packing(recipe, folder, target), folder / "reference" / "evaluation.json"
+        runtime.first_does(lambda: check_framing(read_json(judged) if judged.exists() else {}, packing, judged))
     if "analysis" in wanted:
-        _analyse(folder, [place, target], recipe, runtime, terminal)
+        _analyse(folder, [place, target], recipe, packing, runtime, terminal)
     if "samples" in wanted:
-        runtime.first_does(lambda: _continue(wish, folder, [place, target], recipe.data.prefix, runtime, terminal))
+        runtime.first_does(lambda: _continue(wish, folder, [place, target], packing, runtime, terminal))
     return bool(wanted)
+
+
+def _packing(recipe: Recipe, folder: Path, target: Reference) -> Packing:
+    """How the run's text is seen; attention inside documents is left to its training."""
+    return packing_of(open_prepared(folder / "data"), load_tokenizer(target), prefix=recipe.data.prefix)
 
 
 def _wants_samples(wish: EvaluateRun, file: Path) -> bool:
@@ -59,12 +68,12 @@ def _wants_samples(wish: EvaluateRun, file: Path) -> bool:
 
 
 def _analyse(
-    folder: Path, pair: list[Reference], recipe: Recipe, runtime: Runtime, terminal: Terminal
+    folder: Path, pair: list[Reference], recipe: Recipe, packing: Packing, runtime: Runtime, terminal: Terminal
 ) -> None:  # fmt: skip
     """analysis/, on validation text. All processes look, as they read the data together; the first one writes."""
     data, length = folder / "data", min(_LENGTH, recipe.train.sequence_length)
     runtime.first_does(lambda: open_prepared(data).verify(note_beside(data)))  # once for both models
-    there = (len(open_prepared(data).tokens("validation")) - 1) // length  # a run has a sequence at least
+    there = (len(open_prepared(data).tokens("validation")) - packing.context) // length  # a run has a sequence at least
     count = min(_SEQUENCES, there)
     fewer = "" if count == _SEQUENCES else ", as the validation text has no more"
     terminal.say(f"analysis: reference and target on {count} sequences of {length} tokens{fewer}")
@@ -76,18 +85,17 @@ def _analyse(
 
 
 def _continue(
-    wish: EvaluateRun, folder: Path, pair: list[Reference], rule: str, runtime: Runtime, terminal: Terminal
+    wish: EvaluateRun, folder: Path, pair: list[Reference], packing: Packing, runtime: Runtime, terminal: Terminal
 ) -> None:  # fmt: skip
     """samples.json: the same prompts continued by both."""
     tokenizer = load_tokenizer(pair[1])  # the run's own
     prompts = wish.prompts or beginnings(open_prepared(folder / "data"), tokenizer, _PROMPTS)
     count = wish.new_tokens.count
-    prefix = packing_of(open_prepared(folder / "data"), tokenizer, prefix=rule).prefix
     terminal.say(f"samples: {len(prompts)} prompts, continued by reference and target")
 
     def answers(place: Reference) -> list[str]:  # a function, so that one model is let go before the next comes
         model = in_dtype(load_model(place), "float32").to(runtime.device)
-        return [greedy(model, tokenizer, text, count, prefix) for text in prompts]
+        return [greedy(model, tokenizer, text, count, packing.prefix) for text in prompts]
 
     models = [{"name": name, "continuations": answers(place)} for name, place in zip(PAIR, pair, strict=True)]
     write_json(folder / "samples.json", {"prompts": prompts, "models": models, "new_tokens": count})

@@ -129,8 +129,8 @@ class Training(Part):
     activation_checkpointing: bool = False
     """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work."""
     router_loss: Annotated[Literal["auto"] | bool, BeforeValidator(_flag_or_auto)] = "auto"
-    """Mixtures of experts: add the term that keeps tokens spread over the experts, with the weight that the model's
-    config gives (router_aux_loss_coef). auto: where the config says output_router_logits: true. The term is taken over
+    """For mixture-of-experts models: add the load-balancing loss, weighted by the config's coefficient
+    (router_aux_loss_coef). auto: where the config says output_router_logits: true. The term is taken over
     each micro-batch, recorded as `router`, and never part of a validation loss."""
     spike: Annotated[float, Field(gt=1)] | None = None
     """A loss above so many times the median of the last 50 steps: go back to the newest checkpoint and leave out the

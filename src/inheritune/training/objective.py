@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from inheritune.arch import check_room
+from inheritune.data import IGNORED
 from inheritune.losses import (
     Distribution,
     Form,
@@ -132,7 +133,9 @@ class NextToken(torch.nn.Module):
             taught = _ask(teacher, inputs_BT, stored, positions, places)
         outputs, router = self._outputs(head, given), None
         if self._router is not None:
-            router = self._router(outputs.router_logits, _seen(targets_BT)) * (targets_BT >= 0).sum()
+            counted = (targets_BT >= 0).sum()
+            seen_BT = torch.where(counted > 0, _seen(targets_BT), 1)  # of no token the term would not be a number
+            router = self._router(outputs.router_logits, seen_BT) * counted
         if taught is not None:
             sums = self._distilled(teacher, taught, outputs, targets_BT, places)  # type: ignore[arg-type]
         elif head is None:
@@ -164,7 +167,10 @@ class NextToken(torch.nn.Module):
         targets_BT: torch.Tensor, places: torch.Tensor | None,
     ) -> torch.Tensor:  # fmt: skip
         """The sums of loss, cross-entropy and KL."""
-        head, targets_N = self._head[0], at_places(targets_BT, places).flatten()
+        head, targets_BL = self._head[0], at_places(targets_BT, places)
+        if places is not None:  # a token that no input predicts
+            targets_BL = targets_BL.masked_fill(places < 0, IGNORED)
+        targets_N = targets_BL.flatten()
         of = teacher.settings.student, teacher.settings.temperature
         if head is None or self.form == "whole":
             if head is None:
@@ -184,10 +190,14 @@ def _seen(targets_BT: torch.Tensor) -> torch.Tensor:
 
 
 def at_places(values_BT: torch.Tensor, places_BL: torch.Tensor | None) -> torch.Tensor:
-    """What stands at some places of each sequence: (B, T, ...) to (B, L, ...); all of it without `places_BL`."""
+    """What stands at some places of each sequence: (B, T, ...) to (B, L, ...); all of it without `places_BL`.
+
+    A negative place stands for none, and gives what is at place 0.
+    """
     if places_BL is None:
         return values_BT
-    return values_BT[torch.arange(len(places_BL), device=places_BL.device)[:, None], places_BL]
+    rows_B1 = torch.arange(len(places_BL), device=places_BL.device)[:, None]
+    return values_BT[rows_B1, places_BL.clamp(min=0)]
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -197,7 +197,8 @@ def largest_micro_batch(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         spread.module.choose_form(size * settings.sequence_length)
-        tokens = torch.randint(0, vocabulary, (size, settings.sequence_length), device=runtime.device)
+        length = settings.sequence_length + len(batches.sequences.packing.prefix)
+        tokens = torch.randint(0, vocabulary, (size, length), device=runtime.device)
         stored = [tensor.to(runtime.device) for tensor in batches.stored(np.zeros(size, np.int64))]
         with runtime.autocast(settings.precision):
             loss = spread.module(tokens, tokens, *stored).reshape(-1)[0]

@@ -15,6 +15,11 @@ from inheritune.data import Packing, Sequences
 from inheritune.evaluation import judge
 
 END, PREFIX, LENGTH = 1, (0, 5), 14
+# What they give a token depends on how long the whole input is, so padding behind shorter sequences shows. Their own
+# tokenizers put nothing before a text, so that no sequence of theirs is padded.
+_SEES_LENGTH = ("reformer", "xlnet")
+# A block's keys and values are handed on beside the hidden states, so no block can be skipped (known before prefixes).
+_NOT_SKIPPED = ("gemma4_text",)
 _QUICK = ("llama", "gemma3_text", "mamba", "qwen2_moe", "opt", "falcon")
 
 
@@ -42,8 +47,11 @@ def check(kind: str) -> None:
     stream[[3, 20, 24, 40]] = END  # sequences with none, one and two documents that begin in them
     sequences = Sequences(stream, LENGTH, "here", packing=Packing(PREFIX, END))
     expected = [plainly(model, stream[first : first + LENGTH].tolist()) for first in range(0, len(stream), LENGTH)]
-    found = judge(model, sequences, runtime.start("cpu"), precision="float32", micro_batch=3)
+    size = 1 if kind in _SEES_LENGTH else 3
+    found = judge(model, sequences, runtime.start("cpu"), precision="float32", micro_batch=size)
     assert list(found.losses) == pytest.approx(expected, rel=2e-4), kind
+    if kind in _NOT_SKIPPED:
+        return
     trials = Trials(model, sequences.rows(range(5)), micro_batch=3)
     assert sorted(trials.losses.tolist()) == pytest.approx(sorted(expected), rel=2e-4), kind
 

@@ -109,9 +109,9 @@ class Partial:
                     result = self._returned(at, before)
                 else:
                     result = own(*given, **named)
-                    self._extras.setdefault(at, tuple(result[1:]) if isinstance(result, tuple) else None)
+                    self._extras.setdefault(at, tuple(result[1:]) if isinstance(result, tuple | list) else None)
                 if states is not None and at == self.count - 1:
-                    states.append(result[0] if isinstance(result, tuple) else result)
+                    states.append(result[0] if isinstance(result, tuple | list) else result)
                 return result
 
             return run

@@ -18,8 +18,8 @@ END, PREFIX, LENGTH = 1, (0, 5), 14
 # What they give a token depends on how long the whole input is, so padding behind shorter sequences shows. Their own
 # tokenizers put nothing before a text, so that no sequence of theirs is padded.
 _SEES_LENGTH = ("reformer", "xlnet")
-# A block's keys and values are handed on beside the hidden states, so no block can be skipped (known before prefixes).
-_NOT_SKIPPED = ("gemma4_text",)
+# What blocks hand on besides hidden states is not for any other block, so none can be skipped (known before prefixes).
+_NOT_SKIPPED = ("gemma4_text", "reformer")
 _QUICK = ("llama", "gemma3_text", "mamba", "qwen2_moe", "opt", "falcon")
 
 

@@ -40,6 +40,8 @@ EXPERTS = 200_000
 """Experts of a model, over all blocks."""
 WIDTH = 2**24
 """The vocabulary, a hidden size or a number of heads."""
+PYTHON_BYTES = 4_000_000
+"""A Python file whose string literals are documents."""
 DOCUMENT = 16_000_000
 """Characters of one document."""
 LINE_BYTES = 32_000_000
@@ -50,7 +52,7 @@ BENCHMARK_BYTES = 200_000_000
 """A file of documents that training text must not contain."""
 BATCH_BYTES = 64_000_000
 """Text of a table that is unpacked at once."""
-CHUNK_BYTES, CHUNK_RATIO = 512_000_000, 100
+CHUNK_BYTES, CHUNK_RATIO = 256_000_000, 100
 """A column of a row group may unpack to so many bytes, or to so many times what is stored, whichever is more."""
 
 _CHARACTERS = 64  # of a text in YAML count as one value

@@ -36,7 +36,7 @@ GGUF_VALUES = 5_000_000
 """Values in all the arrays of a .gguf file's metadata together."""
 LAYERS = 1000
 """Blocks of a model."""
-EXPERTS = 200_000
+EXPERTS = 100_000
 """Experts of a model, over all blocks."""
 WIDTH = 2**24
 """The vocabulary, a hidden size or a number of heads."""

@@ -133,7 +133,9 @@ class _Walk:
         else:
             inner, count = self._number(self.kind), self._number(self.long)
             self.values += count
-            if self.values > GGUF_VALUES or depth == _DEEPEST:
+            if depth == _DEEPEST:
+                raise ValueError(f"more than {_DEEPEST} arrays inside each other")
+            if self.values > GGUF_VALUES:
                 raise ValueError(f"arrays of {self.values:,} values, at most {GGUF_VALUES:,} are taken")
             if inner not in (_TEXT, _ARRAY):
                 self._skip(count * self._size(inner))

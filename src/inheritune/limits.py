@@ -153,8 +153,11 @@ def check_yaml_file(file: Path) -> None:
         return
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file of a model. Raises InputError where it is too large or no JSON, OSError where it cannot be read."""
+def read_json(path: Path, kind: str = "JSON") -> Any:
+    """A JSON file of a model; `kind` is what it should be.
+
+    Raises InputError where it is too large or no JSON, OSError where it cannot be read.
+    """
     raw = read_bytes(path, VOCABULARY_BYTES if _is_vocabulary(path.name) else JSON_BYTES)
     _check_values(raw, path)
     try:
@@ -162,7 +165,7 @@ def read_json(path: Path) -> Any:
     except RecursionError:
         raise InputError(str(path), "lists and objects too deep inside each other", "get the file again") from None
     except ValueError as error:
-        raise InputError(str(path), f"not JSON ({error})", "get the file again") from None
+        raise InputError(str(path), f"not {kind} ({error})", "get the file again") from None
 
 
 def check_folder(folder: Path) -> None:
@@ -173,19 +176,19 @@ def check_folder(folder: Path) -> None:
     with os.scandir(folder) as entries:
         files = sorted(Path(entry.path) for entry in entries)
     for file in files:
-        try:
-            if file.is_dir():
-                continue
-            size = check_regular(file)
-        except OSError:  # a link to nothing; who needs the file says that it is missing
-            continue
-        name = file.name
-        text = _is_vocabulary(name) or file.suffix in _TEXTS
-        most = VOCABULARY_BYTES if text else JSON_BYTES if file.suffix == ".json" else None
-        if most is not None and size > most:
-            raise InputError(str(file), f"{size:,} bytes, at most {most:,} are read", "get the file again")
-        if file.suffix == ".json" and size > JSON_VALUES:
-            _check_values(read_bytes(file, VOCABULARY_BYTES), file)
+        if file.exists() and not file.is_dir():  # who needs what a link to nothing should be says that it is missing
+            check_file(file)
+
+
+def check_file(file: Path) -> None:
+    """As `check_folder`, for one file of a model or tokenizer."""
+    size = check_regular(file)
+    text = _is_vocabulary(file.name) or file.suffix in _TEXTS
+    most = VOCABULARY_BYTES if text else JSON_BYTES if file.suffix == ".json" else None
+    if most is not None and size > most:
+        raise InputError(str(file), f"{size:,} bytes, at most {most:,} are read", "get the file again")
+    if file.suffix == ".json" and size > JSON_VALUES:
+        _check_values(read_bytes(file, VOCABULARY_BYTES), file)
 
 
 def check_counts(fields: Mapping[str, Any], place: str) -> None:
@@ -216,10 +219,10 @@ def check_counts(fields: Mapping[str, Any], place: str) -> None:
 
 
 def check_header(file: Path) -> None:
-    """Raise InputError for a safetensors file whose header is said to be larger than the limit."""
+    """Raise InputError for a safetensors file with a larger header than the limit. Damage is left to its reader."""
     with file.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
-    if size > HEADER_BYTES:
+    if HEADER_BYTES < size < file.stat().st_size:
         raise InputError(str(file), f"a header of {size:,} bytes, at most {HEADER_BYTES:,} are read", "get it again")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from inheritune.arch.gguf_header import read_gguf
 from inheritune.errors import InputError
-from inheritune.limits import check_counts, check_folder, check_header, check_regular, read_json
+from inheritune.limits import check_counts, check_file, check_folder, check_header, check_regular, read_json
 
 _TIMEOUT_SECONDS = 4.0
 
@@ -99,7 +99,9 @@ def fetch(located: Located, name: str, revision: str | None) -> Path | None:
         file = Path(located.name) / name
         return file if file.is_file() else None
     try:
-        return Path(hf_hub_download(located.name, name, revision=revision, local_files_only=located.local_files_only))
+        found = hf_hub_download(located.name, name, revision=revision, local_files_only=located.local_files_only)
+        check_file(Path(found))
+        return Path(found)
     except LocalEntryNotFoundError:
         if located.local_files_only:
             return None
@@ -208,7 +210,7 @@ def check_no_adapter(located: Located, revision: str | None) -> None:
 def _index(file: Path) -> dict[str, str]:
     """For each tensor the file that holds it, as an index says. Raises InputError where it is none."""
     try:
-        found = read_json(file)["weight_map"]
+        found = read_json(file, "an index of weight files")["weight_map"]
         return {str(name): str(Path(holder)) for name, holder in found.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(str(file), f"not an index of weight files ({error!r})", "get the file again") from None

@@ -1,5 +1,6 @@
 """Limits on what others wrote: checked before anything is built from a file, and listed in docs/security.md."""
 
+import errno
 import json
 import os
 import re
@@ -69,11 +70,11 @@ _WIDTH_KEY = re.compile(
 def check_regular(path: Path) -> int:
     """The size in bytes of a regular file, links followed.
 
-    Raises InputError for a pipe, a socket, a device or a folder, OSError where there is nothing.
+    Raises InputError for a pipe, a socket or a device, OSError for a folder and where there is nothing.
     """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(str(path), "a folder, not a file", "give a file")
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
         raise InputError(str(path), "a pipe, socket or device, not a file", "give a regular file")
     return status.st_size

@@ -131,7 +131,7 @@ def locate_tokenizer(path: str, revision: str | None = None) -> Located:
 
 
 def _gguf(file: Path) -> Located:
-    if not file.exists():
+    if not file.exists() or file.is_dir():
         raise InputError(str(file), "no such file", "give the path of a .gguf file")
     check_regular(file)
     with file.open("rb") as opened:

@@ -148,6 +148,7 @@ def cases(here: Path) -> dict[str, Callable[[], Any]]:
         ),
         "reference: a device": lambda: load_config(Reference(path="/dev/zero")),
         "source: a device": lambda: list_inputs([Source(path="/dev/zero")]),
+        "source: a device behind an address": lambda: list_inputs([Source(path="local:///dev/zero")]),
         "source: a pipe": lambda: list_inputs([Source(path=str(fifo(here / "texts" / "a.txt").parent))]),
         "words: a device": lambda: filtering._read_bad_words(Path("/dev/zero"), "filters"),
         "words: a pipe": lambda: filtering._read_bad_words(fifo(here / "words"), "filters"),

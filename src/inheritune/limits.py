@@ -27,7 +27,7 @@ VOCABULARY_BYTES = 128_000_000
 """A file of a tokenizer, or the index of weight files."""
 JSON_VALUES = 10_000_000
 """Values in a JSON file of a model."""
-HEADER_BYTES = 16_000_000
+HEADER_BYTES = 10_000_000
 """The header of a safetensors file."""
 GGUF_ENTRIES = 10_000
 """Entries of metadata in a .gguf file."""

@@ -161,10 +161,13 @@ def choose_once(
     """A measured choice, made by the first process and kept in `file`: see `analysis.choose_blocks`.
 
     It sees `inherit.calibration` of the training tokens, spread evenly over them; no validation document is among them.
+    Each drop is saved beside `file` until the choice is made, so that an interrupted one resumes.
     """
+    drops = file.with_name(f"{file.stem}-drops.json")
 
     def choose() -> dict[str, Any]:
         if file.exists():
+            drops.unlink(missing_ok=True)
             found: dict[str, Any] = read_json(file)
             return found
         runtime = conditions.runtime
@@ -178,9 +181,10 @@ def choose_once(
         rows = sample(pieces, count, "inherit.calibration", or_fewer=True)
         found = choose_blocks(
             held, rows, inherit, precision=runtime.quick_precision(), say=conditions.terminal.say,
-            trust_remote_code=conditions.trust_remote_code,
+            trust_remote_code=conditions.trust_remote_code, progress=drops,
         )  # fmt: skip
         write_json(file, found)
+        drops.unlink(missing_ok=True)
         return found
 
     found: dict[str, Any] = conditions.runtime.first_does(choose)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.errors import InherituneError, InputError
+from inheritune.limits import check_yaml_file
 
 
 def check_installed(place: str) -> None:
@@ -38,6 +39,8 @@ def check_tasks(
     check_installed(place)
     for own in [*([folder] if folder is not None else []), *(Path(name) for name in names if Path(name).is_file())]:
         check_trust(own, trusted, place)
+        if own.is_file():
+            check_yaml_file(own)
     if folder is not None:
         _check_folder(folder)
     known = {*task_manager(folder).all_tasks, *further}
@@ -71,6 +74,7 @@ def _check_folder(folder: Path) -> None:
     if not files:
         raise InputError(str(folder), "no folder with task files (*.yaml)", "give a folder that has some")
     for file in files:
+        check_yaml_file(file)
         try:
             load_yaml(file, resolve_func=False)
         except Exception as error:  # damaged in whatever way

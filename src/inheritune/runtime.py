@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -243,6 +243,13 @@ def peak_memory() -> int:
     return peak if os.uname().sysname == "Darwin" else peak * 1024
 
 
+def answer(line: str) -> None:
+    """Write a line to standard error from a signal handler, on the first process; print may not be entered twice."""
+    if not place_of_process()[0]:
+        with suppress(OSError):
+            os.write(2, f"{line}\n".encode())
+
+
 @dataclass
 class StopRequest:
     """Set by Ctrl-C or SIGTERM; the training loop looks at it after every step."""
@@ -252,7 +259,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Inside, Ctrl-C and SIGTERM set the request instead of ending the process; a second one ends it at once."""
+    """Inside, Ctrl-C and SIGTERM set the request instead of ending the process; a second one raises KeyboardInterrupt.
+
+    The first one is answered at once with a line on standard error.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
         yield request
@@ -262,6 +272,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
         if request.signal_name is not None:
             raise KeyboardInterrupt
         request.signal_name = signal.Signals(number).name
+        answer(f"{request.signal_name}: stopping after this step; a second signal ends at once, without saving")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

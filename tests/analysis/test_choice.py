@@ -12,7 +12,7 @@ from tiny_families import build
 import inheritune
 from inheritune.analysis import choose_blocks, pass_through
 from inheritune.analysis.choice import reason
-from inheritune.analysis.order import Dropped
+from inheritune.analysis.progress import Dropped
 from inheritune.errors import InputError
 from inheritune.recipe import Inherit
 

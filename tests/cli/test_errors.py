@@ -301,4 +301,4 @@ entry._run = work
 sys.exit(entry.main([]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
-    assert (done.returncode, done.stderr) == (130, "")
+    assert (done.returncode, done.stderr) == (130, "SIGTERM: stopping; a second signal ends at once\n")

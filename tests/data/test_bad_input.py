@@ -49,7 +49,7 @@ def parquet(columns: dict[str, list[Any]]) -> bytes:
 LINES = b"".join(json.dumps({"text": f"{n} {n * n} {n**3}"}).encode() + b"\n" for n in range(5000))
 
 
-LARGE = b"x" * 100_500_000
+LARGE = b"x" * 32_500_000
 
 
 @dataclass
@@ -112,12 +112,16 @@ FILES = {
     "csv with loose quotes": File("a.csv", b'text,id\n"a"b,1\n', ["line 2", "not a row"]),
     "csv row too short": File("a.csv", b"id,text\n1\n", ["line 2", "1 fields", "2 columns"]),
     "csv row too long": File("a.csv", b"id,text\n1,a, b\n", ["line 2", "3 fields", "2 columns"]),
-    "a file too large for a document": File("a.txt.zst", lambda: zstd(LARGE), ["100,000,000 bytes", "`document`"]),
-    "a line too long": File("a.txt.zst", lambda: zstd(LARGE), ["a line of more than 100"], {"document": "line"}),
-    "a record too long": File("a.jsonl.zst", lambda: zstd(LARGE), ["a line of more than 100", "exclude the file"]),
+    "a file too large for a document": File("a.txt.zst", lambda: zstd(LARGE), ["32,000,000 bytes", "`document`"]),
+    "a line too long": File("a.txt.zst", lambda: zstd(b"a\n" + LARGE), ["line 2 has more than 32,000,000 bytes"], {"document": "line"}),
+    "a record too long": File("a.jsonl.zst", lambda: zstd(LARGE), ["line 1 has more than 32,000,000 bytes", "exclude the file"]),
     "a block too large": File(
         "a.txt.zst", lambda: zstd(b"\n" + LARGE.replace(b"x" * 1000, b"x" * 999 + b"\n")), ["line 2 begins a block"], {"document": "blank line"}
     ),
+    "a field too long": File("a.csv", lambda: b"id,text\n1,a\n2," + LARGE[:16_500_000] + b"\n", ["line 3 begins a record", "16,000,000 characters"]),
+    "a field of many lines without an end": File("a.csv", lambda: b'id,text\n1,"' + b"a,b\n" * 5_000_000, ["line 2 begins a record", "16,000,000 characters"]),
+    "a text too long": File("a.jsonl", lambda: b'{"text": "a"}\n{"text": "' + LARGE[:16_500_000] + b'"}\n', ["a.jsonl: line 2", "16,500,000 characters, at most 16,000,000"]),
+    "a row too long": File("a.parquet", lambda: parquet({"text": ["a", "x" * 16_500_000]}), ["a.parquet: row 2", "16,500,000 characters"]),
     "no Python": File("a.py", b"def", ["not Python"], {"document": "string literal"}),
     "no file that is included": File("a.html", b"text", ["matches include ['*.txt']", "set `include`"], {"include": ["*.txt"]}),
 }  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 import inheritune
 from conftest import read_json, tiny_recipe, weights
 from inheritune import growth, prepare
-from inheritune.errors import InputError
+from inheritune.errors import InputError, Interrupted
 from inheritune.pipeline import run
 from inheritune.recipe import load_recipe
 
@@ -34,6 +34,42 @@ def check_nested(out: Path, rounds: list[dict[str, Any]], folders: list[Path]) -
     for number, (found, folder) in enumerate(zip(rounds, folders, strict=True)):
         assert found["blocks"] == sorted(set(range(4)) - set(order[: 3 - number]))
         assert read_json(folder / "inherited.json")["blocks"] == found["blocks"]
+
+
+def test_a_choice_that_was_interrupted_in_a_run_resumes(
+    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C behind each drop: the choice of an uninterrupted run, and no drop is looked for twice."""
+    path, choose, said = write_recipe(recipe(text, reference_folder)), growth.choose_blocks, []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Stopped
+
+    def interrupted(*given: Any, say: Any, **named: Any) -> Any:
+        def tell(line: str) -> None:
+            said.append(line)
+            if line.startswith("dropped"):
+                raise KeyboardInterrupt
+
+        return choose(*given, say=tell, **named)
+
+    monkeypatch.setattr(growth.Growth, "run", stop)  # behind the choice
+    out, drops = tmp_path / "out", tmp_path / "out" / "selection-drops.json"
+    with monkeypatch.context() as signalled:
+        signalled.setattr(growth, "choose_blocks", interrupted)
+        for kept in ("first drop is", "first 2 drops are", "first 3 drops are"):
+            with pytest.raises(Interrupted, match=f"{kept} kept in {drops}: run the same command again"):
+                run(load_recipe(path), out)
+    assert sum(line.startswith("dropped") for line in said) == 3
+    for folder in (out, tmp_path / "straight"):
+        with pytest.raises(Stopped):
+            run(load_recipe(path), folder)
+        assert not list(folder.glob("*drops*"))
+    resumed, straight = (read_json(folder / "selection.json") for folder in (out, tmp_path / "straight"))
+    assert resumed | {"seconds": 0} == straight | {"seconds": 0}
 
 
 def test_rounds_put_back_what_was_dropped_last(

@@ -232,6 +232,31 @@ def test_interrupted_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert same(train(tmp_path, model()), train(tmp_path / "straight", model()))
 
 
+def test_interrupted_in_the_first_validation_it_waits_for_no_more_of_it(tmp_path: Path) -> None:
+    """It may take minutes, and nothing was done yet."""
+    import os
+    import signal
+
+    judged = 0
+
+    def validate(score: Callable[[Any], torch.Tensor]) -> float:
+        nonlocal judged
+        for first in range(0, 8, 2):
+            if first == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            score(sequences().rows([first, first + 1]).examples())
+            judged += 1
+        return 0.5
+
+    job = Job(
+        label="test", model=model(), sequences=sequences(), settings=settings(), seed=5, folder=tmp_path,
+        runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=validate, validate_every=2,
+    )  # fmt: skip
+    with pytest.raises(Interrupted, match="stopped by SIGTERM before the first step; nothing of it was done"):
+        train_steps(job)
+    assert judged == 2
+
+
 def test_lengths_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="less than one step"):
         train(tmp_path, model(), length="31 tokens")

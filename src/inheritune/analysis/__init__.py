@@ -1,6 +1,6 @@
 """Which layers work: attention's ranks and mass, what each block is worth, and which blocks to inherit."""
 
-from inheritune.analysis.account import analyze, choose
+from inheritune.analysis.account import analyze, choose, drops_beside
 from inheritune.analysis.attention import attention_seen, eager_attention
 from inheritune.analysis.choice import choose_blocks, sequences_wanted
 from inheritune.analysis.figures import describe
@@ -35,6 +35,7 @@ __all__ = [
     "column_mass",
     "depth_distances",
     "describe",
+    "drops_beside",
     "eager_attention",
     "find_projections",
     "gradient_norms",

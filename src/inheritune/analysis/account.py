@@ -94,23 +94,31 @@ def analyze(
                 rows = text_of.calibration(its, model.config, selection)
                 figures["selection"] = choose_blocks(
                     model, rows, selection, micro_batch=micro_batch, precision=precision, say=say,
-                    trust_remote_code=_trusted(one),
+                    trust_remote_code=_trusted(one), progress=None if folder is None else drops_beside(folder),
                 )  # fmt: skip
             figures["seconds"] = {"load": seconds, **figures["seconds"]}
             found["models"].append({"name": name, "path": path, "parameters": parameter_count(model), **figures})
     if folder is not None:
         _write(found, drawings, folder)
+        drops_beside(folder).unlink(missing_ok=True)
     return found
+
+
+def drops_beside(folder: Path) -> Path:
+    """Where the drops of an unfinished choice are kept whose result will be written to `folder`."""
+    return folder.with_name(f".{folder.name}.drops.json")
 
 
 def choose(
     model: "str | Path | Reference | PreTrainedModel", wish: Inherit, *, text: str | Path | Sequence[str | Path] = (),
     data: str | Path | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto",
     dtype: str = "auto", micro_batch: int = 8, prefix: str = "auto", say: Callable[[str], None] = lambda _: None,
+    progress: Path | None = None,
 ) -> Figures:  # fmt: skip
     """A measured choice on text, or on the training text of prepared data: see `choose_blocks` for what comes out.
 
-    `wish` has choose, layers and calibration; the other arguments are those of `analyze`. Raises InputError as that.
+    `wish` has choose, layers and calibration; `progress` is that of `choose_blocks`; the other arguments are those of
+    `analyze`. Raises InputError as that.
     """
     paths = [text] if isinstance(text, str | Path) else list(text)
     _check_text(paths, data)
@@ -119,7 +127,7 @@ def choose(
         rows = _Text(paths, data, runtime, prefix).calibration(its, loaded.config, wish)
         return choose_blocks(
             loaded, rows, wish, micro_batch=micro_batch, precision=_loss_precision(dtype, runtime), say=say,
-            trust_remote_code=_trusted(model),
+            trust_remote_code=_trusted(model), progress=progress,
         )  # fmt: skip
 
 

@@ -2,17 +2,18 @@
 
 import copy
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inheritune.analysis.figures import mean
 from inheritune.analysis.measures import is_lazy
-from inheritune.analysis.order import Dropped, order_by, search
+from inheritune.analysis.order import order_by, search
 from inheritune.analysis.passing import Passed, pass_through
+from inheritune.analysis.progress import Dropped, Progress, fingerprint_of, open_progress
 from inheritune.analysis.recovery import Recovery
 from inheritune.analysis.trials import Trials, products_in, skip_increases
 from inheritune.arch import layer_count
@@ -31,6 +32,7 @@ _RANK_LENGTH, _RANK_SEQUENCES = 100, 20  # ranks grow with the length: the paper
 def choose_blocks(
     model: "PreTrainedModel", rows: Rows, wish: Inherit, *, micro_batch: int = 8,
     precision: str = "float32", trust_remote_code: bool = False, say: Callable[[str], None] = lambda _: None,
+    progress: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The blocks that a measured choice keeps, and the order in which it drops the others, as plain data.
 
@@ -41,16 +43,32 @@ def choose_blocks(
     left as it was. Keys: choose, blocks, dropped (in order; block, and with auto loss and increase in nats a token),
     lazy_layers, reason, precision, calibration, loss, trials, seconds.
 
-    Raises InputError for more blocks than there are or a budget below one, where no block can be dropped, or when rank
-    is asked of blocks that show no attention weights.
+    With auto, each drop is saved in the file `progress`. A later call with the same model, rows and settings resumes
+    from it and gives the same blocks as an uninterrupted one. The caller removes the file.
+
+    Raises Interrupted on Ctrl-C or SIGTERM, and says what is kept; InputError for more blocks than there are or a
+    budget below one, where no block can be dropped, or when rank is asked of blocks that show no attention weights;
+    RunError for a damaged `progress`.
     """
-    began = time.monotonic()
     total = layer_count(model.config)
     # What cannot be is found before anything is measured.
     if isinstance(wish.layers, Size):
         settle(model.config, wish, trust_remote_code)
     else:
         count_layers(wish.layers, total)
+    fingerprint = ""
+    if progress is not None:
+        fingerprint = fingerprint_of(model, rows, wish, micro_batch=micro_batch, precision=precision)
+    saved = open_progress(progress, fingerprint)
+    with saved.told():
+        return _chosen(model, rows, wish, micro_batch, precision, trust_remote_code, say, saved)
+
+
+def _chosen(
+    model: "PreTrainedModel", rows: Rows, wish: Inherit, micro_batch: int, precision: str, trust_remote_code: bool,
+    say: Callable[[str], None], progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    total = layer_count(model.config)
     seen, spare = divide(rows, wish)
     pieces = seen.cut(min(_RANK_LENGTH, rows.sequence_length))
     pieces = pieces.rows(range(len(pieces))[:_RANK_SEQUENCES])
@@ -68,8 +86,10 @@ def choose_blocks(
             say(f"choosing blocks: loss {start:.3f} with all {total}")
             if not trials.resumes:
                 say("choosing blocks: blocks see more than the one before hands on, so every trial takes a whole pass")
+            if progress.drops:
+                say(f"choosing blocks: resuming from {progress.file}, drops so far: {len(progress.drops)}")
             enough = partial(_is_enough, model, wish, trust_remote_code)
-            order = search(trials, enough, partial(_is_model, model, wish, trust_remote_code), say)
+            order = search(trials, enough, partial(_is_model, model, wish, trust_remote_code), say, progress)
         else:
             order = order_by(_values(model, seen, wish.choose, ranks, micro_batch))
     dropped = [one.block for one in order]
@@ -87,7 +107,7 @@ def choose_blocks(
         "recovery_steps": 0 if recovery is None else recovery.steps,
         "loss": start,
         "trials": trials.runs if trials is not None else 0,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(progress.seconds, 1),
     }
 
 

@@ -6,9 +6,9 @@ them back from the end of the order, each at its place.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from inheritune.analysis.progress import Dropped, Progress
 from inheritune.analysis.trials import Trials
 from inheritune.errors import InputError
 
@@ -16,22 +16,12 @@ _LIKELY = 4  # of each order of the candidates, so many are tried: neither is to
 _SEAM = 0.5  # how much more a drop counts that parts neighbours, as a share of what it adds to the loss
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """A block of the order: `loss` is that of the blocks left, `increase` what dropping it added, in nats a token; None
-    where they were not measured.
-    """
-
-    block: int
-    loss: float | None = None
-    increase: float | None = None
-
-
 def search(
     trials: Trials,
     enough: Callable[[list[int]], bool],
     allowed: Callable[[list[int]], bool],
     say: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
 ) -> list[Dropped]:
     """Drop one block after the other, each time the one without which the loss on the calibration text rises least.
 
@@ -47,20 +37,29 @@ def search(
     to blocks that have begun to do without the others. Goes on until `enough(kept)`; `allowed` says which sets of
     blocks make a model.
 
+    `progress` is saved after each drop. The drops that it already has are made again without the trials that led to
+    them; a recovery trains again. So a search that was interrupted ends with the bits of one that was not.
+
     Raises InputError where no further block can be dropped.
     """
+    progress = progress or Progress()
+    known, trials.runs = list(progress.drops), progress.trials
     order: list[Dropped] = []
-    promises: dict[int, float] = {}
     while not enough(trials.kept):
-        best = _round(trials, promises, allowed)
+        best = known[len(order)] if len(order) < len(known) else _round(trials, progress.promises, allowed)
         if best is None:
             raise InputError(
                 "choose: auto", f"no block of {trials.kept} can be dropped without changing the others",
                 "ask for more blocks, or choose: first",
             )  # fmt: skip
         order.append(best)
-        promises.pop(best.block)
-        say(f"dropped {best.block}: {best.increase:+.2f}, loss {best.loss:.3f}")
+        if len(order) > len(known):
+            progress.promises.pop(best.block)
+            progress.drops, progress.trials = list(order), trials.runs
+            progress.save()
+            say(f"dropped {best.block}: {best.increase:+.2f}, loss {best.loss:.3f}")
+        else:
+            trials.drop_again(best.block)
         if not enough(trials.kept):
             trials.recover()
     return order

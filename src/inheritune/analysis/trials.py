@@ -67,6 +67,12 @@ class Trials:
             else:
                 held[-1] = held[block]
 
+    def drop_again(self, block: int) -> None:
+        """Leave out a block that an earlier search has dropped; no trial is counted."""
+        runs = self.runs
+        self.drop(block, *self.without(block))
+        self.runs = runs
+
     def recover(self) -> None:
         """Let the blocks kept so far train a little, where there is a recovery."""
         import torch

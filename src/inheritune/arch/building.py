@@ -11,6 +11,7 @@ from inheritune.arch.padding import draw_padding_rows, train_padding_rows
 from inheritune.arch.structure import check_decoder, find_structure
 from inheritune.arch.weights import Placement
 from inheritune.errors import InputError
+from inheritune.limits import check_counts
 from inheritune.recipe import NewTokenizer, Reference
 from inheritune.vocabulary import vocabulary_size
 
@@ -39,6 +40,7 @@ def new_config(
     from transformers import CONFIG_MAPPING
 
     silence_libraries()
+    check_counts(fields, _PLACE)
     fields = dict(fields)
     kind = fields.pop("model_type", None)
     if kind not in CONFIG_MAPPING:

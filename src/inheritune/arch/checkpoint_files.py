@@ -1,6 +1,5 @@
 """Finding and checking a reference's files before anything is loaded."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from inheritune.arch.gguf_header import read_gguf
 from inheritune.errors import InputError
+from inheritune.limits import check_counts, check_file, check_folder, check_header, check_regular, read_json
 
 _TIMEOUT_SECONDS = 4.0
 
@@ -99,7 +99,9 @@ def fetch(located: Located, name: str, revision: str | None) -> Path | None:
         file = Path(located.name) / name
         return file if file.is_file() else None
     try:
-        return Path(hf_hub_download(located.name, name, revision=revision, local_files_only=located.local_files_only))
+        found = hf_hub_download(located.name, name, revision=revision, local_files_only=located.local_files_only)
+        check_file(Path(found))
+        return Path(found)
     except LocalEntryNotFoundError:
         if located.local_files_only:
             return None
@@ -123,13 +125,15 @@ def locate_tokenizer(path: str, revision: str | None = None) -> Located:
     """Like `locate`, for a folder or hub id that need not hold a model."""
     here = Path(path).expanduser()
     if here.is_dir():
+        check_folder(here)
         return Located(str(here), local_files_only=True)
     return locate(path, revision, ("tokenizer_config.json", "tokenizer.json", "config.json"))
 
 
 def _gguf(file: Path) -> Located:
-    if not file.is_file():
+    if not file.exists() or file.is_dir():
         raise InputError(str(file), "no such file", "give the path of a .gguf file")
+    check_regular(file)
     with file.open("rb") as opened:
         if opened.read(4) != b"GGUF":
             raise InputError(str(file), "not a GGUF file (it does not begin with GGUF)", "get the file again")
@@ -145,10 +149,8 @@ def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
             "no config.json, so not a Hugging Face checkpoint",
             "give the folder that holds config.json",
         )
-    try:
-        json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(str(config), f"not JSON ({error})", "get the file again") from None
+    check_folder(folder)
+    check_config(config)
     check_no_adapter(Located(str(folder)), None)
     for index in folder.glob("*.safetensors.index.json"):
         for name in sorted(set(_index(index).values())):
@@ -161,6 +163,21 @@ def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
     if weights and not files and not list(folder.glob("*.bin")):
         raise InputError(str(folder), "no weights (*.safetensors)", "give a folder with a complete checkpoint")
     return files
+
+
+def check_config(file: Path) -> None:
+    """Raise InputError for a config.json that is no JSON, or states numbers beyond the limits."""
+    fields = read_json(file)
+    if isinstance(fields, dict):
+        check_counts(fields, str(file))
+
+
+def check_hub_config(located: Located, revision: str | None) -> None:
+    """As `check_config`, for a model on the hub or in its cache; nothing where it has no config.json."""
+    if located.gguf_file is None and not Path(located.name).is_dir():
+        config = fetch(located, "config.json", revision)
+        if config is not None:
+            check_config(config)
 
 
 def _check_all_named(folder: Path, files: tuple[Path, ...]) -> None:
@@ -193,15 +210,16 @@ def check_no_adapter(located: Located, revision: str | None) -> None:
 def _index(file: Path) -> dict[str, str]:
     """For each tensor the file that holds it, as an index says. Raises InputError where it is none."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        found = read_json(file, "an index of weight files")["weight_map"]
         return {str(name): str(Path(holder)) for name, holder in found.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(str(file), f"not an index of weight files ({error!r})", "get the file again") from None
 
 
 def _safetensors(file: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
+    check_header(file)
     try:
         with safe_open(str(file), framework="numpy"):
             pass

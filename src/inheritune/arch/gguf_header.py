@@ -1,5 +1,7 @@
 """What the header of a .gguf file says: its metadata, and its tensors by name."""
 
+import mmap
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.errors import InputError
+from inheritune.limits import GGUF_ENTRIES, GGUF_TENSORS, GGUF_VALUES, check_counts
 
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """Tensors that say how rotary frequencies are scaled, one number for each frequency."""
@@ -51,6 +54,7 @@ def read_gguf(file: Path) -> GgufHeader:
     found = _read(str(file), file.stat().st_mtime_ns)
     if isinstance(found, str):
         raise InputError(str(file), f"damaged or cut short ({found})", "get the file again")
+    check_counts(found.metadata, str(file))
     if int(found.metadata.get("split.count", 1) or 1) > 1:
         what = f"one of {found.metadata['split.count']} files that make a model together (split.count)"
         raise InputError(str(file), what, "merge them into one with llama-gguf-split --merge")
@@ -64,6 +68,7 @@ def _read(file: str, changed: int) -> "GgufHeader | str":
     from gguf import GGUFReader, dequantize
 
     try:
+        _check_sizes(Path(file))
         reader = GGUFReader(file)
         metadata = {
             name: entry.contents()
@@ -87,3 +92,71 @@ def _read(file: str, changed: int) -> "GgufHeader | str":
     except Exception as error:  # the reader trusts the file, and stumbles over damage in whatever way comes first
         return str(error) or type(error).__name__
     return GgufHeader(file, metadata, shapes, rope, same)
+
+
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value, by its type
+_TEXT, _ARRAY = 8, 9
+_DEEPEST = 4  # arrays inside each other
+
+
+def _check_sizes(file: Path) -> None:
+    """Raise ValueError where a file's counts go beyond the limits, or its metadata beyond its end.
+
+    The library that reads it trusts the counts: it would be busy for hours, or take all memory.
+    """
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        order = "<" if struct.unpack_from("<I", content, 4)[0] & 0xFFFF else ">"
+        tensors, entries = struct.unpack_from(f"{order}QQ", content, 8)
+        for what, count, most in (("tensors", tensors, GGUF_TENSORS), ("entries", entries, GGUF_ENTRIES)):
+            if count > most:
+                raise ValueError(f"{count:,} {what}, at most {most:,} are taken")
+        _Walk(content, order).entries(entries)
+
+
+class _Walk:
+    """A way over the metadata of a .gguf file, on which no value is kept."""
+
+    def __init__(self, content: mmap.mmap, order: str) -> None:
+        self.content, self.at, self.values = content, 24, 0  # behind magic, version and the two counts
+        self.long, self.kind = struct.Struct(f"{order}Q"), struct.Struct(f"{order}I")
+
+    def entries(self, count: int) -> None:
+        for _ in range(count):
+            self._text()
+            self._value(self._number(self.kind), 0)
+
+    def _value(self, kind: int, depth: int) -> None:
+        if kind == _TEXT:
+            self._text()
+        elif kind != _ARRAY:
+            self._skip(self._size(kind))
+        else:
+            inner, count = self._number(self.kind), self._number(self.long)
+            self.values += count
+            if depth == _DEEPEST:
+                raise ValueError(f"more than {_DEEPEST} arrays inside each other")
+            if self.values > GGUF_VALUES:
+                raise ValueError(f"arrays of {self.values:,} values, at most {GGUF_VALUES:,} are taken")
+            if inner not in (_TEXT, _ARRAY):
+                self._skip(count * self._size(inner))
+                return
+            for _ in range(count):
+                self._value(inner, depth + 1)
+
+    def _text(self) -> None:
+        self._skip(self._number(self.long))
+
+    def _size(self, kind: int) -> int:
+        if kind not in _SIZES:
+            raise ValueError(f"a value of type {kind}, which there is not")
+        return _SIZES[kind]
+
+    def _number(self, form: struct.Struct) -> int:
+        found: int = form.unpack_from(self.content, self.at)[0]
+        self.at += form.size
+        return found
+
+    def _skip(self, size: int) -> None:
+        self.at += size
+        if self.at > len(self.content):
+            raise ValueError("its metadata goes beyond its end")

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import io
-import json
 import pickle
 import warnings
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.checkpoint_files import (
     Located,
+    check_hub_config,
     check_no_adapter,
     fetch,
     locate,
@@ -40,6 +40,7 @@ from inheritune.arch.tokenization import SENTENCEPIECE_FILES, SentencePieceFiles
 from inheritune.arch.unused import left_over, refuse_left_over
 from inheritune.arch.weights import Names, Placement, check_fits, check_nothing_left
 from inheritune.errors import InputError
+from inheritune.limits import read_json
 from inheritune.recipe import Reference
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def _stored_config(reference: Reference, weights: bool = True) -> "PretrainedCon
 
     assert reference.path is not None
     with _plain_errors(reference.path):
-        arguments = _arguments(reference, weights)
+        located = locate(reference.path, reference.revision, weights=weights)
+        silence_libraries()
+        arguments = _options(located, reference.revision) | {"trust_remote_code": reference.trust_remote_code}
+        check_hub_config(located, reference.revision)
         if "gguf_file" in arguments:
             file = Path(str(arguments["pretrained_model_name_or_path"])) / arguments["gguf_file"]
             return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns))
@@ -158,7 +162,7 @@ def load_generation_config(reference: Reference) -> "GenerationConfig | None":
     if file is None:
         return None
     with _plain_errors(str(file), "mend it, or take it away"):
-        fields = json.loads(file.read_text(encoding="utf-8"))
+        fields = read_json(file)
         if not isinstance(fields, dict):
             raise ValueError("not a mapping")
         return GenerationConfig.from_dict(fields)
@@ -323,10 +327,10 @@ def silence_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def _arguments(reference: Reference, weights: bool = True) -> dict[str, Any]:
+def _arguments(reference: Reference) -> dict[str, Any]:
     """What `from_pretrained` is given."""
     assert reference.path is not None
-    located = locate(reference.path, reference.revision, weights=weights)
+    located = locate(reference.path, reference.revision)
     silence_libraries()
     return _options(located, reference.revision) | {"trust_remote_code": reference.trust_remote_code}
 

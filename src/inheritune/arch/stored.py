@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.width import Ranges
 from inheritune.errors import InputError
+from inheritune.limits import check_header
 
 if TYPE_CHECKING:
     import torch
@@ -241,6 +242,7 @@ def _header(file: Path) -> list[StoredTensor]:
     from huggingface_hub import parse_local_safetensors_file_metadata
     from safetensors import SafetensorError, safe_open
 
+    check_header(file)
     try:
         with safe_open(str(file), framework="pt"):  # checks that the file is as long as its header says
             header = parse_local_safetensors_file_metadata(file)

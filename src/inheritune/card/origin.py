@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import Located, fetch, locate, read_gguf
 from inheritune.errors import InputError
+from inheritune.limits import check_front_matter
 from inheritune.recipe import Reference
 
 if TYPE_CHECKING:
@@ -128,8 +129,9 @@ def _metadata(card: Path | None) -> dict[str, Any]:
     if card is None:
         return {}
     try:
+        check_front_matter(card)
         return metadata_load(card) or {}
-    except (ValueError, yaml.YAMLError):
+    except (ValueError, yaml.YAMLError, InputError):
         return {}
 
 

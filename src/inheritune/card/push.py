@@ -13,6 +13,7 @@ from inheritune.arch import locate
 from inheritune.card.origin import CARD, UNKNOWN
 from inheritune.card.text import PLACE
 from inheritune.errors import InherituneError, InputError, RunError
+from inheritune.limits import check_front_matter
 from inheritune.runlog import package_versions, read_json
 
 _TOKEN_REMEDY = "set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or `hf auth login`"
@@ -156,6 +157,7 @@ def _card(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
+        check_front_matter(file)
         return metadata_load(file) or {}
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(str(file), f"its metadata is damaged ({error})", "mend it between its two lines ---") from None

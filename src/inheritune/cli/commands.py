@@ -182,13 +182,16 @@ def inherit(
     from inheritune.arch import parameter_count
 
     wish = inheritance.make_wish(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
-    selection = None
+    selection = drops = None
     if wish.choose in MEASURED and (text or data):
         from inheritune import analysis
 
+        if out is not None and not show:
+            drops = analysis.drops_beside(inheritance.check_free(out))
         selection = analysis.choose(
-            origin, wish, text=text or (), data=data, prefix=prefix, say=lambda line: typer.echo(line, err=True)
-        )
+            origin, wish, text=text or (), data=data, prefix=prefix, progress=drops,
+            say=lambda line: typer.echo(line, err=True),
+        )  # fmt: skip
         wish = wish.model_copy(update={"layers": selection["blocks"], "choose": "first"})
     elif text or data:
         raise InputError("command line", f"text does not go with --choose {choose}", f"take {', '.join(MEASURED)}")
@@ -200,6 +203,8 @@ def inherit(
         made = inheritance.write(
             origin, wish, out, dtype=kind, seed=seed, say=lambda text: typer.echo(text, err=True), selection=selection
         )
+        if drops is not None:
+            drops.unlink(missing_ok=True)
     found: dict[str, Any] = {
         "model": None if show else str(out),
         "blocks": list(made.plan.kept),

@@ -11,23 +11,39 @@ from collections.abc import Sequence
 from typing import Any
 
 from inheritune.errors import InherituneError, InputError, Interrupted, OtherProcessFailed
-from inheritune.runtime import leave, place_of_process
+from inheritune.runtime import answer, leave, place_of_process
 
 _MOMENT = 3.0  # seconds
 _SOON = 0.05  # seconds
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")  # gloo's words
+_RESUMING = ("run", "compare", "train", "prepare")  # commands that keep their stages; the others write at their end
+_signals: list[int] = []  # the signal that came
+_LOST_SIGNAL = 0  # stands in `_signals` for one whose KeyboardInterrupt was lost
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; returns the exit status: 0 done, 2 wrong input, 1 anything else, 130 interrupted."""
-    # SIGTERM ends a stage as Ctrl-C does: half-made folders are removed, what is finished stays
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Run the program; returns the exit status: 0 done, 2 wrong input, 1 anything else, 130 interrupted.
+
+    Ctrl-C and SIGTERM end a stage: half-made folders are removed, what is finished stays. A second one ends the process
+    at once, wherever it is.
+    """
+    _signals.clear()
+    # A shell starts background jobs with Ctrl-C ignored, so that it reaches the job in front alone.
+    wanted = [signal.SIGTERM] + [signal.SIGINT] * (signal.getsignal(signal.SIGINT) != signal.SIG_IGN)
+    handled = {number: signal.signal(number, _interrupt) for number in wanted}
     sys.unraisablehook, before = _again, sys.unraisablehook
     try:
-        return _run(arguments)
+        try:
+            return _run(arguments)
+        finally:
+            leave()
+    except KeyboardInterrupt:  # while the program is loaded, or while it ends
+        return _fail([_interrupted(arguments)], 130)
     finally:
         sys.unraisablehook = before
-        leave()
+        if arguments is not None:  # called from Python; else the process ends, and the handlers hold to the last
+            for number, handler in handled.items():
+                signal.signal(number, handler)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -45,7 +61,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(["interrupted; what was finished is kept: run the same command again to go on"], 130)
+        return _fail([_interrupted(arguments)], 130)
     except Interrupted as error:
         return _fail([str(error)], error.exit_status)
     except OtherProcessFailed as error:
@@ -88,12 +104,31 @@ def _usage(error: Any) -> int:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    """Raise KeyboardInterrupt; at a second signal end the process."""
+    repeated = _signals == [_LOST_SIGNAL]
+    if _signals and not repeated:
+        if sys.stderr.isatty():
+            os.write(2, b"\x1b[?25h")  # a progress line hides the cursor
+        os._exit(130)
+    _signals[:] = [number]
+    if not repeated:
+        answer(f"{signal.Signals(number).name}: stopping; a second signal ends at once")
     raise KeyboardInterrupt
+
+
+def _interrupted(arguments: Sequence[str] | None) -> str:
+    """What an interruption leaves behind, by command."""
+    words = sys.argv[1:] if arguments is None else arguments
+    command = next((word for word in words if not word.startswith("-")), "")
+    if command in _RESUMING:
+        return "interrupted; what was finished is kept: run the same command again to resume"
+    return "interrupted; no result was written: run the same command again"
 
 
 def _again(lost: "sys.UnraisableHookArgs") -> None:
     """Interrupt once more, in a moment, where an interruption fell into a place that loses exceptions (`__del__`)."""
     if isinstance(lost.exc_value, KeyboardInterrupt):
+        _signals[:] = [_LOST_SIGNAL]
         threading.Timer(_SOON, os.kill, (os.getpid(), signal.SIGTERM)).start()
     else:
         sys.__unraisablehook__(lost)

@@ -144,7 +144,7 @@ class _OpenFile:
 def file_size(file: Path, remedy: str) -> int:
     """Bytes of a file. Raises InputError where there is none, or it may not be read."""
     try:
-        descriptor = os.open(file, os.O_RDONLY)
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for a writer
         try:
             facts = os.fstat(descriptor)
         finally:
@@ -155,6 +155,8 @@ def file_size(file: Path, remedy: str) -> int:
         raise InputError(str(file), f"cannot be read ({error.strerror})", "make it a readable file") from None
     if stat.S_ISDIR(facts.st_mode):
         raise InputError(str(file), "cannot be read (it is a folder)", "make it a readable file")
+    if not stat.S_ISREG(facts.st_mode):
+        raise InputError(str(file), "a pipe, socket or device, not a file", "make it a readable file")
     return facts.st_size
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 END_OF_TEXT = "<|endoftext|>"
+_LONG, _PIECE, _OVERLAP = 2_000_000, 500_000, 20_000  # characters
 _PROBE = "The quick brown fox: 3.14 x 10^2\n\tdef f(x):\n    return 'naïve – 東京' # ÄÖ\r\n"
 
 
@@ -107,11 +108,42 @@ class Encoder:
         return None if self._json is None else hashlib.sha256(self._json.encode()).hexdigest()
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text."""
+        """The ids of each text. A long one is encoded in pieces, as the library takes 150 bytes for each of its own."""
+        if any(len(text) > _LONG for text in texts) and self._tokenizer is None:
+            return [self._in_pieces(text) or self._direct([text])[0] for text in texts]
         return self._direct(texts) if self._tokenizer is None else self._whole(texts)
 
     def _direct(self, texts: list[str]) -> list[list[int]]:
         return [found.ids for found in self._core.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _in_pieces(self, text: str) -> list[int] | None:
+        """The ids of a text from those of pieces that overlap; None where two pieces do not agree in their overlap.
+
+        Each piece is encoded as a text of its own, so what is near its ends may be wrong. Where two pieces overlap they
+        must have the same tokens in the middle half of the overlap: what stands far from a place does not change how it
+        is split. There they are joined.
+        """
+        if len(text) <= _LONG:
+            return None
+        ids: list[int] = []
+        held = self._placed(text, 0)
+        for start in range(_PIECE - _OVERLAP, len(text) - _OVERLAP, _PIECE - _OVERLAP):
+            following = self._placed(text, start)
+            low, high = start + _OVERLAP // 4, start + _OVERLAP - _OVERLAP // 4
+            left, right = (
+                [at for at, (_, place) in enumerate(tokens) if low <= place < high] for tokens in (held, following)
+            )
+            if not left or [held[at] for at in left] != [following[at] for at in right]:
+                return None
+            middle = len(left) // 2
+            ids.extend(token for token, _ in held[: left[middle]])
+            held = following[right[middle] :]
+        return ids + [token for token, _ in held]
+
+    def _placed(self, text: str, start: int) -> list[tuple[int, int]]:
+        """The tokens of the piece that begins at `start`, each with the character of the text that it begins at."""
+        found = self._core.encode(text[start : start + _PIECE], add_special_tokens=False)
+        return [(token, start + begin) for token, (begin, _) in zip(found.ids, found.offsets, strict=True)]
 
     def _whole(self, texts: list[str]) -> list[list[int]]:
         found: list[list[int]] = self._tokenizer(

@@ -17,6 +17,7 @@ from inheritune.data import (
     typed,
 )
 from inheritune.errors import InputError, Problem
+from inheritune.limits import YAML_BYTES, check_yaml, read_text
 from inheritune.recipe import Basis, TokenFiles, Training, changes, completed, dump_recipe
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
@@ -103,7 +104,9 @@ def check_folder(folder: Path, file: str, wish: Basis, free: Sequence[str]) -> N
         owner = "run" if kind == "recipe" else "comparison"
         raise InputError(str(folder), f"is not empty and not a {owner}'s folder", "give another --out")
     try:
-        before = yaml.safe_load(saved.read_text(encoding="utf-8"))
+        content = read_text(saved, YAML_BYTES)
+        check_yaml(content, str(saved))
+        before = yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeDecodeError):
         raise InputError(
             str(saved), "is damaged, so that nothing says what is run here", "give another --out"

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from inheritune.errors import InputError, Problem
+from inheritune.limits import YAML_BYTES, check_yaml, read_text
 
 Model = TypeVar("Model", bound=BaseModel)
 Lines = dict[tuple[str, ...], int]
@@ -73,6 +74,7 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         if not equals or not all(key.split(".")):
             raise InputError("command line", f"{text!r} is not an override", "write it as --dotted.key=value")
         try:
+            check_yaml(value, "command line")
             wanted = yaml.safe_load(value)
         except yaml.YAMLError:
             wanted = value
@@ -110,7 +112,7 @@ def _place(items: list[Any], key: str, text: str) -> int:
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, YAML_BYTES)
     except FileNotFoundError:
         raise InputError(
             str(path), "no such recipe", "give the path of a YAML file, or write one with `inheritune new`"
@@ -123,6 +125,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         ) from None
     lines: Lines = {}
     try:
+        check_yaml(text, str(path))
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is not None:
             _collect_lines(root, (), lines, path)

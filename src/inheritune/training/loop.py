@@ -361,6 +361,11 @@ class _Loop:
         module = self.state.spread.module
 
         def score(examples: Examples) -> torch.Tensor:
+            if self.stop.signal_name is not None and not position.step and self.job.runtime.processes == 1:
+                raise Interrupted(
+                    f"{self.job.label}: stopped by {self.stop.signal_name} before the first step; nothing of it was"
+                    " done: run the same command again to begin it"
+                )
             size = self.stepper.micro_batch
             parts = [examples.part(first, first + size) for first in range(0, len(examples), size)]
             with self.job.runtime.autocast(self.settings.precision):

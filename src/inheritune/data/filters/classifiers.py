@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from inheritune.errors import InputError
+from inheritune.limits import check_regular
 
 _MAGIC, _VERSIONS = 793712314, (11, 12)
 _LABEL = "__label__"
@@ -21,7 +22,7 @@ def read_labels(path: Path, place: str) -> list[str]:
     and gives wrong labels. Raises InputError at `place` for a file that is missing, no supervised model, or not whole.
     """
     try:
-        size = path.stat().st_size
+        size = check_regular(path)
         with path.open("rb") as file:
             magic, version = _take(file, "<ii") if size >= 8 else (0, 0)
             if magic != _MAGIC:

@@ -10,6 +10,7 @@ import numpy as np
 
 from inheritune.errors import InputError
 from inheritune.harness import check_tasks, data_errors, load_task
+from inheritune.limits import BENCHMARK_BYTES, read_text
 from inheritune.recipe import Decontaminate
 from inheritune.runlog import new_folder
 
@@ -91,7 +92,7 @@ def _list_files(path: Path, place: str) -> list[Path]:
 
 def _read(file: Path, keys: list[str], place: str) -> Iterator[str]:
     try:
-        content = file.read_text(encoding="utf-8")
+        content = read_text(file, BENCHMARK_BYTES)
     except OSError as error:
         raise InputError(str(file), f"cannot be read ({error.strerror})", "change its permissions") from None
     except UnicodeDecodeError as error:

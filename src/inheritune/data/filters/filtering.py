@@ -9,6 +9,7 @@ from inheritune.data.filters.classifiers import read_labels
 from inheritune.data.filters.decontamination import build_index, check_evaluations, contamination_step
 from inheritune.data.filters.words import check_words, missing_packages
 from inheritune.errors import InputError, Problem
+from inheritune.limits import WORDS_BYTES, read_text
 from inheritune.recipe import (
     C4,
     Classifier,
@@ -180,7 +181,7 @@ def _language_model(settings: Language, place: str) -> Path:
 
 def _read_bad_words(path: Path, place: str) -> list[str]:
     try:
-        words = [line.strip().lower() for line in path.read_text(encoding="utf-8").splitlines()]
+        words = [line.strip().lower() for line in read_text(path, WORDS_BYTES).splitlines()]
     except OSError as error:
         raise InputError(place, f"{path} cannot be read ({error.strerror})", "give the path of a word list") from None
     except UnicodeDecodeError:

@@ -19,6 +19,7 @@ from inheritune.recipe import Size, Source
 from inheritune.recipe.data import DocumentRule
 
 _RANGE = 256_000_000
+_NO_FILE = "a pipe, socket or device, not a file"
 _LOOKED_AT = 10_000  # files of a folder that are named in an error
 _DEFAULT_INCLUDE = Source.model_fields["include"].default
 TABLES = (".parquet", ".arrow")  # rows in a binary form, whose texts are UTF-8
@@ -256,7 +257,7 @@ def _readable_size(file: str) -> int:
     except OSError as error:
         raise InputError(file, f"cannot be read ({error.strerror})", "mend it, or exclude it") from None
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(file, "a pipe, socket or device, not a file", "save its text to a file, or exclude it")
+        raise InputError(file, _NO_FILE, "save its text to a file, or exclude it")
     if not os.access(file, os.R_OK):
         raise InputError(file, "cannot be read (permission denied)", "change its permissions, or exclude it")
     return status.st_size
@@ -281,6 +282,8 @@ def _remote(address: str, source: Source) -> Iterator[tuple[str, tuple[int | Non
                 _check_no_split(source, top)
             for name, file in files:
                 full = filesystem.unstrip_protocol(name) + (f"::{rest}" if rest else "")
+                if file.get("type") == "other":  # of this machine, behind an address
+                    raise InputError(full, _NO_FILE, "save its text to a file, or exclude it")
                 yield full, (file.get("size"), not is_web(full))
 
 

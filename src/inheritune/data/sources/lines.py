@@ -6,8 +6,14 @@ from collections.abc import Iterable, Iterator
 
 from inheritune.data.sources.inputs import Input
 from inheritune.data.sources.storage import Damaged, blocks
-from inheritune.data.sources.texts import LARGEST
 from inheritune.data.sources.transcoding import text_blocks
+from inheritune.limits import LINE_BYTES
+
+_SHORTER = "exclude the file, or write shorter lines; `document: 2K characters` cuts a file of plain text"
+
+
+class TooLong(Exception):
+    """A line has more bytes than the limit."""
 
 
 class Lines:
@@ -31,8 +37,14 @@ class Lines:
         if start:
             offset += len(next(lines, b""))
         self._begin = offset
-        for line in lines:
-            if end is not None and offset >= end:
+        while True:
+            try:
+                line = next(lines, None)
+            except TooLong:
+                self.number += 1
+                what = f"{self.place().removeprefix(f'{self.input.address}: ')} has more than {LINE_BYTES:,} bytes"
+                raise Damaged(what, _SHORTER) from None
+            if line is None or (end is not None and offset >= end):
                 return
             self.number, self.offset = self.number + 1, offset
             yield line.removeprefix(codecs.BOM_UTF8) if offset == 0 else line
@@ -56,7 +68,7 @@ class Lines:
 
 
 def split_lines(stream: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a stream of blocks, line ends kept. Raises Damaged for one that would not fit into memory."""
+    """The lines of a stream of blocks, line ends kept. Raises TooLong for one beyond the limit."""
     held: list[bytes] = []
     size = 0
     for block in stream:
@@ -66,9 +78,7 @@ def split_lines(stream: Iterable[bytes]) -> Iterator[bytes]:
             held, size = [], 0
         held.append(block[cut:])
         size += len(block) - cut
-        if size > LARGEST:
-            raise Damaged(
-                f"a line of more than {LARGEST:,} bytes", "exclude the file, or read it with `document: 2K characters`"
-            )
+        if size > LINE_BYTES:
+            raise TooLong
     if size:
         yield b"".join(held)

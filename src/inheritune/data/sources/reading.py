@@ -12,8 +12,9 @@ from inheritune.data.sources.lines import Lines
 from inheritune.data.sources.records import read_csv, read_json_lines, read_parquet
 from inheritune.data.sources.storage import Damaged, kind
 from inheritune.data.sources.streaming import read_stream
-from inheritune.data.sources.texts import LARGEST, Fault, Text
+from inheritune.data.sources.texts import Fault, Text, too_long
 from inheritune.data.sources.transcoding import UTF8, NotText, broken, decode, nul_byte, settled, text_blocks
+from inheritune.limits import DOCUMENT, LINE_BYTES, PYTHON_BYTES
 from inheritune.recipe import Size, Source
 
 _SHORTEST_LITERAL = 200  # characters: shorter string literals are identifiers and messages, not text
@@ -25,10 +26,11 @@ def read(
 ) -> Iterator[Text]:  # fmt: skip
     """The documents of an input, empty ones left out: in the file's order, or a stream's in an order drawn with `seed`.
 
-    A document holds at most 100 MB. With `on_error: stop` raises InputError with file and line for text that cannot be
-    read. With `on_error: skip` calls `skipped(place, reason)` for each such document; of a file that cannot be read to
-    its end, the whole documents before that place are given, and the rest counts once. Where the source's encoding is
-    `auto`, `guessed(encoding)` is called before the first document. Raises RunError when a disk or a connection fails.
+    A document holds at most `limits.DOCUMENT` characters. With `on_error: stop` raises InputError with file and line
+    for text that cannot be read. With `on_error: skip` calls `skipped(place, reason)` for each such document; of a file
+    that cannot be read to its end, the whole documents before that place are given, and the rest counts once. Where the
+    source's encoding is `auto`, `guessed(encoding)` is called before the first document. Raises RunError when a disk or
+    a connection fails.
     """
     fault = Fault(source, skipped)
     try:
@@ -37,7 +39,9 @@ def read(
             if one.guessed:
                 guessed(one.encoding)
         for document in _documents(one, source, seed, fault):
-            if document.text and not document.text.isspace():
+            if len(document.text) > DOCUMENT:
+                fault(document.place, *too_long(len(document.text)))
+            elif document.text and not document.text.isspace():
                 yield document
     except Damaged as error:
         fault(one.address, error.what, error.remedy)
@@ -65,15 +69,15 @@ def _file(one: Input, fault: Fault) -> Iterator[Text]:
         yield Text(one.address, text)
 
 
-def _content(one: Input) -> bytes:
+def _content(one: Input, most: int = LINE_BYTES) -> bytes:
     """The whole file as UTF-8. Raises Damaged for one that is too large to be a document."""
     held, size = [], 0
     for block in text_blocks(one):
         held.append(block)
         size += len(block)
-        if size > LARGEST:
+        if size > most:
             raise Damaged(
-                f"a document of more than {LARGEST:,} bytes",
+                f"a document of more than {most:,} bytes",
                 "say with `document` how the file falls into documents, for example 'blank line' or '2K characters'",
             )
     return b"".join(held).removeprefix(codecs.BOM_UTF8)
@@ -109,9 +113,9 @@ def _blocks(one: Input, fault: Fault) -> Iterator[Text]:
                 first = lines.number
             block.append(line)
             size += len(line)
-            if size > LARGEST:
+            if size > LINE_BYTES:
                 raise Damaged(
-                    f"line {first} begins a block of more than {LARGEST:,} bytes without an empty line",
+                    f"line {first} begins a block of more than {LINE_BYTES:,} bytes without an empty line",
                     "say with `document` how the file falls into documents, for example '2K characters'",
                 )
         elif block:
@@ -125,7 +129,7 @@ def _literals(one: Input, fault: Fault) -> Iterator[Text]:
     """The long string literals of a Python file, in the order of their places."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of the file's author
-            content = _content(one)
+            content = _content(one, PYTHON_BYTES)
             # Bytes are read as the file itself says (PEP 263), which is no longer true of what was transcoded.
             tree = ast.parse(content if one.encoding == UTF8 else decode(content, one))
     except NotText as error:

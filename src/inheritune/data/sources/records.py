@@ -8,10 +8,13 @@ from typing import Any
 from inheritune.data.sources.inputs import Input
 from inheritune.data.sources.lines import Lines
 from inheritune.data.sources.storage import BLOCK, Damaged, explained, open_bytes
-from inheritune.data.sources.texts import LARGEST, Fault, Text, no_column, no_text
+from inheritune.data.sources.texts import Fault, Text, no_column, no_text, too_long
 from inheritune.data.sources.transcoding import NotText, decode
+from inheritune.limits import BATCH_BYTES, CHUNK_BYTES, CHUNK_RATIO, DOCUMENT
 
 _ROWS = 256  # of a parquet file at once: what is in memory, besides a page of the file
+
+_MOST_BYTES = 4 * DOCUMENT  # a character has 1 to 4
 
 
 def read_json_lines(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
@@ -51,7 +54,7 @@ def _patient_loads(line: bytes, one: Input) -> Any:
 
 def read_csv(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
     """The fields of the column `text_key`; the first line names the columns. Fields may hold line ends."""
-    csv.field_size_limit(LARGEST)
+    csv.field_size_limit(DOCUMENT)
     lines = Lines(one)
     broken: list[NotText] = []
 
@@ -73,6 +76,10 @@ def read_csv(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
         except StopIteration:
             return
         except csv.Error as error:
+            if "field limit" in str(error):  # where the field ends, nobody knows
+                line = place.removeprefix(f"{one.address}: ")
+                what = f"{line} begins a record with a field of more than {DOCUMENT:,} characters"
+                raise Damaged(what, "mend its quotes, or split the text into several records") from None
             row, what = [], f"not a row of a .csv file ({error})"
         if broken:
             fault(place, broken[0].what, broken[0].remedy)
@@ -100,19 +107,52 @@ def read_parquet(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
             table = ParquetFile(file, buffer_size=BLOCK, pre_buffer=False)
             check_column(table.schema_arrow, text_key)
             number = 0
-            for batch in table.iter_batches(_ROWS, columns=[text_key], use_threads=False):
-                yield from column_texts(one, batch.column(0), number, text_key, fault)
-                number += batch.num_rows
+            for group in range(table.num_row_groups):
+                rows = _rows_at_once(table, file, group, text_key)
+                for batch in table.iter_batches(rows, row_groups=[group], columns=[text_key], use_threads=False):
+                    yield from column_texts(one, batch.column(0), number, text_key, fault)
+                    number += batch.num_rows
         except (pyarrow.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise
             raise Damaged(f"not a whole .parquet file ({error})", "fetch the file again, or exclude it") from None
 
 
+def _rows_at_once(table: Any, file: Any, group: int, text_key: str) -> int:
+    """How many rows of a row group can be unpacked at once: a text that many rows share is stored once.
+
+    Raises Damaged for a column that unpacks to far more than is stored.
+    """
+    from pyarrow import compute
+    from pyarrow.parquet import ParquetFile
+
+    of_group = table.metadata.row_group(group)
+    chunk = next(
+        chunk for chunk in map(of_group.column, range(of_group.num_columns)) if chunk.path_in_schema == text_key
+    )
+    unpacked, stored = chunk.total_uncompressed_size, chunk.total_compressed_size
+    if unpacked > max(CHUNK_BYTES, CHUNK_RATIO * stored):
+        what = f"row group {group + 1}: column {text_key!r} unpacks from {stored:,} bytes to {unpacked:,}"
+        raise Damaged(what, f"write it in row groups that unpack to at most {CHUNK_BYTES:,} bytes, or exclude the file")
+    rows = min(_ROWS, max(1, _ROWS * CHUNK_BYTES // max(unpacked, 1)))
+    if any("DICTIONARY" in encoding for encoding in chunk.encodings) and of_group.num_rows:
+        packed = ParquetFile(file, buffer_size=BLOCK, pre_buffer=False, read_dictionary=[text_key])
+        first = next(packed.iter_batches(1, row_groups=[group], columns=[text_key], use_threads=False)).column(0)
+        longest = int(compute.max(compute.binary_length(first.dictionary)).as_py() or 1)
+        rows = min(rows, max(1, BATCH_BYTES // max(longest, 1)))
+    return int(rows)
+
+
 def column_texts(one: Input, column: Any, before: int, text_key: str, fault: Fault) -> Iterator[Text]:
     """The values of an Arrow column of text that stands behind `before` rows of the file."""
+    from pyarrow import DictionaryScalar
+
     for number, value in enumerate(column, start=before + 1):
         place = f"{one.address}: row {number}"
+        stored = value.value if isinstance(value, DictionaryScalar) else value
+        if stored.is_valid and stored.as_buffer().size > _MOST_BYTES:
+            fault(place, *too_long(stored.as_buffer().size // 4))
+            continue
         try:
             text = value.as_py()
         except UnicodeDecodeError:

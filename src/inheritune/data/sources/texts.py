@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from inheritune.errors import InputError
+from inheritune.limits import DOCUMENT
 from inheritune.recipe import Source
-
-LARGEST = 100_000_000
 
 
 class Text(NamedTuple):
@@ -27,6 +26,12 @@ class Fault:
         if self.stop:
             raise InputError(place, what, f"{remedy}, or set the source's `on_error: skip`")
         self.skipped(place, what)
+
+
+def too_long(characters: int) -> tuple[str, str]:
+    """What is wrong, and the remedy, where a document is longer than the limit."""
+    what = f"a document of {characters:,} characters, at most {DOCUMENT:,} are taken"
+    return what, "split it into several documents (in text files `document: 2K characters` does), or exclude it"
 
 
 def no_column(text_key: str, columns: list[str]) -> tuple[str, str]:

@@ -1,0 +1,236 @@
+"""Limits on what others wrote: checked before anything is built from a file, and listed in docs/security.md."""
+
+import errno
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from inheritune.errors import InputError
+
+YAML_BYTES = 200_000
+"""A recipe, a suite, a base, a task file, the metadata of a card."""
+YAML_NODES = 100_000
+"""Values of such a file, every alias written out; each 64 characters of a text count as one."""
+YAML_DEPTH = 50
+"""Mappings and lists inside each other."""
+CARD_BYTES = 5_000_000
+"""A model's README.md."""
+JSON_BYTES = 16_000_000
+"""A JSON file of a model, such as config.json."""
+VOCABULARY_BYTES = 128_000_000
+"""A file of a tokenizer, or the index of weight files."""
+JSON_VALUES = 10_000_000
+"""Values in a JSON file of a model."""
+HEADER_BYTES = 10_000_000
+"""The header of a safetensors file."""
+GGUF_ENTRIES = 10_000
+"""Entries of metadata in a .gguf file."""
+GGUF_TENSORS = 100_000
+"""Tensors in a .gguf file."""
+GGUF_VALUES = 5_000_000
+"""Values in all the arrays of a .gguf file's metadata together."""
+LAYERS = 1000
+"""Blocks of a model."""
+EXPERTS = 100_000
+"""Experts of a model, over all blocks."""
+WIDTH = 2**24
+"""The vocabulary, a hidden size or a number of heads."""
+PYTHON_BYTES = 4_000_000
+"""A Python file whose string literals are documents."""
+DOCUMENT = 16_000_000
+"""Characters of one document."""
+LINE_BYTES = 32_000_000
+"""Bytes of a line, a block, a record, or a file that is one document."""
+WORDS_BYTES = 16_000_000
+"""A list of words."""
+BENCHMARK_BYTES = 200_000_000
+"""A file of documents that training text must not contain."""
+BATCH_BYTES = 64_000_000
+"""Text of a table that is unpacked at once."""
+CHUNK_BYTES, CHUNK_RATIO = 256_000_000, 100
+"""A column of a row group may unpack to so many bytes, or to so many times what is stored, whichever is more."""
+
+_CHARACTERS = 64  # of a text in YAML count as one value
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "tekken.json", "added_tokens.json")
+_TEXTS = (".txt", ".model", ".jinja", ".tiktoken", ".vocab")
+_LAYER_KEY = re.compile(r"(layers?|blocks?|depth|block_count|layer_count)$")
+_EXPERT_KEY = re.compile(r"(num_experts|n_routed_experts|num_local_experts|moe_num_experts|expert_count)$")
+_WIDTH_KEY = re.compile(
+    r"(vocab_size|hidden_size|intermediate_size|head_dim|n_embd|d_model|heads|n_head|ffn_dim|n_inner|embed_dim"
+    r"|hidden_dim|embedding_length|feed_forward_length|head_count|head_count_kv)$"
+)
+
+
+def check_regular(path: Path) -> int:
+    """The size in bytes of a regular file, links followed.
+
+    Raises InputError for a pipe, a socket or a device, OSError for a folder and where there is nothing.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(str(path), "a pipe, socket or device, not a file", "give a regular file")
+    return status.st_size
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """A regular file of at most `most` bytes. Raises InputError for others, OSError where it cannot be read."""
+    size = check_regular(path)
+    if size <= most:
+        with path.open("rb") as file:
+            content = file.read(most + 1)  # a file may grow, and those of the system state no size
+        size = len(content)
+    if size > most:
+        raise InputError(str(path), f"more than {most:,} bytes", "give a smaller file: see docs/security.md")
+    return content
+
+
+def read_text(path: Path, most: int) -> str:
+    """As `read_bytes`, UTF-8 text; also raises UnicodeDecodeError."""
+    return read_bytes(path, most).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def check_yaml(text: str, place: str) -> None:
+    """Raise InputError for YAML that is deeper or, with every alias written out, larger than the limits.
+
+    Nothing is built: only the parser's events are counted. Raises YAMLError for what is no YAML.
+    """
+    sizes: dict[str, int] = {}
+    holders: list[str | None] = []  # the anchors of open mappings and lists
+    counts = [0]
+    parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    for event in yaml.parse(text, Loader=parser):
+        where = f"{place}:{event.start_mark.line + 1}" if event.start_mark else place
+        if isinstance(event, yaml.CollectionStartEvent):
+            holders.append(event.anchor)
+            counts.append(0)
+            if len(holders) > YAML_DEPTH:
+                raise InputError(where, f"more than {YAML_DEPTH} levels of mappings and lists", "write it flatter")
+            continue
+        if isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1 + len(event.value) // _CHARACTERS
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = holders.pop(), 1 + counts.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            anchor = None
+            if event.anchor in holders:
+                raise InputError(where, f"the alias *{event.anchor} stands inside what it names", "write it out")
+            size = sizes.get(str(event.anchor), 1)
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        counts[-1] += size
+        if counts[-1] > YAML_NODES:
+            what = f"more than {YAML_NODES:,} values, with every alias written out"
+            raise InputError(where, what, "make it smaller, with fewer aliases")
+
+
+def check_front_matter(card: Path) -> None:
+    """Raise InputError for a model card that is too large, or whose metadata is."""
+    text = read_bytes(card, CARD_BYTES).decode("utf-8", errors="replace")
+    lines = text.lstrip("\ufeff").split("\n")
+    if lines[0].strip() != "---":
+        return
+    end = next((at for at, line in enumerate(lines[1:], 1) if line.strip() == "---"), len(lines))
+    metadata = "\n".join(lines[1:end])
+    if len(metadata) > YAML_BYTES:
+        raise InputError(str(card), f"metadata of more than {YAML_BYTES:,} characters", "shorten it")
+    check_yaml(metadata, str(card))
+
+
+def check_yaml_file(file: Path) -> None:
+    """Raise InputError for a YAML file that is too large; what is no YAML is left to its reader."""
+    try:
+        check_yaml(read_text(file, YAML_BYTES), str(file))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return
+
+
+def read_json(path: Path, kind: str = "JSON") -> Any:
+    """A JSON file of a model; `kind` is what it should be.
+
+    Raises InputError where it is too large or no JSON, OSError where it cannot be read.
+    """
+    raw = read_bytes(path, VOCABULARY_BYTES if _is_vocabulary(path.name) else JSON_BYTES)
+    _check_values(raw, path)
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        raise InputError(str(path), "lists and objects too deep inside each other", "get the file again") from None
+    except ValueError as error:
+        raise InputError(str(path), f"not {kind} ({error})", "get the file again") from None
+
+
+def check_folder(folder: Path) -> None:
+    """Look at the sizes and kinds of all files of a model's or tokenizer's folder.
+
+    Raises InputError for a pipe, a socket or a device among them, and for a file beyond its limit.
+    """
+    with os.scandir(folder) as entries:
+        files = sorted(Path(entry.path) for entry in entries)
+    for file in files:
+        if file.exists() and not file.is_dir():  # who needs what a link to nothing should be says that it is missing
+            check_file(file)
+
+
+def check_file(file: Path) -> None:
+    """As `check_folder`, for one file of a model or tokenizer."""
+    size = check_regular(file)
+    text = _is_vocabulary(file.name) or file.suffix in _TEXTS
+    most = VOCABULARY_BYTES if text else JSON_BYTES if file.suffix == ".json" else None
+    if most is not None and size > most:
+        raise InputError(str(file), f"{size:,} bytes, at most {most:,} are read", "get the file again")
+    if file.suffix == ".json" and size > JSON_VALUES:
+        _check_values(read_bytes(file, VOCABULARY_BYTES), file)
+
+
+def check_counts(fields: Mapping[str, Any], place: str) -> None:
+    """Raise InputError for a config, or a .gguf file's metadata, with more blocks, experts or width than the limits."""
+    layers, experts, remedy = 1, 0, "get the file again, or correct the number"
+    left: list[Any] = [fields]
+    while left:
+        node = left.pop()
+        if isinstance(node, list | tuple):
+            left.extend(value for value in node if isinstance(value, Mapping | list | tuple))
+            continue
+        for key, value in node.items():
+            if isinstance(value, Mapping | list | tuple):
+                left.append(value)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if _LAYER_KEY.search(key):
+                if value > LAYERS:
+                    raise InputError(f"{place}: {key}", f"{value:,}, at most {LAYERS:,} blocks are taken", remedy)
+                layers = max(layers, int(value))
+            elif _EXPERT_KEY.search(key):
+                experts = max(experts, int(value))
+            elif _WIDTH_KEY.search(key) and value > WIDTH:
+                raise InputError(f"{place}: {key}", f"{value:,}, at most {WIDTH:,} is taken", remedy)
+    if layers * experts > EXPERTS:
+        what = f"{layers:,} blocks of {experts:,} experts, at most {EXPERTS:,} experts are taken in all"
+        raise InputError(place, what, remedy)
+
+
+def check_header(file: Path) -> None:
+    """Raise InputError for a safetensors file with a larger header than the limit. Damage is left to its reader."""
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+    if HEADER_BYTES < size < file.stat().st_size:
+        raise InputError(str(file), f"a header of {size:,} bytes, at most {HEADER_BYTES:,} are read", "get it again")
+
+
+def _is_vocabulary(name: str) -> bool:
+    return name in _VOCABULARIES or name.endswith(".index.json")
+
+
+def _check_values(raw: bytes, path: Path) -> None:
+    if len(raw) > JSON_VALUES and sum(raw.count(sign) for sign in (b",", b"[", b"{")) > JSON_VALUES:
+        raise InputError(str(path), f"more than {JSON_VALUES:,} values", "get the file again")

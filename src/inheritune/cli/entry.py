@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from inheritune.errors import InherituneError, InputError, Interrupted, OtherProcessFailed
+from inheritune.errors import InherituneError, InputError, Interrupted, OtherProcessFailed, shown_line
 from inheritune.runtime import leave, place_of_process
 
 _MOMENT = 3.0  # seconds
@@ -116,6 +116,6 @@ def _fail(lines: list[str], status: int) -> int:
     if rank and status != 130:
         time.sleep(_MOMENT)
     for line in lines if status != 130 or not rank else ():
-        text = f"error: {line}" if status != 130 else line
+        text = shown_line(f"error: {line}" if status != 130 else line)
         print(f"process {rank}: {text}" if rank else text, file=sys.stderr, flush=True)
     return status

@@ -7,6 +7,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from inheritune.redaction import visible, visible_text, without_secrets
+
 _PLAIN_SECONDS = 15.0  # between two lines where the output is not a terminal
 
 
@@ -18,12 +20,14 @@ class Terminal:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
 
     def say(self, line: str) -> None:
-        """One line."""
-        self.console.print(line, markup=False, soft_wrap=True)
+        """One line, without credentials; control characters are shown as escapes."""
+        self.console.print(visible_text(without_secrets(line)), markup=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:
         """One line that must not be missed."""
-        self.console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+        self.console.print(
+            f"warning: {visible_text(without_secrets(line))}", style="yellow", markup=False, soft_wrap=True
+        )
 
     def live(self, label: str, steps: int, done: int) -> "LiveLine":
         """A live line for a training that begins after `done` of `steps` steps; a context manager."""
@@ -34,14 +38,14 @@ class LiveLine:
     """Loss, validation loss, tokens per second and time left of one training."""
 
     def __init__(self, terminal: Terminal, label: str, steps: int, done: int) -> None:
-        self._terminal, self._label, self._steps, self._done = terminal, label, steps, done
+        self._terminal, self._label, self._steps, self._done = terminal, visible(label), steps, done
         self._val = ""
         self._last = time.monotonic()
         self._started, self._first = time.monotonic(), done
         self._progress: Progress | None = None
         if terminal.console.is_terminal and not terminal.quiet:
             self._progress = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=20),
                 TextColumn("{task.completed:,}/{task.total:,}  {task.fields[figures]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),

@@ -20,7 +20,7 @@ from inheritune.data.sources.storage import kind, packing
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
-from inheritune.runlog import locked, package_versions, put_in_place, versions, write_json
+from inheritune.runlog import locked, package_versions, put_in_place, refuse_link, versions, write_json
 from inheritune.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
@@ -278,6 +278,7 @@ class Preparation:
             texts = _tokenizer_texts(parts(self.work.folder / "collected-0"), self.data.validation.count)
             made = train_tokenizer(texts, self._tokenizer.vocabulary)
             partial = place.with_name(".tokenizer.partial")
+            refuse_link(partial)
             made.save_pretrained(partial)
             put_in_place(partial, place)
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)

@@ -23,6 +23,10 @@ def shown_line(text: str) -> str:
     return visible(" ".join(without_secrets(text).split()))
 
 
+class Notice(UserWarning):
+    """Something that a person should know and that stops nothing. The program shows it as a line."""
+
+
 class InherituneError(Exception):
     """Base of all errors that are reported in a line, without a traceback."""
 

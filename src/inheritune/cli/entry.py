@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from inheritune.errors import InherituneError, InputError, Interrupted, OtherProcessFailed, shown_line
+from inheritune.errors import InherituneError, InputError, Interrupted, Notice, OtherProcessFailed, shown_line
 from inheritune.runtime import leave, place_of_process
 
 _MOMENT = 3.0  # seconds
@@ -23,9 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # SIGTERM ends a stage as Ctrl-C does: half-made folders are removed, what is finished stays
     signal.signal(signal.SIGTERM, _interrupt)
     sys.unraisablehook, before = _again, sys.unraisablehook
+    shown, warnings.showwarning = warnings.showwarning, _show_notice
+    _others.append(shown)
     try:
         return _run(arguments)
     finally:
+        warnings.showwarning = _others.pop()
         sys.unraisablehook = before
         leave()
 
@@ -85,6 +89,17 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _usage(error: Any) -> int:
     place = error.ctx.command_path if error.ctx else "inheritune"
     return _fail([f"{place}: {error.format_message().rstrip('.')}; see `{place} --help`"], 2)
+
+
+_others: list[Any] = []  # what shows the warnings of others
+
+
+def _show_notice(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A notice of ours as a line; warnings of others as before."""
+    if not issubclass(category, Notice):
+        _others[-1](message, category, *where, **more)
+    elif place_of_process()[0] == 0:
+        print(shown_line(f"warning: {message}"), file=sys.stderr, flush=True)
 
 
 def _interrupt(number: int, frame: object) -> None:

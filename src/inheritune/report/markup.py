@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from inheritune.redaction import visible, visible_text
+
 
 def fill_template(name: str, facts: dict[str, Any]) -> str:
     """The template `name` filled with `facts`, all escaped unless the template marks it as safe."""
@@ -15,6 +17,7 @@ def fill_template(name: str, facts: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: visible_text(value) if type(value) is str else value,  # not what is marked as safe
     )
     return environment.get_template(name).render(facts)
 
@@ -27,11 +30,11 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 def markdown_text(text: str) -> str:
     """`text` so that Markdown shows it as it is: names of models and files may hold its signs, and tags."""
-    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", visible(" ".join(text.split())))
 
 
-def markdown_block(text: str) -> list[str]:
-    """The lines of `text` as they are, fenced by more backticks than stand together in it."""
+def markdown_block(text: str, language: str = "") -> list[str]:
+    """The lines of `text`, with control characters as escapes, fenced by more backticks than stand together in it."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return [fence, *text.splitlines(), fence]
+    return [fence + language, *visible_text(text).split("\n"), fence]

@@ -12,10 +12,10 @@ from huggingface_hub import ModelCard
 import inheritune
 from conftest import read_json, tiny_recipe, weights
 from inheritune import card
+from inheritune.arch import Readers
 from inheritune.card.origin import Origin, origin_of
 from inheritune.card.text import Card, render
 from inheritune.cli import main
-from inheritune.arch import Readers
 from inheritune.errors import InputError
 from inheritune.pipeline import run
 from inheritune.recipe import Recipe, Reference
@@ -53,7 +53,11 @@ def test_a_field_of_any_kind_is_taken_or_left_out_and_said(field: str, large: Pa
         found = check_harmless(render(Card("t", "l", origin, card.text.lineage_rows(origin, 4, "1M"), READ)))
         assert isinstance(found["license"], str)
         assert Origin.of(json.loads(json.dumps(card.run.asdict(origin)))) == origin
-        if isinstance(value, int | float | dict) and field in FIELDS[:5] and not (field == "language" and value is False):
+        if (
+            isinstance(value, int | float | dict)
+            and field in FIELDS[:5]
+            and not (field == "language" and value is False)
+        ):
             assert f"the field {field} of README.md" in origin.left_out[0]
 
 

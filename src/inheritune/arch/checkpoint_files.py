@@ -203,9 +203,9 @@ def _check_links(folder: Path) -> None:
     where they are read.
     """
     for file in [*folder.iterdir(), *(folder / _TEMPLATES).glob("*")]:
-        if (file.suffix.lower() in _TEXTS or file.name == _TEMPLATES) and file.is_symlink():
-            if file.is_dir() or not is_own(file, folder):
-                raise InputError(str(file), "is a link that leads out of the folder", "put the file itself there")
+        is_text = file.suffix.lower() in _TEXTS or file.name == _TEMPLATES
+        if is_text and file.is_symlink() and (file.is_dir() or not is_own(file, folder)):
+            raise InputError(str(file), "is a link that leads out of the folder", "put the file itself there")
 
 
 def _index(file: Path) -> dict[str, str]:

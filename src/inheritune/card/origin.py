@@ -23,8 +23,11 @@ _LICENCE_FILES = (
     "LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "LICENCE.md", "LICENCE.txt", "COPYING", "NOTICE", "NOTICE.md",
     "NOTICE.txt", "Notice", "Notice.txt", "USE_POLICY", "USE_POLICY.md", "TERMS.md",
 )  # fmt: skip
-_NOTICES = {"gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"}
-"""What a licence asks to be in a file NOTICE of all that is made of the model."""
+_NOTICE = "NOTICE"
+_NOTICES = {
+    "gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n",
+}
+"""What a licence asks to be in such a file beside all that is made of the model."""
 
 _LARGEST = 200_000  # bytes of a licence file; longer ones are something else
 _SNAPSHOT = re.compile(r"models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})")
@@ -69,7 +72,8 @@ class Origin:
     def of(cls, facts: Mapping[str, Any]) -> "Origin":
         """From what `dataclasses.asdict` gave. Raises ValueError where something in it is not of its kind."""
         try:
-            found = cls(**{**facts, "licence": Licence(**facts["licence"]), "left_out": tuple(facts.get("left_out", ()))})
+            parts = {"licence": Licence(**facts["licence"]), "left_out": tuple(facts.get("left_out", ()))}
+            found = cls(**{**facts, **parts})
         except (TypeError, KeyError) as error:
             raise ValueError(str(error)) from None
         licence, optional = found.licence, str | None
@@ -166,9 +170,10 @@ def _licence_files(
 
 def _notice(licence: Licence, files: Mapping[str, str]) -> dict[str, str]:
     ids = [licence.id] if isinstance(licence.id, str) else licence.id
-    if any(name.upper().startswith("NOTICE") for name in files):
+    if any(name.upper().startswith(_NOTICE) for name in files):
         return {}
-    return {"NOTICE": _NOTICES[name] for name in ids if name in _NOTICES}
+    asked = [_NOTICES[name] for name in ids if name in _NOTICES]
+    return {_NOTICE: "".join(asked)} if asked else {}
 
 
 def _licence(metadata: Mapping[str, Any], files: Mapping[str, str]) -> Licence:
@@ -203,9 +208,10 @@ def _of_gguf(file: Path) -> Origin:
     if snapshot is not None:
         repository = f"{snapshot[1]}/{snapshot[2]}"
     licence = Licence(source="the metadata of the reference's .gguf file (general.license) has none")
-    source, left_out = "the metadata of the reference's .gguf file (general.license)", []
+    source = "the metadata of the reference's .gguf file (general.license)"
+    left_out: list[str] = []
     given = {"license": licence_id, "license.name": licence_name, "license.link": licence_link, "languages": languages}
-    found = {key: check(read(key)) for key, check in given.items()}
+    found: dict[str, Any] = {key: check(read(key)) for key, check in given.items()}
     for key, value in found.items():
         if value is None and read(key):
             left_out.append(f"general.{key} of the .gguf file, which holds something else than it should")

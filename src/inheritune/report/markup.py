@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from inheritune.redaction import visible, visible_text
+import yaml
+
+from inheritune.redaction import public, visible, visible_text
 
 
 def fill_template(name: str, facts: dict[str, Any]) -> str:
@@ -20,6 +22,15 @@ def fill_template(name: str, facts: dict[str, Any]) -> str:
         finalize=lambda value: visible_text(value) if type(value) is str else value,  # not what is marked as safe
     )
     return environment.get_template(name).render(facts)
+
+
+def recipe_for_readers(text: str) -> str:
+    """A recipe's or suite's YAML without credentials and without folders of this machine."""
+    try:
+        tree = public(yaml.safe_load(text))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return str(public(text))
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -5,8 +5,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from inheritune.redaction import public
 from inheritune.report.analysis_page import about_text, attention_missing_of, ranks
 from inheritune.report.curves import by_axis, merged
+from inheritune.report.markup import recipe_for_readers
 from inheritune.report.notation import duration, many, short, spans
 from inheritune.report.run_files import Run, read_run
 from inheritune.report.sections import BAD, GOOD, OPEN, Page, Sample, Section, write_folder
@@ -175,7 +177,7 @@ def _loading(run: Run) -> Section:
 def _command(words: list[str]) -> str:
     """The command as it is typed: started as a module or a script, its first word is a file of this installation."""
     own = Path(words[0]).name in ("__main__.py", "inheritune")
-    return shlex.join(["inheritune" if own else words[0], *words[1:]])
+    return shlex.join(public(["inheritune" if own else words[0], *words[1:]]))
 
 
 def _reproducing(run: Run) -> Section:
@@ -206,5 +208,5 @@ def _reproducing(run: Run) -> Section:
         tables=tables,
         code=code,
         notes=notes,
-        folded=[("The recipe, with every default", run.recipe_text)],
+        folded=[("The recipe, with every default", recipe_for_readers(run.recipe_text))],
     )

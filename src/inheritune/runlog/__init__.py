@@ -16,12 +16,13 @@ from inheritune.runlog.files import (
 )
 from inheritune.runlog.manifest import add_lineage, note_start, package_versions, versions
 from inheritune.runlog.metrics import MetricsLog, read_metrics
-from inheritune.runlog.terminal import LiveLine, Terminal
+from inheritune.runlog.terminal import LiveLine, PlainConsole, Terminal
 from inheritune.runlog.trackers import Trackers, check_trackers, open_trackers
 
 __all__ = [
     "LiveLine",
     "MetricsLog",
+    "PlainConsole",
     "Terminal",
     "Trackers",
     "add_lineage",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inheritune.recipe import Data
+from inheritune.redaction import without_secrets
 from inheritune.runlog import open_new
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def account(data: Data, drawn: Drawn, splits: "dict[str, Written]") -> dict[str,
     sources = []
     for number, source in enumerate(data.sources):
         entry = {
-            "name": source.title,
+            "name": without_secrets(source.title),
             "documents_found": found[str(number)],
             "passed_over": _of(passed_over, number),
             "train_tokens": splits["train"].by_source.get(number, 0),

@@ -20,6 +20,7 @@ from inheritune.data.sources.storage import kind, packing
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
+from inheritune.redaction import confidential
 from inheritune.runlog import locked, package_versions, put_in_place, refuse_link, versions, write_json
 from inheritune.vocabulary import vocabulary_size
 
@@ -337,7 +338,7 @@ class Preparation:
             "end_of_text": separator(self.tokenizer, "reference.tokenizer"),
             "tokenizer": fingerprint(self.tokenizer),
             "prefix": self.data.prefix,
-            "request": {**self.data.model_dump(mode="json"), "seed": self.seed},
+            "request": confidential({**self.data.model_dump(mode="json"), "seed": self.seed}),
             "versions": versions() | package_versions(_PACKAGES),
         }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from inheritune.arch import TRIED, Readers
 from inheritune.card.origin import Origin
-from inheritune.redaction import visible
+from inheritune.redaction import visible, without_secrets
 from inheritune.report import markdown_table, markdown_text, start_note, task_table
 from inheritune.runlog import package_versions
 
@@ -149,7 +149,7 @@ def datasets_of(sources: Sequence[Any]) -> tuple[str, ...]:
 
 def code(text: str) -> str:
     """`text` as code, in a cell of a table too."""
-    return "`" + visible(" ".join(text.split())).replace("`", "'").replace("|", r"\|") + "`"
+    return "`" + visible(" ".join(without_secrets(text).split())).replace("`", "'").replace("|", r"\|") + "`"
 
 
 def _rows(rows: Rows) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from inheritune.redaction import public, visible, visible_text
+from inheritune.redaction import public, visible, visible_text, without_secrets
 
 
 def fill_template(name: str, facts: dict[str, Any]) -> str:
@@ -19,7 +19,7 @@ def fill_template(name: str, facts: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: visible_text(value) if type(value) is str else value,  # not what is marked as safe
+        finalize=lambda value: visible_text(without_secrets(value)) if type(value) is str else value,  # not what is marked as safe
     )
     return environment.get_template(name).render(facts)
 
@@ -41,11 +41,11 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 def markdown_text(text: str) -> str:
     """`text` so that Markdown shows it as it is: names of models and files may hold its signs, and tags."""
-    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", visible(" ".join(text.split())))
+    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", visible(" ".join(without_secrets(text).split())))
 
 
 def markdown_block(text: str, language: str = "") -> list[str]:
     """The lines of `text`, with control characters as escapes, fenced by more backticks than stand together in it."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return [fence + language, *visible_text(text).split("\n"), fence]
+    return [fence + language, *visible_text(without_secrets(text)).split("\n"), fence]

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from inheritune.redaction import public
+from inheritune.redaction import public, without_folders
 from inheritune.report.analysis_page import about_text, attention_missing_of, ranks
 from inheritune.report.curves import by_axis, merged
 from inheritune.report.markup import recipe_for_readers
@@ -41,7 +41,7 @@ def run_page(run: Run) -> Page:
         _loading(run),
         _reproducing(run),
     ]
-    return Page(f"Inheritune: {name}", [(verdict_colour(run), verdict(summary))], sections)
+    return Page(f"Inheritune: {without_folders(name)}", [(verdict_colour(run), verdict(summary))], sections)
 
 
 def verdict_colour(run: Run) -> str:
@@ -160,7 +160,8 @@ def _loading(run: Run) -> Section:
     result, title = run.summary["result"], "The model"
     if result is None:
         return Section(title)
-    model = str(run.folder / result["model"])
+    folder = Path(run.folder.name) if run.folder.is_absolute() else run.folder  # a page is passed on: no home folder
+    model = str(folder / result["model"])
     code = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         f"model = AutoModelForCausalLM.from_pretrained({model!r})\n"

@@ -15,9 +15,7 @@ _SCHEME = r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]*://)"
 _END = r"\s'\"<>"
 _USER = re.compile(rf"{_SCHEME}[^/?#{_END}]{{1,500}}@")
 # A password with a slash in it. What follows a colon may be a port, too.
-_ODD_PASSWORD = re.compile(
-    rf"{_SCHEME}[^/?#:@{_END}]{{1,200}}:(?!\d+(?:[/?#]|$))[^{_END}]{{0,200}}@"
-)
+_ODD_PASSWORD = re.compile(rf"{_SCHEME}[^/?#:@{_END}]{{1,200}}:(?!\d+(?:[/?#]|$))[^{_END}]{{0,200}}@")
 _QUERY = re.compile(rf"(https?://[^?#{_END}]{{0,1000}})[?#][^{_END}]+", re.IGNORECASE)
 _ASSIGNED_QUERY = re.compile(rf"{_SCHEME}([^?#{_END}]{{0,1000}})\?[\w.%-]+=[^{_END}]*")
 _TOKENS = (

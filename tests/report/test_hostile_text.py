@@ -12,7 +12,9 @@ from inheritune.report.markup import markdown_block, markdown_text, recipe_for_r
 from inheritune.report.sections import Page, Sample, Section, write_page
 from inheritune.runlog import PlainConsole, Terminal
 
-EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil\x00 [bold]b[/] <b>x</b> hf_abcdefghijklmnopqrst https://u:PASS@h/x?k=PASS"
+EVIL = (
+    "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil\x00 [bold]b[/] <b>x</b> hf_abcdefghijklmnopqrst https://u:PASS@h/x?k=PASS"
+)
 ACTING = "\x1b\x07\x9b\u202e\x00"
 
 

@@ -109,6 +109,7 @@ class Preparation:
         from inheritune.data.preparing.drawing import check_enough, wider
 
         began = time.monotonic()
+        refuse_link(self.work.folder)  # what is in it is run, and removed
         with locked(self.work.folder):
             _check_out(self.out)  # another process may have been at work until now
             self._states = [[state_of(entry) for entry in group] for group in self.groups]

@@ -63,7 +63,7 @@ def test_a_field_of_any_kind_is_taken_or_left_out_and_said(field: str, large: Pa
 
 @pytest.mark.parametrize(
     "words",
-    ["---\nlicense: [\n---\n", "---\n- a\n---\n", "---\n5\n---\n", "---\n" + "[" * 5000 + "\n---\n", "---\na: &a [*a]\n---\n",
+    ["---\nlicense: [\n---\n", "---\n- a\n---\n", "---\n5\n---\n", "---\n" + "[" * 1500 + "\n---\n", "---\na: &a [*a]\n---\n",
      "---\n? {a: b}\n: c\n---\n", "---\nlicense: !!python/object:os.system x\n---\n", "---\na: 2024-99-99\n---\n",
      "---\na: " + "x" * 200_000 + "\n---\n", "\0\xff", "---\n*a\n---\n"],
 )  # fmt: skip
@@ -80,6 +80,7 @@ def test_norwegian_is_a_language(large: Path) -> None:
     assert origin_of(Reference(path=str(large))).language == ["en", "no", "pt-BR"]
 
 
+@pytest.mark.long
 def test_a_run_is_finished_whatever_the_card_says(large: Path, text: Path, tmp_path: Path) -> None:
     (large / "README.md").write_text("---\nlicense: 5\nbase_model: [1]\ntags: 7\n---\n")
     recipe = Recipe.model_validate(tiny_recipe(text, large) | {"controls": [], "grow": None})

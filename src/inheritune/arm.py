@@ -26,7 +26,7 @@ from inheritune.arch import (
     train_padding_rows,
     training_flops_per_token,
 )
-from inheritune.card import write_trained_card
+from inheritune.card import without_stopping, write_trained_card
 from inheritune.conversion import keep_frame
 from inheritune.data import (
     Packing,
@@ -369,7 +369,12 @@ def train(
     taught = None if teacher is None else open_teacher(teacher, out / "teacher", prepared)
     with begun(out, request, runtime):
         found = run_arm(Arm("training", out, lambda: start, teacher=taught), conditions, None)
-        runtime.first_does(lambda: write_trained_card(out, given, found, training, runtime.describe(), teacher))
+
+        def describe() -> None:
+            with without_stopping(terminal.warn, "start the training again to write it"):
+                write_trained_card(out, given, found, training, runtime.describe(), teacher)
+
+        runtime.first_does(describe)
     return load_trained(out), found
 
 

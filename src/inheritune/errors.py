@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from inheritune.redaction import visible, without_secrets
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -12,8 +14,17 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        """One line, whatever a library put into the parts."""
-        return " ".join(f"{self.place}: {self.what}; {self.remedy}".split())
+        """One line, whatever a library put into the parts: without credentials, control characters shown."""
+        return shown_line(f"{self.place}: {self.what}; {self.remedy}")
+
+
+def shown_line(text: str) -> str:
+    """`text` in one line as a person may see it, in a terminal or a log: no credentials, no control characters."""
+    return visible(" ".join(without_secrets(text).split()))
+
+
+class Notice(UserWarning):
+    """Something that a person should know and that stops nothing. The program shows it as a line."""
 
 
 class InherituneError(Exception):

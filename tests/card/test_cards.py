@@ -13,10 +13,11 @@ import inheritune
 from conftest import make_text, read_json, tiny_recipe, weights
 from inheritune.arch import TRIED, Readers
 from inheritune.card.origin import Licence, Origin, origin_of, origin_of_loaded
-from inheritune.card.text import Card, datasets_of, metadata_of, render, tasks_table, without_folders
+from inheritune.card.text import Card, datasets_of, metadata_of, render, tasks_table
 from inheritune.cli import main
 from inheritune.pipeline import run
 from inheritune.recipe import Recipe, Reference, Source
+from inheritune.redaction import public
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 APACHE = "   Apache License\n   Version 2.0, January 2004\n   http://www.apache.org/licenses/\n"
@@ -152,7 +153,7 @@ def test_data_sets_and_folders() -> None:
     ]  # fmt: skip
     assert datasets_of([Source.model_validate(source) for source in sources]) == ("org/one", "org/two")
     tree = {"a": ["/home/me/text", "~/text", "org/name", "hf://datasets/org/one"], "b": {"c": 1}}
-    assert without_folders(tree) == {"a": ["text", "text", "org/name", "hf://datasets/org/one"], "b": {"c": 1}}
+    assert public(tree) == {"a": ["text", "text", "org/name", "hf://datasets/org/one"], "b": {"c": 1}}
 
 
 def test_tasks_stand_beside_the_parent() -> None:

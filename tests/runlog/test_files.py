@@ -10,6 +10,8 @@ import pytest
 from inheritune.errors import InputError, RunError
 from inheritune.runlog import (
     MetricsLog,
+    copy_own,
+    is_own,
     locked,
     new_folder,
     note_start,
@@ -18,6 +20,7 @@ from inheritune.runlog import (
     write_json,
     write_text,
 )
+from inheritune.runlog.files import open_to_append
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -155,3 +158,70 @@ def test_a_write_that_fails_names_the_file(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space left") as caught:
         write_text(tmp_path / "a.txt", "x")
     assert caught.value.filename == str(tmp_path / "a.txt")
+
+
+def plant(place: Path, target: Path, kind: str) -> None:
+    """Something that is no plain file of its own, under a name that is written to."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "link":
+        place.symlink_to(target)
+    elif kind == "hard link":
+        place.hardlink_to(target)
+    else:
+        os.mkfifo(place)
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
+@pytest.mark.parametrize("name", [".lock", ".a.json.partial", "metrics.jsonl"])
+def test_what_is_written_goes_through_no_link(tmp_path: Path, name: str, kind: str) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("keep me")
+    plant(tmp_path / "run" / name, precious, kind)
+    actions: dict[str, Callable[[], object]] = {
+        ".lock": lambda: locked(tmp_path / "run").__enter__(),
+        ".a.json.partial": lambda: write_json(tmp_path / "run" / "a.json", {}),
+        "metrics.jsonl": lambda: open_to_append(tmp_path / "run" / "metrics.jsonl"),
+    }
+    with pytest.raises(InputError, match="is a link, or no plain file"):
+        actions[name]()
+    assert precious.read_text() == "keep me"
+
+
+@pytest.mark.parametrize("name", [".out.partial", "out"])
+def test_no_folder_is_written_through_a_link(tmp_path: Path, name: str) -> None:
+    target = tmp_path / "precious"
+    target.mkdir()
+    (target / "file").write_text("keep me")
+    (tmp_path / name).symlink_to(target)
+    with pytest.raises(InputError, match="is a link, and a folder is written there"), new_folder(tmp_path / "out"):
+        pass
+    assert (target / "file").read_text() == "keep me"
+
+
+def test_only_files_of_the_folder_itself_are_copied(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("secret")
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "a").write_text("a")
+    (source / "b").symlink_to("deep/a")
+    copy_own(source, tmp_path / "copy")
+    assert [(tmp_path / "copy" / name).read_text() for name in ("deep/a", "b")] == ["a", "a"]
+    for at in (tmp_path / "outside", "../outside", tmp_path):
+        (source / "link").symlink_to(at)
+        with pytest.raises(InputError, match="leads out of its folder"):
+            copy_own(source, tmp_path / "other")
+        assert not (tmp_path / "other" / "link").exists()
+        (source / "link").unlink()
+
+
+def test_a_snapshot_of_the_hubs_cache_owns_the_blobs_of_its_model(tmp_path: Path) -> None:
+    for name in ("models--org--one", "models--org--two"):
+        (tmp_path / name / "blobs").mkdir(parents=True)
+        (tmp_path / name / "blobs" / "0a").write_text("x")
+    snapshot = tmp_path / "models--org--one" / "snapshots" / "f0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "own").symlink_to("../../blobs/0a")
+    (snapshot / "other").symlink_to("../../../models--org--two/blobs/0a")
+    (snapshot / "gone").symlink_to("../../blobs/0b")
+    (snapshot / "round").symlink_to("round")
+    assert [is_own(snapshot / name, snapshot) for name in ("own", "other", "gone", "round")] == [True] + [False] * 3

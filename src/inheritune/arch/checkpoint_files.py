@@ -9,6 +9,7 @@ from pathlib import Path
 from inheritune.arch.gguf_header import read_gguf
 from inheritune.errors import InputError
 from inheritune.limits import check_counts, check_file, check_folder, check_header, check_regular, read_json
+from inheritune.runlog import is_own
 
 _TIMEOUT_SECONDS = 4.0
 
@@ -55,6 +56,9 @@ def locate(
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _ADAPTER = "adapter_config.json"
+_TEMPLATES = "additional_chat_templates"
+_TEXTS = (".json", ".jinja", ".model", ".vocab", ".tiktoken", ".txt", ".py", ".spm", ".bpe")
+"""Suffixes of what transformers reads and writes again with a model or tokenizer: configs, vocabularies, templates."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ def locate_tokenizer(path: str, revision: str | None = None) -> Located:
     here = Path(path).expanduser()
     if here.is_dir():
         check_folder(here)
+        _check_links(here)
         return Located(str(here), local_files_only=True)
     return locate(path, revision, ("tokenizer_config.json", "tokenizer.json", "config.json"))
 
@@ -152,6 +157,7 @@ def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
     check_folder(folder)
     check_config(config)
     check_no_adapter(Located(str(folder)), None)
+    _check_links(folder)
     for index in folder.glob("*.safetensors.index.json"):
         for name in sorted(set(_index(index).values())):
             if not (folder / name).is_file():
@@ -205,6 +211,18 @@ def check_no_adapter(located: Located, revision: str | None) -> None:
             "there is an adapter (LoRA), and it would be ignored",
             "merge it into the weights with peft's merge_and_unload, or remove its files",
         )
+
+
+def _check_links(folder: Path) -> None:
+    """Raise InputError for links out of the folder, whose content would go as it is into what is written.
+
+    Weights may lie elsewhere: of those nothing is taken but tensors. Cards and licences that are links are left out
+    where they are read.
+    """
+    for file in [*folder.iterdir(), *(folder / _TEMPLATES).glob("*")]:
+        is_text = file.suffix.lower() in _TEXTS or file.name == _TEMPLATES
+        if is_text and file.is_symlink() and (file.is_dir() or not is_own(file, folder)):
+            raise InputError(str(file), "is a link that leads out of the folder", "put the file itself there")
 
 
 def _index(file: Path) -> dict[str, str]:

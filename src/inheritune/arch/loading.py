@@ -23,6 +23,7 @@ from inheritune.arch.checkpoint_files import (
 from inheritune.arch.gguf_config import restored_config
 from inheritune.arch.gguf_header import read_gguf
 from inheritune.arch.gguf_tensors import may_lack_biases
+from inheritune.arch.kernels import keep_own_attention
 from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.quantisation import (
     check_undoable,
@@ -55,7 +56,7 @@ def load_config(reference: Reference, *, weights: bool = True) -> "PretrainedCon
 
     Raises InputError when it is not a decoder-only text model, and for a quantisation that cannot be undone.
     """
-    config = _stored_config(reference, weights)
+    config, _ = _stored_config(reference, weights)
     assert reference.path is not None
     decoder = decoder_config(config)
     check_undoable(config, reference.path)
@@ -63,7 +64,8 @@ def load_config(reference: Reference, *, weights: bool = True) -> "PretrainedCon
     return decoder
 
 
-def _stored_config(reference: Reference, weights: bool = True) -> "PretrainedConfig":
+def _stored_config(reference: Reference, weights: bool = True) -> "tuple[PretrainedConfig, bool]":
+    """The config as it is stored; whether it names attention by code of others, which is taken out unless trusted."""
     from transformers import AutoConfig
 
     assert reference.path is not None
@@ -74,9 +76,9 @@ def _stored_config(reference: Reference, weights: bool = True) -> "PretrainedCon
         check_hub_config(located, reference.revision)
         if "gguf_file" in arguments:
             file = Path(str(arguments["pretrained_model_name_or_path"])) / arguments["gguf_file"]
-            return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns))
+            return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns)), False
         found: PretrainedConfig = AutoConfig.from_pretrained(**arguments)
-    return found
+    return found, not reference.trust_remote_code and keep_own_attention(found, reference.path)
 
 
 @lru_cache(maxsize=8)
@@ -97,6 +99,8 @@ def frame_config(frame: Path, trust_remote_code: bool = False) -> "PretrainedCon
         found: PretrainedConfig = AutoConfig.from_pretrained(
             frame, local_files_only=True, trust_remote_code=trust_remote_code
         )
+    if not trust_remote_code:
+        keep_own_attention(found, str(frame))
     return found
 
 
@@ -182,7 +186,7 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
     with _plain_errors(reference.path):
         check_no_adapter(locate(reference.path, reference.revision), reference.revision)
     located_by = _arguments(reference)
-    config = _stored_config(reference)
+    config, replaced = _stored_config(reference)
     fields = {"quant_method": "gguf"} if "gguf_file" in located_by else quantisation(config)
     if "gguf_file" not in located_by:
         check_undoable(config, reference.path)
@@ -196,7 +200,9 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
             raise InputError(reference.path, what, "give a text-only checkpoint of the model")
     with _plain_errors(reference.path), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the settings given here win over the checkpoint's
-        options = {"config": config} if "gguf_file" in located_by else loading_options(config)
+        options = {} if "gguf_file" in located_by else loading_options(config)
+        if "gguf_file" in located_by or replaced:
+            options["config"] = config
         model, info = AutoModelForCausalLM.from_pretrained(
             **located_by,
             **options,
@@ -281,7 +287,7 @@ def open_weights(
         return None
     with _plain_errors(reference.path):
         check_no_adapter(located, reference.revision)
-    stored = _stored_config(reference)
+    stored, _ = _stored_config(reference)
     fields, part = quantisation(stored), is_text_part(stored)
     if fields is not None and not (computed and is_blockwise(fields)):
         return None

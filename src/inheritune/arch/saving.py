@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from inheritune.arch.byte_copy import write_tensors
 from inheritune.arch.compatibility import make_readable, save_tokenizer
 from inheritune.arch.weights import Placement
 from inheritune.errors import RunError
-from inheritune.runlog import named, new_folder, write_json, write_text
+from inheritune.runlog import copy_own, named, new_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -42,7 +41,7 @@ def save_model(
             model.generation_config = generation
         _save_rest(generation, tokenizer, partial, notes or {})
         if frame is not None:
-            shutil.copytree(frame, partial, dirs_exist_ok=True)
+            copy_own(frame, partial)
         make_readable(partial, type(model.config))
 
 

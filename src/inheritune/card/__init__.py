@@ -1,7 +1,7 @@
 """What is published of a model: its card, with where it comes from, and the upload to the hub."""
 
 from inheritune.card.push import Upload, prepare_upload, token_source, upload
-from inheritune.card.run import write_cards
+from inheritune.card.run import without_stopping, write_cards
 from inheritune.card.single import inherited_files, write_trained_card
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "prepare_upload",
     "token_source",
     "upload",
+    "without_stopping",
     "write_cards",
     "write_trained_card",
 ]

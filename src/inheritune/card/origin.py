@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import Located, fetch, locate, read_gguf
+from inheritune.card.stated import hub_id, languages, licence_id, licence_link, licence_name, stated
 from inheritune.errors import InputError
-from inheritune.limits import check_front_matter
 from inheritune.recipe import Reference
+from inheritune.runlog import is_own
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,8 +19,17 @@ CARD = "README.md"
 UNKNOWN = "unknown"
 """The hub's word for a licence that nobody has stated."""
 
-_LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
-_LARGEST = 200_000  # characters of a licence file; longer ones are something else
+_LICENCE_FILES = (
+    "LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "LICENCE.md", "LICENCE.txt", "COPYING", "NOTICE", "NOTICE.md",
+    "NOTICE.txt", "Notice", "Notice.txt", "USE_POLICY", "USE_POLICY.md", "TERMS.md",
+)  # fmt: skip
+_NOTICE = "NOTICE"
+_NOTICES = {
+    "gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n",
+}
+"""What a licence asks to be in such a file beside all that is made of the model."""
+
+_LARGEST = 200_000  # bytes of a licence file; longer ones are something else
 _SNAPSHOT = re.compile(r"models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})")
 _REPOSITORY = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+?)(?:\.git|/.*)?")
 
@@ -44,7 +54,8 @@ class Origin:
     """A model that another one is made of.
 
     `name` is what a stranger may read (no folder of this machine), `hub_id` its address on the hub where that is known.
-    `files` are its licence and notices by name, which travel. `made` says that its own card is one of ours: it has gone
+    `files` are its licence and notices by name, which travel. `left_out` says what of its card and files was not taken
+    over, and why. `made` says that its own card is one of ours: it has gone
     through these hands before, and `hub_id` is that of the model it was made of.
     """
 
@@ -55,11 +66,27 @@ class Origin:
     language: str | list[str] | None = None
     files: dict[str, str] = field(default_factory=dict)
     made: bool = False
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Origin":
-        """From what `dataclasses.asdict` gave."""
-        return cls(**{**facts, "licence": Licence(**facts["licence"])})
+        """From what `dataclasses.asdict` gave. Raises ValueError where something in it is not of its kind."""
+        try:
+            parts = {"licence": Licence(**facts["licence"]), "left_out": tuple(facts.get("left_out", ()))}
+            found = cls(**{**facts, **parts})
+        except (TypeError, KeyError) as error:
+            raise ValueError(str(error)) from None
+        licence, optional = found.licence, str | None
+        texts = (found.name, licence.source, *found.left_out, *found.files, *found.files.values())
+        checks = [
+            (found.hub_id, hub_id), (licence.id, licence_id), (licence.name, licence_name),
+            (licence.link, licence_link), (found.language, languages),
+        ]  # fmt: skip
+        legal = all(value is None or check(value) is not None for value, check in checks) and licence.id is not None
+        legal = legal and all(isinstance(text, str) for text in texts) and isinstance(found.revision, optional)
+        if not legal or any(Path(name).name != name for name in found.files):
+            raise ValueError("a field is not of its kind")
+        return found
 
 
 def origin_of(reference: Reference, revision: str | None = None) -> Origin:
@@ -111,44 +138,49 @@ def _of_files(located: Located, revision: str | None) -> Origin:
     """What README.md and licence files say, in a folder or on the hub."""
     where = str(fetch(located, "config.json", revision) or located.name)
     snapshot = _SNAPSHOT.search(str(Path(where).absolute()))
-    hub_id, commit = (f"{snapshot[1]}/{snapshot[2]}", snapshot[3]) if snapshot else (None, None)
-    metadata = _metadata(fetch(located, CARD, revision))
-    made = "inheritune" in (metadata.get("tags") or []) and hub_id is None
-    if made:
-        base = metadata.get("base_model")
-        hub_id = base if isinstance(base, str) else None
-    files = _licence_files(located, revision)
-    return Origin("", hub_id, commit, _licence(metadata, files), metadata.get("language"), files, made)
+    of_snapshot = hub_id(f"{snapshot[1]}/{snapshot[2]}") if snapshot else None
+    metadata, left_out = stated(fetch(located, CARD, revision))
+    made = "inheritune" in metadata.get("tags", []) and of_snapshot is None
+    found_id = metadata.get("base_model") if made else of_snapshot
+    files = _licence_files(located, revision, metadata.get("license_link"), left_out)
+    licence = _licence(metadata, files)
+    commit = snapshot[3] if snapshot and of_snapshot else None
+    files = files | _notice(licence, files)
+    return Origin("", found_id, commit, licence, metadata.get("language"), files, made, tuple(left_out))
 
 
-def _metadata(card: Path | None) -> dict[str, Any]:
-    """The metadata of a model's README.md; none where there is none, or it cannot be read as such."""
-    import yaml
-    from huggingface_hub import metadata_load
-
-    if card is None:
-        return {}
-    try:
-        check_front_matter(card)
-        return metadata_load(card) or {}
-    except (ValueError, yaml.YAMLError, InputError):
-        return {}
-
-
-def _licence_files(located: Located, revision: str | None) -> dict[str, str]:
-    found = {}
-    for name in _LICENCE_FILES:
+def _licence_files(
+    located: Located, revision: str | None, link: str | None, left_out: list[str]
+) -> dict[str, str]:  # fmt: skip
+    """The texts of licences and notices by name; what is not taken is added to `left_out`, in words."""
+    found: dict[str, str] = {}
+    named = (link,) if link is not None and "/" not in link and link not in (*_LICENCE_FILES, CARD) else ()
+    for name in (*_LICENCE_FILES, *named):
         file = fetch(located, name, revision)
-        if file is not None and file.stat().st_size <= _LARGEST:
+        if file is None or (named == (name,) and file.suffix not in ("", ".md", ".txt")):
+            continue
+        if not is_own(file, file.parent):
+            left_out.append(f"the file {name}, a link that leads out of its folder")
+        elif file.stat().st_size > _LARGEST:
+            left_out.append(f"the file {name}, which is too long for a licence")
+        elif not any(name.lower() == other.lower() for other in found):  # on a disk that does not tell them apart
             found[name] = file.read_text(encoding="utf-8", errors="replace")
     return found
 
 
+def _notice(licence: Licence, files: Mapping[str, str]) -> dict[str, str]:
+    ids = [licence.id] if isinstance(licence.id, str) else licence.id
+    if any(name.upper().startswith(_NOTICE) for name in files):
+        return {}
+    asked = [_NOTICES[name] for name in ids if name in _NOTICES]
+    return {_NOTICE: "".join(asked)} if asked else {}
+
+
 def _licence(metadata: Mapping[str, Any], files: Mapping[str, str]) -> Licence:
     """The metadata's licence; else that of a licence file whose text is one of the two that are told without doubt."""
-    stated = metadata.get("license")
-    if stated and stated != UNKNOWN:
-        return Licence(stated, metadata.get("license_name"), metadata.get("license_link"), f"the reference's {CARD}")
+    given = metadata.get("license")
+    if given and given != UNKNOWN:
+        return Licence(given, metadata.get("license_name"), metadata.get("license_link"), f"the reference's {CARD}")
     name = next((name for name in files if name.startswith("LICEN")), None)
     if name is None:
         return Licence(source=f"neither the reference's {CARD} nor a licence file states one")
@@ -175,9 +207,17 @@ def _of_gguf(file: Path) -> Origin:
     snapshot = _SNAPSHOT.search(str(file.absolute()))
     if snapshot is not None:
         repository = f"{snapshot[1]}/{snapshot[2]}"
-    stated = read("license")
     licence = Licence(source="the metadata of the reference's .gguf file (general.license) has none")
-    if isinstance(stated, str) and stated and stated != UNKNOWN:
-        source = "the metadata of the reference's .gguf file (general.license)"
-        licence = Licence(stated, read("license.name"), read("license.link"), source)
-    return Origin(file.name, repository, snapshot[3] if snapshot else None, licence, read("languages"))
+    source = "the metadata of the reference's .gguf file (general.license)"
+    left_out: list[str] = []
+    given = {"license": licence_id, "license.name": licence_name, "license.link": licence_link, "languages": languages}
+    found: dict[str, Any] = {key: check(read(key)) for key, check in given.items()}
+    for key, value in found.items():
+        if value is None and read(key):
+            left_out.append(f"general.{key} of the .gguf file, which holds something else than it should")
+    if found["license"] not in (None, UNKNOWN):
+        licence = Licence(found["license"], found["license.name"], found["license.link"], source)
+    return Origin(
+        file.name, hub_id(repository), snapshot[3] if snapshot else None, licence, found["languages"],
+        _notice(licence, {}), left_out=tuple(left_out),
+    )  # fmt: skip

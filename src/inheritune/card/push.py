@@ -14,10 +14,17 @@ from inheritune.card.origin import CARD, UNKNOWN
 from inheritune.card.text import PLACE
 from inheritune.errors import InherituneError, InputError, RunError
 from inheritune.limits import check_front_matter
-from inheritune.runlog import package_versions, read_json
+from inheritune.redaction import holds_secret, without_secrets
+from inheritune.runlog import is_own, package_versions, read_json
 
 _TOKEN_REMEDY = "set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or `hf auth login`"
 _KEEP = " (and take its last line away, so that no run writes it anew)"
+_OF_A_RUN = (
+    "recipe.yaml", "suite.yaml", "manifest.json", "request.json", "origin.json", "trackers.json", "metrics.jsonl",
+)  # fmt: skip
+"""What a run needs to be resumed, as it was given; never uploaded."""
+
+_WITH_PLACES = ("config.json", "generation_config.json", "tokenizer_config.json", "inheritance.json")
 _LOOKS_LIKE_A_TOKEN = re.compile(r"\b(?:hf|api)_[A-Za-z0-9]{3,}")
 
 
@@ -50,13 +57,29 @@ def prepare_upload(place: str | Path, repo_id: str, *, private: bool = False, re
     _check_id(repo_id, revision)
     folder = find_model(Path(place))
     locate(str(folder))  # config, headers of the weights, all of their files
-    files = tuple(
-        (str(file.relative_to(folder)), file.stat().st_size)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
+    files = tuple((name, (folder / name).stat().st_size) for name in _names(folder) if name not in _OF_A_RUN)
     card = _card(folder)
-    return Upload(folder, repo_id, private, revision, files, card, tuple(_notes(dict(files), card)))
+    for name in (CARD, *_WITH_PLACES):
+        _check_no_secret(folder / name)
+    return Upload(folder, repo_id, private, revision, files, card, tuple(_notes(folder, dict(files), card)))
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """The files of the folder by their names in it. Raises InputError for one whose content lies elsewhere."""
+    for file in sorted(folder.rglob("*")):
+        inner = file.relative_to(folder)
+        if any(part.startswith(".") for part in inner.parts) or (file.is_dir() and not file.is_symlink()):
+            continue
+        if not is_own(file, folder):
+            what = "is a link that leads out of the folder, or no plain file, and its content would be uploaded"
+            raise InputError(str(file), what, "put the file itself there, or remove the link")
+        yield inner.as_posix()
+
+
+def _check_no_secret(file: Path) -> None:
+    if file.is_file() and holds_secret(file.read_text(encoding="utf-8", errors="replace")):
+        what = "holds what looks like a credential (a token, or a password in an address)"
+        raise InputError(str(file), what, "take it out (a run writes its card anew when it is started again)")
 
 
 def find_model(place: Path) -> Path:
@@ -73,12 +96,22 @@ def find_model(place: Path) -> Path:
         if not summary.get("finished"):
             what = "the run is not finished, so it has no result"
             raise InputError(str(place), what, "finish it with `inheritune run`, or give a round's model")
-        return find_model(place / summary["result"]["model"])
+        return find_model(place / _result(place, summary))
     if (place / "comparison.json").is_file():
         raise InputError(str(place), "a comparison, which has several models", "give an arm's model: arms/*/*/model")
     if (place / "model" / "config.json").is_file():
         return place / "model"
     raise InputError(str(place), "no model there (no config.json)", remedy)
+
+
+def _result(place: Path, summary: dict[str, Any]) -> str:
+    """The result's folder by its name in the run's. Raises InputError where that leads elsewhere."""
+    result = summary.get("result")
+    model = result.get("model") if isinstance(result, dict) else None
+    if not isinstance(model, str) or not model or Path(model).is_absolute() or ".." in Path(model).parts:
+        what = f"names no model of this run as its result (got {model!r})"
+        raise InputError(str(place / "summary.json"), what, "give the folder of a round's model")
+    return model
 
 
 def token_source() -> str | None:
@@ -163,7 +196,10 @@ def _card(folder: Path) -> dict[str, Any]:
         raise InputError(str(file), f"its metadata is damaged ({error})", "mend it between its two lines ---") from None
 
 
-def _notes(files: dict[str, int], card: dict[str, Any]) -> Iterator[str]:
+def _notes(folder: Path, files: dict[str, int], card: dict[str, Any]) -> Iterator[str]:
+    kept = [name for name in _OF_A_RUN if (folder / name).is_file()]
+    if kept:
+        yield f"not uploaded, as they tell of this machine and may hold credentials: {', '.join(kept)}"
     if CARD not in files:
         yield f"there is no {CARD}: nothing says where the model comes from, nor under which licence"
     elif card.get("license", UNKNOWN) == UNKNOWN:
@@ -225,4 +261,4 @@ def without_token(text: str, token: str | None) -> str:
     """`text` with the token, in whatever way it is written there, taken out."""
     for form in {token, repr(token)[1:-1], ascii(token)[1:-1]} if token else ():
         text = text.replace(str(form), "[token]")
-    return _LOOKS_LIKE_A_TOKEN.sub("[token]", text)
+    return without_secrets(_LOOKS_LIKE_A_TOKEN.sub("[token]", text))

@@ -1,6 +1,7 @@
 """Cards of a run's models, from the files in its folder."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from inheritune.card.text import (
     lineage_rows,
     render,
     tasks_table,
-    without_folders,
 )
-from inheritune.errors import InputError
+from inheritune.errors import InherituneError, InputError, RunError, shown_line
 from inheritune.recipe import MEASURED, Inherit, Recipe, Training
+from inheritune.redaction import public
 from inheritune.report import (
     duration,
+    markdown_block,
     markdown_table,
     markdown_text,
     read_tasks,
@@ -51,6 +53,16 @@ def write_cards(folder: Path, recipe: Recipe, summary: dict[str, Any]) -> None:
             put(place, render(_card(folder, recipe, summary, number, origin)), origin)
 
 
+@contextlib.contextmanager
+def without_stopping(say: Callable[[str], None], remedy: str) -> Iterator[None]:
+    """Inside, nothing that goes wrong stops what is finished: it is told to `say`, with the remedy."""
+    try:
+        yield
+    except Exception as error:
+        said = str(error) if isinstance(error, InherituneError) else f"{type(error).__name__}: {error}"
+        say(f"the model's card cannot be written ({shown_line(said)[:300]}); the model is whole; {remedy}")
+
+
 def put(place: Path, text: str, origin: Origin) -> None:
     """Write a card and the reference's licence files into a model's folder; what a person has put there stays."""
     card = place / CARD
@@ -66,7 +78,8 @@ def _origin(folder: Path, recipe: Recipe, summary: Mapping[str, Any]) -> Origin:
     """What is known of the reference; kept once it is known."""
     kept = folder / "reference" / _ORIGIN
     if kept.exists():
-        return Origin.of(read_json(kept))
+        with contextlib.suppress(ValueError, RunError):  # one that is damaged is made again
+            return Origin.of(read_json(kept))
     revision = _manifest(folder).get("lineage", {}).get("revision")
     try:
         found = origin_of(recipe.reference, revision)
@@ -99,13 +112,18 @@ def _card(folder: Path, recipe: Recipe, summary: dict[str, Any], number: int, or
         training=_training(folder, recipe, summary, found),
         losses=_losses(summary, number, is_result, recipe.train.sequence_length),
         tasks="" if tasks is None else tasks_table(tasks),
-        recipe=yaml.safe_dump(
-            without_folders(recipe.model_dump(mode="json", exclude_defaults=True)), sort_keys=False, allow_unicode=True
-        ).strip(),
+        recipe=_recipe(recipe),
         unknown=_UNKNOWN,
         datasets=datasets_of(recipe.data.sources),
         own_code=recipe.reference.trust_remote_code,
     )
+
+
+def _recipe(recipe: Recipe) -> str:
+    """The recipe as strangers may read it, as a block of Markdown."""
+    tree = public(recipe.model_dump(mode="json", exclude_defaults=True))
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).strip()
+    return "\n".join(markdown_block(text, "yaml"))
 
 
 _UNKNOWN = (
@@ -174,7 +192,7 @@ def _training(
     folder: Path, recipe: Recipe, summary: Mapping[str, Any], found: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     settings = recipe.train
-    names = [code(str(without_folders(source.title))) for source in recipe.data.sources]
+    names = [code(public(source.title)) for source in recipe.data.sources]
     rows = [("text", ", ".join(names) or "prepared before the run"), *costs(found, settings)]
     if recipe.train.distillation is not None:
         rows.append(("teacher", f"the reference; {found.get('teacher_flops', 0):.2g} FLOPs of its own"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from inheritune.arch import TRIED, Readers
 from inheritune.card.origin import Origin
+from inheritune.redaction import visible, without_secrets
 from inheritune.report import markdown_table, markdown_text, start_note, task_table
 from inheritune.runlog import package_versions
 
@@ -19,6 +20,7 @@ PLACE = "PATH-OR-REPOSITORY"
 
 TAG = "inheritune"
 _PAPER = "[arXiv 2404.08634](https://arxiv.org/abs/2404.08634)"
+_DATA_SET = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?", re.ASCII)
 _HUB_DATA = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)")
 Rows = Sequence[tuple[str, str]]
 
@@ -52,7 +54,7 @@ def render(card: Card) -> str:
     found = ModelCard.from_template(
         metadata_of(card),
         template_str=(Path(__file__).parent / "card.md").read_text(encoding="utf-8"),
-        title=card.title, lead=card.lead, lineage=_rows(card.lineage), training=_rows(card.training),
+        title=markdown_text(card.title), lead=card.lead, lineage=_rows(card.lineage), training=_rows(card.training),
         losses=card.losses, tasks=card.tasks, recipe=card.recipe, unknown=card.unknown, place=PLACE, mark=MARK,
         readers=readers_in_words(card.readers),
         code=", trust_remote_code=True" if card.own_code else "", **package_versions(["inheritune"]),
@@ -113,6 +115,8 @@ def lineage_rows(origin: Origin, layers: int | None, parameters: str | None) -> 
     rows = [("reference", named + "".join(f", {part}" for part in size if part))]
     if not origin.made:
         rows.append(("its revision", code(origin.revision) if origin.revision else "not known"))
+    if origin.left_out:
+        rows.append(("not taken over from it", markdown_text("; ".join(origin.left_out))))
     return [*rows, ("licence", told)]
 
 
@@ -138,25 +142,14 @@ def datasets_of(sources: Sequence[Any]) -> tuple[str, ...]:
         match = _HUB_DATA.match(source.path or "")
         if match is not None:
             found.append(match[1])
-        elif source.dataset is not None and not Path(source.dataset).exists():
+        elif source.dataset is not None and _DATA_SET.fullmatch(source.dataset) and not Path(source.dataset).exists():
             found.append(source.dataset)
     return tuple(dict.fromkeys(found))
 
 
-def without_folders(value: Any) -> Any:
-    """A recipe's tree with absolute paths cut to their last part: a card is for strangers."""
-    if isinstance(value, dict):
-        return {key: without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_folders(inner) for inner in value]
-    if isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute()):
-        return Path(value).name or value
-    return value
-
-
 def code(text: str) -> str:
     """`text` as code, in a cell of a table too."""
-    return "`" + text.replace("`", "'").replace("|", r"\|") + "`"
+    return "`" + visible(" ".join(without_secrets(text).split())).replace("`", "'").replace("|", r"\|") + "`"
 
 
 def _rows(rows: Rows) -> str:

@@ -19,6 +19,7 @@ from inheritune.cli.options import (
     Quiet,
     Recovery,
     Trust,
+    echo,
     overrides,
     terminal_of,
 )
@@ -42,7 +43,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"inheritune {__version__}")
+        echo(f"inheritune {__version__}")
         raise typer.Exit
 
 
@@ -112,7 +113,7 @@ def new(
     file = out or Path(f"{Path(reference).stem if reference.endswith('.gguf') else Path(reference).name}.yaml".lower())
     check_free(file)
     write_text(file, starter_recipe(reference))
-    typer.echo(f"{file}: written. Set data.sources to your text, then: inheritune run {file}")
+    echo(f"{file}: written. Set data.sources to your text, then: inheritune run {file}")
 
 
 app.command(
@@ -190,7 +191,7 @@ def inherit(
             drops = analysis.drops_beside(inheritance.check_free(out))
         selection = analysis.choose(
             origin, wish, text=text or (), data=data, prefix=prefix, progress=drops,
-            say=lambda line: typer.echo(line, err=True),
+            say=lambda line: echo(line, err=True),
         )  # fmt: skip
         wish = wish.model_copy(update={"layers": selection["blocks"], "choose": "first"})
     elif text or data:
@@ -201,7 +202,7 @@ def inherit(
     else:
         assert out is not None
         made = inheritance.write(
-            origin, wish, out, dtype=kind, seed=seed, say=lambda text: typer.echo(text, err=True), selection=selection
+            origin, wish, out, dtype=kind, seed=seed, say=lambda text: echo(text, err=True), selection=selection
         )
         if drops is not None:
             drops.unlink(missing_ok=True)
@@ -294,7 +295,7 @@ def train(
         typer.echo(json.dumps(found, indent=2))
     else:
         error = "" if found["val_loss_se"] is None else f" ± {found['val_loss_se']:.4f}"
-        typer.echo(f"{out / 'model'}: {found['steps']:,} steps, validation loss {found['val_loss']:.4f}{error}")
+        echo(f"{out / 'model'}: {found['steps']:,} steps, validation loss {found['val_loss']:.4f}{error}")
 
 
 @app.command()
@@ -314,7 +315,7 @@ def export(
         typer.echo(json.dumps({"model": str(out), **found}, indent=2))
     else:
         loss = "" if found["val_loss"] is None else f", validation loss {found['val_loss']:.4f}"
-        typer.echo(f"{out}: step {found['step']:,}, {found['parameters']:,} parameters{loss}")
+        echo(f"{out}: step {found['step']:,}, {found['parameters']:,} parameters{loss}")
 
 
 @app.command(
@@ -381,8 +382,8 @@ def _show_trial(found: dict[str, Any], as_json: bool) -> None:
         return
     layers = f"{found['layers']} blocks (the deepest round): " if "layers" in found else ""
     memory = found["memory"]
-    typer.echo(
+    echo(
         f"{layers}a step of {found['batch_tokens']:,} tokens takes {found['seconds']:.2f} s,"
         f" {found['tokens_per_second']:,.0f} tokens/s, not compiled"
     )
-    typer.echo(f"peak memory {memory['peak_bytes'] / 1e9:.2f} GB ({memory['of']})")
+    echo(f"peak memory {memory['peak_bytes'] / 1e9:.2f} GB ({memory['of']})")

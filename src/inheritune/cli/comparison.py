@@ -50,18 +50,17 @@ def compare(
 
 def show_comparison(found: dict[str, Any], folder: Path) -> None:
     """The table, whole where the terminal is wide enough, and what its marks mean, on standard output."""
-    from rich.console import Console
-
     from inheritune.cli.tables import table_of
     from inheritune.report import comparison_table, notes_on
+    from inheritune.runlog import PlainConsole
 
-    console = Console(highlight=False)
+    console = PlainConsole()
     whole = table_of(*comparison_table(found))
     fits = console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width
     console.print()
     console.print(whole if fits else table_of(*comparison_table(found, narrow=True), whole_figures=True))
     console.print()
     for note in notes_on(found):
-        console.print(note, markup=False)
-    console.print(f"\nfigures {folder / 'comparison.json'}", markup=False, soft_wrap=True)
-    console.print(f"report  {folder / 'report' / 'index.html'}", markup=False, soft_wrap=True)
+        console.print(note)
+    console.print(f"\nfigures {folder / 'comparison.json'}", soft_wrap=True)
+    console.print(f"report  {folder / 'report' / 'index.html'}", soft_wrap=True)

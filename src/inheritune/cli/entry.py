@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from inheritune.errors import InherituneError, InputError, Interrupted, OtherProcessFailed
+from inheritune.errors import InherituneError, InputError, Interrupted, Notice, OtherProcessFailed, shown_line
 from inheritune.runtime import answer, leave, place_of_process
 
 _MOMENT = 3.0  # seconds
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [signal.SIGTERM] + [signal.SIGINT] * (signal.getsignal(signal.SIGINT) != signal.SIG_IGN)
     handled = {number: signal.signal(number, _interrupt) for number in wanted}
     sys.unraisablehook, before = _again, sys.unraisablehook
+    shown, warnings.showwarning = warnings.showwarning, _show_notice
+    _others.append(shown)
     try:
         try:
             return _run(arguments)
@@ -40,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # while the program is loaded, or while it ends
         return _fail([_interrupted(arguments)], 130)
     finally:
+        warnings.showwarning = _others.pop()
         sys.unraisablehook = before
         if arguments is not None:  # called from Python; else the process ends, and the handlers hold to the last
             for number, handler in handled.items():
@@ -103,6 +107,17 @@ def _usage(error: Any) -> int:
     return _fail([f"{place}: {error.format_message().rstrip('.')}; see `{place} --help`"], 2)
 
 
+_others: list[Any] = []  # what shows the warnings of others
+
+
+def _show_notice(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A notice of ours as a line; warnings of others as before."""
+    if not issubclass(category, Notice):
+        _others[-1](message, category, *where, **more)
+    elif place_of_process()[0] == 0:
+        print(shown_line(f"warning: {message}"), file=sys.stderr, flush=True)
+
+
 def _interrupt(number: int, frame: object) -> None:
     """Raise KeyboardInterrupt; at a second signal end the process."""
     repeated = _signals == [_LOST_SIGNAL]
@@ -151,6 +166,6 @@ def _fail(lines: list[str], status: int) -> int:
     if rank and status != 130:
         time.sleep(_MOMENT)
     for line in lines if status != 130 or not rank else ():
-        text = f"error: {line}" if status != 130 else line
+        text = shown_line(f"error: {line}" if status != 130 else line)
         print(f"process {rank}: {text}" if rank else text, file=sys.stderr, flush=True)
     return status

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from inheritune.cli.options import Json, Prefix, Quiet, Trust, terminal_of
+from inheritune.cli.options import Json, Prefix, Quiet, Trust, echo, terminal_of
 from inheritune.cli.tables import table_of
 from inheritune.runtime import place_of_process
 
@@ -88,7 +88,7 @@ def evaluate(
     else:
         show_evaluation(found)
         if out is not None:
-            typer.echo(f"\nfigures {out / 'evaluation.json'}")
+            echo(f"\nfigures {out / 'evaluation.json'}")
 
 
 def show_evaluation(found: dict[str, Any]) -> None:
@@ -100,15 +100,12 @@ def show_evaluation(found: dict[str, Any]) -> None:
 
 
 def _show_losses(found: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from inheritune.report import short, with_error
+    from inheritune.runlog import PlainConsole
 
-    console, text = Console(highlight=False), found["text"]
+    console, text = PlainConsole(), found["text"]
     known = "" if text["bytes"] is None else f", {text['bytes']:,} bytes"
-    console.print(
-        f"\n{text['source']}: sequences of {text['sequence_length']} tokens{known}", markup=False, soft_wrap=True
-    )
+    console.print(f"\n{text['source']}: sequences of {text['sequence_length']} tokens{known}", soft_wrap=True)
     rows = []
     for model in found["models"]:
         loss, bits = (with_error(model[key], model[f"{key}_se"]) if model[key] is not None else "-" for key in _JUDGED)
@@ -126,11 +123,10 @@ def show_tasks(found: dict[str, Any]) -> None:
 
     Models that the terminal has no room for come in further tables.
     """
-    from rich.console import Console
-
     from inheritune.report import with_error
+    from inheritune.runlog import PlainConsole
 
-    console = Console(highlight=False)
+    console = PlainConsole()
     shown = [(model["name"], model["tasks"]) for model in found["models"]]
     shown += [(f"{row['name']} (published)", row["tasks"]) for row in found["published"]]
     names = list(dict.fromkeys(name for _, tasks in shown for name in tasks))
@@ -145,7 +141,7 @@ def show_tasks(found: dict[str, Any]) -> None:
         figures = [tasks.get(name) for name in names]
         cells = ["-" if one is None else with_error(one["value"], one["se"]) for one in figures]
         columns.append(["\n".join(textwrap.wrap(title, max(_HEADER, *map(len, cells)))), *cells])
-    console.print(f"\ntasks of lm-eval {found['harness']['version']}, with their standard errors", markup=False)
+    console.print(f"\ntasks of lm-eval {found['harness']['version']}, with their standard errors")
     for number, part in enumerate(_fitting(columns, console.width - _width(asked))):
         if number:
             console.print()
@@ -155,7 +151,7 @@ def show_tasks(found: dict[str, Any]) -> None:
             column.no_wrap = True
         console.print(table)
     for line in _notes(found):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _fitting(columns: Sequence[list[str]], room: int) -> list[list[list[str]]]:

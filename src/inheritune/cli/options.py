@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inheritune.redaction import visible_text, without_secrets
 from inheritune.runtime import place_of_process
 
 if TYPE_CHECKING:
@@ -55,3 +56,8 @@ def overrides(words: Sequence[str]) -> list[str]:
             word = f"{word}={words.pop(0)}"
         found.append(word)
     return found
+
+
+def echo(text: str, err: bool = False) -> None:
+    """A text for people on standard output, without credentials; control characters are shown as escapes."""
+    typer.echo(visible_text(without_secrets(text)), err=err)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from inheritune.report import short
+from inheritune.runlog import PlainConsole
 
 _SUMS = {"least": "least", "most": "most"}
 _WIDE = 100  # columns of a terminal that has room for all of the models' table
@@ -14,7 +14,7 @@ _WIDE = 100  # columns of a terminal that has room for all of the models' table
 
 def show_costs(found: dict[str, Any], title: str) -> None:
     """The whole plan, top to bottom: trainings, memory, disk, devices, what fits, warnings, what is left out."""
-    console = Console(highlight=False)
+    console = PlainConsole()
     reference = found["reference"]
     _say(
         console,
@@ -31,11 +31,11 @@ def show_costs(found: dict[str, Any], title: str) -> None:
     _say(console, "\nNot counted. " + " ".join(f"{line[0].upper()}{line[1:]}." for line in found["left_out"]))
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False)
+def _say(console: PlainConsole, text: str) -> None:
+    console.print(text)
 
 
-def _table(console: Console, title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _table(console: PlainConsole, title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.print()
     _say(console, title)
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -46,7 +46,7 @@ def _table(console: Console, title: str, names: Sequence[str], rows: Sequence[Se
     console.print(shown)
 
 
-def _trainings(console: Console, found: dict[str, Any]) -> None:
+def _trainings(console: PlainConsole, found: dict[str, Any]) -> None:
     several = any(each["seeds"] > 1 for each in found["trainings"])
     taught = any(each["teacher"] for each in found["trainings"])
     left_out = {*(() if several else ("seeds",)), *(() if taught else ("teacher",))}
@@ -100,7 +100,7 @@ def _per_block(blocks: Sequence[int]) -> str:
     return short(low) if low == high else f"{short(low)}-{short(high)}"
 
 
-def _memory(console: Console, found: dict[str, Any]) -> None:
+def _memory(console: PlainConsole, found: dict[str, Any]) -> None:
     parts = ["weights", "gradients", "states", "activations", "logits", "working"]
     parts += ["teacher"] if any(each["teacher"] for each in found["memory"]) else []
     rows = []
@@ -121,7 +121,7 @@ def _memory(console: Console, found: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def _disk(console: Console, found: dict[str, Any]) -> None:
+def _disk(console: PlainConsole, found: dict[str, Any]) -> None:
     disk = found["disk"]
     data = "unknown" if disk["data"] is None else _gigabytes(disk["data"])
     taught = ["teachers"] if disk["most"]["teachers"] else []
@@ -136,7 +136,7 @@ def _once(rows: list[list[str]]) -> list[list[str]]:
     return [["", *rows[0][1:]]] if rows[0][1:] == rows[1][1:] else rows
 
 
-def _devices(console: Console, found: dict[str, Any]) -> None:
+def _devices(console: PlainConsole, found: dict[str, Any]) -> None:
     several = any(each["hours"]["least"] != each["hours"]["most"] for each in found["devices"])
     rows = []
     ways: dict[str, list[str]] = {}
@@ -156,7 +156,7 @@ def _devices(console: Console, found: dict[str, Any]) -> None:
     _say(console, f"Assumed, as the prices are (--price, --rate): {assumed}")
 
 
-def _fit(console: Console, found: dict[str, Any]) -> None:
+def _fit(console: PlainConsole, found: dict[str, Any]) -> None:
     fit, hours = found["fit"], found["fit"]["hours"]
     ways = {name: str(number) for number, name in enumerate(fit["most_blocks"], start=1)}
     if fit["memory"] is not None:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inheritune.cli.options import Json, Quiet, overrides, terminal_of
+from inheritune.cli.options import Json, Quiet, echo, overrides, terminal_of
 from inheritune.cli.tables import show_prepared
 from inheritune.errors import InputError
+from inheritune.redaction import visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,11 +210,11 @@ def _finish(prepared: "Prepared", sample: bool, nanogpt: Path | None, as_json: b
         typer.echo(json.dumps(found | ({"sample": shown} if sample else {}), indent=2))
         return
     for number, document in enumerate(shown, start=1):
-        typer.echo(f"--- document {number}: {document['tokens']:,} tokens")
-        typer.echo(document["text"])
+        echo(f"--- document {number}: {document['tokens']:,} tokens")
+        typer.echo(visible_text(document["text"]))
     show_prepared(found)
     tokens, documents = found["tokens"], found["documents"]
-    typer.echo(f"{prepared.folder}: {tokens['train']:,} training tokens of {documents['train']:,} documents,")
-    typer.echo(f"{tokens['validation']:,} validation tokens of {documents['validation']:,} documents")
+    echo(f"{prepared.folder}: {tokens['train']:,} training tokens of {documents['train']:,} documents,")
+    echo(f"{tokens['validation']:,} validation tokens of {documents['validation']:,} documents")
     if nanogpt is not None:
-        typer.echo(f"{nanogpt}: the same tokens as train.bin and val.bin")
+        echo(f"{nanogpt}: the same tokens as train.bin and val.bin")

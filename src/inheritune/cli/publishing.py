@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inheritune.cli.options import Json, Quiet
+from inheritune.cli.options import Json, Quiet, echo
 
 if TYPE_CHECKING:
     from inheritune.card import Upload
@@ -43,11 +43,11 @@ def push(
             from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
             disable_progress_bars()
-        found["commit"] = upload(wanted, lambda text: typer.echo(f"warning: {text}", err=True))
+        found["commit"] = upload(wanted, lambda text: echo(f"warning: {text}", err=True))
         if not as_json:
-            typer.echo(f"uploaded: {found['commit']}")
+            echo(f"uploaded: {found['commit']}")
     elif not as_json and not quiet:
-        typer.echo("\nNothing was uploaded. Upload it with --really.")
+        echo("\nNothing was uploaded. Upload it with --really.")
     if as_json:
         typer.echo(json.dumps(found, indent=2))
 
@@ -68,14 +68,13 @@ def _figures(wanted: "Upload", token: str | None, really: bool) -> dict[str, Any
 
 
 def _show(found: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from inheritune.cli.tables import table_of
+    from inheritune.runlog import PlainConsole
 
-    console = Console(highlight=False)
+    console = PlainConsole()
 
     def say(text: str) -> None:
-        console.print(text, markup=False)
+        console.print(text)
 
     visibility = found["visibility"]
     if visibility == "public":

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inheritune.cli.options import Json
+from inheritune.cli.options import Json, echo
 
 
 def report(
@@ -31,4 +31,4 @@ def report(
         kinds = [{"folder": str(folder), "kind": kind_of(folder)} for folder in folders]
         typer.echo(json.dumps({"page": str(page), "folders": kinds}, indent=2))
     else:
-        typer.echo(f"{page}: written")
+        echo(f"{page}: written")

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inheritune.cli.options import echo
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -25,26 +27,26 @@ def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], whole_figures
 
 def show_summary(summary: dict[str, Any], folder: Path) -> None:
     """The table and the verdict, on standard output."""
-    from rich.console import Console
-
     from inheritune.report import table, verdict
+    from inheritune.runlog import PlainConsole
 
-    console = Console(highlight=False)
+    console = PlainConsole()
     console.print()
     console.print(table_of(*table(summary, narrow=True)))
     console.print()
-    console.print(verdict(summary), markup=False)
-    console.print(f"\nmodel   {folder / summary['result']['model']}", markup=False, soft_wrap=True)
-    console.print(f"report  {folder / 'report' / 'index.html'}", markup=False, soft_wrap=True)
+    console.print(verdict(summary))
+    console.print(f"\nmodel   {folder / summary['result']['model']}", soft_wrap=True)
+    console.print(f"report  {folder / 'report' / 'index.html'}", soft_wrap=True)
 
 
 def show_plan(found: dict[str, Any]) -> None:
     """A plan, a row for each tensor of the target, on standard output."""
-    from rich.console import Console
     from rich.table import Table
 
+    from inheritune.runlog import PlainConsole
+
     # A name that is broken over two lines can be neither read nor copied: long rows are left to the terminal.
-    console = Console(highlight=False, width=max(Console().width, 240))
+    console = PlainConsole(width=max(PlainConsole().width, 240))
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("target tensor", "source tensor", "slice"):
         shown.add_column(name, no_wrap=True)
@@ -64,15 +66,16 @@ def show_plan(found: dict[str, Any]) -> None:
 def show_inherited(found: dict[str, Any]) -> None:
     """What was inherited, in a line on standard output."""
     new = f", {found['tensors_fresh']} tensors new" if found["tensors_fresh"] else ""
-    print(f"{found['model']}: {len(found['blocks'])} of {found['of']} blocks, {found['parameters']:,} parameters{new}")
+    echo(f"{found['model']}: {len(found['blocks'])} of {found['of']} blocks, {found['parameters']:,} parameters{new}")
 
 
 def show_bench(found: dict[str, Any]) -> None:
     """Figures with their units, on standard output."""
-    from rich.console import Console
     from rich.table import Table
 
-    console, step, limit = Console(highlight=False), found["step"], found["limit"]
+    from inheritune.runlog import PlainConsole
+
+    console, step, limit = PlainConsole(), found["step"], found["limit"]
     shown = Table(box=None, pad_edge=False, show_header=False)
     for justify in ("left", "right", "left"):
         shown.add_column(justify=justify, overflow="fold")
@@ -95,7 +98,7 @@ def show_bench(found: dict[str, Any]) -> None:
         f"{found['shape']}: {found['blocks']} blocks, {found['parameters']:,} parameters; {found['batch_sequences']} x"
         f" {found['sequence_length']} tokens a step, {found['precision']}, compile {str(found['compile']).lower()};"
         f" {found['hardware']['name']}",
-        soft_wrap=True, markup=False,
+        soft_wrap=True,
     )  # fmt: skip
     console.print(shown)
 
@@ -118,10 +121,11 @@ def _giga(rate: float) -> str:
 
 def show_prepared(found: dict[str, Any]) -> None:
     """What came from each source, and what each filter left, on standard output."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from inheritune.runlog import PlainConsole
+
+    console = PlainConsole()
 
     def show(names: tuple[str, ...], rows: list[list[str]]) -> None:
         shown = Table(box=None, pad_edge=False, header_style="bold")
@@ -153,10 +157,11 @@ def show_prepared(found: dict[str, Any]) -> None:
 
 def show_analysis(found: dict[str, Any], out: Path | None) -> None:
     """A row for each block of each model, and what it comes to, on standard output."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from inheritune.runlog import PlainConsole
+
+    console = PlainConsole()
     tau = f"{found['tau'][0]:g}"
     for figures in found["models"]:
         shown = Table(box=None, pad_edge=False, header_style="bold")
@@ -164,12 +169,12 @@ def show_analysis(found: dict[str, Any], out: Path | None) -> None:
             shown.add_column(name, justify="right" if name else "left")
         for block in figures["blocks"]:
             shown.add_row(*_analysis_row(block, tau))
-        console.print(f"\n{figures['name']}: loss {figures['loss']['mean']:.4f}", markup=False)
+        console.print(f"\n{figures['name']}: loss {figures['loss']['mean']:.4f}")
         console.print(shown)
-        console.print(_analysis_words(figures, found), markup=False, soft_wrap=True)
+        console.print(_analysis_words(figures, found), soft_wrap=True)
     if out is not None:
-        console.print(f"\npage    {out / 'index.html'}", markup=False, soft_wrap=True)
-        console.print(f"figures {out / 'analysis.json'}", markup=False, soft_wrap=True)
+        console.print(f"\npage    {out / 'index.html'}", soft_wrap=True)
+        console.print(f"figures {out / 'analysis.json'}", soft_wrap=True)
 
 
 def _analysis_row(block: dict[str, Any], tau: str) -> list[str]:

@@ -15,7 +15,7 @@ from inheritune.comparison.shared import Shared
 from inheritune.comparison.training import Grounds, arm_folder, request_of, result_of, train_arm
 from inheritune.data import Prepared, Sequences, open_prepared, prepare
 from inheritune.distillation import Teacher
-from inheritune.errors import InherituneError, Interrupted, OtherProcessFailed, RunError
+from inheritune.errors import InherituneError, Interrupted, OtherProcessFailed, RunError, shown_line
 from inheritune.evaluation import Evaluation
 from inheritune.groundwork import Groundwork, check_basis, check_folder
 from inheritune.recipe import Reference, Suite, check, dump_recipe, load_suite
@@ -164,7 +164,7 @@ class _Course:
         except (InherituneError, OSError, RuntimeError, MemoryError) as error:
             if isinstance(error, OtherProcessFailed) and self.runtime.is_first:
                 raise
-            said = " ".join(f"{error}".split()) or type(error).__name__
+            said = shown_line(f"{error}") or type(error).__name__
             self.failures[arm.name].append({"seed": seed, "error": said})
             self.terminal.warn(f"arm {arm.name}, seed {seed}, failed: {said}; going on with the others")
         else:

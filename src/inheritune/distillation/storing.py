@@ -18,7 +18,7 @@ from inheritune.distillation.choice import in_bytes
 from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs
 from inheritune.errors import InherituneError, InputError, OtherProcessFailed, RunError
-from inheritune.runlog import named, put_in_place, read_json, write_json
+from inheritune.runlog import named, open_new, put_in_place, read_json, refuse_link, write_json
 from inheritune.runtime import Runtime
 
 MANIFEST = "manifest.json"
@@ -84,6 +84,7 @@ class Store:
         firsts = range(0, sequences.count, each)
 
         def begin() -> list[int]:
+            refuse_link(partial)
             partial.mkdir(parents=True, exist_ok=True)
             missing = [number for number in range(len(firsts)) if not _note(partial, number).exists()]
             left = sum(min(each, sequences.count - firsts[number]) for number in missing)
@@ -146,7 +147,7 @@ class _Work:
         """One shard, and behind it the note that it is whole."""
         file = partial / f"outputs-{number:05d}.bin"
         digest, began = hashlib.sha256(), time.monotonic()
-        with named(file), file.open("wb") as opened:
+        with named(file), open_new(file) as opened:
             for first in range(numbers.start, numbers.stop, batch_size(self.layout)):
                 data = self.compute(range(first, min(first + batch_size(self.layout), numbers.stop)))
                 opened.write(data)

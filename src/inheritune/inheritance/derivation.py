@@ -24,8 +24,8 @@ from inheritune.arch import (
     readers_of,
     save_model,
 )
-from inheritune.card import inherited_files
-from inheritune.errors import InputError
+from inheritune.card import inherited_files, without_stopping
+from inheritune.errors import InputError, Notice
 from inheritune.inheritance.application import from_files, from_model, place, write_files
 from inheritune.inheritance.budget import settle
 from inheritune.inheritance.draft import Draft, draft, target_config
@@ -114,7 +114,10 @@ def _notes(
     """What stands beside the weights: the plan in figures, the model card, the reference's licence."""
     figures = describe_plan(plan)
     readers = readers_of(target.config, tokenizer)
-    return {NOTES: figures, **inherited_files(reference, wish, figures, parameter_count(target), readers, selection)}
+    found: dict[str, Any] = {NOTES: figures}
+    with without_stopping(lambda line: warnings.warn(line, Notice, stacklevel=2), "write README.md by hand"):
+        found |= inherited_files(reference, wish, figures, parameter_count(target), readers, selection)
+    return found
 
 
 def _tokenizer(reference: Reference, say: Callable[[str], None] | None) -> "PreTrainedTokenizerBase | None":

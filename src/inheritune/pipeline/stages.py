@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.arch import build_random, layer_count, load_config, load_model
 from inheritune.arm import Arm, Conditions, run_arm
-from inheritune.card import write_cards
+from inheritune.card import without_stopping, write_cards
 from inheritune.data import Prepared
 from inheritune.distillation import Teacher
 from inheritune.evaluation import Evaluation, gap
@@ -99,7 +99,11 @@ class _Run:
         return summary
 
     def _write_cards(self, summary: dict[str, Any]) -> None:
-        self.runtime.first_does(lambda: write_cards(self.folder, self.recipe, summary))
+        def write() -> None:
+            with without_stopping(self.terminal.warn, "start the run again to write it"):
+                write_cards(self.folder, self.recipe, summary)
+
+        self.runtime.first_does(write)
 
     def _look(self, summary: dict[str, Any]) -> None:
         """Heads, layers and samples of reference and result. They come last: a run stands without them."""

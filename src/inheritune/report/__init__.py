@@ -5,7 +5,7 @@ from inheritune.report.analysis_verdict import analysis_verdict, layers_table, m
 from inheritune.report.arms import arm_curve, reference_curve, tokens_to_reach
 from inheritune.report.comparison import comparison_table, notes_on, verdict_of, write_comparison
 from inheritune.report.folders import kind_of, write_reports
-from inheritune.report.markup import markdown_table, markdown_text
+from inheritune.report.markup import markdown_block, markdown_table, markdown_text
 from inheritune.report.notation import duration, short, spans, with_error
 from inheritune.report.page import PAIR, write_report
 from inheritune.report.task_table import ONE_START, read_tasks, start_note, task_table
@@ -20,6 +20,7 @@ __all__ = [
     "duration",
     "kind_of",
     "layers_table",
+    "markdown_block",
     "markdown_table",
     "markdown_text",
     "models_table",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.errors import InputError, RunError
+from inheritune.redaction import without_folders
 from inheritune.report.analysis_lines import draw_measure
 from inheritune.report.analysis_maps import draw_attention, draw_distances, draw_heads, reduction
 from inheritune.report.analysis_measures import BLOCK_MEASURES, GRADIENTS, HEAD_MEASURES, Measure, attention_measures
@@ -73,7 +74,7 @@ def verdicts_of(models: list[dict[str, Any]], labels: list[str]) -> list[tuple[s
 def labels_of(models: list[dict[str, Any]]) -> list[str]:
     """Names that tell the models apart: the path where two have one name, numbered where that is the same too."""
     names = [model["name"] for model in models]
-    labels = [m["path"] if names.count(m["name"]) > 1 else m["name"] for m in models]
+    labels = [without_folders(m["path"] if names.count(m["name"]) > 1 else m["name"]) for m in models]
     return [f"{label} ({number})" if labels.count(label) > 1 else label for number, label in enumerate(labels, 1)]
 
 
@@ -82,7 +83,7 @@ def about_text(facts: dict[str, Any]) -> str:
     text, tau = facts["text"], facts["tau"][0]
     many = text["sequences"] > 1
     said = f"{text['sequences']} {'sequences' if many else 'sequence'} of {text['sequence_length']} tokens from"
-    said += f" {text['source']}; losses on {text['loss_sequences']} of them, in nats a token."
+    said += f" {without_folders(text['source'])}; losses on {text['loss_sequences']} of them, in nats a token."
     said += " ± is one standard error over sequences." if many else " One sequence has no standard error."
     said += f" A head's rank is the least number of singular directions that hold {tau:.4g} (tau) of its attention"
     said += " matrix's squared norm, averaged over sequences; a head has collapsed when its rank is below"

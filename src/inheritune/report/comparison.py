@@ -7,6 +7,7 @@ from typing import Any
 from inheritune.errors import InputError
 from inheritune.report.arms import arm_curve, reference_curve
 from inheritune.report.curves import Curve, Curves, by_axis
+from inheritune.report.markup import recipe_for_readers
 from inheritune.report.notation import short, with_error
 from inheritune.report.sections import BAD, GOOD, OPEN, Page, Section, write_folder
 from inheritune.runlog import read_json
@@ -182,7 +183,8 @@ def write_comparison(folder: Path, found: dict[str, Any] | None = None, out: Pat
 def comparison_page(folder: Path, found: dict[str, Any]) -> Page:
     """What there is of a comparison, the verdict first."""
     suite = folder / "suite.yaml"
-    folded = [("The suite, with every default", suite.read_text(encoding="utf-8"))] if suite.is_file() else []
+    text = recipe_for_readers(suite.read_text(encoding="utf-8")) if suite.is_file() else ""
+    folded = [("The suite, with every default", text)] if text else []
     sections = [arms_section(found), comparison_curves(folder, found)]
     sections.append(Section("How to reproduce it", code=[("", "inheritune compare suite.yaml")], folded=folded))
     title = f"Comparison: {folder.resolve().name}"

@@ -10,6 +10,8 @@ from html import escape
 from statistics import median
 from typing import Any, Literal
 
+from inheritune.redaction import visible, visible_text
+
 INK = "#7a7b7c"  # axes and text; in the SVG it becomes the reader's own text colour
 COLOURS = (
     "#0072b2",
@@ -68,7 +70,7 @@ def draw(
             line.remove()
         figure.set_layout_engine("none")  # the layout is found: the same for both
         figure.savefig(png, format="png", dpi=150, facecolor="white")
-    text = _for_page(svg.getvalue(), name, says)
+    text = _for_page(visible_text(svg.getvalue()), name, visible(says))
     for gid, _ in points:
         text = _with_values(text, f"{name}-{gid}", gid.texts)
     return Picture(name, text, png.getvalue())

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inheritune.redaction import without_folders
 from inheritune.report.analysis_measures import BLOCK_MEASURES, GRADIENTS, attention_measures
 from inheritune.report.analysis_page import attention_missing_of, labels_of, lines_of, read_analysis, verdicts_of
 from inheritune.report.analysis_verdict import models_table
@@ -108,7 +109,7 @@ def _row(run: Run) -> list[str]:
     cells = (
         ["", ""]
         if reference is None
-        else [reference["name"], with_error(reference["val_loss"], reference["val_loss_se"])]
+        else [without_folders(reference["name"]), with_error(reference["val_loss"], reference["val_loss_se"])]
     )
     if result is None:
         return [*cells, *[""] * 9]

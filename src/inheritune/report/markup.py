@@ -4,6 +4,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from inheritune.redaction import public, visible, visible_text, without_secrets
+
+
+def _harmless(value: Any) -> Any:
+    """What is put into a template: texts but those marked as safe."""
+    return visible_text(without_secrets(value)) if type(value) is str else value
+
 
 def fill_template(name: str, facts: dict[str, Any]) -> str:
     """The template `name` filled with `facts`, all escaped unless the template marks it as safe."""
@@ -15,8 +24,18 @@ def fill_template(name: str, facts: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_harmless,
     )
     return environment.get_template(name).render(facts)
+
+
+def recipe_for_readers(text: str) -> str:
+    """A recipe's or suite's YAML without credentials and without folders of this machine."""
+    try:
+        tree = public(yaml.safe_load(text))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return str(public(text))
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -27,11 +46,11 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 def markdown_text(text: str) -> str:
     """`text` so that Markdown shows it as it is: names of models and files may hold its signs, and tags."""
-    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", visible(" ".join(without_secrets(text).split())))
 
 
-def markdown_block(text: str) -> list[str]:
-    """The lines of `text` as they are, fenced by more backticks than stand together in it."""
+def markdown_block(text: str, language: str = "") -> list[str]:
+    """The lines of `text`, with control characters as escapes, fenced by more backticks than stand together in it."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return [fence, *text.splitlines(), fence]
+    return [fence + language, *visible_text(without_secrets(text)).split("\n"), fence]

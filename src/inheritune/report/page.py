@@ -5,8 +5,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from inheritune.redaction import public, without_folders
 from inheritune.report.analysis_page import about_text, attention_missing_of, ranks
 from inheritune.report.curves import by_axis, merged
+from inheritune.report.markup import recipe_for_readers
 from inheritune.report.notation import duration, many, short, spans
 from inheritune.report.run_files import Run, read_run
 from inheritune.report.sections import BAD, GOOD, OPEN, Page, Sample, Section, write_folder
@@ -39,7 +41,7 @@ def run_page(run: Run) -> Page:
         _loading(run),
         _reproducing(run),
     ]
-    return Page(f"Inheritune: {name}", [(verdict_colour(run), verdict(summary))], sections)
+    return Page(f"Inheritune: {without_folders(name)}", [(verdict_colour(run), verdict(summary))], sections)
 
 
 def verdict_colour(run: Run) -> str:
@@ -158,7 +160,8 @@ def _loading(run: Run) -> Section:
     result, title = run.summary["result"], "The model"
     if result is None:
         return Section(title)
-    model = str(run.folder / result["model"])
+    folder = Path(run.folder.name) if run.folder.is_absolute() else run.folder  # a page is passed on: no home folder
+    model = str(folder / result["model"])
     code = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         f"model = AutoModelForCausalLM.from_pretrained({model!r})\n"
@@ -175,7 +178,7 @@ def _loading(run: Run) -> Section:
 def _command(words: list[str]) -> str:
     """The command as it is typed: started as a module or a script, its first word is a file of this installation."""
     own = Path(words[0]).name in ("__main__.py", "inheritune")
-    return shlex.join(["inheritune" if own else words[0], *words[1:]])
+    return shlex.join(public(["inheritune" if own else words[0], *words[1:]]))
 
 
 def _reproducing(run: Run) -> Section:
@@ -206,5 +209,5 @@ def _reproducing(run: Run) -> Section:
         tables=tables,
         code=code,
         notes=notes,
-        folded=[("The recipe, with every default", run.recipe_text)],
+        folded=[("The recipe, with every default", recipe_for_readers(run.recipe_text))],
     )

@@ -1,28 +1,46 @@
 """What a run leaves on disk besides weights: whole files, metrics, the manifest; and what trackers are told."""
 
-from inheritune.runlog.files import checksum, locked, named, new_folder, put_in_place, read_json, write_json, write_text
+from inheritune.runlog.files import (
+    checksum,
+    copy_own,
+    is_own,
+    locked,
+    named,
+    new_folder,
+    open_new,
+    put_in_place,
+    read_json,
+    refuse_link,
+    write_json,
+    write_text,
+)
 from inheritune.runlog.manifest import add_lineage, note_start, package_versions, versions
 from inheritune.runlog.metrics import MetricsLog, read_metrics
-from inheritune.runlog.terminal import LiveLine, Terminal
+from inheritune.runlog.terminal import LiveLine, PlainConsole, Terminal
 from inheritune.runlog.trackers import Trackers, check_trackers, open_trackers
 
 __all__ = [
     "LiveLine",
     "MetricsLog",
+    "PlainConsole",
     "Terminal",
     "Trackers",
     "add_lineage",
     "check_trackers",
     "checksum",
+    "copy_own",
+    "is_own",
     "locked",
     "named",
     "new_folder",
     "note_start",
+    "open_new",
     "open_trackers",
     "package_versions",
     "put_in_place",
     "read_json",
     "read_metrics",
+    "refuse_link",
     "versions",
     "write_json",
     "write_text",

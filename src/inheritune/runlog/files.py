@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from inheritune.errors import InputError, RunError
 
@@ -19,12 +19,57 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with named(path):
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with open_new(partial) as file:
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
         _sync_folder(path.parent)
+
+
+def open_new(path: Path) -> BinaryIO:
+    """Open a file to be written from its beginning, without following a link: what it names stays as it is.
+
+    Raises InputError where a link, or something that is no plain file, has that name.
+    """
+    return os.fdopen(_open_own(path, os.O_WRONLY | os.O_CREAT, empty=True), "wb")
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a file to be written at its end, in the same way as `open_new`."""
+    return os.fdopen(_open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, empty=False), "ab")
+
+
+def _open_own(path: Path, flags: int, empty: bool) -> int:
+    """A descriptor of a plain file that has this one name. Nothing is changed before that is known."""
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EMLINK) or path.is_symlink():
+            raise _no_plain_file(path) from None
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise _no_plain_file(path)
+        if empty:
+            os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _no_plain_file(path: Path) -> InputError:
+    what = "is a link, or no plain file; writing to it would change something else"
+    return InputError(str(path), what, "see who put it there, and remove it")
+
+
+def refuse_link(folder: Path) -> None:
+    """Raise InputError where a link has the name of a folder that is to be written."""
+    if folder.is_symlink():
+        raise InputError(str(folder), "is a link, and a folder is written there", "remove the link")
 
 
 @contextmanager
@@ -56,11 +101,14 @@ def read_json(path: Path) -> Any:
 def new_folder(path: Path, durable: bool = True) -> Iterator[Path]:
     """A folder to fill, which appears at `path` when the block ends without an error; else nothing is left.
 
-    An older folder at `path` is replaced. When `durable`, every file reaches the disk before the name does, so that
-    it outlives a loss of power; else the system writes it in its own time, as after `cp`.
+    An older folder at `path` is replaced; a link there is refused (InputError). When `durable`, every file reaches the
+    disk before the name does, so that it outlives a loss of power; else the system writes it in its own time, as after
+    `cp`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
+    refuse_link(partial)
+    refuse_link(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -112,7 +160,8 @@ def _open_to_others(folder: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder, which is made if it is missing; where the file system has no locks, not.
 
-    The system gives the lock back when this process ends, however it ends. Raises InputError where another one has it.
+    The system gives the lock back when this process ends, however it ends. Raises InputError where another one has it,
+    and where `.lock` is a link.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if os.name != "posix":  # no such lock there
@@ -120,7 +169,7 @@ def locked(folder: Path) -> Iterator[None]:
         return
     import fcntl
 
-    with (folder / ".lock").open("w") as file:
+    with open_new(folder / ".lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -131,6 +180,38 @@ def locked(folder: Path) -> Iterator[None]:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # some shared file systems'
                 raise
         yield
+
+
+def is_own(file: Path, folder: Path) -> bool:
+    """Whether `file`, in `folder`, is a plain file whose content lies in that folder, not behind a link to elsewhere.
+
+    In a snapshot of Hugging Face's cache files are links to blobs/ of the same model, which belong to it.
+    """
+    try:
+        place, root = file.resolve(strict=True), folder.resolve(strict=True)
+        if not stat.S_ISREG(place.stat().st_mode):
+            return False
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle
+        return False
+    if place.is_relative_to(root):
+        return True
+    for above in root.parents:
+        if above.name == "snapshots" and above.parent.name.startswith("models--"):
+            return place.is_relative_to(above.parent / "blobs")
+    return False
+
+
+def copy_own(source: Path, target: Path) -> None:
+    """Copy the files of a folder into another, which may be there. Raises InputError for links that lead out of it."""
+    for file in sorted(source.rglob("*")):
+        inner = target / file.relative_to(source)
+        if file.is_dir() and not file.is_symlink():
+            inner.mkdir(parents=True, exist_ok=True)
+        elif is_own(file, source):
+            inner.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, inner)
+        else:
+            raise InputError(str(file), "is a link that leads out of its folder", "put the file itself there")
 
 
 def checksum(path: Path) -> str:

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from inheritune.redaction import confidential
 from inheritune.runlog.files import read_json, write_json
 
 _PACKAGES = (
@@ -46,7 +47,7 @@ def note_start(path: Path, facts: dict[str, Any]) -> list[str]:
     """
     start = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": confidential(sys.argv),
         "versions": versions(),
         "machine": f"{platform.system()} {platform.machine()} {_processor()}",
         **facts,
@@ -61,7 +62,7 @@ def note_start(path: Path, facts: dict[str, Any]) -> list[str]:
 def add_lineage(path: Path, lineage: dict[str, Any]) -> None:
     """Record where the reference came from."""
     manifest = read_json(path)
-    manifest["lineage"] = lineage
+    manifest["lineage"] = confidential(lineage)
     write_json(path, manifest)
 
 

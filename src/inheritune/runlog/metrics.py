@@ -1,12 +1,13 @@
 """metrics.jsonl: one JSON object per line and step, whole after every kill."""
 
+import io
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inheritune.runlog.files import named, write_text
+from inheritune.runlog.files import named, open_to_append, write_text
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -39,7 +40,7 @@ class MetricsLog:
     def _open(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         kept = [record for record in read_metrics(self._path) if is_kept(record)]
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = io.TextIOWrapper(open_to_append(self._path), encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; it reaches the file at once and the disk with the next `sync`."""

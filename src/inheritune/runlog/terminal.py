@@ -6,8 +6,22 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from inheritune.redaction import visible, visible_text, without_secrets
 
 _PLAIN_SECONDS = 15.0  # between two lines where the output is not a terminal
+
+
+class PlainConsole(Console):
+    """A console on which text is only text: no credentials, no markup, and control characters are shown as escapes."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """What rich calls for each text that it prints, in cells of tables too."""
+        return super().render_str(visible_text(without_secrets(text)), **settings)
 
 
 class Terminal:
@@ -15,15 +29,15 @@ class Terminal:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = PlainConsole(stderr=True, quiet=quiet)
 
     def say(self, line: str) -> None:
         """One line."""
-        self.console.print(line, markup=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
 
     def warn(self, line: str) -> None:
         """One line that must not be missed."""
-        self.console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+        self.console.print(f"warning: {line}", style="yellow", soft_wrap=True)
 
     def live(self, label: str, steps: int, done: int) -> "LiveLine":
         """A live line for a training that begins after `done` of `steps` steps; a context manager."""
@@ -34,14 +48,14 @@ class LiveLine:
     """Loss, validation loss, tokens per second and time left of one training."""
 
     def __init__(self, terminal: Terminal, label: str, steps: int, done: int) -> None:
-        self._terminal, self._label, self._steps, self._done = terminal, label, steps, done
+        self._terminal, self._label, self._steps, self._done = terminal, visible(label), steps, done
         self._val = ""
         self._last = time.monotonic()
         self._started, self._first = time.monotonic(), done
         self._progress: Progress | None = None
         if terminal.console.is_terminal and not terminal.quiet:
             self._progress = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=20),
                 TextColumn("{task.completed:,}/{task.total:,}  {task.fields[figures]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),

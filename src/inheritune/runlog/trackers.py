@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from inheritune.errors import InputError
+from inheritune.redaction import public
 from inheritune.runlog.files import read_json, write_json
 from inheritune.runlog.metrics import read_metrics
 from inheritune.runlog.terminal import Terminal
@@ -105,6 +106,9 @@ class _Wandb:
         }
         fields = dict(field for variable, field in ours.items() if variable not in os.environ)
         settings: dict[str, Any] = {"silent": True} if origin.quiet else {}
+        for name in ("x_disable_meta", "_disable_meta"):  # it would send the command line, the user's name and folders
+            if name in wandb.Settings.model_fields:
+                settings[name] = True
         if "finish_timeout" in wandb.Settings.model_fields and "WANDB_FINISH_TIMEOUT" not in os.environ:
             settings["finish_timeout"] = _UPLOAD_SECONDS
         self._run = wandb.init(
@@ -290,7 +294,7 @@ class Trackers:
 
     def _start(self, name: str, config: dict[str, Any]) -> None:
         known = self._state.get(name) or {"id": uuid.uuid4().hex[:8], "title": self._title, "sent": -1}
-        origin = Origin(self._folder, known["title"], known["id"], config, self._terminal.quiet)
+        origin = Origin(self._folder, known["title"], known["id"], public(config), self._terminal.quiet)
         tracker = TRACKERS[name][0](origin)  # under its first title, by which trackio finds it, wherever the folder is
         sent = known["sent"] if tracker.last is None else tracker.last
         self._feeds[name] = _Feed(tracker, sent)

@@ -191,7 +191,9 @@ class Checkpoints:
     def _settle(self) -> None:
         """End what a kill broke off: a folder that is whole gets its name, the rest of others goes."""
         for partial in self.folder.glob(".*.partial"):
-            if fault_of(partial) is None:
+            if partial.is_symlink():
+                partial.unlink()  # nothing of ours
+            elif fault_of(partial) is None:
                 target = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
                 shutil.rmtree(target, ignore_errors=True)
                 partial.replace(target)

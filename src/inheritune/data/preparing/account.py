@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inheritune.recipe import Data
+from inheritune.redaction import without_secrets
+from inheritune.runlog import open_new
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,7 +67,7 @@ def account(data: Data, drawn: Drawn, splits: "dict[str, Written]") -> dict[str,
     sources = []
     for number, source in enumerate(data.sources):
         entry = {
-            "name": source.title,
+            "name": without_secrets(source.title),
             "documents_found": found[str(number)],
             "passed_over": _of(passed_over, number),
             "train_tokens": splits["train"].by_source.get(number, 0),
@@ -146,9 +148,9 @@ def write_removed(data: Data, drawn: Drawn, folder: Path) -> None:
         for _, part, row in sorted(entries)[:_SAMPLES]:
             wanted.setdefault(part, set()).add(row)
         folder.mkdir(exist_ok=True)
-        with (folder / f"{number}-{data.filters[number - 1].filter}.jsonl").open("w", encoding="utf-8") as file:
+        with open_new(folder / f"{number}-{data.filters[number - 1].filter}.jsonl") as file:
             for part, rows_ in sorted(wanted.items()):
                 for row, record in enumerate(records(drawn.parts[part])):
                     if row in rows_:
                         shown = {"place": record["place"], "reason": record["reason"], "text": record["text"]}
-                        file.write(json.dumps(shown, ensure_ascii=False) + "\n")
+                        file.write((json.dumps(shown, ensure_ascii=False) + "\n").encode(errors="replace"))

@@ -25,7 +25,7 @@ from inheritune.data.sources.inputs import Input
 from inheritune.data.sources.reading import read
 from inheritune.errors import RunError
 from inheritune.recipe import Source
-from inheritune.runlog import checksum, named
+from inheritune.runlog import checksum, named, open_new
 
 _NAMED = 20  # files whose encoding was guessed, in a part
 
@@ -196,7 +196,7 @@ def write_whole(path: Path, body: bytes) -> None:
     partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")  # a cluster has equal numbers
     try:
         with named(path):
-            with partial.open("wb") as file:
+            with open_new(partial) as file:
                 file.write(body)
                 file.flush()
                 os.fsync(file.fileno())

@@ -22,6 +22,7 @@ from loguru import logger
 
 from inheritune.errors import InherituneError, InputError, Problem, RunError
 from inheritune.recipe import Data
+from inheritune.runlog import open_new
 
 Say = Callable[[str], None]
 _SAY_EVERY = 15.0  # seconds between two lines about a stage's progress
@@ -193,7 +194,8 @@ class _Crew:
         self.executor, self.said = executor, time.monotonic()
         file = executor.place / "executor.pik"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(dill.dumps(executor))
+        with open_new(file) as opened:
+            opened.write(dill.dumps(executor))
         threads = str(max(1, (os.cpu_count() or 1) // workers))
         environment = {**os.environ, "RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
         self.answers: SimpleQueue[tuple[int, str]] = SimpleQueue()

@@ -20,7 +20,8 @@ from inheritune.data.sources.storage import kind, packing
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
-from inheritune.runlog import locked, package_versions, put_in_place, versions, write_json
+from inheritune.redaction import confidential
+from inheritune.runlog import locked, package_versions, put_in_place, refuse_link, versions, write_json
 from inheritune.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Preparation:
         from inheritune.data.preparing.drawing import check_enough, wider
 
         began = time.monotonic()
+        refuse_link(self.work.folder)  # what is in it is run, and removed
         with locked(self.work.folder):
             _check_out(self.out)  # another process may have been at work until now
             self._states = [[state_of(entry) for entry in group] for group in self.groups]
@@ -278,6 +280,7 @@ class Preparation:
             texts = _tokenizer_texts(parts(self.work.folder / "collected-0"), self.data.validation.count)
             made = train_tokenizer(texts, self._tokenizer.vocabulary)
             partial = place.with_name(".tokenizer.partial")
+            refuse_link(partial)
             made.save_pretrained(partial)
             put_in_place(partial, place)
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
@@ -336,7 +339,7 @@ class Preparation:
             "end_of_text": separator(self.tokenizer, "reference.tokenizer"),
             "tokenizer": fingerprint(self.tokenizer),
             "prefix": self.data.prefix,
-            "request": {**self.data.model_dump(mode="json"), "seed": self.seed},
+            "request": confidential({**self.data.model_dump(mode="json"), "seed": self.seed}),
             "versions": versions() | package_versions(_PACKAGES),
         }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inheritune.data.shards import Tokens
-from inheritune.runlog import read_json, write_json
+from inheritune.runlog import open_new, read_json, write_json
 
 if TYPE_CHECKING:
     from inheritune.data.preparing.selection import Piece
@@ -86,7 +86,7 @@ def _write_shard(
     """Fill one shard with `block` and those behind it; returns its entry, and what did not fit any more."""
     digest, tokens, largest = hashlib.sha256(), 0, 0
     left: np.ndarray[Any, Any] | None = block
-    with path.open("wb") as file:
+    with open_new(path) as file:
         while left is not None and tokens < shard_tokens:
             now, rest = left[: shard_tokens - tokens], left[shard_tokens - tokens :]
             body = now.tobytes()

@@ -1,0 +1,137 @@
+"""What others may read: text without credentials, without folders of this machine, and without control characters.
+
+Pure functions. Errors, the terminal, manifests, trackers, pages and cards all use them.
+"""
+
+import re
+import unicodedata
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+REDACTED = "[redacted]"
+
+# Each pattern begins only where a word does, or is bounded, so that the time grows with the length of a text alone.
+_SCHEME = r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]*://)"
+_END = r"\s'\"<>"
+_USER = re.compile(rf"{_SCHEME}[^/?#{_END}]{{1,500}}@")
+# A password with a slash in it. What follows a colon may be a port, too.
+_ODD_PASSWORD = re.compile(rf"{_SCHEME}[^/?#:@{_END}]{{1,200}}:(?!\d+(?:[/?#]|$))[^{_END}]{{0,200}}@")
+_QUERY = re.compile(rf"(https?://[^?#{_END}]{{0,1000}})[?#][^{_END}]+", re.IGNORECASE)
+_ASSIGNED_QUERY = re.compile(rf"{_SCHEME}([^?#{_END}]{{0,1000}})\?[\w.%-]+=[^{_END}]*")
+_TOKENS = (
+    r"hf_[A-Za-z0-9]{16,}",
+    r"api_org_[A-Za-z0-9]{16,}",
+    r"sk-[A-Za-z0-9_-]{16,}",
+    r"[rs]k_(?:live|test)_[A-Za-z0-9]{10,}",
+    r"gh[opusr]_[A-Za-z0-9]{16,}",
+    r"github_pat_[A-Za-z0-9_]{20,}",
+    r"glpat-[A-Za-z0-9_-]{16,}",
+    r"xox[abeoprs]-[A-Za-z0-9-]{10,}",
+    r"(?:AKIA|ASIA)[0-9A-Z]{16}",
+    r"AIza[A-Za-z0-9_-]{30,}",
+    r"ya29\.[A-Za-z0-9_-]{10,}",
+    r"wandb_v1_[A-Za-z0-9_]{16,}",
+    r"npm_[A-Za-z0-9]{30,}",
+    r"pypi-[A-Za-z0-9_-]{16,}",
+    r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+",
+)
+_TOKEN = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(_TOKENS)})")
+_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
+_HEADER = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{8,}")
+_SECRET_WORDS = (
+    r"token|password|passwd|passphrase|secret|secret_?key|api_?key|access_?key|access_?key_?id|account_?key"
+    r"|secret_?access_?key|private_?key|credentials?|authorization|client_?secret|sas_?token|pwd"
+)
+_NOT_SECRET = "bos|eos|pad|unk|sep|cls|mask|special|image|start|end"  # tokens of a tokenizer
+_NAME = rf"(?:(?!(?:{_NOT_SECRET})_)[A-Za-z0-9]+[_-])*(?:{_SECRET_WORDS.replace('_?', '[_-]?')})"
+_SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
+_VALUE = r"(?!\[redacted\])(?:'[^']*'|\"[^\"]*\"|[^\s,;&'\"]+)"
+_ASSIGNMENT = re.compile(rf"(?<![A-Za-z0-9_-])((?:--)?{_NAME}['\"]?\s{{0,9}}=\s{{0,9}}){_VALUE}", re.IGNORECASE)
+_FILE_ADDRESS = re.compile(r"\bfile:(?://[^/\s]*)?(?=/)")
+_PART = r"[^\s/\\'\"<>|:;,()\[\]{}=]+"
+_PATH = re.compile(rf"(?<![\w./:\\~<\]-])(?:~[\w.-]*/|/|[A-Za-z]:\\|\\\\)(?:{_PART}[/\\]+)*(?=[^\s/\\])")
+
+
+def without_secrets(text: str) -> str:
+    """`text` with user names, passwords and queries of addresses, known kinds of tokens, and values that are assigned
+    to a name such as `token` or `api_key`, replaced by `[redacted]`.
+    """
+    text = _PRIVATE_KEY.sub(REDACTED, text)
+    text = _USER.sub(rf"\1{REDACTED}@", _ODD_PASSWORD.sub(rf"\1{REDACTED}@", text))
+    text = _QUERY.sub(rf"\1?{REDACTED}", text)
+    text = _ASSIGNED_QUERY.sub(rf"\1\2?{REDACTED}", text)
+    text = _HEADER.sub(rf"\1 {REDACTED}", text)
+    return _TOKEN.sub(REDACTED, _ASSIGNMENT.sub(rf"\1{REDACTED}", text))
+
+
+def holds_secret(text: str) -> bool:
+    """Whether `text` holds what is certainly a credential: a password in an address, a token of a known kind or a
+    private key. Queries and assignments do not count, as examples in documentation have them too.
+    """
+    users = (found[0] for found in _USER.finditer(text))
+    named = any(":" in user.partition("://")[2] and REDACTED not in user for user in users)
+    return named or bool(_TOKEN.search(text) or _PRIVATE_KEY.search(text))
+
+
+def without_folders(text: str) -> str:
+    """`text` with each absolute path, and each one below a home folder, cut to its last part."""
+    whole = text.strip()
+    if whole == text and "\n" not in text and _is_absolute(text):
+        return _last(text) or text
+    return _PATH.sub("", _FILE_ADDRESS.sub("", text))
+
+
+def public(value: Any) -> Any:
+    """`value`, a text or a tree of settings, as strangers may read it: without credentials and without folders."""
+    return _mapped(value, lambda text: without_folders(without_secrets(text)))
+
+
+def confidential(value: Any) -> Any:
+    """`value`, a text or a tree of settings, without credentials; folders stay."""
+    return _mapped(value, without_secrets)
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""`text` with control characters, signs that turn the direction of writing, and halves of surrogate pairs written
+    as escapes such as `\x1b`, so that they do nothing where the text is shown. Those in `keep` stay as they are.
+    """
+    if text.isprintable():  # covers the usual case at once
+        return text
+    return "".join(sign if sign in keep or not _acts(sign) else _escape(sign) for sign in text)
+
+
+def visible_text(text: str) -> str:
+    """The same of a text of several lines: line breaks and tabs stay, line ends of Windows become plain ones."""
+    return visible(text.replace("\r\n", "\n"), keep="\n\t")
+
+
+def _mapped(value: Any, change: Any, secret: bool = False) -> Any:
+    if isinstance(value, dict):
+        return {key: _mapped(inner, change, _is_secret(key)) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(inner, change, secret) for inner in value]
+    if isinstance(value, str):
+        return REDACTED if secret and value else change(value)
+    return value
+
+
+def _is_secret(key: Any) -> bool:
+    return isinstance(key, str) and _SECRET_NAME.fullmatch(key) is not None
+
+
+def _is_absolute(text: str) -> bool:
+    return text.startswith("~") or PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+
+
+def _last(text: str) -> str:
+    return (PureWindowsPath(text) if "\\" in text and "/" not in text else PurePosixPath(text)).name
+
+
+def _acts(sign: str) -> bool:
+    """Whether a character does something instead of being shown: controls, formats but joiners, line separators."""
+    return unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") and sign not in "\u200c\u200d\u00ad"
+
+
+def _escape(sign: str) -> str:
+    code = ord(sign)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

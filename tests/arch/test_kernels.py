@@ -1,0 +1,85 @@
+"""A config that names attention code on the hub: nothing asks for it unless its authors are trusted."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.integrations import hub_kernels
+
+from inheritune.arch import load_config, load_model
+from inheritune.cli import main
+from inheritune.errors import Notice
+from inheritune.recipe import Reference
+
+KERNEL = "kernels-community/nobody-may-fetch-this"
+NAMES = [KERNEL, f"{KERNEL}@main:attention", f"paged|{KERNEL}", "paged|sdpa", "flash_attention_2", "flash_attention_3"]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What transformers' loader of kernels is asked for."""
+    found: list[Any] = []
+
+    def note(*words: Any, **more: Any) -> None:
+        found.append(words)
+        raise ValueError("a kernel was asked for")
+
+    for name in ("load_and_register_attn_kernel", "get_kernel"):
+        if hasattr(hub_kernels, name):
+            monkeypatch.setattr(hub_kernels, name, note)
+    for place in ("transformers.modeling_utils.lazy_import_flash_attention",
+                  "transformers.modeling_flash_attention_utils.load_and_register_attn_kernel"):  # fmt: skip
+        monkeypatch.setattr(place, note, raising=False)
+    return found
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_ignored_and_said(
+    name: str, key: str, asked: list[Any], reference_folder: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    folder = Path(shutil.copytree(reference_folder, tmp_path / "large"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: name}))
+    with pytest.warns(Notice, match="which is code of others"):
+        assert load_config(Reference(path=str(folder)))._attn_implementation is None
+    with pytest.warns(Notice, match="trust_remote_code"):
+        model = load_model(Reference(path=str(folder)))
+    plain = AutoModelForCausalLM.from_pretrained(reference_folder)
+    tokens = torch.arange(8)[None]
+    assert torch.equal(model(tokens).logits, plain(tokens).logits)
+    assert model.config._attn_implementation in ("sdpa", "eager")
+    assert asked == []
+    if name == KERNEL:
+        with pytest.raises(Exception, match="kernel"):  # with trust it is transformers' to load it
+            load_model(Reference(path=str(folder), trust_remote_code=True))
+
+
+def test_what_comes_with_transformers_is_kept(reference_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(reference_folder, tmp_path / "large"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "eager"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_model(Reference(path=str(folder))).config._attn_implementation == "eager"
+
+
+def test_the_program_says_it_in_a_line(
+    asked: list[Any], reference_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(reference_folder, tmp_path / "large"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": KERNEL}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["inherit", str(folder), str(tmp_path / "out"), "--layers", "1"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if KERNEL in line]
+    assert lines
+    assert all(line.startswith(f"warning: {folder}: its config asks for") for line in lines)
+    assert KERNEL not in (tmp_path / "out" / "config.json").read_text()
+    assert asked == []

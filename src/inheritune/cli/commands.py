@@ -337,7 +337,9 @@ def bench(
         float | None, typer.Option(help="Begin no further part after so long. Default: 2.5 on a GPU, else no limit.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: as PyTorch takes.", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads. Default: as PyTorch takes.", min=1, max=1024)
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Where checkpoints are written for the measurement.")] = Path(),
     out: Annotated[Path | None, typer.Option(help="A JSON file to write the figures to.")] = None,
     as_json: Json = False,

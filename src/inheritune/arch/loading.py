@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -39,12 +40,14 @@ from inheritune.arch.structure import decoder_config, find_structure, is_text_pa
 from inheritune.arch.tokenization import SENTENCEPIECE_FILES, SentencePieceFiles, truest
 from inheritune.arch.unused import left_over, refuse_left_over
 from inheritune.arch.weights import Names, Placement, check_fits, check_nothing_left
-from inheritune.errors import InputError
+from inheritune.errors import InherituneError, InputError
 from inheritune.recipe import Reference
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_PICKLE_REMEDY = "do not load it; get the checkpoint as .safetensors from a source that you trust"
+_PICKLED = re.compile(r"GLOBAL ([\w.]+)")
 _TOKENIZER_REMEDY = "give one with reference.tokenizer"
 
 
@@ -346,22 +349,29 @@ def _options(located: Located, revision: str | None) -> dict[str, Any]:
 @contextlib.contextmanager
 def _plain_errors(place: str, remedy: str = "check the path, and that the checkpoint is complete") -> Any:
     """Turn a library's complaint about what the user gave into one line; its progress bars go nowhere."""
-    from huggingface_hub.errors import StrictDataclassError  # a config's field is of the wrong type, or fits no other
-    from safetensors import SafetensorError
-
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except InputError:
+    except (InherituneError, MemoryError):
         raise
-    except (
-        OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, EOFError, AssertionError,
-        ZeroDivisionError,
-        pickle.UnpicklingError, SafetensorError, StrictDataclassError,
-    ) as error:  # fmt: skip
+    except BaseException as error:
+        # libraries raise errors of any class at damaged files; tokenizers, in Rust, also panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
             raise
-        text = " ".join(str(error).split())
-        if "trust_remote_code" in text:
-            remedy = "if you trust its authors, switch it on with trust_remote_code"
-        raise InputError(place, f"cannot be loaded: {text[:300]}", remedy) from None
+        raise InputError(place, *_in_words(error, remedy)) from None
+
+
+def _in_words(error: BaseException, remedy: str) -> tuple[str, str]:
+    """What a library's error says that a user can do something with, and the remedy."""
+    text = " ".join(str(error).split())
+    if "weights_only" in text or isinstance(error, pickle.UnpicklingError):
+        # torch advises to set weights_only to False, which would run whatever the file says
+        named = _PICKLED.search(text)
+        what = f" ({named[1]})" if named else ""
+        return f"refused: its weights are a pickle with more than tensors in it{what}", _PICKLE_REMEDY
+    if "trust_remote_code" in text:
+        remedy = "if you trust its authors, switch it on with trust_remote_code"
+    said = text[:300] if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
+    return f"cannot be loaded: {said[:300]}", remedy

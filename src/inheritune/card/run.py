@@ -1,7 +1,7 @@
 """Cards of a run's models, from the files in its folder."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from inheritune.report import (
     verdict,
     with_error,
 )
-from inheritune.runlog import read_json, write_json, write_text
+from inheritune.runlog import read_json, read_mapping, write_json, write_text
 
 _ORIGIN = "origin.json"  # in the run's reference/: what was found out about it, so that a moved reference is no loss
 
@@ -66,7 +66,7 @@ def _origin(folder: Path, recipe: Recipe, summary: Mapping[str, Any]) -> Origin:
     """What is known of the reference; kept once it is known."""
     kept = folder / "reference" / _ORIGIN
     if kept.exists():
-        return Origin.of(read_json(kept))
+        return Origin.of(read_json(kept, *(field.name for field in fields(Origin)), "licence"))
     revision = _manifest(folder).get("lineage", {}).get("revision")
     try:
         found = origin_of(recipe.reference, revision)
@@ -78,8 +78,7 @@ def _origin(folder: Path, recipe: Recipe, summary: Mapping[str, Any]) -> Origin:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     file = folder / "manifest.json"
-    found: dict[str, Any] = read_json(file) if file.exists() else {}
-    return found
+    return read_mapping(file) if file.exists() else {}
 
 
 def _card(folder: Path, recipe: Recipe, summary: dict[str, Any], number: int, origin: Origin) -> Card:
@@ -142,7 +141,7 @@ def _kept(folder: Path, wish: Inherit, found: Mapping[str, Any], total: int) -> 
     if isinstance(wish.layers, list):
         chosen = "listed in the recipe"
     elif wish.choose in MEASURED and selection.exists():
-        facts = read_json(selection)
+        facts = read_json(selection, "calibration.sequences", "calibration.sequence_length", "reason")
         seen = facts["calibration"]
         tokens = seen["sequences"] * seen["sequence_length"]
         chosen = (
@@ -151,7 +150,7 @@ def _kept(folder: Path, wish: Inherit, found: Mapping[str, Any], total: int) -> 
     else:
         chosen = code(wish.choose)
     notes = (folder / found["model"]).parent / "inherited.json"
-    facts = read_json(notes) if notes.exists() else {}
+    facts = read_mapping(notes) if notes.exists() else {}
     rows = [("blocks kept", f"{spans(found['blocks'])} of 0-{total - 1}"), ("chosen", chosen)]
     rows.append(("weights that came along", weights_in_words(wish, facts)))
     if facts.get("from_round"):

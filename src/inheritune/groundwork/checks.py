@@ -18,7 +18,7 @@ from inheritune.data import (
 )
 from inheritune.errors import InputError, Problem
 from inheritune.recipe import Basis, TokenFiles, Training, changes, completed, dump_recipe
-from inheritune.runlog import check_trackers
+from inheritune.runlog import check_name, check_trackers
 from inheritune.runtime import Runtime
 from inheritune.training import check_compiler, check_float8, check_optimizer, check_shardable
 from inheritune.vocabulary import vocabulary_size
@@ -94,6 +94,7 @@ def check_folder(folder: Path, file: str, wish: Basis, free: Sequence[str]) -> N
     """Raise InputError when `folder` holds something else than the beginnings of `wish`, whose resolved form is kept
     there in `file`. What stands below the keys `free` may differ.
     """
+    check_name(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(str(folder), "is a file", "give another --out")
     if not folder.exists() or not any(not entry.name.startswith(".") for entry in folder.iterdir()):
@@ -104,7 +105,7 @@ def check_folder(folder: Path, file: str, wish: Basis, free: Sequence[str]) -> N
         raise InputError(str(folder), f"is not empty and not a {owner}'s folder", "give another --out")
     try:
         before = yaml.safe_load(saved.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise InputError(
             str(saved), "is damaged, so that nothing says what is run here", "give another --out"
         ) from None

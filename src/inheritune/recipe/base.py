@@ -2,7 +2,8 @@
 
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
 
 
 class Unfit:
@@ -30,8 +31,7 @@ class Part(BaseModel):
             return fields
         known = cls.model_fields
         return {
-            name: _checked(value, _types_in(known[name].annotation)) if name in known else value
-            for name, value in fields.items()
+            name: _checked(value, _types_of(known[name])) if name in known else value for name, value in fields.items()
         }
 
 
@@ -46,6 +46,12 @@ def _checked(value: Any, types: set[Any]) -> Any:
     if isinstance(value, str) and "\0" in value:
         return Unfit(value, "a NUL character in it; take it out")
     return value
+
+
+def _types_of(field: FieldInfo) -> set[Any]:
+    """The types of a field; none where it has a check of its own for what it is given."""
+    own = any(isinstance(mark, BeforeValidator) for mark in field.metadata)
+    return set() if own else _types_in(field.annotation)
 
 
 def _types_in(annotation: Any) -> set[Any]:

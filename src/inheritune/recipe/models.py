@@ -38,8 +38,8 @@ class Hardware(Part):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA if there is a GPU, else MPS, else the CPU."""
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
-    """CPU threads of a process, at most 1024. Default: as many as PyTorch takes. The same number is needed for bit-equal
-    results."""
+    """CPU threads of a process, at most 1024. Default: as many as PyTorch takes. The same number is needed for
+    bit-equal results."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """How several processes (torchrun) share a model. ddp: each holds all of it; fsdp: each holds a share of weights,
     gradients and optimizer states, block by block. auto: one process holds it alone, several with ddp where weights,

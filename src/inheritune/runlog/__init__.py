@@ -1,6 +1,18 @@
 """What a run leaves on disk besides weights: whole files, metrics, the manifest; and what trackers are told."""
 
-from inheritune.runlog.files import checksum, locked, named, new_folder, put_in_place, read_json, write_json, write_text
+from inheritune.runlog.files import (
+    check_name,
+    checksum,
+    claimed,
+    locked,
+    named,
+    new_folder,
+    put_in_place,
+    read_json,
+    read_mapping,
+    write_json,
+    write_text,
+)
 from inheritune.runlog.manifest import add_lineage, note_start, package_versions, versions
 from inheritune.runlog.metrics import MetricsLog, read_metrics
 from inheritune.runlog.terminal import LiveLine, Terminal
@@ -12,8 +24,10 @@ __all__ = [
     "Terminal",
     "Trackers",
     "add_lineage",
+    "check_name",
     "check_trackers",
     "checksum",
+    "claimed",
     "locked",
     "named",
     "new_folder",
@@ -22,6 +36,7 @@ __all__ = [
     "package_versions",
     "put_in_place",
     "read_json",
+    "read_mapping",
     "read_metrics",
     "versions",
     "write_json",

@@ -122,6 +122,9 @@ def start(device: str = "auto", threads: int | None = None, timeout_minutes: flo
         if not 1 <= threads <= MOST_THREADS:
             raise InputError("hardware.threads", f"got {threads}", f"give a number from 1 to {MOST_THREADS}")
         torch.set_num_threads(threads)
+    elif torch.get_num_threads() > MOST_THREADS:
+        what = f"OMP_NUM_THREADS={torch.get_num_threads()}"
+        raise InputError("environment", what, f"set a number from 1 to {MOST_THREADS}, or unset it")
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         device = "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"

@@ -126,8 +126,10 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
             return None
         options = _options(located, revision) | {"trust_remote_code": reference.trust_remote_code}
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**options)
+        tokenizer("")  # what is wrong with its settings shows here, and is said in its name
         if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
             raise InputError(place, "a tokenizer of special tokens alone: files are missing", _TOKENIZER_REMEDY)
+        _check_ids(tokenizer, place)
         if located.gguf_file is None and type(tokenizer).__module__.startswith("transformers."):
             tokenizer = _as_sentencepiece(tokenizer, located, revision, notes.append)
     for name in ("local_files_only", "is_local"):  # how it was loaded here is not to be saved with it
@@ -136,6 +138,18 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
         for note in notes:  # not earlier: what is written to the terminal in there goes nowhere
             say(note)
     return tokenizer
+
+
+def _check_ids(tokenizer: "PreTrainedTokenizerBase", place: str) -> None:
+    """Raise InputError for two entries with one id. One of them is lost on saving, and which one is left to chance."""
+    if not tokenizer.is_fast:
+        return
+    of: dict[int, str] = {}
+    for token, number in tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).items():
+        if number in of:
+            first, second = sorted((of[number], token))
+            raise InputError(place, f"its tokens {first!r} and {second!r} have the same id {number}", _TOKENIZER_REMEDY)
+        of[number] = token
 
 
 def _as_sentencepiece(

@@ -346,6 +346,8 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure training here: tokens per second, fraction of the machine's limit, memory, what is lost end to end."""
+    if out is not None:
+        _check_file(out)
     named = {"batch": batch, "micro_batch": micro_batch, "sequence_length": sequence_length, "precision": precision}
     words = [f"{key}={value}" for key, value in named.items() if value is not None] + overrides(context.args)
 
@@ -367,6 +369,18 @@ def bench(
         typer.echo(json.dumps(found, indent=2))
     else:
         show_bench(found)
+
+
+def _check_file(out: Path) -> None:
+    """Raise InputError where no file can be written, before what takes minutes."""
+    from inheritune.errors import InputError
+    from inheritune.runlog import check_name, claimed
+
+    check_name(out)
+    if out.is_dir():
+        raise InputError(str(out), "is a folder", "give a file")
+    with claimed(out.resolve()):
+        pass
 
 
 def _show_trial(found: dict[str, Any], as_json: bool) -> None:

@@ -18,6 +18,9 @@ _MOMENT = 3.0  # seconds
 _SOON = 0.05  # seconds
 _SHOWN = 200  # characters of a path or text
 _KEEPING = ("run", "compare", "train", "prepare")
+"""Commands that go on from what an earlier one of the same words has done."""
+_WHOLE = ("inherit", "export", "evaluate", "analyze", "new")
+"""Commands whose result appears whole or not at all."""
 _GO_ON = "what was finished is kept: run the same command again to go on"
 _ACCESS = "give another place, or the permission to use this one"
 _WRONG_PLACE = {
@@ -55,7 +58,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 
     # typer wraps a click of its own, or the installed one, depending on its version; these are its errors either way
     usage_error = typer.BadParameter.__mro__[1]
-    keeps = _keeps(sys.argv[1:] if arguments is None else arguments)
+    command = _command(sys.argv[1:] if arguments is None else arguments)
+    keeps = command in _KEEPING
     try:
         # an interruption may come back as a status in place of an exception: typer makes one of the other
         status = app(args=arguments, standalone_mode=False, prog_name="inheritune")
@@ -64,7 +68,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _fail([f"interrupted; {_GO_ON if keeps else 'nothing was written'}"], 130)
+        left = _GO_ON if keeps else "nothing was written" if command in _WHOLE else "run the same command again"
+        return _fail([f"interrupted; {left}"], 130)
     except Interrupted as error:
         return _fail([str(error)], error.exit_status)
     except OtherProcessFailed as error:
@@ -121,10 +126,9 @@ def _again(lost: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(lost)
 
 
-def _keeps(arguments: Sequence[str]) -> bool:
-    """Whether the command goes on from what an earlier one of the same words has done."""
-    command = next((word for word in arguments if not word.startswith("-")), "")
-    return command in _KEEPING and "--dry-run" not in arguments
+def _command(arguments: Sequence[str]) -> str:
+    """The command's name; none for a dry run, which keeps nothing."""
+    return "" if "--dry-run" in arguments else next((word for word in arguments if not word.startswith("-")), "")
 
 
 def _describe(error: OSError, keeps: bool) -> str:

@@ -140,7 +140,7 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Prepared:
         raise InputError(str(folder / MANIFEST), "damaged: no mapping of keys", _REMEDY)
     found, dtype = manifest.get("format"), manifest.get("dtype")
     if found != FORMAT:
-        raise InputError(str(folder), f"format {found}, this version reads {FORMAT}", _REMEDY)
+        raise InputError(str(folder / MANIFEST), f"format {found}, this version reads {FORMAT}", _REMEDY)
     if dtype not in DTYPES:
         raise InputError(str(folder / MANIFEST), f"tokens of type {dtype}, legal are {', '.join(DTYPES)}", _REMEDY)
     remedy = manifest.get("remedy", _REMEDY)

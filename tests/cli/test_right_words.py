@@ -1,0 +1,477 @@
+"""What is said of bad input, damaged files and outputs: its place, its remedy, and whose fault it is (the status)."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from conftest import tiny_recipe
+from inheritune.cli import entry, main
+from inheritune.errors import InputError
+from inheritune.inheritance import free_output, inherit
+
+Said = Callable[[list[str | Path]], tuple[int, list[str]]]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Run the program; the status, and the lines that begin with `error: ` without that."""
+
+    def run(words: list[str | Path]) -> tuple[int, list[str]]:
+        status = main([str(word) for word in words])
+        lines = capsys.readouterr().err.splitlines()
+        return status, [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+
+    return run
+
+
+def prepare(text: Path, reference: Path, out: Path, *more: str) -> list[str | Path]:
+    return ["prepare", text, "--tokenizer", reference, "--validation", "600 tokens", "--out", out, "--quiet", *more]
+
+
+# what is finished
+
+
+def test_a_preparation_that_is_complete_is_success_again(
+    said: Said, text: Path, reference_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "data"
+    assert said(prepare(text, reference_folder, out))[0] == 0
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    # as a kill leaves it that comes between the last step and the tidying up
+    (tmp_path / ".data.work").mkdir()
+    assert main([str(word) for word in prepare(text, reference_folder, out) if word != "--quiet"]) == 0
+    assert "was finished before" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--size", "900 tokens"], "size (None there, 900 tokens here)"),
+        (["--seed", "2"], "seed (1 there, 2 here)"),
+        (["--data.filters=[gopher_quality]"], "filters"),
+    ],
+)
+def test_a_folder_of_another_preparation_says_what_differs(
+    said: Said, text: Path, reference_folder: Path, tmp_path: Path, more: list[str], words: str
+) -> None:
+    out = tmp_path / "data"
+    assert said(prepare(text, reference_folder, out))[0] == 0
+    status, lines = said(prepare(text, reference_folder, out, *more))
+    assert (status, len(lines)) == (2, 1)
+    assert "holds data of another request: " in lines[0]
+    assert words in lines[0]
+    assert lines[0].endswith("give another folder, or remove it")
+
+
+def test_a_preparation_of_text_that_has_changed_is_not_taken_for_finished(
+    said: Said, text: Path, reference_folder: Path, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(text, tmp_path / "text"))
+    assert said(prepare(own, reference_folder, tmp_path / "data"))[0] == 0
+    (own / "new.txt").write_text("one more document\n" * 9, encoding="utf-8")
+    status, lines = said(prepare(own, reference_folder, tmp_path / "data"))
+    assert status == 2
+    assert "files with text were changed since" in lines[0]
+
+
+def test_a_recipes_data_that_is_complete_is_success_again(
+    said: Said, text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tiny_recipe(text, reference_folder))
+    command: list[str | Path] = ["prepare", recipe, "--out", tmp_path / "data", "--quiet"]
+    assert said(command)[0] == 0
+    assert said(command) == (0, [])
+    status, lines = said([*command, "--seed=5"])
+    assert status == 2
+    assert "--seed does not go with this" in lines[0]
+    status, lines = said([*command, "--data.seed=5"])
+    assert status == 2
+    assert "seed (1 there, 5 here)" in lines[0]
+
+
+def test_token_files_that_are_adopted_already_are_success_again(
+    said: Said, text: Path, reference_folder: Path, tmp_path: Path
+) -> None:
+    assert said(prepare(text, reference_folder, tmp_path / "data", "--nanogpt", str(tmp_path / "nano")))[0] == 0
+    words: list[str | Path] = [
+        "prepare",
+        tmp_path / "nano",
+        "--tokenizer",
+        reference_folder,
+        "--dtype",
+        "uint16",
+        "--quiet",
+    ]
+    assert said([*words, "--out", tmp_path / "own"]) == (0, [])
+    assert said([*words, "--out", tmp_path / "own"]) == (0, [])
+    status, lines = said([*words, "--out", tmp_path / "data"])
+    assert status == 2
+    assert "holds data of another request" in lines[0]
+
+
+# two at once
+
+
+def test_of_two_that_make_the_same_output_one_succeeds_and_the_other_says_so(
+    reference_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "deep" / "out"
+    inside, done = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with free_output(out) as place:
+            inside.set()
+            done.wait(20)
+            place.mkdir()
+            (place / "mine").touch()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait(20)
+    try:
+        with pytest.raises(InputError, match="another process is at work in it; wait for that one"):
+            inherit(reference_folder, 2, out=out)
+    finally:
+        done.set()
+        thread.join()
+    assert [path.name for path in out.iterdir()] == ["mine"]
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    with pytest.raises(InputError, match="exists already"):
+        inherit(reference_folder, 2, out=out)
+
+
+def test_many_at_once_leave_one_result(reference_folder: Path, tmp_path: Path) -> None:
+    out, outcomes = tmp_path / "out", list[str]()
+    start = threading.Barrier(6)
+
+    def one(layers: int) -> None:
+        start.wait()
+        try:
+            with free_output(out) as place:
+                place.mkdir()
+                (place / str(layers)).touch()
+            outcomes.append("made")
+        except InputError as error:
+            outcomes.append(error.problems[0].what)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count("made") == 1
+    assert set(outcomes) <= {"made", "exists already", "another process is at work in it"}
+    assert len(list(out.iterdir())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("command", ["inherit", "analyze", "evaluate", "nanogpt"])
+def test_every_command_that_writes_a_folder_keeps_to_the_lock(
+    said: Said, command: str, text: Path, reference_folder: Path, tmp_path: Path
+) -> None:
+    import fcntl
+
+    out = tmp_path / "out"
+    words: dict[str, list[str | Path]] = {
+        "inherit": ["inherit", reference_folder, out],
+        "analyze": ["analyze", reference_folder, "--text", text, "--out", out, "--length", "16"],
+        "evaluate": ["evaluate", reference_folder, "--text", text, "--out", out, "--sequence-length", "16"],
+        "nanogpt": prepare(text, reference_folder, tmp_path / "data", "--nanogpt", str(out)),
+    }
+    with (tmp_path / ".out.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status, lines = said(words[command])
+    assert status == 2
+    assert lines == [f"{out}: another process is at work in it; wait for that one, or give another folder"]
+    assert not out.exists()
+
+
+# whose fault it is
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [
+        (errno.ENAMETOOLONG, 2, "give a shorter name"),
+        (errno.EACCES, 2, "the permission to use this one"),
+        (errno.EROFS, 2, "give a place that can be written"),
+        (errno.ENOTDIR, 2, "check the path"),
+        (errno.ENOSPC, 1, "the disk is full; make room, then run the same command again"),
+        (errno.EIO, 1, "mend it and run the same command again"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "push"])
+def test_errors_of_the_system(
+    said: Said, monkeypatch: pytest.MonkeyPatch, number: int, status: int, words: str, command: str
+) -> None:
+    import inheritune.card
+    import inheritune.recipe
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number), "/some/place")
+
+    monkeypatch.setattr(inheritune.recipe, "load_recipe", broken)
+    monkeypatch.setattr(inheritune.card, "prepare_upload", broken, raising=False)
+    monkeypatch.setattr("inheritune.card.push.find_model", broken)
+    found, lines = said([command, "any", *(["me/model"] if command == "push" else [])])
+    assert found == status
+    assert lines[0].startswith("/some/place: ")
+    assert words in lines[0]
+    assert ("what was finished" in lines[0]) == (
+        (command == "run" and number == errno.ENOSPC) or (command == "run" and number == errno.EIO)
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["run", "any"], "what was finished is kept: run the same command again to go on"),
+        (["prepare", "any"], "what was finished is kept: run the same command again to go on"),
+        (["run", "any", "--dry-run"], "run the same command again"),
+        (["inherit", "any"], "nothing was written"),
+        (["push", "any"], "run the same command again"),
+    ],
+)
+def test_an_interruption_says_what_is_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], kept: str
+) -> None:
+    import inheritune.cli.commands
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inheritune.cli.commands, "app", interrupted)
+    assert entry.main(words) == 130
+    assert capsys.readouterr().err == f"interrupted; {kept}\n"
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "x" * 300, "o" * 5000, os.fsdecode(b"out\xff")])
+@pytest.mark.parametrize("command", ["inherit", "run", "prepare", "evaluate", "analyze", "new"])
+def test_outputs_with_names_that_cannot_be(
+    said: Said, command: str, name: str, text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / name
+    words: dict[str, list[str | Path]] = {
+        "inherit": ["inherit", reference_folder, out],
+        "run": ["run", write_recipe(tiny_recipe(text, reference_folder)), "--out", out],
+        "prepare": prepare(text, reference_folder, out),
+        "evaluate": ["evaluate", reference_folder, "--text", text, "--out", out, "--sequence-length", "16"],
+        "analyze": ["analyze", reference_folder, "--text", text, "--out", out, "--length", "16"],
+        "new": ["new", reference_folder, out],
+    }
+    before = set(tmp_path.iterdir())
+    status, lines = said(words[command])
+    assert (status, len(lines)) == (2, 1), lines
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_file_names_that_are_not_utf8_are_read(said: Said, text: Path, reference_folder: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(text, tmp_path / "text"))
+    (own / "000.txt").rename(own / os.fsdecode(b"caf\xe9.txt"))
+    assert said(prepare(own, reference_folder, tmp_path / "data")) == (0, [])
+    here = tmp_path / os.fsdecode(b"t\xe9xt")
+    own.rename(here)
+    status, lines = said(prepare(here, reference_folder, tmp_path / "other"))
+    assert status == 2
+    assert "not UTF-8; rename what has this name" in lines[0]
+    status, lines = said(["inherit", tmp_path / os.fsdecode(b"mod\xff"), tmp_path / "small"])
+    assert status == 2
+    assert "not UTF-8" in lines[0]
+
+
+def test_a_path_with_nul_in_python(reference_folder: Path) -> None:
+    with pytest.raises(InputError, match="NUL"):
+        inherit(reference_folder, 2, out="a\0b")
+
+
+# models
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_weights_that_are_no_numbers_are_not_inherited(
+    said: Said, reference_folder: Path, tmp_path: Path, dtype: str | None
+) -> None:
+    model = Path(shutil.copytree(reference_folder, tmp_path / "model"))
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = torch.nan
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    words: list[str | Path] = ["inherit", model, tmp_path / "out", *(["--dtype", dtype] if dtype else [])]
+    status, lines = said([*words, "--layers", "2"])
+    assert status == 2
+    assert lines[0].startswith(f"{model}: 1 tensors hold NaN, which is no number (model.layers.1.mlp.up_proj.weight); ")
+    assert not (tmp_path / "out").exists()
+    assert said([*words, "--layers", "1"]) == (0, [])  # which takes block 0
+
+
+def test_a_refused_pickle_does_not_advise_to_trust_it(said: Said, reference_folder: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "executed",))
+
+    model = Path(shutil.copytree(reference_folder, tmp_path / "model"))
+    (model / "model.safetensors").unlink()
+    torch.save({"weight": Evil()}, model / "pytorch_model.bin")
+    for content in (None, pickle.dumps(Evil())):
+        if content is not None:
+            (model / "pytorch_model.bin").write_bytes(content)
+        status, lines = said(["inherit", model, tmp_path / "out"])
+        assert status == 2
+        assert not (tmp_path / "executed").exists()
+        assert "weights_only" not in lines[0]
+        assert "trust" not in lines[0].partition(";")[0]
+        assert "refused: its weights are a pickle with more than tensors in it" in lines[0]
+
+
+def first_merge(content: dict[str, Any]) -> None:
+    content["model"]["merges"][0] = ["no such", "entry"]
+
+
+def broken_pattern(content: dict[str, Any]) -> None:
+    content["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": "((["}, "behavior": "Isolated", "invert": False}
+
+
+def negative_id(content: dict[str, Any]) -> None:
+    content["model"]["vocab"][next(iter(content["model"]["vocab"]))] = -1
+
+
+def same_id(content: dict[str, Any]) -> None:
+    content["model"]["vocab"][content["model"]["merges"][0][0]] = 7
+
+
+def unknown_model(content: dict[str, Any]) -> None:
+    content["model"]["type"] = "none that there is"
+
+
+@pytest.mark.parametrize("damage", [first_merge, broken_pattern, negative_id, same_id, unknown_model])
+def test_a_broken_tokenizer_is_wrong_input(
+    said: Said, text: Path, reference_folder: Path, tmp_path: Path, damage: Callable[[dict[str, Any]], None]
+) -> None:
+    model = Path(shutil.copytree(reference_folder, tmp_path / "model"))
+    content = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    damage(content)
+    (model / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    status, lines = said(prepare(text, model, tmp_path / "data"))
+    assert (status, len(lines)) == (2, 1)
+    assert "tokenizer" in lines[0]
+    assert "fault" not in lines[0]
+
+
+@pytest.mark.parametrize("settings", [{"model_max_length": "long"}, {"eos_token": 5}, {"tokenizer_class": 5}])
+def test_wrong_settings_of_a_tokenizer(
+    said: Said, text: Path, reference_folder: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    model = Path(shutil.copytree(reference_folder, tmp_path / "model"))
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+    status, lines = said(prepare(text, model, tmp_path / "data"))
+    assert (status, len(lines)) == (2, 1)
+    assert lines[0].startswith(f"{model}: cannot be loaded: ")
+
+
+# our own files
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, reference_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, whose blocks were chosen by a measure; its recipe stands beside it."""
+    place = tmp_path_factory.mktemp("finished")
+    tree = tiny_recipe(text, reference_folder)
+    tree |= {"inherit": {"layers": 2, "choose": "rank"}, "grow": None, "controls": []}
+    tree["train"]["length"] = "2 steps"
+    (place / "recipe.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    assert main(["run", str(place / "recipe.yaml"), "--out", str(place / "run"), "--quiet"]) == 0
+    return place
+
+
+DAMAGE = [
+    ("manifest.json", "[]"),
+    ("manifest.json", '{"starts": {}}'),
+    ("manifest.json", "{}"),
+    ("summary.json", '{"finished": true}'),
+    ("summary.json", "[]"),
+    ("summary.json", '{"finished": true, "result": 5}'),
+    ("selection.json", "{}"),
+    ("selection.json", "[]"),
+    ("reference/evaluation.json", "{}"),
+    ("reference/evaluation.json", "null"),
+    ("rounds/1-2layers/evaluation.json", "{}"),
+    ("rounds/1-2layers/evaluation.json", "[]"),
+    ("rounds/1-2layers/training.json", "{}"),
+    ("rounds/1-2layers/training.json", "not JSON"),
+    ("data/manifest.json", "[]"),
+    ("data/manifest.json", "{}"),
+    ("recipe.yaml", "[]"),
+    ("recipe.yaml", "2024-13-45"),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("file", "content"), DAMAGE)
+@pytest.mark.parametrize("command", ["run", "report"])
+def test_a_damaged_file_of_a_run_is_named_with_the_remedy(
+    said: Said, finished: Path, tmp_path: Path, file: str, content: str, command: str
+) -> None:
+    run = Path(shutil.copytree(finished / "run", tmp_path / "run"))
+    (run / file).write_text(content, encoding="utf-8")
+    if not file.startswith("summary"):
+        (run / "summary.json").unlink()
+    if file.endswith("training.json"):
+        (run / file).with_name("evaluation.json").unlink()
+    words: list[str | Path] = ["run", finished / "recipe.yaml", "--out", run, "--quiet"]
+    status, lines = said(words if command == "run" else ["report", run])
+    if command == "report" and status == 0:  # it does not need this file
+        return
+    assert (status, len(lines)) == (2, 1), lines
+    assert file in lines[0] or (command, file) == ("run", "recipe.yaml"), lines
+    assert ";" in lines[0]
+
+
+def test_a_request_that_is_no_mapping_is_named(said: Said, text: Path, reference_folder: Path, tmp_path: Path) -> None:
+    assert said(prepare(text, reference_folder, tmp_path / "data"))[0] == 0
+    out = tmp_path / "out"
+    out.mkdir()
+    for content in ("[]", "5", "{"):
+        (out / "request.json").write_text(content, encoding="utf-8")
+        words: list[str | Path] = ["train", reference_folder, out, "--data", tmp_path / "data", "--length", "2 steps"]
+        status, lines = said([*words, "--sequence-length", "16", "--batch", "4 sequences", "--quiet"])
+        assert status == 2
+        assert lines == [
+            f"{out / 'request.json'}: is damaged, so that nothing says what is trained here; give another folder"
+        ]
+
+
+@pytest.mark.parametrize("number", ["0", "1000000000", "99999999999999999999"])
+def test_numbers_of_threads_that_no_machine_has(
+    said: Said, text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, number: str
+) -> None:
+    recipe = write_recipe(tiny_recipe(text, reference_folder))
+    status, lines = said(["run", recipe, "--out", tmp_path / "run", f"--hardware.threads={number}"])
+    assert status == 2
+    assert lines[0].startswith(f"command line: hardware.threads: got {number}: ")
+    assert said(["bench", "--threads", number])[0] == 2
+
+
+def test_an_absurd_number_of_threads_in_the_environment(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 10**6)
+    status, lines = said(["bench"])
+    assert (status, lines) == (2, ["environment: OMP_NUM_THREADS=1000000; set a number from 1 to 1024, or unset it"])
+
+
+def test_a_place_for_figures_is_checked_before_they_are_measured(said: Said, tmp_path: Path) -> None:
+    for name, words in ((tmp_path, "is a folder; give a file"), (tmp_path / ("x" * 300), "give one of at most 240")):
+        status, lines = said(["bench", "--out", name])
+        assert status == 2
+        assert words in lines[0]

@@ -332,7 +332,13 @@ def test_a_refused_pickle_does_not_advise_to_trust_it(said: Said, reference_fold
         assert not (tmp_path / "executed").exists()
         assert "weights_only" not in lines[0]
         assert "trust" not in lines[0].partition(";")[0]
-        assert "refused: its weights are a pickle with more than tensors in it" in lines[0]
+        assert "its weights are " in lines[0]
+        assert "pickle" in lines[0]
+    (model / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    assert (
+        "refused: its weights are a pickle with more than tensors in it (os.system); do not load it"
+        in said(["inherit", model, tmp_path / "out"])[1][0]
+    )
 
 
 def first_merge(content: dict[str, Any]) -> None:
@@ -475,3 +481,13 @@ def test_a_place_for_figures_is_checked_before_they_are_measured(said: Said, tmp
         status, lines = said(["bench", "--out", name])
         assert status == 2
         assert words in lines[0]
+
+
+@pytest.mark.parametrize("dtype", [2.5, "float33", 7, []])
+def test_a_dtype_that_is_none(said: Said, reference_folder: Path, tmp_path: Path, dtype: Any) -> None:
+    model = Path(shutil.copytree(reference_folder, tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps(config | {"dtype": dtype}), encoding="utf-8")
+    status, lines = said(["inherit", model, tmp_path / "out"])
+    assert status == 2, lines
+    assert lines[0].startswith(f"{model}: cannot be loaded: ")

@@ -75,6 +75,7 @@ def _stored_config(reference: Reference, weights: bool = True) -> "PretrainedCon
             file = Path(str(arguments["pretrained_model_name_or_path"])) / arguments["gguf_file"]
             return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns))
         found: PretrainedConfig = AutoConfig.from_pretrained(**arguments)
+        _ = found.dtype is None or found.dtype.itemsize  # a dtype that is none shows here, and is said in its name
     return found
 
 
@@ -383,9 +384,11 @@ def _in_words(error: BaseException, remedy: str) -> tuple[str, str]:
     if "weights_only" in text or isinstance(error, pickle.UnpicklingError):
         # torch advises to set weights_only to False, which would run whatever the file says
         named = _PICKLED.search(text)
-        what = f" ({named[1]})" if named else ""
-        return f"refused: its weights are a pickle with more than tensors in it{what}", _PICKLE_REMEDY
+        if named:
+            return f"refused: its weights are a pickle with more than tensors in it ({named[1]})", _PICKLE_REMEDY
+        return "cannot be loaded: its weights are not a pickle of plain tensors, or damaged", _PICKLE_REMEDY
     if "trust_remote_code" in text:
         remedy = "if you trust its authors, switch it on with trust_remote_code"
-    said = text[:300] if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
-    return f"cannot be loaded: {said[:300]}", remedy
+    if not text or not isinstance(error, OSError | ValueError | RuntimeError):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return f"cannot be loaded: {text[:300]}", remedy

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -159,7 +159,7 @@ def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines, insi
     given = detail.get("input")
     if own:
         legal = list(last.model_fields)
-        near = nearest(shown[-1], model, last)
+        near = nearest(shown[-1], last if isinstance(given, dict) else model, last)
         hint = f"did you mean {near!r}? " if near else ""
         return Problem(where, f"unknown key {dotted!r}", f"{hint}legal keys are {', '.join(legal)}")
     if kind == "missing":
@@ -208,9 +208,10 @@ def _outermost_last(model: type[BaseModel]) -> list[str]:
 
 
 def _dotted(model: type[BaseModel], at: str = "") -> Iterator[str]:
-    """Every key below `model`, those of a part before those inside it; keys of lists are not told apart."""
-    for name in model.model_fields:
-        yield f"{at}{name}"
+    """Every key below `model` that has a single value, those of a part before those of its parts."""
+    for name, field in model.model_fields.items():
+        if not _models_in(field.annotation) and get_origin(field.annotation) not in (list, dict):
+            yield f"{at}{name}"
     for name, field in model.model_fields.items():
         for inner in _models_in(field.annotation)[:1]:
             yield from _dotted(inner, f"{at}{name}.")

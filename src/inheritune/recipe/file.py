@@ -193,9 +193,9 @@ def nearest(written: str, model: type[BaseModel], here: type[BaseModel]) -> str 
     inside = [name for plain, name in own.items() if plain in word.split("_") or word in plain.split("_")]
     if inside:
         return inside[0]
-    close = difflib.get_close_matches(word, everywhere, n=1, cutoff=0.8) or difflib.get_close_matches(
-        word, own, n=1, cutoff=0.4
-    )
+    close = difflib.get_close_matches(word, everywhere, n=1, cutoff=0.8)
+    close = close or difflib.get_close_matches(word, own, n=1, cutoff=0.4)
+    close = close or [part for part in word.split("_") if part in everywhere]
     return (everywhere | own)[close[0]] if close else None
 
 

@@ -28,6 +28,7 @@ if not collect_ignore:
 SENTENCE = "the small model keeps some of the large one's blocks and learns again what it has lost while it reads"
 
 
+Said = Callable[[list[str | Path]], tuple[int, list[str]]]
 Answer = Callable[[str, str, Any], tuple[int, dict[str, str], bytes]]
 
 
@@ -160,3 +161,20 @@ def stored_tensors(folder: Path) -> Any:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Run the program; the status, and the lines that begin with `error: ` without that."""
+    from inheritune.cli import main
+
+    def run(words: list[str | Path]) -> tuple[int, list[str]]:
+        status = main([str(word) for word in words])
+        lines = capsys.readouterr().err.splitlines()
+        return status, [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+
+    return run
+
+
+def prepare_words(text: Path, reference: Path, out: Path, *more: str) -> list[str | Path]:
+    return ["prepare", text, "--tokenizer", reference, "--validation", "600 tokens", "--out", out, "--quiet", *more]

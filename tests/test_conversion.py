@@ -23,6 +23,7 @@ from conftest import stored_tensors, tiny_recipe
 from inheritune import conversion, export, load_recipe, prepare, run, train
 from inheritune.cli import main
 from inheritune.errors import InputError
+from inheritune.inheritance import free_output
 from inheritune.recipe import Evaluate
 from inheritune.training import fault_of, read_tensors
 from processes import together
@@ -156,6 +157,12 @@ def test_what_is_no_checkpoint_is_told_where_some_are(trained: Path, tmp_path: P
         with pytest.raises(InputError, match=r"is not a checkpoint of a training; give one, such as"):
             export(place, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_another_process_makes_is_left_to_it(copied: Path, tmp_path: Path) -> None:
+    with free_output(tmp_path / "out"), pytest.raises(InputError, match="another process is at work in it"):
+        export(copied / "best", tmp_path / "out")
+    export(copied / "best", tmp_path / "out")
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_others_are_named(copied: Path, tmp_path: Path) -> None:

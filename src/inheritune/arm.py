@@ -133,6 +133,12 @@ class Arm:
     teacher: Teacher | None = None
 
 
+_TRAINED = ("layers", "parameters", "tokens", "steps", "flops", "wall_seconds")
+"""Keys of training.json that are needed."""
+_JUDGED = (*_TRAINED, "name", "val_loss", "val_loss_se", "validation_sequences", "model", "sequence_losses")
+"""Keys of evaluation.json that are needed."""
+
+
 def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> dict[str, Any]:
     """Build, train and judge an arm, going on where an earlier call stopped; returns its figures.
 
@@ -142,7 +148,7 @@ def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> d
     """
     runtime = conditions.runtime
     done = arm.folder / "evaluation.json"
-    found: dict[str, Any] | None = runtime.first_does(lambda: read_json(done) if done.exists() else None)
+    found: dict[str, Any] | None = runtime.first_does(lambda: read_json(done, *_JUDGED) if done.exists() else None)
     if found is not None:
         check_framing(found, conditions.packing, done)
         return found
@@ -170,7 +176,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
     """Train the arm unless its model is there already; returns what the training cost."""
     runtime, cost = conditions.runtime, arm.folder / "training.json"
     facts: dict[str, Any] | None = runtime.first_does(
-        lambda: read_json(cost) if cost.exists() and (arm.folder / "model").is_dir() else None
+        lambda: read_json(cost, *_TRAINED) if cost.exists() and (arm.folder / "model").is_dir() else None
     )
     if facts is not None:
         check_framing(facts, conditions.packing, cost)

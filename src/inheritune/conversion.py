@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import build_empty, frame_config, parameter_count, save_frame, save_model
 from inheritune.errors import InherituneError, InputError
-from inheritune.inheritance import check_free
+from inheritune.inheritance import free_output
 from inheritune.runtime import Runtime
 from inheritune.training import fault_of, is_checkpoint, model_tensors, read_facts, read_tensors
 
@@ -37,13 +37,14 @@ def export(
     Raises InputError when `checkpoint` is none, is damaged, or lies alone; when `out` holds something; RunError when
     the disk is full.
     """
-    place, target = Path(checkpoint), check_free(Path(out))
-    _check_checkpoint(place)
-    frame = place.resolve().parent / _FRAME
-    config = frame_config(frame, trust_remote_code)
-    model = build_empty(config, _float32(), trust_remote_code)
-    facts = _read(place, model)
-    save_model(model, None, target, frame=frame)
+    place = Path(checkpoint)
+    with free_output(Path(out)) as target:
+        _check_checkpoint(place)
+        frame = place.resolve().parent / _FRAME
+        config = frame_config(frame, trust_remote_code)
+        model = build_empty(config, _float32(), trust_remote_code)
+        facts = _read(place, model)
+        save_model(model, None, target, frame=frame)
     step = facts["step"] if "step" in facts else facts["position"]["step"]
     found = {"step": step, "val_loss": facts.get("val_loss"), "parameters": parameter_count(model)}
     return model.eval(), found

@@ -51,6 +51,10 @@ class InputError(InherituneError):
         return error
 
 
+class DamagedFile(InputError):
+    """A file of ours does not hold what it must: cut short, changed by hand, or another program's. Exit status 2."""
+
+
 class RunError(InherituneError):
     """The input was right and the work failed all the same: a full disk, a loss that is not a number. Exit status 1."""
 

@@ -20,7 +20,7 @@ from inheritune.inheritance import count_layers, derive, describe_plan, graft, i
 from inheritune.recipe import MEASURED, Evaluate, Grow, Inherit, Reference, Training, check
 from inheritune.report import spans
 from inheritune.request import asked, begun, check_request, identity
-from inheritune.runlog import Terminal, check_trackers, read_json, write_json
+from inheritune.runlog import Terminal, check_trackers, read_mapping, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -168,8 +168,7 @@ def choose_once(
     def choose() -> dict[str, Any]:
         if file.exists():
             drops.unlink(missing_ok=True)
-            found: dict[str, Any] = read_json(file)
-            return found
+            return read_mapping(file, "blocks", "dropped", "reason")
         runtime = conditions.runtime
         model = load_model(source) if isinstance(source, Reference) else copy.deepcopy(source)
         held = in_dtype(model, "float32").eval().to(runtime.device)

@@ -6,10 +6,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.errors import InputError, RunError
+from inheritune.errors import DamagedFile, InputError
 from inheritune.inheritance import check_free
 from inheritune.recipe import Training, changes, completed
-from inheritune.runlog import locked, read_json, write_json
+from inheritune.runlog import check_name, locked, read_mapping, write_json
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -57,13 +57,14 @@ def begun(out: Path, request: dict[str, Any], runtime: Runtime) -> Iterator[None
 
 def check_request(out: Path, request: dict[str, Any]) -> None:
     """Raise InputError where `out` holds something else than the beginnings of this request."""
+    check_name(out)
     marker = out / _REQUEST
     if not marker.exists():
         check_free(out)
         return
     try:
-        before = read_json(marker)
-    except RunError:
+        before = read_mapping(marker)
+    except DamagedFile:
         raise InputError(
             str(marker), "is damaged, so that nothing says what is trained here", "give another folder"
         ) from None

@@ -16,6 +16,7 @@ from inheritune.errors import InherituneError, InputError, OtherProcessFailed
 if TYPE_CHECKING:
     import torch
 
+MOST_THREADS = 1024  # as in a recipe's hardware
 _T = TypeVar("_T")
 _PATIENCE = datetime.timedelta(days=30)  # for what one process does alone while the others wait: reading all the text
 _patient: Any = None  # the process group for such waiting
@@ -112,12 +113,18 @@ def start(device: str = "auto", threads: int | None = None, timeout_minutes: flo
     """Set up threads, device and, under torchrun, the group of processes.
 
     A process that waits for another one longer than `timeout_minutes` fails. Raises InputError when the device that was
-    asked for is not there, or when torchrun's variables do not fit each other.
+    asked for is not there, for a number of threads that no machine has, or when torchrun's variables do not fit each
+    other.
     """
     import torch
 
     if threads is not None:
+        if not 1 <= threads <= MOST_THREADS:
+            raise InputError("hardware.threads", f"got {threads}", f"give a number from 1 to {MOST_THREADS}")
         torch.set_num_threads(threads)
+    elif torch.get_num_threads() > MOST_THREADS:
+        what = f"OMP_NUM_THREADS={torch.get_num_threads()}"
+        raise InputError("environment", what, f"set a number from 1 to {MOST_THREADS}, or unset it")
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         device = "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"

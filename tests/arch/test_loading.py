@@ -222,7 +222,7 @@ DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
     (config_in_another_encoding, "not JSON"),
     (no_config, "no config.json"),
     (no_weights, "no weights"),
-    (foreign_pickle, "cannot be loaded"),
+    (foreign_pickle, "refused: its weights are a pickle with more than tensors in it (os.system)"),
     (field_of_another_type, "hidden_size"),
     (fields_that_contradict, "attention heads"),
     (unknown_model_type, "zork"),

@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import yaml
 
 from conftest import tiny_recipe
 from inheritune.errors import InputError
-from inheritune.recipe import dump_recipe, load_recipe
+from inheritune.recipe import Recipe, Suite, dump_recipe, load_recipe, load_suite
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(file for file in FOLDER.rglob("*.yaml") if FOLDER / "suites" not in file.parents)
@@ -186,3 +187,148 @@ def test_keys_of_a_base_hold_where_the_file_has_none(write_recipe: Any, text: Pa
         f"{tmp_path / 'nowhere.yaml'}: no such recipe; give the path of a YAML file, or write one with `inheritune new`"
     ]
     assert "is a base, and has a base itself" in problems(write_recipe({"base": "recipe.yaml"}))[0]
+
+
+def spelt(tree: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    """`tree` with the key at the dotted place `old` called `new`."""
+    *parents, last = old.split(".")
+    node: Any = tree
+    for parent in parents:
+        node = node[int(parent) if isinstance(node, list) else parent]
+    node[new] = node.pop(last)
+    return tree
+
+
+MISSPELT = [
+    ("seed", "Seed", "seed"),
+    ("seed", "random-seed", "seed"),
+    ("seed", "int", None),
+    ("train", "Train", "train"),
+    ("train.micro_batch", "micro-batch", "micro_batch"),
+    ("train.micro_batch", "MICRO_BATCH", "micro_batch"),
+    ("train.optimizer.learning_rate", "learning-rate", "learning_rate"),
+    ("train.optimizer.learning_rate", "(rate", None),
+    ("data.sources.0.path", "Path", "path"),
+    ("reference.path", "Path", "path"),
+]
+
+
+@pytest.mark.parametrize(("key", "written", "legal"), MISSPELT)
+def test_a_misspelt_key_is_named_as_written_with_line_and_nearest(
+    write_recipe: Any, text: Path, key: str, written: str, legal: str | None
+) -> None:
+    tree = tiny_recipe(text, Path("some/model"))
+    tree |= {"seed": 3, "reference": {"path": "some/model"}}
+    tree["train"]["micro_batch"] = 2
+    path = write_recipe(spelt(tree, key, written))
+    dotted = ".".join([*key.split(".")[:-1], written])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    line = next(number for number, content in enumerate(lines, 1) if content.strip(" -").startswith(f"{written}:"))
+    found = [problem for problem in problems(path) if "unknown key" in problem]
+    assert len(found) == 1
+    assert found[0].startswith(f"{path}:{line}: unknown key '{dotted}'; ")
+    assert legal is None or f"did you mean '{legal}'? legal keys are" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "written", "legal"),
+    [
+        ("--Seed=3", "Seed", "seed"),
+        ("--random-seed=3", "random-seed", "seed"),
+        ("--Train.length=3 steps", "Train", "train"),
+        ("--train.micro-batch=2", "train.micro-batch", "micro_batch"),
+        ("--train.optimizer.learning-rate=2", "train.optimizer.learning-rate", "learning_rate"),
+        ("--learning-rate=2", "learning-rate", "train.optimizer.learning_rate"),
+        ("--data.sources.0.On-Error=skip", "data.sources.0.On-Error", "on_error"),
+    ],
+)
+def test_a_misspelt_key_on_the_command_line(
+    write_recipe: Any, text: Path, override: str, written: str, legal: str
+) -> None:
+    found = problems(write_recipe(tiny_recipe(text)), override)
+    assert found[0].startswith(f"command line: unknown key '{written}'; did you mean '{legal}'? legal keys are")
+
+
+def test_a_misspelt_key_in_an_arm_and_in_a_base(write_recipe: Any, text: Path) -> None:
+    tree = tiny_recipe(text)
+    for key in ("inherit", "grow", "controls", "evaluate"):
+        tree.pop(key, None)
+    arm = {"name": "first", "start": "inherit", "train": {"optimizer": {"Learning-Rate": 1}}}
+    path = write_recipe(tree | {"arms": [arm]})
+    with pytest.raises(InputError) as caught:
+        load_suite(path)
+    line = next(
+        n for n, words in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if "Learning-Rate" in words
+    )
+    said = str(caught.value)
+    assert said.startswith(f"{path}:{line}: ")
+    assert "unknown key 'optimizer.Learning-Rate'; did you mean 'learning_rate'?" in said
+    base = write_recipe(tiny_recipe(text) | {"Seed": 1}, "base.yaml")
+    line = next(n for n, words in enumerate(base.read_text(encoding="utf-8").splitlines(), 1) if "Seed" in words)
+    found = problems(write_recipe({"base": "base.yaml"}))
+    assert found[0].startswith(f"{base}:{line}: unknown key 'Seed'; did you mean 'seed'?")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("seed: true", ":1: seed: got True: not a number; give a number"),
+        ("seed: 2024-01-01", ":1: seed: got '2024-01-01': input should be a valid integer"),
+        ("seed: 2024-13-45", ":1: seed: got '2024-13-45': input should be a valid integer"),
+        ("seed: !!timestamp 2024-13-45", ":1: not YAML: month must be in 1..12"),
+        ("seed: !!int one", ":1: not YAML: invalid literal"),
+        ("2024-13-45: 1", ":1: unknown key '2024-13-45'"),
+        ("on: 1", ":1: unknown key 'on'"),
+        ("? [a]\n: 1", ":1: not YAML: a key is a list or a mapping"),
+        ("train: &all {optimizer: *all}", ":1: an alias in it refers to the whole of it; write the value out"),
+        ("seed: " + "[" * 3000, ": nested too deeply; write it with fewer"),
+        ('data: {sources: [{path: "a\\0b"}]}', ":1: data.sources.0.path: got 'a\\x00b': a NUL character in it"),
+        ("train: {length: " + "9" * 400 + " tokens}", "a size must be at most 1e+18"),
+        ("train: {optimizer: {betas: [true, 0.9]}}", "train.optimizer.betas.0: got True: not a number"),
+        ("hardware: {threads: 1000000000}", ":1: hardware.threads: got 1000000000: input should be less than or equal"),
+    ],
+)
+def test_values_that_only_yaml_can_give(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content + "\n", encoding="utf-8")
+    found = problems(path)
+    assert any(problem.startswith(str(path)) and words in problem for problem in found), found
+
+
+def test_an_alias_and_a_merge_are_read_and_their_keys_have_lines(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("train: &own\n  lenght: 1 steps\ninherit:\n  <<: *own\n", encoding="utf-8")
+    found = problems(path)
+    assert f"{path}:2: unknown key 'train.lenght'; did you mean 'length'?" in "\n".join(found)
+    assert f"{path}:2: unknown key 'inherit.lenght'" in "\n".join(found)
+
+
+def test_a_seed_that_refers_to_itself_on_the_command_line(write_recipe: Any, text: Path) -> None:
+    found = problems(write_recipe(tiny_recipe(text)), "--seed=&a [*a]")
+    assert found == ["command line:1: an alias in it refers to the whole of it; write the value out"]
+
+
+def test_random_keys_and_values_are_never_a_fault(tmp_path: Path) -> None:
+    drawn, words = (
+        random.Random(0),
+        ["true", "2024-13-45", "9" * 400, "1e999", "[]", "{a: b}", "[[1]]", "~", '"\\0"', ".nan"],
+    )
+    keys = [key for model in (Recipe, Suite) for key in dotted_keys(model)]
+    change = [str.upper, str.title, lambda key: key.replace("_", "-"), lambda key: f"{key}[0]", lambda key: key]
+    path = tmp_path / "recipe.yaml"
+    for _ in range(300):
+        key = ".".join(drawn.choice(change)(part) for part in drawn.choice(keys).split("."))
+        path.write_text("train: {length: 1 steps}\n", encoding="utf-8")
+        for load in (load_recipe, load_suite):
+            with pytest.raises(InputError):
+                load(path, [f"--{key}={drawn.choice(words)}"])
+
+
+def dotted_keys(model: Any, at: str = "") -> list[str]:
+    found: list[str] = []
+    for name, field in model.model_fields.items():
+        found.append(f"{at}{name}")
+        inner = field.annotation
+        if isinstance(inner, type) and hasattr(inner, "model_fields"):
+            found += dotted_keys(inner, f"{at}{name}.")
+    return found

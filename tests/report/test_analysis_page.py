@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from analysis_example import facts_of, figure, make_model, with_selection, without_attention, write
 
-from inheritune.errors import InputError, RunError
+from inheritune.errors import DamagedFile, InputError
 from inheritune.report import analysis_verdict, layers_table, write_analysis
 from inheritune.report.analysis_lines import draw_measure
 from inheritune.report.analysis_maps import draw_heads
@@ -350,5 +350,5 @@ def test_a_folder_without_an_analysis_and_a_damaged_one(tmp_path: Path) -> None:
     model = make_model("m", 2) | {"maps": {"file": "maps-0.npz"}, "blocks": [], "angular_distance": []}
     (tmp_path / "analysis.json").write_text(json.dumps(facts_of([model])))
     (tmp_path / "maps-0.npz").write_bytes(b"nothing")
-    with pytest.raises(RunError, match=r"maps-0\.npz: damaged"):
+    with pytest.raises(DamagedFile, match=r"maps-0\.npz: damaged"):
         write_analysis(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inheritune.errors import InputError, RunError
+from inheritune.errors import DamagedFile, InputError
 from inheritune.runlog import (
     MetricsLog,
     copy_own,
@@ -85,7 +85,7 @@ def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": 1})
     assert read_json(tmp_path / "a.json") == {"x": 1}
     write_text(tmp_path / "a.json", '{"x":')
-    with pytest.raises(RunError, match=r"a\.json: damaged"):
+    with pytest.raises(DamagedFile, match=r"a\.json: damaged"):
         read_json(tmp_path / "a.json")
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", float("nan"))

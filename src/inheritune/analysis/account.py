@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from inheritune.data import (
     sample_text,
 )
 from inheritune.errors import InputError
-from inheritune.inheritance import check_free
+from inheritune.inheritance import check_free, free_output
 from inheritune.recipe import Inherit, Reference
 from inheritune.report import write_analysis
 from inheritune.runlog import new_folder, write_json
@@ -63,45 +64,48 @@ def analyze(
     shares = [float(share) for share in ([tau] if isinstance(tau, int | float) else tau)]
     paths = [text] if isinstance(text, str | Path) else list(text)
     _check(listed, paths, data, shares, sequences, sequence_length, loss_sequences)
-    folder = None if out is None else check_free(Path(out))
+    if out is not None:
+        check_free(Path(out))
     runtime = rt.start(device)
-    precision = _loss_precision(dtype, runtime)
-    text_of = _Text(paths, data, runtime, prefix)
-    found: Figures = {
-        "format": FORMAT,
-        "text": text_of.describe(sequences, sequence_length, loss_sequences),
-        "loss_precision": precision,
-        "tau": shares,
-        "collapsed_below": COLLAPSED_BELOW,
-        "models": [],
-    }
-    drawings: list[Any] = []
-    for number, one in enumerate(listed):
-        began = time.monotonic()
-        with ready(one, tokenizer, runtime.device, dtype) as (model, its):
-            seconds = round(time.monotonic() - began, 3)
-            check_positions(model.config, sequence_length, "--length")
-            rows = text_of.rows("validation", its, model.config, sequences, sequence_length)
-            name, path = title(one)
-            figures = describe(
-                model, rows, tau=shares, micro_batch=micro_batch, loss_sequences=loss_sequences,
-                precision=precision, say=partial(_say, say, name),
-            )  # fmt: skip
-            drawn = figures["maps"]
-            drawings.append(drawn and [drawn[kind].pop("attention") for kind in ("potent", "lazy")])
-            figures["prefix"], figures["selection"] = list(rows.packing.prefix), None
-            if selection is not None and number == 0:
-                rows = text_of.calibration(its, model.config, selection)
-                figures["selection"] = choose_blocks(
-                    model, rows, selection, micro_batch=micro_batch, precision=precision, say=say,
-                    trust_remote_code=_trusted(one), progress=None if folder is None else drops_beside(folder),
+    with ExitStack() as held:
+        folder = None if out is None else runtime.first_does(lambda: held.enter_context(free_output(Path(out))))
+        precision = _loss_precision(dtype, runtime)
+        text_of = _Text(paths, data, runtime, prefix)
+        found: Figures = {
+            "format": FORMAT,
+            "text": text_of.describe(sequences, sequence_length, loss_sequences),
+            "loss_precision": precision,
+            "tau": shares,
+            "collapsed_below": COLLAPSED_BELOW,
+            "models": [],
+        }
+        drawings: list[Any] = []
+        for number, one in enumerate(listed):
+            began = time.monotonic()
+            with ready(one, tokenizer, runtime.device, dtype) as (model, its):
+                seconds = round(time.monotonic() - began, 3)
+                check_positions(model.config, sequence_length, "--length")
+                rows = text_of.rows("validation", its, model.config, sequences, sequence_length)
+                name, path = title(one)
+                figures = describe(
+                    model, rows, tau=shares, micro_batch=micro_batch, loss_sequences=loss_sequences,
+                    precision=precision, say=partial(_say, say, name),
                 )  # fmt: skip
-            figures["seconds"] = {"load": seconds, **figures["seconds"]}
-            found["models"].append({"name": name, "path": path, "parameters": parameter_count(model), **figures})
-    if folder is not None:
-        _write(found, drawings, folder)
-        drops_beside(folder).unlink(missing_ok=True)
-    return found
+                drawn = figures["maps"]
+                drawings.append(drawn and [drawn[kind].pop("attention") for kind in ("potent", "lazy")])
+                figures["prefix"], figures["selection"] = list(rows.packing.prefix), None
+                if selection is not None and number == 0:
+                    rows = text_of.calibration(its, model.config, selection)
+                    figures["selection"] = choose_blocks(
+                        model, rows, selection, micro_batch=micro_batch, precision=precision, say=say,
+                        trust_remote_code=_trusted(one), progress=None if folder is None else drops_beside(folder),
+                    )  # fmt: skip
+                figures["seconds"] = {"load": seconds, **figures["seconds"]}
+                found["models"].append({"name": name, "path": path, "parameters": parameter_count(model), **figures})
+        if folder is not None:
+            _write(found, drawings, folder)
+            drops_beside(folder).unlink(missing_ok=True)
+        return found
 
 
 def drops_beside(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from inheritune.arch.compatible_types import TRIED
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
+from inheritune.arch.finite import check_numbers, check_stored_numbers
 from inheritune.arch.gguf_header import read_gguf
 from inheritune.arch.given import ready, resolve_dtype, title
 from inheritune.arch.head import Head, logits_width, split_head
@@ -78,10 +79,12 @@ __all__ = [
     "check_fits",
     "check_lenders",
     "check_movable",
+    "check_numbers",
     "check_place",
     "check_positions",
     "check_room",
     "check_stored",
+    "check_stored_numbers",
     "check_tokenizer_fits",
     "decoder_config",
     "differences",

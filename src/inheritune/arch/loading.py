@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -40,13 +41,15 @@ from inheritune.arch.structure import decoder_config, find_structure, is_text_pa
 from inheritune.arch.tokenization import SENTENCEPIECE_FILES, SentencePieceFiles, truest
 from inheritune.arch.unused import left_over, refuse_left_over
 from inheritune.arch.weights import Names, Placement, check_fits, check_nothing_left
-from inheritune.errors import InputError
+from inheritune.errors import InherituneError, InputError
 from inheritune.limits import read_json
 from inheritune.recipe import Reference
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_PICKLE_REMEDY = "do not load it; get the checkpoint as .safetensors from a source that you trust"
+_PICKLED = re.compile(r"GLOBAL ([\w.]+)")
 _TOKENIZER_REMEDY = "give one with reference.tokenizer"
 
 
@@ -78,6 +81,7 @@ def _stored_config(reference: Reference, weights: bool = True) -> "tuple[Pretrai
             file = Path(str(arguments["pretrained_model_name_or_path"])) / arguments["gguf_file"]
             return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns)), False
         found: PretrainedConfig = AutoConfig.from_pretrained(**arguments)
+        _ = found.dtype is None or found.dtype.itemsize  # a dtype that is none shows here, and is said in its name
     return found, not reference.trust_remote_code and keep_own_attention(found, reference.path)
 
 
@@ -131,8 +135,10 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
             return None
         options = _options(located, revision) | {"trust_remote_code": reference.trust_remote_code}
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**options)
+        tokenizer("")  # what is wrong with its settings shows here, and is said in its name
         if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
             raise InputError(place, "a tokenizer of special tokens alone: files are missing", _TOKENIZER_REMEDY)
+        _check_ids(tokenizer, place)
         if located.gguf_file is None and type(tokenizer).__module__.startswith("transformers."):
             tokenizer = _as_sentencepiece(tokenizer, located, revision, notes.append)
     for name in ("local_files_only", "is_local"):  # how it was loaded here is not to be saved with it
@@ -141,6 +147,18 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
         for note in notes:  # not earlier: what is written to the terminal in there goes nowhere
             say(note)
     return tokenizer
+
+
+def _check_ids(tokenizer: "PreTrainedTokenizerBase", place: str) -> None:
+    """Raise InputError for two entries with one id. One of them is lost on saving, and which one is left to chance."""
+    if not tokenizer.is_fast:
+        return
+    of: dict[int, str] = {}
+    for token, number in tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).items():
+        if number in of:
+            first, second = sorted((of[number], token))
+            raise InputError(place, f"its tokens {first!r} and {second!r} have the same id {number}", _TOKENIZER_REMEDY)
+        of[number] = token
 
 
 def _as_sentencepiece(
@@ -356,22 +374,31 @@ def _options(located: Located, revision: str | None) -> dict[str, Any]:
 @contextlib.contextmanager
 def _plain_errors(place: str, remedy: str = "check the path, and that the checkpoint is complete") -> Any:
     """Turn a library's complaint about what the user gave into one line; its progress bars go nowhere."""
-    from huggingface_hub.errors import StrictDataclassError  # a config's field is of the wrong type, or fits no other
-    from safetensors import SafetensorError
-
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except InputError:
+    except (InherituneError, MemoryError):
         raise
-    except (
-        OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, EOFError, AssertionError,
-        ZeroDivisionError,
-        pickle.UnpicklingError, SafetensorError, StrictDataclassError,
-    ) as error:  # fmt: skip
+    except BaseException as error:
+        # libraries raise errors of any class at damaged files; tokenizers, in Rust, also panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
             raise
-        text = " ".join(str(error).split())
-        if "trust_remote_code" in text:
-            remedy = "if you trust its authors, switch it on with trust_remote_code"
-        raise InputError(place, f"cannot be loaded: {text[:300]}", remedy) from None
+        raise InputError(place, *_in_words(error, remedy)) from None
+
+
+def _in_words(error: BaseException, remedy: str) -> tuple[str, str]:
+    """What a library's error says that a user can do something with, and the remedy."""
+    text = " ".join(str(error).split())
+    if "weights_only" in text or isinstance(error, pickle.UnpicklingError):
+        # torch advises to set weights_only to False, which would run whatever the file says
+        named = _PICKLED.search(text)
+        if named:
+            return f"refused: its weights are a pickle with more than tensors in it ({named[1]})", _PICKLE_REMEDY
+        return "cannot be loaded: its weights are not a pickle of plain tensors, or damaged", _PICKLE_REMEDY
+    if "trust_remote_code" in text:
+        remedy = "if you trust its authors, switch it on with trust_remote_code"
+    if not text or not isinstance(error, OSError | ValueError | RuntimeError):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return f"cannot be loaded: {text[:300]}", remedy

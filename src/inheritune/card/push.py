@@ -15,7 +15,7 @@ from inheritune.card.text import PLACE
 from inheritune.errors import InherituneError, InputError, RunError
 from inheritune.limits import check_front_matter
 from inheritune.redaction import holds_secret, without_secrets
-from inheritune.runlog import is_own, package_versions, read_json
+from inheritune.runlog import is_own, package_versions, read_mapping
 
 _TOKEN_REMEDY = "set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or `hf auth login`"
 _KEEP = " (and take its last line away, so that no run writes it anew)"
@@ -92,10 +92,11 @@ def find_model(place: Path) -> Path:
     if (place / "config.json").is_file():
         return place
     if (place / "summary.json").is_file():
-        summary = read_json(place / "summary.json")
+        summary = read_mapping(place / "summary.json")
         if not summary.get("finished"):
             what = "the run is not finished, so it has no result"
             raise InputError(str(place), what, "finish it with `inheritune run`, or give a round's model")
+        summary = read_mapping(place / "summary.json", "result.model")
         return find_model(place / _result(place, summary))
     if (place / "comparison.json").is_file():
         raise InputError(str(place), "a comparison, which has several models", "give an arm's model: arms/*/*/model")

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from inheritune.card.text import (
     render,
     tasks_table,
 )
-from inheritune.errors import InherituneError, InputError, RunError, shown_line
+from inheritune.errors import InherituneError, InputError, shown_line
 from inheritune.recipe import MEASURED, Inherit, Recipe, Training
 from inheritune.redaction import public
 from inheritune.report import (
@@ -35,7 +35,7 @@ from inheritune.report import (
     verdict,
     with_error,
 )
-from inheritune.runlog import read_json, write_json, write_text
+from inheritune.runlog import read_json, read_mapping, write_json, write_text
 
 _ORIGIN = "origin.json"  # in the run's reference/: what was found out about it, so that a moved reference is no loss
 
@@ -78,8 +78,8 @@ def _origin(folder: Path, recipe: Recipe, summary: Mapping[str, Any]) -> Origin:
     """What is known of the reference; kept once it is known."""
     kept = folder / "reference" / _ORIGIN
     if kept.exists():
-        with contextlib.suppress(ValueError, RunError):  # one that is damaged is made again
-            return Origin.of(read_json(kept))
+        with contextlib.suppress(ValueError, InputError):  # one that is damaged is made again
+            return Origin.of(read_json(kept, *(field.name for field in fields(Origin)), "licence"))
     revision = _manifest(folder).get("lineage", {}).get("revision")
     try:
         found = origin_of(recipe.reference, revision)
@@ -91,8 +91,7 @@ def _origin(folder: Path, recipe: Recipe, summary: Mapping[str, Any]) -> Origin:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     file = folder / "manifest.json"
-    found: dict[str, Any] = read_json(file) if file.exists() else {}
-    return found
+    return read_mapping(file) if file.exists() else {}
 
 
 def _card(folder: Path, recipe: Recipe, summary: dict[str, Any], number: int, origin: Origin) -> Card:
@@ -160,7 +159,7 @@ def _kept(folder: Path, wish: Inherit, found: Mapping[str, Any], total: int) -> 
     if isinstance(wish.layers, list):
         chosen = "listed in the recipe"
     elif wish.choose in MEASURED and selection.exists():
-        facts = read_json(selection)
+        facts = read_json(selection, "calibration.sequences", "calibration.sequence_length", "reason")
         seen = facts["calibration"]
         tokens = seen["sequences"] * seen["sequence_length"]
         chosen = (
@@ -169,7 +168,7 @@ def _kept(folder: Path, wish: Inherit, found: Mapping[str, Any], total: int) -> 
     else:
         chosen = code(wish.choose)
     notes = (folder / found["model"]).parent / "inherited.json"
-    facts = read_json(notes) if notes.exists() else {}
+    facts = read_mapping(notes) if notes.exists() else {}
     rows = [("blocks kept", f"{spans(found['blocks'])} of 0-{total - 1}"), ("chosen", chosen)]
     rows.append(("weights that came along", weights_in_words(wish, facts)))
     if facts.get("from_round"):

@@ -62,7 +62,7 @@ def write_trained_card(
         return
     origin = _origin(_place(model))
     notes = Path(str(model)) / _NOTES if isinstance(model, str | Path) else None
-    inherited = read_json(notes) if notes is not None and notes.is_file() else None
+    inherited = read_json(notes, "blocks", "of") if notes is not None and notes.is_file() else None
     rows = lineage_rows(origin, None, None)
     if inherited is not None:
         rows.append(("its blocks", f"{spans(inherited['blocks'])} of {inherited['of']}, inherited before"))

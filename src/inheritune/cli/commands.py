@@ -343,13 +343,17 @@ def bench(
         float | None, typer.Option(help="Begin no further part after so long. Default: 2.5 on a GPU, else no limit.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: as PyTorch takes.", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads. Default: as PyTorch takes.", min=1, max=1024)
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Where checkpoints are written for the measurement.")] = Path(),
     out: Annotated[Path | None, typer.Option(help="A JSON file to write the figures to.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure training here: tokens per second, fraction of the machine's limit, memory, what is lost end to end."""
+    if out is not None:
+        _check_file(out)
     named = {"batch": batch, "micro_batch": micro_batch, "sequence_length": sequence_length, "precision": precision}
     words = [f"{key}={value}" for key, value in named.items() if value is not None] + overrides(context.args)
 
@@ -371,6 +375,18 @@ def bench(
         typer.echo(json.dumps(found, indent=2))
     else:
         show_bench(found)
+
+
+def _check_file(out: Path) -> None:
+    """Raise InputError where no file can be written, before what takes minutes."""
+    from inheritune.errors import InputError
+    from inheritune.runlog import check_name, claimed
+
+    check_name(out)
+    if out.is_dir():
+        raise InputError(str(out), "is a folder", "give a file")
+    with claimed(out.resolve()):
+        pass
 
 
 def _show_trial(found: dict[str, Any], as_json: bool) -> None:

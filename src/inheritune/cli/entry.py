@@ -1,6 +1,7 @@
 """Entry point: runs a command and turns what went wrong into a line and an exit status."""
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -16,8 +17,25 @@ from inheritune.runtime import answer, leave, place_of_process
 
 _MOMENT = 3.0  # seconds
 _SOON = 0.05  # seconds
+_SHOWN = 200  # characters of a path or text
+_KEEPING = ("run", "compare", "train", "prepare")
+"""Commands that go on from what an earlier one of the same words has done."""
+_WHOLE = ("inherit", "export", "evaluate", "analyze", "new")
+"""Commands whose result appears whole or not at all."""
+_GO_ON = "what was finished is kept: run the same command again to go on"
+_ACCESS = "give another place, or the permission to use this one"
+_WRONG_PLACE = {
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.EROFS: "give a place that can be written",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "check the path",
+    errno.ELOOP: "mend the links, or give another path",
+}
+"""What to do about the errors of the system that come of a wrong path."""
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")  # gloo's words
-_RESUMING = ("run", "compare", "train", "prepare")  # commands that keep their stages; the others write at their end
 _signals: list[int] = []  # the signal that came
 _LOST_SIGNAL = 0  # stands in `_signals` for one whose KeyboardInterrupt was lost
 
@@ -35,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.unraisablehook, before = _again, sys.unraisablehook
     shown, warnings.showwarning = warnings.showwarning, _show_notice
     _others.append(shown)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
     try:
         try:
             return _run(arguments)
@@ -57,6 +77,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 
     # typer wraps a click of its own, or the installed one, depending on its version; these are its errors either way
     usage_error = typer.BadParameter.__mro__[1]
+    command = _command(sys.argv[1:] if arguments is None else arguments)
+    keeps = command in _KEEPING
     try:
         # an interruption may come back as a status in place of an exception: typer makes one of the other
         status = app(args=arguments, standalone_mode=False, prog_name="inheritune")
@@ -75,7 +97,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except InherituneError as error:
         return _fail([str(error)], error.exit_status)
     except OSError as error:
-        return _fail([_describe(error)], 1)
+        return _fail([_describe(error, keeps)], 2 if error.errno in _WRONG_PLACE else 1)
     except MemoryError:
         return _fail(
             ["out of memory; in training, lower train.micro_batch or train.sequence_length, then run again"], 1
@@ -83,6 +105,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except Exception as error:
         if isinstance(error, usage_error):
             return _usage(error)
+        wrong = _wrong_name(error)
+        if wrong is not None:
+            return _fail([wrong], 2)
         if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
             remedy = "set train.activation_checkpointing, or lower train.micro_batch or train.sequence_length"
             return _fail([f"out of memory; {remedy}, then run again"], 1)
@@ -90,7 +115,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             traceback.print_exc()
         if type(error).__name__.startswith("Dist") or any(sign in str(error) for sign in _LOST):
             lost = "another process of the job ended or did not answer (hardware.timeout)"
-            return _fail([f"{lost}; what was finished is kept: run the same command again to go on"], 1)
+            return _fail([f"{lost}; {_GO_ON if keeps else 'run the same command again'}"], 1)
         last = traceback.extract_tb(error.__traceback__)[-1]
         return _fail(
             [
@@ -135,7 +160,7 @@ def _interrupted(arguments: Sequence[str] | None) -> str:
     """What an interruption leaves behind, by command."""
     words = sys.argv[1:] if arguments is None else arguments
     command = next((word for word in words if not word.startswith("-")), "")
-    if command in _RESUMING:
+    if command in _KEEPING:
         return "interrupted; what was finished is kept: run the same command again to resume"
     return "interrupted; no result was written: run the same command again"
 
@@ -149,13 +174,30 @@ def _again(lost: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(lost)
 
 
-def _describe(error: OSError) -> str:
-    place = error.filename or "disk"
+def _command(arguments: Sequence[str]) -> str:
+    """The command's name; none for a dry run, which keeps nothing."""
+    return "" if "--dry-run" in arguments else next((word for word in arguments if not word.startswith("-")), "")
+
+
+def _describe(error: OSError, keeps: bool) -> str:
+    place = str(error.filename or "disk")
+    place = place if len(place) <= _SHOWN else f"{place[:_SHOWN]}..."
+    said = error.strerror or error
+    if error.errno in _WRONG_PLACE:
+        return f"{place}: {said}; {_WRONG_PLACE[error.errno]}"
+    again = "run the same command again" + (": it goes on from what was finished" if keeps else "")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"{place}: the disk is full; make room, then run the same command again: it goes on from what was finished"
-        )
-    return f"{place}: {error.strerror or error}; what was finished is kept: mend it and run the same command again"
+        return f"{place}: the disk is full; make room, then {again}"
+    return f"{place}: {said}; mend it and {again}"
+
+
+def _wrong_name(error: Exception) -> str | None:
+    """What to say of a name that the system or a library does not take; None for other errors."""
+    if isinstance(error, ValueError) and str(error).startswith("embedded null"):
+        return "a path has a NUL character in it; give a path without it"
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"{error.object[:_SHOWN]!r}: a name in it is not UTF-8; rename what has this name"
+    return None
 
 
 def _fail(lines: list[str], status: int) -> int:

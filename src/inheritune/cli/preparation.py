@@ -98,11 +98,12 @@ def prepare(
             make = _of_recipe(recipe, overrides(words))
         else:
             make = (_of_text if dtype is None else _of_token_files)(text, given, overrides(words))
-        from inheritune.data import remove_left_over
+        from inheritune.data import has_result, remove_left_over
         from inheritune.inheritance import check_free
 
         remove_left_over(out)
-        check_free(out)
+        if not has_result(out):  # else it is success, where this request has made it
+            check_free(out)
         _check_nanogpt(nanogpt, out)
         prepared = make(out, terminal_of(quiet).say)
     _finish(prepared, sample, nanogpt, as_json)
@@ -139,7 +140,7 @@ def _of_recipe(file: Path, words: list[str]) -> "Make":
     def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
         from inheritune.pipeline import prepare_data
 
-        return prepare_data(recipe, out, say)
+        return prepare_data(recipe, out, say, compare=True)
 
     return make
 

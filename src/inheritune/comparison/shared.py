@@ -11,7 +11,7 @@ from typing import Any
 from inheritune.data import list_inputs, state_of
 from inheritune.groundwork import reference_training
 from inheritune.recipe import Basis, Data
-from inheritune.runlog import read_json, write_json
+from inheritune.runlog import read_mapping, write_json
 
 _COURSE = {"executor", "workers", "slurm"}  # keys of data that change how it is made, and not what comes out
 
@@ -69,7 +69,7 @@ class Shared:
 
     def _folder(self, kind: str, wish: dict[str, Any], states: Any) -> Path:
         asked = f"{kind}-{_digest(wish)}"
-        known: dict[str, str] = read_json(self._notes) if self._notes.exists() else {}
+        known: dict[str, str] = read_mapping(self._notes) if self._notes.exists() else {}
         if asked not in known:
             known[asked] = f"{kind}-{_digest([wish, states()])}"
             write_json(self._notes, known)

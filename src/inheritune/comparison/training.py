@@ -58,10 +58,14 @@ class Grounds:
         return self.reference if of is None else Reference(path=of)
 
 
+_RESULT = ("seed", "layers", "parameters", "tokens", "flops", "val_loss", "val_loss_se", "model", "stages")
+"""Keys of result.json that are needed."""
+
+
 def result_of(folder: Path) -> Reference:
     """The trained model of an arm's folder."""
     notes = folder / "result.json"
-    return Reference(path=str(folder / read_json(notes)["model"]))
+    return Reference(path=str(folder / read_json(notes, "model")["model"]))
 
 
 def request_of(arm: Planned, seed: int) -> dict[str, Any]:
@@ -80,7 +84,9 @@ def train_arm(arm: Planned, grounds: Grounds) -> dict[str, Any]:
     request = request_of(arm, conditions.seed) | {"data": grounds.data}
     with in_name_of(arm.name), begun(folder, request, conditions.runtime):
         done = folder / "result.json"
-        found: dict[str, Any] | None = conditions.runtime.first_does(lambda: read_json(done) if done.exists() else None)
+        found: dict[str, Any] | None = conditions.runtime.first_does(
+            lambda: read_json(done, *_RESULT) if done.exists() else None
+        )
         if found is not None:
             return found
         grown = isinstance(arm.settings.start, GrowthStart)
@@ -96,7 +102,7 @@ def _train(arm: Planned, grounds: Grounds, folder: Path) -> dict[str, Any]:
     stages: list[dict[str, Any]] = []
     if arm.counts_source:
         assert arm.source is not None
-        before = read_json(grounds.arm_folder(arm.source) / "result.json")
+        before = read_json(grounds.arm_folder(arm.source) / "result.json", "stages")
         stages += [
             {**stage, "folder": f"../../{arm.source}/{folder.name}/{stage['folder']}"} for stage in before["stages"]
         ]

@@ -10,11 +10,13 @@ from inheritune.data.prepared import (
     check_prefix_fits,
     check_tokenizer,
     check_vocabulary,
+    has_result,
     note_beside,
     open_prepared,
     packing_of,
 )
-from inheritune.data.preparing.preparation import prepare, state_of
+from inheritune.data.preparing.preparation import prepare
+from inheritune.data.preparing.states import state_of
 from inheritune.data.preparing.work import remove_left_over
 from inheritune.data.preview import preview
 from inheritune.data.sample import documents, sample, sample_text
@@ -48,6 +50,7 @@ __all__ = [
     "documents",
     "find_data",
     "fingerprint",
+    "has_result",
     "list_inputs",
     "list_token_files",
     "nanogpt_files",

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inheritune.data.prepared import FORMAT, MANIFEST, Prepared, note_beside, open_prepared, opened
+from inheritune.data.prepared import (
+    FORMAT,
+    MANIFEST,
+    Prepared,
+    has_result,
+    note_beside,
+    open_prepared,
+    open_same,
+    opened,
+)
 from inheritune.data.token_files import REMEDY, TokenFile, list_token_files, typed
 from inheritune.data.tokenizer import fingerprint, separator
 from inheritune.errors import InputError
 from inheritune.recipe import TokenFiles
-from inheritune.runlog import new_folder, versions, write_json
+from inheritune.runlog import claimed, new_folder, versions, write_json
 from inheritune.runtime import Runtime
 from inheritune.vocabulary import vocabulary_size
 
@@ -37,13 +47,18 @@ def nanogpt_files(folder: str | Path, dtype: Any = None) -> TokenFiles | None:
 def adopt(files: TokenFiles, tokenizer: "PreTrainedTokenizerBase", out: str | Path) -> Prepared:
     """Prepared data in the folder `out` that consists of `files` where they are: a manifest, and the tokenizer.
 
-    Every file is read once, in bounded memory. Raises InputError as `survey` does.
+    Every file is read once, in bounded memory. Raises InputError as `survey` does, and where `out` holds something else
+    than the result of the same call.
     """
     out = Path(out)
-    manifest = survey(files, vocabulary_size(tokenizer), tokenizer)
-    with new_folder(out) as partial:
-        tokenizer.save_pretrained(partial / "tokenizer")
-        write_json(partial / MANIFEST, manifest)
+    with claimed(Path(os.path.realpath(out))):
+        if has_result(out):
+            return open_same(out, {"request": _request(files)}, fingerprint(tokenizer))
+        _check_new(out)
+        manifest = survey(files, vocabulary_size(tokenizer), tokenizer)
+        with new_folder(out) as partial:
+            tokenizer.save_pretrained(partial / "tokenizer")
+            write_json(partial / MANIFEST, manifest)
     return open_prepared(out)
 
 
@@ -111,7 +126,7 @@ def survey(files: TokenFiles, vocabulary: int, tokenizer: "PreTrainedTokenizerBa
             ]
             for split, each in scans.items()
         },
-        "request": {"tokens": files.model_dump(mode="json")},
+        "request": _request(files),
         "remedy": REMEDY,
         "versions": versions(),
         "seconds": 0.0,
@@ -123,8 +138,7 @@ def write_nanogpt(prepared: Prepared, out: str | Path) -> None:
 
     Raises InputError for tokens that do not fit into uint16, and where something stands there.
     """
-    if Path(out).exists():
-        raise InputError(str(out), "exists already", "give another folder, or remove it")
+    _check_new(Path(out))
     if prepared.manifest["dtype"] != "uint16":
         largest = prepared.manifest["largest_token"]
         raise InputError(
@@ -132,13 +146,23 @@ def write_nanogpt(prepared: Prepared, out: str | Path) -> None:
             f"its tokens are {prepared.manifest['dtype']} (largest {largest}), nanoGPT reads uint16",
             "use it as it is, or prepare with a tokenizer of at most 65,536 entries",
         )
-    with new_folder(Path(out)) as partial:
+    with claimed(Path(os.path.realpath(out))), new_folder(Path(out)) as partial:
+        _check_new(Path(out))  # another process may have written it until now
         for split, name in _NANOGPT.items():
             with (partial / name).open("wb") as target:
                 for shard in prepared.tokens(split).shards:
                     with shard.file.open("rb") as source:
                         source.seek(shard.offset)
                         shutil.copyfileobj(source, target, _BLOCK)
+
+
+def _request(files: TokenFiles) -> dict[str, Any]:
+    return {"tokens": files.model_dump(mode="json")}
+
+
+def _check_new(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(str(out), "exists already", "give another folder, or remove it")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from inheritune.data.sequences import Packing
 from inheritune.data.shards import DTYPES, Shard, Tokens
 from inheritune.data.tokenizer import fingerprint, prefix_tokens
-from inheritune.errors import InputError, RunError
+from inheritune.errors import DamagedFile, InputError
+from inheritune.recipe import Data, changes, completed
 from inheritune.runlog import read_json, write_json
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation")
 _FACTS = ("tokens", "documents", "largest_token", "end_of_text", "tokenizer")  # that others ask for
+_EXECUTION = ("executor", "workers", "slurm")  # keys of a request on which the result does not depend
 _REMEDY = "prepare the data again"
 
 
@@ -79,7 +81,7 @@ def note_beside(folder: Path) -> Path:
 def _noted(note: Path) -> dict[str, Any]:
     try:
         known = read_json(note)
-    except (FileNotFoundError, RunError):  # it is made again
+    except (FileNotFoundError, DamagedFile):  # it is made again
         return {}
     return known if isinstance(known, dict) else {}
 
@@ -98,9 +100,38 @@ def open_prepared(folder: str | Path) -> Prepared:
         raise InputError(str(folder), what, remedy) from None
     except OSError as error:
         raise InputError(str(place), f"cannot be read ({error.strerror})", "make it readable") from None
-    except RunError as error:
+    except DamagedFile as error:
         raise InputError(str(place), error.problems[0].what, _REMEDY) from None
     return opened(folder, manifest)
+
+
+def has_result(folder: Path) -> bool:
+    """Whether `folder` holds prepared data."""
+    return (folder / MANIFEST).is_file()
+
+
+def open_same(folder: Path, asked: dict[str, Any], tokenizer: str | None) -> Prepared:
+    """The finished result of a request, verified. `asked` has the keys of its manifest that tell requests apart.
+
+    `tokenizer` is the fingerprint of the tokenizer that was asked for; None where a new one is made. Raises InputError
+    where the folder holds the result of another request, and says what differs.
+    """
+    found = open_prepared(folder)
+    before = {key: found.manifest.get(key, asked[key]) for key in asked}  # earlier versions wrote fewer keys
+    if isinstance(before["request"], dict) and "sources" in before["request"]:
+        before["request"] = completed(Data, before["request"])
+    different = changes(before["request"], asked["request"], _EXECUTION)
+    if tokenizer not in (None, found.manifest["tokenizer"]):
+        different.append("another tokenizer")
+    if before.get("new_tokenizer") != asked.get("new_tokenizer"):
+        different.append("another new tokenizer")
+    if not different and before.get("inputs") != asked.get("inputs"):
+        different.append("files with text were changed since, or there are more or fewer")
+    if different:
+        what = f"holds data of another request: {', '.join(different[:3])}"
+        raise InputError(str(folder), what, "give another folder, or remove it")
+    found.verify()
+    return found
 
 
 def opened(folder: Path, manifest: dict[str, Any]) -> Prepared:
@@ -109,7 +140,7 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Prepared:
         raise InputError(str(folder / MANIFEST), "damaged: no mapping of keys", _REMEDY)
     found, dtype = manifest.get("format"), manifest.get("dtype")
     if found != FORMAT:
-        raise InputError(str(folder), f"format {found}, this version reads {FORMAT}", _REMEDY)
+        raise InputError(str(folder / MANIFEST), f"format {found}, this version reads {FORMAT}", _REMEDY)
     if dtype not in DTYPES:
         raise InputError(str(folder / MANIFEST), f"tokens of type {dtype}, legal are {', '.join(DTYPES)}", _REMEDY)
     remedy = manifest.get("remedy", _REMEDY)

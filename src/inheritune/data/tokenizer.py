@@ -156,7 +156,11 @@ class Encoder:
         from tokenizers import Tokenizer
 
         assert self._json is not None
-        core = Tokenizer.from_str(self._json)
+        try:
+            core = Tokenizer.from_str(self._json)
+        except Exception as error:  # of no class of its own
+            what = f"its vocabulary and merges contradict each other ({error})"
+            raise InputError("reference.tokenizer", what, "mend its tokenizer.json, or give another one") from None
         core.no_truncation()
         core.no_padding()
         core.encode_special_tokens = True

@@ -17,8 +17,8 @@ from inheritune.data import Sequences, Shard, Tokens
 from inheritune.distillation.choice import in_bytes
 from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs
-from inheritune.errors import InherituneError, InputError, OtherProcessFailed, RunError
-from inheritune.runlog import named, open_new, put_in_place, read_json, refuse_link, write_json
+from inheritune.errors import DamagedFile, InherituneError, InputError, OtherProcessFailed, RunError
+from inheritune.runlog import named, open_new, put_in_place, read_json, read_mapping, refuse_link, write_json
 from inheritune.runtime import Runtime
 
 MANIFEST = "manifest.json"
@@ -60,14 +60,14 @@ class Store:
                 Shard(self.folder / said["file"], said["sequences"] * self.layout.words, said["sha256"])
                 for said in manifest["shards"]
             ]
-        except (RunError, KeyError, TypeError):
+        except (DamagedFile, KeyError, TypeError):
             raise InputError(str(self.folder / MANIFEST), "is damaged", remedy) from None
         return Tokens(shards, "uint16", remedy), manifest
 
     def verify(self, words: Tokens) -> None:
         """Read what was written since it was last read. Raises InputError that names a file which has changed."""
         note = self.folder.with_name(f"{self.folder.name}-verified.json")
-        known = read_json(note) if note.exists() else {}
+        known = read_mapping(note) if note.exists() else {}
         found = words.verify(known)
         if found != known:
             write_json(note, found)
@@ -117,7 +117,9 @@ class Store:
         say(f"teacher: its outputs take {told} in {self.folder}; {in_bytes(free)} are free")
 
     def _finish(self, partial: Path, shards: int) -> None:
-        notes = [read_json(_note(partial, number)) for number in range(shards)]
+        notes = [
+            read_json(_note(partial, number), "seconds", "file", "sequences", "sha256") for number in range(shards)
+        ]
         seconds = round(sum(said["seconds"] for said in notes), 3)
         write_json(partial / MANIFEST, {"of": self.facts, "seconds": seconds, "shards": notes})
         for number in range(shards):

@@ -134,7 +134,7 @@ class Teacher:
 
         def known() -> str | None:
             if decided.exists():  # it holds though others may have stored the outputs since
-                return str(read_json(decided)["outputs"])
+                return str(read_json(decided, "outputs")["outputs"])
             return "stored" if store.exists else None
 
         found: str | None = runtime.first_does(known)

@@ -1,6 +1,7 @@
 """`evaluate`: models on the same text and the same tasks, side by side."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from inheritune.evaluation.measuring import Measure, Wish
 from inheritune.evaluation.run_folder import RunFolder, open_run
 from inheritune.evaluation.tasks import Task, check_names, open_tasks
 from inheritune.harness import from_files, version
-from inheritune.inheritance import check_free
+from inheritune.inheritance import check_free, free_output
 from inheritune.recipe import Reference
 from inheritune.runlog import new_folder, write_json
 
@@ -49,33 +50,36 @@ def evaluate(
     given, runs = _listed(_as_list(models))
     wish = Wish(data, paths, sequence_length, attention, prefix, micro_batch, limit).of_runs(runs)
     wish.check(bool(names))
-    folder = None if out is None else check_free(Path(out))
+    if out is not None:
+        check_free(Path(out))
     own = None if tasks_folder is None else Path(tasks_folder)
     runtime = rt.start(device)
     dtype = resolve_dtype(dtype, runtime.device)
-    entries: tuple[Entry, ...] = ()
-    if names or own is not None or published:
-        entries = runtime.first_does(lambda: _check(names, own, trust_task_files, published))
-    wish = wish.settled([one for _, one in given])
-    # only the first process asks questions; the others wait for its figures
-    opened: list[Task] = []
-    runtime.first_does(lambda: opened.extend(open_tasks(entries, "--tasks", own)))
-    measure = Measure(wish, runtime, entries, opened, say)
+    with ExitStack() as held:
+        folder = None if out is None else runtime.first_does(lambda: held.enter_context(free_output(Path(out))))
+        entries: tuple[Entry, ...] = ()
+        if names or own is not None or published:
+            entries = runtime.first_does(lambda: _check(names, own, trust_task_files, published))
+        wish = wish.settled([one for _, one in given])
+        # only the first process asks questions; the others wait for its figures
+        opened: list[Task] = []
+        runtime.first_does(lambda: opened.extend(open_tasks(entries, "--tasks", own)))
+        measure = Measure(wish, runtime, entries, opened, say)
 
-    def judged(name: str, one: Any) -> Figures:
-        """In a function, so that a model is gone before the next one comes."""
-        say(f"{name}: loading")
-        with ready(one, tokenizer, runtime.device, dtype) as (model, its):
-            return {"name": name, "path": title(one)[1], **measure.figures(name, model, its)}
+        def judged(name: str, one: Any) -> Figures:
+            """In a function, so that a model is gone before the next one comes."""
+            say(f"{name}: loading")
+            with ready(one, tokenizer, runtime.device, dtype) as (model, its):
+                return {"name": name, "path": title(one)[1], **measure.figures(name, model, its)}
 
-    shown = [judged(name, one) for name, one in given]
-    harness = harness_facts(names, entries, limit, own) if entries else None
-    rows = published_rows(shown[0]["tasks"], harness["own"]) if harness and published else []
-    found = {"format": FORMAT, "text": measure.text(), "harness": harness, "models": shown, "published": rows}
-    if folder is not None and runtime.is_first:
-        with new_folder(folder) as filled:
-            write_json(filled / "evaluation.json", found)
-    return found
+        shown = [judged(name, one) for name, one in given]
+        harness = harness_facts(names, entries, limit, own) if entries else None
+        rows = published_rows(shown[0]["tasks"], harness["own"]) if harness and published else []
+        found = {"format": FORMAT, "text": measure.text(), "harness": harness, "models": shown, "published": rows}
+        if folder is not None and runtime.is_first:
+            with new_folder(folder) as filled:
+                write_json(filled / "evaluation.json", found)
+        return found
 
 
 def harness_facts(names: Sequence[str], entries: Sequence[Entry], limit: int | None, folder: Path | None) -> Figures:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from inheritune.errors import InputError, RunError
+from inheritune.errors import DamagedFile, InputError
 from inheritune.recipe import Reference, load_recipe
 from inheritune.runlog import read_json
 
@@ -30,8 +30,8 @@ def open_run(folder: Path) -> RunFolder | None:
     if not summary.is_file():
         raise InputError(str(folder), "a run without a result yet", "let it finish a round first: `inheritune run`")
     try:
-        model = read_json(summary)["result"]["model"]
-    except (RunError, KeyError, TypeError):
+        model = read_json(summary, "result.model")["result"]["model"]
+    except DamagedFile:
         raise InputError(str(summary), "is damaged", "run the recipe again, which writes it anew") from None
     reference = recipe.reference
     if reference.train is not None:

@@ -19,7 +19,7 @@ from inheritune.data import (
 from inheritune.errors import InputError, Problem
 from inheritune.limits import YAML_BYTES, check_yaml, read_text
 from inheritune.recipe import Basis, TokenFiles, Training, changes, completed, dump_recipe
-from inheritune.runlog import check_trackers
+from inheritune.runlog import check_name, check_trackers
 from inheritune.runtime import Runtime
 from inheritune.training import check_compiler, check_float8, check_optimizer, check_shardable
 from inheritune.vocabulary import vocabulary_size
@@ -95,6 +95,7 @@ def check_folder(folder: Path, file: str, wish: Basis, free: Sequence[str]) -> N
     """Raise InputError when `folder` holds something else than the beginnings of `wish`, whose resolved form is kept
     there in `file`. What stands below the keys `free` may differ.
     """
+    check_name(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(str(folder), "is a file", "give another --out")
     if not folder.exists() or not any(not entry.name.startswith(".") for entry in folder.iterdir()):
@@ -107,7 +108,7 @@ def check_folder(folder: Path, file: str, wish: Basis, free: Sequence[str]) -> N
         content = read_text(saved, YAML_BYTES)
         check_yaml(content, str(saved))
         before = yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise InputError(
             str(saved), "is damaged, so that nothing says what is run here", "give another --out"
         ) from None

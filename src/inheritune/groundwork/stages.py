@@ -28,6 +28,9 @@ from inheritune.vocabulary import vocabulary_size
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_JUDGED = ("layers", "parameters", "val_loss", "val_loss_se", "validation_sequences", "wall_seconds", "sequence_losses")
+"""Keys of a judged reference's evaluation.json that are needed."""
+
 
 @dataclass(frozen=True)
 class Groundwork:
@@ -47,7 +50,7 @@ class Groundwork:
 
         self.runtime.first_does(fill)
         found = open_prepared(self.data)
-        return found, found.manifest["seconds"] if self.basis.data.sources else 0.0
+        return found, found.manifest.get("seconds", 0.0) if self.basis.data.sources else 0.0
 
     def conditions(self, prepared: Prepared, title: str) -> Conditions:
         """What all trainings have in common; trackers show them under the run's name `title`."""
@@ -87,7 +90,7 @@ class Groundwork:
             found = self._train(conditions)
         else:
             judged = self.reference / "evaluation.json"
-            before = self.runtime.first_does(lambda: read_json(judged) if judged.exists() else None)
+            before = self.runtime.first_does(lambda: read_json(judged, *_JUDGED) if judged.exists() else None)
             found = before or self._judge(conditions, prepared)
         return found, Evaluation(tuple(found["sequence_losses"]))
 

@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def prepare_data(basis: Basis, out: Path, say: Callable[[str], None]) -> Prepared:
+def prepare_data(basis: Basis, out: Path, say: Callable[[str], None], *, compare: bool = False) -> Prepared:
     """Fill `out` with the recipe's data, or link it to where they are.
 
     What is there already is verified; NAME-verified.json beside it keeps what was, so that it is not read each time.
+    With `compare` it must be of the same request; in a run's folder its recipe says so.
     Raises InputError for text, tokens or a tokenizer that will not do.
     """
     data, note = basis.data, note_beside(out)
-    if out.exists() and any(out.iterdir()):
+    if not compare and out.exists() and any(out.iterdir()):
         remove_left_over(out)
         found = open_prepared(out)
         found.verify(note)

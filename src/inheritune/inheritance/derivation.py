@@ -3,7 +3,8 @@
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ from inheritune.arch import (
     Names,
     Placement,
     build_skeleton,
+    check_numbers,
     check_stored,
+    check_stored_numbers,
     find_structure,
     find_tokenizer,
     layer_count,
@@ -31,6 +34,7 @@ from inheritune.inheritance.budget import settle
 from inheritune.inheritance.draft import Draft, draft, target_config
 from inheritune.inheritance.plan import Plan, describe_plan
 from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check
+from inheritune.runlog import check_name, claimed
 
 if TYPE_CHECKING:
     import torch
@@ -62,20 +66,20 @@ def inherit(
     knowing of the tokenizer (that it had to be rebuilt) is a warning.
 
     Raises InputError for a selection that is not there or that would change what a block computes, for a damaged
-    checkpoint, and when `out` exists.
+    checkpoint or one whose weights are NaN (of large tensors a sample is looked at), and when `out` exists or another
+    process is making it.
     Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3; half width: table 5.
     """
     wish = make_wish(layers, choose, submodules, width)
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        folder = check_free(folder)
-    kind = as_dtype(dtype)
-    if isinstance(reference, str | Path):
-        reference = Reference(path=str(reference))
-    target, plan = derive(reference, wish, seed=seed, dtype=kind)
-    if folder is not None:
-        tokenizer = find_tokenizer(reference, warnings.warn) if isinstance(reference, Reference) else None
-        save_model(target, tokenizer, folder, _notes(reference, wish, plan, target, tokenizer))
+    with ExitStack() as held:
+        folder = None if out is None else held.enter_context(free_output(Path(out)))
+        kind = as_dtype(dtype)
+        if isinstance(reference, str | Path):
+            reference = Reference(path=str(reference))
+        target, plan = derive(reference, wish, seed=seed, dtype=kind)
+        if folder is not None:
+            tokenizer = find_tokenizer(reference, warnings.warn) if isinstance(reference, Reference) else None
+            save_model(target, tokenizer, folder, _notes(reference, wish, plan, target, tokenizer))
     return target
 
 
@@ -95,15 +99,16 @@ def write(
     `say` is told what is worth knowing, such as that there is no tokenizer; `selection` is the measured choice that
     `wish` came of, for the model card.
     """
-    folder = check_free(folder)
-    source = open_source(reference, wish)
-    tokenizer = _tokenizer(reference, say)
-    notes = _notes(reference, wish, source.draft.plan, source.draft.target, tokenizer, selection)
-    placement = source.placement
-    if placement is not None and placement.is_plain and source.draft.plan.is_whole and dtype is None:
-        write_files(source.draft, placement, tokenizer, folder, notes)
-    else:
-        save_model(source.build(seed, dtype), tokenizer, folder, notes)
+    with free_output(folder) as goal:
+        source = open_source(reference, wish)
+        tokenizer = _tokenizer(reference, say)
+        notes = _notes(reference, wish, source.draft.plan, source.draft.target, tokenizer, selection)
+        placement = source.placement
+        if placement is not None and placement.is_plain and source.draft.plan.is_whole and dtype is None:
+            check_stored_numbers(placement.tensors().values(), source.place)
+            write_files(source.draft, placement, tokenizer, goal, notes)
+        else:
+            save_model(source.build(seed, dtype), tokenizer, goal, notes)
     return source.draft
 
 
@@ -138,6 +143,7 @@ def derive(
     _check_loaded(reference)
     made = draft(reference, settle(reference.config, wish))
     target = from_model(made, reference, seed, dtype)
+    check_numbers(target, "reference")
     _keep_generation(target, reference.generation_config)
     return target, made.plan
 
@@ -161,6 +167,7 @@ class Source:
     placement: Placement | None
     model: "PreTrainedModel | None"
     stored_dtype: "torch.dtype | None"
+    place: str
 
     def build(self, seed: int, dtype: "torch.dtype | None" = None) -> "PreTrainedModel":
         """The target with its weights."""
@@ -169,6 +176,7 @@ class Source:
             target = from_model(self.draft, self.model, seed, dtype)
         else:
             target = from_files(self.draft, self.placement, seed, dtype or self.stored_dtype)
+        check_numbers(target, self.place)
         _keep_generation(target, self.draft.target.generation_config)
         return target
 
@@ -206,12 +214,12 @@ def open_source(reference: Reference, wish: Inherit) -> Source:
         model = load_model(reference)
         made = draft(model, wish, reference.trust_remote_code)
         made.target.generation_config = model.generation_config
-        return Source(made, None, model, None)
+        return Source(made, None, model, None, reference.title)
     check_stored(weights, names, find_structure(skeleton))
     stored = config.dtype
     if stored is None:  # then the files say it, and the target's config shall not say otherwise
         stored = made.whole.config.dtype = made.target.config.dtype = weights.dtype
-    return Source(made, place(made, names, weights), None, stored)
+    return Source(made, place(made, names, weights), None, stored, reference.title)
 
 
 def make_wish(
@@ -239,14 +247,22 @@ def as_dtype(dtype: "torch.dtype | str | None") -> "torch.dtype | None":
     return found
 
 
+@contextmanager
+def free_output(path: Path) -> Iterator[Path]:
+    """As `check_free`; inside, no other process makes the same output. Raises InputError where one does."""
+    with claimed(check_free(path)):
+        yield check_free(path)  # again, as another one may have made it until now
+
+
 def check_free(path: Path) -> Path:
     """The place of a file or folder to be made, as an absolute path with links followed.
 
     Raises InputError when something stands there (an empty folder, and what a killed process left half-made in one, do
     not count), and when nothing can be made there.
     """
+    check_name(path)
     place = path.expanduser().resolve()
-    left = re.compile(r"\.lock|\..+\.partial")
+    left = re.compile(r"\.lock|\..+\.(partial|lock)")
     if place.exists() and not (place.is_dir() and all(left.fullmatch(entry.name) for entry in place.iterdir())):
         raise InputError(str(path), "exists already", "give another folder, or remove it")
     if place == Path.cwd():  # it is replaced as a whole, and a shell in it would be left in a folder that is no more

@@ -63,7 +63,7 @@ def _wants_samples(wish: EvaluateRun, file: Path) -> bool:
         return False
     if not file.exists():
         return True
-    found = read_json(file)
+    found = read_json(file, "new_tokens", "prompts")
     return bool(found["new_tokens"] != wish.new_tokens.count or wish.prompts not in (None, found["prompts"]))
 
 

@@ -15,12 +15,12 @@ from inheritune.growth import Growth, best_round, chosen, depths, with_blocks
 from inheritune.inheritance import target_config
 from inheritune.pipeline.looking import look
 from inheritune.pipeline.preflight import check_inputs
-from inheritune.pipeline.summary import summarise
+from inheritune.pipeline.summary import SUMMARY_KEYS, summarise
 from inheritune.pipeline.tasks import judge_tasks
 from inheritune.recipe import Inherit, Recipe, Size, dump_recipe
 from inheritune.report import write_report
 from inheritune.request import only_job
-from inheritune.runlog import Terminal, add_lineage, note_start, read_json, write_json, write_text
+from inheritune.runlog import Terminal, add_lineage, note_start, read_mapping, write_json, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,9 +71,9 @@ class _Run:
     def go(self) -> dict[str, Any]:
         """All stages."""
         finished = self.folder / "summary.json"
-        if finished.exists() and read_json(finished).get("finished"):
+        if finished.exists() and read_mapping(finished, "finished")["finished"]:
             self.terminal.say(f"{self.folder}: finished before; its report is written anew")
-            summary: dict[str, Any] = read_json(finished)
+            summary = read_mapping(finished, *SUMMARY_KEYS)
             judge_tasks(self.recipe, self.folder, self.ground, summary["result"]["model"])
             self.runtime.first_does(lambda: write_report(self.folder, summary))
             self._write_cards(summary)

@@ -24,6 +24,8 @@ _REFERENCE_KEYS = (
     "tokens_per_second",
     "seconds",
 )
+SUMMARY_KEYS = ("reference.name", "rounds", "controls", "result.model", "tolerance", "validation_sequences")
+"""What summary.json of a finished run is needed for."""
 
 
 def summarise(

@@ -77,7 +77,11 @@ class _Stage:
     def missing(self, side: str) -> list[str]:
         """The tasks of which there are no figures by the harness's version of now."""
         files = {entry.name: self._file(side, entry) for entry in self.entries}
-        return [name for name, file in files.items() if not file.exists() or read_json(file)["harness"] != version()]
+
+        def is_known(file: Path) -> bool:
+            return file.exists() and bool(read_json(file, "harness", "tasks")["harness"] == version())
+
+        return [name for name, file in files.items() if not is_known(file)]
 
     def judge(self, side: str, place: Reference, tasks: Sequence[Task], conditions: Conditions) -> None:
         """Loss and bits per byte of a model on the run's validation text, as the run judges it, then its tasks."""
@@ -114,11 +118,11 @@ class _Stage:
         """tasks.json, in the format of `evaluate`'s evaluation.json."""
         models, text = [], None
         for side, path in paths.items():
-            found = read_json(self._model_file(side))
+            found = read_json(self._model_file(side), "text", "layers")
             text = found.pop("text")
             tasks: Figures = {}
             for entry in self.entries:
-                tasks |= read_json(self._file(side, entry))["tasks"]
+                tasks |= read_json(self._file(side, entry), "tasks")["tasks"]
             models.append({"name": side, "path": path, **found, "tasks": with_averages(tasks)})
         about = {"source": "data (validation)", "sequence_length": self.recipe.train.sequence_length, **(text or {})}
         wish = self.recipe.evaluate

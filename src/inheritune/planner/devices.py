@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inheritune.errors import InputError, RunError
+from inheritune.errors import DamagedFile, InputError
 from inheritune.runlog import read_json
 
 USABLE = 0.92
@@ -119,7 +119,7 @@ def measured_device(file: str | Path, price: float | None = None) -> tuple[Devic
         found["flops_per_token"], found["shape"], found["precision"]
     except OSError as error:
         raise InputError(str(file), f"cannot be read ({error.strerror})", remedy) from None
-    except (RunError, KeyError, TypeError, ValueError):
+    except (DamagedFile, KeyError, TypeError, ValueError):
         raise InputError(str(file), "no figures of a measurement", remedy) from None
     if not 0 < rate < float("inf"):
         raise InputError(str(file), f"a rate of {rate} FLOP/s", remedy)

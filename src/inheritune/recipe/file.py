@@ -1,19 +1,23 @@
-"""Reading a recipe from YAML, with overrides, and saying all that is wrong with it at once."""
+"""Checking a recipe, with overrides, and saying all that is wrong with it at once."""
 
+import contextlib
 import difflib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from inheritune.errors import InputError, Problem
-from inheritune.limits import YAML_BYTES, check_yaml, read_text
+from inheritune.limits import check_yaml
+from inheritune.recipe.base import Unfit
+from inheritune.recipe.yaml_file import Lines, read_value, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
-Lines = dict[tuple[str, ...], int]
+_COMMAND_LINE = "command line"
 
 
 def load_file(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
@@ -24,22 +28,26 @@ def load_file(model: type[Model], path: str | Path, overrides: Sequence[str] = (
     keys, wrong types, numbers out of range, values that contradict each other.
     """
     path = Path(path)
-    tree, lines = _read_yaml(path)
+    tree, lines = read_yaml(path)
     base = tree.pop("base", None)
     if base is not None:
         if not isinstance(base, str):
             raise InputError(str(path), f"base: got {base!r}", "give the path of a YAML file, relative to this one")
-        below, _ = _read_yaml(path.parent / base)
+        below, lines_below = read_yaml(path.parent / base)
         if "base" in below:
             raise InputError(str(path.parent / base), "is a base, and has a base itself", "write its keys out")
-        tree = merged(below, tree)
+        tree, lines = merged(below, tree), lines_below | lines
     tree = override(tree, overrides)
+    for text in overrides:
+        key = tuple(text.lstrip("-").partition("=")[0].split("."))
+        lines |= {key[:end]: _COMMAND_LINE for end in range(1, len(key)) if key[:end] not in lines}
+        lines[key] = _COMMAND_LINE
     return check(model, tree, str(path), lines)
 
 
 def is_suite(path: str | Path) -> bool:
     """Whether a file is a suite, which has `arms`, and not a recipe. Raises InputError where it cannot be read."""
-    return "arms" in _read_yaml(Path(path))[0]
+    return "arms" in read_yaml(Path(path))[0]
 
 
 def merged(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -57,11 +65,17 @@ def dump_recipe(recipe: BaseModel) -> str:
 
 
 def check(model: type[Model], tree: Any, place: str, lines: Lines | None = None) -> Model:
-    """Validate `tree` as `model`; raises InputError naming place, line, key, what was given and what is legal."""
+    """Validate `tree` as `model`; raises InputError naming place, line, key, what was given and what is legal.
+
+    `lines` has the place of each key, as `read_yaml` gives them.
+    """
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        problems = [_problem(model, detail, place, lines or {}, _arm(tree, detail["loc"])) for detail in error.errors()]
+        problems = [
+            _problem(model, detail, place, _lines_of(tree, detail, lines or {}), _arm(tree, detail["loc"]))
+            for detail in error.errors()
+        ]
         unique = list({str(problem): problem for problem in problems}.values())
         raise InputError.of(unique) from None
 
@@ -72,12 +86,10 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for text in overrides:
         key, equals, value = text.lstrip("-").partition("=")
         if not equals or not all(key.split(".")):
-            raise InputError("command line", f"{text!r} is not an override", "write it as --dotted.key=value")
-        try:
-            check_yaml(value, "command line")
-            wanted = yaml.safe_load(value)
-        except yaml.YAMLError:
-            wanted = value
+            raise InputError(_COMMAND_LINE, f"{text!r} is not an override", "write it as --dotted.key=value")
+        with contextlib.suppress(yaml.YAMLError, RecursionError):  # `read_value` says what it then is
+            check_yaml(value, _COMMAND_LINE)
+        wanted = read_value(value)
         *parents, last = key.split(".")
         node: Any = tree
         for parent in parents:
@@ -98,62 +110,15 @@ def _inner(node: Any, key: str, text: str) -> Any:
     elif isinstance(node[key], str) and key == "reference":
         node[key] = {"path": node[key]}
     if not isinstance(node[key], dict | list):
-        raise InputError("command line", f"{text!r}: {key} has no keys", "override the whole of it")
+        raise InputError(_COMMAND_LINE, f"{text!r}: {key} has no keys", "override the whole of it")
     return node[key]
 
 
 def _place(items: list[Any], key: str, text: str) -> int:
     if not key.isdecimal() or int(key) >= len(items):
-        raise InputError(
-            "command line", f"{text!r}: no entry {key} in a list of {len(items)}", "entries are counted from 0"
-        )
+        what = f"{text!r}: no entry {key} in a list of {len(items)}"
+        raise InputError(_COMMAND_LINE, what, "entries are counted from 0")
     return int(key)
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
-    try:
-        text = read_text(path, YAML_BYTES)
-    except FileNotFoundError:
-        raise InputError(
-            str(path), "no such recipe", "give the path of a YAML file, or write one with `inheritune new`"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(str(path), f"not UTF-8 text (byte {error.start})", "save the recipe as UTF-8") from None
-    except OSError as error:
-        raise InputError(
-            str(path), f"cannot be read ({error.strerror})", "give the path of a readable YAML file"
-        ) from None
-    lines: Lines = {}
-    try:
-        check_yaml(text, str(path))
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is not None:
-            _collect_lines(root, (), lines, path)
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InputError(where, f"not YAML: {getattr(error, 'problem', None) or error}", "mend the line") from None
-    if not isinstance(tree, dict):
-        raise InputError(
-            str(path), "a recipe is a mapping of keys such as reference, data, train", "see `inheritune new`"
-        )
-    return tree, lines
-
-
-def _collect_lines(node: yaml.Node, at: tuple[str, ...], lines: Lines, path: Path) -> None:
-    """Note the line of every key; a key that stands twice is an error, since YAML would drop the first in silence."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*at, str(key.value))
-            if inner in lines:
-                raise InputError(f"{path}:{key.start_mark.line + 1}", f"key {key.value!r} stands twice", "keep one")
-            lines[inner] = key.start_mark.line + 1
-            _collect_lines(value, inner, lines, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines[(*at, str(index))] = value.start_mark.line + 1
-            _collect_lines(value, (*at, str(index)), lines, path)
 
 
 def _arm(tree: Any, location: Sequence[Any]) -> str:
@@ -165,21 +130,41 @@ def _arm(tree: Any, location: Sequence[Any]) -> str:
     return f": arm {name}" if isinstance(name, str) else ""
 
 
+def _lines_of(tree: Any, detail: Any, lines: Lines) -> Lines:
+    """`lines`, with the place of a key of an arm's `train` as the place of the whole suite where that is wrong: such
+    keys are checked together with the suite's.
+    """
+    named = _ARM_KEY.match(detail["msg"]) if not detail["loc"] else None
+    if named is None:
+        return lines
+    for number, arm in enumerate(tree.get("arms", ())):
+        if arm.get("name") == named["arm"]:
+            key = ("arms", str(number), "train", *(named["unknown"] or named["key"]).split("."))
+            return lines | {(): lines[key]} if key in lines else lines
+    return lines
+
+
+_ARM_KEY = re.compile(r"Value error, arm (?P<arm>[^:]+): train: (?:unknown key '(?P<unknown>[^']*)'|(?P<key>[\w.]+): )")
+
+
 def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines, inside: str = "") -> Problem:
     """One pydantic error in our words; `inside` is put behind its place."""
-    shown, last = _follow(model, [str(part) for part in detail["loc"]])
-    known = {".".join(key) for key in lines}
+    kind, message = detail["type"], detail["msg"].removeprefix("Value error, ").rstrip(".")
+    location = [str(part) for part in detail["loc"]]
+    # the last part of an unknown key's place is the key as it was written, whatever that looks like
+    own = 1 if kind in ("extra_forbidden", "invalid_key") else 0
+    shown, last = _follow(model, location[: len(location) - own])
+    shown += location[len(location) - own :]
     key = tuple(shown)
     while key and key not in lines:
         key = key[:-1]
-    where = (f"{place}:{lines[key]}" if key in lines and known else place) + inside
+    where = lines.get(key, place) + inside
     dotted = ".".join(shown)
-    kind, message = detail["type"], detail["msg"].removeprefix("Value error, ").rstrip(".")
     given = detail.get("input")
-    if kind == "extra_forbidden":
+    if own:
         legal = list(last.model_fields)
-        near = difflib.get_close_matches(shown[-1], legal, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        near = nearest(shown[-1], last if isinstance(given, dict) else model, last)
+        hint = f"did you mean {near!r}? " if near else ""
         return Problem(where, f"unknown key {dotted!r}", f"{hint}legal keys are {', '.join(legal)}")
     if kind == "missing":
         return Problem(where, f"key {dotted!r} is missing", "add it")
@@ -187,11 +172,53 @@ def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines, insi
         return Problem(
             where, f"{dotted}: got {given!r}: not a mapping", f"legal keys are {', '.join(last.model_fields)}"
         )
-    message, _, remedy = message.partition("; ")
+    if kind == "string_unicode":
+        return Problem(where, f"{dotted}: got {given!r}: not UTF-8", "rename what has this name, and give the new name")
+    message, _, remedy = (given.why if isinstance(given, Unfit) else message).partition("; ")
     what = f"{dotted}: " if dotted else ""
     if not isinstance(given, dict | list):
-        what += f"got {given!r}: "
+        what += f"got {given!r:.200}: "
     return Problem(where, what + message[:1].lower() + message[1:], remedy or "change it")
+
+
+def nearest(written: str, model: type[BaseModel], here: type[BaseModel]) -> str | None:
+    """The legal key that `written` is most likely meant to be: one of `here`, else one anywhere in `model`, dotted.
+
+    Upper and lower case, hyphens and underscores count as the same.
+    """
+    own = {_plain(name): name for name in here.model_fields}
+    word = _plain(written)
+    close = difflib.get_close_matches(word, own, n=1)
+    if close:
+        return own[close[0]]
+    everywhere = {_plain(dotted.rpartition(".")[2]): dotted for dotted in _outermost_last(model)}
+    if word in everywhere:
+        return everywhere[word]
+    inside = [name for plain, name in own.items() if plain in word.split("_") or word in plain.split("_")]
+    if inside:
+        return inside[0]
+    close = difflib.get_close_matches(word, everywhere, n=1, cutoff=0.8)
+    close = close or difflib.get_close_matches(word, own, n=1, cutoff=0.4)
+    close = close or [part for part in word.split("_") if part in everywhere]
+    return (everywhere | own)[close[0]] if close else None
+
+
+def _plain(key: str) -> str:
+    return key.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def _outermost_last(model: type[BaseModel]) -> list[str]:
+    return sorted(_dotted(model), key=lambda dotted: -dotted.count("."))
+
+
+def _dotted(model: type[BaseModel], at: str = "") -> Iterator[str]:
+    """Every key below `model` that has a single value, those of a part before those of its parts."""
+    for name, field in model.model_fields.items():
+        if not _models_in(field.annotation) and get_origin(field.annotation) not in (list, dict):
+            yield f"{at}{name}"
+    for name, field in model.model_fields.items():
+        for inner in _models_in(field.annotation)[:1]:
+            yield from _dotted(inner, f"{at}{name}.")
 
 
 def _follow(model: type[BaseModel], location: list[str]) -> tuple[list[str], type[BaseModel]]:

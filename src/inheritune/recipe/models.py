@@ -15,6 +15,7 @@ from inheritune.recipe.target import Control, Evaluate, EvaluateRun, Grow, Inher
 from inheritune.recipe.training import Training
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
+MOST_THREADS = 1024
 
 
 def parse_track(value: Any) -> Any:
@@ -36,8 +37,9 @@ class Hardware(Part):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA if there is a GPU, else MPS, else the CPU."""
-    threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of a process. Default: as many as PyTorch takes. The same number is needed for bit-equal results."""
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
+    """CPU threads of a process, at most 1024. Default: as many as PyTorch takes. The same number is needed for
+    bit-equal results."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """How several processes (torchrun) share a model. ddp: each holds all of it; fsdp: each holds a share of weights,
     gradients and optimizer states, block by block. auto: one process holds it alone, several with ddp where weights,

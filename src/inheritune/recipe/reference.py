@@ -56,7 +56,7 @@ def _from_string(value: Any) -> Any:
     """A plain string is a path; exactly one of `path` and `train` says where the reference comes from."""
     if isinstance(value, str):
         value = {"path": value}
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value.keys() <= Reference.model_fields.keys():  # else the unknown key is named
         given = {key for key in ("path", "train") if value.get(key) is not None}
         if len(given) != 1:
             raise ValueError(

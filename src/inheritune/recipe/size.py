@@ -8,6 +8,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 _FACTORS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_MOST = 1e18  # fits into 64 bits
 _PATTERN = re.compile(r"^\s*([+-]?[0-9][0-9_]*(?:\.[0-9]+)?)\s*((?:[KMBT](?![a-z]))?)\s*(%|[a-z]+)?\s*$", re.IGNORECASE)
 _PLURAL = {
     "token": "tokens",
@@ -62,7 +63,10 @@ def parse_size(text: Any, units: tuple[str, ...]) -> Size:
     unit = _PLURAL.get((unit or "").lower(), (unit or "").lower())
     if unit not in units:
         raise ValueError(f"{'a size needs its unit' if not unit else f'unit {unit!r} is not legal here'}: {example}")
-    amount = round(float(number.replace("_", "")) * _FACTORS[letter.upper()], 6)
+    amount = float(number.replace("_", "")) * _FACTORS[letter.upper()]
+    if amount > _MOST:
+        raise ValueError(f"a size must be at most {_MOST:.0e}: {example}")
+    amount = round(amount, 6)
     if amount <= 0:
         raise ValueError(f"a size must be above 0: {example}")
     if unit in ("tokens", "steps", "sequences", "characters", "parameters") and amount != int(amount):

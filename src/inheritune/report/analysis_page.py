@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from inheritune.errors import InputError, RunError
+from inheritune.errors import DamagedFile, InputError
 from inheritune.redaction import without_folders
 from inheritune.report.analysis_lines import draw_measure
 from inheritune.report.analysis_maps import draw_attention, draw_distances, draw_heads, reduction
@@ -19,16 +19,17 @@ from inheritune.report.analysis_verdict import (
 )
 from inheritune.report.figures import COLOURS
 from inheritune.report.sections import Page, Panel, Section, write_page
-from inheritune.runlog import read_json
+from inheritune.runlog import read_mapping
 
 _FORMAT = 1
+_REMEDY = "analyse the model again"
 
 
 def write_analysis(folder: Path, out: Path | None = None) -> Path:
     """Write index.html, analysis.md and figures/ into `out` (default: `folder`) from `folder`/analysis.json and the
     maps beside it; returns the page's path.
 
-    Raises InputError where there is no such file or it is of another format, RunError where a file is damaged.
+    Raises InputError where there is no such file or it is of another format, DamagedFile where a file is damaged.
     """
     facts = read_analysis(folder / "analysis.json")
     models = facts["models"]
@@ -52,15 +53,15 @@ def write_analysis(folder: Path, out: Path | None = None) -> Path:
 def read_analysis(path: Path) -> dict[str, Any]:
     """What analysis.json holds.
 
-    Raises InputError where there is none or it is of another format, RunError where it is damaged.
+    Raises InputError where there is none or it is of another format, DamagedFile where it is damaged.
     """
     if not path.is_file():
         raise InputError(str(path), "no such file", "`inheritune analyze MODEL --out FOLDER` writes it")
-    facts: dict[str, Any] = read_json(path)
+    facts = read_mapping(path, remedy=_REMEDY)
     if facts.get("format") != _FORMAT:
         given = facts.get("format")
         raise InputError(str(path), f"is of format {given}, not {_FORMAT}", "analyse the model again with this version")
-    return facts
+    return read_mapping(path, "models", "text", "tau", remedy=_REMEDY)
 
 
 def verdicts_of(models: list[dict[str, Any]], labels: list[str]) -> list[tuple[str, str]]:
@@ -187,7 +188,9 @@ def _load(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as file:
             return {kind: file[kind] for kind in ("potent", "lazy")}
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(str(path), f"damaged: {error}", "analyse the model again") from None
+        # what numpy advises for a pickle would run whatever the file says
+        what = "it holds pickled objects" if "pickle" in str(error) else str(error)
+        raise DamagedFile(str(path), f"damaged: {what}", _REMEDY) from None
 
 
 def _selections(models: list[dict[str, Any]], labels: list[str]) -> Section:

@@ -10,7 +10,7 @@ from inheritune.report.curves import Curve, Curves, by_axis
 from inheritune.report.markup import recipe_for_readers
 from inheritune.report.notation import short, with_error
 from inheritune.report.sections import BAD, GOOD, OPEN, Page, Section, write_folder
-from inheritune.runlog import read_json
+from inheritune.runlog import read_json, read_mapping
 
 _COLUMNS = (
     "arm", "blocks", "params", "tokens", "FLOPs", "teacher's", "seconds", "val. loss", "± seeds", "gap", "speed-up",
@@ -158,14 +158,17 @@ def comparison_verdict(found: dict[str, Any]) -> str:
     return text if found["finished"] else f"Not finished, {done} of {len(arms)} arms have a result. So far: {text}"
 
 
+_NEEDED = ("finished", "reference", "arms", "published", "seeds")
+_REMEDY = "run the comparison again, which writes it anew"
+
+
 def read_comparison(folder: Path) -> dict[str, Any]:
     """comparison.json; of a comparison that has no arm's result yet, the same without figures.
 
-    Raises InputError where `folder` is no comparison's, RunError where a file is damaged.
+    Raises InputError where `folder` is no comparison's, DamagedFile where a file is damaged.
     """
     if (folder / "comparison.json").is_file():
-        found: dict[str, Any] = read_json(folder / "comparison.json")
-        return found
+        return read_mapping(folder / "comparison.json", *_NEEDED, remedy=_REMEDY)
     if not (folder / "suite.yaml").is_file():
         raise InputError(str(folder), "holds neither comparison.json nor suite.yaml", "name the folder of a comparison")
     return {"finished": False, "reference": None, "arms": [], "published": None, "seeds": []}
@@ -236,5 +239,5 @@ def _level(folder: Path, found: dict[str, Any]) -> float | None:
     place = folder / found["reference"]["folder"] / "evaluation.json"
     if not place.is_file():
         return None
-    losses: list[float] = read_json(place)["sequence_losses"][: found["curve_sequences"]]
+    losses: list[float] = read_json(place, "sequence_losses")["sequence_losses"][: found["curve_sequences"]]
     return math.fsum(losses) / len(losses)

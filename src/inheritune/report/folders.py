@@ -1,8 +1,11 @@
 """`report`: folders told apart by what is in them, and shown."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from inheritune.errors import InputError
+from inheritune.errors import DamagedFile, InputError
 from inheritune.report.analysis_page import write_analysis
 from inheritune.report.comparison import write_comparison
 from inheritune.report.joint import joint_page, read_folders
@@ -30,6 +33,24 @@ def write_reports(folders: list[Path], out: Path | None = None) -> Path:
     `report`. Raises InputError for a folder that is none of these, named twice, or not readable, and for an `out` that
     holds something else than a report.
     """
+    with _nothing_damaged(folders):
+        return _write(folders, out)
+
+
+@contextmanager
+def _nothing_damaged(folders: list[Path]) -> Iterator[None]:
+    """Pages are made of what files say, and of nothing else: what is missing there is damage."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
+        if os.environ.get("INHERITUNE_DEBUG"):
+            raise
+        what = f"a file in it does not say what its page needs ({type(error).__name__}: {' '.join(str(error).split())})"
+        remedy = "bring its files back as they were, or run what wrote them again"
+        raise DamagedFile(", ".join(map(str, folders)), what, remedy) from None
+
+
+def _write(folders: list[Path], out: Path | None) -> Path:
     found = [(folder, kind_of(folder)) for folder in folders]
     places = [folder.resolve() for folder in folders]
     for place, folder in zip(places, folders, strict=True):

@@ -14,10 +14,24 @@ from inheritune.report.analysis_page import read_analysis
 from inheritune.report.curves import Curve, Curves, Points
 from inheritune.report.notation import many, short
 from inheritune.report.task_table import read_tasks
-from inheritune.runlog import read_json, read_metrics
+from inheritune.runlog import read_mapping, read_metrics
 
 _READ = {"evaluate": ("every", "sequences", "tolerance"), "train": ("sequence_length",), "reference": ()}
 """Keys of the resolved recipe that pages need."""
+_NEEDED = {
+    "evaluation.json": ("val_loss", "validation_sequences", "sequence_losses"),
+    "summary.json": (
+        "finished",
+        "reference",
+        "rounds",
+        "controls",
+        "result.model",
+        "tolerance",
+        "validation_sequences",
+    ),
+    "samples.json": ("new_tokens", "prompts", "models"),
+}
+"""Keys of other files that they need."""
 _ROUND = re.compile(r"(\d+)-(\d+)layers")
 _CONTROL = re.compile(r"(.+?)(?:-(\d+)layers)?")
 
@@ -116,7 +130,7 @@ class Run:
 def read_run(folder: Path, summary: dict[str, Any] | None = None) -> Run:
     """Read a run's folder; `summary` is given where summary.json is yet to be written.
 
-    Raises InputError where there is no recipe.yaml that can be read, RunError for another file that is damaged.
+    Raises InputError where there is no recipe.yaml that can be read, DamagedFile for another file that is damaged.
     """
     place = folder / "recipe.yaml"
     try:
@@ -127,7 +141,7 @@ def read_run(folder: Path, summary: dict[str, Any] | None = None) -> Run:
                 recipe[part][key]
     except FileNotFoundError:
         raise InputError(str(folder), "holds no recipe.yaml", "name the folder of a run") from None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+    except (yaml.YAMLError, ValueError, RecursionError, KeyError, TypeError):
         what = "is damaged, so that nothing says what is run here"
         raise InputError(str(place), what, "run the recipe in another folder") from None
     trainings = list(_trainings(folder))
@@ -192,5 +206,4 @@ def _standing(
 def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    found: dict[str, Any] = read_json(path)
-    return found
+    return read_mapping(path, *_NEEDED.get(path.name, ()))

@@ -6,7 +6,7 @@ from typing import Any
 from inheritune.errors import InputError
 from inheritune.report.notation import with_error
 from inheritune.report.sections import Section
-from inheritune.runlog import read_json
+from inheritune.runlog import read_mapping
 
 ONE_START = " (one start token)"
 """Ends the metric of a figure that was measured without the second start token that the harness counts as text."""
@@ -20,14 +20,14 @@ _ON_TEXT = (
 
 
 def read_tasks(path: Path) -> dict[str, Any] | None:
-    """What tasks.json holds; None where there is none. Raises InputError for another format, RunError for damage."""
+    """What tasks.json holds; None where there is none. Raises InputError for another format, DamagedFile for damage."""
     if not path.is_file():
         return None
-    found: dict[str, Any] = read_json(path)
+    found = read_mapping(path)
     if found.get("format") != _FORMAT:
         what = f"is of format {found.get('format')}, not {_FORMAT}"
         raise InputError(str(path), what, "delete it, and evaluate with this version")
-    return found
+    return read_mapping(path, "models", "harness", "published")
 
 
 def task_table(models: list[dict[str, Any]], published: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

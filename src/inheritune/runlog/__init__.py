@@ -1,7 +1,9 @@
 """What a run leaves on disk besides weights: whole files, metrics, the manifest; and what trackers are told."""
 
 from inheritune.runlog.files import (
+    check_name,
     checksum,
+    claimed,
     copy_own,
     is_own,
     locked,
@@ -10,6 +12,7 @@ from inheritune.runlog.files import (
     open_new,
     put_in_place,
     read_json,
+    read_mapping,
     refuse_link,
     write_json,
     write_text,
@@ -26,8 +29,10 @@ __all__ = [
     "Terminal",
     "Trackers",
     "add_lineage",
+    "check_name",
     "check_trackers",
     "checksum",
+    "claimed",
     "copy_own",
     "is_own",
     "locked",
@@ -39,6 +44,7 @@ __all__ = [
     "package_versions",
     "put_in_place",
     "read_json",
+    "read_mapping",
     "read_metrics",
     "refuse_link",
     "versions",

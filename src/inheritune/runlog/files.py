@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -11,16 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from inheritune.errors import InputError, RunError
+from inheritune.errors import DamagedFile, InputError
+
+_LONGEST = 240  # bytes of a name: what is written first has a longer one, and most file systems take 255
+_REMEDY = "delete it; the stage that wrote it is then done again"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    A file name in the text that is not UTF-8 is written with escapes, which JSON reads back as the same name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with named(path):
         with open_new(partial) as file:
-            file.write(text.encode())
+            file.write(text.encode(errors="backslashreplace"))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -87,14 +94,47 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of ours; raises RunError that names it when it is damaged."""
+def read_json(path: Path, *keys: str, remedy: str = _REMEDY) -> Any:
+    """Read a JSON file of ours. With `keys` it must be a mapping that has them; `a.b` is the key b of the mapping a.
+
+    Raises DamagedFile, which names the file and `remedy`, where it is not JSON or lacks one.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(
-            str(path), f"damaged: {error}", "delete it; the stage that wrote it is then done again"
-        ) from None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(str(path), f"damaged: {error}", remedy) from None
+    for key in keys:
+        inner = found
+        for part in key.split("."):
+            if not isinstance(inner, dict):
+                raise DamagedFile(str(path), "damaged: not a mapping of keys", remedy)
+            if part not in inner:
+                raise DamagedFile(str(path), f"damaged: it has no {key!r}", remedy)
+            inner = inner[part]
+    return found
+
+
+def read_mapping(path: Path, *keys: str, remedy: str = _REMEDY) -> dict[str, Any]:
+    """As `read_json`, where the file must be a mapping even without `keys`."""
+    found = read_json(path, *keys, remedy=remedy)
+    if not isinstance(found, dict):
+        raise DamagedFile(str(path), "damaged: not a mapping of keys", remedy)
+    return found
+
+
+def check_name(path: Path) -> None:
+    """Raise InputError for a name that no output may have: libraries that write take UTF-8 only, and files that are
+    not whole yet have a longer name beside it.
+    """
+    name = os.fsencode(path.name) if "\0" not in str(path) else b""
+    if "\0" in str(path):
+        raise InputError(repr(str(path)), "a NUL character in the path", "give a path without it")
+    if len(name) > _LONGEST:
+        raise InputError(f"{str(path)[:100]}...", f"a name of {len(name)} bytes", f"give one of at most {_LONGEST}")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(repr(str(path)), "the path is not UTF-8", "give a path that is") from None
 
 
 @contextmanager
@@ -167,19 +207,64 @@ def locked(folder: Path) -> Iterator[None]:
     if os.name != "posix":  # no such lock there
         yield
         return
+    with open_new(folder / ".lock") as file:
+        _lock(file.fileno(), folder)
+        yield
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Keep other processes from making the file or folder `path` meanwhile; where the file system has no locks, not.
+
+    The lock is the file .NAME.lock beside it, which goes when this is done. Folders above are made; those that are
+    empty in the end go too. Raises InputError where another process is making it.
+    """
+    check_name(path)
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if os.name != "posix":
+            yield
+            return
+        place = path.with_name(f".{path.name}.lock")
+        file = _open_lock(place, path)
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)  # while it is held, so that nobody can hold a file without a name
+            os.close(file)
+    finally:
+        with contextlib.suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+
+
+def _open_lock(place: Path, path: Path) -> int:
+    """The open file `place`, locked. Another process may take its name away between opening and locking."""
+    while True:
+        file = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            _lock(file, path)
+            if place.exists() and os.path.samestat(place.stat(), os.fstat(file)):
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _lock(file: int, path: Path) -> None:
     import fcntl
 
-    with open_new(folder / ".lock") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                str(folder), "another process is at work in it", "wait for that one, or give another folder"
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # some shared file systems'
-                raise
-        yield
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            str(path), "another process is at work in it", "wait for that one, or give another folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # some shared file systems'
+            raise
 
 
 def is_own(file: Path, folder: Path) -> bool:

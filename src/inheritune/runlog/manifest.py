@@ -8,8 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from inheritune.errors import DamagedFile
 from inheritune.redaction import confidential
-from inheritune.runlog.files import read_json, write_json
+from inheritune.runlog.files import read_mapping, write_json
 
 _PACKAGES = (
     "inheritune",
@@ -52,7 +53,9 @@ def note_start(path: Path, facts: dict[str, Any]) -> list[str]:
         "machine": f"{platform.system()} {platform.machine()} {_processor()}",
         **facts,
     }
-    manifest = read_json(path) if path.exists() else {"starts": []}
+    manifest = read_mapping(path, "starts") if path.exists() else {"starts": []}
+    if not isinstance(manifest["starts"], list):
+        raise DamagedFile(str(path), "damaged: 'starts' is not a list", "delete it; it is then written anew")
     manifest["starts"].append(start)
     write_json(path, manifest)
     first = manifest["starts"][0]
@@ -61,7 +64,7 @@ def note_start(path: Path, facts: dict[str, Any]) -> list[str]:
 
 def add_lineage(path: Path, lineage: dict[str, Any]) -> None:
     """Record where the reference came from."""
-    manifest = read_json(path)
+    manifest = read_mapping(path)
     manifest["lineage"] = confidential(lineage)
     write_json(path, manifest)
 

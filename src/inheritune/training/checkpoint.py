@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from inheritune.errors import InputError, RunError
+from inheritune.errors import DamagedFile, InputError, RunError
 from inheritune.runlog import checksum, new_folder, read_json, write_json
 from inheritune.runtime import Runtime, side_group
 
@@ -87,7 +87,7 @@ class Checkpoints:
         """The micro-batch, or a smaller one that an earlier start with the same recipe has left word of."""
 
         def smallest() -> int:
-            notes = [read_json(note) for note in self.folder.glob(_TOO_LARGE)]
+            notes = [read_json(note, "fits", "asked") for note in self.folder.glob(_TOO_LARGE)]
             return min([micro_batch, *(int(note["fits"]) for note in notes if note["asked"] == asked)])
 
         return self.runtime.first_does(smallest)
@@ -328,7 +328,7 @@ def fault_of(target: Path) -> str | None:
         sums: dict[str, str] = facts["checksums"]
     except (FileNotFoundError, NotADirectoryError):
         return f"{_FACTS} is missing"
-    except (RunError, KeyError, TypeError, AttributeError):
+    except (RunError, DamagedFile, KeyError, TypeError, AttributeError):
         return f"{_FACTS} cannot be read"
     if own != _sum_of(facts):
         return f"{_FACTS} has changed"

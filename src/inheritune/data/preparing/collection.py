@@ -207,14 +207,19 @@ def write_whole(path: Path, body: bytes) -> None:
 
 def _kind(reason: str) -> str:
     """A reason without what is special to one place: there may be as many of those as broken places."""
-    return re.split(r" \(|; ", reason)[0]
+    return _in_utf8(re.split(r" \(|; ", reason)[0])
+
+
+def _in_utf8(place: str) -> str:
+    """A place as UTF-8 has it: bytes of a file name that are none are shown as escapes."""
+    return place if place.isascii() else place.encode("utf-8", "backslashreplace").decode()
 
 
 def _record(document: Document) -> dict[str, Any]:
     facts = document.metadata
     return {
         "text": document.text,
-        "place": document.id,
+        "place": _in_utf8(document.id),
         "digest": text_digest(document.text).hex(),
         "source": facts["source"],
         "keys": facts["keys"],

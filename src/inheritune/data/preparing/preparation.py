@@ -1,6 +1,7 @@
 """From text to token shards, in stages that are each done once: collect, tokenise, select, write."""
 
-import os
+import hashlib
+import json
 import shutil
 import time
 from array import array
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inheritune.data.filters.filtering import check_filters
-from inheritune.data.prepared import FORMAT, Prepared, open_prepared
+from inheritune.data.prepared import FORMAT, Prepared, has_result, open_prepared, open_same
 from inheritune.data.preparing.account import Drawn, account, counted, encoding_lines, write_removed
+from inheritune.data.preparing.states import file_states, state_of, text_bytes
 from inheritune.data.preparing.work import Work, remove_left_over, work_folder
-from inheritune.data.sources.storage import kind, packing
 from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from inheritune.data.preparing.selection import Candidates
     from inheritune.data.preparing.tokenising import TokenPart
     from inheritune.data.preparing.writing import Written
-    from inheritune.data.sources.inputs import Input
 
 Say = Callable[[str], None]
 # What a process keeps busy where the work is done by threads of libraries, and by a disk: fewer cores than these need
@@ -43,7 +43,6 @@ _PACKAGES = ("datatrove", "datasets", "pyarrow", "chardet", "spacy")
 _TASK_BYTES = 64_000_000  # of input: worth a process, and not much is lost with one
 _PART_BYTES = 16_000_000  # of candidates
 _TOKENIZER_BYTES = 200_000_000  # of text, from which a new tokenizer is learnt at least where there is so much
-_PACKED = 4  # bytes of text in a byte of a compressed file
 # A byte-level tokenizer makes at least one token of so many bytes of ordinary text; by this the documents that may
 # become validation are kept from a new tokenizer, which must exist before tokens can be counted.
 _VALIDATION_BYTES_PER_TOKEN = 16
@@ -64,9 +63,9 @@ def prepare(
     A document whose text is in validation is never in training. Every document that is not cut ends with the
     end-of-text token.
 
-    The folder appears whole or not at all. What is done is kept beside it, in .NAME.work, until then: the same call
-    goes on from there. Raises InputError for text that cannot be read, is empty or too little; RunError for what
-    fails on the way.
+    The folder appears whole or not at all; one that the same request has filled is opened and verified. What is done
+    is kept beside it, in .NAME.work, until then: the same call goes on from there. Raises InputError for text that
+    cannot be read, is empty or too little, and where `out` holds something else; RunError for what fails on the way.
     """
     out = Path(out)
     data = data if isinstance(data, Data) else check(Data, data, "data")
@@ -92,7 +91,8 @@ class Preparation:
         from inheritune.data.preparing.execution import check_executor
         from inheritune.data.sources.inputs import gather, list_inputs
 
-        _check_out(out)
+        if not has_result(out):
+            _check_out(out)
         check_executor(data)
         check_filters(data.filters)
         self.data, self.out, self.seed, self.say = data, out, seed, say
@@ -110,9 +110,11 @@ class Preparation:
 
         began = time.monotonic()
         refuse_link(self.work.folder)  # what is in it is run, and removed
+        self._states = [[state_of(entry) for entry in group] for group in self.groups]
+        if has_result(self.out):
+            return self._finished_before()
         with locked(self.work.folder):
             _check_out(self.out)  # another process may have been at work until now
-            self._states = [[state_of(entry) for entry in group] for group in self.groups]
             self.work.open(self._reading(), self._states)
             gate = self._first_gate()
             while True:
@@ -131,6 +133,23 @@ class Preparation:
             self.work.clear()
         shutil.rmtree(self.work.folder, ignore_errors=True)  # its lock may be another process's by now
         return open_prepared(self.out)
+
+    def _finished_before(self) -> Prepared:
+        """What is in `out`, if this request has made it: a kill may come when all is done. Raises InputError else."""
+        tokenizer = None if isinstance(self._tokenizer, NewTokenizer) else fingerprint(self._tokenizer)
+        found = open_same(self.out, self._request(), tokenizer)
+        self.say(f"data: {self.out} was finished before; nothing is left to do")
+        return found
+
+    def _request(self) -> dict[str, Any]:
+        """The keys of the manifest that say what was asked for."""
+        new = self._tokenizer.model_dump() if isinstance(self._tokenizer, NewTokenizer) else None
+        states = json.dumps(self._states, default=str).encode()
+        return {
+            "request": confidential({**self.data.model_dump(mode="json"), "seed": self.seed}),
+            "new_tokenizer": new,
+            "inputs": hashlib.sha256(states).hexdigest(),
+        }
 
     def _candidates(self, gate: "Gate") -> "tuple[Candidates, list[Part]]":
         """What the gate admits, read and tokenised as far as that has not been done; and all parts."""
@@ -185,7 +204,7 @@ class Preparation:
             "filters": [
                 entry.model_dump(mode="json") for entry in self.data.filters if not isinstance(entry, CorpusFilter)
             ],
-            "files": [_file_states(entry) for entry in self.data.filters],
+            "files": [file_states(entry) for entry in self.data.filters],
             "seed": self.seed,
             "format": FORMAT,
         }
@@ -203,7 +222,7 @@ class Preparation:
         for number in range(len(self.data.sources)):
             mine = [entry for entry in self.inputs if entry.source == number]
             stream = self.data.sources[number].dataset is not None
-            extents.append(Extent(None if stream else sum(_text_bytes(entry) for entry in mine)))
+            extents.append(Extent(None if stream else sum(text_bytes(entry) for entry in mine)))
         return first_gate(self.data, extents, _TOKENIZER_BYTES if isinstance(self._tokenizer, NewTokenizer) else 0)
 
     def _collect(self, number: int, gates: "tuple[Gate | None, Gate]") -> "list[Part]":
@@ -339,36 +358,9 @@ class Preparation:
             "end_of_text": separator(self.tokenizer, "reference.tokenizer"),
             "tokenizer": fingerprint(self.tokenizer),
             "prefix": self.data.prefix,
-            "request": confidential({**self.data.model_dump(mode="json"), "seed": self.seed}),
+            **self._request(),
             "versions": versions() | package_versions(_PACKAGES),
         }
-
-
-def _text_bytes(entry: "Input") -> int:
-    """Bytes of text in an input, about."""
-    packed = packing(entry.address) is not None or kind(entry.address) == ".parquet"
-    return (entry.length or 0) * (_PACKED if packed else 1)
-
-
-def state_of(entry: "Input") -> dict[str, Any]:
-    """What tells a file from the same one after a change."""
-    return {**asdict(entry), "file": _stamp(entry.address)}
-
-
-def _stamp(file: str) -> list[int] | None:
-    """Size and time of the last change; None for what is no file here."""
-    try:
-        found = os.stat(file)  # noqa: PTH116 (text, as there may be millions)
-    except (OSError, ValueError):
-        return None
-    return [found.st_size, found.st_mtime_ns]
-
-
-def _file_states(entry: Any) -> dict[str, Any]:
-    """The files that a filter reads, and what tells them from the same ones after a change."""
-    paths = [path for value in dict(entry).values() for path in (value if isinstance(value, list) else [value])]
-    roots = [path for path in paths if isinstance(path, Path)]
-    return {str(file): _stamp(str(file)) for root in roots for file in (root, *sorted(root.rglob("*")))}
 
 
 def _tokenizer_texts(found: "list[Part]", validation_tokens: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.data.preparing.drawing import Gate, Share
-from inheritune.errors import InputError, RunError
+from inheritune.errors import DamagedFile, InputError
 from inheritune.runlog import locked, read_json, write_json
 
 
@@ -67,7 +67,7 @@ class Work:
         try:
             before = read_json(self._request)
             known = before["reading"]["sources"], before["tasks"], self.gates
-        except (RunError, FileNotFoundError, KeyError, TypeError):
+        except (DamagedFile, FileNotFoundError, KeyError, TypeError, AttributeError):
             return None
         return before if known[-1] or not any(self.folder.glob("collected-*")) else None
 

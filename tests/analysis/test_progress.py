@@ -10,7 +10,7 @@ from tiny_families import build
 
 from conftest import read_json
 from inheritune.analysis import choose_blocks
-from inheritune.errors import Interrupted, RunError
+from inheritune.errors import DamagedFile, Interrupted
 from inheritune.recipe import Inherit
 from processes import Started, program
 
@@ -73,7 +73,7 @@ def test_without_a_file_the_message_says_that_nothing_is_kept() -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "drops.json"
     file.write_text(content, encoding="utf-8")
-    with pytest.raises(RunError, match=rf"{file}: .*; delete it"):
+    with pytest.raises(DamagedFile, match=rf"{file}: .*; delete it"):
         choose(build("llama"), file, **PLAIN)
 
 

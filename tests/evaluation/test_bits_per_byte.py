@@ -136,7 +136,9 @@ def test_every_token_is_predicted_once_whatever_the_length(tokenizer: Any) -> No
 
 def test_a_sequence_longer_than_a_table_of_positions_is_refused(files: Path, other: Path) -> None:
     """64 tokens and a prefix before each of two documents, for a model with 64 learned positions."""
-    with pytest.raises(InputError, match=r"a sequence takes 65 positions, the model has 64; give a smaller length"):
+    with pytest.raises(
+        InputError, match=r"a sequence takes 65 positions, the model has 64; shorten sequences by 1 or more"
+    ):
         inheritune.evaluate(other, text=files, sequence_length=64, device="cpu")
     with pytest.raises(InputError, match=r"a sequence takes 65 positions, the model has 64"):
         inheritune.analyze(other, text=files, sequence_length=64, sequences=2, loss_sequences=2, device="cpu")

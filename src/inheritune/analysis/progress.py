@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inheritune.errors import Interrupted, RunError
+from inheritune.errors import DamagedFile, Interrupted
 from inheritune.runlog import read_json, write_json
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _as_json(value: Any) -> Any:
 def open_progress(file: Path | None, fingerprint: str) -> Progress:
     """What `file` holds of the choice with this fingerprint; nothing where there is no file, or of another choice.
 
-    Raises RunError for a damaged file.
+    Raises DamagedFile for one that is damaged.
     """
     if file is None or not file.exists():
         return Progress(file, fingerprint)
@@ -104,7 +104,7 @@ def open_progress(file: Path | None, fingerprint: str) -> Progress:
         promises = {int(block): float(value) for block, value in content["promises"].items()}
         return Progress(file, fingerprint, drops, promises, int(content["trials"]), float(content["seconds"]))
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise RunError(str(file), "not what a choice of blocks saves", "delete it; the choice begins anew") from None
+        raise DamagedFile(str(file), "not what a choice of blocks saves", "delete it; the choice begins anew") from None
 
 
 def fingerprint_of(model: "PreTrainedModel", rows: "Rows", spec: "Inherit", **settings: Any) -> str:

@@ -22,13 +22,12 @@ _KEEPING = ("run", "compare", "train", "prepare")
 """Commands that go on from what an earlier one of the same words has done."""
 _WHOLE = ("inherit", "export", "evaluate", "analyze", "new")
 """Commands whose result appears whole or not at all."""
-_GO_ON = "what was finished is kept: run the same command again to go on"
+_GO_ON = "what was finished is kept: run the same command again to resume"
 _ACCESS = "give another place, or the permission to use this one"
 _WRONG_PLACE = {
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EACCES: _ACCESS,
     errno.EPERM: _ACCESS,
-    errno.EROFS: "give a place that can be written",
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
     errno.EISDIR: "check the path",
@@ -159,9 +158,8 @@ def _interrupt(number: int, frame: object) -> None:
 def _interrupted(arguments: Sequence[str] | None) -> str:
     """What an interruption leaves behind, by command."""
     words = sys.argv[1:] if arguments is None else arguments
-    command = next((word for word in words if not word.startswith("-")), "")
-    if command in _KEEPING:
-        return "interrupted; what was finished is kept: run the same command again to resume"
+    if _command(words) in _KEEPING:
+        return f"interrupted; {_GO_ON}"
     return "interrupted; no result was written: run the same command again"
 
 

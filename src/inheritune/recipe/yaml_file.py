@@ -41,13 +41,21 @@ def _written(key: yaml.Node) -> str:
     return str(key.value)
 
 
+def _built(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def read_value(text: str) -> Any:
     """The value of an override; what is no YAML is the text itself. Raises InputError for an alias of what it is in."""
     try:
         root = yaml.compose(text, Loader=_Loader)
         if root is not None:
             _collect(root, (), {}, Path("command line"), ())
-        return yaml.load(text, Loader=_Loader)
+        return _built(text)
     except (yaml.YAMLError, RecursionError):
         return text
 
@@ -64,7 +72,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         root = yaml.compose(text, Loader=_Loader)
         if root is not None:
             _collect(root, (), lines, path, ())
-        tree = yaml.load(text, Loader=_Loader)
+        tree = _built(text)
     except RecursionError:
         raise InputError(str(path), _NESTED, "write it with fewer lists and mappings inside each other") from None
     except (yaml.YAMLError, ValueError) as error:

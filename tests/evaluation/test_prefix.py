@@ -182,6 +182,7 @@ def test_analyze_sees_the_prefix(reference: Path, text: Path, tmp_path: Path) ->
     assert as_text["loss"]["mean"] == pytest.approx(np.mean([every[at] for at in where]), abs=5e-3)
 
 
+@pytest.mark.parametrize("reference", ["nothing", "several"], indirect=True)
 @pytest.mark.parametrize("attention", ["sequence", "document"])
 def test_a_run_judges_and_trains_so(
     reference: Path, text: Path, write_recipe: Any, tmp_path: Path, attention: str
@@ -216,11 +217,10 @@ def test_a_run_judges_and_trains_so(
     assert next(one["loss"] for one in records if "loss" in one) == pytest.approx(np.mean(expected), abs=2e-5)
 
 
+@pytest.mark.parametrize("reference", ["bos"], indirect=True)
 def test_results_of_earlier_versions_are_not_continued(
     reference: Path, text: Path, write_recipe: Any, tmp_path: Path
 ) -> None:
-    if not prefix_by_hand(AutoTokenizer.from_pretrained(reference)):
-        pytest.skip("without a prefix earlier versions judged the same")
     judged = tmp_path / "run" / "reference" / "evaluation.json"
     tree = {
         "reference": str(reference), "data": {"sources": [{"path": str(text)}], "validation": "500 tokens"},
@@ -287,6 +287,7 @@ def test_token_files_that_hold_the_prefix_are_judged_by_their_text(
     assert judged.loss.value == pytest.approx(found["val_loss"], abs=1e-6)
 
 
+@pytest.mark.parametrize("reference", ["bos", "several"], indirect=True)
 @pytest.mark.parametrize("outputs", ["stored", "online"])
 def test_a_teacher_counts_each_target_once(
     reference: Path, stored: tuple[Path, list[int]], tmp_path: Path, outputs: str
@@ -307,9 +308,8 @@ def test_a_teacher_counts_each_target_once(
     assert found["taught"]["kl"] == pytest.approx(0, abs=2e-3)
 
 
+@pytest.mark.parametrize("reference", ["bos"], indirect=True)
 def test_a_training_is_not_continued_with_another_prefix(reference: Path, text: Path, tmp_path: Path) -> None:
-    if not prefix_by_hand(AutoTokenizer.from_pretrained(reference)):
-        pytest.skip("there is no other prefix")
     made(reference, text, tmp_path / "data")
     settings = {"length": "2 steps", "batch": "2 sequences", "sequence_length": LENGTH}
     inheritune.train(reference, tmp_path / "data", tmp_path / "out", settings=settings, device="cpu")

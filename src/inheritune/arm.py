@@ -45,7 +45,7 @@ from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
 from inheritune.recipe import Distillation, Evaluate, Reference, Training, check
 from inheritune.request import asked, begun, check_request, identity
-from inheritune.runlog import Terminal, Trackers, check_trackers, open_trackers, read_json, write_json
+from inheritune.runlog import Terminal, Trackers, check_trackers, open_trackers, read_json, read_mapping, write_json
 from inheritune.runtime import Runtime
 from inheritune.training import Job, check_documents_apart, lacking_compiler, planned_steps, train_steps, whole_state
 
@@ -245,7 +245,7 @@ def _check_begun(arm: Arm, conditions: Conditions) -> None:
     """Note with which prefix a training begins; raise InputError where checkpoints were made with another one."""
     note = arm.folder / "framing.json"
     has_begun = (arm.folder / "checkpoints").exists()
-    before = read_json(note) if note.exists() else {} if has_begun else conditions.framing
+    before = read_mapping(note) if note.exists() else {} if has_begun else conditions.framing
     check_framing(before, conditions.packing, note)
     if conditions.framing and not note.exists():
         write_json(note, conditions.framing)

@@ -15,9 +15,8 @@ from inheritune.data import Packing, Sequences
 from inheritune.evaluation import judge
 
 END, PREFIX, LENGTH = 1, (0, 5), 14
-# What they give a token depends on how long the whole input is, so padding behind shorter sequences shows. Their own
-# tokenizers put nothing before a text, so that no sequence of theirs is padded.
-_SEES_LENGTH = ("reformer", "xlnet")
+# What they give a token depends on how long the whole input is, so padding behind shorter sequences shows (training.md).
+_SEES_LENGTH = ("cpmant", "dots3_note_text", "reformer", "xlnet")
 _QUICK = ("llama", "gemma3_text", "mamba", "qwen2_moe", "opt", "falcon")
 
 

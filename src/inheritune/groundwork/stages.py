@@ -21,7 +21,7 @@ from inheritune.data import Prepared, check_tokenizer, check_vocabulary, open_pr
 from inheritune.evaluation import Evaluation
 from inheritune.groundwork.text import prepare_data
 from inheritune.recipe import Basis, NewReference, NewTokenizer, Reference, Training
-from inheritune.runlog import Terminal, read_json, write_json
+from inheritune.runlog import Terminal, read_json, read_mapping, write_json
 from inheritune.runtime import Runtime
 from inheritune.vocabulary import vocabulary_size
 
@@ -61,7 +61,7 @@ class Groundwork:
         )  # fmt: skip
         judged = self.reference / "evaluation.json"
         if judged.exists():
-            check_framing(read_json(judged), conditions.packing, judged)
+            check_framing(read_mapping(judged), conditions.packing, judged)
         return replace(
             conditions, track=tuple(basis.track), title=title, trust_remote_code=basis.reference.trust_remote_code
         )

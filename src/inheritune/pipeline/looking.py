@@ -10,7 +10,7 @@ from inheritune.arm import check_framing
 from inheritune.data import Packing, Prepared, note_beside, open_prepared, packing_of
 from inheritune.recipe import EvaluateRun, Recipe, Reference
 from inheritune.report import PAIR
-from inheritune.runlog import Terminal, read_json, write_json
+from inheritune.runlog import Terminal, read_json, read_mapping, write_json
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def look(recipe: Recipe, folder: Path, result: str, place: Reference, runtime: R
     wanted = runtime.first_does(wants)
     if wanted:
         packing, judged = _packing(recipe, folder, target), folder / "reference" / "evaluation.json"
-        runtime.first_does(lambda: check_framing(read_json(judged) if judged.exists() else {}, packing, judged))
+        runtime.first_does(lambda: check_framing(read_mapping(judged) if judged.exists() else {}, packing, judged))
     if "analysis" in wanted:
         _analyse(folder, [place, target], recipe, packing, runtime, terminal)
     if "samples" in wanted:

@@ -282,6 +282,8 @@ def test_killed_at_any_instant_it_ends_with_the_same_bytes(
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("data", "whole")]
     for name in ("documents", "sources", "filters", "tokens", "shards"):
         assert manifests[0][name] == manifests[1][name]
-    with pytest.raises(InputError, match="holds data of another request: filters"):  # a kill may have come when all but tidying up was done
+    with pytest.raises(
+        InputError, match="holds data of another request: filters"
+    ):  # a kill may have come when all but tidying up was done
         prepare(request(corpus), tokenizer, tmp_path / "data")
     assert not list(tmp_path.glob(".*"))

@@ -138,9 +138,9 @@ def test_in_bfloat16_sharded_stored_outputs_stay_in_float16(
 
     kinds, call = set(), StoredOutputs.__call__
 
-    def note(self: Any, inputs: torch.Tensor, *stored: torch.Tensor) -> Any:
+    def note(self: Any, inputs: torch.Tensor, *stored: torch.Tensor, **where: Any) -> Any:
         kinds.update(tensor.dtype for tensor in stored)
-        return call(self, inputs, *stored)
+        return call(self, inputs, *stored, **where)
 
     monkeypatch.setattr(StoredOutputs, "__call__", note)
     more = {"parallel": "fsdp", "precision": "bfloat16"}

@@ -40,7 +40,7 @@ def test_auto_drops_what_raises_the_loss_least_and_says_so() -> None:
     words = []
     for one in found["dropped"]:
         losses = {block: mean_loss(model, [other for other in kept if other != block]) for block in kept}
-        assert one["block"] == min(losses, key=lambda block: losses[block])
+        assert losses[one["block"]] <= min(losses.values()) + 0.01  # of nearly equal ones, seams decide
         kept.remove(one["block"])
         assert one["loss"] == pytest.approx(losses[one["block"]], abs=2e-5)
         assert one["increase"] == pytest.approx(losses[one["block"]] - before, abs=4e-5)

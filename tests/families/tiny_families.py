@@ -135,7 +135,8 @@ FAMILIES: dict[str, Family] = {
 
 
 def build(kind: str, **changes: Any) -> PreTrainedModel:
-    """A model in evaluation mode with every parameter random."""
+    """A model in evaluation mode with every parameter random, the same in every process."""
+    torch.manual_seed(0)
     fields = FAMILIES[kind].fields if kind in FAMILIES else {}
     return randomised(
         AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**{**fields, **changes}), dtype=torch.float32)

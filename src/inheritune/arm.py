@@ -15,6 +15,7 @@ from inheritune.arch import (
     build_empty,
     check_positions,
     check_room,
+    has_position_table,
     in_dtype,
     load_model,
     load_tokenizer,
@@ -187,7 +188,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
     train_padding_rows(model)  # a model that a caller hands over was not built here
     packing = conditions.packing
     check_prefix_fits(packing, model.config.vocab_size, arm.name)
-    if packing.prefix and not packing.documents:
+    if packing.prefix and not packing.documents and has_position_table(model):
         check_room(model, conditions.train_sequences.longest)
     if packing.documents and packing.end_of_text is not None:
         place = f"train.attention: document ({arm.name})"

@@ -132,18 +132,21 @@ def check_positions(config: "PretrainedConfig", sequence_length: int, place: str
         )
 
 
+def has_position_table(model: "PreTrainedModel") -> bool:
+    """Whether the model learns its positions in a table, so that it has no more of them than the config says."""
+    import torch
+
+    modules = model.named_modules()
+    return any(isinstance(module, torch.nn.Embedding) and _POSITION.search(name) for name, module in modules)
+
+
 def check_room(model: "PreTrainedModel", length: int) -> None:
     """Raise InputError for an input of `length` tokens to a model whose table of learned positions is shorter.
 
     Sequences in which documents begin are longer than others, by a prefix for each document.
     """
-    import torch
-
     positions = getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or length <= positions:
-        return
-    modules = model.named_modules()
-    if any(isinstance(module, torch.nn.Embedding) and _POSITION.search(name) for name, module in modules):
+    if isinstance(positions, int) and length > positions and has_position_table(model):
         raise InputError(
             "sequence length",
             f"with the start tokens of its documents, a sequence takes {length} positions, the model has {positions}",

@@ -85,7 +85,6 @@ class Batches:
         return self._coming.popleft()[1].result()
 
     def _read(self, batch: int, size: int) -> list[MicroBatch]:
-
         starts = self.sequences.batch_starts(batch, self.batch, self.seed)
         mine = starts[self.rank * self.share : (self.rank + 1) * self.share]
         filled = np.pad(mine, (0, -(-self.share // size) * size - len(mine)))

@@ -80,32 +80,46 @@ def analyze(
             "models": [],
         }
         drawings: list[Any] = []
+        looking = partial(
+            _figures_of, text_of=text_of, tokenizer=tokenizer, dtype=dtype, say=say, sequences=sequences,
+            sequence_length=sequence_length, micro_batch=micro_batch, precision=precision, tau=shares,
+            loss_sequences=loss_sequences, progress=None if folder is None else drops_beside(folder),
+        )  # fmt: skip
         for number, one in enumerate(listed):
-            began = time.monotonic()
-            with ready(one, tokenizer, runtime.device, dtype) as (model, its):
-                seconds = round(time.monotonic() - began, 3)
-                check_positions(model.config, sequence_length, "--length")
-                rows = text_of.rows("validation", its, model.config, sequences, sequence_length)
-                name, path = title(one)
-                figures = describe(
-                    model, rows, tau=shares, micro_batch=micro_batch, loss_sequences=loss_sequences,
-                    precision=precision, say=partial(_say, say, name),
-                )  # fmt: skip
-                drawn = figures["maps"]
-                drawings.append(drawn and [drawn[kind].pop("attention") for kind in ("potent", "lazy")])
-                figures["prefix"], figures["selection"] = list(rows.packing.prefix), None
-                if selection is not None and number == 0:
-                    rows = text_of.calibration(its, model.config, selection)
-                    figures["selection"] = choose_blocks(
-                        model, rows, selection, micro_batch=micro_batch, precision=precision, say=say,
-                        trust_remote_code=_trusted(one), progress=None if folder is None else drops_beside(folder),
-                    )  # fmt: skip
-                figures["seconds"] = {"load": seconds, **figures["seconds"]}
-                found["models"].append({"name": name, "path": path, "parameters": parameter_count(model), **figures})
+            figures, drawing = looking(one, selection=selection if number == 0 else None)
+            found["models"].append(figures)
+            drawings.append(drawing)
         if folder is not None:
             _write(found, drawings, folder)
             drops_beside(folder).unlink(missing_ok=True)
         return found
+
+
+def _figures_of(
+    one: "str | Path | Reference | PreTrainedModel", *, text_of: "_Text", selection: Inherit | None,
+    tokenizer: "PreTrainedTokenizerBase | None", dtype: str, say: Callable[[str], None], sequences: int,
+    sequence_length: int, micro_batch: int, precision: str, progress: Path | None, **more: Any,
+) -> tuple[Figures, Any]:  # fmt: skip
+    """What analysis.json says of one model, and its two maps of attention, None where there are none."""
+    began = time.monotonic()
+    with ready(one, tokenizer, text_of.runtime.device, dtype) as (model, its):
+        seconds = round(time.monotonic() - began, 3)
+        check_positions(model.config, sequence_length, "--length")
+        rows = text_of.rows("validation", its, model.config, sequences, sequence_length)
+        name, path = title(one)
+        told = partial(_say, say, name)
+        figures = describe(model, rows, micro_batch=micro_batch, precision=precision, say=told, **more)
+        drawn = figures["maps"]
+        drawing = drawn and [drawn[kind].pop("attention") for kind in ("potent", "lazy")]
+        figures["prefix"], figures["selection"] = list(rows.packing.prefix), None
+        if selection is not None:
+            rows = text_of.calibration(its, model.config, selection)
+            figures["selection"] = choose_blocks(
+                model, rows, selection, micro_batch=micro_batch, precision=precision, say=say,
+                trust_remote_code=_trusted(one), progress=progress,
+            )  # fmt: skip
+        figures["seconds"] = {"load": seconds, **figures["seconds"]}
+        return {"name": name, "path": path, "parameters": parameter_count(model), **figures}, drawing
 
 
 def drops_beside(folder: Path) -> Path:

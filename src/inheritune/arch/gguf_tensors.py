@@ -62,6 +62,17 @@ def may_lack_biases(config: "PretrainedConfig") -> bool:
     return any(getattr(config, name) and not usual[name] for name in usual if name.endswith("bias"))
 
 
+def zero_biases(model: "PreTrainedModel", names: set[str]) -> set[str]:
+    """Set those of the model's tensors `names` that are biases to zero; returns their names."""
+    import torch
+
+    found, tensors = {name for name in names if name.endswith(".bias")}, model.state_dict()
+    with torch.no_grad():
+        for name in found:
+            tensors[name].zero_()
+    return found
+
+
 def _left(config: "PretrainedConfig", header: GgufHeader) -> list[str]:
     """The file's tensors that fill nothing in a model of `config`."""
     import torch

@@ -23,7 +23,7 @@ from inheritune.arch.checkpoint_files import (
 )
 from inheritune.arch.gguf_config import restored_config
 from inheritune.arch.gguf_header import read_gguf
-from inheritune.arch.gguf_tensors import may_lack_biases
+from inheritune.arch.gguf_tensors import may_lack_biases, zero_biases
 from inheritune.arch.kernels import keep_own_attention
 from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.quantisation import (
@@ -232,7 +232,7 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
         if fields is not None:
             model = make_plain(model, fields)
     if "gguf_file" in located_by and may_lack_biases(config):
-        info["missing_keys"] -= _zero_biases(model, info["missing_keys"])
+        info["missing_keys"] -= zero_biases(model, info["missing_keys"])
     _check_loaded(model, info, reference.path, quantised=fields is not None)
     model.config.name_or_path = reference.path
     found: PreTrainedModel = model.eval()
@@ -251,17 +251,6 @@ def _check_loaded(model: "PreTrainedModel", info: dict[str, Any], place: str, qu
     if info["unexpected_keys"]:
         structure = find_structure(model)
         refuse_left_over(place, left_over(info["unexpected_keys"], model, structure, quantised=quantised))
-
-
-def _zero_biases(model: "PreTrainedModel", names: set[str]) -> set[str]:
-    """Set those of the model's tensors `names` that are biases to zero; returns their names."""
-    import torch
-
-    found, tensors = {name for name in names if name.endswith(".bias")}, model.state_dict()
-    with torch.no_grad():
-        for name in found:
-            tensors[name].zero_()
-    return found
 
 
 def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "PreTrainedModel":

@@ -27,7 +27,7 @@ from inheritune.cli.planning import plan
 from inheritune.cli.preparation import prepare
 from inheritune.cli.publishing import push
 from inheritune.cli.reporting import report
-from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary
+from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary, show_trial
 from inheritune.runtime import place_of_process
 
 app = typer.Typer(
@@ -80,7 +80,7 @@ def run(
     from inheritune import pipeline
 
     if dry_run:
-        _show_trial(pipeline.dry_run(checked), as_json)
+        show_trial(pipeline.dry_run(checked), as_json)
         return
     summary = pipeline.run(checked, folder, terminal_of(quiet))
     if place_of_process()[0] > 0:
@@ -268,7 +268,7 @@ def train(
 
         place = runtime.start(device, timeout_minutes=hardware.timeout.amount)
         taught = None if teacher is None else load_config(Reference(path=teacher))
-        _show_trial(pipeline.try_step(load_config(Reference(path=model)), settings, place, taught), as_json)
+        show_trial(pipeline.try_step(load_config(Reference(path=model)), settings, place, taught), as_json)
         return
 
     from inheritune import arm
@@ -387,19 +387,3 @@ def _check_file(out: Path) -> None:
         raise InputError(str(out), "is a folder", "give a file")
     with claimed(out.resolve()):
         pass
-
-
-def _show_trial(found: dict[str, Any], as_json: bool) -> None:
-    """What a dry run has measured."""
-    if place_of_process()[0] > 0:
-        return
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-        return
-    layers = f"{found['layers']} blocks (the deepest round): " if "layers" in found else ""
-    memory = found["memory"]
-    echo(
-        f"{layers}a step of {found['batch_tokens']:,} tokens takes {found['seconds']:.2f} s,"
-        f" {found['tokens_per_second']:,.0f} tokens/s, not compiled"
-    )
-    echo(f"peak memory {memory['peak_bytes'] / 1e9:.2f} GB ({memory['of']})")

@@ -1,10 +1,12 @@
 """What commands print for people, as tables."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.cli.options import echo
+from inheritune.runtime import place_of_process
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -213,3 +215,19 @@ def _analysis_words(figures: dict[str, Any], found: dict[str, Any]) -> str:
             f" {','.join(spans(selection['blocks']).split(', '))}\n{selection['reason']}"
         )
     return text
+
+
+def show_trial(found: dict[str, Any], as_json: bool) -> None:
+    """What a dry run has measured, on standard output of the first process."""
+    if place_of_process()[0] > 0:
+        return
+    if as_json:
+        echo(json.dumps(found, indent=2))
+        return
+    layers = f"{found['layers']} blocks (the deepest round): " if "layers" in found else ""
+    memory = found["memory"]
+    echo(
+        f"{layers}a step of {found['batch_tokens']:,} tokens takes {found['seconds']:.2f} s,"
+        f" {found['tokens_per_second']:,.0f} tokens/s, not compiled"
+    )
+    echo(f"peak memory {memory['peak_bytes'] / 1e9:.2f} GB ({memory['of']})")

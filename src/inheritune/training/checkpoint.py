@@ -50,6 +50,20 @@ class Position:
     asked_micro_batch: int = 0
 
 
+def known_at(position: Position | None) -> Callable[[dict[str, Any]], bool]:
+    """Which records of metrics.jsonl belong to a training that is at this position: none before it has begun.
+
+    A spike belongs to the checkpoint in which its batches are left out, as it happens again without that one.
+    """
+
+    def is_known(record: dict[str, Any]) -> bool:
+        if position is None or record["step"] > position.step:
+            return False
+        return "event" not in record or record["skipped_batches"][1] < position.step + position.skipped
+
+    return is_known
+
+
 class Checkpoints:
     """The checkpoints of one training, in `folder`. Every process has one and calls it at the same steps."""
 

@@ -4,7 +4,6 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from inheritune.runlog import LiveLine, MetricsLog, read_metrics
 from inheritune.training.checkpoint import (
     Checkpoints,
     Position,
+    known_at,
     model_tensors,
     read_position,
     read_tensors,
@@ -61,7 +61,7 @@ def train_steps(job: Job) -> tuple[Position, How]:
             if position.step:
                 job.terminal.say(f"{job.label}: going on from step {position.step:,} of {steps:,}")
             if job.runtime.is_first:
-                log = MetricsLog(job.folder / "metrics.jsonl", _known_at(found))
+                log = MetricsLog(job.folder / "metrics.jsonl", known_at(found))
                 _warn_of_gaps(job, position.step)
             with job.terminal.live(job.label, steps, position.step) as line, state.batches.reading_ahead():
                 loop = _Loop(job, state, log, line, stop, steps)
@@ -162,20 +162,6 @@ class _State:
 
 def _prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
-
-
-def _known_at(position: Position | None) -> Callable[[dict[str, Any]], bool]:
-    """Which records of metrics.jsonl are known to a training that stands there: none before it has begun.
-
-    A spike belongs to the checkpoint in which its batches are left out, as it happens again without that one.
-    """
-
-    def is_known(record: dict[str, Any]) -> bool:
-        if position is None or record["step"] > position.step:
-            return False
-        return "event" not in record or record["skipped_batches"][1] < position.step + position.skipped
-
-    return is_known
 
 
 class _Spike(Exception):
@@ -343,7 +329,7 @@ class _Loop:
             f" {position.step:,} without the batches {first:,} to {last:,}"
         )
         if self.log is not None:
-            self.log.cut(_known_at(before))
+            self.log.cut(known_at(before))
             self.log.write({
                 "step": position.step, "event": "spike", "at_step": spike.step, "loss": spike.loss,
                 "skipped_batches": [first, last],

@@ -37,8 +37,11 @@ def model_of(folder):
 
 
 def tokenizer_of(folder):
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
+    return tokenizer_facts(AutoTokenizer.from_pretrained(folder / "model"), texts)
+
+
+def tokenizer_facts(tokenizer, texts):
     ids = [tokenizer(text)["input_ids"] for text in texts]
     found = {
         "ids": ids,

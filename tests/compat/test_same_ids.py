@@ -8,6 +8,7 @@ from typing import Any
 import test_gguf
 import test_tokenizers as sentencepiece
 from other_python import read_by_4
+from reader import tokenizer_facts
 from tokenizers import pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
@@ -84,23 +85,6 @@ def cases(place: Path) -> Iterator[tuple[str, Any]]:
     yield "gguf", load_tokenizer(Reference(path=str(place / "tiny.gguf")))
 
 
-def facts(tokenizer: Any) -> dict[str, Any]:
-    """What reader.py says of a tokenizer."""
-    ids = [tokenizer(text)["input_ids"] for text in TEXTS]
-    found = {
-        "ids": ids,
-        "again": [tokenizer.decode(one) for one in ids],
-        "names": sorted(tokenizer("a b")),
-        "special": sorted(set(tokenizer.all_special_tokens)),
-        "length": len(tokenizer),
-        "longest": min(tokenizer.model_max_length, 10**9),
-        "side": tokenizer.padding_side,
-    }
-    if tokenizer.chat_template:
-        found["chat"] = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
-    return found
-
-
 def test_the_same_ids_in_both(tmp_path: Path) -> None:
     silence_libraries()
     model = LlamaForCausalLM(
@@ -110,13 +94,13 @@ def test_the_same_ids_in_both(tmp_path: Path) -> None:
     for name, tokenizer in cases(tmp_path / "sources"):
         folder = tmp_path / "written" / name.replace(":", "")
         save_model(model, tokenizer, folder / "model")
-        expected[folder.name] = facts(tokenizer)
+        expected[folder.name] = tokenizer_facts(tokenizer, TEXTS)
         (folder / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
         for again in (
             AutoTokenizer.from_pretrained(folder / "model"),
             find_tokenizer(Reference(path=str(folder / "model"))),
         ):
-            assert facts(again) == expected[folder.name], name
+            assert tokenizer_facts(again, TEXTS) == expected[folder.name], name
         if readers_in(folder / "model").reason_for_5:
             needs_5.append(folder.name)
     found = read_by_4(tmp_path / "written")["found"]

@@ -23,7 +23,7 @@ Recovery = Annotated[
 ]
 Prefix = Annotated[
     str,
-    typer.Option(help="auto: each sequence begins with what the tokenizer puts before a text; none: with the text."),
+    typer.Option(help="auto: each sequence begins with the tokens that the tokenizer adds to a text; none: without."),
 ]
 Trust = Annotated[
     bool, typer.Option(help="Run model code that comes with the checkpoint. Only for sources that you trust.")

@@ -146,9 +146,9 @@ class Data(Part):
     tokens: TokenFiles | None = None
     """Instead of `sources`: token files of nanoGPT, llm.c, datatrove or NumPy."""
     prefix: Literal["auto", "none"] = "auto"
-    """What stands in front of every sequence and document as context: the tokens that the model's own tokenizer puts
-    in front of a text, such as beginning-of-text (`auto`), or nothing (`none`). They are never predicted and count in
-    no size or budget. Tokens of token files stay as they are; where they have the prefix already, none is added."""
+    """What precedes every sequence and document as context: the tokens that the model's own tokenizer adds at the start
+    of a text, such as beginning-of-text (`auto`), or nothing (`none`). They are never predicted and count in no size or
+    budget. Token files stay as they are; if they contain the prefix already, none is added."""
     size: Tokens | None = None
     """Training tokens: whole documents drawn at random with the seed, the last one cut. Default: all there are."""
     validation: Tokens = Size(100_000, "tokens")

@@ -59,11 +59,11 @@ def one_way(way: str, reference: Path, layers: int, out: Path) -> None:
     origin = Reference(path=str(reference))
     _import_all(load_config(origin).model_type, out.with_name("tiny"))
     memory, before, began = peak(), reads(), time.perf_counter()
-    wish = inheritance.make_wish(layers)
+    spec = inheritance.make_wish(layers)
     if way == "inherit":
-        inheritance.write(origin, wish, out)
+        inheritance.write(origin, spec, out)
     elif way == "inherit, model built":
-        save_model(inheritance.derive(origin, wish)[0], None, out)
+        save_model(inheritance.derive(origin, spec)[0], None, out)
     elif way == "inherit, half width":
         inheritance.write(origin, inheritance.make_wish(layers, width="half"), out)
     else:

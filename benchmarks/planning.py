@@ -111,10 +111,10 @@ def _status(key: str) -> int:
 def predicted(name: str) -> tuple[float, float]:
     """Bytes, and FLOPs of a step."""
     from inheritune.arch import flops_per_token
-    from inheritune.planner import Anatomy, Way, memory_of
+    from inheritune.planner import ModelProfile, Way, memory_of
 
     config, settings = config_of(name), settings_of(name)
-    anatomy = Anatomy(config)
+    anatomy = ModelProfile(config)
     way = Way("float32", settings.micro_batch, settings.sequence_length, settings.optimizer, False)
     active = sum(part.size * part.share for part in anatomy.parts())
     flops = settings.batch_tokens * flops_per_token(config, active, settings.sequence_length)

@@ -72,7 +72,7 @@ _WAITING = """
 import time
 from inheritune import runtime
 here = runtime.start("cpu", 1, timeout_minutes=0.03)
-assert here.first_does(lambda: time.sleep(5) or "done") == "done"
+assert here.on_rank0(lambda: time.sleep(5) or "done") == "done"
 assert here.gather(here.rank) == [0, 1]
 runtime.leave()
 """

@@ -41,7 +41,7 @@ from inheritune.data import (
     open_data,
     packing_of,
 )
-from inheritune.distillation import Lesson, Teacher, check_has_teacher, open_teacher
+from inheritune.distillation import DistillationRequest, Teacher, check_has_teacher, open_teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
 from inheritune.recipe import Distillation, Evaluate, Reference, Training, check
@@ -149,7 +149,7 @@ def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> d
     """
     runtime = conditions.runtime
     done = arm.folder / "evaluation.json"
-    found: dict[str, Any] | None = runtime.first_does(lambda: read_json(done, *_JUDGED) if done.exists() else None)
+    found: dict[str, Any] | None = runtime.on_rank0(lambda: read_json(done, *_JUDGED) if done.exists() else None)
     if found is not None:
         check_framing(found, conditions.packing, done)
         return found
@@ -169,20 +169,20 @@ def run_arm(arm: Arm, conditions: Conditions, reference: Evaluation | None) -> d
         "wall_seconds": round(facts["wall_seconds"] + time.monotonic() - began, 3),
         "sequence_losses": list(evaluation.losses),
     }
-    runtime.first_does(lambda: write_json(done, found))
+    runtime.on_rank0(lambda: write_json(done, found))
     return found
 
 
 def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, Any]:
     """Train the arm unless its model is there already; returns what the training cost."""
     runtime, cost = conditions.runtime, arm.folder / "training.json"
-    facts: dict[str, Any] | None = runtime.first_does(
+    facts: dict[str, Any] | None = runtime.on_rank0(
         lambda: read_json(cost, *_TRAINED) if cost.exists() and (arm.folder / "model").is_dir() else None
     )
     if facts is not None:
         check_framing(facts, conditions.packing, cost)
         return facts
-    runtime.first_does(lambda: _check_begun(arm, conditions))
+    runtime.on_rank0(lambda: _check_begun(arm, conditions))
     began = time.monotonic()
     model = in_dtype(arm.build(), "float32")
     train_padding_rows(model)  # a model that a caller hands over was not built here
@@ -204,10 +204,10 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
     outputs, teaching = None, dict[str, Any]()
     if arm.teacher is not None:
         uses = steps * settings.batch_sequences
-        lesson = Lesson(arm.name, settings, conditions.train_sequences, uses, logits_width(model))
+        lesson = DistillationRequest(arm.name, settings, conditions.train_sequences, uses, logits_width(model))
         outputs, teaching = arm.teacher.outputs(lesson, runtime, conditions.terminal.say)
     job = replace(_job(arm, conditions, settings, model, flops), teacher=outputs)
-    runtime.first_does(lambda: keep_frame(model, conditions.tokenizer, arm.folder / "checkpoints"))
+    runtime.on_rank0(lambda: keep_frame(model, conditions.tokenizer, arm.folder / "checkpoints"))
     building = time.monotonic() - began
     with _open_trackers(arm, conditions, model, settings) as trackers:
         position, how = train_steps(replace(job, trackers=trackers))
@@ -227,7 +227,7 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         "seconds": round(position.seconds, 3),
         "wall_seconds": round(building + position.wall_seconds + time.monotonic() - began, 3),
     }
-    runtime.first_does(lambda: write_json(cost, facts))
+    runtime.on_rank0(lambda: write_json(cost, facts))
     return facts
 
 
@@ -256,7 +256,7 @@ def _open_trackers(
     arm: Arm, conditions: Conditions, model: "PreTrainedModel", settings: Training
 ) -> AbstractContextManager[Trackers | None]:
     """The trackers of a training; none but in the first process."""
-    if not conditions.runtime.is_first:
+    if not conditions.runtime.is_rank0:
         return nullcontext()
     config = {
         "arm": arm.name,
@@ -322,7 +322,7 @@ def _save(model: "PreTrainedModel", is_sharded: bool, conditions: Conditions, fo
             whole.load_state_dict(state)
         save_model(whole, conditions.tokenizer, folder)
 
-    conditions.runtime.first_does(write)
+    conditions.runtime.on_rank0(write)
 
 
 def train(
@@ -357,7 +357,7 @@ def train(
     request = {"model": identity(model), "seed": seed} | asked(training)
     if teacher is not None:
         request["teacher"] = identity(teacher)
-    runtime.first_does(lambda: check_request(out, request))  # in `begun` again; before what takes long
+    runtime.on_rank0(lambda: check_request(out, request))  # in `begun` again; before what takes long
     given = model
     if isinstance(model, str | Path):
         origin = Reference(path=str(model))
@@ -381,7 +381,7 @@ def train(
             with without_stopping(terminal.warn, "start the training again to write it"):
                 write_trained_card(out, given, found, training, runtime.describe(), teacher)
 
-        runtime.first_does(describe)
+        runtime.on_rank0(describe)
     return load_trained(out), found
 
 

@@ -16,7 +16,7 @@ from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabula
 from inheritune.distillation import Teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
-from inheritune.inheritance import count_layers, derive, describe_plan, graft, is_grown, select_blocks, settle
+from inheritune.inheritance import count_layers, derive, describe_plan, insert_blocks, is_grown, select_blocks, settle
 from inheritune.recipe import MEASURED, Evaluate, Grow, Inherit, Reference, Training, check
 from inheritune.report import spans
 from inheritune.request import asked, begun, check_request, identity
@@ -149,9 +149,9 @@ class Growth:
             assert self.grow is not None
             place = str(self.folder / before["folder"] / "model")
             trained = load_model(Reference(path=place, trust_remote_code=conditions.trust_remote_code))
-            graft(in_dtype(target, "float32"), trained, kept, before["blocks"], silent=self.grow.silent)
+            insert_blocks(in_dtype(target, "float32"), trained, kept, before["blocks"], silent=self.grow.silent)
             notes |= {"from_round": before["folder"], "blocks_from_round": before["blocks"], "silent": self.grow.silent}
-        conditions.runtime.first_does(lambda: write_json(folder / "inherited.json", notes))
+        conditions.runtime.on_rank0(lambda: write_json(folder / "inherited.json", notes))
         return target
 
 
@@ -186,7 +186,7 @@ def choose_once(
         drops.unlink(missing_ok=True)
         return found
 
-    found: dict[str, Any] = conditions.runtime.first_does(choose)
+    found: dict[str, Any] = conditions.runtime.on_rank0(choose)
     conditions.terminal.say(f"chose blocks {spans(found['blocks'])}: {found['reason']}")
     return found
 
@@ -248,7 +248,7 @@ def grow(
     evaluate = evaluate or Evaluate()
     request["tolerance"] = evaluate.tolerance  # which says whether a round has matched
     runtime = rt.start(device)
-    runtime.first_does(lambda: check_request(out, request))  # in `begun` again; before what takes long
+    runtime.on_rank0(lambda: check_request(out, request))  # in `begun` again; before what takes long
     if isinstance(reference, str | Path):
         origin = Reference(path=str(reference))
         tokenizer = tokenizer or load_tokenizer(origin)

@@ -36,7 +36,7 @@ def identity(model: "PreTrainedModel | str | Path") -> str:
 def only_job(folder: Path, runtime: Runtime) -> Iterator[None]:
     """Inside, no other job works in the folder. Raises InputError where one does."""
     with ExitStack() as held:
-        runtime.first_does(lambda: held.enter_context(locked(folder)))
+        runtime.on_rank0(lambda: held.enter_context(locked(folder)))
         yield
 
 
@@ -51,7 +51,7 @@ def begun(out: Path, request: dict[str, Any], runtime: Runtime) -> Iterator[None
         write_json(out / _REQUEST, request)
 
     with only_job(out, runtime):
-        runtime.first_does(begin)
+        runtime.on_rank0(begin)
         yield
 
 

@@ -31,10 +31,10 @@ class Runtime:
     device: str
     threads: int
     rank: int = 0
-    processes: int = 1
+    world_size: int = 1
 
     @property
-    def is_first(self) -> bool:
+    def is_rank0(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
@@ -65,18 +65,18 @@ class Runtime:
             return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
         return self.resolve_precision("auto")
 
-    def first_does(self, work: Callable[[], _T]) -> _T:
+    def on_rank0(self, work: Callable[[], _T]) -> _T:
         """What `work` gives on the first process, on all of them; the others wait for it, however long it takes.
 
         The result must be plain data. Where the first process fails the others raise OtherProcessFailed.
         """
-        if self.processes == 1:
+        if self.world_size == 1:
             return work()
         import torch.distributed as dist
 
         outcome: list[Any] = [None, None]
         failure: BaseException | None = None
-        if self.is_first:
+        if self.is_rank0:
             try:
                 outcome = [work(), None]
             except Exception as error:
@@ -91,11 +91,11 @@ class Runtime:
 
     def gather(self, value: _T) -> list[_T]:
         """The values of all processes, in the order of their ranks, on each of them."""
-        if self.processes == 1:
+        if self.world_size == 1:
             return [value]
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.processes
+        found: list[Any] = [None] * self.world_size
         dist.all_gather_object(found, value)
         return found
 
@@ -103,7 +103,7 @@ class Runtime:
         """Device facts for the manifest."""
         import torch
 
-        facts: dict[str, Any] = {"device": self.device, "threads": self.threads, "processes": self.processes}
+        facts: dict[str, Any] = {"device": self.device, "threads": self.threads, "processes": self.world_size}
         if self.device == "cuda":
             facts["gpu"] = torch.cuda.get_device_name()
         return facts
@@ -135,7 +135,7 @@ def start(device: str = "auto", threads: int | None = None, timeout_minutes: flo
     rank, processes = place_of_process()
     if processes > 1:
         _join(device, timeout_minutes)
-    return Runtime(device=device, threads=torch.get_num_threads(), rank=rank, processes=processes)
+    return Runtime(device=device, threads=torch.get_num_threads(), rank=rank, world_size=processes)
 
 
 def place_of_process() -> tuple[int, int]:

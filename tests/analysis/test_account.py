@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 import inheritune
 from conftest import read_json
 from inheritune import prepare
-from inheritune.analysis import account
+from inheritune.analysis import api
 from inheritune.data import Rows, Sequences, open_prepared, sample
 from inheritune.errors import InputError
 from inheritune.recipe import Inherit, Reference
@@ -35,9 +35,9 @@ def written(data: Path, reference_folder: Path, tmp_path_factory: pytest.TempPat
     """Two models on validation text, the first with a choice, as data and as a folder."""
     out = tmp_path_factory.mktemp("analysis") / "out"
     target = inheritune.inherit(reference_folder, [0, 3])
-    wish = Inherit(layers=2, choose="auto", calibration="128 tokens")
+    spec = Inherit(layers=2, choose="auto", calibration="128 tokens")
     found = inheritune.analyze(
-        [reference_folder, target], data=data, tau=[0.9, 0.5], loss_sequences=3, selection=wish, out=out, **SMALL
+        [reference_folder, target], data=data, tau=[0.9, 0.5], loss_sequences=3, selection=spec, out=out, **SMALL
     )
     return found, out
 
@@ -142,7 +142,7 @@ def test_figures_are_of_validation_text_and_the_choice_of_training_text(
     data: Path, reference_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: dict[str, Rows] = {}
-    describe, choose = account.describe, account.choose_blocks
+    describe, choose = api.describe, api.choose_blocks
 
     def described(model: Any, given: Rows, **more: Any) -> Any:
         rows["figures"] = given
@@ -152,10 +152,10 @@ def test_figures_are_of_validation_text_and_the_choice_of_training_text(
         rows["choice"] = given
         return choose(model, given, *more, **named)
 
-    monkeypatch.setattr(account, "describe", described)
-    monkeypatch.setattr(account, "choose_blocks", chose)
-    wish = Inherit(layers=2, choose="influence", calibration="600 tokens")
-    inheritune.analyze(reference_folder, data=data, selection=wish, **SMALL)
+    monkeypatch.setattr(api, "describe", described)
+    monkeypatch.setattr(api, "choose_blocks", chose)
+    spec = Inherit(layers=2, choose="influence", calibration="600 tokens")
+    inheritune.analyze(reference_folder, data=data, selection=spec, **SMALL)
     prepared = open_prepared(data)
     judged = prepared.tokens("validation").read(0, len(prepared.tokens("validation"))).tolist()
     assert rows["figures"].windows.shape == (4, 13)

@@ -25,8 +25,8 @@ def parameters(model: Any) -> int:
     return sum(parameter.numel() for parameter in set(model.parameters()))
 
 
-def choose(model: Any, **wish: Any) -> dict[str, Any]:
-    return choose_blocks(model, as_rows(ROWS), Inherit(**wish))
+def choose(model: Any, **spec: Any) -> dict[str, Any]:
+    return choose_blocks(model, as_rows(ROWS), Inherit(**spec))
 
 
 def mean_loss(model: Any, kept: list[int]) -> float:

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 import inheritune
 from inheritune.analysis import Partial, Trials
-from inheritune.analysis.trials import skip_increases
+from inheritune.analysis.ablation import skip_increases
 
 SELECTIONS = [[0], [0, 1], [0, 2, 3], [1, 3], [2], [0, 1, 2]]
 

@@ -19,7 +19,7 @@ PLAIN = {"layers": 1, "choose": "auto", "recovery": None}
 RECOVERED = {"layers": 1, "choose": "auto", "calibration": "60 tokens", "recovery": "60 tokens"}
 
 
-def choose(model: Any, file: Path | None = None, stop_after: int | None = None, **wish: Any) -> dict[str, Any]:
+def choose(model: Any, file: Path | None = None, stop_after: int | None = None, **spec: Any) -> dict[str, Any]:
     """A choice that gets Ctrl-C right after so many drops."""
     drops = 0
 
@@ -29,22 +29,22 @@ def choose(model: Any, file: Path | None = None, stop_after: int | None = None, 
         if drops == stop_after:
             raise KeyboardInterrupt
 
-    found = choose_blocks(model, as_rows(ROWS), Inherit(**wish), progress=file, say=say)
+    found = choose_blocks(model, as_rows(ROWS), Inherit(**spec), progress=file, say=say)
     del found["seconds"]
     return found
 
 
 @pytest.mark.parametrize("wish", [PLAIN, RECOVERED], ids=["plain", "with recovery"])
-def test_a_resumed_choice_gives_what_an_uninterrupted_one_gives(tmp_path: Path, wish: dict[str, Any]) -> None:
+def test_a_resumed_choice_gives_what_an_uninterrupted_one_gives(tmp_path: Path, spec: dict[str, Any]) -> None:
     model, file = build("llama"), tmp_path / "drops.json"
-    straight = choose(model, **wish)
-    assert (straight["recovery_steps"] > 0) == (wish is RECOVERED)
+    straight = choose(model, **spec)
+    assert (straight["recovery_steps"] > 0) == (spec is RECOVERED)
     for drops in (1, 1, 1):  # Ctrl-C after each drop of three starts
         with pytest.raises(Interrupted, match=rf"kept in {file}: run the same command again to resume"):
-            choose(model, file, drops, **wish)
+            choose(model, file, drops, **spec)
     saved = read_json(file)
     assert [one["block"] for one in saved["drops"]] == [one["block"] for one in straight["dropped"]]
-    assert choose(model, file, **wish) == straight
+    assert choose(model, file, **spec) == straight
     assert saved == read_json(file)  # nothing was tried again
 
 
@@ -56,10 +56,10 @@ def test_another_choice_begins_anew(tmp_path: Path) -> None:
     before = read_json(file)["fingerprint"]
     other = build("llama")
     other.model.layers[1].mlp.down_proj.weight.data[0, 0] += 1
-    for model, wish in ((other, PLAIN), (build("llama"), RECOVERED)):
+    for model, spec in ((other, PLAIN), (build("llama"), RECOVERED)):
         with pytest.raises(Interrupted):
             choose(build("llama"), file, 1, **PLAIN)
-        assert choose(model, file, **wish) == choose(model, **wish)
+        assert choose(model, file, **spec) == choose(model, **spec)
         assert read_json(file)["fingerprint"] != before
         file.unlink()
 

@@ -12,9 +12,9 @@ from torch.nn import functional
 import inheritune
 from inheritune.analysis import Trials, choose_blocks
 from inheritune.analysis import recovery as recovery_module
+from inheritune.analysis.ablation import products_in
 from inheritune.analysis.choice import divide
 from inheritune.analysis.recovery import RATE, Recovery
-from inheritune.analysis.trials import products_in
 from inheritune.arch import block_modules
 from inheritune.recipe import Inherit, check
 
@@ -94,20 +94,20 @@ def test_sequences_to_recover_on_are_others_and_the_model_stays() -> None:
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     tokens_NT = some_tokens(12, 17)
     rows = as_rows(tokens_NT)
-    wish = Inherit(layers=2, choose="auto", calibration="64 tokens", recovery="32 tokens")
-    seen, spare = divide(rows, wish)
+    spec = Inherit(layers=2, choose="auto", calibration="64 tokens", recovery="32 tokens")
+    seen, spare = divide(rows, spec)
     assert seen.windows.tolist() == tokens_NT[::3].tolist()
     assert sorted(map(tuple, [*seen.windows.tolist(), *spare.windows.tolist()])) == sorted(
         map(tuple, tokens_NT.tolist())
     )
-    found = choose_blocks(model, rows, wish)
+    found = choose_blocks(model, rows, spec)
     assert found["recovery_steps"] == 1  # nothing is left to choose behind the second drop
     assert found["calibration"] == {"sequences": 4, "sequence_length": 16}
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     for less in (
-        choose_blocks(model, rows, check(Inherit, wish.model_dump() | {"recovery": "none"}, "inherit")),
-        choose_blocks(model, seen, wish),
+        choose_blocks(model, rows, check(Inherit, spec.model_dump() | {"recovery": "none"}, "inherit")),
+        choose_blocks(model, seen, spec),
     ):
         assert less["recovery_steps"] == 0
-    assert choose_blocks(model, rows.rows([0]), wish)["calibration"]["sequences"] == 1
+    assert choose_blocks(model, rows.rows([0]), spec)["calibration"]["sequences"] == 1

@@ -105,11 +105,11 @@ SELECTIONS = [
 @pytest.mark.parametrize(("kind", "kept"), SELECTIONS)
 def test_from_files_as_from_memory_and_as_sliced_by_hand(kind: str, kept: list[int], tmp_path: Path) -> None:
     model = save(kind, tmp_path / "reference")
-    wish = make_wish(4, choose="stacked") if kept == STACKED else make_wish(kept)
+    spec = make_wish(4, choose="stacked") if kept == STACKED else make_wish(kept)
     reference = Reference(path=str(tmp_path / "reference"))
-    here, _ = derive(model, wish)
-    there, _ = derive(reference, wish)
-    write(reference, wish, tmp_path / "target")
+    here, _ = derive(model, spec)
+    there, _ = derive(reference, spec)
+    write(reference, spec, tmp_path / "target")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "target")
     for other in (there, loaded):
         assert here.state_dict().keys() == other.state_dict().keys()
@@ -299,9 +299,9 @@ def test_the_sound_checkpoints_are_taken(sound: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("submodules", ["all", ["attention"]])
 def test_half_width_from_files_as_from_memory(kind: str, submodules: Any, tmp_path: Path) -> None:
     model = save(kind, tmp_path / "reference")
-    wish = make_wish([0, 2], submodules=submodules, width="half")
-    here, _ = derive(model, wish)
-    there, _ = derive(Reference(path=str(tmp_path / "reference")), wish)
+    spec = make_wish([0, 2], submodules=submodules, width="half")
+    here, _ = derive(model, spec)
+    there, _ = derive(Reference(path=str(tmp_path / "reference")), spec)
     assert here.state_dict().keys() == there.state_dict().keys()
     assert all(torch.equal(tensor, there.state_dict()[name]) for name, tensor in here.state_dict().items())
 
@@ -312,11 +312,11 @@ def test_half_width_of_experts_in_a_form_whose_parts_are_not_known(
     """Then the kept blocks are read whole, and the target is the same."""
     model = save("mixtral", tmp_path / "reference")
     monkeypatch.setattr(weights, "_SIDE_BY_SIDE", ())
-    wish = make_wish([0, 2], width="half")
-    source = open_source(Reference(path=str(tmp_path / "reference")), wish)
+    spec = make_wish([0, 2], width="half")
+    source = open_source(Reference(path=str(tmp_path / "reference")), spec)
     assert source.placement is not None
     assert source.placement.target is source.draft.whole
-    here, there = derive(model, wish)[0].state_dict(), source.build(seed=1).state_dict()
+    here, there = derive(model, spec)[0].state_dict(), source.build(seed=1).state_dict()
     assert here.keys() == there.keys()
     assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
 

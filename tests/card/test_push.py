@@ -46,11 +46,11 @@ class Hub:
         if self.refuse:
             return self.refuse, {"error": f"not for {token}"}
         if path == "/api/repos/create":
-            wish = json.loads(body)
-            name = f"{wish['organization']}/{wish['name']}"
+            spec = json.loads(body)
+            name = f"{spec['organization']}/{spec['name']}"
             if name in self.repositories:
                 return 409, {"error": "You already created this model repo", "url": f"{self.url}/{name}"}
-            self.repositories[name] = {"private": wish.get("visibility") == "private", "branches": {"main": {}}}
+            self.repositories[name] = {"private": spec.get("visibility") == "private", "branches": {"main": {}}}
             return 200, {"url": f"{self.url}/{name}"}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": [{"message": "no language"}]}

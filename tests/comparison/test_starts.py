@@ -42,8 +42,8 @@ def test_what_comes_along() -> None:
         ("inherit", "all", "full"), ("random", "none", "full"), ("half-width", "all", "half"), ("lazy", "all", "full"),
     ):  # fmt: skip
         settings = arm(start)
-        wish = wish_of(settings, 4, 8)
-        assert (wish.submodules, wish.width) == (submodules, width)
+        spec = wish_of(settings, 4, 8)
+        assert (spec.submodules, spec.width) == (submodules, width)
     assert first_stage_wish(6, 8).submodules == "none"
     assert first_stage_wish(6, 8).layers == [0, 1, 2]
 

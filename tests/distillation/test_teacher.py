@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from inheritune import runtime
 from inheritune.data import Batches, Packing, Sequences
-from inheritune.distillation import Lesson, OnlineOutputs, StoredOutputs, Teacher, storing, teacher
+from inheritune.distillation import DistillationRequest, OnlineOutputs, StoredOutputs, Teacher, storing, teacher
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import Training, check
 
@@ -33,11 +33,11 @@ def text(sampling: str = "shuffled", tokens: int = 400, packing: Packing = PLAIN
     return Sequences(row, LENGTH, "test", sampling, packing)
 
 
-def lesson(vocabulary: int = VOCABULARY, packing: Packing = PLAIN, uses: int = 40, **more: Any) -> Lesson:
+def lesson(vocabulary: int = VOCABULARY, packing: Packing = PLAIN, uses: int = 40, **more: Any) -> DistillationRequest:
     tree = {"length": "5 steps", "batch": "8 sequences", "sequence_length": LENGTH, "precision": "float32"}
     distillation = {"outputs": "stored"} | more.pop("distillation", {})
     settings = check(Training, tree | {"distillation": distillation} | more, "train")
-    return Lesson("arm one", settings, text(settings.sampling, packing=packing), uses, vocabulary)
+    return DistillationRequest("arm one", settings, text(settings.sampling, packing=packing), uses, vocabulary)
 
 
 def asked(outputs: Any, numbers: list[int], row: Sequences) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -198,10 +198,12 @@ def test_whatever_outputs_depend_on_has_outputs_of_its_own(change: dict[str, Any
     before = only_store(tmp_path)
     seed, tokens = change.pop("teacher", 0), change.pop("text", 400)
     wanted = lesson(**change)
-    wanted = Lesson("two", wanted.settings, text(tokens=tokens, packing=wanted.sequences.packing), 40, VOCABULARY)
+    wanted = DistillationRequest(
+        "two", wanted.settings, text(tokens=tokens, packing=wanted.sequences.packing), 40, VOCABULARY
+    )
     if "sequence_length" in change:
         row = Sequences(text().tokens, 8, "test")
-        wanted = Lesson("two", wanted.settings, row, 40, VOCABULARY)
+        wanted = DistillationRequest("two", wanted.settings, row, 40, VOCABULARY)
     Teacher(a_teacher(seed), tmp_path).outputs(wanted, HERE, print)
     assert len(list(tmp_path.glob("*/manifest.json"))) == 2
     assert before.exists()

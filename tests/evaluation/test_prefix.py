@@ -96,7 +96,7 @@ def plain_losses(folder: Path, stream: list[int], apart: bool = False, length: i
 
 
 def prefix_by_hand(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    ids = tokenizer("Line", return_special_tokens_mask=True)
+    ids = tokenizer("TensorCopy", return_special_tokens_mask=True)
     mask = ids["special_tokens_mask"]
     return list(ids["input_ids"][: mask.index(0)])
 

@@ -25,7 +25,14 @@ TRAIN: dict[str, Any] = {
     "length": "8 steps", "batch": "4 sequences", "sequence_length": 16, "micro_batch": 2,
     "optimizer": {"learning_rate": 0.003}, "schedule": {"warm_up": "1 steps"}, "checkpoint": {"every": "3 steps"},
 }  # fmt: skip
-MEASURED = ("seconds", "second", "memory", "started", "versions", "device")  # parts of keys whose values are not results
+MEASURED = (
+    "seconds",
+    "second",
+    "memory",
+    "started",
+    "versions",
+    "device",
+)  # parts of keys whose values are not results
 
 
 def recipe(text: Path, **changes: Any) -> dict[str, Any]:
@@ -97,12 +104,11 @@ def suites(text: Path, reference: Path) -> dict[str, dict[str, Any]]:
 
 def compute(folder: Path, chosen: list[str] | None = None) -> None:
     """Runs and comparisons in `folder`, and their results in results.json."""
-    from conftest import make_text
-    from tiny_suites import make_reference
-
     import inheritune
+    from conftest import make_text
     from inheritune.data import train_tokenizer
     from inheritune.recipe import load_recipe
+    from tiny_suites import make_reference
 
     folder = folder.resolve()
     text = make_text(folder / "text")
@@ -118,7 +124,9 @@ def compute(folder: Path, chosen: list[str] | None = None) -> None:
         else:
             inheritune.run(load_recipe(file), out)
     found = results(folder / "out")
-    (folder / "results.json").write_text(json.dumps(found, indent=1, sort_keys=True).replace(str(folder), "FOLDER"), encoding="utf-8")
+    (folder / "results.json").write_text(
+        json.dumps(found, indent=1, sort_keys=True).replace(str(folder), "FOLDER"), encoding="utf-8"
+    )
 
 
 def results(out: Path) -> dict[str, Any]:
@@ -131,7 +139,17 @@ def results(out: Path) -> dict[str, Any]:
             continue
         if file.suffix in (".safetensors", ".bin"):
             found[place] = hashlib.sha256(file.read_bytes()).hexdigest()
-        elif file.name in ("summary.json", "comparison.json", "evaluation.json", "training.json", "result.json", "selection.json", "inherited.json", "samples.json", "analysis.json"):
+        elif file.name in (
+            "summary.json",
+            "comparison.json",
+            "evaluation.json",
+            "training.json",
+            "result.json",
+            "selection.json",
+            "inherited.json",
+            "samples.json",
+            "analysis.json",
+        ):
             found[place] = plain(json.loads(file.read_text(encoding="utf-8")))
     return found
 
@@ -149,7 +167,9 @@ def differences(before: Any, after: Any, place: str = "") -> list[str]:
     """Places where two results differ. What is new in `after` is no difference."""
     if isinstance(before, dict) and isinstance(after, dict):
         found = [f"{place}/{key}: gone" for key in before if key not in after]
-        return found + [line for key in before if key in after for line in differences(before[key], after[key], f"{place}/{key}")]
+        return found + [
+            line for key in before if key in after for line in differences(before[key], after[key], f"{place}/{key}")
+        ]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         pairs = enumerate(zip(before, after, strict=True))
         return [line for number, pair in pairs for line in differences(*pair, f"{place}/{number}")]
@@ -158,7 +178,11 @@ def differences(before: Any, after: Any, place: str = "") -> list[str]:
 
 def losses(found: dict[str, Any]) -> dict[str, float]:
     """The validation loss of every judged model, by its place."""
-    return {place: one["val_loss"] for place, one in found.items() if place.endswith("evaluation.json") and "val_loss" in one}
+    return {
+        place: one["val_loss"]
+        for place, one in found.items()
+        if place.endswith("evaluation.json") and "val_loss" in one
+    }
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-import pytest
-
 import experiments
+import pytest
 
 
 @pytest.mark.long

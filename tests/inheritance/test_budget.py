@@ -35,8 +35,8 @@ def test_it_settles_on_the_most_blocks_that_keep_it(choose: Any) -> None:
     sizes = [parameters(inheritune.inherit(model, count)) for count in (1, 2, 3, 4)]
     for count, size in enumerate(sizes, 1):
         for amount in (size, size + 1):
-            wish = settle(model.config, Inherit(layers=f"{amount} parameters", choose=choose))
-            assert (wish.layers, wish.choose) == (count, choose)
+            spec = settle(model.config, Inherit(layers=f"{amount} parameters", choose=choose))
+            assert (spec.layers, spec.choose) == (count, choose)
     assert settle(model.config, Inherit(layers="5B parameters", choose=choose)).layers == 4
 
 
@@ -64,8 +64,8 @@ def test_bytes_are_those_of_the_references_dtype(dtype: torch.dtype, size: int) 
 def test_what_is_no_budget_stays_as_it_is() -> None:
     config = build("llama").config
     for layers in (2, 0.5, [0, 3]):
-        wish = Inherit(layers=layers)
-        assert settle(config, wish) is wish
+        spec = Inherit(layers=layers)
+        assert settle(config, spec) is spec
 
 
 def test_a_budget_below_one_block_is_an_error() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from inheritune.arch import Fold, Structure
 from inheritune.errors import InputError
-from inheritune.inheritance import Exceptions, Line, Plan, describe_plan, narrowed, plan_copies, plan_rows
+from inheritune.inheritance import Exceptions, Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
 
 STRUCTURE = Structure("model.layers", 3)
 SOURCE = {
@@ -28,7 +28,7 @@ TWO = {
 }
 
 
-def line_of(plan: Plan, target: str) -> Line:
+def line_of(plan: Plan, target: str) -> TensorCopy:
     (found,) = (line for line in plan.lines if line.target == target)
     return found
 
@@ -38,12 +38,12 @@ def test_blocks_go_to_their_places_and_the_rest_by_name() -> None:
     assert plan.kept == (1, 2)
     assert plan.total == 3
     assert set(plan.lines) == {
-        Line("model.embed.weight", (9, 4), "model.embed.weight"),
-        Line("model.layers_norm.weight", (4,), "model.layers_norm.weight"),
-        Line("head.weight", (9, 4), "head.weight"),
-        Line("model.layers.0.attention.weight", (4, 4), "model.layers.1.attention.weight"),
-        Line("model.layers.0.attention.bias", (4,), "model.layers.1.attention.bias"),
-        Line("model.layers.1.attention.weight", (4, 4), "model.layers.2.attention.weight"),
+        TensorCopy("model.embed.weight", (9, 4), "model.embed.weight"),
+        TensorCopy("model.layers_norm.weight", (4,), "model.layers_norm.weight"),
+        TensorCopy("head.weight", (9, 4), "head.weight"),
+        TensorCopy("model.layers.0.attention.weight", (4, 4), "model.layers.1.attention.weight"),
+        TensorCopy("model.layers.0.attention.bias", (4,), "model.layers.1.attention.bias"),
+        TensorCopy("model.layers.1.attention.weight", (4, 4), "model.layers.2.attention.weight"),
     }
     assert len(plan.lines) == 6
     assert plan.dropped == ("model.layers.0.attention.weight",)
@@ -98,7 +98,7 @@ def test_parts_and_factors_are_said_in_words() -> None:
     whole = {name: tuple(((0, length),) for length in shape) for name, shape in FIRST.items()}
     parts = whole | {"model.embed.weight": (((0, 9),), ((0, 1), (3, 4)))}
     half = narrowed(plan, parts)
-    assert line_of(half, "model.embed.weight") == Line(
+    assert line_of(half, "model.embed.weight") == TensorCopy(
         "model.embed.weight", (9, 2), "model.embed.weight", (((0, 9),), ((0, 1), (3, 4)))
     )
     assert line_of(half, "head.weight").ranges is None
@@ -155,7 +155,7 @@ def test_a_plan_of_all_blocks_drops_nothing() -> None:
 def test_a_tensor_with_slices_for_all_blocks_keeps_those_of_the_kept_ones() -> None:
     source, target = SOURCE | {"packed": (5, 12)}, FIRST | {"packed": (5, 4)}
     plan = plan_copies(source, target, STRUCTURE, [2], exceptions=Exceptions(packed={"packed": 1}))
-    assert line_of(plan, "packed") == Line("packed", (5, 4), "packed", (((0, 5),), ((8, 12),)))
+    assert line_of(plan, "packed") == TensorCopy("packed", (5, 4), "packed", (((0, 5),), ((8, 12),)))
     with pytest.raises(InputError, match="cannot be cut by blocks and halved at once"):
         narrowed(plan, {name: tuple(((0, length // 2),) for length in shape) for name, shape in target.items()})
 
@@ -164,7 +164,7 @@ def test_a_tensor_can_be_filled_with_a_value() -> None:
     target = FIRST | {"model.layers.0.attention.extra": (4,)}
     values = {"model.layers.0.attention.extra": 0.0}
     plan = plan_copies(SOURCE, target, STRUCTURE, [0], exceptions=Exceptions(values=values))
-    assert line_of(plan, "model.layers.0.attention.extra") == Line(
+    assert line_of(plan, "model.layers.0.attention.extra") == TensorCopy(
         "model.layers.0.attention.extra", (4,), None, value=0.0
     )
     assert plan.fresh == ()

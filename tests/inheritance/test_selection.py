@@ -23,8 +23,8 @@ def wishes(draw: st.DrawFn) -> tuple[int | float, int]:
 
 @settings(deadline=None)
 @given(wishes(), CHOICES)
-def test_selection_rises_within_the_reference_and_has_the_count(wish: tuple[int | float, int], choose: Any) -> None:
-    layers, total = wish
+def test_selection_rises_within_the_reference_and_has_the_count(spec: tuple[int | float, int], choose: Any) -> None:
+    layers, total = spec
     kept = select_blocks(layers, choose, total)
     assert len(kept) == count_layers(layers, total)
     assert all(left < right for left, right in pairwise(kept))
@@ -84,8 +84,8 @@ def test_a_block_that_is_not_there_is_an_error(total: int, data: st.DataObject) 
 
 @settings(deadline=None)
 @given(wishes())
-def test_choices_take_the_place_they_name(wish: tuple[int | float, int]) -> None:
-    layers, total = wish
+def test_choices_take_the_place_they_name(spec: tuple[int | float, int]) -> None:
+    layers, total = spec
     count = count_layers(layers, total)
     assert select_blocks(layers, "first", total) == list(range(count))
     assert select_blocks(layers, "last", total)[-count:] == list(range(total))[-count:]
@@ -104,8 +104,8 @@ def test_ends_of_a_model_of_26() -> None:
 
 @settings(deadline=None)
 @given(wishes())
-def test_every_kth_begins_at_0_with_even_steps(wish: tuple[int | float, int]) -> None:
-    layers, total = wish
+def test_every_kth_begins_at_0_with_even_steps(spec: tuple[int | float, int]) -> None:
+    layers, total = spec
     kept = select_blocks(layers, "every", total)
     assert kept[0] == 0
     steps = {right - left for left, right in pairwise([*kept, total])}

@@ -101,7 +101,7 @@ def test_samples_of_both_and_other_prompts_when_asked(recipe: Path, tmp_path: Pa
 def test_analysis_of_both_goes_on_where_it_stopped(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, wish = tmp_path / "run", load_recipe(recipe, ["--evaluate.analyze=true", "--evaluate.prompts=[]"])
+    folder, spec = tmp_path / "run", load_recipe(recipe, ["--evaluate.analyze=true", "--evaluate.prompts=[]"])
     from inheritune.pipeline import looking
 
     def killed(*_: Any, **__: Any) -> None:
@@ -110,11 +110,11 @@ def test_analysis_of_both_goes_on_where_it_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(looking, "analyze", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(wish, folder)
+            run(spec, folder)
     assert read_json(folder / "summary.json")["finished"] is True
     assert "How to reproduce it" in (folder / "report" / "report.md").read_text(encoding="utf-8")
     assert not (folder / "analysis").exists()
-    summary = run(wish, folder)
+    summary = run(spec, folder)
     found = read_json(folder / "analysis" / "analysis.json")
     assert [model["layers"] for model in found["models"]] == [4, 1]
     assert found["text"]["sequence_length"] == 16
@@ -124,5 +124,5 @@ def test_analysis_of_both_goes_on_where_it_stopped(
     assert "<title>reference\nblock 3: " in page
     assert "<title>target\nblock 0: " in page
     before = (folder / "analysis" / "analysis.json").stat().st_mtime_ns
-    assert run(wish, folder) == summary
+    assert run(spec, folder) == summary
     assert (folder / "analysis" / "analysis.json").stat().st_mtime_ns == before

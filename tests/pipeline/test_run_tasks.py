@@ -68,8 +68,8 @@ def test_what_cannot_be_asked_ends_the_run_before_it_begins(text: Path, tasks: P
         with pytest.raises(InputError, match=f"^evaluate.tasks: .*{said}"):
             run(load_recipe(recipe_of(text, tasks, names, tmp_path / "r.yaml")), tmp_path / "out")
     with pytest.raises(InputError, match=r"evaluate.tasks: .* is a folder of task files"):
-        wish = ["evaluate.trust_task_files=false"]
-        run(load_recipe(recipe_of(text, tasks, ["own_pages"], tmp_path / "r.yaml"), wish), tmp_path / "out")
+        spec = ["evaluate.trust_task_files=false"]
+        run(load_recipe(recipe_of(text, tasks, ["own_pages"], tmp_path / "r.yaml"), spec), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

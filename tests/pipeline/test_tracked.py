@@ -92,7 +92,7 @@ def test_only_the_first_process_tracks(tmp_path: Path, opened: list[Recorder]) -
     settings = Training.model_validate({"length": "3 steps"})
     for rank in (0, 1):
         conditions: Any = SimpleNamespace(
-            runtime=dataclasses.replace(start("cpu"), rank=rank, processes=2), track=("trackio",), title="demo",
+            runtime=dataclasses.replace(start("cpu"), rank=rank, world_size=2), track=("trackio",), title="demo",
             seed=1, terminal=Terminal(quiet=True),
         )  # fmt: skip
         with _open_trackers(Arm("arm", tmp_path / str(rank), lambda: model), conditions, model, settings):

@@ -22,7 +22,7 @@ from inheritune.arch import (
 )
 from inheritune.errors import InputError
 from inheritune.inheritance import derive, make_wish
-from inheritune.planner import Anatomy
+from inheritune.planner import ModelProfile
 
 LENGTH = 32
 SELECTIONS: tuple[list[int], ...] = ([0], [0, 1], [0, 1, 2, 3], [0, 2], [1, 2])
@@ -42,7 +42,7 @@ def check_against_targets(config: PretrainedConfig, selections: Any, width: str 
     """What is predicted for each selection is what the inherited model has; says how many there were."""
     torch.manual_seed(0)
     reference = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    anatomy = Anatomy(config if width == "full" else halve(config))
+    anatomy = ModelProfile(config if width == "full" else halve(config))
     compared = 0
     for kept in selections:
         try:
@@ -76,13 +76,13 @@ def test_parameters_are_exact_for_every_model_type(kind: str) -> None:
 
 def test_half_width_and_stacked() -> None:
     assert check_against_targets(config_of("llama"), SELECTIONS, width="half") == len(SELECTIONS)
-    assert sum(part.size for part in Anatomy(config_of("llama")).parts([0, 1, 0, 1])) == sum(
-        part.size for part in Anatomy(config_of("llama")).parts()
+    assert sum(part.size for part in ModelProfile(config_of("llama")).parts([0, 1, 0, 1])) == sum(
+        part.size for part in ModelProfile(config_of("llama")).parts()
     )
 
 
 def test_embeddings_by_hand() -> None:
-    parts = Anatomy(config_of("gpt2")).parts()
+    parts = ModelProfile(config_of("gpt2")).parts()
     assert [part.size for part in parts if part.is_embedding] == [67 * 32, 64 * 32]
     assert [part.share for part in parts if part.is_embedding] == [1.0, 0.0]  # the first is the head, too
 
@@ -90,7 +90,7 @@ def test_embeddings_by_hand() -> None:
 def test_only_the_experts_that_a_token_is_sent_to_count() -> None:
     """Mixtral: two of four experts, each three matrices of 32 x 48, in each of four blocks."""
     config = config_of("mixtral")
-    parts = Anatomy(config).parts()
+    parts = ModelProfile(config).parts()
     total = sum(part.size for part in parts)
     experts, embedding = 4 * 4 * 3 * 32 * 48, 67 * 32
     assert sum(part.size * part.share for part in parts) == total - experts / 2 - embedding
@@ -121,7 +121,7 @@ def measured_flops(config: PretrainedConfig, length: int) -> float:
     return counter.get_total_flops() / tokens.numel()
 
 
-def counted(anatomy: Anatomy, length: int) -> float:
+def counted(anatomy: ModelProfile, length: int) -> float:
     """FLOPs a token by the rehearsal."""
     use = anatomy.use("float32", False, 1, length)
     assert use is not None, anatomy.unfollowed
@@ -133,7 +133,7 @@ def test_flops_agree_with_torch(kind: str) -> None:
     """Both the convention and what is counted one by one, within 2 %."""
     tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     config: PretrainedConfig = CONFIG_MAPPING[kind](**WIDE[kind], **tokens)
-    anatomy = Anatomy(config)
+    anatomy = ModelProfile(config)
     measured = measured_flops(config, LENGTH)
     active = sum(part.size * part.share for part in anatomy.parts())
     assert flops_per_token(config, active, LENGTH) == pytest.approx(measured, rel=0.02)
@@ -144,7 +144,7 @@ def test_flops_agree_with_torch(kind: str) -> None:
 def test_what_is_counted_agrees_where_the_convention_does_not(kind: str) -> None:
     """Tiny models, in which norms and biases weigh; latent attention, whose heads head_dim does not tell."""
     config = config_of(kind)
-    anatomy = Anatomy(config)
+    anatomy = ModelProfile(config)
     measured = measured_flops(config, LENGTH)
     assert counted(anatomy, LENGTH) == pytest.approx(measured, rel=0.02)
     active = sum(part.size * part.share for part in anatomy.parts())
@@ -157,7 +157,7 @@ def test_what_is_counted_agrees_where_the_convention_does_not(kind: str) -> None
 def test_what_is_counted_agrees_for_every_family(kind: str) -> None:
     """However small the model, and whatever its attention; of mamba torch counts something else going backward."""
     config = config_of(kind)
-    assert counted(Anatomy(config), LENGTH) == pytest.approx(measured_flops(config, LENGTH), rel=0.02)
+    assert counted(ModelProfile(config), LENGTH) == pytest.approx(measured_flops(config, LENGTH), rel=0.02)
 
 
 @pytest.mark.long
@@ -168,24 +168,26 @@ def test_a_state_space_model() -> None:
     model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
     with FlopCounterMode(display=False) as counter:
         model(input_ids=tokens, use_cache=False)
-    assert counted(Anatomy(config), LENGTH) == pytest.approx(3 * counter.get_total_flops() / tokens.numel(), rel=0.001)
+    assert counted(ModelProfile(config), LENGTH) == pytest.approx(
+        3 * counter.get_total_flops() / tokens.numel(), rel=0.001
+    )
 
 
 def test_experts_by_the_numbers_of_a_real_one() -> None:
     """Mixtral 8x7B: 46.7B parameters, 12.9B of them active (its paper), embeddings left out here."""
-    parts = Anatomy(MixtralConfig()).parts()
+    parts = ModelProfile(MixtralConfig()).parts()
     assert sum(part.size for part in parts) == pytest.approx(46.7e9, rel=0.001)
     assert sum(part.size * part.share for part in parts) + 32000 * 4096 == pytest.approx(12.9e9, rel=0.002)
 
 
 def test_kinds() -> None:
-    assert Anatomy(config_of("llama")).kinds == [0, 0, 0, 0]
-    assert Anatomy(config_of("gemma3_text")).kinds == [0, 1, 1, 0]
+    assert ModelProfile(config_of("llama")).kinds == [0, 0, 0, 0]
+    assert ModelProfile(config_of("gemma3_text")).kinds == [0, 1, 1, 0]
 
 
 def test_a_deep_model_takes_no_more_than_its_kinds() -> None:
     """Of 40 equal blocks one is run: what is counted is 40 times that of one."""
     config = LlamaConfig(**{**WIDE["llama"], "num_hidden_layers": 40})
-    use = Anatomy(config).use("float32", False, 1, LENGTH)
+    use = ModelProfile(config).use("float32", False, 1, LENGTH)
     assert use is not None
     assert list(use.blocks) == [0]

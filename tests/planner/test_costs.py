@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from inheritune.arch import block_matrices, silence_libraries
 from inheritune.errors import InputError
 from inheritune.planner import (
-    Anatomy,
     Conditions,
+    ModelProfile,
     Planned,
     Way,
     choose_devices,
@@ -34,7 +34,7 @@ TINY = LlamaConfig(
     hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4, vocab_size=512,
     max_position_embeddings=128, tie_word_embeddings=False,
 )  # fmt: skip
-ANATOMY = Anatomy(TINY)
+ANATOMY = ModelProfile(TINY)
 TRAINING = Training.model_validate({"length": "10 steps", "batch": "8 sequences", "sequence_length": 32})
 
 
@@ -188,7 +188,7 @@ def test_the_published_hours_are_below_the_cards_limit() -> None:
     )
     target = LlamaConfig(**{**config.to_dict(), "num_hidden_layers": 13})
     training = Training.model_validate({"length": "8 epochs", "batch": "64 sequences", "sequence_length": 2048})
-    one = Planned("round 1", Anatomy(config), tuple(range(13)), target, training, 61035, 8.0)
+    one = Planned("round 1", ModelProfile(config), tuple(range(13)), target, training, 61035, 8.0)
     found = plan([one], Conditions(Evaluate(), 10**9, 4 * 10**6), choose_devices(["A6000"]))
     (said,) = [sentence for sentence in found["warnings"] if "That cannot be" in sentence]
     for figure in ("1.13e+19 FLOP", "262 TFLOP/s", "155", "8 epochs", "8.0 times"):

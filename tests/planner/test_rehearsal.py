@@ -8,8 +8,8 @@ from tiny_families import FAMILIES, some_tokens
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 
 from inheritune.arch import find_structure, silence_libraries
-from inheritune.planner import Anatomy
-from inheritune.planner.rehearsal import Rehearsal
+from inheritune.planner import ModelProfile
+from inheritune.planner.fake_step import Rehearsal
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,7 +52,7 @@ def really_kept(config: PretrainedConfig, precision: str, batch: int, length: in
 )
 def test_what_is_kept_is_what_autograd_keeps(kind: str, precision: str) -> None:
     config: PretrainedConfig = CONFIG_MAPPING[kind](**FAMILIES[kind].fields)
-    anatomy = Anatomy(config)
+    anatomy = ModelProfile(config)
     use = anatomy.use(precision, False, 2, 32)
     assert use is not None, anatomy.unfollowed
     found = use.outside.kept + use.outside.casts
@@ -78,7 +78,7 @@ def test_a_llama_by_hand() -> None:
     config = LlamaConfig(
         hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=2, num_attention_heads=8, vocab_size=1000
     )
-    anatomy = Anatomy(config)
+    anatomy = ModelProfile(config)
     for sharded, each in ((False, 34), (True, 26)):
         use = anatomy.use("bfloat16", sharded, 2, length)
         assert use is not None
@@ -93,7 +93,7 @@ def test_logits_by_hand() -> None:
     config = LlamaConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=vocabulary
     )
-    use = Anatomy(config).use("float32", False, 2, 64)
+    use = ModelProfile(config).use("float32", False, 2, 64)
     assert use is not None
     assert use.logits == pytest.approx(12 * vocabulary * tokens, rel=0.02)
 
@@ -102,7 +102,7 @@ def test_code_that_asks_for_values_is_said() -> None:
     config = CONFIG_MAPPING["jetmoe"](
         num_hidden_layers=2, hidden_size=32, kv_channels=8, intermediate_size=16, vocab_size=67, num_local_experts=4
     )
-    anatomy = Anatomy(config)
+    anatomy = ModelProfile(config)
     assert anatomy.use("float32", False, 1, 8) is None
     assert anatomy.unfollowed is not None
     assert "split_with_sizes" in anatomy.unfollowed

@@ -21,7 +21,7 @@ from inheritune.data import prepare
 from inheritune.errors import RunError
 from inheritune.runlog import read_metrics
 from inheritune.training import checkpoint, fault_of, list_checkpoints
-from inheritune.training.checkpoint import BEST, Checkpoints, Position, read_position, read_tensors, stored_shapes
+from inheritune.training.checkpoint import BEST, Checkpoints, TrainProgress, read_position, read_tensors, stored_shapes
 from inheritune.training.loop import _Loop
 
 PLACE = runtime.Runtime("cpu", 1)
@@ -64,7 +64,7 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
-    held, position = Checkpoints(tmp_path, 2, PLACE), Position(7, 1.5, 2.5, 3, 4)
+    held, position = Checkpoints(tmp_path, 2, PLACE), TrainProgress(7, 1.5, 2.5, 3, 4)
     held.save(position, tensors(), {})
     held.wait()
     target = held.newest(no_warning)
@@ -86,7 +86,7 @@ def test_it_is_a_copy_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return plain(self, *given)
 
     monkeypatch.setattr(Checkpoints, "_write_tensors", late)
-    held.save(Position(1), live, {})  # returns before anything is written
+    held.save(TrainProgress(1), live, {})  # returns before anything is written
     for tensor in live.values():
         tensor.zero_()
     begun.set()
@@ -99,10 +99,10 @@ def test_it_is_a_copy_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_it_has_no_name_until_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Checkpoints(tmp_path, 1, PLACE)
-    held.save(Position(1), tensors(), {})
+    held.save(TrainProgress(1), tensors(), {})
     held.wait()
     with held_up(monkeypatch) as gate:
-        held.save(Position(2), tensors(), {})
+        held.save(TrainProgress(2), tensors(), {})
         assert list_checkpoints(tmp_path) == [1]
         gate.set()
         held.wait()
@@ -114,7 +114,7 @@ def test_it_has_no_name_until_it_is_whole(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_a_kill_left_is_brought_to_an_end(tmp_path: Path) -> None:
     held = Checkpoints(tmp_path, 3, PLACE)
     for step in (1, 2, 3):
-        held.save(Position(step), tensors(), {})
+        held.save(TrainProgress(step), tensors(), {})
     held.save_best(tensors(), {"step": 2, "val_loss": 1.25})
     held.wait()
     (tmp_path / "step-000000003").rename(tmp_path / ".step-000000003.partial")  # whole, not named yet
@@ -134,7 +134,7 @@ def test_what_a_kill_left_is_brought_to_an_end(tmp_path: Path) -> None:
 def test_many_files_where_one_would_be_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_FILE_BYTES", 150)
     held = Checkpoints(tmp_path, 3, PLACE)
-    held.save(Position(1), tensors(), {})
+    held.save(TrainProgress(1), tensors(), {})
     held.wait()
     target = tmp_path / "step-000000001"
     assert len(list(target.glob("*.safetensors"))) > 3
@@ -182,7 +182,7 @@ def at_step(step: int, act: Callable[[], object]) -> Iterator[None]:
     """Inside, `act` is done when a training has come to this step, and what it was writing is written."""
     plain = _Loop._finish
 
-    def finish(self: _Loop, outcome: Any, position: Position) -> Position:
+    def finish(self: _Loop, outcome: Any, position: TrainProgress) -> TrainProgress:
         if position.step + 1 == step:
             self.state.checkpoints.wait()
             act()
@@ -282,7 +282,7 @@ def test_an_error_of_the_format_says_what_to_do(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Checkpoints, "_write_tensors", fail)
     held = Checkpoints(tmp_path, 2, PLACE)
-    held.save(Position(1), tensors(), {})
+    held.save(TrainProgress(1), tensors(), {})
     with pytest.raises(RunError, match=r"step-000000001: .*No space left.*the one before it is good; make room"):
         held.wait()
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from inheritune.training import (
     load_state,
     set_learning_rate,
     state_tensors,
-    step_unless,
+    step_if_finite,
 )
 
 pytest.importorskip("torchao", reason="the extra low-memory is not installed")
@@ -44,7 +44,7 @@ def train(of: nn.Module, optimizers: list[torch.optim.Optimizer], numbers: range
             ((of(x[half]) - y[half]).square().mean() / 2).backward()
         nn.utils.clip_grad_norm_(of.parameters(), 0.05)
         set_learning_rate(optimizers, 0.01 / (1 + number))
-        step_unless(optimizers, torch.tensor(bad, device=device))
+        step_if_finite(optimizers, torch.tensor(bad, device=device))
 
 
 def everything(of: nn.Module, optimizers: list[torch.optim.Optimizer]) -> State:

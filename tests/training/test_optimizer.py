@@ -16,7 +16,7 @@ from inheritune.training import (
     load_state,
     set_learning_rate,
     state_tensors,
-    step_unless,
+    step_if_finite,
 )
 
 MATRICES = frozenset({"1.weight", "3.weight"})
@@ -59,7 +59,7 @@ def train(of: nn.Module, optimizers: list[torch.optim.Optimizer], numbers: range
     for number in numbers:
         gradients(of, number)
         set_learning_rate(optimizers, 0.01 / (1 + number))
-        step_unless(optimizers, GOOD.to(next(of.parameters()).device))
+        step_if_finite(optimizers, GOOD.to(next(of.parameters()).device))
 
 
 def everything(of: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
@@ -125,7 +125,7 @@ def test_muon_by_hand() -> None:
             scale = 0.2 * math.sqrt(max(value.shape))  # Liu et al. (2025), equation 4
             values[name] = value * (1 - rate * 0.1) - rate * scale * update
         set_learning_rate(optimizers, rate)
-        step_unless(optimizers, GOOD)
+        step_if_finite(optimizers, GOOD)
     for name, value in values.items():
         moved = value - model().get_parameter(name).detach().double()
         assert (trained.get_parameter(name).detach() - value).norm() < 0.02 * moved.norm()
@@ -196,7 +196,7 @@ def test_a_bad_step_changes_nothing(name: str, device: str) -> None:
         before = everything(trained, optimizers)
         gradients(trained, start)
         trained[1].weight.grad[0, 0] = math.nan
-        step_unless(optimizers, BAD.to(device))
+        step_if_finite(optimizers, BAD.to(device))
         assert same(before, everything(trained, optimizers))
         train(trained, optimizers, range(start, start + 2))
         assert not same(before, everything(trained, optimizers))
@@ -211,7 +211,7 @@ def test_a_good_step_is_the_optimizers_own(name: str, device: str) -> None:
     for number in range(3):
         gradients(guarded, number)
         gradients(plain, number)
-        step_unless(ours, GOOD.to(device))
+        step_if_finite(ours, GOOD.to(device))
         for optimizer in theirs:
             optimizer.step()
     assert same(everything(guarded, ours), everything(plain, theirs))

@@ -13,7 +13,7 @@ from inheritune.training import (
     load_state,
     set_learning_rate,
     state_tensors,
-    step_unless,
+    step_if_finite,
 )
 from processes import in_processes
 
@@ -48,7 +48,7 @@ def train(of: nn.Module, optimizers: list[torch.optim.Optimizer], numbers: range
         of.zero_grad()
         (of(x) - y).square().mean().backward()
         set_learning_rate(optimizers, 0.01 / (1 + number))
-        step_unless(optimizers, torch.tensor(bad))
+        step_if_finite(optimizers, torch.tensor(bad))
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,12 @@
 """Which layers work: attention's ranks and mass, what each block is worth, and which blocks to inherit."""
 
-from inheritune.analysis.account import analyze, choose, drops_beside
+from inheritune.analysis.ablation import Trials
+from inheritune.analysis.api import analyze, choose, drops_beside
 from inheritune.analysis.attention import attention_seen, eager_attention
+from inheritune.analysis.block_skipping import Partial
 from inheritune.analysis.choice import choose_blocks, sequences_wanted
 from inheritune.analysis.figures import describe
+from inheritune.analysis.forward_statistics import pass_through
 from inheritune.analysis.gradients import find_projections, gradient_norms
 from inheritune.analysis.measures import (
     angular_distance,
@@ -16,10 +19,7 @@ from inheritune.analysis.measures import (
     sink_weight,
     valid_only,
 )
-from inheritune.analysis.partial import Partial
-from inheritune.analysis.passing import pass_through
 from inheritune.analysis.rank import approximate_rank, approximate_ranks
-from inheritune.analysis.trials import Trials
 
 __all__ = [
     "Partial",

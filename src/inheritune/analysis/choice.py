@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inheritune.analysis.ablation import Trials, products_in, skip_increases
 from inheritune.analysis.figures import mean
+from inheritune.analysis.forward_statistics import Passed, pass_through
 from inheritune.analysis.measures import is_lazy
 from inheritune.analysis.order import order_by, search
-from inheritune.analysis.passing import Passed, pass_through
 from inheritune.analysis.progress import Dropped, Progress, fingerprint_of, open_progress
 from inheritune.analysis.recovery import Recovery
-from inheritune.analysis.trials import Trials, products_in, skip_increases
 from inheritune.arch import layer_count
 from inheritune.data import Rows
 from inheritune.errors import InputError
@@ -30,14 +30,14 @@ _RANK_LENGTH, _RANK_SEQUENCES = 100, 20  # ranks grow with the length: the paper
 
 
 def choose_blocks(
-    model: "PreTrainedModel", rows: Rows, wish: Inherit, *, micro_batch: int = 8,
+    model: "PreTrainedModel", rows: Rows, spec: Inherit, *, micro_batch: int = 8,
     precision: str = "float32", trust_remote_code: bool = False, say: Callable[[str], None] = lambda _: None,
     progress: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The blocks that a measured choice keeps, and the order in which it drops the others, as plain data.
 
     `rows` are calibration sequences, which must not be validation text. auto drops one block after the
-    other, each time the one without which the loss rises least (see `search`), until `wish.layers` is kept; rank,
+    other, each time the one without which the loss rises least (see `search`), until `spec.layers` is kept; rank,
     influence and loss drop those with the lowest MaxRank, block influence, or increase of the loss when skipped alone.
     Products for losses are in `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, is
     left as it was. Keys: choose, blocks, dropped (in order; block, and with auto loss and increase in nats a token),
@@ -52,35 +52,35 @@ def choose_blocks(
     """
     total = layer_count(model.config)
     # What cannot be is found before anything is measured.
-    if isinstance(wish.layers, Size):
-        settle(model.config, wish, trust_remote_code)
+    if isinstance(spec.layers, Size):
+        settle(model.config, spec, trust_remote_code)
     else:
-        count_layers(wish.layers, total)
+        count_layers(spec.layers, total)
     fingerprint = ""
     if progress is not None:
-        fingerprint = fingerprint_of(model, rows, wish, micro_batch=micro_batch, precision=precision)
+        fingerprint = fingerprint_of(model, rows, spec, micro_batch=micro_batch, precision=precision)
     saved = open_progress(progress, fingerprint)
     with saved.told():
-        return _chosen(model, rows, wish, micro_batch, precision, trust_remote_code, say, saved)
+        return _chosen(model, rows, spec, micro_batch, precision, trust_remote_code, say, saved)
 
 
 def _chosen(
-    model: "PreTrainedModel", rows: Rows, wish: Inherit, micro_batch: int, precision: str, trust_remote_code: bool,
+    model: "PreTrainedModel", rows: Rows, spec: Inherit, micro_batch: int, precision: str, trust_remote_code: bool,
     say: Callable[[str], None], progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     total = layer_count(model.config)
-    seen, spare = divide(rows, wish)
+    seen, spare = divide(rows, spec)
     pieces = seen.cut(min(_RANK_LENGTH, rows.sequence_length))
     pieces = pieces.rows(range(len(pieces))[:_RANK_SEQUENCES])
     ranks = _ranks(pass_through(model, pieces, (_TAU,), micro_batch))
     trials, start = None, None
     tried, recovery = model, None
-    if wish.choose == "auto" and wish.recovery is not None and len(spare):
+    if spec.choose == "auto" and spec.recovery is not None and len(spare):
         tried = copy.deepcopy(model)
-        sequences = max(1, wish.recovery.count // rows.sequence_length)
+        sequences = max(1, spec.recovery.count // rows.sequence_length)
         recovery = Recovery(tried, spare, sequences, micro_batch)
-    with products_in(precision if wish.choose in ("auto", "loss") else "float32", model):
-        if wish.choose == "auto":
+    with products_in(precision if spec.choose in ("auto", "loss") else "float32", model):
+        if spec.choose == "auto":
             trials = Trials(tried, seen, micro_batch, recovery)
             start = float(trials.losses.mean())
             say(f"choosing blocks: loss {start:.3f} with all {total}")
@@ -88,20 +88,20 @@ def _chosen(
                 say("choosing blocks: blocks see more than the one before hands on, so every trial takes a whole pass")
             if progress.drops:
                 say(f"choosing blocks: resuming from {progress.file}, drops so far: {len(progress.drops)}")
-            enough = partial(_is_enough, model, wish, trust_remote_code)
-            order = search(trials, enough, partial(_is_model, model, wish, trust_remote_code), say, progress)
+            enough = partial(_is_enough, model, spec, trust_remote_code)
+            order = search(trials, enough, partial(_is_model, model, spec, trust_remote_code), say, progress)
         else:
-            order = order_by(_values(model, seen, wish.choose, ranks, micro_batch))
+            order = order_by(_values(model, seen, spec.choose, ranks, micro_batch))
     dropped = [one.block for one in order]
-    kept = _kept(model, wish, dropped, trust_remote_code)
+    kept = _kept(model, spec, dropped, trust_remote_code)
     lazy = [block for block, rank in enumerate(ranks) if rank is not None and is_lazy(rank)]
     gone = order[: total - len(kept)]
     return {
-        "choose": wish.choose,
+        "choose": spec.choose,
         "blocks": kept,
         "dropped": [dataclasses.asdict(one) for one in gone],
         "lazy_layers": lazy,
-        "reason": reason(gone, lazy, wish.choose),
+        "reason": reason(gone, lazy, spec.choose),
         "precision": precision,
         "calibration": {"sequences": len(seen), "sequence_length": rows.sequence_length},
         "recovery_steps": 0 if recovery is None else recovery.steps,
@@ -111,17 +111,17 @@ def _chosen(
     }
 
 
-def sequences_wanted(wish: Inherit, length: int, blocks: int) -> int:
+def sequences_wanted(spec: Inherit, length: int, blocks: int) -> int:
     """How many sequences a measured choice among so many blocks has use for: to see, and to recover on."""
-    seen = max(1, wish.calibration.count // length)
-    if wish.choose != "auto" or wish.recovery is None:
+    seen = max(1, spec.calibration.count // length)
+    if spec.choose != "auto" or spec.recovery is None:
         return seen
-    return seen + max(1, wish.recovery.count // length) * (blocks - 1)
+    return seen + max(1, spec.recovery.count // length) * (blocks - 1)
 
 
-def divide(rows: Rows, wish: Inherit) -> tuple[Rows, Rows]:
+def divide(rows: Rows, spec: Inherit) -> tuple[Rows, Rows]:
     """The sequences that losses are taken on, spread evenly over all, and the others, of which there may be none."""
-    count = min(len(rows), max(1, wish.calibration.count // rows.sequence_length))
+    count = min(len(rows), max(1, spec.calibration.count // rows.sequence_length))
     seen = np.zeros(len(rows), bool)
     seen[np.arange(count) * len(rows) // count] = True
     return rows.rows(seen), rows.rows(~seen)
@@ -169,31 +169,31 @@ def _values(
     return [rank for rank in ranks if rank is not None]
 
 
-def _is_enough(model: "PreTrainedModel", wish: Inherit, trust: bool, kept: list[int]) -> bool:
-    if isinstance(wish.layers, Size):
-        return within(model.config, wish, kept, trust)
-    return len(kept) <= count_layers(wish.layers, layer_count(model.config))
+def _is_enough(model: "PreTrainedModel", spec: Inherit, trust: bool, kept: list[int]) -> bool:
+    if isinstance(spec.layers, Size):
+        return within(model.config, spec, kept, trust)
+    return len(kept) <= count_layers(spec.layers, layer_count(model.config))
 
 
-def _kept(model: "PreTrainedModel", wish: Inherit, dropped: Sequence[int], trust: bool) -> list[int]:
+def _kept(model: "PreTrainedModel", spec: Inherit, dropped: Sequence[int], trust: bool) -> list[int]:
     total = layer_count(model.config)
-    if not isinstance(wish.layers, Size):
-        return select_blocks(wish.layers, wish.choose, total, dropped=dropped)
+    if not isinstance(spec.layers, Size):
+        return select_blocks(spec.layers, spec.choose, total, dropped=dropped)
     for count in range(total, total - len(dropped) - 1, -1):
-        kept = select_blocks(count, wish.choose, total, dropped=dropped) if count else []
-        if kept and within(model.config, wish, kept, trust):
+        kept = select_blocks(count, spec.choose, total, dropped=dropped) if count else []
+        if kept and within(model.config, spec, kept, trust):
             return kept
     raise InputError(
-        "inherit.layers", f"{wish.layers}, and one block with embeddings and head comes to more", "allow more"
+        "inherit.layers", f"{spec.layers}, and one block with embeddings and head comes to more", "allow more"
     )
 
 
-def _is_model(model: "PreTrainedModel", wish: Inherit, trust: bool, kept: list[int]) -> bool:
+def _is_model(model: "PreTrainedModel", spec: Inherit, trust: bool, kept: list[int]) -> bool:
     """Whether a target can be made of these blocks in which each computes what it did."""
     if not kept:
         return False
     try:
-        draft(model, wish.model_copy(update={"layers": kept, "choose": "first"}), trust)
+        draft(model, spec.model_copy(update={"layers": kept, "choose": "first"}), trust)
     except InputError:
         return False
     return True

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from inheritune.analysis.ablation import Trials, products_in, skip_increases
+from inheritune.analysis.forward_statistics import attention_of, pass_through
 from inheritune.analysis.gradients import gradient_norms
 from inheritune.analysis.measures import COLLAPSED_BELOW, is_lazy, lazy_groups
-from inheritune.analysis.passing import attention_of, pass_through
-from inheritune.analysis.trials import Trials, products_in, skip_increases
 from inheritune.data import Rows
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inheritune.analysis.attention import attention_seen, eager_attention
-from inheritune.analysis.partial import losses_of_tokens
+from inheritune.analysis.block_skipping import losses_of_tokens
 from inheritune.arch import block_modules, split_head
 from inheritune.data import Rows
 

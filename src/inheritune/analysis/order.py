@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from inheritune.analysis.ablation import Trials
 from inheritune.analysis.progress import Dropped, Progress
-from inheritune.analysis.trials import Trials
 from inheritune.errors import InputError
 
 _LIKELY = 4  # of each order of the candidates, so many are tried: neither is to be trusted

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inheritune.analysis.partial import Partial
+from inheritune.analysis.block_skipping import Partial
 from inheritune.arch import block_modules
 from inheritune.data import Examples, Rows
 

@@ -20,7 +20,6 @@ from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tok
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
 from inheritune.arch.finite import check_numbers, check_stored_numbers
 from inheritune.arch.gguf_header import read_gguf
-from inheritune.arch.given import ready, resolve_dtype, title
 from inheritune.arch.head import Head, logits_width, split_head
 from inheritune.arch.loading import (
     check_tokenizer_fits,
@@ -33,6 +32,7 @@ from inheritune.arch.loading import (
     open_weights,
     silence_libraries,
 )
+from inheritune.arch.model_source import ready, resolve_dtype, title
 from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.precision import in_dtype
 from inheritune.arch.roles import Role, silencing_values, tensor_roles

@@ -126,8 +126,8 @@ def bench(
     if steps < _ROUNDS - 1:
         raise InputError("steps", f"{steps} steps are too few to measure", f"give at least {_ROUNDS - 1}")
     runtime = rt.start(device, threads)
-    if runtime.processes > 1:
-        raise InputError("bench", f"{runtime.processes} processes", "it measures one: run it without torchrun")
+    if runtime.world_size > 1:
+        raise InputError("bench", f"{runtime.world_size} processes", "it measures one: run it without torchrun")
     name, config, settings = resolve(shape, training, runtime)
     if settings.distillation is not None:
         raise InputError("train.distillation", "there is no teacher to measure with", "leave it out")

@@ -81,10 +81,10 @@ def _small_memory(shape: str, runtime: Runtime) -> dict[str, Any]:
 def recipe_shape(recipe: Recipe) -> "PretrainedConfig":
     """The config of the first round's target of a recipe. Raises InputError as inheriting does."""
     config = planned_config(recipe.reference, recipe.train.sequence_length)
-    wish = settle(config, recipe.inherit, recipe.reference.trust_remote_code)
-    if wish.choose in MEASURED:  # blocks are of one shape in nearly all models
-        wish = wish.model_copy(update={"choose": "first"})
-    return target_config(config, wish, layer_count(config))
+    spec = settle(config, recipe.inherit, recipe.reference.trust_remote_code)
+    if spec.choose in MEASURED:  # blocks are of one shape in nearly all models
+        spec = spec.model_copy(update={"choose": "first"})
+    return target_config(config, spec, layer_count(config))
 
 
 def request(

@@ -153,35 +153,35 @@ def _round(summary: Mapping[str, Any], number: int, is_result: bool) -> str:
     return f"{number} of {len(summary['rounds'])}" + ("; the run's result" if is_result else "; not the run's result")
 
 
-def _kept(folder: Path, wish: Inherit, found: Mapping[str, Any], total: int) -> list[tuple[str, str]]:
+def _kept(folder: Path, spec: Inherit, found: Mapping[str, Any], total: int) -> list[tuple[str, str]]:
     """Which blocks, how they were chosen and why, and what else came along."""
     selection = folder / "selection.json"
-    if isinstance(wish.layers, list):
+    if isinstance(spec.layers, list):
         chosen = "listed in the recipe"
-    elif wish.choose in MEASURED and selection.exists():
+    elif spec.choose in MEASURED and selection.exists():
         facts = read_json(selection, "calibration.sequences", "calibration.sequence_length", "reason")
         seen = facts["calibration"]
         tokens = seen["sequences"] * seen["sequence_length"]
         chosen = (
-            f"{code(wish.choose)}, measured on {tokens:,} tokens of training text: {markdown_text(facts['reason'])}"
+            f"{code(spec.choose)}, measured on {tokens:,} tokens of training text: {markdown_text(facts['reason'])}"
         )
     else:
-        chosen = code(wish.choose)
+        chosen = code(spec.choose)
     notes = (folder / found["model"]).parent / "inherited.json"
     facts = read_mapping(notes) if notes.exists() else {}
     rows = [("blocks kept", f"{spans(found['blocks'])} of 0-{total - 1}"), ("chosen", chosen)]
-    rows.append(("weights that came along", weights_in_words(wish, facts)))
+    rows.append(("weights that came along", weights_in_words(spec, facts)))
     if facts.get("from_round"):
         blocks = spans(facts["blocks_from_round"])
         rows.append(("went on from", f"round {code(facts['from_round'])}, whose blocks were {blocks}"))
     return rows
 
 
-def weights_in_words(wish: Inherit, facts: Mapping[str, Any]) -> str:
+def weights_in_words(spec: Inherit, facts: Mapping[str, Any]) -> str:
     """Which weights of the kept blocks were inherited."""
-    which = wish.submodules if isinstance(wish.submodules, str) else ", ".join(wish.submodules)
+    which = spec.submodules if isinstance(spec.submodules, str) else ", ".join(spec.submodules)
     words = "all" if which == "all" else f"{which}; the rest began anew"
-    if wish.width == "half":
+    if spec.width == "half":
         words += "; the first half of heads, hidden size and MLP"
     fresh = facts.get("tensors_fresh")
     return words + (f" ({fresh} tensors new)" if fresh else "")

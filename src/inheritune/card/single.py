@@ -20,7 +20,7 @@ _NOTES = "inheritance.json"
 
 
 def inherited_files(
-    reference: "Reference | PreTrainedModel", wish: Inherit, notes: Mapping[str, Any], parameters: int,
+    reference: "Reference | PreTrainedModel", spec: Inherit, notes: Mapping[str, Any], parameters: int,
     readers: Readers, selection: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """README.md and the reference's licence, by name, for a checkpoint that is inherited and not trained.
@@ -30,7 +30,7 @@ def inherited_files(
     """
     origin = _origin(reference)
     blocks, total = notes["blocks"], notes["of"]
-    chosen = "listed" if isinstance(wish.layers, list) else code(wish.choose)
+    chosen = "listed" if isinstance(spec.layers, list) else code(spec.choose)
     if selection is not None:
         chosen = f"{code(selection['choose'])}, measured: {markdown_text(selection['reason'])}"
     lead = (
@@ -41,7 +41,7 @@ def inherited_files(
     )
     rows = [
         *lineage_rows(origin, total, None), ("blocks kept", f"{spans(blocks)} of 0-{total - 1}"), ("chosen", chosen),
-        ("weights that came along", weights_in_words(wish, notes)),
+        ("weights that came along", weights_in_words(spec, notes)),
     ]  # fmt: skip
     title = f"{len(blocks)} of {total} blocks of {origin.name.rpartition('/')[2]}, untrained"
     unknown = "Everything that a measurement would say: none was made."

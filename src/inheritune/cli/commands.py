@@ -182,27 +182,27 @@ def inherit(
     from inheritune import inheritance
     from inheritune.arch import parameter_count
 
-    wish = inheritance.make_wish(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
+    spec = inheritance.make_wish(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
     selection = drops = None
-    if wish.choose in MEASURED and (text or data):
+    if spec.choose in MEASURED and (text or data):
         from inheritune import analysis
 
         if out is not None and not show:
             drops = analysis.drops_beside(inheritance.check_free(out))
         selection = analysis.choose(
-            origin, wish, text=text or (), data=data, prefix=prefix, progress=drops,
+            origin, spec, text=text or (), data=data, prefix=prefix, progress=drops,
             say=lambda line: echo(line, err=True),
         )  # fmt: skip
-        wish = wish.model_copy(update={"layers": selection["blocks"], "choose": "first"})
+        spec = spec.model_copy(update={"layers": selection["blocks"], "choose": "first"})
     elif text or data:
         raise InputError("command line", f"text does not go with --choose {choose}", f"take {', '.join(MEASURED)}")
     kind = inheritance.as_dtype(dtype)
     if show:
-        made = inheritance.plan_for(origin, wish)
+        made = inheritance.plan_for(origin, spec)
     else:
         assert out is not None
         made = inheritance.write(
-            origin, wish, out, dtype=kind, seed=seed, say=lambda text: echo(text, err=True), selection=selection
+            origin, spec, out, dtype=kind, seed=seed, say=lambda text: echo(text, err=True), selection=selection
         )
         if drops is not None:
             drops.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ def best_figures(folder: Path, stage: dict[str, Any], conditions: Conditions) ->
         step: int = min(passed, key=lambda record: record["val_loss"])["step"] if passed else stage["steps"]
         return None if step == stage["steps"] or not is_checkpoint(best) else step
 
-    step: int | None = runtime.first_does(look)
+    step: int | None = runtime.on_rank0(look)
     final = {
         "best_val_loss": stage["val_loss"],
         "best_val_loss_se": stage["val_loss_se"],

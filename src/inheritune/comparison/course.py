@@ -61,9 +61,9 @@ def compare(
                     check_request(arm_folder(out, arm.name, seed), request_of(arm, seed))
         return found
 
-    planned: list[Planned] = runtime.first_does(check_all)
+    planned: list[Planned] = runtime.on_rank0(check_all)
     with only_job(out, runtime):
-        runtime.first_does(begin)
+        runtime.on_rank0(begin)
         return _Course(suite, planned, out, shared, terminal, runtime).go()
 
 
@@ -78,7 +78,7 @@ class _Course:
         self.results: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in planned}
         self.failures: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in planned}
         facts = {**runtime.describe(), "seed": suite.seed, "micro_batch": suite.train.micro_batch}
-        for difference in runtime.first_does(lambda: note_start(folder / "manifest.json", facts)):
+        for difference in runtime.on_rank0(lambda: note_start(folder / "manifest.json", facts)):
             terminal.warn(f"{difference}: the result need not equal an uninterrupted one's to the last bit")
 
     def go(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class _Course:
             data = {arm.name: self._data(arm, conditions, prepared) for arm in self.planned}
         trained_on = {name: (text, self._sequences(name, text, conditions)) for name, text in data.items()}
         counts = {name: sequences.count for name, (_, sequences) in trained_on.items()}
-        self.runtime.first_does(
+        self.runtime.on_rank0(
             lambda: check_budgets(self.suite, self.planned, {"": conditions.train_sequences.count, **counts})
         )
         self.budget = tokens_of(self.suite.train, conditions.train_sequences.count) or 0
@@ -111,7 +111,7 @@ class _Course:
             data = self.shared.data(suite, suite.data)
             return data, self.shared.reference(suite, data) if made_here else self.folder / "reference"
 
-        data, place = self.runtime.first_does(places)
+        data, place = self.runtime.on_rank0(places)
         ground = Groundwork(suite, data, place, self.runtime, self.terminal)
         prepared, _ = ground.prepare()
         conditions = ground.conditions(prepared, self.folder.resolve().name)
@@ -122,7 +122,7 @@ class _Course:
             "data": prepared.checksums,
             "left_over_tokens": conditions.left_over(),
         }
-        self.runtime.first_does(lambda: add_lineage(self.folder / "manifest.json", lineage))
+        self.runtime.on_rank0(lambda: add_lineage(self.folder / "manifest.json", lineage))
         folder = os.path.relpath(place.resolve(), self.folder.resolve())
         return ground, prepared, conditions, {**found, "name": suite.reference.title, "folder": folder}, judged
 
@@ -141,7 +141,7 @@ class _Course:
                 prepare(data, conditions.tokenizer, place, seed=self.suite.seed, say=self.terminal.say)
             return place
 
-        return open_prepared(self.runtime.first_does(make))
+        return open_prepared(self.runtime.on_rank0(make))
 
     def _sequences(self, name: str, text: Prepared, conditions: Conditions) -> Sequences:
         settings = next(arm.training for arm in self.planned if arm.name == name)
@@ -162,7 +162,7 @@ class _Course:
         except Interrupted:
             raise
         except (InherituneError, OSError, RuntimeError, MemoryError) as error:
-            if isinstance(error, OtherProcessFailed) and self.runtime.is_first:
+            if isinstance(error, OtherProcessFailed) and self.runtime.is_rank0:
                 raise
             said = shown_line(f"{error}") or type(error).__name__
             self.failures[arm.name].append({"seed": seed, "error": said})
@@ -189,7 +189,7 @@ class _Course:
         """Let an arm be trained once for all suites that have it; known are those of a reference that is shared."""
         if self.suite.reference.train is None or not arm.is_of_reference:
             return
-        wish = {
+        spec = {
             **request_of(arm, grounds.conditions.seed),
             "data": grounds.data,
             "reference": Path(grounds.reference.title).parent.name,
@@ -197,7 +197,7 @@ class _Course:
             "tolerance": self.suite.evaluate.tolerance,
         }
         folder = grounds.arm_folder(arm.name)
-        if self.runtime.first_does(lambda: self.shared.arm(folder, wish)):
+        if self.runtime.on_rank0(lambda: self.shared.arm(folder, spec)):
             self.terminal.say(f"{arm.name}, seed {grounds.conditions.seed}: trained already, {folder.resolve()}")
 
     def _check_spent(self, arm: Planned, found: dict[str, Any]) -> None:
@@ -221,4 +221,4 @@ class _Course:
                 write_comparison(self.folder, found)
             return found
 
-        return self.runtime.first_does(write)
+        return self.runtime.on_rank0(write)

@@ -65,11 +65,11 @@ class _Models:
         check_vocabularies(name, config, self.reference, place)
         return config
 
-    def target(self, source: "PretrainedConfig", wish: Inherit) -> "PreTrainedModel":
+    def target(self, source: "PretrainedConfig", spec: Inherit) -> "PreTrainedModel":
         """The target of a wish, without weights. Raises InputError as `draft` does."""
-        key = (source.to_json_string(use_diff=False), wish.model_dump_json())
+        key = (source.to_json_string(use_diff=False), spec.model_dump_json())
         if key not in self._drafted:
-            self._drafted[key] = draft(build_skeleton(source, self.trust), wish, self.trust).target
+            self._drafted[key] = draft(build_skeleton(source, self.trust), spec, self.trust).target
         return self._drafted[key]
 
 

@@ -16,7 +16,7 @@ from inheritune.errors import InputError, Problem
 from inheritune.groundwork import planned, planned_reference, sequences_in, steps_in, taught, text_size
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import target_config
-from inheritune.planner import SUMS, Anatomy, Bounds, Conditions, Device, Planned, Taught, plan
+from inheritune.planner import SUMS, Bounds, Conditions, Device, ModelProfile, Planned, Taught, plan
 from inheritune.recipe import ArmSettings, GrowthStart, Inherit, Reference, StackingStart, Suite, Training
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class _Made:
         self.config = planned_config(suite.reference, length, weights=False)
         check_positions(self.config, length, "train.sequence_length")
         self.text = text_size(suite, self.config.vocab_size)
-        self._anatomies: dict[str, Anatomy] = {}
+        self._anatomies: dict[str, ModelProfile] = {}
         self.whole = self._anatomy(self.config)
         self.configs: dict[str, PretrainedConfig] = {}
         self.arms: list[PlannedArm] = []
@@ -94,9 +94,9 @@ class _Made:
         steps = steps_in(self.text[0], training)
         teacher = self._teacher(None, training, self.text[0])
         for depth in range(1, self.whole.depth + 1):
-            wish = Inherit(layers=list(range(depth)))
+            spec = Inherit(layers=list(range(depth)))
             try:
-                config = target_config(self.config, wish, self.whole.depth)
+                config = target_config(self.config, spec, self.whole.depth)
             except InputError:  # a hybrid's blocks without attention
                 continue
             kept = range(depth)
@@ -122,26 +122,26 @@ class _Made:
             early, share = training, start.first_stage
             if steps is not None:
                 early, training = shared_out(training, start, steps)
-            wish = first_stage_wish(depth, layer_count(source))
-            first = self._stage(arm, f"{arm.name}, first stage", source, wish, early, teacher)
+            spec = first_stage_wish(depth, layer_count(source))
+            first = self._stage(arm, f"{arm.name}, first stage", source, spec, early, teacher)
             yield replace(first, share=share)
             source, share = first.config, 1 - share
-        wish = wish_of(arm, depth, layer_count(source))
-        last = replace(self._stage(arm, arm.name, source, wish, training, teacher), share=share)
+        spec = wish_of(arm, depth, layer_count(source))
+        last = replace(self._stage(arm, arm.name, source, spec, training, teacher), share=share)
         self._note(arm, depth, last.config)
         yield last
 
     def _stage(
-        self, arm: ArmSettings, name: str, source: "PretrainedConfig", wish: Inherit, training: Training,
+        self, arm: ArmSettings, name: str, source: "PretrainedConfig", spec: Inherit, training: Training,
         teacher: Taught | None, counts: tuple[str, ...] = SUMS,
     ) -> Planned:  # fmt: skip
         tokens = self._tokens(arm)
-        config = target_config(source, wish, layer_count(source))
-        anatomy = self._anatomy(source if wish.width == "full" else halve(source))
-        assert isinstance(wish.layers, list)
+        config = target_config(source, spec, layer_count(source))
+        anatomy = self._anatomy(source if spec.width == "full" else halve(source))
+        assert isinstance(spec.layers, list)
         seeds = len(self.suite.all_seeds)
         steps = steps_in(tokens, training)
-        return planned(name, anatomy, wish.layers, config, training, tokens, steps, counts, seeds, teacher)
+        return planned(name, anatomy, spec.layers, config, training, tokens, steps, counts, seeds, teacher)
 
     def _rounds(
         self, arm: ArmSettings, start: GrowthStart, training: Training, teacher: Taught | None
@@ -189,9 +189,9 @@ class _Made:
         check_vocabularies(name, config, self.config, place)
         return config
 
-    def _anatomy(self, config: "PretrainedConfig") -> Anatomy:
+    def _anatomy(self, config: "PretrainedConfig") -> ModelProfile:
         """One anatomy for all arms of one source, so that each kind of block is looked at once."""
         key = config.to_json_string(use_diff=False)
         if key not in self._anatomies:
-            self._anatomies[key] = Anatomy(config, self.trust)
+            self._anatomies[key] = ModelProfile(config, self.trust)
         return self._anatomies[key]

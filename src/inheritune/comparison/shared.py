@@ -30,35 +30,35 @@ class Shared:
         """The folder for the text `data` of a basis."""
         new = basis.reference.train
         tokenizer = basis.reference.model_dump(mode="json") if new is None else new.model_dump(mode="json")["tokenizer"]
-        wish = {"data": data.model_dump(mode="json", exclude=_COURSE), "seed": basis.seed, "tokenizer": tokenizer}
-        return self._folder("data", wish, lambda: [state_of(entry) for entry in list_inputs(data.sources)])
+        spec = {"data": data.model_dump(mode="json", exclude=_COURSE), "seed": basis.seed, "tokenizer": tokenizer}
+        return self._folder("data", spec, lambda: [state_of(entry) for entry in list_inputs(data.sources)])
 
     def reference(self, basis: Basis, data: Path) -> Path:
         """The folder for a reference that is trained on the text in the folder `data`."""
         new = basis.reference.train
         assert new is not None
-        wish = {
+        spec = {
             "data": data.name,
             "model": new.model,
             "train": reference_training(basis, new).model_dump(mode="json", exclude={"micro_batch", "checkpoint"}),
             "evaluate": basis.evaluate.model_dump(mode="json", exclude={"tolerance"}),
             "seed": basis.seed,
         }
-        return self._folder("reference", wish, list)
+        return self._folder("reference", spec, list)
 
     def teachers(self) -> Path:
         """The folder for the outputs of teachers, which tell them apart themselves."""
         return self.place / "teachers"
 
-    def arm(self, folder: Path, wish: dict[str, Any]) -> bool:
-        """Make `folder`, where an arm is trained, a link to the folder in which all suites have the arm `wish`. Whether
+    def arm(self, folder: Path, spec: dict[str, Any]) -> bool:
+        """Make `folder`, where an arm is trained, a link to the folder in which all suites have the arm `spec`. Whether
         it is finished there. What a comparison has already begun, and an arm on a disk without links, stays its own.
         """
         if folder.is_symlink() and not folder.exists():
             folder.unlink()  # what was shared is gone or elsewhere
         if folder.exists():
             return False
-        place = self.place / "arms" / _digest(wish)
+        place = self.place / "arms" / _digest(spec)
         place.mkdir(parents=True, exist_ok=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -67,11 +67,11 @@ class Shared:
             return False
         return (place / "result.json").exists()
 
-    def _folder(self, kind: str, wish: dict[str, Any], states: Any) -> Path:
-        asked = f"{kind}-{_digest(wish)}"
+    def _folder(self, kind: str, spec: dict[str, Any], states: Any) -> Path:
+        asked = f"{kind}-{_digest(spec)}"
         known: dict[str, str] = read_mapping(self._notes) if self._notes.exists() else {}
         if asked not in known:
-            known[asked] = f"{kind}-{_digest([wish, states()])}"
+            known[asked] = f"{kind}-{_digest([spec, states()])}"
             write_json(self._notes, known)
         return self.place / known[asked]
 

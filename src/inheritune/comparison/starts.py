@@ -48,8 +48,8 @@ def measured_wish(arm: ArmSettings, depth: int) -> Inherit | None:
     if not isinstance(start, InheritStart | GrowthStart):
         return None
     layers = start.layers if isinstance(start.layers, list) else depth
-    wish = Inherit(layers=layers, choose=start.choose)
-    return wish if is_measured(wish) else None
+    spec = Inherit(layers=layers, choose=start.choose)
+    return spec if is_measured(spec) else None
 
 
 def wish_of(arm: ArmSettings, depth: int, total: int, chosen: list[int] | None = None) -> Inherit:
@@ -88,8 +88,8 @@ def spelled_out(arm: ArmSettings, depth: int, total: int) -> dict[str, Any]:
     if whole:
         asked: dict[str, Any] = start.model_dump(mode="json")
         return asked | ({"layers": depth} if "layers" in asked else {})
-    wish = wish_of(arm, depth, total).model_dump(mode="json", include={"layers", "submodules", "width"})
-    return {"of": getattr(start, "of", None), **wish}
+    spec = wish_of(arm, depth, total).model_dump(mode="json", include={"layers", "submodules", "width"})
+    return {"of": getattr(start, "of", None), **spec}
 
 
 def first_stage_wish(depth: int, total: int) -> Inherit:
@@ -118,5 +118,5 @@ def _repeated(depth: int, total: int) -> list[int]:
 
 
 def _wish(blocks: list[int], submodules: object = "all", width: str = "full") -> Inherit:
-    wish = Inherit(submodules=submodules, width=width)
-    return wish.model_copy(update={"layers": blocks})  # stacked blocks are no list that a recipe may have
+    spec = Inherit(submodules=submodules, width=width)
+    return spec.model_copy(update={"layers": blocks})  # stacked blocks are no list that a recipe may have

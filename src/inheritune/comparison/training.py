@@ -84,7 +84,7 @@ def train_arm(arm: Planned, grounds: Grounds) -> dict[str, Any]:
     request = request_of(arm, conditions.seed) | {"data": grounds.data}
     with in_name_of(arm.name), begun(folder, request, conditions.runtime):
         done = folder / "result.json"
-        found: dict[str, Any] | None = conditions.runtime.first_does(
+        found: dict[str, Any] | None = conditions.runtime.on_rank0(
             lambda: read_json(done, *_RESULT) if done.exists() else None
         )
         if found is not None:
@@ -92,7 +92,7 @@ def train_arm(arm: Planned, grounds: Grounds) -> dict[str, Any]:
         grown = isinstance(arm.settings.start, GrowthStart)
         found = (_grow if grown else _train)(arm, grounds, folder)
         found = {"seed": conditions.seed, **found}
-        conditions.runtime.first_does(lambda: write_json(done, found))
+        conditions.runtime.on_rank0(lambda: write_json(done, found))
         return found
 
 
@@ -109,11 +109,11 @@ def _train(arm: Planned, grounds: Grounds, folder: Path) -> dict[str, Any]:
     elif isinstance(arm.settings.start, StackingStart):
         steps = planned_steps(settings, conditions.train_sequences)
         first, settings = shared_out(settings, arm.settings.start, steps)
-        wish = first_stage_wish(arm.depth, layer_count(load_config(origin)))
-        stages.append(_stage(arm, grounds, folder, FIRST, origin, wish, first))
+        spec = first_stage_wish(arm.depth, layer_count(load_config(origin)))
+        stages.append(_stage(arm, grounds, folder, FIRST, origin, spec, first))
         origin = Reference(path=str(folder / FIRST / "model"))
-    wish, notes = _wish(arm, grounds, origin)
-    stages.append(_stage(arm, grounds, folder, ".", origin, wish, settings) | notes)
+    spec, notes = _wish(arm, grounds, origin)
+    stages.append(_stage(arm, grounds, folder, ".", origin, spec, settings) | notes)
     return _summed(stages[-1], stages) | best_figures(folder, stages[-1], conditions)
 
 
@@ -132,35 +132,35 @@ def _wish(arm: Planned, grounds: Grounds, origin: Reference) -> tuple[Inherit, d
     if measured is not None:
         file = grounds.arm_folder(arm.name) / SELECTION
         blocks = choose_once(origin, measured, grounds.conditions, file)["blocks"]
-    wish = wish_of(arm.settings, arm.depth, layer_count(load_config(origin)), blocks)
-    return wish, {"blocks": None if wish.submodules == "none" else wish.layers}
+    spec = wish_of(arm.settings, arm.depth, layer_count(load_config(origin)), blocks)
+    return spec, {"blocks": None if spec.submodules == "none" else spec.layers}
 
 
 def _stage(
-    arm: Planned, grounds: Grounds, folder: Path, name: str, origin: Reference, wish: Inherit, settings: Training
+    arm: Planned, grounds: Grounds, folder: Path, name: str, origin: Reference, spec: Inherit, settings: Training
 ) -> dict[str, Any]:
     """One training of an arm, in the folder `name` below the arm's; its figures."""
     conditions, place = grounds.conditions, folder / name
 
     def build() -> "PreTrainedModel":
-        return _start(arm, wish, origin, place, conditions)
+        return _start(arm, spec, origin, place, conditions)
 
     label = arm.name if name == "." else f"{arm.name}, {name}"
     wanted = Arm(f"{label}, seed {conditions.seed}", place, build, settings, _teacher(arm, grounds))
     return run_arm(wanted, replace(conditions, training=settings), grounds.judged) | {"folder": name}
 
 
-def _start(arm: Planned, wish: Inherit, origin: Reference, place: Path, conditions: Conditions) -> "PreTrainedModel":
+def _start(arm: Planned, spec: Inherit, origin: Reference, place: Path, conditions: Conditions) -> "PreTrainedModel":
     """A stage's model before training."""
     if arm.settings.start.kind == "reference":
         return load_model(origin)
-    if wish.submodules == "none":
+    if spec.submodules == "none":
         config = load_config(origin)
-        config = target_config(config, wish, layer_count(config))
+        config = target_config(config, spec, layer_count(config))
         return build_random(config, conditions.seed, trust_remote_code=origin.trust_remote_code)
-    target, plan = derive(origin, wish, seed=conditions.seed)
+    target, plan = derive(origin, spec, seed=conditions.seed)
     notes = describe_plan(plan)
-    conditions.runtime.first_does(lambda: write_json(place / "inherited.json", notes))
+    conditions.runtime.on_rank0(lambda: write_json(place / "inherited.json", notes))
     return target
 
 

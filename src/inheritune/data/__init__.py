@@ -1,7 +1,7 @@
 """From text to token sequences: sources, filters, tokenizers, prepared data, the order of sequences."""
 
+from inheritune.data.external_tokens import adopt, find_data, nanogpt_files, open_data, write_nanogpt
 from inheritune.data.filters.filtering import check_filters
-from inheritune.data.foreign import adopt, find_data, nanogpt_files, open_data, write_nanogpt
 from inheritune.data.loader import Batches, MicroBatch, nothing_stored
 from inheritune.data.order import batch_numbers, batch_windows, shuffled
 from inheritune.data.prepared import (

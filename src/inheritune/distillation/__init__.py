@@ -4,7 +4,7 @@ from inheritune.distillation.choice import Estimate
 from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
 from inheritune.distillation.teacher import (
-    Lesson,
+    DistillationRequest,
     Teacher,
     check_distillation,
     check_has_teacher,
@@ -13,9 +13,9 @@ from inheritune.distillation.teacher import (
 )
 
 __all__ = [
+    "DistillationRequest",
     "Estimate",
     "Layout",
-    "Lesson",
     "OnlineOutputs",
     "StoredOutputs",
     "Teacher",

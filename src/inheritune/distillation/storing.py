@@ -91,16 +91,16 @@ class Store:
             self._check_room(left, sequences.count, say)
             return missing
 
-        missing: list[int] = runtime.first_does(begin)
+        missing: list[int] = runtime.on_rank0(begin)
         work = _Work(self.layout, sequences, teacher, runtime.device, say)
 
         def share() -> None:
-            for number in missing[runtime.rank :: runtime.processes]:
+            for number in missing[runtime.rank :: runtime.world_size]:
                 numbers = range(firsts[number], min(firsts[number] + each, sequences.count))
                 work.write(partial, number, numbers)
 
         _all_do(share, runtime)
-        runtime.first_does(lambda: self._finish(partial, len(firsts)))
+        runtime.on_rank0(lambda: self._finish(partial, len(firsts)))
 
     def _check_room(self, left: int, count: int, say: Callable[[str], None]) -> None:
         """Say how much is written, before any of it is. Raises RunError where that is more than there is room for."""

@@ -30,7 +30,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Known:
+class TeacherInfo:
     """What is kept of a teacher when its weights are gone: SHA-256 of its weights, entries of its logits, FLOPs of a
     forward pass per token.
     """
@@ -51,7 +51,7 @@ class Teacher:
 
     def __init__(self, source: "Reference | PreTrainedModel", kept: Path, trainings: int = 1) -> None:
         self._source, self._kept, self._trainings = source, kept, trainings
-        self._known: dict[tuple[int, bool], Known] = {}
+        self._known: dict[tuple[int, bool], TeacherInfo] = {}
 
     @property
     def title(self) -> str:
@@ -59,7 +59,7 @@ class Teacher:
         return self._source.title if isinstance(self._source, Reference) else type(self._source).__name__
 
     def outputs(
-        self, lesson: "Lesson", runtime: Runtime, say: Callable[[str], None]
+        self, lesson: "DistillationRequest", runtime: Runtime, say: Callable[[str], None]
     ) -> tuple["OnlineOutputs | StoredOutputs", dict[str, Any]]:
         """What a training learns from, and what it costs: teacher_outputs, teacher_flops, of stored ones also
         teacher_seconds.
@@ -93,10 +93,10 @@ class Teacher:
         if self._choose(store, lesson, teacher, runtime, say) == "online":
             uses = lesson.uses * settings.sequence_length
             return teacher(), {"teacher_outputs": "online", "teacher_flops": uses * known.flops}
-        if not runtime.first_does(lambda: store.exists):
+        if not runtime.on_rank0(lambda: store.exists):
             store.make(lesson.sequences, teacher(), runtime, say)
         words, manifest = store.open()
-        runtime.first_does(lambda: store.verify(words))
+        runtime.on_rank0(lambda: store.verify(words))
         cost = {
             "teacher_outputs": "stored",
             "teacher_flops": lesson.sequences.count * settings.sequence_length * known.flops,
@@ -108,7 +108,7 @@ class Teacher:
         """The teacher's own copy of the weights, on the CPU."""
         return load_model(self._source) if isinstance(self._source, Reference) else copy.deepcopy(self._source)
 
-    def _look(self, model: "PreTrainedModel", lesson: "Lesson") -> Known:
+    def _look(self, model: "PreTrainedModel", lesson: "DistillationRequest") -> TeacherInfo:
         """What is known of the teacher from now on, once it is seen that it can do what is asked for."""
         length, packing = lesson.settings.sequence_length, lesson.sequences.packing
         check_positions(model.config, length, f"{lesson.arm}: train.sequence_length, for the teacher {self.title}")
@@ -116,10 +116,10 @@ class Teacher:
             place = f"{lesson.arm}: train.attention: document, for the teacher {self.title}"
             check_documents_apart(model, packing.end_of_text, length, place)
         forward = training_flops_per_token(model, length) // 3
-        return Known(checksum_of(model), logits_width(model), forward)
+        return TeacherInfo(checksum_of(model), logits_width(model), forward)
 
     def _choose(
-        self, store: Store, lesson: "Lesson", teacher: Callable[[], OnlineOutputs], runtime: Runtime,
+        self, store: Store, lesson: "DistillationRequest", teacher: Callable[[], OnlineOutputs], runtime: Runtime,
         say: Callable[[str], None],
     ) -> str:  # fmt: skip
         """`stored` or `online`. What `auto` came to stands beside the folder, so that all arms and restarts follow."""
@@ -137,7 +137,7 @@ class Teacher:
                 return str(read_json(decided, "outputs")["outputs"])
             return "stored" if store.exists else None
 
-        found: str | None = runtime.first_does(known)
+        found: str | None = runtime.on_rank0(known)
         if found is not None:
             return found
         passing = teacher()
@@ -151,11 +151,11 @@ class Teacher:
             write_json(decided, {"outputs": made.choice, "estimate": str(made)})
             return made.choice
 
-        return runtime.first_does(estimate)
+        return runtime.on_rank0(estimate)
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DistillationRequest:
     """What one training asks of its teacher.
 
     `arm` names it in messages, `vocabulary` is the number of entries of its model's logits, `uses` how many sequences
@@ -218,12 +218,12 @@ def check_same_vocabulary(title: str, teacher: int, model: int, arm: str) -> Non
         )
 
 
-def _check_lesson(title: str, vocabulary: int, lesson: Lesson) -> None:
+def _check_lesson(title: str, vocabulary: int, lesson: DistillationRequest) -> None:
     check_distillation(lesson.distillation, vocabulary, f"{lesson.arm}: train.distillation.top_k")
     check_same_vocabulary(title, vocabulary, lesson.vocabulary, lesson.arm)
 
 
-def _facts(known: Known, lesson: Lesson, precision: str) -> dict[str, Any]:
+def _facts(known: TeacherInfo, lesson: DistillationRequest, precision: str) -> dict[str, Any]:
     """All that outputs depend on."""
     settings, packing = lesson.settings, lesson.sequences.packing
     # what the prefix and its documents do, so that outputs without a prefix keep the name that they have had
@@ -259,7 +259,7 @@ def checksum_of(model: "PreTrainedModel") -> str:
     return digest.hexdigest()
 
 
-def _seconds(teacher: OnlineOutputs, lesson: Lesson, layout: Layout, device: str) -> float:
+def _seconds(teacher: OnlineOutputs, lesson: DistillationRequest, layout: Layout, device: str) -> float:
     """How long the teacher takes for a sequence: the second of two passes, the first of which warms up."""
     size = min(batch_size(layout), lesson.sequences.count)
     examples = lesson.sequences.rows(range(size)).examples().to(device)

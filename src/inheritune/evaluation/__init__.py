@@ -1,6 +1,6 @@
 """Judging models: losses of validation sequences, bits per byte of any text, tasks; several models side by side."""
 
-from inheritune.evaluation.account import FORMAT, evaluate, harness_facts
+from inheritune.evaluation.api import FORMAT, evaluate, harness_facts
 from inheritune.evaluation.groups import Entry, expand, with_averages
 from inheritune.evaluation.judging import (
     Evaluation,

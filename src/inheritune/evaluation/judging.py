@@ -89,13 +89,13 @@ def sequence_losses(
     import torch
 
     count = sequences.count if most is None else min(most, sequences.count)
-    share = -(-count // runtime.processes)
+    share = -(-count // runtime.world_size)
     mine = list(range(count))[runtime.rank * share : (runtime.rank + 1) * share]
     judged: list[tuple[float, int]] = []
     with torch.no_grad():
         for first in range(0, share, micro_batch):  # as many calls on every process, since sharded models meet in each
             numbers = mine[first : first + micro_batch]
-            filled = numbers if runtime.processes == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
+            filled = numbers if runtime.world_size == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
             examples = sequences.rows(filled).examples().to(runtime.device)
             losses, counts = score(examples).tolist(), examples.counts.tolist()
             judged.extend(list(zip(losses, counts, strict=True))[: len(numbers)])

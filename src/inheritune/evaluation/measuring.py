@@ -107,23 +107,23 @@ class Measure:
     """Measures one model after the other, and remembers what is common to them."""
 
     def __init__(
-        self, wish: Wish, runtime: rt.Runtime, entries: Sequence[Entry], opened: Sequence[Task],
+        self, spec: Wish, runtime: rt.Runtime, entries: Sequence[Entry], opened: Sequence[Task],
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self.wish, self.runtime, self.entries, self.opened, self.say = wish, runtime, entries, opened, say
-        assert wish.length is not None
-        self._length = wish.length
-        self._texts = list(documents(wish.paths)) if wish.paths else None
+        self.spec, self.runtime, self.entries, self.opened, self.say = spec, runtime, entries, opened, say
+        assert spec.length is not None
+        self._length = spec.length
+        self._texts = list(documents(spec.paths)) if spec.paths else None
         self._prepared: Prepared | None = None
         self._seen: list[tuple[int, int, int]] = []  # sequences, tokens, bytes of each model
 
     def figures(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Figures:
         """The keys of a model in evaluation.json but name and path."""
         found: Figures = {"parameters": parameter_count(model), "layers": layer_count(model.config)}
-        if self.wish.paths or self.wish.data is not None:
+        if self.spec.paths or self.spec.data is not None:
             reading = self._reading(name, model, tokenizer)
             self.say(
-                f"{name}: {reading.sequences.count:,} sequences of {self.wish.length} tokens, {reading.bytes:,} bytes"
+                f"{name}: {reading.sequences.count:,} sequences of {self.spec.length} tokens, {reading.bytes:,} bytes"
             )
             judged = self._score(model, reading)
             self._seen.append((reading.sequences.count, judged.tokens, reading.bytes))
@@ -135,7 +135,7 @@ class Measure:
             found |= score_figures(judged)
         tasks: dict[str, Figures] = {}
         if self.entries:
-            tasks = self.runtime.first_does(lambda: self._tasks(name, model, tokenizer))
+            tasks = self.runtime.on_rank0(lambda: self._tasks(name, model, tokenizer))
         return {**found, "tasks": tasks}
 
     def text(self) -> Figures | None:
@@ -143,10 +143,10 @@ class Measure:
         if not self._seen:
             return None
         same = [one[0] if len(set(one)) == 1 else None for one in zip(*self._seen, strict=True)]
-        wish = self.wish
-        source = ", ".join(str(path) for path in wish.paths) if wish.paths else f"{wish.data} (validation)"
+        spec = self.spec
+        source = ", ".join(str(path) for path in spec.paths) if spec.paths else f"{spec.data} (validation)"
         return {
-            "source": source, "sequences": same[0], "sequence_length": wish.length, "tokens": same[1],
+            "source": source, "sequences": same[0], "sequence_length": spec.length, "tokens": same[1],
             "bytes": same[2] or None,
         }  # fmt: skip
 
@@ -154,28 +154,28 @@ class Measure:
         with scoring(
             model, self.runtime, reading.packing, sequence_length=self._length, precision="float32", parallel="ddp"
         ) as losses_of:
-            return score(reading, losses_of, self.runtime, self.wish.micro_batch)
+            return score(reading, losses_of, self.runtime, self.spec.micro_batch)
 
     def _reading(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
-        wish = self.wish
-        if wish.paths:
+        spec = self.spec
+        if spec.paths:
             if tokenizer is None:
                 raise InputError(
                     "tokenizer", "a loaded model comes without one", "give the tokenizer, or prepared data"
                 )
             check_tokenizer_fits(tokenizer, model.config, name)
             assert self._texts is not None
-            return self._of_text(tokenizer, ", ".join(str(path) for path in wish.paths))
+            return self._of_text(tokenizer, ", ".join(str(path) for path in spec.paths))
         return self._of_data(name, model, tokenizer)
 
     def _of_data(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
         """Of prepared data: the tokens as they are where this model's tokenizer made them, else their text."""
         if self._prepared is None:
-            assert self.wish.data is not None
-            self._prepared = open_data(self.wish.data, self.runtime, model.config.vocab_size, tokenizer)
+            assert self.spec.data is not None
+            self._prepared = open_data(self.spec.data, self.runtime, model.config.vocab_size, tokenizer)
         prepared = self._prepared
         if tokenizer is None or fingerprint(tokenizer) == prepared.manifest["tokenizer"]:
-            check_vocabulary(prepared, model.config.vocab_size, str(self.wish.data))
+            check_vocabulary(prepared, model.config.vocab_size, str(self.spec.data))
             tokenizer = tokenizer or tokenizer_of(prepared)
             return read_tokens(self._sequences(tokenizer), tokenizer)
         check_tokenizer_fits(tokenizer, model.config, name)
@@ -183,30 +183,30 @@ class Measure:
             made_by = tokenizer_of(prepared)
             if made_by is None:
                 what = "token files of one tokenizer, and a model with another one is to be judged on them"
-                raise InputError(str(self.wish.data), what, "give the text itself, with --text")
+                raise InputError(str(self.spec.data), what, "give the text itself, with --text")
             self._texts = predicted_texts(self._sequences(made_by), made_by)
-        return self._of_text(tokenizer, str(self.wish.data))
+        return self._of_text(tokenizer, str(self.spec.data))
 
     def _of_text(self, tokenizer: "PreTrainedTokenizerBase", place: str) -> Reading:
         """Of text, as prepared data of it would be read."""
         assert self._texts is not None
         by_data = self._prepared is not None and self._prepared.manifest.get("prefix") == "none"
-        prefix = () if self.wish.prefix == "none" or by_data else prefix_tokens(tokenizer)
-        packing = Packing(prefix, separator(tokenizer, place), self.wish.attention == "document")
+        prefix = () if self.spec.prefix == "none" or by_data else prefix_tokens(tokenizer)
+        packing = Packing(prefix, separator(tokenizer, place), self.spec.attention == "document")
         return read_text(self._texts, tokenizer, packing, self._length, place)
 
     def _sequences(self, tokenizer: "PreTrainedTokenizerBase | None") -> Sequences:
         assert self._prepared is not None
-        attention = self.wish.attention or "sequence"
-        packing = packing_of(self._prepared, tokenizer, attention=attention, prefix=self.wish.prefix)
+        attention = self.spec.attention or "sequence"
+        packing = packing_of(self._prepared, tokenizer, attention=attention, prefix=self.spec.prefix)
         return Sequences(self._prepared.tokens("validation"), self._length, "data.validation", packing=packing)
 
     def _tasks(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Figures:
         if tokenizer is None:
             raise InputError("tokenizer", "a loaded model comes without one", "give the tokenizer")
-        lm = on_harness(model, tokenizer, self.wish.micro_batch)
+        lm = on_harness(model, tokenizer, self.spec.micro_batch)
         found: dict[str, Figures] = {}
         for number, task in enumerate(self.opened, 1):
             self.say(f"{name}: {task.entry.name} ({number} of {len(self.opened)} tasks)")
-            found |= judge_task(task, lm, self.wish.limit)
+            found |= judge_task(task, lm, self.spec.limit)
         return with_averages(found)

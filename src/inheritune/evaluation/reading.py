@@ -127,13 +127,13 @@ def score(
     import torch
 
     text, end = reading.sequences, reading.packing.end_of_text
-    share = -(-text.count // runtime.processes)
+    share = -(-text.count // runtime.world_size)
     mine = list(range(text.count))[runtime.rank * share : (runtime.rank + 1) * share]
     found: list[list[float]] = []
     with torch.no_grad():
         for first in range(0, share, micro_batch):  # as many calls on every process, since sharded models meet in each
             numbers = mine[first : first + micro_batch]
-            filled = numbers if runtime.processes == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
+            filled = numbers if runtime.world_size == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
             examples = text.rows(filled).examples().to(runtime.device)
             losses_BT, counts_BT = losses_of(examples).double(), examples.targets != IGNORED
             is_text_BT = counts_BT if end is None else counts_BT & (examples.targets != end)

@@ -87,12 +87,12 @@ def check_hardware(basis: Basis, train: Training, runtime: Runtime) -> None:
     new = basis.reference.train
     for optimizer in (train.optimizer, *([new.optimizer] if new is not None and new.optimizer else [])):
         check_optimizer(optimizer, runtime.device)
-        if runtime.processes > 1 or basis.hardware.parallel == "fsdp":
+        if runtime.world_size > 1 or basis.hardware.parallel == "fsdp":
             check_shardable(optimizer)
 
 
-def check_folder(folder: Path, file: str, wish: Basis, free: Sequence[str]) -> None:
-    """Raise InputError when `folder` holds something else than the beginnings of `wish`, whose resolved form is kept
+def check_folder(folder: Path, file: str, spec: Basis, free: Sequence[str]) -> None:
+    """Raise InputError when `folder` holds something else than the beginnings of `spec`, whose resolved form is kept
     there in `file`. What stands below the keys `free` may differ.
     """
     check_name(folder)
@@ -112,7 +112,7 @@ def check_folder(folder: Path, file: str, wish: Basis, free: Sequence[str]) -> N
         raise InputError(
             str(saved), "is damaged, so that nothing says what is run here", "give another --out"
         ) from None
-    changed = changes(completed(type(wish), before), yaml.safe_load(dump_recipe(wish)), free)
+    changed = changes(completed(type(spec), before), yaml.safe_load(dump_recipe(spec)), free)
     if changed:
         raise InputError(
             str(folder),

@@ -7,7 +7,7 @@ from inheritune.data import nanogpt_files, open_prepared, tokens_in, typed
 from inheritune.distillation import Layout
 from inheritune.errors import InputError
 from inheritune.groundwork.stages import reference_training
-from inheritune.planner import SUMS, Anatomy, Planned, Taught
+from inheritune.planner import SUMS, ModelProfile, Planned, Taught
 from inheritune.recipe import Basis, Training
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def steps_in(tokens: int | None, training: Training) -> int | None:
 
 
 def planned(
-    name: str, anatomy: Anatomy, kept: Sequence[int], config: "PretrainedConfig", training: Training,
+    name: str, anatomy: ModelProfile, kept: Sequence[int], config: "PretrainedConfig", training: Training,
     tokens: int | None, steps: int | None, counts: tuple[str, ...] = SUMS, seeds: int = 1,
     teacher: Taught | None = None,
 ) -> Planned:  # fmt: skip
@@ -69,7 +69,7 @@ def planned(
     return Planned(name, anatomy, tuple(kept), config, training, steps, epochs, counts, seeds, teacher)
 
 
-def planned_reference(basis: Basis, whole: Anatomy, config: "PretrainedConfig", tokens: int | None) -> Planned:
+def planned_reference(basis: Basis, whole: ModelProfile, config: "PretrainedConfig", tokens: int | None) -> Planned:
     """The reference: trained first where the recipe says so, else only judged."""
     new, kept = basis.reference.train, range(whole.depth)
     if new is None:
@@ -78,16 +78,16 @@ def planned_reference(basis: Basis, whole: Anatomy, config: "PretrainedConfig", 
     return planned("reference", whole, kept, config, settings, tokens, steps_in(tokens, settings))
 
 
-def taught(name: str, teacher: Anatomy, training: Training, tokens: int | None, seeds: int = 1) -> Taught | None:
+def taught(name: str, teacher: ModelProfile, training: Training, tokens: int | None, seeds: int = 1) -> Taught | None:
     """What a teacher costs a training that learns from it; None where it learns from the text alone.
 
     `outputs: auto` is priced as online: it stores them only where that takes less time.
     """
-    wish = training.distillation
-    if wish is None:
+    spec = training.distillation
+    if spec is None:
         return None
     length, vocabulary = training.sequence_length, teacher.config.vocab_size
     sequences = sequences_in(tokens, training)
-    is_stored = wish.outputs == "stored" and sequences is not None
-    size = Layout(length, vocabulary, wish.top_k).size if is_stored else 0
+    is_stored = spec.outputs == "stored" and sequences is not None
+    size = Layout(length, vocabulary, spec.top_k).size if is_stored else 0
     return Taught(name, teacher, (sequences or 0) * length if is_stored else None, (sequences or 0) * size, seeds)

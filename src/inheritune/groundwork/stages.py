@@ -48,7 +48,7 @@ class Groundwork:
         def fill() -> None:
             prepare_data(self.basis, self.data, self.terminal.say)
 
-        self.runtime.first_does(fill)
+        self.runtime.on_rank0(fill)
         found = open_prepared(self.data)
         return found, found.manifest.get("seconds", 0.0) if self.basis.data.sources else 0.0
 
@@ -90,7 +90,7 @@ class Groundwork:
             found = self._train(conditions)
         else:
             judged = self.reference / "evaluation.json"
-            before = self.runtime.first_does(lambda: read_json(judged, *_JUDGED) if judged.exists() else None)
+            before = self.runtime.on_rank0(lambda: read_json(judged, *_JUDGED) if judged.exists() else None)
             found = before or self._judge(conditions, prepared)
         return found, Evaluation(tuple(found["sequence_losses"]))
 
@@ -125,7 +125,7 @@ class Groundwork:
             **conditions.framing,
         }
         self.terminal.say(f"reference: {found['layers']} blocks, validation loss {found['val_loss']:.4f}")
-        self.runtime.first_does(lambda: write_json(self.reference / "evaluation.json", found))
+        self.runtime.on_rank0(lambda: write_json(self.reference / "evaluation.json", found))
         return found
 
 

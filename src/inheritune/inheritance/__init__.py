@@ -1,5 +1,6 @@
 """How a target gets its weights: a selection of blocks, a plan of copies, and its application."""
 
+from inheritune.inheritance.block_insertion import check_silencing, insert_blocks, is_grown
 from inheritune.inheritance.budget import settle, within
 from inheritune.inheritance.derivation import (
     as_dtype,
@@ -12,15 +13,14 @@ from inheritune.inheritance.derivation import (
     write,
 )
 from inheritune.inheritance.draft import Draft, draft, target_config
-from inheritune.inheritance.grafting import check_silencing, graft, is_grown
-from inheritune.inheritance.plan import Exceptions, Line, Plan, describe_plan, narrowed, plan_copies, plan_rows
+from inheritune.inheritance.plan import Exceptions, Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
 from inheritune.inheritance.selection import count_layers, select_blocks
 
 __all__ = [
     "Draft",
     "Exceptions",
-    "Line",
     "Plan",
+    "TensorCopy",
     "as_dtype",
     "check_free",
     "check_silencing",
@@ -29,8 +29,8 @@ __all__ = [
     "describe_plan",
     "draft",
     "free_output",
-    "graft",
     "inherit",
+    "insert_blocks",
     "is_grown",
     "make_wish",
     "narrowed",

@@ -18,7 +18,7 @@ from inheritune.arch import (
 )
 from inheritune.errors import InputError
 from inheritune.inheritance.draft import Draft
-from inheritune.inheritance.plan import Line
+from inheritune.inheritance.plan import TensorCopy
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ def write_files(
 
 
 def _filled(
-    made: Draft, tensor_for: "Callable[[Line], torch.Tensor]", seed: int, dtype: Any, whole: bool = False
+    made: Draft, tensor_for: "Callable[[TensorCopy], torch.Tensor]", seed: int, dtype: Any, whole: bool = False
 ) -> "PreTrainedModel":
     """The target with its tensors copied. `whole` says that those given are the ones of `made.whole` already, so that
     only what halving the width takes of them is left to take.
@@ -112,6 +112,6 @@ def _filled(
     return model.eval()
 
 
-def _fold(tensor: "torch.Tensor", line: Line) -> None:
+def _fold(tensor: "torch.Tensor", line: TensorCopy) -> None:
     for fold in line.folds:
         tensor.narrow(fold.dimension, fold.start, fold.stop - fold.start).mul_(fold.factor)

@@ -13,36 +13,36 @@ if TYPE_CHECKING:
 _BYTES = {"GB": 10**9, "MB": 10**6}
 
 
-def within(config: "PretrainedConfig", wish: Inherit, kept: list[int], trust_remote_code: bool = False) -> bool:
-    """Whether the target of these blocks keeps the budget `wish.layers`. Raises InputError where they make no model."""
-    assert isinstance(wish.layers, Size)
-    decided = wish.model_copy(update={"layers": kept, "choose": "first"})
+def within(config: "PretrainedConfig", spec: Inherit, kept: list[int], trust_remote_code: bool = False) -> bool:
+    """Whether the target of these blocks keeps the budget `spec.layers`. Raises InputError where they make no model."""
+    assert isinstance(spec.layers, Size)
+    decided = spec.model_copy(update={"layers": kept, "choose": "first"})
     target = build_skeleton(target_config(config, decided, layer_count(config)), trust_remote_code)
     size = parameter_count(target)
-    if wish.layers.unit in _BYTES:
-        return bool(size * target.dtype.itemsize <= wish.layers.amount * _BYTES[wish.layers.unit])
-    return size <= wish.layers.amount
+    if spec.layers.unit in _BYTES:
+        return bool(size * target.dtype.itemsize <= spec.layers.amount * _BYTES[spec.layers.unit])
+    return size <= spec.layers.amount
 
 
-def settle(config: "PretrainedConfig", wish: Inherit, trust_remote_code: bool = False) -> Inherit:
-    """`wish` with a number of blocks in place of a budget: the most that its choice can take.
+def settle(config: "PretrainedConfig", spec: Inherit, trust_remote_code: bool = False) -> Inherit:
+    """`spec` with a number of blocks in place of a budget: the most that its choice can take.
 
     For a measured choice, whose blocks are not known here, the first ones stand in; they are of one size in nearly all
     models. Raises InputError where not even one block keeps the budget.
     """
-    if not isinstance(wish.layers, Size):
-        return wish
+    if not isinstance(spec.layers, Size):
+        return spec
     from inheritune.inheritance.selection import select_blocks
 
     total = layer_count(config)
-    choose = "first" if wish.choose in MEASURED else wish.choose
+    choose = "first" if spec.choose in MEASURED else spec.choose
     low, high = 0, total  # the first `low` blocks are known to fit, more than `high` not to
     while low < high:
         middle = (low + high + 1) // 2
-        fits = within(config, wish, select_blocks(middle, choose, total), trust_remote_code)
+        fits = within(config, spec, select_blocks(middle, choose, total), trust_remote_code)
         low, high = (middle, high) if fits else (low, middle - 1)
     if low == 0:
         raise InputError(
-            "inherit.layers", f"{wish.layers}, and one block with embeddings and head comes to more", "allow more"
+            "inherit.layers", f"{spec.layers}, and one block with embeddings and head comes to more", "allow more"
         )
-    return wish.model_copy(update={"layers": low})
+    return spec.model_copy(update={"layers": low})

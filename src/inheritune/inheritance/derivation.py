@@ -70,22 +70,22 @@ def inherit(
     process is making it.
     Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3; half width: table 5.
     """
-    wish = make_wish(layers, choose, submodules, width)
+    spec = make_wish(layers, choose, submodules, width)
     with ExitStack() as held:
         folder = None if out is None else held.enter_context(free_output(Path(out)))
         kind = as_dtype(dtype)
         if isinstance(reference, str | Path):
             reference = Reference(path=str(reference))
-        target, plan = derive(reference, wish, seed=seed, dtype=kind)
+        target, plan = derive(reference, spec, seed=seed, dtype=kind)
         if folder is not None:
             tokenizer = find_tokenizer(reference, warnings.warn) if isinstance(reference, Reference) else None
-            save_model(target, tokenizer, folder, _notes(reference, wish, plan, target, tokenizer))
+            save_model(target, tokenizer, folder, _notes(reference, spec, plan, target, tokenizer))
     return target
 
 
 def write(
     reference: Reference,
-    wish: Inherit,
+    spec: Inherit,
     folder: Path,
     *,
     dtype: "torch.dtype | None" = None,
@@ -93,16 +93,16 @@ def write(
     say: Callable[[str], None] | None = None,
     selection: dict[str, Any] | None = None,
 ) -> Draft:
-    """Write the target of `wish` as a checkpoint to `folder`, and nothing more: see `inherit`.
+    """Write the target of `spec` as a checkpoint to `folder`, and nothing more: see `inherit`.
 
     Where every tensor of the target is one of the reference's as it is stored, the bytes go from file to file.
     `say` is told what is worth knowing, such as that there is no tokenizer; `selection` is the measured choice that
-    `wish` came of, for the model card.
+    `spec` came of, for the model card.
     """
     with free_output(folder) as goal:
-        source = open_source(reference, wish)
+        source = open_source(reference, spec)
         tokenizer = _tokenizer(reference, say)
-        notes = _notes(reference, wish, source.draft.plan, source.draft.target, tokenizer, selection)
+        notes = _notes(reference, spec, source.draft.plan, source.draft.target, tokenizer, selection)
         placement = source.placement
         if placement is not None and placement.is_plain and source.draft.plan.is_whole and dtype is None:
             check_stored_numbers(placement.tensors().values(), source.place)
@@ -113,7 +113,7 @@ def write(
 
 
 def _notes(
-    reference: "Reference | PreTrainedModel", wish: Inherit, plan: Plan, target: "PreTrainedModel",
+    reference: "Reference | PreTrainedModel", spec: Inherit, plan: Plan, target: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase | None", selection: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What stands beside the weights: the plan in figures, the model card, the reference's licence."""
@@ -121,7 +121,7 @@ def _notes(
     readers = readers_of(target.config, tokenizer)
     found: dict[str, Any] = {NOTES: figures}
     with without_stopping(lambda line: warnings.warn(line, Notice, stacklevel=2), "write README.md by hand"):
-        found |= inherited_files(reference, wish, figures, parameter_count(target), readers, selection)
+        found |= inherited_files(reference, spec, figures, parameter_count(target), readers, selection)
     return found
 
 
@@ -134,14 +134,14 @@ def _tokenizer(reference: Reference, say: Callable[[str], None] | None) -> "PreT
 
 
 def derive(
-    reference: "Reference | PreTrainedModel", wish: Inherit, *, seed: int = 1, dtype: "torch.dtype | None" = None
+    reference: "Reference | PreTrainedModel", spec: Inherit, *, seed: int = 1, dtype: "torch.dtype | None" = None
 ) -> "tuple[PreTrainedModel, Plan]":
-    """The target of `wish` and the plan by which it was made; see `inherit`."""
+    """The target of `spec` and the plan by which it was made; see `inherit`."""
     if isinstance(reference, Reference):
-        source = open_source(reference, wish)
+        source = open_source(reference, spec)
         return source.build(seed, dtype), source.draft.plan
     _check_loaded(reference)
-    made = draft(reference, settle(reference.config, wish))
+    made = draft(reference, settle(reference.config, spec))
     target = from_model(made, reference, seed, dtype)
     check_numbers(target, "reference")
     _keep_generation(target, reference.generation_config)
@@ -181,27 +181,27 @@ class Source:
         return target
 
 
-def plan_for(reference: Reference, wish: Inherit) -> Draft:
+def plan_for(reference: Reference, spec: Inherit) -> Draft:
     """What would be inherited, from the reference's config alone. Raises InputError as `derive` does."""
     config = load_config(reference)
     if config.dtype is None and Path(str(reference.path)).expanduser().is_dir():  # the files' headers know it
         weights = open_weights(reference, config, set)
         config.dtype = None if weights is None else weights.dtype
-    wish = settle(config, wish, reference.trust_remote_code)
-    target_config(config, wish, layer_count(config))  # what the config shows, before a second is spent on the model
-    return draft(build_skeleton(config, reference.trust_remote_code), wish, reference.trust_remote_code)
+    spec = settle(config, spec, reference.trust_remote_code)
+    target_config(config, spec, layer_count(config))  # what the config shows, before a second is spent on the model
+    return draft(build_skeleton(config, reference.trust_remote_code), spec, reference.trust_remote_code)
 
 
-def open_source(reference: Reference, wish: Inherit) -> Source:
+def open_source(reference: Reference, spec: Inherit) -> Source:
     """Plan the target and open the reference's weights, checked as far as can be without reading them.
 
     Raises InputError as `inherit` does.
     """
     config = load_config(reference)
-    wish = settle(config, wish, reference.trust_remote_code)
-    target_config(config, wish, layer_count(config))
+    spec = settle(config, spec, reference.trust_remote_code)
+    target_config(config, spec, layer_count(config))
     skeleton = build_skeleton(config, reference.trust_remote_code)
-    made = draft(skeleton, wish, reference.trust_remote_code)
+    made = draft(skeleton, spec, reference.trust_remote_code)
     made.target.generation_config = load_generation_config(reference) or made.target.generation_config
     names = Names(skeleton)
     wanted = made.plan.wanted()
@@ -212,7 +212,7 @@ def open_source(reference: Reference, wish: Inherit) -> Source:
     weights = open_weights(reference, config, needed, computed=True)
     if weights is None:
         model = load_model(reference)
-        made = draft(model, wish, reference.trust_remote_code)
+        made = draft(model, spec, reference.trust_remote_code)
         made.target.generation_config = model.generation_config
         return Source(made, None, model, None, reference.title)
     check_stored(weights, names, find_structure(skeleton))

@@ -49,14 +49,14 @@ class Draft:
     trust_remote_code: bool
 
 
-def draft(reference: "PreTrainedModel", wish: Inherit, trust_remote_code: bool = False) -> Draft:
-    """What becomes of `reference`, which needs no weights (it may be on the meta device), by `wish`.
+def draft(reference: "PreTrainedModel", spec: Inherit, trust_remote_code: bool = False) -> Draft:
+    """What becomes of `reference`, which needs no weights (it may be on the meta device), by `spec`.
 
     Raises InputError for a selection that is not there, or that would change what a block computes.
     """
     check_decoder(reference.config)
     structure = find_structure(reference)
-    kept = select_blocks(wish.layers, wish.choose, structure.count)
+    kept = select_blocks(spec.layers, spec.choose, structure.count)
     short = shorten_for(reference.config, kept)
     check_place(reference, structure, kept)
     with as_input_error(reference.config, kept):
@@ -75,9 +75,9 @@ def draft(reference: "PreTrainedModel", wish: Inherit, trust_remote_code: bool =
         structure,
         kept,
         tied=getattr(whole, "all_tied_weights_keys", {}),
-        exceptions=_exceptions(reference.config, whole, places, kept, wish),
+        exceptions=_exceptions(reference.config, whole, places, kept, spec),
     )
-    if wish.width == "full":
+    if spec.width == "full":
         return Draft(plan, whole, plan, whole, trust_remote_code)
     narrow = halve(short)
     with as_input_error(reference.config, kept):
@@ -98,12 +98,12 @@ def shorten_for(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfi
         return short
 
 
-def target_config(config: "PretrainedConfig", wish: Inherit, total: int) -> "PretrainedConfig":
-    """The config of the target of `wish`, from the reference's config alone. Raises InputError as `draft` does, where
+def target_config(config: "PretrainedConfig", spec: Inherit, total: int) -> "PretrainedConfig":
+    """The config of the target of `spec`, from the reference's config alone. Raises InputError as `draft` does, where
     the config shows it.
     """
-    short = shorten_for(config, select_blocks(wish.layers, wish.choose, total))
-    return short if wish.width == "full" else halve(short)
+    short = shorten_for(config, select_blocks(spec.layers, spec.choose, total))
+    return short if spec.width == "full" else halve(short)
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def _check_blocks(
 
 
 def _exceptions(
-    config: "PretrainedConfig", whole: "PreTrainedModel", places: Structure, kept: list[int], wish: Inherit
+    config: "PretrainedConfig", whole: "PreTrainedModel", places: Structure, kept: list[int], spec: Inherit
 ) -> Exceptions:
     folded: dict[str, tuple[Fold, ...]] = {}
     values: dict[str, float] = {}
@@ -159,24 +159,24 @@ def _exceptions(
         values |= {places.name_in(place, fill.tensor): fill.value for fill in fills(config, index, place, len(kept))}
     names = [name for name in whole.state_dict() if places.split(name) is None]
     packed = {name: dimension for name in names if (dimension := packed_dimension(name)) is not None}
-    return Exceptions(_inherited(whole, places, wish), folded, values, packed)
+    return Exceptions(_inherited(whole, places, spec), folded, values, packed)
 
 
-def _inherited(target: "PreTrainedModel", places: Structure, wish: Inherit) -> frozenset[str] | None:
-    """The target's tensors that `wish.submodules` takes over; None for all of them."""
-    if wish.submodules == "all":
+def _inherited(target: "PreTrainedModel", places: Structure, spec: Inherit) -> frozenset[str] | None:
+    """The target's tensors that `spec.submodules` takes over; None for all of them."""
+    if spec.submodules == "all":
         return None
-    if wish.submodules == "none":
+    if spec.submodules == "none":
         return frozenset()
     roles = tensor_roles(target, places)
     there = sorted(set(roles.values()))
-    for wanted in wish.submodules:
+    for wanted in spec.submodules:
         if wanted not in there:
             tied = "; its head is tied to the embeddings, so it comes with them" if wanted == "head" else ""
             raise InputError(
                 "inherit.submodules", f"the model has no {wanted} of its own{tied}", f"it has {', '.join(there)}"
             )
-    return frozenset(name for name, role in roles.items() if role in wish.submodules)
+    return frozenset(name for name, role in roles.items() if role in spec.submodules)
 
 
 def _shapes(model: "PreTrainedModel") -> dict[str, Shape]:

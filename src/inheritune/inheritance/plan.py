@@ -12,7 +12,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Line:
+class TensorCopy:
     """One tensor of the target, of this shape.
 
     `source` is the reference's tensor that it is made from; where there is none, all its entries are `value`, or (None)
@@ -39,7 +39,7 @@ class Plan:
 
     kept: tuple[int, ...]
     total: int
-    lines: tuple[Line, ...]
+    lines: tuple[TensorCopy, ...]
     dropped: tuple[str, ...]
     tied: tuple[tuple[str, str], ...] = ()
 
@@ -104,7 +104,7 @@ def plan_copies(
         where = structure.split(name)
         origin = name if where is None else structure.name_in(kept[where[0]], where[1])
         if name in exceptions.values:
-            lines.append(Line(name, shape, None, value=exceptions.values[name]))
+            lines.append(TensorCopy(name, shape, None, value=exceptions.values[name]))
             continue
         ranges = _packed_ranges(name, source, structure, kept, exceptions.packed)
         _check_pair(name, shape, origin, source, ranges)
@@ -112,9 +112,9 @@ def plan_copies(
         if name in tied:
             continue
         if exceptions.inherited is not None and name not in exceptions.inherited:
-            lines.append(Line(name, shape, None))
+            lines.append(TensorCopy(name, shape, None))
         else:
-            lines.append(Line(name, shape, origin, ranges, exceptions.folds.get(name, ())))
+            lines.append(TensorCopy(name, shape, origin, ranges, exceptions.folds.get(name, ())))
     for name in source.keys() - used:
         where = structure.split(name)
         if where is None or where[0] in kept:
@@ -206,7 +206,7 @@ def plan_rows(plan: Plan, bytes_each: int) -> list[dict[str, Any]]:
     ]
 
 
-def _slice_in_words(line: Line) -> str:
+def _slice_in_words(line: TensorCopy) -> str:
     if line.source is None:
         return "new" if line.value is None else f"all {line.value:g}"
     words = "all"

@@ -29,26 +29,26 @@ def look(recipe: Recipe, folder: Path, result: str, place: Reference, runtime: R
     since, that is said, and nothing is written. Returns whether anything was. Raises InputError where a model cannot be
     read.
     """
-    wish = recipe.evaluate
+    spec = recipe.evaluate
     needed = (folder / "data", folder / result)
     target = Reference(path=str(folder / result), trust_remote_code=place.trust_remote_code)
 
     def wants() -> list[str]:
-        found = ["analysis"] if wish.analyze and not (folder / "analysis" / "analysis.json").exists() else []
-        found += ["samples"] if _wants_samples(wish, folder / "samples.json") else []
+        found = ["analysis"] if spec.analyze and not (folder / "analysis" / "analysis.json").exists() else []
+        found += ["samples"] if _wants_samples(spec, folder / "samples.json") else []
         gone = [str(one) for one in needed if not one.is_dir()]
         if found and gone:
             terminal.say(f"{' and '.join(found)}: left out, as {gone[0]} is gone")
         return [] if gone else found
 
-    wanted = runtime.first_does(wants)
+    wanted = runtime.on_rank0(wants)
     if wanted:
         packing, judged = _packing(recipe, folder, target), folder / "reference" / "evaluation.json"
-        runtime.first_does(lambda: check_framing(read_mapping(judged) if judged.exists() else {}, packing, judged))
+        runtime.on_rank0(lambda: check_framing(read_mapping(judged) if judged.exists() else {}, packing, judged))
     if "analysis" in wanted:
         _analyse(folder, [place, target], recipe, packing, runtime, terminal)
     if "samples" in wanted:
-        runtime.first_does(lambda: _continue(wish, folder, [place, target], packing, runtime, terminal))
+        runtime.on_rank0(lambda: _continue(spec, folder, [place, target], packing, runtime, terminal))
     return bool(wanted)
 
 
@@ -57,14 +57,14 @@ def _packing(recipe: Recipe, folder: Path, target: Reference) -> Packing:
     return packing_of(open_prepared(folder / "data"), load_tokenizer(target), prefix=recipe.data.prefix)
 
 
-def _wants_samples(wish: EvaluateRun, file: Path) -> bool:
+def _wants_samples(spec: EvaluateRun, file: Path) -> bool:
     """Whether there are none yet that were asked for: other prompts, or more tokens, are answered anew."""
-    if wish.prompts == []:
+    if spec.prompts == []:
         return False
     if not file.exists():
         return True
     found = read_json(file, "new_tokens", "prompts")
-    return bool(found["new_tokens"] != wish.new_tokens.count or wish.prompts not in (None, found["prompts"]))
+    return bool(found["new_tokens"] != spec.new_tokens.count or spec.prompts not in (None, found["prompts"]))
 
 
 def _analyse(
@@ -72,7 +72,7 @@ def _analyse(
 ) -> None:  # fmt: skip
     """analysis/, on validation text. All processes look, as they read the data together; the first one writes."""
     data, length = folder / "data", min(_LENGTH, recipe.train.sequence_length)
-    runtime.first_does(lambda: open_prepared(data).verify(note_beside(data)))  # once for both models
+    runtime.on_rank0(lambda: open_prepared(data).verify(note_beside(data)))  # once for both models
     there = (len(open_prepared(data).tokens("validation")) - packing.context) // length  # a run has a sequence at least
     count = min(_SEQUENCES, there)
     fewer = "" if count == _SEQUENCES else ", as the validation text has no more"
@@ -80,17 +80,17 @@ def _analyse(
     analyze(
         pair, data=data, sequences=count, sequence_length=length, device=runtime.device,
         prefix=recipe.data.prefix,
-        out=folder / "analysis" if runtime.is_first else None, say=terminal.say,
+        out=folder / "analysis" if runtime.is_rank0 else None, say=terminal.say,
     )  # fmt: skip
 
 
 def _continue(
-    wish: EvaluateRun, folder: Path, pair: list[Reference], packing: Packing, runtime: Runtime, terminal: Terminal
+    spec: EvaluateRun, folder: Path, pair: list[Reference], packing: Packing, runtime: Runtime, terminal: Terminal
 ) -> None:  # fmt: skip
     """samples.json: the same prompts continued by both."""
     tokenizer = load_tokenizer(pair[1])  # the run's own
-    prompts = wish.prompts or beginnings(open_prepared(folder / "data"), tokenizer, _PROMPTS)
-    count = wish.new_tokens.count
+    prompts = spec.prompts or beginnings(open_prepared(folder / "data"), tokenizer, _PROMPTS)
+    count = spec.new_tokens.count
     terminal.say(f"samples: {len(prompts)} prompts, continued by reference and target")
 
     def answers(place: Reference) -> list[str]:  # a function, so that one model is let go before the next comes

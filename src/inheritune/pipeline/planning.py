@@ -8,7 +8,7 @@ from inheritune.errors import InputError
 from inheritune.groundwork import planned, planned_reference, steps_in, taught, text_size
 from inheritune.growth import check_rounds, expected_blocks, with_blocks
 from inheritune.inheritance import settle, target_config
-from inheritune.planner import SUMS, Anatomy, Bounds, Conditions, Device, Planned, plan
+from inheritune.planner import SUMS, Bounds, Conditions, Device, ModelProfile, Planned, plan
 from inheritune.recipe import Recipe
 
 
@@ -42,10 +42,10 @@ class _Made:
         self.config = planned_config(place, training.sequence_length, weights=False)
         check_positions(self.config, training.sequence_length, "train.sequence_length")
         self.text = text_size(recipe, self.config.vocab_size)
-        self.whole = Anatomy(self.config, place.trust_remote_code)
+        self.whole = ModelProfile(self.config, place.trust_remote_code)
         self.inherit = settle(self.config, recipe.inherit, place.trust_remote_code)
         narrow = recipe.inherit.width == "half"
-        self.source = Anatomy(halve(self.config), place.trust_remote_code) if narrow else self.whole
+        self.source = ModelProfile(halve(self.config), place.trust_remote_code) if narrow else self.whole
         self.steps = steps_in(self.text[0], training)
         self.teacher = taught("the reference", self.whole, training, self.text[0])
 

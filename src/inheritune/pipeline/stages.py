@@ -52,9 +52,9 @@ def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) ->
         )  # again, as another process may have begun there in the meantime
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
 
-    runtime.first_does(check)
+    runtime.on_rank0(check)
     with only_job(folder, runtime):
-        runtime.first_does(begin)
+        runtime.on_rank0(begin)
         return _Run(recipe, folder, terminal, runtime).go()
 
 
@@ -65,7 +65,7 @@ class _Run:
         self.recipe, self.folder, self.terminal, self.runtime = recipe, folder, terminal, runtime
         self.ground = Groundwork(recipe, folder / "data", folder / "reference", runtime, terminal)
         facts = {**runtime.describe(), "seed": recipe.seed, "micro_batch": recipe.train.micro_batch}
-        for difference in runtime.first_does(lambda: note_start(folder / "manifest.json", facts)):
+        for difference in runtime.on_rank0(lambda: note_start(folder / "manifest.json", facts)):
             terminal.warn(f"{difference}: the result need not equal an uninterrupted run's to the last bit")
 
     def go(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class _Run:
             self.terminal.say(f"{self.folder}: finished before; its report is written anew")
             summary = read_mapping(finished, *SUMMARY_KEYS)
             judge_tasks(self.recipe, self.folder, self.ground, summary["result"]["model"])
-            self.runtime.first_does(lambda: write_report(self.folder, summary))
+            self.runtime.on_rank0(lambda: write_report(self.folder, summary))
             self._write_cards(summary)
             self._look(summary)
             return summary
@@ -103,13 +103,13 @@ class _Run:
             with without_stopping(self.terminal.warn, "start the run again to write it"):
                 write_cards(self.folder, self.recipe, summary)
 
-        self.runtime.first_does(write)
+        self.runtime.on_rank0(write)
 
     def _look(self, summary: dict[str, Any]) -> None:
         """Heads, layers and samples of reference and result. They come last: a run stands without them."""
         model = summary["result"]["model"]
         if look(self.recipe, self.folder, model, self.ground.place, self.runtime, self.terminal):
-            self.runtime.first_does(lambda: write_report(self.folder, summary))
+            self.runtime.on_rank0(lambda: write_report(self.folder, summary))
 
     def _teacher(self, inherit: Inherit, blocks: int) -> Teacher | None:
         """The reference, for a recipe with distillation: of all rounds that there may be, and of the random control."""
@@ -128,7 +128,7 @@ class _Run:
             "data": prepared.checksums,
             "left_over_tokens": conditions.left_over(),
         }
-        self.runtime.first_does(lambda: add_lineage(self.folder / "manifest.json", lineage))
+        self.runtime.on_rank0(lambda: add_lineage(self.folder / "manifest.json", lineage))
         return found, judged
 
     def _control(
@@ -147,9 +147,9 @@ class _Run:
             if name == "reference-continued":
                 return load_model(place)
             config = load_config(place)
-            wish = with_blocks(self.recipe.inherit, kept)
+            spec = with_blocks(self.recipe.inherit, kept)
             return build_random(
-                target_config(config, wish, layer_count(config)), seed, trust_remote_code=place.trust_remote_code
+                target_config(config, spec, layer_count(config)), seed, trust_remote_code=place.trust_remote_code
             )
 
         depth = result["layers"] if name == "random" else None
@@ -183,4 +183,4 @@ class _Run:
             write_json(self.folder / "summary.json", summary)
             return summary
 
-        return self.runtime.first_does(write)
+        return self.runtime.on_rank0(write)

@@ -38,10 +38,10 @@ _PLACE = "evaluate.tasks"
 
 def check_recipe_tasks(recipe: Recipe) -> None:
     """Raise InputError for tasks that nobody knows, or whose data cannot be had: before anything is computed."""
-    wish = recipe.evaluate
-    if wish.tasks:
-        entries = check_names(wish.tasks, _PLACE, folder=wish.tasks_folder, trusted=wish.trust_task_files)
-        open_tasks(entries, _PLACE, wish.tasks_folder)
+    spec = recipe.evaluate
+    if spec.tasks:
+        entries = check_names(spec.tasks, _PLACE, folder=spec.tasks_folder, trusted=spec.trust_task_files)
+        open_tasks(entries, _PLACE, spec.tasks_folder)
 
 
 def judge_tasks(recipe: Recipe, folder: Path, ground: Groundwork, result: str) -> None:
@@ -53,18 +53,18 @@ def judge_tasks(recipe: Recipe, folder: Path, ground: Groundwork, result: str) -
     stage, runtime = _Stage(recipe, folder, ground), ground.runtime
     target = Reference(path=str(folder / result), trust_remote_code=recipe.reference.trust_remote_code)
     places = {"reference": ground.place, "target": target}
-    missing = runtime.first_does(lambda: {side: stage.missing(side) for side in places})
+    missing = runtime.on_rank0(lambda: {side: stage.missing(side) for side in places})
     if any(missing.values()):
         opened: list[Task] = []  # on the first process alone, which asks the questions
         named = [entry for entry in stage.entries if any(entry.name in names for names in missing.values())]
-        runtime.first_does(lambda: opened.extend(open_tasks(named, _PLACE, recipe.evaluate.tasks_folder)))
+        runtime.on_rank0(lambda: opened.extend(open_tasks(named, _PLACE, recipe.evaluate.tasks_folder)))
         prepared, _ = ground.prepare()
         conditions = ground.conditions(prepared, folder.resolve().name)
         for side, place in places.items():
             if missing[side]:
                 stage.judge(side, place, [task for task in opened if task.entry.name in missing[side]], conditions)
     paths = {"reference": recipe.reference.path or "reference/model", "target": result}
-    runtime.first_does(lambda: stage.write(paths))
+    runtime.on_rank0(lambda: stage.write(paths))
 
 
 class _Stage:
@@ -112,7 +112,7 @@ class _Stage:
                 figures = judge_task(task, lm, None)
                 write_json(self._file(side, task.entry), {"harness": version(), "tasks": figures})
 
-        runtime.first_does(ask)
+        runtime.on_rank0(ask)
 
     def write(self, paths: dict[str, str]) -> None:
         """tasks.json, in the format of `evaluate`'s evaluation.json."""
@@ -125,8 +125,8 @@ class _Stage:
                 tasks |= read_json(self._file(side, entry), "tasks")["tasks"]
             models.append({"name": side, "path": path, **found, "tasks": with_averages(tasks)})
         about = {"source": "data (validation)", "sequence_length": self.recipe.train.sequence_length, **(text or {})}
-        wish = self.recipe.evaluate
-        harness = harness_facts(wish.tasks, self.entries, None, wish.tasks_folder)
+        spec = self.recipe.evaluate
+        harness = harness_facts(spec.tasks, self.entries, None, spec.tasks_folder)
         shown = {"format": FORMAT, "text": about, "harness": harness, "models": models, "published": []}
         write_json(self.folder / TASKS_FILE, shown)
 

@@ -23,7 +23,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     """
     hardware = recipe.hardware
     runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
-    runtime.first_does(lambda: check_inputs(recipe, runtime))
+    runtime.on_rank0(lambda: check_inputs(recipe, runtime))
     config = planned_config(recipe.reference, recipe.train.sequence_length)
     total = layer_count(config)
     inherit = settle(config, recipe.inherit, recipe.reference.trust_remote_code)

@@ -3,7 +3,6 @@
 `plan` takes a list of trainings, whoever makes it up: a recipe's rounds and controls, or a suite's arms.
 """
 
-from inheritune.planner.anatomy import Anatomy
 from inheritune.planner.costs import SUMS, Conditions, Planned, Taught, counted_flops, figures
 from inheritune.planner.devices import (
     DEVICES,
@@ -14,16 +13,17 @@ from inheritune.planner.devices import (
     measured_device,
 )
 from inheritune.planner.memory import Memory, Way, largest_micro_batch, memory_of, state_bytes
+from inheritune.planner.model_profile import ModelProfile
 from inheritune.planner.plan import Bounds, plan
 
 __all__ = [
     "DEVICES",
     "SUMS",
-    "Anatomy",
     "Bounds",
     "Conditions",
     "Device",
     "Memory",
+    "ModelProfile",
     "Planned",
     "Taught",
     "Way",

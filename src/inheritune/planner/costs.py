@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import flops_per_token
-from inheritune.planner.anatomy import Anatomy
 from inheritune.planner.devices import Device
 from inheritune.planner.memory import Memory, Way, largest_micro_batch, memory_of, state_bytes
+from inheritune.planner.model_profile import ModelProfile
 from inheritune.recipe import Evaluate, Training
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Taught:
     """
 
     name: str
-    anatomy: Anatomy = field(repr=False)
+    anatomy: ModelProfile = field(repr=False)
     stored_tokens: int | None = None
     bytes: float = 0.0
     seeds: int = 1
@@ -57,7 +57,7 @@ class Planned:
     """
 
     name: str
-    anatomy: Anatomy
+    anatomy: ModelProfile
     kept: tuple[int, ...]
     config: "PretrainedConfig" = field(repr=False)
     training: Training = field(repr=False)

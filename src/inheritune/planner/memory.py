@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from inheritune.planner.anatomy import Anatomy, Part
+from inheritune.planner.model_profile import ModelProfile, Part
 from inheritune.recipe import Optimizer
 
 if TYPE_CHECKING:
-    from inheritune.planner.rehearsal import StepUse
+    from inheritune.planner.fake_step import StepUse
 
 _FLOAT32 = 4
 _ADAMW = 8  # bytes a parameter: two running means in float32
@@ -18,7 +18,7 @@ _LEAST_EIGHT_BIT = 4096  # torchao leaves smaller tensors in float32, and those 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device. Where the model's code cannot be followed without values (`Anatomy.unfollowed`) only
+    """Bytes on one device. Where the model's code cannot be followed without values (`ModelProfile.unfollowed`) only
     weights, gradients and states are known, and the rest is 0.
 
     `working` is what copies of weights in another precision take (with FSDP those that are gathered at once, and
@@ -57,7 +57,7 @@ class Way:
     teacher: int = 0
 
 
-def memory_of(anatomy: Anatomy, kept: Sequence[int], way: Way) -> Memory:
+def memory_of(anatomy: ModelProfile, kept: Sequence[int], way: Way) -> Memory:
     """The memory of training the blocks `kept` of a model."""
     sharded = way.sharded or way.devices > 1
     half = way.precision != "float32"
@@ -114,7 +114,7 @@ def _gathered(parts: Sequence[Part], half: bool) -> float:
     return each * (outside + 2 * largest) + (each + _FLOAT32 * half) * max(outside, largest)
 
 
-def largest_micro_batch(anatomy: Anatomy, kept: Sequence[int], way: Way, share: int, room: float) -> int:
+def largest_micro_batch(anatomy: ModelProfile, kept: Sequence[int], way: Way, share: int, room: float) -> int:
     """The largest power of two of sequences, up to `share`, with which a training takes at most `room` bytes; 0 where
     not even one does. `way.micro_batch` does not matter.
     """

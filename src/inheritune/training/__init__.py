@@ -1,7 +1,7 @@
 """Training a built model on sequences with a loss: optimizer, schedule, checkpoints, loop. Knows no architecture."""
 
 from inheritune.training.checkpoint import (
-    Position,
+    TrainProgress,
     fault_of,
     is_checkpoint,
     list_checkpoints,
@@ -22,7 +22,7 @@ from inheritune.training.optimizer import (
     load_state,
     set_learning_rate,
     state_tensors,
-    step_unless,
+    step_if_finite,
 )
 from inheritune.training.parallel import check_compiler, choose, lacking_compiler, spread, whole_state
 from inheritune.training.schedule import check_schedule, learning_rate
@@ -30,8 +30,8 @@ from inheritune.training.schedule import check_schedule, learning_rate
 __all__ = [
     "Job",
     "NextToken",
-    "Position",
     "TeacherOutputs",
+    "TrainProgress",
     "allocate_state",
     "at_places",
     "build_optimizer",
@@ -56,7 +56,7 @@ __all__ = [
     "set_learning_rate",
     "spread",
     "state_tensors",
-    "step_unless",
+    "step_if_finite",
     "train_steps",
     "whole_state",
 ]

@@ -37,7 +37,7 @@ BEST = "best"
 
 
 @dataclass(frozen=True)
-class Position:
+class TrainProgress:
     """Where a training stands: optimizer steps done, the seconds they took, and the seconds with validation and
     checkpoints; how many batches were left out after loss spikes; the micro-batch in use, and the recipe's (0: auto).
     """
@@ -50,7 +50,7 @@ class Position:
     asked_micro_batch: int = 0
 
 
-def known_at(position: Position | None) -> Callable[[dict[str, Any]], bool]:
+def known_at(position: TrainProgress | None) -> Callable[[dict[str, Any]], bool]:
     """Which records of metrics.jsonl belong to a training that is at this position: none before it has begun.
 
     A spike belongs to the checkpoint in which its batches are left out, as it happens again without that one.
@@ -72,12 +72,12 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: list[Future[None]] = []
         self._group: Any = None
-        runtime.first_does(lambda: folder.mkdir(parents=True, exist_ok=True))
+        runtime.on_rank0(lambda: folder.mkdir(parents=True, exist_ok=True))
         self._disk = _disk_of(folder)
-        if runtime.processes > 1:
+        if runtime.world_size > 1:
             self._group = side_group()  # of its own, so that writing does not wait for training
 
-    def save(self, position: Position, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
+    def save(self, position: TrainProgress, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
         """Begin to write step-N: `tensors` by name (shared ones once), `facts` as JSON. Drops the oldest beyond `keep`.
 
         The tensors are copied before this returns. Raises RunError for an earlier checkpoint that could not be written.
@@ -93,7 +93,7 @@ class Checkpoints:
 
         Of several processes the one that ran out of memory calls this alone, as the job then ends.
         """
-        if self.runtime.processes > 1 and micro_batch > 1:
+        if self.runtime.world_size > 1 and micro_batch > 1:
             note = {"fits": micro_batch // 2, "asked": asked}
             write_json(self.folder / _TOO_LARGE.replace("*", str(self.runtime.rank)), note)
 
@@ -104,7 +104,7 @@ class Checkpoints:
             notes = [read_json(note, "fits", "asked") for note in self.folder.glob(_TOO_LARGE)]
             return min([micro_batch, *(int(note["fits"]) for note in notes if note["asked"] == asked)])
 
-        return self.runtime.first_does(smallest)
+        return self.runtime.on_rank0(smallest)
 
     def wait(self) -> None:
         """Until all is written. Raises RunError where something could not be; what was there before stays."""
@@ -127,9 +127,9 @@ class Checkpoints:
         remedy = "the one before it is good; make room, then run again"
         with _in_a_line(target, "the checkpoint cannot be written", remedy), self._folder(target) as partial:
             sums = self._write_tensors(partial, tensors)
-            if self.runtime.is_first:
+            if self.runtime.is_rank0:
                 _write_facts(partial, {**facts, "checksums": sums})
-        if self.runtime.is_first:
+        if self.runtime.is_rank0:
             for old in list_checkpoints(self.folder)[: -self.keep]:
                 _remove(self.folder / f"step-{old:09d}")
         self._meet()  # a process that ended before the first is done would have the launcher end that one too
@@ -146,7 +146,7 @@ class Checkpoints:
     @contextmanager
     def _folder(self, target: Path) -> "Iterator[Path]":
         """The folder to fill, made and named by the first process."""
-        if self.runtime.is_first:
+        if self.runtime.is_rank0:
             with new_folder(target) as partial:
                 self._meet()
                 yield partial
@@ -173,7 +173,7 @@ class Checkpoints:
             return [value]
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.runtime.processes
+        found: list[Any] = [None] * self.runtime.world_size
         dist.all_gather_object(found, value, group=self._group)
         return found
 
@@ -185,7 +185,7 @@ class Checkpoints:
 
     def newest(self, warn: Callable[[str], None]) -> Path | None:
         """The newest checkpoint that is whole. A damaged one is named through `warn` and removed."""
-        found = self.runtime.first_does(lambda: self._newest(warn))
+        found = self.runtime.on_rank0(lambda: self._newest(warn))
         return None if found is None else Path(found)
 
     def best_loss(self) -> float:
@@ -200,7 +200,7 @@ class Checkpoints:
             return float(read_facts(self.folder / BEST)["val_loss"])
 
         self.wait()
-        return self.runtime.first_does(read)
+        return self.runtime.on_rank0(read)
 
     def _settle(self) -> None:
         """End what a kill broke off: a folder that is whole gets its name, the rest of others goes."""
@@ -241,9 +241,9 @@ def model_tensors(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
     return found
 
 
-def read_position(target: Path) -> Position:
+def read_position(target: Path) -> TrainProgress:
     """Where the training of a checkpoint stands."""
-    return Position(**read_facts(target)["position"])
+    return TrainProgress(**read_facts(target)["position"])
 
 
 def read_facts(target: Path) -> dict[str, Any]:
@@ -275,7 +275,7 @@ def read_tensors(target: Path, tensors: "dict[str, torch.Tensor]", runtime: Runt
     _check_model(target, tensors)
     _quiet()
     with _in_a_line(target, "the checkpoint cannot be read", "see to the disk, then run again"):
-        load(tensors, storage_reader=HuggingFaceStorageReader(str(target)), no_dist=runtime.processes == 1)
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(target)), no_dist=runtime.world_size == 1)
 
 
 def stored_shapes(target: Path) -> dict[str, tuple[int, ...]]:

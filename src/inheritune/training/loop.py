@@ -15,7 +15,7 @@ from inheritune.errors import Interrupted, RunError
 from inheritune.runlog import LiveLine, MetricsLog, read_metrics
 from inheritune.training.checkpoint import (
     Checkpoints,
-    Position,
+    TrainProgress,
     known_at,
     model_tensors,
     read_position,
@@ -26,7 +26,7 @@ from inheritune.training.float8 import check_float8, use_float8
 from inheritune.training.job import Job, planned_steps
 from inheritune.training.objective import NextToken, checkpoint_activations
 from inheritune.training.optimizer import allocate_state, build_optimizer, check_shardable, load_state, state_tensors
-from inheritune.training.parallel import How, Spread, check_compiler, choose, spread
+from inheritune.training.parallel import How, ParallelModel, check_compiler, choose, spread
 from inheritune.training.schedule import learning_rate
 from inheritune.training.step import Launched, Outcome, Stepper, is_out_of_memory, largest_micro_batch
 
@@ -39,7 +39,7 @@ _ROLLBACKS = 5  # to one checkpoint, before it is given up
 _SHOWN = 16  # sequences in an error
 
 
-def train_steps(job: Job) -> tuple[Position, How]:
+def train_steps(job: Job) -> tuple[TrainProgress, How]:
     """Train to the end, going on from the newest good checkpoint in `job.folder`/checkpoints.
 
     Writes metrics.jsonl there: per step the mean loss of the batch in nats a token, learning rate, gradient norm,
@@ -57,10 +57,10 @@ def train_steps(job: Job) -> tuple[Position, How]:
         with rt.freed_memory_kept(), rt.stop_on_signal() as stop:
             state = _State(job, checkpoints)
             found = state.restore()
-            position = state.with_micro_batch(found or Position())
+            position = state.with_micro_batch(found or TrainProgress())
             if position.step:
                 job.terminal.say(f"{job.label}: going on from step {position.step:,} of {steps:,}")
-            if job.runtime.is_first:
+            if job.runtime.is_rank0:
                 log = MetricsLog(job.folder / "metrics.jsonl", known_at(found))
                 _warn_of_gaps(job, position.step)
             with job.terminal.live(job.label, steps, position.step) as line, state.batches.reading_ahead():
@@ -95,19 +95,19 @@ class _State:
             use_float8(job.blocks)
         if settings.compile is True:
             check_compiler(runtime.device)
-        self.spread: Spread = spread(
+        self.spread: ParallelModel = spread(
             objective, job.blocks, how, runtime, precision=precision, compiled=settings.compile is True
         )
-        if how == "fsdp" or runtime.processes > 1:
+        if how == "fsdp" or runtime.world_size > 1:
             check_shardable(settings.optimizer)
         self.optimizers = build_optimizer(job.model, job.matrices, settings.optimizer)
         allocate_state(job.model, self.optimizers)
         self.batches = Batches(
-            job.sequences, settings.batch_sequences, job.seed, rank=runtime.rank, processes=runtime.processes,
+            job.sequences, settings.batch_sequences, job.seed, rank=runtime.rank, processes=runtime.world_size,
             pin=runtime.device == "cuda", stored=job.teacher.stored if job.teacher is not None else nothing_stored,
         )  # fmt: skip
 
-    def restore(self) -> Position | None:
+    def restore(self) -> TrainProgress | None:
         """Take over the newest good checkpoint, if there is any."""
         target = self.checkpoints.newest(self.job.terminal.warn)
         if target is None:
@@ -122,12 +122,12 @@ class _State:
             rt.restore_random_state({name.rpartition("/")[2]: value for name, value in random.items()})
         return position
 
-    def save(self, position: Position) -> None:
+    def save(self, position: TrainProgress) -> None:
         """Begin to write a checkpoint of this position."""
         states = _prefixed("optimizer", state_tensors(self.job.model, self.optimizers))
         self.checkpoints.save(position, model_tensors(self.job.model) | states | self._random(), {})
 
-    def save_best(self, position: Position, loss: float) -> None:
+    def save_best(self, position: TrainProgress, loss: float) -> None:
         """Begin to write the weights, as the best so far."""
         self.checkpoints.save_best(model_tensors(self.job.model), {"step": position.step, "val_loss": loss})
 
@@ -140,7 +140,7 @@ class _State:
     def _runtime(self) -> rt.Runtime:
         return self.job.runtime
 
-    def with_micro_batch(self, position: Position) -> Position:
+    def with_micro_batch(self, position: TrainProgress) -> TrainProgress:
         """The position with the micro-batch to go on with: the one in use, unless the recipe now asks for another."""
         wanted = self.job.settings.micro_batch
         asked = 0 if wanted == "auto" else wanted
@@ -182,7 +182,7 @@ class _Loop:
         self.saved_at = time.monotonic()
         self.recent: deque[float] = deque(maxlen=_RECENT)
 
-    def run(self, position: Position, is_new: bool) -> Position:
+    def run(self, position: TrainProgress, is_new: bool) -> TrainProgress:
         """From `position` to the end."""
         self._begin(position)
         self.stepper = Stepper(
@@ -209,7 +209,7 @@ class _Loop:
             )
         return position
 
-    def _begin(self, position: Position) -> None:
+    def _begin(self, position: TrainProgress) -> None:
         """Know what a training that stands there knows, whether it was never stopped or just started."""
         self.stop_asked = self.save_asked = False
 
@@ -220,11 +220,11 @@ class _Loop:
             lowest = min((r["val_loss"] for r in records if "val_loss" in r), default=math.inf)
             return losses[-_RECENT:], rollbacks, lowest
 
-        losses, self.rollbacks, lowest = self.job.runtime.first_does(read)
+        losses, self.rollbacks, lowest = self.job.runtime.on_rank0(read)
         self.recent = deque(losses, maxlen=_RECENT)
         self.best = min(lowest, self.state.checkpoints.best_loss())  # steps that were rolled back count for the best
 
-    def _some_steps(self, position: Position) -> Position:
+    def _some_steps(self, position: TrainProgress) -> TrainProgress:
         """Steps up to the next rest: a validation, a checkpoint, a stop, or the end."""
         launched: deque[Launched] = deque()
         while True:
@@ -240,7 +240,7 @@ class _Loop:
                 self.mark = time.perf_counter()
                 return position
 
-    def _launch(self, step: int, position: Position) -> Launched:
+    def _launch(self, step: int, position: TrainProgress) -> Launched:
         def asks() -> tuple[bool, bool]:
             return self.stop.signal_name is not None, self._due(step + 1)
 
@@ -258,7 +258,7 @@ class _Loop:
                 f" {self.stepper.micro_batch} sequences, the batch stays as it is"
             )
 
-    def _finish(self, outcome: Outcome, position: Position) -> Position:
+    def _finish(self, outcome: Outcome, position: TrainProgress) -> TrainProgress:
         """Look at a step's figures, record them, and say where the training stands."""
         step = position.step + 1
         if not outcome.is_finite:
@@ -299,7 +299,7 @@ class _Loop:
         self.save_asked |= outcome.save
         return replace(position, wall_seconds=self.before + time.monotonic() - self.began_at)
 
-    def _roll_back(self, spike: _Spike) -> Position:
+    def _roll_back(self, spike: _Spike) -> TrainProgress:
         """Go back to the newest checkpoint and leave out the batches since."""
         self.state.checkpoints.wait()
         position = self.state.restore()
@@ -342,12 +342,12 @@ class _Loop:
         optimizer, schedule = self.settings.optimizer, self.settings.schedule
         return learning_rate(step, self.steps, self.warm_up, self.decay, optimizer.learning_rate, schedule)
 
-    def _validate(self, position: Position) -> float:
+    def _validate(self, position: TrainProgress) -> float:
         """A validation loss for the curves; the weights of the lowest one are kept."""
         module = self.state.spread.module
 
         def score(examples: Examples) -> torch.Tensor:
-            if self.stop.signal_name is not None and not position.step and self.job.runtime.processes == 1:
+            if self.stop.signal_name is not None and not position.step and self.job.runtime.world_size == 1:
                 raise Interrupted(
                     f"{self.job.label}: stopped by {self.stop.signal_name} before the first step; nothing of it was"
                     " done: run the same command again to begin it"
@@ -379,13 +379,13 @@ class _Loop:
         every = self.settings.checkpoint.every
         if every.unit == "steps":
             return self._due_by_steps(step)
-        return self.job.runtime.is_first and time.monotonic() - self.saved_at >= every.amount * 60
+        return self.job.runtime.is_rank0 and time.monotonic() - self.saved_at >= every.amount * 60
 
     def _due_by_steps(self, step: int) -> bool:
         every = self.settings.checkpoint.every
         return every.unit == "steps" and step % every.count == 0
 
-    def _save(self, position: Position) -> None:
+    def _save(self, position: TrainProgress) -> None:
         if self.log is not None:
             self.log.sync()  # the checkpoint counts on every record up to its step
         self.state.save(position)

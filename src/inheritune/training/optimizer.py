@@ -42,7 +42,7 @@ def check_optimizer(settings: Optimizer, device: str) -> None:
 def check_shardable(settings: Optimizer) -> None:
     """See whether the optimizer works on parameters that are spread over several processes (FSDP).
 
-    Raises InputError for 8-bit states and for offload. AdamW and Muon work, see `step_unless`.
+    Raises InputError for 8-bit states and for offload. AdamW and Muon work, see `step_if_finite`.
     """
     reason = "on several processes: it is for one process only"
     remedy = "leave it out; FSDP already spreads the states over the processes"
@@ -148,7 +148,7 @@ def set_learning_rate(optimizers: Iterable["torch.optim.Optimizer"], rate: float
                 group["lr"] = rate
 
 
-def step_unless(optimizers: Sequence["torch.optim.Optimizer"], bad: "torch.Tensor") -> None:
+def step_if_finite(optimizers: Sequence["torch.optim.Optimizer"], bad: "torch.Tensor") -> None:
     """One step of each optimizer, or none of any when `bad` is 1.
 
     `bad` is a float32 tensor without dimensions on the parameters' device: 0, or 1 when loss or gradient is not finite.

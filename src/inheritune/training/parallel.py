@@ -22,7 +22,7 @@ _BYTES_EACH = 16  # a parameter in float32, its gradient, and AdamW's two runnin
 
 
 @dataclass(frozen=True)
-class Spread:
+class ParallelModel:
     """An objective as this process holds it.
 
     `call` is what computes; `module` is the objective itself. `averages` is by how many processes gradients are divided
@@ -66,7 +66,7 @@ def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
     """`auto` as the recipe says it: alone, or DDP where it takes less than a quarter of a device, else FSDP."""
     if wanted == "fsdp":
         return "fsdp"
-    if runtime.processes == 1:
+    if runtime.world_size == 1:
         return "alone"
     if wanted == "ddp":
         return "ddp"
@@ -77,7 +77,7 @@ def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
 def spread(
     objective: "NextToken", blocks: Sequence[torch.nn.Module], how: How, runtime: Runtime, *,
     precision: str = "float32", compiled: bool = False, trained: bool = True,
-) -> Spread:  # fmt: skip
+) -> ParallelModel:  # fmt: skip
     """Put an objective on the process's device and on its fellow processes; not `trained`, it only computes losses.
 
     Compiled whole on one process and with DDP; block by block with FSDP, whose communication lies between the blocks.
@@ -85,14 +85,14 @@ def spread(
     uneven = False
     if how == "fsdp":
         whole = _shard(objective, blocks, runtime, precision)
-        if trained and runtime.processes > 1:
+        if trained and runtime.world_size > 1:
             uneven = _is_uneven(objective, runtime, precision)
             if uneven and hasattr(whole, "set_reduce_scatter_unused_params"):  # torch 2.13
                 whole.set_reduce_scatter_unused_params(True)
         if compiled:
             for block in blocks:
                 block.compile()
-        return Spread(how, objective, objective, runtime.processes, uneven)
+        return ParallelModel(how, objective, objective, runtime.world_size, uneven)
     objective.to(runtime.device)
     if compiled and objective.terms:
         # torch.compile looks for the gradient of a tensor that is no leaf, where a teacher is heard in its midst
@@ -104,7 +104,7 @@ def spread(
         call = torch.nn.parallel.DistributedDataParallel(
             call, device_ids=place, gradient_as_bucket_view=True, find_unused_parameters=uneven
         )
-    return Spread(how, call, objective, runtime.processes if how == "ddp" else 1, uneven)
+    return ParallelModel(how, call, objective, runtime.world_size if how == "ddp" else 1, uneven)
 
 
 def _is_uneven(objective: "NextToken", runtime: Runtime, precision: str) -> bool:
@@ -149,7 +149,7 @@ def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtim
     if not dist.is_initialized():  # degree 1, without torchrun
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if runtime.device == "cuda" else "gloo", store=store, rank=0, world_size=1)
-    mesh = init_device_mesh(runtime.device, (runtime.processes,))
+    mesh = init_device_mesh(runtime.device, (runtime.world_size,))
     policy = MixedPrecisionPolicy()
     if precision != "float32":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)

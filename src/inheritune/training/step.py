@@ -12,10 +12,10 @@ from inheritune.data import Batches, MicroBatch
 from inheritune.errors import RunError
 from inheritune.recipe import Training
 from inheritune.runtime import Runtime, random_state, restore_random_state
-from inheritune.training.optimizer import set_learning_rate, step_unless
+from inheritune.training.optimizer import set_learning_rate, step_if_finite
 
 if TYPE_CHECKING:
-    from inheritune.training.parallel import Spread
+    from inheritune.training.parallel import ParallelModel
 
 _FITS = 0.92  # of a GPU's memory: what is left is for the allocator's gaps
 
@@ -83,7 +83,7 @@ class Stepper:
     """Launches steps. Nothing in here waits for the device, but for optimizers that cannot be told to do nothing."""
 
     def __init__(
-        self, spread: "Spread", optimizers: list[torch.optim.Optimizer], batches: Batches, settings: Training,
+        self, spread: "ParallelModel", optimizers: list[torch.optim.Optimizer], batches: Batches, settings: Training,
         runtime: Runtime, micro_batch: int,
     ) -> None:  # fmt: skip
         self.spread, self.optimizers, self.batches = spread, optimizers, batches
@@ -110,7 +110,7 @@ class Stepper:
         shared = self._sum([*self._on_device([float(flag) for flag in asks()]), *losses_MS.sum(dim=0)])
         figures = torch.stack([shared[2], norm.to(shared), *shared[:2], *shared[3:], *losses_MS[:, 0]])
         self._bad = torch.maximum(self._bad, (~torch.isfinite(figures[:2]).all()).float())
-        step_unless(self.optimizers, self._bad)
+        step_if_finite(self.optimizers, self._bad)
         return Launched(figures, micro_batches, self.spread.module.terms)
 
     def halve(self, place: str) -> None:
@@ -119,7 +119,7 @@ class Stepper:
         The step can then be repeated: dropout draws what it would have drawn. Raises RunError, naming `place`, where
         there is nothing to halve, and on several processes, since the others are in the middle of that step.
         """
-        if self.micro_batch == 1 or self.runtime.processes > 1:
+        if self.micro_batch == 1 or self.runtime.world_size > 1:
             remedy = "shorten sequences, or set train.activation_checkpointing, then run again"
             if self.micro_batch > 1:
                 remedy = f"run again to go on from the last checkpoint, with micro-batches of {self.micro_batch // 2}"
@@ -144,7 +144,7 @@ class Stepper:
     def _counted(self, micro_batches: list[MicroBatch]) -> "int | torch.Tensor":
         """How many targets count in the batch of all processes, at least 1; of several it stays on the device."""
         own = sum(micro_batch.counted for micro_batch in micro_batches)
-        if self.runtime.processes == 1:
+        if self.runtime.world_size == 1:
             return max(1, own)
         return self._sum(self._on_device([float(own)]))[0].clamp(min=1)
 
@@ -175,7 +175,7 @@ class Stepper:
     def _sum(self, values: list[torch.Tensor]) -> torch.Tensor:
         """The values' sums over all processes."""
         found = torch.stack(values)
-        if self.runtime.processes > 1:
+        if self.runtime.world_size > 1:
             import torch.distributed as dist
 
             dist.all_reduce(found)
@@ -183,7 +183,7 @@ class Stepper:
 
 
 def largest_micro_batch(
-    spread: "Spread", settings: Training, runtime: Runtime, batches: Batches, vocabulary: int
+    spread: "ParallelModel", settings: Training, runtime: Runtime, batches: Batches, vocabulary: int
 ) -> int:
     """The largest power of two of sequences, up to a process's share of a batch, that a GPU has memory for.
 

@@ -34,7 +34,7 @@ _OFF = -1  # datatrove's mark for a rule of C4 that is switched off
 _WITHOUT_SPACES = ("ja", "th", "zh")
 
 
-class Judge:
+class DocumentFilter:
     """A per-document filter that can be sent to another process: what it needs is loaded with its first document."""
 
     def __init__(self, settings: Any, index: Path | None = None) -> None:
@@ -87,7 +87,7 @@ class Judge:
         return {**self.__dict__, "_steps": None}
 
 
-def build_filters(filters: Sequence[Filter], work: Path) -> list[Judge]:
+def build_filters(filters: Sequence[Filter], work: Path) -> list[DocumentFilter]:
     """The per-document filters of a recipe's list, in its order; those that compare all documents are left out.
 
     The index of a decontamination is made here, in the folder `work`/NAME.index, unless it is there already. Raises
@@ -101,7 +101,7 @@ def build_filters(filters: Sequence[Filter], work: Path) -> list[Judge]:
         if isinstance(settings, Decontaminate):
             index = work / f"{settings.title}.index"
             build_index(settings, index, f"data.filters.{number}")
-        judges.append(Judge(settings, index))
+        judges.append(DocumentFilter(settings, index))
     return judges
 
 

@@ -19,7 +19,7 @@ import orjson
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from inheritune.data.filters.filtering import Judge
+from inheritune.data.filters.filtering import DocumentFilter
 from inheritune.data.preparing.drawing import Gate, document_keys, text_digest
 from inheritune.data.sources.inputs import Input
 from inheritune.data.sources.reading import read
@@ -133,7 +133,7 @@ class JudgeDocuments(PipelineStep):  # type: ignore[misc]
     name = "Filters"
     type = "Filter"
 
-    def __init__(self, judges: Sequence[tuple[int, Judge]], tally: Tally) -> None:
+    def __init__(self, judges: Sequence[tuple[int, DocumentFilter]], tally: Tally) -> None:
         super().__init__()
         self.judges, self.tally = list(judges), tally
 

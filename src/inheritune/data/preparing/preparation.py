@@ -28,7 +28,7 @@ from inheritune.vocabulary import vocabulary_size
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from inheritune.data.filters.filtering import Judge
+    from inheritune.data.filters.filtering import DocumentFilter
     from inheritune.data.preparing.collection import Part
     from inheritune.data.preparing.drawing import Gate
     from inheritune.data.preparing.selection import Candidates
@@ -253,7 +253,7 @@ class Preparation:
                         "run the same command again when nothing writes to it any more",
                     )
 
-    def _judges(self) -> "list[tuple[int, Judge]]":
+    def _judges(self) -> "list[tuple[int, DocumentFilter]]":
         """The filters that look at a document alone, with their numbers in the recipe's list, from 1."""
         from inheritune.data.filters.filtering import build_filters
 

@@ -48,23 +48,23 @@ def evaluate(
     """
     paths, names = _as_list(text), [str(name) for name in _as_list(tasks)]
     given, runs = _listed(_as_list(models))
-    wish = Wish(data, paths, sequence_length, attention, prefix, micro_batch, limit).of_runs(runs)
-    wish.check(bool(names))
+    spec = Wish(data, paths, sequence_length, attention, prefix, micro_batch, limit).of_runs(runs)
+    spec.check(bool(names))
     if out is not None:
         check_free(Path(out))
     own = None if tasks_folder is None else Path(tasks_folder)
     runtime = rt.start(device)
     dtype = resolve_dtype(dtype, runtime.device)
     with ExitStack() as held:
-        folder = None if out is None else runtime.first_does(lambda: held.enter_context(free_output(Path(out))))
+        folder = None if out is None else runtime.on_rank0(lambda: held.enter_context(free_output(Path(out))))
         entries: tuple[Entry, ...] = ()
         if names or own is not None or published:
-            entries = runtime.first_does(lambda: _check(names, own, trust_task_files, published))
-        wish = wish.settled([one for _, one in given])
+            entries = runtime.on_rank0(lambda: _check(names, own, trust_task_files, published))
+        spec = spec.settled([one for _, one in given])
         # only the first process asks questions; the others wait for its figures
         opened: list[Task] = []
-        runtime.first_does(lambda: opened.extend(open_tasks(entries, "--tasks", own)))
-        measure = Measure(wish, runtime, entries, opened, say)
+        runtime.on_rank0(lambda: opened.extend(open_tasks(entries, "--tasks", own)))
+        measure = Measure(spec, runtime, entries, opened, say)
 
         def judged(name: str, one: Any) -> Figures:
             """In a function, so that a model is gone before the next one comes."""
@@ -76,7 +76,7 @@ def evaluate(
         harness = harness_facts(names, entries, limit, own) if entries else None
         rows = published_rows(shown[0]["tasks"], harness["own"]) if harness and published else []
         found = {"format": FORMAT, "text": measure.text(), "harness": harness, "models": shown, "published": rows}
-        if folder is not None and runtime.is_first:
+        if folder is not None and runtime.is_rank0:
             with new_folder(folder) as filled:
                 write_json(filled / "evaluation.json", found)
         return found

@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from inheritune.analysis.block_skipping import Partial
 from inheritune.analysis.measures import block_influence
-from inheritune.analysis.partial import Partial
 from inheritune.data import Rows
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
-    from inheritune.planner.rehearsal import Rehearsal, StepUse
+    from inheritune.planner.fake_step import Rehearsal, StepUse
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Part:
     is_embedding: bool = False
 
 
-class Anatomy:
+class ModelProfile:
     """The model of a config, and of what is made of its blocks. Building it takes some milliseconds a block.
 
     `unfollowed` says why the model's code cannot be run without values, once that was found out.
@@ -111,7 +111,7 @@ class Anatomy:
 
         None where the model's code looks at values in a way that cannot be answered for it (see `unfollowed`).
         """
-        from inheritune.planner.rehearsal import Rehearsal
+        from inheritune.planner.fake_step import Rehearsal
 
         if self.unfollowed is not None:
             return None

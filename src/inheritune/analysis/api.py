@@ -68,7 +68,7 @@ def analyze(
         check_free(Path(out))
     runtime = rt.start(device)
     with ExitStack() as held:
-        folder = None if out is None else runtime.first_does(lambda: held.enter_context(free_output(Path(out))))
+        folder = None if out is None else runtime.on_rank0(lambda: held.enter_context(free_output(Path(out))))
         precision = _loss_precision(dtype, runtime)
         text_of = _Text(paths, data, runtime, prefix)
         found: Figures = {
@@ -128,23 +128,23 @@ def drops_beside(folder: Path) -> Path:
 
 
 def choose(
-    model: "str | Path | Reference | PreTrainedModel", wish: Inherit, *, text: str | Path | Sequence[str | Path] = (),
+    model: "str | Path | Reference | PreTrainedModel", spec: Inherit, *, text: str | Path | Sequence[str | Path] = (),
     data: str | Path | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto",
     dtype: str = "auto", micro_batch: int = 8, prefix: str = "auto", say: Callable[[str], None] = lambda _: None,
     progress: Path | None = None,
 ) -> Figures:  # fmt: skip
     """A measured choice on text, or on the training text of prepared data: see `choose_blocks` for what comes out.
 
-    `wish` has choose, layers and calibration; `progress` is that of `choose_blocks`; the other arguments are those of
+    `spec` has choose, layers and calibration; `progress` is that of `choose_blocks`; the other arguments are those of
     `analyze`. Raises InputError as that.
     """
     paths = [text] if isinstance(text, str | Path) else list(text)
     _check_text(paths, data)
     runtime = rt.start(device)
     with ready(model, tokenizer, runtime.device, dtype) as (loaded, its):
-        rows = _Text(paths, data, runtime, prefix).calibration(its, loaded.config, wish)
+        rows = _Text(paths, data, runtime, prefix).calibration(its, loaded.config, spec)
         return choose_blocks(
-            loaded, rows, wish, micro_batch=micro_batch, precision=_loss_precision(dtype, runtime), say=say,
+            loaded, rows, spec, micro_batch=micro_batch, precision=_loss_precision(dtype, runtime), say=say,
             trust_remote_code=_trusted(model), progress=progress,
         )  # fmt: skip
 
@@ -221,10 +221,10 @@ class _Text:
             "loss_sequences": min(loss_sequences, sequences),
         }
 
-    def calibration(self, tokenizer: "PreTrainedTokenizerBase | None", config: Any, wish: Inherit) -> Rows:
+    def calibration(self, tokenizer: "PreTrainedTokenizerBase | None", config: Any, spec: Inherit) -> Rows:
         """What a measured choice sees: of prepared data the training text."""
         length = _calibration_length(config)
-        count = sequences_wanted(wish, length, layer_count(config))
+        count = sequences_wanted(spec, length, layer_count(config))
         return self.rows("train", tokenizer, config, count, length, or_fewer=True)
 
 

@@ -34,7 +34,7 @@ def check_silencing(target: "PreTrainedModel") -> None:
         silencing_values(target, structure, place)
 
 
-def graft(
+def insert_blocks(
     target: "PreTrainedModel", trained: "PreTrainedModel", kept: list[int], before: list[int], *, silent: bool
 ) -> None:
     """Put a trained model into `target`, which is deeper, in place.

@@ -73,9 +73,9 @@ def open_data(
     """
     found = find_data(data)
     if isinstance(found, TokenFiles):
-        return opened(Path(), runtime.first_does(lambda: survey(found, vocabulary, tokenizer)))
+        return opened(Path(), runtime.on_rank0(lambda: survey(found, vocabulary, tokenizer)))
     note = None if isinstance(data, Prepared) else note_beside(Path(data))
-    runtime.first_does(lambda: found.verify(note if note is not None and note.exists() else None))
+    runtime.on_rank0(lambda: found.verify(note if note is not None and note.exists() else None))
     return found
 
 

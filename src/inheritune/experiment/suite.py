@@ -1,161 +1,45 @@
 """A suite: what `inheritune compare` needs to know. Arms that differ in one thing, and all that they have in common."""
 
 import difflib
+import operator
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from inheritune.errors import InputError
+from inheritune.experiment.methods import METHODS, Method
+from inheritune.experiment.methods.base import Count, Origin
 from inheritune.recipe.base import Part
 from inheritune.recipe.file import check, load_file, merged
 from inheritune.recipe.filters import Filters
 from inheritune.recipe.models import Basis
 from inheritune.recipe.size import Tokens
-from inheritune.recipe.target import Choice, Grow, Submodules, Width, parse_layers
 from inheritune.recipe.training import Training
 
-Origin = Annotated[str, Field(min_length=1)] | None
-Count = Annotated[int | float, BeforeValidator(parse_layers)]
-Blocks = Annotated[int | float | list[int], BeforeValidator(parse_layers)]
 
-
-class _Start(Part):
-    kind: str
-
-
-class _Sized(_Start):
-    layers: Count | None = None
-    """How many blocks: a number, a fraction of the reference's, `half`, `all`. Default: the suite's `layers`."""
-
-
-class InheritStart(_Start):
-    """Blocks of the reference with their weights: the method, and its sub-modules."""
-
-    kind: Literal["inherit"] = "inherit"
-    """The start's name."""
-    layers: Blocks | None = None
-    """How many blocks, or a list of them such as [0-11, 24, 25]. Default: the suite's `layers`."""
-    choose: Choice = "first"
-    """Which blocks when `layers` is a number, as `inherit.choose` of a recipe; auto and the other measured choices look
-    at the source at work on the arm's training text."""
-    submodules: Submodules = "all"
-    """Whose weights come along, as `inherit.submodules` of a recipe."""
-    width: Width = "full"
-    """full, or half: the first half of heads, hidden size and MLP."""
-    of: Origin = None
-    """Whose blocks: an arm of the suite by its name, else a hub id, a folder or a .gguf file. Default: the
-    reference."""
-
-    @model_validator(mode="after")
-    def _choose_needs_a_number(self) -> Self:
-        if isinstance(self.layers, list) and self.choose != "first":
-            raise ValueError(f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list")
-        return self
-
-
-class LazyStart(_Sized):
-    """The last blocks of the reference, those whose attention has collapsed (paper, figure 3)."""
-
-    kind: Literal["lazy"] = "lazy"
-    """The start's name."""
-    of: Origin = None
-    """Whose blocks, as of `inherit`."""
-
-
-class RandomStart(_Sized):
-    """Random weights, as the architecture initialises them, in the reference's shape."""
-
-    kind: Literal["random"] = "random"
-    """The start's name."""
-    width: Width = "full"
-    """full, or half: of the size of the arm with half the width."""
-
-
-class StackingStart(_Sized):
-    """Half of the blocks trained from random weights, then put on top of themselves and trained on (paper, baselines).
-    Both stages count: the arm's length is shared between them.
-    """
-
-    kind: Literal["stacking"] = "stacking"
-    """The start's name."""
-    of: Origin = None
-    """The arm whose result is stacked, its tokens counted here too. Default: a first stage of this arm's own."""
-    first_stage: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """The share of the arm's steps that its own first stage takes, rounded down to whole steps."""
-
-
-class HybridStackingStart(_Sized):
-    """The reference's first n/2 blocks, twice (paper, baselines)."""
-
-    kind: Literal["hybrid-stacking"] = "hybrid-stacking"
-    """The start's name."""
-    of: Origin = None
-    """Whose blocks, as of `inherit`."""
-
-
-class HalfWidthStart(_Start):
-    """All blocks with the first half of heads, hidden size and MLP (paper, baselines)."""
-
-    kind: Literal["half-width"] = "half-width"
-    """The start's name."""
-    of: Origin = None
-    """Whose blocks, as of `inherit`."""
-
-
-class DistilbertStart(_Sized):
-    """Every other block of the reference, then more from three quarters of its depth on until there are enough."""
-
-    kind: Literal["distilbert"] = "distilbert"
-    """The start's name."""
-    of: Origin = None
-    """Whose blocks, as of `inherit`."""
-
-
-class ReferenceStart(_Start):
-    """The reference itself, trained on under the arms' budget."""
-
-    kind: Literal["reference"] = "reference"
-    """The start's name."""
-
-
-class GrowthStart(_Sized):
-    """Rounds until the target matches the reference, as `inheritune run` has them; all rounds count."""
-
-    kind: Literal["growth"] = "growth"
-    """The start's name."""
-    choose: Choice = "first"
-    """Which blocks, as `inherit.choose` of a recipe."""
-    grow: Grow = Grow()
-    """The rounds, as `grow` of a recipe. `start: reference` is the published protocol, `start: trained` goes on."""
-
-
-_AnyStart = (
-    InheritStart | LazyStart | RandomStart | StackingStart | HybridStackingStart | HalfWidthStart | DistilbertStart
-    | ReferenceStart | GrowthStart
-)  # fmt: skip
-STARTS = (
-    "inherit", "lazy", "random", "stacking", "hybrid-stacking", "half-width", "distilbert", "reference", "growth",
-)  # fmt: skip
-
-
-def _as_start(value: Any) -> Any:
-    """A plain word is a start without further settings."""
-    if isinstance(value, _Start):
+def _as_method(value: Any) -> Any:
+    """A plain word is a method without further settings."""
+    if isinstance(value, Method):
         return value
     value = {"kind": value} if isinstance(value, str) else value
-    legal = ", ".join(STARTS)
+    legal = ", ".join(METHODS)
     if not isinstance(value, dict) or "kind" not in value:
         raise ValueError(f"not a start; give a name, or a mapping with the key kind: {legal}")
-    if value["kind"] not in STARTS:
-        near = difflib.get_close_matches(str(value["kind"]), STARTS, n=1)
+    if value["kind"] not in METHODS:
+        near = difflib.get_close_matches(str(value["kind"]), METHODS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"there is no start {value['kind']!r}; {hint}legal are {legal}")
     return value
 
 
-Start = Annotated[Annotated[_AnyStart, Field(discriminator="kind")], BeforeValidator(_as_start)]
+if TYPE_CHECKING:
+    Start = Method
+else:
+    _AnyMethod = reduce(operator.or_, METHODS.values())
+    Start = Annotated[Annotated[_AnyMethod, Field(discriminator="kind")], BeforeValidator(_as_method)]
 
 
 class ArmData(Part):
@@ -174,7 +58,7 @@ class ArmSettings(Part):
     name: Annotated[str, Field(pattern=r"^\w[\w .,+%-]*$", max_length=80)]
     """What tables and folders call it: letters, digits, blanks and `_.,+%-`."""
     start: Start
-    """The weights that it starts with: a name, or a mapping of `kind` and its settings."""
+    """The method: a name, or a mapping of `kind` and its settings."""
     train: dict[str, Any] = {}
     """Keys of the suite's `train` that are otherwise for this arm, e.g. {optimizer: {learning_rate: 1e-3}} or
     {distillation: {}}. `sequence_length` and `attention` are the suite's, as all are judged alike."""

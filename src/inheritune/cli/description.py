@@ -1,6 +1,6 @@
 """docs/recipe.md and docs/suite.md, written from the models: every key with its type, default and meaning.
 
-`python -m inheritune.recipe.description` prints the first, with the word `suite` behind it the second.
+`python -m inheritune.cli.description` prints the first, with the word `suite` behind it the second.
 """
 
 import sys
@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from inheritune.recipe.models import Basis, Recipe
 from inheritune.recipe.size import In, Size
-from inheritune.recipe.suite import Suite
+from inheritune.experiment.suite import Suite
 
 _HEAD = """\
 # The recipe

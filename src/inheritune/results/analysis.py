@@ -24,7 +24,7 @@ class Head(Part):
 
 
 class Attention(Part):
-    """The attention of a block. MaxRank: the rank of the head with the highest mean. AvgMass: the mean of the masses."""
+    """The attention of a block. MaxRank is the highest mean rank of a head, AvgMass the mean of the heads' masses."""
 
     heads: list[Head]
     max_rank: dict[str, Figure]

@@ -25,6 +25,7 @@ TRAIN: dict[str, Any] = {
     "length": "8 steps", "batch": "4 sequences", "sequence_length": 16, "micro_batch": 2,
     "optimizer": {"learning_rate": 0.003}, "schedule": {"warm_up": "1 steps"}, "checkpoint": {"every": "3 steps"},
 }  # fmt: skip
+RENAMED = {"format": "version"}  # keys of files, by what they are called now
 MEASURED = (
     "seconds",
     "second",
@@ -166,6 +167,7 @@ def plain(value: Any) -> Any:
 def differences(before: Any, after: Any, place: str = "") -> list[str]:
     """Places where two results differ. What is new in `after` is no difference."""
     if isinstance(before, dict) and isinstance(after, dict):
+        before = {RENAMED.get(key, key) if RENAMED.get(key) in after else key: one for key, one in before.items()}
         found = [f"{place}/{key}: gone" for key in before if key not in after]
         return found + [
             line for key in before if key in after for line in differences(before[key], after[key], f"{place}/{key}")

@@ -1,0 +1,71 @@
+"""What runs, comparisons, analyses and evaluations have found, as typed values: what is in their JSON files.
+
+Read one with `RunSummary.read(path)`, write it with `.write(path)`. A docstring names the file that a class stands for.
+"""
+
+from inheritune.results.analysis import (
+    Analysis,
+    AnalyzedModel,
+    AnalyzedText,
+    Attention,
+    AttentionMap,
+    Block,
+    Distances,
+    Figure,
+    Gradients,
+    Head,
+    Maps,
+    ModelFigures,
+)
+from inheritune.results.comparison import (
+    Arm,
+    ArmResult,
+    Comparison,
+    Failure,
+    JudgedArm,
+    PublishedFigures,
+    SeedSummary,
+    Stage,
+)
+from inheritune.results.evaluation import (
+    EvaluatedModel,
+    EvaluatedText,
+    EvaluationResult,
+    Harness,
+    PublishedRow,
+    TaskScore,
+)
+from inheritune.results.files import Part, ResultFile
+from inheritune.results.run import (
+    Calibration,
+    Continuations,
+    Control,
+    Dropped,
+    Outcome,
+    ReferenceSummary,
+    Round,
+    RunState,
+    RunSummary,
+    Samples,
+    Selection,
+    TrainedSummary,
+)
+from inheritune.results.training import (
+    Loss,
+    ModelResult,
+    RoundResult,
+    Spent,
+    TrainingCost,
+    TrainingResult,
+    TrainingSpent,
+    read_judged,
+)
+
+__all__ = [
+    "Analysis", "AnalyzedModel", "AnalyzedText", "Arm", "ArmResult", "Attention", "AttentionMap", "Block",
+    "Calibration", "Comparison", "Continuations", "Control", "Distances", "Dropped", "EvaluatedModel", "EvaluatedText",
+    "EvaluationResult", "Failure", "Figure", "Gradients", "Harness", "Head", "JudgedArm", "Loss", "Maps",
+    "ModelFigures", "ModelResult", "Outcome", "Part", "PublishedFigures", "PublishedRow", "ReferenceSummary",
+    "ResultFile", "Round", "RoundResult", "RunState", "RunSummary", "Samples", "SeedSummary", "Selection", "Spent",
+    "Stage", "TaskScore", "TrainedSummary", "TrainingCost", "TrainingResult", "TrainingSpent", "read_judged",
+]  # fmt: skip

@@ -1,0 +1,162 @@
+"""The results of a comparison: result.json of an arm, comparison.json."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+from inheritune.results.files import Part, ResultFile
+from inheritune.results.run import ReferenceSummary
+from inheritune.results.training import Loss, Spent, TrainingSpent
+
+
+class Stage(Part):
+    """One training of an arm."""
+
+    folder: str
+    """From that of the arm's seed."""
+    layers: int
+    parameters: int
+    tokens: int
+    steps: int
+    flops: int
+    seconds: float
+    val_loss: float
+    matched: bool | None = None
+
+
+class SeedSummary(Loss, TrainingSpent):
+    """An arm with one seed in comparison.json. Costs are those of all stages."""
+
+    seed: int
+    folder: str
+    """From that of the comparison."""
+    layers: int
+    parameters: int
+    blocks: list[int] | None
+    """The source's blocks that it began with; None where it began without any."""
+    gap: float
+    gap_se: float | None
+    matched: bool
+    best_val_loss: float
+    """The loss of the best weights on the way."""
+    best_val_loss_se: float | None
+    best_step: int
+    flops_to_match: int | None
+    """FLOPs of all stages until the reference was matched; None where it was not."""
+    model: str
+    """Folder of the model, from `folder`."""
+    stages: list[Stage]
+
+
+class ArmResult(ResultFile, Loss, TrainingSpent):
+    """result.json: an arm with one seed. The fields are those of `SeedSummary`, and the losses of all sequences."""
+
+    seed: int
+    layers: int
+    parameters: int
+    prefix: list[int] | None = None
+    blocks: list[int] | None
+    gap: float
+    gap_se: float | None
+    matched: bool
+    validation_sequences: int
+    wall_seconds: float
+    best_val_loss: float
+    best_val_loss_se: float | None
+    best_step: int
+    best_sequence_losses: list[float]
+    flops_to_match: int | None
+    sequence_losses: list[float]
+    model: str
+    stages: list[Stage]
+
+
+class Failure(Part):
+    """Why an arm has no result with a seed."""
+
+    seed: int
+    error: str
+
+
+class Arm(Part):
+    """An arm in comparison.json that has no result yet."""
+
+    name: str
+    start: str
+    """The kind of its start."""
+    state: str
+    """waiting, failed or finished."""
+    failures: list[Failure]
+    allow_unequal: str | None
+    """Why its budget differs."""
+    verdict: str = ""
+
+
+class JudgedArm(Arm, Loss, Spent):
+    """An arm in comparison.json with a result: means over its seeds.
+
+    Each `_se` is the standard error over the validation sequences, each `_se_seeds` that over seeds (None: one seed).
+    """
+
+    layers: int
+    parameters: int
+    blocks: list[int] | None
+    gap: float
+    gap_se: float | None
+    matched: bool
+    val_loss_se_seeds: float | None
+    best_val_loss: float
+    best_val_loss_se: float | None
+    best_val_loss_se_seeds: float | None
+    flops_to_match: int | float | None
+    model: str
+    """Folder of the first seed's model."""
+    runs: list[SeedSummary]
+    equal: bool
+    """Whether its tokens are the comparison's budget."""
+    random: str | None = None
+    """The random arm of the same size that it is measured by; absent where there is none."""
+    over_random: float | None = None
+    """Mean over the sequences of its loss less that arm's, in nats a token."""
+    over_random_se: float | None = None
+    steps_to_random: float | None = None
+    """Steps after which it has that arm's final loss; None where it never has."""
+    speed_up: float | None = None
+    """That arm's tokens over its own until then; None where it has that loss from the start, or never."""
+
+
+def _kind(arm: Any) -> str:
+    has_result = "val_loss" in arm if isinstance(arm, Mapping) else isinstance(arm, JudgedArm)
+    return "judged" if has_result else "waiting"
+
+
+class PublishedFigures(Part):
+    """Figures of a paper that are shown beside the arms."""
+
+    source: str
+    figure: str
+    values: dict[str, float]
+    """By the name of the arm that they belong to; other names are rows of their own."""
+
+
+class Comparison(ResultFile):
+    """comparison.json."""
+
+    REMEDY = "run the comparison again, which writes it anew"
+
+    finished: bool
+    reference: ReferenceSummary
+    arms: list[Annotated[Annotated[JudgedArm, Tag("judged")] | Annotated[Arm, Tag("waiting")], Discriminator(_kind)]]
+    budget_tokens: int
+    seeds: list[int]
+    tolerance: float
+    validation_sequences: int
+    curve_sequences: int
+    """Validation sequences that the curves are taken on."""
+    published: PublishedFigures | None
+
+    @property
+    def judged(self) -> list[JudgedArm]:
+        """The arms that have a result."""
+        return [arm for arm in self.arms if isinstance(arm, JudgedArm)]

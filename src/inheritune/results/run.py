@@ -1,0 +1,157 @@
+"""The results of a run: summary.json, selection.json, samples.json."""
+
+from inheritune.results.files import Part, ResultFile
+from inheritune.results.training import Loss, TrainingSpent
+
+
+class ReferenceSummary(Part):
+    """The reference of a run or a comparison. What its training cost is absent where it was only judged."""
+
+    name: str
+    folder: str | None = None
+    """Folder of its results, from that of the comparison; absent in a run, where it is `reference`."""
+    layers: int
+    parameters: int
+    val_loss: float
+    val_loss_se: float | None
+    tokens: int | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    left_over_tokens: int | None = None
+    flops: int | None = None
+    tokens_per_second: float | None = None
+    seconds: float | None = None
+
+
+class TrainedSummary(Loss, TrainingSpent):
+    """What a round and a control have in common."""
+
+    layers: int
+    parameters: int
+    gap: float
+    gap_se: float | None
+    matched: bool
+    tokens_before: int | None = None
+    """What the rounds have cost that it went on from; absent where it began with the reference."""
+    steps_before: int | None = None
+    flops_before: int | None = None
+    teacher_flops_before: int | None = None
+    model: str
+    """Folder of the model, from that of the run."""
+
+    @property
+    def all_tokens(self) -> int:
+        """Training tokens, earlier rounds included."""
+        return self.tokens + (self.tokens_before or 0)
+
+    @property
+    def all_flops(self) -> int:
+        """Training FLOPs, earlier rounds included."""
+        return self.flops + (self.flops_before or 0)
+
+
+class Round(TrainedSummary):
+    """A round in summary.json."""
+
+    blocks: list[int]
+    """The reference's blocks that it began with."""
+
+
+class Control(TrainedSummary):
+    """A control in summary.json."""
+
+    name: str
+    """`random` or `reference-continued`."""
+    over_result: float | None = None
+    """Mean over the sequences of its loss less the result's, in nats a token. Absent until all rounds are done."""
+    over_result_se: float | None = None
+
+
+class Outcome(Loss):
+    """The round that is a run's result."""
+
+    matched: bool
+    layers: int
+    parameters: int
+    gap: float
+    gap_se: float | None
+    model: str
+
+
+class RunState(Part):
+    """What is known of a run, finished or not."""
+
+    finished: bool
+    reference: ReferenceSummary | None
+    """None until it is judged."""
+    rounds: list[Round]
+    controls: list[Control]
+    result: Outcome | None
+    """The best round so far; None before the first one is judged."""
+    tolerance: float
+    """The gap at which a round has matched the reference, in nats a token."""
+    validation_sequences: int | None
+    wall_seconds: float | None = None
+    """The time of all stages, as far as they were finished."""
+    peak_memory_bytes: int | None = None
+
+
+class RunSummary(ResultFile, RunState):
+    """summary.json."""
+
+    reference: ReferenceSummary
+    result: Outcome
+    validation_sequences: int
+    wall_seconds: float
+    peak_memory_bytes: int
+
+
+class Dropped(Part):
+    """A block that a choice dropped."""
+
+    block: int
+    loss: float | None
+    """The loss without it and those dropped before, in nats a token; None where it was not measured."""
+    increase: float | None
+
+
+class Calibration(Part):
+    """The text that a choice of blocks was measured on."""
+
+    sequences: int
+    sequence_length: int
+
+
+class Selection(ResultFile):
+    """selection.json: a measured choice of blocks."""
+
+    choose: str
+    """auto, rank, influence or loss."""
+    blocks: list[int]
+    """Those kept."""
+    dropped: list[Dropped]
+    """The others, in the order in which they were dropped."""
+    lazy_layers: list[int]
+    reason: str
+    precision: str
+    calibration: Calibration
+    recovery_steps: int
+    loss: float | None
+    """The loss with all blocks, in nats a token; None where only single blocks were looked at."""
+    trials: int
+    seconds: float
+
+
+class Continuations(Part):
+    """What one model continues the prompts with, in their order."""
+
+    name: str
+    continuations: list[str]
+
+
+class Samples(ResultFile):
+    """samples.json: the same prompts, continued by several models."""
+
+    prompts: list[str]
+    models: list[Continuations]
+    new_tokens: int

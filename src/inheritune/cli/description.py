@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from inheritune.experiment.suite import Suite
 from inheritune.recipe.models import Basis, Recipe
 from inheritune.recipe.size import In, Size
-from inheritune.experiment.suite import Suite
 
 _HEAD = """\
 # The recipe

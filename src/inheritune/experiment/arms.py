@@ -18,7 +18,8 @@ from inheritune.experiment.stage import Stage
 from inheritune.experiment.stages import Stages
 from inheritune.experiment.store import once
 from inheritune.recipe import Reference
-from inheritune.results import ArmResult, ArmStage, RoundResult
+from inheritune.results import ArmResult, RoundResult
+from inheritune.results import Stage as ArmStage
 from inheritune.runlog import read_metrics
 from inheritune.training import is_checkpoint, planned_steps
 
@@ -106,7 +107,14 @@ def _train(arm: PlannedArm, given: ArmContext, folder: Path) -> ArmResult:
         source = ArmResult.read(result_file(given.arm_folder(arm.source)))
         at = f"../../{arm.source}/{folder.name}"
         before = [one.model_copy(update={"folder": f"{at}/{one.folder}"}) for one in source.stages]
-    return _summed(last, results, before, context.seed, best_weights(folder, last, context))
+    matched = [number for number, one in enumerate(results, 1) if one.matched] if method.is_rounds else []
+    if last.matched and not method.is_rounds:
+        matched = [len(results)]
+    to_match = None
+    if matched:
+        to_match = sum(one.flops for one in before) + sum(one.flops for one in results[: matched[0]])
+    best = best_weights(folder, last, context)
+    return _summed(last, results, before, seed=context.seed, flops_to_match=to_match, **best)
 
 
 def _label(arm: PlannedArm, seed: int, stage: Stage) -> str:
@@ -117,10 +125,8 @@ def _label(arm: PlannedArm, seed: int, stage: Stage) -> str:
     return f"{name}, seed {seed}"
 
 
-def _summed(
-    last: RoundResult, results: Sequence[RoundResult], before: Sequence[ArmStage], seed: int, best: dict[str, Any]
-) -> ArmResult:
-    """The result of the stage `last`, with the costs of all stages; those of another arm (`before`) among them."""
+def _summed(last: RoundResult, results: Sequence[RoundResult], before: Sequence[ArmStage], **more: Any) -> ArmResult:
+    """The result of the stage `last` with `more` fields and the costs of all stages, those `before` too."""
     every: list[RoundResult | ArmStage] = [*before, *results]
     costs: dict[str, Any] = {}
     for cost in ("tokens", "steps", "epochs", "flops", "seconds", "wall_seconds", "teacher_flops", "left_over_tokens"):
@@ -129,13 +135,10 @@ def _summed(
             # stored outputs are computed once for all stages
             is_shared = cost == "teacher_flops" and last.teacher_outputs == "stored"
             costs[cost] = max(parts) if is_shared else sum(parts)
-    matched = next((number for number, one in enumerate(results, 1) if one.matched), None)
-    to_match = None if matched is None else sum(one.flops for one in [*before, *results[:matched]])
     return ArmResult.of(
-        last, **costs, **best, seed=seed,
+        last, **costs, **more,
         tokens_per_second=round(costs["tokens"] / costs["seconds"], 1) if costs["seconds"] else None,
         model=f"{last.folder}/model".removeprefix("./"),
-        flops_to_match=to_match,
         stages=[*before, *(ArmStage.of(one) for one in results)],
     )  # fmt: skip
 

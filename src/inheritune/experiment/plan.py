@@ -95,15 +95,9 @@ class Models:
         return config
 
     def target(self, source: "PretrainedConfig", stage: Stage) -> "PretrainedConfig":
-        """The config of a stage's target. Raises InputError for a target that cannot be built.
-
-        A target whose blocks are still to be chosen is not built, as the choice is among blocks that make a model.
-        """
-        total = layer_count(source)
-        if not self.drafts or (stage.is_provisional and len(stage.blocks) < total):
-            if self.drafts and stage.function_preserving:
-                check_silencing(build_skeleton(source, self.trust))
-            return target_config(source, stage.spec, total)
+        """The config of a stage's target. Raises InputError for a target that cannot be built."""
+        if not self.drafts:
+            return target_config(source, stage.spec, layer_count(source))
         key = (source.to_json_string(use_diff=False), stage.spec.model_dump_json(), stage.function_preserving)
         if key not in self._drafted:
             model = draft(build_skeleton(source, self.trust), stage.spec, self.trust).target
@@ -121,14 +115,13 @@ class Models:
         return tuple(done)
 
 
-def plan_rounds(recipe: Recipe, models: Models) -> tuple[Inherit, tuple[PlannedStage, ...]]:
+def plan_rounds(recipe: Recipe, models: Models) -> tuple[Inherit, list[Stage]]:
     """A recipe's rounds, all that there may be, and its `inherit` with a number of blocks in place of a budget.
 
     Raises InputError for rounds that cannot be.
     """
     inherit = settle(models.reference, recipe.inherit, models.trust)
-    stages = round_stages(inherit, recipe.grow, layer_count(models.reference))
-    return inherit, models.planned(models.reference, stages)
+    return inherit, round_stages(inherit, recipe.grow, layer_count(models.reference))
 
 
 def plan_arms(

@@ -32,7 +32,8 @@ def plan_recipe(
     reference whose config cannot be read.
     """
     models = Models(recipe, drafts=False)
-    inherit, rounds = plan_rounds(recipe, models)
+    inherit, stages = plan_rounds(recipe, models)
+    rounds = models.planned(models.reference, stages)
     pricing = _Pricing(recipe, models)
     trainings = [pricing.reference(), *(pricing.round(one) for one in rounds), *_controls(recipe, rounds, pricing)]
     candidates = [] if memory is None and hours is None else _every_depth(inherit, pricing)
@@ -118,7 +119,9 @@ class _Pricing:
             planned.append(replace(priced, share=one.stage.share or 1.0))
         return planned
 
-    def round(self, one: PlannedStage, name: str = "", times: int = 1, counts: tuple[str, ...] | None = None) -> Planned:
+    def round(
+        self, one: PlannedStage, name: str = "", times: int = 1, counts: tuple[str, ...] | None = None
+    ) -> Planned:
         """A recipe's round, or a model like it, trained `times` as long."""
         training, tokens = self.basis.train, self.text[0]
         steps = self.steps(training, tokens)
@@ -194,7 +197,7 @@ def _controls(recipe: Recipe, rounds: Sequence[PlannedStage], pricing: _Pricing)
     planned = []
     trained = recipe.grow is not None and recipe.grow.start == "trained"
     lasts = len(rounds) if trained else 1  # rounds that the last result went through
-    ends = [(rounds[0], 1, SUMS)]
+    ends: list[tuple[PlannedStage, int, tuple[str, ...]]] = [(rounds[0], 1, SUMS)]
     if len(rounds) > 1:
         ends = [(rounds[0], 1, SUMS[:1]), (rounds[-1], lasts, SUMS[1:])]
     whole = list(range(pricing.whole.depth))

@@ -48,9 +48,7 @@ def is_measured(inherit: Inherit) -> bool:
     return inherit.choose in MEASURED and not isinstance(inherit.layers, list)
 
 
-def round_stages(
-    inherit: Inherit, grow: Grow | None, total: int, dropped: Sequence[int] | None = None
-) -> list[Stage]:
+def round_stages(inherit: Inherit, grow: Grow | None, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
     """A stage for every round that there may be, for a reference of `total` blocks.
 
     `dropped` is the order of a measured choice; before it is made, the first blocks stand in. Raises InputError as

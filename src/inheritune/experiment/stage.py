@@ -10,10 +10,10 @@ from inheritune.recipe import Inherit
 class Stage:
     """One training of an arm, before anything is read.
 
-    `weights` says how the model gets its weights. `inherit`: the blocks of `spec` with the parts it names. `random`: all
-    random, in the shape of `spec`. `whole`: the source as it is. The source is the arm's own, or with `after_previous`
-    the model that the stage before has trained. With `insert_trained`, the blocks that the stage before has trained
-    replace those of the source.
+    `weights` says how the model gets its weights. `inherit`: the blocks of `spec` with the parts it names. `random`:
+    all random, in the shape of `spec`. `whole`: the source as it is. The source is the arm's own, or with
+    `after_previous` the model that the stage before has trained. With `insert_trained`, the blocks that the stage
+    before has trained replace those of the source.
 
     `name` is added to the arm's name, `folder` is relative to the arm's. `share` is the part of the arm's steps; None:
     all of them. `is_certain` is False where the stage depends on the results before it, `is_provisional` where the

@@ -18,9 +18,13 @@ _EXECUTION = {"executor", "workers", "slurm"}  # keys of data that change how it
 
 
 def read_done(runtime: Runtime, file: Path, kind: type[Result], *needed: Path) -> Result | None:
-    """The result in `file`, read by rank 0 for all processes; None where it or one of the folders `needed` is missing."""
-    is_done: Callable[[], bool] = lambda: file.exists() and all(folder.is_dir() for folder in needed)  # noqa: E731
-    return runtime.on_rank0(lambda: kind.read(file) if is_done() else None)
+    """The result in `file`, read by rank 0 for all processes; None where it or a folder of `needed` is missing."""
+
+    def read() -> Result | None:
+        is_done = file.exists() and all(folder.is_dir() for folder in needed)
+        return kind.read(file) if is_done else None
+
+    return runtime.on_rank0(read)
 
 
 def once(runtime: Runtime, file: Path, kind: type[Result], make: Callable[[], Result]) -> Result:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import (
-    block_matrices,
-    block_modules,
     build_empty,
     check_room,
     has_position_table,
@@ -17,9 +15,9 @@ from inheritune.arch import (
     load_model,
     logits_width,
     parameter_count,
+    parts_of,
     router_loss_of,
     save_model,
-    split_head,
     train_padding_rows,
     training_flops_per_token,
 )
@@ -208,16 +206,6 @@ def _job(run: TrainingRun, context: RunContext, model: "PreTrainedModel", flops:
         parallel=context.parallel,
         **parts_of(model),
     )
-
-
-def parts_of(model: "PreTrainedModel") -> dict[str, Any]:
-    """A model's parts as `Job` wants them: blocks, matrices, head, vocabulary."""
-    return {
-        "blocks": block_modules(model),
-        "matrices": block_matrices(model),
-        "head": split_head(model),
-        "vocabulary": model.get_input_embeddings().weight.shape[0],
-    }
 
 
 def _save(model: "PreTrainedModel", is_sharded: bool, context: RunContext, folder: Path) -> None:

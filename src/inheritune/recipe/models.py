@@ -84,7 +84,7 @@ class Basis(Part):
 
 
 def reference_training(basis: Basis, new: NewReference) -> Training:
-    """How a reference is trained that is made first: as the targets, but without a teacher and with its own settings."""
+    """How a reference is trained that is made first: as the targets, without a teacher and with its own settings."""
     own = {name: value for name in ("length", "optimizer", "schedule") if (value := getattr(new, name)) is not None}
     return basis.train.model_copy(update={**own, "distillation": None})
 

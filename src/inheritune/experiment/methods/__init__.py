@@ -1,4 +1,4 @@
-"""Methods: how an arm's target starts and how it is trained. Every file of this folder that holds a `Method` adds one."""
+"""Methods: how an arm's target starts and how it is trained. Every file here that holds a `Method` adds one."""
 
 import pkgutil
 from importlib import import_module

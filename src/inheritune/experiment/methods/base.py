@@ -1,7 +1,7 @@
 """What every method has: its settings, the blocks it takes, and the trainings it is made of.
 
-A method says how an arm of a suite gets its weights and in how many trainings (stages). Each is one file in this folder,
-which holds a subclass of `Method` with its settings and its published source.
+A method says how an arm of a suite gets its weights and in how many trainings (stages). Each is one file in this
+folder, which holds a subclass of `Method` with its settings and its published source.
 """
 
 from collections.abc import Container, Sequence

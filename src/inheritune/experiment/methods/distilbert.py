@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from inheritune.errors import InputError
 from inheritune.experiment.methods.base import LAYERS, Origin, SizedMethod, Stage, target_spec
 from inheritune.inheritance import select_blocks
@@ -18,6 +20,7 @@ class DistilbertMethod(SizedMethod):
     of: Origin = None
     """Where the blocks come from, as `of` of `inherit`."""
 
+    @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
         return [Stage(target_spec(distilbert_blocks(depth, total)))]
 

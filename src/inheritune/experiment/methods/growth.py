@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from inheritune.experiment.methods.base import SizedMethod, Stage
 from inheritune.experiment.rounds import best_round, continues, is_measured, round_stages
 from inheritune.recipe import Choice, Grow, Inherit
@@ -26,15 +28,19 @@ class GrowthMethod(SizedMethod):
     def _first(self, depth: int) -> Inherit:
         return Inherit(layers=depth, choose=self.choose)
 
+    @override
     def measured(self, depth: int) -> Inherit | None:
         first = self._first(depth)
         return first if is_measured(first) else None
 
+    @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
         return round_stages(self._first(depth), self.grow, total, dropped)
 
+    @override
     def continues(self, matched: Sequence[bool], stages: int) -> bool:
         return continues(matched, self.grow, stages)
 
+    @override
     def result(self, matched: Sequence[bool], losses: Sequence[float]) -> int:
         return best_round(matched, losses)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from inheritune.experiment.methods.base import Method, Origin, Stage, target_spec
 
 
@@ -16,5 +18,6 @@ class HalfWidthMethod(Method):
     of: Origin = None
     """Where the blocks come from, as `of` of `inherit`."""
 
+    @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
         return [Stage(target_spec(list(range(total)), width="half"))]

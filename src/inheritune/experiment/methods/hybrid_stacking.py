@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from inheritune.experiment.methods.base import LAYERS, Origin, SizedMethod, Stage, target_spec
 from inheritune.inheritance import select_blocks
 
@@ -18,5 +20,6 @@ class HybridStackingMethod(SizedMethod):
     of: Origin = None
     """Where the blocks come from, as `of` of `inherit`."""
 
+    @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
         return [Stage(target_spec(select_blocks(depth, "stacked", total, LAYERS)))]

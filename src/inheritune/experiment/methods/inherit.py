@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
+from typing_extensions import override
 
 from inheritune.experiment.methods.base import LAYERS, Blocks, Depth, Method, Origin, Stage, target_spec
 from inheritune.experiment.rounds import is_measured
@@ -37,14 +38,17 @@ class InheritMethod(Method):
             raise ValueError(f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list")
         return self
 
+    @override
     def depth(self, default: Depth, total: int) -> int:
         wanted = default if self.layers is None else self.layers
         return count_layers(wanted, total, LAYERS, most=(1 + (self.choose == "stacked")) * total)
 
+    @override
     def measured(self, depth: int) -> Inherit | None:
         spec = Inherit(layers=self.layers if isinstance(self.layers, list) else depth, choose=self.choose)
         return spec if is_measured(spec) else None
 
+    @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
         is_provisional = self.measured(depth) is not None and dropped is None
         if is_provisional:
@@ -53,6 +57,4 @@ class InheritMethod(Method):
             layers = self.layers if isinstance(self.layers, list) else depth
             blocks = select_blocks(layers, self.choose, total, LAYERS, dropped)
         spec = target_spec(blocks, self.submodules, self.width)
-        return [
-            Stage(spec, "random" if self.submodules == "none" else "inherit", is_provisional=is_provisional)
-        ]
+        return [Stage(spec, "random" if self.submodules == "none" else "inherit", is_provisional=is_provisional)]

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from inheritune.experiment.methods.base import SizedMethod, Stage, repeated, target_spec
 from inheritune.recipe import Width
 
@@ -17,5 +19,6 @@ class RandomMethod(SizedMethod):
     width: Width = "full"
     """full, or half: the size of the arm with half the width."""
 
+    @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
         return [Stage(target_spec(repeated(depth, total), "none", self.width), "random")]

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from inheritune.experiment.methods.base import Method, Stage, target_spec
 
 
@@ -14,5 +16,6 @@ class ReferenceMethod(Method):
     kind: Literal["reference"] = "reference"
     """The method's name."""
 
+    @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
         return [Stage(target_spec(list(range(total))), "whole")]

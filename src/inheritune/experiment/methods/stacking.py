@@ -4,6 +4,7 @@ from collections.abc import Container, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from inheritune.errors import InputError
 from inheritune.experiment.methods.base import LAYERS, Depth, Origin, SizedMethod, Stage, repeated, target_spec
@@ -29,15 +30,18 @@ class StackingMethod(SizedMethod):
     """The share of the arm's steps that its own first stage takes, rounded down to whole steps."""
 
     @property
+    @override
     def counts_source(self) -> bool:
         return self.of is not None
 
+    @override
     def depth(self, default: Depth, total: int) -> int:
         depth = super().depth(default, total)
         if depth % 2:
             raise InputError(LAYERS, f"{depth} blocks cannot be the same blocks twice", "give an even number")
         return depth
 
+    @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
         half = depth // 2
         stacked = target_spec(2 * list(range(half)))
@@ -52,6 +56,7 @@ class StackingMethod(SizedMethod):
             raise InputError(LAYERS, what, f"give {2 * total}")
         return [Stage(stacked)]
 
+    @override
     def check(self, arms: Container[str], allow_unequal: str | None) -> None:
         if self.of is not None and self.of not in arms:
             what, remedy = f"there is no arm {self.of!r}", "name an arm of the suite, whose result is stacked"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.arch import in_dtype, layer_count, load_model, parameter_count
-from inheritune.arm import Conditions
 from inheritune.evaluation import (
     FORMAT,
     Entry,
@@ -26,7 +25,8 @@ from inheritune.evaluation import (
     scoring,
     with_averages,
 )
-from inheritune.groundwork import Groundwork
+from inheritune.experiment.context import RunContext
+from inheritune.experiment.setup import Setup
 from inheritune.harness import version
 from inheritune.recipe import Recipe, Reference
 from inheritune.runlog import read_json, write_json
@@ -44,25 +44,25 @@ def check_recipe_tasks(recipe: Recipe) -> None:
         open_tasks(entries, _PLACE, spec.tasks_folder)
 
 
-def judge_tasks(recipe: Recipe, folder: Path, ground: Groundwork, result: str) -> None:
+def judge_tasks(recipe: Recipe, folder: Path, setup: Setup, result: str) -> None:
     """Write tasks.json for the reference and the model `result` (its place in the run's folder), where tasks are asked
     for. What has been found before (tasks/MODEL/*.json) is not made again.
     """
     if not recipe.evaluate.tasks:
         return
-    stage, runtime = _Stage(recipe, folder, ground), ground.runtime
+    stage, runtime = _Stage(recipe, folder, setup), setup.runtime
     target = Reference(path=str(folder / result), trust_remote_code=recipe.reference.trust_remote_code)
-    places = {"reference": ground.place, "target": target}
+    places = {"reference": setup.model, "target": target}
     missing = runtime.on_rank0(lambda: {side: stage.missing(side) for side in places})
     if any(missing.values()):
         opened: list[Task] = []  # on the first process alone, which asks the questions
         named = [entry for entry in stage.entries if any(entry.name in names for names in missing.values())]
         runtime.on_rank0(lambda: opened.extend(open_tasks(named, _PLACE, recipe.evaluate.tasks_folder)))
-        prepared, _ = ground.prepare()
-        conditions = ground.conditions(prepared, folder.resolve().name)
+        prepared = setup.prepare()
+        context = setup.context(prepared, folder.resolve().name)
         for side, place in places.items():
             if missing[side]:
-                stage.judge(side, place, [task for task in opened if task.entry.name in missing[side]], conditions)
+                stage.judge(side, place, [task for task in opened if task.entry.name in missing[side]], context)
     paths = {"reference": recipe.reference.path or "reference/model", "target": result}
     runtime.on_rank0(lambda: stage.write(paths))
 
@@ -70,8 +70,8 @@ def judge_tasks(recipe: Recipe, folder: Path, ground: Groundwork, result: str) -
 class _Stage:
     """The figures of each model and task, each in a file of its own."""
 
-    def __init__(self, recipe: Recipe, folder: Path, ground: Groundwork) -> None:
-        self.recipe, self.folder, self.ground = recipe, folder, ground
+    def __init__(self, recipe: Recipe, folder: Path, setup: Setup) -> None:
+        self.recipe, self.folder, self.setup = recipe, folder, setup
         self.entries = expand(recipe.evaluate.tasks, _PLACE)
 
     def missing(self, side: str) -> list[str]:
@@ -83,19 +83,19 @@ class _Stage:
 
         return [name for name, file in files.items() if not is_known(file)]
 
-    def judge(self, side: str, place: Reference, tasks: Sequence[Task], conditions: Conditions) -> None:
+    def judge(self, side: str, place: Reference, tasks: Sequence[Task], context: RunContext) -> None:
         """Loss and bits per byte of a model on the run's validation text, as the run judges it, then its tasks."""
-        runtime, settings, say = conditions.runtime, conditions.training, conditions.terminal.say
+        runtime, settings, say = context.runtime, context.training, context.terminal.say
         say(f"{side}: loading for tasks")
         model = in_dtype(load_model(place), "float32")
-        reading = read_tokens(conditions.validation_sequences, conditions.tokenizer)
+        reading = read_tokens(context.validation_sequences, context.tokenizer)
         with scoring(
             model,
             runtime,
-            conditions.packing,
+            context.packing,
             sequence_length=settings.sequence_length,
             precision=settings.precision,
-            parallel=conditions.parallel,
+            parallel=context.parallel,
         ) as losses_of:
             judged = score(reading, losses_of, runtime, settings.micro_batch_sequences)
         size = {"parameters": parameter_count(model), "layers": layer_count(model.config)}
@@ -105,7 +105,7 @@ class _Stage:
             write_json(self._model_file(side), {**size, **score_figures(judged), "text": text})
             half = runtime.resolve_precision(settings.precision) != "float32"
             lm = on_harness(
-                model.to(runtime.device), conditions.tokenizer, settings.micro_batch_sequences, half=half
+                model.to(runtime.device), context.tokenizer, settings.micro_batch_sequences, half=half
             )  # fmt: skip
             for number, task in enumerate(tasks, 1):
                 say(f"{side}: {task.entry.name} ({number} of {len(tasks)} tasks)")

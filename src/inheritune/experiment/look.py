@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from inheritune.analysis import analyze
 from inheritune.arch import in_dtype, load_model, load_tokenizer, logits_width
-from inheritune.arm import check_framing
 from inheritune.data import Packing, Prepared, note_beside, open_prepared, packing_of
+from inheritune.experiment.context import check_framing
 from inheritune.recipe import EvaluateRun, Recipe, Reference
 from inheritune.report import PAIR
 from inheritune.runlog import Terminal, read_json, read_mapping, write_json

@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
-from inheritune.arch import layer_count, planned_config
 from inheritune.bench import one_step
-from inheritune.growth import check_rounds, with_blocks
-from inheritune.inheritance import settle, target_config
-from inheritune.pipeline.preflight import check_inputs
+from inheritune.experiment.checks import check_recipe
+from inheritune.experiment.plan import Models, plan_rounds
 from inheritune.recipe import Recipe, Training
 
 if TYPE_CHECKING:
@@ -23,14 +21,13 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     """
     hardware = recipe.hardware
     runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
-    runtime.on_rank0(lambda: check_inputs(recipe, runtime))
-    config = planned_config(recipe.reference, recipe.train.sequence_length)
-    total = layer_count(config)
-    inherit = settle(config, recipe.inherit, recipe.reference.trust_remote_code)
-    kept = max(check_rounds(inherit, recipe.grow, total), key=len)
-    teacher = config if recipe.train.distillation is not None else None
-    target = target_config(config, with_blocks(inherit, kept), total)
-    return {"layers": len(kept), **try_step(target, recipe.train, runtime, teacher)}
+    runtime.on_rank0(lambda: check_recipe(recipe, runtime))
+    models = Models(recipe, drafts=False)
+    _, stages = plan_rounds(recipe, models)
+    deepest = max(stages, key=lambda stage: len(stage.blocks))
+    target = models.target(models.reference, deepest)
+    teacher = models.reference if recipe.train.distillation is not None else None
+    return {"layers": len(deepest.blocks), **try_step(target, recipe.train, runtime, teacher)}
 
 
 def try_step(

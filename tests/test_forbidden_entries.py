@@ -18,6 +18,7 @@ from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
 from inheritune.errors import RunError
 from inheritune.evaluation import judge
+from inheritune.experiment.look import greedy
 from inheritune.losses import (
     Distribution,
     chunked_distillation,
@@ -29,7 +30,6 @@ from inheritune.losses import (
     log_distribution,
     token_losses,
 )
-from inheritune.pipeline.looking import greedy
 from inheritune.recipe import Distillation, Training
 from inheritune.runlog import Terminal
 from inheritune.training import Job, train_steps

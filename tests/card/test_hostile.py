@@ -17,7 +17,7 @@ from inheritune.card.origin import Origin, origin_of
 from inheritune.card.text import Card, render
 from inheritune.cli import main
 from inheritune.errors import InputError
-from inheritune.pipeline import run
+from inheritune.experiment import run
 from inheritune.recipe import Recipe, Reference
 
 READ = Readers("llama", "", eager=False)

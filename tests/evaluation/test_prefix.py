@@ -14,7 +14,7 @@ import inheritune
 from inheritune.data import batch_numbers, open_prepared, prefix_tokens, suffix_tokens, train_tokenizer
 from inheritune.errors import InputError
 from inheritune.evaluation import judge_on
-from inheritune.pipeline.looking import greedy
+from inheritune.experiment.look import greedy
 
 LENGTH = 24
 KINDS = {

@@ -25,14 +25,11 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Train several arms under one budget and set them side by side; run again, it goes on where it stopped."""
-    from inheritune.experiment.suite import load_suite
+    from inheritune import experiment
 
-    checked = load_suite(suite, overrides(context.args))
+    checked = experiment.load_suite(suite, overrides(context.args))
     folder = out or Path("runs") / suite.stem
-
-    from inheritune import comparison
-
-    found = comparison.compare(checked, folder, shared=shared, terminal=terminal_of(quiet))
+    found = experiment.compare(checked, folder, shared=shared, terminal=terminal_of(quiet)).to_json()
     if place_of_process()[0] > 0:
         return
     if as_json:

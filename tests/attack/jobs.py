@@ -33,17 +33,24 @@ class Job:
     made: tuple[str, ...]
     resumes: bool = True
     set_up: Callable[[Path], object] = lambda folder: None
-    first: Callable[[], object] = lambda: None
-    """Called in the process before the command."""
-    at_shell: bool = True
-    """Whether it makes the same when the real command line starts it, without `first`."""
+    first: Callable[[], object] | None = None
+    """Called in the process before the command; the real command line makes the same only where there is none."""
 
 
 def make_small_tasks() -> None:
     """Many tasks, parts and shards of a small text."""
     from inheritune.data.preparing import preparation, writing
 
-    preparation._TASK_BYTES, preparation._PART_BYTES, writing.SHARD_TOKENS = 8_000, 3_000, 3_000
+    preparation._TASK_BYTES, preparation._PART_BYTES, writing.SHARD_TOKENS = 16_000, 5_000, 3_000
+
+
+def draw_nothing() -> None:
+    """Figures without content, which otherwise take longer than all else; the job `report` has real ones."""
+    from inheritune.report import analysis_lines, analysis_maps, curves
+    from inheritune.report.figures import Picture
+
+    for module in (analysis_lines, analysis_maps, curves):
+        module.draw = lambda name, *given, **more: Picture(name, "<svg></svg>", b"a figure")
 
 
 def make_inputs(place: Path) -> None:
@@ -66,6 +73,7 @@ def make_inputs(place: Path) -> None:
     trees = {"made": made, "taught": taught, "suite": tiny_suite(text, None, _ARMS)}
     for name, tree in trees.items():
         (place / f"{name}.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    draw_nothing()
     model, validation = ["--tokenizer", str(place / "model")], ["--validation", "600 tokens"]
     for words in (
         ["prepare", str(text), *model, *validation, "--out", str(place / "data"), "--quiet"],
@@ -83,26 +91,30 @@ def list_jobs(place: Path) -> Sequence[Job]:
         shutil.copytree(place / "run", folder / "run")
 
     prepare = ("prepare", str(place / "text"), "--tokenizer", str(place / "model"), "--validation", "300 tokens")
-    prepare += ("--out", "out", f"--data.filters={_FILTERS}")
+    prepare += ("--out", "out")
     chosen = ("--choose", "auto", "--text", str(place / "text"), "--calibration", "64 tokens")
     model, best = str(place / "model"), str(place / "run" / "rounds" / "1-1layers" / "checkpoints" / "best")
     train = ("--data", str(place / "data"), "--length", "20 steps", "--sequence-length", "16", "--batch", "4 sequences")
     train += ("--micro_batch=2", "--evaluate-every", "5 steps", "--checkpoint.every=1 steps")
     return [
-        Job("run", ("run", str(place / "made.yaml"), "--out", "out"), ("out",)),
-        Job("taught run", ("run", str(place / "taught.yaml"), "--out", "out"), ("out",)),
-        Job("compare", ("compare", str(place / "suite.yaml"), "--out", "out"), ("out",)),
+        Job("run", ("run", str(place / "made.yaml"), "--out", "out"), ("out",), first=draw_nothing),
+        Job("taught run", ("run", str(place / "taught.yaml"), "--out", "out"), ("out",), first=draw_nothing),
+        Job("compare", ("compare", str(place / "suite.yaml"), "--out", "out"), ("out", "shared"), first=draw_nothing),
         Job(
             "prepare",
-            (*prepare, "--data.workers=1", "--nanogpt", "nano"),
+            (*prepare, f"--data.filters={_FILTERS}", "--data.workers=1", "--nanogpt", "nano"),
             ("out", "nano"),
             first=make_small_tasks,
-            at_shell=False,
         ),
-        Job("prepare by workers", (*prepare, "--data.workers=2"), ("out",), first=make_small_tasks, at_shell=False),
+        Job(
+            "prepare by workers",
+            (*prepare, "--data.filters=[exact_duplicates]", "--data.workers=2"),
+            ("out",),
+            first=make_small_tasks,
+        ),
         Job("train", ("train", model, "out", *train), ("out",)),
         Job("inherit", ("inherit", model, "out", "--layers", "2", "--submodules", "attention"), ("out",), False),
         Job("inherit chosen", ("inherit", model, "out", "--layers", "2", *chosen), ("out",), False),
         Job("export", ("export", best, "out"), ("out",), False),
-        Job("report", ("report", "run"), ("run",), set_up=copy_run),
+        Job("report", ("report", "run"), ("run/report",), set_up=copy_run),
     ]

@@ -145,7 +145,7 @@ def _try(seed: int, place: Path, given: tuple[int, int, Truth]) -> Trial:
     job = list_jobs(place)[at]
     draw, way, kills = _draw(seed, number)
     trial = Trial(number, job.name)
-    if way == "at_shell" and not job.at_shell:
+    if way == "at_shell" and job.first is not None:
         way = "alone"
     for _ in range(_ATTEMPTS):
         folder = _new_folder(job, place, f"trial-{number}")
@@ -170,7 +170,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--trial", type=int, action="append", help="make only this one; repeatable")
     words = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    memory = Path("/dev/shm")  # where nothing waits for a disk
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         found = attack(words.kills, words.seed, Path(folder), words.workers, words.trial)
     print("\n".join(found.lines()))
     return 1 if found.violations else 0

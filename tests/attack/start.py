@@ -26,13 +26,14 @@ _CHANGES = {
     "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.utime",
     "fsync",
 }  # fmt: skip
+_MORE = ("inheritune.comparison", "spacy")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _LIMIT = 120.0  # seconds that a start may take
 
 
 def import_all() -> None:
     """Import what the commands need, so that processes that are forked begin warm. Nothing is computed before."""
-    for name in PRELOADED:
+    for name in (*PRELOADED, *_MORE):
         importlib.import_module(name)
 
 
@@ -66,7 +67,7 @@ class Ended:
 
 
 class _Note:
-    """A few bytes that a process and its parent share: changes so far, whether the command runs, where a kill came."""
+    """A few bytes that a process and its parent share: changes so far, whether the command runs, where and when a kill came."""
 
     def __init__(self) -> None:
         self._bytes = mmap.mmap(-1, 4096)
@@ -89,19 +90,30 @@ class _Note:
         self._bytes[8] = value
 
     @property
+    def sent(self) -> float:
+        """When the signal was sent."""
+        return float(struct.unpack_from("d", self._bytes, 16)[0])
+
+    @sent.setter
+    def sent(self, value: float) -> None:
+        struct.pack_into("d", self._bytes, 16, value)
+
+    @property
     def hit(self) -> str:
-        return self._bytes[16:].rstrip(b"\0").decode(errors="replace")
+        return self._bytes[24:].rstrip(b"\0").decode(errors="replace")
 
     @hit.setter
     def hit(self, value: str) -> None:
         content = os.fsencode(value)[:4000]
-        self._bytes[16 : 16 + len(content)] = content
+        self._bytes[24 : 24 + len(content)] = content
 
 
 class Start:
     """`inheritune` with `words` in `folder`, from its begin to its end."""
 
-    def __init__(self, words: Sequence[str], folder: Path, first: Callable[[], object], kill: Kill | None = None):
+    def __init__(
+        self, words: Sequence[str], folder: Path, first: Callable[[], object] | None, kill: Kill | None = None
+    ):
         self.kill, self._note = kill, _Note()
         self._said = [folder.with_name(f"{folder.name}.{name}.{time.monotonic_ns()}") for name in ("out", "error")]
         given = (list(words), folder, self._said, first, kill, self._note)
@@ -118,23 +130,23 @@ class Start:
                 time.sleep(0.001)  # its own handler of signals is not there yet
             killed = self._process.exitcode is None and self._note.state < 2
             if killed:
+                self._note.sent = time.monotonic()
                 self._send(kill)
-        sent = time.monotonic()
         self._process.join(_LIMIT)
         if self._process.exitcode is None:
             self._send(Kill(signal.SIGKILL))
             self._process.join()
-            return self._ended(-999, killed, sent)
-        return self._ended(self._process.exitcode, killed, sent)
+            return self._ended(-999, killed)
+        return self._ended(self._process.exitcode, killed)
 
-    def _ended(self, status: int, killed: bool, sent: float) -> Ended:
+    def _ended(self, status: int, killed: bool) -> Ended:
         out, error = (file.read_text(encoding="utf-8") if file.exists() else "" for file in self._said)
         for file in self._said:
             file.unlink(missing_ok=True)
         now, hit = time.monotonic(), self._note.hit
         self._process.close()
         killed = killed or bool(hit)
-        return Ended(status, out, error, now - self._began, self._note.changes, hit, killed, now - sent)
+        return Ended(status, out, error, now - self._began, self._note.changes, hit, killed, now - self._note.sent)
 
     def _send(self, kill: Kill) -> None:
         number = self._process.pid
@@ -147,7 +159,7 @@ class Start:
 
 
 def _be_program(
-    words: list[str], folder: Path, said: list[Path], first: Callable[[], object], kill: Kill | None, note: _Note
+    words: list[str], folder: Path, said: list[Path], first: Callable[[], object] | None, kill: Kill | None, note: _Note
 ) -> None:
     from inheritune.cli import main
 
@@ -157,7 +169,8 @@ def _be_program(
     os.chdir(folder)
     sys.argv = ["inheritune", *words]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    first()
+    if first is not None:
+        first()
     _watch(folder, kill, note)
     note.state = 1
     status = main()
@@ -185,7 +198,7 @@ def _watch(folder: Path, kill: Kill | None, note: _Note) -> None:
                 return
         note.changes += 1
         if kill is not None and note.changes == kill.change:
-            note.hit = f"{event} {' '.join(str(part) for part in given[:2])}"
+            note.hit, note.sent = f"{event} {' '.join(str(part) for part in given[:2])}", time.monotonic()
             os.kill(process, kill.number)
 
     synced = os.fsync

@@ -66,7 +66,7 @@ sys.exit(entry.main())
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     lines = done.stderr.splitlines()
     assert (done.returncode, lines[0]) == (130, "SIGTERM: stopping; a second signal ends at once"), done.stderr
-    assert lines[1:] == ["interrupted; no result was written: run the same command again"]
+    assert lines[1:] == ["interrupted; nothing half-made is kept: if there is no result, run the same command again"]
 
 
 @pytest.mark.long

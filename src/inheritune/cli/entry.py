@@ -20,8 +20,6 @@ _SOON = 0.05  # seconds
 _SHOWN = 200  # characters of a path or text
 _KEEPING = ("run", "compare", "train", "prepare")
 """Commands that go on from what an earlier one of the same words has done."""
-_WHOLE = ("inherit", "export", "evaluate", "analyze", "new")
-"""Commands whose result appears whole or not at all."""
 _GO_ON = "what was finished is kept: run the same command again to resume"
 _ACCESS = "give another place, or the permission to use this one"
 _WRONG_PLACE = {
@@ -160,7 +158,7 @@ def _interrupted(arguments: Sequence[str] | None) -> str:
     words = sys.argv[1:] if arguments is None else arguments
     if _command(words) in _KEEPING:
         return f"interrupted; {_GO_ON}"
-    return "interrupted; no result was written: run the same command again"
+    return "interrupted; nothing half-made is kept: if there is no result, run the same command again"
 
 
 def _again(lost: "sys.UnraisableHookArgs") -> None:

@@ -54,7 +54,9 @@ def draw_nothing() -> None:
 
 
 def make_inputs(place: Path) -> None:
-    """What the jobs read: a text with near duplicates, a model, recipes, a suite, prepared data and a finished run."""
+    """What the jobs read: a text with near duplicates, a model with dropout, recipes, a suite, data
+    that is prepared or in token files, and a finished run.
+    """
     from inheritune.cli import main
     from inheritune.data import train_tokenizer
 
@@ -64,10 +66,13 @@ def make_inputs(place: Path) -> None:
         words[draw.randrange(20, len(words))] = "other"
         (text / f"near-{number}.txt").write_text(" ".join(words), encoding="utf-8")
     tokenizer = train_tokenizer((file.read_text(encoding="utf-8") for file in sorted(text.iterdir())), 300)
-    make_reference(place / "model", tokenizer, blocks=4)
+    config = make_reference(place / "model", tokenizer, blocks=4) / "config.json"
+    config.write_text(config.read_text(encoding="utf-8").replace('"attn_pdrop": 0.0', '"attn_pdrop": 0.1'), "utf-8")
     made = tiny_recipe(text) | {"grow": {"by": 1, "until": "max_layers", "max_layers": 2}}
     taught = tiny_recipe(text, place / "model") | {"grow": None, "controls": ["random", "reference-continued"]}
-    taught["train"] |= _TAUGHT["train"]
+    taught["train"] |= _TAUGHT["train"] | {"attention": "document"}
+    nano = {"train": [str(place / "nano" / "train.bin")], "validation": [str(place / "nano" / "val.bin")]}
+    taught["data"] = {"tokens": nano}
     taught["inherit"] = {"layers": 2, "choose": "auto", "calibration": "64 tokens", "recovery": "64 tokens"}
     taught["evaluate"] |= {"analyze": True, "prompts": ["Document"], "new_tokens": "4 tokens"}
     trees = {"made": made, "taught": taught, "suite": tiny_suite(text, None, _ARMS)}
@@ -76,7 +81,17 @@ def make_inputs(place: Path) -> None:
     draw_nothing()
     model, validation = ["--tokenizer", str(place / "model")], ["--validation", "600 tokens"]
     for words in (
-        ["prepare", str(text), *model, *validation, "--out", str(place / "data"), "--quiet"],
+        [
+            "prepare",
+            str(text),
+            *model,
+            *validation,
+            "--out",
+            str(place / "data"),
+            "--nanogpt",
+            str(place / "nano"),
+            "--quiet",
+        ],
         ["run", str(place / "made.yaml"), "--out", str(place / "run"), "--quiet"],
     ):
         if main(words):
@@ -108,7 +123,7 @@ def list_jobs(place: Path) -> Sequence[Job]:
         ),
         Job(
             "prepare by workers",
-            (*prepare, "--data.filters=[exact_duplicates]", "--data.workers=2"),
+            (*prepare, "--size", "3K tokens", "--data.filters=[exact_duplicates]", "--data.workers=2"),
             ("out",),
             first=make_small_tasks,
         ),

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +39,7 @@ class Report:
 
     trials: list[Trial]
     seed: int
-    seconds: float
+    seconds: float = 0.0
 
     @property
     def kinds(self) -> Counter[str]:
@@ -49,8 +49,12 @@ class Report:
     @property
     def violations(self) -> list[str]:
         """What went wrong, with what repeats it."""
-        again = f"python -m tests.attack.kills --seed {self.seed} --trial"
-        return [f"{trial.job}: {what} ({again} {trial.number})" for trial in self.trials for what in trial.wrong]
+        return [line for trial in self.trials for line in self.violations_of(trial)]
+
+    def violations_of(self, trial: Trial) -> list[str]:
+        """What went wrong in one trial."""
+        again = f"python -m tests.attack.kills --seed {self.seed} --trial {trial.number}"
+        return [f"{trial.job}: {what} ({again})" for what in trial.wrong]
 
     def lines(self) -> list[str]:
         """The figures for people."""
@@ -63,7 +67,6 @@ class Report:
             "by kind: " + ", ".join(f"{kind} {count}" for kind, count in sorted(self.kinds.items())),
             "by job: " + ", ".join(f"{job} {count}" for job, count in sorted(jobs.items())),
             f"longest time from SIGTERM or SIGINT to the end: {longest:.1f} s",
-            *(f"WRONG: {line}" for line in self.violations),
         ]
 
 
@@ -72,8 +75,15 @@ def attack_with_kills(count: int, seed: int, folder: Path, workers: int) -> list
     return attack(count, seed, folder, workers).violations
 
 
-def attack(count: int, seed: int, folder: Path, workers: int, trials: Sequence[int] | None = None) -> Report:
-    """As `attack_with_kills`, with all figures; with `trials` only those are made."""
+def attack(
+    count: int,
+    seed: int,
+    folder: Path,
+    workers: int,
+    trials: Sequence[int] | None = None,
+    say: Callable[[str], object] = len,
+) -> Report:
+    """As `attack_with_kills`, with all figures; with `trials` only those are made. `say` is told of each fault at once."""
     began = time.monotonic()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
     import_all()
@@ -85,9 +95,14 @@ def attack(count: int, seed: int, folder: Path, workers: int, trials: Sequence[i
     with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
         truths = dict(zip(wanted, pool.map(partial(_learn, place), wanted), strict=True))
         given = [(number, number % jobs, truths[number % jobs]) for number in numbers]
-        done = list(pool.map(partial(_try, seed, place), given))
+        report = Report([], seed)
+        for trial in pool.map(partial(_try, seed, place), given):
+            report.trials.append(trial)
+            for line in report.violations_of(trial):
+                say(line)
     shutil.rmtree(place)
-    return Report(done, seed, time.monotonic() - began)
+    report.seconds = time.monotonic() - began
+    return report
 
 
 def _make_inputs(place: Path) -> None:
@@ -110,7 +125,7 @@ def _draw(seed: int, number: int) -> tuple[random.Random, str, int]:
     """The random numbers of a trial, its way and its kills."""
     draw = random.Random(f"{seed} {number}")
     way = draw.choices(["alone", "together", "at_shell"], [0.85, 0.12, 0.03])[0]
-    return draw, way, 1 if way == "at_shell" else draw.randint(1, 4)
+    return draw, way, 1 if way == "at_shell" else draw.randint(1, 6)
 
 
 def _trials(count: int, seed: int) -> int:
@@ -172,7 +187,9 @@ def main() -> int:
     words = parser.parse_args()
     memory = Path("/dev/shm")  # where nothing waits for a disk
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        found = attack(words.kills, words.seed, Path(folder), words.workers, words.trial)
+        found = attack(
+            words.kills, words.seed, Path(folder), words.workers, words.trial, partial(print, "WRONG:", flush=True)
+        )
     print("\n".join(found.lines()))
     return 1 if found.violations else 0
 

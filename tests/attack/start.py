@@ -81,12 +81,12 @@ class _Note:
         struct.pack_into("q", self._bytes, 0, value)
 
     @property
-    def state(self) -> int:
-        """0 before the command, 1 while it runs, 2 after it."""
-        return self._bytes[8]
+    def begun(self) -> bool:
+        """Whether the command runs."""
+        return self._bytes[8] == 1
 
-    @state.setter
-    def state(self, value: int) -> None:
+    @begun.setter
+    def begun(self, value: bool) -> None:
         self._bytes[8] = value
 
     @property
@@ -126,9 +126,9 @@ class Start:
         killed, kill = False, self.kill
         if kill is not None and kill.change is None:
             self._process.join(kill.seconds)
-            while self._note.state == 0 and self._process.exitcode is None and kill.number != signal.SIGKILL:
+            while not self._note.begun and self._process.exitcode is None and kill.number != signal.SIGKILL:
                 time.sleep(0.001)  # its own handler of signals is not there yet
-            killed = self._process.exitcode is None and self._note.state < 2
+            killed = self._process.exitcode is None
             if killed:
                 self._note.sent = time.monotonic()
                 self._send(kill)
@@ -172,12 +172,8 @@ def _be_program(
     if first is not None:
         first()
     _watch(folder, kill, note)
-    note.state = 1
-    status = main()
-    note.state = 2
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    sys.exit(status)
+    note.begun = True
+    sys.exit(main())
 
 
 def _watch(folder: Path, kill: Kill | None, note: _Note) -> None:

@@ -60,3 +60,20 @@ sys.exit(entry.main())
     lines = done.stderr.splitlines()
     assert (done.returncode, lines[0]) == (130, "SIGTERM: stopping; a second signal ends at once"), done.stderr
     assert lines[1:] == ["interrupted; nothing half-made is kept: if there is no result, run the same command again"]
+
+
+@pytest.mark.parametrize(("words", "status"), [(["--version"], 0), (["run", "nowhere.yaml"], 2)])
+def test_a_signal_while_the_process_ends_is_no_traceback(words: list[str], status: int) -> None:
+    """What the command has come to stands, and what it has said is not lost."""
+    script = """
+import atexit, os, signal, sys
+from inheritune.cli import main
+
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+sys.argv[0] = "inheritune"
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert (done.stdout + done.stderr).splitlines()[0].startswith("error: " if status else "inheritune ")
+    assert len((done.stdout + done.stderr).splitlines()) == 1

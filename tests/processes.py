@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 # What a run imports, the families of the tests' models among it; imported in the process that forks, once.
-_PRELOADED = [
+PRELOADED = [
     "inheritune.cli.commands", "inheritune.experiment", "inheritune.data.preparing.selection", "torch._dynamo",
     "torch.distributed.fsdp", "torch.distributed.checkpoint", "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama", "transformers.convert_slow_tokenizer", "datatrove.executor",
-    "matplotlib.pyplot", "matplotlib.backends.backend_agg", "orjson",
+    "PIL.PngImagePlugin", "tokenizers.trainers", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "orjson",
 ]  # fmt: skip
-multiprocessing.set_forkserver_preload(_PRELOADED)
+multiprocessing.set_forkserver_preload(PRELOADED)
 _FORKS = multiprocessing.get_context("forkserver")
 
 

@@ -305,7 +305,7 @@ PREPARE: list[tuple[list[str], str]] = [
     (["--out", "PLACE/o", "--sample"], "PLACE/o: no prepared data there"),
     (["--out", "MADE", "--sample", "--size", "9 tokens"], "--size does not go with this; without"),
     (["--out", "MADE", "--sample", "--data.seed=3"], "a key does not go with this; without"),
-    (["--out", "MADE", "--nanogpt", "MADE"], "MADE: exists already; give another folder"),
+    (["--out", "MADE", "--nanogpt", "MADE"], "--out and --nanogpt are the same folder"),
     (["--out", "MADE", "--nanogpt", "TEXT"], "TEXT: exists already; give another folder"),
     (["TEXT", "--out", "PLACE/o", "--nanogpt", "PLACE/o", "--tokenizer", "MODEL"], "--out and --nanogpt are the same folder"),
     (["TEXT", "--out", "MADE", "--tokenizer", "MODEL"], "MADE: holds data of another request: "),

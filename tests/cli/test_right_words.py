@@ -135,9 +135,9 @@ def test_errors_of_the_system(
     [
         (["run", "any"], "what was finished is kept: run the same command again to resume"),
         (["prepare", "any"], "what was finished is kept: run the same command again to resume"),
-        (["run", "any", "--dry-run"], "no result was written: run the same command again"),
-        (["inherit", "any"], "no result was written: run the same command again"),
-        (["push", "any"], "no result was written: run the same command again"),
+        (["run", "any", "--dry-run"], "nothing half-made is kept: if there is no result, run the same command again"),
+        (["inherit", "any"], "nothing half-made is kept: if there is no result, run the same command again"),
+        (["push", "any"], "nothing half-made is kept: if there is no result, run the same command again"),
     ],
 )
 def test_an_interruption_says_what_is_kept(

@@ -1,17 +1,10 @@
 """Signals at any instant, to a real process: status 130, and a line that says whether a second one ends at once."""
 
-import random
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
-from typing import Any
 
 import pytest
-
-from conftest import tiny_recipe
-from processes import Started
 
 _STUCK = """
 import signal, sys, time
@@ -66,26 +59,21 @@ sys.exit(entry.main())
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     lines = done.stderr.splitlines()
     assert (done.returncode, lines[0]) == (130, "SIGTERM: stopping; a second signal ends at once"), done.stderr
-    assert lines[1:] == ["interrupted; no result was written: run the same command again"]
+    assert lines[1:] == ["interrupted; nothing half-made is kept: if there is no result, run the same command again"]
 
 
-@pytest.mark.long
-def test_a_run_that_is_signalled_at_random_instants(write_recipe: Any, text: Path, tmp_path: Path) -> None:
-    """Status 130 soon after, a line for the signal and a line of what is kept; the run then ends all the same."""
-    path, seed = write_recipe(tiny_recipe(text)), random.Random(0)
-    stopped = 0
-    for _ in range(30):
-        begun = Started("run", path, "--out", tmp_path / "run")
-        time.sleep(seed.uniform(0.2, 3))
-        sent = time.monotonic()
-        begun.send(seed.choice([signal.SIGTERM, signal.SIGINT]))
-        done = begun.end(60)
-        if done.returncode == 0:
-            break
-        stopped += 1
-        assert done.returncode == 130, done.stderr
-        assert time.monotonic() - sent < 15
-        lines = done.stderr.splitlines()
-        assert any("a second signal ends at once" in line for line in lines), done.stderr
-        assert "run the same command again" in lines[-1]
-    assert stopped
+@pytest.mark.parametrize(("words", "status"), [(["--version"], 0), (["run", "nowhere.yaml"], 2)])
+def test_a_signal_while_the_process_ends_is_no_traceback(words: list[str], status: int) -> None:
+    """What the command has come to stands, and what it has said is not lost."""
+    script = """
+import atexit, os, signal, sys
+from inheritune.cli import main
+
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+sys.argv[0] = "inheritune"
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert (done.stdout + done.stderr).splitlines()[0].startswith("error: " if status else "inheritune ")
+    assert len((done.stdout + done.stderr).splitlines()) == 1

@@ -3,20 +3,16 @@
 import gzip
 import json
 import random
-import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from inheritune.data import prepare
-from inheritune.data.preparing import preparation, writing
+from inheritune.data.preparing import preparation
 from inheritune.data.preparing.collection import ReadSources
 from inheritune.data.preparing.tokenising import TokeniseParts
 from inheritune.errors import InputError
-from processes import Started
 
 WORDS = (
     "small",
@@ -241,49 +237,3 @@ def test_what_a_kill_left_beside_a_finished_folder_is_removed(corpus: Path, toke
         prepare(request(corpus), tokenizer, tmp_path / "other")
     assert [place.name for place in tmp_path.glob(".*")] == [".other.work"]
     assert contents(tmp_path / "data") == before
-
-
-def make_small_tasks() -> None:
-    preparation._TASK_BYTES, preparation._PART_BYTES, writing.SHARD_TOKENS = 20_000, 6_000, 3_000
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_at_any_instant_it_ends_with_the_same_bytes(
-    corpus: Path, tokenizer: Any, tmp_path: Path, workers: int
-) -> None:
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-
-    def start(out: str) -> Started:
-        words = ["prepare", str(corpus), "--out", str(tmp_path / out), "--tokenizer", str(tmp_path / "tokenizer")]
-        words += ["--validation", "300 tokens", f"--data.workers={workers}", "--data.filters=[exact_duplicates]"]
-        return Started(*words, first=make_small_tasks)
-
-    began = time.monotonic()
-    assert start("whole").wait() == 0
-    seconds = time.monotonic() - began
-    draw = random.Random(workers)
-    kills = 0
-    while not (tmp_path / "data").exists():
-        begun = start("data")
-        # Early at first, so that some come to pass; later and later, as it must get through in the end.
-        wait = seconds * draw.uniform(0.3, 0.6) * (1 + kills / 10)
-        if not kills:  # as soon as there is anything to go on from
-            begun.wait_until((tmp_path / ".data.work" / "request.json").exists)
-            wait = draw.uniform(0, 0.1)
-        try:
-            assert begun.wait(wait) == 0
-        except subprocess.TimeoutExpired:
-            begun.send(signal.SIGKILL)
-            begun.wait()
-            kills += 1
-    assert kills
-    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
-    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("data", "whole")]
-    for name in ("documents", "sources", "filters", "tokens", "shards"):
-        assert manifests[0][name] == manifests[1][name]
-    with pytest.raises(
-        InputError, match="holds data of another request: filters"
-    ):  # a kill may have come when all but tidying up was done
-        prepare(request(corpus), tokenizer, tmp_path / "data")
-    assert not list(tmp_path.glob(".*"))

@@ -102,10 +102,19 @@ def test_another_tokenizer_and_too_small_a_vocabulary(tmp_path: Path, tokenizer:
 
 
 def test_ours_written_as_nanogpts(tmp_path: Path, tokenizer: Any) -> None:
-    write_nanogpt(open_prepared(make(tmp_path / "data", tokenizer)), tmp_path / "out")
+    ours = open_prepared(make(tmp_path / "data", tokenizer))
+    write_nanogpt(ours, tmp_path / "out")
     train, val = (np.memmap(tmp_path / "out" / name, dtype=np.uint16, mode="r") for name in ("train.bin", "val.bin"))
     assert train.tolist() == [*range(40), *range(30)]
     assert val.tolist() == list(range(20))
+    for damage in (b"\0\0", b""):  # one token more, and one token another
+        write_nanogpt(ours, tmp_path / "out")
+        file = tmp_path / "out" / "val.bin"
+        before = file.read_bytes()
+        file.write_bytes(before + damage if damage else before[:-2] + b"\7\7")
+        with pytest.raises(InputError, match="out: exists already"):
+            write_nanogpt(ours, tmp_path / "out")
+        file.write_bytes(before)
     with pytest.raises(InputError, match=r"tokens are uint32 \(largest 39\), nanoGPT reads uint16"):
         write_nanogpt(open_prepared(make(tmp_path / "wide", tokenizer, "uint32")), tmp_path / "none")
     assert not (tmp_path / "none").exists()

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from conftest import make_text, read_json, tiny_recipe, weights
+from conftest import read_json, tiny_recipe
 from inheritune.data import Sequences, open_prepared, prepare
 from inheritune.experiment import run
-from inheritune.recipe import Recipe, load_recipe
+from inheritune.recipe import Recipe
 from inheritune.runlog import read_metrics
 from processes import Started, program
 
@@ -53,43 +52,6 @@ def test_an_empty_folder_is_filled_with_a_recipes_data(
     done = program("prepare", write_recipe(tiny_recipe(text, reference_folder)), "--out", tmp_path / "data", "--quiet")
     assert done.returncode == 0, done.stderr
     open_prepared(tmp_path / "data").verify()
-
-
-def _origins(place: Path, text: Path, tokenizer: Any) -> dict[str, dict[str, Any]]:
-    """Changes of a tiny recipe: each has data of another origin, or takes it in another way."""
-    other = make_text(place / "other", 30, 60)
-    weighted = [{"path": str(text), "weight": 3}, {"path": str(other), "weight": 1, "document": "line"}]
-    filters = [{"filter": "length", "min_words": 20}, "exact_duplicates"]
-    made = prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, place / "made")
-    for name, split in (("train", "train"), ("val", "validation")):
-        made.tokens(split).read().tofile(place / f"{name}.bin")
-    tokens = {"train": [str(place / "train.bin")], "validation": [str(place / "val.bin")]}
-    return {
-        "sources": {"data": {"sources": weighted, "filters": filters, "size": "4K tokens", "validation": "600 tokens"}},
-        "prepared": {"data": {"prepared": str(place / "made")}, "sampling": "with replacement"},
-        "tokens": {"data": {"tokens": tokens}, "attention": "document"},
-    }
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("origin", ["sources", "prepared", "tokens"])
-def test_killed_it_ends_with_the_same_bits(
-    origin: str, text: Path, tokenizer: Any, reference_folder: Path, write_recipe: Any, tmp_path: Path
-) -> None:
-    changed = _origins(tmp_path, text, tokenizer)[origin]
-    tree = tiny_recipe(text, reference_folder) | {"data": changed.pop("data"), "grow": None}
-    tree["train"] |= {"length": "40 steps", "checkpoint": {"every": "7 steps"}, **changed}
-    path = write_recipe(tree)
-    expected = run(load_recipe(path), tmp_path / "straight")
-    step = tmp_path / "run/rounds/1-1layers/checkpoints/step-000000007"
-    begun = Started("run", path, "--out", tmp_path / "run", "-q")
-    begun.wait_until(step.exists)
-    begun.send(signal.SIGKILL)
-    assert begun.wait() == -signal.SIGKILL
-    found = run(load_recipe(path), tmp_path / "run")
-    for name in ("rounds/1-1layers/model", "controls/random-1layers/model"):
-        assert weights(tmp_path / "run" / name) == weights(tmp_path / "straight" / name)
-    assert found.rounds[0].val_loss == expected.rounds[0].val_loss
 
 
 def test_a_reference_of_the_run_learns_inside_documents_too(text: Path, tmp_path: Path) -> None:

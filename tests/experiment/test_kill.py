@@ -1,10 +1,9 @@
-"""Killed at any instant (-9) and started again, a run ends with the weights of one that was never killed, bit for bit."""
+"""A run that is killed and started again ends with the weights of one that was never killed, bit for bit.
 
-import contextlib
-import random
+Two instants for the quick tests; tests/attack/kills.py kills all commands at any instant.
+"""
+
 import signal
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,6 @@ import pytest
 from conftest import read_json, tiny_recipe, weights
 from inheritune.runlog import read_metrics
 from processes import Started, program
-
-# What stands in the folder when each stage has begun.
-STAGES: dict[str, Callable[[Path], bool]] = {
-    "start": lambda run: True,
-    "data": lambda run: (run / ".data.work").exists() or (run / "data").exists(),
-    "reference": lambda run: (run / "reference" / "metrics.jsonl").exists(),
-    "round 1": lambda run: (run / "rounds" / "1-1layers" / "metrics.jsonl").exists(),
-    "between rounds": lambda run: (run / "rounds" / "1-1layers" / "model").exists(),
-    "round 2": lambda run: (run / "rounds" / "2-2layers" / "metrics.jsonl").exists(),
-    "control": lambda run: (run / "controls").exists(),
-}
 
 
 def recipe(text: Path) -> dict[str, Any]:
@@ -45,18 +33,6 @@ def outcome(run: Path) -> dict[str, Any]:
         records = read_metrics(path)
         found[str(path.relative_to(run))] = [(r["step"], r.get("loss"), r.get("val_loss")) for r in records]
     return found
-
-
-def kill_when(reached: Callable[[Path], bool], delay: float, path: Path, run: Path) -> bool:
-    """Start the program, kill it `delay` seconds after `reached`; False when it had ended by itself before."""
-    begun = Started("run", path, "--out", run, "--quiet")
-    begun.wait_until(lambda: reached(run))
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        begun.wait(delay)
-    begun.send(signal.SIGKILL)
-    done = begun.end()
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
 
 
 @pytest.fixture(scope="module")
@@ -84,48 +60,14 @@ def finish(path: Path, run: Path, expected: dict[str, Any]) -> None:
 
 def test_killed_in_a_round_it_ends_with_the_same_bits(straight: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     path, expected = straight
-    assert kill_when(
-        lambda run: (run / "rounds/1-1layers/checkpoints/step-000000007").exists(), 0.0, path, tmp_path / "run"
-    )
+    begun = Started("run", path, "--out", tmp_path / "run", "--quiet")
+    begun.wait_until((tmp_path / "run/rounds/1-1layers/checkpoints/step-000000007").exists)
+    begun.send(signal.SIGKILL)
+    assert begun.wait() == -signal.SIGKILL
     finish(path, tmp_path / "run", expected)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("stage", STAGES)
-def test_killed_in_every_stage(straight: tuple[Path, dict[str, Any]], tmp_path: Path, stage: str) -> None:
-    path, expected = straight
-    delay = random.uniform(0, 0.3)
-    print(f"killed {delay:.3f} s after {stage}")
-    kill_when(STAGES[stage], delay, path, tmp_path / "run")
-    finish(path, tmp_path / "run", expected)
-
-
-@pytest.mark.long
-def test_killed_ten_times_at_random_instants(straight: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    path, expected = straight
-    killed = 0
-    for _ in range(200):
-        stage = random.choice(list(STAGES.values()))
-        delay = random.uniform(0, 0.4)  # with longer ones it might come to its end before it has been killed often
-        if not kill_when(stage, delay, path, tmp_path / "run"):
-            break
-        killed += 1
-        if killed == 10:
-            break
-    print(f"killed {killed} times")
-    assert killed >= 5  # else nothing was tested
-    finish(path, tmp_path / "run", expected)
-
-
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param("reference/metrics.jsonl", marks=pytest.mark.long),
-        pytest.param("reference/model", marks=pytest.mark.long),
-        "rounds",
-        "data",
-    ],
-)
+@pytest.mark.parametrize("moment", ["rounds", "data"])
 def test_sigterm_exits_with_130_at_any_stage(
     straight: tuple[Path, dict[str, Any]], tmp_path: Path, moment: str
 ) -> None:

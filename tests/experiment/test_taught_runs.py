@@ -1,19 +1,14 @@
 """A recipe with distillation: the reference is the teacher of all rounds and of the random control."""
 
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import read_json, tiny_recipe, weights
+from conftest import tiny_recipe
 from inheritune import load_recipe, run
 from inheritune.errors import InputError
 from inheritune.runlog import read_metrics
-from processes import program
 
 
 def recipe(text: Path, reference: Path, **distillation: Any) -> dict[str, Any]:
@@ -63,30 +58,3 @@ def test_more_entries_than_the_reference_has(
     ):
         run(load_recipe(path), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("moment", ["making", "rounds/1-1layers/checkpoints/step-000000003"])
-def test_killed_and_started_again_it_ends_with_the_same_bits(
-    moment: str, text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
-) -> None:
-    path = write_recipe(recipe(text, reference_folder, outputs="stored"))
-    assert program("run", path, "--out", tmp_path / "straight").returncode == 0
-    out = tmp_path / "run"
-    begun = subprocess.Popen([sys.executable, "-m", "inheritune", "run", str(path), "--out", str(out), "--quiet"])
-
-    def reached() -> bool:
-        if moment == "making":
-            return any((out / "teacher").glob(".*.partial"))
-        return (out / moment).exists()
-
-    while begun.poll() is None and not reached():
-        time.sleep(0.002)
-    begun.send_signal(signal.SIGKILL)
-    assert begun.wait() == -signal.SIGKILL
-    assert program("run", path, "--out", out).returncode == 0
-    for model in ("rounds/1-1layers", "rounds/2-2layers", "controls/random-2layers"):
-        assert weights(out / model / "model") == weights(tmp_path / "straight" / model / "model")
-    summaries = [read_json(place / "summary.json") for place in (out, tmp_path / "straight")]
-    assert summaries[0]["result"] == summaries[1]["result"]
-    assert not list((out / "teacher").rglob(".*"))

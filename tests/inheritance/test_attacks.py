@@ -52,6 +52,16 @@ def test_what_a_killed_process_of_ours_left_does_not_count(tmp_path: Path, name:
     assert check_free(tmp_path) == tmp_path.resolve()
 
 
+def test_what_a_killed_process_left_beside_its_result_is_removed(tmp_path: Path) -> None:
+    out, mine = tmp_path / "out", tmp_path / ".out.mine"
+    (out / "model").mkdir(parents=True)
+    for name in (".out.lock", ".out.drops.json", mine.name):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="exists already"):
+        check_free(out)
+    assert sorted(tmp_path.iterdir()) == sorted([out, mine])
+
+
 def test_places_that_are_names_for_others(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

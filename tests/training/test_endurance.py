@@ -2,10 +2,7 @@
 
 import json
 import math
-import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -387,14 +384,3 @@ def test_after_a_spike_the_best_is_the_same_whether_killed_or_not(tmp_path: Path
         assert best(tmp_path / "run") == (25, 1.2)
         assert is_stored(tmp_path / "run", seen.weights[5])
     assert math.isclose(read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["val_loss"], 1.6)
-
-
-@pytest.mark.long
-def test_killed_at_random_instants_it_ends_with_the_same_bits() -> None:
-    program = Path(__file__).parents[2] / "benchmarks" / "kills.py"
-    words = [sys.executable, str(program), "--kills", "6", "--seed", str(random.randrange(10**6))]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    print(done.stdout)  # the seed, where it fails
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("6 kills in ")
-    assert "bit for bit" in done.stdout

@@ -1,5 +1,6 @@
 """Entry point: runs a command and turns what went wrong into a line and an exit status."""
 
+import contextlib
 import errno
 import io
 import os
@@ -20,8 +21,6 @@ _SOON = 0.05  # seconds
 _SHOWN = 200  # characters of a path or text
 _KEEPING = ("run", "compare", "train", "prepare")
 """Commands that go on from what an earlier one of the same words has done."""
-_WHOLE = ("inherit", "export", "evaluate", "analyze", "new")
-"""Commands whose result appears whole or not at all."""
 _GO_ON = "what was finished is kept: run the same command again to resume"
 _ACCESS = "give another place, or the permission to use this one"
 _WRONG_PLACE = {
@@ -54,19 +53,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _others.append(shown)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
+    ends = arguments is None  # else called from Python
     try:
         try:
-            return _run(arguments)
+            status = _run(arguments)
         finally:
             leave()
+        if ends:
+            _hold_to(status, wanted)
+        return status
     except KeyboardInterrupt:  # while the program is loaded, or while it ends
         return _fail([_interrupted(arguments)], 130)
     finally:
         warnings.showwarning = _others.pop()
         sys.unraisablehook = before
-        if arguments is not None:  # called from Python; else the process ends, and the handlers hold to the last
+        if not ends:
             for number, handler in handled.items():
                 signal.signal(number, handler)
+
+
+def _hold_to(status: int, signals: Sequence[int]) -> None:
+    """From now on a signal ends the process at once, with the status that it has anyway: there is nothing to stop."""
+
+    def end(number: int, frame: object) -> None:
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # the last: it is being flushed
+            sys.stdout.flush()
+        os._exit(status)
+
+    for number in signals:
+        signal.signal(number, end)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -160,7 +175,7 @@ def _interrupted(arguments: Sequence[str] | None) -> str:
     words = sys.argv[1:] if arguments is None else arguments
     if _command(words) in _KEEPING:
         return f"interrupted; {_GO_ON}"
-    return "interrupted; no result was written: run the same command again"
+    return "interrupted; nothing half-made is kept: if there is no result, run the same command again"
 
 
 def _again(lost: "sys.UnraisableHookArgs") -> None:

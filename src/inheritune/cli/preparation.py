@@ -123,10 +123,13 @@ def _check_nanogpt(nanogpt: Path | None, out: Path) -> None:
     """Before what takes long, and before anything is written over."""
     if nanogpt is None:
         return
+    from inheritune.data import has_result
     from inheritune.inheritance import check_free
 
-    if check_free(nanogpt) == out.resolve():
+    if nanogpt.resolve() == out.resolve():
         raise InputError("command line", "--out and --nanogpt are the same folder", "give each its own")
+    if not (has_result(out) and nanogpt.is_dir()):  # else it is success, where it holds the same tokens
+        check_free(nanogpt)
 
 
 def _of_recipe(file: Path, words: list[str]) -> "Make":

@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import os
-import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,11 +134,12 @@ def survey(files: TokenFiles, vocabulary: int, tokenizer: "PreTrainedTokenizerBa
 
 
 def write_nanogpt(prepared: Prepared, out: str | Path) -> None:
-    """Write train.bin and val.bin as nanoGPT reads them (uint16, no header) into the new folder `out`.
+    """Write train.bin and val.bin as nanoGPT reads them (uint16, no header) into the new folder `out`; a folder that
+    holds the same already is left as it is.
 
-    Raises InputError for tokens that do not fit into uint16, and where something stands there.
+    Raises InputError for tokens that do not fit into uint16, and where something else stands there.
     """
-    _check_new(Path(out))
+    out = Path(out)
     if prepared.manifest["dtype"] != "uint16":
         largest = prepared.manifest["largest_token"]
         raise InputError(
@@ -146,14 +147,31 @@ def write_nanogpt(prepared: Prepared, out: str | Path) -> None:
             f"its tokens are {prepared.manifest['dtype']} (largest {largest}), nanoGPT reads uint16",
             "use it as it is, or prepare with a tokenizer of at most 65,536 entries",
         )
-    with claimed(Path(os.path.realpath(out))), new_folder(Path(out)) as partial:
-        _check_new(Path(out))  # another process may have written it until now
-        for split, name in _NANOGPT.items():
-            with (partial / name).open("wb") as target:
-                for shard in prepared.tokens(split).shards:
-                    with shard.file.open("rb") as source:
-                        source.seek(shard.offset)
-                        shutil.copyfileobj(source, target, _BLOCK)
+    with claimed(Path(os.path.realpath(out))):
+        if all(_holds(out / name, _blocks(prepared, split)) for split, name in _NANOGPT.items()):
+            return
+        _check_new(out)
+        with new_folder(out) as partial:
+            for split, name in _NANOGPT.items():
+                with (partial / name).open("wb") as target:
+                    target.writelines(_blocks(prepared, split))
+
+
+def _blocks(prepared: Prepared, split: str) -> Iterator[bytes]:
+    """The bytes of a split's tokens, one shard after the other."""
+    for shard in prepared.tokens(split).shards:
+        with shard.file.open("rb") as source:
+            source.seek(shard.offset)
+            while block := source.read(_BLOCK):
+                yield block
+
+
+def _holds(file: Path, blocks: Iterator[bytes]) -> bool:
+    """Whether a file consists of these bytes."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return all(opened.read(len(block)) == block for block in blocks) and not opened.read(1)
 
 
 def _request(files: TokenFiles) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """From a reference to a target: draft, fill, write."""
 
+import contextlib
 import os
 import re
 import warnings
@@ -258,12 +259,15 @@ def check_free(path: Path) -> Path:
     """The place of a file or folder to be made, as an absolute path with links followed.
 
     Raises InputError when something stands there (an empty folder, and what a killed process left half-made in one, do
-    not count), and when nothing can be made there.
+    not count), and when nothing can be made there. What a process that was killed between naming its result and tidying
+    up left beside it is removed.
     """
     check_name(path)
     place = path.expanduser().resolve()
     left = re.compile(r"\.lock|\..+\.(partial|lock)")
     if place.exists() and not (place.is_dir() and all(left.fullmatch(entry.name) for entry in place.iterdir())):
+        with contextlib.suppress(InputError, OSError), claimed(place):  # which removes its own lock
+            place.with_name(f".{place.name}.drops.json").unlink(missing_ok=True)
         raise InputError(str(path), "exists already", "give another folder, or remove it")
     if place == Path.cwd():  # it is replaced as a whole, and a shell in it would be left in a folder that is no more
         raise InputError(str(path), "is the folder that you are in", "go up, and name it from there")

@@ -181,10 +181,7 @@ def _open_to_others(folder: Path) -> None:
 
     Some libraries write by way of a temporary file that only its owner may read, and leave it so (safetensors does).
     """
-    probe = folder / ".permissions"
-    probe.touch()
-    usual = probe.stat().st_mode & 0o666  # asking for the umask itself would change it for all threads
-    probe.unlink()
+    usual = folder.stat().st_mode & 0o666  # made by plain means; to ask for the umask would change it for all threads
     for path in folder.rglob("*"):
         if path.is_symlink():
             continue

@@ -390,4 +390,4 @@ def _in_words(error: BaseException, remedy: str) -> tuple[str, str]:
         remedy = "if you trust its authors, switch it on with trust_remote_code"
     if not text or not isinstance(error, OSError | ValueError | RuntimeError):
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
-    return f"cannot be loaded: {text[:300]}", remedy
+    return f"cannot be loaded: {text if len(text) <= 300 else f'{text[:300].rstrip()}...'}", remedy

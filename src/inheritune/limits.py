@@ -51,6 +51,10 @@ WORDS_BYTES = 16_000_000
 """A list of words."""
 BENCHMARK_BYTES = 200_000_000
 """A file of documents that training text must not contain."""
+RESULT_BYTES = 256_000_000
+"""A JSON file of ours; the largest holds a loss for each validation sequence."""
+METRICS_BYTES = 1_000_000_000
+"""metrics.jsonl: a line for each step of a training."""
 BATCH_BYTES = 64_000_000
 """Text of a table that is unpacked at once."""
 CHUNK_BYTES, CHUNK_RATIO = 256_000_000, 100
@@ -61,6 +65,7 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "tekken.json", "added_tokens.js
 _TEXTS = (".txt", ".model", ".jinja", ".tiktoken", ".vocab")
 _LAYER_KEY = re.compile(r"(layers?|blocks?|depth|block_count|layer_count)$")
 _EXPERT_KEY = re.compile(r"(num_experts|n_routed_experts|num_local_experts|moe_num_experts|expert_count)$")
+_SHARE_KEY = re.compile(r"(dropout|dropout_prob|drop|pdrop)$")
 _WIDTH_KEY = re.compile(
     r"(vocab_size|hidden_size|intermediate_size|head_dim|n_embd|d_model|heads|n_head|ffn_dim|n_inner|embed_dim"
     r"|hidden_dim|embedding_length|feed_forward_length|head_count|head_count_kv)$"
@@ -214,6 +219,8 @@ def check_counts(fields: Mapping[str, Any], place: str) -> None:
                 experts = max(experts, int(value))
             elif _WIDTH_KEY.search(key) and value > WIDTH:
                 raise InputError(f"{place}: {key}", f"{value:,}, at most {WIDTH:,} is taken", remedy)
+            elif _SHARE_KEY.search(key) and not 0 <= value <= 1:
+                raise InputError(f"{place}: {key}", f"{value}, legal is 0 to 1", remedy)
     if layers * experts > EXPERTS:
         what = f"{layers:,} blocks of {experts:,} experts, at most {EXPERTS:,} experts are taken in all"
         raise InputError(place, what, remedy)

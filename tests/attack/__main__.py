@@ -72,7 +72,7 @@ def attack_with_inputs(count: int, seed: int, folder: Path, workers: int, only: 
         counts[family, "cases"] += 1
         counts[family, f"status {outcome.status}"] += 1
         most[family] = [max(most[family][0], outcome.seconds), max(most[family][1], outcome.memory)]
-        if only is not None:
+        if only is not None and len(cases) <= 20:
             print(
                 f"{case.name!r}: status {outcome.status}, {outcome.seconds:.2f} s, {outcome.memory / 1e6:.0f} MB\n{worker.shown(case, outcome)}"
             )

@@ -186,7 +186,7 @@ def _of_value(title: str, suite: bool, tree: Any, path: tuple[Any, ...], value: 
 def _of_key(title: str, suite: bool, tree: Any, path: tuple[Any, ...], key: str, draw: random.Random) -> Case:
     words = _command(suite, draw)
     free = {"model", "train", "top_n_grams", "duplicate_n_grams", "values", "sbatch"}
-    says = ("unknown key|override|own.yaml|no such option|NUL|no entry",)
+    says = (f"unknown key|override|own.yaml|no such option|NUL|no entry|{path[-1]}",)
     if draw.random() < 0.4:
         dotted = ".".join(map(str, (*path[:-1], key)))
         return Case(

@@ -45,7 +45,6 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "train again": (
         "train {model} {trained} --data {data} --length '2 steps' --batch '2 sequences' --sequence-length 16 --quiet", ()
     ),
-    "bench": ("bench --model {model} --device cpu --steps 5 --batch '2 sequences' --sequence-length 16 --compile=false --quiet", ()),
 }  # fmt: skip
 KEEPS = (".out.work*", ".out.lock", "*/.lock", ".shared*", "shared*")
 AGAIN = ("run", "run/*", "trained", "trained/*")
@@ -107,23 +106,9 @@ class Tables:
 
 def of_model_files(tables: Tables) -> Iterator[Case]:
     """JSON files of a model's folder."""
-    readers = (
-        "show",
-        "inherit",
-        "choose",
-        "new",
-        "evaluate",
-        "analyze",
-        "train",
-        "prepare",
-        "plan",
-        "dry run",
-        "run",
-        "compare",
-        "price",
-        "bench",
-    )
-    no_tokenizer = ("show", "new", "plan", "dry run", "price", "bench")
+    readers = ("show", "inherit", "choose", "new", "evaluate", "analyze", "train", "prepare", "plan", "dry run", "run",
+               "compare", "price")  # fmt: skip
+    no_tokenizer = ("show", "new", "plan", "dry run", "price")
     for command in readers:
         yield tables.control("model", command, ("model",))
     yield tables.control("model", "push model", ("model",))
@@ -158,7 +143,7 @@ def of_config_fields(tables: Tables) -> Iterator[Case]:
     def field(folder: Path, key: str, value: Any) -> None:
         edit_json(folder / "model" / "config.json", lambda tree: tree.update({key: value}))
 
-    for command in ("show", "inherit", "evaluate", "train", "dry run", "plan", "analyze", "bench", "half"):
+    for command in ("show", "inherit", "evaluate", "train", "dry run", "plan", "analyze", "half"):
         yield tables.control("config", command, ("model",))
         for key in _FIELDS:
             for number, value in enumerate(_FIELD_VALUES):

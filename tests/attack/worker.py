@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 SECONDS = 5  # of a processor
-WALL = 20  # seconds after which a case is killed; other work on the machine takes some of them
+WALL = 60  # seconds after which a case is killed; other work on the machine takes some of them
 MEMORY = 1 << 30  # more than the imports take
 WORDS = 4000  # characters of all that is said
 _LINE = re.compile(r"(process \d+: )?(error|warning): [^\n]*\S")
@@ -231,9 +231,10 @@ class _Running:
 
 def _limit(case: Case) -> None:
     """Memory twice what is allowed, so that what takes too much is seen and not only refused; time; file sizes."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    most = pages * resource.getpagesize() + 2 * MEMORY + (8 << 30 if case.real else 0)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    used = int(status.partition("VmData:")[2].split()[0]) << 10
+    most = used + 2 * MEMORY + (2 << 30 if case.real else 0)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     resource.setrlimit(resource.RLIMIT_CPU, (2 * SECONDS + 4, 2 * SECONDS + 5))
     if case.file_bytes is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python itself does: the write fails with EFBIG

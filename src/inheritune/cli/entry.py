@@ -18,7 +18,6 @@ from inheritune.runtime import answer, leave, place_of_process
 _MOMENT = 3.0  # seconds
 _SOON = 0.05  # seconds
 _SHOWN = 200  # characters of a path or text
-_LONG = 1000  # characters of what the command line's own reader says
 _KEEPING = ("run", "compare", "train", "prepare")
 """Commands that go on from what an earlier one of the same words has done."""
 _WHOLE = ("inherit", "export", "evaluate", "analyze", "new")
@@ -148,7 +147,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _usage(error: Any) -> int:
     place = error.ctx.command_path if error.ctx else "inheritune"
-    return _fail([f"{place}: {error.format_message().rstrip('.')[:_LONG]}; see `{place} --help`"], 2)
+    return _fail([f"{place}: {error.format_message().rstrip('.')}; see `{place} --help`"], 2)
 
 
 _others: list[Any] = []  # what shows the warnings of others

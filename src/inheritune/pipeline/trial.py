@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.arch import layer_count, planned_config
 from inheritune.bench import one_step
+from inheritune.errors import InputError
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import settle, target_config
 from inheritune.pipeline.preflight import check_inputs
@@ -40,8 +41,14 @@ def try_step(
 
     With a distillation, a random model of the config `teacher` passes the batch too.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        found = one_step(config, training, runtime, Path(folder), teacher)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            found = one_step(config, training, runtime, Path(folder), teacher)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+            raise
+        what = f"a model of its config cannot be trained ({type(error).__name__}: {error})"
+        raise InputError(config.name_or_path or config.model_type, what, "correct the config") from None
     return {
         "batch_tokens": training.batch_tokens,
         "seconds": found["seconds"],

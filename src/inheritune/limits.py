@@ -89,12 +89,20 @@ def read_bytes(path: Path, most: int) -> bytes:
     """A regular file of at most `most` bytes. Raises InputError for others, OSError where it cannot be read."""
     size = check_regular(path)
     if size <= most:
-        with path.open("rb") as file:
-            content = file.read(most + 1)  # a file may grow, and those of the system state no size
+        content = _read(path, most + 1)  # a file may grow, and those of the system state no size
         size = len(content)
     if size > most:
         raise InputError(str(path), f"more than {most:,} bytes", "give a smaller file: see docs/security.md")
     return content
+
+
+def _read(path: Path, count: int) -> bytes:
+    """The first bytes of a file; an error of the disk has the file's name, which Python does not give it."""
+    with path.open("rb") as file:
+        try:
+            return file.read(count)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def read_text(path: Path, most: int) -> str:
@@ -228,8 +236,7 @@ def check_counts(fields: Mapping[str, Any], place: str) -> None:
 
 def check_header(file: Path) -> None:
     """Raise InputError for a safetensors file with a larger header than the limit. Damage is left to its reader."""
-    with file.open("rb") as opened:
-        size = int.from_bytes(opened.read(8), "little")
+    size = int.from_bytes(_read(file, 8), "little")
     if HEADER_BYTES < size < file.stat().st_size:
         raise InputError(str(file), f"a header of {size:,} bytes, at most {HEADER_BYTES:,} are read", "get it again")
 

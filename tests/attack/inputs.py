@@ -196,17 +196,16 @@ def _copier(tables: Tables, name: str, change: Change | None = None) -> Change:
 
 def of_gguf(tables: Tables) -> Iterator[Case]:
     """A .gguf file."""
-    for command in ("show", "inherit", "evaluate", "new", "train"):
+    for command in ("show", "inherit", "evaluate", "new", "analyze"):
         words, makes = COMMANDS[command]
-        named = tables.words(words, model="tiny.gguf", data=tables.places["data"])
-        if command != "train":
-            yield Case(f"gguf: {command}: control", named, _copier(tables, "gguf"), (0,), makes=makes)
+        named = tables.words(words, model="tiny.gguf")
+        yield Case(f"gguf: {command}: control", named, _copier(tables, "gguf"), (0,), makes=makes)
         for name, fault in (faults.PLACES | faults.BYTES | faults.GGUF).items():
             title = f"gguf: {command}: {name}"
             certain = name in faults.PLACES or name in faults.BYTES
             yield Case(
                 title, named, _copier(tables, "gguf", tables.damage(title, "tiny.gguf", fault)), (2,) if certain else (0, 2),
-                says=("tiny.gguf",), keeps=KEEPS + STAGES if command == "train" else KEEPS,
+                says=("tiny.gguf",), keeps=KEEPS,
             )  # fmt: skip
 
 
@@ -234,9 +233,9 @@ def of_results(tables: Tables) -> Iterator[Case]:
         needs = next(name for name, _, commands in table if command in commands)
         yield tables.control("results", command, (needs,))
     for needs, file, commands in table:
-        damage = faults.PLACES | (
-            faults.NO_JSON | faults.ODD_JSON if file.endswith((".json", "l", "md")) else faults.BYTES
-        )
+        damage = faults.PLACES | faults.BYTES
+        if file.endswith((".json", ".jsonl", ".yaml", ".md")):
+            damage |= faults.NO_JSON | (faults.ODD_JSON if file.endswith(".json") else {})
         for command in commands:
             for name, fault in damage.items():
                 title = f"{file}: {name}"
@@ -336,4 +335,6 @@ def select(material: Path, count: int, seed: int) -> list[Case]:
         rows.append(row[:wanted])
     drawn = [case for row in rows for case in row]
     random.Random(seed).shuffle(drawn)
-    return controls + drawn[: max(0, count - len(controls))]
+    found = controls + drawn[: max(0, count - len(controls))]
+    random.Random(seed).shuffle(found)
+    return found

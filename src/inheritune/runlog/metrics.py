@@ -19,7 +19,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in read_bytes(path, METRICS_BYTES).split(b"\n"):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)

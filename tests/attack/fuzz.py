@@ -171,9 +171,8 @@ def _command(suite: bool, draw: random.Random) -> tuple[str, ...]:
 def _of_value(title: str, suite: bool, tree: Any, path: tuple[Any, ...], value: str, draw: random.Random) -> Case:
     words = _command(suite, draw)
     key = str(path[-1])
-    says = (
-        f"{key}|{path[-2] if len(path) > 1 else key}|own.yaml|data|positions|memory|{value.strip(" '")[:20] or key}|no such",
-    )
+    shown = value.strip(" '")[:20] or key
+    says = (f"{key}|{path[-2] if len(path) > 1 else key}|own.yaml|data|positions|memory|no such|{shown}",)
     if draw.random() < 0.4:
         dotted = ".".join(map(str, path))
         try:

@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PIP_COMPAT := .venv-compat/bin/python -m pip install --quiet --disable-pip-version-check
 COMPAT_PYTHON ?= .venv-compat/bin/python
 
-.PHONY: demo fast test check compat bench lint format docs lock clean
+.PHONY: demo fast test check attack compat bench lint format docs lock clean
 
 demo: .venv/installed            ## a smaller model out of a larger one, from nothing, in minutes
 	$(BIN)/inheritune run recipes/demo.yaml
@@ -19,8 +19,11 @@ fast: .venv/installed-dev lint   ## lint, and the quick tests of what changed si
 test: .venv/installed-dev lint   ## lint, types, import contract, quick tests: under 5 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 -m "not long"
 
-check: .venv/installed-dev       ## what takes long: kills, time limits, compiled training, a real model
+check: .venv/installed-dev attack ## what takes long: kills, time limits, compiled training, a real model
 	$(BIN)/python -m pytest -n 2 -m long
+
+attack: .venv/installed-dev      ## bad inputs and kills at random moments, in two minutes; `python -m tests.attack --help` for more of them
+	$(BIN)/python -m tests.attack
 
 compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) ## what is written, read by transformers 4 in an environment of its own (COMPAT_PYTHON=PATH: in that one)
 	INHERITUNE_COMPAT_PYTHON=$(COMPAT_PYTHON) $(BIN)/python -m pytest tests/compat

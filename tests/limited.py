@@ -59,6 +59,12 @@ def fifo(path: Path) -> Path:
     return path
 
 
+def sparse(path: Path, size: int) -> Path:
+    with put(path, b"").open("r+b") as file:
+        file.truncate(size)
+    return path
+
+
 def link(path: Path, to: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.symlink_to(to)
@@ -76,6 +82,7 @@ def cases(here: Path) -> dict[str, Callable[[], Any]]:
     from inheritune.limits import check_front_matter
     from inheritune.recipe import Recipe, Reference, Source
     from inheritune.recipe.file import load_file
+    from inheritune.runlog import read_json
 
     def recipe(name: str, content: str, *overrides: str) -> Callable[[], Any]:
         return lambda: load_file(Recipe, put(here / name, content), overrides)
@@ -116,6 +123,7 @@ def cases(here: Path) -> dict[str, Callable[[], Any]]:
         "config: layers of a part": config("part", text_config={"num_hidden_layers": 10**6}),
         "config: layers of GPT-2": config("gpt2", model_type="gpt2", n_layer=10**7),
         "config: experts": config("experts", model_type="mixtral", num_local_experts=10**7),
+        "config: dropout": config("dropout", attention_dropout=48),
         "config: width": config("width", hidden_size=10**12),
         "config: vocabulary": config("vocabulary", vocab_size=10**12),
         "config: size": config("size", lambda folder: large(folder / "config.json", b"0,", 10**7)),
@@ -157,6 +165,7 @@ def cases(here: Path) -> dict[str, Callable[[], Any]]:
         ),
         "classifier: a pipe": lambda: read_labels(fifo(here / "labels.bin"), "filters"),
         "token file: a pipe": lambda: file_size(fifo(here / "train.bin"), "get it"),
+        "result: a terabyte": lambda: read_json(sparse(here / "evaluation.json", 1 << 40)),
         "new model: layers": lambda: arch.new_config({"model_type": "gpt2", "n_layer": 10**7}, 300, {}, 16),
     }
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from inheritune.redaction import visible, without_secrets
 
+_LONGEST = 2000  # characters of a line
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -19,8 +21,12 @@ class Problem:
 
 
 def shown_line(text: str) -> str:
-    """`text` in one line as a person may see it, in a terminal or a log: no credentials, no control characters."""
-    return visible(" ".join(without_secrets(text).split()))
+    """`text` in one line as a person may see it, in a terminal or a log: no credentials, no control characters.
+
+    Of a long one the middle is left out: what was given may be of any length, and the remedy is at the end.
+    """
+    line = visible(" ".join(without_secrets(text).split()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} [...] {line[-_LONGEST // 2 :]}"
 
 
 class Notice(UserWarning):

@@ -51,6 +51,10 @@ WORDS_BYTES = 16_000_000
 """A list of words."""
 BENCHMARK_BYTES = 200_000_000
 """A file of documents that training text must not contain."""
+RESULT_BYTES = 256_000_000
+"""A JSON file of ours; the largest holds a loss for each validation sequence."""
+METRICS_BYTES = 1_000_000_000
+"""metrics.jsonl: a line for each step of a training."""
 BATCH_BYTES = 64_000_000
 """Text of a table that is unpacked at once."""
 CHUNK_BYTES, CHUNK_RATIO = 256_000_000, 100
@@ -61,6 +65,7 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "tekken.json", "added_tokens.js
 _TEXTS = (".txt", ".model", ".jinja", ".tiktoken", ".vocab")
 _LAYER_KEY = re.compile(r"(layers?|blocks?|depth|block_count|layer_count)$")
 _EXPERT_KEY = re.compile(r"(num_experts|n_routed_experts|num_local_experts|moe_num_experts|expert_count)$")
+_SHARE_KEY = re.compile(r"(dropout|dropout_prob|drop|pdrop)$")
 _WIDTH_KEY = re.compile(
     r"(vocab_size|hidden_size|intermediate_size|head_dim|n_embd|d_model|heads|n_head|ffn_dim|n_inner|embed_dim"
     r"|hidden_dim|embedding_length|feed_forward_length|head_count|head_count_kv)$"
@@ -84,12 +89,20 @@ def read_bytes(path: Path, most: int) -> bytes:
     """A regular file of at most `most` bytes. Raises InputError for others, OSError where it cannot be read."""
     size = check_regular(path)
     if size <= most:
-        with path.open("rb") as file:
-            content = file.read(most + 1)  # a file may grow, and those of the system state no size
+        content = _read(path, most + 1)  # a file may grow, and those of the system state no size
         size = len(content)
     if size > most:
         raise InputError(str(path), f"more than {most:,} bytes", "give a smaller file: see docs/security.md")
     return content
+
+
+def _read(path: Path, count: int) -> bytes:
+    """The first bytes of a file; an error of the disk has the file's name, which Python does not give it."""
+    with path.open("rb") as file:
+        try:
+            return file.read(count)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def read_text(path: Path, most: int) -> str:
@@ -214,6 +227,8 @@ def check_counts(fields: Mapping[str, Any], place: str) -> None:
                 experts = max(experts, int(value))
             elif _WIDTH_KEY.search(key) and value > WIDTH:
                 raise InputError(f"{place}: {key}", f"{value:,}, at most {WIDTH:,} is taken", remedy)
+            elif _SHARE_KEY.search(key) and not 0 <= value <= 1:
+                raise InputError(f"{place}: {key}", f"{value}, legal is 0 to 1", remedy)
     if layers * experts > EXPERTS:
         what = f"{layers:,} blocks of {experts:,} experts, at most {EXPERTS:,} experts are taken in all"
         raise InputError(place, what, remedy)
@@ -221,8 +236,7 @@ def check_counts(fields: Mapping[str, Any], place: str) -> None:
 
 def check_header(file: Path) -> None:
     """Raise InputError for a safetensors file with a larger header than the limit. Damage is left to its reader."""
-    with file.open("rb") as opened:
-        size = int.from_bytes(opened.read(8), "little")
+    size = int.from_bytes(_read(file, 8), "little")
     if HEADER_BYTES < size < file.stat().st_size:
         raise InputError(str(file), f"a header of {size:,} bytes, at most {HEADER_BYTES:,} are read", "get it again")
 

@@ -302,3 +302,22 @@ sys.exit(entry.main([]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stderr) == (130, "SIGTERM: stopping; a second signal ends at once\n")
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
+def test_a_closed_descriptor_is_no_file_of_ours(closed: str, tmp_path: Path) -> None:
+    """Errors do not go to standard output where there is no standard error, nor into a file that is opened later."""
+    script = f"""
+import os, sys
+for number in map(int, "{closed}".split()):
+    os.close(number)
+    setattr(sys, ("stdin", "stdout", "stderr")[number], None)  # as Python has it from the start then
+from inheritune.cli import main
+status = main(["run", "nowhere.yaml"])
+opened = os.open("{tmp_path}/file", os.O_CREAT)
+os._exit(status if opened > 2 else 99)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == (0 if "2" in closed else 1)

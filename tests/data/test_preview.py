@@ -14,7 +14,7 @@ def test_documents_of_all_sources_are_shown_as_they_are_stored(tokenizer: Any, t
         sources.append({"path": str(file), "weight": 1})
     request = {"sources": sources, "size": "12K tokens", "validation": "10 tokens", "workers": 1}
     prepared = prepare(request, tokenizer, tmp_path / "data")
-    shown = list(preview(prepared, 10))
+    shown = list(preview(prepared, 10, tokenizer))
     assert len(shown) == 10
     assert {entry["text"].split("source ")[-1][0] for entry in shown} == {"0", "1", "2", "3"}
     row = prepared.tokens("train").read().tolist()
@@ -33,6 +33,6 @@ def test_fewer_documents_than_asked_for(tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n\ntwo\n\nthree")
     request = {"sources": [{"path": str(tmp_path / "a.txt"), "document": "blank line"}], "validation": "1 tokens"}
     prepared = prepare(request, tokenizer, tmp_path / "data")
-    texts = [entry["text"] for entry in preview(prepared, 10)]
+    texts = [entry["text"] for entry in preview(prepared, 10, tokenizer)]
     assert 1 <= len(texts) <= 2
     assert all(text.endswith(tokenizer.eos_token) for text in texts)

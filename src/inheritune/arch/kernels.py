@@ -18,9 +18,9 @@ def keep_own_attention(config: "PretrainedConfig", place: str) -> bool:
 
     Returns whether that was so, and says it with a warning (`Notice`). Changes `config`.
     """
-    named = {one._attn_implementation for one in _all(config)} - {None, *_OWN}
+    named = {str(one._attn_implementation) for one in _all(config) if one._attn_implementation not in (None, *_OWN)}
     for one in _all(config):
-        if one._attn_implementation in named:
+        if str(one._attn_implementation) in named:
             one._attn_implementation_internal = None
     if named:
         shown = ", ".join(sorted(map(repr, named)))

@@ -61,9 +61,10 @@ def load_config(reference: Reference, *, weights: bool = True) -> "PretrainedCon
     """
     config, _ = _stored_config(reference, weights)
     assert reference.path is not None
-    decoder = decoder_config(config)
-    check_undoable(config, reference.path)
-    forget(config)
+    with _plain_errors(reference.path):
+        decoder = decoder_config(config)
+        check_undoable(config, reference.path)
+        forget(config)
     return decoder
 
 
@@ -82,6 +83,9 @@ def _stored_config(reference: Reference, weights: bool = True) -> "tuple[Pretrai
             return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns)), False
         found: PretrainedConfig = AutoConfig.from_pretrained(**arguments)
         _ = found.dtype is None or found.dtype.itemsize  # a dtype that is none shows here, and is said in its name
+        trial = copy.deepcopy(found)  # as it is checked when it is saved, with the attention that was chosen
+        trial._attn_implementation = "sdpa"
+        getattr(trial, "validate", int)()
     return found, not reference.trust_remote_code and keep_own_attention(found, reference.path)
 
 
@@ -390,4 +394,4 @@ def _in_words(error: BaseException, remedy: str) -> tuple[str, str]:
         remedy = "if you trust its authors, switch it on with trust_remote_code"
     if not text or not isinstance(error, OSError | ValueError | RuntimeError):
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
-    return f"cannot be loaded: {text[:300]}", remedy
+    return f"cannot be loaded: {text if len(text) <= 300 else f'{text[:300].rstrip()}...'}", remedy

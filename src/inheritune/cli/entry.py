@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.unraisablehook, before = _again, sys.unraisablehook
     shown, warnings.showwarning = warnings.showwarning, _show_notice
     _others.append(shown)
+    _open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
     ends = arguments is None  # else called from Python
@@ -82,6 +83,16 @@ def _hold_to(status: int, signals: Sequence[int]) -> None:
 
     for number in signals:
         signal.signal(number, end)
+
+
+def _open_streams() -> None:
+    """Give a descriptor that the shell has closed to /dev/null, so that no file that is opened later becomes it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+            setattr(sys, name, open(number, "r+" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -125,8 +136,16 @@ def _run(arguments: Sequence[str] | None) -> int:
         if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
             remedy = "set train.activation_checkpointing, or lower train.micro_batch or train.sequence_length"
             return _fail([f"out of memory; {remedy}, then run again"], 1)
+        if type(error).__name__ == "ValidationError":
+            from inheritune.recipe import in_words
+
+            if refused := in_words(error):
+                return _fail([str(problem) for problem in refused.problems], refused.exit_status)
         if os.environ.get("INHERITUNE_DEBUG"):
             traceback.print_exc()
+        if type(error).__name__ in ("InductorError", "BackendCompilerFailed"):
+            said = " ".join(str(error).split())[:_SHOWN]
+            return _fail([f"torch.compile: {said}...; mend the compiler, or set train.compile to false"], 1)
         if type(error).__name__.startswith("Dist") or any(sign in str(error) for sign in _LOST):
             lost = "another process of the job ended or did not answer (hardware.timeout)"
             return _fail([f"{lost}; {_GO_ON if keeps else 'run the same command again'}"], 1)

@@ -204,12 +204,15 @@ def _of_token_files(text: list[str], given: dict[str, Any], words: list[str]) ->
 
 
 def _finish(prepared: "Prepared", sample: bool, nanogpt: Path | None, as_json: bool) -> None:
+    from inheritune.arch import load_tokenizer
     from inheritune.data import preview, write_nanogpt
+    from inheritune.recipe import Reference
 
     if nanogpt is not None:
         write_nanogpt(prepared, nanogpt)
     found = prepared.manifest | ({} if nanogpt is None else {"nanogpt": str(nanogpt)})
-    shown = list(preview(prepared, 10)) if sample else []
+    own = Reference(path=str(prepared.tokenizer_folder))
+    shown = list(preview(prepared, 10, load_tokenizer(own))) if sample else []
     if as_json:
         typer.echo(json.dumps(found | ({"sample": shown} if sample else {}), indent=2))
         return

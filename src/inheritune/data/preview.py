@@ -1,26 +1,26 @@
 """Prepared documents as the model will see them."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inheritune.data.prepared import Prepared
 from inheritune.data.shards import Tokens
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _BLOCK = 65_536  # tokens read at once
 _SHOWN = 600  # characters of a long document, half of them from its end
 
 
-def preview(prepared: Prepared, documents: int) -> Iterator[dict[str, Any]]:
+def preview(prepared: Prepared, documents: int, tokenizer: "PreTrainedTokenizerBase") -> Iterator[dict[str, Any]]:
     """Documents from all over the training text: `tokens`, their number, and `text`, decoded from them.
 
     The first one, and those that begin behind equal shares of the tokens, so that every source of some weight is seen.
     Special tokens are spelt out; the middle of a long document is left out. Raises RunError for a file that is gone.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(prepared.tokenizer_folder)
     row, end = prepared.tokens("train"), prepared.end_of_text
     shares = range(1, documents)
     starts = {0, *(_document_end(row, len(row) * share // documents, end) for share in shares)}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
 from inheritune.bench import one_step
+from inheritune.errors import InputError
 from inheritune.experiment.checks import check_recipe
 from inheritune.experiment.plan import Models, plan_rounds
 from inheritune.recipe import Recipe, Training
@@ -37,8 +38,14 @@ def try_step(
 
     With a distillation, a random model of the config `teacher` passes the batch too.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        found = one_step(config, training, runtime, Path(folder), teacher)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            found = one_step(config, training, runtime, Path(folder), teacher)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+            raise
+        what = f"a model of its config cannot be trained ({type(error).__name__}: {error})"
+        raise InputError(config.name_or_path or config.model_type, what, "correct the config") from None
     return {
         "batch_tokens": training.batch_tokens,
         "seconds": found["seconds"],

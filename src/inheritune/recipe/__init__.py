@@ -2,7 +2,7 @@
 
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data, Slurm, Source, TokenFiles
-from inheritune.recipe.file import changes, check, completed, dump_recipe, is_suite, merged, override
+from inheritune.recipe.file import changes, check, completed, dump_recipe, in_words, is_suite, merged, override
 from inheritune.recipe.filters import (
     C4,
     FILTERS,
@@ -81,6 +81,7 @@ __all__ = [
     "check",
     "completed",
     "dump_recipe",
+    "in_words",
     "is_suite",
     "load_recipe",
     "merged",

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from inheritune.errors import InputError, Problem
 from inheritune.limits import check_yaml
-from inheritune.recipe.base import Unfit
+from inheritune.recipe.base import Part, Unfit
 from inheritune.recipe.yaml_file import Lines, read_value, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -72,12 +72,26 @@ def check(model: type[Model], tree: Any, place: str, lines: Lines | None = None)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        problems = [
-            _problem(model, detail, place, _lines_of(tree, detail, lines or {}), _arm(tree, detail["loc"]))
-            for detail in error.errors()
-        ]
-        unique = list({str(problem): problem for problem in problems}.values())
-        raise InputError.of(unique) from None
+        raise _refused(model, error, place, tree, lines or {}) from None
+
+
+def in_words(error: Exception) -> InputError | None:
+    """What pydantic says of a part that was made without `check`, as an error of ours; None for other models."""
+    left: list[type[BaseModel]] = [Part]
+    while left:
+        model = left.pop()
+        left += model.__subclasses__()
+        if isinstance(error, ValidationError) and model.__name__ == error.title:
+            return _refused(model, error, _COMMAND_LINE, None, {})
+    return None
+
+
+def _refused(model: type[BaseModel], error: ValidationError, place: str, tree: Any, lines: Lines) -> InputError:
+    problems = [
+        _problem(model, detail, place, _lines_of(tree, detail, lines), _arm(tree, detail["loc"]))
+        for detail in error.errors()
+    ]
+    return InputError.of(list({str(problem): problem for problem in problems}.values()))
 
 
 def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from inheritune.errors import DamagedFile, InputError
+from inheritune.limits import RESULT_BYTES, read_bytes
 
 _LONGEST = 240  # bytes of a name: what is written first has a longer one, and most file systems take 255
 _REMEDY = "delete it; the stage that wrote it is then done again"
@@ -100,7 +101,7 @@ def read_json(path: Path, *keys: str, remedy: str = _REMEDY) -> Any:
     Raises DamagedFile, which names the file and `remedy`, where it is not JSON or lacks one.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_bytes(path, RESULT_BYTES))
     except (ValueError, RecursionError) as error:
         raise DamagedFile(str(path), f"damaged: {error}", remedy) from None
     for key in keys:

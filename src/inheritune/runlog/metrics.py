@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from inheritune.limits import METRICS_BYTES, read_bytes
 from inheritune.runlog.files import named, open_to_append, write_text
 
 
@@ -15,10 +16,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_bytes().split(b"\n"):
+    for line in read_bytes(path, METRICS_BYTES).split(b"\n"):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)

@@ -108,7 +108,7 @@ def _read(file: Path, keys: list[str], place: str) -> Iterator[str]:
 def _record_text(line: str, keys: list[str], where: str, place: str) -> str:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(where, f"not a JSON record ({error})", "mend the line") from None
     if not isinstance(record, dict):
         raise InputError(where, "not a JSON record with keys", "mend the line")

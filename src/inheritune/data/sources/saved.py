@@ -58,6 +58,6 @@ def _read(content: Callable[[str], bytes | None], name: str) -> dict[str, Any] |
         return None
     try:
         found = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else None

@@ -3,6 +3,8 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import inheritune
 from inheritune.errors import InputError
 from inheritune.experiment.methods import METHODS
 from inheritune.experiment.methods.distilbert import distilbert_blocks
+from inheritune.experiment.methods.lazy import LazyMethod
+from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import ArmSettings
 from inheritune.results import ArmResult
 from tiny_suites import make_reference, tiny_suite
@@ -125,6 +129,27 @@ def test_what_starts_otherwise_is_described_otherwise() -> None:
     ]  # fmt: skip
     found = [described(start, 2, 4) if "small" in str(start) else described(start) for start in starts]
     assert all(one not in found[:place] for place, one in enumerate(found))
+
+
+def test_stages_of_a_new_method_are_not_taken_for_plain_blocks() -> None:
+    """A method need not say that it is none of the others: its stages show it."""
+
+    class Twice(LazyMethod):
+        def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
+            (stage,) = super().stages(depth, total)
+            return [replace(stage, folder="first", share=0.5), replace(stage, insert_trained=True, share=0.5)]
+
+    class Drawn(LazyMethod):
+        def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
+            return [replace(stage, weights="random") for stage in super().stages(depth, total)]
+
+    class Renamed(LazyMethod):
+        pass
+
+    plain = described("lazy")
+    assert Twice().describe(4, 8) != plain
+    assert Drawn().describe(4, 8) != plain
+    assert Renamed().describe(4, 8) == plain
 
 
 OWN = '''

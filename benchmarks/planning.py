@@ -155,8 +155,9 @@ def plan_seconds(file: str, function: str, rounds: int) -> dict[str, tuple[float
     recipe = Path(__file__).parents[1] / file
     load, home = ("load_suite", "experiment") if "suite" in function else ("load_recipe", "recipe")
     code = (
-        f"import sys, time; from inheritune.experiment import {function}; from inheritune.planner import choose_devices;"
-        f"from inheritune.{home} import {load}; from transformers.models.llama import modeling_llama;"
+        f"import sys, time; from inheritune.planner import choose_devices;"
+        f"from inheritune.experiment import {function}; from inheritune.{home} import {load};"
+        f"from transformers.models.llama import modeling_llama;"
         f"recipe = {load}(sys.argv[1], [f'reference={{sys.argv[2]}}'])\n"
         "for _ in range(2):\n"
         "    began = time.perf_counter(), time.process_time()\n"

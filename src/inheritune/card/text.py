@@ -1,7 +1,7 @@
 """The card itself: metadata that the hub reads, and a text for people. Pure functions of recorded figures."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 from inheritune.arch import TRIED, Readers
 from inheritune.card.origin import Origin
 from inheritune.redaction import visible, without_secrets
-from inheritune.report import markdown_table, markdown_text, start_note, task_table
+from inheritune.report import harness_note, markdown_table, markdown_text, start_note, task_table
+from inheritune.results import EvaluationResult
 from inheritune.runlog import package_versions
 
 MARK = "<!-- Written by inheritune, and written anew by it. Take this line away to keep a card of your own. -->"
@@ -19,7 +20,7 @@ PLACE = "PATH-OR-REPOSITORY"
 """What stands in a card for the model's place until `push` knows it."""
 
 TAG = "inheritune"
-_PAPER = "[arXiv 2404.08634](https://arxiv.org/abs/2404.08634)"
+PAPER = "[arXiv 2404.08634](https://arxiv.org/abs/2404.08634)"
 _DATA_SET = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?", re.ASCII)
 _HUB_DATA = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)")
 Rows = Sequence[tuple[str, str]]
@@ -120,19 +121,14 @@ def lineage_rows(origin: Origin, layers: int | None, parameters: str | None) -> 
     return [*rows, ("licence", told)]
 
 
-def tasks_table(found: Mapping[str, Any]) -> str:
-    """What tasks.json holds as a table, the parent beside the child; "" where there is nothing in it."""
-    models = [one | {"name": "this model" if one["name"] == "target" else one["name"]} for one in found["models"]]
-    header, rows = task_table(models, [])
-    if not rows:
+def tasks_table(result: EvaluationResult) -> str:
+    """tasks.json as a table, the reference beside this model; "" where it has no figure."""
+    models = [one.model_copy(update={"name": "this model"}) if one.name == "target" else one for one in result.models]
+    shown = task_table(models)
+    if not shown.rows:
         return ""
-    lines = markdown_table(header, [[markdown_text(cell) for cell in row] for row in rows])
-    notes = ["± is one standard error."]
-    if found.get("harness"):
-        limit = found["harness"].get("limit")
-        some = f", the first {limit:,} examples of each task" if limit else ""
-        notes.append(f"Tasks: lm-evaluation-harness {found['harness']['version']}{some}.")
-    return "\n".join([*lines, "", *notes, *filter(None, [start_note(models)])])
+    notes = ["± is one standard error.", harness_note(result), start_note(models)]
+    return "\n".join([shown.markdown(), "", *filter(None, notes)])
 
 
 def datasets_of(sources: Sequence[Any]) -> tuple[str, ...]:
@@ -154,6 +150,3 @@ def code(text: str) -> str:
 
 def _rows(rows: Rows) -> str:
     return "\n".join(markdown_table(["", ""], [list(row) for row in rows])) if rows else ""
-
-
-PAPER = _PAPER

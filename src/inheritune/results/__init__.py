@@ -41,6 +41,9 @@ from inheritune.results.run import (
     Continuations,
     Control,
     Dropped,
+    Inherited,
+    Lineage,
+    Manifest,
     Outcome,
     ReferenceSummary,
     Round,
@@ -48,6 +51,7 @@ from inheritune.results.run import (
     RunSummary,
     Samples,
     Selection,
+    Start,
     TrainedSummary,
 )
 from inheritune.results.training import (
@@ -64,8 +68,9 @@ from inheritune.results.training import (
 __all__ = [
     "Analysis", "AnalyzedModel", "AnalyzedText", "Arm", "ArmResult", "Attention", "AttentionMap", "Block",
     "Calibration", "Comparison", "Continuations", "Control", "Distances", "Dropped", "EvaluatedModel", "EvaluatedText",
-    "EvaluationResult", "Failure", "Figure", "Gradients", "Harness", "Head", "JudgedArm", "Loss", "Maps",
-    "ModelFigures", "ModelResult", "Outcome", "Part", "PublishedFigures", "PublishedRow", "ReferenceSummary",
+    "EvaluationResult", "Failure", "Figure", "Gradients", "Harness", "Head", "Inherited", "JudgedArm", "Lineage",
+    "Loss", "Manifest",
+    "Maps", "ModelFigures", "ModelResult", "Outcome", "Part", "PublishedFigures", "PublishedRow", "ReferenceSummary",
     "ResultFile", "Round", "RoundResult", "RunState", "RunSummary", "Samples", "SeedSummary", "Selection", "Spent",
-    "Stage", "TaskScore", "TrainedSummary", "TrainingCost", "TrainingResult", "TrainingSpent", "read_judged",
+    "Stage", "Start", "TaskScore", "TrainedSummary", "TrainingCost", "TrainingResult", "TrainingSpent", "read_judged",
 ]  # fmt: skip

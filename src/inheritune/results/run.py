@@ -1,4 +1,4 @@
-"""The results of a run: summary.json, selection.json, samples.json."""
+"""The results of a run: summary.json, selection.json, samples.json; and with what it was made: manifest.json."""
 
 from inheritune.results.files import Part, ResultFile
 from inheritune.results.training import Loss, TrainingSpent
@@ -21,6 +21,16 @@ class ReferenceSummary(Part):
     flops: int | None = None
     tokens_per_second: float | None = None
     seconds: float | None = None
+
+    @property
+    def all_tokens(self) -> int | None:
+        """Training tokens."""
+        return self.tokens
+
+    @property
+    def all_flops(self) -> int | None:
+        """Training FLOPs."""
+        return self.flops
 
 
 class TrainedSummary(Loss, TrainingSpent):
@@ -142,6 +152,23 @@ class Selection(ResultFile):
     seconds: float
 
 
+class Inherited(ResultFile):
+    """inherited.json of a round or an arm, inheritance.json of a checkpoint: which weights it began with."""
+
+    blocks: list[int]
+    of: int
+    """The source's blocks."""
+    tensors_copied: int | None = None
+    tensors_fresh: int | None = None
+    """Those that were drawn anew."""
+    tensors_dropped: int | None = None
+    from_round: str | None = None
+    """Folder of the round that it went on from; absent where it began with the reference."""
+    blocks_from_round: list[int] | None = None
+    silent: bool | None = None
+    """Whether the new blocks began as the identity."""
+
+
 class Continuations(Part):
     """What one model continues the prompts with, in their order."""
 
@@ -155,3 +182,34 @@ class Samples(ResultFile):
     prompts: list[str]
     models: list[Continuations]
     new_tokens: int
+
+
+class Start(Part):
+    """One start of a run or a comparison, as manifest.json records it."""
+
+    command: list[str] = []
+    versions: dict[str, str] = {}
+    machine: str = ""
+    gpu: str | None = None
+    device: str = ""
+    threads: int | None = None
+    processes: int = 1
+    seed: int | None = None
+
+
+class Lineage(Part):
+    """What a run was made of."""
+
+    revision: str | None = None
+    """The reference's commit on the hub."""
+    data: dict[str, str] = {}
+    """SHA-256 of each file of tokens, by its name."""
+
+
+class Manifest(ResultFile):
+    """manifest.json, to be read; `runlog` writes it."""
+
+    REMEDY = "delete it; it is then written anew"
+
+    starts: list[Start] = []
+    lineage: Lineage = Lineage()

@@ -34,8 +34,8 @@ format: .venv/installed-dev      ## ruff's formatting and safe fixes
 	$(BIN)/ruff check --fix .
 
 docs: .venv/installed            ## docs/recipe.md and docs/suite.md from the recipe's models, docs/architectures.md from the checks of all families
-	$(BIN)/python -m inheritune.recipe.description > docs/recipe.md
-	$(BIN)/python -m inheritune.recipe.description suite > docs/suite.md
+	$(BIN)/python -m inheritune.cli.description > docs/recipe.md
+	$(BIN)/python -m inheritune.cli.description suite > docs/suite.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/families/document.py > docs/architectures.new
 	mv docs/architectures.new docs/architectures.md
 

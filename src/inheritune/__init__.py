@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inheritune.analysis import analyze as analyze
-    from inheritune.arm import train as train
-    from inheritune.comparison import compare as compare
     from inheritune.conversion import export as export
     from inheritune.data import prepare as prepare
     from inheritune.evaluation import evaluate as evaluate
-    from inheritune.growth import grow as grow
+    from inheritune.experiment import compare as compare
+    from inheritune.experiment import grow as grow
+    from inheritune.experiment import run as run
+    from inheritune.experiment import train as train
     from inheritune.inheritance import inherit as inherit
-    from inheritune.pipeline import run as run
     from inheritune.recipe import load_recipe as load_recipe
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "analyze": "inheritune.analysis",
-    "compare": "inheritune.comparison",
+    "compare": "inheritune.experiment",
     "evaluate": "inheritune.evaluation",
     "export": "inheritune.conversion",
-    "grow": "inheritune.growth",
+    "grow": "inheritune.experiment",
     "inherit": "inheritune.inheritance",
     "load_recipe": "inheritune.recipe",
     "prepare": "inheritune.data",
-    "run": "inheritune.pipeline",
-    "train": "inheritune.arm",
+    "run": "inheritune.experiment",
+    "train": "inheritune.experiment",
 }
 
 __all__ = [

@@ -34,6 +34,7 @@ from inheritune.arch.loading import (
 )
 from inheritune.arch.model_source import ready, resolve_dtype, title
 from inheritune.arch.padding import train_padding_rows
+from inheritune.arch.parts import parts_of
 from inheritune.arch.precision import in_dtype
 from inheritune.arch.roles import Role, silencing_values, tensor_roles
 from inheritune.arch.router import RouterLoss, find_router_loss, router_loss_of
@@ -112,6 +113,7 @@ __all__ = [
     "open_weights",
     "packed_dimension",
     "parameter_count",
+    "parts_of",
     "place_tensors",
     "planned_config",
     "read_gguf",

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inheritune import runtime as rt
-from inheritune.arch import layer_count, parameter_count, training_flops_per_token
-from inheritune.arm import parts_of
+from inheritune.arch import layer_count, parameter_count, parts_of, training_flops_per_token
 from inheritune.bench.machine import (
     MATRIX,
     device_name,

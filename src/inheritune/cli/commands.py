@@ -106,8 +106,8 @@ def new(
     ] = None,
 ) -> None:
     """Write a commented starter recipe for a model."""
+    from inheritune.experiment import starter_recipe
     from inheritune.inheritance import check_free
-    from inheritune.pipeline import starter_recipe
     from inheritune.runlog import write_text
 
     file = out or Path(f"{Path(reference).stem if reference.endswith('.gguf') else Path(reference).name}.yaml".lower())

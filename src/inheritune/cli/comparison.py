@@ -25,7 +25,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Train several arms under one budget and set them side by side; run again, it goes on where it stopped."""
-    from inheritune.recipe import load_suite
+    from inheritune.experiment.suite import load_suite
 
     checked = load_suite(suite, overrides(context.args))
     folder = out or Path("runs") / suite.stem

@@ -66,8 +66,9 @@ def _priced(
     bounds: tuple[int, float | None, float | None],
 ) -> dict[str, Any]:  # fmt: skip
     """The plan of a recipe or of a suite, whichever the file is."""
+    from inheritune.experiment.suite import load_suite
     from inheritune.planner import choose_devices, measured_device
-    from inheritune.recipe import is_suite, load_recipe, load_suite
+    from inheritune.recipe import is_suite, load_recipe
 
     several = is_suite(file)
     suite = load_suite(file, words) if several else None
@@ -81,11 +82,11 @@ def _priced(
 
     together, memory, hours = bounds
     if suite is not None:
-        from inheritune.comparison import plan_suite
+        from inheritune.experiment import plan_suite
 
         found = plan_suite(suite, devices, together=together, memory=memory, hours=hours)
     else:
-        from inheritune.pipeline import plan_recipe
+        from inheritune.experiment import plan_recipe
 
         assert recipe is not None
         found = plan_recipe(recipe, devices, together=together, memory=memory, hours=hours)

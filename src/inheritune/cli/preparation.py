@@ -138,7 +138,7 @@ def _of_recipe(file: Path, words: list[str]) -> "Make":
         raise InputError(str(file), "its data is prepared already", "use it as it is, or give data.sources")
 
     def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
-        from inheritune.pipeline import prepare_data
+        from inheritune.experiment import prepare_data
 
         return prepare_data(recipe, out, say, compare=True)
 

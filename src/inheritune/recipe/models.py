@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data
 from inheritune.recipe.file import load_file
-from inheritune.recipe.reference import AnyReference
+from inheritune.recipe.reference import AnyReference, NewReference
 from inheritune.recipe.size import In, Size
 from inheritune.recipe.target import Control, Evaluate, EvaluateRun, Grow, Inherit
 from inheritune.recipe.training import Training
@@ -81,6 +81,12 @@ class Basis(Part):
                 " tokenised; name the tokenizer that prepared it"
             )
         return self
+
+
+def reference_training(basis: Basis, new: NewReference) -> Training:
+    """How a reference is trained that is made first: as the targets, without a teacher and with its own settings."""
+    own = {name: value for name in ("length", "optimizer", "schedule") if (value := getattr(new, name)) is not None}
+    return basis.train.model_copy(update={**own, "distillation": None})
 
 
 class Recipe(Basis):

@@ -89,8 +89,8 @@ class RoundResult(TrainingResult):
 
     folder: str
     """Folder of the round, from that of all rounds."""
-    blocks: list[int]
-    """The reference's blocks that it began with."""
+    blocks: list[int] | None
+    """The source's blocks that it began with; None where it began without any."""
     tokens_before: int | None = None
     steps_before: int | None = None
     flops_before: int | None = None

@@ -1,0 +1,166 @@
+"""`train` and `grow`: one training, or rounds of them, on prepared data. For Python programs and `inheritune train`."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune import runtime as rt
+from inheritune.arch import check_positions, layer_count, load_model, load_tokenizer
+from inheritune.card import without_stopping, write_trained_card
+from inheritune.data import Prepared, check_prefix, check_tokenizer, check_vocabulary, find_data, open_data
+from inheritune.distillation import Teacher, check_has_teacher, open_teacher
+from inheritune.errors import InputError
+from inheritune.experiment.choice import decide
+from inheritune.experiment.context import RunContext
+from inheritune.experiment.folders import asked, begun, check_request, identity
+from inheritune.experiment.rounds import best_round, continues, round_stages
+from inheritune.experiment.stages import Stages
+from inheritune.experiment.training_run import TrainingRun, run_training
+from inheritune.inheritance import settle
+from inheritune.recipe import Distillation, Evaluate, Grow, Inherit, Reference, Training, check
+from inheritune.results import RoundResult, TrainingResult
+from inheritune.runlog import Terminal, check_trackers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A model and the context of its trainings in `out`, with what tells this request from another one."""
+
+    model: "PreTrainedModel"
+    prepared: Prepared
+    context: RunContext
+    request: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: Path, training: Training,
+        request: dict[str, Any], *,
+        kind: str, evaluate: Evaluate, seed: int, device: str, parallel: str, timeout: float, prefix: str,
+        tokenizer: "PreTrainedTokenizerBase | None", terminal: Terminal, track: str | Sequence[str],
+    ) -> "_Opened":  # fmt: skip
+        """Open model, tokenizer and data; `kind` names the model in errors.
+
+        Raises InputError where they do not fit each other, and where `out` belongs to another request.
+        """
+        names = (track,) if isinstance(track, str) else tuple(track)
+        check_trackers(names)
+        check_prefix(prefix, "prefix")
+        find_data(data)
+        request = {kind: identity(model), "seed": seed} | asked(training) | request
+        runtime = rt.start(device, timeout_minutes=timeout)
+        runtime.on_rank0(lambda: check_request(out, request))  # in `begun` again; before what takes long
+        if isinstance(model, str | Path):
+            origin = Reference(path=str(model))
+            tokenizer = tokenizer or load_tokenizer(origin)
+            model = load_model(origin)
+        prepared = open_data(data, runtime, model.config.vocab_size, tokenizer)
+        tokenizer = tokenizer or load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
+        check_tokenizer(prepared, tokenizer, "tokenizer")
+        check_vocabulary(prepared, model.config.vocab_size, kind)
+        check_positions(model.config, training.sequence_length, "train.sequence_length")
+        context = RunContext.of(
+            training, evaluate, seed, runtime, terminal, tokenizer, prepared, prefix=prefix, parallel=parallel,
+            track=names, title=out.resolve().name,
+        )  # fmt: skip
+        request |= {"data": prepared.checksums, "prefix": list(context.packing.prefix)}
+        return cls(model, prepared, context, request)
+
+
+def train(
+    model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
+    settings: Training | dict[str, Any],
+    evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto", parallel: str = "auto",
+    tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
+    track: str | Sequence[str] = (), timeout: float = 10, teacher: "PreTrainedModel | str | Path | None" = None,
+    prefix: str = "auto",
+) -> "tuple[PreTrainedModel, TrainingResult]":  # fmt: skip
+    """Train one model on prepared data, or resume an unfinished training; returns the trained model and its result.
+
+    `model` is a hub id, a folder, a .gguf file or a loaded model, which does not change; so is `teacher`, from which it
+    learns as `settings.distillation` says (default: as in the paper). `settings` are those of a recipe's `train`,
+    `track` names trackers as a recipe's `track` does, `prefix` is as in its `data`, `timeout` is how many minutes a
+    process waits for another one. Writes metrics.jsonl, checkpoints/, model/ (a Hugging Face checkpoint) and
+    evaluation.json in the folder `out`. Raises InputError when model, tokenizer and data do not fit each other, a
+    tracker is not installed, or `out` holds anything else.
+    """
+    out, terminal = Path(out), terminal or Terminal(quiet=True)
+    training = settings if isinstance(settings, Training) else check(Training, settings, "train")
+    if teacher is not None and training.distillation is None:
+        training = training.model_copy(update={"distillation": Distillation()})
+    check_has_teacher(teacher, training, "train")
+    opened = _Opened.of(
+        model, data, out, training, {} if teacher is None else {"teacher": identity(teacher)}, kind="model",
+        evaluate=evaluate or Evaluate(), seed=seed, device=device, parallel=parallel, timeout=timeout, prefix=prefix,
+        tokenizer=tokenizer, terminal=terminal, track=track,
+    )  # fmt: skip
+    start = copy.deepcopy(opened.model) if opened.model is model else opened.model
+    teaching = None if teacher is None else open_teacher(teacher, out / "teacher", opened.prepared)
+    runtime = opened.context.runtime
+    with begun(out, opened.request, runtime):
+        run = TrainingRun("training", out, lambda: start, training, teaching)
+        result = run_training(run, opened.context, None)
+
+        def describe() -> None:
+            with without_stopping(terminal.warn, "start the training again to write it"):
+                write_trained_card(out, model, result.to_json(), training, runtime.describe(), teacher)
+
+        runtime.on_rank0(describe)
+    return load_trained(out), result
+
+
+def grow(
+    reference: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
+    train: Training | dict[str, Any],
+    inherit: Inherit | dict[str, Any] | None = None, rounds: Grow | dict[str, Any] | None = None,
+    evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto", parallel: str = "auto",
+    tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
+    track: str | Sequence[str] = (), prefix: str = "auto",
+) -> "tuple[PreTrainedModel, list[RoundResult]]":  # fmt: skip
+    """Rounds of inherit, train and judge on prepared data in the folder `out`; resumes unfinished rounds.
+
+    `train`, `inherit` and `rounds` are the recipe's `train`, `inherit` and `grow`; with `train.distillation` the
+    reference teaches the rounds. `track` and `prefix` are as in a recipe. Returns the model of the shallowest round
+    that matched the reference (of the best round, where none did) and the results of all rounds. Raises InputError
+    when reference, data and settings do not fit each other, a tracker is not installed, or `out` holds anything else or
+    is in use by another process.
+    """
+    out, terminal = Path(out), terminal or Terminal(quiet=True)
+    training = train if isinstance(train, Training) else check(Training, train, "train")
+    first = inherit if isinstance(inherit, Inherit) else check(Inherit, inherit or {}, "inherit")
+    further = rounds if isinstance(rounds, Grow) else check(Grow, rounds or {}, "rounds")
+    evaluate = evaluate or Evaluate()
+    request = {"inherit": first.model_dump(mode="json"), "rounds": further.model_dump(mode="json")}
+    request["tolerance"] = evaluate.tolerance  # type: ignore[assignment]  # it says whether a round has matched
+    opened = _Opened.of(
+        reference, data, out, training, request, kind="reference", evaluate=evaluate, seed=seed, device=device,
+        parallel=parallel, timeout=10, prefix=prefix, tokenizer=tokenizer, terminal=terminal, track=track,
+    )  # fmt: skip
+    model, context, total = opened.model, opened.context, layer_count(opened.model.config)
+    possible = round_stages(settle(model.config, first), further, total)
+    teacher = None
+    if training.distillation is not None:
+        teacher = Teacher(model, out / "teacher", trainings=len(possible))
+    with begun(out, opened.request, context.runtime):
+        first, dropped = decide(model, first, context, out / "selection.json")
+        stages = round_stages(first, further, total, dropped)
+        own = Stages(model, context.judge(model), out, context, lambda stage: f"round {stage.folder}", teacher)
+        results = own.train(
+            stages, [training] * len(stages), lambda matched: continues(matched, further, len(stages))
+        )  # fmt: skip
+    best = results[best_round([bool(one.matched) for one in results], [one.val_loss for one in results])]
+    return load_trained(out / best.folder), results
+
+
+def load_trained(folder: Path) -> "PreTrainedModel":
+    """The model of a finished training. Raises InputError when it was taken away."""
+    if not (folder / "model").is_dir():
+        raise InputError(
+            str(folder / "model"), "is gone, though its training is finished",
+            f"put it back, or remove {folder / 'evaluation.json'}: it is then made again from the last checkpoint",
+        )  # fmt: skip
+    return load_model(Reference(path=str(folder / "model")))

@@ -1,0 +1,144 @@
+"""comparison.json: the results of all arms, over validation sequences and seeds. Pure but for reading curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from inheritune.evaluation import Evaluation, gap, is_matched, mean
+from inheritune.experiment.budgets import is_equal
+from inheritune.experiment.plan import PlannedArm
+from inheritune.experiment.suite import Suite
+from inheritune.report import arm_curve, tokens_to_reach, verdict_of
+from inheritune.results import (
+    Arm,
+    ArmResult,
+    Comparison,
+    Failure,
+    JudgedArm,
+    PublishedFigures,
+    ReferenceSummary,
+    SeedSummary,
+)
+
+
+def set_side_by_side(
+    suite: Suite, planned: Sequence[PlannedArm], folder: Path, reference: ReferenceSummary, judged: Evaluation,
+    results: dict[str, list[ArmResult]], failures: dict[str, list[Failure]], budget: int, finished: bool,
+) -> Comparison:  # fmt: skip
+    """The comparison so far. Losses and gaps in nats a token; paths relative to `folder`.
+
+    `judged` are the reference's losses, `budget` the tokens of the suite's arms.
+    """
+    by_name = {arm.name: arm for arm in planned}
+    arms: list[Arm] = []
+    for settings in suite.arms:
+        own, failed = results[settings.name], failures[settings.name]
+        arm = Arm(
+            name=settings.name,
+            start=settings.start.kind,
+            state="failed" if failed else "finished" if len(own) == len(suite.all_seeds) else "waiting",
+            failures=failed,
+            allow_unequal=settings.allow_unequal,
+        )
+        if own:
+            over_seeds = _over_seeds(settings.name, own, judged, suite.evaluate.tolerance)
+            equal = is_equal(over_seeds["tokens"], budget, suite, by_name[settings.name])
+            arm = JudgedArm.of(arm, **over_seeds, equal=equal)
+        arms.append(arm)
+    arms = [_beside_random(arm, arms, by_name, folder, results) for arm in arms]
+    return Comparison(
+        finished=finished,
+        reference=reference,
+        arms=[arm.model_copy(update={"verdict": verdict_of(arm.model_dump())}) for arm in arms],
+        budget_tokens=budget,
+        seeds=suite.all_seeds,
+        tolerance=suite.evaluate.tolerance,
+        validation_sequences=len(judged.losses),
+        curve_sequences=min(suite.evaluate.sequences, len(judged.losses)),
+        published=None if suite.published is None else PublishedFigures(**suite.published.model_dump(mode="json")),
+    )
+
+
+def _over_seeds(name: str, results: list[ArmResult], judged: Evaluation, tolerance: float) -> dict[str, Any]:
+    """The fields of an arm that are means over its seeds.
+
+    Each `_se` is the standard error over the validation sequences (of the mean over seeds), each `_se_seeds` that over
+    seeds, None with one seed.
+    """
+    losses = _mean_losses([result.sequence_losses for result in results])
+    loss, between = mean(losses), gap(losses, judged.losses)
+    best = mean(_mean_losses([result.best_sequence_losses for result in results]))
+    first = results[0]
+    shape = {key: value for key, value in first.given().items() if key in _OF_FIRST_SEED}
+    # growth may need more rounds with one seed than with another
+    costs = {cost: _mean([getattr(one, cost) for one in results]) for cost in ("tokens", "steps", "flops", "epochs")}
+    to_match = [one.flops_to_match for one in results if one.flops_to_match is not None]
+    rates = [one.tokens_per_second for one in results if one.tokens_per_second is not None]
+    folders = [f"arms/{name}/seed-{one.seed}" for one in results]
+    return {
+        **shape,
+        **costs,
+        "seconds": mean([one.seconds for one in results]).value,
+        "tokens_per_second": mean(rates).value if len(rates) == len(results) else None,
+        "val_loss": loss.value,
+        "val_loss_se": loss.error,
+        "val_loss_se_seeds": mean([one.val_loss for one in results]).error,
+        "best_val_loss": best.value,
+        "best_val_loss_se": best.error,
+        "best_val_loss_se_seeds": mean([one.best_val_loss for one in results]).error,
+        "gap": between.value,
+        "gap_se": between.error,
+        "matched": is_matched(between.value, tolerance),
+        "flops_to_match": mean(to_match).value if len(to_match) == len(results) else None,
+        "model": f"{folders[0]}/{first.model}",
+        "runs": [SeedSummary.of(one, folder=folder) for one, folder in zip(results, folders, strict=True)],
+    }
+
+
+_OF_FIRST_SEED = ("layers", "parameters", "blocks", "left_over_tokens", "teacher_outputs", "teacher_flops")
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; equal values stay what they are, whole numbers among them."""
+    return values[0] if len(set(values)) == 1 else mean(values).value
+
+
+def _mean_losses(losses: Sequence[Sequence[float]]) -> list[float]:
+    """The loss of each validation sequence, its mean over seeds."""
+    return [mean(each).value for each in zip(*losses, strict=True)]
+
+
+def _beside_random(
+    arm: Arm, arms: Sequence[Arm], planned: dict[str, PlannedArm], folder: Path, results: dict[str, list[ArmResult]]
+) -> Arm:  # fmt: skip
+    """The arm with its distance to the random model of its size, and how much sooner it reaches that model's loss."""
+    if not isinstance(arm, JudgedArm):
+        return arm
+    random = next((one for one in arms if isinstance(one, JudgedArm) and _is_random_of(one, arm, planned)), None)
+    if random is None or random.name == arm.name:
+        return arm
+    own, theirs = (_mean_losses([one.sequence_losses for one in results[each.name]]) for each in (arm, random))
+    over = gap(own, theirs)
+    goal = arm_curve(folder, random.model_dump())[-1]
+    reached = tokens_to_reach(arm_curve(folder, arm.model_dump()), goal["val_loss"])
+    return arm.model_copy(update={
+        "random": random.name,
+        "over_random": over.value,
+        "over_random_se": over.error,
+        "steps_to_random": None if reached is None else reached * arm.steps / arm.tokens,
+        "speed_up": goal["tokens"] / reached if reached else None,
+    })  # fmt: skip
+
+
+def _is_random_of(random: JudgedArm, arm: JudgedArm, planned: dict[str, PlannedArm]) -> bool:
+    """Whether `random` is the arm that `arm` is measured by: as large, on the suite's budget and the same text, from
+    random weights, and without a teacher.
+    """
+    settings = planned[random.name]
+    return (
+        random.start == "random"
+        and random.equal
+        and random.parameters == arm.parameters
+        and settings.training.distillation is None
+        and settings.settings.data == planned[arm.name].settings.data
+    )

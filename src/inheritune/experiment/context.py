@@ -1,0 +1,91 @@
+"""What all trainings of a run have in common, so that their results can be compared."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune.data import Packing, Prepared, Sequences, packing_of
+from inheritune.errors import InputError
+from inheritune.evaluation import Evaluation, judge
+from inheritune.recipe import Evaluate, Training
+from inheritune.runlog import Terminal
+from inheritune.runtime import Runtime
+from inheritune.training import planned_steps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Settings, text and machine of a run.
+
+    `track` names the trackers that show its trainings, under the run's name `title`. With `trust_remote_code`, its
+    models are loaded with the code that came with the reference.
+    """
+
+    training: Training
+    evaluate: Evaluate
+    seed: int
+    runtime: Runtime
+    terminal: Terminal
+    tokenizer: "PreTrainedTokenizerBase"
+    train_sequences: Sequences
+    validation_sequences: Sequences
+    parallel: str = "auto"
+    track: tuple[str, ...] = ()
+    title: str = "inheritune"
+    trust_remote_code: bool = False
+
+    @classmethod
+    def of(
+        cls, training: Training, evaluate: Evaluate, seed: int, runtime: Runtime, terminal: Terminal,
+        tokenizer: "PreTrainedTokenizerBase", prepared: Prepared, *, prefix: str = "auto", **more: Any,
+    ) -> "RunContext":  # fmt: skip
+        """The context of trainings on prepared data; `more` are further fields.
+
+        Raises InputError when the data is too small for one sequence or one step.
+        """
+        packing = packing_of(prepared, tokenizer, attention=training.attention, prefix=prefix)
+        length, place = training.sequence_length, "data: training text"
+        train = Sequences(prepared.tokens("train"), length, place, training.sampling, packing)
+        validation = Sequences(prepared.tokens("validation"), length, "data.validation", packing=packing)
+        planned_steps(training, train)
+        if packing.documents and not prepared.manifest["documents"]["train"]:
+            what = f"document, and the data has no end-of-text token ({packing.end_of_text})"
+            raise InputError("train.attention", what, "give sequence")
+        return cls(training, evaluate, seed, runtime, terminal, tokenizer, train, validation, **more)
+
+    @property
+    def packing(self) -> Packing:
+        """How the text becomes the input of all models."""
+        return self.train_sequences.packing
+
+    @property
+    def framing(self) -> dict[str, Any]:
+        """The prefix as results record it, so that none is continued with another one; empty without a prefix."""
+        return {"prefix": list(self.packing.prefix)} if self.packing.prefix else {}
+
+    def left_over(self) -> dict[str, int]:
+        """Tokens of training and validation text that fill no sequence, which no model of the run sees."""
+        return {"train": self.train_sequences.left_over, "validation": self.validation_sequences.left_over}
+
+    def judge(self, model: "PreTrainedModel") -> Evaluation:
+        """The model's losses on all validation sequences."""
+        settings = self.training
+        return judge(
+            model, self.validation_sequences, self.runtime, precision=settings.precision,
+            micro_batch=settings.micro_batch_sequences, parallel=self.parallel,
+        )  # fmt: skip
+
+
+def check_framing(found: Mapping[str, Any], packing: Packing, file: Path) -> None:
+    """Raise InputError where a result was computed with another prefix, as by versions that had none."""
+    before, now = found.get("prefix") or [], list(packing.prefix)
+    if before != now:
+        words = [f"with the tokens {one} before each sequence" if one else "without a prefix" for one in (before, now)]
+        raise InputError(
+            str(file), f"was computed {words[0]}, and this call computes {words[1]}",
+            "give another folder, or set data.prefix to none for no prefix and to auto for the tokenizer's",
+        )  # fmt: skip

@@ -1,0 +1,109 @@
+"""What every method has: its settings, the blocks it takes, and the trainings it is made of.
+
+A method says how an arm of a suite gets its weights and in how many trainings (stages). Each is one file in this
+folder, which holds a subclass of `Method` with its settings and its published source.
+"""
+
+from collections.abc import Container, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from inheritune.errors import InputError
+from inheritune.experiment.stage import Stage, target_spec
+from inheritune.inheritance import count_layers
+from inheritune.recipe import Inherit
+from inheritune.recipe.base import Part
+from inheritune.recipe.target import parse_layers
+
+LAYERS = "start.layers"  # the key that errors about a number of blocks name
+Origin = Annotated[str, Field(min_length=1)] | None
+Count = Annotated[int | float, BeforeValidator(parse_layers)]
+Blocks = Annotated[int | float | list[int], BeforeValidator(parse_layers)]
+Depth = int | float | list[int]
+
+
+class Method(Part):
+    """How a target starts and how it is trained. Subclasses give `stages` and what differs from one plain training."""
+
+    kind: str
+    published: ClassVar[str] = ""
+    """Where the method was published."""
+    max_depth: ClassVar[int] = 1
+    """The deepest target, in depths of its source."""
+    is_rounds: ClassVar[bool] = False
+    """Whether it trains as many stages as it needs, so that no budget can be fixed."""
+    is_sized_by_reference: ClassVar[bool] = False
+    """Whether a share of the blocks is a share of the reference's, whatever the source is."""
+    is_fixed: ClassVar[bool] = True
+    """Whether `stages` alone says what the target starts with: other methods with the same stages start the same."""
+
+    @property
+    def origin(self) -> str | None:
+        """The arm or model that the weights come from; None: the reference."""
+        return getattr(self, "of", None)
+
+    @property
+    def counts_source(self) -> bool:
+        """Whether the training of the arm `origin` is part of this arm's budget."""
+        return False
+
+    def depth(self, default: Depth, total: int) -> int:
+        """The number of blocks of the (first) target, for a source of `total` blocks; `default` is the suite's.
+
+        Raises InputError for more blocks than the method can make.
+        """
+        if "layers" not in type(self).model_fields:
+            return total
+        wanted = getattr(self, "layers", None)
+        most = self.max_depth * total
+        return count_layers(default if wanted is None else wanted, total, LAYERS, most=most)
+
+    def measured(self, depth: int) -> Inherit | None:
+        """What a measured choice of blocks is asked for; None where the blocks are known without one."""
+        return None
+
+    def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
+        """The trainings, for a source of `total` blocks; a method with rounds may stop after any of them.
+
+        `dropped` is the order in which a measured choice drops blocks. Before the choice is made, the first blocks
+        stand in for it. Raises InputError for blocks that the source does not have.
+        """
+        raise NotImplementedError
+
+    def check(self, arms: Container[str], allow_unequal: str | None) -> None:
+        """Raise InputError for settings that the suite's other arms rule out."""
+        if self.is_rounds and allow_unequal is None:
+            what = "growth trains as many rounds as it needs, so its budget differs from the others'"
+            raise InputError("start", what, "say so in allow_unequal")
+
+    def continues(self, matched: Sequence[bool], stages: int) -> bool:
+        """Whether another of `stages` stages follows those that have `matched` the reference or not."""
+        return len(matched) < stages
+
+    def result(self, matched: Sequence[bool], losses: Sequence[float]) -> int:
+        """Which of the trained stages is the arm's result."""
+        return len(losses) - 1
+
+    def describe(self, depth: int, total: int) -> dict[str, Any]:
+        """What the target starts with, as JSON; equal for methods and settings that mean the same."""
+        if not self.is_fixed or self.measured(depth) is not None:
+            settings: dict[str, Any] = self.model_dump(mode="json")
+            return settings | ({"layers": depth} if "layers" in settings else {})
+        spec = self.stages(depth, total)[-1].spec
+        return {"of": self.origin, **spec.model_dump(mode="json", include={"layers", "submodules", "width"})}
+
+
+class SizedMethod(Method):
+    """A method whose number of blocks can be chosen."""
+
+    layers: Count | None = None
+    """How many blocks: a number, a fraction of the reference's, `half`, `all`. Default: the suite's `layers`."""
+
+
+def repeated(depth: int, total: int) -> list[int]:
+    """Blocks for a config of `depth` blocks in which nothing is inherited; they repeat where the source has fewer."""
+    return [block % total for block in range(depth)]
+
+
+__all__ = ["LAYERS", "Blocks", "Count", "Depth", "Method", "Origin", "SizedMethod", "Stage", "repeated", "target_spec"]

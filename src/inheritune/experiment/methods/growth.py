@@ -1,0 +1,46 @@
+"""Rounds with more and more blocks until the target matches the reference."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from typing_extensions import override
+
+from inheritune.experiment.methods.base import SizedMethod, Stage
+from inheritune.experiment.rounds import best_round, continues, is_measured, round_stages
+from inheritune.recipe import Choice, Grow, Inherit
+
+
+class GrowthMethod(SizedMethod):
+    """Rounds until the target matches the reference, as in `inheritune run`; all rounds count."""
+
+    published: ClassVar[str] = "arXiv 2404.08634 v4, algorithm 1"
+    is_rounds: ClassVar[bool] = True
+    is_fixed: ClassVar[bool] = False
+
+    kind: Literal["growth"] = "growth"
+    """The method's name."""
+    choose: Choice = "first"
+    """Which blocks, as `inherit.choose` of a recipe."""
+    grow: Grow = Grow()
+    """The rounds, as `grow` of a recipe. With `start: reference`, the published protocol, each round starts from the
+    reference's blocks; with `start: trained` from the round before."""
+
+    def _first(self, depth: int) -> Inherit:
+        return Inherit(layers=depth, choose=self.choose)
+
+    @override
+    def measured(self, depth: int) -> Inherit | None:
+        first = self._first(depth)
+        return first if is_measured(first) else None
+
+    @override
+    def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
+        return round_stages(self._first(depth), self.grow, total, dropped)
+
+    @override
+    def continues(self, matched: Sequence[bool], stages: int) -> bool:
+        return continues(matched, self.grow, stages)
+
+    @override
+    def result(self, matched: Sequence[bool], losses: Sequence[float]) -> int:
+        return best_round(matched, losses)

@@ -1,0 +1,60 @@
+"""Blocks of the reference with their weights."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
+from typing_extensions import override
+
+from inheritune.experiment.methods.base import LAYERS, Blocks, Depth, Method, Origin, Stage, target_spec
+from inheritune.experiment.rounds import is_measured
+from inheritune.inheritance import count_layers, select_blocks
+from inheritune.recipe import Choice, Inherit, Submodules, Width
+
+
+class InheritMethod(Method):
+    """Blocks of the reference with their weights: the method, and its sub-modules."""
+
+    published: ClassVar[str] = "arXiv 2404.08634 v4, algorithm 1 and table 5"
+
+    kind: Literal["inherit"] = "inherit"
+    """The method's name."""
+    layers: Blocks | None = None
+    """How many blocks, or a list of them such as [0-11, 24, 25]. Default: the suite's `layers`."""
+    choose: Choice = "first"
+    """Which blocks when `layers` is a number, as `inherit.choose` of a recipe; auto and the other measured choices look
+    at the source at work on the arm's training text."""
+    submodules: Submodules = "all"
+    """Which weights are inherited, as `inherit.submodules` of a recipe."""
+    width: Width = "full"
+    """full, or half: the first half of heads, hidden size and MLP."""
+    of: Origin = None
+    """Where the blocks come from: an arm of the suite by its name, else a hub id, a folder or a .gguf file. Default:
+    the reference."""
+
+    @model_validator(mode="after")
+    def _choose_needs_a_number(self) -> Self:
+        if isinstance(self.layers, list) and self.choose != "first":
+            raise ValueError(f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list")
+        return self
+
+    @override
+    def depth(self, default: Depth, total: int) -> int:
+        wanted = default if self.layers is None else self.layers
+        return count_layers(wanted, total, LAYERS, most=(1 + (self.choose == "stacked")) * total)
+
+    @override
+    def measured(self, depth: int) -> Inherit | None:
+        spec = Inherit(layers=self.layers if isinstance(self.layers, list) else depth, choose=self.choose)
+        return spec if is_measured(spec) else None
+
+    @override
+    def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
+        is_provisional = self.measured(depth) is not None and dropped is None
+        if is_provisional:
+            blocks = list(range(depth))
+        else:
+            layers = self.layers if isinstance(self.layers, list) else depth
+            blocks = select_blocks(layers, self.choose, total, LAYERS, dropped)
+        spec = target_spec(blocks, self.submodules, self.width)
+        return [Stage(spec, "random" if self.submodules == "none" else "inherit", is_provisional=is_provisional)]

@@ -1,0 +1,263 @@
+"""`plan`: what a recipe or a suite will cost, before anything is spent. Reads configs alone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from inheritune.arch import halve, layer_count
+from inheritune.data import nanogpt_files, open_prepared, tokens_in, typed
+from inheritune.distillation import Layout
+from inheritune.errors import InputError
+from inheritune.experiment.budgets import check_budgets
+from inheritune.experiment.plan import Models, PlannedArm, PlannedStage, plan_arms, plan_rounds, stage_trainings
+from inheritune.experiment.rounds import round_stages
+from inheritune.experiment.stage import Stage, target_spec
+from inheritune.experiment.suite import Suite
+from inheritune.inheritance import select_blocks
+from inheritune.planner import SUMS, Bounds, Conditions, Device, ModelProfile, Planned, Taught, plan
+from inheritune.recipe import Basis, Inherit, Recipe, Training, reference_training
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def plan_recipe(
+    recipe: Recipe, devices: Sequence[Device], *, together: int = 1, memory: float | None = None,
+    hours: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What a run of the recipe will cost: see `planner.plan`; `reference` names the model that is made smaller.
+
+    `together` devices of a kind work at once. With `memory` (bytes of a device) or `hours`, `fit` says which number of
+    blocks, micro-batch and tokens keep within them. Raises InputError for a recipe that cannot be run, and for a
+    reference whose config cannot be read.
+    """
+    models = Models(recipe, drafts=False)
+    inherit, stages = plan_rounds(recipe, models)
+    rounds = models.planned(models.reference, stages)
+    pricing = _Pricing(recipe, models)
+    trainings = [pricing.reference(), *(pricing.round(one) for one in rounds), *_controls(recipe, rounds, pricing)]
+    candidates = [] if memory is None and hours is None else _every_depth(inherit, pricing)
+    return pricing.plan(trainings, devices, together, memory, hours, trainings[1], candidates)
+
+
+def plan_suite(
+    suite: Suite, devices: Sequence[Device], *, together: int = 1, memory: float | None = None,
+    hours: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What a comparison will cost, as `plan_recipe`; `seeds` lists the seeds with which every arm is trained.
+
+    The reference is trained (or judged) once, whatever the number of arms and seeds. `fit` is that of an arm of the
+    first blocks with the suite's own settings. Raises InputError with the problems of all arms.
+    """
+    models = Models(suite, drafts=False)
+    pricing = _Pricing(suite, models)
+    arms = plan_arms(suite, models)
+    pricing.check_budgets(suite, arms)
+    by_name = {arm.name: pricing.arm(arm, len(suite.all_seeds)) for arm in arms}
+    trainings = [pricing.reference(), *(stage for arm in suite.arms for stage in by_name[arm.name])]
+    candidates, own = [], trainings[0]
+    if memory is not None or hours is not None:
+        candidates = _every_depth(Inherit(layers=1.0, choose="first"), pricing)
+        depth = len(select_blocks(suite.layers, "first", pricing.whole.depth))
+        own = next((each for each in candidates if len(each.kept) == depth), candidates[-1])
+    priced = pricing.plan(trainings, devices, together, memory, hours, own, candidates)
+    return {"reference": priced.pop("reference"), "seeds": suite.all_seeds, **priced}
+
+
+class _Pricing:
+    """Trainings of a recipe or a suite as the planner wants them.
+
+    `text` are the tokens of training and validation text, None where they are not known.
+    """
+
+    def __init__(self, basis: Basis, models: Models) -> None:
+        self.basis, self.models = basis, models
+        self._profiles: dict[str, ModelProfile] = {}
+        self.whole = self._profile(models.reference)
+        self.text = _text_size(basis, models.reference.vocab_size)
+
+    def plan(
+        self, trainings: list[Planned], devices: Sequence[Device], together: int, memory: float | None,
+        hours: float | None, own: Planned, candidates: list[Planned],
+    ) -> dict[str, Any]:  # fmt: skip
+        """The planner's answer, with the reference's name and number of blocks."""
+        conditions = Conditions(self.basis.evaluate, *self.text, together, self.basis.hardware.parallel)
+        bounds = None if memory is None and hours is None else Bounds(memory, hours, own, candidates)
+        reference = {"name": self.basis.reference.title, "blocks": self.whole.depth}
+        return {"reference": reference, **plan(trainings, conditions, devices, bounds)}
+
+    def reference(self) -> Planned:
+        """The reference: trained first where the basis says so, otherwise only judged."""
+        new, training, steps = self.basis.reference.train, self.basis.train, 0
+        if new is not None:
+            training = reference_training(self.basis, new)
+            steps = self.steps(training, self.text[0])  # type: ignore[assignment]
+        stage = PlannedStage(
+            Stage(target_spec(list(range(self.whole.depth)))), self.models.reference, self.models.reference
+        )
+        return self.training("reference", stage, training, steps, teacher=None)
+
+    def arm(self, arm: PlannedArm, seeds: int) -> list[Planned]:
+        """All stages of an arm."""
+        tokens = self.tokens_of(arm)
+        steps = self.steps(arm.training, tokens)
+        stages = [one.stage for one in arm.stages]
+        trainings = [arm.training] * len(stages)
+        if steps is not None:
+            trainings = stage_trainings(arm.training, stages, steps)
+        teacher = None
+        if arm.teacher is not None:
+            name = arm.settings.teacher
+            own = seeds if name in self.models.arms else 1  # each seed of an arm is a teacher of its own
+            teacher = self.teacher(name or "the reference", arm.teacher, arm.training, tokens, own)
+        planned = []
+        for one, training in zip(arm.stages, trainings, strict=True):
+            name = f"{arm.name}, {one.stage.name}" if one.stage.name else arm.name
+            priced = self.training(
+                name, one, training, self.steps(training, tokens), tokens, seeds=seeds, teacher=teacher
+            )  # fmt: skip
+            planned.append(replace(priced, share=one.stage.share or 1.0))
+        return planned
+
+    def round(
+        self, one: PlannedStage, name: str = "", times: int = 1, counts: tuple[str, ...] | None = None
+    ) -> Planned:
+        """A recipe's round, or a model like it, trained `times` as long."""
+        training, tokens = self.basis.train, self.text[0]
+        steps = self.steps(training, tokens)
+        teacher = None
+        if training.distillation is not None:
+            teacher = self.teacher("the reference", self.models.reference, training, tokens)
+        steps = None if steps is None else steps * times
+        return self.training(name or one.stage.name, one, training, steps, tokens, counts, teacher=teacher)
+
+    def training(
+        self, name: str, one: PlannedStage, training: Training, steps: int | None, tokens: int | None = None,
+        counts: tuple[str, ...] | None = None, seeds: int = 1, teacher: Taught | None = None,
+    ) -> Planned:  # fmt: skip
+        """A training of `steps` (0: only judged) on `tokens` of text (None: the basis's)."""
+        tokens = self.text[0] if tokens is None else tokens
+        sequences = _sequences(tokens, training)
+        epochs = None if not steps or not sequences else steps * training.batch_sequences / sequences
+        half = one.stage.spec.width == "half"
+        profile = self._profile(halve(one.source) if half else one.source)
+        counts = counts or (SUMS if one.stage.is_certain else SUMS[1:])
+        return Planned(
+            name, profile, tuple(one.stage.blocks), one.target, training, steps, epochs, counts, seeds, teacher
+        )
+
+    def teacher(
+        self, name: str, config: "PretrainedConfig", training: Training, tokens: int | None, seeds: int = 1
+    ) -> Taught:
+        """What a teacher costs a training that learns from it.
+
+        `outputs: auto` is priced as online: outputs are stored only where that takes less time.
+        """
+        assert training.distillation is not None
+        length, sequences = training.sequence_length, _sequences(tokens, training)
+        is_stored = training.distillation.outputs == "stored" and sequences is not None
+        size = Layout(length, config.vocab_size, training.distillation.top_k).size if is_stored else 0
+        stored = (sequences or 0) * length if is_stored else None
+        return Taught(name, self._profile(config), stored, (sequences or 0) * size, seeds)
+
+    def steps(self, training: Training, tokens: int | None) -> int | None:
+        """Optimizer steps on `tokens` of text; None where that depends on how many there are.
+
+        Raises InputError for less than one.
+        """
+        sequences = _sequences(tokens, training)
+        steps = None if sequences is None and training.length.unit == "epochs" else training.steps(sequences or 0)
+        if steps == 0:
+            what = f"{training.length} is less than one step of {training.batch_tokens:,} tokens"
+            raise InputError("train.length", what, "give a longer length or a smaller batch")
+        return steps
+
+    def tokens_of(self, arm: PlannedArm) -> int | None:
+        """The tokens of text that an arm trains on: its own `size`, else the suite's."""
+        own = arm.settings.data
+        return self.text[0] if own is None or own.size is None else own.size.count
+
+    def check_budgets(self, suite: Suite, arms: Sequence[PlannedArm]) -> None:
+        """Raise InputError for arms with unequal budgets, as far as the text's size is known."""
+        sequences = {arm.name: _sequences(self.tokens_of(arm), suite.train) for arm in arms}
+        sequences[""] = _sequences(self.text[0], suite.train)
+        known = {name: count for name, count in sequences.items() if count is not None}
+        check_budgets(suite, arms, known if len(known) == len(sequences) else None)
+
+    def _profile(self, config: "PretrainedConfig") -> ModelProfile:
+        """One profile for all targets of one source, so that each kind of block is looked at once."""
+        key = config.to_json_string(use_diff=False)
+        if key not in self._profiles:
+            self._profiles[key] = ModelProfile(config, self.models.trust)
+        return self._profiles[key]
+
+
+def _controls(recipe: Recipe, rounds: Sequence[PlannedStage], pricing: _Pricing) -> list[Planned]:
+    """Controls have the depth and the budget of the result: those of the first round, or of the last."""
+    planned = []
+    trained = recipe.grow is not None and recipe.grow.start == "trained"
+    lasts = len(rounds) if trained else 1  # rounds that the last result went through
+    ends: list[tuple[PlannedStage, int, tuple[str, ...]]] = [(rounds[0], 1, SUMS)]
+    if len(rounds) > 1:
+        ends = [(rounds[0], 1, SUMS[:1]), (rounds[-1], lasts, SUMS[1:])]
+    whole = list(range(pricing.whole.depth))
+    for name in recipe.controls:
+        for one, times, counts in ends:
+            if name == "random":
+                planned.append(pricing.round(one, "control random", times, counts))
+            elif counts == SUMS[-len(counts) :]:
+                own = recipe.train.model_copy(update={"distillation": None})  # nobody teaches it
+                steps = pricing.steps(own, pricing.text[0])
+                steps = None if steps is None else steps * times
+                config = pricing.models.reference
+                stage = PlannedStage(Stage(target_spec(whole), "whole"), config, config)
+                counts = SUMS if lasts == 1 else counts
+                planned.append(pricing.training(f"control {name}", stage, own, steps, counts=counts))
+    return planned
+
+
+def _every_depth(inherit: Inherit, pricing: _Pricing) -> list[Planned]:
+    """A target like the first round with every number of blocks that there can be."""
+    models, candidates = pricing.models, []
+    total = layer_count(models.reference)
+    listed = inherit.layers if isinstance(inherit.layers, list) else None
+    for depth in range(1, (total if listed is None else len(listed)) + 1):
+        spec = inherit.model_copy(update={"layers": depth if listed is None else listed[:depth]})
+        try:
+            stage = round_stages(spec, None, total)[0]
+            one = PlannedStage(stage, models.reference, models.target(models.reference, stage))
+            candidates.append(pricing.round(one, f"{depth} blocks", counts=SUMS))
+        except InputError:  # an odd number of stacked blocks; a hybrid's blocks without attention
+            continue
+    return candidates
+
+
+def _text_size(basis: Basis, vocabulary: int) -> tuple[int | None, int]:
+    """Tokens of training and validation text, as far as the recipe or a manifest says: None where neither does, as
+    where prepared text lies on another machine. Reads no text. Raises InputError for prepared data that is damaged.
+    """
+    data = basis.data
+    if data.sources:
+        return None if data.size is None else data.size.count, data.validation.count
+    files = data.tokens or (nanogpt_files(data.prepared) if data.prepared is not None else None)
+    if files is not None:
+        try:
+            train, validation = (sum(map(tokens_in, split)) for split in typed(files, vocabulary).values())
+        except InputError:  # they lie on another machine, or only the tokenizer shows their type
+            return None, data.validation.count
+        return train, validation
+    assert data.prepared is not None  # the recipe's check
+    if not data.prepared.exists():
+        return None, data.validation.count
+    prepared = open_prepared(data.prepared)
+    return len(prepared.tokens("train")), len(prepared.tokens("validation"))
+
+
+def _sequences(tokens: int | None, training: Training) -> int | None:
+    """Sequences of a text of so many tokens; None where that is not known. Raises InputError for less than one."""
+    length = training.sequence_length
+    sequences = None if tokens is None else (tokens - 1) // length
+    if sequences == 0:
+        what = f"{tokens:,} tokens do not fill one sequence of {length}"
+        raise InputError("data: training text", what, "give more text, or a smaller train.sequence_length")
+    return sequences

@@ -1,0 +1,88 @@
+"""Rounds of growth: inherit, train, judge; deeper while the target does not match (arXiv 2404.08634 v4, algorithm 1).
+
+Pure functions of settings and of the results so far.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from inheritune.errors import InputError
+from inheritune.experiment.stage import Stage
+from inheritune.inheritance import count_layers, is_grown, select_blocks
+from inheritune.recipe import MEASURED, Grow, Inherit
+
+
+def depths(inherit: Inherit, grow: Grow | None, total: int) -> list[int]:
+    """The numbers of blocks that the rounds may have, in their order, for a reference of `total` blocks.
+
+    Raises InputError for more blocks than the reference has, or a deepest round that has fewer than the first.
+    """
+    first = count_layers(inherit.layers, total, most=2 * total if inherit.choose == "stacked" else total)
+    if grow is None:
+        return [first]
+    deepest = grow.max_layers if grow.max_layers is not None else max(first, total - 1)
+    if deepest > total:
+        raise InputError("grow.max_layers", f"{deepest} blocks, the reference has {total}", f"give at most {total}")
+    if deepest < first:
+        what = f"{deepest} is below the first round's {first} blocks"
+        raise InputError("grow.max_layers", what, f"give {first} or more")
+    return [*range(first, deepest, grow.by), deepest]
+
+
+def continues(matched: Sequence[bool], grow: Grow | None, rounds: int) -> bool:
+    """Whether another of at most `rounds` rounds follows those that have `matched` the reference or not."""
+    if not matched:
+        return True
+    if grow is None or len(matched) >= rounds:
+        return False
+    return grow.until == "max_layers" or not matched[-1]
+
+
+def best_round(matched: Sequence[bool], losses: Sequence[float]) -> int:
+    """The round that is the result: the first (shallowest) that matched, else the one with the lowest loss."""
+    return matched.index(True) if True in matched else losses.index(min(losses))
+
+
+def is_measured(inherit: Inherit) -> bool:
+    """Whether the blocks are chosen by looking at the model at work."""
+    return inherit.choose in MEASURED and not isinstance(inherit.layers, list)
+
+
+def round_stages(inherit: Inherit, grow: Grow | None, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
+    """A stage for every round that there may be, for a reference of `total` blocks.
+
+    `dropped` is the order of a measured choice; before it is made, the first blocks stand in. Raises InputError as
+    `depths` does, and where a round cannot continue the one before it.
+    """
+    is_provisional = is_measured(inherit) and dropped is None
+    possible = depths(inherit, grow, total)
+    kept = [list(range(depth)) if is_provisional else _blocks(inherit, depth, total, dropped) for depth in possible]
+    trained = grow is not None and grow.start == "trained"
+    if trained:
+        _check_nested(kept)
+    every = grow is not None and grow.until == "max_layers"
+    return [
+        Stage(
+            inherit.model_copy(update={"layers": blocks, "choose": "first"}), name=f"round {number}",
+            folder=f"{number}-{depth}layers", insert_trained=trained and number > 1,
+            function_preserving=grow is not None and grow.silent, is_certain=every or number == 1,
+            is_provisional=is_provisional,
+        )
+        for number, (depth, blocks) in enumerate(zip(possible, kept, strict=True), 1)
+    ]  # fmt: skip
+
+
+def _blocks(inherit: Inherit, depth: int, total: int, dropped: Sequence[int] | None) -> list[int]:
+    layers = inherit.layers if isinstance(inherit.layers, list) else depth
+    return select_blocks(layers, inherit.choose, total, dropped=dropped)
+
+
+def _check_nested(kept: Sequence[list[int]]) -> None:
+    """Raise InputError where a round lacks a block of the one before it."""
+    for before, after in pairwise(kept):
+        if not is_grown(before, after):
+            raise InputError(
+                "grow.start",
+                f"a round of blocks {after} cannot continue one of {before}, whose blocks are not all in it",
+                "set inherit.choose to first, last or ends, or grow.start to reference",
+            )

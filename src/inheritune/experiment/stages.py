@@ -1,0 +1,102 @@
+"""The stages of an arm, trained one after the other."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inheritune.arch import build_random, in_dtype, layer_count, load_config, load_model
+from inheritune.distillation import Teacher
+from inheritune.evaluation import Evaluation
+from inheritune.experiment.context import RunContext
+from inheritune.experiment.stage import Stage
+from inheritune.experiment.training_run import TrainingRun, run_training
+from inheritune.inheritance import derive, describe_plan, insert_blocks, target_config
+from inheritune.recipe import Reference, Training
+from inheritune.results import RoundResult
+from inheritune.runlog import write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What the stages of an arm have in common.
+
+    `source` are the arm's weights at its start, `judged` the losses of the reference, `folder` is the arm's, `teacher`
+    is given where the stages learn from one. `label` names the stages in messages.
+    """
+
+    source: "Reference | PreTrainedModel"
+    judged: Evaluation
+    folder: Path
+    context: RunContext
+    label: Callable[[Stage], str]
+    teacher: Teacher | None = None
+
+    def train(
+        self, stages: Sequence[Stage], trainings: Sequence[Training], continues: Callable[[list[bool]], bool],
+        after_each: Callable[[list[RoundResult]], None] = lambda _: None,
+    ) -> list[RoundResult]:  # fmt: skip
+        """Train and judge stages while `continues`, given which of them matched; finished ones are read back.
+
+        `after_each` is called with the results so far.
+        """
+        results: list[RoundResult] = []
+        while continues([bool(one.matched) for one in results]):
+            stage, training = stages[len(results)], trainings[len(results)]
+            previous = results[-1] if results else None
+            results.append(self.train_one(stage, training, previous))
+            after_each(results)
+        return results
+
+    def train_one(self, stage: Stage, training: Training, previous: RoundResult | None = None) -> RoundResult:
+        """Train and judge a stage, or read its result."""
+        folder = self.folder / stage.folder
+
+        def build() -> "PreTrainedModel":
+            return self._build(stage, previous)
+
+        teacher = None if training.distillation is None else self.teacher
+        run = TrainingRun(self.label(stage), folder, build, training, teacher)
+        result = run_training(run, self.context, self.judged)
+        blocks = None if stage.spec.submodules == "none" and stage.weights == "random" else stage.blocks
+        spent = _spent_before(previous) if stage.insert_trained and previous is not None else {}
+        return RoundResult.of(result, folder=stage.folder, blocks=blocks, **spent)
+
+    def _build(self, stage: Stage, previous: RoundResult | None) -> "PreTrainedModel":
+        """The model of a stage before training."""
+        context, source = self.context, self.source
+        if stage.after_previous:
+            assert previous is not None
+            source = self._trained(previous)
+        if stage.weights == "whole":
+            return load_model(source)
+        if stage.weights == "random":
+            config = load_config(source) if isinstance(source, Reference) else source.config
+            config = target_config(config, stage.spec, layer_count(config))
+            trust = isinstance(source, Reference) and source.trust_remote_code
+            return build_random(config, context.seed, trust_remote_code=trust)
+        target, plan = derive(source, stage.spec, seed=context.seed)
+        notes = describe_plan(plan)
+        if stage.insert_trained:
+            assert previous is not None
+            assert previous.blocks is not None
+            trained, preserving = load_model(self._trained(previous)), stage.function_preserving
+            insert_blocks(in_dtype(target, "float32"), trained, stage.blocks, previous.blocks, silent=preserving)
+            notes |= {"from_round": previous.folder, "blocks_from_round": previous.blocks, "silent": preserving}
+        context.runtime.on_rank0(lambda: write_json(self.folder / stage.folder / "inherited.json", notes))
+        return target
+
+    def _trained(self, result: RoundResult) -> Reference:
+        place = str(self.folder / result.folder / "model")
+        return Reference(path=place, trust_remote_code=self.context.trust_remote_code)
+
+
+def _spent_before(previous: RoundResult) -> dict[str, int]:
+    """The cost of the rounds that a round continues."""
+    spent = ["tokens", "steps", "flops"]
+    if previous.teacher_outputs == "online":  # stored outputs are computed once for all rounds
+        spent.append("teacher_flops")
+    return {f"{what}_before": getattr(previous, what) + (getattr(previous, f"{what}_before") or 0) for what in spent}

@@ -1,0 +1,207 @@
+"""`compare`: all arms of a suite, trained, judged and set side by side."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from inheritune import runtime as rt
+from inheritune.data import Prepared, Sequences, open_prepared, prepare
+from inheritune.distillation import Teacher
+from inheritune.errors import InherituneError, Interrupted, OtherProcessFailed, RunError, shown_line
+from inheritune.evaluation import Evaluation
+from inheritune.experiment.arms import ArmContext, arm_folder, request_of, train_arm, trained_model
+from inheritune.experiment.budgets import check_budgets, is_equal, tokens_of
+from inheritune.experiment.checks import plan_checked
+from inheritune.experiment.comparison import set_side_by_side
+from inheritune.experiment.context import RunContext
+from inheritune.experiment.folders import check_folder, check_request, only_job
+from inheritune.experiment.plan import PlannedArm, in_name_of
+from inheritune.experiment.setup import Setup
+from inheritune.experiment.store import Shared
+from inheritune.experiment.suite import Suite, load_suite
+from inheritune.recipe import Reference, check, dump_recipe
+from inheritune.report import write_comparison
+from inheritune.results import ArmResult, Comparison, Failure, ReferenceSummary
+from inheritune.runlog import Terminal, note_start, write_text
+
+# Keys of a suite that may differ when a comparison is resumed. What an arm was started with is in its own folder.
+_FREE = ("train.checkpoint", "train.micro_batch", "hardware", "track", "arms", "layers", "seeds", "published")
+
+
+def compare(
+    suite: "Suite | Mapping[str, Any] | str | Path", out: str | Path, *, shared: str | Path | None = None,
+    terminal: Terminal | None = None,
+) -> Comparison:  # fmt: skip
+    """Train and judge all arms of a suite in the folder `out`, or resume an unfinished comparison.
+
+    `suite` is the path of a YAML file, a mapping like one, or a Suite. Prepared text, references that are trained for
+    suites, and teachers' outputs are kept for all suites in `shared` (default: `shared` beside `out`). Returns what is
+    in comparison.json. An arm that fails is marked as failed, and the others are still trained.
+
+    Raises InputError when the suite is wrong, naming the arm; RunError when the reference or the text fails;
+    Interrupted when a signal stopped it.
+    """
+    if not isinstance(suite, Suite):
+        suite = check(Suite, dict(suite), "suite") if isinstance(suite, Mapping) else load_suite(suite)
+    out, terminal = Path(out), terminal or Terminal(quiet=True)
+    shared = out.parent / "shared" if shared is None else Path(shared)
+    hardware = suite.hardware
+    runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
+
+    def check_all() -> list[PlannedArm]:
+        check_folder(out, "suite.yaml", suite, _FREE)
+        arms = plan_checked(suite, runtime)
+        for arm in arms:
+            for seed in suite.all_seeds:
+                with in_name_of(arm.name):
+                    check_request(arm_folder(out, arm.name, seed), request_of(arm, seed))
+        return arms
+
+    def begin() -> None:
+        check_folder(out, "suite.yaml", suite, _FREE)  # again, as another process may have begun there
+        write_text(out / "suite.yaml", dump_recipe(suite))
+
+    arms: list[PlannedArm] = runtime.on_rank0(check_all)
+    with only_job(out, runtime):
+        runtime.on_rank0(begin)
+        return _Comparing(suite, arms, out, shared, terminal, runtime).run()
+
+
+class _Comparing:
+    """One call of `compare`."""
+
+    def __init__(
+        self, suite: Suite, arms: list[PlannedArm], folder: Path, shared: Path, terminal: Terminal, runtime: rt.Runtime
+    ) -> None:
+        self.suite, self.arms, self.folder, self.terminal, self.runtime = suite, arms, folder, terminal, runtime
+        self.shared = Shared(shared, folder)
+        self.results: dict[str, list[ArmResult]] = {arm.name: [] for arm in arms}
+        self.failures: dict[str, list[Failure]] = {arm.name: [] for arm in arms}
+        facts = {**runtime.describe(), "seed": suite.seed, "micro_batch": suite.train.micro_batch}
+        for difference in runtime.on_rank0(lambda: note_start(folder / "manifest.json", facts)):
+            terminal.warn(f"{difference}: the result may differ from an uninterrupted one's in the last bits")
+
+    def run(self) -> Comparison:
+        """Text, reference, arms; the results are written after each arm."""
+        suite = self.suite
+        with only_job(self.shared.place, self.runtime):
+            setup, prepared, context = self._set_up()
+            result = setup.judge_reference(context, prepared, self.folder / "manifest.json")
+            data = {arm.name: self._data(arm, context, prepared) for arm in self.arms}
+        folder = os.path.relpath(setup.reference.resolve(), self.folder.resolve())
+        reference = ReferenceSummary.of(result, name=suite.reference.title, folder=folder)
+        judged = Evaluation(tuple(result.sequence_losses))
+        sequences = {arm.name: self._sequences(arm, data[arm.name], context) for arm in self.arms}
+        counts = {"": context.train_sequences.count} | {name: one.count for name, one in sequences.items()}
+        self.runtime.on_rank0(lambda: check_budgets(suite, self.arms, counts))
+        budget = tokens_of(suite.train, context.train_sequences.count) or 0
+
+        def write(*, report: bool = False, finished: bool = False) -> Comparison:
+            comparison = set_side_by_side(
+                suite, self.arms, self.folder, reference, judged, self.results, self.failures, budget, finished
+            )
+            comparison.write(self.folder / "comparison.json")
+            if report:
+                write_comparison(self.folder, comparison.to_json())
+            return comparison
+
+        for seed in suite.all_seeds:
+            teachers: dict[str, Teacher] = {}
+            for arm in self.arms:
+                own = replace(context, seed=seed, train_sequences=sequences[arm.name])
+                checksums = data[arm.name].checksums
+                self._try(arm, ArmContext(self.folder, setup.model, judged, own, checksums, teachers), budget)
+                self.runtime.on_rank0(write)
+            is_last = seed == suite.all_seeds[-1]
+            comparison = self.runtime.on_rank0(partial(write, report=True, finished=is_last))
+        return comparison
+
+    def _set_up(self) -> tuple[Setup, Prepared, RunContext]:
+        """The text, prepared or opened, and the context of all trainings."""
+        suite = self.suite
+
+        def places() -> tuple[Path, Path]:
+            data = self.shared.data(suite, suite.data)
+            is_made = suite.reference.train is not None
+            return data, self.shared.reference(suite, data) if is_made else self.folder / "reference"
+
+        setup = Setup(suite, *self.runtime.on_rank0(places), self.runtime, self.terminal)
+        prepared = setup.prepare()
+        return setup, prepared, setup.context(prepared, self.folder.resolve().name)
+
+    def _data(self, arm: PlannedArm, context: RunContext, prepared: Prepared) -> Prepared:
+        """The text that an arm trains on: the suite's, or a selection of its own."""
+        own, suite = arm.settings.data, self.suite
+        if own is None:
+            return prepared
+        changes = {"filters": [*suite.data.filters, *own.filters], "size": own.size or suite.data.size}
+        data = suite.data.model_copy(update=changes)
+
+        def make() -> Path:
+            place = self.shared.data(suite, data)
+            if not place.exists():
+                prepare(data, context.tokenizer, place, seed=suite.seed, say=self.terminal.say)
+            return place
+
+        return open_prepared(self.runtime.on_rank0(make))
+
+    def _sequences(self, arm: PlannedArm, text: Prepared, context: RunContext) -> Sequences:
+        settings, place = arm.training, f"arm {arm.name}: training text"
+        return Sequences(text.tokens("train"), settings.sequence_length, place, settings.sampling, context.packing)
+
+    def _try(self, arm: PlannedArm, given: ArmContext, budget: int) -> None:
+        """Train an arm. A failure is recorded, and the other arms are still trained."""
+        seed = given.context.seed
+        try:
+            lacking = [name for name in arm.needs if not any(result.seed == seed for result in self.results[name])]
+            if lacking:
+                raise RunError(f"arm {arm.name}", f"it needs the result of {lacking[0]}, which failed", "see that one")
+            self._find_teacher(arm, given)
+            self._find_alike(arm, given)
+            result = train_arm(arm, given)
+            if arm.settings.allow_unequal is None and not is_equal(result.tokens, budget, self.suite, arm):
+                what = f"it was trained on {result.tokens:,} tokens, the suite's arms on {budget:,}"
+                raise RunError(f"arm {arm.name}", what, "say in allow_unequal why it differs")
+        except Interrupted:
+            raise
+        except (InherituneError, OSError, RuntimeError, MemoryError) as error:
+            if isinstance(error, OtherProcessFailed) and self.runtime.is_rank0:
+                raise
+            words = shown_line(f"{error}") or type(error).__name__
+            self.failures[arm.name].append(Failure(seed=seed, error=words))
+            self.terminal.warn(f"arm {arm.name}, seed {seed}, failed: {words}; the other arms are still trained")
+            return
+        self.results[arm.name].append(result)
+
+    def _find_teacher(self, arm: PlannedArm, given: ArmContext) -> None:
+        """Make the arm's teacher known, one object for all arms that learn from it."""
+        if arm.training.distillation is None:
+            return
+        name = arm.settings.teacher or ""
+        if name in given.teachers:
+            return
+        place = given.reference if not name else Reference(path=name)
+        if name in self.results:
+            place = trained_model(given.arm_folder(name))
+        learners = sum(
+            other.training.distillation is not None and (other.settings.teacher or "") == name for other in self.arms
+        )
+        given.teachers[name] = Teacher(place, self.shared.teachers(), learners * len(self.suite.all_seeds))
+
+    def _find_alike(self, arm: PlannedArm, given: ArmContext) -> None:
+        """Let an arm that depends on a shared reference alone be trained once for all suites that have it."""
+        if self.suite.reference.train is None or not arm.needs_reference_only:
+            return
+        seed, folder = given.context.seed, given.arm_folder(arm.name)
+        spec = {
+            **request_of(arm, seed),
+            "data": given.data,
+            "reference": Path(given.reference.title).parent.name,
+            "best": arm.training.checkpoint.best,
+            "tolerance": self.suite.evaluate.tolerance,
+        }
+        if self.runtime.on_rank0(lambda: self.shared.arm(folder, spec)):
+            self.terminal.say(f"{arm.name}, seed {seed}: trained already, {folder.resolve()}")

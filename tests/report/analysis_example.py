@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 
 from inheritune.report import write_analysis
+from inheritune.results import AnalyzedModel
+
+
+def typed(model: dict[str, Any]) -> AnalyzedModel:
+    return AnalyzedModel.model_validate(model)
 
 
 def figure(mean: float, se: float | None) -> dict[str, float | None]:

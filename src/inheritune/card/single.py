@@ -28,7 +28,7 @@ def inherited_files(
     `notes` is the plan in figures, `readers` which versions of transformers load it, `selection` a measured choice.
     """
     origin = _origin(reference)
-    blocks, total = notes.blocks, notes.of
+    blocks, total = notes.blocks, notes.total
     chosen = "listed" if isinstance(spec.layers, list) else code(spec.choose)
     if selection is not None:
         chosen = f"{code(selection.choose)}, measured: {markdown_text(selection.reason)}"
@@ -63,7 +63,7 @@ def write_trained_card(
     rows = lineage_rows(origin, None, None)
     if isinstance(model, str | Path) and (Path(model) / _NOTES).is_file():
         inherited = Inherited.read(Path(model) / _NOTES)
-        rows.append(("its blocks", f"{spans(inherited.blocks)} of {inherited.of}, inherited before"))
+        rows.append(("its blocks", f"{spans(inherited.blocks)} of {inherited.total}, inherited before"))
     loss = with_error(result.val_loss, result.val_loss_se)
     lead = (
         f"{markdown_text(origin.name)} trained on {short(result.tokens)} tokens: {result.layers} blocks,"

@@ -72,25 +72,25 @@ def run(
 ) -> None:
     """Carry out a whole recipe; run again, it goes on where it stopped."""
     from inheritune.recipe import load_recipe
-    from inheritune.runlog import read_json
+    from inheritune.results import EvaluationResult
 
     checked = load_recipe(recipe, overrides(context.args))
     folder = out or Path("runs") / recipe.stem
 
-    from inheritune import pipeline
+    from inheritune import experiment
 
     if dry_run:
-        show_trial(pipeline.dry_run(checked), as_json)
+        show_trial(experiment.dry_run(checked), as_json)
         return
-    summary = pipeline.run(checked, folder, terminal_of(quiet))
+    summary = experiment.run(checked, folder, terminal_of(quiet))
     if place_of_process()[0] > 0:
         return
     if as_json:
-        typer.echo(json.dumps(summary, indent=2))
+        typer.echo(json.dumps(summary.to_json(), indent=2))
     else:
         show_summary(summary, folder)
         if checked.evaluate.tasks:
-            show_tasks(read_json(folder / pipeline.TASKS_FILE))
+            show_tasks(EvaluationResult.read(folder / experiment.TASKS_FILE))
 
 
 app.command(context_settings=DOTTED, epilog="Any key of the recipe can be overridden: --inherit.layers=10")(plan)
@@ -193,7 +193,7 @@ def inherit(
             origin, spec, text=text or (), data=data, prefix=prefix, progress=drops,
             say=lambda line: echo(line, err=True),
         )  # fmt: skip
-        spec = spec.model_copy(update={"layers": selection["blocks"], "choose": "first"})
+        spec = spec.model_copy(update={"layers": selection.blocks, "choose": "first"})
     elif text or data:
         raise InputError("command line", f"text does not go with --choose {choose}", f"take {', '.join(MEASURED)}")
     kind = inheritance.as_dtype(dtype)
@@ -212,7 +212,7 @@ def inherit(
         "of": made.plan.total,
         "parameters": parameter_count(made.target),
         "tensors_fresh": len(made.plan.fresh),
-    } | ({"selection": selection} if selection else {})
+    } | ({"selection": selection.to_json()} if selection else {})
     if show:
         rows = inheritance.plan_rows(made.plan, (kind or made.target.dtype).itemsize)
         found |= {"plan": rows, "dropped": list(made.plan.dropped)}
@@ -262,18 +262,18 @@ def train(
     evaluate = check(Evaluate, {"every": evaluate_every}, "command line: evaluate")
     hardware = check(Hardware, {"parallel": parallel, "timeout": timeout}, "command line")
     if dry_run:
-        from inheritune import pipeline, runtime
+        from inheritune import experiment, runtime
         from inheritune.arch import load_config
         from inheritune.recipe import Reference
 
         place = runtime.start(device, timeout_minutes=hardware.timeout.amount)
         taught = None if teacher is None else load_config(Reference(path=teacher))
-        show_trial(pipeline.try_step(load_config(Reference(path=model)), settings, place, taught), as_json)
+        show_trial(experiment.try_step(load_config(Reference(path=model)), settings, place, taught), as_json)
         return
 
-    from inheritune import arm
+    from inheritune import experiment
 
-    _, found = arm.train(
+    _, result = experiment.train(
         model,
         data,
         out,
@@ -290,7 +290,8 @@ def train(
     )
     if place_of_process()[0] > 0:
         return
-    found = {key: value for key, value in found.items() if key != "sequence_losses"} | {"model": str(out / "model")}
+    found = {key: value for key, value in result.to_json().items() if key != "sequence_losses"}
+    found["model"] = str(out / "model")
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:

@@ -11,6 +11,8 @@ from inheritune.runtime import place_of_process
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from inheritune.results import Analysis, AnalyzedModel, Block, RunSummary
+
 
 def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], whole_figures: bool = False) -> "Table":
     """Names to the left, figures to the right; with `whole_figures` only names are broken where there is no room."""
@@ -27,7 +29,7 @@ def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], whole_figures
     return shown
 
 
-def show_summary(summary: dict[str, Any], folder: Path) -> None:
+def show_summary(summary: "RunSummary", folder: Path) -> None:
     """The table and the verdict, on standard output."""
     from inheritune.report import table, verdict
     from inheritune.runlog import PlainConsole
@@ -37,7 +39,7 @@ def show_summary(summary: dict[str, Any], folder: Path) -> None:
     console.print(table_of(*table(summary, narrow=True)))
     console.print()
     console.print(verdict(summary))
-    console.print(f"\nmodel   {folder / summary['result']['model']}", soft_wrap=True)
+    console.print(f"\nmodel   {folder / summary.result.model}", soft_wrap=True)
     console.print(f"report  {folder / 'report' / 'index.html'}", soft_wrap=True)
 
 
@@ -157,63 +159,54 @@ def show_prepared(found: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def show_analysis(found: dict[str, Any], out: Path | None) -> None:
-    """A row for each block of each model, and what it comes to, on standard output."""
-    from rich.table import Table
-
+def show_analysis(analysis: "Analysis", out: Path | None) -> None:
+    """A row for each block of each model, and a summary of each, on standard output."""
     from inheritune.runlog import PlainConsole
 
     console = PlainConsole()
-    tau = f"{found['tau'][0]:g}"
-    for figures in found["models"]:
-        shown = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("block", "max rank", "mass", "sink", "influence", "skipped", "depth loss", "grad q", "grad k", ""):
-            shown.add_column(name, justify="right" if name else "left")
-        for block in figures["blocks"]:
-            shown.add_row(*_analysis_row(block, tau))
-        console.print(f"\n{figures['name']}: loss {figures['loss']['mean']:.4f}")
+    header = ["block", "max rank", "mass", "sink", "influence", "skipped", "depth loss", "grad q", "grad k", ""]
+    for model in analysis.models:
+        shown = table_of(header, [_analysis_row(block, f"{analysis.tau[0]:g}") for block in model.blocks])
+        shown.columns[0].justify, shown.columns[-1].justify = "right", "left"
+        console.print(f"\n{model.name}: loss {model.loss.mean:.4f}")
         console.print(shown)
-        console.print(_analysis_words(figures, found), soft_wrap=True)
+        console.print(_analysis_words(model, analysis.collapsed_below), soft_wrap=True)
     if out is not None:
         console.print(f"\npage    {out / 'index.html'}", soft_wrap=True)
         console.print(f"figures {out / 'analysis.json'}", soft_wrap=True)
 
 
-def _analysis_row(block: dict[str, Any], tau: str) -> list[str]:
-    attention, gradients = block["attention"], block["gradients"]
-    heads = attention["heads"] if attention else []
-    sink = sum(head["sink"]["mean"] for head in heads) / len(heads) if heads else None
+def _analysis_row(block: "Block", tau: str) -> list[str]:
+    attention, gradients = block.attention, block.gradients
+    sinks = [head.sink.mean for head in attention.heads] if attention else []
     figures = [
-        (attention["max_rank"][tau]["mean"], "{:.2f}") if attention else (None, ""),
-        (attention["avg_mass"]["mean"], "{:.1f}") if attention else (None, ""),
-        (sink, "{:.2f}"),
-        (block["influence"]["mean"], "{:.3f}"),
-        (block["skipped"]["mean"], "{:+.3f}"),
-        (block["depth_loss"]["mean"], "{:.2f}"),
-        (gradients["query"], "{:.2g}") if gradients else (None, ""),
-        (gradients["key"], "{:.2g}") if gradients else (None, ""),
+        (attention and attention.max_rank[tau].mean, ".2f"),
+        (attention and attention.avg_mass.mean, ".1f"),
+        (sum(sinks) / len(sinks) if sinks else None, ".2f"),
+        (block.influence and block.influence.mean, ".3f"),
+        (block.skipped and block.skipped.mean, "+.3f"),
+        (block.depth_loss and block.depth_loss.mean, ".2f"),
+        (gradients and gradients.query, ".2g"),
+        (gradients and gradients.key, ".2g"),
     ]
-    shown = ["-" if value is None else form.format(value) for value, form in figures]
-    return [str(block["block"]), *shown, "lazy" if attention and attention["lazy"] else ""]
+    shown = ["-" if value is None else format(value, form) for value, form in figures]
+    return [str(block.block), *shown, "lazy" if attention and attention.lazy else ""]
 
 
-def _analysis_words(figures: dict[str, Any], found: dict[str, Any]) -> str:
+def _analysis_words(model: "AnalyzedModel", collapsed_below: float) -> str:
     from inheritune.report import spans
 
-    if figures["no_attention"] is not None:
-        text = f"No ranks: {figures['no_attention']}."
+    if model.no_attention is not None:
+        text = f"No ranks: {model.no_attention}."
     else:
-        lazy = figures["lazy_layers"]
+        lazy = spans(model.lazy_layers) if model.lazy_layers else "none"
         text = (
-            f"{figures['collapsed_share']:.0%} of the heads collapsed (rank below {found['collapsed_below']:g});"
-            f" lazy layers: {spans(lazy) if lazy else 'none'}"
+            f"{model.collapsed_share:.0%} of the heads collapsed (rank below {collapsed_below:g}); lazy layers: {lazy}"
         )
-    selection = figures["selection"]
-    if selection is not None:
-        text += (
-            f"\n{selection['choose']}: keep {len(selection['blocks'])} blocks, --layers"
-            f" {','.join(spans(selection['blocks']).split(', '))}\n{selection['reason']}"
-        )
+    if model.selection is not None:
+        chosen = model.selection
+        layers = ",".join(spans(chosen.blocks).split(", "))
+        text += f"\n{chosen.choose}: keep {len(chosen.blocks)} blocks, --layers {layers}\n{chosen.reason}"
     return text
 
 

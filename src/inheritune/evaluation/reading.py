@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -143,8 +143,8 @@ def score(
     return _score(reading, [row for part in runtime.gather(found) for row in part])
 
 
-def score_figures(judged: Score) -> dict[str, Any]:
-    """The keys that a score has in evaluation.json."""
+def score_figures(judged: Score) -> dict[str, float | None]:
+    """The fields that a score has in an `EvaluatedModel`."""
     bits = judged.bits_per_byte
     return {
         "val_loss": judged.loss.value,

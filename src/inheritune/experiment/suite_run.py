@@ -105,7 +105,7 @@ class _Comparing:
             )
             comparison.write(self.folder / "comparison.json")
             if report:
-                write_comparison(self.folder, comparison.to_json())
+                write_comparison(self.folder, comparison)
             return comparison
 
         for seed in suite.all_seeds:

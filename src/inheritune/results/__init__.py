@@ -69,8 +69,8 @@ __all__ = [
     "Analysis", "AnalyzedModel", "AnalyzedText", "Arm", "ArmResult", "Attention", "AttentionMap", "Block",
     "Calibration", "Comparison", "Continuations", "Control", "Distances", "Dropped", "EvaluatedModel", "EvaluatedText",
     "EvaluationResult", "Failure", "Figure", "Gradients", "Harness", "Head", "Inherited", "JudgedArm", "Lineage",
-    "Loss", "Manifest",
-    "Maps", "ModelFigures", "ModelResult", "Outcome", "Part", "PublishedFigures", "PublishedRow", "ReferenceSummary",
-    "ResultFile", "Round", "RoundResult", "RunState", "RunSummary", "Samples", "SeedSummary", "Selection", "Spent",
-    "Stage", "Start", "TaskScore", "TrainedSummary", "TrainingCost", "TrainingResult", "TrainingSpent", "read_judged",
+    "Loss", "Manifest", "Maps", "ModelFigures", "ModelResult", "Outcome", "Part", "PublishedFigures", "PublishedRow",
+    "ReferenceSummary", "ResultFile", "Round", "RoundResult", "RunState", "RunSummary", "Samples", "SeedSummary",
+    "Selection", "Spent", "Stage", "Start", "TaskScore", "TrainedSummary", "TrainingCost", "TrainingResult",
+    "TrainingSpent", "read_judged",
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """The results of a run: summary.json, selection.json, samples.json; and with what it was made: manifest.json."""
 
+from pydantic import Field
+
 from inheritune.results.files import Part, ResultFile
 from inheritune.results.training import Loss, TrainingSpent
 
@@ -109,6 +111,8 @@ class RunState(Part):
 class RunSummary(ResultFile, RunState):
     """summary.json."""
 
+    REMEDY = "delete it and run the recipe again, which writes it anew"
+
     reference: ReferenceSummary
     result: Outcome
     validation_sequences: int
@@ -153,11 +157,11 @@ class Selection(ResultFile):
 
 
 class Inherited(ResultFile):
-    """inherited.json of a round or an arm, inheritance.json of a checkpoint: which weights it began with."""
+    """Which weights a model began with, to be read: inherited.json of a round or an arm, inheritance.json elsewhere."""
 
     blocks: list[int]
-    of: int
-    """The source's blocks."""
+    total: int = Field(validation_alias="of")
+    """The source's blocks; `of` in the file."""
     tensors_copied: int | None = None
     tensors_fresh: int | None = None
     """Those that were drawn anew."""
@@ -165,8 +169,6 @@ class Inherited(ResultFile):
     from_round: str | None = None
     """Folder of the round that it went on from; absent where it began with the reference."""
     blocks_from_round: list[int] | None = None
-    silent: bool | None = None
-    """Whether the new blocks began as the identity."""
 
 
 class Continuations(Part):

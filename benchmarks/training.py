@@ -230,8 +230,7 @@ def ours(task: Task, turns: Turns, folder: Path) -> None:
     """The engine: between its steps it asks for a validation loss, and there it waits for its turn; never returns."""
     import numpy as np
 
-    from inheritune.arch import build_random
-    from inheritune.arm import parts_of
+    from inheritune.arch import build_random, parts_of
     from inheritune.data import Sequences
     from inheritune.recipe import Training, check
     from inheritune.runlog import Terminal

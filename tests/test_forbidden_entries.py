@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inheritune.experiment.look import greedy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from inheritune import runtime
@@ -29,7 +30,6 @@ from inheritune.losses import (
     log_distribution,
     token_losses,
 )
-from inheritune.pipeline.looking import greedy
 from inheritune.recipe import Distillation, Training
 from inheritune.runlog import Terminal
 from inheritune.training import Job, train_steps

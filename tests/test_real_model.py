@@ -172,7 +172,9 @@ def test_its_lazy_layers_are_known(gguf: Path) -> None:
     licence = Path("/usr/share/common-licenses/GPL-3")
     if not licence.exists():
         pytest.skip("this system has no /usr/share/common-licenses/GPL-3, as Debian's have")
-    found = inheritune.analyze(gguf, text=licence, sequences=20, sequence_length=100, loss_sequences=1, device="cpu").to_json()
+    found = inheritune.analyze(
+        gguf, text=licence, sequences=20, sequence_length=100, loss_sequences=1, device="cpu"
+    ).to_json()
     (model,) = found["models"]
     ranks = [block["attention"]["max_rank"]["0.9"]["mean"] for block in model["blocks"]]
     print(f"MaxRank {[round(rank, 1) for rank in ranks]}, collapsed {model['collapsed_share']:.0%}")

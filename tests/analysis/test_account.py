@@ -172,7 +172,8 @@ def test_figures_are_of_validation_text_and_the_choice_of_training_text(
 def test_text_is_files_folders_and_patterns(text: Path, reference_folder: Path, tmp_path: Path, tokenizer: Any) -> None:
     pieces = {"files": sorted(text.iterdir())[:3], "pattern": text / "00[0-2].txt"}
     found = {
-        name: inheritune.analyze(reference_folder, text=paths, **SMALL).to_json()["models"][0] for name, paths in pieces.items()
+        name: inheritune.analyze(reference_folder, text=paths, **SMALL).to_json()["models"][0]
+        for name, paths in pieces.items()
     }
     assert found["files"]["loss"] == found["pattern"]["loss"]
     assert found["files"]["blocks"] == found["pattern"]["blocks"]
@@ -208,7 +209,9 @@ def test_a_model_that_shows_no_attention_stands_beside_one_that_does(
     text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path
 ) -> None:
     model = build("mamba", vocab_size=300)
-    found = inheritune.analyze([reference_folder, model], text=text, tokenizer=tokenizer, out=tmp_path / "out", **SMALL).to_json()
+    found = inheritune.analyze(
+        [reference_folder, model], text=text, tokenizer=tokenizer, out=tmp_path / "out", **SMALL
+    ).to_json()
     assert found["models"][1]["maps"] is None
     assert [file.name for file in (tmp_path / "out").glob("*.npz")] == ["maps-0.npz"]
     assert "no attention weights" in (tmp_path / "out" / "analysis.md").read_text(encoding="utf-8")

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from inheritune.pipeline import run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import inheritune
@@ -16,6 +15,7 @@ from inheritune.arch import TRIED, Readers
 from inheritune.card.origin import Licence, Origin, origin_of, origin_of_loaded
 from inheritune.card.text import Card, datasets_of, metadata_of, render, tasks_table
 from inheritune.cli import main
+from inheritune.experiment import run
 from inheritune.recipe import Recipe, Reference, Source
 from inheritune.redaction import public
 from inheritune.results import EvaluationResult

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from inheritune.pipeline import run
 from pydantic import TypeAdapter
 
 import inheritune
@@ -20,6 +19,7 @@ from inheritune.card.origin import Origin, origin_of
 from inheritune.card.text import Card, render
 from inheritune.cli import main
 from inheritune.errors import InputError
+from inheritune.experiment import run
 from inheritune.recipe import Recipe, Reference
 
 READ = Readers("llama", "", eager=False)

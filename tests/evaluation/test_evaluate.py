@@ -48,7 +48,9 @@ def test_attention_inside_documents(reference_folder: Path, tmp_path: Path) -> N
     for number in range(4):
         (tmp_path / f"{number}.txt").write_text(LINE * (1 + number % 2))
     losses = [
-        inheritune.evaluate(reference_folder, text=tmp_path, attention=attention, device="cpu").to_json()["models"][0]["val_loss"]
+        inheritune.evaluate(reference_folder, text=tmp_path, attention=attention, device="cpu").to_json()["models"][0][
+            "val_loss"
+        ]
         for attention in ("sequence", "document")
     ]
     assert losses[0] != losses[1]

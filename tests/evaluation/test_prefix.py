@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inheritune.experiment.look import greedy
 from tokenizers import processors
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -14,7 +15,6 @@ import inheritune
 from inheritune.data import batch_numbers, open_prepared, prefix_tokens, suffix_tokens, train_tokenizer
 from inheritune.errors import InputError
 from inheritune.evaluation import judge_on
-from inheritune.pipeline.looking import greedy
 
 LENGTH = 24
 KINDS = {
@@ -120,9 +120,13 @@ def test_prepared_data_has_the_loss_of_plain_transformers(
 ) -> None:
     stream = made(reference, text, tmp_path / "data")
     expected = plain_losses(reference, stream, apart=attention == "document")
-    found = inheritune.evaluate(reference, tmp_path / "data", LENGTH, device="cpu", attention=attention, micro_batch=3).to_json()
+    found = inheritune.evaluate(
+        reference, tmp_path / "data", LENGTH, device="cpu", attention=attention, micro_batch=3
+    ).to_json()
     assert found["models"][0]["val_loss"] == pytest.approx(np.mean(expected), abs=2e-5)
-    plain = inheritune.evaluate(reference, tmp_path / "data", LENGTH, device="cpu", prefix="none", attention=attention).to_json()
+    plain = inheritune.evaluate(
+        reference, tmp_path / "data", LENGTH, device="cpu", prefix="none", attention=attention
+    ).to_json()
     if prefix_by_hand(AutoTokenizer.from_pretrained(reference)):
         assert abs(plain["models"][0]["val_loss"] - np.mean(expected)) > 1e-3
 

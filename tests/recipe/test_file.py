@@ -7,7 +7,8 @@ import yaml
 
 from conftest import tiny_recipe
 from inheritune.errors import InputError
-from inheritune.recipe import Recipe, Suite, dump_recipe, load_recipe, load_suite
+from inheritune.experiment import Suite, load_suite
+from inheritune.recipe import Recipe, dump_recipe, load_recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(file for file in FOLDER.rglob("*.yaml") if FOLDER / "suites" not in file.parents)

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from conftest import tiny_recipe
+from inheritune.cli.description import describe
 from inheritune.errors import InputError
 from inheritune.recipe import FILTERS, Data, NearDuplicates, check, dump_recipe, load_recipe
-from inheritune.recipe.description import describe
 
 LEGAL = (
     "language, gopher_quality, gopher_repetition, c4, fineweb_quality, length, classifier, decontaminate, "

@@ -15,6 +15,7 @@ from inheritune.evaluation.judging import (
     sequence_losses,
 )
 from inheritune.evaluation.reading import read_tokens, score, score_figures
+from inheritune.evaluation.samples import document_starts, greedy_continuation
 from inheritune.evaluation.tasks import Task, check_names, judge_task, on_harness, open_tasks
 
 __all__ = [
@@ -23,10 +24,12 @@ __all__ = [
     "Mean",
     "Task",
     "check_names",
+    "document_starts",
     "evaluate",
     "expand",
     "figures",
     "gap",
+    "greedy_continuation",
     "harness_facts",
     "is_matched",
     "judge",

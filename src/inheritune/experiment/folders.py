@@ -1,10 +1,10 @@
 """Folders of results: each belongs to one request, and one process at a time works in it."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
@@ -12,12 +12,13 @@ from inheritune.errors import DamagedFile, InputError
 from inheritune.inheritance import check_free
 from inheritune.limits import YAML_BYTES, check_yaml, read_text
 from inheritune.recipe import Basis, Training, changes, completed, dump_recipe
-from inheritune.runlog import check_name, locked, read_mapping, write_json
+from inheritune.runlog import Terminal, check_name, locked, note_start, read_mapping, write_json, write_text
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Result = TypeVar("Result")
 _REQUEST = "request.json"
 _FREE = ("micro_batch", "checkpoint")  # settings of a training that may change when it is resumed
 
@@ -81,6 +82,34 @@ def check_request(out: Path, request: dict[str, Any]) -> None:
             str(out), f"belongs to another training: {', '.join(changed[:3])}",
             "give another folder, or the model, data and settings it was started with",
         )  # fmt: skip
+
+
+@contextmanager
+def opened(
+    folder: Path, file: str, asked_for: Basis, free: Sequence[str], check: Callable[[], Result], terminal: Terminal,
+    runtime: Runtime,
+) -> Iterator[Result]:  # fmt: skip
+    """Inside, this job alone works on a recipe or suite in `folder`; yields what `check` returns.
+
+    Its resolved form is kept there in `file`, and this start is recorded in manifest.json. `check` looks for mistakes
+    before anything is written. Raises InputError as `check_folder` does.
+    """
+
+    def check_all() -> Result:
+        check_folder(folder, file, asked_for, free)
+        return check()
+
+    def begin() -> list[str]:
+        check_folder(folder, file, asked_for, free)  # again, as another process may have begun there
+        write_text(folder / file, dump_recipe(asked_for))
+        facts = {**runtime.describe(), "seed": asked_for.seed, "micro_batch": asked_for.train.micro_batch}
+        return note_start(folder / "manifest.json", facts)
+
+    checked = runtime.on_rank0(check_all)
+    with only_job(folder, runtime):
+        for difference in runtime.on_rank0(begin):
+            terminal.warn(f"{difference}: the result may differ from an uninterrupted one's in the last bits")
+        yield checked
 
 
 def check_folder(folder: Path, file: str, asked_for: Basis, free: Sequence[str]) -> None:

@@ -10,17 +10,17 @@ from inheritune.evaluation import Evaluation, gap
 from inheritune.experiment.checks import check_recipe
 from inheritune.experiment.choice import decide
 from inheritune.experiment.context import RunContext
-from inheritune.experiment.folders import check_folder, only_job
-from inheritune.experiment.look import look
+from inheritune.experiment.folders import opened
+from inheritune.experiment.post_run import PostRun
 from inheritune.experiment.rounds import best_round, continues, depths, round_stages
 from inheritune.experiment.setup import Setup
 from inheritune.experiment.stage import Stage, target_spec
 from inheritune.experiment.stages import Stages
 from inheritune.experiment.tasks import judge_tasks
-from inheritune.recipe import Inherit, Recipe, Size, dump_recipe
+from inheritune.recipe import Inherit, Recipe, Size
 from inheritune.report import write_report
 from inheritune.results import Control, ModelResult, Outcome, ReferenceSummary, Round, RoundResult, RunSummary
-from inheritune.runlog import Terminal, note_start, write_text
+from inheritune.runlog import Terminal
 
 # Keys of a recipe that affect how a run executes but not its result; they may differ when a run is resumed.
 _FREE = (
@@ -40,17 +40,10 @@ def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) ->
     runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
 
     def check() -> None:
-        check_folder(folder, "recipe.yaml", recipe, _FREE)
         if not (folder / "summary.json").exists():
             check_recipe(recipe, runtime)
 
-    def begin() -> None:
-        check_folder(folder, "recipe.yaml", recipe, _FREE)  # again, as another process may have begun there
-        write_text(folder / "recipe.yaml", dump_recipe(recipe))
-
-    runtime.on_rank0(check)
-    with only_job(folder, runtime):
-        runtime.on_rank0(begin)
+    with opened(folder, "recipe.yaml", recipe, _FREE, check, terminal, runtime):
         return _Run(recipe, folder, terminal, runtime).run()
 
 
@@ -60,9 +53,6 @@ class _Run:
     def __init__(self, recipe: Recipe, folder: Path, terminal: Terminal, runtime: rt.Runtime) -> None:
         self.recipe, self.folder, self.terminal, self.runtime = recipe, folder, terminal, runtime
         self.setup = Setup(recipe, folder / "data", folder / "reference", runtime, terminal)
-        facts = {**runtime.describe(), "seed": recipe.seed, "micro_batch": recipe.train.micro_batch}
-        for difference in runtime.on_rank0(lambda: note_start(folder / "manifest.json", facts)):
-            terminal.warn(f"{difference}: the result may differ from an uninterrupted run's in the last bits")
 
     def run(self) -> RunSummary:
         """All stages, or for a finished run its report, tasks and analysis as the recipe asks for them now."""
@@ -76,7 +66,9 @@ class _Run:
             summary = self._train()
         self._write_cards(summary)
         # Heads, layers and samples come last: a run is complete without them.
-        if look(self.recipe, self.folder, summary.result.model, self.setup.model, self.runtime, self.terminal):
+        model = summary.result.model
+        after = PostRun(self.recipe, self.folder, model, self.setup.model, self.runtime, self.terminal)
+        if after.write():
             self._write_report(summary)
         return summary
 

@@ -17,15 +17,15 @@ from inheritune.experiment.budgets import check_budgets, is_equal, tokens_of
 from inheritune.experiment.checks import plan_checked
 from inheritune.experiment.comparison import set_side_by_side
 from inheritune.experiment.context import RunContext
-from inheritune.experiment.folders import check_folder, check_request, only_job
+from inheritune.experiment.folders import check_request, only_job, opened
 from inheritune.experiment.plan import PlannedArm, in_name_of
 from inheritune.experiment.setup import Setup
 from inheritune.experiment.store import Shared
 from inheritune.experiment.suite import Suite, load_suite
-from inheritune.recipe import Reference, check, dump_recipe
+from inheritune.recipe import Reference, check
 from inheritune.report import write_comparison
 from inheritune.results import ArmResult, Comparison, Failure, ReferenceSummary
-from inheritune.runlog import Terminal, note_start, write_text
+from inheritune.runlog import Terminal
 
 # Keys of a suite that may differ when a comparison is resumed. What an arm was started with is in its own folder.
 _FREE = ("train.checkpoint", "train.micro_batch", "hardware", "track", "arms", "layers", "seeds", "published")
@@ -52,7 +52,6 @@ def compare(
     runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
 
     def check_all() -> list[PlannedArm]:
-        check_folder(out, "suite.yaml", suite, _FREE)
         arms = plan_checked(suite, runtime)
         for arm in arms:
             for seed in suite.all_seeds:
@@ -60,13 +59,7 @@ def compare(
                     check_request(arm_folder(out, arm.name, seed), request_of(arm, seed))
         return arms
 
-    def begin() -> None:
-        check_folder(out, "suite.yaml", suite, _FREE)  # again, as another process may have begun there
-        write_text(out / "suite.yaml", dump_recipe(suite))
-
-    arms: list[PlannedArm] = runtime.on_rank0(check_all)
-    with only_job(out, runtime):
-        runtime.on_rank0(begin)
+    with opened(out, "suite.yaml", suite, _FREE, check_all, terminal, runtime) as arms:
         return _Comparing(suite, arms, out, shared, terminal, runtime).run()
 
 
@@ -80,9 +73,6 @@ class _Comparing:
         self.shared = Shared(shared, folder)
         self.results: dict[str, list[ArmResult]] = {arm.name: [] for arm in arms}
         self.failures: dict[str, list[Failure]] = {arm.name: [] for arm in arms}
-        facts = {**runtime.describe(), "seed": suite.seed, "micro_batch": suite.train.micro_batch}
-        for difference in runtime.on_rank0(lambda: note_start(folder / "manifest.json", facts)):
-            terminal.warn(f"{difference}: the result may differ from an uninterrupted one's in the last bits")
 
     def run(self) -> Comparison:
         """Text, reference, arms; the results are written after each arm."""

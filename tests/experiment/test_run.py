@@ -13,7 +13,7 @@ import inheritune
 from conftest import read_json, tiny_recipe, weights
 from inheritune.errors import InputError
 from inheritune.evaluation import judge_on
-from inheritune.pipeline import run
+from inheritune.experiment import run
 from inheritune.recipe import load_recipe
 from inheritune.runlog import read_metrics
 
@@ -181,7 +181,7 @@ def test_python_functions_do_the_stages(text: Path, tokenizer: Any, reference_fo
 
 
 def test_a_starter_recipe_is_legal_and_runs(reference_folder: Path, text: Path, tmp_path: Path) -> None:
-    from inheritune.pipeline import starter_recipe
+    from inheritune.experiment import starter_recipe
 
     content = starter_recipe(str(reference_folder))
     path = tmp_path / "starter.yaml"

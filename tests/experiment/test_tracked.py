@@ -11,7 +11,7 @@ import inheritune
 from conftest import read_json, tiny_recipe, weights
 from inheritune.cli.commands import app
 from inheritune.errors import InputError
-from inheritune.pipeline import run
+from inheritune.experiment import run
 from inheritune.recipe import load_recipe
 from inheritune.runlog import read_metrics, trackers
 from inheritune.runlog.trackers import Origin
@@ -83,7 +83,7 @@ def test_trackers_may_differ_when_a_run_goes_on(
 def test_only_the_first_process_tracks(tmp_path: Path, opened: list[Recorder]) -> None:
     from types import SimpleNamespace
 
-    from inheritune.arm import Arm, _open_trackers
+    from inheritune.experiment.training_run import TrainingRun, _open_trackers
     from inheritune.recipe import Training
     from inheritune.runlog import Terminal
     from inheritune.runtime import start
@@ -91,11 +91,11 @@ def test_only_the_first_process_tracks(tmp_path: Path, opened: list[Recorder]) -
     model: Any = SimpleNamespace(config=SimpleNamespace(num_hidden_layers=2), parameters=lambda: iter(()))
     settings = Training.model_validate({"length": "3 steps"})
     for rank in (0, 1):
-        conditions: Any = SimpleNamespace(
+        context: Any = SimpleNamespace(
             runtime=dataclasses.replace(start("cpu"), rank=rank, world_size=2), track=("trackio",), title="demo",
             seed=1, terminal=Terminal(quiet=True),
         )  # fmt: skip
-        with _open_trackers(Arm("arm", tmp_path / str(rank), lambda: model), conditions, model, settings):
+        with _open_trackers(TrainingRun("arm", tmp_path / str(rank), lambda: model, settings), context, model):
             pass
     assert [each.origin.folder.name for each in opened] == ["0"]
 

@@ -7,10 +7,9 @@ import pytest
 
 from inheritune import compare
 from inheritune.cli import main
-from inheritune.comparison import plan_suite
 from inheritune.errors import InputError
+from inheritune.experiment import Suite, load_suite, plan_suite
 from inheritune.planner import choose_devices
-from inheritune.recipe import Suite, load_suite
 from tiny_suites import make_reference, tiny_suite
 
 SUITES = Path(__file__).parents[2] / "recipes" / "suites"

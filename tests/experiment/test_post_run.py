@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from inheritune.experiment.look import beginnings, greedy
 from transformers import AutoModelForCausalLM
 
 import inheritune
 from conftest import read_json, tiny_recipe
 from inheritune.data import open_prepared
-from inheritune.pipeline import run
-from inheritune.pipeline.looking import beginnings, greedy
+from inheritune.experiment import run
 from inheritune.recipe import Recipe, load_recipe
 from inheritune.runlog import Terminal
 
@@ -102,7 +102,7 @@ def test_analysis_of_both_goes_on_where_it_stopped(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, spec = tmp_path / "run", load_recipe(recipe, ["--evaluate.analyze=true", "--evaluate.prompts=[]"])
-    from inheritune.pipeline import looking
+    from inheritune.experiment import look as looking
 
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

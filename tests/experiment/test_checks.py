@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from inheritune import compare
-from inheritune.comparison.plan import plan
 from inheritune.errors import InputError
-from inheritune.recipe import Suite, check
+from inheritune.experiment.checks import plan_checked as plan
+from inheritune.experiment.suite import Suite
+from inheritune.recipe import check
 from inheritune.runtime import Runtime
 from tiny_suites import make_reference, tiny_suite
 

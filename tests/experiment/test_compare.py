@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-import inheritune.arm
 from conftest import read_json, weights
 from inheritune import compare
 from inheritune.cli import main
 from inheritune.cli.comparison import show_comparison
 from inheritune.data import open_prepared
 from inheritune.errors import InputError, Interrupted
+from inheritune.experiment import training_run
 from tiny_suites import make_reference, tiny_suite
 
 pytestmark = pytest.mark.long
@@ -211,7 +211,7 @@ def test_interrupted_it_goes_on_to_the_same_bits(
     arms = [arm for arm in ARMS if arm["name"] in ("inherit", "stacking")]
     apart = folder / "apart"
     shutil.copytree(folder / "shared", apart, ignore=shutil.ignore_patterns("arms"))
-    losses, calls = inheritune.arm.sequence_losses, 0
+    losses, calls = training_run.sequence_losses, 0
 
     def interrupting(*words: Any) -> Any:
         nonlocal calls
@@ -221,7 +221,7 @@ def test_interrupted_it_goes_on_to_the_same_bits(
         return losses(*words)
 
     with monkeypatch.context() as patched:
-        patched.setattr(inheritune.arm, "sequence_losses", interrupting)
+        patched.setattr(training_run, "sequence_losses", interrupting)
         with pytest.raises(Interrupted, match="stacking, seed 1: stopped"):
             compare(suite | {"arms": arms}, folder / "interrupted", shared=apart)
     before = read_json(folder / "interrupted" / "comparison.json")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from inheritune.comparison.plan import plan
-from inheritune.recipe import Suite, load_suite
+from inheritune.experiment import Suite, load_suite
+from inheritune.experiment.checks import plan_checked as plan
 from inheritune.runtime import Runtime
 
 SUITES = Path(__file__).parents[2] / "recipes" / "suites"

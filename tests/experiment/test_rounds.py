@@ -5,7 +5,7 @@ import pytest
 
 from inheritune import grow, prepare
 from inheritune.errors import InputError
-from inheritune.growth import best_round, depths, goes_on, kept_blocks
+from inheritune.experiment.rounds import best_round, continues, depths, round_stages
 from inheritune.recipe import Grow, Inherit
 from inheritune.runlog import locked
 
@@ -28,7 +28,7 @@ def test_depths(layers: Any, grow: dict[str, Any], total: int, expected: list[in
 def test_without_growth_there_is_one_round() -> None:
     assert depths(Inherit(layers=5), None, 12) == [5]
     assert depths(Inherit(layers=[0, 1, 11]), None, 12) == [3]
-    assert kept_blocks(Inherit(layers=[0, 1, 11]), 3, 12) == [0, 1, 11]
+    assert [stage.blocks for stage in round_stages(Inherit(layers=[0, 1, 11]), None, 12)] == [[0, 1, 11]]
 
 
 @pytest.mark.parametrize(
@@ -44,26 +44,18 @@ def test_depths_that_cannot_be(layers: int, max_layers: int | None, words: str) 
         depths(Inherit(layers=layers), Grow(max_layers=max_layers), 12)
 
 
-def rounds(*matched: bool) -> list[dict[str, Any]]:
-    return [
-        {"layers": 4 + 2 * n, "matched": match, "val_loss": 3.0 - 0.1 * n + (0.5 if n == 2 else 0)}
-        for n, match in enumerate(matched)
-    ]
-
-
-def test_it_goes_on_until_matched_or_as_deep_as_allowed() -> None:
-    plan = [4, 6, 8]
-    assert goes_on([], Grow(), plan)
-    assert goes_on(rounds(False), Grow(), plan)
-    assert not goes_on(rounds(False, True), Grow(), plan)
-    assert goes_on(rounds(False, True), Grow(until="max_layers"), plan)
-    assert not goes_on(rounds(False, False, False), Grow(), plan)
-    assert not goes_on(rounds(False), None, [4])
+def test_another_round_follows_until_matched_or_as_deep_as_allowed() -> None:
+    assert continues([], Grow(), 3)
+    assert continues([False], Grow(), 3)
+    assert not continues([False, True], Grow(), 3)
+    assert continues([False, True], Grow(until="max_layers"), 3)
+    assert not continues([False, False, False], Grow(), 3)
+    assert not continues([False], None, 1)
 
 
 def test_the_result_is_the_shallowest_match_else_the_best_loss() -> None:
-    assert best_round(rounds(False, True, True))["layers"] == 6
-    assert best_round(rounds(False, False, False))["layers"] == 6  # round 3 has the highest loss
+    assert best_round([False, True, True], [3.0, 2.9, 2.8]) == 1
+    assert best_round([False, False, False], [3.0, 2.9, 3.3]) == 1
 
 
 def test_rounds_are_tracked_and_belong_to_one_request(
@@ -83,7 +75,7 @@ def test_rounds_are_tracked_and_belong_to_one_request(
         **more,
     )
     for found in rounds:
-        assert list((tmp_path / "out" / found["folder"] / "tensorboard").iterdir())
+        assert list((tmp_path / "out" / found.folder / "tensorboard").iterdir())
     with pytest.raises(InputError, match=r"another training: inherit\.layers \(1 there, 2 here\)"):
         grow(reference_folder, tmp_path / "data", tmp_path / "out", inherit={"layers": 2, "choose": "first"}, **more)
     with locked(tmp_path / "out"), pytest.raises(InputError, match="another process is at work"):

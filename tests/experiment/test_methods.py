@@ -2,10 +2,11 @@ from typing import Any
 
 import pytest
 
-from inheritune.comparison.order import in_order
-from inheritune.comparison.starts import depth_of, distilbert_blocks, first_stage_wish, wish_of
 from inheritune.errors import InputError
-from inheritune.recipe import ArmSettings
+from inheritune.experiment.methods import METHODS
+from inheritune.experiment.methods.distilbert import distilbert_blocks
+from inheritune.experiment.plan import in_order
+from inheritune.experiment.suite import ArmSettings
 
 
 def arm(start: Any, name: str = "it", **more: Any) -> ArmSettings:
@@ -13,8 +14,8 @@ def arm(start: Any, name: str = "it", **more: Any) -> ArmSettings:
 
 
 def blocks(start: Any, total: int, default: int = 4) -> Any:
-    settings = arm(start)
-    return wish_of(settings, depth_of(settings, default, total), total).layers
+    method = arm(start).start
+    return method.stages(method.depth(default, total), total)[-1].blocks
 
 
 @pytest.mark.parametrize(
@@ -41,11 +42,20 @@ def test_what_comes_along() -> None:
     for start, submodules, width in (
         ("inherit", "all", "full"), ("random", "none", "full"), ("half-width", "all", "half"), ("lazy", "all", "full"),
     ):  # fmt: skip
-        settings = arm(start)
-        spec = wish_of(settings, 4, 8)
+        spec = arm(start).start.stages(4, 8)[-1].spec
         assert (spec.submodules, spec.width) == (submodules, width)
-    assert first_stage_wish(6, 8).submodules == "none"
-    assert first_stage_wish(6, 8).layers == [0, 1, 2]
+    first, second = arm("stacking").start.stages(6, 8)
+    assert (first.weights, first.blocks, first.share) == ("random", [0, 1, 2], 0.5)
+    assert (second.weights, second.blocks, second.after_previous) == ("inherit", [0, 1, 2, 0, 1, 2], True)
+
+
+def test_methods_register_themselves() -> None:
+    assert sorted(METHODS) == [
+        "distilbert", "growth", "half-width", "hybrid-stacking", "inherit", "lazy", "random", "reference", "stacking",
+    ]  # fmt: skip
+    for kind, method in METHODS.items():
+        assert method().kind == kind
+        assert method.__doc__
 
 
 def test_the_distilbert_style_start_of_the_paper() -> None:

@@ -11,7 +11,7 @@ import inheritune
 from conftest import read_json, tiny_recipe, weights
 from inheritune import growth, prepare
 from inheritune.errors import InputError, Interrupted
-from inheritune.pipeline import run
+from inheritune.experiment import run
 from inheritune.recipe import load_recipe
 
 

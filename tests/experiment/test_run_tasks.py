@@ -10,7 +10,7 @@ import inheritune
 from conftest import read_json, tiny_recipe
 from inheritune.cli import main
 from inheritune.errors import InputError
-from inheritune.pipeline import run
+from inheritune.experiment import run
 from inheritune.recipe import load_recipe
 from local_tasks import write_tasks
 from processes import together

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from inheritune.experiment.look import greedy
 from tokenizers import processors
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -15,6 +14,7 @@ import inheritune
 from inheritune.data import batch_numbers, open_prepared, prefix_tokens, suffix_tokens, train_tokenizer
 from inheritune.errors import InputError
 from inheritune.evaluation import judge_on
+from inheritune.evaluation.samples import greedy_continuation
 
 LENGTH = 24
 KINDS = {
@@ -257,7 +257,7 @@ def test_samples_do_not_go_on_behind_an_end(reference: Path) -> None:
         with torch.no_grad():
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     expected = tokenizer.decode(ids, skip_special_tokens=True).removeprefix("the small")
-    assert greedy(model, tokenizer, "the small", 5, prefix) == expected
+    assert greedy_continuation(model, tokenizer, "the small", 5, prefix) == expected
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from inheritune.report import write_analysis
+from inheritune.report import write_report
 from inheritune.results import AnalyzedModel
 
 
@@ -129,4 +129,4 @@ def write(
             }  # fmt: skip
     facts = facts_of(models, taus, sequences, length)
     (folder / "analysis.json").write_text(json.dumps(facts))
-    return write_analysis(folder).read_text()
+    return write_report(folder).read_text()

@@ -16,7 +16,7 @@ import pytest
 from analysis_example import facts_of, figure, make_model, typed, with_selection, without_attention, write
 
 from inheritune.errors import DamagedFile, InputError
-from inheritune.report import write_analysis
+from inheritune.report import write_report
 from inheritune.report.analysis import analysis_verdict, layers_table
 from inheritune.report.heat_maps import draw_heads
 from inheritune.report.lines import draw_measure
@@ -344,15 +344,15 @@ def test_a_hundred_layers_stay_light(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_an_analysis_and_a_damaged_one(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"analysis\.json: no such file"):
-        write_analysis(tmp_path)
+    with pytest.raises(InputError, match="holds none of these"):
+        write_report(tmp_path)
     (tmp_path / "analysis.json").write_text('{"format": 7}')
     with pytest.raises(InputError, match="is of version 7, not 1"):
-        write_analysis(tmp_path)
+        write_report(tmp_path)
     head = {"block": 0, "head": 0, "rank": 1.0}
     maps = {"file": "maps-0.npz", "potent": head, "lazy": head}
     model = make_model("m", 2) | {"maps": maps, "blocks": [], "angular_distance": []}
     (tmp_path / "analysis.json").write_text(json.dumps(facts_of([model])))
     (tmp_path / "maps-0.npz").write_bytes(b"nothing")
     with pytest.raises(DamagedFile, match=r"maps-0\.npz: damaged"):
-        write_analysis(tmp_path)
+        write_report(tmp_path)

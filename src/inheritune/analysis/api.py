@@ -30,7 +30,7 @@ from inheritune.data import (
 from inheritune.errors import InputError
 from inheritune.inheritance import check_free, free_output
 from inheritune.recipe import Inherit, Reference
-from inheritune.report import write_analysis
+from inheritune.report import write_report
 from inheritune.results import Analysis, AnalyzedModel, AnalyzedText, Selection
 from inheritune.runlog import new_folder
 
@@ -245,5 +245,5 @@ def _write(
             models.append(model)
         analysis = analysis.model_copy(update={"models": models})
         analysis.write(filled / "analysis.json")
-        write_analysis(filled)
+        write_report(filled)
     return analysis

@@ -52,6 +52,9 @@ def _plain_names(files: dict[str, str]) -> dict[str, str] | None:
     return files if all(Path(name).name == name for name in files) else None
 
 
+HubId = Annotated[str | None, _checked(hub_id)]
+
+
 @dataclass(frozen=True)
 class Licence:
     """A licence as the hub's metadata has it. `source` says where it was read, or why it is not known."""
@@ -77,7 +80,7 @@ class Origin:
     """
 
     name: str
-    hub_id: Annotated[str | None, _checked(hub_id)] = None
+    hub_id: HubId = None
     revision: str | None = None
     licence: Licence = Licence()
     language: Annotated[str | list[str] | None, _checked(languages)] = None

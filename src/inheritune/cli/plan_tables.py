@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
+from inheritune.cli.tables import table_of
 from inheritune.report import short
 from inheritune.runlog import PlainConsole
 
@@ -16,8 +15,7 @@ def show_costs(found: dict[str, Any], title: str) -> None:
     """The whole plan, top to bottom: trainings, memory, disk, devices, what fits, warnings, what is left out."""
     console = PlainConsole()
     reference = found["reference"]
-    _say(
-        console,
+    console.print(
         f"{title}: {reference['name']}, {reference['blocks']} blocks. From the config alone; nothing measured.",
     )
     _trainings(console, found)
@@ -27,22 +25,15 @@ def show_costs(found: dict[str, Any], title: str) -> None:
     if "fit" in found:
         _fit(console, found)
     for sentence in found["warnings"]:
-        _say(console, f"\nwarning: {sentence}")
-    _say(console, "\nNot counted. " + " ".join(f"{line[0].upper()}{line[1:]}." for line in found["left_out"]))
-
-
-def _say(console: PlainConsole, text: str) -> None:
-    console.print(text)
+        console.print(f"\nwarning: {sentence}")
+    console.print("\nNot counted. " + " ".join(f"{line[0].upper()}{line[1:]}." for line in found["left_out"]))
 
 
 def _table(console: PlainConsole, title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.print()
-    _say(console, title)
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for number, name in enumerate(names):
-        shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        shown.add_row(*row)
+    console.print(title)
+    shown = table_of(names, rows)
+    shown.padding = (0, 2, 0, 0)
     console.print(shown)
 
 
@@ -64,9 +55,9 @@ def _trainings(console: PlainConsole, found: dict[str, Any]) -> None:
     title = f"Models. FLOP: training and all validation{seeds}; causal attention not halved"
     _table(console, title, names, [[row[name] for name in names] for row in rows])
     if any("least" not in each["counts"] for each in found["trainings"]):
-        _say(console, "* only where the rounds before do not match the reference")
+        console.print("* only where the rounds before do not match the reference")
     if any(each["teacher"] and each["teacher"]["outputs"] == "stored" for each in found["trainings"]):
-        _say(console, "+ a teacher's outputs that are stored are computed once for all that share them")
+        console.print("+ a teacher's outputs that are stored are computed once for all that share them")
 
 
 def _training(each: dict[str, Any]) -> dict[str, str]:
@@ -153,7 +144,7 @@ def _devices(console: PlainConsole, found: dict[str, Any]) -> None:
     names = ("device", "seqs", "GB", "of GB ", *(("hours, least", "hours, most") if several else ("hours",)), "dollars")
     _table(console, "Devices (!: does not fit)", names, rows)
     assumed = "; ".join(f"{', '.join(devices)}: {how}" for how, devices in ways.items())
-    _say(console, f"Assumed, as the prices are (--price, --rate): {assumed}")
+    console.print(f"Assumed, as the prices are (--price, --rate): {assumed}")
 
 
 def _fit(console: PlainConsole, found: dict[str, Any]) -> None:
@@ -168,7 +159,7 @@ def _fit(console: PlainConsole, found: dict[str, Any]) -> None:
             reach,
         )
     if not fit["rows"]:
-        _say(console, "No number of blocks fits.")
+        console.print("No number of blocks fits.")
         return
     devices = list(fit["rows"][0]["tokens"]) if hours is not None else []
     rows = [

@@ -73,24 +73,21 @@ def _show(found: dict[str, Any]) -> None:
 
     console = PlainConsole()
 
-    def say(text: str) -> None:
-        console.print(text)
-
     visibility = found["visibility"]
     if visibility == "public":
         visibility += " (if it is made; one that is there keeps its own)"
-    say(f"from        {found['folder']}")
-    say(f"to          {found['repository']}, revision {found['revision']}, {visibility}")
-    say(f"token       {found['token_from'] or 'none: set HF_TOKEN, or log in with `hf auth login`'}")
+    console.print(f"from        {found['folder']}")
+    console.print(f"to          {found['repository']}, revision {found['revision']}, {visibility}")
+    console.print(f"token       {found['token_from'] or 'none: set HF_TOKEN, or log in with `hf auth login`'}")
     console.print()
     rows = [[file["name"], _size(file["bytes"])] for file in found["files"]]
     console.print(table_of(["file", "size"], [*rows, ["all", _size(found["bytes"])]]))
     console.print()
-    say("card        " + ("none" if not found["card"] else ""))
+    console.print("card        " + ("none" if not found["card"] else ""))
     for key, value in found["card"].items():
-        say(f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+        console.print(f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
     for note in found["notes"]:
-        say(f"\nwarning: {note}")
+        console.print(f"\nwarning: {note}")
 
 
 def _size(count: int) -> str:

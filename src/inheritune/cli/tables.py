@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from inheritune.cli.options import echo
 from inheritune.runtime import place_of_process
@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from inheritune.results import Analysis, AnalyzedModel, Block, RunSummary
 
 
-def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], whole_figures: bool = False) -> "Table":
-    """Names to the left, figures to the right; with `whole_figures` only names are broken where there is no room."""
+def table_of(
+    header: Sequence[str], rows: Sequence[Sequence[str]], whole_figures: bool = False, names: int = 1
+) -> "Table":  # fmt: skip
+    """The first `names` columns to the left, the others to the right. With `whole_figures` only names are broken where
+    there is no room.
+    """
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(header):
-        is_name = number == 0
-        shown.add_column(
-            name, justify="left" if is_name else "right", overflow="fold", no_wrap=whole_figures and not is_name
-        )
+        is_name = number < names
+        justify: Literal["left", "right"] = "left" if is_name else "right"
+        shown.add_column(name, justify=justify, overflow="fold", no_wrap=whole_figures and not is_name)
     for row in rows:
         shown.add_row(*row)
     return shown
@@ -45,18 +48,17 @@ def show_summary(summary: "RunSummary", folder: Path) -> None:
 
 def show_plan(found: dict[str, Any]) -> None:
     """A plan, a row for each tensor of the target, on standard output."""
-    from rich.table import Table
-
     from inheritune.runlog import PlainConsole
 
     # A name that is broken over two lines can be neither read nor copied: long rows are left to the terminal.
     console = PlainConsole(width=max(PlainConsole().width, 240))
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("target tensor", "source tensor", "slice"):
-        shown.add_column(name, no_wrap=True)
-    shown.add_column("bytes", justify="right")
-    for row in found["plan"]:
-        shown.add_row(row["target"], row["source"] or "-", row["slice"], f"{row['bytes']:,}" if row["bytes"] else "")
+    rows = [
+        [row["target"], row["source"] or "-", row["slice"], f"{row['bytes']:,}" if row["bytes"] else ""]
+        for row in found["plan"]
+    ]
+    shown = table_of(("target tensor", "source tensor", "slice", "bytes"), rows, names=3)
+    for column in shown.columns[:3]:
+        column.no_wrap = True
     console.print(shown)
     total = sum(row["bytes"] for row in found["plan"])
     console.print(
@@ -125,38 +127,25 @@ def _giga(rate: float) -> str:
 
 def show_prepared(found: dict[str, Any]) -> None:
     """What came from each source, and what each filter left, on standard output."""
-    from rich.table import Table
-
     from inheritune.runlog import PlainConsole
 
     console = PlainConsole()
-
-    def show(names: tuple[str, ...], rows: list[list[str]]) -> None:
-        shown = Table(box=None, pad_edge=False, header_style="bold")
-        for number, name in enumerate(names):
-            shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
-        for row in rows:
-            shown.add_row(*row)
-        console.print(shown)
-        console.print()
-
     if found.get("sources"):
-        show(
-            ("source", "documents found", "broken places", "training tokens", "validation tokens"),
+        names = ("source", "documents found", "broken places", "training tokens", "validation tokens")
+        rows = [
             [
-                [
-                    source["name"], f"{source['documents_found']:,}", f"{sum(source['passed_over'].values()):,}",
-                    f"{source['train_tokens']:,}", f"{source['validation_tokens']:,}",
-                ]
-                for source in found["sources"]
-            ],
-        )  # fmt: skip
+                source["name"], f"{source['documents_found']:,}", f"{sum(source['passed_over'].values()):,}",
+                f"{source['train_tokens']:,}", f"{source['validation_tokens']:,}",
+            ]
+            for source in found["sources"]
+        ]  # fmt: skip
+        console.print(table_of(names, rows))
+        console.print()
     if found.get("filters"):
         counts = ("documents_in", "documents_out", "tokens_in", "tokens_out")
-        show(
-            ("filter", "documents in", "out", "tokens in", "out"),
-            [[step["filter"], *(f"{step[key]:,}" for key in counts)] for step in found["filters"]],
-        )  # fmt: skip
+        rows = [[step["filter"], *(f"{step[key]:,}" for key in counts)] for step in found["filters"]]
+        console.print(table_of(("filter", "documents in", "out", "tokens in", "out"), rows))
+        console.print()
 
 
 def show_analysis(analysis: "Analysis", out: Path | None) -> None:

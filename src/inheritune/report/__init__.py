@@ -2,7 +2,7 @@
 
 from inheritune.report.comparison import comparison_table, notes_on, verdict_of
 from inheritune.report.curves import arm_curve, tokens_to_reach
-from inheritune.report.folders import kind_of, write_analysis, write_comparison, write_report, write_reports
+from inheritune.report.folders import kind_of, write_report, write_reports
 from inheritune.report.markup import markdown_block, markdown_table, markdown_text
 from inheritune.report.notation import duration, short, spans, with_error
 from inheritune.report.page import Table
@@ -13,6 +13,5 @@ from inheritune.report.tasks import ONE_START, harness_note, start_note, task_ta
 __all__ = [
     "ONE_START", "PAIR", "Table", "arm_curve", "comparison_table", "duration", "harness_note", "kind_of", "loss_note",
     "markdown_block", "markdown_table", "markdown_text", "notes_on", "short", "spans", "start_note", "table",
-    "task_table", "tokens_to_reach", "verdict", "verdict_of", "with_error", "write_analysis", "write_comparison",
-    "write_report", "write_reports",
+    "task_table", "tokens_to_reach", "verdict", "verdict_of", "with_error", "write_report", "write_reports",
 ]  # fmt: skip

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inheritune.errors import InputError
 from inheritune.redaction import without_folders
 from inheritune.report.curves import Curves
 from inheritune.report.figures import COLOURS
@@ -23,11 +22,8 @@ class AnalysisFolder:
 
     @classmethod
     def read(cls, folder: Path) -> "AnalysisFolder":
-        """Raises InputError where there is no analysis.json or it is of another version, DamagedFile for damage."""
-        file = folder / "analysis.json"
-        if not file.is_file():
-            raise InputError(str(file), "no such file", "`inheritune analyze MODEL --out FOLDER` writes it")
-        return cls(folder, Analysis.read(file))
+        """Read a folder. Raises InputError where analysis.json is of another version, DamagedFile for damage."""
+        return cls(folder, Analysis.read(folder / "analysis.json"))
 
     @property
     def title(self) -> str:

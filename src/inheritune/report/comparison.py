@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from inheritune.errors import InputError
 from inheritune.report.curves import Curve, Curves, arm_curve, reference_curve
 from inheritune.report.notation import short, with_error
 from inheritune.report.page import BAD, GOOD, OPEN, Table
@@ -25,18 +24,10 @@ class ComparisonFolder:
     comparison: Comparison | None
 
     @classmethod
-    def read(cls, folder: Path, comparison: Comparison | None = None) -> "ComparisonFolder":
-        """Read a folder; `comparison` is given where comparison.json is just written.
-
-        Raises InputError where `folder` is no comparison's, DamagedFile where a file is damaged.
-        """
+    def read(cls, folder: Path) -> "ComparisonFolder":
+        """Read a folder. Raises DamagedFile where a file is damaged."""
         file = folder / "comparison.json"
-        if comparison is None and file.is_file():
-            comparison = Comparison.read(file)
-        elif comparison is None and not (folder / "suite.yaml").is_file():
-            what = "holds neither comparison.json nor suite.yaml"
-            raise InputError(str(folder), what, "name the folder of a comparison")
-        return cls(folder, comparison)
+        return cls(folder, Comparison.read(file) if file.is_file() else None)
 
     @property
     def title(self) -> str:

@@ -31,28 +31,17 @@ def kind_of(folder: Path) -> str:
     raise InputError(str(folder), what, "name folders that `inheritune run`, `compare` or `analyze` wrote")
 
 
-def write_report(folder: Path, summary: RunSummary | None = None) -> Path:
-    """Write `folder`/report for a run, finished or not; returns the page's path.
+def write_report(folder: Path, result: RunSummary | Comparison | None = None) -> Path:
+    """Write the page of a run, comparison or analysis, finished or not, into its own place; returns the page's path.
 
-    `summary` is given where summary.json is yet to be written. Raises as `RunFolder.read` does.
+    That place is report/, of an analysis the folder itself. `result` is given where its file is yet to be written.
+    Raises InputError for another folder or a file of another version, DamagedFile where a file is damaged.
     """
-    return _write_alone(RunFolder.read(folder, summary), None)
-
-
-def write_comparison(folder: Path, comparison: Comparison | None = None) -> Path:
-    """Write `folder`/report for a comparison, finished or not; returns the page's path.
-
-    `comparison` is given where comparison.json is just written. Raises as `ComparisonFolder.read` does.
-    """
-    return _write_alone(ComparisonFolder.read(folder, comparison), None)
-
-
-def write_analysis(folder: Path) -> Path:
-    """Write index.html, analysis.md and figures/ into an analysis's folder; returns the page's path.
-
-    Raises as `AnalysisFolder.read` does, and DamagedFile where a map of attention is damaged.
-    """
-    return _write_alone(AnalysisFolder.read(folder), None)
+    if isinstance(result, RunSummary):
+        return _write_alone(RunFolder.read(folder, result), None)
+    if isinstance(result, Comparison):
+        return _write_alone(ComparisonFolder(folder, result), None)
+    return _write_alone(_KINDS[kind_of(folder)][0].read(folder), None)
 
 
 def _write_alone(shown: Folder, out: Path | None) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import TypeVar
 
 from inheritune.report import sections
 from inheritune.report.analysis import AnalysisFolder, labels_of, verdicts_of
@@ -15,6 +16,7 @@ from inheritune.report.run_folder import RunFolder
 from inheritune.results import Analysis, AnalyzedModel
 
 Folder = RunFolder | ComparisonFolder | AnalysisFolder
+Kind = TypeVar("Kind", RunFolder, ComparisonFolder, AnalysisFolder)
 
 PAIR = ("reference", "target")
 """What the two models of a run are called, in their order in its files."""
@@ -26,37 +28,21 @@ class Shown:
 
     folders: list[tuple[str, Folder]]
 
-    @property
-    def alone(self) -> Folder | None:
-        """The folder that is shown alone; None for several."""
-        return self.folders[0][1] if len(self.folders) == 1 else None
+    def only(self, kind: type[Kind]) -> Kind | None:
+        """The folder that is shown alone, if it is of this kind."""
+        alone = self.folders[0][1] if len(self.folders) == 1 else None
+        return alone if isinstance(alone, kind) else None
 
-    @property
-    def run(self) -> RunFolder | None:
-        """The run that is shown alone."""
-        return self.alone if isinstance(self.alone, RunFolder) else None
-
-    @property
-    def analysis(self) -> AnalysisFolder | None:
-        """The analysis that is shown alone."""
-        return self.alone if isinstance(self.alone, AnalysisFolder) else None
-
-    @property
-    def runs(self) -> list[tuple[str, RunFolder]]:
-        """All runs."""
-        return [(label, one) for label, one in self.folders if isinstance(one, RunFolder)]
-
-    @property
-    def comparisons(self) -> list[tuple[str, ComparisonFolder]]:
-        """All comparisons."""
-        return [(label, one) for label, one in self.folders if isinstance(one, ComparisonFolder)]
+    def every(self, kind: type[Kind]) -> list[tuple[str, Kind]]:
+        """All folders of this kind, with their labels."""
+        return [(label, one) for label, one in self.folders if isinstance(one, kind)]
 
     @cached_property
     def analyses(self) -> list[tuple[str, Analysis]]:
         """The analyses that are named, then those in the runs' folders, with their models called as runs call them."""
-        named = [(label, one.analysis) for label, one in self.folders if isinstance(one, AnalysisFolder)]
+        named = [(label, one.analysis) for label, one in self.every(AnalysisFolder)]
         of_runs = []
-        for label, run in self.runs:
+        for label, run in self.every(RunFolder):
             if run.analysis is not None:
                 pairs = zip(run.analysis.models, PAIR, strict=False)
                 models = [model.model_copy(update={"name": name}) for model, name in pairs]
@@ -79,12 +65,14 @@ class Shown:
         """The page: verdicts, then every module of `sections` in the order of its PLACE."""
         modules = [import_module(f"{sections.__name__}.{one.name}") for one in iter_modules(sections.__path__)]
         parts = [module.section(self) for module in sorted(modules, key=lambda module: module.PLACE)]
-        if self.alone is not None:
-            return Page(self.alone.title, self.alone.verdicts, parts)
-        judged: list[tuple[str, RunFolder | ComparisonFolder]] = [*self.runs, *self.comparisons]
+        if len(self.folders) == 1:
+            alone = self.folders[0][1]
+            return Page(alone.title, alone.verdicts, parts)
+        judged = [(label, one) for label, one in self.folders if not isinstance(one, AnalysisFolder)]
         verdicts = [(colour, prefix(label) + text) for label, one in judged for colour, text in one.verdicts]
-        labels = [label for label, one in self.folders]
-        return Page(f"Side by side: {', '.join(labels)}", [*verdicts, *verdicts_of(*self.models)], parts)
+        named = sum(len(one.analysis.models) for _, one in self.every(AnalysisFolder))
+        verdicts += verdicts_of(*self.models)[:named]  # models of runs have none beside their run's
+        return Page(f"Side by side: {', '.join(label for label, _ in self.folders)}", verdicts, parts)
 
 
 def prefix(label: str) -> str:

@@ -55,9 +55,11 @@ from inheritune.results.run import (
     TrainedSummary,
 )
 from inheritune.results.training import (
+    ComparedLoss,
     Loss,
     ModelResult,
     RoundResult,
+    Sized,
     Spent,
     TrainingCost,
     TrainingResult,
@@ -67,10 +69,10 @@ from inheritune.results.training import (
 
 __all__ = [
     "Analysis", "AnalyzedModel", "AnalyzedText", "Arm", "ArmResult", "Attention", "AttentionMap", "Block",
-    "Calibration", "Comparison", "Continuations", "Control", "Distances", "Dropped", "EvaluatedModel", "EvaluatedText",
-    "EvaluationResult", "Failure", "Figure", "Gradients", "Harness", "Head", "Inherited", "JudgedArm", "Lineage",
-    "Loss", "Manifest", "Maps", "ModelFigures", "ModelResult", "Outcome", "Part", "PublishedFigures", "PublishedRow",
-    "ReferenceSummary", "ResultFile", "Round", "RoundResult", "RunState", "RunSummary", "Samples", "SeedSummary",
-    "Selection", "Spent", "Stage", "Start", "TaskScore", "TrainedSummary", "TrainingCost", "TrainingResult",
-    "TrainingSpent", "read_judged",
+    "Calibration", "ComparedLoss", "Comparison", "Continuations", "Control", "Distances", "Dropped", "EvaluatedModel",
+    "EvaluatedText", "EvaluationResult", "Failure", "Figure", "Gradients", "Harness", "Head", "Inherited", "JudgedArm",
+    "Lineage", "Loss", "Manifest", "Maps", "ModelFigures", "ModelResult", "Outcome", "Part", "PublishedFigures",
+    "PublishedRow", "ReferenceSummary", "ResultFile", "Round", "RoundResult", "RunState", "RunSummary", "Samples",
+    "SeedSummary", "Selection", "Sized", "Spent", "Stage", "Start", "TaskScore", "TrainedSummary", "TrainingCost",
+    "TrainingResult", "TrainingSpent", "read_judged",
 ]  # fmt: skip

@@ -3,19 +3,15 @@
 from pydantic import Field
 
 from inheritune.results.files import Part, ResultFile
-from inheritune.results.training import Loss, TrainingSpent
+from inheritune.results.training import ComparedLoss, Loss, Sized, TrainingSpent
 
 
-class ReferenceSummary(Part):
+class ReferenceSummary(Loss, Sized):
     """The reference of a run or a comparison. What its training cost is absent where it was only judged."""
 
     name: str
     folder: str | None = None
     """Folder of its results, from that of the comparison; absent in a run, where it is `reference`."""
-    layers: int
-    parameters: int
-    val_loss: float
-    val_loss_se: float | None
     tokens: int | None = None
     epochs: float | None = None
     steps: int | None = None
@@ -35,14 +31,9 @@ class ReferenceSummary(Part):
         return self.flops
 
 
-class TrainedSummary(Loss, TrainingSpent):
+class TrainedSummary(ComparedLoss, TrainingSpent, Sized):
     """What a round and a control have in common."""
 
-    layers: int
-    parameters: int
-    gap: float
-    gap_se: float | None
-    matched: bool
     tokens_before: int | None = None
     """What the rounds have cost that it went on from; absent where it began with the reference."""
     steps_before: int | None = None
@@ -79,14 +70,9 @@ class Control(TrainedSummary):
     over_result_se: float | None = None
 
 
-class Outcome(Loss):
+class Outcome(ComparedLoss, Sized):
     """The round that is a run's result."""
 
-    matched: bool
-    layers: int
-    parameters: int
-    gap: float
-    gap_se: float | None
     model: str
 
 

@@ -1,5 +1,6 @@
 """Heat maps of heads x blocks."""
 
+from inheritune.report.analysis import AnalysisFolder
 from inheritune.report.heat_maps import draw_heads
 from inheritune.report.measures import HEAD_MEASURES
 from inheritune.report.page import Panel, Section
@@ -11,9 +12,9 @@ PLACE = 45
 def section(shown: Shown) -> Section:
     """Of an analysis that is shown alone: a map for each measure and model."""
     title = "Attention by head"
-    if shown.analysis is None:
+    if (folder := shown.only(AnalysisFolder)) is None:
         return Section(title)
-    analysis, (_, labels) = shown.analysis.analysis, shown.models
+    analysis, (_, labels) = folder.analysis, shown.models
     rows = [
         [
             Panel(title_of(measure.title, label, labels), measure.about, picture)

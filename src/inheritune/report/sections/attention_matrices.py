@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from inheritune.errors import DamagedFile
+from inheritune.report.analysis import AnalysisFolder
 from inheritune.report.heat_maps import draw_attention, reduction
 from inheritune.report.page import Panel, Section
 from inheritune.report.sections.attention_by_head import title_of
@@ -18,7 +19,7 @@ PLACE = 60
 def section(shown: Shown) -> Section:
     """Of an analysis that is shown alone: two matrices of each model."""
     title = "A potent and a lazy layer"
-    if shown.analysis is None:
+    if (analysis := shown.only(AnalysisFolder)) is None:
         return Section(title)
     rows, missing, step = [], [], 1
     models, labels = shown.models
@@ -26,7 +27,7 @@ def section(shown: Shown) -> Section:
         if model.maps is None or model.maps.file is None:
             missing.append(f"{label}: no attention matrix was kept.")
             continue
-        matrices, row = _load(shown.analysis.folder / model.maps.file), []
+        matrices, row = _load(analysis.folder / model.maps.file), []
         for kind, head in (("potent", model.maps.potent), ("lazy", model.maps.lazy)):
             lazy = head.block in (model.lazy_layers or [])
             name = "Lazy layer" if lazy else "Potent layer" if kind == "potent" else "The layer nearest to lazy"

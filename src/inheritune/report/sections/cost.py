@@ -2,6 +2,7 @@
 
 from inheritune.report.notation import duration
 from inheritune.report.page import Section, Table
+from inheritune.report.run_folder import RunFolder
 from inheritune.report.run_summary import entries
 from inheritune.report.shown import Shown
 from inheritune.results import TrainedSummary
@@ -13,9 +14,9 @@ _HEADER = ["training", "tokens", "steps", "FLOPs", "teacher FLOPs", "time", "tok
 
 def section(shown: Shown) -> Section:
     """Of a run that is shown alone: a row for each training, of its own cost alone."""
-    if shown.run is None:
+    if (run := shown.only(RunFolder)) is None:
         return Section("Cost")
-    state, rows, seconds, flops = shown.run.state, [], 0.0, 0.0
+    state, rows, seconds, flops = run.state, [], 0.0, 0.0
     for name, one in entries(state):
         if one.flops is None or one.seconds is None:
             continue

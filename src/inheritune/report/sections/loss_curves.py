@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from inheritune.report.comparison import ComparisonFolder
 from inheritune.report.curves import Curve, Curves
 from inheritune.report.figures import COLOURS, INK, Picture, draw, dress, show_values, stretch
 from inheritune.report.page import Section
+from inheritune.report.run_folder import RunFolder
 from inheritune.report.shown import Shown
 
 PLACE = 30
@@ -18,31 +20,31 @@ _STYLES = ("-", "--", "-.", ":")
 def section(shown: Shown) -> Section:
     """The curves of all runs and arms on common axes, of which the reader chooses one."""
     title, curves = "Validation loss during training", shown.curves
-    if not (shown.runs or shown.comparisons):
+    runs, compared = shown.every(RunFolder), shown.every(ComparisonFolder)
+    if not (runs or compared):
         return Section(title)
     drawn = [(words, draw_curves(curves, axis)) for axis, words in _SHOWN.items()]
     by_axis = [(words, picture) for words, picture in drawn if picture is not None]
-    return Section(title, missing=curves.missing(), by_axis=by_axis, notes=[_note(shown)] if curves.curves else [])
-
-
-def _note(shown: Shown) -> str:
-    """On what the losses were taken."""
-    if not shown.comparisons:
-        every = " or ".join(dict.fromkeys(str(run.recipe.every) for _, run in shown.runs))
-        count = " or ".join(dict.fromkeys(f"{run.curve_sequences:,}" for _, run in shown.runs))
-        return (
+    if not curves.curves:
+        return Section(title, missing=curves.missing())
+    comparison = compared[0][1].comparison if len(shown.folders) == 1 and compared else None
+    if comparison is not None:
+        note = (
+            f"Taken on the first {comparison.curve_sequences} validation sequences, means over the seeds, all stages of"
+            f" an arm counted; the table judges on all {comparison.validation_sequences}."
+        )
+    elif compared:
+        note = (
+            "Taken on the first validation sequences of each, of arms as means over the seeds; the tables judge on all."
+        )
+    else:
+        every = " or ".join(dict.fromkeys(str(run.recipe.every) for _, run in runs))
+        count = " or ".join(dict.fromkeys(f"{run.curve_sequences:,}" for _, run in runs))
+        note = (
             f"Taken every {every} on the first {count} validation sequences, as is the reference's line; the table"
             " judges on all of them. What rounds cost that a round went on from is counted."
         )
-    compared = shown.comparisons[0][1].comparison
-    if shown.alone is None or compared is None:
-        return (
-            "Taken on the first validation sequences of each, of arms as means over the seeds; the tables judge on all."
-        )
-    return (
-        f"Taken on the first {compared.curve_sequences} validation sequences, means over the seeds, all stages of an"
-        f" arm counted; the table judges on all {compared.validation_sequences}."
-    )
+    return Section(title, missing=curves.missing(), by_axis=by_axis, notes=[note])
 
 
 def draw_curves(shown: Curves, axis: str) -> Picture | None:

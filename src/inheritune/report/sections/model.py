@@ -4,6 +4,7 @@ from pathlib import Path
 
 from inheritune.report.notation import many, short, spans
 from inheritune.report.page import Section
+from inheritune.report.run_folder import RunFolder
 from inheritune.report.shown import Shown
 
 PLACE = 95
@@ -11,7 +12,7 @@ PLACE = 95
 
 def section(shown: Shown) -> Section:
     """Of a run that is shown alone."""
-    run, title = shown.run, "The model"
+    run, title = shown.only(RunFolder), "The model"
     if run is None or run.best is None:
         return Section(title)
     folder = Path(run.folder.name) if run.folder.is_absolute() else run.folder  # a page is passed on: no home folder

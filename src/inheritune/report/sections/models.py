@@ -1,6 +1,6 @@
 """The models of an analysis, and what its words mean."""
 
-from inheritune.report.analysis import about_text, models_table
+from inheritune.report.analysis import AnalysisFolder, about_text, models_table
 from inheritune.report.page import Section
 from inheritune.report.shown import Shown
 
@@ -9,6 +9,6 @@ PLACE = 5
 
 def section(shown: Shown) -> Section:
     """Of an analysis that is shown alone."""
-    if shown.analysis is None:
+    if (analysis := shown.only(AnalysisFolder)) is None:
         return Section("")
-    return Section("", tables=[("", models_table(*shown.models))], notes=[about_text(shown.analysis.analysis)])
+    return Section("", tables=[("", models_table(*shown.models))], notes=[about_text(analysis.analysis)])

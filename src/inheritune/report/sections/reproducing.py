@@ -16,9 +16,10 @@ _TITLE = "How to reproduce it"
 
 def section(shown: Shown) -> Section:
     """Of a run or a comparison that is shown alone."""
-    if isinstance(shown.alone, ComparisonFolder):
-        return _comparison(shown.alone)
-    return Section(_TITLE) if shown.run is None else _run(shown.run)
+    if (compared := shown.only(ComparisonFolder)) is not None:
+        return _comparison(compared)
+    run = shown.only(RunFolder)
+    return Section(_TITLE) if run is None else _run(run)
 
 
 def _comparison(compared: ComparisonFolder) -> Section:

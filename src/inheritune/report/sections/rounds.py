@@ -5,7 +5,7 @@ from inheritune.report.notation import duration, short, with_error
 from inheritune.report.page import Section, Table
 from inheritune.report.run_folder import RunFolder
 from inheritune.report.run_summary import loss_note, table
-from inheritune.report.shown import Shown, stacked
+from inheritune.report.shown import Shown, prefix, stacked
 
 PLACE = 10
 
@@ -17,20 +17,21 @@ _HEADER = [
 
 def section(shown: Shown) -> Section:
     """The table of a run that is shown alone; of several a row each, then all their models."""
-    run = shown.run
-    if run is not None:
-        models, state = table(run.state), run.state
-        notes = [loss_note(state.validation_sequences or 0, state.tolerance)] if models.rows else []
-        tables = [("", models)] if models.rows else []
-        return Section("Rounds and controls", missing=run.under_way, tables=tables, notes=notes)
-    if not shown.runs:
+    runs = shown.every(RunFolder)
+    if not runs:
         return Section("Runs")
-    runs = Table(_HEADER, [[label, *_cells(run)] for label, run in shown.runs])
-    models = stacked([(label, table(run.state)) for label, run in shown.runs])
-    tables = [("", runs.without_empty_columns())]
-    tables += [("Rounds and controls", models.without_empty_columns())] if models.rows else []
-    missing = [f"{label}: {sentence}" for label, run in shown.runs for sentence in run.under_way]
-    return Section("Runs", missing=missing, tables=tables, notes=[_same_text(shown)] if len(shown.runs) > 1 else [])
+    models = stacked([(label, table(run.state)) for label, run in runs])
+    missing = [prefix(label) + sentence for label, run in runs for sentence in run.under_way]
+    if shown.only(RunFolder) is not None:
+        state = runs[0][1].state
+        if not models.rows:
+            return Section("Rounds and controls", missing=missing)
+        note = loss_note(state.validation_sequences or 0, state.tolerance)
+        return Section("Rounds and controls", missing=missing, tables=[("", models)], notes=[note])
+    tables = [("", Table(_HEADER, [[label, *_cells(run)] for label, run in runs]).without_empty_columns())]
+    if models.rows:
+        tables.append(("Rounds and controls", models.without_empty_columns()))
+    return Section("Runs", missing=missing, tables=tables, notes=[_same_text(runs)] if len(runs) > 1 else [])
 
 
 def _cells(run: RunFolder) -> list[str]:
@@ -55,12 +56,12 @@ def _cells(run: RunFolder) -> list[str]:
     ]
 
 
-def _same_text(shown: Shown) -> str:
+def _same_text(runs: list[tuple[str, RunFolder]]) -> str:
     """Whether the runs' losses compare: by the checksums of their validation shards, where all manifests have them."""
-    texts = [run.validation_text for _, run in shown.runs]
-    lengths = {run.recipe.sequence_length for _, run in shown.runs}
-    if not all(texts):
+    texts = {run.validation_text for _, run in runs}
+    lengths = {run.recipe.sequence_length for _, run in runs}
+    if "" in texts:
         return "Whether the runs were judged on the same text is not known; their losses compare only if they were."
-    if len(set(texts)) == 1 and len(lengths) == 1:
+    if len(texts) == 1 and len(lengths) == 1:
         return "All runs were judged on the same validation sequences."
     return "The runs were judged on different validation sequences: compare their gaps, not their losses."

@@ -3,6 +3,7 @@
 import re
 
 from inheritune.report.page import Sample, Section
+from inheritune.report.run_folder import RunFolder
 from inheritune.report.shown import Shown, prefix
 
 PLACE = 80
@@ -12,7 +13,7 @@ def section(shown: Shown) -> Section:
     """The prompts of all runs."""
     continued: dict[str, list[tuple[str, str]]] = {}
     tokens = set()
-    for label, run in shown.runs:
+    for label, run in shown.every(RunFolder):
         if run.samples is None:
             continue
         tokens.add(run.samples.new_tokens)

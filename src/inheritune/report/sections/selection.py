@@ -1,5 +1,6 @@
 """The blocks that a measured choice dropped."""
 
+from inheritune.report.analysis import AnalysisFolder
 from inheritune.report.page import Section, Table
 from inheritune.report.shown import Shown
 from inheritune.results import Dropped
@@ -10,7 +11,7 @@ PLACE = 65
 def section(shown: Shown) -> Section:
     """Of an analysis that is shown alone."""
     title, (models, labels) = "Selection", shown.models
-    if shown.analysis is None:
+    if shown.only(AnalysisFolder) is None:
         return Section(title)
     tables = [
         (label if len(labels) > 1 else "", _table(model.selection.dropped))

@@ -1,6 +1,7 @@
 """Reference and result of runs on text and tasks."""
 
 from inheritune.report.page import Section
+from inheritune.report.run_folder import RunFolder
 from inheritune.report.shown import Shown, prefix
 from inheritune.report.tasks import harness_note, start_note, task_table
 from inheritune.results import EvaluationResult
@@ -10,7 +11,7 @@ PLACE = 85
 
 def section(shown: Shown) -> Section:
     """The models of all runs side by side, each name behind its run's label."""
-    results = [(label, run.tasks) for label, run in shown.runs if run.tasks is not None]
+    results = [(label, run.tasks) for label, run in shown.every(RunFolder) if run.tasks is not None]
     models = [
         model.model_copy(update={"name": prefix(label) + model.name}) for label, one in results for model in one.models
     ]

@@ -57,7 +57,7 @@ HubId = Annotated[str | None, _checked(hub_id)]
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence as the hub's metadata has it. `source` says where it was read, or why it is not known."""
+    """A licence as the hub's metadata has it. `source`: where it was read, or why it is not known."""
 
     id: Annotated[str | list[str], _checked(licence_id)] = UNKNOWN
     name: Annotated[str | None, _checked(licence_name)] = None
@@ -66,7 +66,7 @@ class Licence:
 
     @property
     def is_known(self) -> bool:
-        """Whether anything says which one it is."""
+        """Whether it is known which one it is."""
         return self.id != UNKNOWN
 
 
@@ -136,19 +136,19 @@ def _of_files(located: Located, revision: str | None) -> Origin:
     of_snapshot = hub_id(f"{snapshot[1]}/{snapshot[2]}") if snapshot else None
     metadata, left_out = stated(fetch(located, CARD, revision))
     made = "inheritune" in metadata.get("tags", []) and of_snapshot is None
-    found_id = metadata.get("base_model") if made else of_snapshot
+    base_id = metadata.get("base_model") if made else of_snapshot
     files = _licence_files(located, revision, metadata.get("license_link"), left_out)
     licence = _licence(metadata, files)
     commit = snapshot[3] if snapshot and of_snapshot else None
     files = files | _notice(licence, files)
-    return Origin("", found_id, commit, licence, metadata.get("language"), files, made, tuple(left_out))
+    return Origin("", base_id, commit, licence, metadata.get("language"), files, made, tuple(left_out))
 
 
 def _licence_files(
     located: Located, revision: str | None, link: str | None, left_out: list[str]
 ) -> dict[str, str]:  # fmt: skip
     """The texts of licences and notices by name; what is not taken is added to `left_out`, in words."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     named = (link,) if link is not None and "/" not in link and link not in (*_LICENCE_FILES, CARD) else ()
     for name in (*_LICENCE_FILES, *named):
         file = fetch(located, name, revision)
@@ -158,9 +158,9 @@ def _licence_files(
             left_out.append(f"the file {name}, a link that leads out of its folder")
         elif file.stat().st_size > _LARGEST:
             left_out.append(f"the file {name}, which is too long for a licence")
-        elif not any(name.lower() == other.lower() for other in found):  # on a disk that does not tell them apart
-            found[name] = file.read_text(encoding="utf-8", errors="replace")
-    return found
+        elif not any(name.lower() == other.lower() for other in texts):  # on a disk that does not tell them apart
+            texts[name] = file.read_text(encoding="utf-8", errors="replace")
+    return texts
 
 
 def _notice(licence: Licence, files: Mapping[str, str]) -> dict[str, str]:
@@ -189,7 +189,7 @@ def _licence(metadata: Mapping[str, Any], files: Mapping[str, str]) -> Licence:
 
 
 def _of_gguf(file: Path) -> Origin:
-    """What a .gguf file's own metadata says."""
+    """From a .gguf file's own metadata."""
     fields = read_gguf(file).metadata
 
     def read(key: str) -> Any:
@@ -206,13 +206,13 @@ def _of_gguf(file: Path) -> Origin:
     source = "the metadata of the reference's .gguf file (general.license)"
     left_out: list[str] = []
     given = {"license": licence_id, "license.name": licence_name, "license.link": licence_link, "languages": languages}
-    found: dict[str, Any] = {key: check(read(key)) for key, check in given.items()}
-    for key, value in found.items():
+    facts: dict[str, Any] = {key: check(read(key)) for key, check in given.items()}
+    for key, value in facts.items():
         if value is None and read(key):
             left_out.append(f"general.{key} of the .gguf file, which holds something else than it should")
-    if found["license"] not in (None, UNKNOWN):
-        licence = Licence(found["license"], found["license.name"], found["license.link"], source)
+    if facts["license"] not in (None, UNKNOWN):
+        licence = Licence(facts["license"], facts["license.name"], facts["license.link"], source)
     return Origin(
-        file.name, hub_id(repository), snapshot[3] if snapshot else None, licence, found["languages"],
+        file.name, hub_id(repository), snapshot[3] if snapshot else None, licence, facts["languages"],
         _notice(licence, {}), left_out=tuple(left_out),
     )  # fmt: skip

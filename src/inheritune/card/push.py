@@ -210,7 +210,7 @@ def _notes(folder: Path, files: dict[str, int], card: dict[str, Any]) -> Iterato
 
 @contextmanager
 def _plain_errors(repo_id: str, token: Any) -> Iterator[None]:
-    """Turn what the hub's library raises into one line, in which no token stands."""
+    """Turn what the hub's library raises into one line without a token."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:

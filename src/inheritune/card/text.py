@@ -17,7 +17,7 @@ MARK = "<!-- Written by inheritune, and written anew by it. Take this line away 
 """The line by which a card of ours is told from one that a person has written."""
 
 PLACE = "PATH-OR-REPOSITORY"
-"""What stands in a card for the model's place until `push` knows it."""
+"""The model's place in a card until `push` knows it."""
 
 TAG = "inheritune"
 PAPER = "[arXiv 2404.08634](https://arxiv.org/abs/2404.08634)"
@@ -52,7 +52,7 @@ def render(card: Card) -> str:
     """The text of README.md."""
     from huggingface_hub import ModelCard
 
-    found = ModelCard.from_template(
+    card_text = ModelCard.from_template(
         metadata_of(card),
         template_str=(Path(__file__).parent / "card.md").read_text(encoding="utf-8"),
         title=markdown_text(card.title), lead=card.lead, lineage=_rows(card.lineage), training=_rows(card.training),
@@ -60,7 +60,7 @@ def render(card: Card) -> str:
         readers=readers_in_words(card.readers),
         code=", trust_remote_code=True" if card.own_code else "", **package_versions(["inheritune"]),
     )  # fmt: skip
-    return re.sub(r"\n{3,}", "\n\n", str(found)).rstrip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", str(card_text)).rstrip() + "\n"
 
 
 def metadata_of(card: Card) -> Any:
@@ -99,7 +99,7 @@ def readers_in_words(readers: Readers) -> str:
 
 
 def lineage_rows(origin: Origin, layers: int | None, parameters: str | None) -> list[tuple[str, str]]:
-    """What a card says of the model that it was made of."""
+    """The rows of a card on the model that it was made of."""
     if origin.hub_id is not None and not origin.made:
         named = f"[{origin.hub_id}](https://huggingface.co/{origin.hub_id})"
     elif origin.hub_id is not None:
@@ -133,14 +133,14 @@ def tasks_table(result: EvaluationResult) -> str:
 
 def datasets_of(sources: Sequence[Any]) -> tuple[str, ...]:
     """The ids of the hub's data sets among a recipe's `data.sources`."""
-    found = []
+    ids = []
     for source in sources:
         match = _HUB_DATA.match(source.path or "")
         if match is not None:
-            found.append(match[1])
+            ids.append(match[1])
         elif source.dataset is not None and _DATA_SET.fullmatch(source.dataset) and not Path(source.dataset).exists():
-            found.append(source.dataset)
-    return tuple(dict.fromkeys(found))
+            ids.append(source.dataset)
+    return tuple(dict.fromkeys(ids))
 
 
 def code(text: str) -> str:

@@ -44,7 +44,7 @@ def compare(
         raise RunError(
             str(folder),
             f"{len(failed)} of {len(compared.arms)} arms failed: {', '.join(failed)}",
-            "see what comparison.json says of each; run again, those alone are tried again",
+            "see the errors in comparison.json; run it again, and only those are tried again",
         )
 
 

@@ -46,7 +46,7 @@ def show_summary(summary: "RunSummary", folder: Path) -> None:
     console.print(f"report  {folder / 'report' / 'index.html'}", soft_wrap=True)
 
 
-def show_plan(found: dict[str, Any]) -> None:
+def show_plan(plan: dict[str, Any]) -> None:
     """A plan, a row for each tensor of the target, on standard output."""
     from inheritune.runlog import PlainConsole
 
@@ -54,56 +54,56 @@ def show_plan(found: dict[str, Any]) -> None:
     console = PlainConsole(width=max(PlainConsole().width, 240))
     rows = [
         [row["target"], row["source"] or "-", row["slice"], f"{row['bytes']:,}" if row["bytes"] else ""]
-        for row in found["plan"]
+        for row in plan["plan"]
     ]
     shown = table_of(("target tensor", "source tensor", "slice", "bytes"), rows, names=3)
     for column in shown.columns[:3]:
         column.no_wrap = True
     console.print(shown)
-    total = sum(row["bytes"] for row in found["plan"])
+    total = sum(row["bytes"] for row in plan["plan"])
     console.print(
-        f"\n{len(found['blocks'])} of {found['of']} blocks ({', '.join(map(str, found['blocks']))}),"
-        f" {found['parameters']:,} parameters, {total:,} bytes;"
-        f" {len(found['dropped'])} tensors of the reference are left behind",
+        f"\n{len(plan['blocks'])} of {plan['of']} blocks ({', '.join(map(str, plan['blocks']))}),"
+        f" {plan['parameters']:,} parameters, {total:,} bytes;"
+        f" {len(plan['dropped'])} tensors of the reference are left behind",
         soft_wrap=True,
     )
 
 
-def show_inherited(found: dict[str, Any]) -> None:
+def show_inherited(made: dict[str, Any]) -> None:
     """What was inherited, in a line on standard output."""
-    new = f", {found['tensors_fresh']} tensors new" if found["tensors_fresh"] else ""
-    echo(f"{found['model']}: {len(found['blocks'])} of {found['of']} blocks, {found['parameters']:,} parameters{new}")
+    new = f", {made['tensors_fresh']} tensors new" if made["tensors_fresh"] else ""
+    echo(f"{made['model']}: {len(made['blocks'])} of {made['of']} blocks, {made['parameters']:,} parameters{new}")
 
 
-def show_bench(found: dict[str, Any]) -> None:
+def show_bench(bench: dict[str, Any]) -> None:
     """Figures with their units, on standard output."""
     from rich.table import Table
 
     from inheritune.runlog import PlainConsole
 
-    console, step, limit = PlainConsole(), found["step"], found["limit"]
+    console, step, limit = PlainConsole(), bench["step"], bench["limit"]
     shown = Table(box=None, pad_edge=False, show_header=False)
     for justify in ("left", "right", "left"):
         shown.add_column(justify=justify, overflow="fold")
     shown.add_row("step", f"{step['seconds']:.4g} s", f"median of {step['measured']}")
     shown.add_row("", f"{step['tokens_per_second']:,.0f}", "tokens/s")
-    shown.add_row("", f"{found['flops_per_token'] / 1e6:,.1f}", "MFLOP a token")
+    shown.add_row("", f"{bench['flops_per_token'] / 1e6:,.1f}", "MFLOP a token")
     shown.add_row("", _giga(step["flops_per_second"]), "GFLOP/s")
     shown.add_row("limit", _giga(limit["flops_per_second"]), f"GFLOP/s, {limit['matrix']}³ {limit['dtype']} product")
     shown.add_row("", f"{_giga(limit['lowest'])} to {_giga(limit['highest'])}", f"GFLOP/s, of {limit['measured']}")
-    shown.add_row("fraction", f"{found['fraction']:.3f}", "of the limit")
+    shown.add_row("fraction", f"{bench['fraction']:.3f}", "of the limit")
     if limit["data_sheet"] is not None:
-        shown.add_row("", f"{found['fraction_of_data_sheet']:.3f}", f"of the data sheet's {_giga(limit['data_sheet'])}")
-    for label, row in (("end to end", found["end_to_end"]), ("end to end, direct", found["end_to_end_direct"])):
+        shown.add_row("", f"{bench['fraction_of_data_sheet']:.3f}", f"of the data sheet's {_giga(limit['data_sheet'])}")
+    for label, row in (("end to end", bench["end_to_end"]), ("end to end, direct", bench["end_to_end_direct"])):
         if row is not None:
             shown.add_row(label, f"{row['tokens_per_second']:,.0f}", f"tokens/s, {row['lost']:.1%} lost")
-    _add_parts(shown, found["end_to_end"])
-    shown.add_row("memory", f"{found['memory']['peak_bytes'] / 2**30:.2f} GiB", f"peak {found['memory']['of']}")
-    shown.add_row("first step", f"{found['first_step_seconds']:.1f} s", "compiling included, not counted above")
+    _add_parts(shown, bench["end_to_end"])
+    shown.add_row("memory", f"{bench['memory']['peak_bytes'] / 2**30:.2f} GiB", f"peak {bench['memory']['of']}")
+    shown.add_row("first step", f"{bench['first_step_seconds']:.1f} s", "compiling included, not counted above")
     console.print(
-        f"{found['shape']}: {found['blocks']} blocks, {found['parameters']:,} parameters; {found['batch_sequences']} x"
-        f" {found['sequence_length']} tokens a step, {found['precision']}, compile {str(found['compile']).lower()};"
-        f" {found['hardware']['name']}",
+        f"{bench['shape']}: {bench['blocks']} blocks, {bench['parameters']:,} parameters; {bench['batch_sequences']} x"
+        f" {bench['sequence_length']} tokens a step, {bench['precision']}, compile {str(bench['compile']).lower()};"
+        f" {bench['hardware']['name']}",
         soft_wrap=True,
     )  # fmt: skip
     console.print(shown)
@@ -125,25 +125,25 @@ def _giga(rate: float) -> str:
     return f"{rate / 1e9:,.0f}"
 
 
-def show_prepared(found: dict[str, Any]) -> None:
+def show_prepared(manifest: dict[str, Any]) -> None:
     """What came from each source, and what each filter left, on standard output."""
     from inheritune.runlog import PlainConsole
 
     console = PlainConsole()
-    if found.get("sources"):
+    if manifest.get("sources"):
         names = ("source", "documents found", "broken places", "training tokens", "validation tokens")
         rows = [
             [
                 source["name"], f"{source['documents_found']:,}", f"{sum(source['passed_over'].values()):,}",
                 f"{source['train_tokens']:,}", f"{source['validation_tokens']:,}",
             ]
-            for source in found["sources"]
+            for source in manifest["sources"]
         ]  # fmt: skip
         console.print(table_of(names, rows))
         console.print()
-    if found.get("filters"):
+    if manifest.get("filters"):
         counts = ("documents_in", "documents_out", "tokens_in", "tokens_out")
-        rows = [[step["filter"], *(f"{step[key]:,}" for key in counts)] for step in found["filters"]]
+        rows = [[step["filter"], *(f"{step[key]:,}" for key in counts)] for step in manifest["filters"]]
         console.print(table_of(("filter", "documents in", "out", "tokens in", "out"), rows))
         console.print()
 
@@ -199,17 +199,17 @@ def _analysis_words(model: "AnalyzedModel", collapsed_below: float) -> str:
     return text
 
 
-def show_trial(found: dict[str, Any], as_json: bool) -> None:
+def show_trial(trial: dict[str, Any], as_json: bool) -> None:
     """What a dry run has measured, on standard output of the first process."""
     if place_of_process()[0] > 0:
         return
     if as_json:
-        echo(json.dumps(found, indent=2))
+        echo(json.dumps(trial, indent=2))
         return
-    layers = f"{found['layers']} blocks (the deepest round): " if "layers" in found else ""
-    memory = found["memory"]
+    layers = f"{trial['layers']} blocks (the deepest round): " if "layers" in trial else ""
+    memory = trial["memory"]
     echo(
-        f"{layers}a step of {found['batch_tokens']:,} tokens takes {found['seconds']:.2f} s,"
-        f" {found['tokens_per_second']:,.0f} tokens/s, not compiled"
+        f"{layers}a step of {trial['batch_tokens']:,} tokens takes {trial['seconds']:.2f} s,"
+        f" {trial['tokens_per_second']:,.0f} tokens/s, not compiled"
     )
     echo(f"peak memory {memory['peak_bytes'] / 1e9:.2f} GB ({memory['of']})")

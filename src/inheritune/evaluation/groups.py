@@ -12,12 +12,12 @@ from inheritune.errors import InputError
 from inheritune.results import PublishedRow, TaskScore
 
 HARNESS = "0.4.13"
-"""The version of lm-eval that the groups are pinned to: its prompts and metrics are what the names stand for."""
+"""The version of lm-eval that the groups are pinned to: its prompts and metrics are the ones that the names mean."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A task or a group of the harness. Without a metric all that it gives, without shots as many as it says itself."""
+    """A task or a group of the harness. Without a metric: all of its metrics. Without shots: its own number of them."""
 
     name: str
     metric: str | None = None
@@ -61,13 +61,13 @@ def expand(names: Iterable[str], place: str) -> tuple[Entry, ...]:
 
     Raises InputError where one task is asked for in two ways.
     """
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     for name in names:
         for entry in GROUPS.get(name) or [_parse(name)]:
-            if found.setdefault(entry.name, entry) != entry:
-                what = f"{entry.name} is asked for twice, as {_words(found[entry.name])} and as {_words(entry)}"
+            if entries.setdefault(entry.name, entry) != entry:
+                what = f"{entry.name} is asked for twice, as {_words(entries[entry.name])} and as {_words(entry)}"
                 raise InputError(place, what, "name it once")
-    return tuple(found.values())
+    return tuple(entries.values())
 
 
 def has_pinned(names: Iterable[str]) -> bool:

@@ -41,11 +41,11 @@ from inheritune.results import EvaluatedModel, EvaluatedText, TaskScore
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_LONGEST = 1024  # tokens of a sequence, where nothing says how many
+_LONGEST = 1024  # tokens of a sequence, by default
 
 
 @dataclass(frozen=True)
-class Wish:
+class EvaluationSpec:
     """On what models are judged."""
 
     data: str | Path | None
@@ -56,7 +56,7 @@ class Wish:
     micro_batch: int
     limit: int | None
 
-    def of_runs(self, runs: Sequence[RunFolder]) -> "Wish":
+    def of_runs(self, runs: Sequence[RunFolder]) -> "EvaluationSpec":
         """Where no text is given: the validation text of the one run among the models, as the run reads it."""
         if self.data is not None or self.paths or not runs:
             return self
@@ -87,7 +87,7 @@ class Wish:
             if value is not None and value < 1:
                 raise InputError(place, f"got {value}", "give 1 or more")
 
-    def settled(self, models: Sequence[Any]) -> "Wish":
+    def with_length(self, models: Sequence[Any]) -> "EvaluationSpec":
         """With a length that all models have positions for. Raises InputError where one has not, or is no model."""
         configs = [_config(one) for one in models]
         if self.length is not None:
@@ -108,7 +108,7 @@ class Measure:
     """Measures one model after the other, and remembers what is common to them."""
 
     def __init__(
-        self, spec: Wish, runtime: rt.Runtime, entries: Sequence[Entry], opened: Sequence[Task],
+        self, spec: EvaluationSpec, runtime: rt.Runtime, entries: Sequence[Entry], opened: Sequence[Task],
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.spec, self.runtime, self.entries, self.opened, self.say = spec, runtime, entries, opened, say

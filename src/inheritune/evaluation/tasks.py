@@ -103,7 +103,7 @@ def _judged(task: Task, lm: Any, limit: int | None) -> dict[str, TaskScore]:
     before = rt.random_state(lm.device.type), random.getstate(), np.random.get_state()
     try:
         with silenced():
-            found = _evaluate(task, lm, limit)
+            outcome = _evaluate(task, lm, limit)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         line = (str(error).splitlines() or [""])[0]
         raise InputError(
@@ -114,11 +114,11 @@ def _judged(task: Task, lm: Any, limit: int | None) -> dict[str, TaskScore]:
         random.setstate(before[1])
         np.random.set_state(before[2])
     name = task.entry.name
-    parts = found["results"]
-    kept = [name] if name in found.get("groups", {}) else [part for part in parts if part in task.parts["tasks"]]
+    parts = outcome["results"]
+    kept = [name] if name in outcome.get("groups", {}) else [part for part in parts if part in task.parts["tasks"]]
     scores: dict[str, TaskScore] = {}
     for part in kept:
-        scores |= _scores(part, parts[part], found["n-shot"].get(part, 0), task.entry.metric)
+        scores |= _scores(part, parts[part], outcome["n-shot"].get(part, 0), task.entry.metric)
     return scores
 
 
@@ -134,13 +134,13 @@ def _evaluate(task: Task, lm: Any, limit: int | None) -> dict[str, Any]:
     for part in task.parts["tasks"].values():
         if task.entry.shots is not None:
             if task.entry.shots and part.get_config("num_fewshot") == 0:
-                raise ValueError("it is made for no shots, and says so itself")
+                raise ValueError("its file sets num_fewshot to 0")
             part.set_config(key="num_fewshot", value=task.entry.shots)
         elif part.get_config("num_fewshot") is None:
             part.set_config(key="num_fewshot", value=0)
         part.set_fewshot_seed(seed=seeds[3])
-    found: dict[str, Any] = evaluator.evaluate(lm=lm, task_dict=task.parts, limit=limit, log_samples=False)
-    return found
+    outcome: dict[str, Any] = evaluator.evaluate(lm=lm, task_dict=task.parts, limit=limit, log_samples=False)
+    return outcome
 
 
 def _scores(name: str, result: dict[str, Any], shots: int, metric: str | None) -> dict[str, TaskScore]:

@@ -152,7 +152,7 @@ def models_table(models: Sequence[AnalyzedModel], labels: Sequence[str]) -> Tabl
 
 
 def layers_table(model: AnalyzedModel, taus: list[float]) -> Table:
-    """A row a block. A dash stands for what was not measured; a column without any figure is left out."""
+    """A row a block. A dash: not measured. Columns without any figure are excluded."""
     columns = [
         (curve.column, [written(curve.read(block), curve.form) for block in model.blocks])
         for measure in all_measures(taus)

@@ -196,7 +196,7 @@ def _recipe(folder: Path) -> tuple[str, RunRecipe]:
     except FileNotFoundError:
         raise InputError(str(folder), "holds no recipe.yaml", "name the folder of a run") from None
     except (yaml.YAMLError, ValueError, RecursionError, ValidationError):
-        what = "is damaged, so that nothing says what is run here"
+        what = "is damaged, so what is run here is not known"
         raise InputError(str(file), what, "run the recipe in another folder") from None
 
 
@@ -246,7 +246,7 @@ def _state(
         if training.role == "reference" or model in known or (result := training.judged) is None:
             continue
         if training.role == "round":
-            rounds.append(Round.of(result, model=model, blocks=[]))  # summary.json alone says which blocks
+            rounds.append(Round.of(result, model=model, blocks=[]))  # only summary.json has them
         else:
             name = training.name.removeprefix("control: ").partition(",")[0]
             controls.append(Control.of(result, model=model, name=name))

@@ -76,7 +76,7 @@ class Shown:
 
 
 def prefix(label: str) -> str:
-    """What stands before a name that belongs to the folder with this label."""
+    """What is put in front of a name that belongs to the folder with this label."""
     return f"{label}: " if label else ""
 
 

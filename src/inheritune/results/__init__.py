@@ -1,6 +1,6 @@
-"""What runs, comparisons, analyses and evaluations have found, as typed values: what is in their JSON files.
+"""The results of runs, comparisons, analyses and evaluations as typed values, and their JSON files.
 
-Read one with `RunSummary.read(path)`, write it with `.write(path)`. A docstring names the file that a class stands for.
+Read one with `RunSummary.read(path)`, write it with `.write(path)`. A class's docstring names its file.
 """
 
 from inheritune.results.analysis import (

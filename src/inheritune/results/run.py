@@ -35,7 +35,7 @@ class TrainedSummary(ComparedLoss, TrainingSpent, Sized):
     """What a round and a control have in common."""
 
     tokens_before: int | None = None
-    """What the rounds have cost that it went on from; absent where it began with the reference."""
+    """The cost of the earlier rounds that it resumed from; absent where it began with the reference."""
     steps_before: int | None = None
     flops_before: int | None = None
     teacher_flops_before: int | None = None
@@ -153,7 +153,7 @@ class Inherited(ResultFile):
     """Those that were drawn anew."""
     tensors_dropped: int | None = None
     from_round: str | None = None
-    """Folder of the round that it went on from; absent where it began with the reference."""
+    """Folder of the round that it resumed from; absent where it began with the reference."""
     blocks_from_round: list[int] | None = None
 
 

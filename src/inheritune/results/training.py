@@ -96,7 +96,7 @@ class TrainingResult(ModelResult, TrainingSpent):
 
 
 class RoundResult(TrainingResult):
-    """The result of a round, with what the rounds have cost that it went on from (absent: none)."""
+    """The result of a round, with the cost of the earlier rounds that it resumed from (absent: none)."""
 
     folder: str
     """Folder of the round, from that of all rounds."""

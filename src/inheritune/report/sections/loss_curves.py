@@ -42,7 +42,7 @@ def section(shown: Shown) -> Section:
         count = " or ".join(dict.fromkeys(f"{run.curve_sequences:,}" for _, run in runs))
         note = (
             f"Taken every {every} on the first {count} validation sequences, as is the reference's line; the table"
-            " judges on all of them. What rounds cost that a round went on from is counted."
+            " judges on all of them. What earlier rounds cost is counted in a round that resumed from them."
         )
     return Section(title, missing=curves.missing(), by_axis=by_axis, notes=[note])
 

@@ -22,9 +22,11 @@ def section(shown: Shown) -> Section:
                 text = _shortened(model.continuations[place])
                 continued.setdefault(prompt, []).append((prefix(label) + model.name, text))
     most = " or ".join(map(str, sorted(tokens)))
-    about = f"Each goes on greedily, with the likeliest token, for at most {most} tokens." if continued else ""
+    about = (
+        f"Each continues with the likeliest token each time (greedily), for at most {most} tokens." if continued else ""
+    )
     samples = [Sample(prompt, texts) for prompt, texts in continued.items()]
-    return Section("The same prompts, continued", about, samples=samples)
+    return Section("The same prompts, continued", about if samples else "", samples=samples)
 
 
 def _shortened(text: str) -> str:

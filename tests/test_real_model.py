@@ -159,7 +159,7 @@ def test_half_of_it_is_its_first_blocks_and_has_lost_what_they_lack(gguf: Path, 
     tokenizer = load_tokenizer(Reference(path=str(gguf)))
     inheritune.prepare({"sources": [{"path": str(text)}], "validation": "1K tokens"}, tokenizer, tmp_path / "data")
     losses = [
-        inheritune.evaluate(model, tmp_path / "data", 128, device="cpu")["models"][0]["val_loss"]
+        inheritune.evaluate(model, tmp_path / "data", 128, device="cpu").to_json()["models"][0]["val_loss"]
         for model in (reference, saved)
     ]
     print(f"reference {losses[0]:.2f}, first 15 blocks untrained {losses[1]:.2f}")
@@ -172,7 +172,9 @@ def test_its_lazy_layers_are_known(gguf: Path) -> None:
     licence = Path("/usr/share/common-licenses/GPL-3")
     if not licence.exists():
         pytest.skip("this system has no /usr/share/common-licenses/GPL-3, as Debian's have")
-    found = inheritune.analyze(gguf, text=licence, sequences=20, sequence_length=100, loss_sequences=1, device="cpu")
+    found = inheritune.analyze(
+        gguf, text=licence, sequences=20, sequence_length=100, loss_sequences=1, device="cpu"
+    ).to_json()
     (model,) = found["models"]
     ranks = [block["attention"]["max_rank"]["0.9"]["mean"] for block in model["blocks"]]
     print(f"MaxRank {[round(rank, 1) for rank in ranks]}, collapsed {model['collapsed_share']:.0%}")

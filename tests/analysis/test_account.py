@@ -38,7 +38,7 @@ def written(data: Path, reference_folder: Path, tmp_path_factory: pytest.TempPat
     spec = Inherit(layers=2, choose="auto", calibration="128 tokens")
     found = inheritune.analyze(
         [reference_folder, target], data=data, tau=[0.9, 0.5], loss_sequences=3, selection=spec, out=out, **SMALL
-    )
+    ).to_json()
     return found, out
 
 
@@ -172,11 +172,12 @@ def test_figures_are_of_validation_text_and_the_choice_of_training_text(
 def test_text_is_files_folders_and_patterns(text: Path, reference_folder: Path, tmp_path: Path, tokenizer: Any) -> None:
     pieces = {"files": sorted(text.iterdir())[:3], "pattern": text / "00[0-2].txt"}
     found = {
-        name: inheritune.analyze(reference_folder, text=paths, **SMALL)["models"][0] for name, paths in pieces.items()
+        name: inheritune.analyze(reference_folder, text=paths, **SMALL).to_json()["models"][0]
+        for name, paths in pieces.items()
     }
     assert found["files"]["loss"] == found["pattern"]["loss"]
     assert found["files"]["blocks"] == found["pattern"]["blocks"]
-    whole = inheritune.analyze(reference_folder, text=text, **SMALL)
+    whole = inheritune.analyze(reference_folder, text=text, **SMALL).to_json()
     assert whole["text"]["source"] == str(text)
     assert whole["models"][0]["loss"] != found["files"]["loss"]
 
@@ -195,7 +196,7 @@ def test_one_sequence_has_no_errors_and_a_loaded_model_stays_as_it_was(text: Pat
         tau=[0.9, 0.5],
         device="cpu",
         dtype="bfloat16",
-    )
+    ).to_json()
     assert found["models"][0]["name"] == "llama"
     assert found["models"][0]["path"] is None
     check_model(found["models"][0], 4, several=False)
@@ -208,7 +209,9 @@ def test_a_model_that_shows_no_attention_stands_beside_one_that_does(
     text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path
 ) -> None:
     model = build("mamba", vocab_size=300)
-    found = inheritune.analyze([reference_folder, model], text=text, tokenizer=tokenizer, out=tmp_path / "out", **SMALL)
+    found = inheritune.analyze(
+        [reference_folder, model], text=text, tokenizer=tokenizer, out=tmp_path / "out", **SMALL
+    ).to_json()
     assert found["models"][1]["maps"] is None
     assert [file.name for file in (tmp_path / "out").glob("*.npz")] == ["maps-0.npz"]
     assert "no attention weights" in (tmp_path / "out" / "analysis.md").read_text(encoding="utf-8")
@@ -240,10 +243,10 @@ def test_on_a_cpu_that_has_it_products_for_losses_alone_are_in_bfloat16(
     """Attention and what is measured of it stay those of float32; losses and gradients are within 2 %."""
     able = {"avx512_bf16": False, "amx_bf16": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    quick = inheritune.analyze(reference_folder, text=text, **SMALL)
-    exact = inheritune.analyze(reference_folder, text=text, dtype="float32", **SMALL)
+    quick = inheritune.analyze(reference_folder, text=text, **SMALL).to_json()
+    exact = inheritune.analyze(reference_folder, text=text, dtype="float32", **SMALL).to_json()
     able["amx_bf16"] = False
-    without = inheritune.analyze(reference_folder, text=text, **SMALL)
+    without = inheritune.analyze(reference_folder, text=text, **SMALL).to_json()
     assert [one["loss_precision"] for one in (quick, exact, without)] == ["bfloat16", "float32", "float32"]
     (quick_model,), (exact_model,), (plain,) = quick["models"], exact["models"], without["models"]
     assert plain["blocks"] == exact_model["blocks"]

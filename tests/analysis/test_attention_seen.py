@@ -240,7 +240,7 @@ def test_a_family_without_attention_says_so_and_has_figures_of_its_blocks() -> N
     assert passed.heads == [None] * 4
     assert passed.influence.shape == (3, 4)
     assert float(passed.influence.min()) > 0
-    found = describe(model, as_rows(some_tokens(3, 11)))
+    found = describe(model, as_rows(some_tokens(3, 11)))[0].model_dump()
     assert "no attention weights" in found["no_attention"]
     assert found["maps"] is found["lazy_layers"] is found["lazy_groups"] is found["collapsed_share"] is None
     for block in found["blocks"]:
@@ -257,7 +257,7 @@ def test_in_a_hybrid_blocks_with_attention_have_their_figures() -> None:
         num_key_value_heads=2, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, num_experts=2,
         use_mamba_kernels=False, mamba_d_state=4, mamba_dt_rank=4, bos_token_id=0, eos_token_id=1, pad_token_id=2,
     )  # fmt: skip
-    found = describe(model, as_rows(some_tokens(2, 11)))
+    found = describe(model, as_rows(some_tokens(2, 11)))[0].model_dump()
     assert [block["attention"] is not None for block in found["blocks"]] == [False, True, False, True]
     assert found["no_attention"] is None
     assert found["collapsed_share"] is not None

@@ -26,7 +26,7 @@ def parameters(model: Any) -> int:
 
 
 def choose(model: Any, **spec: Any) -> dict[str, Any]:
-    return choose_blocks(model, as_rows(ROWS), Inherit(**spec))
+    return choose_blocks(model, as_rows(ROWS), Inherit(**spec)).to_json()
 
 
 def mean_loss(model: Any, kept: list[int]) -> float:

@@ -29,7 +29,7 @@ def choose(model: Any, file: Path | None = None, stop_after: int | None = None, 
         if drops == stop_after:
             raise KeyboardInterrupt
 
-    found = choose_blocks(model, as_rows(ROWS), Inherit(**spec), progress=file, say=say)
+    found = choose_blocks(model, as_rows(ROWS), Inherit(**spec), progress=file, say=say).to_json()
     del found["seconds"]
     return found
 

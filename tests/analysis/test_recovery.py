@@ -100,14 +100,14 @@ def test_sequences_to_recover_on_are_others_and_the_model_stays() -> None:
     assert sorted(map(tuple, [*seen.windows.tolist(), *spare.windows.tolist()])) == sorted(
         map(tuple, tokens_NT.tolist())
     )
-    found = choose_blocks(model, rows, spec)
+    found = choose_blocks(model, rows, spec).to_json()
     assert found["recovery_steps"] == 1  # nothing is left to choose behind the second drop
     assert found["calibration"] == {"sequences": 4, "sequence_length": 16}
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     for less in (
-        choose_blocks(model, rows, check(Inherit, spec.model_dump() | {"recovery": "none"}, "inherit")),
-        choose_blocks(model, seen, spec),
+        choose_blocks(model, rows, check(Inherit, spec.model_dump() | {"recovery": "none"}, "inherit")).to_json(),
+        choose_blocks(model, seen, spec).to_json(),
     ):
         assert less["recovery_steps"] == 0
-    assert choose_blocks(model, rows.rows([0]), spec)["calibration"]["sequences"] == 1
+    assert choose_blocks(model, rows.rows([0]), spec).to_json()["calibration"]["sequences"] == 1

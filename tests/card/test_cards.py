@@ -18,6 +18,7 @@ from inheritune.cli import main
 from inheritune.experiment import run
 from inheritune.recipe import Recipe, Reference, Source
 from inheritune.redaction import public
+from inheritune.results import EvaluationResult
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 APACHE = "   Apache License\n   Version 2.0, January 2004\n   http://www.apache.org/licenses/\n"
@@ -158,21 +159,21 @@ def test_data_sets_and_folders() -> None:
 
 def test_tasks_stand_beside_the_parent() -> None:
     def model(name: str, **tasks: Any) -> dict[str, Any]:
-        return {"name": name, "tasks": {task: dict(zip(("metric", "shots", "value", "se"), cell, strict=True))
+        return {"name": name, "path": name, "parameters": 9, "layers": 1, "tasks": {task: dict(zip(("metric", "shots", "value", "se"), cell, strict=True))
                                         for task, cell in tasks.items()}}  # fmt: skip
 
     found = {
-        "format": 1, "harness": {"version": "0.4.13", "limit": 100}, "published": [],
+        "format": 1, "text": None, "harness": {"version": "0.4.13", "limit": 100}, "published": [],
         "models": [
             model("reference", piqa=("acc", 0, 0.7, 0.01), wsc=("acc", 0, 0.5, None)),
             model("target", piqa=("acc", 0, 0.65, 0.02)),
         ],
     }  # fmt: skip
-    lines = tasks_table(found).splitlines()
+    lines = tasks_table(EvaluationResult.model_validate(found)).splitlines()
     assert lines[0] == "| task | reference | this model | metric | shots |"
     assert lines[2:4] == ["| piqa | 0.7000 ±0.0100 | 0.6500 ±0.0200 | acc | 0 |", "| wsc | 0.5000 |  | acc | 0 |"]
     assert "0.4.13, the first 100 examples" in lines[-1]
-    assert tasks_table({"models": [{"name": "target", "tasks": None}]}) == ""
+    assert tasks_table(EvaluationResult(text=None, harness=None, models=[], published=[])) == ""
 
 
 class TestSingleCommands:
@@ -195,7 +196,7 @@ class TestSingleCommands:
         card = card_of(tmp_path / "out" / "model")
         assert (card.data.base_model, card.data.license) == ("org/large", "other")
         assert card.data.base_model_relation == "finetune"
-        for said in ("itself made of [org/large]", "2-3 of 4, inherited before", f"{found['val_loss']:.4f}"):
+        for said in ("itself made of [org/large]", "2-3 of 4, inherited before", f"{found.val_loss:.4f}"):
             assert said in card.text
         assert AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").config.num_hidden_layers == 2
         assert (tmp_path / "out" / "model" / "LICENSE").is_file()

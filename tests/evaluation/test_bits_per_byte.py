@@ -85,7 +85,7 @@ def test_bits_per_byte_of_models_with_different_tokenizers(
 ) -> None:
     found = inheritune.evaluate(
         [reference_folder, other], text=files, sequence_length=length, device="cpu", micro_batch=3
-    )
+    ).to_json()
     size = sum(file.stat().st_size for file in files.iterdir())
     for figures, folder in zip(found["models"], (reference_folder, other), strict=True):
         every, of_text, count = plain_nats(folder, length)
@@ -101,7 +101,7 @@ def test_text_of_prepared_data_is_the_runs_and_the_same_for_a_model_with_another
     text: Path, tokenizer: Any, reference_folder: Path, other: Path, tmp_path: Path
 ) -> None:
     prepared = prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, tmp_path / "data")
-    found = inheritune.evaluate([reference_folder, other], tmp_path / "data", 24, device="cpu")
+    found = inheritune.evaluate([reference_folder, other], tmp_path / "data", 24, device="cpu").to_json()
     model = AutoModelForCausalLM.from_pretrained(reference_folder)
     own, foreign = found["models"]
     assert own["val_loss"] == judge_on(model, tmp_path / "data", 24, device="cpu").loss.value

@@ -29,7 +29,7 @@ def test_models_have_names_of_their_own_and_loaded_ones_stay_as_they_are(
     loaded = AutoModelForCausalLM.from_pretrained(reference_folder, dtype=torch.bfloat16)
     found = inheritune.evaluate(
         [reference_folder, copied, loaded, loaded], text=[page], tokenizer=tokenizer, device="cpu", out=tmp_path / "out"
-    )
+    ).to_json()
     assert len({one["name"] for one in found["models"]}) == 4
     assert found["models"][1]["name"] == str(copied)
     assert [one["path"] for one in found["models"]][1:] == [str(copied), None, None]
@@ -48,7 +48,9 @@ def test_attention_inside_documents(reference_folder: Path, tmp_path: Path) -> N
     for number in range(4):
         (tmp_path / f"{number}.txt").write_text(LINE * (1 + number % 2))
     losses = [
-        inheritune.evaluate(reference_folder, text=tmp_path, attention=attention, device="cpu")["models"][0]["val_loss"]
+        inheritune.evaluate(reference_folder, text=tmp_path, attention=attention, device="cpu").to_json()["models"][0][
+            "val_loss"
+        ]
         for attention in ("sequence", "document")
     ]
     assert losses[0] != losses[1]

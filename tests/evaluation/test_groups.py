@@ -2,7 +2,6 @@
 
 import json
 import math
-from typing import Any
 
 import pytest
 
@@ -10,10 +9,11 @@ from inheritune.cli.evaluation import show_tasks
 from inheritune.errors import InputError
 from inheritune.evaluation import expand, with_averages
 from inheritune.evaluation.groups import AVERAGES, GROUPS, HARNESS, Entry, check_published, published_rows
+from inheritune.results import EvaluatedModel, EvaluationResult, Harness, TaskScore
 
 
-def figures(metric: str = "acc", shots: int = 0, value: float = 0.5, se: float | None = 0.1) -> dict[str, Any]:
-    return {"metric": metric, "shots": shots, "value": value, "se": se}
+def figures(metric: str = "acc", shots: int = 0, value: float = 0.5, se: float | None = 0.1) -> TaskScore:
+    return TaskScore(metric=metric, shots=shots, value=value, se=se)
 
 
 def test_names_groups_and_shots() -> None:
@@ -31,16 +31,16 @@ def test_the_average_is_there_when_all_its_tasks_are() -> None:
     values = {"arc_easy": 0.5, "piqa": 0.6, "sciq": 0.7, "hellaswag": 0.3, "lambada_openai": 0.4}
     tasks = {name: figures("acc_norm" if name == "hellaswag" else "acc", value=value) for name, value in values.items()}
     (found,) = (one for name, one in with_averages(tasks).items() if name not in tasks)
-    assert found["value"] == pytest.approx(0.5)
-    assert found["se"] == pytest.approx(math.sqrt(5 * 0.01) / 5)
+    assert found.value == pytest.approx(0.5)
+    assert found.se == pytest.approx(math.sqrt(5 * 0.01) / 5)
     assert with_averages({**tasks, "hellaswag": figures()}).keys() == tasks.keys()  # another metric
     assert with_averages({**tasks, "piqa": figures(shots=5)}).keys() == tasks.keys()
 
 
 def test_published_rows_are_those_of_the_same_metric_and_shots() -> None:
     rows = published_rows({"mmlu": figures(shots=5), "wsc": figures(shots=2), "own": figures()}, [])
-    assert [row["tasks"].keys() for row in rows] == [{"mmlu"}] * 6
-    named = {row["name"]: row["tasks"]["mmlu"]["value"] for row in rows}
+    assert [row.tasks.keys() for row in rows] == [{"mmlu"}] * 6
+    named = {row.name: row.tasks["mmlu"].value for row in rows}
     assert named["OpenLLaMA-3B (1T)"] == 0.2721
     assert named["Inheritune-1.5B (1B)"] == 0.2567
     assert len(published_rows({"inheritune-v4 average": figures("mean of 5 tasks")}, ["own"])) == 6
@@ -59,10 +59,9 @@ def test_published_rows_stand_beside_and_lines_are_not_broken(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     tasks = {entry.name: figures(entry.metric or "", entry.shots or 0) for entry in GROUPS["inheritune-v1"]}
-    harness = {"version": "0.4.99", "limit": None, "pinned": HARNESS, "own": []}
-    show_tasks(
-        {"models": [{"name": "ours", "tasks": tasks}], "harness": harness, "published": published_rows(tasks, [])}
-    )
+    harness = Harness(version="0.4.99", limit=None, pinned=HARNESS, own=[])
+    ours = EvaluatedModel(name="ours", path="ours", parameters=9, layers=1, tasks=tasks)
+    show_tasks(EvaluationResult(text=None, harness=harness, models=[ours], published=published_rows(tasks, [])))
     shown = capsys.readouterr().out
     lines = shown.splitlines()
     assert max(len(line) for line in lines if "Published" not in line) <= 80

@@ -119,9 +119,13 @@ def test_prepared_data_has_the_loss_of_plain_transformers(
 ) -> None:
     stream = made(reference, text, tmp_path / "data")
     expected = plain_losses(reference, stream, apart=attention == "document")
-    found = inheritune.evaluate(reference, tmp_path / "data", LENGTH, device="cpu", attention=attention, micro_batch=3)
+    found = inheritune.evaluate(
+        reference, tmp_path / "data", LENGTH, device="cpu", attention=attention, micro_batch=3
+    ).to_json()
     assert found["models"][0]["val_loss"] == pytest.approx(np.mean(expected), abs=2e-5)
-    plain = inheritune.evaluate(reference, tmp_path / "data", LENGTH, device="cpu", prefix="none", attention=attention)
+    plain = inheritune.evaluate(
+        reference, tmp_path / "data", LENGTH, device="cpu", prefix="none", attention=attention
+    ).to_json()
     if prefix_by_hand(AutoTokenizer.from_pretrained(reference)):
         assert abs(plain["models"][0]["val_loss"] - np.mean(expected)) > 1e-3
 
@@ -139,7 +143,7 @@ def test_text_has_the_loss_that_it_has_when_it_is_prepared(reference: Path, tmp_
         labels[:, : len(prefix)] = -100
         targets = int((labels[:, 1:] != -100).sum())
         nats, count = nats + model(ids, labels=labels).loss.item() * targets, count + targets
-    found = inheritune.evaluate(reference, text=tmp_path / "page.txt", sequence_length=LENGTH, device="cpu")
+    found = inheritune.evaluate(reference, text=tmp_path / "page.txt", sequence_length=LENGTH, device="cpu").to_json()
     assert found["models"][0]["val_loss"] == pytest.approx(nats / count, abs=2e-5)
     assert found["text"]["tokens"] == count == len(text) - shown
 
@@ -153,7 +157,7 @@ def test_documents_have_one_loss_as_text_and_as_data(reference: Path, text: Path
         for t in [*tokenizer(line, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     ]
     expected = plain_losses(reference, stream[:-1])
-    found = inheritune.evaluate(reference, text=text, sequence_length=LENGTH, device="cpu")["models"][0]
+    found = inheritune.evaluate(reference, text=text, sequence_length=LENGTH, device="cpu").to_json()["models"][0]
     some = len(expected) * LENGTH / (len(stream) - 1)  # the last sequence is shorter
     assert found["val_loss"] == pytest.approx(np.mean(expected), rel=1.1 * (1 - some) + 1e-5)
 
@@ -164,12 +168,12 @@ def test_analyze_sees_the_prefix(reference: Path, text: Path, tmp_path: Path) ->
     found = inheritune.analyze(
         reference, data=tmp_path / "data", sequences=len(expected), sequence_length=LENGTH, device="cpu",
         loss_sequences=len(expected), dtype="float32",
-    )["models"][0]  # fmt: skip
+    ).to_json()["models"][0]  # fmt: skip
     assert found["prefix"] == prefix_by_hand(AutoTokenizer.from_pretrained(reference))
     assert found["blocks"][-1]["depth_loss"]["mean"] == pytest.approx(np.mean(expected), abs=5e-3)
     as_text = inheritune.analyze(
         reference, text=text, sequences=3, sequence_length=LENGTH, device="cpu", loss_sequences=3, dtype="float32"
-    )["models"][0]
+    ).to_json()["models"][0]
     tokenizer = AutoTokenizer.from_pretrained(reference)
     row = [
         t
@@ -202,7 +206,7 @@ def test_a_run_judges_and_trains_so(
     assert summary.reference.val_loss == pytest.approx(np.mean(plain_losses(reference, stream, apart)), abs=2e-5)
     place = tmp_path / "run" / summary.result.model
     assert summary.result.val_loss == pytest.approx(np.mean(plain_losses(place, stream, apart)), abs=2e-5)
-    again = inheritune.evaluate(tmp_path / "run", device="cpu")["models"]
+    again = inheritune.evaluate(tmp_path / "run", device="cpu").to_json()["models"]
     assert [one["val_loss"] for one in again] == pytest.approx(
         [summary.reference.val_loss, summary.result.val_loss], abs=1e-6
     )
@@ -276,10 +280,10 @@ def test_token_files_that_hold_the_prefix_are_judged_by_their_text(
     """By bits per byte of nearly the same sequences, as the prefix is no text and is not predicted."""
     folder, stream = stored
     tokenizer = AutoTokenizer.from_pretrained(reference)
-    found = inheritune.evaluate(reference, folder, LENGTH, device="cpu")["models"][0]
+    found = inheritune.evaluate(reference, folder, LENGTH, device="cpu").to_json()["models"][0]
     assert found["val_loss"] == pytest.approx(np.mean(plain_losses(reference, stream)), rel=0.03)
     text = tokenizer.decode([token for token in stream if token != tokenizer.eos_token_id])
-    assert inheritune.evaluate(reference, folder, LENGTH, device="cpu")["text"]["bytes"] == pytest.approx(
+    assert inheritune.evaluate(reference, folder, LENGTH, device="cpu").to_json()["text"]["bytes"] == pytest.approx(
         len(text), rel=0.02
     )
     judged = judge_on(LlamaForCausalLM.from_pretrained(reference), folder, LENGTH, device="cpu", tokenizer=tokenizer)

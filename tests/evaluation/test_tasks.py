@@ -60,14 +60,14 @@ def test_figures_are_those_of_its_own_command_line_to_the_last_digit(
     names = ["own_choice", "own_shots", "own_pages"]
     (found,) = inheritune.evaluate(
         reference_folder, tasks=names, tasks_folder=tasks, trust_task_files=True, device="cpu", micro_batch=3
-    )["models"]
+    ).to_json()["models"]
     ours = {(name.split(":")[0], one["metric"]): (one["value"], one["se"]) for name, one in found["tasks"].items()}
     assert ours == theirs
     assert len(ours) == 6
     assert torch.equal(state, torch.get_rng_state())
     (asked,) = inheritune.evaluate(
         reference_folder, tasks="own_choice@2", tasks_folder=tasks, trust_task_files=True, device="cpu", micro_batch=3
-    )["models"]
+    ).to_json()["models"]
     assert asked["tasks"]["own_choice"] == found["tasks"]["own_shots"]
     assert asked["tasks"]["own_choice"]["shots"] == 2
 
@@ -134,7 +134,7 @@ def test_a_second_start_token_is_shown_and_taken_out(
 def test_without_a_start_token_there_is_one_figure(reference_folder: Path, tasks: Path) -> None:
     (found,) = inheritune.evaluate(
         reference_folder, tasks="own_pages", tasks_folder=tasks, trust_task_files=True, device="cpu"
-    )["models"]
+    ).to_json()["models"]
     assert list(found["tasks"]) == ["own_pages", "own_pages:bits_per_byte"]
 
 
@@ -148,15 +148,15 @@ def test_several_models_are_asked_the_same_questions(reference_folder: Path, tas
     models = [AutoModelForCausalLM.from_pretrained(reference_folder), other]
     found = inheritune.evaluate(
         models, tasks="own_choice@2", tasks_folder=tasks, trust_task_files=True, tokenizer=tokenizer, device="cpu"
-    )
+    ).to_json()
     again = inheritune.evaluate(
         other, tasks="own_choice@2", tasks_folder=tasks, trust_task_files=True, tokenizer=tokenizer, device="cpu"
-    )
+    ).to_json()
     assert found["models"][1]["tasks"] == again["models"][0]["tasks"]
     assert found["harness"]["own"] == ["own_choice"]
     plain = inheritune.evaluate(
         models, tasks="own_choice", tasks_folder=tasks, trust_task_files=True, tokenizer=tokenizer, device="cpu"
-    )
+    ).to_json()
     for model, figures in zip(models, plain["models"], strict=True):
         right = [likeliest(model, tokenizer, row["q"], row["choices"]) == row["right"] for row in ROWS]
         assert figures["tasks"]["own_choice"]["value"] == sum(right) / len(ROWS)

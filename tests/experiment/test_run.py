@@ -64,7 +64,7 @@ def test_the_model_loads_with_plain_transformers_and_has_the_recorded_loss(finis
     folder = finished[1] / summary.result.model
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model.config.num_hidden_layers == summary.result.layers
-    found = inheritune.evaluate(model, finished[1] / "data", sequence_length=16, device="cpu", micro_batch=2)
+    found = inheritune.evaluate(model, finished[1] / "data", sequence_length=16, device="cpu", micro_batch=2).to_json()
     assert found["models"][0]["val_loss"] == pytest.approx(summary.result.val_loss, abs=1e-6)
     ids = model.generate(**tokenizer("the small", return_tensors="pt"), max_new_tokens=4, do_sample=False)
     assert tokenizer.decode(ids[0]).startswith("the small")

@@ -49,7 +49,7 @@ def test_reference_and_result_are_asked_and_nothing_twice(
     # the command, on the run's folder, finds the same
     found = inheritune.evaluate(
         out, tasks=["own_choice@2"], tasks_folder=tasks, trust_task_files=True, device="cpu", micro_batch=2
-    )
+    ).to_json()
     for model, other in zip(first["models"], found["models"], strict=True):
         for key in ("val_loss", "bits_per_byte", "tasks", "parameters"):
             assert model[key] == other[key]
@@ -81,7 +81,7 @@ def test_several_processes_find_what_one_finds(reference_folder: Path, text: Pat
     two = read_json(tmp_path / "two" / "evaluation.json")
     one = inheritune.evaluate(
         reference_folder, text=text, tasks="own_choice", tasks_folder=tasks, trust_task_files=True, device="cpu"
-    )
+    ).to_json()
     assert two["models"][0]["tasks"] == one["models"][0]["tasks"]
     assert two["models"][0]["bits_per_byte"] == pytest.approx(one["models"][0]["bits_per_byte"], rel=1e-6)
     assert two["models"][0]["val_loss_se"] == pytest.approx(one["models"][0]["val_loss_se"], rel=1e-4)

@@ -30,13 +30,13 @@ def metrics(folder: Path, first: float, last: float, steps: int = 40) -> None:
 
 def figures(layers: int, loss: float, trained: bool = True) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "layers": layers, "parameters": 1000 * layers, "val_loss": loss, "val_loss_se": 0.01, "validation_sequences": 3,
+        "name": "training", "layers": layers, "parameters": 1000 * layers, "val_loss": loss, "val_loss_se": 0.01, "validation_sequences": 3,
         "sequence_losses": [loss - 0.1, loss, loss + 0.1], "wall_seconds": 9.0,
     }  # fmt: skip
     if trained:
         found |= {
             "tokens": 4000, "steps": 40, "epochs": 1.0, "flops": 4000 * FLOPS, "left_over_tokens": 0,
-            "tokens_per_second": 5000.0, "seconds": 0.8,
+            "tokens_per_second": 5000.0, "seconds": 0.8, "model": "model",
         }  # fmt: skip
     return found
 
@@ -70,18 +70,12 @@ def make_comparison(folder: Path, arms: int = 3) -> Path:
             "failures": [],
             "allow_unequal": None,
         }
-        arm |= {
-            "equal": True,
-            "val_loss_se_seeds": None,
-            "best_val_loss": loss,
-            "best_val_loss_se": 0.01,
-            "flops_to_match": None,
-        }
-        stage = {key: arm[key] for key in ("tokens", "steps", "flops")} | {"folder": "."}
-        arm |= {
-            "runs": [{"folder": f"arms/{number}", "stages": [stage]}],
-            "verdict": "matched" if loss <= 3 else "behind",
-        }
+        best = {"best_val_loss": loss, "best_val_loss_se": 0.01, "flops_to_match": None}
+        stage_keys = ("layers", "parameters", "tokens", "steps", "flops", "seconds", "val_loss")
+        stage = {key: arm[key] for key in stage_keys} | {"folder": "."}
+        run = judged(3, loss) | best | {"seed": 1, "folder": f"arms/{number}", "best_step": 40, "stages": [stage]}
+        arm |= best | {"equal": True, "val_loss_se_seeds": None, "best_val_loss_se_seeds": None, "runs": [run]}
+        arm["verdict"] = "matched" if loss <= 3 else "behind"
         found.append(arm)
     found.append({"name": "broken", "start": "random", "state": "failed", "failures": [{"seed": 1, "error": "no room"}],
                   "allow_unequal": None, "verdict": "failed"})  # fmt: skip
@@ -97,9 +91,9 @@ TASKS: dict[str, Any] = {
     "format": 1, "text": {"source": "validation", "sequences": 3, "sequence_length": 16, "tokens": 48, "bytes": 200},
     "harness": {"version": "0.4.13", "limit": None},
     "models": [
-        {"name": "reference", "val_loss": 3.0, "val_loss_se": 0.01, "bits_per_byte": 1.1, "bits_per_byte_se": None,
+        {"name": "reference", "path": "models/large", "parameters": 6000, "layers": 6, "val_loss": 3.0, "val_loss_se": 0.01, "bits_per_byte": 1.1, "bits_per_byte_se": None,
          "tasks": {"piqa": {"metric": "acc", "shots": 0, "value": 0.75, "se": 0.01}}},
-        {"name": "target", "val_loss": 2.9, "val_loss_se": 0.01, "tasks": {"piqa": {"metric": "acc_norm", "shots": 5, "value": 0.74, "se": None}}},
+        {"name": "target", "path": "rounds/2-4layers/model", "parameters": 4000, "layers": 4, "val_loss": 2.9, "val_loss_se": 0.01, "tasks": {"piqa": {"metric": "acc_norm", "shots": 5, "value": 0.74, "se": None}}},
     ],
     "published": [{"name": "OpenLLaMA-3B", "source": "arXiv 2404.08634", "tasks": {"piqa": {"metric": "acc", "shots": 0, "value": 0.7497, "se": None}}}],
 }  # fmt: skip

@@ -13,13 +13,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from analysis_example import facts_of, figure, make_model, with_selection, without_attention, write
+from analysis_example import facts_of, figure, make_model, typed, with_selection, without_attention, write
 
 from inheritune.errors import DamagedFile, InputError
-from inheritune.report import analysis_verdict, layers_table, write_analysis
-from inheritune.report.analysis_lines import draw_measure
-from inheritune.report.analysis_maps import draw_heads
-from inheritune.report.analysis_measures import BLOCK_MEASURES, HEAD_MEASURES, attention_measures
+from inheritune.report import write_report
+from inheritune.report.analysis import analysis_verdict, layers_table
+from inheritune.report.heat_maps import draw_heads
+from inheritune.report.lines import draw_measure
+from inheritune.report.measures import BLOCK_MEASURES, HEAD_MEASURES, attention_measures
+from inheritune.results import Analysis
 
 Written = tuple[Path, list[dict[str, Any]], str]
 """Folder, models, page."""
@@ -217,7 +219,7 @@ def test_names_are_text(two: Written) -> None:
 def test_markdown_has_the_verdicts_and_every_figure_as_a_file(two: Written) -> None:
     folder, models, page = two
     markdown = (folder / "analysis.md").read_text()
-    assert analysis_verdict(models[0], "reference") in markdown
+    assert analysis_verdict(typed(models[0]), "reference") in markdown
     named = re.findall(r"\(figures/(.*?\.png)\)", markdown)
     assert sorted(named) == sorted(file.name for file in (folder / "figures").iterdir())
     assert len(named) == Page(page).tags["svg"]
@@ -226,7 +228,7 @@ def test_markdown_has_the_verdicts_and_every_figure_as_a_file(two: Written) -> N
 
 def test_the_table_has_every_block_and_what_became_of_it(two: Written) -> None:
     model = two[1][0]
-    header, rows = layers_table(model, [0.9])
+    header, rows = layers_table(typed(model), [0.9])
     assert header[:7] == ["block", "note", "MaxRank", "AvgMass", "sink", "entropy", "collapsed"]
     top = model["blocks"][0]["attention"]["max_rank"]["0.9"]["mean"]
     assert rows[0][:3] == ["0", "kept", f"{top:.2f} ±0.30"]
@@ -266,7 +268,7 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
 def test_a_block_without_attention_or_with_fewer_heads_is_empty_in_the_map() -> None:
     model = without_attention(make_model("hybrid", 6), [1, 2])
     model["blocks"][0]["attention"]["heads"] = model["blocks"][0]["attention"]["heads"][:2]
-    picture = draw_heads(HEAD_MEASURES[0], facts_of([model]), 0, "hybrid")
+    picture = draw_heads(HEAD_MEASURES[0], Analysis.model_validate(facts_of([model])), 0, "hybrid")
     assert picture is not None
     filled = [[place not in (1, 2) and (head < 2 or place != 0) for place in range(6)] for head in range(4)]
     assert (read_image(picture.svg, "rank-0")[:, :, 3] > 0).tolist() == filled
@@ -277,7 +279,7 @@ def test_a_skipped_block_may_help_and_most_others_do_little() -> None:
     model = make_model("m", 5)
     for block, change in zip(model["blocks"], (12.0, 0.2, -0.05, 0.3, 0.25), strict=True):
         block["skipped"] = figure(change, None)
-    picture = draw_measure(BLOCK_MEASURES[1], [model], ["m"])
+    picture = draw_measure(BLOCK_MEASURES[1], [typed(model)], ["m"])
     assert picture is not None
     heights = [
         float(use.get("y", "")) for use in part(svg_of(picture.svg, "skipped"), "skipped-line-0").iter(f"{SVG}use")
@@ -289,7 +291,7 @@ def test_a_skipped_block_may_help_and_most_others_do_little() -> None:
 
 def test_a_single_block_and_a_single_sequence() -> None:
     model = make_model("one", 1, 1, se=None)
-    picture = draw_measure(BLOCK_MEASURES[2], [model], ["one"])
+    picture = draw_measure(BLOCK_MEASURES[2], [typed(model)], ["one"])
     assert picture is not None
     loss = model["blocks"][0]["depth_loss"]["mean"]
     assert float(
@@ -300,7 +302,7 @@ def test_a_single_block_and_a_single_sequence() -> None:
             ]
         )
     ) == pytest.approx(tick_place(picture.svg, "depth-loss", "0", "x"))
-    assert layers_table(model, [0.9])[1][0][-3] == f"{loss:.3f}"
+    assert layers_table(typed(model), [0.9])[1][0][-3] == f"{loss:.3f}"
 
 
 @pytest.mark.long
@@ -313,11 +315,11 @@ def test_the_page_of_a_single_block_and_sequence(tmp_path: Path) -> None:
 def test_several_taus_are_several_lines_and_columns() -> None:
     taus = [0.9, 0.5]
     model = make_model("m", 6, taus=taus)
-    picture = draw_measure(attention_measures(taus)[0], [model], ["m"])
+    picture = draw_measure(attention_measures(taus)[0], [typed(model)], ["m"])
     assert picture is not None
     for number, tau in enumerate(("0.9", "0.5")):
         assert same(read_line(picture.svg, "max-rank", number, log=True), means(model, "attention", "max_rank", tau))
-    assert layers_table(model, taus)[0][2:4] == ["MaxRank at 0.9", "MaxRank at 0.5"]
+    assert layers_table(typed(model), taus)[0][2:4] == ["MaxRank at 0.9", "MaxRank at 0.5"]
 
 
 def test_models_of_one_name_are_told_apart_and_a_users_figures_stay(tmp_path: Path) -> None:
@@ -342,13 +344,15 @@ def test_a_hundred_layers_stay_light(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_an_analysis_and_a_damaged_one(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"analysis\.json: no such file"):
-        write_analysis(tmp_path)
+    with pytest.raises(InputError, match="holds none of these"):
+        write_report(tmp_path)
     (tmp_path / "analysis.json").write_text('{"format": 7}')
-    with pytest.raises(InputError, match="is of format 7, not 1"):
-        write_analysis(tmp_path)
-    model = make_model("m", 2) | {"maps": {"file": "maps-0.npz"}, "blocks": [], "angular_distance": []}
+    with pytest.raises(InputError, match="is of version 7, not 1"):
+        write_report(tmp_path)
+    head = {"block": 0, "head": 0, "rank": 1.0}
+    maps = {"file": "maps-0.npz", "potent": head, "lazy": head}
+    model = make_model("m", 2) | {"maps": maps, "blocks": [], "angular_distance": []}
     (tmp_path / "analysis.json").write_text(json.dumps(facts_of([model])))
     (tmp_path / "maps-0.npz").write_bytes(b"nothing")
     with pytest.raises(DamagedFile, match=r"maps-0\.npz: damaged"):
-        write_analysis(tmp_path)
+        write_report(tmp_path)

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from inheritune.report import arm_curve, comparison_table, tokens_to_reach, verdict_of
-from inheritune.report.curves import Curve, Curves, draw_curves
+from inheritune.report.curves import Curve, Curves
+from inheritune.report.sections.loss_curves import draw_curves
+from inheritune.results import Comparison, SeedSummary, Stage
 
 
 def write_metrics(folder: Path, losses: dict[int, float]) -> None:
@@ -18,8 +20,8 @@ def write_metrics(folder: Path, losses: dict[int, float]) -> None:
 def test_a_curve_goes_through_all_stages_and_is_a_mean_over_seeds(tmp_path: Path) -> None:
     """Two stages of 2 and 4 steps of 10 tokens; a token costs 3 FLOPs in the first and 6 in the second."""
     stages = [
-        {"folder": "first", "steps": 2, "tokens": 20, "flops": 60},
-        {"folder": ".", "steps": 4, "tokens": 40, "flops": 240},
+        Stage.model_construct(folder="first", steps=2, tokens=20, flops=60),
+        Stage.model_construct(folder=".", steps=4, tokens=40, flops=240),
     ]
     for seed in (1, 2):
         write_metrics(tmp_path / f"{seed}" / "first", {0: 6.0 + seed, 2: 5.0})
@@ -27,7 +29,7 @@ def test_a_curve_goes_through_all_stages_and_is_a_mean_over_seeds(tmp_path: Path
         (tmp_path / f"{seed}" / "metrics.jsonl").write_text(
             "".join(json.dumps({"step": s, "tokens": 10 * s, "val_loss": 4 - s / 4 + seed}) + "\n" for s in (0, 2, 4))
         )
-    curve = arm_curve(tmp_path, {"runs": [{"folder": "1", "stages": stages}, {"folder": "2", "stages": stages}]})
+    curve = arm_curve(tmp_path, [SeedSummary.model_construct(folder=folder, stages=stages) for folder in ("1", "2")])
     assert [point["tokens"] for point in curve] == [0, 20, 20, 40, 60]
     assert [point["steps"] for point in curve] == [0, 2, 2, 4, 6]
     assert [point["flops"] for point in curve] == [0, 60, 60, 180, 300]
@@ -46,7 +48,8 @@ def test_tokens_to_reach_a_loss(loss: float, tokens: float | None) -> None:
 def arm(name: str, **more: Any) -> dict[str, Any]:
     return {
         "name": name, "start": "inherit", "state": "finished", "failures": [], "allow_unequal": None, "layers": 2,
-        "parameters": 10, "tokens": 100, "flops": 1e3, "seconds": 2.0, "val_loss": 3.0, "val_loss_se": 0.01,
+        "parameters": 10, "blocks": [0, 1], "tokens": 100, "steps": 10, "epochs": 1.0, "left_over_tokens": 0, "flops": 1e3, "seconds": 2.0,
+        "tokens_per_second": 50.0, "model": "m", "runs": [], "best_val_loss_se_seeds": None, "val_loss": 3.0, "val_loss_se": 0.01,
         "val_loss_se_seeds": None, "best_val_loss": 2.9, "best_val_loss_se": 0.01, "gap": 0.1, "gap_se": 0.01,
         "matched": False, "flops_to_match": None, "equal": True, **more,
     }  # fmt: skip
@@ -54,17 +57,30 @@ def arm(name: str, **more: Any) -> dict[str, Any]:
 
 def test_the_table_marks_names_and_leaves_away() -> None:
     found: dict[str, Any] = {
-        "reference": {"layers": 4, "parameters": 20, "val_loss": 2.9, "val_loss_se": None},
+        "finished": True,
+        "budget_tokens": 100,
+        "seeds": [1],
+        "tolerance": 0.0,
+        "validation_sequences": 3,
+        "curve_sequences": 3,
+        "reference": {"name": "large", "layers": 4, "parameters": 20, "val_loss": 2.9, "val_loss_se": None},
         "arms": [
             arm("one", random="other", over_random=-0.2, over_random_se=0.05, steps_to_random=5, speed_up=2.0),
             arm("twice", equal=False, allow_unequal="twice"),
-            {"name": "broken", "start": "random", "state": "failed", "failures": [{"seed": 1, "error": "oh"}]},
+            {
+                "name": "broken",
+                "start": "random",
+                "state": "failed",
+                "failures": [{"seed": 1, "error": "oh"}],
+                "allow_unequal": None,
+            },
         ],
         "published": {"source": "a paper", "figure": "validation loss", "values": {"one": 2.8, "elsewhere": 2.7}},
     }
-    for one in found["arms"]:
-        one["verdict"] = verdict_of(one)
-    header, rows = comparison_table(found)
+    compared = Comparison.model_validate(found)
+    arms = [one.model_copy(update={"verdict": verdict_of(one)}) for one in compared.arms]
+    compared = compared.model_copy(update={"arms": arms})
+    header, rows = comparison_table(compared)
     table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     assert list(table) == ["reference", "one", "twice", "broken", "elsewhere"]
     assert (table["one"]["tokens"], table["twice"]["tokens"]) == ("100", "100 *")
@@ -73,7 +89,7 @@ def test_the_table_marks_names_and_leaves_away() -> None:
     assert (table["one"]["published"], table["elsewhere"]["published"]) == ("2.8", "2.7")
     assert "± seeds" not in header
     assert "FLOPs to match" not in header
-    assert "params" not in comparison_table(found, narrow=True)[0]
+    assert "params" not in comparison_table(compared, narrow=True)[0]
 
 
 def test_curves_of_many_arms_leave_room_for_themselves() -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from inheritune.cli.tables import table_of
-from inheritune.report.comparison import comparison_page, read_comparison
+from inheritune.report.comparison import ComparisonFolder
 from inheritune.report.figures import draw
 from inheritune.report.markup import markdown_block, markdown_text, recipe_for_readers
-from inheritune.report.sections import Page, Sample, Section, write_page
+from inheritune.report.page import Page, Sample, Section, Table, write_page
+from inheritune.report.shown import Shown
 from inheritune.runlog import PlainConsole, Terminal
 
 EVIL = (
@@ -27,7 +28,7 @@ def check(text: str) -> None:
 
 def test_on_a_page_and_in_markdown(tmp_path: Path) -> None:
     section = Section(
-        EVIL, EVIL, [EVIL], tables=[(EVIL, [EVIL], [[EVIL]])], samples=[Sample(EVIL, [(EVIL, EVIL)])], code=[(EVIL, EVIL)],
+        EVIL, EVIL, [EVIL], tables=[(EVIL, Table([EVIL], [[EVIL]]))], samples=[Sample(EVIL, [(EVIL, EVIL)])], code=[(EVIL, EVIL)],
         notes=[EVIL], folded=[(EVIL, EVIL)],
     )  # fmt: skip
     write_page(Page(EVIL, [("#000", EVIL)], [section]), tmp_path)
@@ -67,6 +68,6 @@ def test_recipes_and_suites_for_readers(tmp_path: Path) -> None:
     assert "/home" not in shown
     assert "PASS" not in recipe_for_readers("a: [https://u:PASS@h\n")  # damaged
     (tmp_path / "suite.yaml").write_text(text)
-    page = comparison_page(tmp_path, read_comparison(tmp_path))
+    page = Shown([("", ComparisonFolder.read(tmp_path))]).page()
     assert "PASS" not in str(page)
     assert "/home" not in str(page)

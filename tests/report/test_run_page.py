@@ -10,9 +10,11 @@ from run_example import FLOPS, HOSTILE, TASKS, make_run, save
 
 from inheritune.errors import InputError
 from inheritune.report import write_report
-from inheritune.report.curves import Curve, Curves, draw_curves
-from inheritune.report.run_files import read_run
-from inheritune.report.task_table import task_table
+from inheritune.report.curves import Curve, Curves
+from inheritune.report.run_folder import RunFolder
+from inheritune.report.sections.loss_curves import draw_curves
+from inheritune.report.tasks import task_table
+from inheritune.results import EvaluationResult, RunSummary
 
 ORDER = (
     "Matched: with 4 of the reference", "Rounds and controls", "Validation loss during training", "Attention by layer",
@@ -105,9 +107,9 @@ def test_a_round_judged_since_the_summary_is_shown(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", "controls")
     summary = json.loads((folder / "summary.json").read_text())
     save(folder / "summary.json", summary | {"rounds": summary["rounds"][:1], "result": summary["rounds"][0]})
-    found = read_run(folder).summary
-    assert [one["layers"] for one in found["rounds"]] == [2, 4]
-    assert [one["name"] for one in found["controls"]] == ["random"]
+    state = RunFolder.read(folder).state
+    assert [one.layers for one in state.rounds] == [2, 4]
+    assert [one.name for one in state.controls] == ["random"]
 
 
 @pytest.mark.parametrize("cut", [2, 20, 60])
@@ -116,26 +118,27 @@ def test_metrics_cut_in_the_middle_of_a_line_are_read_up_to_there(cut: int, tmp_
     file = folder / "rounds" / "1-2layers" / "metrics.jsonl"
     whole = file.read_bytes()
     file.write_bytes(whole[:-cut])
-    curve = read_run(folder).curves().curves[0]
+    curve = RunFolder.read(folder).curves().curves[0]
     assert [point["steps"] for point in curve.points] == [0, 10, 20, 30]
-    assert "at step 39 " in (read_run(folder).trainings[0].state() or "")
+    assert "at step 39 " in (RunFolder.read(folder).trainings[0].state() or "")
 
 
 def test_what_earlier_rounds_cost_is_counted(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     summary = json.loads((folder / "summary.json").read_text())
     summary["rounds"][1] |= {"tokens_before": 4000, "steps_before": 40, "flops_before": 10**7}
-    curve = read_run(folder, summary).curves().curves[1]
+    curve = RunFolder.read(folder, RunSummary.model_validate(summary)).curves().curves[1]
     assert (curve.points[0]["tokens"], curve.points[-1]["tokens"], curve.points[-1]["steps"]) == (4000, 8000, 80)
     assert curve.points[-1]["flops"] == 10**7 + 4000 * FLOPS
 
 
 def test_the_references_line_is_on_the_curves_sequences(whole: Path) -> None:
-    assert read_run(whole).curves().levels == {"reference, final": pytest.approx((2.9 + 3.0) / 2)}
+    assert RunFolder.read(whole).curves().levels == {"reference, final": pytest.approx((2.9 + 3.0) / 2)}
 
 
 def test_parent_and_child_stand_beside_each_other_with_what_differs() -> None:
-    header, rows = task_table(TASKS["models"], TASKS["published"])
+    tasks = EvaluationResult.model_validate(TASKS)
+    header, rows = task_table(tasks.models, tasks.published)
     assert header == ["task", "reference", "target", "OpenLLaMA-3B (published)", "metric", "shots"]
     assert rows == [
         ["validation loss (nats a token)", "3.0000 ±0.0100", "2.9000 ±0.0100", "", "", ""],
@@ -147,7 +150,7 @@ def test_parent_and_child_stand_beside_each_other_with_what_differs() -> None:
 def test_tasks_of_another_format_and_a_damaged_recipe(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     save(folder / "tasks.json", {"format": 9})
-    with pytest.raises(InputError, match="is of format 9, not 1; delete it"):
+    with pytest.raises(InputError, match="is of version 9, not 1; use the inheritune that wrote it, or delete it"):
         write_report(folder)
     for damaged in ("{", "[]", "evaluate: 3", ""):
         (folder / "recipe.yaml").write_text(damaged)

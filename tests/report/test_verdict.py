@@ -1,21 +1,22 @@
-from typing import Any
-
 import pytest
 
 from inheritune.report import spans, table, verdict
 from inheritune.report.notation import duration
+from inheritune.results import RunState
 
 
-def summary(matched: bool = True, finished: bool = True) -> dict[str, Any]:
+def summary(matched: bool = True, finished: bool = True, **control_more: object) -> RunState:
     round_1 = {
         "layers": 4, "parameters": 60, "blocks": [0, 1, 2, 3], "tokens": 1000, "steps": 10, "flops": 10**9, "val_loss": 2.9,
         "val_loss_se": 0.02, "gap": -0.1, "gap_se": 0.01, "matched": matched, "tokens_per_second": 5.0, "model": "m",
+        "epochs": 1.0, "left_over_tokens": 0, "seconds": 2.0,
     }  # fmt: skip
     control = round_1 | {"name": "random", "val_loss": 3.2, "gap": 0.2, "over_result": 0.3, "over_result_se": 0.01}
-    return {
-        "finished": finished, "tolerance": 0.0, "reference": {"layers": 8, "parameters": 100, "val_loss": 3.0, "val_loss_se": 0.02},
-        "rounds": [round_1], "controls": [control], "result": {**round_1},
-    }  # fmt: skip
+    return RunState.model_validate({
+        "finished": finished, "tolerance": 0.0, "reference": {"name": "large", "layers": 8, "parameters": 100, "val_loss": 3.0, "val_loss_se": 0.02},
+        "rounds": [round_1], "controls": [control | control_more], "result": round_1,
+        "validation_sequences": 3,
+    })  # fmt: skip
 
 
 def test_matched() -> None:
@@ -32,14 +33,11 @@ def test_not_matched_is_said_and_so_is_not_finished() -> None:
 
 
 def test_a_control_that_wins_is_said_to_be_better() -> None:
-    found = summary()
-    found["controls"][0] |= {"val_loss": 2.8, "over_result": -0.1}
-    assert "is better: 2.8000, -0.1000 ±0.0100" in verdict(found)
+    assert "is better: 2.8000, -0.1000 ±0.0100" in verdict(summary(val_loss=2.8, over_result=-0.1))
 
 
 def test_reference_continued_shows_what_adaptation_alone_gives() -> None:
-    found = summary()
-    found["controls"][0] |= {"name": "reference-continued", "val_loss": 2.7, "gap": -0.3}
+    found = summary(name="reference-continued", val_loss=2.7, gap=-0.3)
     assert "trained on the same tokens, would reach 2.7000 (gap -0.3000 ±0.0100)" in verdict(found)
 
 

@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from inheritune import runtime as rt
 from inheritune.analysis.choice import choose_blocks, sequences_wanted
-from inheritune.analysis.figures import Figures, describe
+from inheritune.analysis.figures import describe
 from inheritune.analysis.measures import COLLAPSED_BELOW
 from inheritune.analysis.rank import check_tau
 from inheritune.arch import check_positions, layer_count, load_tokenizer, parameter_count, ready, title
@@ -28,13 +30,14 @@ from inheritune.data import (
 from inheritune.errors import InputError
 from inheritune.inheritance import check_free, free_output
 from inheritune.recipe import Inherit, Reference
-from inheritune.report import write_analysis
-from inheritune.runlog import new_folder, write_json
+from inheritune.report import write_report
+from inheritune.results import Analysis, AnalyzedModel, AnalyzedText, Selection
+from inheritune.runlog import new_folder
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FORMAT = 1
 _CALIBRATION_LENGTH = 256
 
 
@@ -45,11 +48,11 @@ def analyze(
     selection: Inherit | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto",
     dtype: str = "auto", micro_batch: int = 8, prefix: str = "auto", out: str | Path | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> Figures:  # fmt: skip
-    """What the heads and blocks of one or several decoders do on text, as plain data (docs/analysis.md has every key).
+) -> Analysis:  # fmt: skip
+    """What the heads and blocks of one or several decoders do on text (docs/analysis.md has every field).
 
     `text` are files, folders, patterns or addresses, or `data` is a folder that `prepare` wrote, whose validation text
-    is taken. Attention is looked at on `sequences` sequences of `sequence_length` tokens, spread evenly over the text;
+    is taken. Attention is measured on `sequences` sequences of `sequence_length` tokens, spread evenly over the text;
     losses on the first `loss_sequences` of them. `tau` is the share of the squared norm that ranks hold, or several.
     With `selection` its blocks are chosen from the first model, seen on training text where `data` is given. Models are
     moved to `device` in `dtype`; a loaded one stays as it was. auto: bfloat16 on a GPU; on a CPU float32, but products
@@ -71,36 +74,32 @@ def analyze(
         folder = None if out is None else runtime.on_rank0(lambda: held.enter_context(free_output(Path(out))))
         precision = _loss_precision(dtype, runtime)
         text_of = _Text(paths, data, runtime, prefix)
-        found: Figures = {
-            "format": FORMAT,
-            "text": text_of.describe(sequences, sequence_length, loss_sequences),
-            "loss_precision": precision,
-            "tau": shares,
-            "collapsed_below": COLLAPSED_BELOW,
-            "models": [],
-        }
-        drawings: list[Any] = []
-        looking = partial(
-            _figures_of, text_of=text_of, tokenizer=tokenizer, dtype=dtype, say=say, sequences=sequences,
+        measure = partial(
+            _measured, text_of=text_of, tokenizer=tokenizer, dtype=dtype, say=say, sequences=sequences,
             sequence_length=sequence_length, micro_batch=micro_batch, precision=precision, tau=shares,
             loss_sequences=loss_sequences, progress=None if folder is None else drops_beside(folder),
         )  # fmt: skip
-        for number, one in enumerate(listed):
-            figures, drawing = looking(one, selection=selection if number == 0 else None)
-            found["models"].append(figures)
-            drawings.append(drawing)
-        if folder is not None:
-            _write(found, drawings, folder)
-            drops_beside(folder).unlink(missing_ok=True)
-        return found
+        measured = [measure(one, selection=None if number else selection) for number, one in enumerate(listed)]
+        analysis = Analysis(
+            text=text_of.describe(sequences, sequence_length, loss_sequences),
+            loss_precision=precision,
+            tau=shares,
+            collapsed_below=COLLAPSED_BELOW,
+            models=[model for model, _ in measured],
+        )
+        if folder is None:
+            return analysis
+        analysis = _write(analysis, [drawings for _, drawings in measured], folder)
+        drops_beside(folder).unlink(missing_ok=True)
+        return analysis
 
 
-def _figures_of(
+def _measured(
     one: "str | Path | Reference | PreTrainedModel", *, text_of: "_Text", selection: Inherit | None,
     tokenizer: "PreTrainedTokenizerBase | None", dtype: str, say: Callable[[str], None], sequences: int,
     sequence_length: int, micro_batch: int, precision: str, progress: Path | None, **more: Any,
-) -> tuple[Figures, Any]:  # fmt: skip
-    """What analysis.json says of one model, and its two maps of attention, None where there are none."""
+) -> "tuple[AnalyzedModel, tuple[torch.Tensor, torch.Tensor] | None]":  # fmt: skip
+    """The figures of one model, and its two maps of attention, None where there are none."""
     began = time.monotonic()
     with ready(one, tokenizer, text_of.runtime.device, dtype) as (model, its):
         seconds = round(time.monotonic() - began, 3)
@@ -108,18 +107,17 @@ def _figures_of(
         rows = text_of.rows("validation", its, model.config, sequences, sequence_length)
         name, path = title(one)
         told = partial(_say, say, name)
-        figures = describe(model, rows, micro_batch=micro_batch, precision=precision, say=told, **more)
-        drawn = figures["maps"]
-        drawing = drawn and [drawn[kind].pop("attention") for kind in ("potent", "lazy")]
-        figures["prefix"], figures["selection"] = list(rows.packing.prefix), None
+        figures, drawings = describe(model, rows, micro_batch=micro_batch, precision=precision, say=told, **more)
+        chosen = None
         if selection is not None:
-            rows = text_of.calibration(its, model.config, selection)
-            figures["selection"] = choose_blocks(
-                model, rows, selection, micro_batch=micro_batch, precision=precision, say=say,
-                trust_remote_code=_trusted(one), progress=progress,
+            chosen = choose_blocks(
+                model, text_of.calibration(its, model.config, selection), selection, micro_batch=micro_batch,
+                precision=precision, say=say, trust_remote_code=_trusted(one), progress=progress,
             )  # fmt: skip
-        figures["seconds"] = {"load": seconds, **figures["seconds"]}
-        return {"name": name, "path": path, "parameters": parameter_count(model), **figures}, drawing
+        return AnalyzedModel.of(
+            figures, name=name, path=path, parameters=parameter_count(model), prefix=list(rows.packing.prefix),
+            selection=chosen, seconds={"load": seconds, **figures.seconds},
+        ), drawings  # fmt: skip
 
 
 def drops_beside(folder: Path) -> Path:
@@ -132,8 +130,8 @@ def choose(
     data: str | Path | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto",
     dtype: str = "auto", micro_batch: int = 8, prefix: str = "auto", say: Callable[[str], None] = lambda _: None,
     progress: Path | None = None,
-) -> Figures:  # fmt: skip
-    """A measured choice on text, or on the training text of prepared data: see `choose_blocks` for what comes out.
+) -> Selection:  # fmt: skip
+    """A measured choice of blocks on text, or on the training text of prepared data: see `choose_blocks`.
 
     `spec` has choose, layers and calibration; `progress` is that of `choose_blocks`; the other arguments are those of
     `analyze`. Raises InputError as that.
@@ -212,14 +210,14 @@ class _Text:
         packing = packing_of(prepared, tokenizer, prefix=self.prefix)
         return sample(Sequences(prepared.tokens(split), length, place, packing=packing), count, place, or_fewer)
 
-    def describe(self, sequences: int, length: int, loss_sequences: int) -> Figures:
-        """What analysis.json says of the text that is looked at."""
-        return {
-            "source": ", ".join(str(path) for path in self.paths) if self.paths else f"{self.data} (validation)",
-            "sequences": sequences,
-            "sequence_length": length,
-            "loss_sequences": min(loss_sequences, sequences),
-        }
+    def describe(self, sequences: int, length: int, loss_sequences: int) -> AnalyzedText:
+        """What analysis.json holds of the text."""
+        return AnalyzedText(
+            source=", ".join(str(path) for path in self.paths) if self.paths else f"{self.data} (validation)",
+            sequences=sequences,
+            sequence_length=length,
+            loss_sequences=min(loss_sequences, sequences),
+        )
 
     def calibration(self, tokenizer: "PreTrainedTokenizerBase | None", config: Any, spec: Inherit) -> Rows:
         """What a measured choice sees: of prepared data the training text."""
@@ -233,13 +231,19 @@ def _calibration_length(config: Any) -> int:
     return min(_CALIBRATION_LENGTH, positions) if isinstance(positions, int) and positions > 0 else _CALIBRATION_LENGTH
 
 
-def _write(found: Figures, drawings: Sequence[Any], folder: Path) -> None:
-    import numpy as np
-
+def _write(
+    analysis: Analysis, drawings: "Sequence[tuple[torch.Tensor, torch.Tensor] | None]", folder: Path
+) -> Analysis:  # fmt: skip
+    """Write maps, analysis.json and its page; the analysis with the names of the maps' files."""
+    models = []
     with new_folder(folder) as filled:
-        for number, (figures, drawing) in enumerate(zip(found["models"], drawings, strict=True)):
-            if drawing is not None:
-                figures["maps"]["file"] = f"maps-{number}.npz"
-                np.savez_compressed(filled / f"maps-{number}.npz", potent=drawing[0].numpy(), lazy=drawing[1].numpy())
-        write_json(filled / "analysis.json", found)
-        write_analysis(filled)
+        for number, (model, drawing) in enumerate(zip(analysis.models, drawings, strict=True)):
+            if drawing is not None and model.maps is not None:
+                name = f"maps-{number}.npz"
+                np.savez_compressed(filled / name, potent=drawing[0].numpy(), lazy=drawing[1].numpy())
+                model = model.model_copy(update={"maps": model.maps.model_copy(update={"file": name})})
+            models.append(model)
+        analysis = analysis.model_copy(update={"models": models})
+        analysis.write(filled / "analysis.json")
+        write_report(filled)
+    return analysis

@@ -1,14 +1,14 @@
 """Measured choices: from a model and calibration text to an order of its blocks, with the reason in words."""
 
 import copy
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inheritune import results
 from inheritune.analysis.ablation import Trials, products_in, skip_increases
 from inheritune.analysis.figures import mean
 from inheritune.analysis.forward_statistics import Passed, pass_through
@@ -21,6 +21,7 @@ from inheritune.data import Rows
 from inheritune.errors import InputError
 from inheritune.inheritance import count_layers, draft, select_blocks, settle, within
 from inheritune.recipe import Inherit, Size
+from inheritune.results import Calibration, Selection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,15 +34,14 @@ def choose_blocks(
     model: "PreTrainedModel", rows: Rows, spec: Inherit, *, micro_batch: int = 8,
     precision: str = "float32", trust_remote_code: bool = False, say: Callable[[str], None] = lambda _: None,
     progress: Path | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """The blocks that a measured choice keeps, and the order in which it drops the others, as plain data.
+) -> Selection:  # fmt: skip
+    """The blocks that a measured choice keeps, and the order in which it drops the others.
 
     `rows` are calibration sequences, which must not be validation text. auto drops one block after the
     other, each time the one without which the loss rises least (see `search`), until `spec.layers` is kept; rank,
     influence and loss drop those with the lowest MaxRank, block influence, or increase of the loss when skipped alone.
     Products for losses are in `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, is
-    left as it was. Keys: choose, blocks, dropped (in order; block, and with auto loss and increase in nats a token),
-    lazy_layers, reason, precision, calibration, loss, trials, seconds.
+    left as it was.
 
     With auto, each drop is saved in the file `progress`. A later call with the same model, rows and settings resumes
     from it and gives the same blocks as an uninterrupted one. The caller removes the file.
@@ -67,7 +67,7 @@ def choose_blocks(
 def _chosen(
     model: "PreTrainedModel", rows: Rows, spec: Inherit, micro_batch: int, precision: str, trust_remote_code: bool,
     say: Callable[[str], None], progress: Progress,
-) -> dict[str, Any]:  # fmt: skip
+) -> Selection:  # fmt: skip
     total = layer_count(model.config)
     seen, spare = divide(rows, spec)
     pieces = seen.cut(min(_RANK_LENGTH, rows.sequence_length))
@@ -96,19 +96,19 @@ def _chosen(
     kept = _kept(model, spec, dropped, trust_remote_code)
     lazy = [block for block, rank in enumerate(ranks) if rank is not None and is_lazy(rank)]
     gone = order[: total - len(kept)]
-    return {
-        "choose": spec.choose,
-        "blocks": kept,
-        "dropped": [dataclasses.asdict(one) for one in gone],
-        "lazy_layers": lazy,
-        "reason": reason(gone, lazy, spec.choose),
-        "precision": precision,
-        "calibration": {"sequences": len(seen), "sequence_length": rows.sequence_length},
-        "recovery_steps": 0 if recovery is None else recovery.steps,
-        "loss": start,
-        "trials": trials.runs if trials is not None else 0,
-        "seconds": round(progress.seconds, 1),
-    }
+    return Selection(
+        choose=spec.choose,
+        blocks=kept,
+        dropped=[results.Dropped(block=one.block, loss=one.loss, increase=one.increase) for one in gone],
+        lazy_layers=lazy,
+        reason=reason(gone, lazy, spec.choose),
+        precision=precision,
+        calibration=Calibration(sequences=len(seen), sequence_length=rows.sequence_length),
+        recovery_steps=0 if recovery is None else recovery.steps,
+        loss=start,
+        trials=trials.runs if trials is not None else 0,
+        seconds=round(progress.seconds, 1),
+    )
 
 
 def sequences_wanted(spec: Inherit, length: int, blocks: int) -> int:
@@ -158,7 +158,7 @@ def _values(
     """By block the figure that the choice goes by."""
     if choose == "loss":
         trials = Trials(model, rows, micro_batch)
-        return [float(mean(row)["mean"]) for row in skip_increases(trials, trials.kept)]
+        return [mean(row).mean for row in skip_increases(trials, trials.kept)]
     if choose == "influence":
         passed = pass_through(model, rows, (_TAU,), micro_batch)
         return [float(value) for value in passed.influence.mean(0)]

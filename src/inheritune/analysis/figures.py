@@ -1,21 +1,20 @@
-"""All figures of one model on one set of sequences: what analysis.json says of it."""
+"""All figures of one model on one set of sequences."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inheritune.analysis.ablation import Trials, products_in, skip_increases
 from inheritune.analysis.forward_statistics import attention_of, pass_through
 from inheritune.analysis.gradients import gradient_norms
 from inheritune.analysis.measures import COLLAPSED_BELOW, is_lazy, lazy_groups
 from inheritune.data import Rows
+from inheritune.results import Attention, AttentionMap, Block, Distances, Figure, Gradients, Head, Maps, ModelFigures
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
-Figures = dict[str, Any]
 
 
 def describe(
@@ -27,13 +26,13 @@ def describe(
     loss_sequences: int | None = None,
     precision: str = "float32",
     say: Callable[[str], None] = lambda _: None,
-) -> Figures:
-    """A model's figures on sequences of text, as plain data: see docs/analysis.md for every key.
+) -> "tuple[ModelFigures, tuple[torch.Tensor, torch.Tensor] | None]":
+    """A model's figures on sequences of text, and the attention matrices (T, T) of a potent and a lazy head; None for
+    these where no block shows attention weights.
 
     Attention and distances are taken on the inputs of each sequence, its prefix included; losses, which take longer, on
     the first `loss_sequences` sequences (default: all), gradients on up to eight of these, both with products in
-    `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, is left as it was. Under "maps"
-    stand the attention matrices (T, T) of a potent and a lazy head, as tensors.
+    `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, is left as it was.
     Raises InputError for a tau outside (0, 1), RunError for hidden states that are not finite.
     """
     clock = _Clock()
@@ -52,38 +51,51 @@ def describe(
         gradients = gradient_norms(model, some.rows(range(len(some))[:8]))
         clock.note("gradients")
     blocks = [
-        {
-            "block": number,
-            "attention": _attention(passed.heads[number], tau),
-            "influence": mean(passed.influence[:, number]),
-            "skipped": mean(skipped[number]),
-            "depth_loss": mean(depths[number]),
-            "gradients": gradients[number],
-        }
+        Block(
+            block=number,
+            attention=_attention(passed.heads[number], tau),
+            influence=mean(passed.influence[:, number]),
+            skipped=mean(skipped[number]),
+            depth_loss=mean(depths[number]),
+            gradients=None if gradients[number] is None else Gradients.model_validate(gradients[number]),
+        )
         for number in range(count)
     ]
-    found: Figures = {"layers": count, "loss": mean(trials.losses), "blocks": blocks}
-    found |= {"angular_distance": _distances(passed.distances)} | _summary(blocks, tau)
-    found["maps"] = _maps(model, rows.rows([0]).examples().inputs[0].to(model.device), blocks, tau)
-    return found | {"seconds": clock.seconds}
+    maps, drawings = _maps(model, rows.rows([0]).examples().inputs[0].to(model.device), blocks, tau)
+    attentions = {block.block: block.attention for block in blocks if block.attention is not None}
+    collapsed = [head.collapsed for attention in attentions.values() for head in attention.heads]
+    why = "what its blocks return shows no attention weights: they mix positions in another way, or keep them"
+    figures = ModelFigures(
+        layers=count,
+        loss=mean(trials.losses),
+        blocks=blocks,
+        angular_distance=_distances(passed.distances),
+        no_attention=None if attentions else why,
+        lazy_layers=[block for block, attention in attentions.items() if attention.lazy] if attentions else None,
+        lazy_groups=lazy_groups(max_ranks(blocks, tau[0])) if attentions else None,
+        collapsed_share=sum(collapsed) / len(collapsed) if collapsed else None,
+        maps=maps,
+        seconds=clock.seconds,
+    )
+    return figures, drawings
 
 
-def mean(values: "torch.Tensor | Sequence[float]") -> Figures:
+def mean(values: "torch.Tensor | Sequence[float]") -> Figure:
     """Mean and standard error over sequences; the error is None for a single one."""
     numbers = [float(value) for value in values]
     middle = math.fsum(numbers) / len(numbers)
     if len(numbers) < 2:
-        return {"mean": middle, "se": None}
+        return Figure(mean=middle, se=None)
     variance = math.fsum((value - middle) ** 2 for value in numbers) / (len(numbers) - 1)
-    return {"mean": middle, "se": math.sqrt(variance / len(numbers))}
+    return Figure(mean=middle, se=math.sqrt(variance / len(numbers)))
 
 
-def max_ranks(blocks: Sequence[Figures], tau: float) -> list[float | None]:
+def max_ranks(blocks: Sequence[Block], tau: float) -> list[float | None]:
     """MaxRank of each block; None where no attention is seen."""
-    return [block["attention"] and block["attention"]["max_rank"][f"{tau:g}"]["mean"] for block in blocks]
+    return [block.attention.max_rank[f"{tau:g}"].mean if block.attention else None for block in blocks]
 
 
-def _attention(heads_NHF: "torch.Tensor | None", tau: Sequence[float]) -> Figures | None:
+def _attention(heads_NHF: "torch.Tensor | None", tau: Sequence[float]) -> Attention | None:
     """A block's heads, MaxRank (the rank of the head with the highest mean) and AvgMass (mean of the heads' masses)."""
     if heads_NHF is None:
         return None
@@ -93,59 +105,46 @@ def _attention(heads_NHF: "torch.Tensor | None", tau: Sequence[float]) -> Figure
     for head_NF in heads_NHF.unbind(1):
         rank = {name: mean(head_NF[:, at]) for at, name in enumerate(names)}
         mass, sink, entropy = (mean(head_NF[:, len(tau) + at]) for at in range(3))
-        collapsed = rank[names[0]]["mean"] < COLLAPSED_BELOW
-        heads.append({"rank": rank, "mass": mass, "sink": sink, "entropy": entropy, "collapsed": collapsed})
-    highest = {name: heads[int(ranks[..., at].mean(0).argmax())]["rank"][name] for at, name in enumerate(names)}
-    return {
-        "heads": heads,
-        "max_rank": highest,
-        "avg_mass": mean(heads_NHF[..., len(tau)].mean(1)),
-        "lazy": is_lazy(highest[names[0]]["mean"]),
-    }
+        collapsed = rank[names[0]].mean < COLLAPSED_BELOW
+        heads.append(Head(rank=rank, mass=mass, sink=sink, entropy=entropy, collapsed=collapsed))
+    highest = {name: heads[int(ranks[..., at].mean(0).argmax())].rank[name] for at, name in enumerate(names)}
+    return Attention(
+        heads=heads,
+        max_rank=highest,
+        avg_mass=mean(heads_NHF[..., len(tau)].mean(1)),
+        lazy=is_lazy(highest[names[0]].mean),
+    )
 
 
-def _summary(blocks: Sequence[Figures], tau: Sequence[float]) -> Figures:
-    seen = [block for block in blocks if block["attention"] is not None]
-    heads = [head for block in seen for head in block["attention"]["heads"]]
-    why = "what its blocks return shows no attention weights: they mix positions in another way, or keep them"
-    return {
-        "no_attention": None if seen else why,
-        "lazy_layers": [block["block"] for block in seen if block["attention"]["lazy"]] if seen else None,
-        "lazy_groups": lazy_groups(max_ranks(blocks, tau[0])) if seen else None,
-        "collapsed_share": sum(head["collapsed"] for head in heads) / len(heads) if heads else None,
-    }
-
-
-def _distances(distances_NLL: "torch.Tensor") -> list[Figures]:
+def _distances(distances_NLL: "torch.Tensor") -> list[Distances]:
     """Angular distance across 1, 2, ... L blocks, from each block on."""
     depths = distances_NLL.shape[1]
     return [
-        {"blocks": across, "distances": [mean(distances_NLL[:, at, at + across]) for at in range(depths - across)]}
+        Distances(
+            blocks=across, distances=[mean(distances_NLL[:, at, at + across]) for at in range(depths - across)]
+        )
         for across in range(1, depths)
-    ]
+    ]  # fmt: skip
 
 
 def _maps(
-    model: "PreTrainedModel", inputs_T: "torch.Tensor", blocks: Sequence[Figures], tau: Sequence[float]
-) -> Figures | None:
+    model: "PreTrainedModel", inputs_T: "torch.Tensor", blocks: Sequence[Block], tau: Sequence[float]
+) -> "tuple[Maps | None, tuple[torch.Tensor, torch.Tensor] | None]":
     """The head of highest rank in the model, and the one of highest rank in the layer of lowest MaxRank."""
-    name = f"{tau[0]:g}"
     ranks = {
-        (block["block"], at): head["rank"][name]["mean"]
+        (block.block, at): head.rank[f"{tau[0]:g}"].mean
         for block in blocks
-        if block["attention"] is not None
-        for at, head in enumerate(block["attention"]["heads"])
+        if block.attention is not None
+        for at, head in enumerate(block.attention.heads)
     }
     if not ranks:
-        return None
-    potent = max(ranks, key=lambda place: ranks[place])
+        return None, None
     laziest = min((rank, at) for at, rank in enumerate(max_ranks(blocks, tau[0])) if rank is not None)[1]
+    potent = max(ranks, key=lambda place: ranks[place])
     lazy = max((place for place in ranks if place[0] == laziest), key=lambda place: ranks[place])
+    heads = [AttentionMap(block=place[0], head=place[1], rank=ranks[place]) for place in (potent, lazy)]
     drawn = attention_of(model, inputs_T, [potent, lazy])
-    return {
-        kind: {"block": place[0], "head": place[1], "rank": ranks[place], "attention": drawing}
-        for kind, place, drawing in zip(("potent", "lazy"), (potent, lazy), drawn, strict=True)
-    }
+    return Maps(potent=heads[0], lazy=heads[1]), (drawn[0], drawn[1])
 
 
 class _Clock:

@@ -1,10 +1,13 @@
 """Where a model comes from, as far as its own files say: hub id, revision, licence, languages. Nothing is guessed."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
 
 from inheritune.arch import Located, fetch, locate, read_gguf
 from inheritune.card.stated import hub_id, languages, licence_id, licence_link, licence_name, stated
@@ -34,59 +37,56 @@ _SNAPSHOT = re.compile(r"models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-
 _REPOSITORY = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+?)(?:\.git|/.*)?")
 
 
+def _checked(check: Callable[[Any], Any]) -> AfterValidator:
+    """Refuses a value that `check` does not take (see `stated`); None is taken."""
+
+    def validate(value: Any) -> Any:
+        if value is not None and check(value) is None:
+            raise ValueError("not of its kind")
+        return value
+
+    return AfterValidator(validate)
+
+
+def _plain_names(files: dict[str, str]) -> dict[str, str] | None:
+    return files if all(Path(name).name == name for name in files) else None
+
+
+HubId = Annotated[str | None, _checked(hub_id)]
+
+
 @dataclass(frozen=True)
 class Licence:
-    """A licence as the hub's metadata has it. `source` says where it was read, or why it is not known."""
+    """A licence as the hub's metadata has it. `source`: where it was read, or why it is not known."""
 
-    id: str | list[str] = UNKNOWN
-    name: str | None = None
-    link: str | None = None
+    id: Annotated[str | list[str], _checked(licence_id)] = UNKNOWN
+    name: Annotated[str | None, _checked(licence_name)] = None
+    link: Annotated[str | None, _checked(licence_link)] = None
     source: str = ""
 
     @property
     def is_known(self) -> bool:
-        """Whether anything says which one it is."""
+        """Whether it is known which one it is."""
         return self.id != UNKNOWN
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A model that another one is made of.
+    """A model that another one is made of. Raises ValueError for a field that is not of its kind.
 
     `name` is what a stranger may read (no folder of this machine), `hub_id` its address on the hub where that is known.
-    `files` are its licence and notices by name, which travel. `left_out` says what of its card and files was not taken
-    over, and why. `made` says that its own card is one of ours: it has gone
-    through these hands before, and `hub_id` is that of the model it was made of.
+    `files` are its licence and notices by name, which are copied along. `left_out` says what of its card and files was
+    not taken over, and why. `made`: its own card is one of ours, and `hub_id` is that of the model it was made of.
     """
 
     name: str
-    hub_id: str | None = None
+    hub_id: HubId = None
     revision: str | None = None
     licence: Licence = Licence()
-    language: str | list[str] | None = None
-    files: dict[str, str] = field(default_factory=dict)
+    language: Annotated[str | list[str] | None, _checked(languages)] = None
+    files: Annotated[dict[str, str], _checked(_plain_names)] = field(default_factory=dict)
     made: bool = False
     left_out: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> "Origin":
-        """From what `dataclasses.asdict` gave. Raises ValueError where something in it is not of its kind."""
-        try:
-            parts = {"licence": Licence(**facts["licence"]), "left_out": tuple(facts.get("left_out", ()))}
-            found = cls(**{**facts, **parts})
-        except (TypeError, KeyError) as error:
-            raise ValueError(str(error)) from None
-        licence, optional = found.licence, str | None
-        texts = (found.name, licence.source, *found.left_out, *found.files, *found.files.values())
-        checks = [
-            (found.hub_id, hub_id), (licence.id, licence_id), (licence.name, licence_name),
-            (licence.link, licence_link), (found.language, languages),
-        ]  # fmt: skip
-        legal = all(value is None or check(value) is not None for value, check in checks) and licence.id is not None
-        legal = legal and all(isinstance(text, str) for text in texts) and isinstance(found.revision, optional)
-        if not legal or any(Path(name).name != name for name in found.files):
-            raise ValueError("a field is not of its kind")
-        return found
 
 
 def origin_of(reference: Reference, revision: str | None = None) -> Origin:
@@ -103,13 +103,12 @@ def origin_of(reference: Reference, revision: str | None = None) -> Origin:
     located = locate(reference.path, reference.revision, weights=False)
     if located.gguf_file is not None:
         return _of_gguf(located.files[0])
-    found, place = _of_files(located, reference.revision), Path(located.name)
+    origin, place = _of_files(located, reference.revision), Path(located.name)
+    revision = origin.revision or revision
     if not place.is_dir():
-        return replace(found, name=located.name, hub_id=located.name, revision=found.revision or revision)
-    is_copy = found.hub_id is not None and not found.made  # of a model on the hub, in the hub's cache
-    return replace(
-        found, name=str(found.hub_id) if is_copy else place.resolve().name, revision=found.revision or revision
-    )
+        return replace(origin, name=located.name, hub_id=located.name, revision=revision)
+    is_copy = origin.hub_id is not None and not origin.made  # of a model on the hub, in the hub's cache
+    return replace(origin, name=str(origin.hub_id) if is_copy else place.resolve().name, revision=revision)
 
 
 def origin_of_loaded(model: "PreTrainedModel") -> Origin:
@@ -125,13 +124,9 @@ def origin_of_loaded(model: "PreTrainedModel") -> Origin:
 
 def unreachable(path: str, revision: str | None = None) -> Origin:
     """A model whose files cannot be looked at."""
-    is_hub = _is_hub_id(path)
-    why = "the reference's files could not be read when this was written"
-    return Origin(path if is_hub else Path(path).name, path if is_hub else None, revision, Licence(source=why))
-
-
-def _is_hub_id(path: str) -> bool:
-    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).exists()
+    on_hub = None if Path(path).exists() else hub_id(path)
+    licence = Licence(source="the reference's files could not be read when this was written")
+    return Origin(on_hub or Path(path).name, on_hub, revision, licence)
 
 
 def _of_files(located: Located, revision: str | None) -> Origin:
@@ -141,19 +136,19 @@ def _of_files(located: Located, revision: str | None) -> Origin:
     of_snapshot = hub_id(f"{snapshot[1]}/{snapshot[2]}") if snapshot else None
     metadata, left_out = stated(fetch(located, CARD, revision))
     made = "inheritune" in metadata.get("tags", []) and of_snapshot is None
-    found_id = metadata.get("base_model") if made else of_snapshot
+    base_id = metadata.get("base_model") if made else of_snapshot
     files = _licence_files(located, revision, metadata.get("license_link"), left_out)
     licence = _licence(metadata, files)
     commit = snapshot[3] if snapshot and of_snapshot else None
     files = files | _notice(licence, files)
-    return Origin("", found_id, commit, licence, metadata.get("language"), files, made, tuple(left_out))
+    return Origin("", base_id, commit, licence, metadata.get("language"), files, made, tuple(left_out))
 
 
 def _licence_files(
     located: Located, revision: str | None, link: str | None, left_out: list[str]
 ) -> dict[str, str]:  # fmt: skip
     """The texts of licences and notices by name; what is not taken is added to `left_out`, in words."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     named = (link,) if link is not None and "/" not in link and link not in (*_LICENCE_FILES, CARD) else ()
     for name in (*_LICENCE_FILES, *named):
         file = fetch(located, name, revision)
@@ -163,9 +158,9 @@ def _licence_files(
             left_out.append(f"the file {name}, a link that leads out of its folder")
         elif file.stat().st_size > _LARGEST:
             left_out.append(f"the file {name}, which is too long for a licence")
-        elif not any(name.lower() == other.lower() for other in found):  # on a disk that does not tell them apart
-            found[name] = file.read_text(encoding="utf-8", errors="replace")
-    return found
+        elif not any(name.lower() == other.lower() for other in texts):  # on a disk that does not tell them apart
+            texts[name] = file.read_text(encoding="utf-8", errors="replace")
+    return texts
 
 
 def _notice(licence: Licence, files: Mapping[str, str]) -> dict[str, str]:
@@ -194,7 +189,7 @@ def _licence(metadata: Mapping[str, Any], files: Mapping[str, str]) -> Licence:
 
 
 def _of_gguf(file: Path) -> Origin:
-    """What a .gguf file's own metadata says."""
+    """From a .gguf file's own metadata."""
     fields = read_gguf(file).metadata
 
     def read(key: str) -> Any:
@@ -211,13 +206,13 @@ def _of_gguf(file: Path) -> Origin:
     source = "the metadata of the reference's .gguf file (general.license)"
     left_out: list[str] = []
     given = {"license": licence_id, "license.name": licence_name, "license.link": licence_link, "languages": languages}
-    found: dict[str, Any] = {key: check(read(key)) for key, check in given.items()}
-    for key, value in found.items():
+    facts: dict[str, Any] = {key: check(read(key)) for key, check in given.items()}
+    for key, value in facts.items():
         if value is None and read(key):
             left_out.append(f"general.{key} of the .gguf file, which holds something else than it should")
-    if found["license"] not in (None, UNKNOWN):
-        licence = Licence(found["license"], found["license.name"], found["license.link"], source)
+    if facts["license"] not in (None, UNKNOWN):
+        licence = Licence(facts["license"], facts["license.name"], facts["license.link"], source)
     return Origin(
-        file.name, hub_id(repository), snapshot[3] if snapshot else None, licence, found["languages"],
+        file.name, hub_id(repository), snapshot[3] if snapshot else None, licence, facts["languages"],
         _notice(licence, {}), left_out=tuple(left_out),
     )  # fmt: skip

@@ -15,7 +15,8 @@ from inheritune.card.text import PLACE
 from inheritune.errors import InherituneError, InputError, RunError
 from inheritune.limits import check_front_matter
 from inheritune.redaction import holds_secret, without_secrets
-from inheritune.runlog import is_own, package_versions, read_mapping
+from inheritune.results import RunSummary
+from inheritune.runlog import is_own, package_versions
 
 _TOKEN_REMEDY = "set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or `hf auth login`"
 _KEEP = " (and take its last line away, so that no run writes it anew)"
@@ -92,27 +93,20 @@ def find_model(place: Path) -> Path:
     if (place / "config.json").is_file():
         return place
     if (place / "summary.json").is_file():
-        summary = read_mapping(place / "summary.json")
-        if not summary.get("finished"):
+        summary = RunSummary.read(place / "summary.json")
+        if not summary.finished:
             what = "the run is not finished, so it has no result"
             raise InputError(str(place), what, "finish it with `inheritune run`, or give a round's model")
-        summary = read_mapping(place / "summary.json", "result.model")
-        return find_model(place / _result(place, summary))
+        model = summary.result.model
+        if not model or Path(model).is_absolute() or ".." in Path(model).parts:
+            what = f"names no model of this run as its result (got {model!r})"
+            raise InputError(str(place / "summary.json"), what, "give the folder of a round's model")
+        return find_model(place / model)
     if (place / "comparison.json").is_file():
         raise InputError(str(place), "a comparison, which has several models", "give an arm's model: arms/*/*/model")
     if (place / "model" / "config.json").is_file():
         return place / "model"
     raise InputError(str(place), "no model there (no config.json)", remedy)
-
-
-def _result(place: Path, summary: dict[str, Any]) -> str:
-    """The result's folder by its name in the run's. Raises InputError where that leads elsewhere."""
-    result = summary.get("result")
-    model = result.get("model") if isinstance(result, dict) else None
-    if not isinstance(model, str) or not model or Path(model).is_absolute() or ".." in Path(model).parts:
-        what = f"names no model of this run as its result (got {model!r})"
-        raise InputError(str(place / "summary.json"), what, "give the folder of a round's model")
-    return model
 
 
 def token_source() -> str | None:
@@ -216,7 +210,7 @@ def _notes(folder: Path, files: dict[str, int], card: dict[str, Any]) -> Iterato
 
 @contextmanager
 def _plain_errors(repo_id: str, token: Any) -> Iterator[None]:
-    """Turn what the hub's library raises into one line, in which no token stands."""
+    """Turn what the hub's library raises into one line without a token."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:

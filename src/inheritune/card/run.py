@@ -1,56 +1,58 @@
 """Cards of a run's models, from the files in its folder."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 
 from inheritune.arch import readers_in
 from inheritune.card.origin import CARD, Origin, origin_of, unreachable
-from inheritune.card.text import (
-    MARK,
-    PAPER,
-    Card,
-    code,
-    datasets_of,
-    lineage_rows,
-    render,
-    tasks_table,
-)
+from inheritune.card.text import MARK, PAPER, Card, code, datasets_of, lineage_rows, render, tasks_table
 from inheritune.errors import InherituneError, InputError, shown_line
 from inheritune.recipe import MEASURED, Inherit, Recipe, Training
 from inheritune.redaction import public
 from inheritune.report import (
     duration,
+    loss_note,
     markdown_block,
-    markdown_table,
     markdown_text,
-    read_tasks,
     short,
     spans,
     table,
     verdict,
     with_error,
 )
-from inheritune.runlog import read_json, read_mapping, write_json, write_text
+from inheritune.results import (
+    EvaluationResult,
+    Inherited,
+    Manifest,
+    Round,
+    RunSummary,
+    Selection,
+    Start,
+    TrainingSpent,
+)
+from inheritune.runlog import read_json, write_json, write_text
 
-_ORIGIN = "origin.json"  # in the run's reference/: what was found out about it, so that a moved reference is no loss
+_ORIGIN = "origin.json"  # in the run's reference/: what is known of it, in case it is moved later
 
 
-def write_cards(folder: Path, recipe: Recipe, summary: dict[str, Any]) -> None:
+def write_cards(folder: Path, recipe: Recipe, summary: RunSummary) -> None:
     """Write README.md, and the reference's licence, into the folders of all rounds' models of a finished run.
 
-    A card that a person has written is left alone. Where the reference's files are out of reach the licence is said to
-    be unknown, and why.
+    A card that a person has written is left alone. Where the reference's files are out of reach the card says that the
+    licence is unknown, and why.
     """
-    origin = _origin(folder, recipe, summary)
-    for number, found in enumerate(summary["rounds"], 1):
-        place = folder / found["model"]
-        if place.is_dir():
-            put(place, render(_card(folder, recipe, summary, number, origin)), origin)
+    file = folder / "manifest.json"
+    manifest = Manifest.read(file) if file.exists() else Manifest()
+    origin = _origin(folder, recipe, summary, manifest.lineage.revision)
+    for number, one in enumerate(summary.rounds, 1):
+        if (folder / one.model).is_dir():
+            card = _card(folder, recipe, summary, number, origin, manifest.starts[:1])
+            put(folder / one.model, render(card), origin)
 
 
 @contextlib.contextmanager
@@ -74,43 +76,43 @@ def put(place: Path, text: str, origin: Origin) -> None:
     write_text(card, text)
 
 
-def _origin(folder: Path, recipe: Recipe, summary: Mapping[str, Any]) -> Origin:
+def _origin(folder: Path, recipe: Recipe, summary: RunSummary, revision: str | None) -> Origin:
     """What is known of the reference; kept once it is known."""
     kept = folder / "reference" / _ORIGIN
     if kept.exists():
         with contextlib.suppress(ValueError, InputError):  # one that is damaged is made again
-            return Origin.of(read_json(kept, *(field.name for field in fields(Origin)), "licence"))
-    revision = _manifest(folder).get("lineage", {}).get("revision")
+            return TypeAdapter(Origin).validate_python(read_json(kept))
     try:
-        found = origin_of(recipe.reference, revision)
+        origin = origin_of(recipe.reference, revision)
     except (InputError, OSError):
-        return unreachable(str(summary["reference"]["name"]), revision)
-    write_json(kept, asdict(found))
-    return found
+        return unreachable(summary.reference.name, revision)
+    write_json(kept, asdict(origin))
+    return origin
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    file = folder / "manifest.json"
-    return read_mapping(file) if file.exists() else {}
-
-
-def _card(folder: Path, recipe: Recipe, summary: dict[str, Any], number: int, origin: Origin) -> Card:
-    found, reference = summary["rounds"][number - 1], summary["reference"]
-    is_result = found["model"] == summary["result"]["model"]
-    tasks = read_tasks(folder / "tasks.json") if is_result else None
+def _card(
+    folder: Path, recipe: Recipe, summary: RunSummary, number: int, origin: Origin, starts: list[Start]
+) -> Card:  # fmt: skip
+    own, reference = summary.rounds[number - 1], summary.reference
+    is_result, tasks = own.model == summary.result.model, folder / "tasks.json"
+    place = f"{number} of {len(summary.rounds)}; {'' if is_result else 'not '}the run's result"
+    shown = summary.model_copy(update={"rounds": [own], "controls": summary.controls if is_result else []})
+    losses = table(shown)  # controls were made for the result
+    losses.rows[1][0] = "this model"
+    note = loss_note(summary.validation_sequences, summary.tolerance, recipe.train.sequence_length)
     return Card(
-        title=f"{found['layers']} of {reference['layers']} blocks of {origin.name.rpartition('/')[2]}",
-        lead=_lead(summary, number, origin, is_result),
+        title=f"{own.layers} of {reference.layers} blocks of {origin.name.rpartition('/')[2]}",
+        lead=_lead(summary, own, origin, is_result),
         origin=origin,
         lineage=[
-            *lineage_rows(origin, reference["layers"], short(reference["parameters"])),
-            *_kept(folder, recipe.inherit, found, reference["layers"]),
-            ("round", _round(summary, number, is_result)),
+            *lineage_rows(origin, reference.layers, short(reference.parameters)),
+            *_kept(folder, recipe.inherit, own, reference.layers),
+            ("round", place),
         ],
-        readers=readers_in(folder / found["model"]),
-        training=_training(folder, recipe, summary, found),
-        losses=_losses(summary, number, is_result, recipe.train.sequence_length),
-        tasks="" if tasks is None else tasks_table(tasks),
+        readers=readers_in(folder / own.model),
+        training=_training(recipe, summary, own, starts),
+        losses=f"{losses.markdown()}\n\n{note}",
+        tasks=tasks_table(EvaluationResult.read(tasks)) if is_result and tasks.is_file() else "",
         recipe=_recipe(recipe),
         unknown=_UNKNOWN,
         datasets=datasets_of(recipe.data.sources),
@@ -126,125 +128,91 @@ def _recipe(recipe: Recipe) -> str:
 
 
 _UNKNOWN = (
-    "Nothing was measured but what stands above. Validation text is of the same sources as the training text, so other"
-    " text may show another distance to the reference. Whatever the reference was trained on, and whatever it has of"
-    " errors and biases, this model has its weights from."
+    "Nothing was measured but what is shown above. Validation text is of the same sources as the training text, so"
+    " other text may show another distance to the reference. This model has its weights from the reference, with"
+    " whatever that was trained on, and whatever errors and biases it has."
 )
 
 
-def _lead(summary: dict[str, Any], number: int, origin: Origin, is_result: bool) -> str:
-    found, reference = summary["rounds"][number - 1], summary["reference"]
-    tokens = found["tokens"] + found.get("tokens_before", 0)
+def _lead(summary: RunSummary, own: Round, origin: Origin, is_result: bool) -> str:
+    reference = summary.reference
     made = (
-        f"A language model of {found['layers']} blocks and {short(found['parameters'])} parameters: it began with"
-        f" blocks {spans(found['blocks'])} of {markdown_text(origin.name)} ({reference['layers']} blocks) and was"
-        f" trained on {short(tokens)} tokens, by the method of {PAPER}."
+        f"A language model of {own.layers} blocks and {short(own.parameters)} parameters: it began with blocks"
+        f" {spans(own.blocks)} of {markdown_text(origin.name)} ({reference.layers} blocks) and was trained on"
+        f" {short(own.all_tokens)} tokens, by the method of {PAPER}."
     )
     if is_result:
         return f"{made}\n\n{markdown_text(verdict(summary))}"
-    gap = with_error(found["gap"], found["gap_se"], sign=True)
+    gap = with_error(own.gap, own.gap_se, sign=True)
     return (
-        f"{made}\n\nValidation loss {found['val_loss']:.4f}, the reference {reference['val_loss']:.4f} (gap {gap})."
+        f"{made}\n\nValidation loss {own.val_loss:.4f}, the reference {reference.val_loss:.4f} (gap {gap})."
         " It is not the result of its run, which is another round."
     )
 
 
-def _round(summary: Mapping[str, Any], number: int, is_result: bool) -> str:
-    return f"{number} of {len(summary['rounds'])}" + ("; the run's result" if is_result else "; not the run's result")
-
-
-def _kept(folder: Path, spec: Inherit, found: Mapping[str, Any], total: int) -> list[tuple[str, str]]:
-    """Which blocks, how they were chosen and why, and what else came along."""
+def _kept(folder: Path, spec: Inherit, own: Round, total: int) -> list[tuple[str, str]]:
+    """Which blocks, how they were chosen and why, and what else was inherited."""
     selection = folder / "selection.json"
     if isinstance(spec.layers, list):
         chosen = "listed in the recipe"
     elif spec.choose in MEASURED and selection.exists():
-        facts = read_json(selection, "calibration.sequences", "calibration.sequence_length", "reason")
-        seen = facts["calibration"]
-        tokens = seen["sequences"] * seen["sequence_length"]
-        chosen = (
-            f"{code(spec.choose)}, measured on {tokens:,} tokens of training text: {markdown_text(facts['reason'])}"
-        )
+        made = Selection.read(selection)
+        tokens = made.calibration.sequences * made.calibration.sequence_length
+        chosen = f"{code(spec.choose)}, measured on {tokens:,} tokens of training text: {markdown_text(made.reason)}"
     else:
         chosen = code(spec.choose)
-    notes = (folder / found["model"]).parent / "inherited.json"
-    facts = read_mapping(notes) if notes.exists() else {}
-    rows = [("blocks kept", f"{spans(found['blocks'])} of 0-{total - 1}"), ("chosen", chosen)]
-    rows.append(("weights that came along", weights_in_words(spec, facts)))
-    if facts.get("from_round"):
-        blocks = spans(facts["blocks_from_round"])
-        rows.append(("went on from", f"round {code(facts['from_round'])}, whose blocks were {blocks}"))
+    file = (folder / own.model).parent / "inherited.json"
+    notes = Inherited.read(file) if file.exists() else None
+    rows = [("blocks kept", f"{spans(own.blocks)} of 0-{total - 1}"), ("chosen", chosen)]
+    rows.append(("weights inherited", weights_in_words(spec, notes)))
+    if notes is not None and notes.from_round:
+        blocks = spans(notes.blocks_from_round or [])
+        rows.append(("resumed from", f"round {code(notes.from_round)}, whose blocks were {blocks}"))
     return rows
 
 
-def weights_in_words(spec: Inherit, facts: Mapping[str, Any]) -> str:
+def weights_in_words(spec: Inherit, notes: Inherited | None) -> str:
     """Which weights of the kept blocks were inherited."""
     which = spec.submodules if isinstance(spec.submodules, str) else ", ".join(spec.submodules)
     words = "all" if which == "all" else f"{which}; the rest began anew"
     if spec.width == "half":
         words += "; the first half of heads, hidden size and MLP"
-    fresh = facts.get("tensors_fresh")
-    return words + (f" ({fresh} tensors new)" if fresh else "")
+    return words + (f" ({notes.tensors_fresh} tensors new)" if notes is not None and notes.tensors_fresh else "")
 
 
-def _training(
-    folder: Path, recipe: Recipe, summary: Mapping[str, Any], found: Mapping[str, Any]
-) -> list[tuple[str, str]]:
-    settings = recipe.train
+def _training(recipe: Recipe, summary: RunSummary, own: Round, starts: list[Start]) -> list[tuple[str, str]]:
     names = [code(public(source.title)) for source in recipe.data.sources]
-    rows = [("text", ", ".join(names) or "prepared before the run"), *costs(found, settings)]
+    rows = [("text", ", ".join(names) or "prepared before the run"), *costs(own, recipe.train)]
     if recipe.train.distillation is not None:
-        rows.append(("teacher", f"the reference; {found.get('teacher_flops', 0):.2g} FLOPs of its own"))
-    rows.append(("time of the whole run", duration(summary["wall_seconds"])))
-    starts = _manifest(folder).get("starts")
-    if starts:
-        rows += machine(starts[0])  # the later ones may have found it finished
-    return rows
+        rows.append(("teacher", f"the reference; {own.teacher_flops or 0:.2g} FLOPs of its own"))
+    rows.append(("time of the whole run", duration(summary.wall_seconds)))
+    return rows + [row for start in starts for row in machine(start)]
 
 
-def costs(found: Mapping[str, Any], settings: Training) -> list[tuple[str, str]]:
-    """What a training took, and how it was done."""
-    optimizer, schedule = settings.optimizer, settings.schedule.name
-    before = found.get("tokens_before", 0)
-    earlier = f"; {before:,} more in the rounds that it went on from" if before else ""
+def costs(spent: TrainingSpent, settings: Training) -> list[tuple[str, str]]:
+    """What a training cost, and how it was done. Rounds before it count where `spent` is a round's."""
+    optimizer, before = settings.optimizer, spent.given()
+    tokens = before.get("tokens_before", 0)
+    earlier = f"; {tokens:,} more in the rounds that it resumed from" if tokens else ""
     return [
         (
             "tokens",
-            f"{found['tokens']:,} ({found['epochs']:.3g} times through the text), {found['steps']:,} steps of"
+            f"{spent.tokens:,} ({spent.epochs:.3g} times through the text), {spent.steps:,} steps of"
             f" {settings.batch_tokens:,}, sequences of {settings.sequence_length:,}{earlier}",
         ),
-        ("FLOPs", f"{found['flops'] + found.get('flops_before', 0):.3g} (6 N + 12 L H Q T a token)"),
-        ("optimizer", f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, {schedule}"),
-        ("time of its steps", f"{duration(found['seconds'])}, {found['tokens_per_second'] or 0:,.0f} tokens/s"),
+        ("FLOPs", f"{spent.flops + before.get('flops_before', 0):.3g} (6 N + 12 L H Q T a token)"),
+        ("optimizer", f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, {settings.schedule.name}"),
+        ("time of its steps", f"{duration(spent.seconds)}, {spent.tokens_per_second or 0:,.0f} tokens/s"),
     ]
 
 
-def machine(start: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """On what and with what, from a manifest's record of a start."""
-    device = start.get("gpu") or start.get("device", "")
-    several = f"{start['processes']} processes" if start.get("processes", 1) > 1 else _threads(start)
-    place = "; ".join(filter(None, [start.get("machine", ""), f"{device}, {several}"]))
-    versions = start.get("versions", {})
-    named = ", ".join(
-        f"{name} {versions[name]}" for name in ("inheritune", "torch", "transformers") if name in versions
-    )
-    return [("on", markdown_text(place)), ("with", named)]
+def machine(start: Start) -> list[tuple[str, str]]:
+    """On what and with what, from a record of a start. A run's later ones may have found it finished."""
+    threads = f"{start.threads} thread" + ("" if start.threads == 1 else "s")
+    several = f"{start.processes} processes" if start.processes > 1 else threads
+    place = "; ".join(filter(None, [start.machine, f"{start.gpu or start.device}, {several}"]))
+    named = [f"{name} {start.versions[name]}" for name in _NAMED if name in start.versions]
+    return [("on", markdown_text(place)), ("with", ", ".join(named))]
 
 
-def _threads(start: Mapping[str, Any]) -> str:
-    return f"{start.get('threads')} thread" + ("" if start.get("threads") == 1 else "s")
-
-
-def _losses(summary: dict[str, Any], number: int, is_result: bool, length: int) -> str:
-    own = summary["rounds"][number - 1]
-    controls = summary["controls"] if is_result else []  # they were made for the result
-    header, rows = table(summary | {"rounds": [own], "controls": controls})
-    rows[1][0] = "this model"
-    lines = markdown_table(header, [[markdown_text(cell) for cell in row] for row in rows])
-    lines += [
-        "",
-        f"Mean loss in nats a token on {summary['validation_sequences']:,} sequences of {length:,} tokens, the same for"
-        " all, none of which was trained on. The gap is that to the reference, sequence by sequence; ± is one standard"
-        f" error; matched means a gap of at most {summary['tolerance']:g}.",
-    ]
-    return "\n".join(lines)
+_NAMED = ("inheritune", "torch", "transformers")

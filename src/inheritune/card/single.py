@@ -1,8 +1,7 @@
 """Cards of what single commands write: a checkpoint that was only inherited, a model of one training."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inheritune.arch import Readers, readers_in
 from inheritune.card.origin import CARD, Origin, origin_of, origin_of_loaded, unreachable
@@ -11,7 +10,8 @@ from inheritune.card.text import PAPER, Card, code, lineage_rows, render
 from inheritune.errors import InputError
 from inheritune.recipe import Inherit, Reference, Training
 from inheritune.report import markdown_text, short, spans, with_error
-from inheritune.runlog import read_json, versions
+from inheritune.results import Inherited, Selection, Start, TrainingResult
+from inheritune.runlog import versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,28 +20,27 @@ _NOTES = "inheritance.json"
 
 
 def inherited_files(
-    reference: "Reference | PreTrainedModel", spec: Inherit, notes: Mapping[str, Any], parameters: int,
-    readers: Readers, selection: Mapping[str, Any] | None = None,
+    reference: "Reference | PreTrainedModel", spec: Inherit, notes: Inherited, parameters: int, readers: Readers,
+    selection: Selection | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """README.md and the reference's licence, by name, for a checkpoint that is inherited and not trained.
 
-    `notes` is the plan in figures (`describe_plan`), `readers` which versions of transformers load it, `selection` a
-    measured choice as it was made.
+    `notes` is the plan in figures, `readers` which versions of transformers load it, `selection` a measured choice.
     """
     origin = _origin(reference)
-    blocks, total = notes["blocks"], notes["of"]
+    blocks, total = notes.blocks, notes.total
     chosen = "listed" if isinstance(spec.layers, list) else code(spec.choose)
     if selection is not None:
-        chosen = f"{code(selection['choose'])}, measured: {markdown_text(selection['reason'])}"
+        chosen = f"{code(selection.choose)}, measured: {markdown_text(selection.reason)}"
     lead = (
         f"Blocks {spans(blocks)} of {markdown_text(origin.name)} ({total} blocks): {len(blocks)} blocks,"
         f" {short(parameters)} parameters, weights only, as the start of the method of {PAPER}.\n\n"
-        "**It has not been trained since it was taken apart.** A model that lacks some of its blocks predicts badly"
-        " until it is trained (`inheritune train`), and no figure of this one was measured."
+        "**It has not been trained since its blocks were removed.** A model that lacks some of its blocks predicts"
+        " badly until it is trained (`inheritune train`), and no figure of this one was measured."
     )
     rows = [
         *lineage_rows(origin, total, None), ("blocks kept", f"{spans(blocks)} of 0-{total - 1}"), ("chosen", chosen),
-        ("weights that came along", weights_in_words(spec, notes)),
+        ("weights inherited", weights_in_words(spec, notes)),
     ]  # fmt: skip
     title = f"{len(blocks)} of {total} blocks of {origin.name.rpartition('/')[2]}, untrained"
     unknown = "Everything that a measurement would say: none was made."
@@ -51,33 +50,32 @@ def inherited_files(
 
 
 def write_trained_card(
-    folder: Path, model: "str | Path | PreTrainedModel", found: Mapping[str, Any], settings: Training,
-    facts: Mapping[str, Any], teacher: "str | Path | PreTrainedModel | None" = None,
+    folder: Path, model: "str | Path | PreTrainedModel", result: TrainingResult, settings: Training, start: Start,
+    teacher: "str | Path | PreTrainedModel | None" = None,
 ) -> None:  # fmt: skip
-    """Write README.md and the reference's licence into `folder`/model after a training of `model`, given its figures.
+    """Write README.md and the reference's licence into `folder`/model after a training of `model`.
 
-    `facts` say on what it was trained, as a manifest's start does. What is there is left as it is.
+    `start` is on what it was trained. A card that is there is left as it is.
     """
     if (folder / "model" / CARD).exists() or not (folder / "model").is_dir():
         return
     origin = _origin(_place(model))
-    notes = Path(str(model)) / _NOTES if isinstance(model, str | Path) else None
-    inherited = read_json(notes, "blocks", "of") if notes is not None and notes.is_file() else None
     rows = lineage_rows(origin, None, None)
-    if inherited is not None:
-        rows.append(("its blocks", f"{spans(inherited['blocks'])} of {inherited['of']}, inherited before"))
-    loss = with_error(found["val_loss"], found["val_loss_se"])
+    if isinstance(model, str | Path) and (Path(model) / _NOTES).is_file():
+        inherited = Inherited.read(Path(model) / _NOTES)
+        rows.append(("its blocks", f"{spans(inherited.blocks)} of {inherited.total}, inherited before"))
+    loss = with_error(result.val_loss, result.val_loss_se)
     lead = (
-        f"{markdown_text(origin.name)} trained on {short(found['tokens'])} tokens: {found['layers']} blocks,"
-        f" {short(found['parameters'])} parameters. Validation loss {loss} on"
-        f" {found['validation_sequences']:,} sequences, none of which was trained on; ± is one standard error."
+        f"{markdown_text(origin.name)} trained on {short(result.tokens)} tokens: {result.layers} blocks,"
+        f" {short(result.parameters)} parameters. Validation loss {loss} on {result.validation_sequences:,} sequences,"
+        " none of which was trained on; ± is one standard error."
     )
-    training = [*costs(found, settings), *machine({**facts, "versions": versions()})]
+    training = [*costs(result, settings), *machine(start.model_copy(update={"versions": versions()}))]
     if teacher is not None:
         training.insert(0, ("teacher", code(_origin(_place(teacher)).name)))
     card = Card(
         f"{origin.name.rpartition('/')[2]}, trained", lead, origin, rows, readers_in(folder / "model"), training,
-        unknown="Nothing was measured but the loss above; no other model stands beside it.",
+        unknown="Nothing was measured but the loss above, and no other model was compared with it.",
     )  # fmt: skip
     put(folder / "model", render(card), origin)
 

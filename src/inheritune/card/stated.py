@@ -79,14 +79,14 @@ def stated(card: Path | None) -> tuple[dict[str, Any], list[str]]:
         return {}, []
     if not is_own(card, card.parent):
         return {}, [f"the file {card.name}, a link that leads out of its folder"]
-    found = _metadata(card)
-    if found is None:
+    metadata = _metadata(card)
+    if metadata is None:
         return {}, [f"all metadata of {card.name}, which cannot be read as such"]
     fields, left_out = {}, []
     for name, check in _FIELDS.items():
-        if found.get(name) is None:
+        if metadata.get(name) is None:
             continue
-        value = check(found[name])
+        value = check(metadata[name])
         if value is None:
             left_out.append(f"the field {name} of {card.name}, which holds something else than it should")
         else:
@@ -106,9 +106,9 @@ def _metadata(card: Path) -> dict[Any, Any] | None:
         block = REGEX_YAML_BLOCK.search(card.read_text(encoding="utf-8", errors="replace"))
         if block is None:
             return {}
-        found = yaml.safe_load(block.group(2)) if len(block.group(2)) <= _LONGEST else 0
+        metadata = yaml.safe_load(block.group(2)) if len(block.group(2)) <= _LONGEST else 0
     except (InputError, OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         return None
-    if found is None:
+    if metadata is None:
         return {}
-    return found if isinstance(found, dict) else None
+    return metadata if isinstance(metadata, dict) else None

@@ -1,7 +1,7 @@
 """The card itself: metadata that the hub reads, and a text for people. Pure functions of recorded figures."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,18 @@ from typing import Any
 from inheritune.arch import TRIED, Readers
 from inheritune.card.origin import Origin
 from inheritune.redaction import visible, without_secrets
-from inheritune.report import markdown_table, markdown_text, start_note, task_table
+from inheritune.report import harness_note, markdown_table, markdown_text, start_note, task_table
+from inheritune.results import EvaluationResult
 from inheritune.runlog import package_versions
 
 MARK = "<!-- Written by inheritune, and written anew by it. Take this line away to keep a card of your own. -->"
 """The line by which a card of ours is told from one that a person has written."""
 
 PLACE = "PATH-OR-REPOSITORY"
-"""What stands in a card for the model's place until `push` knows it."""
+"""The model's place in a card until `push` knows it."""
 
 TAG = "inheritune"
-_PAPER = "[arXiv 2404.08634](https://arxiv.org/abs/2404.08634)"
+PAPER = "[arXiv 2404.08634](https://arxiv.org/abs/2404.08634)"
 _DATA_SET = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?", re.ASCII)
 _HUB_DATA = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)")
 Rows = Sequence[tuple[str, str]]
@@ -51,7 +52,7 @@ def render(card: Card) -> str:
     """The text of README.md."""
     from huggingface_hub import ModelCard
 
-    found = ModelCard.from_template(
+    card_text = ModelCard.from_template(
         metadata_of(card),
         template_str=(Path(__file__).parent / "card.md").read_text(encoding="utf-8"),
         title=markdown_text(card.title), lead=card.lead, lineage=_rows(card.lineage), training=_rows(card.training),
@@ -59,7 +60,7 @@ def render(card: Card) -> str:
         readers=readers_in_words(card.readers),
         code=", trust_remote_code=True" if card.own_code else "", **package_versions(["inheritune"]),
     )  # fmt: skip
-    return re.sub(r"\n{3,}", "\n\n", str(found)).rstrip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", str(card_text)).rstrip() + "\n"
 
 
 def metadata_of(card: Card) -> Any:
@@ -98,7 +99,7 @@ def readers_in_words(readers: Readers) -> str:
 
 
 def lineage_rows(origin: Origin, layers: int | None, parameters: str | None) -> list[tuple[str, str]]:
-    """What a card says of the model that it was made of."""
+    """The rows of a card on the model that it was made of."""
     if origin.hub_id is not None and not origin.made:
         named = f"[{origin.hub_id}](https://huggingface.co/{origin.hub_id})"
     elif origin.hub_id is not None:
@@ -120,31 +121,26 @@ def lineage_rows(origin: Origin, layers: int | None, parameters: str | None) -> 
     return [*rows, ("licence", told)]
 
 
-def tasks_table(found: Mapping[str, Any]) -> str:
-    """What tasks.json holds as a table, the parent beside the child; "" where there is nothing in it."""
-    models = [one | {"name": "this model" if one["name"] == "target" else one["name"]} for one in found["models"]]
-    header, rows = task_table(models, [])
-    if not rows:
+def tasks_table(result: EvaluationResult) -> str:
+    """tasks.json as a table, the reference beside this model; "" where it has no figure."""
+    models = [one.model_copy(update={"name": "this model"}) if one.name == "target" else one for one in result.models]
+    shown = task_table(models)
+    if not shown.rows:
         return ""
-    lines = markdown_table(header, [[markdown_text(cell) for cell in row] for row in rows])
-    notes = ["± is one standard error."]
-    if found.get("harness"):
-        limit = found["harness"].get("limit")
-        some = f", the first {limit:,} examples of each task" if limit else ""
-        notes.append(f"Tasks: lm-evaluation-harness {found['harness']['version']}{some}.")
-    return "\n".join([*lines, "", *notes, *filter(None, [start_note(models)])])
+    notes = ["± is one standard error.", harness_note(result), start_note(models)]
+    return "\n".join([shown.markdown(), "", *filter(None, notes)])
 
 
 def datasets_of(sources: Sequence[Any]) -> tuple[str, ...]:
     """The ids of the hub's data sets among a recipe's `data.sources`."""
-    found = []
+    ids = []
     for source in sources:
         match = _HUB_DATA.match(source.path or "")
         if match is not None:
-            found.append(match[1])
+            ids.append(match[1])
         elif source.dataset is not None and _DATA_SET.fullmatch(source.dataset) and not Path(source.dataset).exists():
-            found.append(source.dataset)
-    return tuple(dict.fromkeys(found))
+            ids.append(source.dataset)
+    return tuple(dict.fromkeys(ids))
 
 
 def code(text: str) -> str:
@@ -154,6 +150,3 @@ def code(text: str) -> str:
 
 def _rows(rows: Rows) -> str:
     return "\n".join(markdown_table(["", ""], [list(row) for row in rows])) if rows else ""
-
-
-PAPER = _PAPER

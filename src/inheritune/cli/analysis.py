@@ -67,15 +67,15 @@ def analyze(
     from inheritune import analysis
     from inheritune.cli.tables import show_analysis
 
-    found = analysis.analyze(
+    result = analysis.analyze(
         references, text=text or (), data=data, sequences=sequences, sequence_length=length, tau=shares, out=out,
         loss_sequences=loss_sequences, selection=selection, device=device, dtype=dtype, micro_batch=micro_batch,
         prefix=prefix, say=terminal_of(quiet or as_json).say,
     )  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(result.to_json(), indent=2))
     else:
-        show_analysis(found, out)
+        show_analysis(result, out)
 
 
 def _shares(tau: str) -> list[float]:

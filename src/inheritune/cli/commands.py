@@ -72,7 +72,7 @@ def run(
 ) -> None:
     """Carry out a whole recipe; run again, it goes on where it stopped."""
     from inheritune.recipe import load_recipe
-    from inheritune.runlog import read_json
+    from inheritune.results import EvaluationResult
 
     checked = load_recipe(recipe, overrides(context.args))
     folder = out or Path("runs") / recipe.stem
@@ -82,15 +82,15 @@ def run(
     if dry_run:
         show_trial(experiment.dry_run(checked), as_json)
         return
-    summary = experiment.run(checked, folder, terminal_of(quiet)).to_json()
+    summary = experiment.run(checked, folder, terminal_of(quiet))
     if place_of_process()[0] > 0:
         return
     if as_json:
-        typer.echo(json.dumps(summary, indent=2))
+        typer.echo(json.dumps(summary.to_json(), indent=2))
     else:
         show_summary(summary, folder)
         if checked.evaluate.tasks:
-            show_tasks(read_json(folder / experiment.TASKS_FILE))
+            show_tasks(EvaluationResult.read(folder / experiment.TASKS_FILE))
 
 
 app.command(context_settings=DOTTED, epilog="Any key of the recipe can be overridden: --inherit.layers=10")(plan)
@@ -193,7 +193,7 @@ def inherit(
             origin, spec, text=text or (), data=data, prefix=prefix, progress=drops,
             say=lambda line: echo(line, err=True),
         )  # fmt: skip
-        spec = spec.model_copy(update={"layers": selection["blocks"], "choose": "first"})
+        spec = spec.model_copy(update={"layers": selection.blocks, "choose": "first"})
     elif text or data:
         raise InputError("command line", f"text does not go with --choose {choose}", f"take {', '.join(MEASURED)}")
     kind = inheritance.as_dtype(dtype)
@@ -212,7 +212,7 @@ def inherit(
         "of": made.plan.total,
         "parameters": parameter_count(made.target),
         "tensors_fresh": len(made.plan.fresh),
-    } | ({"selection": selection} if selection else {})
+    } | ({"selection": selection.to_json()} if selection else {})
     if show:
         rows = inheritance.plan_rows(made.plan, (kind or made.target.dtype).itemsize)
         found |= {"plan": rows, "dropped": list(made.plan.dropped)}

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inheritune.cli.options import Json, Quiet, overrides, terminal_of
 from inheritune.errors import RunError
 from inheritune.runtime import place_of_process
+
+if TYPE_CHECKING:
+    from inheritune.results import Comparison
 
 
 def compare(
@@ -24,40 +27,40 @@ def compare(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train several arms under one budget and set them side by side; run again, it goes on where it stopped."""
+    """Train several arms under one budget and set them side by side; run again, it resumes where it stopped."""
     from inheritune import experiment
 
     checked = experiment.load_suite(suite, overrides(context.args))
     folder = out or Path("runs") / suite.stem
-    found = experiment.compare(checked, folder, shared=shared, terminal=terminal_of(quiet)).to_json()
+    compared = experiment.compare(checked, folder, shared=shared, terminal=terminal_of(quiet))
     if place_of_process()[0] > 0:
         return
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(compared.to_json(), indent=2))
     else:
-        show_comparison(found, folder)
-    failed = [arm["name"] for arm in found["arms"] if arm["failures"]]
+        show_comparison(compared, folder)
+    failed = [arm.name for arm in compared.arms if arm.failures]
     if failed:
         raise RunError(
             str(folder),
-            f"{len(failed)} of {len(found['arms'])} arms failed: {', '.join(failed)}",
-            "see what comparison.json says of each; run again, those alone are tried again",
+            f"{len(failed)} of {len(compared.arms)} arms failed: {', '.join(failed)}",
+            "see the errors in comparison.json; run it again, and only those are tried again",
         )
 
 
-def show_comparison(found: dict[str, Any], folder: Path) -> None:
+def show_comparison(compared: "Comparison", folder: Path) -> None:
     """The table, whole where the terminal is wide enough, and what its marks mean, on standard output."""
     from inheritune.cli.tables import table_of
     from inheritune.report import comparison_table, notes_on
     from inheritune.runlog import PlainConsole
 
     console = PlainConsole()
-    whole = table_of(*comparison_table(found))
+    whole = table_of(*comparison_table(compared))
     fits = console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width
     console.print()
-    console.print(whole if fits else table_of(*comparison_table(found, narrow=True), whole_figures=True))
+    console.print(whole if fits else table_of(*comparison_table(compared, narrow=True), whole_figures=True))
     console.print()
-    for note in notes_on(found):
+    for note in notes_on(compared):
         console.print(note)
     console.print(f"\nfigures {folder / 'comparison.json'}", soft_wrap=True)
     console.print(f"report  {folder / 'report' / 'index.html'}", soft_wrap=True)

@@ -4,7 +4,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +12,10 @@ from inheritune.cli.options import Json, Prefix, Quiet, Trust, echo, terminal_of
 from inheritune.cli.tables import table_of
 from inheritune.runtime import place_of_process
 
+if TYPE_CHECKING:
+    from inheritune.results import EvaluatedModel, EvaluatedText, EvaluationResult, Harness
+
 _HEADER = 12  # characters of a line of a model's name, at least
-_JUDGED = ("val_loss", "bits_per_byte")
 
 
 def evaluate(
@@ -76,7 +78,7 @@ def evaluate(
 
     from inheritune import evaluation
 
-    found = evaluation.evaluate(
+    result = evaluation.evaluate(
         given, data, sequence_length, text=text or (), tasks=names, tasks_folder=tasks_folder,
         trust_task_files=trust_task_files, published=published, limit=limit, device=device, dtype=dtype,
         attention=attention, prefix=prefix, micro_batch=micro_batch, out=out, say=terminal_of(quiet or as_json).say,
@@ -84,64 +86,65 @@ def evaluate(
     if place_of_process()[0] > 0:
         return
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(result.to_json(), indent=2))
     else:
-        show_evaluation(found)
+        show_evaluation(result)
         if out is not None:
             echo(f"\nfigures {out / 'evaluation.json'}")
 
 
-def show_evaluation(found: dict[str, Any]) -> None:
+def show_evaluation(result: "EvaluationResult") -> None:
     """Losses and tasks of the models, as tables on standard output."""
-    if found["text"] is not None:
-        _show_losses(found)
-    if found["harness"] is not None:
-        show_tasks(found)
+    if result.text is not None:
+        _show_losses(result.models, result.text)
+    if result.harness is not None:
+        show_tasks(result)
 
 
-def _show_losses(found: dict[str, Any]) -> None:
+def _show_losses(models: Sequence["EvaluatedModel"], text: "EvaluatedText") -> None:
     from inheritune.report import short, with_error
     from inheritune.runlog import PlainConsole
 
-    console, text = PlainConsole(), found["text"]
-    known = "" if text["bytes"] is None else f", {text['bytes']:,} bytes"
-    console.print(f"\n{text['source']}: sequences of {text['sequence_length']} tokens{known}", soft_wrap=True)
+    console = PlainConsole()
+    known = "" if text.bytes is None else f", {text.bytes:,} bytes"
+    console.print(f"\n{text.source}: sequences of {text.sequence_length} tokens{known}", soft_wrap=True)
     rows = []
-    for model in found["models"]:
-        loss, bits = (with_error(model[key], model[f"{key}_se"]) if model[key] is not None else "-" for key in _JUDGED)
-        perplexity = "-" if model["perplexity"] is None else f"{model['perplexity']:,.4g}"
-        size = [str(model["layers"]), short(model["parameters"])]
-        rows.append([model["name"], *size, loss, perplexity, bits])
+    for model in models:
+        pairs = ((model.val_loss, model.val_loss_se), (model.bits_per_byte, model.bits_per_byte_se))
+        loss, bits = ("-" if value is None else with_error(value, error) for value, error in pairs)
+        perplexity = "-" if model.perplexity is None else f"{model.perplexity:,.4g}"
+        rows.append([model.name, str(model.layers), short(model.parameters), loss, perplexity, bits])
     shown = table_of(["model", "blocks", "param.", "loss", "perplexity", "bits per byte"], rows)
     for column in shown.columns[1:]:
         column.no_wrap = True
     console.print(shown)
 
 
-def show_tasks(found: dict[str, Any]) -> None:
+def show_tasks(result: "EvaluationResult") -> None:
     """A row for each task, a column for each model and each published row, on standard output.
 
-    Models that the terminal has no room for come in further tables.
+    Models that the terminal has no room for are shown in further tables.
     """
     from inheritune.report import with_error
     from inheritune.runlog import PlainConsole
 
+    assert result.harness is not None
     console = PlainConsole()
-    shown = [(model["name"], model["tasks"]) for model in found["models"]]
-    shown += [(f"{row['name']} (published)", row["tasks"]) for row in found["published"]]
+    shown = [(model.name, model.tasks) for model in result.models]
+    shown += [(f"{row.name} (published)", row.tasks) for row in result.published]
+    kinds = {name: score for _, tasks in reversed(shown) for name, score in tasks.items()}
     names = list(dict.fromkeys(name for _, tasks in shown for name in tasks))
-    kinds = [next(tasks[name] for _, tasks in shown if name in tasks) for name in names]
     asked = [
-        ["task", *(name.removesuffix(f":{kind['metric']}") for name, kind in zip(names, kinds, strict=True))],
-        ["metric", *(kind["metric"] for kind in kinds)],
-        ["shots", *(str(kind["shots"]) for kind in kinds)],
+        ["task", *(name.removesuffix(f":{kinds[name].metric}") for name in names)],
+        ["metric", *(kinds[name].metric for name in names)],
+        ["shots", *(str(kinds[name].shots) for name in names)],
     ]
     columns = []
     for title, tasks in shown:
-        figures = [tasks.get(name) for name in names]
-        cells = ["-" if one is None else with_error(one["value"], one["se"]) for one in figures]
+        scores = [tasks.get(name) for name in names]
+        cells = ["-" if one is None else with_error(one.value, one.se) for one in scores]
         columns.append(["\n".join(textwrap.wrap(title, max(_HEADER, *map(len, cells)))), *cells])
-    console.print(f"\ntasks of lm-eval {found['harness']['version']}, with their standard errors")
+    console.print(f"\ntasks of lm-eval {result.harness.version}, with their standard errors")
     for number, part in enumerate(_fitting(columns, console.width - _width(asked))):
         if number:
             console.print()
@@ -150,7 +153,7 @@ def show_tasks(found: dict[str, Any]) -> None:
         for column in table.columns:
             column.no_wrap = True
         console.print(table)
-    for line in _notes(found):
+    for line in _notes(result, result.harness):
         console.print(line, soft_wrap=True)
 
 
@@ -168,21 +171,21 @@ def _width(columns: Sequence[Sequence[str]]) -> int:
     return sum(2 + max(len(line) for cell in column for line in cell.split("\n")) for column in columns)
 
 
-def _notes(found: dict[str, Any]) -> list[str]:
+def _notes(result: "EvaluationResult", harness: "Harness") -> list[str]:
     from inheritune.report import start_note
 
-    harness, lines = found["harness"], []
-    if harness["limit"] is not None:
-        lines.append(f"The first {harness['limit']} questions of each task: a trial, not the tasks' figures.")
-    if harness["own"]:
-        lines.append(f"From task files of your own: {', '.join(harness['own'])}.")
-    if note := start_note(found["models"]):
+    lines = []
+    if harness.limit is not None:
+        lines.append(f"The first {harness.limit} questions of each task: a trial, not the tasks' figures.")
+    if harness.own:
+        lines.append(f"From task files of your own: {', '.join(harness.own)}.")
+    if note := start_note(result.models):
         lines.append(note)
-    if harness["pinned"] not in (None, harness["version"]):
+    if harness.pinned not in (None, harness.version):
         lines.append(
-            f"The groups are made for lm-eval {harness['pinned']}; with {harness['version']} their figures may differ."
+            f"The groups are made for lm-eval {harness.pinned}; with {harness.version} their figures may differ."
         )
-    if found["published"]:
-        sources = ", ".join(dict.fromkeys(row["source"] for row in found["published"]))
+    if result.published:
+        sources = ", ".join(dict.fromkeys(row.source for row in result.published))
         lines.append(f"Published: as {sources} gives it, of another harness and without standard errors.")
     return lines

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
+from inheritune.cli.tables import table_of
 from inheritune.report import short
 from inheritune.runlog import PlainConsole
 
@@ -12,49 +11,41 @@ _SUMS = {"least": "least", "most": "most"}
 _WIDE = 100  # columns of a terminal that has room for all of the models' table
 
 
-def show_costs(found: dict[str, Any], title: str) -> None:
+def show_costs(plan: dict[str, Any], title: str) -> None:
     """The whole plan, top to bottom: trainings, memory, disk, devices, what fits, warnings, what is left out."""
     console = PlainConsole()
-    reference = found["reference"]
-    _say(
-        console,
+    reference = plan["reference"]
+    console.print(
         f"{title}: {reference['name']}, {reference['blocks']} blocks. From the config alone; nothing measured.",
     )
-    _trainings(console, found)
-    _memory(console, found)
-    _disk(console, found)
-    _devices(console, found)
-    if "fit" in found:
-        _fit(console, found)
-    for sentence in found["warnings"]:
-        _say(console, f"\nwarning: {sentence}")
-    _say(console, "\nNot counted. " + " ".join(f"{line[0].upper()}{line[1:]}." for line in found["left_out"]))
-
-
-def _say(console: PlainConsole, text: str) -> None:
-    console.print(text)
+    _trainings(console, plan)
+    _memory(console, plan)
+    _disk(console, plan)
+    _devices(console, plan)
+    if "fit" in plan:
+        _fit(console, plan)
+    for sentence in plan["warnings"]:
+        console.print(f"\nwarning: {sentence}")
+    console.print("\nNot counted. " + " ".join(f"{line[0].upper()}{line[1:]}." for line in plan["left_out"]))
 
 
 def _table(console: PlainConsole, title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.print()
-    _say(console, title)
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for number, name in enumerate(names):
-        shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        shown.add_row(*row)
+    console.print(title)
+    shown = table_of(names, rows)
+    shown.padding = (0, 2, 0, 0)
     console.print(shown)
 
 
-def _trainings(console: PlainConsole, found: dict[str, Any]) -> None:
-    several = any(each["seeds"] > 1 for each in found["trainings"])
-    taught = any(each["teacher"] for each in found["trainings"])
+def _trainings(console: PlainConsole, plan: dict[str, Any]) -> None:
+    several = any(each["seeds"] > 1 for each in plan["trainings"])
+    taught = any(each["teacher"] for each in plan["trainings"])
     left_out = {*(() if several else ("seeds",)), *(() if taught else ("teacher",))}
     if console.width < _WIDE and len(left_out) < 2:
         left_out |= {"embed.", "a block"}
-    rows = [_training(each) for each in found["trainings"]]
+    rows = [_training(each) for each in plan["trainings"]]
     names = [name for name in rows[0] if name not in left_out]
-    total = found["flops"]
+    total = plan["flops"]
     apart = total["least"] != total["most"]
     for key, words in _SUMS.items():
         if apart or key == "most":
@@ -63,10 +54,10 @@ def _trainings(console: PlainConsole, found: dict[str, Any]) -> None:
     seeds = " of all seeds" if several else ""
     title = f"Models. FLOP: training and all validation{seeds}; causal attention not halved"
     _table(console, title, names, [[row[name] for name in names] for row in rows])
-    if any("least" not in each["counts"] for each in found["trainings"]):
-        _say(console, "* only where the rounds before do not match the reference")
-    if any(each["teacher"] and each["teacher"]["outputs"] == "stored" for each in found["trainings"]):
-        _say(console, "+ a teacher's outputs that are stored are computed once for all that share them")
+    if any("least" not in each["counts"] for each in plan["trainings"]):
+        console.print("* only where the rounds before do not match the reference")
+    if any(each["teacher"] and each["teacher"]["outputs"] == "stored" for each in plan["trainings"]):
+        console.print("+ a teacher's outputs that are stored are computed once for all that share them")
 
 
 def _training(each: dict[str, Any]) -> dict[str, str]:
@@ -100,11 +91,11 @@ def _per_block(blocks: Sequence[int]) -> str:
     return short(low) if low == high else f"{short(low)}-{short(high)}"
 
 
-def _memory(console: PlainConsole, found: dict[str, Any]) -> None:
+def _memory(console: PlainConsole, plan: dict[str, Any]) -> None:
     parts = ["weights", "gradients", "states", "activations", "logits", "working"]
-    parts += ["teacher"] if any(each["teacher"] for each in found["memory"]) else []
+    parts += ["teacher"] if any(each["teacher"] for each in plan["memory"]) else []
     rows = []
-    for each in found["memory"]:
+    for each in plan["memory"]:
         alone = each["devices"] == 1
         rows.append([
             each["precision"], "1" if alone else f"{each['devices']} FSDP", str(each["micro_batch"]),
@@ -112,17 +103,17 @@ def _memory(console: PlainConsole, found: dict[str, Any]) -> None:
         ])  # fmt: skip
     short_names = {"gradients": "grads", "activations": "activ.", "working": "work"}
     names = ("precision", "devices", "seqs", *(short_names.get(part, part) for part in parts), "GB")
-    least = "" if found["memory_is_whole"] else "; at least, as activations and logits are not known"
+    least = "" if plan["memory_is_whole"] else "; at least, as activations and logits are not known"
     _table(
         console,
-        f"Memory of a device for {found['memory_of']}, GB. seqs: sequences of"
-        f" {found['sequence_length']:,} at once{least}",
+        f"Memory of a device for {plan['memory_of']}, GB. seqs: sequences of"
+        f" {plan['sequence_length']:,} at once{least}",
         names, rows,
     )  # fmt: skip
 
 
-def _disk(console: PlainConsole, found: dict[str, Any]) -> None:
-    disk = found["disk"]
+def _disk(console: PlainConsole, plan: dict[str, Any]) -> None:
+    disk = plan["disk"]
     data = "unknown" if disk["data"] is None else _gigabytes(disk["data"])
     taught = ["teachers"] if disk["most"]["teachers"] else []
     parts = ["models", "checkpoints", "being_written", *taught, "total"]
@@ -136,11 +127,11 @@ def _once(rows: list[list[str]]) -> list[list[str]]:
     return [["", *rows[0][1:]]] if rows[0][1:] == rows[1][1:] else rows
 
 
-def _devices(console: PlainConsole, found: dict[str, Any]) -> None:
-    several = any(each["hours"]["least"] != each["hours"]["most"] for each in found["devices"])
+def _devices(console: PlainConsole, plan: dict[str, Any]) -> None:
+    several = any(each["hours"]["least"] != each["hours"]["most"] for each in plan["devices"])
     rows = []
     ways: dict[str, list[str]] = {}
-    for each in found["devices"]:
+    for each in plan["devices"]:
         count = "" if each["devices"] == 1 else f"{each['devices']} x "
         low, high = each["utilisation"] or (0, 0)
         how = f"{each['precision']} at {low:.0%} to {high:.0%} of the peak" if high else "as measured"
@@ -153,11 +144,11 @@ def _devices(console: PlainConsole, found: dict[str, Any]) -> None:
     names = ("device", "seqs", "GB", "of GB ", *(("hours, least", "hours, most") if several else ("hours",)), "dollars")
     _table(console, "Devices (!: does not fit)", names, rows)
     assumed = "; ".join(f"{', '.join(devices)}: {how}" for how, devices in ways.items())
-    _say(console, f"Assumed, as the prices are (--price, --rate): {assumed}")
+    console.print(f"Assumed, as the prices are (--price, --rate): {assumed}")
 
 
-def _fit(console: PlainConsole, found: dict[str, Any]) -> None:
-    fit, hours = found["fit"], found["fit"]["hours"]
+def _fit(console: PlainConsole, plan: dict[str, Any]) -> None:
+    fit, hours = plan["fit"], plan["fit"]["hours"]
     ways = {name: str(number) for number, name in enumerate(fit["most_blocks"], start=1)}
     if fit["memory"] is not None:
         reach = [[f"{ways[name]}  {name}", str(most) if most else "none"] for name, most in fit["most_blocks"].items()]
@@ -168,7 +159,7 @@ def _fit(console: PlainConsole, found: dict[str, Any]) -> None:
             reach,
         )
     if not fit["rows"]:
-        _say(console, "No number of blocks fits.")
+        console.print("No number of blocks fits.")
         return
     devices = list(fit["rows"][0]["tokens"]) if hours is not None else []
     rows = [

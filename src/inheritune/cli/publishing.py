@@ -35,21 +35,21 @@ def push(
     from inheritune.card import prepare_upload, token_source, upload
 
     wanted = prepare_upload(model, repo_id, private=private, revision=revision)
-    found = _figures(wanted, token_source(), really)
+    planned = _figures(wanted, token_source(), really)
     if not as_json and not quiet:
-        _show(found)
+        _show(planned)
     if really:
         if quiet or as_json or not sys.stderr.isatty():
             from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
             disable_progress_bars()
-        found["commit"] = upload(wanted, lambda text: echo(f"warning: {text}", err=True))
+        planned["commit"] = upload(wanted, lambda text: echo(f"warning: {text}", err=True))
         if not as_json:
-            echo(f"uploaded: {found['commit']}")
+            echo(f"uploaded: {planned['commit']}")
     elif not as_json and not quiet:
         echo("\nNothing was uploaded. Upload it with --really.")
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(planned, indent=2))
 
 
 def _figures(wanted: "Upload", token: str | None, really: bool) -> dict[str, Any]:
@@ -67,30 +67,27 @@ def _figures(wanted: "Upload", token: str | None, really: bool) -> dict[str, Any
     }
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(planned: dict[str, Any]) -> None:
     from inheritune.cli.tables import table_of
     from inheritune.runlog import PlainConsole
 
     console = PlainConsole()
 
-    def say(text: str) -> None:
-        console.print(text)
-
-    visibility = found["visibility"]
+    visibility = planned["visibility"]
     if visibility == "public":
         visibility += " (if it is made; one that is there keeps its own)"
-    say(f"from        {found['folder']}")
-    say(f"to          {found['repository']}, revision {found['revision']}, {visibility}")
-    say(f"token       {found['token_from'] or 'none: set HF_TOKEN, or log in with `hf auth login`'}")
+    console.print(f"from        {planned['folder']}")
+    console.print(f"to          {planned['repository']}, revision {planned['revision']}, {visibility}")
+    console.print(f"token       {planned['token_from'] or 'none: set HF_TOKEN, or log in with `hf auth login`'}")
     console.print()
-    rows = [[file["name"], _size(file["bytes"])] for file in found["files"]]
-    console.print(table_of(["file", "size"], [*rows, ["all", _size(found["bytes"])]]))
+    rows = [[file["name"], _size(file["bytes"])] for file in planned["files"]]
+    console.print(table_of(["file", "size"], [*rows, ["all", _size(planned["bytes"])]]))
     console.print()
-    say("card        " + ("none" if not found["card"] else ""))
-    for key, value in found["card"].items():
-        say(f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
-    for note in found["notes"]:
-        say(f"\nwarning: {note}")
+    console.print("card        " + ("none" if not planned["card"] else ""))
+    for key, value in planned["card"].items():
+        console.print(f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    for note in planned["notes"]:
+        console.print(f"\nwarning: {note}")
 
 
 def _size(count: int) -> str:

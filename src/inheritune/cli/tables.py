@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from inheritune.cli.options import echo
 from inheritune.runtime import place_of_process
@@ -11,23 +11,28 @@ from inheritune.runtime import place_of_process
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from inheritune.results import Analysis, AnalyzedModel, Block, RunSummary
 
-def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], whole_figures: bool = False) -> "Table":
-    """Names to the left, figures to the right; with `whole_figures` only names are broken where there is no room."""
+
+def table_of(
+    header: Sequence[str], rows: Sequence[Sequence[str]], whole_figures: bool = False, names: int = 1
+) -> "Table":  # fmt: skip
+    """The first `names` columns to the left, the others to the right. With `whole_figures` only names are broken where
+    there is no room.
+    """
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(header):
-        is_name = number == 0
-        shown.add_column(
-            name, justify="left" if is_name else "right", overflow="fold", no_wrap=whole_figures and not is_name
-        )
+        is_name = number < names
+        justify: Literal["left", "right"] = "left" if is_name else "right"
+        shown.add_column(name, justify=justify, overflow="fold", no_wrap=whole_figures and not is_name)
     for row in rows:
         shown.add_row(*row)
     return shown
 
 
-def show_summary(summary: dict[str, Any], folder: Path) -> None:
+def show_summary(summary: "RunSummary", folder: Path) -> None:
     """The table and the verdict, on standard output."""
     from inheritune.report import table, verdict
     from inheritune.runlog import PlainConsole
@@ -37,69 +42,68 @@ def show_summary(summary: dict[str, Any], folder: Path) -> None:
     console.print(table_of(*table(summary, narrow=True)))
     console.print()
     console.print(verdict(summary))
-    console.print(f"\nmodel   {folder / summary['result']['model']}", soft_wrap=True)
+    console.print(f"\nmodel   {folder / summary.result.model}", soft_wrap=True)
     console.print(f"report  {folder / 'report' / 'index.html'}", soft_wrap=True)
 
 
-def show_plan(found: dict[str, Any]) -> None:
+def show_plan(plan: dict[str, Any]) -> None:
     """A plan, a row for each tensor of the target, on standard output."""
-    from rich.table import Table
-
     from inheritune.runlog import PlainConsole
 
     # A name that is broken over two lines can be neither read nor copied: long rows are left to the terminal.
     console = PlainConsole(width=max(PlainConsole().width, 240))
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("target tensor", "source tensor", "slice"):
-        shown.add_column(name, no_wrap=True)
-    shown.add_column("bytes", justify="right")
-    for row in found["plan"]:
-        shown.add_row(row["target"], row["source"] or "-", row["slice"], f"{row['bytes']:,}" if row["bytes"] else "")
+    rows = [
+        [row["target"], row["source"] or "-", row["slice"], f"{row['bytes']:,}" if row["bytes"] else ""]
+        for row in plan["plan"]
+    ]
+    shown = table_of(("target tensor", "source tensor", "slice", "bytes"), rows, names=3)
+    for column in shown.columns[:3]:
+        column.no_wrap = True
     console.print(shown)
-    total = sum(row["bytes"] for row in found["plan"])
+    total = sum(row["bytes"] for row in plan["plan"])
     console.print(
-        f"\n{len(found['blocks'])} of {found['of']} blocks ({', '.join(map(str, found['blocks']))}),"
-        f" {found['parameters']:,} parameters, {total:,} bytes;"
-        f" {len(found['dropped'])} tensors of the reference are left behind",
+        f"\n{len(plan['blocks'])} of {plan['of']} blocks ({', '.join(map(str, plan['blocks']))}),"
+        f" {plan['parameters']:,} parameters, {total:,} bytes;"
+        f" {len(plan['dropped'])} tensors of the reference are left behind",
         soft_wrap=True,
     )
 
 
-def show_inherited(found: dict[str, Any]) -> None:
+def show_inherited(made: dict[str, Any]) -> None:
     """What was inherited, in a line on standard output."""
-    new = f", {found['tensors_fresh']} tensors new" if found["tensors_fresh"] else ""
-    echo(f"{found['model']}: {len(found['blocks'])} of {found['of']} blocks, {found['parameters']:,} parameters{new}")
+    new = f", {made['tensors_fresh']} tensors new" if made["tensors_fresh"] else ""
+    echo(f"{made['model']}: {len(made['blocks'])} of {made['of']} blocks, {made['parameters']:,} parameters{new}")
 
 
-def show_bench(found: dict[str, Any]) -> None:
+def show_bench(bench: dict[str, Any]) -> None:
     """Figures with their units, on standard output."""
     from rich.table import Table
 
     from inheritune.runlog import PlainConsole
 
-    console, step, limit = PlainConsole(), found["step"], found["limit"]
+    console, step, limit = PlainConsole(), bench["step"], bench["limit"]
     shown = Table(box=None, pad_edge=False, show_header=False)
     for justify in ("left", "right", "left"):
         shown.add_column(justify=justify, overflow="fold")
     shown.add_row("step", f"{step['seconds']:.4g} s", f"median of {step['measured']}")
     shown.add_row("", f"{step['tokens_per_second']:,.0f}", "tokens/s")
-    shown.add_row("", f"{found['flops_per_token'] / 1e6:,.1f}", "MFLOP a token")
+    shown.add_row("", f"{bench['flops_per_token'] / 1e6:,.1f}", "MFLOP a token")
     shown.add_row("", _giga(step["flops_per_second"]), "GFLOP/s")
     shown.add_row("limit", _giga(limit["flops_per_second"]), f"GFLOP/s, {limit['matrix']}³ {limit['dtype']} product")
     shown.add_row("", f"{_giga(limit['lowest'])} to {_giga(limit['highest'])}", f"GFLOP/s, of {limit['measured']}")
-    shown.add_row("fraction", f"{found['fraction']:.3f}", "of the limit")
+    shown.add_row("fraction", f"{bench['fraction']:.3f}", "of the limit")
     if limit["data_sheet"] is not None:
-        shown.add_row("", f"{found['fraction_of_data_sheet']:.3f}", f"of the data sheet's {_giga(limit['data_sheet'])}")
-    for label, row in (("end to end", found["end_to_end"]), ("end to end, direct", found["end_to_end_direct"])):
+        shown.add_row("", f"{bench['fraction_of_data_sheet']:.3f}", f"of the data sheet's {_giga(limit['data_sheet'])}")
+    for label, row in (("end to end", bench["end_to_end"]), ("end to end, direct", bench["end_to_end_direct"])):
         if row is not None:
             shown.add_row(label, f"{row['tokens_per_second']:,.0f}", f"tokens/s, {row['lost']:.1%} lost")
-    _add_parts(shown, found["end_to_end"])
-    shown.add_row("memory", f"{found['memory']['peak_bytes'] / 2**30:.2f} GiB", f"peak {found['memory']['of']}")
-    shown.add_row("first step", f"{found['first_step_seconds']:.1f} s", "compiling included, not counted above")
+    _add_parts(shown, bench["end_to_end"])
+    shown.add_row("memory", f"{bench['memory']['peak_bytes'] / 2**30:.2f} GiB", f"peak {bench['memory']['of']}")
+    shown.add_row("first step", f"{bench['first_step_seconds']:.1f} s", "compiling included, not counted above")
     console.print(
-        f"{found['shape']}: {found['blocks']} blocks, {found['parameters']:,} parameters; {found['batch_sequences']} x"
-        f" {found['sequence_length']} tokens a step, {found['precision']}, compile {str(found['compile']).lower()};"
-        f" {found['hardware']['name']}",
+        f"{bench['shape']}: {bench['blocks']} blocks, {bench['parameters']:,} parameters; {bench['batch_sequences']} x"
+        f" {bench['sequence_length']} tokens a step, {bench['precision']}, compile {str(bench['compile']).lower()};"
+        f" {bench['hardware']['name']}",
         soft_wrap=True,
     )  # fmt: skip
     console.print(shown)
@@ -121,113 +125,91 @@ def _giga(rate: float) -> str:
     return f"{rate / 1e9:,.0f}"
 
 
-def show_prepared(found: dict[str, Any]) -> None:
+def show_prepared(manifest: dict[str, Any]) -> None:
     """What came from each source, and what each filter left, on standard output."""
-    from rich.table import Table
-
     from inheritune.runlog import PlainConsole
 
     console = PlainConsole()
-
-    def show(names: tuple[str, ...], rows: list[list[str]]) -> None:
-        shown = Table(box=None, pad_edge=False, header_style="bold")
-        for number, name in enumerate(names):
-            shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
-        for row in rows:
-            shown.add_row(*row)
-        console.print(shown)
+    if manifest.get("sources"):
+        names = ("source", "documents found", "broken places", "training tokens", "validation tokens")
+        rows = [
+            [
+                source["name"], f"{source['documents_found']:,}", f"{sum(source['passed_over'].values()):,}",
+                f"{source['train_tokens']:,}", f"{source['validation_tokens']:,}",
+            ]
+            for source in manifest["sources"]
+        ]  # fmt: skip
+        console.print(table_of(names, rows))
+        console.print()
+    if manifest.get("filters"):
+        counts = ("documents_in", "documents_out", "tokens_in", "tokens_out")
+        rows = [[step["filter"], *(f"{step[key]:,}" for key in counts)] for step in manifest["filters"]]
+        console.print(table_of(("filter", "documents in", "out", "tokens in", "out"), rows))
         console.print()
 
-    if found.get("sources"):
-        show(
-            ("source", "documents found", "broken places", "training tokens", "validation tokens"),
-            [
-                [
-                    source["name"], f"{source['documents_found']:,}", f"{sum(source['passed_over'].values()):,}",
-                    f"{source['train_tokens']:,}", f"{source['validation_tokens']:,}",
-                ]
-                for source in found["sources"]
-            ],
-        )  # fmt: skip
-    if found.get("filters"):
-        counts = ("documents_in", "documents_out", "tokens_in", "tokens_out")
-        show(
-            ("filter", "documents in", "out", "tokens in", "out"),
-            [[step["filter"], *(f"{step[key]:,}" for key in counts)] for step in found["filters"]],
-        )  # fmt: skip
 
-
-def show_analysis(found: dict[str, Any], out: Path | None) -> None:
-    """A row for each block of each model, and what it comes to, on standard output."""
-    from rich.table import Table
-
+def show_analysis(analysis: "Analysis", out: Path | None) -> None:
+    """A row for each block of each model, and a summary of each, on standard output."""
     from inheritune.runlog import PlainConsole
 
     console = PlainConsole()
-    tau = f"{found['tau'][0]:g}"
-    for figures in found["models"]:
-        shown = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("block", "max rank", "mass", "sink", "influence", "skipped", "depth loss", "grad q", "grad k", ""):
-            shown.add_column(name, justify="right" if name else "left")
-        for block in figures["blocks"]:
-            shown.add_row(*_analysis_row(block, tau))
-        console.print(f"\n{figures['name']}: loss {figures['loss']['mean']:.4f}")
+    header = ["block", "max rank", "mass", "sink", "influence", "skipped", "depth loss", "grad q", "grad k", ""]
+    for model in analysis.models:
+        shown = table_of(header, [_analysis_row(block, f"{analysis.tau[0]:g}") for block in model.blocks])
+        shown.columns[0].justify, shown.columns[-1].justify = "right", "left"
+        console.print(f"\n{model.name}: loss {model.loss.mean:.4f}")
         console.print(shown)
-        console.print(_analysis_words(figures, found), soft_wrap=True)
+        console.print(_analysis_words(model, analysis.collapsed_below), soft_wrap=True)
     if out is not None:
         console.print(f"\npage    {out / 'index.html'}", soft_wrap=True)
         console.print(f"figures {out / 'analysis.json'}", soft_wrap=True)
 
 
-def _analysis_row(block: dict[str, Any], tau: str) -> list[str]:
-    attention, gradients = block["attention"], block["gradients"]
-    heads = attention["heads"] if attention else []
-    sink = sum(head["sink"]["mean"] for head in heads) / len(heads) if heads else None
+def _analysis_row(block: "Block", tau: str) -> list[str]:
+    attention, gradients = block.attention, block.gradients
+    sinks = [head.sink.mean for head in attention.heads] if attention else []
     figures = [
-        (attention["max_rank"][tau]["mean"], "{:.2f}") if attention else (None, ""),
-        (attention["avg_mass"]["mean"], "{:.1f}") if attention else (None, ""),
-        (sink, "{:.2f}"),
-        (block["influence"]["mean"], "{:.3f}"),
-        (block["skipped"]["mean"], "{:+.3f}"),
-        (block["depth_loss"]["mean"], "{:.2f}"),
-        (gradients["query"], "{:.2g}") if gradients else (None, ""),
-        (gradients["key"], "{:.2g}") if gradients else (None, ""),
+        (attention and attention.max_rank[tau].mean, ".2f"),
+        (attention and attention.avg_mass.mean, ".1f"),
+        (sum(sinks) / len(sinks) if sinks else None, ".2f"),
+        (block.influence and block.influence.mean, ".3f"),
+        (block.skipped and block.skipped.mean, "+.3f"),
+        (block.depth_loss and block.depth_loss.mean, ".2f"),
+        (gradients and gradients.query, ".2g"),
+        (gradients and gradients.key, ".2g"),
     ]
-    shown = ["-" if value is None else form.format(value) for value, form in figures]
-    return [str(block["block"]), *shown, "lazy" if attention and attention["lazy"] else ""]
+    shown = ["-" if value is None else format(value, form) for value, form in figures]
+    return [str(block.block), *shown, "lazy" if attention and attention.lazy else ""]
 
 
-def _analysis_words(figures: dict[str, Any], found: dict[str, Any]) -> str:
+def _analysis_words(model: "AnalyzedModel", collapsed_below: float) -> str:
     from inheritune.report import spans
 
-    if figures["no_attention"] is not None:
-        text = f"No ranks: {figures['no_attention']}."
+    if model.no_attention is not None:
+        text = f"No ranks: {model.no_attention}."
     else:
-        lazy = figures["lazy_layers"]
+        lazy = spans(model.lazy_layers) if model.lazy_layers else "none"
         text = (
-            f"{figures['collapsed_share']:.0%} of the heads collapsed (rank below {found['collapsed_below']:g});"
-            f" lazy layers: {spans(lazy) if lazy else 'none'}"
+            f"{model.collapsed_share:.0%} of the heads collapsed (rank below {collapsed_below:g}); lazy layers: {lazy}"
         )
-    selection = figures["selection"]
-    if selection is not None:
-        text += (
-            f"\n{selection['choose']}: keep {len(selection['blocks'])} blocks, --layers"
-            f" {','.join(spans(selection['blocks']).split(', '))}\n{selection['reason']}"
-        )
+    if model.selection is not None:
+        chosen = model.selection
+        layers = ",".join(spans(chosen.blocks).split(", "))
+        text += f"\n{chosen.choose}: keep {len(chosen.blocks)} blocks, --layers {layers}\n{chosen.reason}"
     return text
 
 
-def show_trial(found: dict[str, Any], as_json: bool) -> None:
+def show_trial(trial: dict[str, Any], as_json: bool) -> None:
     """What a dry run has measured, on standard output of the first process."""
     if place_of_process()[0] > 0:
         return
     if as_json:
-        echo(json.dumps(found, indent=2))
+        echo(json.dumps(trial, indent=2))
         return
-    layers = f"{found['layers']} blocks (the deepest round): " if "layers" in found else ""
-    memory = found["memory"]
+    layers = f"{trial['layers']} blocks (the deepest round): " if "layers" in trial else ""
+    memory = trial["memory"]
     echo(
-        f"{layers}a step of {found['batch_tokens']:,} tokens takes {found['seconds']:.2f} s,"
-        f" {found['tokens_per_second']:,.0f} tokens/s, not compiled"
+        f"{layers}a step of {trial['batch_tokens']:,} tokens takes {trial['seconds']:.2f} s,"
+        f" {trial['tokens_per_second']:,.0f} tokens/s, not compiled"
     )
     echo(f"peak memory {memory['peak_bytes'] / 1e9:.2f} GB ({memory['of']})")

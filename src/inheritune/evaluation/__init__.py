@@ -1,6 +1,6 @@
 """Judging models: losses of validation sequences, bits per byte of any text, tasks; several models side by side."""
 
-from inheritune.evaluation.api import FORMAT, evaluate, harness_facts
+from inheritune.evaluation.api import evaluate, harness_facts
 from inheritune.evaluation.groups import Entry, expand, with_averages
 from inheritune.evaluation.judging import (
     Evaluation,
@@ -19,7 +19,6 @@ from inheritune.evaluation.samples import document_starts, greedy_continuation
 from inheritune.evaluation.tasks import Task, check_names, judge_task, on_harness, open_tasks
 
 __all__ = [
-    "FORMAT",
     "Entry",
     "Evaluation",
     "Mean",

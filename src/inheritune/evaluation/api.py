@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.arch import ready, resolve_dtype, title
 from inheritune.errors import InputError
-from inheritune.evaluation.groups import HARNESS, Entry, Figures, check_published, has_pinned, published_rows
-from inheritune.evaluation.measuring import Measure, Wish
+from inheritune.evaluation.groups import HARNESS, Entry, check_published, has_pinned, published_rows
+from inheritune.evaluation.measuring import EvaluationSpec, Measure
 from inheritune.evaluation.run_folder import RunFolder, open_run
 from inheritune.evaluation.tasks import Task, check_names, open_tasks
 from inheritune.harness import from_files, version
 from inheritune.inheritance import check_free, free_output
 from inheritune.recipe import Reference
-from inheritune.runlog import new_folder, write_json
+from inheritune.results import EvaluatedModel, EvaluationResult, Harness
+from inheritune.runlog import new_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-FORMAT = 1
 
 
 def evaluate(
@@ -30,13 +29,13 @@ def evaluate(
     published: bool = False, limit: int | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None,
     device: str = "auto", dtype: str = "auto", attention: str | None = None, prefix: str = "auto",
     micro_batch: int = 8, out: str | Path | None = None, say: Callable[[str], None] = lambda _: None,
-) -> Figures:  # fmt: skip
-    """Validation loss, perplexity, bits per byte and tasks of one or several decoders, as plain data.
+) -> EvaluationResult:  # fmt: skip
+    """Validation loss, perplexity, bits per byte and tasks of one or several decoders.
 
-    docs/evaluating.md has every key. The text is all of `text` (files, folders, patterns, addresses), or the validation
-    text of `data` (a folder that `prepare` wrote, or nanoGPT's train.bin and val.bin), in sequences of
+    docs/evaluating.md has every field. The text is all of `text` (files, folders, patterns, addresses), or the
+    validation text of `data` (a folder that `prepare` wrote, or nanoGPT's train.bin and val.bin), in sequences of
     `sequence_length` tokens (default: 1024, or as many as all models have positions for). A model may be a run's
-    folder: then it stands for the run's reference and its result, judged as in the run where neither text nor data is
+    folder: then its reference and its result are judged, as in the run where neither text nor data is
     given. `tasks` are names of lm-evaluation-harness, of the groups inheritune-v1 and inheritune-v4, `NAME@5` for five
     shots, and task files, of which `tasks_folder` may hold several; these need `trust_task_files`. `limit`: questions
     of each task. `published` adds the papers' rows. `attention` and `prefix` are as in a recipe's `train` and `data`.
@@ -48,7 +47,7 @@ def evaluate(
     """
     paths, names = _as_list(text), [str(name) for name in _as_list(tasks)]
     given, runs = _listed(_as_list(models))
-    spec = Wish(data, paths, sequence_length, attention, prefix, micro_batch, limit).of_runs(runs)
+    spec = EvaluationSpec(data, paths, sequence_length, attention, prefix, micro_batch, limit).of_runs(runs)
     spec.check(bool(names))
     if out is not None:
         check_free(Path(out))
@@ -60,36 +59,32 @@ def evaluate(
         entries: tuple[Entry, ...] = ()
         if names or own is not None or published:
             entries = runtime.on_rank0(lambda: _check(names, own, trust_task_files, published))
-        spec = spec.settled([one for _, one in given])
+        spec = spec.with_length([one for _, one in given])
         # only the first process asks questions; the others wait for its figures
         opened: list[Task] = []
         runtime.on_rank0(lambda: opened.extend(open_tasks(entries, "--tasks", own)))
         measure = Measure(spec, runtime, entries, opened, say)
 
-        def judged(name: str, one: Any) -> Figures:
-            """In a function, so that a model is gone before the next one comes."""
+        def judged(name: str, one: Any) -> EvaluatedModel:
+            """In a function, so that a model is freed before the next one is loaded."""
             say(f"{name}: loading")
             with ready(one, tokenizer, runtime.device, dtype) as (model, its):
-                return {"name": name, "path": title(one)[1], **measure.figures(name, model, its)}
+                return measure.judge(name, title(one)[1], model, its)
 
-        shown = [judged(name, one) for name, one in given]
+        judged_models = [judged(name, one) for name, one in given]
         harness = harness_facts(names, entries, limit, own) if entries else None
-        rows = published_rows(shown[0]["tasks"], harness["own"]) if harness and published else []
-        found = {"format": FORMAT, "text": measure.text(), "harness": harness, "models": shown, "published": rows}
+        rows = published_rows(judged_models[0].tasks, harness.own) if harness and published else []
+        result = EvaluationResult(text=measure.text(), harness=harness, models=judged_models, published=rows)
         if folder is not None and runtime.is_rank0:
             with new_folder(folder) as filled:
-                write_json(filled / "evaluation.json", found)
-        return found
+                result.write(filled / "evaluation.json")
+        return result
 
 
-def harness_facts(names: Sequence[str], entries: Sequence[Entry], limit: int | None, folder: Path | None) -> Figures:
-    """What the figures of tasks depend on besides the model.
-
-    `pinned`: the version that groups of ours are made for, where one is asked for. `own`: tasks that are task files of
-    the user's.
-    """
+def harness_facts(names: Sequence[str], entries: Sequence[Entry], limit: int | None, folder: Path | None) -> Harness:
+    """What the scores of tasks depend on besides the model."""
     own = from_files([entry.name for entry in entries], folder)
-    return {"version": version(), "limit": limit, "pinned": HARNESS if has_pinned(names) else None, "own": own}
+    return Harness(version=version(), limit=limit, pinned=HARNESS if has_pinned(names) else None, own=list(own))
 
 
 def _check(names: Sequence[str], folder: Path | None, trusted: bool, published: bool) -> tuple[Entry, ...]:
@@ -110,17 +105,17 @@ def _listed(models: Sequence[Any]) -> tuple[list[tuple[str, Any]], list[RunFolde
     """Each model with a name of its own, those of runs in the place of the run's folder; and the runs."""
     if not models:
         raise InputError("models", "none given", "name one or several")
-    found: list[tuple[str, Any]] = []
+    listed: list[tuple[str, Any]] = []
     runs: list[RunFolder] = []
     for one in models:
         run = open_run(Path(one)) if isinstance(one, str | Path) else None
         if run is not None:
             runs.append(run)
-            found += [(f"{run.name} reference", run.reference), (f"{run.name} result", run.result)]
+            listed += [(f"{run.name} reference", run.reference), (f"{run.name} result", run.result)]
         else:
-            found.append((title(one)[0], one))
-    names = [name for name, _ in found]
-    found = [(title(one)[1] or name if names.count(name) > 1 else name, one) for name, one in found]
-    names = [name for name, _ in found]
-    told = [(f"{name} ({at})" if names.count(name) > 1 else name, one) for at, (name, one) in enumerate(found, 1)]
+            listed.append((title(one)[0], one))
+    names = [name for name, _ in listed]
+    listed = [(title(one)[1] or name if names.count(name) > 1 else name, one) for name, one in listed]
+    names = [name for name, _ in listed]
+    told = [(f"{name} ({at})" if names.count(name) > 1 else name, one) for at, (name, one) in enumerate(listed, 1)]
     return told, runs

@@ -7,19 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from inheritune.errors import InputError
-
-Figures = dict[str, Any]
+from inheritune.results import PublishedRow, TaskScore
 
 HARNESS = "0.4.13"
-"""The version of lm-eval that the groups are pinned to: its prompts and metrics are what the names stand for."""
+"""The version of lm-eval that the groups are pinned to: its prompts and metrics are the ones that the names mean."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A task or a group of the harness. Without a metric all that it gives, without shots as many as it says itself."""
+    """A task or a group of the harness. Without a metric: all of its metrics. Without shots: its own number of them."""
 
     name: str
     metric: str | None = None
@@ -63,13 +61,13 @@ def expand(names: Iterable[str], place: str) -> tuple[Entry, ...]:
 
     Raises InputError where one task is asked for in two ways.
     """
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     for name in names:
         for entry in GROUPS.get(name) or [_parse(name)]:
-            if found.setdefault(entry.name, entry) != entry:
-                what = f"{entry.name} is asked for twice, as {_words(found[entry.name])} and as {_words(entry)}"
+            if entries.setdefault(entry.name, entry) != entry:
+                what = f"{entry.name} is asked for twice, as {_words(entries[entry.name])} and as {_words(entry)}"
                 raise InputError(place, what, "name it once")
-    return tuple(found.values())
+    return tuple(entries.values())
 
 
 def has_pinned(names: Iterable[str]) -> bool:
@@ -87,62 +85,61 @@ def _words(entry: Entry) -> str:
     return f"{entry.metric or 'all its metrics'} with {shots}"
 
 
-def with_averages(tasks: Mapping[str, Figures]) -> dict[str, Figures]:
-    """The figures of tasks, and behind them the averages of groups all of whose tasks are there."""
-    found = dict(tasks)
+def with_averages(tasks: Mapping[str, TaskScore]) -> dict[str, TaskScore]:
+    """The scores of tasks, and after them the averages of groups all of whose tasks are there."""
+    scores = dict(tasks)
     for name, parts in AVERAGES.items():
         pinned = {entry.name: entry for entry in GROUPS[name.split()[0]]}
         if not all(is_as(tasks.get(part), pinned[part]) for part in parts):
             continue
-        errors = [tasks[part]["se"] for part in parts]
-        found[name] = {
-            "metric": f"mean of {len(parts)} tasks",
-            "shots": 0,
-            "value": math.fsum(tasks[part]["value"] for part in parts) / len(parts),
-            "se": None if None in errors else math.sqrt(math.fsum(one**2 for one in errors)) / len(parts),
-        }
-    return found
+        errors = [error for part in parts if (error := tasks[part].se) is not None]
+        scores[name] = TaskScore(
+            metric=f"mean of {len(parts)} tasks",
+            shots=0,
+            value=math.fsum(tasks[part].value for part in parts) / len(parts),
+            se=math.sqrt(math.fsum(one**2 for one in errors)) / len(parts) if len(errors) == len(parts) else None,
+        )
+    return scores
 
 
-def is_as(figures: Figures | None, entry: Entry) -> bool:
-    """Whether figures of a task are of the entry's metric and shots."""
-    return figures is not None and (figures["metric"], figures["shots"]) == (entry.metric, entry.shots)
+def is_as(score: TaskScore | None, entry: Entry) -> bool:
+    """Whether a task's score is of the entry's metric and shots."""
+    return score is not None and (score.metric, score.shots) == (entry.metric, entry.shots)
 
 
 def check_published(entries: Sequence[Entry], place: str) -> None:
     """Raise InputError where no published figure can be of the metric and shots of one of the entries."""
-    figures = [(name, one) for row in _published() for name, one in row["tasks"].items()]
+    scores = [(name, one) for row in _published() for name, one in row.tasks.items()]
     names = {entry.name for entry in entries}
     averaged = any(parts <= names for parts in map(set, AVERAGES.values()))
-    if averaged or any(_may_be(entry, name, one) for entry in entries for name, one in figures):
+    if averaged or any(_may_be(entry, name, one) for entry in entries for name, one in scores):
         return
     what = "none of these tasks has a published figure of its metric and shots"
     raise InputError(place, what, f"ask for {' or '.join(GROUPS)}")
 
 
-def _may_be(entry: Entry, name: str, figures: Figures) -> bool:
-    kind = entry.metric in (None, figures["metric"]) and entry.shots in (None, figures["shots"])
+def _may_be(entry: Entry, name: str, score: TaskScore) -> bool:
+    kind = entry.metric in (None, score.metric) and entry.shots in (None, score.shots)
     return entry.name == name and kind
 
 
-def published_rows(tasks: Mapping[str, Figures], own: Iterable[str]) -> list[Figures]:
+def published_rows(tasks: Mapping[str, TaskScore], own: Iterable[str]) -> list[PublishedRow]:
     """The published rows of tasks that were measured with the same metric and shots, and are not the user's `own`."""
     mine = set(own)
     tasks = {name: one for name, one in tasks.items() if not mine & {name, *AVERAGES.get(name, ())}}
-    found = []
+    rows = []
     for row in _published():
         kept = {
-            name: figures
-            for name, figures in row["tasks"].items()
-            if name in tasks and all(tasks[name][key] == figures[key] for key in ("metric", "shots"))
+            name: score
+            for name, score in row.tasks.items()
+            if name in tasks and (tasks[name].metric, tasks[name].shots) == (score.metric, score.shots)
         }
         if kept:
-            found.append({**row, "tasks": kept})
-    return found
+            rows.append(row.model_copy(update={"tasks": kept}))
+    return rows
 
 
 @cache
-def _published() -> list[Figures]:
+def _published() -> list[PublishedRow]:
     file = Path(__file__).with_name("published.json")
-    rows: list[Figures] = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    return rows
+    return [PublishedRow.model_validate(row) for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]

@@ -22,7 +22,7 @@ from inheritune.data import (
     separator,
 )
 from inheritune.errors import InputError
-from inheritune.evaluation.groups import Entry, Figures, with_averages
+from inheritune.evaluation.groups import Entry, with_averages
 from inheritune.evaluation.judging import scoring, tokenizer_of
 from inheritune.evaluation.reading import (
     Reading,
@@ -36,15 +36,16 @@ from inheritune.evaluation.reading import (
 from inheritune.evaluation.run_folder import RunFolder
 from inheritune.evaluation.tasks import Task, judge_task, on_harness
 from inheritune.recipe import Reference
+from inheritune.results import EvaluatedModel, EvaluatedText, TaskScore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_LONGEST = 1024  # tokens of a sequence, where nothing says how many
+_LONGEST = 1024  # tokens of a sequence, by default
 
 
 @dataclass(frozen=True)
-class Wish:
+class EvaluationSpec:
     """On what models are judged."""
 
     data: str | Path | None
@@ -55,7 +56,7 @@ class Wish:
     micro_batch: int
     limit: int | None
 
-    def of_runs(self, runs: Sequence[RunFolder]) -> "Wish":
+    def of_runs(self, runs: Sequence[RunFolder]) -> "EvaluationSpec":
         """Where no text is given: the validation text of the one run among the models, as the run reads it."""
         if self.data is not None or self.paths or not runs:
             return self
@@ -86,7 +87,7 @@ class Wish:
             if value is not None and value < 1:
                 raise InputError(place, f"got {value}", "give 1 or more")
 
-    def settled(self, models: Sequence[Any]) -> "Wish":
+    def with_length(self, models: Sequence[Any]) -> "EvaluationSpec":
         """With a length that all models have positions for. Raises InputError where one has not, or is no model."""
         configs = [_config(one) for one in models]
         if self.length is not None:
@@ -107,7 +108,7 @@ class Measure:
     """Measures one model after the other, and remembers what is common to them."""
 
     def __init__(
-        self, spec: Wish, runtime: rt.Runtime, entries: Sequence[Entry], opened: Sequence[Task],
+        self, spec: EvaluationSpec, runtime: rt.Runtime, entries: Sequence[Entry], opened: Sequence[Task],
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.spec, self.runtime, self.entries, self.opened, self.say = spec, runtime, entries, opened, say
@@ -117,9 +118,11 @@ class Measure:
         self._prepared: Prepared | None = None
         self._seen: list[tuple[int, int, int]] = []  # sequences, tokens, bytes of each model
 
-    def figures(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Figures:
-        """The keys of a model in evaluation.json but name and path."""
-        found: Figures = {"parameters": parameter_count(model), "layers": layer_count(model.config)}
+    def judge(
+        self, name: str, path: str | None, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None"
+    ) -> EvaluatedModel:
+        """A model on text and tasks."""
+        on_text: dict[str, float | None] = {}
         if self.spec.paths or self.spec.data is not None:
             reading = self._reading(name, model, tokenizer)
             self.say(
@@ -132,23 +135,25 @@ class Measure:
                     f"{name}: its tokenizer cannot spell {reading.unknown:,} of {judged.tokens:,} tokens of this text,"
                     " so its bits per byte are too low"
                 )
-            found |= score_figures(judged)
-        tasks: dict[str, Figures] = {}
+            on_text = score_figures(judged)
+        tasks: dict[str, TaskScore] = {}
         if self.entries:
             tasks = self.runtime.on_rank0(lambda: self._tasks(name, model, tokenizer))
-        return {**found, "tasks": tasks}
+        return EvaluatedModel(
+            name=name, path=path, parameters=parameter_count(model), layers=layer_count(model.config), **on_text,
+            tasks=tasks,
+        )  # fmt: skip
 
-    def text(self) -> Figures | None:
-        """What was read: sequences and tokens are None where models have another number of them."""
+    def text(self) -> EvaluatedText | None:
+        """What was read."""
         if not self._seen:
             return None
         same = [one[0] if len(set(one)) == 1 else None for one in zip(*self._seen, strict=True)]
         spec = self.spec
         source = ", ".join(str(path) for path in spec.paths) if spec.paths else f"{spec.data} (validation)"
-        return {
-            "source": source, "sequences": same[0], "sequence_length": spec.length, "tokens": same[1],
-            "bytes": same[2] or None,
-        }  # fmt: skip
+        return EvaluatedText(
+            source=source, sequences=same[0], sequence_length=self._length, tokens=same[1], bytes=same[2] or None
+        )
 
     def _score(self, model: "PreTrainedModel", reading: Reading) -> Score:
         with scoring(
@@ -201,12 +206,14 @@ class Measure:
         packing = packing_of(self._prepared, tokenizer, attention=attention, prefix=self.spec.prefix)
         return Sequences(self._prepared.tokens("validation"), self._length, "data.validation", packing=packing)
 
-    def _tasks(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Figures:
+    def _tasks(
+        self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None"
+    ) -> dict[str, TaskScore]:
         if tokenizer is None:
             raise InputError("tokenizer", "a loaded model comes without one", "give the tokenizer")
         lm = on_harness(model, tokenizer, self.spec.micro_batch)
-        found: dict[str, Figures] = {}
+        scores: dict[str, TaskScore] = {}
         for number, task in enumerate(self.opened, 1):
             self.say(f"{name}: {task.entry.name} ({number} of {len(self.opened)} tasks)")
-            found |= judge_task(task, lm, self.spec.limit)
-        return with_averages(found)
+            scores |= judge_task(task, lm, self.spec.limit)
+        return with_averages(scores)

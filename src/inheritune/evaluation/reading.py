@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -129,7 +129,7 @@ def score(
     text, end = reading.sequences, reading.packing.end_of_text
     share = -(-text.count // runtime.world_size)
     mine = list(range(text.count))[runtime.rank * share : (runtime.rank + 1) * share]
-    found: list[list[float]] = []
+    sums_of: list[list[float]] = []
     with torch.no_grad():
         for first in range(0, share, micro_batch):  # as many calls on every process, since sharded models meet in each
             numbers = mine[first : first + micro_batch]
@@ -139,12 +139,12 @@ def score(
             is_text_BT = counts_BT if end is None else counts_BT & (examples.targets != end)
             sums = [torch.where(mask, losses_BT, 0.0).sum(dim=1) for mask in (counts_BT, is_text_BT)]
             figures_B3 = torch.stack([sums[0], counts_BT.sum(dim=1).double(), sums[1]], dim=1)
-            found.extend(figures_B3.tolist()[: len(numbers)])
-    return _score(reading, [row for part in runtime.gather(found) for row in part])
+            sums_of.extend(figures_B3.tolist()[: len(numbers)])
+    return _score(reading, [row for part in runtime.gather(sums_of) for row in part])
 
 
-def score_figures(judged: Score) -> dict[str, Any]:
-    """The keys that a score has in evaluation.json."""
+def score_figures(judged: Score) -> dict[str, float | None]:
+    """The fields that a score has in an `EvaluatedModel`."""
     bits = judged.bits_per_byte
     return {
         "val_loss": judged.loss.value,
@@ -182,11 +182,11 @@ def ratio(values: Sequence[float], sizes: Sequence[float], total: float | None =
 
 def _shares(text: Text, tokenizer: "PreTrainedTokenizerBase", end: int) -> tuple[int, ...]:
     """The bytes of each sequence: of its tokens' text, where a character cut in two counts a little more or less."""
-    found = []
+    shares = []
     for number in range(text.count):
         tokens = text.rows([number]).predicted[0]
-        found.append(len(_decode(tokens[(tokens != end) & (tokens >= 0)], tokenizer).encode()))
-    return tuple(found)
+        shares.append(len(_decode(tokens[(tokens != end) & (tokens >= 0)], tokenizer).encode()))
+    return tuple(shares)
 
 
 def _decode(tokens: Array, tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from inheritune.errors import DamagedFile, InputError
+from inheritune.errors import InputError
 from inheritune.recipe import Reference, load_recipe
-from inheritune.runlog import read_json
+from inheritune.results import RunSummary
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,7 @@ def open_run(folder: Path) -> RunFolder | None:
     recipe = load_recipe(recipe_file)
     if not summary.is_file():
         raise InputError(str(folder), "a run without a result yet", "let it finish a round first: `inheritune run`")
-    try:
-        model = read_json(summary, "result.model")["result"]["model"]
-    except DamagedFile:
-        raise InputError(str(summary), "is damaged", "run the recipe again, which writes it anew") from None
+    model = RunSummary.read(summary).result.model
     reference = recipe.reference
     if reference.train is not None:
         reference = Reference(path=str(folder / "reference" / "model"))

@@ -12,9 +12,10 @@ import numpy as np
 
 from inheritune import runtime as rt
 from inheritune.errors import InputError
-from inheritune.evaluation.groups import GROUPS, Entry, Figures, expand
+from inheritune.evaluation.groups import GROUPS, Entry, expand
 from inheritune.harness import check_tasks, load_task, silenced
 from inheritune.report import ONE_START
+from inheritune.results import TaskScore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,8 +60,8 @@ def on_harness(
         )  # fmt: skip
 
 
-def judge_task(task: Task, lm: Any, limit: int | None) -> dict[str, Figures]:
-    """The figures of a task by its name: metric, shots, value, standard error (None where the harness has none).
+def judge_task(task: Task, lm: Any, limit: int | None) -> dict[str, TaskScore]:
+    """The scores of a task by its name.
 
     A task of which no metric was asked for has all of them, its first one under its own name and the others as
     NAME:METRIC. Of a group that has no mean over its tasks, those of each. With `limit` only so many of each task's
@@ -69,16 +70,16 @@ def judge_task(task: Task, lm: Any, limit: int | None) -> dict[str, Figures]:
     Where the harness counts the tokenizer's special tokens as text (see `_with_one_start`), the figures without them
     follow, as NAME:METRIC (one start token).
     """
-    figures = _judged(task, lm, limit)
+    scores = _judged(task, lm, limit)
     rolling = {name: part for name, part in task.parts["tasks"].items() if part.OUTPUT_TYPE == _ROLLING}
     if not rolling or lm.tok_encode("a") == lm.tok_encode("a", add_special_tokens=False):
-        return figures
+        return scores
     whole = rolling.keys() == task.parts["tasks"].keys()
     again = task if whole else replace(task, parts={**task.parts, "tasks": rolling, "groups": {}})
     with _with_one_start(lm):
         corrected = _judged(again, lm, limit)
-    return figures | {
-        f"{name.partition(':')[0]}:{one['metric']}{ONE_START}": {**one, "metric": one["metric"] + ONE_START}
+    return scores | {
+        f"{name.partition(':')[0]}:{one.metric}{ONE_START}": one.model_copy(update={"metric": one.metric + ONE_START})
         for name, one in corrected.items()
     }
 
@@ -98,11 +99,11 @@ def _with_one_start(lm: Any) -> Iterator[None]:
         lm.tok_encode = encode
 
 
-def _judged(task: Task, lm: Any, limit: int | None) -> dict[str, Figures]:
+def _judged(task: Task, lm: Any, limit: int | None) -> dict[str, TaskScore]:
     before = rt.random_state(lm.device.type), random.getstate(), np.random.get_state()
     try:
         with silenced():
-            found = _evaluate(task, lm, limit)
+            outcome = _evaluate(task, lm, limit)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         line = (str(error).splitlines() or [""])[0]
         raise InputError(
@@ -113,12 +114,12 @@ def _judged(task: Task, lm: Any, limit: int | None) -> dict[str, Figures]:
         random.setstate(before[1])
         np.random.set_state(before[2])
     name = task.entry.name
-    parts = found["results"]
-    kept = [name] if name in found.get("groups", {}) else [part for part in parts if part in task.parts["tasks"]]
-    figures: dict[str, Figures] = {}
+    parts = outcome["results"]
+    kept = [name] if name in outcome.get("groups", {}) else [part for part in parts if part in task.parts["tasks"]]
+    scores: dict[str, TaskScore] = {}
     for part in kept:
-        figures |= _figures(part, parts[part], found["n-shot"].get(part, 0), task.entry.metric)
-    return figures
+        scores |= _scores(part, parts[part], outcome["n-shot"].get(part, 0), task.entry.metric)
+    return scores
 
 
 def _evaluate(task: Task, lm: Any, limit: int | None) -> dict[str, Any]:
@@ -133,17 +134,17 @@ def _evaluate(task: Task, lm: Any, limit: int | None) -> dict[str, Any]:
     for part in task.parts["tasks"].values():
         if task.entry.shots is not None:
             if task.entry.shots and part.get_config("num_fewshot") == 0:
-                raise ValueError("it is made for no shots, and says so itself")
+                raise ValueError("its file sets num_fewshot to 0")
             part.set_config(key="num_fewshot", value=task.entry.shots)
         elif part.get_config("num_fewshot") is None:
             part.set_config(key="num_fewshot", value=0)
         part.set_fewshot_seed(seed=seeds[3])
-    found: dict[str, Any] = evaluator.evaluate(lm=lm, task_dict=task.parts, limit=limit, log_samples=False)
-    return found
+    outcome: dict[str, Any] = evaluator.evaluate(lm=lm, task_dict=task.parts, limit=limit, log_samples=False)
+    return outcome
 
 
-def _figures(name: str, result: dict[str, Any], shots: int, metric: str | None) -> dict[str, Figures]:
-    found: dict[str, Figures] = {}
+def _scores(name: str, result: dict[str, Any], shots: int, metric: str | None) -> dict[str, TaskScore]:
+    scores: dict[str, TaskScore] = {}
     for key, value in result.items():
         measure, comma, kind = key.partition(",")
         if not comma or measure.endswith("_stderr"):
@@ -152,12 +153,9 @@ def _figures(name: str, result: dict[str, Any], shots: int, metric: str | None) 
             continue
         error = result.get(f"{measure}_stderr,{kind}")
         words = measure if kind == "none" else f"{measure} ({kind})"
-        found[f"{name}:{words}" if found else name] = {
-            "metric": words,
-            "shots": shots,
-            "value": float(value),
-            "se": float(error) if isinstance(error, int | float) else None,
-        }
-    if not found:
+        scores[f"{name}:{words}" if scores else name] = TaskScore(
+            metric=words, shots=shots, value=value, se=error if isinstance(error, int | float) else None
+        )
+    if not scores:
         raise InputError(name, f"has no metric {metric}", "see the task's metric_list")
-    return found
+    return scores

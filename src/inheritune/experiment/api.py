@@ -20,7 +20,7 @@ from inheritune.experiment.stages import Stages
 from inheritune.experiment.training_run import TrainingRun, run_training
 from inheritune.inheritance import settle
 from inheritune.recipe import Distillation, Evaluate, Grow, Inherit, Reference, Training, check
-from inheritune.results import RoundResult, TrainingResult
+from inheritune.results import RoundResult, Start, TrainingResult
 from inheritune.runlog import Terminal, check_trackers
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def train(
 
         def describe() -> None:
             with without_stopping(terminal.warn, "start the training again to write it"):
-                write_trained_card(out, model, result.to_json(), training, runtime.describe(), teacher)
+                start = Start.model_validate(runtime.describe())
+                write_trained_card(out, model, result, training, start, teacher)
 
         runtime.on_rank0(describe)
     return load_trained(out), result

@@ -53,10 +53,10 @@ def _choose(
     pieces = Sequences(text.tokens, length, "inherit.calibration", packing=packing)
     count = sequences_wanted(inherit, length, layer_count(model.config))
     rows = sample(pieces, count, "inherit.calibration", or_fewer=True)
-    return Selection.model_validate(choose_blocks(
+    return choose_blocks(
         model, rows, inherit, precision=runtime.quick_precision(), say=context.terminal.say,
         trust_remote_code=context.trust_remote_code, progress=drops,
-    ))  # fmt: skip
+    )  # fmt: skip
 
 
 def decide(

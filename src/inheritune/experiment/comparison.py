@@ -49,7 +49,7 @@ def set_side_by_side(
     return Comparison(
         finished=finished,
         reference=reference,
-        arms=[arm.model_copy(update={"verdict": verdict_of(arm.model_dump())}) for arm in arms],
+        arms=[arm.model_copy(update={"verdict": verdict_of(arm)}) for arm in arms],
         budget_tokens=budget,
         seeds=suite.all_seeds,
         tolerance=suite.evaluate.tolerance,
@@ -119,8 +119,8 @@ def _beside_random(
         return arm
     own, theirs = (_mean_losses([one.sequence_losses for one in results[each.name]]) for each in (arm, random))
     over = gap(own, theirs)
-    goal = arm_curve(folder, random.model_dump())[-1]
-    reached = tokens_to_reach(arm_curve(folder, arm.model_dump()), goal["val_loss"])
+    goal = arm_curve(folder, random.runs)[-1]
+    reached = tokens_to_reach(arm_curve(folder, arm.runs), goal["val_loss"])
     return arm.model_copy(update={
         "random": random.name,
         "over_random": over.value,

@@ -164,7 +164,7 @@ class _Run:
                 wall_seconds=round(seconds, 1),
                 peak_memory_bytes=rt.peak_memory(),
             )
-            write_report(self.folder, summary.to_json())
+            write_report(self.folder, summary)
             summary.write(self.folder / "summary.json")
             return summary
 
@@ -172,14 +172,14 @@ class _Run:
 
     def _write_report(self, summary: RunSummary) -> None:
         def write() -> None:
-            write_report(self.folder, summary.to_json())
+            write_report(self.folder, summary)
 
         self.runtime.on_rank0(write)
 
     def _write_cards(self, summary: RunSummary) -> None:
         def write() -> None:
             with without_stopping(self.terminal.warn, "start the run again to write it"):
-                write_cards(self.folder, self.recipe, summary.to_json())
+                write_cards(self.folder, self.recipe, summary)
 
         self.runtime.on_rank0(write)
 

@@ -23,7 +23,7 @@ from inheritune.experiment.setup import Setup
 from inheritune.experiment.store import Shared
 from inheritune.experiment.suite import Suite, load_suite
 from inheritune.recipe import Reference, check
-from inheritune.report import write_comparison
+from inheritune.report import write_report
 from inheritune.results import ArmResult, Comparison, Failure, ReferenceSummary
 from inheritune.runlog import Terminal
 
@@ -95,7 +95,7 @@ class _Comparing:
             )
             comparison.write(self.folder / "comparison.json")
             if report:
-                write_comparison(self.folder, comparison.to_json())
+                write_report(self.folder, comparison)
             return comparison
 
         for seed in suite.all_seeds:

@@ -6,11 +6,9 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from inheritune.arch import in_dtype, layer_count, load_model, parameter_count
 from inheritune.evaluation import (
-    FORMAT,
     Entry,
     Task,
     check_names,
@@ -29,9 +27,9 @@ from inheritune.experiment.context import RunContext
 from inheritune.experiment.setup import Setup
 from inheritune.harness import version
 from inheritune.recipe import Recipe, Reference
-from inheritune.runlog import read_json, write_json
+from inheritune.results import EvaluatedModel, EvaluatedText, EvaluationResult, TaskScore
+from inheritune.runlog import read_json, read_mapping, write_json
 
-Figures = dict[str, Any]
 TASKS_FILE = "tasks.json"
 _PLACE = "evaluate.tasks"
 
@@ -109,26 +107,30 @@ class _Stage:
             )  # fmt: skip
             for number, task in enumerate(tasks, 1):
                 say(f"{side}: {task.entry.name} ({number} of {len(tasks)} tasks)")
-                figures = judge_task(task, lm, None)
-                write_json(self._file(side, task.entry), {"harness": version(), "tasks": figures})
+                scores = {name: one.model_dump() for name, one in judge_task(task, lm, None).items()}
+                write_json(self._file(side, task.entry), {"harness": version(), "tasks": scores})
 
         runtime.on_rank0(ask)
 
     def write(self, paths: dict[str, str]) -> None:
-        """tasks.json, in the format of `evaluate`'s evaluation.json."""
-        models, text = [], None
+        """tasks.json."""
+        models = []
         for side, path in paths.items():
-            found = read_json(self._model_file(side), "text", "layers")
-            text = found.pop("text")
-            tasks: Figures = {}
+            model = read_mapping(self._model_file(side), "text", "layers")
+            scores: dict[str, TaskScore] = {}
             for entry in self.entries:
-                tasks |= read_json(self._file(side, entry), "tasks")["tasks"]
-            models.append({"name": side, "path": path, **found, "tasks": with_averages(tasks)})
-        about = {"source": "data (validation)", "sequence_length": self.recipe.train.sequence_length, **(text or {})}
-        spec = self.recipe.evaluate
-        harness = harness_facts(spec.tasks, self.entries, None, spec.tasks_folder)
-        shown = {"format": FORMAT, "text": about, "harness": harness, "models": models, "published": []}
-        write_json(self.folder / TASKS_FILE, shown)
+                tasks = read_mapping(self._file(side, entry), "tasks")["tasks"]
+                scores |= {name: TaskScore.model_validate(score) for name, score in tasks.items()}
+            models.append(EvaluatedModel.model_validate(
+                {**model, "name": side, "path": path, "tasks": with_averages(scores)}
+            ))  # fmt: skip
+        spec, length = self.recipe.evaluate, self.recipe.train.sequence_length
+        EvaluationResult(
+            text=EvaluatedText(source="data (validation)", sequence_length=length, **model["text"]),
+            harness=harness_facts(spec.tasks, self.entries, None, spec.tasks_folder),
+            models=models,
+            published=[],
+        ).write(self.folder / TASKS_FILE)
 
     def _model_file(self, side: str) -> Path:
         return self.folder / "tasks" / side / "model.json"

@@ -35,6 +35,7 @@ from inheritune.inheritance.budget import settle
 from inheritune.inheritance.draft import Draft, draft, target_config
 from inheritune.inheritance.plan import Plan, describe_plan
 from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check
+from inheritune.results import Inherited, Selection
 from inheritune.runlog import check_name, claimed
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def write(
     dtype: "torch.dtype | None" = None,
     seed: int = 1,
     say: Callable[[str], None] | None = None,
-    selection: dict[str, Any] | None = None,
+    selection: Selection | None = None,
 ) -> Draft:
     """Write the target of `spec` as a checkpoint to `folder`, and nothing more: see `inherit`.
 
@@ -115,14 +116,16 @@ def write(
 
 def _notes(
     reference: "Reference | PreTrainedModel", spec: Inherit, plan: Plan, target: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase | None", selection: dict[str, Any] | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None", selection: Selection | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What stands beside the weights: the plan in figures, the model card, the reference's licence."""
     figures = describe_plan(plan)
     readers = readers_of(target.config, tokenizer)
     found: dict[str, Any] = {NOTES: figures}
     with without_stopping(lambda line: warnings.warn(line, Notice, stacklevel=2), "write README.md by hand"):
-        found |= inherited_files(reference, spec, figures, parameter_count(target), readers, selection)
+        found |= inherited_files(
+            reference, spec, Inherited.model_validate(figures), parameter_count(target), readers, selection
+        )
     return found
 
 

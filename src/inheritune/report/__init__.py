@@ -1,43 +1,17 @@
-"""What a run looks like to a person: verdict, table, curves, page. Reads result files, never models."""
+"""Runs, comparisons and analyses for people: verdicts, tables, pages. Reads result files, never models."""
 
-from inheritune.report.analysis_page import write_analysis
-from inheritune.report.analysis_verdict import analysis_verdict, layers_table, models_table
-from inheritune.report.arms import arm_curve, reference_curve, tokens_to_reach
-from inheritune.report.comparison import comparison_table, notes_on, verdict_of, write_comparison
-from inheritune.report.folders import kind_of, write_reports
+from inheritune.report.comparison import comparison_table, notes_on, verdict_of
+from inheritune.report.curves import arm_curve, tokens_to_reach
+from inheritune.report.folders import kind_of, write_report, write_reports
 from inheritune.report.markup import markdown_block, markdown_table, markdown_text
 from inheritune.report.notation import duration, short, spans, with_error
-from inheritune.report.page import PAIR, write_report
-from inheritune.report.task_table import ONE_START, read_tasks, start_note, task_table
-from inheritune.report.verdict import table, verdict
+from inheritune.report.page import Table
+from inheritune.report.run_summary import loss_note, table, verdict
+from inheritune.report.shown import PAIR
+from inheritune.report.tasks import ONE_START, harness_note, start_note, task_table
 
 __all__ = [
-    "ONE_START",
-    "PAIR",
-    "analysis_verdict",
-    "arm_curve",
-    "comparison_table",
-    "duration",
-    "kind_of",
-    "layers_table",
-    "markdown_block",
-    "markdown_table",
-    "markdown_text",
-    "models_table",
-    "notes_on",
-    "read_tasks",
-    "reference_curve",
-    "short",
-    "spans",
-    "start_note",
-    "table",
-    "task_table",
-    "tokens_to_reach",
-    "verdict",
-    "verdict_of",
-    "with_error",
-    "write_analysis",
-    "write_comparison",
-    "write_report",
-    "write_reports",
-]
+    "ONE_START", "PAIR", "Table", "arm_curve", "comparison_table", "duration", "harness_note", "kind_of", "loss_note",
+    "markdown_block", "markdown_table", "markdown_text", "notes_on", "short", "spans", "start_note", "table",
+    "task_table", "tokens_to_reach", "verdict", "verdict_of", "with_error", "write_report", "write_reports",
+]  # fmt: skip

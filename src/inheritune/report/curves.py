@@ -1,17 +1,15 @@
-"""Loss curves, over what was spent."""
+"""Loss curves over what was spent, read from metrics files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from inheritune.report.figures import COLOURS, INK, Picture, draw, dress, show_values, stretch
+from inheritune.results import ReferenceSummary, SeedSummary
+from inheritune.runlog import read_metrics
 
 AXES = ("steps", "tokens", "flops")
 """What curves are drawn over: all stages of a training counted."""
-
-_LABELS = {"steps": "optimizer steps", "tokens": "tokens trained on", "flops": "training FLOPs"}
-_SHOWN = {"steps": "steps", "tokens": "tokens", "flops": "FLOPs"}
-_STYLES = ("-", "--", "-.", ":")
 
 Points = list[dict[str, float]]
 """Each has `val_loss` and those of AXES that are known."""
@@ -24,7 +22,7 @@ class Curve:
     name: str
     points: Points
     role: str = "arm"
-    """"reference" and "control" are drawn so that they are told apart."""
+    """"reference" and "control" are drawn so that they can be told apart."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,14 @@ class Curves:
 
     def over(self, axis: str) -> list[Curve]:
         """The curves of which this axis is known."""
-        found = [Curve(c.name, [p for p in c.points if axis in p], c.role) for c in self.curves]
-        return [curve for curve in found if curve.points]
+        known = [Curve(one.name, [p for p in one.points if axis in p], one.role) for one in self.curves]
+        return [curve for curve in known if curve.points]
 
     def missing(self) -> list[str]:
         """What is not there yet, in sentences."""
         if not self.curves:
             return ["No validation loss was taken yet."]
-        partly = [c.name for c in self.curves if any("flops" not in point for point in c.points)]
+        partly = [one.name for one in self.curves if any("flops" not in point for point in one.points)]
         return [f"By FLOPs without {', '.join(partly)}: they are counted when a training ends."] if partly else []
 
 
@@ -53,59 +51,47 @@ def merged(parts: Sequence[Curves]) -> Curves:
     return Curves([curve for part in parts for curve in part.curves], levels)
 
 
-def draw_curves(found: Curves, axis: str) -> Picture | None:
-    """The curves over one of AXES; None where there is none."""
-    curves = found.over(axis)
-    if not curves:
-        return None
-    rows = len(curves) + len(found.levels)
-    says = f"validation loss during training, by {_SHOWN[axis]}"
-    return draw(f"loss-by-{axis}", says, lambda figure, axes: _fill(figure, axes, curves, found.levels, axis),
-                (5, 3.4 + 0.2 * rows), font=10.5)  # fmt: skip
+def arm_curve(folder: Path, runs: Sequence[SeedSummary]) -> Points:
+    """The validation losses of an arm on the way, means over its seeds, by what was spent until then.
+
+    Each point has steps, tokens, flops and val_loss. Earlier stages count: a stage begins where the one before ended.
+    Only points that every seed has are in it.
+    """
+    seeds = [
+        dict(_points([(folder / run.folder / stage.folder, stage.given()) for stage in run.stages])) for run in runs
+    ]
+    common = [at for at in seeds[0] if all(at in points for points in seeds)]
+    return [seeds[0][at] | {"val_loss": sum(points[at]["val_loss"] for points in seeds) / len(seeds)} for at in common]
 
 
-def by_axis(found: Curves) -> list[tuple[str, Picture]]:
-    """(axis in words, figure) for each axis, tokens first."""
-    drawn = [(_SHOWN[axis], draw_curves(found, axis)) for axis in ("tokens", "steps", "flops")]
-    return [(name, picture) for name, picture in drawn if picture is not None]
+def reference_curve(folder: Path, reference: ReferenceSummary) -> Points:
+    """The same of a reference that was trained for the comparison; empty for others."""
+    if reference.steps is None:
+        return []
+    return [point for _, point in _points([(folder / (reference.folder or "."), reference.given())])]
 
 
-def _fill(figure: Any, axes: Any, curves: Sequence[Curve], levels: dict[str, float], axis: str) -> None:
-    from matplotlib.ticker import FuncFormatter
-
-    handles, others = [], [curve for curve in curves if curve.role != "reference"]
-    for place, (name, level) in enumerate(levels.items()):
-        style = _STYLES[1 + place % 3]
-        handles.append(axes.axhline(level, color=INK, linestyle=style, linewidth=1.2, label=name))
-    for curve in curves:
-        number = others.index(curve) if curve in others else None
-        xs, ys = [point[axis] for point in curve.points], [point["val_loss"] for point in curve.points]
-        handles += axes.plot(
-            xs, ys, label=curve.name, color=INK if number is None else COLOURS[number % len(COLOURS)],
-            linestyle=":" if curve.role == "control" else _STYLES[(number or 0) // len(COLOURS) % 3],
-            linewidth=1.4 if number is None else 2,
-            marker="o" if len(xs) == 1 else "",
-        )  # fmt: skip
-    losses = [point["val_loss"] for curve in curves for point in curve.points]
-    stretch(axes, [*levels.values(), *losses])  # untrained it begins far above
-    for curve in curves:
-        texts = [
-            f"{curve.name}\n{_amount(point[axis])} {_SHOWN[axis]}: {point['val_loss']:.4f}" for point in curve.points
-        ]
-        xs, ys = [point[axis] for point in curve.points], [point["val_loss"] for point in curve.points]
-        show_values(axes, xs, ys, texts, len(curves))
-    axes.set_xlabel(_LABELS[axis])
-    axes.set_ylabel("validation loss (nats a token)")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value)))
-    dress(axes)
-    names = [handle.get_label() for handle in handles]
-    figure.legend(handles, names, loc="outside upper left", frameon=False, labelcolor=INK, fontsize=9.5)
+def _points(stages: Sequence[tuple[Path, dict[str, Any]]]) -> Iterator[tuple[tuple[int, int], dict[str, float]]]:
+    """(number of the stage, step) and point of each validation loss; `stages` have their folder and their cost."""
+    spent = dict.fromkeys(AXES, 0.0)
+    for number, (folder, stage) in enumerate(stages):
+        for record in read_metrics(folder / "metrics.jsonl"):
+            if "val_loss" in record:
+                share = record["step"] / stage["steps"]
+                at = {axis: spent[axis] + share * stage[axis] for axis in AXES}
+                yield (number, record["step"]), {**at, "val_loss": record["val_loss"]}
+        for axis in AXES:
+            spent[axis] += stage[axis]
 
 
-def _amount(value: float) -> str:
-    if value >= 1e13:
-        return f"{value:.3g}"
-    for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= factor:
-            return f"{value / factor:.4g}{letter}"
-    return f"{value:.4g}"
+def tokens_to_reach(curve: Points, loss: float) -> float | None:
+    """Tokens after which a curve is first at `loss` or below, on the straight line between two points; None: never."""
+    before: dict[str, float] | None = None
+    for point in curve:
+        if point["val_loss"] <= loss:
+            if before is None or before["val_loss"] <= point["val_loss"]:
+                return point["tokens"]
+            share = (before["val_loss"] - loss) / (before["val_loss"] - point["val_loss"])
+            return before["tokens"] + share * (point["tokens"] - before["tokens"])
+        before = point
+    return None

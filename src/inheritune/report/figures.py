@@ -109,8 +109,8 @@ def _with_values(svg: str, group: str, texts: list[str]) -> str:
 
 
 def _for_page(svg: str, name: str, says: str) -> str:
-    def tag(found: re.Match[str]) -> str:
-        return _NAMED.sub(rf"\g<1>{name}-", found[0]).replace(INK, "currentColor")
+    def tag(match: re.Match[str]) -> str:
+        return _NAMED.sub(rf"\g<1>{name}-", match[0]).replace(INK, "currentColor")
 
     text = _TAG.sub(tag, svg[svg.index("<svg") :])
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(says)}"', 1)
@@ -128,7 +128,7 @@ def dress(axes: Any) -> None:
 
 def stretch(axes: Any, values: Iterable[float]) -> None:
     """A logarithmic y axis where the values span more than a factor of 2; near zero a linear one where some are not
-    positive and the largest stands far above the rest.
+    positive and the largest is far above the rest.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, SymmetricalLogLocator
 

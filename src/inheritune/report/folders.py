@@ -1,29 +1,57 @@
-"""`report`: folders told apart by what is in them, and shown."""
+"""Folders of runs, comparisons and analyses, recognised by what is in them, and their pages."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from inheritune.errors import DamagedFile, InputError
-from inheritune.report.analysis_page import write_analysis
-from inheritune.report.comparison import write_comparison
-from inheritune.report.joint import joint_page, read_folders
-from inheritune.report.page import write_report
-from inheritune.report.sections import GENERATOR, write_page
+from inheritune.report.analysis import AnalysisFolder
+from inheritune.report.comparison import ComparisonFolder
+from inheritune.report.page import GENERATOR, write_folder, write_page
+from inheritune.report.run_folder import RunFolder
+from inheritune.report.shown import Folder, Shown
+from inheritune.results import Comparison, RunSummary
 
-_MARKS = {"run": ("recipe.yaml",), "comparison": ("comparison.json", "suite.yaml"), "analysis": ("analysis.json",)}
+_KINDS: dict[str, tuple[type[Folder], tuple[str, ...]]] = {
+    "run": (RunFolder, ("recipe.yaml",)),
+    "comparison": (ComparisonFolder, ("comparison.json", "suite.yaml")),
+    "analysis": (AnalysisFolder, ("analysis.json",)),
+}
 """A folder is of the first kind of which it holds a file."""
 
 
 def kind_of(folder: Path) -> str:
     """What `folder` holds: a run, a comparison or an analysis. Raises InputError where it is none of them."""
-    for kind, names in _MARKS.items():
+    for kind, (_, names) in _KINDS.items():
         if any((folder / name).is_file() for name in names):
             return kind
-    wanted = ", ".join(f"{kind} ({' or '.join(names)})" for kind, names in _MARKS.items())
+    wanted = ", ".join(f"{kind} ({' or '.join(names)})" for kind, (_, names) in _KINDS.items())
     what = f"holds none of these: {wanted}" if folder.is_dir() else "is no folder"
     raise InputError(str(folder), what, "name folders that `inheritune run`, `compare` or `analyze` wrote")
+
+
+def write_report(folder: Path, result: RunSummary | Comparison | None = None) -> Path:
+    """Write the page of a run, comparison or analysis, finished or not, into its own place; returns the page's path.
+
+    That place is report/, of an analysis the folder itself. `result` is given where its file is yet to be written.
+    Raises InputError for another folder or a file of another version, DamagedFile where a file is damaged.
+    """
+    if isinstance(result, RunSummary):
+        return _write_alone(RunFolder.read(folder, result), None)
+    if isinstance(result, Comparison):
+        return _write_alone(ComparisonFolder(folder, result), None)
+    return _write_alone(_KINDS[kind_of(folder)][0].read(folder), None)
+
+
+def _write_alone(shown: Folder, out: Path | None) -> Path:
+    """Write the page of one folder into `out`, or into the place that is its own."""
+    page = Shown([("", shown)]).page()
+    if not isinstance(shown, AnalysisFolder):
+        return write_folder(page, shown.folder / "report", out)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    return write_page(page, out or shown.folder, "analysis.md")
 
 
 def write_reports(folders: list[Path], out: Path | None = None) -> Path:
@@ -33,12 +61,30 @@ def write_reports(folders: list[Path], out: Path | None = None) -> Path:
     `report`. Raises InputError for a folder that is none of these, named twice, or not readable, and for an `out` that
     holds something else than a report.
     """
+    kinds = [kind_of(folder) for folder in folders]
+    places = [folder.resolve() for folder in folders]
+    for place, folder in zip(places, folders, strict=True):
+        if places.count(place) > 1:
+            raise InputError(str(folder), "is named twice", "name each folder once")
+    if out is not None or len(folders) > 1:
+        out = Path("report") if out is None else out
+        _check_out(out)
     with _nothing_damaged(folders):
-        return _write(folders, out)
+        read = [_KINDS[kind][0].read(folder) for folder, kind in zip(folders, kinds, strict=True)]
+        if len(read) == 1:
+            return _write_alone(read[0], out)
+        labelled = sorted(zip(_labels(folders), read, strict=True), key=lambda one: _order(one[1]))
+        assert out is not None
+        return write_folder(Shown(labelled).page(), out, out)
+
+
+def _order(folder: Folder) -> int:
+    """Runs first, then comparisons, then analyses."""
+    return [kind for kind, _ in _KINDS.values()].index(type(folder))
 
 
 @contextmanager
-def _nothing_damaged(folders: list[Path]) -> Iterator[None]:
+def _nothing_damaged(folders: Sequence[Path]) -> Iterator[None]:
     """Pages are made of what files say, and of nothing else: what is missing there is damage."""
     try:
         yield
@@ -48,28 +94,6 @@ def _nothing_damaged(folders: list[Path]) -> Iterator[None]:
         what = f"a file in it does not say what its page needs ({type(error).__name__}: {' '.join(str(error).split())})"
         remedy = "bring its files back as they were, or run what wrote them again"
         raise DamagedFile(", ".join(map(str, folders)), what, remedy) from None
-
-
-def _write(folders: list[Path], out: Path | None) -> Path:
-    found = [(folder, kind_of(folder)) for folder in folders]
-    places = [folder.resolve() for folder in folders]
-    for place, folder in zip(places, folders, strict=True):
-        if places.count(place) > 1:
-            raise InputError(str(folder), "is named twice", "name each folder once")
-    if out is not None or len(found) > 1:
-        out = Path("report") if out is None else out
-        _check_out(out)
-    if len(found) > 1:
-        page = joint_page(
-            read_folders([(label, folder, kind) for label, (folder, kind) in zip(_labels(folders), found, strict=True)])
-        )
-        assert out is not None
-        out.mkdir(parents=True, exist_ok=True)
-        return write_page(page, out)
-    folder, kind = found[0]
-    if kind == "run":
-        return write_report(folder, out=out)
-    return write_comparison(folder, out=out) if kind == "comparison" else write_analysis(folder, out)
 
 
 def _labels(folders: list[Path]) -> list[str]:

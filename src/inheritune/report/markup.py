@@ -50,7 +50,7 @@ def markdown_text(text: str) -> str:
 
 
 def markdown_block(text: str, language: str = "") -> list[str]:
-    """The lines of `text`, with control characters as escapes, fenced by more backticks than stand together in it."""
+    """The lines of `text`, with control characters as escapes, fenced by more backticks than it has in a row."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return [fence + language, *visible_text(without_secrets(text)).split("\n"), fence]

@@ -22,13 +22,13 @@ def many(count: int, word: str) -> str:
 
 def spans(blocks: list[int]) -> str:
     """`0-11, 27-29` for the list of those numbers."""
-    found: list[list[int]] = []
+    runs: list[list[int]] = []
     for block in blocks:
-        if found and block == found[-1][1] + 1:
-            found[-1][1] = block
+        if runs and block == runs[-1][1] + 1:
+            runs[-1][1] = block
         else:
-            found.append([block, block])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+            runs.append([block, block])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def duration(seconds: float) -> str:

@@ -1,213 +1,148 @@
-"""report/: a run as one HTML page that needs nothing else, and the same in Markdown."""
+"""A page as data: verdicts, then sections of sentences, figures, tables and texts; as HTML and as Markdown."""
 
-import re
-import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from inheritune.redaction import public, without_folders
-from inheritune.report.analysis_page import about_text, attention_missing_of, ranks
-from inheritune.report.curves import by_axis, merged
-from inheritune.report.markup import recipe_for_readers
-from inheritune.report.notation import duration, many, short, spans
-from inheritune.report.run_files import Run, read_run
-from inheritune.report.sections import BAD, GOOD, OPEN, Page, Sample, Section, write_folder
-from inheritune.report.task_table import task_section
-from inheritune.report.verdict import table, verdict
+from inheritune.report.figures import Picture
+from inheritune.report.markup import fill_template, markdown_block, markdown_table, markdown_text
+from inheritune.runlog import named, new_folder, open_new, refuse_link, write_text
 
-PAIR = ("reference", "target")
-"""What the two models of a run are called, in the order in which they stand in its files."""
+GOOD, BAD, OPEN = "#009e73", "#d55e00", "#7a7b7c"
+"""Colours of a verdict: matched, not matched, not known yet."""
+
+GENERATOR = '<meta name="generator" content="inheritune">'
+"""In every page, by which a report is recognised."""
 
 
-def write_report(folder: Path, summary: dict[str, Any] | None = None, out: Path | None = None) -> Path:
-    """Write `folder`/report, or `out`, for a run, finished or not; returns the page's path.
+class Table(NamedTuple):
+    """Cells as text."""
 
-    `summary` is given where summary.json is yet to be written. Raises as `read_run` does.
-    """
-    return write_folder(run_page(read_run(folder, summary)), folder / "report", out)
+    header: list[str]
+    rows: list[list[str]]
 
+    def without_empty_columns(self) -> "Table":
+        """The table without the columns in which every cell is empty."""
+        kept = [place for place in range(len(self.header)) if any(row[place] for row in self.rows)]
+        return Table([self.header[place] for place in kept], [[row[place] for place in kept] for row in self.rows])
 
-def run_page(run: Run) -> Page:
-    """What there is of a run, the verdict first."""
-    summary = run.summary
-    name = summary["reference"]["name"] if summary["reference"] else run.folder.resolve().name
-    sections = [
-        _rounds(run),
-        curves_section([("", run)]),
-        _ranks(run),
-        samples_section([("", run)]),
-        task_section([("", run.tasks)]) if run.tasks else Section("Tasks"),
-        _cost(run),
-        _loading(run),
-        _reproducing(run),
-    ]
-    return Page(f"Inheritune: {without_folders(name)}", [(verdict_colour(run), verdict(summary))], sections)
+    def markdown(self) -> str:
+        """The table as Markdown that shows the cells as they are."""
+        cells = [[markdown_text(cell) for cell in row] for row in [self.header, *self.rows]]
+        return "\n".join(markdown_table(cells[0], cells[1:]))
 
 
-def verdict_colour(run: Run) -> str:
-    """The mark of a run's verdict."""
-    result = run.summary["result"]
-    return OPEN if result is None else GOOD if result["matched"] else BAD
+@dataclass(frozen=True)
+class Panel:
+    """A figure with its heading and the sentence that explains it."""
+
+    title: str
+    about: str
+    picture: Picture
 
 
-def _rounds(run: Run) -> Section:
-    summary = run.summary
-    header, rows = table(summary)
-    notes = []
-    if rows:
-        notes.append(
-            f"Validation loss in nats a token over {summary['validation_sequences']:,} sequences that no model was"
-            " trained on; ± is one standard error over the sequences. The gap is the mean, sequence by sequence, of the"
-            f" model's loss less the reference's; a model has matched when its gap is at most {summary['tolerance']:g}."
-            " FLOPs are those of training."
-        )
-    return Section(
-        "Rounds and controls", missing=run.under_way, tables=[("", header, rows)] if rows else [], notes=notes
-    )
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and what models continued it with: (name, text)."""
+
+    prompt: str
+    continued: list[tuple[str, str]]
 
 
-def curves_section(runs: list[tuple[str, Run]]) -> Section:
-    """Validation losses on the way of one or several runs, on common axes; each run has a label ('' for none)."""
-    together = merged([run.curves(label) for label, run in runs])
-    every = " or ".join(dict.fromkeys(str(run.recipe["evaluate"]["every"]) for _, run in runs))
-    shown = " or ".join(dict.fromkeys(f"{run.curve_sequences:,}" for _, run in runs))
-    note = (
-        f"Taken every {every} on the first {shown} validation sequences, as is the reference's line; the table judges"
-        " on all of them. What rounds cost that a round went on from is counted."
-    )
-    return Section(
-        "Validation loss during training",
-        missing=together.missing(),
-        by_axis=by_axis(together),
-        notes=[note] if together.curves else [],
-    )
+@dataclass(frozen=True)
+class Section:
+    """Parts of a page under a heading, shown in the order of these fields; without a title, under no heading."""
+
+    title: str
+    about: str = ""
+    missing: list[str] = field(default_factory=list)
+    """Sentences on what there is not, or not yet."""
+    rows: list[list[Panel]] = field(default_factory=list)
+    """Figures that are shown side by side where there is room."""
+    by_axis: list[tuple[str, Picture]] = field(default_factory=list)
+    """One figure over several axes, of which the reader chooses one."""
+    tables: list[tuple[str, Table]] = field(default_factory=list)
+    """(heading, table); an empty heading shows none."""
+    samples: list[Sample] = field(default_factory=list)
+    code: list[tuple[str, str]] = field(default_factory=list)
+    """(sentence before it, text)."""
+    notes: list[str] = field(default_factory=list)
+    folded: list[tuple[str, str]] = field(default_factory=list)
+    """(what it is, text that is shown when asked for)."""
+
+    @property
+    def panels(self) -> list[Panel]:
+        """All figures that are shown side by side."""
+        return [panel for row in self.rows for panel in row]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """All figures."""
+        return [panel.picture for panel in self.panels] + [picture for _, picture in self.by_axis]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing but its title and what it would be about."""
+        parts = (self.missing, self.panels, self.by_axis, self.tables, self.samples, self.code, self.notes, self.folded)
+        return not any(parts)
 
 
-def _ranks(run: Run) -> Section:
-    """Rank curves of reference and target, by the analysis in the run's folder."""
-    title = "Attention by layer"
-    if run.analysis is None:
-        return Section(title)
-    models = run.analysis["models"]
-    labels = list(PAIR[: len(models)])
-    more = "analysis/index.html in the run's folder shows every head, and what each block is worth."
-    note = f"{about_text(run.analysis)} {more}"
-    return Section(
-        title, missing=attention_missing_of(models, labels), rows=[ranks(run.analysis, labels)], notes=[note]
-    )
+@dataclass(frozen=True)
+class Page:
+    """Verdicts first, each with its colour; then the sections that are not empty."""
+
+    title: str
+    verdicts: list[tuple[str, str]]
+    sections: list[Section]
 
 
-def samples_section(runs: list[tuple[str, Run]]) -> Section:
-    """The same prompts continued by the models of one or several runs."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    tokens = set()
-    for label, run in runs:
-        if run.samples is None:
-            continue
-        tokens.add(run.samples["new_tokens"])
-        for place, prompt in enumerate(run.samples["prompts"]):
-            for model in run.samples["models"]:
-                name = f"{label}: {model['name']}" if label else model["name"]
-                found.setdefault(prompt, []).append((name, _shortened(model["continuations"][place])))
-    about = (
-        f"Each goes on greedily, with the likeliest token, for at most {' or '.join(map(str, sorted(tokens)))} tokens."
-    )
-    samples = [Sample(prompt, continued) for prompt, continued in found.items()]
-    return Section("The same prompts, continued", about if samples else "", samples=samples)
+def write_folder(page: Page, default: Path, out: Path | None) -> Path:
+    """Write `page` into `out`, beside what is there, or as the folder `default`, in place of what is there."""
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        return write_page(page, out)
+    with new_folder(default) as partial:
+        write_page(page, partial)
+    return default / "index.html"
 
 
-def _shortened(text: str) -> str:
-    """`text` with long runs of line breaks, which small models are fond of, counted."""
-    return re.sub(r"\n{4,}", lambda found: f"\n[{len(found[0])} line breaks]\n", text)
+def write_page(page: Page, folder: Path, markdown: str = "report.md") -> Path:
+    """Write `page` into a folder that is there: index.html, the same as Markdown, figures/; returns the page's path."""
+    shown = [section for section in page.sections if not section.is_empty]
+    refuse_link(folder / "figures")
+    (folder / "figures").mkdir(exist_ok=True)  # what else a user keeps there stays
+    for picture in (picture for section in shown for picture in section.pictures):
+        path = folder / "figures" / f"{picture.name}.png"
+        with named(path), open_new(path) as file:
+            file.write(picture.png)
+    write_text(folder / markdown, _markdown(page.title, page.verdicts, shown))
+    facts = {"generator": GENERATOR, "title": page.title, "verdicts": page.verdicts, "sections": shown}
+    write_text(folder / "index.html", fill_template("page.html", facts))
+    return folder / "index.html"
 
 
-def _cost(run: Run) -> Section:
-    """What each training took, and what all took together."""
-    summary = run.summary
-    entries = [("reference", summary["reference"] or {})]
-    entries += [(f"round {number}", found) for number, found in enumerate(summary["rounds"], 1)]
-    entries += [(f"control: {found['name']}", found) for found in summary["controls"]]
-    rows, seconds, flops = [], 0.0, 0.0
-    for name, found in entries:
-        if "flops" in found:  # of its own training alone
-            rows.append([
-                name, f"{found['tokens']:,}", f"{found['steps']:,}", f"{found['flops']:.3g}",
-                f"{found['teacher_flops']:.3g}" if "teacher_flops" in found else "", duration(found["seconds"]),
-                f"{found['tokens_per_second']:,.0f}",
-            ])  # fmt: skip
-            seconds, flops = seconds + found["seconds"], flops + found["flops"]
-    if not rows:
-        return Section("Cost")
-    rows.append(["all trainings", "", "", f"{flops:.3g}", "", duration(seconds), ""])
-    header = ["training", "tokens", "steps", "FLOPs", "teacher FLOPs", "time", "tokens/s"]
-    notes = ["The time is that of the steps alone."]
-    if "wall_seconds" in summary:
-        memory = f"{summary['peak_memory_bytes'] / 1e9:.1f} GB"
-        notes.append(
-            f"The whole run, with text, evaluations and checkpoints, took {duration(summary['wall_seconds'])} and at"
-            f" most {memory} of memory."
-        )
-    return Section("Cost", tables=[("", *without_empty(header, rows))], notes=notes)
+def _markdown(title: str, verdicts: list[tuple[str, str]], sections: list[Section]) -> str:
+    lines = [f"# {markdown_text(title)}", "", *_paragraphs([text for _, text in verdicts])]
+    for section in sections:
+        lines += [f"## {markdown_text(section.title)}", ""] if section.title else []
+        lines += _paragraphs([section.about, *section.missing])
+        for panel in section.panels:
+            lines += [f"### {markdown_text(panel.title)}", "", *_paragraphs([panel.about])]
+            lines += [f"![{markdown_text(panel.title)}](figures/{panel.picture.name}.png)", ""]
+        for axis, picture in section.by_axis:
+            lines += [f"![{markdown_text(f'{section.title}, by {axis}')}](figures/{picture.name}.png)", ""]
+        for heading, table in section.tables:
+            lines += [f"### {markdown_text(heading)}", ""] if heading else []
+            lines += [table.markdown(), ""]
+        for sample in section.samples:
+            lines += ["Prompt:", "", *markdown_block(sample.prompt), ""]
+            for name, text in sample.continued:
+                lines += [f"{markdown_text(name)}:", "", *markdown_block(text), ""]
+        for about, text in [*section.code, *section.folded]:
+            lines += [*_paragraphs([about]), *markdown_block(text), ""]
+        lines += _paragraphs(section.notes)
+    return "\n".join(lines)
 
 
-def without_empty(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """The table less the columns in which nothing stands."""
-    kept = [place for place in range(len(header)) if any(row[place] for row in rows)]
-    return [header[place] for place in kept], [[row[place] for place in kept] for row in rows]
-
-
-def _loading(run: Run) -> Section:
-    result, title = run.summary["result"], "The model"
-    if result is None:
-        return Section(title)
-    folder = Path(run.folder.name) if run.folder.is_absolute() else run.folder  # a page is passed on: no home folder
-    model = str(folder / result["model"])
-    code = (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        f"model = AutoModelForCausalLM.from_pretrained({model!r})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({model!r})"
-    )
-    best = next(found for found in run.summary["rounds"] if found["model"] == result["model"])
-    about = (
-        f"{many(result['layers'], 'block')}, {short(result['parameters'])} parameters. It began with the reference's"
-    )
-    about += f" blocks {spans(best['blocks'])}."
-    return Section(title, about, code=[("", code)])
-
-
-def _command(words: list[str]) -> str:
-    """The command as it is typed: started as a module or a script, its first word is a file of this installation."""
-    own = Path(words[0]).name in ("__main__.py", "inheritune")
-    return shlex.join(public(["inheritune" if own else words[0], *words[1:]]))
-
-
-def _reproducing(run: Run) -> Section:
-    starts = run.manifest.get("starts") or []
-    tables, code = [], []
-    if starts:
-        first = starts[0]
-        facts = [[name, str(value)] for name, value in first["versions"].items()]
-        facts += [
-            [key, str(first[key])]
-            for key in ("machine", "gpu", "device", "threads", "processes", "seed")
-            if key in first
-        ]
-        lineage = run.manifest.get("lineage") or {}
-        if lineage.get("revision"):
-            facts.append(["reference's revision", lineage["revision"]])
-        tables.append(("", ["what", "was"], facts))
-        code.append(("It was started with", _command(first["command"])))
-    code.append(
-        (
-            "With the recipe below as recipe.yaml, the same on the same machine and versions:",
-            "inheritune run recipe.yaml",
-        )
-    )
-    notes = [f"It was started {len(starts)} times; the first one is shown."] if len(starts) > 1 else []
-    return Section(
-        "How to reproduce it",
-        tables=tables,
-        code=code,
-        notes=notes,
-        folded=[("The recipe, with every default", recipe_for_readers(run.recipe_text))],
-    )
+def _paragraphs(texts: list[str]) -> list[str]:
+    return [part for text in texts if text for part in (markdown_text(text), "")]

@@ -1,6 +1,6 @@
-"""What runs, comparisons, analyses and evaluations have found, as typed values: what is in their JSON files.
+"""The results of runs, comparisons, analyses and evaluations as typed values, and their JSON files.
 
-Read one with `RunSummary.read(path)`, write it with `.write(path)`. A docstring names the file that a class stands for.
+Read one with `RunSummary.read(path)`, write it with `.write(path)`. A class's docstring names its file.
 """
 
 from inheritune.results.analysis import (
@@ -41,6 +41,9 @@ from inheritune.results.run import (
     Continuations,
     Control,
     Dropped,
+    Inherited,
+    Lineage,
+    Manifest,
     Outcome,
     ReferenceSummary,
     Round,
@@ -48,12 +51,15 @@ from inheritune.results.run import (
     RunSummary,
     Samples,
     Selection,
+    Start,
     TrainedSummary,
 )
 from inheritune.results.training import (
+    ComparedLoss,
     Loss,
     ModelResult,
     RoundResult,
+    Sized,
     Spent,
     TrainingCost,
     TrainingResult,
@@ -63,9 +69,10 @@ from inheritune.results.training import (
 
 __all__ = [
     "Analysis", "AnalyzedModel", "AnalyzedText", "Arm", "ArmResult", "Attention", "AttentionMap", "Block",
-    "Calibration", "Comparison", "Continuations", "Control", "Distances", "Dropped", "EvaluatedModel", "EvaluatedText",
-    "EvaluationResult", "Failure", "Figure", "Gradients", "Harness", "Head", "JudgedArm", "Loss", "Maps",
-    "ModelFigures", "ModelResult", "Outcome", "Part", "PublishedFigures", "PublishedRow", "ReferenceSummary",
-    "ResultFile", "Round", "RoundResult", "RunState", "RunSummary", "Samples", "SeedSummary", "Selection", "Spent",
-    "Stage", "TaskScore", "TrainedSummary", "TrainingCost", "TrainingResult", "TrainingSpent", "read_judged",
+    "Calibration", "ComparedLoss", "Comparison", "Continuations", "Control", "Distances", "Dropped", "EvaluatedModel",
+    "EvaluatedText", "EvaluationResult", "Failure", "Figure", "Gradients", "Harness", "Head", "Inherited", "JudgedArm",
+    "Lineage", "Loss", "Manifest", "Maps", "ModelFigures", "ModelResult", "Outcome", "Part", "PublishedFigures",
+    "PublishedRow", "ReferenceSummary", "ResultFile", "Round", "RoundResult", "RunState", "RunSummary", "Samples",
+    "SeedSummary", "Selection", "Sized", "Spent", "Stage", "Start", "TaskScore", "TrainedSummary", "TrainingCost",
+    "TrainingResult", "TrainingSpent", "read_judged",
 ]  # fmt: skip

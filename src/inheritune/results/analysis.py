@@ -99,7 +99,8 @@ class AnalyzedModel(ModelFigures):
     """A model in analysis.json."""
 
     name: str
-    path: str
+    path: str | None
+    """None: a model in memory."""
     parameters: int
     prefix: list[int] | None = None
     selection: Selection | None

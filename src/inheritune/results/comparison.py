@@ -7,16 +7,14 @@ from pydantic import Discriminator, Tag
 
 from inheritune.results.files import Part, ResultFile
 from inheritune.results.run import ReferenceSummary
-from inheritune.results.training import Loss, Spent, TrainingSpent
+from inheritune.results.training import ComparedLoss, Sized, Spent, TrainingSpent
 
 
-class Stage(Part):
+class Stage(Sized):
     """One training of an arm."""
 
     folder: str
     """From that of the arm's seed."""
-    layers: int
-    parameters: int
     tokens: int
     steps: int
     flops: int
@@ -25,19 +23,12 @@ class Stage(Part):
     matched: bool | None = None
 
 
-class SeedSummary(Loss, TrainingSpent):
-    """An arm with one seed in comparison.json. Costs are those of all stages."""
+class _Seed(ComparedLoss, TrainingSpent, Sized):
+    """An arm with one seed. Costs are those of all stages."""
 
     seed: int
-    folder: str
-    """From that of the comparison."""
-    layers: int
-    parameters: int
     blocks: list[int] | None
     """The source's blocks that it began with; None where it began without any."""
-    gap: float
-    gap_se: float | None
-    matched: bool
     best_val_loss: float
     """The loss of the best weights on the way."""
     best_val_loss_se: float | None
@@ -45,31 +36,25 @@ class SeedSummary(Loss, TrainingSpent):
     flops_to_match: int | None
     """FLOPs of all stages until the reference was matched; None where it was not."""
     model: str
-    """Folder of the model, from `folder`."""
+    """Folder of the model, from that of the arm's seed."""
     stages: list[Stage]
 
 
-class ArmResult(ResultFile, Loss, TrainingSpent):
-    """result.json: an arm with one seed. The fields are those of `SeedSummary`, and the losses of all sequences."""
+class SeedSummary(_Seed):
+    """An arm with one seed in comparison.json."""
 
-    seed: int
-    layers: int
-    parameters: int
+    folder: str
+    """From that of the comparison."""
+
+
+class ArmResult(ResultFile, _Seed):
+    """result.json: an arm with one seed, and the losses of all sequences."""
+
     prefix: list[int] | None = None
-    blocks: list[int] | None
-    gap: float
-    gap_se: float | None
-    matched: bool
     validation_sequences: int
     wall_seconds: float
-    best_val_loss: float
-    best_val_loss_se: float | None
-    best_step: int
     best_sequence_losses: list[float]
-    flops_to_match: int | None
     sequence_losses: list[float]
-    model: str
-    stages: list[Stage]
 
 
 class Failure(Part):
@@ -93,18 +78,13 @@ class Arm(Part):
     verdict: str = ""
 
 
-class JudgedArm(Arm, Loss, Spent):
+class JudgedArm(Arm, ComparedLoss, Spent, Sized):
     """An arm in comparison.json with a result: means over its seeds.
 
     Each `_se` is the standard error over the validation sequences, each `_se_seeds` that over seeds (None: one seed).
     """
 
-    layers: int
-    parameters: int
     blocks: list[int] | None
-    gap: float
-    gap_se: float | None
-    matched: bool
     val_loss_se_seeds: float | None
     best_val_loss: float
     best_val_loss_se: float | None

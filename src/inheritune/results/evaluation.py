@@ -19,7 +19,8 @@ class EvaluatedModel(Part):
     """
 
     name: str
-    path: str
+    path: str | None
+    """None: a model in memory."""
     parameters: int
     layers: int
     val_loss: float | None = None

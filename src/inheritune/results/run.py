@@ -1,19 +1,17 @@
-"""The results of a run: summary.json, selection.json, samples.json."""
+"""The results of a run: summary.json, selection.json, samples.json; and with what it was made: manifest.json."""
+
+from pydantic import Field
 
 from inheritune.results.files import Part, ResultFile
-from inheritune.results.training import Loss, TrainingSpent
+from inheritune.results.training import ComparedLoss, Loss, Sized, TrainingSpent
 
 
-class ReferenceSummary(Part):
+class ReferenceSummary(Loss, Sized):
     """The reference of a run or a comparison. What its training cost is absent where it was only judged."""
 
     name: str
     folder: str | None = None
     """Folder of its results, from that of the comparison; absent in a run, where it is `reference`."""
-    layers: int
-    parameters: int
-    val_loss: float
-    val_loss_se: float | None
     tokens: int | None = None
     epochs: float | None = None
     steps: int | None = None
@@ -22,17 +20,22 @@ class ReferenceSummary(Part):
     tokens_per_second: float | None = None
     seconds: float | None = None
 
+    @property
+    def all_tokens(self) -> int | None:
+        """Training tokens."""
+        return self.tokens
 
-class TrainedSummary(Loss, TrainingSpent):
+    @property
+    def all_flops(self) -> int | None:
+        """Training FLOPs."""
+        return self.flops
+
+
+class TrainedSummary(ComparedLoss, TrainingSpent, Sized):
     """What a round and a control have in common."""
 
-    layers: int
-    parameters: int
-    gap: float
-    gap_se: float | None
-    matched: bool
     tokens_before: int | None = None
-    """What the rounds have cost that it went on from; absent where it began with the reference."""
+    """The cost of the earlier rounds that it resumed from; absent where it began with the reference."""
     steps_before: int | None = None
     flops_before: int | None = None
     teacher_flops_before: int | None = None
@@ -67,14 +70,9 @@ class Control(TrainedSummary):
     over_result_se: float | None = None
 
 
-class Outcome(Loss):
+class Outcome(ComparedLoss, Sized):
     """The round that is a run's result."""
 
-    matched: bool
-    layers: int
-    parameters: int
-    gap: float
-    gap_se: float | None
     model: str
 
 
@@ -98,6 +96,8 @@ class RunState(Part):
 
 class RunSummary(ResultFile, RunState):
     """summary.json."""
+
+    REMEDY = "delete it and run the recipe again, which writes it anew"
 
     reference: ReferenceSummary
     result: Outcome
@@ -142,6 +142,21 @@ class Selection(ResultFile):
     seconds: float
 
 
+class Inherited(ResultFile):
+    """Which weights a model began with, to be read: inherited.json of a round or an arm, inheritance.json elsewhere."""
+
+    blocks: list[int]
+    total: int = Field(validation_alias="of")
+    """The source's blocks; `of` in the file."""
+    tensors_copied: int | None = None
+    tensors_fresh: int | None = None
+    """Those that were drawn anew."""
+    tensors_dropped: int | None = None
+    from_round: str | None = None
+    """Folder of the round that it resumed from; absent where it began with the reference."""
+    blocks_from_round: list[int] | None = None
+
+
 class Continuations(Part):
     """What one model continues the prompts with, in their order."""
 
@@ -155,3 +170,34 @@ class Samples(ResultFile):
     prompts: list[str]
     models: list[Continuations]
     new_tokens: int
+
+
+class Start(Part):
+    """One start of a run or a comparison, as manifest.json records it."""
+
+    command: list[str] = []
+    versions: dict[str, str] = {}
+    machine: str = ""
+    gpu: str | None = None
+    device: str = ""
+    threads: int | None = None
+    processes: int = 1
+    seed: int | None = None
+
+
+class Lineage(Part):
+    """What a run was made of."""
+
+    revision: str | None = None
+    """The reference's commit on the hub."""
+    data: dict[str, str] = {}
+    """SHA-256 of each file of tokens, by its name."""
+
+
+class Manifest(ResultFile):
+    """manifest.json, to be read; `runlog` writes it."""
+
+    REMEDY = "delete it; it is then written anew"
+
+    starts: list[Start] = []
+    lineage: Lineage = Lineage()

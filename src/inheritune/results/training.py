@@ -38,6 +38,13 @@ class TrainingSpent(Spent):
     teacher_flops: int | None = None
 
 
+class Sized(Part):
+    """The size of a model."""
+
+    layers: int
+    parameters: int
+
+
 class Loss(Part):
     """A validation loss in nats a token, and its distance to the reference's."""
 
@@ -51,23 +58,27 @@ class Loss(Part):
     """Whether the gap is at most the tolerance."""
 
 
-class TrainingCost(ResultFile, TrainingSpent):
+class ComparedLoss(Loss):
+    """The loss of a model that was compared with a reference."""
+
+    gap: float
+    gap_se: float | None
+    matched: bool
+
+
+class TrainingCost(ResultFile, TrainingSpent, Sized):
     """training.json: a training that is done and not judged yet."""
 
-    layers: int
-    parameters: int
     prefix: list[int] | None = None
     """Tokens in front of every sequence; absent where there are none."""
     wall_seconds: float
     """The time of building, training and saving, checkpoints and validations included."""
 
 
-class ModelResult(ResultFile, Loss):
+class ModelResult(ResultFile, Loss, Sized):
     """evaluation.json of a model that was judged and not trained: a reference."""
 
     name: str
-    layers: int
-    parameters: int
     prefix: list[int] | None = None
     validation_sequences: int
     revision: str | None = None
@@ -85,7 +96,7 @@ class TrainingResult(ModelResult, TrainingSpent):
 
 
 class RoundResult(TrainingResult):
-    """The result of a round, with what the rounds have cost that it went on from (absent: none)."""
+    """The result of a round, with the cost of the earlier rounds that it resumed from (absent: none)."""
 
     folder: str
     """Folder of the round, from that of all rounds."""

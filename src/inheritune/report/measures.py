@@ -1,13 +1,9 @@
-"""What analysis.json holds of each head and each block: where it stands there, what it is called, how it is written."""
+"""What an analysis measures of each block and each head: how it is read, called and written."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-Figure = dict[str, Any]
-"""{"mean": a number, "se": its standard error over sequences, None where there is one sequence}."""
-
-Read = Callable[[dict[str, Any]], Figure | None]
+from inheritune.results import Block, Figure, Head
 
 
 @dataclass(frozen=True)
@@ -19,7 +15,7 @@ class Curve:
     column: str
     form: str
     """How a value is written in a table, as format() takes it."""
-    read: Read
+    read: Callable[[Block], Figure | None]
 
 
 @dataclass(frozen=True)
@@ -37,12 +33,17 @@ class Measure:
 
 @dataclass(frozen=True)
 class HeadMeasure:
-    """A heat map of heads x blocks; `key` is the figure's name in a head's entry."""
+    """A heat map of heads x blocks; `key` is the figure's name in a head."""
 
     key: str
     title: str
     axis: str
     about: str
+
+    def read(self, head: Head, tau: float) -> Figure:
+        """A head's figure; its rank at `tau`."""
+        figure: Figure = at_tau(head.rank, tau) if self.key == "rank" else getattr(head, self.key)
+        return figure
 
 
 HEAD_MEASURES = (
@@ -70,7 +71,7 @@ def attention_measures(taus: list[float]) -> list[Measure]:
         Measure(
             "avg-mass", "AvgMass by layer", "AvgMass (columns)",
             "How many columns of a head's attention matrix hold most of its squared norm, averaged over the heads.",
-            (Curve("", "AvgMass", ".1f", _of_attention("avg_mass")),),
+            (Curve("", "AvgMass", ".1f", lambda block: block.attention.avg_mass if block.attention else None),),
         ),
     ]  # fmt: skip
 
@@ -79,17 +80,17 @@ BLOCK_MEASURES = [
     Measure(
         "influence", "Block influence", "1 - cosine",
         "1 less the cosine between a block's input and output: how much the block turns the hidden state.",
-        (Curve("", "influence", ".4f", lambda block: block["influence"]),),
+        (Curve("", "influence", ".4f", lambda block: block.influence),),
     ),
     Measure(
         "skipped", "Loss when the block is skipped", "change of the loss (nats a token)",
         "The loss without the block less the loss with it, on the same tokens.",
-        (Curve("", "skipped", "+.3f", lambda block: block["skipped"]),),
+        (Curve("", "skipped", "+.3f", lambda block: block.skipped),),
     ),
     Measure(
         "depth-loss", "Loss by depth", "loss (nats a token)",
         "The loss when the hidden state after this block goes straight through the final norm and the head.",
-        (Curve("", "depth loss", ".3f", lambda block: block["depth_loss"]),),
+        (Curve("", "depth loss", ".3f", lambda block: block.depth_loss),),
     ),
 ]  # fmt: skip
 
@@ -113,27 +114,17 @@ def at_tau(ranks: dict[str, Figure], tau: float) -> Figure:
     return next(figure for key, figure in ranks.items() if float(key) == tau)
 
 
-def head_figure(head: dict[str, Any], key: str, tau: float) -> Figure:
-    """A head's figure `key`; its rank at `tau`."""
-    figure: Figure = at_tau(head["rank"], tau) if key == "rank" else head[key]
-    return figure
-
-
 def written(figure: Figure | None, form: str) -> str:
     """`12.31 ±0.42`; without an error (a single sequence, a mean of heads) just the value; a dash for nothing."""
     if figure is None:
         return "–"
-    return format(figure["mean"], form) + ("" if figure["se"] is None else f" ±{figure['se']:{form.lstrip('+')}}")
+    return format(figure.mean, form) + ("" if figure.se is None else f" ±{figure.se:{form.lstrip('+')}}")
 
 
-def _of_attention(key: str) -> Read:
-    return lambda block: block["attention"] and block["attention"][key]
+def _max_rank(tau: float) -> Callable[[Block], Figure | None]:
+    return lambda block: at_tau(block.attention.max_rank, tau) if block.attention else None
 
 
-def _max_rank(tau: float) -> Read:
-    return lambda block: block["attention"] and at_tau(block["attention"]["max_rank"], tau)
-
-
-def _gradient(block: dict[str, Any], key: str) -> Figure | None:
-    norms = block["gradients"]
-    return None if norms is None or norms[key] is None else {"mean": norms[key], "se": None}
+def _gradient(block: Block, key: str) -> Figure | None:
+    norm = getattr(block.gradients, key, None)
+    return None if norm is None else Figure(mean=norm, se=None)

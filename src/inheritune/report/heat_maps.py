@@ -4,10 +4,12 @@ A map for each model, side by side; all models share a colour scale, so that one
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from inheritune.report.analysis_measures import HeadMeasure, head_figure
 from inheritune.report.figures import INK, Picture, count_along, draw, dress
+from inheritune.report.measures import HeadMeasure
+from inheritune.results import Analysis, AnalyzedModel
 
 _COLLAPSED = "#e8590c"  # not on the scale, which goes from blue to yellow
 _SCALE = "viridis"
@@ -15,15 +17,15 @@ _SHOWN = 256
 """Rows of an attention matrix that the page shows at most, so that long sequences don't make it heavy."""
 
 
-def draw_heads(measure: HeadMeasure, facts: dict[str, Any], number: int, label: str) -> Picture | None:
+def draw_heads(measure: HeadMeasure, analysis: Analysis, number: int, label: str) -> Picture | None:
     """The map of model `number`: a column for each block, a row for each head; None where it has no attention."""
     import numpy as np
 
-    grids = [_heads(measure, facts, model) for model in facts["models"]]
+    grids = [_heads(measure, analysis, model) for model in analysis.models]
     grid = grids[number]
     if grid is None:
         return None
-    norm, under = _norm(measure, facts, np.nanmax([np.nanmax(found) for found in grids if found is not None]))
+    norm, under = _norm(measure, analysis, np.nanmax([np.nanmax(one) for one in grids if one is not None]))
 
     def fill(figure: Any, axes: Any) -> None:
         _image(figure, axes, grid, norm, measure.axis, under)
@@ -34,52 +36,52 @@ def draw_heads(measure: HeadMeasure, facts: dict[str, Any], number: int, label: 
     return draw(f"{measure.key}-{number}", f"{measure.title} by head and block: {label}", fill, (5, height), font=10.5)
 
 
-def _heads(measure: HeadMeasure, facts: dict[str, Any], model: dict[str, Any]) -> Any:
+def _heads(measure: HeadMeasure, analysis: Analysis, model: AnalyzedModel) -> Any:
     """(heads, blocks), not a number where a block has no attention or not that many heads; None without any."""
     import numpy as np
 
-    columns = [block["attention"]["heads"] if block["attention"] else [] for block in model["blocks"]]
+    columns = [block.attention.heads if block.attention else [] for block in model.blocks]
     if not any(columns):
         return None
     grid = np.full((max(map(len, columns)), len(columns)), np.nan)
     for place, heads in enumerate(columns):
-        grid[: len(heads), place] = [head_figure(head, measure.key, facts["tau"][0])["mean"] for head in heads]
+        grid[: len(heads), place] = [measure.read(head, analysis.tau[0]).mean for head in heads]
     return grid
 
 
-def _norm(measure: HeadMeasure, facts: dict[str, Any], highest: float) -> tuple[Any, str | None]:
+def _norm(measure: HeadMeasure, analysis: Analysis, highest: float) -> tuple[Any, str | None]:
     """The colour scale, and the colour of what lies below it."""
     from matplotlib.colors import LogNorm, Normalize
 
     if measure.key == "rank":  # 1 and 2 differ by as much as 30 and 60
-        return LogNorm(facts["collapsed_below"], max(highest, 2 * facts["collapsed_below"])), _COLLAPSED
+        return LogNorm(analysis.collapsed_below, max(highest, 2 * analysis.collapsed_below)), _COLLAPSED
     if measure.key == "mass":
         return LogNorm(1, max(highest, 2)), None
     if measure.key == "sink":
         return Normalize(0, 1), None
-    return Normalize(0, math.log(max(facts["text"]["sequence_length"], 2))), None  # uniform over the sequence
+    return Normalize(0, math.log(max(analysis.text.sequence_length, 2))), None  # uniform over the sequence
 
 
-def draw_distances(models: list[dict[str, Any]], number: int, label: str) -> Picture | None:
+def draw_distances(models: Sequence[AnalyzedModel], number: int, label: str) -> Picture | None:
     """Angular distance across k blocks by the first of them; a dot at the least for each k. None where unmeasured."""
     import numpy as np
     from matplotlib.colors import Normalize
 
-    rows = models[number]["angular_distance"]
+    rows = models[number].angular_distance
     if not rows:
         return None
-    highest = max(found["mean"] for model in models for row in model["angular_distance"] for found in row["distances"])
-    least, most = min(row["blocks"] for row in rows), max(row["blocks"] for row in rows)
-    starts = max(len(row["distances"]) for row in rows)
+    highest = max(one.mean for model in models for row in model.angular_distance for one in row.distances)
+    least, most = min(row.blocks for row in rows), max(row.blocks for row in rows)
+    starts = max(len(row.distances) for row in rows)
     grid = np.full((most - least + 1, starts), np.nan)
     for row in rows:
-        grid[row["blocks"] - least, : len(row["distances"])] = [found["mean"] for found in row["distances"]]
+        grid[row.blocks - least, : len(row.distances)] = [one.mean for one in row.distances]
 
     def fill(figure: Any, axes: Any) -> None:
         extent = (-0.5, starts - 0.5, most + 0.5, least - 0.5)
         _image(figure, axes, grid, Normalize(0, highest or 1), "arccos / pi", None, extent)
-        firsts = [np.nanargmin(grid[row["blocks"] - least]) for row in rows]
-        axes.plot(firsts, [row["blocks"] for row in rows], "o", markersize=2.2, color="white", gid="least")
+        firsts = [np.nanargmin(grid[row.blocks - least]) for row in rows]
+        axes.plot(firsts, [row.blocks for row in rows], "o", markersize=2.2, color="white", gid="least")
         axes.set_xlabel("first of the blocks")
         axes.set_ylabel("number of blocks")
 
@@ -114,9 +116,7 @@ def reduction(length: int) -> int:
     return math.ceil(length / _SHOWN)
 
 
-def _image(
-    figure: Any, axes: Any, grid: Any, norm: Any, label: str, under: str | None, extent: Any = None
-) -> None:  # fmt: skip
+def _image(figure: Any, axes: Any, grid: Any, norm: Any, label: str, under: str | None, extent: Any = None) -> None:
     """`grid` with a colour bar; what is not a number stays empty. An image, as a path for each cell is megabytes."""
     import matplotlib
     from matplotlib.colors import LogNorm

@@ -1,0 +1,196 @@
+"""An analysis as people read it: verdict, labels, tables, and what is missing. Pure functions of results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from inheritune.redaction import without_folders
+from inheritune.report.curves import Curves
+from inheritune.report.figures import COLOURS
+from inheritune.report.measures import HEAD_MEASURES, Measure, all_measures, written
+from inheritune.report.notation import duration, many, short, spans
+from inheritune.report.page import Table
+from inheritune.results import Analysis, AnalyzedModel, Attention, Block
+
+
+@dataclass(frozen=True)
+class AnalysisFolder:
+    """The folder of an analysis."""
+
+    folder: Path
+    analysis: Analysis
+
+    @classmethod
+    def read(cls, folder: Path) -> "AnalysisFolder":
+        """Read a folder. Raises InputError where analysis.json is of another version, DamagedFile for damage."""
+        return cls(folder, Analysis.read(folder / "analysis.json"))
+
+    @property
+    def title(self) -> str:
+        """The page's title."""
+        return f"Which layers work: {', '.join(labels_of(self.analysis.models))}"
+
+    @property
+    def verdicts(self) -> list[tuple[str, str]]:
+        """A verdict for each model, with the colour of the model in the charts."""
+        models = self.analysis.models
+        return verdicts_of(models, labels_of(models))
+
+    def curves(self, prefix: str) -> Curves:
+        """No training, no curve."""
+        return Curves()
+
+
+def verdicts_of(models: Sequence[AnalyzedModel], labels: Sequence[str]) -> list[tuple[str, str]]:
+    """A verdict for each model, with the colour of the model in the charts."""
+    pairs = enumerate(zip(models, labels, strict=True))
+    return [(COLOURS[number % len(COLOURS)], analysis_verdict(model, label)) for number, (model, label) in pairs]
+
+
+def labels_of(models: Sequence[AnalyzedModel]) -> list[str]:
+    """Names that tell the models apart: the path where two have one name, numbered where that is the same too."""
+    names = [model.name for model in models]
+    labels = [without_folders((names.count(model.name) > 1 and model.path) or model.name) for model in models]
+    return [f"{label} ({number})" if labels.count(label) > 1 else label for number, label in enumerate(labels, 1)]
+
+
+def analysis_verdict(model: AnalyzedModel, label: str) -> str:
+    """Which layers are lazy, how many heads have collapsed, and which blocks were selected for what reason."""
+    lazy, heads = model.lazy_layers, sum(len(attention.heads) for attention in _attentions(model))
+    if lazy is None:
+        text = f"{label}: which layers are lazy is not known: {_no_attention(model)}."
+    else:
+        seen = len(_attentions(model))
+        of = many(seen, "layer") if seen == model.layers else f"the {many(seen, 'layer')} with attention"
+        which = f"{len(lazy)} of {of} {'is' if len(lazy) == 1 else 'are'} lazy ({spans(lazy)})"
+        text = f"{label}: {which if lazy else f'none of {of} is lazy'}"
+        text += f", and {model.collapsed_share:.0%} of {many(heads, 'head')}"
+        text += f" {'has' if heads == 1 else 'have'} collapsed."
+    if model.selection is not None:
+        chosen = model.selection
+        kept = f"{len(chosen.blocks)} of {model.layers} blocks, {spans(sorted(chosen.blocks))}"
+        text += f" Chosen ({chosen.choose}): {kept}; {chosen.reason.rstrip('.')}."
+    return text
+
+
+def _attentions(model: AnalyzedModel) -> list[Attention]:
+    return [block.attention for block in model.blocks if block.attention]
+
+
+def _no_attention(model: AnalyzedModel) -> str:
+    return (model.no_attention or "no block gives attention weights").rstrip(".")
+
+
+def about_text(analysis: Analysis) -> str:
+    """On which text, and what the words mean, in sentences."""
+    text, tau = analysis.text, analysis.tau[0]
+    several = text.sequences > 1
+    said = f"{text.sequences} {'sequences' if several else 'sequence'} of {text.sequence_length} tokens from"
+    said += f" {without_folders(text.source)}; losses on {text.loss_sequences} of them, in nats a token."
+    said += " ± is one standard error over sequences." if several else " One sequence has no standard error."
+    said += f" A head's rank is the least number of singular directions that hold {tau:.4g} (tau) of its attention"
+    said += " matrix's squared norm, averaged over sequences; a head has collapsed when its rank is below"
+    said += f" {analysis.collapsed_below:g}."
+    if len(analysis.tau) > 1:
+        said += f" Lazy and collapsed go by tau {tau:g}."
+    return said
+
+
+def what_is_missing(
+    measures: Sequence[Measure], models: Sequence[AnalyzedModel], labels: Sequence[str]
+) -> list[str]:  # fmt: skip
+    """A sentence for each curve that some or all blocks lack, so that an empty place in a chart is understood."""
+    sentences = []
+    for model, label in zip(models, labels, strict=True):
+        for measure in measures:
+            for curve in measure.curves:
+                missing = [block.block for block in model.blocks if curve.read(block) is None]
+                what = f"{measure.title}{f' ({curve.label})' if curve.label else ''}"
+                where = "" if len(missing) == len(model.blocks) else f" for {_blocks(missing)}"
+                if missing:
+                    sentences.append(f"{label}: {what} was not measured{where}.")
+    return sentences
+
+
+def attention_missing(models: Sequence[AnalyzedModel], labels: Sequence[str]) -> list[str]:
+    """Which blocks give no attention weights, and which have fewer heads than others."""
+    sentences = []
+    for model, label in zip(models, labels, strict=True):
+        without = [block.block for block in model.blocks if block.attention is None]
+        if len(without) == len(model.blocks):
+            sentences.append(f"{label}: no figures of attention: {_no_attention(model)}.")
+            continue
+        if without:
+            sentences.append(f"{label}: {_blocks(without)} without attention weights, so nothing is drawn there.")
+        heads = {block.block: len(block.attention.heads) for block in model.blocks if block.attention}
+        most = max(heads.values())
+        for count in sorted(set(heads.values()) - {most}):
+            fewer = [block for block, number in heads.items() if number == count]
+            sentences.append(f"{label}: {_blocks(fewer)} with {many(count, 'head')} where others have {most}.")
+    return sentences
+
+
+def _blocks(numbers: list[int]) -> str:
+    return f"{'block' if len(numbers) == 1 else 'blocks'} {spans(numbers)}"
+
+
+def models_table(models: Sequence[AnalyzedModel], labels: Sequence[str]) -> Table:
+    """A row a model."""
+    header = ["model", "blocks", "params", "loss", "lazy layers", "lazy groups", "collapsed heads", "analysed in"]
+    rows = []
+    for model, label in zip(models, labels, strict=True):
+        known = ["not known"] * 3
+        if model.lazy_layers is not None:
+            groups = ", ".join(spans(group) for group in model.lazy_groups or [])
+            heads = sum(len(attention.heads) for attention in _attentions(model))
+            known = [spans(model.lazy_layers) or "none", groups or "none", f"{model.collapsed_share:.0%} of {heads}"]
+        rows.append([
+            label, str(model.layers), short(model.parameters), written(model.loss, ".3f"), *known,
+            duration(sum(seconds or 0 for seconds in model.seconds.values())),
+        ])  # fmt: skip
+    return Table(header, rows)
+
+
+def layers_table(model: AnalyzedModel, taus: list[float]) -> Table:
+    """A row a block. A dash: not measured. Columns without any figure are excluded."""
+    columns = [
+        (curve.column, [written(curve.read(block), curve.form) for block in model.blocks])
+        for measure in all_measures(taus)
+        for curve in measure.curves
+    ]
+    means = [(key, [_mean_of_heads(block, key, taus[0]) for block in model.blocks]) for key in ("sink", "entropy")]
+    collapsed = ("collapsed", [_collapsed(block) for block in model.blocks])
+    place = len(taus) + 1  # behind MaxRank and AvgMass
+    columns[place:place] = [*means, collapsed]
+    columns = [(title, cells) for title, cells in columns if any(cell != "–" for cell in cells)]
+    notes = _notes(model)
+    if any(notes):
+        columns.insert(0, ("note", notes))
+    rows = [[str(block.block), *(cells[at] for _, cells in columns)] for at, block in enumerate(model.blocks)]
+    return Table(["block", *(title for title, _ in columns)], rows)
+
+
+def _mean_of_heads(block: Block, key: str, tau: float) -> str:
+    if not block.attention:
+        return "–"
+    measure = next(measure for measure in HEAD_MEASURES if measure.key == key)
+    means = [measure.read(head, tau).mean for head in block.attention.heads]
+    return f"{sum(means) / len(means):.2f}"
+
+
+def _collapsed(block: Block) -> str:
+    heads = block.attention.heads if block.attention else []
+    return f"{sum(head.collapsed for head in heads)} of {len(heads)}" if heads else "–"
+
+
+def _notes(model: AnalyzedModel) -> list[str]:
+    lazy, chosen = model.lazy_layers or [], model.selection
+    order = {one.block: number for number, one in enumerate(chosen.dropped, 1)} if chosen else {}
+    notes = []
+    for block in model.blocks:
+        words = ["lazy"] if block.block in lazy else []
+        if chosen:
+            place = f" {order[block.block]}." if block.block in order else ""
+            words.append("kept" if block.block in chosen.blocks else f"dropped{place}")
+        notes.append(", ".join(words))
+    return notes

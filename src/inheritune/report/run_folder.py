@@ -1,0 +1,253 @@
+"""A run's folder, whole or half finished, as far as pages need it."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import AliasPath, Field, ValidationError
+
+from inheritune.errors import InputError
+from inheritune.redaction import without_folders
+from inheritune.report.curves import Curve, Curves, Points
+from inheritune.report.notation import many, short
+from inheritune.report.run_summary import verdict, verdict_colour
+from inheritune.results import (
+    Analysis,
+    Control,
+    EvaluationResult,
+    Manifest,
+    Part,
+    ReferenceSummary,
+    Round,
+    RunState,
+    RunSummary,
+    Samples,
+    TrainedSummary,
+    TrainingCost,
+    TrainingResult,
+    read_judged,
+)
+from inheritune.runlog import read_metrics
+
+_ROUND = re.compile(r"(\d+)-(\d+)layers")
+_CONTROL = re.compile(r"(.+?)(?:-(\d+)layers)?")
+
+
+class RunRecipe(Part):
+    """What pages need of recipe.yaml. Recipes of earlier versions have these keys too."""
+
+    reference: dict[str, object] | str
+    sequence_length: int = Field(validation_alias=AliasPath("train", "sequence_length"))
+    every: str | int = Field(validation_alias=AliasPath("evaluate", "every"))
+    sequences: int = Field(validation_alias=AliasPath("evaluate", "sequences"))
+    tolerance: float = Field(validation_alias=AliasPath("evaluate", "tolerance"))
+
+    @property
+    def reference_name(self) -> str:
+        """What the reference is called."""
+        path = self.reference if isinstance(self.reference, str) else self.reference.get("path")
+        return str(path or "reference trained by this run")
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """One training of a run, finished or not: `name` is for people, `role` as in `Curve`."""
+
+    name: str
+    folder: Path
+    role: str
+
+    @property
+    def judged(self) -> TrainingResult | None:
+        """evaluation.json, which is written when the training is done."""
+        file = self.folder / "evaluation.json"
+        return TrainingResult.read(file) if file.is_file() else None
+
+    def points(self, model: TrainedSummary | None) -> Points:
+        """Validation losses on the way, behind what the rounds before `model` have cost."""
+        file = self.folder / "training.json"
+        cost = self.judged or (TrainingCost.read(file) if file.is_file() else None)
+        before = {} if model is None else model.given()
+        points: Points = []
+        for record in read_metrics(self.folder / "metrics.jsonl"):
+            if "val_loss" not in record or "tokens" not in record:
+                continue
+            point = {key: record[kind] + before.get(f"{key}_before", 0) for key, kind in _SPENT.items()}
+            if cost is not None and cost.tokens:
+                point["flops"] = record["tokens"] * (cost.flops / cost.tokens) + before.get("flops_before", 0)
+            points.append(point | {"val_loss": record["val_loss"]})
+        return points
+
+    def state(self) -> str | None:
+        """How far a training has come that was begun and is not finished, in a sentence."""
+        if self.judged is not None or not self.folder.is_dir():
+            return None
+        if (self.folder / "model").is_dir():
+            return f"{self.name}: trained, not judged yet."
+        steps = [record for record in read_metrics(self.folder / "metrics.jsonl") if "loss" in record]
+        if not steps:
+            return f"{self.name}: begun, no step is done yet."
+        last = steps[-1]
+        tokens = f" ({short(last['tokens'])} tokens)" if "tokens" in last else ""
+        return f"{self.name}: not finished; at step {last['step']:,}{tokens} the training loss is {last['loss']:.4f}."
+
+
+_SPENT = {"steps": "step", "tokens": "tokens"}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What there is of a run. `state` has also what was judged since summary.json was written."""
+
+    folder: Path
+    recipe: RunRecipe
+    recipe_text: str
+    state: RunState
+    trainings: list[TrainingFolder]
+    manifest: Manifest
+    samples: Samples | None
+    tasks: EvaluationResult | None
+    analysis: Analysis | None
+
+    @classmethod
+    def read(cls, folder: Path, summary: RunSummary | None = None) -> "RunFolder":
+        """Read a folder; `summary` is given where summary.json is yet to be written.
+
+        Raises InputError where no recipe.yaml can be read, DamagedFile for another file that is damaged.
+        """
+        text, recipe = _recipe(folder)
+        trainings, file = list(_trainings(folder)), folder / "summary.json"
+        if summary is None and file.is_file():
+            summary = RunSummary.read(file)
+        files = {"manifest": folder / "manifest.json", "samples": folder / "samples.json"}
+        files |= {"tasks": folder / "tasks.json", "analysis": folder / "analysis" / "analysis.json"}
+        there = {name for name, file in files.items() if file.is_file()}
+        return cls(
+            folder, recipe, text, _state(folder, recipe, trainings, summary), trainings,
+            Manifest.read(files["manifest"]) if "manifest" in there else Manifest(),
+            Samples.read(files["samples"]) if "samples" in there else None,
+            EvaluationResult.read(files["tasks"]) if "tasks" in there else None,
+            Analysis.read(files["analysis"]) if "analysis" in there else None,
+        )  # fmt: skip
+
+    @property
+    def title(self) -> str:
+        """The page's title."""
+        name = self.state.reference.name if self.state.reference else self.folder.resolve().name
+        return f"Inheritune: {without_folders(name)}"
+
+    @property
+    def verdicts(self) -> list[tuple[str, str]]:
+        """The verdict and its colour."""
+        return [(verdict_colour(self.state), verdict(self.state))]
+
+    @property
+    def under_way(self) -> list[str]:
+        """Sentences on what was begun and is not finished."""
+        sentences = [sentence for training in self.trainings if (sentence := training.state())]
+        if self.state.reference and not self.state.finished and not self.trainings:
+            sentences.append("No training has begun.")
+        return sentences
+
+    @property
+    def best(self) -> Round | None:
+        """The round that is the result so far."""
+        return next(
+            (one for one in self.state.rounds if self.state.result and one.model == self.state.result.model), None
+        )
+
+    @property
+    def validation_text(self) -> str:
+        """What tells one run's validation text from another's: the sums of its shards; empty where not known."""
+        sums = sorted(
+            checksum[:8] for name, checksum in self.manifest.lineage.data.items() if name.startswith("validation")
+        )
+        return f"validation text {', '.join(sums)}" if sums else ""
+
+    @property
+    def curve_sequences(self) -> int:
+        """On how many validation sequences the curves are taken."""
+        asked, there = self.recipe.sequences, self.state.validation_sequences
+        return asked if there is None else min(asked, there)
+
+    def curves(self, prefix: str = "") -> Curves:
+        """Curves of all trainings, and the reference's final loss on the sequences that they are taken on."""
+        models = {one.model: one for one in [*self.state.rounds, *self.state.controls]}
+        curves = [
+            Curve(prefix + one.name, one.points(models.get(_model_of(one, self.folder))), one.role)
+            for one in self.trainings
+        ]
+        levels, file = {}, self.folder / "reference" / "evaluation.json"
+        if file.is_file():
+            losses = read_judged(file).sequence_losses[: self.curve_sequences]
+            levels[f"{prefix}reference, final"] = math.fsum(losses) / len(losses)
+        return Curves([curve for curve in curves if curve.points], levels)
+
+
+def _recipe(folder: Path) -> tuple[str, RunRecipe]:
+    """The text of recipe.yaml and what pages need of it."""
+    file = folder / "recipe.yaml"
+    try:
+        text = file.read_text(encoding="utf-8")
+        return text, RunRecipe.model_validate(yaml.safe_load(text))
+    except FileNotFoundError:
+        raise InputError(str(folder), "holds no recipe.yaml", "name the folder of a run") from None
+    except (yaml.YAMLError, ValueError, RecursionError, ValidationError):
+        what = "is damaged, so what is run here is not known"
+        raise InputError(str(file), what, "run the recipe in another folder") from None
+
+
+def _trainings(folder: Path) -> Iterator[TrainingFolder]:
+    """Those that have left a folder, in their order: the reference's (where it is trained), rounds, controls."""
+    if (folder / "reference" / "metrics.jsonl").exists():
+        yield TrainingFolder("reference", folder / "reference", "reference")
+    rounds = [(place, match) for place in _folders(folder / "rounds") if (match := _ROUND.fullmatch(place.name))]
+    for place, match in sorted(rounds, key=lambda one: int(one[1][1])):
+        yield TrainingFolder(f"round {match[1]}: {many(int(match[2]), 'block')}", place, "round")
+    for place in sorted(_folders(folder / "controls")):
+        match = _CONTROL.fullmatch(place.name)
+        assert match is not None  # it fits any name
+        blocks = f", {many(int(match[2]), 'block')}" if match[2] else ""
+        yield TrainingFolder(f"control: {match[1]}{blocks}", place, "control")
+
+
+def _folders(place: Path) -> list[Path]:
+    if not place.is_dir():
+        return []
+    return [entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _model_of(training: TrainingFolder, folder: Path) -> str:
+    return (training.folder / "model").relative_to(folder).as_posix()
+
+
+def _state(
+    folder: Path, recipe: RunRecipe, trainings: list[TrainingFolder], summary: RunSummary | None
+) -> RunState:  # fmt: skip
+    """What summary.json holds, with what was judged since it was written."""
+    if summary is not None and summary.finished:
+        return summary
+    state: RunState | None = summary
+    if state is None:
+        file = folder / "reference" / "evaluation.json"
+        judged = read_judged(file) if file.is_file() else None
+        state = RunState(
+            finished=False, rounds=[], controls=[], result=None, tolerance=recipe.tolerance,
+            reference=None if judged is None else ReferenceSummary.of(judged, name=recipe.reference_name),
+            validation_sequences=None if judged is None else judged.validation_sequences,
+        )  # fmt: skip
+    rounds, controls = list(state.rounds), list(state.controls)
+    known = {one.model for one in [*rounds, *controls]}
+    for training in trainings:
+        model = _model_of(training, folder)
+        if training.role == "reference" or model in known or (result := training.judged) is None:
+            continue
+        if training.role == "round":
+            rounds.append(Round.of(result, model=model, blocks=[]))  # only summary.json has them
+        else:
+            name = training.name.removeprefix("control: ").partition(",")[0]
+            controls.append(Control.of(result, model=model, name=name))
+    return state.model_copy(update={"rounds": rounds, "controls": controls})

@@ -1,0 +1,102 @@
+"""A run as people read it: the verdict in a few sentences, and the table. Pure functions of its results."""
+
+from inheritune.report.notation import many, short, with_error
+from inheritune.report.page import BAD, GOOD, OPEN, Table
+from inheritune.results import Control, ReferenceSummary, RunState, TrainedSummary
+
+
+def verdict(run: RunState) -> str:
+    """The result of a run: matched or not, at which depth, and how far ahead of the random control."""
+    reference, result = run.reference, run.result
+    if reference is None:
+        return "Not finished: the reference is not judged yet."
+    if result is None:
+        done = many(len(run.rounds), "round") if run.rounds else "no round"
+        return (
+            f"Not finished: the reference, {many(reference.layers, 'block')}, has validation loss"
+            f" {reference.val_loss:.4f}; {done} judged so far."
+        )
+    share = f"{result.parameters / reference.parameters:.0%} of its parameters"
+    parts = f"{result.layers} of the reference's {reference.layers} blocks and {share}"
+    gap = with_error(result.gap, result.gap_se, sign=True)
+    losses = f"validation loss {result.val_loss:.4f}, the reference {reference.val_loss:.4f} (gap {gap})."
+    if result.matched:
+        tolerance = f" (tolerance {run.tolerance:g})" if run.tolerance else ""
+        text = f"Matched{tolerance}: with {parts} the target reaches {losses}"
+    else:
+        deepest = max(one.layers for one in run.rounds)
+        text = f"Not matched up to {deepest} blocks: the best target, with {parts}, reaches {losses}"
+    if not run.finished:
+        text = "Not finished. So far: " + text[0].lower() + text[1:]
+    return " ".join(
+        [text, *(_control_sentence(control) for control in run.controls if control.over_result is not None)]
+    )
+
+
+def _control_sentence(control: Control) -> str:
+    """The sentence of a control that was compared with the result."""
+    assert control.over_result is not None
+    if control.name == "random":
+        word = "worse" if control.over_result > 0 else "better"
+        over, error = with_error(control.over_result, control.over_result_se, sign=True), control.over_result_se
+        errors = f" ({abs(control.over_result) / error:.0f} standard errors)" if error else ""
+        return (
+            f"The same small model from random weights, on the same tokens, is {word}: {control.val_loss:.4f},"
+            f" {over} against the inherited one{errors}."
+        )
+    gap = with_error(control.gap, control.gap_se, sign=True)
+    return f"The reference itself, trained on the same tokens, would reach {control.val_loss:.4f} (gap {gap})."
+
+
+def verdict_colour(run: RunState) -> str:
+    """The colour of a run's verdict."""
+    return OPEN if run.result is None else GOOD if run.result.matched else BAD
+
+
+def loss_note(sequences: int, tolerance: float, length: int | None = None) -> str:
+    """What the losses and gaps of a table are, in sentences."""
+    of = "" if length is None else f" of {length:,} tokens"
+    return (
+        f"Validation loss in nats a token over {sequences:,} sequences{of} that no model was trained on; ± is one"
+        " standard error over the sequences. The gap is the mean, sequence by sequence, of the model's loss less the"
+        f" reference's; a model has matched when its gap is at most {tolerance:g}. FLOPs are those of training."
+    )
+
+
+def entries(run: RunState) -> list[tuple[str, ReferenceSummary | TrainedSummary]]:
+    """Reference, rounds and controls, as far as they are judged, by what they are called."""
+    return [
+        *([("reference", run.reference)] if run.reference else []),
+        *((f"round {number}", one) for number, one in enumerate(run.rounds, 1)),
+        *((f"control: {one.name}", one) for one in run.controls),
+    ]
+
+
+_COLUMNS = ("model", "blocks", "params", "tokens", "FLOPs", "teacher FLOPs", "val. loss", "gap", "matched", "tokens/s")
+_WIDE = {"FLOPs", "tokens/s", "teacher FLOPs"}  # columns that a terminal of 80 characters has no room for
+
+
+def table(run: RunState, narrow: bool = False) -> Table:
+    """Reference, rounds, controls. Tokens and FLOPs are those of a model's whole training, with the earlier rounds that
+    it resumed from. `narrow` leaves out what a terminal has no room for.
+    """
+    rows = [_row(name, one, narrow) for name, one in entries(run)]
+    left_out = _WIDE if narrow else set() if any("teacher FLOPs" in row for row in rows) else {"teacher FLOPs"}
+    header = [name for name in _COLUMNS if name not in left_out]
+    return Table(header, [[row.get(name, "") for name in header] for row in rows])
+
+
+def _row(name: str, model: ReferenceSummary | TrainedSummary, narrow: bool) -> dict[str, str]:
+    row = {"model": name, "blocks": str(model.layers), "params": short(model.parameters)}
+    row["val. loss"] = with_error(model.val_loss, None if narrow else model.val_loss_se)
+    if model.all_tokens is not None and model.all_flops is not None:
+        row |= {"tokens": short(model.all_tokens), "FLOPs": f"{model.all_flops:.2g}"}
+    if model.tokens_per_second is not None:
+        row["tokens/s"] = f"{model.tokens_per_second:,.0f}"
+    if isinstance(model, TrainedSummary):
+        row["gap"] = with_error(model.gap, model.gap_se, sign=True)
+        row["matched"] = "yes" if model.matched else "no"
+        if model.teacher_flops is not None:
+            shared = " (shared)" if model.teacher_outputs == "stored" else ""  # computed once for all that learn
+            row["teacher FLOPs"] = f"{model.teacher_flops + (model.teacher_flops_before or 0):.2g}{shared}"
+    return row

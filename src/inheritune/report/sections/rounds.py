@@ -1,0 +1,67 @@
+"""Runs, and their reference, rounds and controls."""
+
+from inheritune.redaction import without_folders
+from inheritune.report.notation import duration, short, with_error
+from inheritune.report.page import Section, Table
+from inheritune.report.run_folder import RunFolder
+from inheritune.report.run_summary import loss_note, table
+from inheritune.report.shown import Shown, prefix, stacked
+
+PLACE = 10
+
+_HEADER = [
+    "run", "reference", "its loss", "blocks", "params", "tokens", "FLOPs", "val. loss", "gap", "matched", "took",
+    "memory",
+]  # fmt: skip
+
+
+def section(shown: Shown) -> Section:
+    """The table of a run that is shown alone; of several a row each, then all their models."""
+    runs = shown.every(RunFolder)
+    if not runs:
+        return Section("Runs")
+    models = stacked([(label, table(run.state)) for label, run in runs])
+    missing = [prefix(label) + sentence for label, run in runs for sentence in run.under_way]
+    if shown.only(RunFolder) is not None:
+        state = runs[0][1].state
+        if not models.rows:
+            return Section("Rounds and controls", missing=missing)
+        note = loss_note(state.validation_sequences or 0, state.tolerance)
+        return Section("Rounds and controls", missing=missing, tables=[("", models)], notes=[note])
+    tables = [("", Table(_HEADER, [[label, *_cells(run)] for label, run in runs]).without_empty_columns())]
+    if models.rows:
+        tables.append(("Rounds and controls", models.without_empty_columns()))
+    return Section("Runs", missing=missing, tables=tables, notes=[_same_text(runs)] if len(runs) > 1 else [])
+
+
+def _cells(run: RunFolder) -> list[str]:
+    """Cells of a run; the figures are its result's."""
+    state, reference, best = run.state, run.state.reference, run.best
+    if reference is None:
+        return [""] * (len(_HEADER) - 1)
+    cells = [without_folders(reference.name), with_error(reference.val_loss, reference.val_loss_se)]
+    if best is None:
+        return [*cells, *[""] * (len(_HEADER) - 3)]
+    return [
+        *cells,
+        f"{best.layers} of {reference.layers}",
+        short(best.parameters),
+        short(best.all_tokens),
+        f"{best.all_flops:.2g}",
+        with_error(best.val_loss, best.val_loss_se),
+        with_error(best.gap, best.gap_se, sign=True),
+        ("yes" if best.matched else "no") + ("" if state.finished else ", so far"),
+        "" if state.wall_seconds is None else duration(state.wall_seconds),
+        "" if state.peak_memory_bytes is None else f"{state.peak_memory_bytes / 1e9:.1f} GB",
+    ]
+
+
+def _same_text(runs: list[tuple[str, RunFolder]]) -> str:
+    """Whether the runs' losses compare: by the checksums of their validation shards, where all manifests have them."""
+    texts = {run.validation_text for _, run in runs}
+    lengths = {run.recipe.sequence_length for _, run in runs}
+    if "" in texts:
+        return "Whether the runs were judged on the same text is not known; their losses compare only if they were."
+    if len(texts) == 1 and len(lengths) == 1:
+        return "All runs were judged on the same validation sequences."
+    return "The runs were judged on different validation sequences: compare their gaps, not their losses."

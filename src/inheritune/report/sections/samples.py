@@ -1,0 +1,34 @@
+"""The same prompts, continued by all models."""
+
+import re
+
+from inheritune.report.page import Sample, Section
+from inheritune.report.run_folder import RunFolder
+from inheritune.report.shown import Shown, prefix
+
+PLACE = 80
+
+
+def section(shown: Shown) -> Section:
+    """The prompts of all runs."""
+    continued: dict[str, list[tuple[str, str]]] = {}
+    tokens = set()
+    for label, run in shown.every(RunFolder):
+        if run.samples is None:
+            continue
+        tokens.add(run.samples.new_tokens)
+        for place, prompt in enumerate(run.samples.prompts):
+            for model in run.samples.models:
+                text = _shortened(model.continuations[place])
+                continued.setdefault(prompt, []).append((prefix(label) + model.name, text))
+    most = " or ".join(map(str, sorted(tokens)))
+    about = (
+        f"Each continues with the likeliest token each time (greedily), for at most {most} tokens." if continued else ""
+    )
+    samples = [Sample(prompt, texts) for prompt, texts in continued.items()]
+    return Section("The same prompts, continued", about if samples else "", samples=samples)
+
+
+def _shortened(text: str) -> str:
+    """`text` with the line breaks of long runs, which small models are fond of, counted."""
+    return re.sub(r"\n{4,}", lambda match: f"\n[{len(match[0])} line breaks]\n", text)

@@ -16,7 +16,15 @@ from inheritune.data import Prepared, Sequences, check_tokenizer, check_vocabula
 from inheritune.distillation import Teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
-from inheritune.inheritance import count_layers, derive, describe_plan, insert_blocks, is_grown, select_blocks, settle
+from inheritune.inheritance import (
+    count_layers,
+    derive,
+    describe_plan,
+    insert_blocks,
+    is_grown,
+    replace_budget,
+    select_blocks,
+)
 from inheritune.recipe import MEASURED, Evaluate, Grow, Inherit, Reference, Training, check
 from inheritune.report import spans
 from inheritune.request import asked, begun, check_request, identity
@@ -197,7 +205,7 @@ def chosen(
     """`inherit` with a number of blocks in place of a budget, and the order of a measured choice (else None)."""
     if not is_measured(inherit):
         config = load_config(source) if isinstance(source, Reference) else source.config
-        return settle(config, inherit, conditions.trust_remote_code), None
+        return replace_budget(config, inherit, conditions.trust_remote_code), None
     found = choose_once(source, inherit, conditions, file)
     decided = inherit.model_copy(update={"layers": len(found["blocks"])})
     return decided, [one["block"] for one in found["dropped"]]
@@ -259,7 +267,7 @@ def grow(
     check_tokenizer(prepared, tokenizer, "tokenizer")
     check_vocabulary(prepared, reference.config.vocab_size, "reference")
     model, total = reference, layer_count(reference.config)
-    planned = check_rounds(settle(reference.config, start), further, total)
+    planned = check_rounds(replace_budget(reference.config, start), further, total)
     teacher = None
     if training.distillation is not None:
         teacher = Teacher(model, out / "teacher", trainings=len(planned))

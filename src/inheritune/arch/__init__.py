@@ -38,6 +38,7 @@ from inheritune.arch.precision import in_dtype
 from inheritune.arch.roles import Role, silencing_values, tensor_roles
 from inheritune.arch.router import RouterLoss, find_router_loss, router_loss_of
 from inheritune.arch.saving import save_frame, save_model, save_stored
+from inheritune.arch.selection import Runs, Selection, lengths
 from inheritune.arch.stored import take
 from inheritune.arch.structure import (
     Structure,
@@ -53,8 +54,9 @@ from inheritune.arch.structure import (
     find_structure,
     layer_count,
 )
+from inheritune.arch.tensor_axes import kept_indices
 from inheritune.arch.weights import Names, Placement, StoredWeights, check_fits, check_stored, place_tensors
-from inheritune.arch.width import Ranges, halve, kept_ranges
+from inheritune.arch.width import first_half, narrow
 
 __all__ = [
     "TRIED",
@@ -63,10 +65,11 @@ __all__ = [
     "Located",
     "Names",
     "Placement",
-    "Ranges",
     "Readers",
     "Role",
     "RouterLoss",
+    "Runs",
+    "Selection",
     "StoredWeights",
     "Structure",
     "block_matrices",
@@ -94,20 +97,22 @@ __all__ = [
     "find_router_loss",
     "find_structure",
     "find_tokenizer",
+    "first_half",
     "flops_per_token",
     "folds",
     "frame_config",
-    "halve",
     "has_position_table",
     "in_dtype",
-    "kept_ranges",
+    "kept_indices",
     "layer_count",
+    "lengths",
     "load_config",
     "load_generation_config",
     "load_model",
     "load_tokenizer",
     "locate",
     "logits_width",
+    "narrow",
     "new_config",
     "open_weights",
     "packed_dimension",

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.width import Ranges
+from inheritune.arch.selection import Runs
 from inheritune.errors import InputError
 from inheritune.limits import check_header
 
@@ -62,7 +62,7 @@ class StoredTensor:
         factors = files[self.factors.tensor.file].get_slice(self.factors.tensor.name)
         return _Scaled(values, factors, self.factors.block, getattr(torch, FLOATS[self.dtype]))
 
-    def lazy_part(self, ranges: tuple[Ranges, ...], files: Mapping[Path, Any]) -> Any:
+    def lazy_part(self, ranges: tuple[Runs, ...], files: Mapping[Path, Any]) -> Any:
         """As `lazy`, for the index ranges along each dimension; of numbers that need no factors only those are read."""
         return _Part(self, ranges) if self.factors is None else _PartOf(self.lazy(files), ranges)
 
@@ -75,7 +75,7 @@ class _Part:
     """
 
     tensor: StoredTensor
-    ranges: tuple[Ranges, ...]
+    ranges: tuple[Runs, ...]
 
     def __getitem__(self, _: Any) -> "torch.Tensor":
         import torch
@@ -112,13 +112,13 @@ class _PartOf:
     """Index ranges of a lazy slice that is read whole."""
 
     whole: Any
-    ranges: tuple[Ranges, ...]
+    ranges: tuple[Runs, ...]
 
     def __getitem__(self, _: Any) -> "torch.Tensor":
         return take(self.whole[...], self.ranges)
 
 
-def take(tensor: "torch.Tensor", ranges: tuple[Ranges, ...]) -> "torch.Tensor":
+def take(tensor: "torch.Tensor", ranges: tuple[Runs, ...]) -> "torch.Tensor":
     """The index ranges of a tensor along each dimension."""
     import torch
 

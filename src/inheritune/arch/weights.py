@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from inheritune.arch.selection import Runs
 from inheritune.arch.stored import FLOATS
 from inheritune.arch.stored import StoredTensor as StoredTensor
 from inheritune.arch.stored import StoredWeights as StoredWeights
 from inheritune.arch.structure import Structure
 from inheritune.arch.unused import CAUSAL_MASK, is_spare, left_over, refuse_left_over
-from inheritune.arch.width import Ranges
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Names:
         """
         return self._lookup(stored)[0]
 
-    def part(self, stored: StoredTensor, ranges: tuple[Ranges, ...]) -> tuple[Ranges, ...] | None:
+    def part(self, stored: StoredTensor, ranges: tuple[Runs, ...]) -> tuple[Runs, ...] | None:
         """What `ranges` of the model's tensor take of the stored one that fills it; None where that is not known.
 
         Known are tensors stored as they are, and those that are stacked and put side by side (experts one by one)
@@ -87,7 +87,7 @@ class Names:
         return self._found[stored]
 
 
-def _common(along: Ranges, size: int, whole: int) -> Ranges | None:
+def _common(along: Runs, size: int, whole: int) -> Runs | None:
     """What ranges of a dimension of `whole` indices take of each of its pieces of `size`; None where that differs."""
     if whole % size:
         return None
@@ -107,7 +107,7 @@ class Placement:
     weights: StoredWeights
     names: Mapping[str, str]
     """The target's stored name to the reference's."""
-    ranges: Mapping[str, tuple[Ranges, ...]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[Runs, ...]] = field(default_factory=dict)
     """For tensors of which a part is taken: the index ranges along each dimension."""
     target: "PreTrainedModel | None" = None
     """The model that they fill, without weights."""
@@ -148,7 +148,7 @@ def place_tensors(
     before: Names,
     target: "PreTrainedModel",
     wanted: Mapping[str, tuple[str, ...]],
-    ranges: Mapping[str, tuple[Ranges, ...]],
+    ranges: Mapping[str, tuple[Runs, ...]],
 ) -> Placement | None:
     """Find the stored tensors for a target, and their names in a checkpoint of its own.
 
@@ -161,7 +161,7 @@ def place_tensors(
     modules = {stored: before.of(stored) for stored in weights.tensors}
     tied, present = getattr(before.skeleton, "all_tied_weights_keys", {}), set(modules.values())
     names: dict[str, str] = {}
-    parts: dict[str, tuple[Ranges, ...]] = {}
+    parts: dict[str, tuple[Runs, ...]] = {}
     for stored, module in modules.items():
         original = tied.get(module)
         if original in present:

@@ -13,7 +13,7 @@ from inheritune.distillation import check_distillation
 from inheritune.errors import InputError, Problem
 from inheritune.groundwork import check_hardware
 from inheritune.growth import check_rounds, with_blocks
-from inheritune.inheritance import check_silencing, draft
+from inheritune.inheritance import check_silencing, draft_target, resolve
 from inheritune.recipe import ArmSettings, GrowthStart, Inherit, Reference, StackingStart, Suite, Training
 from inheritune.runtime import Runtime
 
@@ -69,7 +69,9 @@ class _Models:
         """The target of a wish, without weights. Raises InputError as `draft` does."""
         key = (source.to_json_string(use_diff=False), spec.model_dump_json())
         if key not in self._drafted:
-            self._drafted[key] = draft(build_skeleton(source, self.trust), spec, self.trust).target
+            self._drafted[key] = draft_target(
+                build_skeleton(source, self.trust), resolve(spec, source), self.trust
+            ).target
         return self._drafted[key]
 
 

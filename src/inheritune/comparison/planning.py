@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch import check_positions, halve, layer_count, load_config, planned_config
+from inheritune.arch import check_positions, first_half, layer_count, load_config, narrow, planned_config
 from inheritune.comparison.budgets import check_budgets
 from inheritune.comparison.checks import check_growth, check_stacked, check_vocabularies
 from inheritune.comparison.order import in_order, needs
@@ -15,7 +15,7 @@ from inheritune.comparison.training import shared_out
 from inheritune.errors import InputError, Problem
 from inheritune.groundwork import planned, planned_reference, sequences_in, steps_in, taught, text_size
 from inheritune.growth import check_rounds, with_blocks
-from inheritune.inheritance import target_config
+from inheritune.inheritance import resolve, target_config
 from inheritune.planner import SUMS, Bounds, Conditions, Device, ModelProfile, Planned, Taught, plan
 from inheritune.recipe import ArmSettings, GrowthStart, Inherit, Reference, StackingStart, Suite, Training
 
@@ -96,7 +96,7 @@ class _Made:
         for depth in range(1, self.whole.depth + 1):
             spec = Inherit(layers=list(range(depth)))
             try:
-                config = target_config(self.config, spec, self.whole.depth)
+                config = target_config(self.config, resolve(spec, self.config))
             except InputError:  # a hybrid's blocks without attention
                 continue
             kept = range(depth)
@@ -136,8 +136,8 @@ class _Made:
         teacher: Taught | None, counts: tuple[str, ...] = SUMS,
     ) -> Planned:  # fmt: skip
         tokens = self._tokens(arm)
-        config = target_config(source, spec, layer_count(source))
-        anatomy = self._anatomy(source if spec.width == "full" else halve(source))
+        config = target_config(source, resolve(spec, source))
+        anatomy = self._anatomy(source if spec.width == "full" else narrow(source, first_half(source)))
         assert isinstance(spec.layers, list)
         seeds = len(self.suite.all_seeds)
         steps = steps_in(tokens, training)

@@ -13,7 +13,7 @@ from inheritune.distillation import Teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
 from inheritune.growth import Growth, best_round, choose_once, chosen
-from inheritune.inheritance import derive, describe_plan, target_config
+from inheritune.inheritance import derive, describe_plan, resolve, target_config
 from inheritune.recipe import GrowthStart, Inherit, Reference, Size, StackingStart, Training
 from inheritune.request import asked, begun
 from inheritune.runlog import read_json, write_json
@@ -156,7 +156,7 @@ def _start(arm: Planned, spec: Inherit, origin: Reference, place: Path, conditio
         return load_model(origin)
     if spec.submodules == "none":
         config = load_config(origin)
-        config = target_config(config, spec, layer_count(config))
+        config = target_config(config, resolve(spec, config))
         return build_random(config, conditions.seed, trust_remote_code=origin.trust_remote_code)
     target, plan = derive(origin, spec, seed=conditions.seed)
     notes = describe_plan(plan)

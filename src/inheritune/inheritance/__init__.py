@@ -1,25 +1,27 @@
-"""How a target gets its weights: a selection of blocks, a plan of copies, and its application."""
+"""How a target gets its weights: a selection of blocks and width, a plan of copies, and its application."""
 
 from inheritune.inheritance.block_insertion import check_silencing, insert_blocks, is_grown
-from inheritune.inheritance.budget import settle, within
+from inheritune.inheritance.blocks import count_layers, select_blocks
 from inheritune.inheritance.derivation import (
     as_dtype,
     check_free,
     derive,
     free_output,
     inherit,
-    make_wish,
+    inherit_settings,
     plan_for,
     write,
 )
-from inheritune.inheritance.draft import Draft, draft, target_config
 from inheritune.inheritance.plan import Exceptions, Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
-from inheritune.inheritance.selection import count_layers, select_blocks
+from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve
+from inheritune.inheritance.spec import TargetSpec
+from inheritune.inheritance.target import PlannedTarget, draft_target, target_config
 
 __all__ = [
-    "Draft",
     "Exceptions",
     "Plan",
+    "PlannedTarget",
+    "TargetSpec",
     "TensorCopy",
     "as_dtype",
     "check_free",
@@ -27,19 +29,20 @@ __all__ = [
     "count_layers",
     "derive",
     "describe_plan",
-    "draft",
+    "draft_target",
     "free_output",
     "inherit",
+    "inherit_settings",
     "insert_blocks",
     "is_grown",
-    "make_wish",
+    "keeps_budget",
     "narrowed",
     "plan_copies",
     "plan_for",
     "plan_rows",
+    "replace_budget",
+    "resolve",
     "select_blocks",
-    "settle",
     "target_config",
-    "within",
     "write",
 ]

@@ -17,21 +17,21 @@ from inheritune.arch import (
     take,
 )
 from inheritune.errors import InputError
-from inheritune.inheritance.draft import Draft
 from inheritune.inheritance.plan import TensorCopy
+from inheritune.inheritance.target import PlannedTarget
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def from_model(made: Draft, reference: "PreTrainedModel", seed: int, dtype: Any = None) -> "PreTrainedModel":
+def from_model(made: PlannedTarget, reference: "PreTrainedModel", seed: int, dtype: Any = None) -> "PreTrainedModel":
     """The target of a loaded reference, sharing no memory with it. What is not inherited is drawn with `seed`."""
     tensors = reference.state_dict()
     return _filled(made, lambda line: tensors[str(line.source)], seed, dtype or reference.dtype)
 
 
-def place(made: Draft, reference: Names, weights: StoredWeights) -> Placement:
+def place(made: PlannedTarget, reference: Names, weights: StoredWeights) -> Placement:
     """The stored tensors that the target takes, checked to be all that it needs. Reads no weights.
 
     `reference` knows what the stored names become in the reference. Where it is not known which parts of the stored
@@ -40,8 +40,8 @@ def place(made: Draft, reference: Names, weights: StoredWeights) -> Placement:
     """
     tried = [(made.target, made.plan)] + [(made.whole, made.whole_plan)] * (made.whole is not made.target)
     for model, plan in tried:
-        ranges = {line.target: line.ranges for line in plan.lines if line.ranges is not None}
-        placement = place_tensors(weights, reference, model, plan.wanted(), ranges)
+        indices = {line.target: line.indices for line in plan.lines if line.indices is not None}
+        placement = place_tensors(weights, reference, model, plan.wanted(), indices)
         if placement is not None:
             check_fits(Names(model), placement.tensors(), weights.place, plan.unstored)
             return placement
@@ -52,7 +52,7 @@ def place(made: Draft, reference: Names, weights: StoredWeights) -> Placement:
     )
 
 
-def from_files(made: Draft, placement: Placement, seed: int, dtype: Any) -> "PreTrainedModel":
+def from_files(made: PlannedTarget, placement: Placement, seed: int, dtype: Any) -> "PreTrainedModel":
     """The target of a checkpoint's files; nothing else of them is read."""
     import torch
 
@@ -75,7 +75,7 @@ def from_files(made: Draft, placement: Placement, seed: int, dtype: Any) -> "Pre
 
 
 def write_files(
-    made: Draft,
+    made: PlannedTarget,
     placement: Placement,
     tokenizer: "PreTrainedTokenizerBase | None",
     folder: Path,
@@ -87,17 +87,17 @@ def write_files(
 
 
 def _filled(
-    made: Draft, tensor_for: "Callable[[TensorCopy], torch.Tensor]", seed: int, dtype: Any, whole: bool = False
+    made: PlannedTarget, tensor_for: "Callable[[TensorCopy], torch.Tensor]", seed: int, dtype: Any, whole: bool = False
 ) -> "PreTrainedModel":
     """The target with its tensors copied. `whole` says that those given are the ones of `made.whole` already, so that
-    only what halving the width takes of them is left to take.
+    only what a narrower width takes of them is left to take.
     """
     import torch
 
     config, trust = made.target.config, made.trust_remote_code
     model = build_random(config, seed, dtype, trust) if made.plan.fresh else build_empty(config, dtype, trust)
     tensors = model.state_dict()
-    taken = {line.target for line in made.whole_plan.lines if line.ranges is not None} if whole else set()
+    taken = {line.target for line in made.whole_plan.lines if line.indices is not None} if whole else set()
     with torch.no_grad():
         for line in made.plan.lines:
             if line.source is None:
@@ -105,8 +105,8 @@ def _filled(
                     tensors[line.target].fill_(line.value)
                 continue
             value = tensor_for(line)
-            if line.ranges is not None and line.target not in taken:
-                value = take(value, line.ranges)
+            if line.indices is not None and line.target not in taken:
+                value = take(value, line.indices)
             tensors[line.target].copy_(value)
             _fold(tensors[line.target], line)
     return model.eval()

@@ -18,7 +18,6 @@ from inheritune.arch import (
     check_stored_numbers,
     find_structure,
     find_tokenizer,
-    layer_count,
     load_config,
     load_generation_config,
     load_model,
@@ -30,9 +29,10 @@ from inheritune.arch import (
 from inheritune.card import inherited_files, without_stopping
 from inheritune.errors import InputError, Notice
 from inheritune.inheritance.application import from_files, from_model, place, write_files
-from inheritune.inheritance.budget import settle
-from inheritune.inheritance.draft import Draft, draft, target_config
 from inheritune.inheritance.plan import Plan, describe_plan
+from inheritune.inheritance.resolution import resolved
+from inheritune.inheritance.spec import TargetSpec
+from inheritune.inheritance.target import PlannedTarget, draft_target, target_config
 from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check
 from inheritune.runlog import check_name, claimed
 
@@ -70,7 +70,7 @@ def inherit(
     process is making it.
     Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3; half width: table 5.
     """
-    spec = make_wish(layers, choose, submodules, width)
+    spec = inherit_settings(layers, choose, submodules, width)
     with ExitStack() as held:
         folder = None if out is None else held.enter_context(free_output(Path(out)))
         kind = as_dtype(dtype)
@@ -92,7 +92,7 @@ def write(
     seed: int = 1,
     say: Callable[[str], None] | None = None,
     selection: dict[str, Any] | None = None,
-) -> Draft:
+) -> PlannedTarget:
     """Write the target of `spec` as a checkpoint to `folder`, and nothing more: see `inherit`.
 
     Where every tensor of the target is one of the reference's as it is stored, the bytes go from file to file.
@@ -102,14 +102,14 @@ def write(
     with free_output(folder) as goal:
         source = open_source(reference, spec)
         tokenizer = _tokenizer(reference, say)
-        notes = _notes(reference, spec, source.draft.plan, source.draft.target, tokenizer, selection)
+        notes = _notes(reference, spec, source.planned.plan, source.planned.target, tokenizer, selection)
         placement = source.placement
-        if placement is not None and placement.is_plain and source.draft.plan.is_whole and dtype is None:
+        if placement is not None and placement.is_plain and source.planned.plan.is_whole and dtype is None:
             check_stored_numbers(placement.tensors().values(), source.place)
-            write_files(source.draft, placement, tokenizer, goal, notes)
+            write_files(source.planned, placement, tokenizer, goal, notes)
         else:
             save_model(source.build(seed, dtype), tokenizer, goal, notes)
-    return source.draft
+    return source.planned
 
 
 def _notes(
@@ -134,14 +134,18 @@ def _tokenizer(reference: Reference, say: Callable[[str], None] | None) -> "PreT
 
 
 def derive(
-    reference: "Reference | PreTrainedModel", spec: Inherit, *, seed: int = 1, dtype: "torch.dtype | None" = None
+    reference: "Reference | PreTrainedModel",
+    spec: Inherit | TargetSpec,
+    *,
+    seed: int = 1,
+    dtype: "torch.dtype | None" = None,
 ) -> "tuple[PreTrainedModel, Plan]":
     """The target of `spec` and the plan by which it was made; see `inherit`."""
     if isinstance(reference, Reference):
         source = open_source(reference, spec)
-        return source.build(seed, dtype), source.draft.plan
+        return source.build(seed, dtype), source.planned.plan
     _check_loaded(reference)
-    made = draft(reference, settle(reference.config, spec))
+    made = draft_target(reference, resolved(spec, reference.config))
     target = from_model(made, reference, seed, dtype)
     check_numbers(target, "reference")
     _keep_generation(target, reference.generation_config)
@@ -163,7 +167,7 @@ def _check_loaded(model: object) -> None:
 class Source:
     """A reference that weights can be taken from: stored files, or (where those must be loaded whole) a model."""
 
-    draft: Draft
+    planned: PlannedTarget
     placement: Placement | None
     model: "PreTrainedModel | None"
     stored_dtype: "torch.dtype | None"
@@ -173,35 +177,35 @@ class Source:
         """The target with its weights."""
         if self.placement is None:
             assert self.model is not None
-            target = from_model(self.draft, self.model, seed, dtype)
+            target = from_model(self.planned, self.model, seed, dtype)
         else:
-            target = from_files(self.draft, self.placement, seed, dtype or self.stored_dtype)
+            target = from_files(self.planned, self.placement, seed, dtype or self.stored_dtype)
         check_numbers(target, self.place)
-        _keep_generation(target, self.draft.target.generation_config)
+        _keep_generation(target, self.planned.target.generation_config)
         return target
 
 
-def plan_for(reference: Reference, spec: Inherit) -> Draft:
+def plan_for(reference: Reference, spec: Inherit | TargetSpec) -> PlannedTarget:
     """What would be inherited, from the reference's config alone. Raises InputError as `derive` does."""
     config = load_config(reference)
     if config.dtype is None and Path(str(reference.path)).expanduser().is_dir():  # the files' headers know it
         weights = open_weights(reference, config, set)
         config.dtype = None if weights is None else weights.dtype
-    spec = settle(config, spec, reference.trust_remote_code)
-    target_config(config, spec, layer_count(config))  # what the config shows, before a second is spent on the model
-    return draft(build_skeleton(config, reference.trust_remote_code), spec, reference.trust_remote_code)
+    decided = resolved(spec, config, reference.trust_remote_code)
+    target_config(config, decided)  # what the config shows, before a second is spent on the model
+    return draft_target(build_skeleton(config, reference.trust_remote_code), decided, reference.trust_remote_code)
 
 
-def open_source(reference: Reference, spec: Inherit) -> Source:
+def open_source(reference: Reference, spec: Inherit | TargetSpec) -> Source:
     """Plan the target and open the reference's weights, checked as far as can be without reading them.
 
     Raises InputError as `inherit` does.
     """
     config = load_config(reference)
-    spec = settle(config, spec, reference.trust_remote_code)
-    target_config(config, spec, layer_count(config))
+    decided = resolved(spec, config, reference.trust_remote_code)
+    target_config(config, decided)
     skeleton = build_skeleton(config, reference.trust_remote_code)
-    made = draft(skeleton, spec, reference.trust_remote_code)
+    made = draft_target(skeleton, decided, reference.trust_remote_code)
     made.target.generation_config = load_generation_config(reference) or made.target.generation_config
     names = Names(skeleton)
     wanted = made.plan.wanted()
@@ -212,7 +216,7 @@ def open_source(reference: Reference, spec: Inherit) -> Source:
     weights = open_weights(reference, config, needed, computed=True)
     if weights is None:
         model = load_model(reference)
-        made = draft(model, spec, reference.trust_remote_code)
+        made = draft_target(model, decided, reference.trust_remote_code)
         made.target.generation_config = model.generation_config
         return Source(made, None, model, None, reference.title)
     check_stored(weights, names, find_structure(skeleton))
@@ -222,10 +226,10 @@ def open_source(reference: Reference, spec: Inherit) -> Source:
     return Source(made, place(made, names, weights), None, stored, reference.title)
 
 
-def make_wish(
+def inherit_settings(
     layers: Any, choose: Any = "first", submodules: Any = "all", width: Any = "full", **measured: Any
 ) -> Inherit:
-    """The words of a caller as a checked wish; `measured` are calibration and recovery, which have defaults.
+    """A caller's words as checked settings; `measured` are calibration and recovery, which have defaults.
 
     Raises InputError with all that is wrong, and what is legal.
     """

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from inheritune.arch import check_positions, halve, planned_config
+from inheritune.arch import check_positions, first_half, narrow, planned_config
 from inheritune.errors import InputError
 from inheritune.groundwork import planned, planned_reference, steps_in, taught, text_size
-from inheritune.growth import check_rounds, expected_blocks, with_blocks
-from inheritune.inheritance import settle, target_config
+from inheritune.growth import check_rounds, expected_blocks
+from inheritune.inheritance import replace_budget, resolve, target_config
 from inheritune.planner import SUMS, Bounds, Conditions, Device, ModelProfile, Planned, plan
 from inheritune.recipe import Recipe
 
@@ -43,9 +43,10 @@ class _Made:
         check_positions(self.config, training.sequence_length, "train.sequence_length")
         self.text = text_size(recipe, self.config.vocab_size)
         self.whole = ModelProfile(self.config, place.trust_remote_code)
-        self.inherit = settle(self.config, recipe.inherit, place.trust_remote_code)
-        narrow = recipe.inherit.width == "half"
-        self.source = ModelProfile(halve(self.config), place.trust_remote_code) if narrow else self.whole
+        self.inherit = replace_budget(self.config, recipe.inherit, place.trust_remote_code)
+        self.source = self.whole
+        if recipe.inherit.width == "half":
+            self.source = ModelProfile(narrow(self.config, first_half(self.config)), place.trust_remote_code)
         self.steps = steps_in(self.text[0], training)
         self.teacher = taught("the reference", self.whole, training, self.text[0])
 
@@ -74,7 +75,7 @@ class _Made:
 
     def _target(self, name: str, kept: Sequence[int], counts: tuple[str, ...], times: int = 1) -> Planned:
         """A target trained `times` as long as the recipe says."""
-        config = target_config(self.config, with_blocks(self.inherit, list(kept)), self.whole.depth)
+        config = target_config(self.config, resolve(self.inherit, self.config, kept))
         steps = None if self.steps is None else self.steps * times
         training = self.recipe.train
         return planned(name, self.source, kept, config, training, self.text[0], steps, counts, teacher=self.teacher)

@@ -3,8 +3,8 @@
 from inheritune.arch import build_skeleton, layer_count, planned_config
 from inheritune.distillation import check_distillation
 from inheritune.groundwork import check_basis
-from inheritune.growth import check_rounds, is_measured, with_blocks
-from inheritune.inheritance import check_silencing, draft, settle, target_config
+from inheritune.growth import check_rounds, is_measured
+from inheritune.inheritance import check_silencing, draft_target, replace_budget, resolve, target_config
 from inheritune.pipeline.tasks import check_recipe_tasks
 from inheritune.recipe import Recipe
 from inheritune.runtime import Runtime
@@ -26,10 +26,10 @@ def _check_configs(recipe: Recipe) -> None:
     total = layer_count(config)
     if recipe.train.distillation is not None:
         check_distillation(recipe.train.distillation, config.vocab_size, "train.distillation.top_k")
-    inherit = settle(config, recipe.inherit, recipe.reference.trust_remote_code)
+    inherit = replace_budget(config, recipe.inherit, recipe.reference.trust_remote_code)
     for kept in check_rounds(inherit, recipe.grow, total):
         if not is_measured(inherit):  # those are chosen among blocks that make a model
-            target_config(config, with_blocks(inherit, kept), total)
+            target_config(config, resolve(inherit, config, kept))
 
 
 def _check_rounds(recipe: Recipe) -> None:
@@ -37,12 +37,12 @@ def _check_rounds(recipe: Recipe) -> None:
     place = recipe.reference
     config = planned_config(place, recipe.train.sequence_length)
     skeleton = build_skeleton(config, place.trust_remote_code)
-    inherit = settle(config, recipe.inherit, place.trust_remote_code)
+    inherit = replace_budget(config, recipe.inherit, place.trust_remote_code)
     if is_measured(inherit) and recipe.grow is not None and recipe.grow.silent:
         check_silencing(skeleton)
     for kept in check_rounds(inherit, recipe.grow, layer_count(config)):
         if is_measured(inherit) and len(kept) < layer_count(config):
             continue
-        made = draft(skeleton, with_blocks(inherit, kept), place.trust_remote_code)
+        made = draft_target(skeleton, resolve(inherit, config, kept), place.trust_remote_code)
         if recipe.grow is not None and recipe.grow.silent:
             check_silencing(made.target)

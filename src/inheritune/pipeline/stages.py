@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
-from inheritune.arch import build_random, layer_count, load_config, load_model
+from inheritune.arch import build_random, load_config, load_model
 from inheritune.arm import Arm, Conditions, run_arm
 from inheritune.card import without_stopping, write_cards
 from inheritune.data import Prepared
 from inheritune.distillation import Teacher
 from inheritune.evaluation import Evaluation, gap
 from inheritune.groundwork import Groundwork, check_folder
-from inheritune.growth import Growth, best_round, chosen, depths, with_blocks
-from inheritune.inheritance import target_config
+from inheritune.growth import Growth, best_round, chosen, depths
+from inheritune.inheritance import resolve, target_config
 from inheritune.pipeline.looking import look
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import SUMMARY_KEYS, summarise
@@ -147,10 +147,8 @@ class _Run:
             if name == "reference-continued":
                 return load_model(place)
             config = load_config(place)
-            spec = with_blocks(self.recipe.inherit, kept)
-            return build_random(
-                target_config(config, spec, layer_count(config)), seed, trust_remote_code=place.trust_remote_code
-            )
+            spec = resolve(self.recipe.inherit, config, kept)
+            return build_random(target_config(config, spec), seed, trust_remote_code=place.trust_remote_code)
 
         depth = result["layers"] if name == "random" else None
         folder = name if depth is None else f"{name}-{depth}layers"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.arch import layer_count, planned_config
 from inheritune.bench import one_step
-from inheritune.growth import check_rounds, with_blocks
-from inheritune.inheritance import settle, target_config
+from inheritune.growth import check_rounds
+from inheritune.inheritance import replace_budget, resolve, target_config
 from inheritune.pipeline.preflight import check_inputs
 from inheritune.recipe import Recipe, Training
 
@@ -26,10 +26,10 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     runtime.on_rank0(lambda: check_inputs(recipe, runtime))
     config = planned_config(recipe.reference, recipe.train.sequence_length)
     total = layer_count(config)
-    inherit = settle(config, recipe.inherit, recipe.reference.trust_remote_code)
+    inherit = replace_budget(config, recipe.inherit, recipe.reference.trust_remote_code)
     kept = max(check_rounds(inherit, recipe.grow, total), key=len)
     teacher = config if recipe.train.distillation is not None else None
-    target = target_config(config, with_blocks(inherit, kept), total)
+    target = target_config(config, resolve(inherit, config, kept))
     return {"layers": len(kept), **try_step(target, recipe.train, runtime, teacher)}
 
 

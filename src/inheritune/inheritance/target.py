@@ -1,4 +1,4 @@
-"""From a reference without weights to a target without weights: what is wished, planned and checked."""
+"""From a reference and a spec to a target without weights: planned and checked."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,28 +18,29 @@ from inheritune.arch import (
     fills,
     find_structure,
     folds,
-    halve,
-    kept_ranges,
+    kept_indices,
+    layer_count,
+    narrow,
     packed_dimension,
     settled_attributes,
     shorten,
     tensor_roles,
 )
 from inheritune.errors import InputError
+from inheritune.inheritance.blocks import select_blocks
 from inheritune.inheritance.plan import Exceptions, Plan, Shape, narrowed, plan_copies
-from inheritune.inheritance.selection import select_blocks
-from inheritune.recipe import Inherit
+from inheritune.inheritance.spec import TargetSpec
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
-class Draft:
+class PlannedTarget:
     """A target before it has weights.
 
     `target` is made by `plan`. `whole` is the model of the kept blocks in the reference's width, made by `whole_plan`:
-    the same one, unless the width is halved. Neither model has memory for weights.
+    the same one where the target keeps the full width. Neither model has memory for weights.
     """
 
     plan: Plan
@@ -49,15 +50,18 @@ class Draft:
     trust_remote_code: bool
 
 
-def draft(reference: "PreTrainedModel", spec: Inherit, trust_remote_code: bool = False) -> Draft:
-    """What becomes of `reference`, which needs no weights (it may be on the meta device), by `spec`.
+def draft_target(
+    reference: "PreTrainedModel", spec: TargetSpec, trust_remote_code: bool = False
+) -> PlannedTarget:  # fmt: skip
+    """Plan the target of `spec`; `reference` needs no weights (it may be on the meta device).
 
-    Raises InputError for a selection that is not there, or that would change what a block computes.
+    Raises InputError for blocks or other indices that do not exist, and for a selection that would change what a block
+    computes.
     """
     check_decoder(reference.config)
     structure = find_structure(reference)
-    kept = select_blocks(spec.layers, spec.choose, structure.count)
-    short = shorten_for(reference.config, kept)
+    kept = _existing(spec, structure.count)
+    short = _shortened(reference.config, kept)
     check_place(reference, structure, kept)
     with as_input_error(reference.config, kept):
         whole = build_skeleton(short, trust_remote_code)
@@ -77,16 +81,31 @@ def draft(reference: "PreTrainedModel", spec: Inherit, trust_remote_code: bool =
         tied=getattr(whole, "all_tied_weights_keys", {}),
         exceptions=_exceptions(reference.config, whole, places, kept, spec),
     )
-    if spec.width == "full":
-        return Draft(plan, whole, plan, whole, trust_remote_code)
-    narrow = halve(short)
+    if spec.width.is_full_width:
+        return PlannedTarget(plan, whole, plan, whole, trust_remote_code)
+    width = spec.width.at_places(kept)
+    narrower = narrow(short, width)
     with as_input_error(reference.config, kept):
-        target = build_skeleton(narrow, trust_remote_code)
-    return Draft(narrowed(plan, kept_ranges(whole, target)), target, plan, whole, trust_remote_code)
+        target = build_skeleton(narrower, trust_remote_code)
+    return PlannedTarget(narrowed(plan, kept_indices(whole, target, width)), target, plan, whole, trust_remote_code)
 
 
-def shorten_for(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
-    """The config of a target of the blocks `kept`, from the reference's config alone.
+def target_config(config: "PretrainedConfig", spec: TargetSpec) -> "PretrainedConfig":
+    """The config of the target of `spec`, from the reference's config alone.
+
+    Raises InputError as `draft_target` does, where the config shows the problem.
+    """
+    kept = _existing(spec, layer_count(config))
+    return narrow(_shortened(config, kept), spec.width.at_places(kept))
+
+
+def _existing(spec: TargetSpec, total: int) -> list[int]:
+    """The spec's blocks. Raises InputError for one that the reference does not have."""
+    return select_blocks(list(spec.blocks), "first", total)
+
+
+def _shortened(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
+    """The config of a target of the blocks `kept`.
 
     Raises InputError where these blocks cannot make a model, or would compute something else at their new places.
     """
@@ -96,14 +115,6 @@ def shorten_for(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfi
         check_cache(config, short)
         check_lenders(config, short, kept)
         return short
-
-
-def target_config(config: "PretrainedConfig", spec: Inherit, total: int) -> "PretrainedConfig":
-    """The config of the target of `spec`, from the reference's config alone. Raises InputError as `draft` does, where
-    the config shows it.
-    """
-    short = shorten_for(config, select_blocks(spec.layers, spec.choose, total))
-    return short if spec.width == "full" else halve(short)
 
 
 @contextmanager
@@ -148,7 +159,7 @@ def _check_blocks(
 
 
 def _exceptions(
-    config: "PretrainedConfig", whole: "PreTrainedModel", places: Structure, kept: list[int], spec: Inherit
+    config: "PretrainedConfig", whole: "PreTrainedModel", places: Structure, kept: list[int], spec: TargetSpec
 ) -> Exceptions:
     folded: dict[str, tuple[Fold, ...]] = {}
     values: dict[str, float] = {}
@@ -162,7 +173,7 @@ def _exceptions(
     return Exceptions(_inherited(whole, places, spec), folded, values, packed)
 
 
-def _inherited(target: "PreTrainedModel", places: Structure, spec: Inherit) -> frozenset[str] | None:
+def _inherited(target: "PreTrainedModel", places: Structure, spec: TargetSpec) -> frozenset[str] | None:
     """The target's tensors that `spec.submodules` takes over; None for all of them."""
     if spec.submodules == "all":
         return None

@@ -315,7 +315,7 @@ def test_half_width_of_experts_in_a_form_whose_parts_are_not_known(
     spec = inherit_settings([0, 2], width="half")
     source = open_source(Reference(path=str(tmp_path / "reference")), spec)
     assert source.placement is not None
-    assert source.placement.target is source.draft.whole
+    assert source.placement.target is source.planned.whole
     here, there = derive(model, spec)[0].state_dict(), source.build(seed=1).state_dict()
     assert here.keys() == there.keys()
     assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
@@ -341,7 +341,7 @@ def test_of_half_the_width_no_more_is_read_than_the_target_has(
     assert sum(read) >= 4 * in_parts * 0.9
 
 
-_RANGES = st.lists(st.integers(1, 5), min_size=2, max_size=6)
+_RANGES = st.lists(st.integers(1, 5), min_size=2, max_size=6) | st.lists(st.integers(1, 2), min_size=36, max_size=40)
 
 
 @given(data=st.data(), dimensions=st.integers(1, 3))

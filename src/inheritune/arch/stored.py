@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.selection import Runs
+from inheritune.arch.selection import Runs, lengths
 from inheritune.errors import InputError
 from inheritune.limits import check_header
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TEXT_PART = "language_model"  # what composites call it, in their tensors' names
 _CHUNK = 2**23
+_MANY_RUNS = 16
 
 
 @dataclass(frozen=True)
@@ -62,69 +63,77 @@ class StoredTensor:
         factors = files[self.factors.tensor.file].get_slice(self.factors.tensor.name)
         return _Scaled(values, factors, self.factors.block, getattr(torch, FLOATS[self.dtype]))
 
-    def lazy_part(self, ranges: tuple[Runs, ...], files: Mapping[Path, Any]) -> Any:
-        """As `lazy`, for the index ranges along each dimension; of numbers that need no factors only those are read."""
-        return _Part(self, ranges) if self.factors is None else _PartOf(self.lazy(files), ranges)
+    def lazy_part(self, indices: tuple[Runs, ...], files: Mapping[Path, Any]) -> Any:
+        """As `lazy`, for indices along each dimension. Of numbers that need no factors only those are read; columns
+        that are scattered are read with all between them.
+        """
+        return _Part(self, indices) if self.factors is None else _PartOf(self.lazy(files), indices)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Index ranges of a tensor, read when transformers' loader asks for its content.
+    """Indices of a tensor along each dimension, read when transformers' loader asks for its content.
 
     safetensors' own slices read the whole tensor (0.8), four times what half the width takes of a matrix.
     """
 
     tensor: StoredTensor
-    ranges: tuple[Runs, ...]
+    indices: tuple[Runs, ...]
 
     def __getitem__(self, _: Any) -> "torch.Tensor":
         import torch
 
-        shape = [sum(stop - start for start, stop in along) for along in self.ranges]
         size = self.tensor.bytes // prod(self.tensor.shape)
-        content = memoryview(bytearray(prod(shape) * size))
+        whole = [((0, length),) for length in self.tensor.shape]
+        scattered = [at > 0 and len(runs) > _MANY_RUNS for at, runs in enumerate(self.indices)]  # one read for all
+        read = tuple(whole[at] if scattered[at] else runs for at, runs in enumerate(self.indices))
+        content = memoryview(bytearray(prod(lengths(read)) * size))
         at = 0
         with self.tensor.file.open("rb", buffering=0) as file:
-            for start, length in self._spans(size):
+            for start, length in self._spans(read, size):
                 stop = start + length
                 while start < stop:
                     done = os.preadv(file.fileno(), [content[at : at + stop - start]], self.tensor.start + start)
                     if done == 0:
                         raise OSError(errno.EIO, "the file ended before its tensors did", str(self.tensor.file))
                     start, at = start + done, at + done
-        return torch.frombuffer(content, dtype=getattr(torch, FLOATS[self.tensor.dtype])).view(shape)
+        tensor = torch.frombuffer(content, dtype=getattr(torch, FLOATS[self.tensor.dtype])).view(lengths(read))
+        for at, runs in enumerate(self.indices):
+            tensor = take(tensor, at, runs) if scattered[at] else tensor
+        return tensor
 
-    def _spans(self, unit: int) -> Iterator[tuple[int, int]]:
-        """First byte and length of each run of numbers that lie behind each other, for numbers of `unit` bytes."""
-        dimensions = list(zip(self.tensor.shape, self.ranges, strict=True))
+    def _spans(self, indices: tuple[Runs, ...], unit: int) -> Iterator[tuple[int, int]]:
+        """First byte and length of each run of numbers that follow each other, for numbers of `unit` bytes."""
+        dimensions = list(zip(self.tensor.shape, indices, strict=True))
         while len(dimensions) > 1 and dimensions[-1][1] == ((0, dimensions[-1][0]),):
             unit *= dimensions.pop()[0]
         *outer, (length, inner) = dimensions
         strides = [prod(size for size, _ in (*outer[at + 1 :], (length, inner))) for at in range(len(outer))]
-        for indices in product(*([i for start, stop in along for i in range(start, stop)] for _, along in outer)):
-            base = sum(index * stride for index, stride in zip(indices, strides, strict=True))
+        for places in product(*([i for start, stop in along for i in range(start, stop)] for _, along in outer)):
+            base = sum(index * stride for index, stride in zip(places, strides, strict=True))
             for start, stop in inner:
                 yield (base + start) * unit, (stop - start) * unit
 
 
 @dataclass(frozen=True)
 class _PartOf:
-    """Index ranges of a lazy slice that is read whole."""
+    """Indices of a lazy slice that is read whole."""
 
     whole: Any
-    ranges: tuple[Runs, ...]
+    indices: tuple[Runs, ...]
 
     def __getitem__(self, _: Any) -> "torch.Tensor":
-        return take(self.whole[...], self.ranges)
+        tensor: torch.Tensor = self.whole[...]
+        for dimension, runs in enumerate(self.indices):
+            tensor = take(tensor, dimension, runs)
+        return tensor
 
 
-def take(tensor: "torch.Tensor", ranges: tuple[Runs, ...]) -> "torch.Tensor":
-    """The index ranges of a tensor along each dimension."""
+def take(tensor: "torch.Tensor", dimension: int, runs: Runs) -> "torch.Tensor":
+    """The indices of a tensor along one dimension, copied."""
     import torch
 
-    for dimension, along in enumerate(ranges):
-        tensor = torch.cat([tensor.narrow(dimension, start, stop - start) for start, stop in along], dimension)
-    return tensor
+    return torch.cat([tensor.narrow(dimension, start, stop - start) for start, stop in runs], dimension)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.selection import Runs
+from inheritune.arch.selection import Runs, lengths
 from inheritune.arch.stored import FLOATS
 from inheritune.arch.stored import StoredTensor as StoredTensor
 from inheritune.arch.stored import StoredWeights as StoredWeights
@@ -120,8 +120,7 @@ class Placement:
         """What the target stores, by its names, in the shapes that it has there."""
         found = {name: self.tensor(name) for name in self.names}
         for name, ranges in self.ranges.items():
-            shape = tuple(sum(stop - start for start, stop in along) for along in ranges)
-            found[name] = replace(found[name], shape=shape)
+            found[name] = replace(found[name], shape=lengths(ranges))
         return found
 
     @property

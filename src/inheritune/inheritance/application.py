@@ -106,7 +106,8 @@ def _filled(
                 continue
             value = tensor_for(line)
             if line.indices is not None and line.target not in taken:
-                value = take(value, line.indices)
+                for dimension, runs in enumerate(line.indices):
+                    value = take(value, dimension, runs)
             tensors[line.target].copy_(value)
             _fold(tensors[line.target], line)
     return model.eval()

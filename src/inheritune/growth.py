@@ -157,8 +157,10 @@ class Growth:
             assert self.grow is not None
             place = str(self.folder / before["folder"] / "model")
             trained = load_model(Reference(path=place, trust_remote_code=conditions.trust_remote_code))
-            insert_blocks(in_dtype(target, "float32"), trained, kept, before["blocks"], silent=self.grow.silent)
-            notes |= {"from_round": before["folder"], "blocks_from_round": before["blocks"], "silent": self.grow.silent}
+            preserving = self.grow.function_preserving
+            insert_blocks(in_dtype(target, "float32"), trained, kept, before["blocks"], function_preserving=preserving)
+            notes |= {"from_round": before["folder"], "blocks_from_round": before["blocks"]}
+            notes["function_preserving"] = preserving
         conditions.runtime.on_rank0(lambda: write_json(folder / "inherited.json", notes))
         return target
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.errors import DamagedFile, InputError
 from inheritune.inheritance import check_free
-from inheritune.recipe import Training, changes, completed
+from inheritune.recipe import Training, changes, completed, with_new_names
 from inheritune.runlog import check_name, locked, read_mapping, write_json
 from inheritune.runtime import Runtime
 
@@ -71,6 +71,7 @@ def check_request(out: Path, request: dict[str, Any]) -> None:
     if isinstance(before.get("train"), dict):
         known = completed(Training, before["train"] | {"micro_batch": "auto", "checkpoint": {}})
         before["train"] = {key: value for key, value in known.items() if key not in _FREE}
+    before = with_new_names(before)
     before.setdefault("prefix", [])  # before there was one
     changed = changes({key: value for key, value in before.items() if key in request}, request)
     if changed:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from inheritune.arch import Fold, Structure
+from inheritune.arch import Rescale, Structure
 from inheritune.errors import InputError
 from inheritune.inheritance import Exceptions, Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
 
@@ -89,11 +89,11 @@ def test_a_tied_tensor_is_one_line() -> None:
 
 
 def test_parts_and_factors_are_said_in_words() -> None:
-    fold = Fold("attention.weight", 1, 0, 2, 0.5)
+    rescale = Rescale("attention.weight", 1, 0, 2, 0.5)
     plan = plan_copies(
-        SOURCE, FIRST, STRUCTURE, [2], exceptions=Exceptions(folds={"model.layers.0.attention.weight": (fold,)})
+        SOURCE, FIRST, STRUCTURE, [2], exceptions=Exceptions(rescales={"model.layers.0.attention.weight": (rescale,)})
     )
-    assert line_of(plan, "model.layers.0.attention.weight").folds == (fold,)
+    assert line_of(plan, "model.layers.0.attention.weight").rescales == (rescale,)
     assert not plan.is_whole
     whole = {name: tuple(((0, length),) for length in shape) for name, shape in FIRST.items()}
     parts = whole | {"model.embed.weight": (((0, 9),), ((0, 1), (3, 4)))}

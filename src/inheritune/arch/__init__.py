@@ -17,7 +17,7 @@ from inheritune.arch.compatibility import Readers, readers_in, readers_of
 from inheritune.arch.compatible_types import TRIED
 from inheritune.arch.config import shorten
 from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
-from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
+from inheritune.arch.families import Rescale, compensated_attributes, constant_inits, packed_dimension, rescales
 from inheritune.arch.finite import check_numbers, check_stored_numbers
 from inheritune.arch.gguf_header import read_gguf
 from inheritune.arch.head import Head, logits_width, split_head
@@ -35,7 +35,7 @@ from inheritune.arch.loading import (
 from inheritune.arch.model_source import ready, resolve_dtype, title
 from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.precision import in_dtype
-from inheritune.arch.roles import Role, silencing_values, tensor_roles
+from inheritune.arch.roles import Role, identity_values, tensor_roles
 from inheritune.arch.router import RouterLoss, find_router_loss, router_loss_of
 from inheritune.arch.saving import save_frame, save_model, save_stored
 from inheritune.arch.selection import Runs, Selection, lengths
@@ -46,7 +46,7 @@ from inheritune.arch.structure import (
     block_modules,
     check_cache,
     check_decoder,
-    check_lenders,
+    check_kv_sources,
     check_movable,
     check_place,
     decoder_config,
@@ -60,12 +60,12 @@ from inheritune.arch.width import first_half, narrow
 
 __all__ = [
     "TRIED",
-    "Fold",
     "Head",
     "Located",
     "Names",
     "Placement",
     "Readers",
+    "Rescale",
     "Role",
     "RouterLoss",
     "Runs",
@@ -81,7 +81,7 @@ __all__ = [
     "check_cache",
     "check_decoder",
     "check_fits",
-    "check_lenders",
+    "check_kv_sources",
     "check_movable",
     "check_numbers",
     "check_place",
@@ -90,18 +90,19 @@ __all__ = [
     "check_stored",
     "check_stored_numbers",
     "check_tokenizer_fits",
+    "compensated_attributes",
+    "constant_inits",
     "decoder_config",
     "differences",
     "fetch",
-    "fills",
     "find_router_loss",
     "find_structure",
     "find_tokenizer",
     "first_half",
     "flops_per_token",
-    "folds",
     "frame_config",
     "has_position_table",
+    "identity_values",
     "in_dtype",
     "kept_indices",
     "layer_count",
@@ -123,16 +124,15 @@ __all__ = [
     "readers_in",
     "readers_of",
     "ready",
+    "rescales",
     "resolve_dtype",
     "router_loss_of",
     "save_frame",
     "save_model",
     "save_stored",
-    "settled_attributes",
     "shares_of_tokens",
     "shorten",
     "silence_libraries",
-    "silencing_values",
     "special_tokens",
     "split_head",
     "take",

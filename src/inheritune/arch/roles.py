@@ -1,7 +1,7 @@
-"""What each tensor of a decoder is for, and which values make a block hand on its input.
+"""What each tensor of a decoder is for, and which values make a block return its input.
 
 Neither rests on a table of architectures. A block's tensors are told apart by the modules they stand in, those outside
-the blocks by when they are used; what silences a block is found by following a forward through it (see `tracing`).
+the blocks by when they are used; what turns a block into the identity is found by tracing a forward (see `tracing`).
 """
 
 import re
@@ -67,28 +67,27 @@ def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Ro
     return roles
 
 
-def silencing_values(model: "PreTrainedModel", structure: Structure, index: int) -> dict[str, float]:
-    """Which tensors of block `index` must hold which one value for the block to hand on its input, exactly.
+def identity_values(model: "PreTrainedModel", structure: Structure, index: int) -> dict[str, float]:
+    """Which tensors of block `index` must hold which one value for the block to return its input, exactly.
 
     Names are those inside the block. Nearly all are the last projections of the block's branches with their biases, and
     the value is 0, also where a norm follows the projection inside the branch: that gives zero exactly, and trains
-    better than a zeroed gain (benchmarks/silent_growth.py). A scale on the residual stream itself, such as Gemma 4's,
-    gets 1.
-    `model` has to be the one in which the block shall stand, on the meta device; no values are needed.
+    better than a zeroed gain (benchmarks/function_preserving_growth.py). A scale on the residual stream itself, such as
+    Gemma 4's, gets 1. `model` is the one that the block is inserted into, on the meta device; no values are needed.
 
     Raises InputError, with the reason, where no such values exist or where it cannot be proved that they do.
     """
     from inheritune.arch.tracing import follow_block
 
-    place, remedy = f"{_title(model)}, block {index}", "grow with the reference's own blocks as they are"
+    place, remedy = f"{_title(model)}, block {index}", "set grow.function_preserving to false"
     if not any(
         tensor.is_meta for tensor in model.parameters()
     ):  # all need not be: some constructors draw a few elsewhere
-        raise ValueError("silencing_values needs a model on the meta device")
+        raise ValueError("identity_values needs a model on the meta device")
     try:
         trace = follow_block(model, f"{structure.blocks}.{index}")
     except _ERRORS as error:
-        what = f"it cannot be proved that the block can be silenced, as what it does depends on values ({error})"
+        what = f"it cannot be proved that the block can be made to return its input, as it depends on values ({error})"
         raise InputError(place, what, remedy) from None
     if trace.hands_on_more:
         raise InputError(place, "later blocks use more of it than its output, so that it always has an effect", remedy)
@@ -101,7 +100,7 @@ def silencing_values(model: "PreTrainedModel", structure: Structure, index: int)
             if norm
             else "its output is not its input plus branches with a last weight"
         )
-        raise InputError(place, f"it cannot be silenced: {why}", remedy)
+        raise InputError(place, f"it cannot be made to return its input: {why}", remedy)
     return dict(values)
 
 

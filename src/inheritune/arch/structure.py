@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.families import count_field, examined, least_blocks, lenders
+from inheritune.arch.families import count_field, examined, kv_sources, least_blocks
 from inheritune.arch.inspection import POSITION, uses_of_place
 from inheritune.errors import InputError
 
@@ -150,14 +150,14 @@ def check_movable(config: "PretrainedConfig", kept: list[int]) -> None:
             f"transformers cannot build this architecture with fewer than {least_blocks(config)} blocks",
             "choose more blocks",
         )
-    lent = lenders(config)
+    sources = kv_sources(config)
     for place, index in enumerate(kept):
-        lender = lent[index]
-        if lender is not None and lender not in kept[:place]:
+        source = sources[index]
+        if source is not None and source not in kept[:place]:
             raise InputError(
                 f"{config.model_type}, block {index}",
-                f"takes what block {lender} has computed, which is not among the blocks {kept}",
-                f"choose block {lender} too, or leave block {index} out",
+                f"uses what block {source} has computed, which is not among the blocks {kept}",
+                f"choose block {source} too, or leave block {index} out",
             )
     ids = getattr(config, "hybrid_layer_ids", None)  # zamba2: one block at several places, an adapter in it for each
     if ids and kept != list(range(len(kept))):
@@ -168,16 +168,16 @@ def check_movable(config: "PretrainedConfig", kept: list[int]) -> None:
         )
 
 
-def check_lenders(config: "PretrainedConfig", short: "PretrainedConfig", kept: list[int]) -> None:
-    """Raise InputError where a block of `short` would take keys, values or tokens from another block than it did."""
-    lent, lent_now = lenders(config), lenders(short)
+def check_kv_sources(config: "PretrainedConfig", short: "PretrainedConfig", kept: list[int]) -> None:
+    """Raise InputError where a block of `short` would use the keys, values or tokens of another block than it did."""
+    before, after = kv_sources(config), kv_sources(short)
     for place, index in enumerate(kept):
-        source, lender = lent[index], lent_now[place]
-        if source is not None and (lender is None or kept[lender] != source):
-            now = "itself" if lender is None else f"block {kept[lender]}"
+        source, now = before[index], after[place]
+        if source is not None and (now is None or kept[now] != source):
+            own = "compute its own" if now is None else f"use block {kept[now]}"
             raise InputError(
                 f"{config.model_type}, block {index}",
-                f"takes what block {source} has computed, and would take it from {now}",
+                f"uses what block {source} has computed, and would {own}",
                 "choose other blocks, or choose: first",
             )
 

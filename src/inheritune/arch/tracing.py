@@ -18,23 +18,23 @@ from torch.utils._pytree import tree_leaves
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Fills = Mapping[str, float]  # parameter of the block -> the one value that all its entries get
+Constants = Mapping[str, float]  # parameter of the block -> the one value that all its entries get
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What is known of a tensor: which fills make it `zero`, and which make it the `same` as the block's input.
+    """What is known of a tensor: which constants make it `zero`, and which make it the `same` as the block's input.
 
-    None means by no known fills. `own` is the name and offset of a tensor that is a parameter plus a constant.
+    None means by no known constants. `own` is the name and offset of a tensor that is a parameter plus a constant.
     """
 
-    zero: Fills | None = None
-    same: Fills | None = None
+    zero: Constants | None = None
+    same: Constants | None = None
     own: tuple[str, float] | None = None
 
     @property
-    def one(self) -> Fills | None:
-        """The fills that make every entry one."""
+    def one(self) -> Constants | None:
+        """The constants that make every entry one."""
         return None if self.own is None else {self.own[0]: 1.0 - self.own[1]}
 
 
@@ -43,14 +43,14 @@ _ZEROS = Fact(zero={})
 _Facts = Callable[[Any], Fact]
 
 
-def _both(left: Fills | None, right: Fills | None) -> Fills | None:
-    """Fills that have both effects, if no parameter would need two values."""
+def _both(left: Constants | None, right: Constants | None) -> Constants | None:
+    """Constants that have both effects, if no parameter would need two values."""
     if left is None or right is None or any(right.get(name, value) != value for name, value in left.items()):
         return None
     return {**left, **right}
 
 
-def _by_matrix(*factors: Fact) -> Fills | None:
+def _by_matrix(*factors: Fact) -> Constants | None:
     """How a matrix product becomes zero: by the factor that is a parameter, otherwise by any.
 
     One factor, never two: of a product of zeros no factor would ever get a gradient.
@@ -59,12 +59,12 @@ def _by_matrix(*factors: Fact) -> Fills | None:
     return next((way for way in ways if way is not None), None)
 
 
-def _by_content(*factors: Fact) -> Fills | None:
+def _by_content(*factors: Fact) -> Constants | None:
     """How a product entry by entry becomes zero: by what is scaled rather than by the scale, if that is a parameter.
 
     So a projection is zeroed rather than the gain of a norm after it. Its gradient is then large (1 / sqrt(eps)), which
     clipping and warm-up take care of; a gain that starts at zero moves by the learning rate a step, and was measured
-    to learn more slowly than a block that was not silenced at all.
+    to learn more slowly than a block whose output was not zeroed at all.
     """
     ways = [fact.zero for fact in factors if fact.own is None] + [fact.zero for fact in factors]
     return next((way for way in ways if way is not None), None)
@@ -130,7 +130,7 @@ def _reshaped(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
 
 
 def _joined(facts: _Facts, parts: Any, *_: Any, **__: Any) -> Fact:
-    zero: Fills | None = {}
+    zero: Constants | None = {}
     for part in parts:
         zero = _both(zero, facts(part).zero)
     return Fact(zero=zero)
@@ -221,7 +221,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._facts[id(parameter)] = (parameter, Fact(zero={name: 0.0}, own=(name, 0.0)))
         stored = block.state_dict().keys()
         for name, buffer in block.named_buffers():
-            if name in stored and buffer.is_floating_point():  # never trained, so no branch may be silenced by it
+            if name in stored and buffer.is_floating_point():  # never trained, so no branch may be zeroed by it
                 self._facts[id(buffer)] = (buffer, Fact(own=(name, 0.0)))
 
     def fact(self, value: Any) -> Fact:

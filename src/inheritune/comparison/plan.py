@@ -13,7 +13,7 @@ from inheritune.distillation import check_distillation
 from inheritune.errors import InputError, Problem
 from inheritune.groundwork import check_hardware
 from inheritune.growth import check_rounds, with_blocks
-from inheritune.inheritance import check_silencing, draft_target, resolve
+from inheritune.inheritance import check_function_preserving, draft_target, resolve
 from inheritune.recipe import ArmSettings, GrowthStart, Inherit, Reference, StackingStart, Suite, Training
 from inheritune.runtime import Runtime
 
@@ -107,8 +107,8 @@ def _planned_growth(arm: ArmSettings, start: GrowthStart, training: Training, mo
     first = Inherit(layers=depth, choose=start.choose)
     for kept in check_rounds(first, start.grow, total):
         target = models.target(models.reference, with_blocks(first, kept))
-        if start.grow.silent:
-            check_silencing(target)
+        if start.grow.function_preserving:
+            check_function_preserving(target)
     models.configs[arm.name] = target.config
     begin = spelled_out(arm, depth, total)
     return Planned(arm, training, depth, None, tuple(needs(arm, list(models.configs))), begin)

@@ -1,6 +1,6 @@
 """How a target gets its weights: a selection of blocks and width, a plan of copies, and its application."""
 
-from inheritune.inheritance.block_insertion import check_silencing, insert_blocks, is_grown
+from inheritune.inheritance.block_insertion import check_function_preserving, insert_blocks, is_grown
 from inheritune.inheritance.blocks import count_layers, select_blocks
 from inheritune.inheritance.derivation import (
     as_dtype,
@@ -25,7 +25,7 @@ __all__ = [
     "TensorCopy",
     "as_dtype",
     "check_free",
-    "check_silencing",
+    "check_function_preserving",
     "count_layers",
     "derive",
     "describe_plan",

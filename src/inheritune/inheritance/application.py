@@ -70,7 +70,7 @@ def from_files(made: PlannedTarget, placement: Placement, seed: int, dtype: Any)
         for line in made.plan.lines:
             if line.value is not None:
                 tensors[line.target].fill_(line.value)
-            _fold(tensors[line.target], line)
+            _rescale(tensors[line.target], line)
     return target.eval()
 
 
@@ -109,10 +109,10 @@ def _filled(
                 for dimension, runs in enumerate(line.indices):
                     value = take(value, dimension, runs)
             tensors[line.target].copy_(value)
-            _fold(tensors[line.target], line)
+            _rescale(tensors[line.target], line)
     return model.eval()
 
 
-def _fold(tensor: "torch.Tensor", line: TensorCopy) -> None:
-    for fold in line.folds:
-        tensor.narrow(fold.dimension, fold.start, fold.stop - fold.start).mul_(fold.factor)
+def _rescale(tensor: "torch.Tensor", line: TensorCopy) -> None:
+    for rescale in line.rescales:
+        tensor.narrow(rescale.dimension, rescale.start, rescale.stop - rescale.start).mul_(rescale.factor)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from inheritune.arch import Fold, Runs, Structure, lengths
+from inheritune.arch import Rescale, Runs, Structure, lengths
 from inheritune.errors import InputError
 
 Shape = tuple[int, ...]
@@ -17,7 +17,7 @@ class TensorCopy:
 
     `source` is the reference's tensor that it is made from; where there is none, all its entries are `value`, or (None)
     it is initialised as the architecture does it. `indices` are those taken of the source along each dimension, as
-    half-open ranges; None takes all of it. `folds` multiply slices of the result, so that a block keeps its function
+    half-open ranges; None takes all of it. `rescales` multiply slices of the result, so that a block keeps its function
     at its new place.
     """
 
@@ -25,7 +25,7 @@ class TensorCopy:
     shape: Shape
     source: str | None
     indices: tuple[Runs, ...] | None = None
-    folds: tuple[Fold, ...] = ()
+    rescales: tuple[Rescale, ...] = ()
     value: float | None = None
 
 
@@ -57,7 +57,7 @@ class Plan:
     @property
     def is_whole(self) -> bool:
         """Whether every tensor of the target is one of the reference's as it is, so that nothing need be computed."""
-        return all(line.source is not None and line.indices is None and not line.folds for line in self.lines)
+        return all(line.source is not None and line.indices is None and not line.rescales for line in self.lines)
 
     def wanted(self) -> dict[str, tuple[str, ...]]:
         """For each tensor of the reference that is used the target's tensors that are made from it."""
@@ -72,13 +72,13 @@ class Plan:
 class Exceptions:
     """Where a target's tensor is not simply its source's: by the target's names.
 
-    `inherited` are the tensors that are taken over (None: all of them), `folds` what is multiplied into a tensor,
+    `inherited` are the tensors that are taken over (None: all of them), `rescales` what is multiplied into a tensor,
     `values` what fills one that its source has no tensor for. `packed` are tensors outside the blocks with a slice for
     each block, and the dimension of the slices.
     """
 
     inherited: frozenset[str] | None = None
-    folds: Mapping[str, tuple[Fold, ...]] = field(default_factory=dict)
+    rescales: Mapping[str, tuple[Rescale, ...]] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     packed: Mapping[str, int] = field(default_factory=dict)
 
@@ -114,7 +114,7 @@ def plan_copies(
         if exceptions.inherited is not None and name not in exceptions.inherited:
             lines.append(TensorCopy(name, shape, None))
         else:
-            lines.append(TensorCopy(name, shape, origin, indices, exceptions.folds.get(name, ())))
+            lines.append(TensorCopy(name, shape, origin, indices, exceptions.rescales.get(name, ())))
     for name in source.keys() - used:
         where = structure.split(name)
         if where is None or where[0] in kept:
@@ -161,7 +161,7 @@ def narrowed(plan: Plan, indices: Mapping[str, tuple[Runs, ...]]) -> Plan:
         if shape == line.shape or line.source is None:
             lines.append(replace(line, shape=shape))
             continue
-        if line.folds:
+        if line.rescales:
             what = "is rescaled for its block's new place, in slices that a narrower model would move"
             raise InputError(
                 line.target, what, "choose blocks that keep their places (choose: first), or the full width"
@@ -207,6 +207,6 @@ def _slice_in_words(line: TensorCopy) -> str:
     words = "all"
     if line.indices is not None:
         words = "[" + ", ".join("+".join(f"{start}:{stop}" for start, stop in along) for along in line.indices) + "]"
-    for fold in line.folds:
-        words += f" x {fold.factor:g} at {fold.start}:{fold.stop} of dimension {fold.dimension}"
+    for rescale in line.rescales:
+        words += f" x {rescale.factor:g} at {rescale.start}:{rescale.stop} of dimension {rescale.dimension}"
     return words

@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inheritune.arch import (
-    Fold,
+    Rescale,
     Structure,
     build_skeleton,
     check_cache,
     check_decoder,
-    check_lenders,
+    check_kv_sources,
     check_movable,
     check_place,
+    compensated_attributes,
+    constant_inits,
     differences,
-    fills,
     find_structure,
-    folds,
     kept_indices,
     layer_count,
     narrow,
     packed_dimension,
-    settled_attributes,
+    rescales,
     shorten,
     tensor_roles,
 )
@@ -113,7 +113,7 @@ def _shortened(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig
     with as_input_error(config, kept):
         short = shorten(config, kept)
         check_cache(config, short)
-        check_lenders(config, short, kept)
+        check_kv_sources(config, short, kept)
         return short
 
 
@@ -144,10 +144,10 @@ def _check_blocks(
     reference: "PreTrainedModel", target: "PreTrainedModel", structure: Structure, places: Structure, kept: list[int]
 ) -> None:
     """Raise InputError where a block at its new place is not the block that it was."""
-    settled = settled_attributes(reference.config)
+    settled = compensated_attributes(reference.config)
     for place, index in enumerate(kept):
         source = reference.get_submodule(f"{structure.blocks}.{index}")
-        new = tuple(fill.tensor for fill in fills(reference.config, index, place, len(kept)))
+        new = tuple(constant.tensor for constant in constant_inits(reference.config, index, place, len(kept)))
         found = differences(source, target.get_submodule(f"{places.blocks}.{place}"), settled)
         found = [difference for difference in found if not difference.startswith(new)]
         if found:
@@ -161,16 +161,19 @@ def _check_blocks(
 def _exceptions(
     config: "PretrainedConfig", whole: "PreTrainedModel", places: Structure, kept: list[int], spec: TargetSpec
 ) -> Exceptions:
-    folded: dict[str, tuple[Fold, ...]] = {}
+    rescaled: dict[str, tuple[Rescale, ...]] = {}
     values: dict[str, float] = {}
     for place, index in enumerate(kept):
-        for fold in folds(config, index, place):
-            name = places.name_in(place, fold.tensor)
-            folded[name] = (*folded.get(name, ()), fold)
-        values |= {places.name_in(place, fill.tensor): fill.value for fill in fills(config, index, place, len(kept))}
+        for rescale in rescales(config, index, place):
+            name = places.name_in(place, rescale.tensor)
+            rescaled[name] = (*rescaled.get(name, ()), rescale)
+        values |= {
+            places.name_in(place, constant.tensor): constant.value
+            for constant in constant_inits(config, index, place, len(kept))
+        }
     names = [name for name in whole.state_dict() if places.split(name) is None]
     packed = {name: dimension for name in names if (dimension := packed_dimension(name)) is not None}
-    return Exceptions(_inherited(whole, places, spec), folded, values, packed)
+    return Exceptions(_inherited(whole, places, spec), rescaled, values, packed)
 
 
 def _inherited(target: "PreTrainedModel", places: Structure, spec: TargetSpec) -> frozenset[str] | None:

@@ -4,7 +4,7 @@ from inheritune.arch import build_skeleton, layer_count, planned_config
 from inheritune.distillation import check_distillation
 from inheritune.groundwork import check_basis
 from inheritune.growth import check_rounds, is_measured
-from inheritune.inheritance import check_silencing, draft_target, replace_budget, resolve, target_config
+from inheritune.inheritance import check_function_preserving, draft_target, replace_budget, resolve, target_config
 from inheritune.pipeline.tasks import check_recipe_tasks
 from inheritune.recipe import Recipe
 from inheritune.runtime import Runtime
@@ -38,11 +38,11 @@ def _check_rounds(recipe: Recipe) -> None:
     config = planned_config(place, recipe.train.sequence_length)
     skeleton = build_skeleton(config, place.trust_remote_code)
     inherit = replace_budget(config, recipe.inherit, place.trust_remote_code)
-    if is_measured(inherit) and recipe.grow is not None and recipe.grow.silent:
-        check_silencing(skeleton)
+    if is_measured(inherit) and recipe.grow is not None and recipe.grow.function_preserving:
+        check_function_preserving(skeleton)
     for kept in check_rounds(inherit, recipe.grow, layer_count(config)):
         if is_measured(inherit) and len(kept) < layer_count(config):
             continue
         made = draft_target(skeleton, resolve(inherit, config, kept), place.trust_remote_code)
-        if recipe.grow is not None and recipe.grow.silent:
-            check_silencing(made.target)
+        if recipe.grow is not None and recipe.grow.function_preserving:
+            check_function_preserving(made.target)

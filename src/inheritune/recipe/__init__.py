@@ -21,6 +21,7 @@ from inheritune.recipe.filters import (
 )
 from inheritune.recipe.models import Basis, Hardware, Recipe, load_recipe
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
+from inheritune.recipe.renamed import with_new_names
 from inheritune.recipe.size import Size, parse_size
 from inheritune.recipe.suite import (
     ArmData,
@@ -119,4 +120,5 @@ __all__ = [
     "override",
     "parse_layers",
     "parse_size",
+    "with_new_names",
 ]

@@ -150,14 +150,16 @@ class Grow(Part):
     start: Literal["reference", "trained"] = "reference"
     """Where a round starts: again from the reference's own blocks (the published runs), or from the model that the
     round before has trained, with further blocks of the reference put in."""
-    silent: bool = False
-    """With `start: trained`: put the further blocks in with zeroed output projections, so that the model's function
-    does not change at the moment of growth."""
+    function_preserving: bool = False
+    """With `start: trained`: insert the further blocks with zeroed output projections, so that the model's function
+    does not change when it grows."""
 
     @model_validator(mode="after")
-    def _silent_needs_trained(self) -> "Grow":
-        if self.silent and self.start != "trained":
-            raise ValueError("silent goes with start: trained; a round from the reference has no function to keep")
+    def _preserving_needs_trained(self) -> "Grow":
+        if self.function_preserving and self.start != "trained":
+            raise ValueError(
+                "function_preserving goes with start: trained; a round from the reference has no function to preserve"
+            )
         return self
 
 

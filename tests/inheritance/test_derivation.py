@@ -166,7 +166,7 @@ def test_a_block_that_borrows_keys_and_values_needs_its_lender() -> None:
         "activation_sparsity_pattern": [0.0] * DEPTH,
     }
     fields.pop("query_pre_attn_scalar")
-    with pytest.raises(InputError, match=r"block 2: takes what block 0 has computed, which is not among the blocks"):
+    with pytest.raises(InputError, match=r"block 2: uses what block 0 has computed, which is not among the blocks"):
         inherit(build("gemma3n_text", **fields), [2, 3])
     assert inherit(build("gemma3n_text", **fields), 3).config.num_kv_shared_layers == 1
 

@@ -1,17 +1,6 @@
 """What a decoder is: its blocks, config and cost; loading and saving. The only room that knows transformers' ways."""
 
-from inheritune.arch.building import (
-    build_empty,
-    build_from,
-    build_random,
-    build_skeleton,
-    check_positions,
-    check_room,
-    has_position_table,
-    new_config,
-    planned_config,
-    special_tokens,
-)
+from inheritune.arch.building import build_empty, build_from, build_random, build_skeleton
 from inheritune.arch.checkpoint_files import Located, fetch, locate
 from inheritune.arch.compatibility import Readers, readers_in, readers_of
 from inheritune.arch.compatible_types import TRIED
@@ -33,13 +22,21 @@ from inheritune.arch.loading import (
     silence_libraries,
 )
 from inheritune.arch.model_source import ready, resolve_dtype, title
+from inheritune.arch.new_model import (
+    check_positions,
+    check_room,
+    has_position_table,
+    new_config,
+    planned_config,
+    special_tokens,
+)
 from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.precision import in_dtype
-from inheritune.arch.roles import Role, identity_values, tensor_roles
+from inheritune.arch.roles import identity_values, tensor_roles
 from inheritune.arch.router import RouterLoss, find_router_loss, router_loss_of
 from inheritune.arch.saving import save_frame, save_model, save_stored
 from inheritune.arch.selection import Runs, Selection, lengths
-from inheritune.arch.stored import take
+from inheritune.arch.stored import StoredWeights, take
 from inheritune.arch.structure import (
     Structure,
     block_matrices,
@@ -55,89 +52,5 @@ from inheritune.arch.structure import (
     layer_count,
 )
 from inheritune.arch.tensor_axes import kept_indices
-from inheritune.arch.weights import Names, Placement, StoredWeights, check_fits, check_stored, place_tensors
+from inheritune.arch.weights import Names, Placement, check_fits, check_stored, place_tensors
 from inheritune.arch.width import first_half, narrow
-
-__all__ = [
-    "TRIED",
-    "Head",
-    "Located",
-    "Names",
-    "Placement",
-    "Readers",
-    "Rescale",
-    "Role",
-    "RouterLoss",
-    "Runs",
-    "Selection",
-    "StoredWeights",
-    "Structure",
-    "block_matrices",
-    "block_modules",
-    "build_empty",
-    "build_from",
-    "build_random",
-    "build_skeleton",
-    "check_cache",
-    "check_decoder",
-    "check_fits",
-    "check_kv_sources",
-    "check_movable",
-    "check_numbers",
-    "check_place",
-    "check_positions",
-    "check_room",
-    "check_stored",
-    "check_stored_numbers",
-    "check_tokenizer_fits",
-    "compensated_attributes",
-    "constant_inits",
-    "decoder_config",
-    "differences",
-    "fetch",
-    "find_router_loss",
-    "find_structure",
-    "find_tokenizer",
-    "first_half",
-    "flops_per_token",
-    "frame_config",
-    "has_position_table",
-    "identity_values",
-    "in_dtype",
-    "kept_indices",
-    "layer_count",
-    "lengths",
-    "load_config",
-    "load_generation_config",
-    "load_model",
-    "load_tokenizer",
-    "locate",
-    "logits_width",
-    "narrow",
-    "new_config",
-    "open_weights",
-    "packed_dimension",
-    "parameter_count",
-    "place_tensors",
-    "planned_config",
-    "read_gguf",
-    "readers_in",
-    "readers_of",
-    "ready",
-    "rescales",
-    "resolve_dtype",
-    "router_loss_of",
-    "save_frame",
-    "save_model",
-    "save_stored",
-    "shares_of_tokens",
-    "shorten",
-    "silence_libraries",
-    "special_tokens",
-    "split_head",
-    "take",
-    "tensor_roles",
-    "title",
-    "train_padding_rows",
-    "training_flops_per_token",
-]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from inheritune.arch.weights import StoredTensor
+from inheritune.arch.stored import StoredTensor
 
 _CHUNK = 2**23
 _PAGE = 2**12

@@ -165,7 +165,7 @@ def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
     files = tuple(sorted(folder.glob("*.safetensors")))
     _check_all_named(folder, files)
     for file in files:
-        _safetensors(file)
+        check_safetensors(file)
     if weights and not files and not list(folder.glob("*.bin")):
         raise InputError(str(folder), "no weights (*.safetensors)", "give a folder with a complete checkpoint")
     return files
@@ -234,7 +234,8 @@ def _index(file: Path) -> dict[str, str]:
         raise InputError(str(file), f"not an index of weight files ({error!r})", "get the file again") from None
 
 
-def _safetensors(file: Path) -> None:
+def check_safetensors(file: Path) -> None:
+    """Raise InputError for a file that is damaged, or not as long as its header says."""
     from safetensors import SafetensorError, safe_open
 
     check_header(file)

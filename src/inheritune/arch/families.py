@@ -53,6 +53,11 @@ _PACKED = {"embed_tokens_per_layer.weight": 1, "per_layer_model_projection.weigh
 _LEAST_BLOCKS = {"rwkv": 2}
 
 
+def title(config: "PretrainedConfig") -> str:
+    """What messages call a model."""
+    return getattr(config, "name_or_path", "") or str(config.model_type)
+
+
 def count_field(config: "PretrainedConfig") -> str:
     """The name of the config's field that holds the number of blocks."""
     return _COUNT.get(config.model_type, "num_hidden_layers")

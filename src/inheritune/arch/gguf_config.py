@@ -8,8 +8,8 @@ there, it says nothing (a scale of 1), or the file is refused.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.gguf_header import GgufHeader
-from inheritune.arch.gguf_rope import REMEDY, ROPE_KEYS, as_divisors, scaled_rope
+from inheritune.arch.gguf_header import REMEDY, GgufHeader
+from inheritune.arch.gguf_rope import ROPE_KEYS, as_divisors, scaled_rope
 from inheritune.arch.gguf_tensors import whole_architectures, with_all_tensors
 from inheritune.errors import InputError
 
@@ -51,36 +51,23 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 
 # Values with which a key changes nothing that a model computes.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "attention.clamp_kqv": (0,),
-    "attention.max_alibi_bias": (0,),
-    "attention.sliding_window": (0,),
+    **dict.fromkeys(
+        ("attention.clamp_kqv", "attention.max_alibi_bias", "attention.sliding_window", "attention.temperature_scale",
+         "attention.temperature_length", "attention.scale", "attention.shared_kv_layers", "attn_logit_softcapping",
+         "final_logit_softcapping", "router_logit_softcapping", "expert_count", "expert_used_count",
+         "expert_shared_count", "leading_dense_block_count", "nextn_predict_layers",
+         "embedding_length_per_layer_input"),
+        (0,),
+    ),
+    **dict.fromkeys(
+        ("attention.output_scale", "embedding_scale", "residual_scale", "logit_scale", "expert_group_count",
+         "expert_group_used_count", "expert_weights_scale", "rope.scaling.alpha"),
+        (0, 1),
+    ),
+    **dict.fromkeys(("expert_weights_norm", "ssm.dt_b_c_rms", "use_parallel_residual"), (False,)),
     "attention.causal": (True,),
-    "attention.output_scale": (0, 1),
-    "attention.temperature_scale": (0,),
-    "attention.temperature_length": (0,),
-    "attention.scale": (0,),
-    "attention.shared_kv_layers": (0,),
-    "attn_logit_softcapping": (0,),
-    "final_logit_softcapping": (0,),
-    "router_logit_softcapping": (0,),
-    "embedding_scale": (0, 1),
-    "residual_scale": (0, 1),
-    "logit_scale": (0, 1),
-    "expert_count": (0,),
-    "expert_used_count": (0,),
-    "expert_shared_count": (0,),
-    "expert_group_count": (0, 1),
-    "expert_group_used_count": (0, 1),
-    "expert_weights_scale": (0, 1),
-    "expert_weights_norm": (False,),
     "expert_gating_func": (0, 1),  # softmax
-    "leading_dense_block_count": (0,),
-    "nextn_predict_layers": (0,),
-    "embedding_length_per_layer_input": (0,),
-    "rope.scaling.alpha": (0, 1),
-    "ssm.dt_b_c_rms": (False,),
-    "use_parallel_residual": (False,),
-}
+}  # fmt: skip
 
 _HARMLESS = frozenset(("tensor_data_layout", "pooling_type", "rope.scaling.finetuned"))
 """Keys that describe the file, or what is done with the model elsewhere."""
@@ -141,8 +128,7 @@ _SHAPES = ("rope.dimension_sections", "nextn_predict_layers", "rope.dimension_co
 
 def _refusal(header: GgufHeader, name: str, config: "PretrainedConfig") -> InputError:
     value = " ".join(str(header.get(name)).split())[:60]
-    what = f"is {value}, which transformers' {config.model_type} does not take into account"
-    return InputError(f"{header.place}: {header.architecture}.{name}", what, REMEDY)
+    return header.refusal(name, f"is {value}, which transformers' {config.model_type} does not take into account")
 
 
 def _field(config: "PretrainedConfig", field: str) -> Any:
@@ -298,7 +284,7 @@ def _proportional(ours: dict[str, Any], header: GgufHeader, theta: float, dimens
     """Gemma 4: with full attention a part of the frequencies is zero, which a file says with huge divisors."""
     whole, local = ours["full_attention"], ours["sliding_attention"]
     if any(header.get(name) is not None for name in ROPE_KEYS if name.startswith("rope.scal")):
-        raise InputError(f"{header.place}: {header.architecture}.rope.scaling", "is not known of this model", REMEDY)
+        raise header.refusal("rope.scaling", "is not known of this model")
     divisors = header.rope.get("rope_freqs.weight", ())
     turned = int(whole.get("partial_rotary_factor", 1.0) * dimensions // 2)
     if len(header.rope) != len(divisors and (1,)) or any(

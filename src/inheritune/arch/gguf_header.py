@@ -11,6 +11,7 @@ from typing import Any
 from inheritune.errors import InputError
 from inheritune.limits import GGUF_ENTRIES, GGUF_TENSORS, GGUF_VALUES, check_counts
 
+REMEDY = "give the checkpoint that the file was made from"
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """Tensors that say how rotary frequencies are scaled, one number for each frequency."""
 
@@ -41,9 +42,12 @@ class GgufHeader:
         """As `get`, for a single number. Raises InputError for anything else."""
         value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            place = f"{self.place}: {self.architecture}.{name}"
-            raise InputError(place, f"got {value!r}, not a number", "get the file again")
+            raise self.refusal(name, f"got {value!r}, not a number", "get the file again")
         return float(value)
+
+    def refusal(self, name: str, what: str, remedy: str = REMEDY) -> InputError:
+        """The error that refuses the architecture's key `name`."""
+        return InputError(f"{self.place}: {self.architecture}.{name}", what, remedy)
 
 
 def read_gguf(file: Path) -> GgufHeader:
@@ -114,47 +118,41 @@ def _check_sizes(file: Path) -> None:
 
 
 class _Walk:
-    """A way over the metadata of a .gguf file, on which no value is kept."""
+    """Steps over the metadata of a .gguf file without keeping a value."""
 
     def __init__(self, content: mmap.mmap, order: str) -> None:
-        self.content, self.at, self.values = content, 24, 0  # behind magic, version and the two counts
+        self.content, self.at, self.values = content, 24, 0  # after magic, version and the two counts
         self.long, self.kind = struct.Struct(f"{order}Q"), struct.Struct(f"{order}I")
 
     def entries(self, count: int) -> None:
         for _ in range(count):
-            self._text()
+            self._skip(self._number(self.long))  # the name
             self._value(self._number(self.kind), 0)
 
     def _value(self, kind: int, depth: int) -> None:
         if kind == _TEXT:
-            self._text()
-        elif kind != _ARRAY:
-            self._skip(self._size(kind))
-        else:
+            self._skip(self._number(self.long))
+        elif kind == _ARRAY:
             inner, count = self._number(self.kind), self._number(self.long)
             self.values += count
             if depth == _DEEPEST:
                 raise ValueError(f"more than {_DEEPEST} arrays inside each other")
             if self.values > GGUF_VALUES:
                 raise ValueError(f"arrays of {self.values:,} values, at most {GGUF_VALUES:,} are taken")
-            if inner not in (_TEXT, _ARRAY):
-                self._skip(count * self._size(inner))
-                return
-            for _ in range(count):
-                self._value(inner, depth + 1)
-
-    def _text(self) -> None:
-        self._skip(self._number(self.long))
-
-    def _size(self, kind: int) -> int:
-        if kind not in _SIZES:
-            raise ValueError(f"a value of type {kind}, which there is not")
-        return _SIZES[kind]
+            if inner in _SIZES:
+                self._skip(count * _SIZES[inner])
+            else:
+                for _ in range(count):
+                    self._value(inner, depth + 1)
+        elif kind in _SIZES:
+            self._skip(_SIZES[kind])
+        else:
+            raise ValueError(f"a value of type {kind}, which does not exist")
 
     def _number(self, form: struct.Struct) -> int:
-        found: int = form.unpack_from(self.content, self.at)[0]
+        number: int = form.unpack_from(self.content, self.at)[0]
         self.at += form.size
-        return found
+        return number
 
     def _skip(self, size: int) -> None:
         self.at += size

@@ -4,8 +4,7 @@ import copy
 import re
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.gguf_header import ROPE_TENSORS, GgufHeader
-from inheritune.arch.gguf_rope import REMEDY
+from inheritune.arch.gguf_header import REMEDY, ROPE_TENSORS, GgufHeader
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:

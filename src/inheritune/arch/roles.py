@@ -7,6 +7,7 @@ the blocks by when they are used; what turns a block into the identity is found 
 import re
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from inheritune.arch.families import title
 from inheritune.arch.structure import Structure
 from inheritune.errors import InputError
 
@@ -62,7 +63,7 @@ def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Ro
         else:
             role = _role_by_use(model, structure, name, when.get(id(tensors.get(name))))
         if role is None:
-            raise InputError(_title(model), f"it cannot be told what {name} is for", "inherit all sub-modules")
+            raise InputError(title(model.config), f"it cannot be told what {name} is for", "inherit all sub-modules")
         roles[name] = role
     return roles
 
@@ -79,7 +80,7 @@ def identity_values(model: "PreTrainedModel", structure: Structure, index: int) 
     """
     from inheritune.arch.tracing import follow_block
 
-    place, remedy = f"{_title(model)}, block {index}", "set grow.function_preserving to false"
+    place, remedy = f"{title(model.config)}, block {index}", "set grow.function_preserving to false"
     if not any(
         tensor.is_meta for tensor in model.parameters()
     ):  # all need not be: some constructors draw a few elsewhere
@@ -178,7 +179,3 @@ def _input_embeddings(model: "PreTrainedModel") -> "list[torch.Tensor]":
 def _tensors(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
     """Every tensor under each of its names, as the object that the modules hold."""
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
-
-
-def _title(model: "PreTrainedModel") -> str:
-    return getattr(model.config, "name_or_path", "") or str(model.config.model_type)

@@ -9,9 +9,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inheritune.arch.checkpoint_files import check_safetensors
 from inheritune.arch.selection import Runs, lengths
 from inheritune.errors import InputError
-from inheritune.limits import check_header
 
 if TYPE_CHECKING:
     import torch
@@ -249,18 +249,13 @@ def text_part(weights: StoredWeights) -> StoredWeights:
 def _header(file: Path) -> list[StoredTensor]:
     """The tensors of a file. Raises InputError where it is damaged."""
     from huggingface_hub import parse_local_safetensors_file_metadata
-    from safetensors import SafetensorError, safe_open
 
-    check_header(file)
-    try:
-        with safe_open(str(file), framework="pt"):  # checks that the file is as long as its header says
-            header = parse_local_safetensors_file_metadata(file)
-    except SafetensorError as error:
-        raise InputError(str(file), f"damaged or cut short ({error})", "get the file again") from None
+    check_safetensors(file)
+    header = parse_local_safetensors_file_metadata(file)
     with file.open("rb") as opened:
-        first = 8 + int.from_bytes(opened.read(8), "little")  # the header's length stands before the header
-    found = []
-    for name, tensor in header.tensors.items():
-        start, stop = tensor.data_offsets
-        found.append(StoredTensor(name, file, tuple(tensor.shape), tensor.dtype, first + start, stop - start))
-    return found
+        first = 8 + int.from_bytes(opened.read(8), "little")  # the header's length precedes the header
+    return [
+        StoredTensor(name, file, tuple(tensor.shape), tensor.dtype, first + start, stop - start)
+        for name, tensor in header.tensors.items()
+        for start, stop in [tensor.data_offsets]
+    ]

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.families import count_field, examined, kv_sources, least_blocks
+from inheritune.arch.families import count_field, examined, kv_sources, least_blocks, title
 from inheritune.arch.inspection import POSITION, uses_of_place
 from inheritune.errors import InputError
 
@@ -42,7 +42,7 @@ def layer_count(config: "PretrainedConfig") -> int:
     count = getattr(config, count_field(config), None)
     if not isinstance(count, int) or count < 1:
         raise InputError(
-            _title(config),
+            title(config),
             "the config does not say how many blocks there are",
             "use a decoder language model",
         )
@@ -56,20 +56,20 @@ def check_decoder(config: "PretrainedConfig") -> None:
 
     remedy = "use a decoder-only language model (one that AutoModelForCausalLM loads)"
     if getattr(config, "is_encoder_decoder", False):
-        raise InputError(_title(config), f"{config.model_type} is an encoder-decoder", remedy)
+        raise InputError(title(config), f"{config.model_type} is an encoder-decoder", remedy)
     either = config.model_type in MASKED or config.model_type == "bert-generation"  # gpt_neox says false, and is one
     if either and getattr(config, "is_decoder", True) is False:
-        raise InputError(_title(config), f"{config.model_type} is an encoder here (is_decoder is false)", remedy)
+        raise InputError(title(config), f"{config.model_type} is an encoder here (is_decoder is false)", remedy)
     try:
         text = config.get_text_config()
     except ValueError as error:
-        raise InputError(_title(config), f"{config.model_type} has several text models ({error})", remedy) from None
+        raise InputError(title(config), f"{config.model_type} has several text models ({error})", remedy) from None
     if text is not config:
         inner = f"a text model of type {text.model_type}"
-        raise InputError(_title(config), f"{config.model_type} wraps {inner} in a larger one", remedy)
+        raise InputError(title(config), f"{config.model_type} wraps {inner} in a larger one", remedy)
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if config.model_type not in CAUSAL and not remote:
-        raise InputError(_title(config), f"model type {config.model_type!r} has no causal language model", remedy)
+        raise InputError(title(config), f"model type {config.model_type!r} has no causal language model", remedy)
     layer_count(config)
 
 
@@ -135,7 +135,7 @@ def find_structure(model: "PreTrainedModel") -> Structure:
     if not lists or (len(lists) > 1 and lists[0].count(".") == lists[1].count(".")):
         found = "none" if not lists else " and ".join(lists)
         raise InputError(
-            _title(model.config),
+            title(model.config),
             f"the model's {count} blocks are not in one list of modules (found: {found})",
             "use a decoder whose blocks are a plain list",
         )
@@ -162,7 +162,7 @@ def check_movable(config: "PretrainedConfig", kept: list[int]) -> None:
     ids = getattr(config, "hybrid_layer_ids", None)  # zamba2: one block at several places, an adapter in it for each
     if ids and kept != list(range(len(kept))):
         raise InputError(
-            _title(config),
+            title(config),
             f"hybrid_layer_ids is {ids}, so a block's function depends on its place and blocks {kept} would change",
             "inherit the first blocks (choose: first)",
         )
@@ -190,7 +190,7 @@ def check_place(model: "PreTrainedModel", structure: Structure, kept: list[int])
     rescaled = any(vars(module).get("layers_are_rescaled", False) for module in model.modules())
     if rescaled and getattr(model.config, "rescale_every", None):
         raise InputError(
-            _title(model.config),
+            title(model.config),
             "the model has run in evaluation mode, which has scaled its weights by their places",
             "load it anew",
         )
@@ -200,7 +200,7 @@ def check_place(model: "PreTrainedModel", structure: Structure, kept: list[int])
         if moves and not any(part in use.text for part in harmless):
             what = "the number of blocks" if use.of_depth else "a block's place"
             raise InputError(
-                f"{_title(model.config)}, blocks {kept}",
+                f"{title(model.config)}, blocks {kept}",
                 f"what they compute depends on {what} ({use.text})",
                 "take all blocks" if use.of_depth else "inherit the first blocks (choose: first)",
             )
@@ -214,7 +214,7 @@ def check_cache(config: "PretrainedConfig", short: "PretrainedConfig") -> None:
     """
     if _has_cache(config) and not _has_cache(short):
         raise InputError(
-            _title(config),
+            title(config),
             f"a hybrid: none of the {layer_count(short)} blocks chosen has attention, so transformers cannot run them",
             "choose more blocks, or others, so that one with attention is among them",
         )
@@ -287,10 +287,6 @@ def _are_same_tensors(a: "Tensor", b: "Tensor") -> bool:
     if a.shape != b.shape or a.is_meta or b.is_meta:
         return a.shape == b.shape
     return bool(torch.allclose(a.float(), b.float(), rtol=1e-6, atol=0, equal_nan=True))
-
-
-def _title(config: "PretrainedConfig") -> str:
-    return getattr(config, "name_or_path", "") or config.model_type
 
 
 def block_modules(model: "PreTrainedModel") -> "list[torch.nn.Module]":

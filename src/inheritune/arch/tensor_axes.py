@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
+from inheritune.arch.families import title
 from inheritune.arch.selection import Runs, Selection, joined, length
 from inheritune.arch.structure import find_structure
 from inheritune.arch.width import (
@@ -23,7 +24,6 @@ from inheritune.arch.width import (
     kept_widths,
     kind,
     scaled,
-    title,
     widths,
     with_widths,
 )
@@ -74,7 +74,7 @@ def kept_indices(
         raise InputError(title(config), "the two models have different kinds of widths", "give narrow's config")
     shapes, targets, forms = _shapes(source), _shapes(target), _forms(source, fields)
     check_hidden(config, kept, not any("heads" in form.each for all_of in forms.values() for form in all_of))
-    structure = find_structure(source)
+    structure, heads = find_structure(source), _Heads.of(config)
     result: dict[str, tuple[Runs, ...]] = {}
     for name, shape in targets.items():
         if len(shapes.get(name, ())) != len(shape) or name not in forms:
@@ -83,7 +83,7 @@ def kept_indices(
         axes = _axes(fields, kept, None if block is None else block[0])
         dimensions = []
         for place, form in enumerate(forms[name]):
-            runs = _runs(name, form, (shapes[name][place], shape[place]), axes, config)
+            runs = _runs(name, form, (shapes[name][place], shape[place]), axes, heads)
             if runs is None:
                 what = f"it is not known which parts make up dimension {place} ({shapes[name][place]}, {form})"
                 raise InputError(title(config), f"{name}: {what}", REMEDY)
@@ -116,6 +116,32 @@ class _Kept:
         return self.runs == ((0, self.width),)
 
 
+@dataclass(frozen=True)
+class _Heads:
+    """A model's type, the hidden size by the number of heads if that is the size of a head (else 0), all such sizes."""
+
+    model_type: str
+    size: int
+    sizes: frozenset[int]
+
+    @classmethod
+    def of(cls, config: "PretrainedConfig") -> "_Heads":
+        """Those of a config."""
+        size = by_heads(widths(config)) if derives_head_size(config) else 0
+        return cls(config.model_type, size, frozenset(head_sizes(config)))
+
+    def make_hidden(self, form: _Form) -> bool:
+        """Whether a dimension is that of the hidden states, on the other side of a tensor whatever its parts are."""
+        return not form.fixed and form.each in ({"hidden": 1}, {"heads": self.size})
+
+    def are_plain(self, form: _Form) -> bool:
+        """Whether a dimension has one index a unit of one width, or one vector a head."""
+        if form.fixed or len(form.each) != 1:
+            return False
+        ((axis, count),) = form.each.items()
+        return count == 1 or ("heads" in axis and count in self.sizes)
+
+
 _Part = tuple[int, _Kept]
 """Units, and how many entries each of them has."""
 
@@ -133,9 +159,7 @@ def _axes(fields: dict[Path, int], kept: dict[Path, Runs], block: int | None) ->
     return axes
 
 
-def _runs(
-    name: str, form: _Form, sizes: tuple[int, int], axes: dict[str, list[_Kept]], config: "PretrainedConfig"
-) -> Runs | None:
+def _runs(name: str, form: _Form, sizes: tuple[int, int], axes: dict[str, list[_Kept]], heads: "_Heads") -> Runs | None:
     """The indices that a target dimension takes of a source dimension of that form; None where they are not known."""
     if not form.each:
         return ((0, sizes[0]),) if sizes[0] == sizes[1] else None
@@ -149,11 +173,11 @@ def _runs(
         return None
     if all(one.is_whole for one in own.values()):
         return ((0, sizes[0]),)
-    layout = None if _is_hidden(form, config) else _layout(name, config.model_type)
+    layout = None if heads.make_hidden(form) else _layout(name, heads.model_type)
     if layout == _QUARTERS:
         return _quarters(own["heads"], sizes[0] // own["heads"].width // 3)
     parts = None if layout is None else _parts(layout, form, own, axes)
-    if parts is None and _is_plain(form, config):
+    if parts is None and heads.are_plain(form):
         parts = [(form.each[axis], one) for axis, one in own.items()]
     return None if parts is None else _laid_out(parts)
 
@@ -243,20 +267,6 @@ def _layout(name: str, model_type: str) -> tuple[str, ...] | None:
         if only in ("", model_type) and re.search(rf"(^|\.)({pattern})$", module):
             return layout
     return None
-
-
-def _is_hidden(form: _Form, config: "PretrainedConfig") -> bool:
-    """Whether a dimension is that of the hidden states, on the other side of a tensor whatever its parts are."""
-    size = by_heads(widths(config)) if derives_head_size(config) else 0
-    return not form.fixed and form.each in ({"hidden": 1}, {"heads": size})
-
-
-def _is_plain(form: _Form, config: "PretrainedConfig") -> bool:
-    """Whether a dimension has one index a unit of one width, or one vector a head."""
-    if form.fixed or len(form.each) != 1:
-        return False
-    ((axis, count),) = form.each.items()
-    return count == 1 or ("heads" in axis and count in head_sizes(config))
 
 
 def _forms(source: "PreTrainedModel", fields: dict[Path, int]) -> dict[str, tuple[_Form, ...]]:

@@ -50,24 +50,17 @@ def _both(left: Constants | None, right: Constants | None) -> Constants | None:
     return {**left, **right}
 
 
-def _by_matrix(*factors: Fact) -> Constants | None:
-    """How a matrix product becomes zero: by the factor that is a parameter, otherwise by any.
+def _zeroed(*factors: Fact, by_parameter: bool) -> Constants | None:
+    """How a product becomes zero: by one factor, never two, as then none of them would ever get a gradient.
 
-    One factor, never two: of a product of zeros no factor would ever get a gradient.
+    A matrix product is zeroed by the factor that is a parameter, if there is one. A product entry by entry is zeroed
+    by what is scaled rather than by the scale, if that is a parameter: a projection rather than the gain of a norm
+    after it. Its gradient is then large (1 / sqrt(eps)), which clipping and warm-up take care of; a gain that starts
+    at zero moves by the learning rate a step, and was measured to learn more slowly than a block whose output was not
+    zeroed at all.
     """
-    ways = [fact.zero for fact in factors if fact.own is not None] + [fact.zero for fact in factors]
-    return next((way for way in ways if way is not None), None)
-
-
-def _by_content(*factors: Fact) -> Constants | None:
-    """How a product entry by entry becomes zero: by what is scaled rather than by the scale, if that is a parameter.
-
-    So a projection is zeroed rather than the gain of a norm after it. Its gradient is then large (1 / sqrt(eps)), which
-    clipping and warm-up take care of; a gain that starts at zero moves by the learning rate a step, and was measured
-    to learn more slowly than a block whose output was not zeroed at all.
-    """
-    ways = [fact.zero for fact in factors if fact.own is None] + [fact.zero for fact in factors]
-    return next((way for way in ways if way is not None), None)
+    preferred = sorted(factors, key=lambda fact: (fact.own is None) == by_parameter)
+    return next((fact.zero for fact in preferred if fact.zero is not None), None)
 
 
 def _add(facts: _Facts, left: Any, right: Any, alpha: Any = 1) -> Fact:
@@ -88,7 +81,7 @@ def _mul(facts: _Facts, left: Any, right: Any) -> Fact:
     same = _both(a.same, {} if right == 1 else b.one) if not torch.is_tensor(right) else _both(a.same, b.one)
     if same is None:
         same = _both(b.same, a.one)
-    return Fact(zero=_by_content(a, b), same=same)
+    return Fact(zero=_zeroed(a, b, by_parameter=False), same=same)
 
 
 def _divide(facts: _Facts, left: Any, right: Any, **_: Any) -> Fact:
@@ -98,31 +91,27 @@ def _divide(facts: _Facts, left: Any, right: Any, **_: Any) -> Fact:
 
 
 def _product(facts: _Facts, left: Any, right: Any, *_: Any, **__: Any) -> Fact:
-    return Fact(zero=_by_matrix(facts(right), facts(left)))
+    return Fact(zero=_zeroed(facts(right), facts(left), by_parameter=True))
 
 
 def _affine(facts: _Facts, bias: Any, left: Any, right: Any, *_: Any, **__: Any) -> Fact:
-    return Fact(zero=_both(_by_matrix(facts(right), facts(left)), facts(bias).zero))
+    return Fact(zero=_both(_product(facts, left, right).zero, facts(bias).zero))
 
 
 def _convolution(facts: _Facts, given: Any, weight: Any, bias: Any = None, *_: Any, **__: Any) -> Fact:
-    biased = {} if bias is None else facts(bias).zero
-    return Fact(zero=_both(_by_content(facts(given), facts(weight)), biased))
+    zero = _zeroed(facts(given), facts(weight), by_parameter=False)
+    return Fact(zero=zero if bias is None else _both(zero, facts(bias).zero))
 
 
 def _norm(facts: _Facts, given: Any, shape: Any, weight: Any = None, bias: Any = None, *_: Any, **__: Any) -> Fact:
-    factors = [facts(given)] if weight is None else [facts(given), facts(weight)]
-    return Fact(zero=_both(_by_content(*factors), {} if bias is None else facts(bias).zero))
+    zero = facts(given).zero if weight is None else _convolution(facts, given, weight).zero
+    return Fact(zero=zero if bias is None else _both(zero, facts(bias).zero))
 
 
 def _moved(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
     """Entries in other places, or some of them: still a parameter where it was one."""
     fact = facts(given)
     return Fact(zero=fact.zero, own=fact.own)
-
-
-def _zero_stays(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
-    return Fact(zero=facts(given).zero)
 
 
 def _reshaped(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
@@ -136,16 +125,9 @@ def _joined(facts: _Facts, parts: Any, *_: Any, **__: Any) -> Fact:
     return Fact(zero=zero)
 
 
-def _where(facts: _Facts, _: Any, left: Any, right: Any) -> Fact:
-    return Fact(zero=_both(facts(left).zero, facts(right).zero))
-
-
-def _filled_in(facts: _Facts, given: Any, _: Any, value: Any, *__: Any, **___: Any) -> Fact:
-    return Fact(zero=_both(facts(given).zero, facts(value).zero))
-
-
-def _put_at(facts: _Facts, given: Any, _: Any, __: Any, value: Any, **___: Any) -> Fact:
-    return Fact(zero=_both(facts(given).zero, facts(value).zero))
+def _where_all(*places: int) -> Callable[..., Fact]:
+    """The result is zero where the arguments at these places are."""
+    return lambda facts, *given, **_: _joined(facts, [given[place] for place in places])
 
 
 def _padded(facts: _Facts, given: Any, _: Any, value: Any = 0) -> Fact:
@@ -157,43 +139,34 @@ def _copied(facts: _Facts, target: Any, source: Any, *_: Any) -> Fact:
     return Fact(zero=fact.zero, same=fact.same if target.shape == source.shape else None)
 
 
-def _zeros(*_: Any, **__: Any) -> Fact:
-    return _ZEROS
-
-
-def _full(facts: _Facts, _: Any, value: Any, *__: Any, **___: Any) -> Fact:
-    return facts(value)
-
-
 # By the name of the operation. Missing on purpose: relu and powers, which keep zero and pass no gradient there.
 _RULES: dict[str, Callable[..., Fact]] = {
     **dict.fromkeys(
-        ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "alias", "detach", "clone", "lift_fresh"), _reshaped
+        ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "alias", "detach", "clone", "lift_fresh",
+         "_to_copy"),
+        _reshaped,
     ),
     **dict.fromkeys(("t", "transpose", "permute", "index", "index_select", "select", "expand"), _moved),
     **dict.fromkeys(
         ("slice", "split", "split_with_sizes", "unbind", "gather", "repeat", "flip", "roll", "neg", "sum", "mean",
          "cumsum", "silu", "gelu", "tanh", "native_dropout"),
-        _zero_stays,
+        _where_all(0),
     ),
-    **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "zero"), _zeros),
+    **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "zero"), lambda *_, **__: _ZEROS),
     **dict.fromkeys(("mm", "bmm", "_grouped_mm", "grouped_mm_fallback", "mv", "dot"), _product),
     **dict.fromkeys(("addmm", "baddbmm"), _affine),
-    **dict.fromkeys(("full", "full_like", "new_full"), _full),
-    **dict.fromkeys(("index_add", "scatter_add", "scatter"), _put_at),
+    **dict.fromkeys(("full", "full_like", "new_full"), lambda facts, _, value, *__, **___: facts(value)),
+    **dict.fromkeys(("index_add", "scatter_add", "scatter"), _where_all(0, 3)),
+    **dict.fromkeys(("index_put", "masked_fill"), _where_all(0, 2)),
     **dict.fromkeys(("cat", "stack"), _joined),
-    "_to_copy": _reshaped,
+    **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), _norm),
     "add": _add,
     "constant_pad_nd": _padded,
     "convolution": _convolution,
     "copy": _copied,
     "div": _divide,
-    "index_put": _filled_in,
-    "masked_fill": _filled_in,
     "mul": _mul,
-    "native_layer_norm": _norm,
-    "_fused_rms_norm": _norm,
-    "where": _where,
+    "where": _where_all(1, 2),
 }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ _QUANTISATION = (
     r"\.(scales?|zeros|qzeros|g_idx|absmax|quant_map|nested_absmax|nested_quant_map|SCB|weight_format)$",
     r"\.quant_state\.\w+$",
 )
-"""What a quantisation stored beside its numbers, where the quantisation has been undone."""
+"""What a quantisation stored beside its numbers, where it has been undone."""
 
 _OTHER_SENSES = (
     r"(^|[._])(vision|visual|vit|image|images|pixel|audio|speech|video|sound)([._]|$)",
@@ -67,11 +67,17 @@ def left_over(
     return sorted(name for name in names if pattern.search(name) is None and not is_spare(name, model, structure))
 
 
-def is_spare(name: str, model: "PreTrainedModel", structure: Structure) -> bool:
-    """Whether a stored name is of the layers behind the blocks that guess further tokens (DeepSeek-V3)."""
-    spare = getattr(model.config, "num_nextn_predict_layers", 0) or 0
+def block_beyond(name: str, model: "PreTrainedModel", structure: Structure) -> int | None:
+    """The number of the block that a stored name belongs to, if the config does not count that block."""
     places = (structure.split(one) for one in (name, f"{model.base_model_prefix}.{name}"))
-    return any(at is not None and structure.count <= at[0] < structure.count + spare for at in places)
+    return next((at[0] for at in places if at is not None and at[0] >= structure.count), None)
+
+
+def is_spare(name: str, model: "PreTrainedModel", structure: Structure) -> bool:
+    """Whether a stored name is of the layers after the blocks that guess further tokens (DeepSeek-V3)."""
+    spare = getattr(model.config, "num_nextn_predict_layers", 0) or 0
+    block = block_beyond(name, model, structure)
+    return block is not None and block < structure.count + spare
 
 
 def refuse_left_over(place: str, names: list[str]) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from inheritune.arch.families import title
 from inheritune.arch.selection import Indices, Runs, Selection, as_runs, joined, length
 from inheritune.errors import InputError
 
@@ -281,8 +282,3 @@ def dotted(path: Path) -> str:
 
 def _name(path: Path) -> str:
     return next(str(key) for key in reversed(path) if isinstance(key, str))
-
-
-def title(config: "PretrainedConfig") -> str:
-    """What messages call a model."""
-    return getattr(config, "name_or_path", "") or str(config.model_type)

@@ -16,33 +16,3 @@ from inheritune.inheritance.plan import Exceptions, Plan, TensorCopy, describe_p
 from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve
 from inheritune.inheritance.spec import TargetSpec
 from inheritune.inheritance.target import PlannedTarget, draft_target, target_config
-
-__all__ = [
-    "Exceptions",
-    "Plan",
-    "PlannedTarget",
-    "TargetSpec",
-    "TensorCopy",
-    "as_dtype",
-    "check_free",
-    "check_function_preserving",
-    "count_layers",
-    "derive",
-    "describe_plan",
-    "draft_target",
-    "free_output",
-    "inherit",
-    "inherit_settings",
-    "insert_blocks",
-    "is_grown",
-    "keeps_budget",
-    "narrowed",
-    "plan_copies",
-    "plan_for",
-    "plan_rows",
-    "replace_budget",
-    "resolve",
-    "select_blocks",
-    "target_config",
-    "write",
-]

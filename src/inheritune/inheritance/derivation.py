@@ -1,4 +1,4 @@
-"""From a reference to a target: draft, fill, write."""
+"""From a reference to a target: plan, copy, write."""
 
 import os
 import re
@@ -214,16 +214,19 @@ def open_source(reference: Reference, spec: Inherit | TargetSpec) -> Source:
         return {name for name in stored if names.of(name) in wanted}
 
     weights = open_weights(reference, config, needed, computed=True)
-    if weights is None:
+    placement = None
+    if weights is not None:
+        check_stored(weights, names, find_structure(skeleton))
+        placement = place(made, names, weights)
+    if weights is None or placement is None:
         model = load_model(reference)
         made = draft_target(model, decided, reference.trust_remote_code)
         made.target.generation_config = model.generation_config
         return Source(made, None, model, None, reference.title)
-    check_stored(weights, names, find_structure(skeleton))
     stored = config.dtype
-    if stored is None:  # then the files say it, and the target's config shall not say otherwise
-        stored = made.whole.config.dtype = made.target.config.dtype = weights.dtype
-    return Source(made, place(made, names, weights), None, stored, reference.title)
+    if stored is None:  # then the files decide, and the target's config shall not say otherwise
+        stored = made.target.config.dtype = weights.dtype
+    return Source(made, placement, None, stored, reference.title)
 
 
 def inherit_settings(

@@ -37,16 +37,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlannedTarget:
-    """A target before it has weights.
-
-    `target` is made by `plan`. `whole` is the model of the kept blocks in the reference's width, made by `whole_plan`:
-    the same one where the target keeps the full width. Neither model has memory for weights.
-    """
+    """A target before it has weights (on the meta device), and the plan that gives it its weights."""
 
     plan: Plan
     target: "PreTrainedModel"
-    whole_plan: Plan
-    whole: "PreTrainedModel"
     trust_remote_code: bool
 
 
@@ -63,7 +57,7 @@ def draft_target(
     kept = _existing(spec, structure.count)
     short = _shortened(reference.config, kept)
     check_place(reference, structure, kept)
-    with as_input_error(reference.config, kept):
+    with _as_input_error(reference.config, kept):
         whole = build_skeleton(short, trust_remote_code)
     if not isinstance(reference, type(whole)):
         raise InputError(
@@ -82,12 +76,12 @@ def draft_target(
         exceptions=_exceptions(reference.config, whole, places, kept, spec),
     )
     if spec.width.is_full_width:
-        return PlannedTarget(plan, whole, plan, whole, trust_remote_code)
+        return PlannedTarget(plan, whole, trust_remote_code)
     width = spec.width.at_places(kept)
     narrower = narrow(short, width)
-    with as_input_error(reference.config, kept):
+    with _as_input_error(reference.config, kept):
         target = build_skeleton(narrower, trust_remote_code)
-    return PlannedTarget(narrowed(plan, kept_indices(whole, target, width)), target, plan, whole, trust_remote_code)
+    return PlannedTarget(narrowed(plan, kept_indices(whole, target, width)), target, trust_remote_code)
 
 
 def target_config(config: "PretrainedConfig", spec: TargetSpec) -> "PretrainedConfig":
@@ -110,7 +104,7 @@ def _shortened(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig
     Raises InputError where these blocks cannot make a model, or would compute something else at their new places.
     """
     check_movable(config, kept)
-    with as_input_error(config, kept):
+    with _as_input_error(config, kept):
         short = shorten(config, kept)
         check_cache(config, short)
         check_kv_sources(config, short, kept)
@@ -118,26 +112,16 @@ def _shortened(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig
 
 
 @contextmanager
-def as_input_error(config: "PretrainedConfig", kept: list[int]) -> Iterator[None]:
-    """What transformers says of a config that it refuses, as an error that names the blocks."""
-    from huggingface_hub.errors import StrictDataclassError
+def _as_input_error(config: "PretrainedConfig", kept: list[int]) -> Iterator[None]:
+    """Turn transformers' refusal of a config into an InputError that names the blocks."""
+    from huggingface_hub.errors import StrictDataclassError as Strict
 
+    refusals = (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError, AssertionError, Strict)
     try:
         yield
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        RuntimeError,
-        ArithmeticError,
-        AssertionError,
-        StrictDataclassError,
-    ) as error:
-        raise InputError(
-            f"{config.model_type}, blocks {kept}",
-            f"transformers cannot build a model of them: {error}",
-            "choose other blocks",
-        ) from None
+    except refusals as error:
+        what = f"transformers cannot build a model of them: {error}"
+        raise InputError(f"{config.model_type}, blocks {kept}", what, "choose other blocks") from None
 
 
 def _check_blocks(

@@ -46,8 +46,8 @@ def export(
         facts = _read(place, model)
         save_model(model, None, target, frame=frame)
     step = facts["step"] if "step" in facts else facts["position"]["step"]
-    found = {"step": step, "val_loss": facts.get("val_loss"), "parameters": parameter_count(model)}
-    return model.eval(), found
+    figures = {"step": step, "val_loss": facts.get("val_loss"), "parameters": parameter_count(model)}
+    return model.eval(), figures
 
 
 def _check_checkpoint(place: Path) -> None:
@@ -90,7 +90,7 @@ def _read(place: Path, model: "PreTrainedModel") -> dict[str, Any]:
 def _checkpoints_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(found for found in folder.iterdir() if not found.name.startswith(".") and is_checkpoint(found))
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and is_checkpoint(entry))
 
 
 def _float32() -> "torch.dtype":

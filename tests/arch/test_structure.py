@@ -141,9 +141,7 @@ class TestMovable:
         kinds = ["full", "full", "shared", "full"]
         long = config("hy_v4", num_hidden_layers=4, indexer_types=kinds)
         check_kv_sources(long, shorten(long, [1, 2]), [1, 2])
-        with pytest.raises(
-            InputError, match="block 2: uses what block 1 has computed, and would use block 0"
-        ):
+        with pytest.raises(InputError, match="block 2: uses what block 1 has computed, and would use block 0"):
             check_kv_sources(long, shorten(long, [0, 2]), [0, 2])
 
     def test_what_transformers_cannot_build_is_said(self) -> None:

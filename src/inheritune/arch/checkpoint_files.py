@@ -103,9 +103,9 @@ def fetch(located: Located, name: str, revision: str | None) -> Path | None:
         file = Path(located.name) / name
         return file if file.is_file() else None
     try:
-        found = hf_hub_download(located.name, name, revision=revision, local_files_only=located.local_files_only)
-        check_file(Path(found))
-        return Path(found)
+        downloaded = hf_hub_download(located.name, name, revision=revision, local_files_only=located.local_files_only)
+        check_file(Path(downloaded))
+        return Path(downloaded)
     except LocalEntryNotFoundError:
         if located.local_files_only:
             return None
@@ -228,8 +228,8 @@ def _check_links(folder: Path) -> None:
 def _index(file: Path) -> dict[str, str]:
     """For each tensor the file that holds it, as an index says. Raises InputError where it is none."""
     try:
-        found = read_json(file, "an index of weight files")["weight_map"]
-        return {str(name): str(Path(holder)) for name, holder in found.items()}
+        files = read_json(file, "an index of weight files")["weight_map"]
+        return {str(name): str(Path(holder)) for name, holder in files.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(str(file), f"not an index of weight files ({error!r})", "get the file again") from None
 

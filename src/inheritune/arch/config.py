@@ -120,8 +120,8 @@ def _renumber(values: dict[str, Any], kept: list[int], depth: int) -> None:
 def _fit_patterns(config: "PretrainedConfig", values: dict[str, Any], kept: list[int]) -> None:
     """Change patterns of layer numbers so that they give the layers kept. Raises InputError where none can."""
     for name in list(values):
-        found = re.fullmatch(r"(.*)_layer_period", name)
-        offset = f"{found.group(1)}_layer_offset" if found else ""
+        period = re.fullmatch(r"(.*)_layer_period", name)
+        offset = f"{period.group(1)}_layer_offset" if period else ""
         if offset in values and not values.get("layers_block_type"):
             pair = _period(kept, values[name], values[offset])
             if pair is None:

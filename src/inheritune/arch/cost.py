@@ -67,9 +67,9 @@ def _experts_per_token(config: "PretrainedConfig") -> int | None:
     """How many experts a token is sent to; None where the config does not say."""
     for part in (config, getattr(config, "ffn_config", None)):
         for name in _EXPERTS_PER_TOKEN:
-            found = getattr(part, name, None)
-            if isinstance(found, int):
-                return found
+            count = getattr(part, name, None)
+            if isinstance(count, int):
+                return count
     return None
 
 

@@ -257,24 +257,24 @@ def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, 
     theta = float(header.number("rope.freq_base", whole["rope_theta"]))
     if config.model_type == "gemma4_text":
         return _proportional(ours, header, theta, dimensions)
-    found = scaled_rope(header, theta, dimensions)
+    rope = scaled_rope(header, theta, dimensions)
     if config.model_type == "phi3":
-        found = as_divisors(found, dimensions, int(header.number("context_length", 0)))
+        rope = as_divisors(rope, dimensions, int(header.number("context_length", 0)))
     keep = {name: value for name, value in whole.items() if name in _KEPT}
     if dimensions != int(size * keep.get("partial_rotary_factor", 1.0)):
         if config.model_type not in _PARTIAL_ROTARY and getattr(config, "rotary_dim", None) != dimensions:
             raise _refusal(header, "rope.dimension_count", config)
         keep["partial_rotary_factor"] = dimensions / size
-    found = keep | found
+    rope = keep | rope
     if layered:
         local = dict(ours.get("sliding_attention", {}))
         if header.get("rope.freq_base_swa") is not None:
             local["rope_theta"] = float(header.get("rope.freq_base_swa"))
-        found = ours | {"full_attention": found} | ({"sliding_attention": local} if local else {})
+        rope = ours | {"full_attention": rope} | ({"sliding_attention": local} if local else {})
     elif header.get("rope.freq_base_swa", theta) != theta:
         raise _refusal(header, "rope.freq_base_swa", config)
-    wanted = {} if found == ours else {"rope_parameters": found}
-    length = found.get("original_max_position_embeddings")
+    wanted = {} if rope == ours else {"rope_parameters": rope}
+    length = rope.get("original_max_position_embeddings")
     if length is not None and getattr(config, "original_max_position_embeddings", length) != length:
         wanted["original_max_position_embeddings"] = length  # Phi-3 has it beside, and there it counts
     return wanted
@@ -292,5 +292,5 @@ def _proportional(ours: dict[str, Any], header: GgufHeader, theta: float, dimens
     ):
         raise InputError(f"{header.place}: {next(iter(header.rope))}", "are other frequencies than the model's", REMEDY)
     base = float(header.number("rope.freq_base_swa", local["rope_theta"]))
-    found = {"full_attention": whole | {"rope_theta": theta}, "sliding_attention": local | {"rope_theta": base}}
-    return {} if ours | found == ours else {"rope_parameters": ours | found}
+    rope = {"full_attention": whole | {"rope_theta": theta}, "sliding_attention": local | {"rope_theta": base}}
+    return {} if ours | rope == ours else {"rope_parameters": ours | rope}

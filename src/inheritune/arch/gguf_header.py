@@ -55,14 +55,14 @@ def read_gguf(file: Path) -> GgufHeader:
 
     Raises InputError where it is damaged, and for one of several files that make a model together.
     """
-    found = _read(str(file), file.stat().st_mtime_ns)
-    if isinstance(found, str):
-        raise InputError(str(file), f"damaged or cut short ({found})", "get the file again")
-    check_counts(found.metadata, str(file))
-    if int(found.metadata.get("split.count", 1) or 1) > 1:
-        what = f"one of {found.metadata['split.count']} files that make a model together (split.count)"
+    header = _read(str(file), file.stat().st_mtime_ns)
+    if isinstance(header, str):
+        raise InputError(str(file), f"damaged or cut short ({header})", "get the file again")
+    check_counts(header.metadata, str(file))
+    if int(header.metadata.get("split.count", 1) or 1) > 1:
+        what = f"one of {header.metadata['split.count']} files that make a model together (split.count)"
         raise InputError(str(file), what, "merge them into one with llama-gguf-split --merge")
-    return found
+    return header
 
 
 @lru_cache(maxsize=8)

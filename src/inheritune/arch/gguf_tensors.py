@@ -47,10 +47,10 @@ def with_all_tensors(config: "PretrainedConfig", header: GgufHeader) -> "Pretrai
 
 def _switches(config: "PretrainedConfig") -> list[str]:
     """The config's fields that are off and may give the model more tensors."""
-    found = type(config)().to_dict()
+    fields = type(config)().to_dict()
     return [
         name
-        for name, usual in found.items()
+        for name, usual in fields.items()
         if isinstance(usual, bool) and getattr(config, name) is False and re.search("bias|norm", name)
     ]
 
@@ -65,11 +65,11 @@ def zero_biases(model: "PreTrainedModel", names: set[str]) -> set[str]:
     """Set those of the model's tensors `names` that are biases to zero; returns their names."""
     import torch
 
-    found, tensors = {name for name in names if name.endswith(".bias")}, model.state_dict()
+    biases, tensors = {name for name in names if name.endswith(".bias")}, model.state_dict()
     with torch.no_grad():
-        for name in found:
+        for name in biases:
             tensors[name].zero_()
-    return found
+    return biases
 
 
 def _left(config: "PretrainedConfig", header: GgufHeader) -> list[str]:

@@ -52,10 +52,10 @@ def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Ro
     tensors = _tensors(model)
     roles: dict[str, Role] = {}
     for name in model.state_dict():
-        found = structure.split(name)
+        block = structure.split(name)
         role: Role | None
-        if found is not None:
-            role = _role_in(model.get_submodule(f"{structure.blocks}.{found[0]}"), found[1])
+        if block is not None:
+            role = _role_in(model.get_submodule(f"{structure.blocks}.{block[0]}"), block[1])
         elif id(tensors.get(name)) in embeddings:
             role = "embeddings"
         elif when is None:

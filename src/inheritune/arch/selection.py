@@ -65,13 +65,13 @@ def as_runs(indices: Iterable[int]) -> Runs:
 
 def joined(runs: Iterable[tuple[int, int]]) -> Runs:
     """The same indices in as few ranges as possible."""
-    found: list[tuple[int, int]] = []
+    merged: list[tuple[int, int]] = []
     for start, stop in runs:
-        if found and found[-1][1] == start:
-            found[-1] = (found[-1][0], stop)
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], stop)
         elif stop > start:
-            found.append((start, stop))
-    return tuple(found)
+            merged.append((start, stop))
+    return tuple(merged)
 
 
 def length(runs: Runs) -> int:

@@ -158,8 +158,8 @@ class _Scaled:
         if self._block is not None:
             for dimension, size in zip((-2, -1), self._block, strict=True):
                 factors = factors.repeat_interleave(size, dimension).narrow(dimension, 0, values.shape[dimension])
-        found: torch.Tensor = (values * factors).to(self._dtype)[index]
-        return found
+        scaled: torch.Tensor = (values * factors).to(self._dtype)[index]
+        return scaled
 
     def get_shape(self) -> list[int]:
         return list(self._values.get_shape())
@@ -186,20 +186,20 @@ class StoredWeights:
 
         Raises InputError for a damaged file, and where index and files contradict each other.
         """
-        found: dict[str, StoredTensor] = {}
+        tensors: dict[str, StoredTensor] = {}
         for file in files:
             for tensor in _header(file):
-                if tensor.name in found:
-                    other = found[tensor.name].file.name
+                if tensor.name in tensors:
+                    other = tensors[tensor.name].file.name
                     raise InputError(f"{file}: {tensor.name}", f"stored in {other} too", "get the files again")
-                found[tensor.name] = tensor
+                tensors[tensor.name] = tensor
         names = {file.name for file in files}
         for name, holder in (index or {}).items():
-            if Path(holder).name in names and (name not in found or found[name].file.name != Path(holder).name):
+            if Path(holder).name in names and (name not in tensors or tensors[name].file.name != Path(holder).name):
                 raise InputError(
                     f"{place}: {name}", f"not in {holder}, where the index says that it is", "get the files again"
                 )
-        return cls(place, found, frozenset(index or ()) - found.keys())
+        return cls(place, tensors, frozenset(index or ()) - tensors.keys())
 
     @property
     def dtype(self) -> "torch.dtype":
@@ -208,8 +208,8 @@ class StoredWeights:
 
         for tensor in self.tensors.values():
             if tensor.dtype in FLOATS:
-                found: torch.dtype = getattr(torch, FLOATS[tensor.dtype])
-                return found
+                dtype: torch.dtype = getattr(torch, FLOATS[tensor.dtype])
+                return dtype
         raise InputError(
             self.place, "no tensor of floating-point numbers", "get a checkpoint whose weights fit its config"
         )
@@ -235,15 +235,15 @@ def text_part(weights: StoredWeights) -> StoredWeights:
 
     Those are the tensors below `language_model`, and a head that stands beside it.
     """
-    found = {
+    tensors = {
         text_name(name): tensor
         for name, tensor in weights.tensors.items()
         if _TEXT_PART in name.split(".") or name.startswith("lm_head.")
     }
     away = frozenset(text_name(name) for name in weights.elsewhere if _TEXT_PART in name.split("."))
-    taken = {tensor.name for tensor in found.values()}
-    dropped = tuple(name for name in weights.tensors if name not in taken) if found else ()
-    return StoredWeights(weights.place, found or weights.tensors, away, is_text_part=True, dropped=dropped)
+    taken = {tensor.name for tensor in tensors.values()}
+    dropped = tuple(name for name in weights.tensors if name not in taken) if tensors else ()
+    return StoredWeights(weights.place, tensors or weights.tensors, away, is_text_part=True, dropped=dropped)
 
 
 def _header(file: Path) -> list[StoredTensor]:

@@ -133,10 +133,10 @@ def find_structure(model: "PreTrainedModel") -> Structure:
     lists = made or lists  # a block is made of modules; a list of single matrices is something else of that length
     lists.sort(key=lambda name: name.count("."))
     if not lists or (len(lists) > 1 and lists[0].count(".") == lists[1].count(".")):
-        found = "none" if not lists else " and ".join(lists)
+        named = "none" if not lists else " and ".join(lists)
         raise InputError(
             title(model.config),
-            f"the model's {count} blocks are not in one list of modules (found: {found})",
+            f"the model's {count} blocks are not in one list of modules (there are: {named})",
             "use a decoder whose blocks are a plain list",
         )
     return Structure(lists[0], count)
@@ -237,29 +237,29 @@ def differences(source: "nn.Module", target: "nn.Module", settled: Collection[st
     of it, and tensors that no checkpoint stores. Left out are attributes that only say where the block stands, and
     those named in `settled`. A block on the meta device is compared in all but the values of its tensors.
     """
-    found = []
+    listed = []
     sources, targets = dict(source.named_modules()), dict(target.named_modules())
     for name in sorted(sources.keys() ^ targets.keys()):
-        found.append(f"module {name} is in only one of them")
+        listed.append(f"module {name} is in only one of them")
     for name in sorted(sources.keys() & targets.keys()):
         left, right = sources[name], targets[name]
         if type(left) is not type(right):
-            found.append(f"{name} is {type(right).__name__}, was {type(left).__name__}")
+            listed.append(f"{name} is {type(right).__name__}, was {type(left).__name__}")
         for key in sorted(vars(left).keys() & vars(right).keys()):
             if key.startswith("_") or key == "training" or POSITION.match(key) or key in settled:
                 continue
             a, b = vars(left)[key], vars(right)[key]
             if _is_plain(a) and _is_plain(b) and not _are_same(a, b):
-                found.append(f"{name}.{key} is {b}, was {a}".lstrip("."))
+                listed.append(f"{name}.{key} is {b}, was {a}".lstrip("."))
         for key in sorted(left._non_persistent_buffers_set & right._non_persistent_buffers_set):
             a, b = getattr(left, key), getattr(right, key)
             if a is not None and b is not None and not _are_same_tensors(a, b):
-                found.append(f"{name}.{key} has other values".lstrip("."))
+                listed.append(f"{name}.{key} has other values".lstrip("."))
     shapes = {name: tuple(tensor.shape) for name, tensor in source.state_dict().items()}
     for name, tensor in target.state_dict().items():
         if shapes.pop(name, None) != tuple(tensor.shape):
-            found.append(f"{name} has another shape")
-    return found + [f"{name} is missing" for name in shapes]
+            listed.append(f"{name} has another shape")
+    return listed + [f"{name} is missing" for name in shapes]
 
 
 def _is_plain(value: Any) -> bool:

@@ -53,8 +53,8 @@ class SentencePieceFiles:
         """Whether text behind a special token gets a space before it, as all text does; LLaMA's default."""
         if self.settings is None:
             return True
-        found = json.loads(self.settings.read_text(encoding="utf-8"))
-        return not isinstance(found, dict) or found.get("legacy") is not False
+        fields = json.loads(self.settings.read_text(encoding="utf-8"))
+        return not isinstance(fields, dict) or fields.get("legacy") is not False
 
 
 def truest(
@@ -83,10 +83,10 @@ def truest(
         ("SentencePiece itself, which is slow", _keep),
     ):
         with tempfile.TemporaryDirectory() as name:
-            found = _loaded(tokenizer, files, Path(name), fill)
-        if found is not None and not _wrong(found, judge) and _same_frame(tokenizer, found):
+            other = _loaded(tokenizer, files, Path(name), fill)
+        if other is not None and not _wrong(other, judge) and _same_frame(tokenizer, other):
             say(f"{fault}; taken instead: {kind}")
-            return found
+            return other
     say(f"{fault}, and no other could be made that does not")
     return tokenizer
 
@@ -111,8 +111,8 @@ def _same_entries(tokenizer: "PreTrainedTokenizerBase", judge: Any) -> bool:
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return found
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _wrong(tokenizer: "PreTrainedTokenizerBase", judge: Any) -> list[str]:
@@ -152,12 +152,12 @@ def _loaded(
         fields |= around | {"backend": "sentencepiece", "legacy": True}
     settings.write_text(json.dumps(fields), encoding="utf-8")
     try:
-        found: PreTrainedTokenizerBase = getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+        loaded: PreTrainedTokenizerBase = getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
     except Exception:  # a core that this kind of file does not allow: the next kind is tried
         return None
-    found.init_kwargs |= around  # else what is put around a text would not be saved
-    found.name_or_path = tokenizer.name_or_path
-    return found
+    loaded.init_kwargs |= around  # else what is put around a text would not be saved
+    loaded.name_or_path = tokenizer.name_or_path
+    return loaded
 
 
 def _pattern(tokenizer: "PreTrainedTokenizerBase") -> str:

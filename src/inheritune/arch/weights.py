@@ -42,12 +42,12 @@ class Names:
 
     def fit(self, tensors: Mapping[str, StoredTensor], fresh: frozenset[str]) -> bool:
         """Whether each stored tensor is one of the model's as it is, and none of the model's but `fresh` is lacking."""
-        found = {self.of(stored): tensor.shape for stored, tensor in tensors.items()}
-        if self._converters or len(found) < len(tensors):
+        filled = {self.of(stored): tensor.shape for stored, tensor in tensors.items()}
+        if self._converters or len(filled) < len(tensors):
             return False
         needed = self.own.keys() - fresh - getattr(self.skeleton, "all_tied_weights_keys", {}).keys()
         own = {name: tuple(tensor.shape) for name, tensor in self.own.items()}
-        return needed <= found.keys() and all(own.get(name, shape) == shape for name, shape in found.items())
+        return needed <= filled.keys() and all(own.get(name, shape) == shape for name, shape in filled.items())
 
     def of(self, stored: str) -> str:
         """The tensor of the model that a stored one fills, the first where it is split into several; a name that is

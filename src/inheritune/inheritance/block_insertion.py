@@ -49,14 +49,14 @@ def insert_blocks(
     theirs, ours = find_structure(trained), find_structure(target)
     places = {at: kept.index(block) for at, block in enumerate(before)}
     for at, place in places.items():
-        found = differences(
+        changed = differences(
             trained.get_submodule(f"{theirs.blocks}.{at}"),
             target.get_submodule(f"{ours.blocks}.{place}"),
             compensated_attributes(trained.config),
         )
-        if found:
+        if changed:
             raise InputError(
-                f"block {before[at]}", f"would change at place {place}: {found[0]}", "set grow.start to reference"
+                f"block {before[at]}", f"would change at place {place}: {changed[0]}", "set grow.start to reference"
             )
     tensors = target.state_dict()
     with torch.no_grad():

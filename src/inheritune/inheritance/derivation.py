@@ -119,10 +119,10 @@ def _notes(
     """What stands beside the weights: the plan in figures, the model card, the reference's licence."""
     figures = describe_plan(plan)
     readers = readers_of(target.config, tokenizer)
-    found: dict[str, Any] = {NOTES: figures}
+    notes: dict[str, Any] = {NOTES: figures}
     with without_stopping(lambda line: warnings.warn(line, Notice, stacklevel=2), "write README.md by hand"):
-        found |= inherited_files(reference, spec, figures, parameter_count(target), readers, selection)
-    return found
+        notes |= inherited_files(reference, spec, figures, parameter_count(target), readers, selection)
+    return notes
 
 
 def _tokenizer(reference: Reference, say: Callable[[str], None] | None) -> "PreTrainedTokenizerBase | None":
@@ -250,8 +250,8 @@ def as_dtype(dtype: "torch.dtype | str | None") -> "torch.dtype | None":
         return None
     if name not in legal:
         raise InputError("dtype", f"got {dtype!r}", f"legal are {', '.join(legal)}; default: as stored")
-    found: torch.dtype = getattr(torch, name)
-    return found
+    kind: torch.dtype = getattr(torch, name)
+    return kind
 
 
 @contextmanager

@@ -61,11 +61,11 @@ class Plan:
 
     def wanted(self) -> dict[str, tuple[str, ...]]:
         """For each tensor of the reference that is used the target's tensors that are made from it."""
-        found: dict[str, tuple[str, ...]] = {}
+        targets: dict[str, tuple[str, ...]] = {}
         for line in self.lines:
             if line.source is not None:
-                found[line.source] = (*found.get(line.source, ()), line.target)
-        return found
+                targets[line.source] = (*targets.get(line.source, ()), line.target)
+        return targets
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ def _check_pair(
     remedy = "choose blocks of the same kind for these places"
     if origin not in source:
         raise InputError(name, "the reference has no tensor for it", remedy)
-    found = source[origin] if indices is None else lengths(indices)
-    if found != shape:
-        raise InputError(name, f"has shape {shape}, its source {origin} {found}", remedy)
+    taken = source[origin] if indices is None else lengths(indices)
+    if taken != shape:
+        raise InputError(name, f"has shape {shape}, its source {origin} {taken}", remedy)
 
 
 def narrowed(plan: Plan, indices: Mapping[str, tuple[Runs, ...]]) -> Plan:

@@ -132,12 +132,12 @@ def _check_blocks(
     for place, index in enumerate(kept):
         source = reference.get_submodule(f"{structure.blocks}.{index}")
         new = tuple(constant.tensor for constant in constant_inits(reference.config, index, place, len(kept)))
-        found = differences(source, target.get_submodule(f"{places.blocks}.{place}"), settled)
-        found = [difference for difference in found if not difference.startswith(new)]
-        if found:
+        changed = differences(source, target.get_submodule(f"{places.blocks}.{place}"), settled)
+        changed = [difference for difference in changed if not difference.startswith(new)]
+        if changed:
             raise InputError(
                 f"block {index}",
-                f"would change at place {place}: {found[0]}",
+                f"would change at place {place}: {changed[0]}",
                 "choose other blocks, or choose: first",
             )
 

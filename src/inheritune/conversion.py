@@ -34,8 +34,8 @@ def export(
     `parameters`. The weights are those of the step, bit for bit; `trust_remote_code` runs the code that came with the
     model, which models with code of their own need.
 
-    Raises InputError when `checkpoint` is none, is damaged, or lies alone; when `out` holds something; RunError when
-    the disk is full.
+    Raises InputError when `checkpoint` is none, is damaged, or has no frame beside it, and when `out` holds something;
+    RunError when the disk is full.
     """
     place = Path(checkpoint)
     with free_output(Path(out)) as target:

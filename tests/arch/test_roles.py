@@ -65,11 +65,11 @@ LONG: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "beam": ({"n_group": 1, "topk_group": 1}, "not its input plus branches"),  # each addition is scaled by the depth
-    "bert": ({"is_decoder": True}, "a norm stands after the addition"),
+    "bert": ({"is_decoder": True}, "a norm follows the addition"),
     "jetmoe": ({}, "it cannot be proved"),
     "minimax": ({}, "not its input plus branches"),  # the normed input is the residual
-    "openai-gpt": ({}, "a norm stands after the addition"),
-    "trocr": ({}, "a norm stands after the addition"),
+    "openai-gpt": ({}, "a norm follows the addition"),
+    "trocr": ({}, "a norm follows the addition"),
 }
 
 
@@ -200,7 +200,7 @@ def test_what_cannot_be_silenced_is_refused_with_the_reason(kind: str) -> None:
 def test_opt_is_refused_where_its_norms_stand_after_the_addition() -> None:
     """The tensors are those of any OPT; only the forward shows it."""
     empty, structure = skeleton("opt", {"do_layer_norm_before": False})
-    with pytest.raises(InputError, match="a norm stands after the addition"):
+    with pytest.raises(InputError, match="a norm follows the addition"):
         identity_values(empty, structure, 0)
 
 

@@ -72,12 +72,12 @@ def test_scores_scaled_by_the_place_are_kept_when_a_trained_block_moves_down() -
 def test_a_norm_after_the_addition_cannot_be_silent() -> None:
     fields = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 67}
     config = OPTConfig(**fields, word_embed_proj_dim=32, do_layer_norm_before=False, max_position_embeddings=64)
-    with pytest.raises(InputError, match="a norm stands after the addition"):
+    with pytest.raises(InputError, match="a norm follows the addition"):
         check_function_preserving(build_skeleton(config))
     reference = randomised(OPTForCausalLM(config))
     trained = trained_like(reference, [0, 1])
     target = inherit(reference, [0, 1, 2])
-    with pytest.raises(InputError, match="a norm stands after the addition"):
+    with pytest.raises(InputError, match="a norm follows the addition"):
         insert_blocks(target, trained, [0, 1, 2], [0, 1], function_preserving=True)
     insert_blocks(target, trained, [0, 1, 2], [0, 1], function_preserving=False)
 

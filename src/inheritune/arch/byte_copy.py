@@ -43,11 +43,11 @@ def write_tensors(file: Path, tensors: Mapping[str, StoredTensor]) -> None:
 def _padding(length: int, runs: list[tuple[Path, int, int]]) -> int:
     """How many spaces to put behind a header that ends at `length`.
 
-    The format wants multiples of 8. Where the longest run lies in its page as it did in its source, the kernel copies
-    half as fast again.
+    The format wants multiples of 8. Where the longest run has the same offset in its page as in its source, the
+    kernel copies half as fast again.
     """
     before = 0
-    longest = (0, 0, 0)  # its length, where it begins in the source, and what stands before it in the target
+    longest = (0, 0, 0)  # its length, where it begins in the source, and what precedes it in the target
     for _, start, size in runs:
         longest = max(longest, (size, start, before), key=lambda run: run[0])
         before += size

@@ -188,7 +188,7 @@ def check_hub_config(located: Located, revision: str | None) -> None:
 
 def _check_all_named(folder: Path, files: tuple[Path, ...]) -> None:
     """Raise InputError for files of weights that transformers passes over: shards that the index does not name, and
-    shards beside one file that is said to hold all.
+    shards beside one file that should hold all.
     """
     index = folder / _INDEX
     if not index.is_file():
@@ -216,8 +216,8 @@ def check_no_adapter(located: Located, revision: str | None) -> None:
 def _check_links(folder: Path) -> None:
     """Raise InputError for links out of the folder, whose content would go as it is into what is written.
 
-    Weights may lie elsewhere: of those nothing is taken but tensors. Cards and licences that are links are left out
-    where they are read.
+    Weights may be links: only tensors are taken from them. Cards and licences that are links are skipped where they
+    are read.
     """
     for file in [*folder.iterdir(), *(folder / _TEMPLATES).glob("*")]:
         is_text = file.suffix.lower() in _TEXTS or file.name == _TEMPLATES
@@ -226,7 +226,7 @@ def _check_links(folder: Path) -> None:
 
 
 def _index(file: Path) -> dict[str, str]:
-    """For each tensor the file that holds it, as an index says. Raises InputError where it is none."""
+    """For each tensor the file that holds it, by an index. Raises InputError where the file is no index."""
     try:
         files = read_json(file, "an index of weight files")["weight_map"]
         return {str(name): str(Path(holder)) for name, holder in files.items()}
@@ -235,7 +235,7 @@ def _index(file: Path) -> dict[str, str]:
 
 
 def check_safetensors(file: Path) -> None:
-    """Raise InputError for a file that is damaged, or not as long as its header says."""
+    """Raise InputError for a file that is damaged, or not as long as its header states."""
     from safetensors import SafetensorError, safe_open
 
     check_header(file)

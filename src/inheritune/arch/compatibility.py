@@ -1,8 +1,8 @@
 """What is written so that transformers 4 reads it as transformers 5 does: config.json and tokenizer_config.json.
 
-transformers 5 renamed fields of both files. transformers 4 takes no notice of the new names: it falls back to its
+transformers 5 renamed fields of both files. transformers 4 ignores the new names and uses its
 defaults, such as a `rope_theta` of 10000, without a word. So both names are written. Wherever transformers 5 would read
-the result as another config, or transformers 4 has no name for what a config says, the file stays as transformers 5
+the result as another config, or transformers 4 has no name for a setting, the file stays as transformers 5
 writes it, and `Readers` tells why.
 """
 
@@ -40,7 +40,7 @@ _GENERIC_FAST = "PreTrainedTokenizerFast"
 
 
 class _Inexpressible(Exception):
-    """transformers 4 has no words for what a config says."""
+    """transformers 4 cannot express a config."""
 
 
 def make_readable(folder: Path, config_class: "type[PretrainedConfig]") -> None:
@@ -78,7 +78,7 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
         split = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
         if "add_prefix_space" in split:  # transformers 4's generic class puts its own default into the tokenizer.json
             fields["add_prefix_space"] = split["add_prefix_space"]
-    elif tokenizer.is_fast:  # its class in transformers 4 sets these anew, whatever the tokenizer.json says
+    elif tokenizer.is_fast:  # its class in transformers 4 sets these anew, whatever is in the tokenizer.json
         around = tokenizer("")["input_ids"]
         fields["add_bos_token"] = around[:1] == [tokenizer.bos_token_id]
         fields["add_eos_token"] = around[-1:] == [tokenizer.eos_token_id]
@@ -91,7 +91,7 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
 def _written_class(tokenizer: "PreTrainedTokenizerBase") -> str:
     """The name of the tokenizer's class to write.
 
-    A class that only says how to build a tokenizer has done its work once there is a tokenizer.json. The generic class
+    A class that only builds a tokenizer is not needed once there is a tokenizer.json. The generic class
     reads that file as it is in both versions, whereas a class such as LlamaTokenizer builds it anew in transformers 5,
     and puts other special tokens around a text in transformers 4.
     """
@@ -246,7 +246,7 @@ def _scaling(kind: str, fields: Mapping[str, Any], parameters: Mapping[str, Any]
     exact = EXACT_SCALING.get(kind)
     if exact is None:
         return {"rope_type": name, **scaling}
-    if name == "longrope":  # it stands beside rope_scaling
+    if name == "longrope":  # there it is a field beside rope_scaling
         scaling.pop("original_max_position_embeddings", None)
     if scaling.keys() != exact:
         raise _Inexpressible(f"transformers 4 wants {', '.join(sorted(exact))} in the rope_scaling of {kind}, no more")

@@ -128,7 +128,7 @@ def _fit_patterns(config: "PretrainedConfig", values: dict[str, Any], kept: list
                 raise _inexpressible(config, kept, f"{name} and {offset}")
             values[name], values[offset] = pair
     step = values.get("decoder_sparse_step")
-    if isinstance(step, int) and step > 1 and "mlp_only_layers" in values:  # the list can say what the step says
+    if isinstance(step, int) and step > 1 and "mlp_only_layers" in values:  # the list can express the step
         dense = set(values["mlp_only_layers"] or [])
         values["mlp_only_layers"] = [
             place for place, index in enumerate(kept) if place in dense or (index + 1) % step != 0
@@ -164,7 +164,7 @@ def _period(kept: list[int], period: int, offset: int) -> tuple[int, int] | None
 def _inexpressible(config: "PretrainedConfig", kept: list[int], fields: str) -> InputError:
     return InputError(
         f"{config.model_type}, blocks {kept}",
-        f"no {fields} can say of which kind these blocks are",
+        f"no {fields} can express the kinds of these blocks",
         "choose blocks whose kinds alternate evenly, or choose: first",
     )
 

@@ -1,8 +1,8 @@
-"""A config for a .gguf file in which everything that the file states is found again, or a line that names what is not.
+"""A config with everything that a .gguf file states, or an error that names what it cannot express.
 
-transformers reads a part of a file's keys, takes the rest from the defaults of its config classes, and leaves tensors
-that it does not know out. So here each key of the architecture's is held against the config: it is there, it is put
-there, it says nothing (a scale of 1), or the file is refused.
+transformers reads a part of a file's keys, takes the rest from the defaults of its config classes, and ignores tensors
+that it does not know. So here each key of the architecture's is compared with the config: the
+config has it, gets it, or needs it not (a scale of 1); otherwise the file is refused.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from inheritune.errors import InputError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# The names of a config's fields that say what a key says; the first that the config class has counts.
+# The config's fields with the meaning of a key; the first that the config class has counts.
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     "context_length": ("max_position_embeddings", "n_positions"),
     "embedding_length": ("hidden_size",),
@@ -77,9 +77,9 @@ _PARTIAL_ROTARY = ("phi3", "stablelm", "nemotron")
 
 
 def restored_config(config: "PretrainedConfig", header: GgufHeader) -> "PretrainedConfig":
-    """`config`, which transformers made of a .gguf file, with all that the file's `header` says.
+    """`config`, which transformers made of a .gguf file, with all that the file's `header` states.
 
-    Raises InputError, naming the key or tensor, for what such a config cannot express or transformers would leave out.
+    Raises InputError, naming the key or tensor, for what such a config cannot express or transformers would ignore.
     """
     changes = _changes(config, header)
     if changes:
@@ -164,7 +164,7 @@ def _is_derived(name: str, value: Any, config: "PretrainedConfig") -> bool:
 
 
 def _heads(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
-    """The size of a head: `attention.key_length`, else the hidden size shared out."""
+    """The size of a head: `attention.key_length`, else the hidden size by the heads."""
     count = getattr(config, "num_attention_heads", None)
     if not isinstance(count, int) or not isinstance(header.get("attention.head_count", 0), int) or not count:
         return
@@ -200,7 +200,7 @@ def _window_pattern(config: "PretrainedConfig", header: GgufHeader, changes: dic
 
 
 def _attention_scale(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
-    """Gemma 2 and 3 have a scale of their own, of which most files say nothing: llama.cpp knows it by the size."""
+    """Gemma 2 and 3 have a scale of their own, which most files do not state: llama.cpp derives it from the size."""
     stated = header.number("attention.scale", 0.0)
     if not hasattr(config, "query_pre_attn_scalar"):
         size = header.get("attention.key_length") or 0
@@ -233,7 +233,7 @@ _SPECIAL: Mapping[str, Callable[["PretrainedConfig", GgufHeader, dict[str, Any]]
     "attention.scale": _attention_scale,
     "vocab_size": _token_ids,
 }
-"""Keys that are more than a field, and what is to be seen to where they lack."""
+"""Keys that are more than a field, and what handles them, also where a file lacks them."""
 
 
 _KEPT = ("partial_rotary_factor", "mrope_section", "mrope_interleaved")
@@ -281,7 +281,7 @@ def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, 
 
 
 def _proportional(ours: dict[str, Any], header: GgufHeader, theta: float, dimensions: int) -> dict[str, Any]:
-    """Gemma 4: with full attention a part of the frequencies is zero, which a file says with huge divisors."""
+    """Gemma 4: with full attention a part of the frequencies is zero, which a file expresses with huge divisors."""
     whole, local = ours["full_attention"], ours["sliding_attention"]
     if any(header.get(name) is not None for name in ROPE_KEYS if name.startswith("rope.scal")):
         raise header.refusal("rope.scaling", "is not known of this model")

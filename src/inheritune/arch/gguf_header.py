@@ -1,4 +1,4 @@
-"""What the header of a .gguf file says: its metadata, and its tensors by name."""
+"""The header of a .gguf file: its metadata, and its tensors by name."""
 
 import mmap
 import struct
@@ -13,7 +13,7 @@ from inheritune.limits import GGUF_ENTRIES, GGUF_TENSORS, GGUF_VALUES, check_cou
 
 REMEDY = "give the checkpoint that the file was made from"
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-"""Tensors that say how rotary frequencies are scaled, one number for each frequency."""
+"""Tensors that scale rotary frequencies, with a number for each frequency."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _read(file: str, changed: int) -> "GgufHeader | str":
             and all(np.array_equal(a, b) for a, b in zip(output.data, embedding.data, strict=True))
         )
         shapes = {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in tensors.items()}
-    except Exception as error:  # the reader trusts the file, and stumbles over damage in whatever way comes first
+    except Exception as error:  # the reader trusts the file, so damage raises errors of any class
         return str(error) or type(error).__name__
     return GgufHeader(file, metadata, shapes, rope, same)
 

@@ -1,4 +1,4 @@
-"""The tensors of a .gguf file: each has a place in the model. transformers leaves out those without one."""
+"""The tensors of a .gguf file: each has a place in the model. transformers ignores those without one."""
 
 import copy
 import re
@@ -39,7 +39,7 @@ def with_all_tensors(config: "PretrainedConfig", header: GgufHeader) -> "Pretrai
         if len(fewer) < len(left):
             config, left = tried, fewer
     if left:
-        what = f"transformers' {config.model_type} has no place for it, so it would be left out"
+        what = f"transformers' {config.model_type} has no place for it, so it would be ignored"
         more = f" (and {len(left) - 1} more tensors)" if len(left) > 1 else ""
         raise InputError(f"{header.place}: {left[0]}", what + more, REMEDY)
     return config

@@ -1,8 +1,8 @@
 """Reading a model's own code for what its tensors cannot show: whether a block uses its place or the model's depth.
 
 A block knows its number to find its slot in a cache, and its kind in a list of the config. Whatever else it does with
-the number makes it compute something else at another place. What the constructor does leaves its traces in the block,
-where `differences` finds them, so only what runs in a forward pass is read here.
+the number makes it compute something else at another place. What the constructor does shows in the block, where
+`differences` finds it, so only what runs in a forward pass is read here.
 """
 
 import ast
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Attributes and arguments that only say where a block stands.
+# Attributes and arguments that only give a block's place.
 POSITION = re.compile(r"^(layer_idx|layer_id|layer_index|layer_number|block_idx|idx)$")
 
 _DEPTH = re.compile(r"^(num_hidden_layers|num_layers|n_layers?)$")
@@ -174,7 +174,7 @@ def _parents(method: ast.FunctionDef) -> dict[ast.AST, ast.AST]:
 
 
 def _only_looks_up(cls: type, node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
-    """Whether a number is used to find a cache slot or an entry of the config, is handed on, or told in a message."""
+    """Whether a number only finds a cache slot or an entry of the config, is passed on, or is part of a message."""
     above = parents.get(node)
     if isinstance(above, ast.keyword):
         if above.arg is not None and POSITION.match(above.arg):

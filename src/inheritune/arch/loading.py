@@ -73,7 +73,7 @@ def _place(reference: Reference) -> str:
 
 
 def _stored_config(reference: Reference, weights: bool = True) -> "tuple[PretrainedConfig, bool]":
-    """The config as it is stored; whether it names attention by code of others, which is taken out unless trusted."""
+    """The config as it is stored; whether it names attention by code of others, which is removed unless trusted."""
     from transformers import AutoConfig
 
     place = _place(reference)
@@ -146,7 +146,7 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
     for name in ("local_files_only", "is_local"):  # how it was loaded here is not to be saved with it
         tokenizer.init_kwargs.pop(name, None)
     if say is not None:
-        for note in notes:  # not earlier: what is written to the terminal in there goes nowhere
+        for note in notes:  # not earlier: output inside the block above is discarded
             say(note)
     return tokenizer
 
@@ -222,7 +222,7 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
 def _load_whole(
     reference: Reference, located: Located, config: "PretrainedConfig", dtype: Any, replaced: bool
 ) -> "PreTrainedModel":
-    """All weights, loaded by transformers; `replaced` says that `config` is not the one that is stored."""
+    """All weights, loaded by transformers; `replaced`: `config` is not the one that is stored."""
     from transformers import AutoModelForCausalLM
 
     place, gguf = _place(reference), located.gguf_file is not None
@@ -245,7 +245,7 @@ def _load_whole(
 
 
 def _check_loaded(model: "PreTrainedModel", info: dict[str, Any], place: str, quantised: bool) -> None:
-    """Raise InputError where transformers has left out tensors of the model, or of the checkpoint."""
+    """Raise InputError where transformers has not filled tensors of the model, or ignored some of the checkpoint."""
     for what in ("mismatched_keys", "missing_keys"):
         if info[what]:
             names = ", ".join(sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[what])[:3])
@@ -278,7 +278,7 @@ def open_weights(
     """The reference's stored tensors, without reading them; None where it has to be loaded whole: a .gguf file, a
     quantised checkpoint, or weights that are not in safetensors files.
 
-    `needed` says which of all stored names are wanted: of a model on the hub only the files with those are fetched.
+    `needed` selects from all stored names: of a model on the hub only the files with those are fetched.
     With `computed`, blockwise FP8 is taken too; its tensors are not the bytes in the files (`Placement.is_plain`).
     """
     place = _place(reference)
@@ -345,7 +345,7 @@ def _options(located: Located, reference: Reference, revision: str | None) -> di
 
 @contextlib.contextmanager
 def _plain_errors(place: str, remedy: str = "check the path, and that the checkpoint is complete") -> Any:
-    """Turn a library's complaint about what the user gave into one line; its progress bars go nowhere."""
+    """Turn a library's complaint about what the user gave into one line; its progress bars are discarded."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
@@ -361,10 +361,10 @@ def _plain_errors(place: str, remedy: str = "check the path, and that the checkp
 
 
 def _in_words(error: BaseException, remedy: str) -> tuple[str, str]:
-    """What a library's error says that a user can do something with, and the remedy."""
+    """The part of a library's error that helps a user, and the remedy."""
     text = " ".join(str(error).split())
     if "weights_only" in text or isinstance(error, pickle.UnpicklingError):
-        # torch advises to set weights_only to False, which would run whatever the file says
+        # torch advises to set weights_only to False, which would run any code in the file
         named = _PICKLED.search(text)
         if named:
             return f"refused: its weights are a pickle with more than tensors in it ({named[1]})", _PICKLE_REMEDY

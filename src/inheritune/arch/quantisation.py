@@ -140,7 +140,7 @@ def with_factors(needed: Callable[[list[str]], set[str]]) -> Callable[[list[str]
 
 
 def _factor_names(name: str) -> tuple[str, ...]:
-    """Under which names the factors of a tensor may stand: DeepSeek-V3 and Qwen, DeepSeek-V4, Mistral."""
+    """The names that the factors of a tensor may have: DeepSeek-V3 and Qwen, DeepSeek-V4, Mistral."""
     stem = name.removesuffix("weight")
     return (f"{name}_scale_inv", f"{stem}scale", f"{stem}qscale_weight") if stem != name else (f"{name}_scale_inv",)
 

@@ -1,6 +1,6 @@
 """What each tensor of a decoder is for, and which values make a block return its input.
 
-Neither rests on a table of architectures. A block's tensors are told apart by the modules they stand in, those outside
+Neither rests on a table of architectures. A block's tensors are told apart by the modules that hold them, those outside
 the blocks by when they are used; what turns a block into the identity is found by tracing a forward (see `tracing`).
 """
 
@@ -33,7 +33,7 @@ _WORDS: tuple[dict[Role, re.Pattern[str]], ...] = (
     {"attention": re.compile(r"conv|temporal|time_?mix|recurren|rnn|mixer")},
 )
 _EMBEDDING = re.compile(r"embd|embed|(^|[._])w[tp]e([._]|$)|position")
-_ANY_BLOCK = ("mixer", "block", "layer", "module", "operator")  # names that leave it to the class to say what it is
+_ANY_BLOCK = ("mixer", "block", "layer", "module", "operator")  # names of modules whose class tells what they are
 _ERRORS = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, KeyError, IndexError)
 
 
@@ -96,11 +96,7 @@ def identity_values(model: "PreTrainedModel", structure: Structure, index: int) 
     values = trace.fact(trace.output).same
     if values is None:
         norm = "norm" in trace.made_by
-        why = (
-            "a norm stands after the addition"
-            if norm
-            else "its output is not its input plus branches with a last weight"
-        )
+        why = "a norm follows the addition" if norm else "its output is not its input plus branches with a last weight"
         raise InputError(place, f"it cannot be made to return its input: {why}", remedy)
     return dict(values)
 
@@ -155,7 +151,7 @@ def _role_by_order(model: "PreTrainedModel", structure: Structure, name: str) ->
     if not name.startswith(base + ".") or (head is not None and model.get_submodule(name.rpartition(".")[0]) is head):
         return "head"
     if _is_norm(model, structure, name) and not _EMBEDDING.search(name.rpartition(".")[0].rpartition(".")[0]):
-        # OPT registers its final norm before its blocks, so that only what stands after them, alone, is certain
+        # OPT registers its final norm before its blocks, so that only what is registered after them, alone, is certain
         names = [other for other, _ in model.named_modules()]
         owners = {other.rpartition(".")[0] for other in model.state_dict() if structure.split(other) is None}
         alone = sum(_is_norm(model, structure, f"{owner}.weight") for owner in owners) == 1

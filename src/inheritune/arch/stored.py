@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: what the headers say of them, and how they are read when they are asked for."""
+"""Tensors in safetensors files: what the headers state of them, and how they are read on demand."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ _MANY_RUNS = 16
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: what the header says of it (dtype as safetensors writes it), its first byte and length."""
+    """A tensor in a file: what the header states (dtype as safetensors writes it), its first byte and length."""
 
     name: str
     file: Path
@@ -145,7 +145,7 @@ class Factors:
 
 
 class _Scaled:
-    """A lazy FP8 tensor times its factors, with as much of a slice's manner as transformers' loader asks for."""
+    """A lazy FP8 tensor times its factors, with those methods of a slice that transformers' loader uses."""
 
     def __init__(self, values: Any, factors: Any, block: tuple[int, int] | None, dtype: "torch.dtype") -> None:
         self._values, self._factors, self._block, self._dtype = values, factors, block, dtype
@@ -182,7 +182,7 @@ class StoredWeights:
 
     @classmethod
     def open(cls, place: str, files: tuple[Path, ...], index: Mapping[str, str] | None = None) -> "StoredWeights":
-        """Read the headers of `files`; `index` says which tensor is in which file of all that there are.
+        """Read the headers of `files`; `index` gives the file of each tensor, of all files that there are.
 
         Raises InputError for a damaged file, and where index and files contradict each other.
         """
@@ -221,7 +221,7 @@ def text_name(stored: str) -> str:
 
 
 def needed_whole(needed: Callable[[list[str]], set[str]]) -> Callable[[list[str]], set[str]]:
-    """What says which of a composite's stored names are needed, from what says it of its text part's."""
+    """The function that selects a composite's stored names, from the one that selects its text part's."""
 
     def wanted(stored: list[str]) -> set[str]:
         whole = {text_name(name): name for name in stored}
@@ -233,7 +233,7 @@ def needed_whole(needed: Callable[[list[str]], set[str]]) -> Callable[[list[str]
 def text_part(weights: StoredWeights) -> StoredWeights:
     """The tensors of a composite's text part, under the names that they have without the composite.
 
-    Those are the tensors below `language_model`, and a head that stands beside it.
+    Those are the tensors below `language_model`, and a head beside it.
     """
     tensors = {
         text_name(name): tensor

@@ -1,4 +1,4 @@
-"""What a decoder is made of, found in the model itself: its repeated blocks, and what stands around them."""
+"""What a decoder is made of, read from the model itself: its repeated blocks, and what is around them."""
 
 import math
 from collections.abc import Collection
@@ -57,7 +57,9 @@ def check_decoder(config: "PretrainedConfig") -> None:
     remedy = "use a decoder-only language model (one that AutoModelForCausalLM loads)"
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(title(config), f"{config.model_type} is an encoder-decoder", remedy)
-    either = config.model_type in MASKED or config.model_type == "bert-generation"  # gpt_neox says false, and is one
+    either = (
+        config.model_type in MASKED or config.model_type == "bert-generation"
+    )  # gpt_neox has false, and is a decoder
     if either and getattr(config, "is_decoder", True) is False:
         raise InputError(title(config), f"{config.model_type} is an encoder here (is_decoder is false)", remedy)
     try:
@@ -234,8 +236,8 @@ def differences(source: "nn.Module", target: "nn.Module", settled: Collection[st
     """What makes a block compute something else than the block it was copied from, weights aside.
 
     Compares the modules' classes, the names and shapes of their tensors, every attribute that is plain data or made
-    of it, and tensors that no checkpoint stores. Left out are attributes that only say where the block stands, and
-    those named in `settled`. A block on the meta device is compared in all but the values of its tensors.
+    of it, and tensors that no checkpoint stores. Attributes that only give the block's place, and those named in
+    `settled`, are not compared. Of a block on the meta device, values of tensors are not compared.
     """
     listed = []
     sources, targets = dict(source.named_modules()), dict(target.named_modules())

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers as they were trained: where transformers' version splits text otherwise, another is made.
+"""SentencePiece tokenizers as they were trained: where transformers' version splits text differently, another is made.
 
 transformers 5 has no slow LLaMA tokenizer any more (`use_fast` is ignored). From a `tokenizer.model` alone, and from a
 tokenizer.json that is to be a LlamaTokenizer, it makes one of its own without the file's normaliser settings, and with
@@ -41,7 +41,7 @@ _WORDS = 4096
 
 @dataclass(frozen=True)
 class SentencePieceFiles:
-    """A tokenizer as it was published: its SentencePiece model, and what may stand beside it."""
+    """A tokenizer as it was published: its SentencePiece model, and files that may be beside it."""
 
     model: Path
     tokenizer_json: Path | None = None
@@ -60,11 +60,11 @@ class SentencePieceFiles:
 def truest(
     tokenizer: "PreTrainedTokenizerBase", files: SentencePieceFiles, say: Callable[[str], None]
 ) -> "PreTrainedTokenizerBase":
-    """`tokenizer`, or, where it splits text otherwise than its SentencePiece model, one that splits it so.
+    """`tokenizer`, or, where it splits text differently from its SentencePiece model, one that does not.
 
     Tried in turn: the tokenizer.json as it was published, a fast one built from the SentencePiece model's own settings,
-    and SentencePiece itself (a slow one). What was done is said with `say`. Each of them is what plain transformers
-    loads from what it saves. A file that is not SentencePiece's, or has other entries, decides nothing.
+    and SentencePiece itself (a slow one). `say` is told what was done. Plain transformers loads each of them again from
+    what it saves. A file that is not SentencePiece's, or has other entries, decides nothing.
     """
     file = files.model
     judge = _judge(file)
@@ -75,7 +75,7 @@ def truest(
         return tokenizer
     fault = (
         f"tokenizer: transformers' {type(tokenizer).__name__} splits {len(wrong)} of {len(PROBES) + 1} test texts"
-        f" otherwise than {file.name} (such as {wrong[0][:40]!r})"
+        f" differently from {file.name} (such as {wrong[0][:40]!r})"
     )
     for kind, fill in (
         ("the tokenizer.json as published", _publish),

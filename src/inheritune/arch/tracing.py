@@ -1,8 +1,8 @@
-"""One forward of a decoder without weights, and what it shows about a block's output.
+"""A forward of a decoder without weights, and what it shows about a block's output.
 
-The model runs on the meta device, where tensors have shapes and no values. Every operation inside the block is seen,
-and for each tensor it is worked out which values of the block's own parameters would make that tensor all zeros, or
-equal to the block's input. What is not understood makes no claim, so a block is refused rather than guessed at.
+The model runs on the meta device, where tensors have shapes and no values. For each tensor that an operation inside the
+block gives, it is derived which values of the block's own parameters would make that tensor all zeros, or equal to the
+block's input. Nothing is claimed of an unknown operation, so a block is refused rather than guessed at.
 """
 
 import contextlib
@@ -175,7 +175,7 @@ def _memory(tensor: torch.Tensor) -> int:
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows facts through every operation while `block` runs; elsewhere only answers what has no value on meta."""
+    """Follows facts through every operation while `block` runs; elsewhere it supplies values that meta tensors lack."""
 
     def __init__(self, block: nn.Module, shared: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -184,7 +184,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stream: torch.Tensor | None = None
         self._makers: dict[int, str] = {}
         self._made: set[int] = set()
-        self._kept: list[torch.Tensor] = []  # so that no address stands for two
+        self._kept: list[torch.Tensor] = []  # so that no address is used twice
         self._left = False
         self.output: torch.Tensor | None = None
         self.made_by = "nothing"
@@ -204,12 +204,12 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return _ZEROS if isinstance(value, int | float) and value == 0 else _NOTHING
 
     def enter_block(self, stream: torch.Tensor) -> None:
-        """From here on operations are followed; `stream` is the block's input."""
+        """Start to follow operations; `stream` is the block's input."""
         self._inside, self._stream = True, stream
         self._facts[id(stream)] = (stream, Fact(same={}))
 
     def leave_block(self, output: Any) -> None:
-        """Nothing is followed from here on; but whoever uses another tensor that the block made is noticed."""
+        """Stop following; later uses of another tensor that the block made are noticed."""
         self._inside = False
         self.output = next(filter(torch.is_tensor, tree_leaves(output)))
         self.made_by = self._makers.get(id(self.output), "nothing")
@@ -258,7 +258,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return fact if fits or fact.same is None else Fact(zero=fact.zero, own=fact.own)
 
     def _overwrite(self, changed: torch.Tensor, fact: Fact) -> None:
-        """A tensor was written to: whatever shares its memory keeps only what also holds for the new content."""
+        """A tensor was written to: tensors that share its memory keep only facts that hold for the new content, too."""
         memory = _memory(changed)
         for key, (tensor, known) in list(self._facts.items()):
             if tensor is not changed and _memory(tensor) == memory:
@@ -311,7 +311,7 @@ class _Use(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def moments_of_use(model: "PreTrainedModel", blocks: nn.Module) -> dict[int, str]:
     """When each tensor of a model, with weights or without, is first used, by its id: "before", "between" or "after".
 
-    "Between" is while the blocks run. Tensors that a forward of text does not use are left out. Raises whatever the
+    "Between" is while the blocks run. Tensors that a forward of text does not use are not listed. Raises whatever the
     model raises.
     """
     use = _Use()
@@ -330,9 +330,9 @@ def moments_of_use(model: "PreTrainedModel", blocks: nn.Module) -> dict[int, str
 
 
 def _without_values(func: Any, args: Any, kwargs: Any, outside: bool) -> Any:
-    """Do an operation; outside the blocks, say one, or true, where a value is asked for.
+    """Do an operation; outside the blocks, answer with one, or true, where a value is needed.
 
-    There masks and positions are looked at, and what they hold has no part in how a block is wired.
+    There, code looks at masks and positions, whose values do not change how a block is wired.
     """
     if outside and func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
         return torch.ones((), dtype=args[0].dtype).item()

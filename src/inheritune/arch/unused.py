@@ -1,6 +1,6 @@
-"""Stored tensors that a model does not take, and which of them may be left over.
+"""Stored tensors that a model does not use, and which of them may be ignored.
 
-A tensor that nothing takes may change what the model computes, unless it is listed below as harmless. The list is
+Ignoring a tensor may change what the model computes, unless it is listed below as harmless. The list is
 for all formats; architectures add their own (`_keys_to_ignore_on_load_unexpected` of transformers' classes).
 """
 
@@ -59,7 +59,7 @@ def left_over(
 ) -> list[str]:  # fmt: skip
     """Those of the stored `names`, for which `model` has no tensor, that may change what it computes.
 
-    `quantised` says that a quantisation was undone, `composite` that the text part is taken of a larger model.
+    `quantised`: a quantisation was undone. `composite`: the text part of a larger model is taken.
     """
     known = (*_CONSTANTS, *_OTHER_HEADS, *_SPECULATION, *(_QUANTISATION if quantised else ()))
     known = (*known, *(_OTHER_SENSES if composite else ()), *(model._keys_to_ignore_on_load_unexpected or ()))

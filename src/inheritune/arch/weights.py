@@ -1,7 +1,7 @@
 """A checkpoint's stored tensors, by their names in its files, without reading them: which belong to which block.
 
-Stored names need not be the modules' names (GPT-2's files leave out `transformer.`, Mixtral's store experts one by one
-where the module holds them fused). What a stored name becomes is asked of transformers, whose loader decides it.
+Stored names need not be the modules' names (GPT-2's files lack `transformer.`, Mixtral's store experts one by one
+where the module holds them fused). transformers' loader decides what a stored name becomes.
 """
 
 import contextlib
@@ -296,7 +296,7 @@ def check_stored(weights: StoredWeights, names: Names, structure: Structure) -> 
 def check_nothing_left(weights: StoredWeights, names: Names, structure: Structure) -> None:
     """Raise InputError for a stored tensor that the model has no place for, unless it is known to do no harm.
 
-    transformers leaves such tensors out with a warning, and the model computes something else than the one that was
+    transformers ignores such tensors with a warning, and the model computes something else than the one that was
     trained. See `arch.unused` for those that may be left over.
     """
     model, left = names.skeleton, []
@@ -328,7 +328,7 @@ def _check_depth(modules: Mapping[str, str], skeleton: "PreTrainedModel", struct
 
 
 def _check_dtypes(weights: StoredWeights, modules: Mapping[str, str], structure: Structure) -> None:
-    """A tensor that stands in every block has one dtype in all of them; float16 and bfloat16 are not mixed."""
+    """A tensor of every block has the same dtype in all of them; float16 and bfloat16 are not mixed."""
     usual: dict[str, StoredTensor] = {}
     halves: dict[str, StoredTensor] = {}
     for stored, module in modules.items():
@@ -352,7 +352,7 @@ def _check_dtypes(weights: StoredWeights, modules: Mapping[str, str], structure:
 
 
 def _check_ties(weights: StoredWeights, modules: Mapping[str, str], skeleton: "PreTrainedModel") -> None:
-    """Where a tied tensor is stored twice, both must be the same: else the config is wrong about the tie."""
+    """Where a tied tensor is stored twice, both must be the same, or the config is wrong about the tie."""
     by_module = {module: stored for stored, module in modules.items()}
     for alias, original in getattr(skeleton, "all_tied_weights_keys", {}).items():
         if alias not in by_module or original not in by_module:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NOTES = "inheritance.json"
-"""The file in a checkpoint that says in figures what was inherited."""
+"""The file in a checkpoint with figures of what was inherited."""
 
 
 def inherit(
@@ -58,7 +58,7 @@ def inherit(
     """A smaller model made of some of the reference's blocks, its embeddings, final norm and head.
 
     `reference` is a hub id, a folder, a .gguf file or a loaded model; `layers` is a number of blocks, a fraction,
-    'half', 'all', or a list of block numbers from 0. `submodules` are those whose weights come along; the others are
+    'half', 'all', or a list of block numbers from 0. `submodules` are those whose weights are copied; the others are
     initialised as the architecture does it, drawn with `seed`, like the whole model with 'none'. Width 'half' takes
     the first half of heads, hidden size and MLP. Weights keep the reference's dtype unless `dtype` names another; no
     memory is shared with the reference. Of safetensors files only what is inherited is read. With `out`, model and
@@ -116,7 +116,7 @@ def _notes(
     reference: "Reference | PreTrainedModel", spec: Inherit, plan: Plan, target: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase | None", selection: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What stands beside the weights: the plan in figures, the model card, the reference's licence."""
+    """The files beside the weights: the plan in figures, the model card, the reference's licence."""
     figures = describe_plan(plan)
     readers = readers_of(target.config, tokenizer)
     notes: dict[str, Any] = {NOTES: figures}
@@ -126,7 +126,7 @@ def _notes(
 
 
 def _tokenizer(reference: Reference, say: Callable[[str], None] | None) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer that travels; a checkpoint may come without one, as those that only go on to be trained."""
+    """The tokenizer to write; a checkpoint may have none, such as those that are only trained further."""
     tokenizer = find_tokenizer(reference, say)
     if tokenizer is None and say is not None:
         say(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
@@ -224,7 +224,7 @@ def open_source(reference: Reference, spec: Inherit | TargetSpec) -> Source:
         made.target.generation_config = model.generation_config
         return Source(made, None, model, None, reference.title)
     stored = config.dtype
-    if stored is None:  # then the files decide, and the target's config shall not say otherwise
+    if stored is None:  # then the files decide, and the target's config has to agree
         stored = made.target.config.dtype = weights.dtype
     return Source(made, placement, None, stored, reference.title)
 
@@ -264,7 +264,7 @@ def free_output(path: Path) -> Iterator[Path]:
 def check_free(path: Path) -> Path:
     """The place of a file or folder to be made, as an absolute path with links followed.
 
-    Raises InputError when something stands there (an empty folder, and what a killed process left half-made in one, do
+    Raises InputError when something exists there (an empty folder, and what a killed process left half-made in one, do
     not count), and when nothing can be made there.
     """
     check_name(path)

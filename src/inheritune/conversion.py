@@ -62,11 +62,8 @@ def _check_checkpoint(place: Path) -> None:
         remedy = f"give another one: {', '.join(others)}" if others else "there is no other one beside it"
         raise InputError(str(place), f"is damaged ({fault})", remedy)
     if not (place.resolve().parent / _FRAME).is_dir():
-        raise InputError(
-            str(place),
-            f"there is no {_FRAME}/ with the model's config and tokenizer beside it",
-            f"leave it in its training's checkpoints/, or copy {_FRAME}/ along",
-        )
+        what = f"there is no {_FRAME}/ with the model's config and tokenizer beside it"
+        raise InputError(str(place), what, f"leave it in its training's checkpoints/, or copy {_FRAME}/ along")
 
 
 def _read(place: Path, model: "PreTrainedModel") -> dict[str, Any]:

@@ -43,11 +43,8 @@ def locate(
     if here.is_dir():
         return Located(str(here), local_files_only=True, files=_folder(here, weights))
     if here.is_file():
-        raise InputError(
-            path,
-            "not a model: a file that is not .gguf",
-            "give a checkpoint's folder, a .gguf file or a hub id",
-        )
+        what = "not a model: a file that is not .gguf"
+        raise InputError(path, what, "give a checkpoint's folder, a .gguf file or a hub id")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise InputError(path, "no such model", "give a hub id such as org/name, an existing folder, or a .gguf file")
     return Located(path, local_files_only=not _on_hub(path, revision, holds))
@@ -149,11 +146,8 @@ def _gguf(file: Path) -> Located:
 def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
     config = folder / "config.json"
     if not config.is_file():
-        raise InputError(
-            str(folder),
-            "no config.json, so not a Hugging Face checkpoint",
-            "give the folder that holds config.json",
-        )
+        what = "no config.json, so not a Hugging Face checkpoint"
+        raise InputError(str(folder), what, "give the folder that holds config.json")
     check_folder(folder)
     check_config(config)
     check_no_adapter(Located(str(folder)), None)
@@ -259,11 +253,8 @@ def _on_hub(path: str, revision: str | None, holds: tuple[str, ...]) -> bool:
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes"):
         if cached:
             return False
-        raise InputError(
-            path,
-            "not in the local cache, and HF_HUB_OFFLINE is set",
-            "unset it, or give a folder or .gguf file",
-        )
+        what = "not in the local cache, and HF_HUB_OFFLINE is set"
+        raise InputError(path, what, "unset it, or give a folder or .gguf file")
     return _ask_hub(path, revision, holds, cached)
 
 
@@ -280,22 +271,16 @@ def _ask_hub(path: str, revision: str | None, holds: tuple[str, ...], cached: bo
             if cached:
                 return False
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            raise InputError(
-                path,
-                f"not a local folder, and the hub cannot be reached ({reason})",
-                "give a folder or .gguf file, or connect",
-            ) from None
+            what = f"not a local folder, and the hub cannot be reached ({reason})"
+            raise InputError(path, what, "give a folder or .gguf file, or connect") from None
         problem = answer.headers.get("X-Error-Code")
         if problem == "GatedRepo":
             raise InputError(path, "gated: not open to you", "ask for access on its page, then set HF_TOKEN")
         if problem == "RevisionNotFound":
             raise InputError(path, f"no revision {revision!r} on the hub", "check the revision")
         if answer.status_code in (401, 403):
-            raise InputError(
-                path,
-                "no such model on the hub, or not open to you",
-                "check the id; for a gated model set HF_TOKEN",
-            )
+            what = "no such model on the hub, or not open to you"
+            raise InputError(path, what, "check the id; for a gated model set HF_TOKEN")
         if answer.status_code != 404:
             return True
     raise InputError(path, f"no such model on the hub (it has no {holds[-1]})", "check the id and the revision")

@@ -312,11 +312,8 @@ def check_tokenizer_fits(tokenizer: "PreTrainedTokenizerBase", config: "Pretrain
         index for index in tokenizer.get_vocab().values() if index not in special or len(special) == len(tokenizer)
     )
     if largest >= config.vocab_size:
-        raise InputError(
-            place,
-            f"tokenizer and model do not fit: the tokenizer's ids reach {largest}, the model has {config.vocab_size}",
-            "give the tokenizer that belongs to the model",
-        )
+        what = f"tokenizer and model do not fit: the tokenizer's ids reach {largest}, the model has {config.vocab_size}"
+        raise InputError(place, what, "give the tokenizer that belongs to the model")
 
 
 def silence_libraries() -> None:

@@ -153,8 +153,5 @@ def _block(tensor: StoredTensor, factors: StoredTensor, block: Any) -> tuple[int
         legal = tuple(-(-length // int(size)) for length, size in zip(tensor.shape[-2:], block, strict=False))
         if factors.shape == (*tensor.shape[:-2], *legal):
             return int(block[0]), int(block[1])
-    raise InputError(
-        f"{factors.file}: {factors.name}",
-        f"{factors.shape} factors for a tensor of {tensor.shape}, in blocks of {block}",
-        "get a checkpoint whose weights fit its config",
-    )
+    what = f"{factors.shape} factors for a tensor of {tensor.shape}, in blocks of {block}"
+    raise InputError(f"{factors.file}: {factors.name}", what, "get a checkpoint whose weights fit its config")

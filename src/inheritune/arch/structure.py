@@ -41,11 +41,8 @@ def layer_count(config: "PretrainedConfig") -> int:
     """The number of blocks that a config declares. Raises InputError where it declares none."""
     count = getattr(config, count_field(config), None)
     if not isinstance(count, int) or count < 1:
-        raise InputError(
-            title(config),
-            "the config does not say how many blocks there are",
-            "use a decoder language model",
-        )
+        what = "the config does not say how many blocks there are"
+        raise InputError(title(config), what, "use a decoder language model")
     return count
 
 
@@ -136,22 +133,16 @@ def find_structure(model: "PreTrainedModel") -> Structure:
     lists.sort(key=lambda name: name.count("."))
     if not lists or (len(lists) > 1 and lists[0].count(".") == lists[1].count(".")):
         named = "none" if not lists else " and ".join(lists)
-        raise InputError(
-            title(model.config),
-            f"the model's {count} blocks are not in one list of modules (there are: {named})",
-            "use a decoder whose blocks are a plain list",
-        )
+        what = f"the model's {count} blocks are not in one list of modules (there are: {named})"
+        raise InputError(title(model.config), what, "use a decoder whose blocks are a plain list")
     return Structure(lists[0], count)
 
 
 def check_movable(config: "PretrainedConfig", kept: list[int]) -> None:
     """Raise InputError where the config shows that these blocks would compute something else at their new places."""
     if len(kept) < least_blocks(config):
-        raise InputError(
-            f"{config.model_type}, blocks {kept}",
-            f"transformers cannot build this architecture with fewer than {least_blocks(config)} blocks",
-            "choose more blocks",
-        )
+        what = f"transformers cannot build this architecture with fewer than {least_blocks(config)} blocks"
+        raise InputError(f"{config.model_type}, blocks {kept}", what, "choose more blocks")
     sources = kv_sources(config)
     for place, index in enumerate(kept):
         source = sources[index]
@@ -163,11 +154,8 @@ def check_movable(config: "PretrainedConfig", kept: list[int]) -> None:
             )
     ids = getattr(config, "hybrid_layer_ids", None)  # zamba2: one block at several places, an adapter in it for each
     if ids and kept != list(range(len(kept))):
-        raise InputError(
-            title(config),
-            f"hybrid_layer_ids is {ids}, so a block's function depends on its place and blocks {kept} would change",
-            "inherit the first blocks (choose: first)",
-        )
+        what = f"hybrid_layer_ids is {ids}, so a block's function depends on its place and blocks {kept} would change"
+        raise InputError(title(config), what, "inherit the first blocks (choose: first)")
 
 
 def check_kv_sources(config: "PretrainedConfig", short: "PretrainedConfig", kept: list[int]) -> None:
@@ -191,11 +179,8 @@ def check_place(model: "PreTrainedModel", structure: Structure, kept: list[int])
     """
     rescaled = any(vars(module).get("layers_are_rescaled", False) for module in model.modules())
     if rescaled and getattr(model.config, "rescale_every", None):
-        raise InputError(
-            title(model.config),
-            "the model has run in evaluation mode, which has scaled its weights by their places",
-            "load it anew",
-        )
+        what = "the model has run in evaluation mode, which has scaled its weights by their places"
+        raise InputError(title(model.config), what, "load it anew")
     harmless = examined(model.config)
     for use in uses_of_place(model, structure.blocks):
         moves = kept != list(range(structure.count if use.of_depth else len(kept)))

@@ -180,11 +180,8 @@ def _renamed(stored: str, module: str, goal: str, names: Names, place: str) -> s
         tried = f"{stored[: match.start()]}{int(match[1]) + shift}{stored[match.end() :]}"
         if names.of(tried) == goal:
             return tried
-    raise InputError(
-        place,
-        f"the stored name {stored} does not show which block it belongs to ({module})",
-        "load the model with transformers and inherit from it in Python",
-    )
+    what = f"the stored name {stored} does not show which block it belongs to ({module})"
+    raise InputError(place, what, "load the model with transformers and inherit from it in Python")
 
 
 def check_fits(
@@ -337,18 +334,12 @@ def _check_dtypes(weights: StoredWeights, modules: Mapping[str, str], structure:
             halves.setdefault(tensor.dtype, tensor)
         other = tensor if where is None else usual.setdefault(where[1], tensor)
         if tensor.dtype != other.dtype:
-            raise InputError(
-                f"{tensor.file}: {stored}",
-                f"is {tensor.dtype}, but the same tensor of another block ({other.name}) is {other.dtype}",
-                "get the file again: it belongs to another checkpoint",
-            )
+            what = f"is {tensor.dtype}, but the same tensor of another block ({other.name}) is {other.dtype}"
+            raise InputError(f"{tensor.file}: {stored}", what, "get the file again: it belongs to another checkpoint")
     if len(halves) > 1:
         left, right = halves["F16"], halves["BF16"]
-        raise InputError(
-            f"{left.file}: {left.name}",
-            f"is F16, but {right.name} is BF16, which one checkpoint does not mix",
-            "get the file again: it belongs to another checkpoint",
-        )
+        what = f"is F16, but {right.name} is BF16, which one checkpoint does not mix"
+        raise InputError(f"{left.file}: {left.name}", what, "get the file again: it belongs to another checkpoint")
 
 
 def _check_ties(weights: StoredWeights, modules: Mapping[str, str], skeleton: "PreTrainedModel") -> None:

@@ -43,11 +43,8 @@ def select_blocks(
     if isinstance(layers, list):
         beyond = [block for block in layers if not 0 <= block < total]
         if beyond:
-            raise InputError(
-                place,
-                f"block {beyond[0]} is not there: the reference has {total}",
-                f"legal are 0 to {total - 1}",
-            )
+            what = f"block {beyond[0]} is not there: the reference has {total}"
+            raise InputError(place, what, f"legal are 0 to {total - 1}")
         return list(layers)
     count = count_layers(layers, total, place, most=2 * total if choose == "stacked" else total)
     if choose == "stacked":

@@ -141,15 +141,8 @@ def derive(
     dtype: "torch.dtype | None" = None,
 ) -> "tuple[PreTrainedModel, Plan]":
     """The target of `spec` and the plan by which it was made; see `inherit`."""
-    if isinstance(reference, Reference):
-        source = open_source(reference, spec)
-        return source.build(seed, dtype), source.planned.plan
-    _check_loaded(reference)
-    made = draft_target(reference, resolved(spec, reference.config))
-    target = from_model(made, reference, seed, dtype)
-    check_numbers(target, "reference")
-    _keep_generation(target, reference.generation_config)
-    return target, made.plan
+    source = open_source(reference, spec)
+    return source.build(seed, dtype), source.planned.plan
 
 
 def _check_loaded(model: object) -> None:
@@ -196,11 +189,14 @@ def plan_for(reference: Reference, spec: Inherit | TargetSpec) -> PlannedTarget:
     return draft_target(build_skeleton(config, reference.trust_remote_code), decided, reference.trust_remote_code)
 
 
-def open_source(reference: Reference, spec: Inherit | TargetSpec) -> Source:
+def open_source(reference: "Reference | PreTrainedModel", spec: Inherit | TargetSpec) -> Source:
     """Plan the target and open the reference's weights, checked as far as can be without reading them.
 
     Raises InputError as `inherit` does.
     """
+    if not isinstance(reference, Reference):
+        _check_loaded(reference)
+        return _loaded(reference, resolved(spec, reference.config), False, "reference")
     config = load_config(reference)
     decided = resolved(spec, config, reference.trust_remote_code)
     target_config(config, decided)
@@ -219,14 +215,17 @@ def open_source(reference: Reference, spec: Inherit | TargetSpec) -> Source:
         check_stored(weights, names, find_structure(skeleton))
         placement = place(made, names, weights)
     if weights is None or placement is None:
-        model = load_model(reference)
-        made = draft_target(model, decided, reference.trust_remote_code)
-        made.target.generation_config = model.generation_config
-        return Source(made, None, model, None, reference.title)
+        return _loaded(load_model(reference), decided, reference.trust_remote_code, reference.title)
     stored = config.dtype
     if stored is None:  # then the files decide, and the target's config has to agree
         stored = made.target.config.dtype = weights.dtype
     return Source(made, placement, None, stored, reference.title)
+
+
+def _loaded(model: "PreTrainedModel", spec: TargetSpec, trust_remote_code: bool, place: str) -> Source:
+    planned = draft_target(model, spec, trust_remote_code)
+    planned.target.generation_config = model.generation_config
+    return Source(planned, None, model, None, place)
 
 
 def inherit_settings(

@@ -60,11 +60,8 @@ def draft_target(
     with _as_input_error(reference.config, kept):
         whole = build_skeleton(short, trust_remote_code)
     if not isinstance(reference, type(whole)):
-        raise InputError(
-            type(reference).__name__,
-            f"its config makes a {type(whole).__name__}, which has other tensors",
-            "load it with AutoModelForCausalLM",
-        )
+        what = f"its config makes a {type(whole).__name__}, which has other tensors"
+        raise InputError(type(reference).__name__, what, "load it with AutoModelForCausalLM")
     places = find_structure(whole)
     _check_blocks(reference, whole, structure, places, kept)
     plan = plan_copies(
@@ -135,11 +132,8 @@ def _check_blocks(
         changed = differences(source, target.get_submodule(f"{places.blocks}.{place}"), settled)
         changed = [difference for difference in changed if not difference.startswith(new)]
         if changed:
-            raise InputError(
-                f"block {index}",
-                f"would change at place {place}: {changed[0]}",
-                "choose other blocks, or choose: first",
-            )
+            what = f"would change at place {place}: {changed[0]}"
+            raise InputError(f"block {index}", what, "choose other blocks, or choose: first")
 
 
 def _exceptions(

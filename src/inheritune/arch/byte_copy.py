@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,10 +68,7 @@ def _reserve(goal: int, size: int) -> None:
 
 
 def _order(tensor: StoredTensor) -> tuple[float, Path, int]:
-    count = 1
-    for length in tensor.shape:
-        count *= length
-    return -tensor.bytes / max(1, count), tensor.file, tensor.start
+    return -tensor.bytes / max(1, math.prod(tensor.shape)), tensor.file, tensor.start
 
 
 def _runs(tensors: list[StoredTensor]) -> list[tuple[Path, int, int]]:

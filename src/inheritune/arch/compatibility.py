@@ -136,9 +136,8 @@ def _reason_for_5(kind: str, fields: Mapping[str, Any], tokenizer_class: str | N
         return f"tokenizers of class {tokenizer_class} do not load in transformers 4, or were not tried"
     if kind not in READ_BY_4:
         return f"models of type {kind} do not load in transformers 4, or were not tried"
-    for unread, why in UNREAD_WHERE.get(kind, ()):
-        if unread(fields):
-            return why
+    if kind in UNREAD_WHERE and UNREAD_WHERE[kind][0](fields):
+        return UNREAD_WHERE[kind][1]
     try:
         return "" if _with_older_names(fields) == fields else "transformers 4 has no words for its config"
     except _Inexpressible as error:

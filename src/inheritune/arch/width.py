@@ -110,7 +110,8 @@ def check_hidden(config: "PretrainedConfig", kept: dict[Path, Runs], by_size: bo
     """Raise InputError where heads are slices of the hidden size (`by_size`) and their channels are not those kept."""
     fields = widths(config)
     heads, hidden = _main(fields, "heads"), _main(fields, "hidden")
-    if by_size and kept[hidden] != scaled(kept[heads], by_heads(fields)):
+    whole = kept[heads] == ((0, fields[heads]),) and kept[hidden] == ((0, fields[hidden]),)
+    if by_size and not whole and kept[hidden] != scaled(kept[heads], by_heads(fields)):
         what = f"its heads are slices of its hidden size, {by_heads(fields)} channels each"
         raise InputError(title(config), what, "select the hidden channels of the selected heads")
 

@@ -21,7 +21,12 @@ def write_tensors(file: Path, tensors: Mapping[str, StoredTensor]) -> None:
     JSON, padded with spaces to a multiple of 8, and the tensors, the widest numbers first so that all are aligned.
     safetensors' own writer maps the source into memory and takes two to three times as long.
     """
-    order = sorted(tensors, key=lambda name: _order(tensors[name]))
+
+    def order_of(name: str) -> tuple[float, Path, int]:
+        tensor = tensors[name]
+        return -tensor.bytes / max(1, math.prod(tensor.shape)), tensor.file, tensor.start
+
+    order = sorted(tensors, key=order_of)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name in order:
@@ -65,10 +70,6 @@ def _reserve(goal: int, size: int) -> None:
         except OSError as error:
             if error.errno not in (*_WITHOUT_KERNEL, errno.ENODEV, errno.ESPIPE):
                 raise
-
-
-def _order(tensor: StoredTensor) -> tuple[float, Path, int]:
-    return -tensor.bytes / max(1, math.prod(tensor.shape)), tensor.file, tensor.start
 
 
 def _runs(tensors: list[StoredTensor]) -> list[tuple[Path, int, int]]:

@@ -35,7 +35,7 @@ _COUNT = {"longcat_flash": "num_layers"}
 
 # What uses_of_place finds in these families' code, and why it does no harm: a block takes these from the block before
 # it, whichever that is, or `kv_sources` checks that it is the right one, or the tensor is cut by `packed_dimension`.
-_EXAMINED: dict[str, tuple[str, ...]] = {
+EXAMINED: dict[str, tuple[str, ...]] = {
     "cohere_compass_text": ("deepstack_visual_embeds",),  # none in the text model
     "gemma3n_text": ("per_layer_inputs",),
     "gemma4_text": ("first_kv_shared_layer_idx", "per_layer_inputs"),
@@ -49,8 +49,8 @@ _EXAMINED: dict[str, tuple[str, ...]] = {
 # Tensors outside the blocks that hold a slice for each block, in the blocks' order, and the dimension of the slices.
 _PACKED = {"embed_tokens_per_layer.weight": 1, "per_layer_model_projection.weight": 0}
 
-# transformers cannot build a model of fewer blocks: rwkv divides by the number of blocks less one.
-_LEAST_BLOCKS = {"rwkv": 2}
+# The fewest blocks that transformers can build a model of: rwkv divides by the number of blocks less one.
+LEAST_BLOCKS = {"rwkv": 2}
 
 
 def title(config: "PretrainedConfig") -> str:
@@ -61,16 +61,6 @@ def title(config: "PretrainedConfig") -> str:
 def count_field(config: "PretrainedConfig") -> str:
     """The name of the config's field that holds the number of blocks."""
     return _COUNT.get(config.model_type, "num_hidden_layers")
-
-
-def least_blocks(config: "PretrainedConfig") -> int:
-    """The fewest blocks that transformers can build a model of."""
-    return _LEAST_BLOCKS.get(config.model_type, 1)
-
-
-def examined(config: "PretrainedConfig") -> tuple[str, ...]:
-    """Parts of the findings of `uses_of_place` that are known to do no harm in this family."""
-    return _EXAMINED.get(config.model_type, ())
 
 
 def packed_dimension(tensor: str) -> int | None:

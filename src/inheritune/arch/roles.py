@@ -12,7 +12,6 @@ from inheritune.arch.structure import Structure
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -48,8 +47,11 @@ def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Ro
     Raises InputError, naming it, for a tensor whose role cannot be told.
     """
     when = _moments_of_use(model, structure)
-    embeddings = {id(tensor) for tensor in _input_embeddings(model)}
-    tensors = _tensors(model)
+    inputs: Any = model.get_input_embeddings()
+    embeddings = {id(tensor) for tensor in inputs.parameters()}
+    # every tensor under each of its names, as the object that the modules hold
+    tensors: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers(remove_duplicate=False))
     roles: dict[str, Role] = {}
     for name in model.state_dict():
         block = structure.split(name)
@@ -165,13 +167,3 @@ def _is_norm(model: "PreTrainedModel", structure: Structure, name: str) -> bool:
     owner = model.get_submodule(name.rpartition(".")[0])
     outer, dot, _ = structure.blocks.partition(".")
     return bool(_NORM.search(type(owner).__name__.lower())) and (not dot or name.startswith(outer + "."))
-
-
-def _input_embeddings(model: "PreTrainedModel") -> "list[torch.Tensor]":
-    module: Any = model.get_input_embeddings()
-    return list(module.parameters())
-
-
-def _tensors(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
-    """Every tensor under each of its names, as the object that the modules hold."""
-    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}

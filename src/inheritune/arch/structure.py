@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.families import count_field, examined, kv_sources, least_blocks, title
+from inheritune.arch.families import EXAMINED, LEAST_BLOCKS, count_field, kv_sources, title
 from inheritune.arch.inspection import POSITION, uses_of_place
 from inheritune.errors import InputError
 
@@ -140,8 +140,9 @@ def find_structure(model: "PreTrainedModel") -> Structure:
 
 def check_movable(config: "PretrainedConfig", kept: list[int]) -> None:
     """Raise InputError where the config shows that these blocks would compute something else at their new places."""
-    if len(kept) < least_blocks(config):
-        what = f"transformers cannot build this architecture with fewer than {least_blocks(config)} blocks"
+    least = LEAST_BLOCKS.get(config.model_type, 1)
+    if len(kept) < least:
+        what = f"transformers cannot build this architecture with fewer than {least} blocks"
         raise InputError(f"{config.model_type}, blocks {kept}", what, "choose more blocks")
     sources = kv_sources(config)
     for place, index in enumerate(kept):
@@ -181,7 +182,7 @@ def check_place(model: "PreTrainedModel", structure: Structure, kept: list[int])
     if rescaled and getattr(model.config, "rescale_every", None):
         what = "the model has run in evaluation mode, which has scaled its weights by their places"
         raise InputError(title(model.config), what, "load it anew")
-    harmless = examined(model.config)
+    harmless = EXAMINED.get(model.config.model_type, ())
     for use in uses_of_place(model, structure.blocks):
         moves = kept != list(range(structure.count if use.of_depth else len(kept)))
         if moves and not any(part in use.text for part in harmless):

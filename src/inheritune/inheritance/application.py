@@ -1,6 +1,5 @@
 """A planned target filled with weights: from a loaded model, or from a checkpoint's files."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import (
@@ -12,7 +11,6 @@ from inheritune.arch import (
     build_random,
     check_fits,
     place_tensors,
-    save_stored,
     take,
 )
 from inheritune.inheritance.plan import TensorCopy
@@ -20,7 +18,7 @@ from inheritune.inheritance.target import PlannedTarget
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 def from_model(
@@ -73,15 +71,6 @@ def from_files(planned: PlannedTarget, placement: Placement, seed: int, dtype: A
         for line in plan.lines:
             _adjust(tensors[line.target], line)
     return model.eval()
-
-
-def write_files(
-    planned: PlannedTarget, placement: Placement, tokenizer: "PreTrainedTokenizerBase | None", folder: Path,
-    notes: dict[str, Any],
-) -> None:  # fmt: skip
-    """Write the target's checkpoint straight from the reference's files: for plans that take tensors as they are."""
-    assert planned.plan.is_whole
-    save_stored(placement, planned.target, tokenizer, folder, notes)
 
 
 def _adjust(tensor: "torch.Tensor", line: TensorCopy) -> None:

@@ -25,10 +25,11 @@ from inheritune.arch import (
     parameter_count,
     readers_of,
     save_model,
+    save_stored,
 )
 from inheritune.card import inherited_files, without_stopping
 from inheritune.errors import InputError, Notice
-from inheritune.inheritance.application import from_files, from_model, place, write_files
+from inheritune.inheritance.application import from_files, from_model, place
 from inheritune.inheritance.plan import Plan, describe_plan
 from inheritune.inheritance.resolution import resolved
 from inheritune.inheritance.spec import TargetSpec
@@ -106,7 +107,7 @@ def write(
         placement = source.placement
         if placement is not None and placement.is_plain and source.planned.plan.is_whole and dtype is None:
             check_stored_numbers(placement.tensors().values(), source.place)
-            write_files(source.planned, placement, tokenizer, goal, notes)
+            save_stored(placement, source.planned.target, tokenizer, goal, notes)
         else:
             save_model(source.build(seed, dtype), tokenizer, goal, notes)
     return source.planned
@@ -174,7 +175,9 @@ class Source:
         else:
             target = from_files(self.planned, self.placement, seed, dtype or self.stored_dtype)
         check_numbers(target, self.place)
-        _keep_generation(target, self.planned.target.generation_config)
+        settings = self.planned.target.generation_config
+        if settings is not None:
+            target.generation_config = type(settings).from_dict(settings.to_dict())
         return target
 
 
@@ -279,8 +282,3 @@ def check_free(path: Path) -> Path:
             str(path), f"cannot be made: {above} is not a folder that can be written", "give another place"
         )
     return place
-
-
-def _keep_generation(target: "PreTrainedModel", settings: Any) -> None:
-    if settings is not None:
-        target.generation_config = type(settings).from_dict(settings.to_dict())

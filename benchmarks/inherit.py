@@ -59,13 +59,13 @@ def one_way(way: str, reference: Path, layers: int, out: Path) -> None:
     origin = Reference(path=str(reference))
     _import_all(load_config(origin).model_type, out.with_name("tiny"))
     memory, before, began = peak(), reads(), time.perf_counter()
-    spec = inheritance.make_wish(layers)
+    spec = inheritance.inherit_settings(layers)
     if way == "inherit":
         inheritance.write(origin, spec, out)
     elif way == "inherit, model built":
         save_model(inheritance.derive(origin, spec)[0], None, out)
     elif way == "inherit, half width":
-        inheritance.write(origin, inheritance.make_wish(layers, width="half"), out)
+        inheritance.write(origin, inheritance.inherit_settings(layers, width="half"), out)
     else:
         whole = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
         config = type(whole.config).from_dict(whole.config.to_dict() | {"num_hidden_layers": layers})
@@ -95,7 +95,7 @@ def _import_all(kind: str, place: Path) -> None:
     tiny = CONFIG_MAPPING[kind](**sizes, num_key_value_heads=1, bos_token_id=0, eos_token_id=0, pad_token_id=0)
     AutoModelForCausalLM.from_config(tiny).save_pretrained(place)
     origin = Reference(path=str(place))
-    inheritance.write(origin, inheritance.make_wish(1), place / "smaller")
+    inheritance.write(origin, inheritance.inherit_settings(1), place / "smaller")
     inheritance.inherit(origin, 1, out=place / "built")
     shutil.rmtree(place)
 

@@ -34,8 +34,8 @@ def export(
     `parameters`. The weights are those of the step, bit for bit; `trust_remote_code` runs the code that came with the
     model, which models with code of their own need.
 
-    Raises InputError when `checkpoint` is none, is damaged, or lies alone; when `out` holds something; RunError when
-    the disk is full.
+    Raises InputError when `checkpoint` is none, is damaged, or has no frame beside it, and when `out` holds something;
+    RunError when the disk is full.
     """
     place = Path(checkpoint)
     with free_output(Path(out)) as target:
@@ -46,8 +46,8 @@ def export(
         facts = _read(place, model)
         save_model(model, None, target, frame=frame)
     step = facts["step"] if "step" in facts else facts["position"]["step"]
-    found = {"step": step, "val_loss": facts.get("val_loss"), "parameters": parameter_count(model)}
-    return model.eval(), found
+    figures = {"step": step, "val_loss": facts.get("val_loss"), "parameters": parameter_count(model)}
+    return model.eval(), figures
 
 
 def _check_checkpoint(place: Path) -> None:
@@ -62,11 +62,8 @@ def _check_checkpoint(place: Path) -> None:
         remedy = f"give another one: {', '.join(others)}" if others else "there is no other one beside it"
         raise InputError(str(place), f"is damaged ({fault})", remedy)
     if not (place.resolve().parent / _FRAME).is_dir():
-        raise InputError(
-            str(place),
-            f"there is no {_FRAME}/ with the model's config and tokenizer beside it",
-            f"leave it in its training's checkpoints/, or copy {_FRAME}/ along",
-        )
+        what = f"there is no {_FRAME}/ with the model's config and tokenizer beside it"
+        raise InputError(str(place), what, f"leave it in its training's checkpoints/, or copy {_FRAME}/ along")
 
 
 def _read(place: Path, model: "PreTrainedModel") -> dict[str, Any]:
@@ -90,7 +87,7 @@ def _read(place: Path, model: "PreTrainedModel") -> dict[str, Any]:
 def _checkpoints_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(found for found in folder.iterdir() if not found.name.startswith(".") and is_checkpoint(found))
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and is_checkpoint(entry))
 
 
 def _float32() -> "torch.dtype":

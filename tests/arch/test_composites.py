@@ -25,7 +25,7 @@ from transformers import (
 
 from inheritune.arch import load_config, load_model
 from inheritune.errors import InputError
-from inheritune.inheritance import make_wish, plan_for, write
+from inheritune.inheritance import inherit_settings, plan_for, write
 from inheritune.recipe import Reference
 
 _TEXT = {
@@ -97,7 +97,7 @@ def test_the_text_part_alone_gives_the_whole_model_s_logits_on_text(
     reference = Reference(path=str(folder))
     assert load_config(reference).num_hidden_layers == model.config.get_text_config().num_hidden_layers
     torch.testing.assert_close(logits_of(load_model(reference), some_tokens()), expected, rtol=0, atol=1e-5)
-    write(reference, make_wish("all"), tmp_path / "out")
+    write(reference, inherit_settings("all"), tmp_path / "out")
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(info.values())
     assert not any("vision" in name for name in loaded.state_dict())
@@ -108,7 +108,7 @@ def test_some_blocks_of_it(whole: tuple[PreTrainedModel, Path], tmp_path: Path) 
     """Against hooks in the whole model that hand on what the dropped blocks got."""
     model, folder = whole
     kept = [0, 3]
-    write(Reference(path=str(folder)), make_wish(kept), tmp_path / "out")
+    write(Reference(path=str(folder)), inherit_settings(kept), tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     depth = model.config.get_text_config().num_hidden_layers
     lists = [module for name, module in model.named_modules() if name.endswith("layers") and "language" in name]
@@ -140,6 +140,6 @@ def test_a_text_part_that_is_not_all_there_is_refused(tmp_path: Path) -> None:
     tensors["language_model.model.extra.weight"] = torch.zeros(3)
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"language_model\.model\.extra\.weight"):
-        write(Reference(path=str(tmp_path)), make_wish(2), tmp_path / "out")
+        write(Reference(path=str(tmp_path)), inherit_settings(2), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert plan_for(Reference(path=str(tmp_path)), make_wish(2)).plan.kept == (0, 1)
+    assert plan_for(Reference(path=str(tmp_path)), inherit_settings(2)).plan.kept == (0, 1)

@@ -21,7 +21,7 @@ from transformers import (
 
 from inheritune.arch import load_config, load_model
 from inheritune.errors import InputError
-from inheritune.inheritance import make_wish, write
+from inheritune.inheritance import inherit_settings, write
 from inheritune.recipe import Reference
 
 BLOCK = (16, 24)
@@ -131,7 +131,7 @@ def test_values_and_what_is_inherited(case: str, tmp_path: Path) -> None:
     for name, tensor in meant.items():
         assert torch.equal(plain[name], tensor), name
     kept = [0, 2]
-    write(reference, make_wish(kept), tmp_path / "target")
+    write(reference, inherit_settings(kept), tmp_path / "target")
     found = load_file(tmp_path / "target" / "model.safetensors")
     assert len(found) == sum(".layers.1." not in name for name in meant)
     for name, tensor in found.items():
@@ -195,7 +195,7 @@ def test_what_cannot_be_undone_is_refused_before_weights_are_looked_at(
         assert said in str(caught.value)
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError):
-        write(reference, make_wish(1), tmp_path / "target")
+        write(reference, inherit_settings(1), tmp_path / "target")
     assert [file.name for file in tmp_path.iterdir()] == ["reference"]
 
 
@@ -256,7 +256,7 @@ def check_against_the_whole(folder: Path, meant: dict[str, torch.Tensor], within
     whole = load_model(reference).state_dict()
     for name, tensor in meant.items():
         assert (whole[name].float() - tensor.float()).abs().max() <= within, name
-    write(reference, make_wish(1), folder / "target")
+    write(reference, inherit_settings(1), folder / "target")
     found = load_file(folder / "target" / "model.safetensors")
     assert all(torch.equal(tensor, whole[name]) for name, tensor in found.items())
     assert "quantization_config" not in json.loads((folder / "target" / "config.json").read_text(encoding="utf-8"))

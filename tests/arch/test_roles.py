@@ -8,7 +8,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from inheritune.arch import Structure, find_structure
-from inheritune.arch.roles import silencing_values, tensor_roles
+from inheritune.arch.roles import identity_values, tensor_roles
 from inheritune.errors import InputError
 
 DEPTH = 4
@@ -65,11 +65,11 @@ LONG: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "beam": ({"n_group": 1, "topk_group": 1}, "not its input plus branches"),  # each addition is scaled by the depth
-    "bert": ({"is_decoder": True}, "a norm stands after the addition"),
+    "bert": ({"is_decoder": True}, "a norm follows the addition"),
     "jetmoe": ({}, "it cannot be proved"),
     "minimax": ({}, "not its input plus branches"),  # the normed input is the residual
-    "openai-gpt": ({}, "a norm stands after the addition"),
-    "trocr": ({}, "a norm stands after the addition"),
+    "openai-gpt": ({}, "a norm follows the addition"),
+    "trocr": ({}, "a norm follows the addition"),
 }
 
 
@@ -136,7 +136,7 @@ def check_silenced(kind: str, fields: dict[str, Any]) -> None:
     model = build(kind, fields)
     blocks = model.get_submodule(structure.blocks)
     for index, block in enumerate(blocks):
-        values = silencing_values(empty, structure, index)
+        values = identity_values(empty, structure, index)
         kept = {name: tensor.clone() for name, tensor in block.state_dict().items()}
         expected = logits_of(model, without=block)
         assert (expected - logits_of(model)).abs().max() > 1e-4, "the block has no effect to begin with"
@@ -168,7 +168,7 @@ def test_a_model_with_one_silenced_block_more_gives_the_same_logits(kind: str, m
     assert not left.unexpected_keys
     assert {structure.split(name)[0] for name in left.missing_keys} == {DEPTH - 1}  # type: ignore[index]
     assert (logits_of(large) - logits_of(small)).abs().max() > 1e-3
-    silence(large.get_submodule(structure.blocks)[DEPTH - 1], silencing_values(empty, structure, DEPTH - 1))
+    silence(large.get_submodule(structure.blocks)[DEPTH - 1], identity_values(empty, structure, DEPTH - 1))
     torch.testing.assert_close(logits_of(large), logits_of(small), rtol=0, atol=1e-6)
 
 
@@ -178,7 +178,7 @@ def test_a_silenced_block_can_learn(kind: str) -> None:
     empty, structure = skeleton(kind, {})
     model = build(kind, {})
     block = model.get_submodule(structure.blocks)[1]
-    values = silencing_values(empty, structure, 1)
+    values = identity_values(empty, structure, 1)
     silence(block, values)
     tokens_BT = torch.randint(3, 67, (2, 16), generator=torch.Generator().manual_seed(1))
     model(input_ids=tokens_BT, labels=tokens_BT, use_cache=False).loss.backward()
@@ -193,28 +193,28 @@ def test_what_cannot_be_silenced_is_refused_with_the_reason(kind: str) -> None:
     fields, reason = REFUSED[kind]
     empty, structure = skeleton(kind, fields)
     with pytest.raises(InputError, match=reason) as caught:
-        silencing_values(empty, structure, 1)
+        identity_values(empty, structure, 1)
     assert f"{kind}, block 1" in str(caught.value)
 
 
 def test_opt_is_refused_where_its_norms_stand_after_the_addition() -> None:
     """The tensors are those of any OPT; only the forward shows it."""
     empty, structure = skeleton("opt", {"do_layer_norm_before": False})
-    with pytest.raises(InputError, match="a norm stands after the addition"):
-        silencing_values(empty, structure, 0)
+    with pytest.raises(InputError, match="a norm follows the addition"):
+        identity_values(empty, structure, 0)
 
 
 def test_a_block_whose_other_results_are_used_is_refused() -> None:
     """ZAYA's router hands its hidden state to the next block's."""
     empty, structure = skeleton("zaya", {})
     with pytest.raises(InputError, match="later blocks use more of it"):
-        silencing_values(empty, structure, 0)
-    assert silencing_values(empty, structure, DEPTH - 1)["self_attn.o_proj.weight"] == 0.0
+        identity_values(empty, structure, 0)
+    assert identity_values(empty, structure, DEPTH - 1)["self_attn.o_proj.weight"] == 0.0
 
 
 def test_values_are_what_one_would_write_by_hand() -> None:
     def values(kind: str, **fields: Any) -> dict[str, float]:
-        return silencing_values(*skeleton(kind, fields), 1)
+        return identity_values(*skeleton(kind, fields), 1)
 
     assert values("llama") == {"self_attn.o_proj.weight": 0.0, "mlp.down_proj.weight": 0.0}
     assert values("gemma2") == {"self_attn.o_proj.weight": 0.0, "mlp.down_proj.weight": 0.0}
@@ -279,9 +279,9 @@ def test_wirings(wiring: Any, expected: dict[str, float] | None) -> None:
         empty.get_submodule(structure.blocks)[1] = Wired(wiring)  # type: ignore[operator]
     if expected is None:
         with pytest.raises(InputError, match="block 1"):
-            silencing_values(empty, structure, 1)
+            identity_values(empty, structure, 1)
     else:
-        assert silencing_values(empty, structure, 1) == expected
+        assert identity_values(empty, structure, 1) == expected
 
 
 def test_a_parameter_that_stands_elsewhere_too_is_left_alone() -> None:
@@ -289,7 +289,7 @@ def test_a_parameter_that_stands_elsewhere_too_is_left_alone() -> None:
     empty, structure = skeleton("llama", {})
     blocks = empty.get_submodule(structure.blocks)
     blocks[1].mlp.down_proj = blocks[0].mlp.down_proj  # type: ignore[index]
-    assert silencing_values(empty, structure, 1) == {"self_attn.o_proj.weight": 0.0, "mlp.gate_proj.weight": 0.0}
+    assert identity_values(empty, structure, 1) == {"self_attn.o_proj.weight": 0.0, "mlp.gate_proj.weight": 0.0}
 
 
 def roles_of(kind: str, **fields: Any) -> dict[str, str]:

@@ -15,7 +15,7 @@ from inheritune.arch import (
     layer_count,
     shorten,
 )
-from inheritune.arch.structure import check_lenders, decoder_config
+from inheritune.arch.structure import check_kv_sources, decoder_config
 from inheritune.errors import InputError
 
 KINDS = ["sliding_attention", "full_attention"]
@@ -133,18 +133,16 @@ class TestMovable:
         for kept in ([0, 2], [1, 3], [0, 1], [0, 1, 2, 3]):
             check_movable(sharing, kept)
         for kept in ([0, 3], [2], [1, 2, 3]):
-            with pytest.raises(InputError, match=r"block [23]: takes what block [01] has computed.*; choose block"):
+            with pytest.raises(InputError, match=r"block [23]: uses what block [01] has computed.*; choose block"):
                 check_movable(sharing, kept)
 
     def test_a_lender_must_be_the_same_one(self) -> None:
         """Of three blocks with tokens of their own and one that shares, the nearest lends."""
         kinds = ["full", "full", "shared", "full"]
         long = config("hy_v4", num_hidden_layers=4, indexer_types=kinds)
-        check_lenders(long, shorten(long, [1, 2]), [1, 2])
-        with pytest.raises(
-            InputError, match="block 2: takes what block 1 has computed, and would take it from block 0"
-        ):
-            check_lenders(long, shorten(long, [0, 2]), [0, 2])
+        check_kv_sources(long, shorten(long, [1, 2]), [1, 2])
+        with pytest.raises(InputError, match="block 2: uses what block 1 has computed, and would use block 0"):
+            check_kv_sources(long, shorten(long, [0, 2]), [0, 2])
 
     def test_what_transformers_cannot_build_is_said(self) -> None:
         with pytest.raises(InputError, match="fewer than 2 blocks"):

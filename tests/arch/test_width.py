@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from inheritune.arch.width import Ranges, halve, kept_ranges
+from inheritune.arch import Runs, first_half, kept_indices, narrow
 from inheritune.errors import InputError
 
 VOCABULARY = 40
@@ -86,17 +86,25 @@ def empty(given: Any) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(given)
 
 
-def indices(ranges: Ranges) -> Tensor:
+def halve(given: Any) -> Any:
+    return narrow(given, first_half(given))
+
+
+def kept_ranges(source: PreTrainedModel, target: PreTrainedModel) -> dict[str, tuple[Runs, ...]]:
+    return kept_indices(source, target, first_half(source.config))
+
+
+def indices(ranges: Runs) -> Tensor:
     return torch.cat([torch.arange(start, end) for start, end in ranges])
 
 
-def taken(tensor: Tensor, ranges: tuple[Ranges, ...]) -> Tensor:
+def taken(tensor: Tensor, ranges: tuple[Runs, ...]) -> Tensor:
     for dimension, kept in enumerate(ranges):
         tensor = tensor.index_select(dimension, indices(kept))
     return tensor
 
 
-def checked(given: Any) -> dict[str, tuple[Ranges, ...]]:
+def checked(given: Any) -> dict[str, tuple[Runs, ...]]:
     """The ranges for a config, each of them inside the source, used once, and as long as the target's dimension."""
     source, target = empty(given), empty(halve(given))
     found = kept_ranges(source, target)
@@ -175,7 +183,7 @@ class TestConfig:
             halve(config(kind, **fields))
 
 
-class TestRanges:
+class TestIndices:
     def test_queries_keys_and_values_of_gpt2_xl(self) -> None:
         found = checked(config("gpt2", n_layer=1, n_head=25, n_embd=1600))
         block = "transformer.h.0."
@@ -214,7 +222,7 @@ class TestRanges:
              tuple((start, start + 4) for start in (0, 8, 16, 4, 12, 20, 24, 32, 40, 28, 36, 44))),
         ],
     )  # fmt: skip
-    def test_fused_tensors(self, name: str, tensor: str, dimension: int, expected: Ranges) -> None:
+    def test_fused_tensors(self, name: str, tensor: str, dimension: int, expected: Runs) -> None:
         assert checked(tiny(name))[tensor][dimension] == expected
 
     def test_a_tensor_of_unknown_parts_is_refused_by_name(self) -> None:
@@ -277,7 +285,7 @@ class Narrowed(nn.Module):
         return torch.zeros_like(values).index_copy(-1, self.kept, self.norm(values.index_select(-1, self.kept), *rest))
 
 
-def both(given: Any) -> tuple[PreTrainedModel, PreTrainedModel, dict[str, tuple[Ranges, ...]]]:
+def both(given: Any) -> tuple[PreTrainedModel, PreTrainedModel, dict[str, tuple[Runs, ...]]]:
     """A tiny model, no parameter of which is as initialised (norms are ones then, biases zeros), its half, the ranges."""
     torch.manual_seed(0)
     full, half = (AutoModelForCausalLM.from_config(one, dtype=torch.float32).eval() for one in (given, halve(given)))
@@ -289,7 +297,7 @@ def both(given: Any) -> tuple[PreTrainedModel, PreTrainedModel, dict[str, tuple[
     return full, half, ranges
 
 
-def switched_off(full: PreTrainedModel, half: PreTrainedModel, ranges: dict[str, tuple[Ranges, ...]]) -> None:
+def switched_off(full: PreTrainedModel, half: PreTrainedModel, ranges: dict[str, tuple[Runs, ...]]) -> None:
     """Make a full model compute what the half one has to: its own forward, all weights but the kept ones zero.
 
     The full model's code decides what a row of a fused tensor is, so a slice that mixes up parts gives other logits.

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from conftest import read_json
 from inheritune.arch import Readers, readers_in, readers_of, save_frame, save_model
-from inheritune.inheritance import make_wish, write
+from inheritune.inheritance import inherit_settings, write
 from inheritune.recipe import Reference
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
@@ -100,7 +100,7 @@ def test_what_version_4_has_no_words_for(kind: str, fields: dict[str, Any], why:
 
 def test_every_way_of_writing_a_model(reference_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
     """From file to file, with a frame, and of a loaded model: the same config, tokenizer and settings of generation."""
-    write(Reference(path=str(reference_folder)), make_wish([0, 2]), tmp_path / "copied")
+    write(Reference(path=str(reference_folder)), inherit_settings([0, 2]), tmp_path / "copied")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "copied")
     assert model.config.rope_parameters["rope_theta"] == 10000.0
     save_model(model, tokenizer, tmp_path / "saved")

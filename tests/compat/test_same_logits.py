@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from inheritune.arch import readers_in, save_model, silence_libraries
 from inheritune.arch.compatible_types import READ_BY_4, TRIED
 from inheritune.errors import InputError
-from inheritune.inheritance import make_wish, write
+from inheritune.inheritance import inherit_settings, write
 from inheritune.recipe import Reference
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of some architectures' own making
@@ -90,7 +90,7 @@ def write_kinds(kinds: list[str], place: Path) -> dict[str, str]:
         reasons[whole.name] = expect(whole)
         for kept in _SELECTIONS:
             try:
-                write(Reference(path=str(whole / "model")), make_wish(kept), place / f"{kind}-part" / "model")
+                write(Reference(path=str(whole / "model")), inherit_settings(kept), place / f"{kind}-part" / "model")
             except InputError:
                 continue
             reasons[f"{kind}-part"] = expect(place / f"{kind}-part")

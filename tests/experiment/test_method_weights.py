@@ -49,7 +49,7 @@ ARMS: list[dict[str, Any]] = [
         "start": {
             "kind": "growth",
             "layers": 2,
-            "grow": {"by": 1, "max_layers": 4, "until": "max_layers", "start": "trained", "silent": True},
+            "grow": {"by": 1, "max_layers": 4, "until": "max_layers", "start": "trained", "function_preserving": True},
         },
     },
     {"name": "of an arm", "start": {"kind": "inherit", "layers": 2, "of": "lazy", "choose": "last"}},

@@ -10,7 +10,7 @@ from inheritune.errors import InputError
 from inheritune.experiment import Suite, plan_recipe, plan_suite
 from inheritune.experiment.checks import plan_checked
 from inheritune.experiment.plan import Models, PlannedArm, in_order, plan_arms, plan_rounds, stage_trainings
-from inheritune.experiment.stage import Stage, target_spec
+from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import ArmSettings
 from inheritune.planner import choose_devices
 from inheritune.recipe import Recipe, Training
@@ -77,7 +77,7 @@ def test_arms_are_planned_with_the_models_that_they_start_from(suite: Suite) -> 
 
 @pytest.mark.parametrize("changes", [
     {"inherit": {"layers": 2, "width": "half"}}, {"inherit": {"layers": 1, "choose": "auto"}}, {"grow": None},
-    {"grow": {"by": 1, "until": "max_layers", "max_layers": 3, "start": "trained", "silent": True}},
+    {"grow": {"by": 1, "until": "max_layers", "max_layers": 3, "start": "trained", "function_preserving": True}},
 ], ids=str)  # fmt: skip
 def test_rounds_are_priced_as_they_are_checked(text: Path, reference_folder: Path, changes: dict[str, Any]) -> None:
     recipe = Recipe.model_validate(tiny_recipe(text, reference_folder) | changes)
@@ -94,9 +94,9 @@ def test_rounds_are_priced_as_they_are_checked(text: Path, reference_folder: Pat
 
 def test_stages_share_the_steps_of_their_arm() -> None:
     training = Training.model_validate({"length": "7 steps"})
-    shared = [Stage(target_spec([0]), share=0.5), Stage(target_spec([0]), share=0.5)]
+    shared = [Stage([0], share=0.5), Stage([0], share=0.5)]
     assert [one.length.count for one in stage_trainings(training, shared, 7)] == [3, 4]
-    assert stage_trainings(training, [Stage(target_spec([0]))] * 2, 7) == [training, training]
+    assert stage_trainings(training, [Stage([0])] * 2, 7) == [training, training]
     with pytest.raises(
         InputError, match=r"start\.first_stage: a stage gets 0 of 1 steps; give each stage a step or more"
     ):

@@ -204,7 +204,7 @@ def test_a_starter_recipe_is_legal_and_runs(reference_folder: Path, text: Path, 
 
 def test_a_silent_round_begins_where_the_round_before_ended(text: Path, write_recipe: Any, tmp_path: Path) -> None:
     tree = tiny_recipe(text)
-    tree["grow"] = {"by": 1, "max_layers": 2, "until": "max_layers", "start": "trained", "silent": True}
+    tree["grow"] = {"by": 1, "max_layers": 2, "until": "max_layers", "start": "trained", "function_preserving": True}
     summary = run(load_recipe(write_recipe(tree)), tmp_path / "out")
     first, second = summary.rounds
     ended, begun = (
@@ -219,7 +219,7 @@ def test_a_silent_round_begins_where_the_round_before_ended(text: Path, write_re
     assert summary.controls[0].tokens == best.tokens + (best.tokens_before or 0)
     notes = read_json((tmp_path / "out" / second.model).parent / "inherited.json")
     assert notes["blocks_from_round"] == [0]
-    assert notes["silent"] is True
+    assert notes["function_preserving"] is True
 
 
 def test_rounds_that_cannot_go_on_are_refused_before_anything_is_done(

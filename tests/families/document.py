@@ -41,7 +41,7 @@ text part's, where it is of a type in the table and none of them is left over; t
 Llama 4, Mistral 3, LLaVA and Qwen 3.5 with the whole models on text.
 
 For every architecture: of a hybrid, blocks without any that has attention are refused, and so is a block without the
-earlier one that lends it keys and values, or chosen tokens.
+earlier one whose keys and values, or selected tokens, it uses.
 
 | model type | supported | selections |
 | --- | --- | --- |

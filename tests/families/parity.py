@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from inheritune.arch import find_structure, save_model
 from inheritune.arch.compatible_types import CHANGED_VALUES
 from inheritune.errors import InputError
-from inheritune.inheritance import derive, make_wish, write
+from inheritune.inheritance import derive, inherit_settings, write
 from inheritune.recipe import Reference
 
 SELECTIONS = [[0], [0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], [0, 2, 5], [1, 2, 4], [0, 3, 5]]
@@ -80,7 +80,7 @@ def check(kind: str, kept: list[int], place: Path) -> Verdict:
     verdict = Verdict(kind, kept)
     reference = reference_of(kind)
     try:
-        target, _ = derive(reference, make_wish(kept))
+        target, _ = derive(reference, inherit_settings(kept))
     except InputError as error:
         verdict.refused = error.problems[0].what
         return verdict
@@ -117,7 +117,7 @@ def _faults_of_files(kind: str, kept: list[int], place: Path, expected: PreTrain
     if not reference.exists():
         save_model(reference_of(kind), None, reference)
     with tempfile.TemporaryDirectory() as folder:
-        write(Reference(path=str(reference)), make_wish(kept), Path(folder) / "target")
+        write(Reference(path=str(reference)), inherit_settings(kept), Path(folder) / "target")
         found, faults, _, _ = _loaded(Path(folder) / "target")
     tensors = found.state_dict()
     differing = [name for name, tensor in expected.state_dict().items() if not torch.equal(tensors[name], tensor)]

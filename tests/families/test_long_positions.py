@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from inheritune.arch import save_model, silence_libraries
 from inheritune.errors import InputError
-from inheritune.inheritance import derive, make_wish
+from inheritune.inheritance import derive, inherit_settings
 
 ORIGINAL, LENGTH = 16, 48
 ROPES = ("dynamic", "longrope", "yarn", "llama3")
@@ -68,7 +68,7 @@ def check_config(config: PretrainedConfig, place: Path) -> None:
     reference = built(config)
     for kept in ([0, 2, 5], [0, 1, 2], [0, 1, 2, 3, 4]):
         try:
-            target, _ = derive(reference, make_wish(kept))
+            target, _ = derive(reference, inherit_settings(kept))
         except InputError:
             continue
         break

@@ -55,7 +55,7 @@ def recipes(text: Path, reference: Path) -> dict[str, dict[str, Any]]:
         "paper": recipe(text),
         "trained": recipe(
             text, reference=str(reference), inherit={"layers": 2, "choose": "ends"}, controls=["random", "reference-continued"],
-            grow={"by": 1, "max_layers": 4, "start": "trained", "silent": True, "until": "max_layers"},
+            grow={"by": 1, "max_layers": 4, "start": "trained", "function_preserving": True, "until": "max_layers"},
         ),
         "taught": recipe(text, reference=str(reference), train=taught, controls=["random", "reference-continued"]),
         "stored": recipe(text, train={"distillation": {"outputs": "stored", "top_k": 8}}, grow=None),

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import inheritune
 from inheritune.errors import InputError
-from inheritune.inheritance import settle, within
+from inheritune.inheritance import keeps_budget, replace_budget
 from inheritune.recipe import Inherit
 
 
@@ -25,8 +25,8 @@ def test_a_budget_is_the_parameters_of_the_target(kind: str) -> None:
     model = build(kind)
     for kept in ([0], [0, 3], [0, 1, 2, 3]):
         size = parameters(inheritune.inherit(model, kept))
-        assert within(model.config, Inherit(layers=f"{size} parameters"), kept)
-        assert not within(model.config, Inherit(layers=f"{size - 1} parameters"), kept)
+        assert keeps_budget(model.config, Inherit(layers=f"{size} parameters"), kept)
+        assert not keeps_budget(model.config, Inherit(layers=f"{size - 1} parameters"), kept)
 
 
 @pytest.mark.parametrize("choose", ["first", "last", "middle", "ends", "every", "auto", "rank"])
@@ -35,9 +35,9 @@ def test_it_settles_on_the_most_blocks_that_keep_it(choose: Any) -> None:
     sizes = [parameters(inheritune.inherit(model, count)) for count in (1, 2, 3, 4)]
     for count, size in enumerate(sizes, 1):
         for amount in (size, size + 1):
-            spec = settle(model.config, Inherit(layers=f"{amount} parameters", choose=choose))
+            spec = replace_budget(model.config, Inherit(layers=f"{amount} parameters", choose=choose))
             assert (spec.layers, spec.choose) == (count, choose)
-    assert settle(model.config, Inherit(layers="5B parameters", choose=choose)).layers == 4
+    assert replace_budget(model.config, Inherit(layers="5B parameters", choose=choose)).layers == 4
 
 
 def test_blocks_of_different_sizes_count_as_what_they_are() -> None:
@@ -46,8 +46,8 @@ def test_blocks_of_different_sizes_count_as_what_they_are() -> None:
     first, last = (parameters(inheritune.inherit(model, kept)) for kept in ([0, 1], [2, 3]))
     assert first < last
     budget = f"{first} parameters"
-    assert settle(model.config, Inherit(layers=budget, choose="first")).layers == 2
-    assert settle(model.config, Inherit(layers=budget, choose="last")).layers == 1
+    assert replace_budget(model.config, Inherit(layers=budget, choose="first")).layers == 2
+    assert replace_budget(model.config, Inherit(layers=budget, choose="last")).layers == 1
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
@@ -55,24 +55,24 @@ def test_bytes_are_those_of_the_references_dtype(dtype: torch.dtype, size: int) 
     model = build("llama").to(dtype)
     model.config.dtype = dtype
     two = size * parameters(inheritune.inherit(model, 2))
-    assert settle(model.config, Inherit(layers=f"{two / 1e6:.6f} MB")).layers == 2
-    assert settle(model.config, Inherit(layers=f"{(two - 10) / 1e6:.6f} MB")).layers == 1
-    assert settle(model.config, Inherit(layers=f"{math.ceil(two / 1000) / 1e6:.6f} GB")).layers == 2
-    assert settle(model.config, Inherit(layers="1 GB")).layers == 4
+    assert replace_budget(model.config, Inherit(layers=f"{two / 1e6:.6f} MB")).layers == 2
+    assert replace_budget(model.config, Inherit(layers=f"{(two - 10) / 1e6:.6f} MB")).layers == 1
+    assert replace_budget(model.config, Inherit(layers=f"{math.ceil(two / 1000) / 1e6:.6f} GB")).layers == 2
+    assert replace_budget(model.config, Inherit(layers="1 GB")).layers == 4
 
 
 def test_what_is_no_budget_stays_as_it_is() -> None:
     config = build("llama").config
     for layers in (2, 0.5, [0, 3]):
         spec = Inherit(layers=layers)
-        assert settle(config, spec) is spec
+        assert replace_budget(config, spec) is spec
 
 
 def test_a_budget_below_one_block_is_an_error() -> None:
     with pytest.raises(
         InputError, match=r"inherit\.layers: 100 parameters, and one block with embeddings and head comes to more"
     ):
-        settle(build("llama").config, Inherit(layers="100 parameters"))
+        replace_budget(build("llama").config, Inherit(layers="100 parameters"))
 
 
 def test_inherit_takes_a_budget_from_files_and_from_a_loaded_model(reference_folder: Path) -> None:

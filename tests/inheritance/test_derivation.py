@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from inheritune.errors import InputError
-from inheritune.inheritance import derive, inherit, make_wish
+from inheritune.inheritance import derive, inherit, inherit_settings
 
 # What is asked for, and the blocks that it means in a model of 4.
 SELECTIONS: list[tuple[Any, Any, list[int]]] = [
@@ -166,7 +166,7 @@ def test_a_block_that_borrows_keys_and_values_needs_its_lender() -> None:
         "activation_sparsity_pattern": [0.0] * DEPTH,
     }
     fields.pop("query_pre_attn_scalar")
-    with pytest.raises(InputError, match=r"block 2: takes what block 0 has computed, which is not among the blocks"):
+    with pytest.raises(InputError, match=r"block 2: uses what block 0 has computed, which is not among the blocks"):
         inherit(build("gemma3n_text", **fields), [2, 3])
     assert inherit(build("gemma3n_text", **fields), 3).config.num_kv_shared_layers == 1
 
@@ -174,18 +174,18 @@ def test_a_block_that_borrows_keys_and_values_needs_its_lender() -> None:
 def test_encoders_are_refused() -> None:
     t5 = T5ForConditionalGeneration(T5Config(vocab_size=67, d_model=16, d_kv=4, d_ff=16, num_layers=2, num_heads=2))
     with pytest.raises(InputError, match="encoder-decoder"):
-        derive(t5, make_wish(1))
+        derive(t5, inherit_settings(1))
     sizes = {"vocab_size": 67, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
     bert = BertLMHeadModel(BertConfig(**sizes, num_attention_heads=2))
     with pytest.raises(InputError, match="bert is an encoder"):
-        derive(bert, make_wish(1))
+        derive(bert, inherit_settings(1))
     decoder = BertLMHeadModel(BertConfig(**sizes, num_attention_heads=2, is_decoder=True))
-    assert derive(decoder, make_wish(1))[0].config.num_hidden_layers == 1
+    assert derive(decoder, inherit_settings(1))[0].config.num_hidden_layers == 1
 
 
 def test_plan_says_what_was_taken_and_what_was_left() -> None:
     reference = build("llama")
-    _, plan = derive(reference, make_wish([0, 3]))
+    _, plan = derive(reference, inherit_settings([0, 3]))
     assert (plan.kept, plan.total) == ((0, 3), DEPTH)
     assert {line.source for line in plan.lines} | set(plan.dropped) == set(reference.state_dict())
     assert all(name.startswith(("model.layers.1.", "model.layers.2.")) for name in plan.dropped)

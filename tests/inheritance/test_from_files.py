@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from conftest import weights
 from inheritune.cli import main
 from inheritune.errors import InputError
-from inheritune.inheritance import inherit, make_wish, write
+from inheritune.inheritance import inherit, inherit_settings, write
 from inheritune.recipe import Reference
 from processes import program
 
@@ -52,7 +52,7 @@ def test_bin_files(shards: bool, reference_folder: Path, tmp_path: Path) -> None
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index), encoding="utf-8")
     else:
         torch.save(tensors, folder / "pytorch_model.bin")
-    write(Reference(path=str(folder)), make_wish(2), tmp_path / "target")
+    write(Reference(path=str(folder)), inherit_settings(2), tmp_path / "target")
     check_prefix(tmp_path / "target", reference_folder, 2)
 
 
@@ -106,7 +106,7 @@ def test_a_model_with_code_of_its_own(dtype: Any, own_code: Path, tmp_path: Path
     with pytest.raises(InputError, match="trust_remote_code"):
         inherit(own_code, 2, out=tmp_path / "target")
     reference = Reference(path=str(own_code), trust_remote_code=True)
-    write(reference, make_wish(2), tmp_path / "target", dtype=dtype)
+    write(reference, inherit_settings(2), tmp_path / "target", dtype=dtype)
     assert (tmp_path / "target" / "own_model.py").is_file()
     assert (tmp_path / "target" / "scaling.py").is_file()
     target = AutoModelForCausalLM.from_pretrained(tmp_path / "target", trust_remote_code=True, dtype="auto").eval()
@@ -126,7 +126,7 @@ def test_settings_for_generation_that_contradict_each_other_travel(reference_fol
     settings = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [0, 5], "max_new_tokens": 9}
     (folder / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
     for place, dtype in (("copied", None), ("converted", torch.float64)):
-        write(Reference(path=str(folder)), make_wish(2), tmp_path / place, dtype=dtype)
+        write(Reference(path=str(folder)), inherit_settings(2), tmp_path / place, dtype=dtype)
         found = json.loads((tmp_path / place / "generation_config.json").read_text(encoding="utf-8"))
         assert {name: found[name] for name in settings} == settings
         assert AutoModelForCausalLM.from_pretrained(tmp_path / place).generation_config.eos_token_id == [0, 5]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from inheritune.arch import Fold, Structure
+from inheritune.arch import Rescale, Structure
 from inheritune.errors import InputError
 from inheritune.inheritance import Exceptions, Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
 
@@ -89,11 +89,11 @@ def test_a_tied_tensor_is_one_line() -> None:
 
 
 def test_parts_and_factors_are_said_in_words() -> None:
-    fold = Fold("attention.weight", 1, 0, 2, 0.5)
+    rescale = Rescale("attention.weight", 1, 0, 2, 0.5)
     plan = plan_copies(
-        SOURCE, FIRST, STRUCTURE, [2], exceptions=Exceptions(folds={"model.layers.0.attention.weight": (fold,)})
+        SOURCE, FIRST, STRUCTURE, [2], exceptions=Exceptions(rescales={"model.layers.0.attention.weight": (rescale,)})
     )
-    assert line_of(plan, "model.layers.0.attention.weight").folds == (fold,)
+    assert line_of(plan, "model.layers.0.attention.weight").rescales == (rescale,)
     assert not plan.is_whole
     whole = {name: tuple(((0, length),) for length in shape) for name, shape in FIRST.items()}
     parts = whole | {"model.embed.weight": (((0, 9),), ((0, 1), (3, 4)))}
@@ -101,7 +101,7 @@ def test_parts_and_factors_are_said_in_words() -> None:
     assert line_of(half, "model.embed.weight") == TensorCopy(
         "model.embed.weight", (9, 2), "model.embed.weight", (((0, 9),), ((0, 1), (3, 4)))
     )
-    assert line_of(half, "head.weight").ranges is None
+    assert line_of(half, "head.weight").indices is None
     rows = {row["target"]: row for row in plan_rows(half, bytes_each=2)}
     assert rows["model.embed.weight"]["slice"] == "[0:9, 0:1+3:4]"
     assert rows["model.embed.weight"]["bytes"] == 9 * 2 * 2
@@ -156,7 +156,7 @@ def test_a_tensor_with_slices_for_all_blocks_keeps_those_of_the_kept_ones() -> N
     source, target = SOURCE | {"packed": (5, 12)}, FIRST | {"packed": (5, 4)}
     plan = plan_copies(source, target, STRUCTURE, [2], exceptions=Exceptions(packed={"packed": 1}))
     assert line_of(plan, "packed") == TensorCopy("packed", (5, 4), "packed", (((0, 5),), ((8, 12),)))
-    with pytest.raises(InputError, match="cannot be cut by blocks and halved at once"):
+    with pytest.raises(InputError, match="cannot lose blocks and width at once"):
         narrowed(plan, {name: tuple(((0, length // 2),) for length in shape) for name, shape in target.items()})
 
 

@@ -12,7 +12,7 @@ from tiny_families import randomised
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from conftest import stored_tensors
-from inheritune.inheritance import inherit, make_wish, plan_for, select_blocks, write
+from inheritune.inheritance import inherit, inherit_settings, plan_for, select_blocks, write
 from inheritune.recipe import Reference
 
 _DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -73,15 +73,15 @@ def test_files_memory_and_slow_slicing_agree(data: st.DataObject) -> None:
     model = data.draw(models())
     total = model.config.num_hidden_layers
     words = data.draw(wishes(total))
-    kept = select_blocks(make_wish(**words).layers, words.get("choose", "first"), total)
+    kept = select_blocks(inherit_settings(**words).layers, words.get("choose", "first"), total)
     with tempfile.TemporaryDirectory() as place:
         reference, out = Path(place) / "reference", Path(place) / "out"
         model.save_pretrained(reference, max_shard_size=data.draw(st.sampled_from(["1KB", "5KB", "1GB"])))
-        made = write(Reference(path=str(reference)), make_wish(**words), out)
+        made = write(Reference(path=str(reference)), inherit_settings(**words), out)
         assert list(made.plan.kept) == kept
-        assert [line.target for line in plan_for(Reference(path=str(reference)), make_wish(**words)).plan.lines] == [
-            line.target for line in made.plan.lines
-        ]
+        assert [
+            line.target for line in plan_for(Reference(path=str(reference)), inherit_settings(**words)).plan.lines
+        ] == [line.target for line in made.plan.lines]
         expected, found = sliced(stored_tensors(reference), kept), stored_tensors(out)
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():

@@ -7,9 +7,9 @@ import torch
 from tiny_families import DEPTH, build, logits_of, some_tokens
 from transformers import AutoModelForCausalLM
 
-from inheritune.arch import build_random, halve
+from inheritune.arch import build_random, first_half, narrow
 from inheritune.errors import InputError
-from inheritune.inheritance import derive, inherit, make_wish
+from inheritune.inheritance import derive, inherit, inherit_settings
 
 # For each role what its tensors are called in a Llama.
 NAMES = {
@@ -37,7 +37,7 @@ NAMES = {
 )
 def test_what_is_named_comes_along_and_the_rest_is_drawn_as_for_a_random_model(wanted: list[str]) -> None:
     reference = build("llama")
-    target, plan = derive(reference, make_wish([1, 3], submodules=wanted), seed=5)
+    target, plan = derive(reference, inherit_settings([1, 3], submodules=wanted), seed=5)
     random = build_random(target.config, 5).state_dict()
     source = reference.state_dict()
     for name, tensor in target.state_dict().items():
@@ -69,12 +69,12 @@ def test_drawing_does_not_disturb_the_caller_s_random_numbers() -> None:
 
 def test_a_tied_head_comes_with_the_embeddings() -> None:
     reference = build("qwen2")
-    target, plan = derive(reference, make_wish(2, submodules="embeddings"))
+    target, plan = derive(reference, inherit_settings(2, submodules="embeddings"))
     assert torch.equal(target.lm_head.weight, reference.lm_head.weight)
     assert target.lm_head.weight is target.model.embed_tokens.weight
     assert plan.tied == (("lm_head.weight", "model.embed_tokens.weight"),)
     with pytest.raises(InputError, match=r"submodules: the model has no head of its own; its head is tied"):
-        derive(reference, make_wish(2, submodules="head"))
+        derive(reference, inherit_settings(2, submodules="head"))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
@@ -109,7 +109,7 @@ def test_half_width_is_saved_as_any_model(kind: str, tmp_path: Any) -> None:
 def test_half_width_of_a_llama_is_its_first_halves() -> None:
     reference = build("llama")
     target = inherit(reference, "all", width="half")
-    assert target.config.to_dict() == halve(reference.config).to_dict()
+    assert target.config.to_dict() == narrow(reference.config, first_half(reference.config)).to_dict()
     source, found = reference.model.layers[3], target.model.layers[3]
     assert torch.equal(found.self_attn.q_proj.weight, source.self_attn.q_proj.weight[:16, :16])
     assert torch.equal(found.self_attn.k_proj.weight, source.self_attn.k_proj.weight[:8, :16])  # 2 kv heads of 8
@@ -120,7 +120,7 @@ def test_half_width_of_a_llama_is_its_first_halves() -> None:
 
 def test_half_width_with_new_parts() -> None:
     reference = build("llama")
-    target, plan = derive(reference, make_wish(2, submodules=["attention"], width="half"), seed=7)
+    target, plan = derive(reference, inherit_settings(2, submodules=["attention"], width="half"), seed=7)
     random = build_random(target.config, 7).state_dict()
     for name, tensor in target.state_dict().items():
         if ".self_attn." in name:

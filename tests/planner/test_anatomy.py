@@ -14,14 +14,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from inheritune.arch import (
     find_structure,
+    first_half,
     flops_per_token,
-    halve,
+    narrow,
     parameter_count,
     silence_libraries,
     training_flops_per_token,
 )
 from inheritune.errors import InputError
-from inheritune.inheritance import derive, make_wish
+from inheritune.inheritance import derive, inherit_settings
 from inheritune.planner import ModelProfile
 
 LENGTH = 32
@@ -42,11 +43,11 @@ def check_against_targets(config: PretrainedConfig, selections: Any, width: str 
     """What is predicted for each selection is what the inherited model has; says how many there were."""
     torch.manual_seed(0)
     reference = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    anatomy = ModelProfile(config if width == "full" else halve(config))
+    anatomy = ModelProfile(config if width == "full" else narrow(config, first_half(config)))
     compared = 0
     for kept in selections:
         try:
-            target, _ = derive(reference, make_wish(kept, width=width))
+            target, _ = derive(reference, inherit_settings(kept, width=width))
         except InputError:  # such a target cannot be
             continue
         parts = anatomy.parts(kept)

@@ -8,7 +8,9 @@ import yaml
 from conftest import tiny_recipe
 from inheritune.errors import InputError
 from inheritune.experiment import Suite, load_suite
-from inheritune.recipe import Recipe, dump_recipe, load_recipe
+from inheritune.experiment.folders import check_request
+from inheritune.recipe import Recipe, completed, dump_recipe, load_recipe
+from inheritune.runlog import write_json
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(file for file in FOLDER.rglob("*.yaml") if FOLDER / "suites" not in file.parents)
@@ -75,7 +77,8 @@ def test_unknown_key_offers_the_nearest(write_recipe: Any, text: Path) -> None:
         ("inherit.submodules=[mlp, mlp]", "named twice"),
         ("inherit.submodules=[]", "legal are all, none"),
         ("inherit.width=0.5", "'full' or 'half'"),
-        ("grow.silent=true", "silent goes with start: trained"),
+        ("grow.function_preserving=true", "function_preserving goes with start: trained"),
+        ("grow.silent=true", "unknown key 'grow.silent'; it is called 'function_preserving' now"),
         ("grow.start=target", "'reference' or 'trained'"),
         ("data.validation=5 tokens", "are less than a sequence"),
         ("data.sources=[]", "give either sources"),
@@ -333,3 +336,21 @@ def dotted_keys(model: Any, at: str = "") -> list[str]:
         if isinstance(inner, type) and hasattr(inner, "model_fields"):
             found += dotted_keys(inner, f"{at}{name}.")
     return found
+
+
+def test_what_an_earlier_version_saved_is_read_under_the_names_of_today(
+    write_recipe: Any, text: Path, tmp_path: Path
+) -> None:
+    tree = tiny_recipe(text) | {"grow": {"start": "trained", "function_preserving": True}}
+    recipe = load_recipe(write_recipe(tree))
+    old, saved = yaml.safe_load(dump_recipe(recipe)), tmp_path / "saved.yaml"
+    old["grow"]["silent"] = old["grow"].pop("function_preserving")
+    saved.write_text(yaml.safe_dump(old), encoding="utf-8")
+    assert load_recipe(saved, saved=True) == recipe
+    assert completed(Recipe, old) == yaml.safe_load(dump_recipe(recipe))
+    with pytest.raises(InputError, match=r"unknown key 'grow\.silent'; it is called 'function_preserving' now"):
+        load_recipe(saved)
+    write_json(tmp_path / "out" / "request.json", {"rounds": {"by": 2, "silent": True}})
+    check_request(tmp_path / "out", {"rounds": {"by": 2, "function_preserving": True}})
+    with pytest.raises(InputError, match="belongs to another training"):
+        check_request(tmp_path / "out", {"rounds": {"by": 2, "function_preserving": False}})

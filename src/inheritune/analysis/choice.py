@@ -19,7 +19,7 @@ from inheritune.analysis.recovery import Recovery
 from inheritune.arch import layer_count
 from inheritune.data import Rows
 from inheritune.errors import InputError
-from inheritune.inheritance import count_layers, draft, select_blocks, settle, within
+from inheritune.inheritance import count_layers, draft_target, keeps_budget, replace_budget, resolve, select_blocks
 from inheritune.recipe import Inherit, Size
 from inheritune.results import Calibration, Selection
 
@@ -53,7 +53,7 @@ def choose_blocks(
     total = layer_count(model.config)
     # What cannot be is found before anything is measured.
     if isinstance(spec.layers, Size):
-        settle(model.config, spec, trust_remote_code)
+        replace_budget(model.config, spec, trust_remote_code)
     else:
         count_layers(spec.layers, total)
     fingerprint = ""
@@ -171,7 +171,7 @@ def _values(
 
 def _is_enough(model: "PreTrainedModel", spec: Inherit, trust: bool, kept: list[int]) -> bool:
     if isinstance(spec.layers, Size):
-        return within(model.config, spec, kept, trust)
+        return keeps_budget(model.config, spec, kept, trust)
     return len(kept) <= count_layers(spec.layers, layer_count(model.config))
 
 
@@ -181,7 +181,7 @@ def _kept(model: "PreTrainedModel", spec: Inherit, dropped: Sequence[int], trust
         return select_blocks(spec.layers, spec.choose, total, dropped=dropped)
     for count in range(total, total - len(dropped) - 1, -1):
         kept = select_blocks(count, spec.choose, total, dropped=dropped) if count else []
-        if kept and within(model.config, spec, kept, trust):
+        if kept and keeps_budget(model.config, spec, kept, trust):
             return kept
     raise InputError(
         "inherit.layers", f"{spec.layers}, and one block with embeddings and head comes to more", "allow more"
@@ -193,7 +193,7 @@ def _is_model(model: "PreTrainedModel", spec: Inherit, trust: bool, kept: list[i
     if not kept:
         return False
     try:
-        draft(model, spec.model_copy(update={"layers": kept, "choose": "first"}), trust)
+        draft_target(model, resolve(spec, model.config, kept), trust)
     except InputError:
         return False
     return True

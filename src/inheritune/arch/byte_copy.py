@@ -2,11 +2,12 @@
 
 import errno
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from inheritune.arch.weights import StoredTensor
+from inheritune.arch.stored import StoredTensor
 
 _CHUNK = 2**23
 _PAGE = 2**12
@@ -20,7 +21,12 @@ def write_tensors(file: Path, tensors: Mapping[str, StoredTensor]) -> None:
     JSON, padded with spaces to a multiple of 8, and the tensors, the widest numbers first so that all are aligned.
     safetensors' own writer maps the source into memory and takes two to three times as long.
     """
-    order = sorted(tensors, key=lambda name: _order(tensors[name]))
+
+    def order_of(name: str) -> tuple[float, Path, int]:
+        tensor = tensors[name]
+        return -tensor.bytes / max(1, math.prod(tensor.shape)), tensor.file, tensor.start
+
+    order = sorted(tensors, key=order_of)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name in order:
@@ -43,11 +49,11 @@ def write_tensors(file: Path, tensors: Mapping[str, StoredTensor]) -> None:
 def _padding(length: int, runs: list[tuple[Path, int, int]]) -> int:
     """How many spaces to put behind a header that ends at `length`.
 
-    The format wants multiples of 8. Where the longest run lies in its page as it did in its source, the kernel copies
-    half as fast again.
+    The format wants multiples of 8. Where the longest run has the same offset in its page as in its source, the
+    kernel copies half as fast again.
     """
     before = 0
-    longest = (0, 0, 0)  # its length, where it begins in the source, and what stands before it in the target
+    longest = (0, 0, 0)  # its length, where it begins in the source, and what precedes it in the target
     for _, start, size in runs:
         longest = max(longest, (size, start, before), key=lambda run: run[0])
         before += size
@@ -64,13 +70,6 @@ def _reserve(goal: int, size: int) -> None:
         except OSError as error:
             if error.errno not in (*_WITHOUT_KERNEL, errno.ENODEV, errno.ESPIPE):
                 raise
-
-
-def _order(tensor: StoredTensor) -> tuple[float, Path, int]:
-    count = 1
-    for length in tensor.shape:
-        count *= length
-    return -tensor.bytes / max(1, count), tensor.file, tensor.start
 
 
 def _runs(tensors: list[StoredTensor]) -> list[tuple[Path, int, int]]:

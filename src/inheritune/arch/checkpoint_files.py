@@ -43,11 +43,8 @@ def locate(
     if here.is_dir():
         return Located(str(here), local_files_only=True, files=_folder(here, weights))
     if here.is_file():
-        raise InputError(
-            path,
-            "not a model: a file that is not .gguf",
-            "give a checkpoint's folder, a .gguf file or a hub id",
-        )
+        what = "not a model: a file that is not .gguf"
+        raise InputError(path, what, "give a checkpoint's folder, a .gguf file or a hub id")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise InputError(path, "no such model", "give a hub id such as org/name, an existing folder, or a .gguf file")
     return Located(path, local_files_only=not _on_hub(path, revision, holds))
@@ -103,9 +100,9 @@ def fetch(located: Located, name: str, revision: str | None) -> Path | None:
         file = Path(located.name) / name
         return file if file.is_file() else None
     try:
-        found = hf_hub_download(located.name, name, revision=revision, local_files_only=located.local_files_only)
-        check_file(Path(found))
-        return Path(found)
+        downloaded = hf_hub_download(located.name, name, revision=revision, local_files_only=located.local_files_only)
+        check_file(Path(downloaded))
+        return Path(downloaded)
     except LocalEntryNotFoundError:
         if located.local_files_only:
             return None
@@ -149,11 +146,8 @@ def _gguf(file: Path) -> Located:
 def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
     config = folder / "config.json"
     if not config.is_file():
-        raise InputError(
-            str(folder),
-            "no config.json, so not a Hugging Face checkpoint",
-            "give the folder that holds config.json",
-        )
+        what = "no config.json, so not a Hugging Face checkpoint"
+        raise InputError(str(folder), what, "give the folder that holds config.json")
     check_folder(folder)
     check_config(config)
     check_no_adapter(Located(str(folder)), None)
@@ -165,7 +159,7 @@ def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
     files = tuple(sorted(folder.glob("*.safetensors")))
     _check_all_named(folder, files)
     for file in files:
-        _safetensors(file)
+        check_safetensors(file)
     if weights and not files and not list(folder.glob("*.bin")):
         raise InputError(str(folder), "no weights (*.safetensors)", "give a folder with a complete checkpoint")
     return files
@@ -188,7 +182,7 @@ def check_hub_config(located: Located, revision: str | None) -> None:
 
 def _check_all_named(folder: Path, files: tuple[Path, ...]) -> None:
     """Raise InputError for files of weights that transformers passes over: shards that the index does not name, and
-    shards beside one file that is said to hold all.
+    shards beside one file that should hold all.
     """
     index = folder / _INDEX
     if not index.is_file():
@@ -216,8 +210,8 @@ def check_no_adapter(located: Located, revision: str | None) -> None:
 def _check_links(folder: Path) -> None:
     """Raise InputError for links out of the folder, whose content would go as it is into what is written.
 
-    Weights may lie elsewhere: of those nothing is taken but tensors. Cards and licences that are links are left out
-    where they are read.
+    Weights may be links: only tensors are taken from them. Cards and licences that are links are skipped where they
+    are read.
     """
     for file in [*folder.iterdir(), *(folder / _TEMPLATES).glob("*")]:
         is_text = file.suffix.lower() in _TEXTS or file.name == _TEMPLATES
@@ -226,15 +220,16 @@ def _check_links(folder: Path) -> None:
 
 
 def _index(file: Path) -> dict[str, str]:
-    """For each tensor the file that holds it, as an index says. Raises InputError where it is none."""
+    """For each tensor the file that holds it, by an index. Raises InputError where the file is no index."""
     try:
-        found = read_json(file, "an index of weight files")["weight_map"]
-        return {str(name): str(Path(holder)) for name, holder in found.items()}
+        files = read_json(file, "an index of weight files")["weight_map"]
+        return {str(name): str(Path(holder)) for name, holder in files.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(str(file), f"not an index of weight files ({error!r})", "get the file again") from None
 
 
-def _safetensors(file: Path) -> None:
+def check_safetensors(file: Path) -> None:
+    """Raise InputError for a file that is damaged, or not as long as its header states."""
     from safetensors import SafetensorError, safe_open
 
     check_header(file)
@@ -258,11 +253,8 @@ def _on_hub(path: str, revision: str | None, holds: tuple[str, ...]) -> bool:
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes"):
         if cached:
             return False
-        raise InputError(
-            path,
-            "not in the local cache, and HF_HUB_OFFLINE is set",
-            "unset it, or give a folder or .gguf file",
-        )
+        what = "not in the local cache, and HF_HUB_OFFLINE is set"
+        raise InputError(path, what, "unset it, or give a folder or .gguf file")
     return _ask_hub(path, revision, holds, cached)
 
 
@@ -279,22 +271,16 @@ def _ask_hub(path: str, revision: str | None, holds: tuple[str, ...], cached: bo
             if cached:
                 return False
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            raise InputError(
-                path,
-                f"not a local folder, and the hub cannot be reached ({reason})",
-                "give a folder or .gguf file, or connect",
-            ) from None
+            what = f"not a local folder, and the hub cannot be reached ({reason})"
+            raise InputError(path, what, "give a folder or .gguf file, or connect") from None
         problem = answer.headers.get("X-Error-Code")
         if problem == "GatedRepo":
             raise InputError(path, "gated: not open to you", "ask for access on its page, then set HF_TOKEN")
         if problem == "RevisionNotFound":
             raise InputError(path, f"no revision {revision!r} on the hub", "check the revision")
         if answer.status_code in (401, 403):
-            raise InputError(
-                path,
-                "no such model on the hub, or not open to you",
-                "check the id; for a gated model set HF_TOKEN",
-            )
+            what = "no such model on the hub, or not open to you"
+            raise InputError(path, what, "check the id; for a gated model set HF_TOKEN")
         if answer.status_code != 404:
             return True
     raise InputError(path, f"no such model on the hub (it has no {holds[-1]})", "check the id and the revision")

@@ -1,8 +1,8 @@
 """What is written so that transformers 4 reads it as transformers 5 does: config.json and tokenizer_config.json.
 
-transformers 5 renamed fields of both files. transformers 4 takes no notice of the new names: it falls back to its
+transformers 5 renamed fields of both files. transformers 4 ignores the new names and uses its
 defaults, such as a `rope_theta` of 10000, without a word. So both names are written. Wherever transformers 5 would read
-the result as another config, or transformers 4 has no name for what a config says, the file stays as transformers 5
+the result as another config, or transformers 4 has no name for a setting, the file stays as transformers 5
 writes it, and `Readers` tells why.
 """
 
@@ -40,16 +40,16 @@ _GENERIC_FAST = "PreTrainedTokenizerFast"
 
 
 class _Inexpressible(Exception):
-    """transformers 4 has no words for what a config says."""
+    """transformers 4 cannot express a config."""
 
 
 def make_readable(folder: Path, config_class: "type[PretrainedConfig]") -> None:
     """Add to `folder`/config.json the names that transformers 4 reads. What transformers 5 reads stays the same."""
     place = folder / _CONFIG
     fields = json.loads(place.read_text(encoding="utf-8"))
-    found = with_older_names(fields, config_class)
-    if found != fields:
-        write_text(place, json.dumps(found, indent=2, sort_keys=True) + "\n")
+    readable = with_older_names(fields, config_class)
+    if readable != fields:
+        write_text(place, json.dumps(readable, indent=2, sort_keys=True) + "\n")
 
 
 def with_older_names(fields: dict[str, Any], config_class: "type[PretrainedConfig]") -> dict[str, Any]:
@@ -59,10 +59,10 @@ def with_older_names(fields: dict[str, Any], config_class: "type[PretrainedConfi
     another config.
     """
     try:
-        found = _with_older_names(fields)
+        readable = _with_older_names(fields)
     except _Inexpressible:
         return fields
-    return found if _same_config(fields, found, config_class) else fields
+    return readable if _same_config(fields, readable, config_class) else fields
 
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
@@ -78,7 +78,7 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
         split = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
         if "add_prefix_space" in split:  # transformers 4's generic class puts its own default into the tokenizer.json
             fields["add_prefix_space"] = split["add_prefix_space"]
-    elif tokenizer.is_fast:  # its class in transformers 4 sets these anew, whatever the tokenizer.json says
+    elif tokenizer.is_fast:  # its class in transformers 4 sets these anew, whatever is in the tokenizer.json
         around = tokenizer("")["input_ids"]
         fields["add_bos_token"] = around[:1] == [tokenizer.bos_token_id]
         fields["add_eos_token"] = around[-1:] == [tokenizer.eos_token_id]
@@ -91,7 +91,7 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
 def _written_class(tokenizer: "PreTrainedTokenizerBase") -> str:
     """The name of the tokenizer's class to write.
 
-    A class that only says how to build a tokenizer has done its work once there is a tokenizer.json. The generic class
+    A class that only builds a tokenizer is not needed once there is a tokenizer.json. The generic class
     reads that file as it is in both versions, whereas a class such as LlamaTokenizer builds it anew in transformers 5,
     and puts other special tokens around a text in transformers 4.
     """
@@ -136,9 +136,8 @@ def _reason_for_5(kind: str, fields: Mapping[str, Any], tokenizer_class: str | N
         return f"tokenizers of class {tokenizer_class} do not load in transformers 4, or were not tried"
     if kind not in READ_BY_4:
         return f"models of type {kind} do not load in transformers 4, or were not tried"
-    for unread, why in UNREAD_WHERE.get(kind, ()):
-        if unread(fields):
-            return why
+    if kind in UNREAD_WHERE and UNREAD_WHERE[kind][0](fields):
+        return UNREAD_WHERE[kind][1]
     try:
         return "" if _with_older_names(fields) == fields else "transformers 4 has no words for its config"
     except _Inexpressible as error:
@@ -162,17 +161,17 @@ _BUILDING = ("__init__", "model", "slow_tokenizer_class")
 
 
 def _with_older_names(fields: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: _plain_numbers(value) for name, value in copy.deepcopy(dict(fields)).items()}
-    kind = found.get("model_type", "")
-    if found.get("dtype") is not None:
-        found["torch_dtype"] = found["dtype"]
+    renamed = {name: _plain_numbers(value) for name, value in copy.deepcopy(dict(fields)).items()}
+    kind = renamed.get("model_type", "")
+    if renamed.get("dtype") is not None:
+        renamed["torch_dtype"] = renamed["dtype"]
     for new, old in RENAMED.get(kind, {}).items():
-        if new in found:
-            found[old] = copy.deepcopy(found[new])
+        if new in renamed:
+            renamed[old] = copy.deepcopy(renamed[new])
     for name, words in CHANGED_VALUES.get(kind, {}).items():
-        if isinstance(found.get(name), list):
-            found[name] = [words.get(word, word) for word in found[name]]
-    return found | _rope(kind, found)
+        if isinstance(renamed.get(name), list):
+            renamed[name] = [words.get(word, word) for word in renamed[name]]
+    return renamed | _rope(kind, renamed)
 
 
 def _plain_numbers(value: Any) -> Any:
@@ -198,59 +197,59 @@ def _rope(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     names = BASE_BY_KIND.get(kind, {})
     if set(kinds) - set(names):
         raise _Inexpressible("transformers 4 has one rotary embedding for all layers")
-    found: dict[str, Any] = {"rope_scaling": None}
+    rope: dict[str, Any] = {"rope_scaling": None}
     for layer, one in kinds.items():
         base = names[layer]
-        if found.setdefault(base, one.get("rope_theta")) != one.get("rope_theta"):
+        if rope.setdefault(base, one.get("rope_theta")) != one.get("rope_theta"):
             raise _Inexpressible("transformers 4 has one rope_theta for all layers")
         scaling = _scaling(kind, fields, one)
         if scaling is None:
             continue
         if layer != "full_attention":
             raise _Inexpressible(f"transformers 4 has no rope_scaling for {layer}")
-        found["rope_scaling"] = scaling
-    return found
+        rope["rope_scaling"] = scaling
+    return rope
 
 
 def _rope_of_all(kind: str, fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"rope_scaling": _scaling(kind, fields, parameters)}
+    rope: dict[str, Any] = {"rope_scaling": _scaling(kind, fields, parameters)}
     if parameters.get("rope_theta") is not None:
-        found[BASE.get(kind, "rope_theta")] = parameters["rope_theta"]
+        rope[BASE.get(kind, "rope_theta")] = parameters["rope_theta"]
     if parameters.get("partial_rotary_factor") is not None:
-        found[SHARE.get(kind, "partial_rotary_factor")] = parameters["partial_rotary_factor"]
+        rope[SHARE.get(kind, "partial_rotary_factor")] = parameters["partial_rotary_factor"]
     original = parameters.get("original_max_position_embeddings")
     if parameters.get("rope_type") == "longrope" and original is not None:
-        found["original_max_position_embeddings"] = original
-    return found
+        rope["original_max_position_embeddings"] = original
+    return rope
 
 
 def _scaling(kind: str, fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any] | None:
     """The `rope_scaling` of transformers 4; None for none."""
     name = parameters.get("rope_type", "default")
-    found = {
+    scaling = {
         field: copy.deepcopy(value)
         for field, value in parameters.items()
         if field not in ("rope_theta", "partial_rotary_factor", "rope_type", "type")
     }
     if name == "default":
-        if found.keys() - {"original_max_position_embeddings"}:
-            raise _Inexpressible(f"transformers 4 has no {', '.join(sorted(found))} for plain rotary embeddings")
+        if scaling.keys() - {"original_max_position_embeddings"}:
+            raise _Inexpressible(f"transformers 4 has no {', '.join(sorted(scaling))} for plain rotary embeddings")
         return None
     if name not in SCALINGS_OF.get(kind, SCALINGS):
         raise _Inexpressible(f"transformers 4 does not compute rotary embeddings of type {name} in {kind} alike")
     if name == "longrope":
-        original, longest = found.get("original_max_position_embeddings"), fields.get("max_position_embeddings")
-        factor = found.get("factor")
-        if original and longest and factor and "attention_factor" not in found and factor != longest / original:
+        original, longest = scaling.get("original_max_position_embeddings"), fields.get("max_position_embeddings")
+        factor = scaling.get("factor")
+        if original and longest and factor and "attention_factor" not in scaling and factor != longest / original:
             raise _Inexpressible("transformers 4 takes the factor of longrope from the numbers of positions")
     exact = EXACT_SCALING.get(kind)
     if exact is None:
-        return {"rope_type": name, **found}
-    if name == "longrope":  # it stands beside rope_scaling
-        found.pop("original_max_position_embeddings", None)
-    if found.keys() != exact:
+        return {"rope_type": name, **scaling}
+    if name == "longrope":  # there it is a field beside rope_scaling
+        scaling.pop("original_max_position_embeddings", None)
+    if scaling.keys() != exact:
         raise _Inexpressible(f"transformers 4 wants {', '.join(sorted(exact))} in the rope_scaling of {kind}, no more")
-    return {"type": name, **found}
+    return {"type": name, **scaling}
 
 
 def _same_config(left: dict[str, Any], right: dict[str, Any], config_class: "type[PretrainedConfig]") -> bool:
@@ -265,8 +264,8 @@ def _same_config(left: dict[str, Any], right: dict[str, Any], config_class: "typ
 
 
 def _read(fields: dict[str, Any], config_class: "type[PretrainedConfig]") -> dict[str, Any]:
-    found: dict[str, Any] = config_class.from_dict(_plain_numbers(copy.deepcopy(fields))).to_dict()
-    rope = found.get("rope_parameters")
+    values: dict[str, Any] = config_class.from_dict(_plain_numbers(copy.deepcopy(fields))).to_dict()
+    rope = values.get("rope_parameters")
     if rope and rope.get("type") == rope.get("rope_type"):  # the older name of the same, which is kept
-        found["rope_parameters"] = {name: value for name, value in rope.items() if name != "type"}
-    return found
+        values["rope_parameters"] = {name: value for name, value in rope.items() if name != "type"}
+    return values

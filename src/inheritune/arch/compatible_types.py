@@ -24,24 +24,18 @@ TOKENIZERS_READ_BY_4 = ("CodeLlamaTokenizer", "CohereTokenizer", "OpenAIGPTToken
 
 Fields = Mapping[str, Any]
 
-UNREAD_WHERE: dict[str, tuple[tuple[Callable[[Fields], Any], str], ...]] = {
+UNREAD_WHERE: dict[str, tuple[Callable[[Fields], Any], str]] = {
     "ernie4_5_moe": (
-        (
-            lambda fields: fields.get("moe_layer_start_index", 0) >= fields["num_hidden_layers"],
-            "transformers 4 does not load ernie4_5_moe without any block that has experts",
-        ),
+        lambda fields: fields.get("moe_layer_start_index", 0) >= fields["num_hidden_layers"],
+        "transformers 4 does not load ernie4_5_moe without any block that has experts",
     ),
     "gemma3n_text": (
-        (
-            lambda fields: fields.get("num_kv_shared_layers"),
-            "transformers 4 wants key and value matrices in blocks that take keys and values from others",
-        ),
+        lambda fields: fields.get("num_kv_shared_layers"),
+        "transformers 4 wants key and value matrices in blocks that take keys and values from others",
     ),
     "qwen2_moe": (
-        (
-            lambda fields: fields.get("use_sliding_window"),
-            "transformers 4 has sliding windows in all blocks of qwen2_moe or in none",
-        ),
+        lambda fields: fields.get("use_sliding_window"),
+        "transformers 4 has sliding windows in all blocks of qwen2_moe or in none",
     ),
 }
 """Configs of a type in `READ_BY_4` that 4.57 does not read, and why."""

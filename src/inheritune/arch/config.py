@@ -120,15 +120,15 @@ def _renumber(values: dict[str, Any], kept: list[int], depth: int) -> None:
 def _fit_patterns(config: "PretrainedConfig", values: dict[str, Any], kept: list[int]) -> None:
     """Change patterns of layer numbers so that they give the layers kept. Raises InputError where none can."""
     for name in list(values):
-        found = re.fullmatch(r"(.*)_layer_period", name)
-        offset = f"{found.group(1)}_layer_offset" if found else ""
+        period = re.fullmatch(r"(.*)_layer_period", name)
+        offset = f"{period.group(1)}_layer_offset" if period else ""
         if offset in values and not values.get("layers_block_type"):
             pair = _period(kept, values[name], values[offset])
             if pair is None:
                 raise _inexpressible(config, kept, f"{name} and {offset}")
             values[name], values[offset] = pair
     step = values.get("decoder_sparse_step")
-    if isinstance(step, int) and step > 1 and "mlp_only_layers" in values:  # the list can say what the step says
+    if isinstance(step, int) and step > 1 and "mlp_only_layers" in values:  # the list can express the step
         dense = set(values["mlp_only_layers"] or [])
         values["mlp_only_layers"] = [
             place for place, index in enumerate(kept) if place in dense or (index + 1) % step != 0
@@ -164,7 +164,7 @@ def _period(kept: list[int], period: int, offset: int) -> tuple[int, int] | None
 def _inexpressible(config: "PretrainedConfig", kept: list[int], fields: str) -> InputError:
     return InputError(
         f"{config.model_type}, blocks {kept}",
-        f"no {fields} can say of which kind these blocks are",
+        f"no {fields} can express the kinds of these blocks",
         "choose blocks whose kinds alternate evenly, or choose: first",
     )
 

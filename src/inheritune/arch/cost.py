@@ -36,7 +36,7 @@ def flops_per_token(config: "PretrainedConfig", active: float, sequence_length: 
 
 
 def _attention_width(config: "PretrainedConfig") -> int:
-    """The heads of a block's attention times their size, as the config says them; 0 where it has no heads."""
+    """The heads of a block's attention times their size, by the config; 0 where it has no heads."""
     heads = getattr(config, "num_attention_heads", 0) or 0
     size: int = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     return heads * size
@@ -64,12 +64,12 @@ def shares_of_tokens(model: "PreTrainedModel") -> dict[int, float]:
 
 
 def _experts_per_token(config: "PretrainedConfig") -> int | None:
-    """How many experts a token is sent to; None where the config does not say."""
+    """How many experts a token is sent to; None where the config does not state it."""
     for part in (config, getattr(config, "ffn_config", None)):
         for name in _EXPERTS_PER_TOKEN:
-            found = getattr(part, name, None)
-            if isinstance(found, int):
-                return found
+            count = getattr(part, name, None)
+            if isinstance(count, int):
+                return count
     return None
 
 

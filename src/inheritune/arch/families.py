@@ -1,7 +1,7 @@
-"""What neither a model's structure nor its code can tell, by family. Small on purpose: most families need no line.
+"""What neither a model's structure nor its code shows, by family. Small on purpose: most families need no line.
 
-A block that moves to another place keeps its function by config (`config.shorten`), by a fold of the difference into
-its weights, or not at all; then the selection is refused.
+A block that moves to another place keeps its function through the config (`config.shorten`), by rescaling some of its
+weights, or not at all; then the selection is refused.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Fold:
+class Rescale:
     """Multiply the slice [start, stop) along `dimension` of a block's tensor, named as in the block, by `factor`."""
 
     tensor: str
@@ -23,8 +23,8 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Fill:
-    """A tensor of the target's block that its source has none for, and the value that leaves the function as it was."""
+class ConstantInit:
+    """A tensor of the target's block that the source block lacks, and the value that keeps the function as it was."""
 
     tensor: str
     value: float
@@ -34,8 +34,8 @@ class Fill:
 _COUNT = {"longcat_flash": "num_layers"}
 
 # What uses_of_place finds in these families' code, and why it does no harm: a block takes these from the block before
-# it, whichever that is, or `lenders` sees to it that it is the right one, or the tensor is cut by `packed_dimension`.
-_EXAMINED: dict[str, tuple[str, ...]] = {
+# it, whichever that is, or `kv_sources` checks that it is the right one, or the tensor is cut by `packed_dimension`.
+EXAMINED: dict[str, tuple[str, ...]] = {
     "cohere_compass_text": ("deepstack_visual_embeds",),  # none in the text model
     "gemma3n_text": ("per_layer_inputs",),
     "gemma4_text": ("first_kv_shared_layer_idx", "per_layer_inputs"),
@@ -49,8 +49,13 @@ _EXAMINED: dict[str, tuple[str, ...]] = {
 # Tensors outside the blocks that hold a slice for each block, in the blocks' order, and the dimension of the slices.
 _PACKED = {"embed_tokens_per_layer.weight": 1, "per_layer_model_projection.weight": 0}
 
-# transformers cannot build a model of fewer blocks: rwkv divides by the number of blocks less one.
-_LEAST_BLOCKS = {"rwkv": 2}
+# The fewest blocks that transformers can build a model of: rwkv divides by the number of blocks less one.
+LEAST_BLOCKS = {"rwkv": 2}
+
+
+def title(config: "PretrainedConfig") -> str:
+    """What messages call a model."""
+    return getattr(config, "name_or_path", "") or str(config.model_type)
 
 
 def count_field(config: "PretrainedConfig") -> str:
@@ -58,30 +63,20 @@ def count_field(config: "PretrainedConfig") -> str:
     return _COUNT.get(config.model_type, "num_hidden_layers")
 
 
-def least_blocks(config: "PretrainedConfig") -> int:
-    """The fewest blocks that transformers can build a model of."""
-    return _LEAST_BLOCKS.get(config.model_type, 1)
-
-
-def examined(config: "PretrainedConfig") -> tuple[str, ...]:
-    """Parts of the findings of `uses_of_place` that are known to do no harm in this family."""
-    return _EXAMINED.get(config.model_type, ())
-
-
 def packed_dimension(tensor: str) -> int | None:
     """The dimension along which a tensor outside the blocks holds equal slices for each block; None for all others."""
     return next((dimension for name, dimension in _PACKED.items() if tensor.endswith(name)), None)
 
 
-def settled_attributes(config: "PretrainedConfig") -> frozenset[str]:
-    """Attributes of a block's modules that may differ from the source's: `folds` and `fills` make up for them."""
+def compensated_attributes(config: "PretrainedConfig") -> frozenset[str]:
+    """Attributes of a block's modules that may change with its place: `rescales` and `constant_inits` compensate."""
     depth = getattr(config, count_field(config))
     # Tables of all blocks that a block keeps, to look up its own entry.
     names = {name for name, value in config.to_dict().items() if isinstance(value, list) and len(value) == depth}
     # Attention of EXAONE 4 keeps the pattern that its kinds of layers were once made of, and goes by `layer_types`.
     if getattr(config, "layer_types", None) is not None:
         names.add("sliding_window_pattern")
-    # A lender of keys and values puts them away; that changes nothing in what it computes itself.
+    # A block whose keys and values others use stores them; that changes nothing in what it computes itself.
     names.add("store_full_length_kv")
     if config.model_type == "gpt2" and config.scale_attn_by_inverse_layer_idx:
         names.add("scaling")
@@ -94,49 +89,43 @@ def settled_attributes(config: "PretrainedConfig") -> frozenset[str]:
     return frozenset(names)
 
 
-def folds(config: "PretrainedConfig", source_index: int, target_index: int) -> list[Fold]:
+def rescales(config: "PretrainedConfig", source_index: int, target_index: int) -> list[Rescale]:
     """What to multiply in block `source_index` so that at place `target_index` it computes what it did.
 
     GPT-2 with scale_attn_by_inverse_layer_idx divides attention scores by the block's number, counted from 1: the
     queries, the first third of the projection, make up for it. Its matrices are stored input first.
     """
-    if source_index == target_index:
+    if source_index == target_index or config.model_type != "gpt2" or not config.scale_attn_by_inverse_layer_idx:
         return []
-    if config.model_type == "gpt2" and config.scale_attn_by_inverse_layer_idx:
-        factor = (target_index + 1) / (source_index + 1)
-        width = config.hidden_size
-        return [
-            Fold("attn.c_attn.weight", 1, 0, width, factor),
-            Fold("attn.c_attn.bias", 0, 0, width, factor),
-        ]
-    return []
+    factor, width = (target_index + 1) / (source_index + 1), config.hidden_size
+    return [Rescale("attn.c_attn.weight", 1, 0, width, factor), Rescale("attn.c_attn.bias", 0, 0, width, factor)]
 
 
-def fills(config: "PretrainedConfig", source_index: int, target_index: int, target_depth: int) -> list[Fill]:
+def constant_inits(
+    config: "PretrainedConfig", source_index: int, target_index: int, target_depth: int
+) -> list[ConstantInit]:
     """Tensors that block `source_index` lacks and has at place `target_index` of `target_depth`.
 
     GPT-NeoX-Japanese has a bias after attention in its last block only; in any other block it was none, that is zero.
     """
     last = target_index == target_depth - 1
     if config.model_type == "gpt_neox_japanese" and last and source_index != config.num_hidden_layers - 1:
-        return [Fill("attention.dense_bias", 0.0)]
+        return [ConstantInit("attention.dense_bias", 0.0)]
     return []
 
 
-def lenders(config: "PretrainedConfig") -> list[int | None]:
-    """For each block the number of the earlier block that lends it keys and values, or chosen tokens; else None."""
+def kv_sources(config: "PretrainedConfig") -> list[int | None]:
+    """For each block the earlier block whose keys and values, or selected tokens, it uses; None for its own."""
     kinds = getattr(config, "indexer_types", None)
     if kinds is not None:
+        own = [index for index, kind in enumerate(kinds) if kind != "shared"]
         return [
-            max((other for other in range(index) if kinds[other] != "shared"), default=None)
-            if kind == "shared"
-            else None
+            max((other for other in own if other < index), default=None) if kind == "shared" else None
             for index, kind in enumerate(kinds)
         ]
     depth: int = getattr(config, count_field(config))
-    shared = getattr(config, "num_kv_shared_layers", 0) or 0
     types = getattr(config, "layer_types", None) or [None] * depth
-    first = depth - shared
+    first = depth - (getattr(config, "num_kv_shared_layers", 0) or 0)
     return [
         None if index < first else max((other for other in range(first) if types[other] == types[index]), default=None)
         for index in range(depth)

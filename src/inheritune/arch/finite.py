@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from inheritune.arch.stored import StoredTensor
+from inheritune.arch.stored import FLOATS, StoredTensor
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,22 +21,26 @@ def check_numbers(model: "PreTrainedModel", place: str) -> None:
     Of a tensor of more than 2^20 elements 2^20 are looked at, spread evenly over it: a training that diverged leaves
     NaN everywhere, and reading all would take longer than inheriting.
     """
-    _refuse((name for name, tensor in model.state_dict().items() if _has_nan(tensor)), place)
+    _refuse((name for name, tensor in model.state_dict().items() if _have_nan(_pieces(tensor))), place)
 
 
 def check_stored_numbers(tensors: Iterable[StoredTensor], place: str) -> None:
     """As `check_numbers`, for tensors in files."""
-    _refuse((tensor.name for tensor in tensors if _stored_has_nan(tensor)), place)
+    _refuse((tensor.name for tensor in tensors if _have_nan(_stored_pieces(tensor))), place)
 
 
 def _refuse(names: Iterable[str], place: str) -> None:
-    found = list(names)
-    if found:
-        shown = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
-        raise InputError(place, f"{len(found)} tensors hold NaN, which is no number ({shown})", _REMEDY)
+    listed = list(names)
+    if listed:
+        shown = ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
+        raise InputError(place, f"{len(listed)} tensors hold NaN, which is no number ({shown})", _REMEDY)
 
 
-def _ranges(count: int) -> Iterator[tuple[int, int]]:
+def _have_nan(pieces: "Iterable[torch.Tensor]") -> bool:
+    return any(bool(piece.isnan().any()) for piece in pieces)
+
+
+def _spans(count: int) -> Iterator[tuple[int, int]]:
     """First element and number of elements of each block that is looked at."""
     if count <= _WHOLE:
         yield 0, count
@@ -46,26 +50,19 @@ def _ranges(count: int) -> Iterator[tuple[int, int]]:
         yield number * (count - size) // (_BLOCKS - 1), size
 
 
-def _has_nan(tensor: "torch.Tensor") -> bool:
+def _pieces(tensor: "torch.Tensor") -> "Iterator[torch.Tensor]":
+    if tensor.is_floating_point() and not tensor.is_meta:
+        row = tensor.detach().reshape(-1)
+        yield from (row[start : start + size].float() for start, size in _spans(row.numel()))
+
+
+def _stored_pieces(tensor: StoredTensor) -> "Iterator[torch.Tensor]":
     import torch
 
-    if not tensor.is_floating_point() or tensor.is_meta:
-        return False
-    row = tensor.detach().reshape(-1)
-    return any(bool(torch.isnan(row[start : start + size].float()).any()) for start, size in _ranges(row.numel()))
-
-
-def _stored_has_nan(tensor: StoredTensor) -> bool:
-    import torch
-
-    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    kind = kinds.get(tensor.dtype)
-    if kind is None or not tensor.bytes:
-        return False
+    if tensor.dtype not in FLOATS or not tensor.bytes:
+        return
+    kind: torch.dtype = getattr(torch, FLOATS[tensor.dtype])
     with tensor.file.open("rb") as file:
-        for start, size in _ranges(tensor.bytes // kind.itemsize):
+        for start, size in _spans(tensor.bytes // kind.itemsize):
             file.seek(tensor.start + start * kind.itemsize)
-            read = bytearray(file.read(size * kind.itemsize))
-            if bool(torch.isnan(torch.frombuffer(read, dtype=kind)).any()):
-                return True
-    return False
+            yield torch.frombuffer(bytearray(file.read(size * kind.itemsize)), dtype=kind)

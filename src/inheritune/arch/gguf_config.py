@@ -1,22 +1,22 @@
-"""A config for a .gguf file in which everything that the file states is found again, or a line that names what is not.
+"""A config with everything that a .gguf file states, or an error that names what it cannot express.
 
-transformers reads a part of a file's keys, takes the rest from the defaults of its config classes, and leaves tensors
-that it does not know out. So here each key of the architecture's is held against the config: it is there, it is put
-there, it says nothing (a scale of 1), or the file is refused.
+transformers reads a part of a file's keys, takes the rest from the defaults of its config classes, and ignores tensors
+that it does not know. So here each key of the architecture's is compared with the config: the
+config has it, gets it, or needs it not (a scale of 1); otherwise the file is refused.
 """
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.gguf_header import GgufHeader
-from inheritune.arch.gguf_rope import REMEDY, ROPE_KEYS, as_divisors, scaled_rope
+from inheritune.arch.gguf_header import REMEDY, GgufHeader
+from inheritune.arch.gguf_rope import ROPE_KEYS, as_divisors, scaled_rope
 from inheritune.arch.gguf_tensors import whole_architectures, with_all_tensors
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# The names of a config's fields that say what a key says; the first that the config class has counts.
+# The config's fields with the meaning of a key; the first that the config class has counts.
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     "context_length": ("max_position_embeddings", "n_positions"),
     "embedding_length": ("hidden_size",),
@@ -51,36 +51,23 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 
 # Values with which a key changes nothing that a model computes.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "attention.clamp_kqv": (0,),
-    "attention.max_alibi_bias": (0,),
-    "attention.sliding_window": (0,),
+    **dict.fromkeys(
+        ("attention.clamp_kqv", "attention.max_alibi_bias", "attention.sliding_window", "attention.temperature_scale",
+         "attention.temperature_length", "attention.scale", "attention.shared_kv_layers", "attn_logit_softcapping",
+         "final_logit_softcapping", "router_logit_softcapping", "expert_count", "expert_used_count",
+         "expert_shared_count", "leading_dense_block_count", "nextn_predict_layers",
+         "embedding_length_per_layer_input"),
+        (0,),
+    ),
+    **dict.fromkeys(
+        ("attention.output_scale", "embedding_scale", "residual_scale", "logit_scale", "expert_group_count",
+         "expert_group_used_count", "expert_weights_scale", "rope.scaling.alpha"),
+        (0, 1),
+    ),
+    **dict.fromkeys(("expert_weights_norm", "ssm.dt_b_c_rms", "use_parallel_residual"), (False,)),
     "attention.causal": (True,),
-    "attention.output_scale": (0, 1),
-    "attention.temperature_scale": (0,),
-    "attention.temperature_length": (0,),
-    "attention.scale": (0,),
-    "attention.shared_kv_layers": (0,),
-    "attn_logit_softcapping": (0,),
-    "final_logit_softcapping": (0,),
-    "router_logit_softcapping": (0,),
-    "embedding_scale": (0, 1),
-    "residual_scale": (0, 1),
-    "logit_scale": (0, 1),
-    "expert_count": (0,),
-    "expert_used_count": (0,),
-    "expert_shared_count": (0,),
-    "expert_group_count": (0, 1),
-    "expert_group_used_count": (0, 1),
-    "expert_weights_scale": (0, 1),
-    "expert_weights_norm": (False,),
     "expert_gating_func": (0, 1),  # softmax
-    "leading_dense_block_count": (0,),
-    "nextn_predict_layers": (0,),
-    "embedding_length_per_layer_input": (0,),
-    "rope.scaling.alpha": (0, 1),
-    "ssm.dt_b_c_rms": (False,),
-    "use_parallel_residual": (False,),
-}
+}  # fmt: skip
 
 _HARMLESS = frozenset(("tensor_data_layout", "pooling_type", "rope.scaling.finetuned"))
 """Keys that describe the file, or what is done with the model elsewhere."""
@@ -90,9 +77,9 @@ _PARTIAL_ROTARY = ("phi3", "stablelm", "nemotron")
 
 
 def restored_config(config: "PretrainedConfig", header: GgufHeader) -> "PretrainedConfig":
-    """`config`, which transformers made of a .gguf file, with all that the file's `header` says.
+    """`config`, which transformers made of a .gguf file, with all that the file's `header` states.
 
-    Raises InputError, naming the key or tensor, for what such a config cannot express or transformers would leave out.
+    Raises InputError, naming the key or tensor, for what such a config cannot express or transformers would ignore.
     """
     changes = _changes(config, header)
     if changes:
@@ -141,8 +128,7 @@ _SHAPES = ("rope.dimension_sections", "nextn_predict_layers", "rope.dimension_co
 
 def _refusal(header: GgufHeader, name: str, config: "PretrainedConfig") -> InputError:
     value = " ".join(str(header.get(name)).split())[:60]
-    what = f"is {value}, which transformers' {config.model_type} does not take into account"
-    return InputError(f"{header.place}: {header.architecture}.{name}", what, REMEDY)
+    return header.refusal(name, f"is {value}, which transformers' {config.model_type} does not take into account")
 
 
 def _field(config: "PretrainedConfig", field: str) -> Any:
@@ -178,7 +164,7 @@ def _is_derived(name: str, value: Any, config: "PretrainedConfig") -> bool:
 
 
 def _heads(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
-    """The size of a head: `attention.key_length`, else the hidden size shared out."""
+    """The size of a head: `attention.key_length`, else the hidden size by the heads."""
     count = getattr(config, "num_attention_heads", None)
     if not isinstance(count, int) or not isinstance(header.get("attention.head_count", 0), int) or not count:
         return
@@ -214,7 +200,7 @@ def _window_pattern(config: "PretrainedConfig", header: GgufHeader, changes: dic
 
 
 def _attention_scale(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
-    """Gemma 2 and 3 have a scale of their own, of which most files say nothing: llama.cpp knows it by the size."""
+    """Gemma 2 and 3 have a scale of their own, which most files do not state: llama.cpp derives it from the size."""
     stated = header.number("attention.scale", 0.0)
     if not hasattr(config, "query_pre_attn_scalar"):
         size = header.get("attention.key_length") or 0
@@ -247,7 +233,7 @@ _SPECIAL: Mapping[str, Callable[["PretrainedConfig", GgufHeader, dict[str, Any]]
     "attention.scale": _attention_scale,
     "vocab_size": _token_ids,
 }
-"""Keys that are more than a field, and what is to be seen to where they lack."""
+"""Keys that are more than a field, and what handles them, also where a file lacks them."""
 
 
 _KEPT = ("partial_rotary_factor", "mrope_section", "mrope_interleaved")
@@ -271,34 +257,34 @@ def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, 
     theta = float(header.number("rope.freq_base", whole["rope_theta"]))
     if config.model_type == "gemma4_text":
         return _proportional(ours, header, theta, dimensions)
-    found = scaled_rope(header, theta, dimensions)
+    rope = scaled_rope(header, theta, dimensions)
     if config.model_type == "phi3":
-        found = as_divisors(found, dimensions, int(header.number("context_length", 0)))
+        rope = as_divisors(rope, dimensions, int(header.number("context_length", 0)))
     keep = {name: value for name, value in whole.items() if name in _KEPT}
     if dimensions != int(size * keep.get("partial_rotary_factor", 1.0)):
         if config.model_type not in _PARTIAL_ROTARY and getattr(config, "rotary_dim", None) != dimensions:
             raise _refusal(header, "rope.dimension_count", config)
         keep["partial_rotary_factor"] = dimensions / size
-    found = keep | found
+    rope = keep | rope
     if layered:
         local = dict(ours.get("sliding_attention", {}))
         if header.get("rope.freq_base_swa") is not None:
             local["rope_theta"] = float(header.get("rope.freq_base_swa"))
-        found = ours | {"full_attention": found} | ({"sliding_attention": local} if local else {})
+        rope = ours | {"full_attention": rope} | ({"sliding_attention": local} if local else {})
     elif header.get("rope.freq_base_swa", theta) != theta:
         raise _refusal(header, "rope.freq_base_swa", config)
-    wanted = {} if found == ours else {"rope_parameters": found}
-    length = found.get("original_max_position_embeddings")
+    wanted = {} if rope == ours else {"rope_parameters": rope}
+    length = rope.get("original_max_position_embeddings")
     if length is not None and getattr(config, "original_max_position_embeddings", length) != length:
         wanted["original_max_position_embeddings"] = length  # Phi-3 has it beside, and there it counts
     return wanted
 
 
 def _proportional(ours: dict[str, Any], header: GgufHeader, theta: float, dimensions: int) -> dict[str, Any]:
-    """Gemma 4: with full attention a part of the frequencies is zero, which a file says with huge divisors."""
+    """Gemma 4: with full attention a part of the frequencies is zero, which a file expresses with huge divisors."""
     whole, local = ours["full_attention"], ours["sliding_attention"]
     if any(header.get(name) is not None for name in ROPE_KEYS if name.startswith("rope.scal")):
-        raise InputError(f"{header.place}: {header.architecture}.rope.scaling", "is not known of this model", REMEDY)
+        raise header.refusal("rope.scaling", "is not known of this model")
     divisors = header.rope.get("rope_freqs.weight", ())
     turned = int(whole.get("partial_rotary_factor", 1.0) * dimensions // 2)
     if len(header.rope) != len(divisors and (1,)) or any(
@@ -306,5 +292,5 @@ def _proportional(ours: dict[str, Any], header: GgufHeader, theta: float, dimens
     ):
         raise InputError(f"{header.place}: {next(iter(header.rope))}", "are other frequencies than the model's", REMEDY)
     base = float(header.number("rope.freq_base_swa", local["rope_theta"]))
-    found = {"full_attention": whole | {"rope_theta": theta}, "sliding_attention": local | {"rope_theta": base}}
-    return {} if ours | found == ours else {"rope_parameters": ours | found}
+    rope = {"full_attention": whole | {"rope_theta": theta}, "sliding_attention": local | {"rope_theta": base}}
+    return {} if ours | rope == ours else {"rope_parameters": ours | rope}

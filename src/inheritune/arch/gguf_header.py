@@ -1,4 +1,4 @@
-"""What the header of a .gguf file says: its metadata, and its tensors by name."""
+"""The header of a .gguf file: its metadata, and its tensors by name."""
 
 import mmap
 import struct
@@ -11,8 +11,9 @@ from typing import Any
 from inheritune.errors import InputError
 from inheritune.limits import GGUF_ENTRIES, GGUF_TENSORS, GGUF_VALUES, check_counts
 
+REMEDY = "give the checkpoint that the file was made from"
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-"""Tensors that say how rotary frequencies are scaled, one number for each frequency."""
+"""Tensors that scale rotary frequencies, with a number for each frequency."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,12 @@ class GgufHeader:
         """As `get`, for a single number. Raises InputError for anything else."""
         value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            place = f"{self.place}: {self.architecture}.{name}"
-            raise InputError(place, f"got {value!r}, not a number", "get the file again")
+            raise self.refusal(name, f"got {value!r}, not a number", "get the file again")
         return float(value)
+
+    def refusal(self, name: str, what: str, remedy: str = REMEDY) -> InputError:
+        """The error that refuses the architecture's key `name`."""
+        return InputError(f"{self.place}: {self.architecture}.{name}", what, remedy)
 
 
 def read_gguf(file: Path) -> GgufHeader:
@@ -51,14 +55,14 @@ def read_gguf(file: Path) -> GgufHeader:
 
     Raises InputError where it is damaged, and for one of several files that make a model together.
     """
-    found = _read(str(file), file.stat().st_mtime_ns)
-    if isinstance(found, str):
-        raise InputError(str(file), f"damaged or cut short ({found})", "get the file again")
-    check_counts(found.metadata, str(file))
-    if int(found.metadata.get("split.count", 1) or 1) > 1:
-        what = f"one of {found.metadata['split.count']} files that make a model together (split.count)"
+    header = _read(str(file), file.stat().st_mtime_ns)
+    if isinstance(header, str):
+        raise InputError(str(file), f"damaged or cut short ({header})", "get the file again")
+    check_counts(header.metadata, str(file))
+    if int(header.metadata.get("split.count", 1) or 1) > 1:
+        what = f"one of {header.metadata['split.count']} files that make a model together (split.count)"
         raise InputError(str(file), what, "merge them into one with llama-gguf-split --merge")
-    return found
+    return header
 
 
 @lru_cache(maxsize=8)
@@ -89,7 +93,7 @@ def _read(file: str, changed: int) -> "GgufHeader | str":
             and all(np.array_equal(a, b) for a, b in zip(output.data, embedding.data, strict=True))
         )
         shapes = {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in tensors.items()}
-    except Exception as error:  # the reader trusts the file, and stumbles over damage in whatever way comes first
+    except Exception as error:  # the reader trusts the file, so damage raises errors of any class
         return str(error) or type(error).__name__
     return GgufHeader(file, metadata, shapes, rope, same)
 
@@ -114,47 +118,41 @@ def _check_sizes(file: Path) -> None:
 
 
 class _Walk:
-    """A way over the metadata of a .gguf file, on which no value is kept."""
+    """Steps over the metadata of a .gguf file without keeping a value."""
 
     def __init__(self, content: mmap.mmap, order: str) -> None:
-        self.content, self.at, self.values = content, 24, 0  # behind magic, version and the two counts
+        self.content, self.at, self.values = content, 24, 0  # after magic, version and the two counts
         self.long, self.kind = struct.Struct(f"{order}Q"), struct.Struct(f"{order}I")
 
     def entries(self, count: int) -> None:
         for _ in range(count):
-            self._text()
+            self._skip(self._number(self.long))  # the name
             self._value(self._number(self.kind), 0)
 
     def _value(self, kind: int, depth: int) -> None:
         if kind == _TEXT:
-            self._text()
-        elif kind != _ARRAY:
-            self._skip(self._size(kind))
-        else:
+            self._skip(self._number(self.long))
+        elif kind == _ARRAY:
             inner, count = self._number(self.kind), self._number(self.long)
             self.values += count
             if depth == _DEEPEST:
                 raise ValueError(f"more than {_DEEPEST} arrays inside each other")
             if self.values > GGUF_VALUES:
                 raise ValueError(f"arrays of {self.values:,} values, at most {GGUF_VALUES:,} are taken")
-            if inner not in (_TEXT, _ARRAY):
-                self._skip(count * self._size(inner))
-                return
-            for _ in range(count):
-                self._value(inner, depth + 1)
-
-    def _text(self) -> None:
-        self._skip(self._number(self.long))
-
-    def _size(self, kind: int) -> int:
-        if kind not in _SIZES:
-            raise ValueError(f"a value of type {kind}, which there is not")
-        return _SIZES[kind]
+            if inner in _SIZES:
+                self._skip(count * _SIZES[inner])
+            else:
+                for _ in range(count):
+                    self._value(inner, depth + 1)
+        elif kind in _SIZES:
+            self._skip(_SIZES[kind])
+        else:
+            raise ValueError(f"a value of type {kind}, which does not exist")
 
     def _number(self, form: struct.Struct) -> int:
-        found: int = form.unpack_from(self.content, self.at)[0]
+        number: int = form.unpack_from(self.content, self.at)[0]
         self.at += form.size
-        return found
+        return number
 
     def _skip(self, size: int) -> None:
         self.at += size

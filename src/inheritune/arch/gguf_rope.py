@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from inheritune.arch.gguf_header import GgufHeader
+from inheritune.arch.gguf_header import REMEDY, GgufHeader
 from inheritune.errors import InputError
 
 ROPE_KEYS = frozenset(
@@ -25,7 +25,6 @@ ROPE_KEYS = frozenset(
 )  # fmt: skip
 """The keys below the architecture that `scaled_rope` and its caller take into account."""
 
-REMEDY = "give the checkpoint that the file was made from"
 _LENGTHS = tuple(2**power for power in (13, 12, 14, 11, 15, 10, 16, 9, 17, 8, 18, 7, 6, 5, 4))
 _USUAL = ((1.0, 4.0), (1.0, 2.0), (1.0, 8.0), (2.0, 8.0), (1.0, 32.0))
 
@@ -40,10 +39,10 @@ def scaled_rope(header: GgufHeader, theta: float, dimensions: int, plain_type: s
     if kind == "none":
         factor = 1.0
     elif kind not in ("linear", "yarn", "longrope"):
-        raise _refusal(header, "rope.scaling.type", f"is {kind!r}, which is not known here")
+        raise header.refusal("rope.scaling.type", f"is {kind!r}, which is not known here")
     attention = header.number("rope.scaling.attn_factor", 1.0)
     length = int(header.number("rope.scaling.original_context_length", header.number("context_length", 0)))
-    found = {"rope_type": plain_type, "rope_theta": theta}
+    rope = {"rope_type": plain_type, "rope_theta": theta}
     tables = {name: np.array(values) for name, values in header.rope.items()}
     for name, values in tables.items():
         if len(values) != dimensions // 2:
@@ -52,28 +51,28 @@ def scaled_rope(header: GgufHeader, theta: float, dimensions: int, plain_type: s
     extrapolation = header.number("rope.scaling.yarn_ext_factor", -1.0)
     if kind == "yarn" and extrapolation != 0:
         if tables:
-            raise _refusal(header, "rope.scaling.type", f"is yarn, but there is {next(iter(tables))} as well")
+            raise header.refusal("rope.scaling.type", f"is yarn, but there is {next(iter(tables))} as well")
         if extrapolation not in (1.0, -1.0):
-            raise _refusal(header, "rope.scaling.yarn_ext_factor", f"is {extrapolation:g}, where 1 can be expressed")
-        return found | _yarn(header, factor, length)
+            raise header.refusal("rope.scaling.yarn_ext_factor", f"is {extrapolation:g}, where 1 can be expressed")
+        return rope | _yarn(header, factor, length)
     single = tables.get("rope_freqs.weight")
     if single is not None and len(tables) > 1:
         raise InputError(f"{header.place}: rope_freqs.weight", "there are long and short factors as well", REMEDY)
     if single is not None and attention == 1 and factor == 1:
-        return found | (_llama3(single, theta, dimensions, header) or _divided(single, single, 1.0, length))
+        return rope | (_llama3(single, theta, dimensions, header) or _divided(single, single, 1.0, length))
     if tables:
         names = ("rope_factors_short.weight", "rope_factors_long.weight")
         short, long = (single, single) if single is not None else (tables.get(name) for name in names)
         if short is None or long is None:
             missing = names[0] if short is None else names[1]
             raise InputError(f"{header.place}: {missing}", "is missing, though its counterpart is there", REMEDY)
-        return found | _divided(short * factor, long * factor, attention, length)
+        return rope | _divided(short * factor, long * factor, attention, length)
     if kind == "longrope":
-        raise _refusal(header, "rope.scaling.type", "is longrope, but there is no rope_factors_long.weight")
+        raise header.refusal("rope.scaling.type", "is longrope, but there is no rope_factors_long.weight")
     if attention != 1:
         all_alike = np.full(dimensions // 2, factor)
-        return found | _divided(all_alike, all_alike, attention, length)
-    return found if factor == 1 else found | {"rope_type": "linear", "factor": factor}
+        return rope | _divided(all_alike, all_alike, attention, length)
+    return rope if factor == 1 else rope | {"rope_type": "linear", "factor": factor}
 
 
 def as_divisors(rope: dict[str, Any], dimensions: int, length: int) -> dict[str, Any]:
@@ -82,10 +81,6 @@ def as_divisors(rope: dict[str, Any], dimensions: int, length: int) -> dict[str,
         return rope
     alike = np.full(dimensions // 2, rope["factor"])
     return {"rope_theta": rope["rope_theta"]} | _divided(alike, alike, 1.0, length)
-
-
-def _refusal(header: GgufHeader, key: str, what: str) -> InputError:
-    return InputError(f"{header.place}: {header.architecture}.{key}", what, REMEDY)
 
 
 def _divided(short: Any, long: Any, attention: float, length: int) -> dict[str, Any]:
@@ -105,11 +100,11 @@ def _yarn(header: GgufHeader, factor: float, length: int) -> dict[str, Any]:
     part = header.number("rope.scaling.yarn_log_multiplier", 0.0)
     whole = usual / (0.1 * part * math.log(factor) + 1.0 if factor > 1 else 1.0)
     whole = header.number("rope.scaling.yarn_attn_factor", whole) * header.number("rope.scaling.attn_factor", 1.0)
-    found = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
+    rope = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
     for name in ("beta_fast", "beta_slow"):
         if (value := header.get(f"rope.scaling.yarn_{name}")) is not None:
-            found[name] = float(value)
-    return found if whole == usual else found | {"attention_factor": whole}
+            rope[name] = float(value)
+    return rope if whole == usual else rope | {"attention_factor": whole}
 
 
 def _llama3(divisors: Any, theta: float, dimensions: int, header: GgufHeader) -> dict[str, Any] | None:

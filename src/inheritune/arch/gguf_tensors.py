@@ -1,11 +1,10 @@
-"""The tensors of a .gguf file: each has a place in the model. transformers leaves out those without one."""
+"""The tensors of a .gguf file: each has a place in the model. transformers ignores those without one."""
 
 import copy
 import re
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.gguf_header import ROPE_TENSORS, GgufHeader
-from inheritune.arch.gguf_rope import REMEDY
+from inheritune.arch.gguf_header import REMEDY, ROPE_TENSORS, GgufHeader
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def with_all_tensors(config: "PretrainedConfig", header: GgufHeader) -> "Pretrai
         if len(fewer) < len(left):
             config, left = tried, fewer
     if left:
-        what = f"transformers' {config.model_type} has no place for it, so it would be left out"
+        what = f"transformers' {config.model_type} has no place for it, so it would be ignored"
         more = f" (and {len(left) - 1} more tensors)" if len(left) > 1 else ""
         raise InputError(f"{header.place}: {left[0]}", what + more, REMEDY)
     return config
@@ -48,10 +47,10 @@ def with_all_tensors(config: "PretrainedConfig", header: GgufHeader) -> "Pretrai
 
 def _switches(config: "PretrainedConfig") -> list[str]:
     """The config's fields that are off and may give the model more tensors."""
-    found = type(config)().to_dict()
+    fields = type(config)().to_dict()
     return [
         name
-        for name, usual in found.items()
+        for name, usual in fields.items()
         if isinstance(usual, bool) and getattr(config, name) is False and re.search("bias|norm", name)
     ]
 
@@ -66,11 +65,11 @@ def zero_biases(model: "PreTrainedModel", names: set[str]) -> set[str]:
     """Set those of the model's tensors `names` that are biases to zero; returns their names."""
     import torch
 
-    found, tensors = {name for name in names if name.endswith(".bias")}, model.state_dict()
+    biases, tensors = {name for name in names if name.endswith(".bias")}, model.state_dict()
     with torch.no_grad():
-        for name in found:
+        for name in biases:
             tensors[name].zero_()
-    return found
+    return biases
 
 
 def _left(config: "PretrainedConfig", header: GgufHeader) -> list[str]:

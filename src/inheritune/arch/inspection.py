@@ -1,8 +1,8 @@
 """Reading a model's own code for what its tensors cannot show: whether a block uses its place or the model's depth.
 
 A block knows its number to find its slot in a cache, and its kind in a list of the config. Whatever else it does with
-the number makes it compute something else at another place. What the constructor does leaves its traces in the block,
-where `differences` finds them, so only what runs in a forward pass is read here.
+the number makes it compute something else at another place. What the constructor does shows in the block, where
+`differences` finds it, so only what runs in a forward pass is read here.
 """
 
 import ast
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Attributes and arguments that only say where a block stands.
+# Attributes and arguments that only give a block's place.
 POSITION = re.compile(r"^(layer_idx|layer_id|layer_index|layer_number|block_idx|idx)$")
 
 _DEPTH = re.compile(r"^(num_hidden_layers|num_layers|n_layers?)$")
@@ -45,37 +45,37 @@ def uses_of_place(model: "PreTrainedModel", blocks: str) -> tuple[Use, ...]:
 
     Empty where it only looks up cache slots and entries of the config. Code that cannot be read counts as a use.
     """
-    found: dict[Use, None] = {}
+    uses: dict[Use, None] = {}
     inside: set[type] = {type(module) for module in model.get_submodule(blocks).modules()}
     for cls in sorted(inside, key=lambda cls: cls.__name__):
-        found |= dict.fromkeys(_uses_in_block(cls))
+        uses |= dict.fromkeys(_uses_in_block(cls))
     owner, _, name = blocks.rpartition(".")
     around: type = type(model.get_submodule(owner))
-    found |= dict.fromkeys(_uses_in_owner(around, name))
-    return tuple(found)
+    uses |= dict.fromkeys(_uses_in_owner(around, name))
+    return tuple(uses)
 
 
 @lru_cache(maxsize=4096)
 def _uses_in_block(cls: type) -> tuple[Use, ...]:
-    found = []
+    uses = []
     if not _is_readable(cls):
-        found.append(Use(f"{cls.__name__}: its code cannot be read"))
+        uses.append(Use(f"{cls.__name__}: its code cannot be read"))
     for method in _running_methods(cls):
         parents = _parents(method)
         arguments = {argument.arg for argument in [*method.args.args, *method.args.kwonlyargs]}
         for node in ast.walk(method):
             given = isinstance(node, ast.Name) and node.id in arguments and POSITION.match(node.id)
             if (given or _is_own(node, POSITION)) and not _only_looks_up(cls, node, parents):
-                found.append(_finding(cls, node, parents))
+                uses.append(_finding(cls, node, parents))
             if _is_depth(node):
-                found.append(_finding(cls, node, parents, of_depth=True))
-    return tuple(found)
+                uses.append(_finding(cls, node, parents, of_depth=True))
+    return tuple(uses)
 
 
 @lru_cache(maxsize=4096)
 def _uses_in_owner(cls: type, blocks: str) -> tuple[Use, ...]:
     """What the loop over the blocks does with their numbers."""
-    found = []
+    uses = []
     loops = 0
     for method in _running_methods(cls):
         parents = _parents(method)
@@ -86,13 +86,13 @@ def _uses_in_owner(cls: type, blocks: str) -> tuple[Use, ...]:
             numbers = _numbers(loop)
             for node in (inner for statement in loop.body for inner in ast.walk(statement)):
                 if isinstance(node, ast.Name) and node.id in numbers and not _only_looks_up(cls, node, parents):
-                    found.append(_finding(cls, node, parents))
+                    uses.append(_finding(cls, node, parents))
                 if _is_depth(node):
-                    found.append(_finding(cls, node, parents, of_depth=True))
-            found += [Use(f"{cls.__name__}: {name} goes from block to block") for name in _carried(loop)]
+                    uses.append(_finding(cls, node, parents, of_depth=True))
+            uses += [Use(f"{cls.__name__}: {name} goes from block to block") for name in _carried(loop)]
     if not loops:
-        found.append(Use(f"{cls.__name__}: its loop over the blocks is not to be found"))
-    return tuple(found)
+        uses.append(Use(f"{cls.__name__}: its loop over the blocks cannot be found"))
+    return tuple(uses)
 
 
 def _numbers(loop: ast.For) -> set[str]:
@@ -174,7 +174,7 @@ def _parents(method: ast.FunctionDef) -> dict[ast.AST, ast.AST]:
 
 
 def _only_looks_up(cls: type, node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
-    """Whether a number is used to find a cache slot or an entry of the config, is handed on, or told in a message."""
+    """Whether a number only finds a cache slot or an entry of the config, is passed on, or is part of a message."""
     above = parents.get(node)
     if isinstance(above, ast.keyword):
         if above.arg is not None and POSITION.match(above.arg):

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _OWN = ("eager", "sdpa", "flex_attention")
-"""Ways to compute attention that come with torch and transformers. The others are fetched where no package has them."""
+"""Attention implementations of torch and transformers. The others are fetched where no package has them."""
 
 
 def keep_own_attention(config: "PretrainedConfig", place: str) -> bool:
     """Let transformers choose the attention where `config`, or one inside it, names another than its own ways.
 
-    Returns whether that was so, and says it with a warning (`Notice`). Changes `config`.
+    Returns whether that was so, and warns of it (`Notice`). Changes `config`.
     """
     named = {str(one._attn_implementation) for one in _all(config) if one._attn_implementation not in (None, *_OWN)}
     for one in _all(config):

@@ -1,4 +1,4 @@
-"""Loading a reference: config, tokenizer, weights. Nothing is unpickled and nothing is re-initialised in silence."""
+"""Loading a reference: config, tokenizer, weights. Nothing is unpickled; what is initialised anew is an error."""
 
 import contextlib
 import copy
@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inheritune.arch.building import build_from, build_skeleton
 from inheritune.arch.checkpoint_files import (
     Located,
     check_hub_config,
@@ -55,38 +56,41 @@ _TOKENIZER_REMEDY = "give one with reference.tokenizer"
 
 def load_config(reference: Reference, *, weights: bool = True) -> "PretrainedConfig":
     """The reference's config, without its weights and without the mark of a quantisation, which is undone on loading;
-    of a composite that of its text part. `weights` says that they must be there, too.
+    of a composite that of its text part. `weights` asks that they exist, too.
 
     Raises InputError when it is not a decoder-only text model, and for a quantisation that cannot be undone.
     """
     config, _ = _stored_config(reference, weights)
-    assert reference.path is not None
-    with _plain_errors(reference.path):
+    with _plain_errors(_place(reference)):
         decoder = decoder_config(config)
-        check_undoable(config, reference.path)
+        check_undoable(config, _place(reference))
         forget(config)
     return decoder
 
 
+def _place(reference: Reference) -> str:
+    assert reference.path is not None
+    return reference.path
+
+
 def _stored_config(reference: Reference, weights: bool = True) -> "tuple[PretrainedConfig, bool]":
-    """The config as it is stored; whether it names attention by code of others, which is taken out unless trusted."""
+    """The config as it is stored; whether it names attention by code of others, which is removed unless trusted."""
     from transformers import AutoConfig
 
-    assert reference.path is not None
-    with _plain_errors(reference.path):
-        located = locate(reference.path, reference.revision, weights=weights)
+    place = _place(reference)
+    with _plain_errors(place):
+        located = locate(place, reference.revision, weights=weights)
         silence_libraries()
-        arguments = _options(located, reference.revision) | {"trust_remote_code": reference.trust_remote_code}
         check_hub_config(located, reference.revision)
-        if "gguf_file" in arguments:
-            file = Path(str(arguments["pretrained_model_name_or_path"])) / arguments["gguf_file"]
+        if located.gguf_file is not None:
+            file = Path(located.name) / located.gguf_file
             return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns)), False
-        found: PretrainedConfig = AutoConfig.from_pretrained(**arguments)
-        _ = found.dtype is None or found.dtype.itemsize  # a dtype that is none shows here, and is said in its name
-        trial = copy.deepcopy(found)  # as it is checked when it is saved, with the attention that was chosen
+        config: PretrainedConfig = AutoConfig.from_pretrained(**_options(located, reference, reference.revision))
+        _ = config.dtype is None or config.dtype.itemsize  # a dtype that is none shows here, and gives a plain error
+        trial = copy.deepcopy(config)  # checked as it is when it is saved, with the attention that was chosen
         trial._attn_implementation = "sdpa"
         getattr(trial, "validate", int)()
-    return found, not reference.trust_remote_code and keep_own_attention(found, reference.path)
+    return config, not reference.trust_remote_code and keep_own_attention(config, place)
 
 
 @lru_cache(maxsize=8)
@@ -104,12 +108,12 @@ def frame_config(frame: Path, trust_remote_code: bool = False) -> "PretrainedCon
 
     silence_libraries()
     with _plain_errors(str(frame), "see that it is as it was written"):
-        found: PretrainedConfig = AutoConfig.from_pretrained(
+        config: PretrainedConfig = AutoConfig.from_pretrained(
             frame, local_files_only=True, trust_remote_code=trust_remote_code
         )
     if not trust_remote_code:
-        keep_own_attention(found, str(frame))
-    return found
+        keep_own_attention(config, str(frame))
+    return config
 
 
 def load_tokenizer(reference: Reference, say: Callable[[str], None] | None = None) -> "PreTrainedTokenizerBase":
@@ -123,13 +127,12 @@ def load_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
 def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = None) -> "PreTrainedTokenizerBase | None":
     """The reference's tokenizer; None where it comes without any tokenizer file.
 
-    Where a SentencePiece model stands there, the tokenizer splits text as that does: see `truest`; what had to be done
-    for it is said with `say`. Raises InputError for files that make no tokenizer.
+    Where there is a SentencePiece model, the tokenizer splits text as that does (see `truest`); `say` is told what had
+    to be done for it. Raises InputError for files that make no tokenizer.
     """
     from transformers import AutoTokenizer
 
-    place = reference.tokenizer or reference.path
-    assert place is not None
+    place = reference.tokenizer or _place(reference)
     revision = None if reference.tokenizer else reference.revision
     silence_libraries()
     located = locate_tokenizer(place, revision)
@@ -137,9 +140,8 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
     with _plain_errors(place, _TOKENIZER_REMEDY):
         if located.gguf_file is None and not tokenizer_files(located, revision):
             return None
-        options = _options(located, revision) | {"trust_remote_code": reference.trust_remote_code}
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**options)
-        tokenizer("")  # what is wrong with its settings shows here, and is said in its name
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_options(located, reference, revision))
+        tokenizer("")  # wrong settings show here, and give a plain error
         if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
             raise InputError(place, "a tokenizer of special tokens alone: files are missing", _TOKENIZER_REMEDY)
         _check_ids(tokenizer, place)
@@ -148,13 +150,13 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
     for name in ("local_files_only", "is_local"):  # how it was loaded here is not to be saved with it
         tokenizer.init_kwargs.pop(name, None)
     if say is not None:
-        for note in notes:  # not earlier: what is written to the terminal in there goes nowhere
+        for note in notes:  # not earlier: output inside the block above is discarded
             say(note)
     return tokenizer
 
 
 def _check_ids(tokenizer: "PreTrainedTokenizerBase", place: str) -> None:
-    """Raise InputError for two entries with one id. One of them is lost on saving, and which one is left to chance."""
+    """Raise InputError for two entries with one id. One of them is lost on saving, and chance decides which."""
     if not tokenizer.is_fast:
         return
     of: dict[int, str] = {}
@@ -180,14 +182,11 @@ def load_generation_config(reference: Reference) -> "GenerationConfig | None":
     """The reference's settings for generation; None where it comes without. Raises InputError for damaged ones."""
     from transformers import GenerationConfig
 
-    assert reference.path is not None
-    located = locate(reference.path, reference.revision)
-    if located.gguf_file is not None:
-        return None
-    file = fetch(located, "generation_config.json", reference.revision)
+    located = locate(_place(reference), reference.revision)
+    file = None if located.gguf_file else fetch(located, "generation_config.json", reference.revision)
     if file is None:
         return None
-    with _plain_errors(str(file), "mend it, or take it away"):
+    with _plain_errors(str(file), "mend it, or remove it"):
         fields = read_json(file)
         if not isinstance(fields, dict):
             raise ValueError("not a mapping")
@@ -202,56 +201,60 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
     model takes), for parts of a .gguf file that the model cannot express, for a model with an adapter, and for a
     quantisation that cannot be undone.
     """
-    from transformers import AutoModelForCausalLM
-
-    assert reference.path is not None
-    with _plain_errors(reference.path):
-        check_no_adapter(locate(reference.path, reference.revision), reference.revision)
-    located_by = _arguments(reference)
+    place = _place(reference)
+    with _plain_errors(place):
+        located = locate(place, reference.revision)
+        check_no_adapter(located, reference.revision)
     config, replaced = _stored_config(reference)
-    fields = {"quant_method": "gguf"} if "gguf_file" in located_by else quantisation(config)
-    if "gguf_file" not in located_by:
-        check_undoable(config, reference.path)
-        part = is_text_part(config)
+    model = None
+    if located.gguf_file is None:
+        check_undoable(config, place)
+        part, fields = is_text_part(config), quantisation(config)
         if part or (fields is not None and is_blockwise(fields)):
             weights = open_weights(reference, config, set, computed=True)
-            if weights is not None:
-                return _load_stored(reference, weights, dtype)
-        if part:
+            model = None if weights is None else _load_stored(reference, weights, dtype)
+        if part and model is None:
             what = "its text part can only be taken from safetensors files, plain or FP8"
-            raise InputError(reference.path, what, "give a text-only checkpoint of the model")
-    with _plain_errors(reference.path), warnings.catch_warnings():
+            raise InputError(place, what, "give a text-only checkpoint of the model")
+    if model is None:
+        model = _load_whole(reference, located, config, dtype, replaced)
+    model.config.name_or_path = place
+    train_padding_rows(model)
+    return model.eval()
+
+
+def _load_whole(
+    reference: Reference, located: Located, config: "PretrainedConfig", dtype: Any, replaced: bool
+) -> "PreTrainedModel":
+    """All weights, loaded by transformers; `replaced`: `config` is not the one that is stored."""
+    from transformers import AutoModelForCausalLM
+
+    place, gguf = _place(reference), located.gguf_file is not None
+    fields = {"quant_method": "gguf"} if gguf else quantisation(config)
+    options = _options(located, reference, reference.revision) | ({} if gguf else loading_options(config))
+    if gguf or replaced:
+        options["config"] = config
+    with _plain_errors(place), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the settings given here win over the checkpoint's
-        options = {} if "gguf_file" in located_by else loading_options(config)
-        if "gguf_file" in located_by or replaced:
-            options["config"] = config
         model, info = AutoModelForCausalLM.from_pretrained(
-            **located_by,
-            **options,
-            dtype=dtype,
-            output_loading_info=True,
-            weights_only=True,
-            ignore_mismatched_sizes=True,
+            **options, dtype=dtype, output_loading_info=True, weights_only=True, ignore_mismatched_sizes=True
         )
         if fields is not None:
             model = make_plain(model, fields)
-    if "gguf_file" in located_by and may_lack_biases(config):
+    if gguf and may_lack_biases(config):
         info["missing_keys"] -= zero_biases(model, info["missing_keys"])
-    _check_loaded(model, info, reference.path, quantised=fields is not None)
-    model.config.name_or_path = reference.path
-    found: PreTrainedModel = model.eval()
-    train_padding_rows(found)
-    return found
+    _check_loaded(model, info, place, quantised=fields is not None)
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def _check_loaded(model: "PreTrainedModel", info: dict[str, Any], place: str, quantised: bool) -> None:
-    """Raise InputError where transformers has left out tensors of the model, or of the checkpoint."""
+    """Raise InputError where transformers has not filled tensors of the model, or ignored some of the checkpoint."""
     for what in ("mismatched_keys", "missing_keys"):
         if info[what]:
             names = ", ".join(sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[what])[:3])
-            word = what.split("_")[0]
-            said = f"{len(info[what])} {word} tensors ({names} ...)"
-            raise InputError(place, said, "get a checkpoint whose weights fit its config")
+            problem = f"{len(info[what])} {what.removesuffix('_keys')} tensors ({names} ...)"
+            raise InputError(place, problem, "get a checkpoint whose weights fit its config")
     if info["unexpected_keys"]:
         structure = find_structure(model)
         refuse_left_over(place, left_over(info["unexpected_keys"], model, structure, quantised=quantised))
@@ -259,25 +262,15 @@ def _check_loaded(model: "PreTrainedModel", info: dict[str, Any], place: str, qu
 
 def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "PreTrainedModel":
     """All of `weights`, put in by transformers' own loader."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     config = load_config(reference)
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=reference.trust_remote_code)
+    skeleton = build_skeleton(config, reference.trust_remote_code)
     names = Names(skeleton)
     check_nothing_left(weights, names, find_structure(skeleton))
     check_fits(names, weights.tensors, weights.place)
-    kind = (config.dtype or weights.dtype) if dtype == "auto" else dtype
-    with Placement(weights, {name: name for name in weights.tensors}).opened() as tensors:
-        model = type(skeleton).from_pretrained(
-            None, config=config, state_dict=tensors, dtype=kind, local_files_only=True
-        )
+    placement = Placement(weights, {name: name for name in weights.tensors})
+    model = build_from(skeleton, placement, (config.dtype or weights.dtype) if dtype == "auto" else dtype)
     model.generation_config = load_generation_config(reference) or model.generation_config
-    model.config.name_or_path = reference.path
-    found: PreTrainedModel = model.eval()
-    train_padding_rows(found)
-    return found
+    return model
 
 
 def open_weights(
@@ -289,23 +282,23 @@ def open_weights(
     """The reference's stored tensors, without reading them; None where it has to be loaded whole: a .gguf file, a
     quantised checkpoint, or weights that are not in safetensors files.
 
-    `needed` says which of all stored names are wanted: of a model on the hub only the files with those are fetched.
+    `needed` selects from all stored names: of a model on the hub only the files with those are fetched.
     With `computed`, blockwise FP8 is taken too; its tensors are not the bytes in the files (`Placement.is_plain`).
     """
-    assert reference.path is not None
-    located = locate(reference.path, reference.revision)
+    place = _place(reference)
+    located = locate(place, reference.revision)
     if located.gguf_file is not None or getattr(config, "transformers_weights", None) is not None:
         return None
-    with _plain_errors(reference.path):
+    with _plain_errors(place):
         check_no_adapter(located, reference.revision)
     stored, _ = _stored_config(reference)
     fields, part = quantisation(stored), is_text_part(stored)
     if fields is not None and not (computed and is_blockwise(fields)):
         return None
     wanted = needed_whole(needed) if part else needed
-    with _plain_errors(reference.path):
-        found = weight_files(located, reference.revision, wanted if fields is None else with_factors(wanted))
-        weights = None if found is None else StoredWeights.open(reference.path, found.files, found.index)
+    with _plain_errors(place):
+        held = weight_files(located, reference.revision, wanted if fields is None else with_factors(wanted))
+        weights = None if held is None else StoredWeights.open(place, held.files, held.index)
     if weights is not None and part:
         weights = text_part(weights)
     if weights is None or fields is None:
@@ -323,11 +316,8 @@ def check_tokenizer_fits(tokenizer: "PreTrainedTokenizerBase", config: "Pretrain
         index for index in tokenizer.get_vocab().values() if index not in special or len(special) == len(tokenizer)
     )
     if largest >= config.vocab_size:
-        raise InputError(
-            place,
-            f"tokenizer and model do not fit: the tokenizer's ids reach {largest}, the model has {config.vocab_size}",
-            "give the tokenizer that belongs to the model",
-        )
+        what = f"tokenizer and model do not fit: the tokenizer's ids reach {largest}, the model has {config.vocab_size}"
+        raise InputError(place, what, "give the tokenizer that belongs to the model")
 
 
 def silence_libraries() -> None:
@@ -344,29 +334,19 @@ def silence_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def _arguments(reference: Reference) -> dict[str, Any]:
+def _options(located: Located, reference: Reference, revision: str | None) -> dict[str, Any]:
     """What `from_pretrained` is given."""
-    assert reference.path is not None
-    located = locate(reference.path, reference.revision)
-    silence_libraries()
-    return _options(located, reference.revision) | {"trust_remote_code": reference.trust_remote_code}
-
-
-def _options(located: Located, revision: str | None) -> dict[str, Any]:
-    options: dict[str, Any] = {
+    stated = {"revision": revision, "gguf_file": located.gguf_file}
+    return {name: value for name, value in stated.items() if value is not None} | {
         "pretrained_model_name_or_path": located.name,
         "local_files_only": located.local_files_only,
+        "trust_remote_code": reference.trust_remote_code,
     }
-    if revision is not None:
-        options["revision"] = revision
-    if located.gguf_file is not None:
-        options["gguf_file"] = located.gguf_file
-    return options
 
 
 @contextlib.contextmanager
 def _plain_errors(place: str, remedy: str = "check the path, and that the checkpoint is complete") -> Any:
-    """Turn a library's complaint about what the user gave into one line; its progress bars go nowhere."""
+    """Turn a library's complaint about what the user gave into one line; its progress bars are discarded."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
@@ -382,10 +362,10 @@ def _plain_errors(place: str, remedy: str = "check the path, and that the checkp
 
 
 def _in_words(error: BaseException, remedy: str) -> tuple[str, str]:
-    """What a library's error says that a user can do something with, and the remedy."""
+    """The part of a library's error that helps a user, and the remedy."""
     text = " ".join(str(error).split())
     if "weights_only" in text or isinstance(error, pickle.UnpicklingError):
-        # torch advises to set weights_only to False, which would run whatever the file says
+        # torch advises to set weights_only to False, which would run any code in the file
         named = _PICKLED.search(text)
         if named:
             return f"refused: its weights are a pickle with more than tensors in it ({named[1]})", _PICKLE_REMEDY

@@ -1,4 +1,4 @@
-"""A model as it is given to be looked at: the place of one, or one that is loaded."""
+"""Where a model to be looked at comes from: a place, or a model that is loaded already."""
 
 import copy
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 @contextmanager
 def ready(
-    one: "str | Path | Reference | PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", device: str,
+    source: "str | Path | Reference | PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", device: str,
     dtype: str,
 ) -> "Iterator[tuple[PreTrainedModel, PreTrainedTokenizerBase | None]]":  # fmt: skip
     """A model on its device in its dtype and in evaluation mode, with its tokenizer; a loaded one is copied.
 
-    `tokenizer` is taken in place of the one that comes with a place; `dtype` is as in `resolve_dtype`. Raises
-    InputError as that, and for a place without model or tokenizer.
+    `tokenizer` replaces the one of a place; `dtype` is as in `resolve_dtype`. Raises InputError as that, and for a
+    place without model or tokenizer.
     """
     dtype = resolve_dtype(dtype, device)
-    if isinstance(one, str | Path | Reference):
-        origin = one if isinstance(one, Reference) else Reference(path=str(one))
+    if isinstance(source, str | Path | Reference):
+        origin = source if isinstance(source, Reference) else Reference(path=str(source))
         tokenizer = tokenizer or load_tokenizer(origin)
         model = load_model(origin)
     else:
-        model = copy.deepcopy(one)
+        model = copy.deepcopy(source)
         train_padding_rows(model)
     yield in_dtype(model, dtype).to(device).eval(), tokenizer
 
@@ -48,9 +48,9 @@ def resolve_dtype(dtype: str, device: str) -> str:
     return dtype
 
 
-def title(one: "str | Path | Reference | PreTrainedModel") -> tuple[str, str | None]:
+def title(source: "str | Path | Reference | PreTrainedModel") -> tuple[str, str | None]:
     """The name for people, and the place of a model that is loaded from one."""
-    place: Any = one.path if isinstance(one, Reference) else one
+    place: Any = source.path if isinstance(source, Reference) else source
     if isinstance(place, str | Path):
         return Path(place).name or str(place), str(place)
     return getattr(place.config, "name_or_path", "") or str(place.config.model_type), None

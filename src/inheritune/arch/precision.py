@@ -38,15 +38,15 @@ def _dtypes(built: "PreTrainedModel", dtype: "torch.dtype") -> "dict[str, torch.
     """The dtypes of parameters and stored buffers by name, where transformers loads the model in `dtype`."""
     from transformers.core_model_loading import build_glob_alternation
 
-    found = {name: tensor.dtype for name, tensor in (*built.named_parameters(), *built.named_buffers())}
+    dtypes = {name: tensor.dtype for name, tensor in (*built.named_parameters(), *built.named_buffers())}
     plan = built._get_dtype_plan(dtype)
     if plan:
         kept, pattern_of, _ = build_glob_alternation(list(plan))
-        for name in found:
+        for name in dtypes:
             match = kept.search(name)
             if match is not None:
-                found[name] = plan[pattern_of[str(match.lastgroup)]]
-    return found
+                dtypes[name] = plan[pattern_of[str(match.lastgroup)]]
+    return dtypes
 
 
 def _convert_buffers(

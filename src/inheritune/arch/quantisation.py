@@ -87,8 +87,8 @@ def make_plain(model: "PreTrainedModel", fields: Mapping[str, Any]) -> "PreTrain
 def _method(fields: Mapping[str, Any]) -> str:
     if fields.get("load_in_4bit") or fields.get("load_in_8bit"):
         return "bitsandbytes_4bit" if fields.get("load_in_4bit") else "bitsandbytes_8bit"
-    found = fields.get("quant_method")
-    return str(getattr(found, "value", found))
+    method = fields.get("quant_method")
+    return str(getattr(method, "value", method))
 
 
 def _way(method: str) -> str | None:
@@ -113,7 +113,7 @@ def without_factors(weights: StoredWeights, fields: Mapping[str, Any], dtype: st
     used: set[str] = set()
     plain: dict[str, StoredTensor] = {}
     for name, tensor in weights.tensors.items():
-        factors = next((weights.tensors[found] for found in _factor_names(name) if found in weights.tensors), None)
+        factors = next((weights.tensors[other] for other in _factor_names(name) if other in weights.tensors), None)
         if tensor.dtype.startswith("F8_") and factors is None and not name.endswith(("scale_inv", ".scale")):
             raise InputError(f"{tensor.file}: {name}", f"is {tensor.dtype} and has no factors", "get the file again")
         if factors is None or not tensor.dtype.startswith("F8_"):
@@ -133,14 +133,14 @@ def with_factors(needed: Callable[[list[str]], set[str]]) -> Callable[[list[str]
     """`needed`, and the factors of what is needed."""
 
     def wider(stored: list[str]) -> set[str]:
-        found = needed(stored)
-        return found | {factors for name in found for factors in _factor_names(name) if factors in stored}
+        wanted = needed(stored)
+        return wanted | {factors for name in wanted for factors in _factor_names(name) if factors in stored}
 
     return wider
 
 
 def _factor_names(name: str) -> tuple[str, ...]:
-    """Under which names the factors of a tensor may stand: DeepSeek-V3 and Qwen, DeepSeek-V4, Mistral."""
+    """The names that the factors of a tensor may have: DeepSeek-V3 and Qwen, DeepSeek-V4, Mistral."""
     stem = name.removesuffix("weight")
     return (f"{name}_scale_inv", f"{stem}scale", f"{stem}qscale_weight") if stem != name else (f"{name}_scale_inv",)
 
@@ -153,8 +153,5 @@ def _block(tensor: StoredTensor, factors: StoredTensor, block: Any) -> tuple[int
         legal = tuple(-(-length // int(size)) for length, size in zip(tensor.shape[-2:], block, strict=False))
         if factors.shape == (*tensor.shape[:-2], *legal):
             return int(block[0]), int(block[1])
-    raise InputError(
-        f"{factors.file}: {factors.name}",
-        f"{factors.shape} factors for a tensor of {tensor.shape}, in blocks of {block}",
-        "get a checkpoint whose weights fit its config",
-    )
+    what = f"{factors.shape} factors for a tensor of {tensor.shape}, in blocks of {block}"
+    raise InputError(f"{factors.file}: {factors.name}", what, "get a checkpoint whose weights fit its config")

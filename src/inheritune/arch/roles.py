@@ -1,17 +1,17 @@
-"""What each tensor of a decoder is for, and which values make a block hand on its input.
+"""What each tensor of a decoder is for, and which values make a block return its input.
 
-Neither rests on a table of architectures. A block's tensors are told apart by the modules they stand in, those outside
-the blocks by when they are used; what silences a block is found by following a forward through it (see `tracing`).
+Neither rests on a table of architectures. A block's tensors are told apart by the modules that hold them, those outside
+the blocks by when they are used; what turns a block into the identity is found by tracing a forward (see `tracing`).
 """
 
 import re
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from inheritune.arch.families import title
 from inheritune.arch.structure import Structure
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -32,7 +32,7 @@ _WORDS: tuple[dict[Role, re.Pattern[str]], ...] = (
     {"attention": re.compile(r"conv|temporal|time_?mix|recurren|rnn|mixer")},
 )
 _EMBEDDING = re.compile(r"embd|embed|(^|[._])w[tp]e([._]|$)|position")
-_ANY_BLOCK = ("mixer", "block", "layer", "module", "operator")  # names that leave it to the class to say what it is
+_ANY_BLOCK = ("mixer", "block", "layer", "module", "operator")  # names of modules whose class tells what they are
 _ERRORS = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, KeyError, IndexError)
 
 
@@ -47,14 +47,17 @@ def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Ro
     Raises InputError, naming it, for a tensor whose role cannot be told.
     """
     when = _moments_of_use(model, structure)
-    embeddings = {id(tensor) for tensor in _input_embeddings(model)}
-    tensors = _tensors(model)
+    inputs: Any = model.get_input_embeddings()
+    embeddings = {id(tensor) for tensor in inputs.parameters()}
+    # every tensor under each of its names, as the object that the modules hold
+    tensors: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers(remove_duplicate=False))
     roles: dict[str, Role] = {}
     for name in model.state_dict():
-        found = structure.split(name)
+        block = structure.split(name)
         role: Role | None
-        if found is not None:
-            role = _role_in(model.get_submodule(f"{structure.blocks}.{found[0]}"), found[1])
+        if block is not None:
+            role = _role_in(model.get_submodule(f"{structure.blocks}.{block[0]}"), block[1])
         elif id(tensors.get(name)) in embeddings:
             role = "embeddings"
         elif when is None:
@@ -62,33 +65,32 @@ def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Ro
         else:
             role = _role_by_use(model, structure, name, when.get(id(tensors.get(name))))
         if role is None:
-            raise InputError(_title(model), f"it cannot be told what {name} is for", "inherit all sub-modules")
+            raise InputError(title(model.config), f"it cannot be told what {name} is for", "inherit all sub-modules")
         roles[name] = role
     return roles
 
 
-def silencing_values(model: "PreTrainedModel", structure: Structure, index: int) -> dict[str, float]:
-    """Which tensors of block `index` must hold which one value for the block to hand on its input, exactly.
+def identity_values(model: "PreTrainedModel", structure: Structure, index: int) -> dict[str, float]:
+    """Which tensors of block `index` must hold which one value for the block to return its input, exactly.
 
     Names are those inside the block. Nearly all are the last projections of the block's branches with their biases, and
     the value is 0, also where a norm follows the projection inside the branch: that gives zero exactly, and trains
-    better than a zeroed gain (benchmarks/silent_growth.py). A scale on the residual stream itself, such as Gemma 4's,
-    gets 1.
-    `model` has to be the one in which the block shall stand, on the meta device; no values are needed.
+    better than a zeroed gain (benchmarks/function_preserving_growth.py). A scale on the residual stream itself, such as
+    Gemma 4's, gets 1. `model` is the one that the block is inserted into, on the meta device; no values are needed.
 
     Raises InputError, with the reason, where no such values exist or where it cannot be proved that they do.
     """
     from inheritune.arch.tracing import follow_block
 
-    place, remedy = f"{_title(model)}, block {index}", "grow with the reference's own blocks as they are"
+    place, remedy = f"{title(model.config)}, block {index}", "set grow.function_preserving to false"
     if not any(
         tensor.is_meta for tensor in model.parameters()
     ):  # all need not be: some constructors draw a few elsewhere
-        raise ValueError("silencing_values needs a model on the meta device")
+        raise ValueError("identity_values needs a model on the meta device")
     try:
         trace = follow_block(model, f"{structure.blocks}.{index}")
     except _ERRORS as error:
-        what = f"it cannot be proved that the block can be silenced, as what it does depends on values ({error})"
+        what = f"it cannot be proved that the block can be made to return its input, as it depends on values ({error})"
         raise InputError(place, what, remedy) from None
     if trace.hands_on_more:
         raise InputError(place, "later blocks use more of it than its output, so that it always has an effect", remedy)
@@ -96,12 +98,8 @@ def silencing_values(model: "PreTrainedModel", structure: Structure, index: int)
     values = trace.fact(trace.output).same
     if values is None:
         norm = "norm" in trace.made_by
-        why = (
-            "a norm stands after the addition"
-            if norm
-            else "its output is not its input plus branches with a last weight"
-        )
-        raise InputError(place, f"it cannot be silenced: {why}", remedy)
+        why = "a norm follows the addition" if norm else "its output is not its input plus branches with a last weight"
+        raise InputError(place, f"it cannot be made to return its input: {why}", remedy)
     return dict(values)
 
 
@@ -155,7 +153,7 @@ def _role_by_order(model: "PreTrainedModel", structure: Structure, name: str) ->
     if not name.startswith(base + ".") or (head is not None and model.get_submodule(name.rpartition(".")[0]) is head):
         return "head"
     if _is_norm(model, structure, name) and not _EMBEDDING.search(name.rpartition(".")[0].rpartition(".")[0]):
-        # OPT registers its final norm before its blocks, so that only what stands after them, alone, is certain
+        # OPT registers its final norm before its blocks, so that only what is registered after them, alone, is certain
         names = [other for other, _ in model.named_modules()]
         owners = {other.rpartition(".")[0] for other in model.state_dict() if structure.split(other) is None}
         alone = sum(_is_norm(model, structure, f"{owner}.weight") for owner in owners) == 1
@@ -169,17 +167,3 @@ def _is_norm(model: "PreTrainedModel", structure: Structure, name: str) -> bool:
     owner = model.get_submodule(name.rpartition(".")[0])
     outer, dot, _ = structure.blocks.partition(".")
     return bool(_NORM.search(type(owner).__name__.lower())) and (not dot or name.startswith(outer + "."))
-
-
-def _input_embeddings(model: "PreTrainedModel") -> "list[torch.Tensor]":
-    module: Any = model.get_input_embeddings()
-    return list(module.parameters())
-
-
-def _tensors(model: "PreTrainedModel") -> "dict[str, torch.Tensor]":
-    """Every tensor under each of its names, as the object that the modules hold."""
-    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
-
-
-def _title(model: "PreTrainedModel") -> str:
-    return getattr(model.config, "name_or_path", "") or str(model.config.model_type)

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: what the headers say of them, and how they are read when they are asked for."""
+"""Tensors in safetensors files: what the headers state of them, and how they are read on demand."""
 
 import errno
 import os
@@ -9,9 +9,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.width import Ranges
+from inheritune.arch.checkpoint_files import check_safetensors
+from inheritune.arch.selection import Runs, lengths
 from inheritune.errors import InputError
-from inheritune.limits import check_header
 
 if TYPE_CHECKING:
     import torch
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TEXT_PART = "language_model"  # what composites call it, in their tensors' names
 _CHUNK = 2**23
+_MANY_RUNS = 16
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: what the header says of it (dtype as safetensors writes it), its first byte and length."""
+    """A tensor in a file: what the header states (dtype as safetensors writes it), its first byte and length."""
 
     name: str
     file: Path
@@ -62,69 +63,77 @@ class StoredTensor:
         factors = files[self.factors.tensor.file].get_slice(self.factors.tensor.name)
         return _Scaled(values, factors, self.factors.block, getattr(torch, FLOATS[self.dtype]))
 
-    def lazy_part(self, ranges: tuple[Ranges, ...], files: Mapping[Path, Any]) -> Any:
-        """As `lazy`, for the index ranges along each dimension; of numbers that need no factors only those are read."""
-        return _Part(self, ranges) if self.factors is None else _PartOf(self.lazy(files), ranges)
+    def lazy_part(self, indices: tuple[Runs, ...], files: Mapping[Path, Any]) -> Any:
+        """As `lazy`, for indices along each dimension. Of numbers that need no factors only those are read; columns
+        that are scattered are read with all between them.
+        """
+        return _Part(self, indices) if self.factors is None else _PartOf(self.lazy(files), indices)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Index ranges of a tensor, read when transformers' loader asks for its content.
+    """Indices of a tensor along each dimension, read when transformers' loader asks for its content.
 
     safetensors' own slices read the whole tensor (0.8), four times what half the width takes of a matrix.
     """
 
     tensor: StoredTensor
-    ranges: tuple[Ranges, ...]
+    indices: tuple[Runs, ...]
 
     def __getitem__(self, _: Any) -> "torch.Tensor":
         import torch
 
-        shape = [sum(stop - start for start, stop in along) for along in self.ranges]
         size = self.tensor.bytes // prod(self.tensor.shape)
-        content = memoryview(bytearray(prod(shape) * size))
+        whole = [((0, length),) for length in self.tensor.shape]
+        scattered = [at > 0 and len(runs) > _MANY_RUNS for at, runs in enumerate(self.indices)]  # one read for all
+        read = tuple(whole[at] if scattered[at] else runs for at, runs in enumerate(self.indices))
+        content = memoryview(bytearray(prod(lengths(read)) * size))
         at = 0
         with self.tensor.file.open("rb", buffering=0) as file:
-            for start, length in self._spans(size):
+            for start, length in self._spans(read, size):
                 stop = start + length
                 while start < stop:
                     done = os.preadv(file.fileno(), [content[at : at + stop - start]], self.tensor.start + start)
                     if done == 0:
                         raise OSError(errno.EIO, "the file ended before its tensors did", str(self.tensor.file))
                     start, at = start + done, at + done
-        return torch.frombuffer(content, dtype=getattr(torch, FLOATS[self.tensor.dtype])).view(shape)
+        tensor = torch.frombuffer(content, dtype=getattr(torch, FLOATS[self.tensor.dtype])).view(lengths(read))
+        for at, runs in enumerate(self.indices):
+            tensor = take(tensor, at, runs) if scattered[at] else tensor
+        return tensor
 
-    def _spans(self, unit: int) -> Iterator[tuple[int, int]]:
-        """First byte and length of each run of numbers that lie behind each other, for numbers of `unit` bytes."""
-        dimensions = list(zip(self.tensor.shape, self.ranges, strict=True))
+    def _spans(self, indices: tuple[Runs, ...], unit: int) -> Iterator[tuple[int, int]]:
+        """First byte and length of each run of numbers that follow each other, for numbers of `unit` bytes."""
+        dimensions = list(zip(self.tensor.shape, indices, strict=True))
         while len(dimensions) > 1 and dimensions[-1][1] == ((0, dimensions[-1][0]),):
             unit *= dimensions.pop()[0]
         *outer, (length, inner) = dimensions
         strides = [prod(size for size, _ in (*outer[at + 1 :], (length, inner))) for at in range(len(outer))]
-        for indices in product(*([i for start, stop in along for i in range(start, stop)] for _, along in outer)):
-            base = sum(index * stride for index, stride in zip(indices, strides, strict=True))
+        for places in product(*([i for start, stop in along for i in range(start, stop)] for _, along in outer)):
+            base = sum(index * stride for index, stride in zip(places, strides, strict=True))
             for start, stop in inner:
                 yield (base + start) * unit, (stop - start) * unit
 
 
 @dataclass(frozen=True)
 class _PartOf:
-    """Index ranges of a lazy slice that is read whole."""
+    """Indices of a lazy slice that is read whole."""
 
     whole: Any
-    ranges: tuple[Ranges, ...]
+    indices: tuple[Runs, ...]
 
     def __getitem__(self, _: Any) -> "torch.Tensor":
-        return take(self.whole[...], self.ranges)
+        tensor: torch.Tensor = self.whole[...]
+        for dimension, runs in enumerate(self.indices):
+            tensor = take(tensor, dimension, runs)
+        return tensor
 
 
-def take(tensor: "torch.Tensor", ranges: tuple[Ranges, ...]) -> "torch.Tensor":
-    """The index ranges of a tensor along each dimension."""
+def take(tensor: "torch.Tensor", dimension: int, runs: Runs) -> "torch.Tensor":
+    """The indices of a tensor along one dimension, copied."""
     import torch
 
-    for dimension, along in enumerate(ranges):
-        tensor = torch.cat([tensor.narrow(dimension, start, stop - start) for start, stop in along], dimension)
-    return tensor
+    return torch.cat([tensor.narrow(dimension, start, stop - start) for start, stop in runs], dimension)
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ class Factors:
 
 
 class _Scaled:
-    """A lazy FP8 tensor times its factors, with as much of a slice's manner as transformers' loader asks for."""
+    """A lazy FP8 tensor times its factors, with those methods of a slice that transformers' loader uses."""
 
     def __init__(self, values: Any, factors: Any, block: tuple[int, int] | None, dtype: "torch.dtype") -> None:
         self._values, self._factors, self._block, self._dtype = values, factors, block, dtype
@@ -149,8 +158,8 @@ class _Scaled:
         if self._block is not None:
             for dimension, size in zip((-2, -1), self._block, strict=True):
                 factors = factors.repeat_interleave(size, dimension).narrow(dimension, 0, values.shape[dimension])
-        found: torch.Tensor = (values * factors).to(self._dtype)[index]
-        return found
+        scaled: torch.Tensor = (values * factors).to(self._dtype)[index]
+        return scaled
 
     def get_shape(self) -> list[int]:
         return list(self._values.get_shape())
@@ -173,24 +182,24 @@ class StoredWeights:
 
     @classmethod
     def open(cls, place: str, files: tuple[Path, ...], index: Mapping[str, str] | None = None) -> "StoredWeights":
-        """Read the headers of `files`; `index` says which tensor is in which file of all that there are.
+        """Read the headers of `files`; `index` gives the file of each tensor, of all files that there are.
 
         Raises InputError for a damaged file, and where index and files contradict each other.
         """
-        found: dict[str, StoredTensor] = {}
+        tensors: dict[str, StoredTensor] = {}
         for file in files:
             for tensor in _header(file):
-                if tensor.name in found:
-                    other = found[tensor.name].file.name
+                if tensor.name in tensors:
+                    other = tensors[tensor.name].file.name
                     raise InputError(f"{file}: {tensor.name}", f"stored in {other} too", "get the files again")
-                found[tensor.name] = tensor
+                tensors[tensor.name] = tensor
         names = {file.name for file in files}
         for name, holder in (index or {}).items():
-            if Path(holder).name in names and (name not in found or found[name].file.name != Path(holder).name):
+            if Path(holder).name in names and (name not in tensors or tensors[name].file.name != Path(holder).name):
                 raise InputError(
                     f"{place}: {name}", f"not in {holder}, where the index says that it is", "get the files again"
                 )
-        return cls(place, found, frozenset(index or ()) - found.keys())
+        return cls(place, tensors, frozenset(index or ()) - tensors.keys())
 
     @property
     def dtype(self) -> "torch.dtype":
@@ -199,8 +208,8 @@ class StoredWeights:
 
         for tensor in self.tensors.values():
             if tensor.dtype in FLOATS:
-                found: torch.dtype = getattr(torch, FLOATS[tensor.dtype])
-                return found
+                dtype: torch.dtype = getattr(torch, FLOATS[tensor.dtype])
+                return dtype
         raise InputError(
             self.place, "no tensor of floating-point numbers", "get a checkpoint whose weights fit its config"
         )
@@ -212,7 +221,7 @@ def text_name(stored: str) -> str:
 
 
 def needed_whole(needed: Callable[[list[str]], set[str]]) -> Callable[[list[str]], set[str]]:
-    """What says which of a composite's stored names are needed, from what says it of its text part's."""
+    """The function that selects a composite's stored names, from the one that selects its text part's."""
 
     def wanted(stored: list[str]) -> set[str]:
         whole = {text_name(name): name for name in stored}
@@ -224,34 +233,29 @@ def needed_whole(needed: Callable[[list[str]], set[str]]) -> Callable[[list[str]
 def text_part(weights: StoredWeights) -> StoredWeights:
     """The tensors of a composite's text part, under the names that they have without the composite.
 
-    Those are the tensors below `language_model`, and a head that stands beside it.
+    Those are the tensors below `language_model`, and a head beside it.
     """
-    found = {
+    tensors = {
         text_name(name): tensor
         for name, tensor in weights.tensors.items()
         if _TEXT_PART in name.split(".") or name.startswith("lm_head.")
     }
     away = frozenset(text_name(name) for name in weights.elsewhere if _TEXT_PART in name.split("."))
-    taken = {tensor.name for tensor in found.values()}
-    dropped = tuple(name for name in weights.tensors if name not in taken) if found else ()
-    return StoredWeights(weights.place, found or weights.tensors, away, is_text_part=True, dropped=dropped)
+    taken = {tensor.name for tensor in tensors.values()}
+    dropped = tuple(name for name in weights.tensors if name not in taken) if tensors else ()
+    return StoredWeights(weights.place, tensors or weights.tensors, away, is_text_part=True, dropped=dropped)
 
 
 def _header(file: Path) -> list[StoredTensor]:
     """The tensors of a file. Raises InputError where it is damaged."""
     from huggingface_hub import parse_local_safetensors_file_metadata
-    from safetensors import SafetensorError, safe_open
 
-    check_header(file)
-    try:
-        with safe_open(str(file), framework="pt"):  # checks that the file is as long as its header says
-            header = parse_local_safetensors_file_metadata(file)
-    except SafetensorError as error:
-        raise InputError(str(file), f"damaged or cut short ({error})", "get the file again") from None
+    check_safetensors(file)
+    header = parse_local_safetensors_file_metadata(file)
     with file.open("rb") as opened:
-        first = 8 + int.from_bytes(opened.read(8), "little")  # the header's length stands before the header
-    found = []
-    for name, tensor in header.tensors.items():
-        start, stop = tensor.data_offsets
-        found.append(StoredTensor(name, file, tuple(tensor.shape), tensor.dtype, first + start, stop - start))
-    return found
+        first = 8 + int.from_bytes(opened.read(8), "little")  # the header's length precedes the header
+    return [
+        StoredTensor(name, file, tuple(tensor.shape), tensor.dtype, first + start, stop - start)
+        for name, tensor in header.tensors.items()
+        for start, stop in [tensor.data_offsets]
+    ]

@@ -1,11 +1,11 @@
-"""What a decoder is made of, found in the model itself: its repeated blocks, and what stands around them."""
+"""What a decoder is made of, read from the model itself: its repeated blocks, and what is around them."""
 
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.families import count_field, examined, least_blocks, lenders
+from inheritune.arch.families import EXAMINED, LEAST_BLOCKS, count_field, kv_sources, title
 from inheritune.arch.inspection import POSITION, uses_of_place
 from inheritune.errors import InputError
 
@@ -41,11 +41,8 @@ def layer_count(config: "PretrainedConfig") -> int:
     """The number of blocks that a config declares. Raises InputError where it declares none."""
     count = getattr(config, count_field(config), None)
     if not isinstance(count, int) or count < 1:
-        raise InputError(
-            _title(config),
-            "the config does not say how many blocks there are",
-            "use a decoder language model",
-        )
+        what = "the config does not say how many blocks there are"
+        raise InputError(title(config), what, "use a decoder language model")
     return count
 
 
@@ -56,20 +53,22 @@ def check_decoder(config: "PretrainedConfig") -> None:
 
     remedy = "use a decoder-only language model (one that AutoModelForCausalLM loads)"
     if getattr(config, "is_encoder_decoder", False):
-        raise InputError(_title(config), f"{config.model_type} is an encoder-decoder", remedy)
-    either = config.model_type in MASKED or config.model_type == "bert-generation"  # gpt_neox says false, and is one
+        raise InputError(title(config), f"{config.model_type} is an encoder-decoder", remedy)
+    either = (
+        config.model_type in MASKED or config.model_type == "bert-generation"
+    )  # gpt_neox has false, and is a decoder
     if either and getattr(config, "is_decoder", True) is False:
-        raise InputError(_title(config), f"{config.model_type} is an encoder here (is_decoder is false)", remedy)
+        raise InputError(title(config), f"{config.model_type} is an encoder here (is_decoder is false)", remedy)
     try:
         text = config.get_text_config()
     except ValueError as error:
-        raise InputError(_title(config), f"{config.model_type} has several text models ({error})", remedy) from None
+        raise InputError(title(config), f"{config.model_type} has several text models ({error})", remedy) from None
     if text is not config:
         inner = f"a text model of type {text.model_type}"
-        raise InputError(_title(config), f"{config.model_type} wraps {inner} in a larger one", remedy)
+        raise InputError(title(config), f"{config.model_type} wraps {inner} in a larger one", remedy)
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if config.model_type not in CAUSAL and not remote:
-        raise InputError(_title(config), f"model type {config.model_type!r} has no causal language model", remedy)
+        raise InputError(title(config), f"model type {config.model_type!r} has no causal language model", remedy)
     layer_count(config)
 
 
@@ -133,51 +132,43 @@ def find_structure(model: "PreTrainedModel") -> Structure:
     lists = made or lists  # a block is made of modules; a list of single matrices is something else of that length
     lists.sort(key=lambda name: name.count("."))
     if not lists or (len(lists) > 1 and lists[0].count(".") == lists[1].count(".")):
-        found = "none" if not lists else " and ".join(lists)
-        raise InputError(
-            _title(model.config),
-            f"the model's {count} blocks are not in one list of modules (found: {found})",
-            "use a decoder whose blocks are a plain list",
-        )
+        named = "none" if not lists else " and ".join(lists)
+        what = f"the model's {count} blocks are not in one list of modules (there are: {named})"
+        raise InputError(title(model.config), what, "use a decoder whose blocks are a plain list")
     return Structure(lists[0], count)
 
 
 def check_movable(config: "PretrainedConfig", kept: list[int]) -> None:
     """Raise InputError where the config shows that these blocks would compute something else at their new places."""
-    if len(kept) < least_blocks(config):
-        raise InputError(
-            f"{config.model_type}, blocks {kept}",
-            f"transformers cannot build this architecture with fewer than {least_blocks(config)} blocks",
-            "choose more blocks",
-        )
-    lent = lenders(config)
+    least = LEAST_BLOCKS.get(config.model_type, 1)
+    if len(kept) < least:
+        what = f"transformers cannot build this architecture with fewer than {least} blocks"
+        raise InputError(f"{config.model_type}, blocks {kept}", what, "choose more blocks")
+    sources = kv_sources(config)
     for place, index in enumerate(kept):
-        lender = lent[index]
-        if lender is not None and lender not in kept[:place]:
+        source = sources[index]
+        if source is not None and source not in kept[:place]:
             raise InputError(
                 f"{config.model_type}, block {index}",
-                f"takes what block {lender} has computed, which is not among the blocks {kept}",
-                f"choose block {lender} too, or leave block {index} out",
+                f"uses what block {source} has computed, which is not among the blocks {kept}",
+                f"choose block {source} too, or leave block {index} out",
             )
     ids = getattr(config, "hybrid_layer_ids", None)  # zamba2: one block at several places, an adapter in it for each
     if ids and kept != list(range(len(kept))):
-        raise InputError(
-            _title(config),
-            f"hybrid_layer_ids is {ids}, so a block's function depends on its place and blocks {kept} would change",
-            "inherit the first blocks (choose: first)",
-        )
+        what = f"hybrid_layer_ids is {ids}, so a block's function depends on its place and blocks {kept} would change"
+        raise InputError(title(config), what, "inherit the first blocks (choose: first)")
 
 
-def check_lenders(config: "PretrainedConfig", short: "PretrainedConfig", kept: list[int]) -> None:
-    """Raise InputError where a block of `short` would take keys, values or tokens from another block than it did."""
-    lent, lent_now = lenders(config), lenders(short)
+def check_kv_sources(config: "PretrainedConfig", short: "PretrainedConfig", kept: list[int]) -> None:
+    """Raise InputError where a block of `short` would use the keys, values or tokens of another block than it did."""
+    before, after = kv_sources(config), kv_sources(short)
     for place, index in enumerate(kept):
-        source, lender = lent[index], lent_now[place]
-        if source is not None and (lender is None or kept[lender] != source):
-            now = "itself" if lender is None else f"block {kept[lender]}"
+        source, now = before[index], after[place]
+        if source is not None and (now is None or kept[now] != source):
+            own = "compute its own" if now is None else f"use block {kept[now]}"
             raise InputError(
                 f"{config.model_type}, block {index}",
-                f"takes what block {source} has computed, and would take it from {now}",
+                f"uses what block {source} has computed, and would {own}",
                 "choose other blocks, or choose: first",
             )
 
@@ -189,18 +180,15 @@ def check_place(model: "PreTrainedModel", structure: Structure, kept: list[int])
     """
     rescaled = any(vars(module).get("layers_are_rescaled", False) for module in model.modules())
     if rescaled and getattr(model.config, "rescale_every", None):
-        raise InputError(
-            _title(model.config),
-            "the model has run in evaluation mode, which has scaled its weights by their places",
-            "load it anew",
-        )
-    harmless = examined(model.config)
+        what = "the model has run in evaluation mode, which has scaled its weights by their places"
+        raise InputError(title(model.config), what, "load it anew")
+    harmless = EXAMINED.get(model.config.model_type, ())
     for use in uses_of_place(model, structure.blocks):
         moves = kept != list(range(structure.count if use.of_depth else len(kept)))
         if moves and not any(part in use.text for part in harmless):
             what = "the number of blocks" if use.of_depth else "a block's place"
             raise InputError(
-                f"{_title(model.config)}, blocks {kept}",
+                f"{title(model.config)}, blocks {kept}",
                 f"what they compute depends on {what} ({use.text})",
                 "take all blocks" if use.of_depth else "inherit the first blocks (choose: first)",
             )
@@ -214,7 +202,7 @@ def check_cache(config: "PretrainedConfig", short: "PretrainedConfig") -> None:
     """
     if _has_cache(config) and not _has_cache(short):
         raise InputError(
-            _title(config),
+            title(config),
             f"a hybrid: none of the {layer_count(short)} blocks chosen has attention, so transformers cannot run them",
             "choose more blocks, or others, so that one with attention is among them",
         )
@@ -234,32 +222,32 @@ def differences(source: "nn.Module", target: "nn.Module", settled: Collection[st
     """What makes a block compute something else than the block it was copied from, weights aside.
 
     Compares the modules' classes, the names and shapes of their tensors, every attribute that is plain data or made
-    of it, and tensors that no checkpoint stores. Left out are attributes that only say where the block stands, and
-    those named in `settled`. A block on the meta device is compared in all but the values of its tensors.
+    of it, and tensors that no checkpoint stores. Attributes that only give the block's place, and those named in
+    `settled`, are not compared. Of a block on the meta device, values of tensors are not compared.
     """
-    found = []
+    listed = []
     sources, targets = dict(source.named_modules()), dict(target.named_modules())
     for name in sorted(sources.keys() ^ targets.keys()):
-        found.append(f"module {name} is in only one of them")
+        listed.append(f"module {name} is in only one of them")
     for name in sorted(sources.keys() & targets.keys()):
         left, right = sources[name], targets[name]
         if type(left) is not type(right):
-            found.append(f"{name} is {type(right).__name__}, was {type(left).__name__}")
+            listed.append(f"{name} is {type(right).__name__}, was {type(left).__name__}")
         for key in sorted(vars(left).keys() & vars(right).keys()):
             if key.startswith("_") or key == "training" or POSITION.match(key) or key in settled:
                 continue
             a, b = vars(left)[key], vars(right)[key]
             if _is_plain(a) and _is_plain(b) and not _are_same(a, b):
-                found.append(f"{name}.{key} is {b}, was {a}".lstrip("."))
+                listed.append(f"{name}.{key} is {b}, was {a}".lstrip("."))
         for key in sorted(left._non_persistent_buffers_set & right._non_persistent_buffers_set):
             a, b = getattr(left, key), getattr(right, key)
             if a is not None and b is not None and not _are_same_tensors(a, b):
-                found.append(f"{name}.{key} has other values".lstrip("."))
+                listed.append(f"{name}.{key} has other values".lstrip("."))
     shapes = {name: tuple(tensor.shape) for name, tensor in source.state_dict().items()}
     for name, tensor in target.state_dict().items():
         if shapes.pop(name, None) != tuple(tensor.shape):
-            found.append(f"{name} has another shape")
-    return found + [f"{name} is missing" for name in shapes]
+            listed.append(f"{name} has another shape")
+    return listed + [f"{name} is missing" for name in shapes]
 
 
 def _is_plain(value: Any) -> bool:
@@ -287,10 +275,6 @@ def _are_same_tensors(a: "Tensor", b: "Tensor") -> bool:
     if a.shape != b.shape or a.is_meta or b.is_meta:
         return a.shape == b.shape
     return bool(torch.allclose(a.float(), b.float(), rtol=1e-6, atol=0, equal_nan=True))
-
-
-def _title(config: "PretrainedConfig") -> str:
-    return getattr(config, "name_or_path", "") or config.model_type
 
 
 def block_modules(model: "PreTrainedModel") -> "list[torch.nn.Module]":

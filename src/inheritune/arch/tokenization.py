@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers as they were trained: where transformers' version splits text otherwise, another is made.
+"""SentencePiece tokenizers as they were trained: where transformers' version splits text differently, another is made.
 
 transformers 5 has no slow LLaMA tokenizer any more (`use_fast` is ignored). From a `tokenizer.model` alone, and from a
 tokenizer.json that is to be a LlamaTokenizer, it makes one of its own without the file's normaliser settings, and with
@@ -41,7 +41,7 @@ _WORDS = 4096
 
 @dataclass(frozen=True)
 class SentencePieceFiles:
-    """A tokenizer as it was published: its SentencePiece model, and what may stand beside it."""
+    """A tokenizer as it was published: its SentencePiece model, and files that may be beside it."""
 
     model: Path
     tokenizer_json: Path | None = None
@@ -53,18 +53,18 @@ class SentencePieceFiles:
         """Whether text behind a special token gets a space before it, as all text does; LLaMA's default."""
         if self.settings is None:
             return True
-        found = json.loads(self.settings.read_text(encoding="utf-8"))
-        return not isinstance(found, dict) or found.get("legacy") is not False
+        fields = json.loads(self.settings.read_text(encoding="utf-8"))
+        return not isinstance(fields, dict) or fields.get("legacy") is not False
 
 
 def truest(
     tokenizer: "PreTrainedTokenizerBase", files: SentencePieceFiles, say: Callable[[str], None]
 ) -> "PreTrainedTokenizerBase":
-    """`tokenizer`, or, where it splits text otherwise than its SentencePiece model, one that splits it so.
+    """`tokenizer`, or, where it splits text differently from its SentencePiece model, one that does not.
 
     Tried in turn: the tokenizer.json as it was published, a fast one built from the SentencePiece model's own settings,
-    and SentencePiece itself (a slow one). What was done is said with `say`. Each of them is what plain transformers
-    loads from what it saves. A file that is not SentencePiece's, or has other entries, decides nothing.
+    and SentencePiece itself (a slow one). `say` is told what was done. Plain transformers loads each of them again from
+    what it saves. A file that is not SentencePiece's, or has other entries, decides nothing.
     """
     file = files.model
     judge = _judge(file)
@@ -75,7 +75,7 @@ def truest(
         return tokenizer
     fault = (
         f"tokenizer: transformers' {type(tokenizer).__name__} splits {len(wrong)} of {len(PROBES) + 1} test texts"
-        f" otherwise than {file.name} (such as {wrong[0][:40]!r})"
+        f" differently from {file.name} (such as {wrong[0][:40]!r})"
     )
     for kind, fill in (
         ("the tokenizer.json as published", _publish),
@@ -83,10 +83,10 @@ def truest(
         ("SentencePiece itself, which is slow", _keep),
     ):
         with tempfile.TemporaryDirectory() as name:
-            found = _loaded(tokenizer, files, Path(name), fill)
-        if found is not None and not _wrong(found, judge) and _same_frame(tokenizer, found):
+            other = _loaded(tokenizer, files, Path(name), fill)
+        if other is not None and not _wrong(other, judge) and _same_frame(tokenizer, other):
             say(f"{fault}; taken instead: {kind}")
-            return found
+            return other
     say(f"{fault}, and no other could be made that does not")
     return tokenizer
 
@@ -111,8 +111,8 @@ def _same_entries(tokenizer: "PreTrainedTokenizerBase", judge: Any) -> bool:
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return found
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _wrong(tokenizer: "PreTrainedTokenizerBase", judge: Any) -> list[str]:
@@ -152,12 +152,12 @@ def _loaded(
         fields |= around | {"backend": "sentencepiece", "legacy": True}
     settings.write_text(json.dumps(fields), encoding="utf-8")
     try:
-        found: PreTrainedTokenizerBase = getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+        loaded: PreTrainedTokenizerBase = getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
     except Exception:  # a core that this kind of file does not allow: the next kind is tried
         return None
-    found.init_kwargs |= around  # else what is put around a text would not be saved
-    found.name_or_path = tokenizer.name_or_path
-    return found
+    loaded.init_kwargs |= around  # else what is put around a text would not be saved
+    loaded.name_or_path = tokenizer.name_or_path
+    return loaded
 
 
 def _pattern(tokenizer: "PreTrainedTokenizerBase") -> str:

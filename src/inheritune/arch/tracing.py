@@ -1,8 +1,8 @@
-"""One forward of a decoder without weights, and what it shows about a block's output.
+"""A forward of a decoder without weights, and what it shows about a block's output.
 
-The model runs on the meta device, where tensors have shapes and no values. Every operation inside the block is seen,
-and for each tensor it is worked out which values of the block's own parameters would make that tensor all zeros, or
-equal to the block's input. What is not understood makes no claim, so a block is refused rather than guessed at.
+The model runs on the meta device, where tensors have shapes and no values. For each tensor that an operation inside the
+block gives, it is derived which values of the block's own parameters would make that tensor all zeros, or equal to the
+block's input. Nothing is claimed of an unknown operation, so a block is refused rather than guessed at.
 """
 
 import contextlib
@@ -18,23 +18,23 @@ from torch.utils._pytree import tree_leaves
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Fills = Mapping[str, float]  # parameter of the block -> the one value that all its entries get
+Constants = Mapping[str, float]  # parameter of the block -> the one value that all its entries get
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What is known of a tensor: which fills make it `zero`, and which make it the `same` as the block's input.
+    """What is known of a tensor: which constants make it `zero`, and which make it the `same` as the block's input.
 
-    None means by no known fills. `own` is the name and offset of a tensor that is a parameter plus a constant.
+    None means by no known constants. `own` is the name and offset of a tensor that is a parameter plus a constant.
     """
 
-    zero: Fills | None = None
-    same: Fills | None = None
+    zero: Constants | None = None
+    same: Constants | None = None
     own: tuple[str, float] | None = None
 
     @property
-    def one(self) -> Fills | None:
-        """The fills that make every entry one."""
+    def one(self) -> Constants | None:
+        """The constants that make every entry one."""
         return None if self.own is None else {self.own[0]: 1.0 - self.own[1]}
 
 
@@ -43,31 +43,24 @@ _ZEROS = Fact(zero={})
 _Facts = Callable[[Any], Fact]
 
 
-def _both(left: Fills | None, right: Fills | None) -> Fills | None:
-    """Fills that have both effects, if no parameter would need two values."""
+def _both(left: Constants | None, right: Constants | None) -> Constants | None:
+    """Constants that have both effects, if no parameter would need two values."""
     if left is None or right is None or any(right.get(name, value) != value for name, value in left.items()):
         return None
     return {**left, **right}
 
 
-def _by_matrix(*factors: Fact) -> Fills | None:
-    """How a matrix product becomes zero: by the factor that is a parameter, otherwise by any.
+def _zeroed(*factors: Fact, by_parameter: bool) -> Constants | None:
+    """How a product becomes zero: by one factor, never two, as then none of them would ever get a gradient.
 
-    One factor, never two: of a product of zeros no factor would ever get a gradient.
+    A matrix product is zeroed by the factor that is a parameter, if there is one. A product entry by entry is zeroed
+    by what is scaled rather than by the scale, if that is a parameter: a projection rather than the gain of a norm
+    after it. Its gradient is then large (1 / sqrt(eps)), which clipping and warm-up take care of; a gain that starts
+    at zero moves by the learning rate a step, and was measured to learn more slowly than a block whose output was not
+    zeroed at all.
     """
-    ways = [fact.zero for fact in factors if fact.own is not None] + [fact.zero for fact in factors]
-    return next((way for way in ways if way is not None), None)
-
-
-def _by_content(*factors: Fact) -> Fills | None:
-    """How a product entry by entry becomes zero: by what is scaled rather than by the scale, if that is a parameter.
-
-    So a projection is zeroed rather than the gain of a norm after it. Its gradient is then large (1 / sqrt(eps)), which
-    clipping and warm-up take care of; a gain that starts at zero moves by the learning rate a step, and was measured
-    to learn more slowly than a block that was not silenced at all.
-    """
-    ways = [fact.zero for fact in factors if fact.own is None] + [fact.zero for fact in factors]
-    return next((way for way in ways if way is not None), None)
+    preferred = sorted(factors, key=lambda fact: (fact.own is None) == by_parameter)
+    return next((fact.zero for fact in preferred if fact.zero is not None), None)
 
 
 def _add(facts: _Facts, left: Any, right: Any, alpha: Any = 1) -> Fact:
@@ -88,7 +81,7 @@ def _mul(facts: _Facts, left: Any, right: Any) -> Fact:
     same = _both(a.same, {} if right == 1 else b.one) if not torch.is_tensor(right) else _both(a.same, b.one)
     if same is None:
         same = _both(b.same, a.one)
-    return Fact(zero=_by_content(a, b), same=same)
+    return Fact(zero=_zeroed(a, b, by_parameter=False), same=same)
 
 
 def _divide(facts: _Facts, left: Any, right: Any, **_: Any) -> Fact:
@@ -98,21 +91,21 @@ def _divide(facts: _Facts, left: Any, right: Any, **_: Any) -> Fact:
 
 
 def _product(facts: _Facts, left: Any, right: Any, *_: Any, **__: Any) -> Fact:
-    return Fact(zero=_by_matrix(facts(right), facts(left)))
+    return Fact(zero=_zeroed(facts(right), facts(left), by_parameter=True))
 
 
 def _affine(facts: _Facts, bias: Any, left: Any, right: Any, *_: Any, **__: Any) -> Fact:
-    return Fact(zero=_both(_by_matrix(facts(right), facts(left)), facts(bias).zero))
+    return Fact(zero=_both(_product(facts, left, right).zero, facts(bias).zero))
 
 
 def _convolution(facts: _Facts, given: Any, weight: Any, bias: Any = None, *_: Any, **__: Any) -> Fact:
-    biased = {} if bias is None else facts(bias).zero
-    return Fact(zero=_both(_by_content(facts(given), facts(weight)), biased))
+    zero = _zeroed(facts(given), facts(weight), by_parameter=False)
+    return Fact(zero=zero if bias is None else _both(zero, facts(bias).zero))
 
 
 def _norm(facts: _Facts, given: Any, shape: Any, weight: Any = None, bias: Any = None, *_: Any, **__: Any) -> Fact:
-    factors = [facts(given)] if weight is None else [facts(given), facts(weight)]
-    return Fact(zero=_both(_by_content(*factors), {} if bias is None else facts(bias).zero))
+    zero = facts(given).zero if weight is None else _convolution(facts, given, weight).zero
+    return Fact(zero=zero if bias is None else _both(zero, facts(bias).zero))
 
 
 def _moved(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
@@ -121,31 +114,20 @@ def _moved(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
     return Fact(zero=fact.zero, own=fact.own)
 
 
-def _zero_stays(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
-    return Fact(zero=facts(given).zero)
-
-
 def _reshaped(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
     return facts(given)
 
 
 def _joined(facts: _Facts, parts: Any, *_: Any, **__: Any) -> Fact:
-    zero: Fills | None = {}
+    zero: Constants | None = {}
     for part in parts:
         zero = _both(zero, facts(part).zero)
     return Fact(zero=zero)
 
 
-def _where(facts: _Facts, _: Any, left: Any, right: Any) -> Fact:
-    return Fact(zero=_both(facts(left).zero, facts(right).zero))
-
-
-def _filled_in(facts: _Facts, given: Any, _: Any, value: Any, *__: Any, **___: Any) -> Fact:
-    return Fact(zero=_both(facts(given).zero, facts(value).zero))
-
-
-def _put_at(facts: _Facts, given: Any, _: Any, __: Any, value: Any, **___: Any) -> Fact:
-    return Fact(zero=_both(facts(given).zero, facts(value).zero))
+def _where_all(*places: int) -> Callable[..., Fact]:
+    """The result is zero where the arguments at these places are."""
+    return lambda facts, *given, **_: _joined(facts, [given[place] for place in places])
 
 
 def _padded(facts: _Facts, given: Any, _: Any, value: Any = 0) -> Fact:
@@ -157,43 +139,34 @@ def _copied(facts: _Facts, target: Any, source: Any, *_: Any) -> Fact:
     return Fact(zero=fact.zero, same=fact.same if target.shape == source.shape else None)
 
 
-def _zeros(*_: Any, **__: Any) -> Fact:
-    return _ZEROS
-
-
-def _full(facts: _Facts, _: Any, value: Any, *__: Any, **___: Any) -> Fact:
-    return facts(value)
-
-
 # By the name of the operation. Missing on purpose: relu and powers, which keep zero and pass no gradient there.
 _RULES: dict[str, Callable[..., Fact]] = {
     **dict.fromkeys(
-        ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "alias", "detach", "clone", "lift_fresh"), _reshaped
+        ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "alias", "detach", "clone", "lift_fresh",
+         "_to_copy"),
+        _reshaped,
     ),
     **dict.fromkeys(("t", "transpose", "permute", "index", "index_select", "select", "expand"), _moved),
     **dict.fromkeys(
         ("slice", "split", "split_with_sizes", "unbind", "gather", "repeat", "flip", "roll", "neg", "sum", "mean",
          "cumsum", "silu", "gelu", "tanh", "native_dropout"),
-        _zero_stays,
+        _where_all(0),
     ),
-    **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "zero"), _zeros),
+    **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "zero"), lambda *_, **__: _ZEROS),
     **dict.fromkeys(("mm", "bmm", "_grouped_mm", "grouped_mm_fallback", "mv", "dot"), _product),
     **dict.fromkeys(("addmm", "baddbmm"), _affine),
-    **dict.fromkeys(("full", "full_like", "new_full"), _full),
-    **dict.fromkeys(("index_add", "scatter_add", "scatter"), _put_at),
+    **dict.fromkeys(("full", "full_like", "new_full"), lambda facts, _, value, *__, **___: facts(value)),
+    **dict.fromkeys(("index_add", "scatter_add", "scatter"), _where_all(0, 3)),
+    **dict.fromkeys(("index_put", "masked_fill"), _where_all(0, 2)),
     **dict.fromkeys(("cat", "stack"), _joined),
-    "_to_copy": _reshaped,
+    **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), _norm),
     "add": _add,
     "constant_pad_nd": _padded,
     "convolution": _convolution,
     "copy": _copied,
     "div": _divide,
-    "index_put": _filled_in,
-    "masked_fill": _filled_in,
     "mul": _mul,
-    "native_layer_norm": _norm,
-    "_fused_rms_norm": _norm,
-    "where": _where,
+    "where": _where_all(1, 2),
 }  # fmt: skip
 
 
@@ -202,7 +175,7 @@ def _memory(tensor: torch.Tensor) -> int:
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows facts through every operation while `block` runs; elsewhere only answers what has no value on meta."""
+    """Follows facts through every operation while `block` runs; elsewhere it supplies values that meta tensors lack."""
 
     def __init__(self, block: nn.Module, shared: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -211,7 +184,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stream: torch.Tensor | None = None
         self._makers: dict[int, str] = {}
         self._made: set[int] = set()
-        self._kept: list[torch.Tensor] = []  # so that no address stands for two
+        self._kept: list[torch.Tensor] = []  # so that no address is used twice
         self._left = False
         self.output: torch.Tensor | None = None
         self.made_by = "nothing"
@@ -221,7 +194,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._facts[id(parameter)] = (parameter, Fact(zero={name: 0.0}, own=(name, 0.0)))
         stored = block.state_dict().keys()
         for name, buffer in block.named_buffers():
-            if name in stored and buffer.is_floating_point():  # never trained, so no branch may be silenced by it
+            if name in stored and buffer.is_floating_point():  # never trained, so no branch may be zeroed by it
                 self._facts[id(buffer)] = (buffer, Fact(own=(name, 0.0)))
 
     def fact(self, value: Any) -> Fact:
@@ -231,12 +204,12 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return _ZEROS if isinstance(value, int | float) and value == 0 else _NOTHING
 
     def enter_block(self, stream: torch.Tensor) -> None:
-        """From here on operations are followed; `stream` is the block's input."""
+        """Start to follow operations; `stream` is the block's input."""
         self._inside, self._stream = True, stream
         self._facts[id(stream)] = (stream, Fact(same={}))
 
     def leave_block(self, output: Any) -> None:
-        """Nothing is followed from here on; but whoever uses another tensor that the block made is noticed."""
+        """Stop following; later uses of another tensor that the block made are noticed."""
         self._inside = False
         self.output = next(filter(torch.is_tensor, tree_leaves(output)))
         self.made_by = self._makers.get(id(self.output), "nothing")
@@ -285,7 +258,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return fact if fits or fact.same is None else Fact(zero=fact.zero, own=fact.own)
 
     def _overwrite(self, changed: torch.Tensor, fact: Fact) -> None:
-        """A tensor was written to: whatever shares its memory keeps only what also holds for the new content."""
+        """A tensor was written to: tensors that share its memory keep only facts that hold for the new content, too."""
         memory = _memory(changed)
         for key, (tensor, known) in list(self._facts.items()):
             if tensor is not changed and _memory(tensor) == memory:
@@ -338,7 +311,7 @@ class _Use(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def moments_of_use(model: "PreTrainedModel", blocks: nn.Module) -> dict[int, str]:
     """When each tensor of a model, with weights or without, is first used, by its id: "before", "between" or "after".
 
-    "Between" is while the blocks run. Tensors that a forward of text does not use are left out. Raises whatever the
+    "Between" is while the blocks run. Tensors that a forward of text does not use are not listed. Raises whatever the
     model raises.
     """
     use = _Use()
@@ -357,9 +330,9 @@ def moments_of_use(model: "PreTrainedModel", blocks: nn.Module) -> dict[int, str
 
 
 def _without_values(func: Any, args: Any, kwargs: Any, outside: bool) -> Any:
-    """Do an operation; outside the blocks, say one, or true, where a value is asked for.
+    """Do an operation; outside the blocks, answer with one, or true, where a value is needed.
 
-    There masks and positions are looked at, and what they hold has no part in how a block is wired.
+    There, code looks at masks and positions, whose values do not change how a block is wired.
     """
     if outside and func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
         return torch.ones((), dtype=args[0].dtype).item()

@@ -1,6 +1,6 @@
-"""Stored tensors that a model does not take, and which of them may be left over.
+"""Stored tensors that a model does not use, and which of them may be ignored.
 
-A tensor that nothing takes may change what the model computes, unless it is listed below as harmless. The list is
+Ignoring a tensor may change what the model computes, unless it is listed below as harmless. The list is
 for all formats; architectures add their own (`_keys_to_ignore_on_load_unexpected` of transformers' classes).
 """
 
@@ -42,7 +42,7 @@ _QUANTISATION = (
     r"\.(scales?|zeros|qzeros|g_idx|absmax|quant_map|nested_absmax|nested_quant_map|SCB|weight_format)$",
     r"\.quant_state\.\w+$",
 )
-"""What a quantisation stored beside its numbers, where the quantisation has been undone."""
+"""What a quantisation stored beside its numbers, where it has been undone."""
 
 _OTHER_SENSES = (
     r"(^|[._])(vision|visual|vit|image|images|pixel|audio|speech|video|sound)([._]|$)",
@@ -59,7 +59,7 @@ def left_over(
 ) -> list[str]:  # fmt: skip
     """Those of the stored `names`, for which `model` has no tensor, that may change what it computes.
 
-    `quantised` says that a quantisation was undone, `composite` that the text part is taken of a larger model.
+    `quantised`: a quantisation was undone. `composite`: the text part of a larger model is taken.
     """
     known = (*_CONSTANTS, *_OTHER_HEADS, *_SPECULATION, *(_QUANTISATION if quantised else ()))
     known = (*known, *(_OTHER_SENSES if composite else ()), *(model._keys_to_ignore_on_load_unexpected or ()))
@@ -67,11 +67,17 @@ def left_over(
     return sorted(name for name in names if pattern.search(name) is None and not is_spare(name, model, structure))
 
 
-def is_spare(name: str, model: "PreTrainedModel", structure: Structure) -> bool:
-    """Whether a stored name is of the layers behind the blocks that guess further tokens (DeepSeek-V3)."""
-    spare = getattr(model.config, "num_nextn_predict_layers", 0) or 0
+def block_beyond(name: str, model: "PreTrainedModel", structure: Structure) -> int | None:
+    """The number of the block that a stored name belongs to, if the config does not count that block."""
     places = (structure.split(one) for one in (name, f"{model.base_model_prefix}.{name}"))
-    return any(at is not None and structure.count <= at[0] < structure.count + spare for at in places)
+    return next((at[0] for at in places if at is not None and at[0] >= structure.count), None)
+
+
+def is_spare(name: str, model: "PreTrainedModel", structure: Structure) -> bool:
+    """Whether a stored name is of the layers after the blocks that guess further tokens (DeepSeek-V3)."""
+    spare = getattr(model.config, "num_nextn_predict_layers", 0) or 0
+    block = block_beyond(name, model, structure)
+    return block is not None and block < structure.count + spare
 
 
 def refuse_left_over(place: str, names: list[str]) -> None:

@@ -1,7 +1,7 @@
 """A checkpoint's stored tensors, by their names in its files, without reading them: which belong to which block.
 
-Stored names need not be the modules' names (GPT-2's files leave out `transformer.`, Mixtral's store experts one by one
-where the module holds them fused). What a stored name becomes is asked of transformers, whose loader decides it.
+Stored names need not be the modules' names (GPT-2's files lack `transformer.`, Mixtral's store experts one by one
+where the module holds them fused). transformers' loader decides what a stored name becomes.
 """
 
 import contextlib
@@ -11,12 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.stored import FLOATS
-from inheritune.arch.stored import StoredTensor as StoredTensor
-from inheritune.arch.stored import StoredWeights as StoredWeights
+from inheritune.arch.selection import Runs, length, lengths
+from inheritune.arch.stored import FLOATS, StoredTensor, StoredWeights
 from inheritune.arch.structure import Structure
-from inheritune.arch.unused import CAUSAL_MASK, is_spare, left_over, refuse_left_over
-from inheritune.arch.width import Ranges
+from inheritune.arch.unused import CAUSAL_MASK, block_beyond, is_spare, left_over, refuse_left_over
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,12 +42,12 @@ class Names:
 
     def fit(self, tensors: Mapping[str, StoredTensor], fresh: frozenset[str]) -> bool:
         """Whether each stored tensor is one of the model's as it is, and none of the model's but `fresh` is lacking."""
-        found = {self.of(stored): tensor.shape for stored, tensor in tensors.items()}
-        if self._converters or len(found) < len(tensors):
+        filled = {self.of(stored): tensor.shape for stored, tensor in tensors.items()}
+        if self._converters or len(filled) < len(tensors):
             return False
         needed = self.own.keys() - fresh - getattr(self.skeleton, "all_tied_weights_keys", {}).keys()
         own = {name: tuple(tensor.shape) for name, tensor in self.own.items()}
-        return needed <= found.keys() and all(own.get(name, shape) == shape for name, shape in found.items())
+        return needed <= filled.keys() and all(own.get(name, shape) == shape for name, shape in filled.items())
 
     def of(self, stored: str) -> str:
         """The tensor of the model that a stored one fills, the first where it is split into several; a name that is
@@ -57,24 +55,24 @@ class Names:
         """
         return self._lookup(stored)[0]
 
-    def part(self, stored: StoredTensor, ranges: tuple[Ranges, ...]) -> tuple[Ranges, ...] | None:
-        """What `ranges` of the model's tensor take of the stored one that fills it; None where that is not known.
+    def part(self, stored: StoredTensor, indices: tuple[Runs, ...]) -> tuple[Runs, ...] | None:
+        """The indices of a stored tensor that are `indices` of the model's tensor; None where that is not known.
 
         Known are tensors stored as they are, and those that are stacked and put side by side (experts one by one)
-        where each takes the same part.
+        where the same is taken of each.
         """
         name, operations = self._lookup(stored.name)
         shape = tuple(self.own[name].shape)
         if not operations:
-            return ranges if stored.shape == shape else None
+            return indices if stored.shape == shape else None
         if any(type(operation).__name__ not in _SIDE_BY_SIDE for operation in operations):
             return None
-        if len(shape) == len(stored.shape) + 1 and ranges[0] == ((0, shape[0]),):
-            shape, ranges = shape[1:], ranges[1:]
+        if len(shape) == len(stored.shape) + 1 and indices[0] == ((0, shape[0]),):
+            shape, indices = shape[1:], indices[1:]
         if len(shape) != len(stored.shape):
             return None
-        found = tuple(_common(along, *sizes) for along, *sizes in zip(ranges, stored.shape, shape, strict=True))
-        return None if None in found else tuple(along for along in found if along is not None)
+        common = [_common(runs, *sizes) for runs, *sizes in zip(indices, stored.shape, shape, strict=True)]
+        return None if None in common else tuple(runs for runs in common if runs is not None)
 
     def _lookup(self, stored: str) -> tuple[str, list[Any]]:
         from transformers.core_model_loading import rename_source_key
@@ -87,17 +85,16 @@ class Names:
         return self._found[stored]
 
 
-def _common(along: Ranges, size: int, whole: int) -> Ranges | None:
-    """What ranges of a dimension of `whole` indices take of each of its pieces of `size`; None where that differs."""
+def _common(runs: Runs, size: int, whole: int) -> Runs | None:
+    """What indices of a dimension of `whole` take of each of its pieces of `size`; None where that differs."""
     if whole % size:
         return None
     pieces = {
-        tuple((start - first, stop - first) for start, stop in along if first <= start and stop <= first + size)
+        tuple((start - first, stop - first) for start, stop in runs if first <= start and stop <= first + size)
         for first in range(0, whole, size)
     }
     each = pieces.pop()
-    taken = sum(stop - start for start, stop in along)
-    return None if pieces or sum(stop - start for start, stop in each) * (whole // size) != taken else each
+    return None if pieces or length(each) * (whole // size) != length(runs) else each
 
 
 @dataclass(frozen=True)
@@ -107,10 +104,8 @@ class Placement:
     weights: StoredWeights
     names: Mapping[str, str]
     """The target's stored name to the reference's."""
-    ranges: Mapping[str, tuple[Ranges, ...]] = field(default_factory=dict)
-    """For tensors of which a part is taken: the index ranges along each dimension."""
-    target: "PreTrainedModel | None" = None
-    """The model that they fill, without weights."""
+    indices: Mapping[str, tuple[Runs, ...]] = field(default_factory=dict)
+    """For tensors of which a part is taken: the indices along each dimension."""
 
     def tensor(self, name: str) -> StoredTensor:
         """The reference's stored tensor that the target stores as `name`."""
@@ -118,11 +113,8 @@ class Placement:
 
     def tensors(self) -> dict[str, StoredTensor]:
         """What the target stores, by its names, in the shapes that it has there."""
-        found = {name: self.tensor(name) for name in self.names}
-        for name, ranges in self.ranges.items():
-            shape = tuple(sum(stop - start for start, stop in along) for along in ranges)
-            found[name] = replace(found[name], shape=shape)
-        return found
+        whole = {name: self.tensor(name) for name in self.names}
+        return whole | {name: replace(whole[name], shape=lengths(part)) for name, part in self.indices.items()}
 
     @property
     def is_plain(self) -> bool:
@@ -140,7 +132,7 @@ class Placement:
                 for file in {file for name in self.names for file in self.tensor(name).files}
             }
             whole = {name: self.tensor(name).lazy(files) for name in self.names}
-            yield whole | {name: self.tensor(name).lazy_part(part, files) for name, part in self.ranges.items()}
+            yield whole | {name: self.tensor(name).lazy_part(part, files) for name, part in self.indices.items()}
 
 
 def place_tensors(
@@ -148,12 +140,12 @@ def place_tensors(
     before: Names,
     target: "PreTrainedModel",
     wanted: Mapping[str, tuple[str, ...]],
-    ranges: Mapping[str, tuple[Ranges, ...]],
+    indices: Mapping[str, tuple[Runs, ...]],
 ) -> Placement | None:
     """Find the stored tensors for a target, and their names in a checkpoint of its own.
 
     `before` knows the source's names, `target` is without weights; `wanted` maps the source's tensors to the target's
-    that are made from them, `ranges` the target's tensors to the part of their source that is taken. A tied tensor is
+    that are made from them, `indices` the target's tensors to the part of their source that is taken. A tied tensor is
     stored once. None where it is not known what of a stored tensor such a part is; raises InputError where a stored
     name does not show its block.
     """
@@ -161,7 +153,7 @@ def place_tensors(
     modules = {stored: before.of(stored) for stored in weights.tensors}
     tied, present = getattr(before.skeleton, "all_tied_weights_keys", {}), set(modules.values())
     names: dict[str, str] = {}
-    parts: dict[str, tuple[Ranges, ...]] = {}
+    parts: dict[str, tuple[Runs, ...]] = {}
     for stored, module in modules.items():
         original = tied.get(module)
         if original in present:
@@ -169,12 +161,12 @@ def place_tensors(
         for goal in wanted.get(module if original is None else original, ()):
             name = _renamed(stored, module, goal if original is None else module, after, weights.place)
             names[name] = stored
-            if goal in ranges:
-                part = before.part(weights.tensors[stored], ranges[goal])
+            if goal in indices:
+                part = before.part(weights.tensors[stored], indices[goal])
                 if part is None:
                     return None
                 parts[name] = part
-    return Placement(weights, names, parts, target)
+    return Placement(weights, names, parts)
 
 
 def _renamed(stored: str, module: str, goal: str, names: Names, place: str) -> str:
@@ -188,11 +180,8 @@ def _renamed(stored: str, module: str, goal: str, names: Names, place: str) -> s
         tried = f"{stored[: match.start()]}{int(match[1]) + shift}{stored[match.end() :]}"
         if names.of(tried) == goal:
             return tried
-    raise InputError(
-        place,
-        f"the stored name {stored} does not show which block it belongs to ({module})",
-        "load the model with transformers and inherit from it in Python",
-    )
+    what = f"the stored name {stored} does not show which block it belongs to ({module})"
+    raise InputError(place, what, "load the model with transformers and inherit from it in Python")
 
 
 def check_fits(
@@ -213,7 +202,7 @@ def check_fits(
         name: _Shape(tensor.shape, getattr(torch, FLOATS.get(tensor.dtype, "uint8")))
         for name, tensor in tensors.items()
     }
-    with _complaints() as complaints:
+    with _logged() as lines:
         try:
             _, info = type(skeleton).from_pretrained(
                 None,
@@ -226,7 +215,7 @@ def check_fits(
                 local_files_only=True,
             )
         except RuntimeError as error:
-            first = next((found for found in complaints if "tensors destined for" in found), str(error).split("\n")[0])
+            first = next((line for line in lines if "tensors destined for" in line), str(error).split("\n")[0])
             raise InputError(place, f"stored tensors cannot be put together: {first}", _REMEDY) from None
     shaped = sorted((name, tuple(got), tuple(legal)) for name, got, legal in info["mismatched_keys"])
     if shaped:
@@ -256,25 +245,25 @@ class _Shape:
 
 
 @contextlib.contextmanager
-def _complaints() -> Iterator[list[str]]:
+def _logged() -> Iterator[list[str]]:
     """What transformers' loader logs: for a conversion that fails, only the log names the tensor."""
-    found: list[str] = []
+    lines: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            found.extend(line.removeprefix("Error: ") for line in record.getMessage().split("\n"))
+            lines.extend(line.removeprefix("Error: ") for line in record.getMessage().split("\n"))
 
     logger, handler = logging.getLogger("transformers.modeling_utils"), Keep()
-    before, spread = logger.level, logger.propagate
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
     try:
-        yield found
+        yield lines
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before)
-        logger.propagate = spread
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 def check_stored(weights: StoredWeights, names: Names, structure: Structure) -> None:
@@ -304,51 +293,39 @@ def check_stored(weights: StoredWeights, names: Names, structure: Structure) -> 
 def check_nothing_left(weights: StoredWeights, names: Names, structure: Structure) -> None:
     """Raise InputError for a stored tensor that the model has no place for, unless it is known to do no harm.
 
-    transformers leaves such tensors out with a warning, and the model computes something else than the one that was
+    transformers ignores such tensors with a warning, and the model computes something else than the one that was
     trained. See `arch.unused` for those that may be left over.
     """
     model, left = names.skeleton, []
     for stored in (*weights.tensors, *weights.elsewhere):
         module = names.of(stored)
-        if module not in names.own and not _is_beyond(module, structure, model):
+        if module not in names.own and block_beyond(module, model, structure) is None:
             left.append(stored if stored in weights.elsewhere else module)
     shapes = {names.of(stored): tensor.shape for stored, tensor in weights.tensors.items()}
-    biases = [name for name in left if re.search(CAUSAL_MASK, name) and _is_vector(shapes.get(name, ()))]
+    vectors = {name for name, shape in shapes.items() if len(shape) == 1 and shape[0] > 1}
+    biases = [name for name in left if re.search(CAUSAL_MASK, name) and name in vectors]
     quantised = any(tensor.factors is not None for tensor in weights.tensors.values())
-    found = left_over(left, model, structure, quantised=quantised, composite=weights.is_text_part)
-    found += left_over(weights.dropped, model, structure, quantised=True, composite=True)
+    names_left = left_over(left, model, structure, quantised=quantised, composite=weights.is_text_part)
+    names_left += left_over(weights.dropped, model, structure, quantised=True, composite=True)
     stored_as = {names.of(stored): tensor.name for stored, tensor in weights.tensors.items()}
-    refuse_left_over(weights.place, [stored_as.get(name, name) for name in biases + found])
-
-
-def _is_vector(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 1 and shape[0] > 1
-
-
-def _is_beyond(module: str, structure: Structure, model: "PreTrainedModel") -> bool:
-    """Whether a name is of a block that the config does not count, which `_check_depth` sees to."""
-    places = (structure.split(name) for name in (module, f"{model.base_model_prefix}.{module}"))
-    return any(place is not None and place[0] >= structure.count for place in places)
+    refuse_left_over(weights.place, [stored_as.get(name, name) for name in biases + names_left])
 
 
 def _check_depth(modules: Mapping[str, str], skeleton: "PreTrainedModel", structure: Structure, place: str) -> None:
-    """Blocks in the files that the config does not count are an error, unless the architecture leaves them out."""
+    """Raise InputError for blocks in the files that the config does not count, unless the architecture ignores them."""
     ignored = list(skeleton._keys_to_ignore_on_load_unexpected or ())
     for stored, module in modules.items():
-        for name in (module, f"{skeleton.base_model_prefix}.{module}"):
-            where = structure.split(name)
-            if where is None or where[0] < structure.count or is_spare(name, skeleton, structure):
-                continue
-            if not any(re.search(pattern, name) for pattern in ignored):
-                raise InputError(
-                    f"{place}: {stored}",
-                    f"a tensor of block {where[0]} (from 0), but the config says {structure.count} blocks",
-                    _REMEDY,
-                )
+        block = block_beyond(module, skeleton, structure)
+        names = (module, f"{skeleton.base_model_prefix}.{module}")
+        if block is None or is_spare(module, skeleton, structure):
+            continue
+        if not any(re.search(pattern, name) for pattern in ignored for name in names):
+            what = f"a tensor of block {block} (from 0), but the config says {structure.count} blocks"
+            raise InputError(f"{place}: {stored}", what, _REMEDY)
 
 
 def _check_dtypes(weights: StoredWeights, modules: Mapping[str, str], structure: Structure) -> None:
-    """A tensor that stands in every block has one dtype in all of them; float16 and bfloat16 are not mixed."""
+    """A tensor of every block has the same dtype in all of them; float16 and bfloat16 are not mixed."""
     usual: dict[str, StoredTensor] = {}
     halves: dict[str, StoredTensor] = {}
     for stored, module in modules.items():
@@ -357,22 +334,16 @@ def _check_dtypes(weights: StoredWeights, modules: Mapping[str, str], structure:
             halves.setdefault(tensor.dtype, tensor)
         other = tensor if where is None else usual.setdefault(where[1], tensor)
         if tensor.dtype != other.dtype:
-            raise InputError(
-                f"{tensor.file}: {stored}",
-                f"is {tensor.dtype}, but the same tensor of another block ({other.name}) is {other.dtype}",
-                "get the file again: it belongs to another checkpoint",
-            )
+            what = f"is {tensor.dtype}, but the same tensor of another block ({other.name}) is {other.dtype}"
+            raise InputError(f"{tensor.file}: {stored}", what, "get the file again: it belongs to another checkpoint")
     if len(halves) > 1:
         left, right = halves["F16"], halves["BF16"]
-        raise InputError(
-            f"{left.file}: {left.name}",
-            f"is F16, but {right.name} is BF16, which one checkpoint does not mix",
-            "get the file again: it belongs to another checkpoint",
-        )
+        what = f"is F16, but {right.name} is BF16, which one checkpoint does not mix"
+        raise InputError(f"{left.file}: {left.name}", what, "get the file again: it belongs to another checkpoint")
 
 
 def _check_ties(weights: StoredWeights, modules: Mapping[str, str], skeleton: "PreTrainedModel") -> None:
-    """Where a tied tensor is stored twice, both must be the same: else the config is wrong about the tie."""
+    """Where a tied tensor is stored twice, both must be the same, or the config is wrong about the tie."""
     by_module = {module: stored for stored, module in modules.items()}
     for alias, original in getattr(skeleton, "all_tied_weights_keys", {}).items():
         if alias not in by_module or original not in by_module:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from inheritune.arch import (
     build_random,
     check_positions,
-    layer_count,
     load_config,
     new_config,
     planned_config,
 )
 from inheritune.errors import InputError
-from inheritune.inheritance import settle, target_config
+from inheritune.inheritance import replace_budget, target_config
+from inheritune.inheritance import resolve as resolve_target
 from inheritune.recipe import MEASURED, Recipe, Reference, Training, check, load_recipe, override
 from inheritune.runtime import Runtime
 
@@ -81,10 +81,10 @@ def _small_memory(shape: str, runtime: Runtime) -> dict[str, Any]:
 def recipe_shape(recipe: Recipe) -> "PretrainedConfig":
     """The config of the first round's target of a recipe. Raises InputError as inheriting does."""
     config = planned_config(recipe.reference, recipe.train.sequence_length)
-    spec = settle(config, recipe.inherit, recipe.reference.trust_remote_code)
+    spec = replace_budget(config, recipe.inherit, recipe.reference.trust_remote_code)
     if spec.choose in MEASURED:  # blocks are of one shape in nearly all models
         spec = spec.model_copy(update={"choose": "first"})
-    return target_config(config, spec, layer_count(config))
+    return target_config(config, resolve_target(spec, config))
 
 
 def request(

@@ -182,7 +182,7 @@ def inherit(
     from inheritune import inheritance
     from inheritune.arch import parameter_count
 
-    spec = inheritance.make_wish(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
+    spec = inheritance.inherit_settings(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
     selection = drops = None
     if spec.choose in MEASURED and (text or data):
         from inheritune import analysis

@@ -26,7 +26,7 @@ def open_run(folder: Path) -> RunFolder | None:
     recipe_file, summary = folder / "recipe.yaml", folder / "summary.json"
     if not recipe_file.is_file() or (folder / "config.json").exists():
         return None
-    recipe = load_recipe(recipe_file)
+    recipe = load_recipe(recipe_file, saved=True)
     if not summary.is_file():
         raise InputError(str(folder), "a run without a result yet", "let it finish a round first: `inheritune run`")
     model = RunSummary.read(summary).result.model

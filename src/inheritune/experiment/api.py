@@ -18,7 +18,7 @@ from inheritune.experiment.folders import asked, begun, check_request, identity
 from inheritune.experiment.rounds import best_round, continues, round_stages
 from inheritune.experiment.stages import Stages
 from inheritune.experiment.training_run import TrainingRun, run_training
-from inheritune.inheritance import settle
+from inheritune.inheritance import replace_budget
 from inheritune.recipe import Distillation, Evaluate, Grow, Inherit, Reference, Training, check
 from inheritune.results import RoundResult, Start, TrainingResult
 from inheritune.runlog import Terminal, check_trackers
@@ -142,7 +142,7 @@ def grow(
         parallel=parallel, timeout=10, prefix=prefix, tokenizer=tokenizer, terminal=terminal, track=track,
     )  # fmt: skip
     model, context, total = opened.model, opened.context, layer_count(opened.model.config)
-    possible = round_stages(settle(model.config, first), further, total)
+    possible = round_stages(replace_budget(model.config, first), further, total)
     teacher = None
     if training.distillation is not None:
         teacher = Teacher(model, out / "teacher", trainings=len(possible))

@@ -28,7 +28,7 @@ from inheritune.experiment.budgets import check_budgets
 from inheritune.experiment.plan import Models, PlannedArm, plan_arms, plan_rounds
 from inheritune.experiment.suite import ArmSettings, Suite
 from inheritune.experiment.tasks import check_recipe_tasks
-from inheritune.inheritance import check_silencing
+from inheritune.inheritance import check_function_preserving
 from inheritune.recipe import Basis, Recipe, TokenFiles, Training
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
@@ -155,4 +155,4 @@ def _check_rounds(recipe: Recipe, models: Models) -> None:
         if not stage.is_provisional or len(stage.blocks) == layer_count(reference):
             models.target(reference, stage)
     if models.drafts and stages[0].is_provisional and stages[0].function_preserving:
-        check_silencing(build_skeleton(reference, models.trust))
+        check_function_preserving(build_skeleton(reference, models.trust))

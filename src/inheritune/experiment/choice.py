@@ -10,7 +10,7 @@ from inheritune.arch import in_dtype, layer_count, load_config, load_model
 from inheritune.data import Sequences, sample
 from inheritune.experiment.context import RunContext
 from inheritune.experiment.rounds import is_measured
-from inheritune.inheritance import settle
+from inheritune.inheritance import replace_budget
 from inheritune.recipe import Inherit, Reference
 from inheritune.report import spans
 from inheritune.results import Selection
@@ -65,7 +65,7 @@ def decide(
     """`inherit` with a number of blocks in place of a budget, and the order of a measured choice (None: not one)."""
     if not is_measured(inherit):
         config = load_config(source) if isinstance(source, Reference) else source.config
-        return settle(config, inherit, context.trust_remote_code), None
+        return replace_budget(config, inherit, context.trust_remote_code), None
     selection = choose_once(source, inherit, context, file)
     decided = inherit.model_copy(update={"layers": len(selection.blocks)})
     return decided, [one.block for one in selection.dropped]

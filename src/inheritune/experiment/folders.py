@@ -11,7 +11,7 @@ import yaml
 from inheritune.errors import DamagedFile, InputError
 from inheritune.inheritance import check_free
 from inheritune.limits import YAML_BYTES, check_yaml, read_text
-from inheritune.recipe import Basis, Training, changes, completed, dump_recipe
+from inheritune.recipe import Basis, Training, changes, completed, dump_recipe, with_new_names
 from inheritune.runlog import Terminal, check_name, locked, note_start, read_mapping, write_json, write_text
 from inheritune.runtime import Runtime
 
@@ -75,6 +75,7 @@ def check_request(out: Path, request: dict[str, Any]) -> None:
     if isinstance(before.get("train"), dict):
         known = completed(Training, before["train"] | {"micro_batch": "auto", "checkpoint": {}})
         before["train"] = {key: value for key, value in known.items() if key not in _FREE}
+    before = with_new_names(before)
     before.setdefault("prefix", [])  # of versions that had none
     changed = changes({key: value for key, value in before.items() if key in request}, request)
     if changed:

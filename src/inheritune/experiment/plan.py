@@ -13,7 +13,7 @@ from inheritune.errors import InputError, Problem
 from inheritune.experiment.rounds import round_stages
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import ArmSettings, Suite
-from inheritune.inheritance import check_silencing, draft, settle, target_config
+from inheritune.inheritance import TargetSpec, check_function_preserving, draft_target, replace_budget, target_config
 from inheritune.recipe import Basis, Inherit, Recipe, Reference, Size, Training
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Models:
         self.reference = planned_config(basis.reference, self._length, weights=drafts)
         check_positions(self.reference, self._length, "train.sequence_length")
         self.arms: dict[str, PretrainedConfig] = {}
-        self._drafted: dict[tuple[str, str, bool], PretrainedConfig] = {}
+        self._drafted: dict[tuple[str, TargetSpec, bool], PretrainedConfig] = {}
 
     def config_of(self, name: str | None, place: str) -> "PretrainedConfig":
         """The config of the reference (None), of an arm, or of a model elsewhere.
@@ -97,12 +97,12 @@ class Models:
     def target(self, source: "PretrainedConfig", stage: Stage) -> "PretrainedConfig":
         """The config of a stage's target. Raises InputError for a target that cannot be built."""
         if not self.drafts:
-            return target_config(source, stage.spec, layer_count(source))
-        key = (source.to_json_string(use_diff=False), stage.spec.model_dump_json(), stage.function_preserving)
+            return target_config(source, stage.spec(source))
+        key = (source.to_json_string(use_diff=False), stage.spec(source), stage.function_preserving)
         if key not in self._drafted:
-            model = draft(build_skeleton(source, self.trust), stage.spec, self.trust).target
+            model = draft_target(build_skeleton(source, self.trust), stage.spec(source), self.trust).target
             if stage.function_preserving:
-                check_silencing(model)
+                check_function_preserving(model)
             self._drafted[key] = model.config
         return self._drafted[key]
 
@@ -120,7 +120,7 @@ def plan_rounds(recipe: Recipe, models: Models) -> tuple[Inherit, list[Stage]]:
 
     Raises InputError for rounds that cannot be.
     """
-    inherit = settle(models.reference, recipe.inherit, models.trust)
+    inherit = replace_budget(models.reference, recipe.inherit, models.trust)
     return inherit, round_stages(inherit, recipe.grow, layer_count(models.reference))
 
 

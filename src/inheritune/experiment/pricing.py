@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch import halve, layer_count
+from inheritune.arch import first_half, layer_count, narrow
 from inheritune.data import nanogpt_files, open_prepared, tokens_in, typed
 from inheritune.distillation import Layout
 from inheritune.errors import InputError
 from inheritune.experiment.budgets import check_budgets
 from inheritune.experiment.plan import Models, PlannedArm, PlannedStage, plan_arms, plan_rounds, stage_trainings
 from inheritune.experiment.rounds import round_stages
-from inheritune.experiment.stage import Stage, target_spec
+from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import Suite
 from inheritune.inheritance import select_blocks
 from inheritune.planner import SUMS, Bounds, Conditions, Device, ModelProfile, Planned, Taught, plan
@@ -92,9 +92,7 @@ class _Pricing:
         if new is not None:
             training = reference_training(self.basis, new)
             steps = self.steps(training, self.text[0])  # type: ignore[assignment]
-        stage = PlannedStage(
-            Stage(target_spec(list(range(self.whole.depth)))), self.models.reference, self.models.reference
-        )
+        stage = PlannedStage(Stage(range(self.whole.depth)), self.models.reference, self.models.reference)
         return self.training("reference", stage, training, steps, teacher=None)
 
     def arm(self, arm: PlannedArm, seeds: int) -> list[Planned]:
@@ -139,8 +137,8 @@ class _Pricing:
         tokens = self.text[0] if tokens is None else tokens
         sequences = _sequences(tokens, training)
         epochs = None if not steps or not sequences else steps * training.batch_sequences / sequences
-        half = one.stage.spec.width == "half"
-        profile = self._profile(halve(one.source) if half else one.source)
+        half = one.stage.width == "half"
+        profile = self._profile(narrow(one.source, first_half(one.source)) if half else one.source)
         counts = counts or (SUMS if one.stage.is_certain else SUMS[1:])
         return Planned(
             name, profile, tuple(one.stage.blocks), one.target, training, steps, epochs, counts, seeds, teacher
@@ -200,7 +198,6 @@ def _controls(recipe: Recipe, rounds: Sequence[PlannedStage], pricing: _Pricing)
     ends: list[tuple[PlannedStage, int, tuple[str, ...]]] = [(rounds[0], 1, SUMS)]
     if len(rounds) > 1:
         ends = [(rounds[0], 1, SUMS[:1]), (rounds[-1], lasts, SUMS[1:])]
-    whole = list(range(pricing.whole.depth))
     for name in recipe.controls:
         for one, times, counts in ends:
             if name == "random":
@@ -210,7 +207,7 @@ def _controls(recipe: Recipe, rounds: Sequence[PlannedStage], pricing: _Pricing)
                 steps = pricing.steps(own, pricing.text[0])
                 steps = None if steps is None else steps * times
                 config = pricing.models.reference
-                stage = PlannedStage(Stage(target_spec(whole), "whole"), config, config)
+                stage = PlannedStage(Stage(range(pricing.whole.depth), "whole"), config, config)
                 counts = SUMS if lasts == 1 else counts
                 planned.append(pricing.training(f"control {name}", stage, own, steps, counts=counts))
     return planned

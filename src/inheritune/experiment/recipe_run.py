@@ -14,7 +14,7 @@ from inheritune.experiment.folders import opened
 from inheritune.experiment.post_run import PostRun
 from inheritune.experiment.rounds import best_round, continues, depths, round_stages
 from inheritune.experiment.setup import Setup
-from inheritune.experiment.stage import Stage, target_spec
+from inheritune.experiment.stage import Stage
 from inheritune.experiment.stages import Stages
 from inheritune.experiment.tasks import judge_tasks
 from inheritune.recipe import Inherit, Recipe, Size
@@ -127,10 +127,10 @@ class _Run:
         settings = context.training.model_copy(update={"length": Size(steps, "steps")})
         if name == "random":
             assert result.blocks is not None
-            spec = self.recipe.inherit.model_copy(update={"layers": result.blocks, "choose": "first"})
-            stage = Stage(spec, "random", folder=f"{name}-{result.layers}layers")
+            folder, inherit = f"{name}-{result.layers}layers", self.recipe.inherit
+            stage = Stage(result.blocks, "random", inherit.submodules, inherit.width, folder=folder)
         else:
-            stage = Stage(target_spec([]), "whole", folder=name)
+            stage = Stage([], "whole", folder=name)
             settings = settings.model_copy(update={"distillation": None})
         own = Stages(
             self.setup.model, judged, self.folder / _CONTROLS, context, lambda one: f"control {one.folder}", teacher

@@ -63,9 +63,9 @@ def round_stages(inherit: Inherit, grow: Grow | None, total: int, dropped: Seque
     every = grow is not None and grow.until == "max_layers"
     return [
         Stage(
-            inherit.model_copy(update={"layers": blocks, "choose": "first"}), name=f"round {number}",
+            blocks, submodules=inherit.submodules, width=inherit.width, name=f"round {number}",
             folder=f"{number}-{depth}layers", insert_trained=trained and number > 1,
-            function_preserving=grow is not None and grow.silent, is_certain=every or number == 1,
+            function_preserving=grow is not None and grow.function_preserving, is_certain=every or number == 1,
             is_provisional=is_provisional,
         )
         for number, (depth, blocks) in enumerate(zip(possible, kept, strict=True), 1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inheritune.arch import build_random, in_dtype, layer_count, load_config, load_model
+from inheritune.arch import build_random, in_dtype, load_config, load_model
 from inheritune.distillation import Teacher
 from inheritune.evaluation import Evaluation
 from inheritune.experiment.context import RunContext
@@ -61,7 +61,7 @@ class Stages:
         teacher = None if training.distillation is None else self.teacher
         run = TrainingRun(self.label(stage), folder, build, training, teacher)
         result = run_training(run, self.context, self.judged)
-        blocks = None if stage.spec.submodules == "none" and stage.weights == "random" else stage.blocks
+        blocks = None if stage.weights == "random" else list(stage.blocks)
         spent = _spent_before(previous) if stage.insert_trained and previous is not None else {}
         return RoundResult.of(result, folder=stage.folder, blocks=blocks, **spent)
 
@@ -75,17 +75,20 @@ class Stages:
             return load_model(source)
         if stage.weights == "random":
             config = load_config(source) if isinstance(source, Reference) else source.config
-            config = target_config(config, stage.spec, layer_count(config))
+            config = target_config(config, stage.spec(config))
             trust = isinstance(source, Reference) and source.trust_remote_code
             return build_random(config, context.seed, trust_remote_code=trust)
-        target, plan = derive(source, stage.spec, seed=context.seed)
+        config = load_config(source) if isinstance(source, Reference) else source.config
+        target, plan = derive(source, stage.spec(config), seed=context.seed)
         notes = describe_plan(plan)
         if stage.insert_trained:
             assert previous is not None
             assert previous.blocks is not None
-            trained, preserving = load_model(self._trained(previous)), stage.function_preserving
-            insert_blocks(in_dtype(target, "float32"), trained, stage.blocks, previous.blocks, silent=preserving)
-            notes |= {"from_round": previous.folder, "blocks_from_round": previous.blocks, "silent": preserving}
+            trained, preserves = load_model(self._trained(previous)), stage.function_preserving
+            target, kept = in_dtype(target, "float32"), list(stage.blocks)
+            insert_blocks(target, trained, kept, previous.blocks, function_preserving=preserves)
+            notes |= {"from_round": previous.folder, "blocks_from_round": previous.blocks}
+            notes["function_preserving"] = preserves
         context.runtime.on_rank0(lambda: write_json(self.folder / stage.folder / "inherited.json", notes))
         return target
 

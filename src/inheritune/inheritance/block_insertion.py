@@ -1,22 +1,22 @@
-"""Growth that goes on from a trained target: its blocks put into a deeper model of the same reference."""
+"""Growth from a trained target: its blocks inserted into a deeper model of the same reference."""
 
 from typing import TYPE_CHECKING
 
 from inheritune.arch import (
     build_skeleton,
+    compensated_attributes,
     differences,
     find_structure,
-    folds,
+    identity_values,
     packed_dimension,
-    settled_attributes,
-    silencing_values,
+    rescales,
 )
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# What the logits may differ by when a model is grown silently, as a share of the largest one.
+# How far function-preserving growth may change the logits, relative to the largest one.
 _TOLERANCE = 1e-6
 
 
@@ -25,39 +25,38 @@ def is_grown(before: list[int], after: list[int]) -> bool:
     return len(set(after)) == len(after) and [block for block in after if block in before] == before
 
 
-def check_silencing(target: "PreTrainedModel") -> None:
-    """Raise InputError when a block of `target` (without weights, on the meta device) cannot be made to hand on its
-    input.
-    """
+def check_function_preserving(target: "PreTrainedModel") -> None:
+    """Raise InputError when a block of `target` (on the meta device) cannot be made to return its input."""
     structure = find_structure(target)
     for place in range(structure.count):
-        silencing_values(target, structure, place)
+        identity_values(target, structure, place)
 
 
 def insert_blocks(
-    target: "PreTrainedModel", trained: "PreTrainedModel", kept: list[int], before: list[int], *, silent: bool
-) -> None:
-    """Put a trained model into `target`, which is deeper, in place.
+    target: "PreTrainedModel", trained: "PreTrainedModel", kept: list[int], before: list[int], *,
+    function_preserving: bool,
+) -> None:  # fmt: skip
+    """Insert a trained model's blocks into `target`, which is deeper, in place.
 
     `target` has the reference's blocks `kept`, `trained` was made of the blocks `before`, all of which are among
-    them. Everything of `trained` takes its place in `target`; the blocks that are left there are the reference's own.
-    With `silent` their output projections are zeroed, and the logits are those of `trained` (float32, to 1e-6).
+    them. Everything of `trained` takes its place in `target`; the other blocks there are the reference's own. With
+    `function_preserving` their output projections are zeroed, and the logits are those of `trained` (float32, to 1e-6).
 
-    Raises InputError where a block would change at its place, and where silencing is impossible.
+    Raises InputError where a block would change at its place, and where its output cannot be zeroed.
     """
     import torch
 
     theirs, ours = find_structure(trained), find_structure(target)
     places = {at: kept.index(block) for at, block in enumerate(before)}
     for at, place in places.items():
-        found = differences(
+        changed = differences(
             trained.get_submodule(f"{theirs.blocks}.{at}"),
             target.get_submodule(f"{ours.blocks}.{place}"),
-            settled_attributes(trained.config),
+            compensated_attributes(trained.config),
         )
-        if found:
+        if changed:
             raise InputError(
-                f"block {before[at]}", f"would change at place {place}: {found[0]}", "set grow.start to reference"
+                f"block {before[at]}", f"would change at place {place}: {changed[0]}", "set grow.start to reference"
             )
     tensors = target.state_dict()
     with torch.no_grad():
@@ -72,20 +71,20 @@ def insert_blocks(
             for at, place in places.items():
                 goal.narrow(packed, place * each, each).copy_(tensor.narrow(packed, at * each, each))
         for at, place in places.items():
-            for fold in folds(trained.config, at, place):
-                part = tensors[ours.name_in(place, fold.tensor)]
-                part.narrow(fold.dimension, fold.start, fold.stop - fold.start).mul_(fold.factor)
-        if not silent:
+            for rescale in rescales(trained.config, at, place):
+                part = tensors[ours.name_in(place, rescale.tensor)]
+                part.narrow(rescale.dimension, rescale.start, rescale.stop - rescale.start).mul_(rescale.factor)
+        if not function_preserving:
             return
         skeleton = build_skeleton(target.config, trust_remote_code=target.is_remote_code())
         for place in set(range(ours.count)) - set(places.values()):
-            for name, value in silencing_values(skeleton, ours, place).items():
+            for name, value in identity_values(skeleton, ours, place).items():
                 tensors[ours.name_in(place, name)].fill_(value)
     _check_same(target, trained)
 
 
 def _check_same(target: "PreTrainedModel", trained: "PreTrainedModel") -> None:
-    """Compare logits on a few tokens: whatever the architecture, the promise is kept or the growth refused."""
+    """Compare logits on a few tokens, whatever the architecture. Raises InputError where they differ."""
     import torch
 
     tokens_BT = torch.arange(min(16, trained.config.vocab_size)).unsqueeze(0)
@@ -95,8 +94,8 @@ def _check_same(target: "PreTrainedModel", trained: "PreTrainedModel") -> None:
         )
     if not torch.allclose(ours, theirs, rtol=0, atol=_TOLERANCE * max(1.0, float(theirs.abs().max()))):
         raise InputError(
-            "grow.silent",
+            "grow.function_preserving",
             f"{trained.config.model_type}: new blocks with zeroed outputs still change the logits, by"
             f" {float((ours - theirs).abs().max()):.2g}",
-            "set grow.silent to false",
+            "set grow.function_preserving to false",
         )

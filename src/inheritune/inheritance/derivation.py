@@ -1,4 +1,4 @@
-"""From a reference to a target: draft, fill, write."""
+"""From a reference to a target: plan, copy, write."""
 
 import contextlib
 import os
@@ -19,7 +19,6 @@ from inheritune.arch import (
     check_stored_numbers,
     find_structure,
     find_tokenizer,
-    layer_count,
     load_config,
     load_generation_config,
     load_model,
@@ -27,13 +26,15 @@ from inheritune.arch import (
     parameter_count,
     readers_of,
     save_model,
+    save_stored,
 )
 from inheritune.card import inherited_files, without_stopping
 from inheritune.errors import InputError, Notice
-from inheritune.inheritance.application import from_files, from_model, place, write_files
-from inheritune.inheritance.budget import settle
-from inheritune.inheritance.draft import Draft, draft, target_config
+from inheritune.inheritance.application import from_files, from_model, place
 from inheritune.inheritance.plan import Plan, describe_plan
+from inheritune.inheritance.resolution import resolved
+from inheritune.inheritance.spec import TargetSpec
+from inheritune.inheritance.target import PlannedTarget, draft_target, target_config
 from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check
 from inheritune.results import Inherited, Selection
 from inheritune.runlog import check_name, claimed
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NOTES = "inheritance.json"
-"""The file in a checkpoint that says in figures what was inherited."""
+"""The file in a checkpoint with figures of what was inherited."""
 
 
 def inherit(
@@ -60,7 +61,7 @@ def inherit(
     """A smaller model made of some of the reference's blocks, its embeddings, final norm and head.
 
     `reference` is a hub id, a folder, a .gguf file or a loaded model; `layers` is a number of blocks, a fraction,
-    'half', 'all', or a list of block numbers from 0. `submodules` are those whose weights come along; the others are
+    'half', 'all', or a list of block numbers from 0. `submodules` are those whose weights are copied; the others are
     initialised as the architecture does it, drawn with `seed`, like the whole model with 'none'. Width 'half' takes
     the first half of heads, hidden size and MLP. Weights keep the reference's dtype unless `dtype` names another; no
     memory is shared with the reference. Of safetensors files only what is inherited is read. With `out`, model and
@@ -72,7 +73,7 @@ def inherit(
     process is making it.
     Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3; half width: table 5.
     """
-    spec = make_wish(layers, choose, submodules, width)
+    spec = inherit_settings(layers, choose, submodules, width)
     with ExitStack() as held:
         folder = None if out is None else held.enter_context(free_output(Path(out)))
         kind = as_dtype(dtype)
@@ -94,7 +95,7 @@ def write(
     seed: int = 1,
     say: Callable[[str], None] | None = None,
     selection: Selection | None = None,
-) -> Draft:
+) -> PlannedTarget:
     """Write the target of `spec` as a checkpoint to `folder`, and nothing more: see `inherit`.
 
     Where every tensor of the target is one of the reference's as it is stored, the bytes go from file to file.
@@ -104,33 +105,33 @@ def write(
     with free_output(folder) as goal:
         source = open_source(reference, spec)
         tokenizer = _tokenizer(reference, say)
-        notes = _notes(reference, spec, source.draft.plan, source.draft.target, tokenizer, selection)
+        notes = _notes(reference, spec, source.planned.plan, source.planned.target, tokenizer, selection)
         placement = source.placement
-        if placement is not None and placement.is_plain and source.draft.plan.is_whole and dtype is None:
+        if placement is not None and placement.is_plain and source.planned.plan.is_whole and dtype is None:
             check_stored_numbers(placement.tensors().values(), source.place)
-            write_files(source.draft, placement, tokenizer, goal, notes)
+            save_stored(placement, source.planned.target, tokenizer, goal, notes)
         else:
             save_model(source.build(seed, dtype), tokenizer, goal, notes)
-    return source.draft
+    return source.planned
 
 
 def _notes(
     reference: "Reference | PreTrainedModel", spec: Inherit, plan: Plan, target: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase | None", selection: Selection | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What stands beside the weights: the plan in figures, the model card, the reference's licence."""
+    """The files beside the weights: the plan in figures, the model card, the reference's licence."""
     figures = describe_plan(plan)
     readers = readers_of(target.config, tokenizer)
-    found: dict[str, Any] = {NOTES: figures}
+    notes: dict[str, Any] = {NOTES: figures}
     with without_stopping(lambda line: warnings.warn(line, Notice, stacklevel=2), "write README.md by hand"):
-        found |= inherited_files(
+        notes |= inherited_files(
             reference, spec, Inherited.model_validate(figures), parameter_count(target), readers, selection
         )
-    return found
+    return notes
 
 
 def _tokenizer(reference: Reference, say: Callable[[str], None] | None) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer that travels; a checkpoint may come without one, as those that only go on to be trained."""
+    """The tokenizer to write; a checkpoint may have none, such as those that are only trained further."""
     tokenizer = find_tokenizer(reference, say)
     if tokenizer is None and say is not None:
         say(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
@@ -138,18 +139,15 @@ def _tokenizer(reference: Reference, say: Callable[[str], None] | None) -> "PreT
 
 
 def derive(
-    reference: "Reference | PreTrainedModel", spec: Inherit, *, seed: int = 1, dtype: "torch.dtype | None" = None
+    reference: "Reference | PreTrainedModel",
+    spec: Inherit | TargetSpec,
+    *,
+    seed: int = 1,
+    dtype: "torch.dtype | None" = None,
 ) -> "tuple[PreTrainedModel, Plan]":
     """The target of `spec` and the plan by which it was made; see `inherit`."""
-    if isinstance(reference, Reference):
-        source = open_source(reference, spec)
-        return source.build(seed, dtype), source.draft.plan
-    _check_loaded(reference)
-    made = draft(reference, settle(reference.config, spec))
-    target = from_model(made, reference, seed, dtype)
-    check_numbers(target, "reference")
-    _keep_generation(target, reference.generation_config)
-    return target, made.plan
+    source = open_source(reference, spec)
+    return source.build(seed, dtype), source.planned.plan
 
 
 def _check_loaded(model: object) -> None:
@@ -167,7 +165,7 @@ def _check_loaded(model: object) -> None:
 class Source:
     """A reference that weights can be taken from: stored files, or (where those must be loaded whole) a model."""
 
-    draft: Draft
+    planned: PlannedTarget
     placement: Placement | None
     model: "PreTrainedModel | None"
     stored_dtype: "torch.dtype | None"
@@ -177,35 +175,40 @@ class Source:
         """The target with its weights."""
         if self.placement is None:
             assert self.model is not None
-            target = from_model(self.draft, self.model, seed, dtype)
+            target = from_model(self.planned, self.model, seed, dtype)
         else:
-            target = from_files(self.draft, self.placement, seed, dtype or self.stored_dtype)
+            target = from_files(self.planned, self.placement, seed, dtype or self.stored_dtype)
         check_numbers(target, self.place)
-        _keep_generation(target, self.draft.target.generation_config)
+        settings = self.planned.target.generation_config
+        if settings is not None:
+            target.generation_config = type(settings).from_dict(settings.to_dict())
         return target
 
 
-def plan_for(reference: Reference, spec: Inherit) -> Draft:
+def plan_for(reference: Reference, spec: Inherit | TargetSpec) -> PlannedTarget:
     """What would be inherited, from the reference's config alone. Raises InputError as `derive` does."""
     config = load_config(reference)
     if config.dtype is None and Path(str(reference.path)).expanduser().is_dir():  # the files' headers know it
         weights = open_weights(reference, config, set)
         config.dtype = None if weights is None else weights.dtype
-    spec = settle(config, spec, reference.trust_remote_code)
-    target_config(config, spec, layer_count(config))  # what the config shows, before a second is spent on the model
-    return draft(build_skeleton(config, reference.trust_remote_code), spec, reference.trust_remote_code)
+    decided = resolved(spec, config, reference.trust_remote_code)
+    target_config(config, decided)  # what the config shows, before a second is spent on the model
+    return draft_target(build_skeleton(config, reference.trust_remote_code), decided, reference.trust_remote_code)
 
 
-def open_source(reference: Reference, spec: Inherit) -> Source:
+def open_source(reference: "Reference | PreTrainedModel", spec: Inherit | TargetSpec) -> Source:
     """Plan the target and open the reference's weights, checked as far as can be without reading them.
 
     Raises InputError as `inherit` does.
     """
+    if not isinstance(reference, Reference):
+        _check_loaded(reference)
+        return _loaded(reference, resolved(spec, reference.config), False, "reference")
     config = load_config(reference)
-    spec = settle(config, spec, reference.trust_remote_code)
-    target_config(config, spec, layer_count(config))
+    decided = resolved(spec, config, reference.trust_remote_code)
+    target_config(config, decided)
     skeleton = build_skeleton(config, reference.trust_remote_code)
-    made = draft(skeleton, spec, reference.trust_remote_code)
+    made = draft_target(skeleton, decided, reference.trust_remote_code)
     made.target.generation_config = load_generation_config(reference) or made.target.generation_config
     names = Names(skeleton)
     wanted = made.plan.wanted()
@@ -214,22 +217,28 @@ def open_source(reference: Reference, spec: Inherit) -> Source:
         return {name for name in stored if names.of(name) in wanted}
 
     weights = open_weights(reference, config, needed, computed=True)
-    if weights is None:
-        model = load_model(reference)
-        made = draft(model, spec, reference.trust_remote_code)
-        made.target.generation_config = model.generation_config
-        return Source(made, None, model, None, reference.title)
-    check_stored(weights, names, find_structure(skeleton))
+    placement = None
+    if weights is not None:
+        check_stored(weights, names, find_structure(skeleton))
+        placement = place(made, names, weights)
+    if weights is None or placement is None:
+        return _loaded(load_model(reference), decided, reference.trust_remote_code, reference.title)
     stored = config.dtype
-    if stored is None:  # then the files say it, and the target's config shall not say otherwise
-        stored = made.whole.config.dtype = made.target.config.dtype = weights.dtype
-    return Source(made, place(made, names, weights), None, stored, reference.title)
+    if stored is None:  # then the files decide, and the target's config has to agree
+        stored = made.target.config.dtype = weights.dtype
+    return Source(made, placement, None, stored, reference.title)
 
 
-def make_wish(
+def _loaded(model: "PreTrainedModel", spec: TargetSpec, trust_remote_code: bool, place: str) -> Source:
+    planned = draft_target(model, spec, trust_remote_code)
+    planned.target.generation_config = model.generation_config
+    return Source(planned, None, model, None, place)
+
+
+def inherit_settings(
     layers: Any, choose: Any = "first", submodules: Any = "all", width: Any = "full", **measured: Any
 ) -> Inherit:
-    """The words of a caller as a checked wish; `measured` are calibration and recovery, which have defaults.
+    """A caller's words as checked settings; `measured` are calibration and recovery, which have defaults.
 
     Raises InputError with all that is wrong, and what is legal.
     """
@@ -247,8 +256,8 @@ def as_dtype(dtype: "torch.dtype | str | None") -> "torch.dtype | None":
         return None
     if name not in legal:
         raise InputError("dtype", f"got {dtype!r}", f"legal are {', '.join(legal)}; default: as stored")
-    found: torch.dtype = getattr(torch, name)
-    return found
+    kind: torch.dtype = getattr(torch, name)
+    return kind
 
 
 @contextmanager
@@ -261,7 +270,7 @@ def free_output(path: Path) -> Iterator[Path]:
 def check_free(path: Path) -> Path:
     """The place of a file or folder to be made, as an absolute path with links followed.
 
-    Raises InputError when something stands there (an empty folder, and what a killed process left half-made in one, do
+    Raises InputError when something exists there (an empty folder, and what a killed process left half-made in one, do
     not count), and when nothing can be made there. What a process that was killed between naming its result and tidying
     up left beside it is removed.
     """
@@ -280,8 +289,3 @@ def check_free(path: Path) -> Path:
             str(path), f"cannot be made: {above} is not a folder that can be written", "give another place"
         )
     return place
-
-
-def _keep_generation(target: "PreTrainedModel", settings: Any) -> None:
-    if settings is not None:
-        target.generation_config = type(settings).from_dict(settings.to_dict())

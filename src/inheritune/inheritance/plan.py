@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from inheritune.arch import Fold, Ranges, Structure
+from inheritune.arch import Rescale, Runs, Structure, lengths
 from inheritune.errors import InputError
 
 Shape = tuple[int, ...]
@@ -16,16 +16,16 @@ class TensorCopy:
     """One tensor of the target, of this shape.
 
     `source` is the reference's tensor that it is made from; where there is none, all its entries are `value`, or (None)
-    it is initialised as the architecture does it. `ranges` are the half-open index ranges taken from the source along
-    each dimension, None for all of it. `folds` multiply slices of the result, so that a block keeps its function at
-    its new place.
+    it is initialised as the architecture does it. `indices` are those taken of the source along each dimension, as
+    half-open ranges; None takes all of it. `rescales` multiply slices of the result, so that a block keeps its function
+    at its new place.
     """
 
     target: str
     shape: Shape
     source: str | None
-    ranges: tuple[Ranges, ...] | None = None
-    folds: tuple[Fold, ...] = ()
+    indices: tuple[Runs, ...] | None = None
+    rescales: tuple[Rescale, ...] = ()
     value: float | None = None
 
 
@@ -57,28 +57,28 @@ class Plan:
     @property
     def is_whole(self) -> bool:
         """Whether every tensor of the target is one of the reference's as it is, so that nothing need be computed."""
-        return all(line.source is not None and line.ranges is None and not line.folds for line in self.lines)
+        return all(line.source is not None and line.indices is None and not line.rescales for line in self.lines)
 
     def wanted(self) -> dict[str, tuple[str, ...]]:
         """For each tensor of the reference that is used the target's tensors that are made from it."""
-        found: dict[str, tuple[str, ...]] = {}
+        targets: dict[str, tuple[str, ...]] = {}
         for line in self.lines:
             if line.source is not None:
-                found[line.source] = (*found.get(line.source, ()), line.target)
-        return found
+                targets[line.source] = (*targets.get(line.source, ()), line.target)
+        return targets
 
 
 @dataclass(frozen=True)
 class Exceptions:
     """Where a target's tensor is not simply its source's: by the target's names.
 
-    `inherited` are the tensors that are taken over (None: all of them), `folds` what is multiplied into a tensor,
+    `inherited` are the tensors that are taken over (None: all of them), `rescales` what is multiplied into a tensor,
     `values` what fills one that its source has no tensor for. `packed` are tensors outside the blocks with a slice for
     each block, and the dimension of the slices.
     """
 
     inherited: frozenset[str] | None = None
-    folds: Mapping[str, tuple[Fold, ...]] = field(default_factory=dict)
+    rescales: Mapping[str, tuple[Rescale, ...]] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     packed: Mapping[str, int] = field(default_factory=dict)
 
@@ -106,15 +106,15 @@ def plan_copies(
         if name in exceptions.values:
             lines.append(TensorCopy(name, shape, None, value=exceptions.values[name]))
             continue
-        ranges = _packed_ranges(name, source, structure, kept, exceptions.packed)
-        _check_pair(name, shape, origin, source, ranges)
+        indices = _packed_indices(name, source, structure, kept, exceptions.packed)
+        _check_pair(name, shape, origin, source, indices)
         used.add(origin)
         if name in tied:
             continue
         if exceptions.inherited is not None and name not in exceptions.inherited:
             lines.append(TensorCopy(name, shape, None))
         else:
-            lines.append(TensorCopy(name, shape, origin, ranges, exceptions.folds.get(name, ())))
+            lines.append(TensorCopy(name, shape, origin, indices, exceptions.rescales.get(name, ())))
     for name in source.keys() - used:
         where = structure.split(name)
         if where is None or where[0] in kept:
@@ -126,9 +126,9 @@ def plan_copies(
     return Plan(tuple(kept), structure.count, tuple(lines), dropped, tuple(tied.items()))
 
 
-def _packed_ranges(
+def _packed_indices(
     name: str, source: Mapping[str, Shape], structure: Structure, kept: list[int], packed: Mapping[str, int]
-) -> tuple[Ranges, ...] | None:
+) -> tuple[Runs, ...] | None:
     """The slices of the kept blocks; None for a tensor that has none, and where all blocks stay at their places."""
     if name not in packed or name not in source or kept == list(range(structure.count)):
         return None
@@ -139,42 +139,37 @@ def _packed_ranges(
 
 
 def _check_pair(
-    name: str, shape: Shape, origin: str, source: Mapping[str, Shape], ranges: tuple[Ranges, ...] | None
+    name: str, shape: Shape, origin: str, source: Mapping[str, Shape], indices: tuple[Runs, ...] | None
 ) -> None:
     remedy = "choose blocks of the same kind for these places"
     if origin not in source:
         raise InputError(name, "the reference has no tensor for it", remedy)
-    found = source[origin] if ranges is None else lengths(ranges)
-    if found != shape:
-        raise InputError(name, f"has shape {shape}, its source {origin} {found}", remedy)
+    taken = source[origin] if indices is None else lengths(indices)
+    if taken != shape:
+        raise InputError(name, f"has shape {shape}, its source {origin} {taken}", remedy)
 
 
-def lengths(ranges: tuple[Ranges, ...]) -> Shape:
-    """The shape of what `ranges` take."""
-    return tuple(sum(stop - start for start, stop in along) for along in ranges)
-
-
-def narrowed(plan: Plan, ranges: Mapping[str, tuple[Ranges, ...]]) -> Plan:
-    """`plan` with parts of tensors in place of whole ones: the index ranges per dimension, by the target's names.
+def narrowed(plan: Plan, indices: Mapping[str, tuple[Runs, ...]]) -> Plan:
+    """`plan` with parts of tensors in place of whole ones: the indices along each dimension, by the target's names.
 
     Raises InputError where a tensor is already a part, or multiplied in slices that would move.
     """
     lines = []
     for line in plan.lines:
-        parts = ranges[line.target]
+        parts = indices[line.target]
         shape = lengths(parts)
         if shape == line.shape or line.source is None:
             lines.append(replace(line, shape=shape))
             continue
-        if line.folds:
-            what = "has been multiplied for its block's new place, in slices that half the width would move"
+        if line.rescales:
+            what = "is rescaled for its block's new place, in slices that a narrower model would move"
             raise InputError(
                 line.target, what, "choose blocks that keep their places (choose: first), or the full width"
             )
-        if line.ranges is not None:
-            what = "holds a slice for each block, and cannot be cut by blocks and halved at once"
+        if line.indices is not None:
+            what = "holds a slice for each block, and cannot lose blocks and width at once"
             raise InputError(line.target, what, "keep all blocks, or the full width")
-        lines.append(replace(line, shape=shape, ranges=parts))
+        lines.append(replace(line, shape=shape, indices=parts))
     return replace(plan, lines=tuple(lines))
 
 
@@ -210,8 +205,8 @@ def _slice_in_words(line: TensorCopy) -> str:
     if line.source is None:
         return "new" if line.value is None else f"all {line.value:g}"
     words = "all"
-    if line.ranges is not None:
-        words = "[" + ", ".join("+".join(f"{start}:{stop}" for start, stop in along) for along in line.ranges) + "]"
-    for fold in line.folds:
-        words += f" x {fold.factor:g} at {fold.start}:{fold.stop} of dimension {fold.dimension}"
+    if line.indices is not None:
+        words = "[" + ", ".join("+".join(f"{start}:{stop}" for start, stop in along) for along in line.indices) + "]"
+    for rescale in line.rescales:
+        words += f" x {rescale.factor:g} at {rescale.start}:{rescale.stop} of dimension {rescale.dimension}"
     return words

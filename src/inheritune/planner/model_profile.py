@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from inheritune.arch import (
     build_skeleton,
+    compensated_attributes,
+    constant_inits,
     differences,
-    fills,
     find_structure,
     packed_dimension,
-    settled_attributes,
     shares_of_tokens,
 )
 
@@ -79,8 +79,8 @@ class ModelProfile:
                     found.append(self._part(tensor, tensor.numel(), place))
                 if id(tensor) in self._lent:
                     seen.add(id(tensor))
-            for fill in fills(self.config, block, place, len(kept)):
-                tensor = next(tensors[fill.tensor] for tensors in self._inside if fill.tensor in tensors)
+            for constant in constant_inits(self.config, block, place, len(kept)):
+                tensor = next(tensors[constant.tensor] for tensors in self._inside if constant.tensor in tensors)
                 found.append(self._part(tensor, tensor.numel(), place))
         return found
 
@@ -96,7 +96,7 @@ class ModelProfile:
     @cached_property
     def kinds(self) -> list[int]:
         """For each block the number of the first block that is like it but for its weights."""
-        settled = settled_attributes(self.config)
+        settled = compensated_attributes(self.config)
         firsts: list[int] = []
         kinds = []
         for number, block in enumerate(self._blocks):

@@ -21,6 +21,7 @@ from inheritune.recipe.filters import (
 )
 from inheritune.recipe.models import Basis, Hardware, Recipe, load_recipe, reference_training
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
+from inheritune.recipe.renamed import with_new_names
 from inheritune.recipe.size import Size, parse_size
 from inheritune.recipe.target import (
     MEASURED,
@@ -89,4 +90,5 @@ __all__ = [
     "parse_layers",
     "parse_size",
     "reference_training",
+    "with_new_names",
 ]

@@ -14,14 +14,15 @@ from pydantic import BaseModel, ValidationError
 from inheritune.errors import InputError, Problem
 from inheritune.limits import check_yaml
 from inheritune.recipe.base import Part, Unfit
+from inheritune.recipe.renamed import RENAMED, with_new_names
 from inheritune.recipe.yaml_file import Lines, read_value, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 _COMMAND_LINE = "command line"
 
 
-def load_file(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
-    """Read and check a recipe or a suite (`model`).
+def load_file(model: type[Model], path: str | Path, overrides: Sequence[str] = (), *, saved: bool = False) -> Model:
+    """Read and check a recipe or a suite (`model`); one that a run has `saved` may have the names of earlier versions.
 
     `overrides` are texts such as `train.length=2 epochs`, applied before the check. A key `base` names another file,
     relative to this one, whose keys hold where this one has none. Raises InputError with every problem found: unknown
@@ -42,7 +43,7 @@ def load_file(model: type[Model], path: str | Path, overrides: Sequence[str] = (
         key = tuple(text.lstrip("-").partition("=")[0].split("."))
         lines |= {key[:end]: _COMMAND_LINE for end in range(1, len(key)) if key[:end] not in lines}
         lines[key] = _COMMAND_LINE
-    return check(model, tree, str(path), lines)
+    return check(model, with_new_names(tree) if saved else tree, str(path), lines)
 
 
 def is_suite(path: str | Path) -> bool:
@@ -177,6 +178,9 @@ def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines, insi
     given = detail.get("input")
     if own:
         legal = list(last.model_fields)
+        above = shown[-2] if len(shown) > 1 else place
+        if (above, shown[-1]) in RENAMED:
+            return Problem(where, f"unknown key {dotted!r}", f"it is called {RENAMED[above, shown[-1]]!r} now")
         near = nearest(shown[-1], last if isinstance(given, dict) else model, last)
         hint = f"did you mean {near!r}? " if near else ""
         return Problem(where, f"unknown key {dotted!r}", f"{hint}legal keys are {', '.join(legal)}")
@@ -269,12 +273,12 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def completed(model: type[BaseModel], before: Any) -> Any:
-    """Settings that were resolved earlier, with the keys that exist since then at their defaults.
+    """Settings that were resolved earlier, under today's names, with keys that are new since then at their defaults.
 
     What is no longer legal is returned as it is.
     """
     try:
-        return model.model_validate(before).model_dump(mode="json")
+        return model.model_validate(with_new_names(before)).model_dump(mode="json")
     except ValidationError:
         return before
 

@@ -114,8 +114,8 @@ class Recipe(Basis):
         return self
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, saved: bool = False) -> Recipe:
     """Read and check a recipe; `overrides` are texts such as `train.length=2 epochs`. Raises InputError with every
     problem found.
     """
-    return load_file(Recipe, path, overrides)
+    return load_file(Recipe, path, overrides, saved=saved)

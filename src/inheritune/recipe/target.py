@@ -11,7 +11,7 @@ from inheritune.recipe.size import In, Size, Steps, Tokens, parse_size
 Measured = Literal["auto", "rank", "influence", "loss"]
 Choice = Literal["first", "last", "middle", "ends", "every", "stacked", "auto", "rank", "influence", "loss"]
 MEASURED: tuple[Measured, ...] = get_args(Measured)
-"""Choices that look at the model at work on text."""
+"""Choices that run the model on text."""
 _BUDGETS = ("parameters", "GB", "MB")
 Submodule = Literal["attention", "mlp", "norms", "final_norm", "embeddings", "head"]
 Width = Literal["full", "half"]
@@ -24,7 +24,7 @@ def parse_layers(value: Any) -> Any:
     """
     legal = (
         "legal are a number of blocks (13), a fraction (0.5), half, all, a list of blocks such as [0-11, 24, 25], or"
-        " what they may come to ('80M parameters', '2 GB')"
+        " the size that they may have ('80M parameters', '2 GB')"
     )
     if value in ("half", "all"):
         return 0.5 if value == "half" else 1.0
@@ -47,7 +47,7 @@ def parse_layers(value: Any) -> Any:
 
 
 _ENDINGS = ("parameters", "parameter", "gb", "mb")
-_MOST_BLOCKS = 100_000  # more than any model has: a slip of the finger is not to be spelt out
+_MOST_BLOCKS = 100_000  # more than any model has: a typing error shall not make a list of millions
 
 
 def _is_number(text: str) -> bool:
@@ -117,11 +117,11 @@ class Inherit(Part):
     calibration: Tokens = Size(3072, "tokens")
     """How many training tokens a measured choice sees; all where there are fewer."""
     recovery: Annotated[Tokens | None, BeforeValidator(_or_none)] = Size(1024, "tokens")
-    """With auto: on how many further training tokens the blocks left (of a copy) are trained behind each block
-    that is dropped, so that the next is chosen by what training will not mend. none: not at all."""
+    """With auto: after each dropped block the remaining ones (of a copy) are trained on so many further training
+    tokens, so that the next choice disregards what training repairs. none: not at all."""
     submodules: Submodules = "all"
-    """Whose weights come along: all, none (random weights), or a list of attention, mlp, norms, final_norm, embeddings,
-    head. What does not is initialised as the architecture does it. A tied head belongs to the embeddings."""
+    """Whose weights are copied: all, none (random weights), or a list of attention, mlp, norms, final_norm, embeddings,
+    head. The others are initialised as the architecture does it. A tied head belongs to the embeddings."""
     width: Width = "full"
     """full, or half: the first half of the heads (whole groups), of the hidden size and of the MLP, in every block."""
 
@@ -134,7 +134,7 @@ class Inherit(Part):
                 raise ValueError(
                     f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list of them"
                 )
-            self.__dict__["choose"] = "first"  # nothing is left to be chosen
+            self.__dict__["choose"] = "first"  # the list is the choice
         return self
 
 
@@ -150,14 +150,16 @@ class Grow(Part):
     start: Literal["reference", "trained"] = "reference"
     """Where a round starts: again from the reference's own blocks (the published runs), or from the model that the
     round before has trained, with further blocks of the reference put in."""
-    silent: bool = False
-    """With `start: trained`: put the further blocks in with zeroed output projections, so that the model's function
-    does not change at the moment of growth."""
+    function_preserving: bool = False
+    """With `start: trained`: insert the further blocks with zeroed output projections, so that the model's function
+    does not change when it grows."""
 
     @model_validator(mode="after")
-    def _silent_needs_trained(self) -> "Grow":
-        if self.silent and self.start != "trained":
-            raise ValueError("silent goes with start: trained; a round from the reference has no function to keep")
+    def _preserving_needs_trained(self) -> "Grow":
+        if self.function_preserving and self.start != "trained":
+            raise ValueError(
+                "function_preserving goes with start: trained; a round from the reference has no function to preserve"
+            )
         return self
 
 

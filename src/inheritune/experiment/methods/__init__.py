@@ -3,7 +3,7 @@
 import pkgutil
 from importlib import import_module
 
-from inheritune.experiment.methods.base import Method, Stage, target_spec
+from inheritune.experiment.methods.base import Method, Stage
 
 _MODULES = [import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
 
@@ -16,4 +16,4 @@ METHODS: dict[str, type[Method]] = {
 }  # fmt: skip
 """Every method by the name that suites use."""
 
-__all__ = ["METHODS", "Method", "Stage", "target_spec"]
+__all__ = ["METHODS", "Method", "Stage"]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field
 
 from inheritune.errors import InputError
-from inheritune.experiment.stage import Stage, target_spec
+from inheritune.experiment.stage import Stage
 from inheritune.inheritance import count_layers
 from inheritune.recipe import Inherit
 from inheritune.recipe.base import Part
@@ -89,9 +89,11 @@ class Method(Part):
         One plain stage says it all, whatever the method is. Anything else is told by the method's settings.
         """
         stages = self.stages(depth, total)
-        spec = stages[-1].spec
-        if stages == [Stage(spec, "random" if spec.submodules == "none" else "inherit")] and not self.counts_source:
-            return {"of": self.origin, **spec.model_dump(mode="json", include={"layers", "submodules", "width"})}
+        last = stages[-1]
+        plain = Stage(last.blocks, last.weights, last.submodules, last.width)
+        if stages == [plain] and plain.weights != "whole" and not self.counts_source:
+            submodules = "none" if plain.weights == "random" else plain.submodules
+            return {"of": self.origin, "layers": list(plain.blocks), "submodules": submodules, "width": plain.width}
         settings: dict[str, Any] = self.model_dump(mode="json")
         return settings | ({"layers": depth} if "layers" in settings else {})
 
@@ -108,4 +110,4 @@ def repeated(depth: int, total: int) -> list[int]:
     return [block % total for block in range(depth)]
 
 
-__all__ = ["LAYERS", "Blocks", "Count", "Depth", "Method", "Origin", "SizedMethod", "Stage", "repeated", "target_spec"]
+__all__ = ["LAYERS", "Blocks", "Count", "Depth", "Method", "Origin", "SizedMethod", "Stage", "repeated"]

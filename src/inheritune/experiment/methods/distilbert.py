@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from typing_extensions import override
 
 from inheritune.errors import InputError
-from inheritune.experiment.methods.base import LAYERS, Origin, SizedMethod, Stage, target_spec
+from inheritune.experiment.methods.base import LAYERS, Origin, SizedMethod, Stage
 from inheritune.inheritance import select_blocks
 
 
@@ -22,7 +22,7 @@ class DistilbertMethod(SizedMethod):
 
     @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
-        return [Stage(target_spec(distilbert_blocks(depth, total)))]
+        return [Stage(distilbert_blocks(depth, total))]
 
 
 def distilbert_blocks(depth: int, total: int) -> list[int]:

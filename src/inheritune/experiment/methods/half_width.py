@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from typing_extensions import override
 
-from inheritune.experiment.methods.base import Method, Origin, Stage, target_spec
+from inheritune.experiment.methods.base import Method, Origin, Stage
 
 
 class HalfWidthMethod(Method):
@@ -20,4 +20,4 @@ class HalfWidthMethod(Method):
 
     @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
-        return [Stage(target_spec(list(range(total)), width="half"))]
+        return [Stage(range(total), width="half")]

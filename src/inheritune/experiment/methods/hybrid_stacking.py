@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from typing_extensions import override
 
-from inheritune.experiment.methods.base import LAYERS, Origin, SizedMethod, Stage, target_spec
+from inheritune.experiment.methods.base import LAYERS, Origin, SizedMethod, Stage
 from inheritune.inheritance import select_blocks
 
 
@@ -22,4 +22,4 @@ class HybridStackingMethod(SizedMethod):
 
     @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
-        return [Stage(target_spec(select_blocks(depth, "stacked", total, LAYERS)))]
+        return [Stage(select_blocks(depth, "stacked", total, LAYERS))]

@@ -6,8 +6,9 @@ from typing import ClassVar, Literal, Self
 from pydantic import model_validator
 from typing_extensions import override
 
-from inheritune.experiment.methods.base import LAYERS, Blocks, Depth, Method, Origin, Stage, target_spec
+from inheritune.experiment.methods.base import LAYERS, Blocks, Depth, Method, Origin, Stage
 from inheritune.experiment.rounds import is_measured
+from inheritune.experiment.stage import Weights
 from inheritune.inheritance import count_layers, select_blocks
 from inheritune.recipe import Choice, Inherit, Submodules, Width
 
@@ -56,5 +57,5 @@ class InheritMethod(Method):
         else:
             layers = self.layers if isinstance(self.layers, list) else depth
             blocks = select_blocks(layers, self.choose, total, LAYERS, dropped)
-        spec = target_spec(blocks, self.submodules, self.width)
-        return [Stage(spec, "random" if self.submodules == "none" else "inherit", is_provisional=is_provisional)]
+        weights: Weights = "random" if self.submodules == "none" else "inherit"
+        return [Stage(blocks, weights, self.submodules, self.width, is_provisional=is_provisional)]

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from typing_extensions import override
 
-from inheritune.experiment.methods.base import SizedMethod, Stage, repeated, target_spec
+from inheritune.experiment.methods.base import SizedMethod, Stage, repeated
 from inheritune.recipe import Width
 
 
@@ -21,4 +21,4 @@ class RandomMethod(SizedMethod):
 
     @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
-        return [Stage(target_spec(repeated(depth, total), "none", self.width), "random")]
+        return [Stage(repeated(depth, total), "random", width=self.width)]

@@ -5,7 +5,7 @@ from typing import Literal
 
 from typing_extensions import override
 
-from inheritune.experiment.methods.base import Method, Stage, target_spec
+from inheritune.experiment.methods.base import Method, Stage
 
 
 class ReferenceMethod(Method):
@@ -16,4 +16,4 @@ class ReferenceMethod(Method):
 
     @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
-        return [Stage(target_spec(list(range(total))), "whole")]
+        return [Stage(range(total), "whole")]

@@ -7,7 +7,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from inheritune.errors import InputError
-from inheritune.experiment.methods.base import LAYERS, Depth, Origin, SizedMethod, Stage, repeated, target_spec
+from inheritune.experiment.methods.base import LAYERS, Depth, Origin, SizedMethod, Stage, repeated
 
 FIRST_STAGE = "first-stage"
 
@@ -43,11 +43,11 @@ class StackingMethod(SizedMethod):
     @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
         half = depth // 2
-        stacked = target_spec(2 * list(range(half)))
+        stacked = 2 * list(range(half))
         if self.of is None:
-            first = target_spec(repeated(half, total), "none")
+            first = repeated(half, total)
             return [
-                Stage(first, "random", "first stage", FIRST_STAGE, share=self.first_stage),
+                Stage(first, "random", name="first stage", folder=FIRST_STAGE, share=self.first_stage),
                 Stage(stacked, after_previous=True, share=1 - self.first_stage),
             ]
         if 2 * total != depth:

@@ -1,6 +1,6 @@
 """How to silence a new block where a norm follows its projections (Gemma 2, OLMo 2): three ways, several seeds.
 
-    python benchmarks/silent_growth.py
+    python benchmarks/function_preserving_growth.py
 
 A model of 2 blocks learns to continue noisy arithmetic sequences, then a copy of its last block is put behind it: as it
 is, with its projections zeroed (what `grow: {silent: true}` does), or with the gains of the norms behind them zeroed.
@@ -14,7 +14,7 @@ import statistics
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from inheritune.arch import build_skeleton, find_structure, silence_libraries, silencing_values
+from inheritune.arch import build_skeleton, find_structure, identity_values, silence_libraries
 
 WAYS = ("as it is", "projections zeroed", "gains zeroed")
 # The value of a gain that gives zero: Gemma's norms multiply by 1 + weight.
@@ -60,7 +60,7 @@ def grown(model: PreTrainedModel, kind: str, way: str) -> PreTrainedModel:
             tensors[structure.name_in(last, where[1])] = tensor
     target.load_state_dict(tensors)
     values = {"as it is": {}, "gains zeroed": dict.fromkeys(NORMS, GAINS[kind])}
-    values["projections zeroed"] = silencing_values(build_skeleton(config), structure, last)
+    values["projections zeroed"] = identity_values(build_skeleton(config), structure, last)
     with torch.no_grad():
         for name, value in values[way].items():
             target.get_parameter(structure.name_in(last, name)).fill_(value)

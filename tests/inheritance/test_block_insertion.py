@@ -9,7 +9,7 @@ from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel
 
 from inheritune.arch import build_skeleton
 from inheritune.errors import InputError
-from inheritune.inheritance import check_silencing, inherit, insert_blocks, is_grown
+from inheritune.inheritance import check_function_preserving, inherit, insert_blocks, is_grown
 
 # Blocks of the round before and of the one after.
 GROWTHS = [([0, 1], [0, 1, 2]), ([2, 3], [1, 2, 3]), ([0, 3], [0, 1, 2, 3])]
@@ -24,12 +24,14 @@ def trained_like(reference: PreTrainedModel, blocks: list[int]) -> PreTrainedMod
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("before", "after"), GROWTHS, ids=str)
-def test_silent_growth_leaves_the_logits_as_they_were(kind: str, before: list[int], after: list[int]) -> None:
+def test_function_preserving_growth_leaves_the_logits_as_they_were(
+    kind: str, before: list[int], after: list[int]
+) -> None:
     reference = build(kind)
     trained = trained_like(reference, before)
     expected = logits_of(trained, some_tokens())
     target = inherit(reference, after)
-    insert_blocks(target, trained, after, before, silent=True)
+    insert_blocks(target, trained, after, before, function_preserving=True)
     torch.testing.assert_close(logits_of(target, some_tokens()), expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(logits_of(trained, some_tokens()), expected, rtol=0, atol=0)
     loss = target(some_tokens(), labels=some_tokens()).loss
@@ -49,7 +51,7 @@ def test_without_silence_the_new_blocks_are_the_reference_s(before: list[int], a
     reference = build("llama")
     trained = trained_like(reference, before)
     target = inherit(reference, after)
-    insert_blocks(target, trained, after, before, silent=False)
+    insert_blocks(target, trained, after, before, function_preserving=False)
     for place, block in enumerate(after):
         origin = trained.model.layers[before.index(block)] if block in before else reference.model.layers[block]
         for name, tensor in origin.state_dict().items():
@@ -63,21 +65,21 @@ def test_scores_scaled_by_the_place_are_kept_when_a_trained_block_moves_down() -
     trained = trained_like(reference, [2, 3])
     expected = logits_of(trained, some_tokens())
     target = inherit(reference, [1, 2, 3])
-    insert_blocks(target, trained, [1, 2, 3], [2, 3], silent=True)
+    insert_blocks(target, trained, [1, 2, 3], [2, 3], function_preserving=True)
     torch.testing.assert_close(logits_of(target, some_tokens()), expected, rtol=0, atol=1e-5)
 
 
 def test_a_norm_after_the_addition_cannot_be_silent() -> None:
     fields = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 67}
     config = OPTConfig(**fields, word_embed_proj_dim=32, do_layer_norm_before=False, max_position_embeddings=64)
-    with pytest.raises(InputError, match="a norm stands after the addition"):
-        check_silencing(build_skeleton(config))
+    with pytest.raises(InputError, match="a norm follows the addition"):
+        check_function_preserving(build_skeleton(config))
     reference = randomised(OPTForCausalLM(config))
     trained = trained_like(reference, [0, 1])
     target = inherit(reference, [0, 1, 2])
-    with pytest.raises(InputError, match="a norm stands after the addition"):
-        insert_blocks(target, trained, [0, 1, 2], [0, 1], silent=True)
-    insert_blocks(target, trained, [0, 1, 2], [0, 1], silent=False)
+    with pytest.raises(InputError, match="a norm follows the addition"):
+        insert_blocks(target, trained, [0, 1, 2], [0, 1], function_preserving=True)
+    insert_blocks(target, trained, [0, 1, 2], [0, 1], function_preserving=False)
 
 
 @settings(deadline=None)

@@ -1,4 +1,4 @@
-"""Which blocks: pure functions from a wish to a list of block numbers (from 0)."""
+"""Which blocks: pure functions from settings to a list of block numbers (from 0)."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def count_layers(
     Raises InputError when there are more than `most` (default: than the reference has).
     """
     if isinstance(layers, Size):
-        raise ValueError("a budget is settled first, see `settle`")
+        raise ValueError("a budget is replaced first, see `replace_budget`")
     count = len(layers) if isinstance(layers, list) else layers
     if isinstance(count, float):
         count = max(1, math.floor(count * total + 0.5))
@@ -36,18 +36,15 @@ def select_blocks(
     first: 0 .. n-1 (paper, algorithm 1). last: the last n. middle: n around the middle. ends: four fifths of n
     (rounded up) from the start and the rest from the end. every: n spread evenly from block 0, so every second for
     half. stacked: the first n/2, twice (paper, baselines: stacking and hybrid stacking). A measured choice (auto, rank,
-    influence, loss) keeps what is left of `dropped`, the blocks in the order in which they can be done without.
+    influence, loss) keeps all but the first of `dropped`, the order in which blocks are dropped.
 
     Raises InputError when a block is not there or there are too few.
     """
     if isinstance(layers, list):
         beyond = [block for block in layers if not 0 <= block < total]
         if beyond:
-            raise InputError(
-                place,
-                f"block {beyond[0]} is not there: the reference has {total}",
-                f"legal are 0 to {total - 1}",
-            )
+            what = f"block {beyond[0]} is not there: the reference has {total}"
+            raise InputError(place, what, f"legal are 0 to {total - 1}")
         return list(layers)
     count = count_layers(layers, total, place, most=2 * total if choose == "stacked" else total)
     if choose == "stacked":

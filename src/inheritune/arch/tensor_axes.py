@@ -1,0 +1,316 @@
+"""Which indices of each tensor belong to selected heads, MLP neurons and hidden channels.
+
+How a tensor's dimension depends on the config is found by building the model without memory with one width at a time
+doubled, never by comparing numbers: 3 x hidden and an MLP of the same size are told apart. Only where several parts
+follow each other in one dimension must a table give their order.
+"""
+
+import re
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+from inheritune.arch.families import title
+from inheritune.arch.selection import Runs, Selection, joined, length
+from inheritune.arch.structure import find_structure
+from inheritune.arch.width import (
+    REMEDY,
+    Path,
+    axis_of,
+    by_heads,
+    check_hidden,
+    derives_head_size,
+    head_sizes,
+    kept_widths,
+    kind,
+    scaled,
+    widths,
+    with_widths,
+)
+from inheritune.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+# Tensors in which several parts share a dimension, by the end of their name and the model type. A part is the kind of
+# width that it follows.
+_RUN: tuple[str, ...] = ()  # all of a unit or head, then the next; what has a fixed size comes last
+_GROUPS = ("groups",)  # the queries, key and value of a group of heads, then the next group
+_QKV, _KVQ = ("heads", "kv heads", "kv heads"), ("kv heads", "kv heads", "heads")
+_EACH = ("...",)  # as many parts as there are experts or streams
+_QUARTERS = ("quarters",)
+_LAYOUTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (r"qkv_proj", "codegen", _QUARTERS),
+    (r"qkv_proj", "minimax", _RUN),  # q, k, v of a head, then the next head
+    (r"gate_up_proj(_bias)?", "gpt_oss", _RUN),  # gate and up of a unit, then the next unit
+    (r"query_key_value|in_proj_qkvz|in_proj_ba", "", _GROUPS),
+    (r"c_attn", "gpt_bigcode", _RUN),
+    (r"c_attn|Wqkv|qkv_proj", "", _QKV),
+    (r"kv_proj", "jetmoe", ("kv heads", "kv heads")),
+    (r"in_proj_qkv|(linear|self)_attn\.conv1d", "", _KVQ),
+    (r"conv\.(in_proj)", "", ("hidden", "hidden", "hidden")),
+    (r"gate_up_proj(_bias)?|input_linear|Wi", "", ("mlp", "mlp")),
+    (r"experts\.mlp\.[vw][12]", "dbrx", _EACH),
+    (r"(attn_hc|ffn_hc|hc_head)\.\w+(\.norm)?", "", _EACH),
+    (r"[qkvr]_proj|q_b_proj|kv_b_proj|q_gate_proj", "", _RUN),  # a head has its gate, or key and value, in it
+    (r"(gate|up|down)_proj|dense_(h_to_4h|4h_to_h)|(mlp|ffn)\.(c_fc|c_proj|fc_in|fc_out)|fc[12]", "", _RUN),
+)  # fmt: skip
+
+
+def kept_indices(
+    source: "PreTrainedModel", target: "PreTrainedModel", selection: Selection
+) -> dict[str, tuple[Runs, ...]]:
+    """For every tensor of `target`, a narrower model of `source`: the indices that it takes of the source's tensor.
+
+    Both may be on the meta device; `target.config` is `narrow(source.config, selection)`, so both have the same blocks.
+    For each name in `target.state_dict()` there are the indices along each dimension, in the target's order.
+
+    Raises InputError for a tensor whose parts are not known, and where the models do not belong together.
+    """
+    config = source.config
+    fields = widths(config)
+    kept = kept_widths(config, selection)
+    if {path: length(runs) for path, runs in kept.items()} != widths(target.config):
+        raise InputError(title(config), "the two models have different kinds of widths", "give narrow's config")
+    shapes, targets, forms = _shapes(source), _shapes(target), _forms(source, fields)
+    check_hidden(config, kept, not any("heads" in form.each for all_of in forms.values() for form in all_of))
+    structure, heads = find_structure(source), _Heads.of(config)
+    result: dict[str, tuple[Runs, ...]] = {}
+    for name, shape in targets.items():
+        if len(shapes.get(name, ())) != len(shape) or name not in forms:
+            raise InputError(title(config), f"{name} is in only one of the two models", "give narrow's config")
+        block = structure.split(name)
+        axes = _axes(fields, kept, None if block is None else block[0])
+        dimensions = []
+        for place, form in enumerate(forms[name]):
+            runs = _runs(name, form, (shapes[name][place], shape[place]), axes, heads)
+            if runs is None:
+                what = f"it is not known which parts make up dimension {place} ({shapes[name][place]}, {form})"
+                raise InputError(title(config), f"{name}: {what}", REMEDY)
+            dimensions.append(runs)
+        result[name] = tuple(dimensions)
+    return result
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a dimension is: a fixed part, and for each axis how many indices each unit of its width adds."""
+
+    fixed: int
+    each: dict[str, int]
+
+    def __str__(self) -> str:
+        terms = [f"{count} x {axis}" for axis, count in self.each.items()]
+        return " + ".join(terms + [str(self.fixed)] * bool(self.fixed or not terms))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A width, and the indices that are kept of it."""
+
+    width: int
+    runs: Runs
+
+    @property
+    def is_whole(self) -> bool:
+        return self.runs == ((0, self.width),)
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """A model's type, the hidden size by the number of heads if that is the size of a head (else 0), all such sizes."""
+
+    model_type: str
+    size: int
+    sizes: frozenset[int]
+
+    @classmethod
+    def of(cls, config: "PretrainedConfig") -> "_Heads":
+        """Those of a config."""
+        size = by_heads(widths(config)) if derives_head_size(config) else 0
+        return cls(config.model_type, size, frozenset(head_sizes(config)))
+
+    def make_hidden(self, form: _Form) -> bool:
+        """Whether a dimension is that of the hidden states, on the other side of a tensor whatever its parts are."""
+        return not form.fixed and form.each in ({"hidden": 1}, {"heads": self.size})
+
+    def are_plain(self, form: _Form) -> bool:
+        """Whether a dimension has one index a unit of one width, or one vector a head."""
+        if form.fixed or len(form.each) != 1:
+            return False
+        ((axis, count),) = form.each.items()
+        return count == 1 or ("heads" in axis and count in self.sizes)
+
+
+_Part = tuple[int, _Kept]
+"""Units, and how many entries each of them has."""
+
+
+def _axes(fields: dict[Path, int], kept: dict[Path, Runs], block: int | None) -> dict[str, list[_Kept]]:
+    """The widths that an axis may have for a tensor of a block (None: outside the blocks), the most likely first."""
+
+    def order(path: Path) -> int:
+        numbers = [int(part) for part in path if str(part).isdecimal()]
+        return 1 if not numbers else 0 if block in numbers else 2
+
+    axes: dict[str, list[_Kept]] = {}
+    for path in sorted(fields, key=order):
+        axes.setdefault(axis_of(fields, path), []).append(_Kept(fields[path], kept[path]))
+    return axes
+
+
+def _runs(name: str, form: _Form, sizes: tuple[int, int], axes: dict[str, list[_Kept]], heads: "_Heads") -> Runs | None:
+    """The indices that a target dimension takes of a source dimension of that form; None where they are not known."""
+    if not form.each:
+        return ((0, sizes[0]),) if sizes[0] == sizes[1] else None
+    for chosen in product(*(axes[axis] for axis in form.each)):
+        own = dict(zip(form.each, chosen, strict=True))
+        before = form.fixed + sum(count * own[axis].width for axis, count in form.each.items())
+        after = form.fixed + sum(count * length(own[axis].runs) for axis, count in form.each.items())
+        if (before, after) == sizes:
+            break
+    else:
+        return None
+    if all(one.is_whole for one in own.values()):
+        return ((0, sizes[0]),)
+    layout = None if heads.make_hidden(form) else _layout(name, heads.model_type)
+    if layout == _QUARTERS:
+        return _quarters(own["heads"], sizes[0] // own["heads"].width // 3)
+    parts = None if layout is None else _parts(layout, form, own, axes)
+    if parts is None and heads.are_plain(form):
+        parts = [(form.each[axis], one) for axis, one in own.items()]
+    return None if parts is None else _laid_out(parts)
+
+
+def _laid_out(parts: list[_Part]) -> Runs:
+    """The indices of parts that follow each other in a dimension."""
+    runs, start = list[tuple[int, int]](), 0
+    for size, one in parts:
+        runs += scaled(one.runs, size, start)
+        start += size * one.width
+    return joined(runs)
+
+
+def _fixed(size: int) -> _Part:
+    return size, _Kept(1, ((0, 1),))
+
+
+def _parts(
+    layout: tuple[str, ...], form: _Form, own: dict[str, _Kept], axes: dict[str, list[_Kept]]
+) -> list[_Part] | None:
+    """The parts that follow each other in a dimension; None where they are not known."""
+    if layout in (_RUN, _GROUPS):
+        return _run(layout, form, own, axes)
+    if layout == _EACH:
+        if form.fixed or len(own) > 1:
+            return None
+        ((sole, one),) = own.items()
+        return [(1, one)] * form.each[sole]
+    by_kind = {kind(axis): axis for axis in own}
+    other = None if form.fixed else by_kind.get("heads", by_kind.get("hidden"))  # where the heads are the hidden size
+    chosen = [by_kind.get(part, None if part == "mlp" else other) for part in layout]
+    parts: list[_Part] = []
+    for axis in chosen:
+        each, rest = divmod(form.fixed if axis is None else form.each[axis], chosen.count(axis))
+        if rest or not each:
+            return None
+        parts.append(_fixed(each) if axis is None else (each, own[axis]))
+    return parts if set(own) <= set(chosen) else None
+
+
+def _run(
+    layout: tuple[str, ...], form: _Form, own: dict[str, _Kept], axes: dict[str, list[_Kept]]
+) -> list[_Part] | None:
+    """Units or groups of heads, then what has a fixed size (such as one key and value for all)."""
+    cut = {axis: one for axis, one in own.items() if not one.is_whole}
+    fixed = form.fixed + sum(form.each[axis] * own[axis].width for axis in own.keys() - cut.keys())
+    if (fixed or len(own) > 1) and not all("heads" in axis for axis in own):
+        return None
+    behind = [_fixed(fixed)] if fixed else []
+    (axis, one), *others = sorted(cut.items(), key=lambda item: "kv" in item[0])
+    if not others:
+        if any(own[other].width > 1 for other in own.keys() - cut.keys()):
+            return None
+        shared = next(iter(axes.get(axis.replace("heads", "kv heads"), ())), None)
+        grouped = layout == _GROUPS and shared is not None and (shared.width > 1 or axis.startswith("linear"))
+        if grouped and shared is not None and not _are_groups(one, shared):
+            return None
+        return [(form.each[axis], one), *behind]
+    _, keys = others[0]
+    if not _are_groups(one, keys):
+        return None
+    return [(sum(form.each[axis] * each.width for axis, each in cut.items()) // keys.width, keys), *behind]
+
+
+def _are_groups(heads: _Kept, keys: _Kept) -> bool:
+    """Whether of query heads all those stay that share a key and value head that stays."""
+    return heads.runs == scaled(keys.runs, heads.width // keys.width)
+
+
+def _quarters(heads: _Kept, size: int) -> Runs | None:
+    """CodeGen's: four blocks (it was trained on four devices), in each the queries, values, keys of its heads."""
+    kept = [head for start, stop in heads.runs for head in range(start, stop)]
+    if heads.width % 4 or len(kept) % 4:
+        return None
+    runs: list[tuple[int, int]] = []
+    for block, part in product(range(4), range(3)):
+        for head in kept[block * len(kept) // 4 : (block + 1) * len(kept) // 4]:
+            home, place = divmod(head, heads.width // 4)
+            start = ((home * 3 + part) * (heads.width // 4) + place) * size
+            runs.append((start, start + size))
+    return tuple(runs)
+
+
+def _layout(name: str, model_type: str) -> tuple[str, ...] | None:
+    module = re.sub(r"\.(weight|bias)$", "", name)
+    for pattern, only, layout in _LAYOUTS:
+        if only in ("", model_type) and re.search(rf"(^|\.)({pattern})$", module):
+            return layout
+    return None
+
+
+def _forms(source: "PreTrainedModel", fields: dict[Path, int]) -> dict[str, tuple[_Form, ...]]:
+    """How each dimension of each tensor depends on the widths: models of other widths, one axis doubled at a time."""
+    config = source.config
+    derived = derives_head_size(config)
+    sizes = {"heads": 48, "kv heads": 8, "hidden": 672, "mlp": 160}
+    base = {axis: sizes[kind(axis)] for axis in (axis_of(fields, path) for path in fields)}
+    base |= {"embedding": 104} if "embedding" in base else {}  # as in the source, not the hidden size
+    if derived:
+        base["hidden"] = 48 * by_heads(fields)
+
+    def built(sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
+        return _skeleton(source, with_widths(config, {path: sizes[axis_of(fields, path)] for path in fields}))
+
+    first = built(base)
+    changed = {}
+    for axis in base:
+        if not (derived and axis == "hidden"):
+            more = {axis: 2 * base[axis]} | ({"hidden": 2 * base["hidden"]} if derived and axis == "heads" else {})
+            changed[axis] = built(base | more)
+    forms = {}
+    for name, shape in first.items():
+        dimensions = []
+        for number, size in enumerate(shape):
+            grown = {axis: shapes[name][number] - size for axis, shapes in changed.items() if name in shapes}
+            each = {axis: growth // base[axis] for axis, growth in grown.items() if growth}
+            dimensions.append(_Form(size - sum(grown.values()), each))
+        forms[name] = tuple(dimensions)
+    return forms
+
+
+def _skeleton(source: "PreTrainedModel", config: "PretrainedConfig") -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a model of the source's class."""
+    import torch
+    from transformers.initialization import no_init_weights
+
+    try:
+        with torch.device("meta"), no_init_weights():
+            return _shapes(type(source)(config))
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, AttributeError, AssertionError) as error:
+        what = f"a {source.config.model_type} of another width cannot be built: {error}"
+        raise InputError(title(source.config), what, REMEDY) from None
+
+
+def _shapes(model: "PreTrainedModel") -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

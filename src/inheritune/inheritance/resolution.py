@@ -1,0 +1,75 @@
+"""From the user's `Inherit` settings to a `TargetSpec`: a number, a fraction or a budget becomes blocks."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from inheritune.arch import build_skeleton, first_half, layer_count, parameter_count
+from inheritune.errors import InputError
+from inheritune.inheritance.blocks import select_blocks
+from inheritune.inheritance.spec import FULL_WIDTH, TargetSpec
+from inheritune.inheritance.target import target_config
+from inheritune.recipe import MEASURED, Inherit, Size
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_BYTES = {"GB": 10**9, "MB": 10**6}
+
+
+def resolve(
+    inherit: Inherit, config: "PretrainedConfig", blocks: Sequence[int] | None = None, *,
+    trust_remote_code: bool = False,
+) -> TargetSpec:  # fmt: skip
+    """The target that `inherit` describes, of a source with this config.
+
+    `blocks` are given where they are decided elsewhere: by a measured choice, or for a round of growth.
+
+    Raises InputError when a block does not exist, for a measured choice without `blocks`, for a budget below one block,
+    and where an architecture has no half width.
+    """
+    if blocks is None:
+        numbered = replace_budget(config, inherit, trust_remote_code)
+        blocks = select_blocks(numbered.layers, inherit.choose, layer_count(config))
+    submodules = inherit.submodules if isinstance(inherit.submodules, str) else tuple(inherit.submodules)
+    return TargetSpec(tuple(blocks), submodules, first_half(config) if inherit.width == "half" else FULL_WIDTH)
+
+
+def resolved(
+    spec: Inherit | TargetSpec, config: "PretrainedConfig", trust_remote_code: bool = False
+) -> TargetSpec:  # fmt: skip
+    """`spec`, resolved where it is not yet. Raises InputError as `resolve` does."""
+    return spec if isinstance(spec, TargetSpec) else resolve(spec, config, trust_remote_code=trust_remote_code)
+
+
+def keeps_budget(
+    config: "PretrainedConfig", inherit: Inherit, blocks: Sequence[int], trust_remote_code: bool = False
+) -> bool:
+    """Whether the target of these blocks keeps the budget `inherit.layers`. Raises InputError where they make none."""
+    assert isinstance(inherit.layers, Size)
+    target = build_skeleton(target_config(config, resolve(inherit, config, blocks)), trust_remote_code)
+    size = parameter_count(target)
+    if inherit.layers.unit in _BYTES:
+        return bool(size * target.dtype.itemsize <= inherit.layers.amount * _BYTES[inherit.layers.unit])
+    return size <= inherit.layers.amount
+
+
+def replace_budget(config: "PretrainedConfig", inherit: Inherit, trust_remote_code: bool = False) -> Inherit:
+    """`inherit` with a number of blocks in place of a budget: the most that its choice can take.
+
+    For a measured choice, whose blocks are not known here, the first ones stand in; they have the same size in nearly
+    all models. Raises InputError where not even one block keeps the budget.
+    """
+    if not isinstance(inherit.layers, Size):
+        return inherit
+    total = layer_count(config)
+    choose = "first" if inherit.choose in MEASURED else inherit.choose
+    low, high = 0, total  # the first `low` blocks are known to fit, more than `high` not to
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = keeps_budget(config, inherit, select_blocks(middle, choose, total), trust_remote_code)
+        low, high = (middle, high) if fits else (low, middle - 1)
+    if low == 0:
+        raise InputError(
+            "inherit.layers", f"{inherit.layers}, and one block with embeddings and head comes to more", "allow more"
+        )
+    return inherit.model_copy(update={"layers": low})

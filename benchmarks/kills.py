@@ -39,7 +39,8 @@ def make_inputs(place: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from inheritune.data import prepare, train_tokenizer
+    from inheritune.corpus import prepare
+    from inheritune.data import train_tokenizer
 
     draw = random.Random(0)
     texts = [f"Document {number}: " + " ".join(draw.choices(WORDS, k=150)) for number in range(60)]

@@ -69,10 +69,10 @@ def cases(here: Path) -> dict[str, Callable[[], Any]]:
     """What must be refused, by a name."""
     from inheritune import arch, harness
     from inheritune.arch import load_config, load_tokenizer
-    from inheritune.data.filters import decontamination, filtering
-    from inheritune.data.filters.classifiers import read_labels
+    from inheritune.corpus.filters import decontamination, filtering
+    from inheritune.corpus.filters.classifiers import read_labels
+    from inheritune.corpus.sources.inputs import list_inputs
     from inheritune.data.shards import file_size
-    from inheritune.data.sources.inputs import list_inputs
     from inheritune.limits import check_front_matter
     from inheritune.recipe import Recipe, Reference, Source
     from inheritune.recipe.file import load_file

@@ -22,7 +22,7 @@ from typing import Any
 
 # What a run imports, the families of the tests' models among it; imported in the process that forks, once.
 _PRELOADED = [
-    "inheritune.cli.commands", "inheritune.pipeline", "inheritune.data.preparing.selection", "torch._dynamo",
+    "inheritune.cli.commands", "inheritune.pipeline", "inheritune.corpus.building.selection", "torch._dynamo",
     "torch.distributed.fsdp", "torch.distributed.checkpoint", "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama", "transformers.convert_slow_tokenizer", "datatrove.executor",
     "matplotlib.pyplot", "matplotlib.backends.backend_agg", "orjson",

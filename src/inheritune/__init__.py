@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from inheritune.arm import train as train
     from inheritune.comparison import compare as compare
     from inheritune.conversion import export as export
-    from inheritune.data import prepare as prepare
+    from inheritune.corpus import prepare as prepare
     from inheritune.evaluation import evaluate as evaluate
     from inheritune.growth import grow as grow
     from inheritune.inheritance import inherit as inherit
@@ -28,7 +28,7 @@ _HOMES = {
     "grow": "inheritune.growth",
     "inherit": "inheritune.inheritance",
     "load_recipe": "inheritune.recipe",
-    "prepare": "inheritune.data",
+    "prepare": "inheritune.corpus",
     "run": "inheritune.pipeline",
     "train": "inheritune.arm",
 }

@@ -14,7 +14,8 @@ import pytest
 
 from conftest import make_text, tiny_recipe
 from inheritune.cli import main
-from inheritune.data import open_prepared, prepare
+from inheritune.corpus import prepare
+from inheritune.data import open_prepared
 from processes import program
 
 Data = dict[str, Any]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inheritune.corpus import prepare
 from inheritune.data import (
     check_tokenizer,
     check_vocabulary,
@@ -15,7 +16,6 @@ from inheritune.data import (
     note_beside,
     open_data,
     open_prepared,
-    prepare,
     train_tokenizer,
     write_nanogpt,
 )

@@ -10,7 +10,8 @@ import pytest
 
 from conftest import make_text, read_json, tiny_recipe, weights
 from inheritune import pipeline
-from inheritune.data import Sequences, open_prepared, prepare
+from inheritune.corpus import prepare
+from inheritune.data import Sequences, open_prepared
 from inheritune.recipe import Recipe, load_recipe
 from inheritune.runlog import read_metrics
 from processes import Started, program

@@ -10,7 +10,8 @@ import pytest
 from conftest import read_json, tiny_recipe
 from inheritune import pipeline
 from inheritune.arch import check_tokenizer_fits, load_config, load_tokenizer
-from inheritune.data import adopt, prepare
+from inheritune.corpus import prepare
+from inheritune.data import adopt
 from inheritune.errors import InputError
 from inheritune.evaluation import evaluate
 from inheritune.recipe import Recipe, Reference, TokenFiles

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import read_json, tiny_recipe
 from inheritune import pipeline
-from inheritune.data import prepare
+from inheritune.corpus import prepare
 from inheritune.errors import InputError
 from inheritune.planner import choose_devices
 from inheritune.recipe import Data, Recipe

@@ -98,7 +98,8 @@ def prepare(
             make = _of_recipe(recipe, overrides(words))
         else:
             make = (_of_text if dtype is None else _of_token_files)(text, given, overrides(words))
-        from inheritune.data import has_result, remove_left_over
+        from inheritune.corpus import remove_left_over
+        from inheritune.data import has_result
         from inheritune.inheritance import check_free
 
         remove_left_over(out)
@@ -166,7 +167,7 @@ def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make"
 
     def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
         from inheritune.arch import load_tokenizer
-        from inheritune.data import list_inputs, prepare
+        from inheritune.corpus import list_inputs, prepare
 
         list_inputs(data.sources)  # before the tokenizer is loaded, or downloaded
         return prepare(data, load_tokenizer(Reference(path=tokenizer), say), out, say=say)

@@ -13,7 +13,8 @@ from inheritune.comparison.plan import plan
 from inheritune.comparison.planned import Planned, in_name_of
 from inheritune.comparison.shared import Shared
 from inheritune.comparison.training import Grounds, arm_folder, request_of, result_of, train_arm
-from inheritune.data import Prepared, Sequences, open_prepared, prepare
+from inheritune.corpus import prepare
+from inheritune.data import Prepared, Sequences, open_prepared
 from inheritune.distillation import Teacher
 from inheritune.errors import InherituneError, Interrupted, OtherProcessFailed, RunError, shown_line
 from inheritune.evaluation import Evaluation

@@ -8,7 +8,7 @@ from inheritune.comparison.checks import check_growth, check_stacked, check_voca
 from inheritune.comparison.order import in_order, needs
 from inheritune.comparison.planned import Planned, in_name_of
 from inheritune.comparison.starts import depth_of, first_stage_wish, spelled_out, wish_of
-from inheritune.data import check_filters
+from inheritune.corpus import check_filters
 from inheritune.distillation import check_distillation
 from inheritune.errors import InputError, Problem
 from inheritune.groundwork import check_hardware

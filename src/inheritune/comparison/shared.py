@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from inheritune.data import list_inputs, state_of
+from inheritune.corpus import list_inputs, state_of
 from inheritune.groundwork import reference_training
 from inheritune.recipe import Basis, Data
 from inheritune.runlog import read_mapping, write_json

@@ -1,7 +1,6 @@
 """From text to token sequences: sources, filters, tokenizers, prepared data, the order of sequences."""
 
 from inheritune.data.external_tokens import adopt, find_data, nanogpt_files, open_data, write_nanogpt
-from inheritune.data.filters.filtering import check_filters
 from inheritune.data.loader import Batches, MicroBatch, nothing_stored
 from inheritune.data.order import batch_numbers, batch_windows, shuffled
 from inheritune.data.prepared import (
@@ -15,14 +14,10 @@ from inheritune.data.prepared import (
     open_prepared,
     packing_of,
 )
-from inheritune.data.preparing.preparation import prepare
-from inheritune.data.preparing.states import state_of
-from inheritune.data.preparing.work import remove_left_over
 from inheritune.data.preview import preview
-from inheritune.data.sample import documents, sample, sample_text
+from inheritune.data.sample import sample
 from inheritune.data.sequences import IGNORED, Examples, Packing, Rows, Sequences
 from inheritune.data.shards import Array, Shard, Tokens
-from inheritune.data.sources.inputs import list_inputs
 from inheritune.data.token_files import list_token_files, tokens_in, typed
 from inheritune.data.tokenizer import Encoder, fingerprint, prefix_tokens, separator, suffix_tokens, train_tokenizer
 
@@ -42,16 +37,13 @@ __all__ = [
     "adopt",
     "batch_numbers",
     "batch_windows",
-    "check_filters",
     "check_prefix",
     "check_prefix_fits",
     "check_tokenizer",
     "check_vocabulary",
-    "documents",
     "find_data",
     "fingerprint",
     "has_result",
-    "list_inputs",
     "list_token_files",
     "nanogpt_files",
     "note_beside",
@@ -60,14 +52,10 @@ __all__ = [
     "open_prepared",
     "packing_of",
     "prefix_tokens",
-    "prepare",
     "preview",
-    "remove_left_over",
     "sample",
-    "sample_text",
     "separator",
     "shuffled",
-    "state_of",
     "suffix_tokens",
     "tokens_in",
     "train_tokenizer",

@@ -7,15 +7,8 @@ from pathlib import Path
 import yaml
 
 from inheritune.arch import check_positions, check_tokenizer_fits, load_config, load_tokenizer, planned_config
-from inheritune.data import (
-    check_filters,
-    check_tokenizer,
-    list_inputs,
-    list_token_files,
-    nanogpt_files,
-    open_prepared,
-    typed,
-)
+from inheritune.corpus import check_filters, list_inputs
+from inheritune.data import check_tokenizer, list_token_files, nanogpt_files, open_prepared, typed
 from inheritune.errors import InputError, Problem
 from inheritune.limits import YAML_BYTES, check_yaml, read_text
 from inheritune.recipe import Basis, TokenFiles, Training, changes, completed, dump_recipe

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inheritune.arch import load_tokenizer
-from inheritune.data import Prepared, adopt, nanogpt_files, note_beside, open_prepared, prepare, remove_left_over
+from inheritune.corpus import prepare, remove_left_over
+from inheritune.data import Prepared, adopt, nanogpt_files, note_beside, open_prepared
 from inheritune.recipe import Basis, NewTokenizer, Reference
 
 if TYPE_CHECKING:

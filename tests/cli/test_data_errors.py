@@ -252,7 +252,7 @@ TOKENS: dict[str, Change] = {
     "manifest without a fact": prepared(lambda folder: drop(folder, "end_of_text"), ["manifest.json: damaged: it says nothing of 'end_of_text'"]),
     "other format": prepared(manifest(format=1), ["made/manifest.json: format 1, this version reads 2", "prepare the data again"]),
     "other tokenizer": prepared(manifest(tokenizer="0" * 64), ["data.prepared: the data in ", "was made with another tokenizer"]),
-    "settings that do nothing": given(["filters is for sources", "leave it away"], prepared="PLACE", sources=[], filters=["c4"]),
+    "settings that do nothing": given(["filters is for sources", "remove it"], prepared="PLACE", sources=[], filters=["c4"]),
     ".bin of odd length": tokens(ROW.tobytes()[:-1], ["a.bin: has 5999 bytes, a token has 2", "give a whole file"]),
     "empty .bin": tokens(b"", ["a.bin: is empty", "give a whole file"]),
     "ids beyond the vocabulary": tokens(ROW + 1, ["a.bin: has token 300, the tokenizer has 300", "give files that the reference's tokenizer made"]),
@@ -332,7 +332,7 @@ PREPARE: list[tuple[list[str], str]] = [
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--document", "page"], "data.sources.0.document: got 'page': legal are auto"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--limit", "9"], "data.sources.0.limit"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--on-error", "go"], "data.sources.0.on_error"),
-    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--split", "test"], "leave `split` away"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--split", "test"], "remove `split`"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--exclude", "*"], "less ['*']"),
 ]  # fmt: skip
 

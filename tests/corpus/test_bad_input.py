@@ -96,7 +96,7 @@ FILES = {
     "parquet cut short": File("a.parquet", lambda: parquet({"text": ["a"] * 9})[:-5], ["not a whole .parquet file"]),
     "parquet that is none": File("a.parquet", b"PAR1 is what it says", ["not a whole .parquet file", "exclude it"]),
     "parquet by lines": File(
-        "a.parquet", lambda: parquet({"text": ["a"]}), ["has rows", "leave `document` away"], {"document": "line"}
+        "a.parquet", lambda: parquet({"text": ["a"]}), ["has rows", "remove `document`"], {"document": "line"}
     ),
     "gz cut short": File("a.jsonl.gz", gzip.compress(LINES)[:-9], ["gzip", "cut short", "fetch the file again"]),
     "gz cut in its header": File("a.jsonl.gz", gzip.compress(LINES)[:5], ["gzip", "cut short"]),
@@ -108,7 +108,7 @@ FILES = {
     "csv of white space": File("a.csv", b"\n \n", ["no column 'text'"]),
     "csv with NUL": File("a.csv", b"text\na\n\0\n", ["line 3", "binary file"]),
     "csv broken UTF-8": File("a.csv", b"text\na\n\xe9\n", ["line 3", "not UTF-8"]),
-    "csv quotes never closed": File("a.csv", b'text,id\n"a,1\nb,2\n', ["line 2", "not a row", "mend the quotes"]),
+    "csv quotes never closed": File("a.csv", b'text,id\n"a,1\nb,2\n', ["line 2", "not a row", "correct the quotes"]),
     "csv with loose quotes": File("a.csv", b'text,id\n"a"b,1\n', ["line 2", "not a row"]),
     "csv row too short": File("a.csv", b"id,text\n1\n", ["line 2", "1 fields", "2 columns"]),
     "csv row too long": File("a.csv", b"id,text\n1,a, b\n", ["line 2", "3 fields", "2 columns"]),

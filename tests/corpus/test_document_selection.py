@@ -10,34 +10,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inheritune.corpus.building.deduplication import Comparison
 from inheritune.corpus.building.drawing import (
     KEYS,
-    Extent,
-    Gate,
-    Share,
     Supply,
+    Threshold,
+    Thresholds,
     budgets,
     check_enough,
-    first_gate,
-    wider,
+    first_thresholds,
+    raised,
 )
 from inheritune.corpus.building.selection import (
     Candidates,
     Piece,
+    among,
     available,
     choose_validation,
     cut,
-    duplicates,
     filter_counts,
-    joined,
     training_pieces,
 )
 from inheritune.corpus.building.tokenising import INDEX, TokenPart
+from inheritune.corpus.filters.exact_duplicates import ExactDuplicates
 from inheritune.errors import InputError
 from inheritune.recipe import Data, check
 
-OPEN = Share(KEYS, 2**62)
-WHOLE = Gate((OPEN,) * 2, (OPEN,) * 2)
+OPEN = Threshold(KEYS, 2**62)
+WHOLE = Thresholds((OPEN,) * 2, (OPEN,) * 2)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Row:
     position: int = -1
 
 
-def candidates(folder: Path, parts: list[list[Row]], gate: Gate = WHOLE, removed: Any = None) -> Candidates:
+def candidates(folder: Path, parts: list[list[Row]], thresholds: Thresholds = WHOLE, removed: Any = None) -> Candidates:
     places = []
     for number, rows in enumerate(parts):
         place = TokenPart(folder / f"{number}.bin", folder / f"{number}.npy")
@@ -62,7 +62,7 @@ def candidates(folder: Path, parts: list[list[Row]], gate: Gate = WHOLE, removed
         np.save(body, np.array(table, INDEX))
         place.index.write_bytes(body.getvalue())
         places.append(place)
-    return Candidates(places, gate, removed)
+    return Candidates(places, thresholds, removed)
 
 
 def data(sources: int = 2, **more: Any) -> Data:
@@ -159,18 +159,19 @@ def test_training_is_drawn_by_key_exactly_and_without_validation(
     assert [(p.part, p.start, p.tokens) for p in training_pieces(asked, found, taken)] == expected
 
 
-def test_a_gate_lets_through_what_is_below_it_and_the_beginning_of_a_stream(tmp_path: Path) -> None:
+def test_thresholds_admit_what_is_below_them_and_the_beginning_of_a_stream(tmp_path: Path) -> None:
     edge = 1000
     table = [
         Row(0, edge - 1, 1, 1, 0, 0), Row(0, edge, 2, 2, 0, 0), Row(0, KEYS - 1, 3, 4, 0, 0),
         Row(0, KEYS - 1, 4, 8, 1, 0, position=0), Row(0, 0, 5, 16, 1, 0, position=50), Row(0, 0, 6, 32, 1, 0, position=49),
     ]  # fmt: skip
-    gate = Gate((Share(), Share()), (Share(edge, 0), Share(0, 50)))
-    assert available(candidates(tmp_path, [table], gate), set(), 2) == [1, 40]
+    thresholds = Thresholds((Threshold(), Threshold()), (Threshold(edge, 0), Threshold(0, 50)))
+    assert available(candidates(tmp_path, [table], thresholds), set(), 2) == [1, 40]
     for row in table:
         position = None if row.position < 0 else row.position
-        assert gate.admits(row.source, (row.validation_key, row.training_key), position) == (row.tokens in (1, 8, 32))
-    whole = Gate((Share(), Share()), (OPEN, OPEN))
+        keys = row.validation_key, row.training_key
+        assert thresholds.admits(row.source, keys, position) == (row.tokens in (1, 8, 32))
+    whole = Thresholds((Threshold(), Threshold()), (OPEN, OPEN))
     assert available(candidates(tmp_path, [table], whole), set(), 2) == [7, 56]
 
 
@@ -180,9 +181,9 @@ def test_the_second_of_equal_texts_goes_whatever_part_it_stands_in(tmp_path: Pat
 
     parts = [[row(1, 1), row(2, 0)], [row(1, 0), row(2, 0), row(3, 0)], [row(3, 0, removed=1), row(1, 1)]]
     found = candidates(tmp_path, parts)
-    marks = duplicates(found, 2)
+    marks = ExactDuplicates().marks(2, Comparison(found, [], among(set()), tmp_path, None))  # type: ignore[arg-type]
     assert [m.tolist() for m in marks] == [[2, 0], [0, 2, 0], [0, 2]]
-    after = candidates(tmp_path, parts, removed=joined(None, marks))
+    after = found.marked(marks)
     assert filter_counts(after, 2).tolist() == [[3, 15], [1, 5], [3, 15]]
 
 
@@ -201,25 +202,25 @@ def test_what_a_limit_keeps_back_goes_to_the_others() -> None:
     assert budgets(data(3, size="1000 tokens", of=of)) == [100, 420, 480]
 
 
-def test_a_gate_is_as_wide_as_needed_and_opens_until_it_is_wide_enough() -> None:
+def test_thresholds_are_as_high_as_needed_and_rise_until_they_are_high_enough() -> None:
     asked = data(2, size="1000 tokens", of=[{"weight": 1}, {"weight": 1}])
-    gate = first_gate(asked, [Extent(300_000), Extent(4_000)])
-    assert gate.training[0].keys == pytest.approx(KEYS * 500 * 6 / 300_000)
-    assert gate.training[1].keys == KEYS  # three quarters of it are needed at least
-    assert wider(asked, gate, Supply(10, (500, 500), (True, True))) is None
-    opened = wider(asked, gate, Supply(10, (100, 500), (True, True)))
-    assert opened is not None
-    assert opened.training[0].keys == pytest.approx(gate.training[0].keys * 6.5)
-    assert (opened.training[1], opened.validation) == (gate.training[1], gate.validation)
-    more = wider(asked, gate, Supply(9, (500, 500), (True, True)))
+    first = first_thresholds(asked, [300_000, 4_000])
+    assert first.training[0].keys == pytest.approx(KEYS * 500 * 6 / 300_000)
+    assert first.training[1].keys == KEYS  # three quarters of it are needed at least
+    assert raised(asked, first, Supply(10, (500, 500), (True, True))) is None
+    higher = raised(asked, first, Supply(10, (100, 500), (True, True)))
+    assert higher is not None
+    assert higher.training[0].keys == pytest.approx(first.training[0].keys * 6.5)
+    assert (higher.training[1], higher.validation) == (first.training[1], first.validation)
+    more = raised(asked, first, Supply(9, (500, 500), (True, True)))
     assert more is not None
-    assert more.training == gate.training
-    assert more.validation[0].keys == pytest.approx(gate.validation[0].keys * 2)
+    assert more.training == first.training
+    assert more.validation[0].keys == pytest.approx(first.validation[0].keys * 2)
     for _ in range(70):
-        opened = wider(asked, opened, Supply(1, (1, 1), (True, True)))
-        if opened is None:
+        higher = raised(asked, higher, Supply(1, (1, 1), (True, True)))
+        if higher is None:
             break
-    assert opened is None  # wholly open, so there is no more
+    assert higher is None  # they admit everything, so there is no more
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_several_processes_give_the_same_bytes(corpus: Path, tokenizer: Any, tmp
 
 @pytest.mark.usefixtures("small_tasks")
 def test_a_small_budget_reads_on_until_it_has_enough(corpus: Path, tokenizer: Any, tmp_path: Path) -> None:
-    """One token in ten is asked for; a filter that leaves few documents makes the first gate too narrow."""
+    """One token in ten is asked for; a filter that leaves few documents makes the first threshold too low."""
     whole = prepare(request(corpus), tokenizer, tmp_path / "whole")
     rest: dict[str, Any] = {"filters": [{"filter": "length", "min_characters": 200}]}
     kept = prepare(request(corpus, **rest), tokenizer, tmp_path / "kept")
@@ -113,13 +113,13 @@ def test_a_small_budget_reads_on_until_it_has_enough(corpus: Path, tokenizer: An
 def counting(monkeypatch: pytest.MonkeyPatch, step: type) -> list[int]:
     """The ranks for which a step runs from now on."""
     ranks: list[int] = []
-    run = step.run
+    run = step.__call__
 
     def counted(self: Any, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         ranks.append(rank)
         return run(self, data, rank, world_size)
 
-    monkeypatch.setattr(step, "run", counted)
+    monkeypatch.setattr(step, "__call__", counted)
     return ranks
 
 

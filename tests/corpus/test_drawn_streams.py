@@ -88,7 +88,7 @@ def test_weights_share_a_size_between_a_stream_and_files(stream: Any, tokenizer:
 def test_a_stream_that_was_read_to_its_end_before_changes_nothing(
     filters: Any, stream: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
-    """Its end is known then, which must not be taken for the end of what a narrower gate lets through."""
+    """Its end is known then, which must not be taken for the end of what a lower threshold admits."""
     rest: list[Any] = [{"filter": "length", "min_characters": 175}, *filters]
     with pytest.raises(InputError, match="would fit") as caught:
         prepare(request(stream, size="1M tokens", filters=rest), tokenizer, tmp_path / "data")

@@ -257,7 +257,7 @@ def test_tables_have_no_encoding(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     parquet.write_table(pa.table({"text": ["é"]}), tmp_path / "a.parquet")
-    assert "leave `encoding` away" in refusal(tmp_path, encoding="cp1252")
+    assert "remove `encoding`" in refusal(tmp_path, encoding="cp1252")
     assert texts(tmp_path, encoding="auto") == ["é"]
     (tmp_path / "b.txt").write_bytes(b"\xe9")
     assert texts(tmp_path, encoding="cp1252") == ["é", "é"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fasttext_file import write_classifier
 
-from inheritune.corpus.filters.filtering import build_filters, check_filters
+from inheritune.corpus.filters.base import check_filters, prepare_filters
 from inheritune.errors import InputError
 from inheritune.recipe import Data, check
 
@@ -67,9 +67,10 @@ def judged(entry: Any, texts: list[str], work: Path) -> list[tuple[str | None, s
     """For each text why it goes (None: it stays), and what is left of it."""
     from datatrove.data import Document
 
-    (judge,) = build_filters(filters(entry), work)
+    ((_, chosen),) = prepare_filters(filters(entry), work)
+    removal_reason = chosen.build(work)
     documents = [Document(text=text, id=str(number)) for number, text in enumerate(texts)]
-    return [(judge.judge(document), document.text) for document in documents]
+    return [(removal_reason(document), document.text) for document in documents]
 
 
 def kept_by_datatrove(step: Any, texts: list[str], logs: Path) -> dict[int, str]:
@@ -283,7 +284,7 @@ def test_a_machine_that_fails_is_not_taken_for_a_bad_document(tmp_path: Path, mo
 
 
 @pytest.mark.long
-def test_judges_travel_to_other_processes(texts: list[str], model: Path, tmp_path: Path) -> None:
+def test_filters_travel_to_other_processes(texts: list[str], model: Path, tmp_path: Path) -> None:
     import dill
 
     entries = [
@@ -292,15 +293,17 @@ def test_judges_travel_to_other_processes(texts: list[str], model: Path, tmp_pat
         {"filter": "length", "min_words": 9},
         "c4",
     ]
-    judges = build_filters(filters(*entries), tmp_path)
-    before = [[judge.judge(document) for judge in judges] for document in _documents(texts)]
-    sent = tmp_path / "judges"
-    sent.write_bytes(dill.dumps((judges, texts)))
+    chosen = [entry for _, entry in prepare_filters(filters(*entries), tmp_path)]
+    before = [
+        [rule(document) for rule in [entry.build(tmp_path) for entry in chosen]] for document in _documents(texts)
+    ]
+    sent = tmp_path / "filters"
+    sent.write_bytes(dill.dumps((chosen, texts, tmp_path)))
     assert sent.stat().st_size < 200_000  # no model, no tokenizer
     program = (
-        "import dill, sys; from datatrove.data import Document; judges, texts = dill.load(open(sys.argv[1], 'rb'));"
-        "documents = [Document(text=text, id='') for text in texts];"
-        "print([[judge.judge(document) for judge in judges] for document in documents])"
+        "import dill, sys; from datatrove.data import Document; chosen, texts, work = dill.load(open(sys.argv[1], 'rb'));"
+        "documents = [Document(text=text, id='') for text in texts]; rules = [entry.build(work) for entry in chosen];"
+        "print([[rule(document) for rule in rules] for document in documents])"
     )
     there = subprocess.run(
         [sys.executable, "-c", program, str(sent)], capture_output=True, text=True, env={**os.environ}, check=True
@@ -314,9 +317,9 @@ def _documents(texts: list[str]) -> list[Any]:
     return [Document(text=text, id="") for text in texts]
 
 
-def test_only_filters_for_one_document_are_built_in_order_and_with_their_names(tmp_path: Path) -> None:
+def test_filters_for_one_document_keep_their_order_and_their_numbers(tmp_path: Path) -> None:
     chosen = filters("c4", {"filter": "length", "min_words": 3, "name": "long"}, "exact_duplicates", "near_duplicates")
-    assert [judge.name for judge in build_filters(chosen, tmp_path)] == ["c4", "long"]
+    assert [(number, entry.title) for number, entry in prepare_filters(chosen, tmp_path)] == [(1, "c4"), (2, "long")]
 
 
 def problems(*entries: Any) -> list[str]:

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inheritune.corpus.filters.near_duplicates import clusters, near_duplicate_stages
+from inheritune.corpus.filters.near_duplicates import NearDuplicates, clusters, near_duplicate_stages
 from inheritune.errors import RunError
-from inheritune.recipe import NearDuplicates
 
 PARTS = 4
 

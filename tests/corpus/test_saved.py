@@ -74,14 +74,14 @@ def test_refusals_whose_remedies_work(saved: Path, tmp_path: Path) -> None:
     assert (
         f"{saved / 'several'}: no split 'test'; there are: train, held out; name one with the source's `split`" in line
     )
-    assert "no split 'test': it is a single data set; leave `split` away" in refusal(saved / "one", split="test")
+    assert "no split 'test': it is a single data set; remove `split`" in refusal(saved / "one", split="test")
     assert "no column 'body'; there are: 'id', 'text'; name the column" in refusal(saved / "one", text_key="body")
     assert "column 'id' holds int64, not text" in refusal(saved / "one", text_key="id")
     assert "a .arrow file has rows, not what `document: line` says" in refusal(saved / "one", document="line")
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "a.txt").write_text("text")
-    assert "leave `split` away" in refusal(tmp_path / "plain", split="test")
-    assert "leave `split` away" in refusal(tmp_path / "plain" / "a.txt", split="test")
+    assert "remove `split`" in refusal(tmp_path / "plain", split="test")
+    assert "remove `split`" in refusal(tmp_path / "plain" / "a.txt", split="test")
     with pytest.raises(InputError, match="name it with `path` instead of `dataset`"):
         list_inputs([Source(dataset=str(saved / "one"))])
     assert f"give each as a source of its own: path: {saved / 'one'}" in refusal(saved, exclude=["a.txt"])

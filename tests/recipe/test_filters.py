@@ -6,12 +6,13 @@ import pytest
 import yaml
 
 from conftest import tiny_recipe
+from inheritune.corpus.filters.near_duplicates import NearDuplicates
 from inheritune.errors import InputError
-from inheritune.recipe import FILTERS, Data, NearDuplicates, check, dump_recipe, load_recipe
+from inheritune.recipe import FILTERS, Data, check, dump_recipe, load_recipe
 from inheritune.recipe.description import describe
 
 LEGAL = (
-    "language, gopher_quality, gopher_repetition, c4, fineweb_quality, length, classifier, decontaminate, "
+    "c4, classifier, decontaminate, fineweb_quality, gopher_quality, gopher_repetition, language, length, "
     "exact_duplicates, near_duplicates"
 )
 # The least that each filter must be told.
@@ -116,11 +117,11 @@ def test_what_is_wrong_is_said_at_its_place(entry: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("filters", "said"),
     [
-        (["c4", "c4"], "c4 stands in the list twice; give each its own `name`"),
-        (["c4", {"filter": "length", "min_words": 2, "name": "c4"}], "c4 stands in the list twice"),
-        (["near_duplicates", "c4"], "c4 comes after near_duplicates, which compares what all others left; put near_duplicates last"),
+        (["c4", "c4"], "c4 is in the list twice; give each its own `name`"),
+        (["c4", {"filter": "length", "min_words": 2, "name": "c4"}], "c4 is in the list twice"),
+        (["near_duplicates", "c4"], "c4 comes after near_duplicates, which compares the documents that all others keep; put near_duplicates last"),
         (["exact_duplicates", "near_duplicates", "c4"], "c4 comes after near_duplicates"),
-        (["near_duplicates", {"filter": "near_duplicates", "name": "again"}], "near_duplicates stands in the list twice; remove one"),
+        (["near_duplicates", {"filter": "near_duplicates", "name": "again"}], "near_duplicates is in the list twice; remove one"),
     ],
 )  # fmt: skip
 def test_orders_that_cannot_be_are_refused(filters: list[Any], said: str) -> None:
@@ -133,7 +134,7 @@ def test_the_same_filter_may_stand_twice_under_two_names() -> None:
 
 
 def test_filters_of_prepared_data_are_refused() -> None:
-    with pytest.raises(InputError, match="filters is for sources; leave it away"):
+    with pytest.raises(InputError, match="filters is for sources; remove it"):
         check(Data, {"prepared": "folder", "filters": ["c4"]}, "data")
 
 

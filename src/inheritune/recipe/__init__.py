@@ -3,22 +3,7 @@
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data, Slurm, Source, TokenFiles
 from inheritune.recipe.file import changes, check, completed, dump_recipe, is_suite, merged, override
-from inheritune.recipe.filters import (
-    C4,
-    FILTERS,
-    Classifier,
-    CorpusFilter,
-    Decontaminate,
-    DocumentFilter,
-    DocumentLength,
-    ExactDuplicates,
-    Filter,
-    FineWebQuality,
-    GopherQuality,
-    GopherRepetition,
-    Language,
-    NearDuplicates,
-)
+from inheritune.recipe.filters import FILTERS, FilterConfig
 from inheritune.recipe.models import Basis, Hardware, Recipe, load_recipe
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
 from inheritune.recipe.size import Size, parse_size
@@ -54,7 +39,6 @@ from inheritune.recipe.target import (
 from inheritune.recipe.training import Checkpoints, Distillation, Optimizer, Schedule, Training
 
 __all__ = [
-    "C4",
     "FILTERS",
     "MEASURED",
     "ArmData",
@@ -62,21 +46,12 @@ __all__ = [
     "Basis",
     "Checkpoints",
     "Choice",
-    "Classifier",
-    "CorpusFilter",
     "Data",
-    "Decontaminate",
     "DistilbertStart",
     "Distillation",
-    "DocumentFilter",
-    "DocumentLength",
     "Evaluate",
     "EvaluateRun",
-    "ExactDuplicates",
-    "Filter",
-    "FineWebQuality",
-    "GopherQuality",
-    "GopherRepetition",
+    "FilterConfig",
     "Grow",
     "GrowthStart",
     "HalfWidthStart",
@@ -84,10 +59,8 @@ __all__ = [
     "HybridStackingStart",
     "Inherit",
     "InheritStart",
-    "Language",
     "Layers",
     "LazyStart",
-    "NearDuplicates",
     "NewReference",
     "NewTokenizer",
     "Optimizer",

@@ -75,7 +75,7 @@ class Source(Part):
     @classmethod
     def _one_line(cls, name: str | None) -> str | None:
         if name is not None and (not name.strip() or not name.isprintable()):
-            raise ValueError("a name is one line of printable characters; give another one, or leave it away")
+            raise ValueError("a name is one line of printable characters; give another one, or remove it")
         return name
 
     @model_validator(mode="after")
@@ -87,7 +87,7 @@ class Source(Part):
         given = [key for key in others if getattr(self, key) != type(self).model_fields[key].default]
         if given:
             other = "dataset" if kind == "path" else "path"
-            raise ValueError(f"{given[0]} goes with {other}, not with {kind}; leave it away")
+            raise ValueError(f"{given[0]} goes with {other}, not with {kind}; remove it")
         return self
 
     @property
@@ -172,7 +172,7 @@ class Data(Part):
             raise ValueError(
                 "slurm: executor slurm needs its partition and time; give slurm: {partition: cpu, time: '04:00:00'}"
                 if self.slurm is None
-                else f"slurm: these settings belong to executor slurm, it is {self.executor}; leave them away"
+                else f"slurm: these settings belong to executor slurm, it is {self.executor}; remove them"
             )
         return self
 
@@ -194,7 +194,7 @@ class Data(Part):
             drawing = [key for key in _DRAWING if getattr(self, key) != type(self).model_fields[key].default]
             if drawing:
                 raise ValueError(
-                    f"{drawing[0]} is for sources; leave it away, as what is prepared is used as it is, all of it"
+                    f"{drawing[0]} is for sources; remove it, as prepared data is used completely and unchanged"
                 )
         titles = [source.title for source in self.sources]
         if len(set(titles)) < len(titles):
@@ -203,7 +203,7 @@ class Data(Part):
             raise ValueError("some sources have a weight and some have none; give every source a weight, or none")
         weighted = any(source.weight is not None for source in self.sources)
         if self.size is None and weighted:
-            raise ValueError("weights share out `size`; give data.size, or leave the weights away")
+            raise ValueError("weights share out `size`; give data.size, or remove the weights")
         if len(self.sources) > 1 and not weighted and any(source.dataset is not None for source in self.sources):
             raise ValueError("a data set that is streamed has no known size: give every source a weight, and data.size")
         limits = [source.limit for source in self.sources]

@@ -1,1 +1,1 @@
-"""From text to token shards: collect, tokenise, select, write, each in tasks that are done once."""
+"""Building: text becomes token shards in stages (collect, tokenise, select, write), each in tasks that run once."""

@@ -1,6 +1,6 @@
-"""From sources to candidates: the documents that may be drawn, filtered, in files of bounded size.
+"""From sources to candidates: the documents below the thresholds, filtered, in files of bounded size.
 
-The work is done in tasks, each of which reads some inputs and writes parts; a task that was killed goes on behind its
+The work is split into tasks, each of which reads some inputs and writes parts. A task that was killed resumes after its
 last part.
 """
 
@@ -16,42 +16,41 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from datatrove.data import Document, DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
+from datatrove.data import Document
 
-from inheritune.corpus.building.drawing import Gate, document_keys, text_digest
-from inheritune.corpus.filters.filtering import DocumentFilter
+from inheritune.corpus.building.drawing import Thresholds, document_keys, text_digest
+from inheritune.corpus.filters.base import DocumentFilter
 from inheritune.corpus.sources.inputs import Input
 from inheritune.corpus.sources.reading import read
 from inheritune.errors import RunError
 from inheritune.recipe import Source
 from inheritune.runlog import checksum, named, open_new
 
-_NAMED = 20  # files whose encoding was guessed, in a part
+_NAMED = 20  # files of a part whose guessed encoding is recorded
 
 
 @dataclass
-class Tally:
-    """What a task met since its last part."""
+class Counts:
+    """What a task counted since its last part. The keys begin with the number of a source or of a filter."""
 
-    documents: Counter[int] = field(default_factory=Counter)  # by source
-    characters: Counter[int] = field(default_factory=Counter)
-    passed_over: Counter[str] = field(default_factory=Counter)  # broken places, by the number of the source and reason
-    reasons: Counter[str] = field(default_factory=Counter)  # removed documents, by the number of the filter and reason
-    encodings: Counter[str] = field(default_factory=Counter)  # files by the number of the source and what was guessed
+    documents: Counter[str] = field(default_factory=Counter)  # by source
+    characters: Counter[str] = field(default_factory=Counter)
+    passed_over: Counter[str] = field(default_factory=Counter)  # texts that cannot be read, by source and reason
+    reasons: Counter[str] = field(default_factory=Counter)  # removed documents, by filter and reason
+    encodings: Counter[str] = field(default_factory=Counter)  # files by source and guessed encoding
     guesses: Counter[str] = field(default_factory=Counter)  # the same with the file's name, for the first few of a part
 
-    def plain(self) -> dict[str, dict[str, int]]:
-        """As JSON, and empty again."""
-        found = {name: {str(key): n for key, n in counter.items()} for name, counter in vars(self).items()}
+    def take(self) -> dict[str, dict[str, int]]:
+        """The counts as JSON; they begin again at zero."""
+        taken = {name: dict(counter) for name, counter in vars(self).items()}
         for counter in vars(self).values():
             counter.clear()
-        return found
+        return taken
 
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a task has come: its input (that behind the last: all are read), the documents of it that were read."""
+    """How far a task is: the number of its input (that after the last: all are read), and the documents read of it."""
 
     input: int = 0
     documents: int = 0
@@ -59,118 +58,108 @@ class Reached:
 
 @dataclass(frozen=True)
 class Part:
-    """A file of candidates, one JSON record a line, that was written to its end."""
+    """A complete file of candidates, one JSON record a line."""
 
     path: Path
     documents: int
-    tally: dict[str, dict[str, int]]
+    counts: dict[str, dict[str, int]]
 
 
-class ReadSources(PipelineStep):  # type: ignore[misc]
-    """Reads the inputs of a task and lets through what the gate admits and the one before did not."""
+@dataclass(repr=False)  # datatrove would write a long one into each log
+class ReadSources:
+    """A step: reads the inputs of a task and yields the documents that `thresholds` admit and `before` did not."""
 
-    name = "Sources"
-    type = "Reader"
+    groups: list[list[Input]]
+    sources: list[Source]
+    thresholds: Thresholds
+    before: Thresholds | None
+    seed: int
+    counts: Counts
+    folder: Path
 
-    def __init__(
-        self, groups: list[list[Input]], sources: Sequence[Source], gates: tuple[Gate | None, Gate], seed: int,
-        tally: Tally, folder: Path,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.groups, self.sources, self.gates, self.seed = groups, list(sources), gates, seed
-        self.tally, self.folder = tally, folder
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """The candidates of task `rank`, those left out that its parts hold already."""
+    def __call__(self, data: None, rank: int, world_size: int) -> Iterator[Document]:
+        """The candidates of task `rank` that are not in its parts yet."""
         reached = _reached(self.folder, rank)
         for number, entry in enumerate(self.groups[rank]):
             if number >= reached.input:
-                start = reached if number == reached.input else Reached(number)
-                yield from self._read(entry, start)
+                yield from self._read(entry, reached if number == reached.input else Reached(number))
 
     def _read(self, entry: Input, start: Reached) -> Iterator[Document]:
-        source = self.sources[entry.source]
-        known, characters = 0, 0
+        number, source = entry.source, self.sources[entry.source]
+        documents, characters = 0, 0
 
         def passed_over(place: str, reason: str) -> None:
-            if known >= start.documents:
-                self.tally.passed_over[f"{entry.source} {_kind(reason)}"] += 1
+            if documents >= start.documents:
+                self.counts.passed_over[f"{number} {_kind(reason)}"] += 1
 
         def guessed(encoding: str) -> None:
             if not start.documents:  # else it is in a part already
-                self.tally.encodings[f"{entry.source} {encoding}"] += 1
-                if encoding != "utf-8" and len(self.tally.guesses) < _NAMED:
-                    self.tally.guesses[f"{entry.source} {encoding} {entry.address}"] += 1
+                self.counts.encodings[f"{number} {encoding}"] += 1
+                if encoding != "utf-8" and len(self.counts.guesses) < _NAMED:
+                    self.counts.guesses[f"{number} {encoding} {entry.address}"] += 1
 
         for text in read(entry, source, passed_over, seed=self.seed, guessed=guessed):
             position = None if source.dataset is None else characters
             characters += len(text.text)
-            known += 1
-            if known <= start.documents:
+            documents += 1
+            if documents <= start.documents:
                 continue  # in a part already
-            if position is not None and self._beyond(entry.source, position):
+            if position is not None and position >= self.thresholds.characters(number):
                 return
-            self.tally.documents[entry.source] += 1
-            self.tally.characters[entry.source] += len(text.text)
-            digest = text_digest(text.text)
-            keys = document_keys(digest, self.seed)
-            before, gate = self.gates
-            if gate.admits(entry.source, keys, position) and not (
-                before is not None and before.admits(entry.source, keys, position)
+            self.counts.documents[str(number)] += 1
+            self.counts.characters[str(number)] += len(text.text)
+            keys = document_keys(text_digest(text.text), self.seed)
+            if self.thresholds.admits(number, keys, position) and not (
+                self.before is not None and self.before.admits(number, keys, position)
             ):
-                reached = {"input": start.input, "documents": known}
-                facts = {"source": entry.source, "keys": keys, "position": position, "reached": reached}
+                reached = {"input": start.input, "documents": documents}
+                facts = {"source": number, "keys": keys, "position": position, "reached": reached}
                 yield Document(text=text.text, id=text.place, metadata=facts)
 
-    def _beyond(self, source: int, position: int) -> bool:
-        gate = self.gates[1]
-        return position >= max(gate.validation[source].characters, gate.training[source].characters)
 
+@dataclass(repr=False)  # datatrove would write a long one into each log
+class FilterDocuments:
+    """A step: marks each document with the number of the first filter that removes it (0: kept)."""
 
-class JudgeDocuments(PipelineStep):  # type: ignore[misc]
-    """Marks each document with the number of the first filter that removes it (0: kept)."""
+    filters: list[tuple[int, DocumentFilter]]
+    work: Path
+    counts: Counts
 
-    name = "Filters"
-    type = "Filter"
-
-    def __init__(self, judges: Sequence[tuple[int, DocumentFilter]], tally: Tally) -> None:
-        super().__init__()
-        self.judges, self.tally = list(judges), tally
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """The same documents, marked; a filter may have changed their text."""
-        for document in data or ():
+    def __call__(self, data: Iterator[Document], rank: int, world_size: int) -> Iterator[Document]:
+        """The same documents, marked; a filter may have changed their text. Models load with the first document."""
+        built = None
+        for document in data:
             facts = document.metadata
             facts["removed"] = 0
-            for number, judge in self.judges:
-                reason = judge.judge(document)
+            built = built or [(number, entry.build(self.work)) for number, entry in self.filters]
+            for number, removal_reason in built:
+                reason = removal_reason(document)
                 if reason is not None:
                     facts.update(removed=number, reason=reason)
-                    self.tally.reasons[f"{number} {reason}"] += 1
+                    self.counts.reasons[f"{number} {reason}"] += 1
                     break
             yield document
 
 
-class WriteParts(PipelineStep):  # type: ignore[misc]
-    """Writes candidates into parts, each whole or not there, with what is needed to go on behind it."""
+@dataclass(repr=False)  # datatrove would write a long one into each log
+class WriteParts:
+    """A step: writes candidates into parts, each complete or absent, with what is needed to resume after it."""
 
-    name = "Parts"
-    type = "Writer"
+    folder: Path
+    counts: Counts
+    part_bytes: int
+    inputs: list[int]
+    """The number of inputs of each task."""
 
-    def __init__(self, folder: Path, tally: Tally, part_bytes: int, inputs: Sequence[int]) -> None:
-        """`inputs`: how many there are in each task."""
-        super().__init__()
-        self.folder, self.tally, self.part_bytes, self.inputs = folder, tally, part_bytes, list(inputs)
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Takes all documents; yields none."""
+    def __call__(self, data: Iterator[Document], rank: int, world_size: int) -> None:
+        """Take all documents."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if is_collected(self.folder, rank, self.inputs[rank]):
-            return  # ended before this was noted
+            return  # it ended before its end was recorded
         number = len(_sidecars(self.folder, rank))
         lines: list[bytes] = []
         size = 0
-        for document in data or ():
+        for document in data:
             reached = document.metadata.pop("reached")
             lines.append(orjson.dumps(_record(document), option=orjson.OPT_APPEND_NEWLINE))
             size += len(lines[-1])
@@ -178,22 +167,21 @@ class WriteParts(PipelineStep):  # type: ignore[misc]
                 self._write(rank, number, lines, reached)
                 number, size, lines = number + 1, 0, []
         self._write(rank, number, lines, asdict(Reached(self.inputs[rank])))
-        yield from ()
 
     def _write(self, rank: int, number: int, lines: list[bytes], reached: dict[str, int]) -> None:
         path = self.folder / f"{rank:05d}-{number:05d}.jsonl"
         body = b"".join(lines)
         facts = {
             "documents": len(lines), "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest(),
-            "reached": reached, "tally": self.tally.plain(),
+            "reached": reached, "tally": self.counts.take(),  # the key of the first version, whose parts are still read
         }  # fmt: skip
         write_whole(path, body)
         write_whole(path.with_suffix(".json"), orjson.dumps(facts))
 
 
 def write_whole(path: Path, body: bytes) -> None:
-    """Write a file of the working folder so that it is there whole or not at all, whoever else writes the same."""
-    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")  # a cluster has equal numbers
+    """Write a file of the working folder so that it appears complete, even when others write the same file."""
+    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")  # a cluster has equal process numbers
     try:
         with named(path):
             with open_new(partial) as file:
@@ -202,16 +190,16 @@ def write_whole(path: Path, body: bytes) -> None:
                 os.fsync(file.fileno())
             partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)  # on a full disk it would be in the way
+        partial.unlink(missing_ok=True)  # on a full disk it would take space
 
 
 def _kind(reason: str) -> str:
-    """A reason without what is special to one place: there may be as many of those as broken places."""
+    """A reason without the details of one place: there may be as many of those as broken places."""
     return _in_utf8(re.split(r" \(|; ", reason)[0])
 
 
 def _in_utf8(place: str) -> str:
-    """A place as UTF-8 has it: bytes of a file name that are none are shown as escapes."""
+    """A place as UTF-8, with escapes for the bytes of a file name that are not."""
     return place if place.isascii() else place.encode("utf-8", "backslashreplace").decode()
 
 
@@ -221,44 +209,45 @@ def _record(document: Document) -> dict[str, Any]:
         "text": document.text,
         "place": _in_utf8(document.id),
         "digest": text_digest(document.text).hex(),
-        "source": facts["source"],
-        "keys": facts["keys"],
-        "position": facts["position"],
-        "removed": facts["removed"],
+        **{name: facts[name] for name in ("source", "keys", "position", "removed")},
         "reason": facts.get("reason"),
     }
 
 
 def parts(folder: Path) -> list[Part]:
     """The parts in a folder, in the order of their tasks and numbers."""
-    found = []
-    for sidecar in sorted(folder.glob("[0-9]*.json")):
-        facts = orjson.loads(sidecar.read_bytes())
-        found.append(Part(sidecar.with_suffix(".jsonl"), facts["documents"], facts["tally"]))
-    return found
+    loaded = ((sidecar, orjson.loads(sidecar.read_bytes())) for sidecar in sorted(folder.glob("[0-9]*.json")))
+    return [Part(sidecar.with_suffix(".jsonl"), facts["documents"], facts["tally"]) for sidecar, facts in loaded]
+
+
+def total(some: Sequence[Part], name: str) -> Counter[str]:
+    """One of the counts of `Counts`, over several parts."""
+    counts: Counter[str] = Counter()
+    for part in some:
+        counts.update(part.counts[name])
+    return counts
 
 
 def check_part(path: Path) -> None:
-    """Raise RunError for a part that is not as it was written."""
-    facts = orjson.loads(path.with_suffix(".json").read_bytes())
-    if checksum(path) != facts["sha256"]:
+    """Raise RunError for a part that changed since it was written."""
+    if checksum(path) != orjson.loads(path.with_suffix(".json").read_bytes())["sha256"]:
         raise RunError(str(path), "changed since it was written", "delete it; the same command then makes it again")
 
 
-def records(part: Part | Path) -> Iterator[dict[str, Any]]:
+def records(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a part, one after the other."""
-    with (part.path if isinstance(part, Part) else part).open("rb") as file:
+    with path.open("rb") as file:
         for line in file:
             yield orjson.loads(line)
 
 
 def is_collected(folder: Path, rank: int, inputs: int) -> bool:
-    """Whether the parts of a task, which are all as long as they were, have all that its inputs gave."""
+    """Whether the parts of a task have their full sizes and hold all documents of its inputs."""
     return _reached(folder, rank).input == inputs
 
 
 def drop_damaged(folder: Path, rank: int) -> None:
-    """Remove what a task has behind its last part that is whole."""
+    """Remove the parts of a task after its last complete one."""
     for sidecar in set(folder.glob(f"{rank:05d}-*.json")) - set(_sidecars(folder, rank)):
         sidecar.unlink()
 
@@ -271,16 +260,11 @@ def _is_whole(sidecar: Path) -> bool:
 
 
 def _sidecars(folder: Path, rank: int) -> list[Path]:
-    """The sidecars of a task's parts whose files are as long as they say; a loss of power may have cut one."""
-    found: list[Path] = []
-    for number in itertools.count():  # looked for one by one, as a large corpus has very many in this folder
-        sidecar = folder / f"{rank:05d}-{number:05d}.json"
-        if not _is_whole(sidecar):
-            return found
-        found.append(sidecar)
-    raise AssertionError  # not reached
+    """The sidecars of a task's parts up to the first whose file has another size; a loss of power may have cut it."""
+    numbered = (folder / f"{rank:05d}-{number:05d}.json" for number in itertools.count())  # a folder may have very many
+    return list(itertools.takewhile(_is_whole, numbered))
 
 
 def _reached(folder: Path, rank: int) -> Reached:
-    found = _sidecars(folder, rank)
-    return Reached(**orjson.loads(found[-1].read_bytes())["reached"]) if found else Reached()
+    done = _sidecars(folder, rank)
+    return Reached(**orjson.loads(done[-1].read_bytes())["reached"]) if done else Reached()

@@ -1,6 +1,7 @@
-"""From text to token shards, in stages that are each done once: collect, tokenise, select, write."""
+"""From text to token shards, in stages that run once each: collect, tokenise, select, write."""
 
 import hashlib
+import itertools
 import json
 import shutil
 import time
@@ -13,14 +14,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inheritune.corpus.building.manifest import Drawn, account, counted, encoding_lines, write_removed
-from inheritune.corpus.building.states import file_states, state_of, text_bytes
+from inheritune.corpus.building.collection import (
+    Counts,
+    FilterDocuments,
+    Part,
+    ReadSources,
+    WriteParts,
+    parts,
+    records,
+    total,
+)
+from inheritune.corpus.building.deduplication import without_duplicates
+from inheritune.corpus.building.drawing import Supply, Thresholds, check_enough, first_thresholds, raised
+from inheritune.corpus.building.execution import Stages, Step, check_executor
+from inheritune.corpus.building.manifest import Drawn, describe, encoding_lines, write_removed
+from inheritune.corpus.building.selection import Candidates, available, choose_validation, training_pieces
+from inheritune.corpus.building.tokenising import TokeniseParts, TokenPart
 from inheritune.corpus.building.work import Work, remove_left_over, work_folder
-from inheritune.corpus.filters.filtering import check_filters
-from inheritune.data.prepared import FORMAT, Prepared, has_result, open_prepared, open_same
-from inheritune.data.tokenizer import Encoder, fingerprint, separator, train_tokenizer
+from inheritune.corpus.building.writing import Written, write_split
+from inheritune.corpus.filters.base import check_filters, prepare_filters
+from inheritune.corpus.sources.inputs import file_states, gather, list_inputs, state_of
+from inheritune.data import (
+    FORMAT,
+    Encoder,
+    Prepared,
+    Shard,
+    Tokens,
+    check_new,
+    fingerprint,
+    has_result,
+    open_prepared,
+    open_same,
+    separator,
+    train_tokenizer,
+)
 from inheritune.errors import InputError, RunError
-from inheritune.recipe import CorpusFilter, Data, NewTokenizer, check
+from inheritune.recipe import Data, NewTokenizer, check
 from inheritune.redaction import confidential
 from inheritune.runlog import locked, package_versions, put_in_place, refuse_link, versions, write_json
 from inheritune.vocabulary import vocabulary_size
@@ -28,23 +57,16 @@ from inheritune.vocabulary import vocabulary_size
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from inheritune.corpus.building.collection import Part
-    from inheritune.corpus.building.drawing import Gate
-    from inheritune.corpus.building.selection import Candidates
-    from inheritune.corpus.building.tokenising import TokenPart
-    from inheritune.corpus.building.writing import Written
-    from inheritune.corpus.filters.filtering import DocumentFilter
-
 Say = Callable[[str], None]
-# What a process keeps busy where the work is done by threads of libraries, and by a disk: fewer cores than these need
-# no further process, and starting one takes seconds.
+# Processors that a process keeps busy where threads of libraries and a disk do the work. Fewer processors need no
+# second process, and starting one takes seconds.
 _THREADS = 4
 _PACKAGES = ("datatrove", "datasets", "pyarrow", "chardet", "spacy")
-_TASK_BYTES = 64_000_000  # of input: worth a process, and not much is lost with one
+_TASK_BYTES = 64_000_000  # of input: worth a process, and little is lost with one
 _PART_BYTES = 16_000_000  # of candidates
-_TOKENIZER_BYTES = 200_000_000  # of text, from which a new tokenizer is learnt at least where there is so much
-# A byte-level tokenizer makes at least one token of so many bytes of ordinary text; by this the documents that may
-# become validation are kept from a new tokenizer, which must exist before tokens can be counted.
+_TOKENIZER_BYTES = 200_000_000  # of text, from which a new tokenizer is trained at least where there is so much
+# A byte-level tokenizer makes at least one token of so many bytes of ordinary text. A new tokenizer must exist before
+# tokens can be counted, so this decides which documents may become validation; it is not trained on them.
 _VALIDATION_BYTES_PER_TOKEN = 16
 
 
@@ -58,41 +80,32 @@ def prepare(
 ) -> Prepared:
     """Tokenise `data.sources` into the folder `out`: shards of training and validation, tokenizer/, manifest.json.
 
-    Validation takes whole documents in the order of a hash of their text, until `data.validation` tokens are reached;
-    training takes whole documents in an order drawn with the seed, until exactly `data.size` tokens, the last one cut.
-    A document whose text is in validation is never in training. Every document that is not cut ends with the
+    Validation takes whole documents in the order of a hash of their text, until `data.validation` tokens are reached.
+    Training takes whole documents in an order drawn with the seed, until exactly `data.size` tokens; the last one is
+    cut. A document whose text is in validation is never in training. Every document that is not cut ends with the
     end-of-text token.
 
-    The folder appears whole or not at all; one that the same request has filled is opened and verified. What is done
-    is kept beside it, in .NAME.work, until then: the same call goes on from there. Raises InputError for text that
-    cannot be read, is empty or too little, and where `out` holds something else; RunError for what fails on the way.
+    The folder appears complete or not at all; one that the same request has filled is opened and verified. Until then
+    the work is kept beside it, in .NAME.work, and the same call resumes it. Raises InputError for text that cannot be
+    read, is empty or too little, and where `out` holds something else; RunError for what fails on the way.
     """
     out = Path(out)
     data = data if isinstance(data, Data) else check(Data, data, "data")
-    seed = seed if data.seed is None else data.seed
     remove_left_over(out)
-    return Preparation(data, tokenizer, out, seed, say).run()
-
-
-def _check_out(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(str(out), "exists already", "give another folder, or remove it")
+    return Preparation(data, tokenizer, out, seed if data.seed is None else data.seed, say).run()
 
 
 class Preparation:
     """One preparation: its inputs, its working folder, and the rounds in which documents are drawn.
 
-    One round is the rule. Another follows when the gate of the one before let too few tokens through.
+    One round is the rule. Another follows when the thresholds of the one before admit too few tokens.
     """
 
     def __init__(
         self, data: Data, tokenizer: "PreTrainedTokenizerBase | NewTokenizer", out: Path, seed: int, say: Say
     ) -> None:
-        from inheritune.corpus.building.execution import check_executor
-        from inheritune.corpus.sources.inputs import gather, list_inputs
-
         if not has_result(out):
-            _check_out(out)
+            check_new(out)
         check_executor(data)
         check_filters(data.filters)
         self.data, self.out, self.seed, self.say = data, out, seed, say
@@ -100,49 +113,31 @@ class Preparation:
         if not isinstance(tokenizer, NewTokenizer):
             separator(tokenizer, "reference.tokenizer")  # refused before anything is read
         self.work = Work(work_folder(out), say)
-        self._last: list[Part] = []
         self.inputs = list_inputs(data.sources)
         self.groups = gather(self.inputs, _TASK_BYTES)
 
     def run(self) -> Prepared:
-        """Do what is left to do, and open the result."""
-        from inheritune.corpus.building.drawing import check_enough, wider
-
+        """Do the rest of the work, and open the result."""
         began = time.monotonic()
-        refuse_link(self.work.folder)  # what is in it is run, and removed
+        refuse_link(self.work.folder)  # its files are run, and removed
         self._states = [[state_of(entry) for entry in group] for group in self.groups]
-        if has_result(self.out):
-            return self._finished_before()
+        if has_result(self.out):  # a kill may come when all is done
+            fixed = None if isinstance(self._tokenizer, NewTokenizer) else fingerprint(self._tokenizer)
+            prepared = open_same(self.out, self._request(), fixed)
+            self.say(f"data: {self.out} is complete already; nothing to do")
+            return prepared
         with locked(self.work.folder):
-            _check_out(self.out)  # another process may have been at work until now
+            check_new(self.out)  # another process may have been at work until now
             self.work.open(self._reading(), self._states)
-            gate = self._first_gate()
-            while True:
-                candidates, read = self._candidates(gate)
-                drawn = self._drawn(candidates, candidates, read)
-                wide = wider(self.data, gate, drawn.supply)
-                if wide is None and any(isinstance(entry, CorpusFilter) for entry in self.data.filters):
-                    # not earlier: with more documents the comparison is another one, and done again
-                    drawn = self._drawn_without_duplicates(candidates, read)
-                    wide = wider(self.data, gate, drawn.supply)
-                if wide is None:
-                    break
-                gate = wide
+            drawn = self._draw()
             check_enough(self.data, drawn.supply)
             self._write(drawn, began)
             self.work.clear()
         shutil.rmtree(self.work.folder, ignore_errors=True)  # its lock may be another process's by now
         return open_prepared(self.out)
 
-    def _finished_before(self) -> Prepared:
-        """What is in `out`, if this request has made it: a kill may come when all is done. Raises InputError else."""
-        tokenizer = None if isinstance(self._tokenizer, NewTokenizer) else fingerprint(self._tokenizer)
-        found = open_same(self.out, self._request(), tokenizer)
-        self.say(f"data: {self.out} was finished before; nothing is left to do")
-        return found
-
     def _request(self) -> dict[str, Any]:
-        """The keys of the manifest that say what was asked for."""
+        """The keys of the manifest that tell requests apart."""
         new = self._tokenizer.model_dump() if isinstance(self._tokenizer, NewTokenizer) else None
         states = json.dumps(self._states, default=str).encode()
         return {
@@ -151,130 +146,106 @@ class Preparation:
             "inputs": hashlib.sha256(states).hexdigest(),
         }
 
-    def _candidates(self, gate: "Gate") -> "tuple[Candidates, list[Part]]":
-        """What the gate admits, read and tokenised as far as that has not been done; and all parts."""
-        from inheritune.corpus.building.selection import Candidates
-
-        gates = self.work.gates
-        if not gates or not gates[-1].covers(gate):
-            if gates:
-                self.say("data: more documents are needed, reading again")
-            self.work.add_gate(gates[-1].joined(gate) if gates else gate)
-        read: list[Part] = []
-        tokens: list[TokenPart] = []
-        before = None
-        for number, now in enumerate(self.work.gates):
-            self._last = self._collect(number, (before, now))
-            read, tokens, before = read + self._last, tokens + self._tokenise(number, self._last), now
-        return Candidates(tokens, gate), read
-
-    def _drawn_without_duplicates(self, candidates: "Candidates", read: "list[Part]") -> "Drawn":
-        """As `_drawn`. What is open to validation is compared on its own, so that nothing else changes validation."""
-        from inheritune.corpus.building.deduplication import without_duplicates
-        from inheritune.corpus.building.selection import choose_validation
-
-        def kept(some: "Candidates", taken: set[bytes]) -> "Candidates":
-            return without_duplicates(self.data.filters, read, some, taken, self.work.folder, self._stages)
-
-        alone = kept(candidates.of_validation(), set())
-        _, taken = choose_validation(alone, self.data.validation.count)
-        return self._drawn(alone, kept(candidates, taken), read)
-
-    def _drawn(self, alone: "Candidates", candidates: "Candidates", read: "list[Part]") -> "Drawn":
-        """What there is to draw from, and validation's documents, chosen from `alone`."""
-        from inheritune.corpus.building.drawing import Supply
-        from inheritune.corpus.building.selection import available, choose_validation
-
-        pieces, taken = choose_validation(alone, self.data.validation.count)
-        stock = available(candidates, taken, len(self.data.sources))
-        supply = Supply(sum(piece.tokens for piece in pieces), tuple(stock), self._ends())
-        return Drawn(candidates, pieces, taken, supply, read, self._last)
-
-    @cached_property
-    def _stages(self) -> Any:
-        from inheritune.corpus.building.execution import Stages
-
-        return Stages(self.data, self.work.folder / "tasks", self.say)
-
     def _reading(self) -> dict[str, Any]:
-        """The settings on which it depends what is read, and what becomes of it before any is drawn."""
+        """The settings that decide what is read, filtered and tokenised, before any document is drawn."""
         drawing = {"name", "weight", "limit"}
-        found: dict[str, Any] = {
+        for_one = [entry for entry in self.data.filters if not entry.compares_all]
+        reading: dict[str, Any] = {
             "sources": [source.model_dump(mode="json", exclude=drawing) for source in self.data.sources],
-            "filters": [
-                entry.model_dump(mode="json") for entry in self.data.filters if not isinstance(entry, CorpusFilter)
-            ],
+            "filters": [entry.model_dump(mode="json") for entry in for_one],
             "files": [file_states(entry) for entry in self.data.filters],
             "seed": self.seed,
             "format": FORMAT,
         }
         if any(source.encoding == "auto" for source in self.data.sources):
-            found |= package_versions(("chardet",))  # which guesses
-        if isinstance(self._tokenizer, NewTokenizer):  # learnt from what is drawn
+            reading |= package_versions(("chardet",))  # which guesses
+        if isinstance(self._tokenizer, NewTokenizer):  # trained on what is drawn
             drawn = self.data.model_dump(mode="json", include={"size", "validation", "sources"})
-            return found | {"tokenizer": self._tokenizer.model_dump(), "drawn": drawn}
-        return found | {"tokenizer": fingerprint(self._tokenizer), "encoder": Encoder(self._tokenizer).digest}
+            return reading | {"tokenizer": self._tokenizer.model_dump(), "drawn": drawn}
+        return reading | {"tokenizer": fingerprint(self._tokenizer), "encoder": Encoder(self._tokenizer).digest}
 
-    def _first_gate(self) -> "Gate":
-        from inheritune.corpus.building.drawing import Extent, first_gate
+    def _draw(self) -> Drawn:
+        """Read and tokenise until there is enough to draw from, or no more text."""
+        sizes: list[int | None] = [None if source.dataset is not None else 0 for source in self.data.sources]
+        for entry in self.inputs:
+            known = sizes[entry.source]
+            sizes[entry.source] = None if known is None else known + entry.text_bytes
+        least = _TOKENIZER_BYTES if isinstance(self._tokenizer, NewTokenizer) else 0
+        thresholds: Thresholds | None = first_thresholds(self.data, sizes, least)
+        while thresholds is not None:
+            candidates, read, last = self._candidates(thresholds)
+            drawn = self._choose(candidates, candidates, read, last)
+            higher = raised(self.data, thresholds, drawn.supply)
+            if higher is None and any(entry.compares_all for entry in self.data.filters):
+                # Not earlier: with more documents it is another comparison.
+                alone = self._compared(candidates.of_validation(), set(), read)  # nothing else changes validation
+                _, taken = choose_validation(alone, self.data.validation.count)
+                drawn = self._choose(alone, self._compared(candidates, taken, read), read, last)
+                higher = raised(self.data, thresholds, drawn.supply)
+            thresholds = higher
+        return drawn
 
-        extents = []
-        for number in range(len(self.data.sources)):
-            mine = [entry for entry in self.inputs if entry.source == number]
-            stream = self.data.sources[number].dataset is not None
-            extents.append(Extent(None if stream else sum(text_bytes(entry) for entry in mine)))
-        return first_gate(self.data, extents, _TOKENIZER_BYTES if isinstance(self._tokenizer, NewTokenizer) else 0)
+    def _candidates(self, thresholds: Thresholds) -> tuple[Candidates, list[Part], list[Part]]:
+        """What the thresholds admit, read and tokenised; all parts, and those of the last round."""
+        rounds = self.work.thresholds
+        if not rounds or not rounds[-1].covers(thresholds):
+            if rounds:
+                self.say("data: more documents are needed, reading again")
+            self.work.add_thresholds(rounds[-1].joined(thresholds) if rounds else thresholds)
+        read: list[Part] = []
+        tokens: list[TokenPart] = []
+        last: list[Part] = []
+        before = None
+        for number, now in enumerate(self.work.thresholds):
+            last = self._collect(number, now, before)
+            read, tokens, before = read + last, tokens + self._tokenise(number, last), now
+        return Candidates(tokens, thresholds), read, last
 
-    def _collect(self, number: int, gates: "tuple[Gate | None, Gate]") -> "list[Part]":
-        from inheritune.corpus.building.collection import JudgeDocuments, ReadSources, Tally, WriteParts, parts
+    def _compared(self, candidates: Candidates, taken: set[bytes], read: list[Part]) -> Candidates:
+        return without_duplicates(self.data.filters, read, candidates, taken, self.work.folder, self._stages)
 
-        folder, tally = self.work.folder / f"collected-{number}", Tally()
-        steps = [
-            ReadSources(self.groups, self.data.sources, gates, self.seed, tally, folder),
-            JudgeDocuments(self._judges(), tally),
-            WriteParts(folder, tally, _PART_BYTES, [len(group) for group in self.groups]),
+    def _choose(self, alone: Candidates, candidates: Candidates, read: list[Part], last: list[Part]) -> Drawn:
+        """Validation's documents, chosen from `alone`, and what there is to draw from."""
+        pieces, taken = choose_validation(alone, self.data.validation.count)
+        stock = available(candidates, taken, len(self.data.sources))
+        characters, asked = total(last, "characters"), self.work.thresholds[-1]
+        ends = [
+            there if (there := characters[str(number)]) < asked.characters(number) else None
+            for number in range(len(self.data.sources))
+        ]
+        supply = Supply(sum(piece.tokens for piece in pieces), tuple(stock), tuple(ends))
+        return Drawn(candidates, pieces, taken, supply, read, last)
+
+    @cached_property
+    def _stages(self) -> Stages:
+        return Stages(self.data, self.work.folder / "tasks", self.say)
+
+    def _collect(self, number: int, thresholds: Thresholds, before: Thresholds | None) -> list[Part]:
+        folder, work, counts = self.work.folder / f"collected-{number}", self.work.folder, Counts()
+        steps: list[Step] = [
+            ReadSources(self.groups, self.data.sources, thresholds, before, self.seed, counts, folder),
+            FilterDocuments(prepare_filters(self.data.filters, work), work, counts),
+            WriteParts(folder, counts, _PART_BYTES, [len(group) for group in self.groups]),
         ]
         threads = 1 if self.data.filters else _THREADS
-        about = f"reading {len(self.inputs):,} inputs"
-        self._stages.run(f"collect-{number}", steps, len(self.groups), threads, about)
-        self._check_unchanged()
-        found = parts(folder)
-        self._check_sources(found)
-        return found
+        self._stages.run(f"collect-{number}", steps, len(self.groups), threads, f"reading {len(self.inputs):,} inputs")
+        flat = itertools.chain.from_iterable
+        for entry, state in zip(flat(self.groups), flat(self._states), strict=True):
+            if state_of(entry) != state:  # the next run reads it again
+                remedy = "run the same command again when nothing writes to it any more"
+                raise RunError(entry.address, "was changed while it was read", remedy)
+        collected = parts(folder)
+        documents = total(collected, "documents")
+        for source_number, source in enumerate(self.data.sources):
+            if not documents[str(source_number)]:
+                place = f"data.sources: {source.title}"
+                raise InputError(place, "no text: every file is empty", "give files with text")
+        return collected
 
-    def _check_unchanged(self) -> None:
-        """Raise RunError for a file that was written to while it was read; it is read again by the next run."""
-        for group, before in zip(self.groups, self._states, strict=True):
-            for entry, state in zip(group, before, strict=True):
-                if state_of(entry) != state:
-                    raise RunError(
-                        entry.address,
-                        "was changed while it was read",
-                        "run the same command again when nothing writes to it any more",
-                    )
-
-    def _judges(self) -> "list[tuple[int, DocumentFilter]]":
-        """The filters that look at a document alone, with their numbers in the recipe's list, from 1."""
-        from inheritune.corpus.filters.filtering import build_filters
-
-        numbers = [n for n, entry in enumerate(self.data.filters, start=1) if not isinstance(entry, CorpusFilter)]
-        return list(zip(numbers, build_filters(self.data.filters, self.work.folder), strict=True))
-
-    def _check_sources(self, found: "list[Part]") -> None:
-        """Raise InputError for a source in which there is nothing at all."""
-        documents = counted(found, "documents")
-        for number, source in enumerate(self.data.sources):
-            if not documents[str(number)]:
-                raise InputError(
-                    f"data.sources: {source.title}", "no text: every file is empty", "give files with text"
-                )
-
-    def _tokenise(self, number: int, found: "list[Part]") -> "list[TokenPart]":
-        from inheritune.corpus.building.tokenising import TokeniseParts, TokenPart
-
+    def _tokenise(self, number: int, collected: list[Part]) -> list[TokenPart]:
         encoder, eos = Encoder(self.tokenizer), separator(self.tokenizer, "reference.tokenizer")
         folder = self.work.folder / f"tokens-{number}"
-        paths = [part.path for part in found]
+        paths = [part.path for part in collected]
         step = TokeniseParts(paths, encoder, folder, self.dtype, eos)
         self._stages.run(f"tokenise-{number}", [step], len(paths), _THREADS, "tokenising")
         return [TokenPart.of(folder, path) for path in paths]
@@ -286,12 +257,10 @@ class Preparation:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The one that was given, or a new one, learnt from what was collected first."""
+        """The one that was given, or a new one, trained on what was collected first."""
         if not isinstance(self._tokenizer, NewTokenizer):
             return self._tokenizer
         from transformers import AutoTokenizer
-
-        from inheritune.corpus.building.collection import parts
 
         place = self.work.folder / "tokenizer"
         if not place.exists():
@@ -305,39 +274,26 @@ class Preparation:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
         return loaded
 
-    def _ends(self) -> tuple[int | None, ...]:
-        """The characters of each stream that had fewer than were asked of it."""
-        characters, gate = counted(self._last, "characters"), self.work.gates[-1]
-        found: list[int | None] = []
-        for number in range(len(self.data.sources)):
-            asked = max(gate.validation[number].characters, gate.training[number].characters)
-            there = characters[str(number)]
-            found.append(there if there < asked else None)
-        return tuple(found)
-
-    def _write(self, drawn: "Drawn", began: float) -> None:
-        from inheritune.corpus.building.selection import training_pieces
-        from inheritune.corpus.building.writing import write_split
-        from inheritune.data.shards import Shard, Tokens
-
+    def _write(self, drawn: Drawn, began: float) -> None:
         self.say("data: writing")
+        free = {"executor", "workers", "slurm", "prefix"}  # settings that do not change the shards
+        # The key of the first version, whose shards are kept too.
         result = self.work.result(
-            self.data.model_dump(mode="json", exclude={"executor", "workers", "slurm", "prefix"})
-            | {"gate": asdict(drawn.candidates.gate)}
+            self.data.model_dump(mode="json", exclude=free) | {"gate": asdict(drawn.candidates.thresholds)}
         )
         files = [part.tokens for part in drawn.candidates.parts]
-        rows = Tokens([Shard(file, file.stat().st_size // self.dtype.itemsize, "") for file in files], self.dtype.name)
+        tokens = Tokens(
+            [Shard(file, file.stat().st_size // self.dtype.itemsize, "") for file in files], self.dtype.name
+        )
         training = training_pieces(self.data, drawn.candidates, drawn.taken)
         splits = {
-            "train": write_split(training, rows, result, "train", self.work.folder / "written-train.json"),
-            "validation": write_split(
-                drawn.validation, rows, result, "validation", self.work.folder / "written-validation.json"
-            ),
+            split: write_split(pieces, tokens, result, split, self.work.folder / f"written-{split}.json")
+            for split, pieces in (("train", training), ("validation", drawn.validation))
         }
         self.tokenizer.save_pretrained(result / "tokenizer")
         manifest = {
             **self._facts(splits),
-            **account(self.data, drawn, splits),
+            **describe(self.data, drawn, splits),
             "seconds": round(time.monotonic() - began, 3),
         }
         write_removed(self.data, drawn, result / "removed")
@@ -347,8 +303,8 @@ class Preparation:
             self.say(line)
         self.say(f"data: {splits['train'].tokens:,} training tokens, {splits['validation'].tokens:,} validation tokens")
 
-    def _facts(self, splits: "dict[str, Written]") -> dict[str, Any]:
-        """What is needed to open the result."""
+    def _facts(self, splits: dict[str, Written]) -> dict[str, Any]:
+        """The keys of the manifest that are needed to open the result."""
         return {
             "format": FORMAT,
             "dtype": self.dtype.name,
@@ -363,26 +319,23 @@ class Preparation:
         }
 
 
-def _tokenizer_texts(found: "list[Part]", validation_tokens: int) -> Iterator[str]:
-    """Texts to learn a tokenizer from: all but the first half at most, which may become validation, each text once."""
-    from inheritune.corpus.building.collection import records
+def _tokenizer_texts(collected: list[Part], validation_tokens: int) -> Iterator[str]:
+    """Texts to train a tokenizer on, each once; at most the first half, which may become validation, is excluded."""
+
+    def kept() -> Iterator[dict[str, Any]]:
+        return (record for part in collected for record in records(part.path) if not record["removed"])
 
     keys, sizes = array("Q"), array("I")  # there may be very many
-    for part in found:
-        for record in records(part):
-            if not record["removed"]:
-                keys.append(record["keys"][0])
-                sizes.append(len(record["text"].encode()))
-    order = np.argsort(np.array(keys, np.uint64), kind="stable")
+    for record in kept():
+        keys.append(record["keys"][0])
+        sizes.append(len(record["text"].encode()))
+    all_keys = np.array(keys, np.uint64)
+    order = np.argsort(all_keys, kind="stable")
     held = np.cumsum(np.array(sizes, np.int64)[order])
     count = min(int(np.searchsorted(held, validation_tokens * _VALIDATION_BYTES_PER_TOKEN)) + 1, len(keys) // 2)
     last = keys[int(order[count - 1])] if count else -1
     first = np.zeros(len(keys), bool)
-    first[np.unique(np.array(keys, np.uint64), return_index=True)[1]] = True
-    place = 0
-    for part in found:
-        for record in records(part):
-            if not record["removed"]:
-                if first[place] and keys[place] > last:
-                    yield record["text"]
-                place += 1
+    first[np.unique(all_keys, return_index=True)[1]] = True
+    for place, record in enumerate(kept()):
+        if first[place] and keys[place] > last:
+            yield record["text"]

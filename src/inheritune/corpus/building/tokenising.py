@@ -6,22 +6,17 @@ import itertools
 import json
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from datatrove.data import DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
 
 from inheritune.corpus.building.collection import check_part, records, write_whole
-from inheritune.data.tokenizer import Encoder
+from inheritune.data import Array, Encoder
 from inheritune.runlog import checksum
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 INDEX = np.dtype(
     [
@@ -43,19 +38,19 @@ _BATCH_DOCUMENTS = 1_000
 
 @dataclass(frozen=True)
 class TokenPart:
-    """The tokens and the index that belong to a part."""
+    """The files of tokens and of index rows that belong to a part."""
 
     tokens: Path
     index: Path
 
     @classmethod
     def of(cls, folder: Path, part: Path) -> "TokenPart":
-        """Where they are, for a part of this name."""
+        """Those in `folder` for a part of this name."""
         return cls(folder / f"{part.stem}.bin", folder / f"{part.stem}.npy")
 
     @property
     def note(self) -> Path:
-        """The checksums of both, written when they are there."""
+        """The checksums of both, written last."""
         return self.tokens.with_suffix(".json")
 
     def write(self, tokens: bytes, index: bytes) -> None:
@@ -72,23 +67,23 @@ class TokenPart:
             return False
 
 
-class TokeniseParts(PipelineStep):  # type: ignore[misc]
-    """Tokenises the part of each rank, every document followed by the end-of-text token."""
+@dataclass(repr=False)  # datatrove would write a long one into each log
+class TokeniseParts:
+    """A step: tokenises the part of each rank, with the token `end_of_text` after every document."""
 
-    name = "Tokens"
-    type = "Tokenizer"
+    parts: list[Path]
+    encoder: Encoder
+    folder: Path
+    dtype: "np.dtype[Any]"
+    end_of_text: int
 
-    def __init__(self, parts: Sequence[Path], encoder: Encoder, folder: Path, dtype: "np.dtype[Any]", eos: int) -> None:
-        super().__init__()
-        self.parts, self.encoder, self.folder, self.dtype, self.eos = list(parts), encoder, folder, dtype, eos
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Writes the two files of part number `rank`, unless they are there; yields none.
+    def __call__(self, data: None, rank: int, world_size: int) -> None:
+        """Write the two files of part number `rank`, unless they exist.
 
         Raises RunError for a part that has changed since it was written.
         """
-        place = TokenPart.of(self.folder, self.parts[rank])
-        if place.note.exists():
+        files = TokenPart.of(self.folder, self.parts[rank])
+        if files.note.exists():
             return
         check_part(self.parts[rank])
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -96,12 +91,11 @@ class TokeniseParts(PipelineStep):  # type: ignore[misc]
         for batch, encoded in self._encoded(rank):
             for record, ids in zip(batch, encoded, strict=True):
                 if not record["removed"]:
-                    body += array(self.dtype.char, [*ids, self.eos]).tobytes()
+                    body += array(self.dtype.char, [*ids, self.end_of_text]).tobytes()
                 rows.append(_row(record, len(ids) + 1))
         index = io.BytesIO()
         np.save(index, np.array(rows, dtype=INDEX))
-        place.write(bytes(body), index.getvalue())
-        yield from ()
+        files.write(bytes(body), index.getvalue())
 
     def _encoded(self, rank: int) -> Iterator[tuple[list[dict[str, Any]], list[list[int]]]]:
         """Batches of records and their tokens; two more are encoded, on all cores, while one is written."""
@@ -123,10 +117,10 @@ def _row(record: dict[str, Any], tokens: int) -> tuple[Any, ...]:
     return (*record["keys"], halves, position, tokens, record["source"], record["removed"])
 
 
-def _batches(found: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _batches(some: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     batch: list[dict[str, Any]] = []
     size = 0
-    for record in found:
+    for record in some:
         batch.append(record)
         size += len(record["text"])
         if size >= _BATCH_CHARACTERS or len(batch) >= _BATCH_DOCUMENTS:
@@ -136,7 +130,7 @@ def _batches(found: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield batch
 
 
-def load_index(path: Path) -> "NDArray[Any]":
+def load_index(path: Path) -> Array:
     """The index of a part, shape (documents,)."""
-    found: NDArray[Any] = np.load(path)
-    return found
+    rows: Array = np.load(path)
+    return rows

@@ -1,11 +1,14 @@
 """The working folder of a preparation: what was read for which request, so that nothing is done twice.
 
-What is read and tokenised depends on the sources, the filters of single documents, the seed and the tokenizer, and is
+What is read and tokenised depends on the sources, the filters for one document, the seed and the tokenizer, and is
 kept by task; how much of it is then drawn does not. So a run that was killed, one whose budget is changed, and one in
-which a file was mended go on with what there is.
+which a file was corrected resume with what exists.
+
+The files keep the names of the first version (`gates.json` has the thresholds), so that its work is resumed too.
 """
 
 import contextlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -13,35 +16,35 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from inheritune.corpus.building.drawing import Gate, Share
+from inheritune.corpus.building.drawing import Threshold, Thresholds
+from inheritune.data import has_result
 from inheritune.errors import DamagedFile, InputError
 from inheritune.runlog import locked, read_json, write_json
 
 
 def work_folder(out: Path) -> Path:
-    """Where the work for the folder `out` is kept until that is there."""
+    """Where the work for the folder `out` is kept until that is complete."""
     return out.with_name(f".{out.name}.work")
 
 
 def remove_left_over(out: Path) -> None:
-    """Remove the work for `out` where that is finished: a kill came between its last step and the tidying up."""
+    """Remove the work for `out` where that is finished: a kill may come between its last step and the removal."""
     folder = work_folder(out)
-    if not ((out / "manifest.json").is_file() and folder.exists()):
-        return
-    with contextlib.suppress(InputError), locked(folder):  # whoever has the lock is about to remove it
-        shutil.rmtree(folder, ignore_errors=True)
+    if has_result(out) and folder.exists():
+        with contextlib.suppress(InputError), locked(folder):  # whoever has the lock is about to remove it
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Work:
-    """A folder with collected-N/, tokens-N/ for each round N of reading, and what the executors noted in tasks/."""
+    """A folder with collected-N/, tokens-N/ for each round N of reading, and the executors' records in tasks/."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self.folder, self.say = folder, say
         self._request = folder / "request.json"
-        self._gates = folder / "gates.json"
+        self._thresholds = folder / "gates.json"
 
     def open(self, reading: dict[str, Any], tasks: list[list[dict[str, Any]]]) -> None:
-        """Keep what was made with the same settings of `reading`, from inputs that are still as they were.
+        """Keep what was made with the same settings of `reading`, from inputs that have not changed.
 
         `tasks` has for each task the state of its inputs.
         """
@@ -50,7 +53,7 @@ class Work:
         if before is not None and _same_reading(before["reading"], now["reading"]):
             changed = _changed(before["tasks"], now["tasks"])
             self.say(
-                f"data: going on with {self.folder}"
+                f"data: resuming {self.folder}"
                 + (f", {len(changed)} of {len(tasks)} tasks again, as their files have changed" if changed else "")
             )
             for rank in changed:
@@ -58,56 +61,53 @@ class Work:
             self._forget_damaged([len(task) for task in tasks])
         else:
             if before is not None:
-                self.say(f"data: {self.folder} was begun for other text or settings, beginning again")
+                self.say(f"data: {self.folder} has work for other text or settings, starting again")
             self.clear()
         write_json(self._request, now)
 
     def _before(self) -> Any:
-        """What was noted of the request that the folder was begun for; None where too little is left to go on."""
+        """The request that the folder has work for; None where too little is intact to resume."""
         try:
             before = read_json(self._request)
-            known = before["reading"]["sources"], before["tasks"], self.gates
+            needed = before["reading"]["sources"], before["tasks"], self.thresholds
         except (DamagedFile, FileNotFoundError, KeyError, TypeError, AttributeError):
             return None
-        return before if known[-1] or not any(self.folder.glob("collected-*")) else None
+        return before if needed[-1] or not any(self.folder.glob("collected-*")) else None
 
     def _forget_damaged(self, inputs: list[int]) -> None:
-        """Have done again what a loss of power or a hand has cut or changed since it was done.
-
-        `inputs`: how many there are in each task.
-        """
+        """Forget the tasks whose files a loss of power or a person has cut or changed. `inputs`: those of each task."""
         from inheritune.corpus.building.collection import drop_damaged, is_collected, parts
         from inheritune.corpus.building.tokenising import TokenPart
 
-        for round_ in range(len(self.gates)):
+        for round_ in range(len(self.thresholds)):
             collected, tokens = self.folder / f"collected-{round_}", self.folder / f"tokens-{round_}"
             missing = [rank for rank, count in enumerate(inputs) if not is_collected(collected, rank, count)]
             for rank in missing:
                 drop_damaged(collected, rank)
                 (self.folder / f"tasks/collect-{round_}/completions/{rank:05d}").unlink(missing_ok=True)
-            if missing:  # then it is not known yet which part has which number
+            if missing:  # then it is not known yet which part will have which number
                 shutil.rmtree(self.folder / f"tasks/tokenise-{round_}", ignore_errors=True)
             for rank, part in enumerate(parts(collected)):
-                place = TokenPart.of(tokens, part.path)
-                if not place.is_whole():
-                    place.note.unlink(missing_ok=True)
+                files = TokenPart.of(tokens, part.path)
+                if not files.is_whole():
+                    files.note.unlink(missing_ok=True)
                     (self.folder / f"tasks/tokenise-{round_}/completions/{rank:05d}").unlink(missing_ok=True)
 
     @property
-    def gates(self) -> list[Gate]:
-        """The gate of each round of reading so far; every one admits all that the one before does."""
-        stored = read_json(self._gates) if self._gates.exists() else []
+    def thresholds(self) -> list[Thresholds]:
+        """Those of each round of reading so far; every one admits all that the one before does."""
+        stored = read_json(self._thresholds) if self._thresholds.exists() else []
         return [
-            Gate(*(tuple(Share(**share) for share in gate[use]) for use in ("validation", "training")))
-            for gate in stored
+            Thresholds(*(tuple(Threshold(**one) for one in entry[use]) for use in ("validation", "training")))
+            for entry in stored
         ]
 
-    def add_gate(self, gate: Gate) -> None:
+    def add_thresholds(self, thresholds: Thresholds) -> None:
         """Begin another round of reading."""
-        write_json(self._gates, [asdict(known) for known in [*self.gates, gate]])
+        write_json(self._thresholds, [asdict(known) for known in [*self.thresholds, thresholds]])
 
     def result(self, selection: dict[str, Any]) -> Path:
-        """The folder of what is written for this selection; one of another selection is given up."""
+        """The folder for the result of this selection; that of another selection is removed."""
         note, result = self.folder / "selection.json", self.folder / "result"
         selection = json.loads(json.dumps(selection))
         if not note.exists() or read_json(note) != selection:
@@ -128,35 +128,25 @@ class Work:
 
     def _drop(self, rank: int) -> None:
         """Forget what task `rank` has made, and what was made of all tasks together."""
-        for old in self.folder.glob(f"*-*/{rank:05d}-*"):
-            old.unlink()
-        for done in self.folder.glob(f"tasks/collect-*/completions/{rank:05d}"):
-            done.unlink()
-        for kind in ("tasks/tokenise-*", "tasks/near-duplicates-*", "near-duplicates-*"):
-            for old in self.folder.glob(kind):
-                shutil.rmtree(old)
-        (self.folder / "selection.json").unlink(missing_ok=True)
-        if (self.folder / "tokenizer").exists():  # learnt from the text as it was
-            for old in (self.folder / "tokenizer", *self.folder.glob("tokens-*")):
+        for pattern in (f"*-*/{rank:05d}-*", f"tasks/collect-*/completions/{rank:05d}", "selection.json"):
+            for file in self.folder.glob(pattern):
+                file.unlink()
+        shared = ["tasks/tokenise-*", "tasks/near-duplicates-*", "near-duplicates-*"]
+        if (self.folder / "tokenizer").exists():  # trained on the text as it was
+            shared += ["tokenizer", "tokens-*"]
+        for pattern in shared:
+            for old in self.folder.glob(pattern):
                 shutil.rmtree(old)
 
 
 def _same_reading(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Equal, but that a source may have begun to pass over what is broken: a finished task had nothing of it."""
-    loosened = {
-        **before,
-        "sources": [
-            {**old, "on_error": new["on_error"]} if old["on_error"] == "stop" else old
-            for old, new in zip(before["sources"], now["sources"], strict=False)
-        ],
-    }
-    return len(before["sources"]) == len(now["sources"]) and loosened == now
+    """Whether they are equal, but that a source may now skip broken text: a finished task had none of it."""
+    pairs = zip(before["sources"], now["sources"], strict=False)
+    loosened = [{**old, "on_error": new["on_error"]} if old["on_error"] == "stop" else old for old, new in pairs]
+    return len(before["sources"]) == len(now["sources"]) and {**before, "sources": loosened} == now
 
 
 def _changed(before: list[Any], now: list[Any]) -> list[int]:
-    """The tasks whose inputs are not what they were, those that there are no more included."""
-    return [
-        rank
-        for rank in range(max(len(before), len(now)))
-        if rank >= len(before) or rank >= len(now) or before[rank] != now[rank]
-    ]
+    """The tasks whose inputs have changed, including those that no longer exist."""
+    pairs = itertools.zip_longest(before, now)
+    return [rank for rank, (old, new) in enumerate(pairs) if old != new]

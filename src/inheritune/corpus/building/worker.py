@@ -1,4 +1,4 @@
-"""A worker process: ranks come in by lines, answers go out.
+"""A worker process: it reads the ranks of tasks from standard input, and answers each with a line of JSON.
 
 `building.execution` starts `python -m inheritune.corpus.building.worker FILE`. It wrote FILE itself: a pickled executor
 (docs/security.md).
@@ -14,10 +14,10 @@ from threading import Thread
 
 
 def main() -> None:
-    """Run the tasks that are named on standard input; end at once when it closes, as nobody then waits for them."""
+    """Run the tasks that standard input names. End at once when it closes, as nobody waits for them then."""
     import dill
 
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
     executor = dill.loads(Path(sys.argv[1]).read_bytes())
     ranks: SimpleQueue[int] = SimpleQueue()
 

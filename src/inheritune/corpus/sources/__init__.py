@@ -1,1 +1,1 @@
-"""Where text comes from: files, addresses and streams, and where a document begins and ends in them."""
+"""Sources of text: files, addresses and streams, and where a document begins and ends in them."""

@@ -16,8 +16,8 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _SAMPLE = 8192  # bytes that are shown to chardet, which takes about 0.1 s for them
-_SCARCE = 16  # bytes beyond ASCII: with fewer than these there is nothing to tell languages by
-# Characters that nearly every text has, and that are rare or unassigned with their bytes exchanged.
+_SCARCE = 16  # bytes beyond ASCII: with fewer, languages cannot be told apart
+# Characters that nearly every text has, and that are rare or unassigned when their bytes are swapped.
 _COMMON = "\n\r\t etaoin\u3000\u3001\u3002"
 _FEW = 100  # in so many characters one may be wrong, and one must be common
 _CONTROL = re.compile("[\0-\x08\x0e-\x1a\x1c-\x1f]")
@@ -26,16 +26,16 @@ _HIGH = re.compile(rb"[\x80-\xff]")
 _ASIAN = ("gb18030", "big5", "cp932", "euc_jp", "cp949")
 _PRIVATE = re.compile("[\ue000-\uf8ff]")  # no text has these: another encoding's bytes taken for gb18030 do
 _ESCAPED = re.compile("[\udc80-\udcff]")
-# What Windows and newer standards have added to an encoding whose name is often used for both.
+# Larger encodings of Windows and newer standards, which often go by the name of the smaller one.
 _LARGER = {"shift_jis": "cp932", "euc_kr": "cp949", "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs"}
 
 
 def guess(address: str) -> str:
-    """The encoding of a file: by its byte order mark, as UTF-16 without one, as UTF-8, by what Python source code says
-    of itself (PEP 263), else guessed from the bytes beyond ASCII.
+    """The encoding of a file: by its byte order mark, as UTF-16 without one, as UTF-8, by the declaration in Python
+    source code (PEP 263), else guessed from the bytes beyond ASCII.
 
-    Reads the file to its end in bounded memory, and a second time where the guess is of Chinese, Japanese or Korean. A
-    file that is UTF-8 but for some broken places is UTF-8. What is guessed can decode the whole file.
+    Reads the whole file in bounded memory, twice where the guess is Chinese, Japanese or Korean. A file that is UTF-8
+    but for some broken places is UTF-8. The guessed encoding can decode the whole file.
     """
     seen = _Seen(kind(address) == ".py")
     for block in _large(address):
@@ -60,14 +60,14 @@ def byte_order(first: bytes, encoding: str) -> str | None:
 
 
 def _common(first: bytes, encoding: str) -> int:
-    """How many common characters there are if this is the encoding; 0 where they are too few, or it can't be."""
+    """How many common characters there are in this encoding; 0 where they are too few, or it is impossible."""
     text = codecs.getincrementaldecoder(encoding)("replace").decode(first)  # the last character may be cut
     wrong, common = text.count("\ufffd") + len(_CONTROL.findall(text)), sum(map(text.count, _COMMON))
     return common if wrong <= max(1, len(text) // _FEW) and common >= len(text) // _FEW else 0
 
 
 class _Seen:
-    """What a file has shown so far."""
+    """What is known of a file from the blocks so far."""
 
     def __init__(self, is_python: bool) -> None:
         self.decided: str | None = None
@@ -80,7 +80,7 @@ class _Seen:
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
 
     def add(self, block: bytes) -> None:
-        """Look at the next block, which has a megabyte, unless it is the last one."""
+        """Examine the next block, which has a megabyte, unless it is the last one."""
         if self._first:
             self._begin(block)
         self._count(self._decoder.decode(block))
@@ -107,7 +107,7 @@ class _Seen:
     def _begin(self, block: bytes) -> None:
         self.decided = next((name for mark, name in BYTE_ORDER_MARKS if block.startswith(mark)), None)
         if self.decided is None and b"\0" in block:
-            # What is neither is refused later on as a binary file.
+            # What is neither is refused later as a binary file.
             self.decided = byte_order(block, "utf-16") or byte_order(block, "utf-32") or "utf-8"
         if self._is_python:
             found = _COOKIE.search(b"\n".join(block.split(b"\n", 2)[:2]))
@@ -124,11 +124,11 @@ class _Seen:
             if not at:
                 at = len(block)
                 if at >= BLOCK and self.sample:
-                    return  # the line goes on in the next block
+                    return  # the line continues in the next block
             self.sample += block[begin:at][: _SAMPLE - len(self.sample)]
 
     def can_be(self, encoding: str) -> bool:
-        """Whether an encoding of one byte a character has all bytes of the file; others are not judged here."""
+        """Whether an encoding of one byte a character has all bytes of the file; true for other encodings."""
         return _is_multibyte(encoding) or len(self.bytes.decode(encoding, "ignore")) == len(self.bytes)
 
 
@@ -140,7 +140,7 @@ def _is_multibyte(encoding: str) -> bool:
 
 
 def _decodes(address: str, encoding: str) -> bool:
-    """Whether the whole file is text in an encoding of several bytes a character; the others are judged already."""
+    """Whether the whole file is text in an encoding of several bytes a character; `can_be` decides about others."""
     if not _is_multibyte(encoding):
         return True
     decoder = codecs.getincrementaldecoder(encoding)()
@@ -154,7 +154,7 @@ def _decodes(address: str, encoding: str) -> bool:
 
 
 def _candidates(seen: _Seen) -> Iterator[str]:
-    """Encodings in the order in which they are likely; the last one can decode everything."""
+    """Encodings, the likeliest first; the last one can decode everything."""
     if seen.cookie is not None:
         yield seen.cookie
     high = _HIGH.findall(seen.sample)
@@ -188,7 +188,7 @@ def _large(address: str) -> Iterator[bytes]:
     """The file's bytes in blocks of a megabyte at least, but for the last; ends where a damaged file does."""
     held: list[bytes] = []
     size = 0
-    with contextlib.suppress(Damaged):  # who reads the text will say so
+    with contextlib.suppress(Damaged):  # reading the text reports it
         for block in blocks(address):
             held.append(block)
             size += len(block)

@@ -1,4 +1,4 @@
-"""Which inputs there are: the files and streams of the sources, their sizes, and how they are shared out to tasks."""
+"""Which inputs there are: the files and streams of the sources, their sizes, and how they are grouped into tasks."""
 
 import fnmatch
 import glob
@@ -8,7 +8,8 @@ import stat
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from inheritune.corpus.sources.saved import DEFAULT_SPLIT, SAVED, saved_files
@@ -19,6 +20,7 @@ from inheritune.recipe import Size, Source
 from inheritune.recipe.data import DocumentRule
 
 _RANGE = 256_000_000
+_PACKED = 4  # bytes of text in a byte of a compressed file
 _NO_FILE = "a pipe, socket or device, not a file"
 _LOOKED_AT = 10_000  # files of a folder that are named in an error
 _DEFAULT_INCLUDE = Source.model_fields["include"].default
@@ -35,67 +37,91 @@ class Input:
     address: str
     """A local path, an fsspec address, or the id of a data set."""
     size: int | None
-    """Bytes of the whole file as it is stored; None where the server does not say, and for streams."""
+    """Bytes of the whole file as it is stored; None where the server does not tell it, and for streams."""
     start: int = 0
     """A range has the lines that begin at `start` or later ..."""
     end: int | None = None
     """... and before `end`; None: up to the end of the file."""
     encoding: str = "utf-8"
-    """As the source says: what `transcoding.settled` turns into that of the file."""
+    """That of the source; `transcoding.settled` turns it into that of the file."""
     guessed: bool = False
     """Whether `auto` decided it."""
 
     @property
     def length(self) -> int | None:
-        """Bytes to read, None where nobody knows."""
+        """Bytes to read, None where it is unknown."""
         return None if self.size is None else (self.size if self.end is None else self.end) - self.start
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of text, about."""
+        packed = packing(self.address) is not None or kind(self.address) == ".parquet"
+        return (self.length or 0) * (_PACKED if packed else 1)
+
+
+def state_of(entry: Input) -> dict[str, Any]:
+    """A description of an input that is another one after the file has changed."""
+    return {**asdict(entry), "file": _stamp(entry.address)}
+
+
+def file_states(settings: Any) -> dict[str, Any]:
+    """The files that settings name, and those in folders that they name, with their sizes and times."""
+    values = itertools.chain.from_iterable(value if isinstance(value, list) else [value] for _, value in settings)
+    roots = [path for path in values if isinstance(path, Path)]
+    return {str(file): _stamp(str(file)) for root in roots for file in (root, *sorted(root.rglob("*")))}
+
+
+def _stamp(file: str) -> list[int] | None:
+    """Size and time of the last change; None for what is no file on this machine."""
+    try:
+        status = os.stat(file)  # noqa: PTH116 (text, as there may be millions)
+    except (OSError, ValueError):
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def list_inputs(sources: Sequence[Source], range_bytes: int = _RANGE) -> list[Input]:
     """All inputs: source by source, sorted by address, each file of a source once however many links lead to it.
 
     Unpacked files whose documents are lines are split into ranges of about `range_bytes`; the split depends on the
-    files alone. Raises InputError with all sources that have no text, cannot be reached or are closed to us.
+    files alone. Raises InputError with all sources that have no text, cannot be reached or may not be read.
     """
-    found: list[Input] = []
+    inputs: list[Input] = []
     problems: list[Problem] = []
     for number, source in enumerate(sources):
         try:
             if source.dataset is not None:
                 open_stream(source)
-                found.append(Input(number, source.dataset, None))
+                inputs.append(Input(number, source.dataset, None))
             else:
-                found.extend(_files(number, source, range_bytes))
+                inputs.extend(_files(number, source, range_bytes))
         except InputError as error:
             problems.extend(error.problems)
     if problems:
         raise InputError.of(problems)
-    return found
+    return inputs
 
 
 def gather(inputs: Sequence[Input], bytes_per_task: int) -> list[list[Input]]:
-    """Inputs in tasks, in their order: neighbours together until a task has `bytes_per_task` or would have more.
+    """Inputs in tasks, in their order: neighbours share a task as long as it has at most `bytes_per_task`.
 
-    What has no known size is a task of its own. A pure function of the inputs.
+    An input of unknown size is a task of its own. A pure function of the inputs.
     """
     tasks: list[list[Input]] = []
     room = -1
-    for one in inputs:
-        length = one.length
-        if length is None:
-            tasks.append([one])
-            room = -1
-        elif tasks and length <= room:
-            tasks[-1].append(one)
+    for entry in inputs:
+        length = entry.length
+        if length is not None and tasks and length <= room:
+            tasks[-1].append(entry)
             room -= length
         else:
-            tasks.append([one])
-            room = bytes_per_task - length
+            tasks.append([entry])
+            room = -1 if length is None else bytes_per_task - length
     return tasks
 
 
 def rule_of(source: Source, address: str) -> DocumentRule | Size:
-    """How this file of the source falls into documents."""
+    """How this file of the source is divided into documents."""
     if source.document != "auto":
         return source.document
     return "record" if kind(address) in _RECORDS else "file"
@@ -110,11 +136,10 @@ def _files(number: int, source: Source, range_bytes: int) -> Iterator[Input]:
     if not any(size is None or size > 0 for size, _ in files.values()):
         raise InputError(place, "no text: every file is empty", "give files with text")
     if source.encoding not in ("utf-8", "auto") and all(kind(address) in TABLES for address in files):
-        raise InputError(place, "encoding is for text files, and these are tables of UTF-8", "leave `encoding` away")
+        raise InputError(place, "encoding is for text files, and these are tables of UTF-8", "remove `encoding`")
     for address, (size, seekable) in sorted(files.items()):
-        yield from _ranges(
-            Input(number, address, size, encoding=source.encoding), source, range_bytes if seekable else None
-        )
+        whole = Input(number, address, size, encoding=source.encoding)
+        yield from _ranges(whole, source, range_bytes if seekable else None)
 
 
 def _ranges(whole: Input, source: Source, range_bytes: int | None) -> Iterator[Input]:
@@ -131,13 +156,13 @@ def _ranges(whole: Input, source: Source, range_bytes: int | None) -> Iterator[I
 
 def _local(path: str, source: Source, place: str) -> Iterator[tuple[str, tuple[int, bool]]]:
     path = os.path.expanduser(path)  # noqa: PTH111 (pathlib would change the pattern)
-    # A name that exists is meant as it is, even where it has the signs of a pattern.
+    # A name that exists is that file, even when it has the signs of a pattern.
     roots = [path] if _exists(path) else sorted(glob.glob(path, recursive=True))  # noqa: PTH207
     if not roots:
         what = "no file matches the pattern" if glob.has_magic(path) else "no such file or folder"
         raise InputError(place, what + ("" if path == source.title else f": {path}"), "correct the path")
     seen: set[str] = set()
-    # Sorted before links are told apart, so that of several names of a file the first is the one that stays.
+    # Sorted before links are told apart, so that of several names of a file the first is used.
     for file in sorted(name for root in roots for name in _below(root, source)):
         real = os.path.realpath(file)
         if real not in seen:
@@ -180,22 +205,24 @@ def _below(root: str, source: Source) -> Iterator[str]:
 
 
 def _saved(source: Source, root: str, content: Callable[[str], bytes | None]) -> list[str] | None:
-    """The files that the source takes of a folder that `datasets` saved; None where it is another folder."""
+    """The files that the source takes of a folder that `datasets` saved; None for another folder."""
     try:
-        found = saved_files(source.split, content)
+        files = saved_files(source.split, content)
     except Damaged as error:
         raise InputError(root, error.what, error.remedy) from None
-    if found is None:
+    if files is None:
         _check_no_split(source, root)
         return None
-    chosen = [name for name in found if source.include == _DEFAULT_INCLUDE or _matches(name, source.include)]
-    return [name for name in chosen if not _matches(name, source.exclude)]
+    by_default = source.include == _DEFAULT_INCLUDE
+    return [
+        name for name in files if (by_default or _matches(name, source.include)) and not _matches(name, source.exclude)
+    ]
 
 
 def _check_no_split(source: Source, root: str) -> None:
     if source.split != DEFAULT_SPLIT:
         what = f"split {source.split!r} is given, and it has no splits: `save_to_disk` has not written it"
-        raise InputError(root, what, "leave `split` away, or give a folder that `datasets` saved")
+        raise InputError(root, what, "remove `split`, or give a folder that `datasets` saved")
 
 
 def _content(file: str) -> bytes | None:
@@ -216,22 +243,20 @@ def _some_below(root: str) -> list[tuple[str, str]]:
     return list(itertools.islice(((folder, name) for folder, _, names in walk for name in sorted(names)), _LOOKED_AT))
 
 
-def _nothing_taken(there: list[tuple[str, str]], source: Source) -> tuple[str, str]:
+def _nothing_taken(files: list[tuple[str, str]], source: Source) -> tuple[str, str]:
     """What is wrong, and the remedy, where a folder has none of the files that the source takes."""
-    saved = sorted(folder for folder, name in there if name in SAVED and source.include == _DEFAULT_INCLUDE)
+    saved = sorted(folder for folder, name in files if name in SAVED and source.include == _DEFAULT_INCLUDE)
     if saved:
         return "`datasets` saved data sets in folders of it", f"give each as a source of its own: path: {saved[0]}"
-    counts = Counter(f"*{kind(name)}" if kind(name) else name for _, name in there)
+    counts = Counter(f"*{kind(name)}" if kind(name) else name for _, name in files)
     kinds = [name for name, _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:5]]
     example = kinds[0] if kinds else "*.txt"
     if "*.arrow" in kinds:  # of all splits, in the cache of `datasets`
-        example = min(name for _, name in there if kind(name) == ".arrow")
-    return (
-        f"no file there matches include {source.include}"
-        + (f" less {source.exclude}" if source.exclude else "")
-        + (f"; there are: {', '.join(kinds)}" if kinds else ""),
-        f"set `include` to the names that hold the text, for example ['{example}']",
-    )
+        example = min(name for _, name in files if kind(name) == ".arrow")
+    what = f"no file there matches include {source.include}"
+    what += f" less {source.exclude}" if source.exclude else ""
+    what += f"; there are: {', '.join(kinds)}" if kinds else ""
+    return what, f"set `include` to the names that hold the text, for example ['{example}']"
 
 
 def _taken(below: str, source: Source) -> bool:
@@ -239,7 +264,7 @@ def _taken(below: str, source: Source) -> bool:
 
 
 def _matches(below: str, patterns: list[str]) -> bool:
-    """A pattern without a slash is matched against the file's name, one with a slash against the path below."""
+    """A pattern without a slash is compared with the file's name, one with a slash with the path below the folder."""
     name = below.rpartition("/")[2]
     return any(fnmatch.fnmatch(below if "/" in pattern else name, pattern) for pattern in patterns)
 
@@ -252,10 +277,10 @@ def _readable_size(file: str) -> int:
     try:
         status = os.stat(file)  # noqa: PTH116
     except FileNotFoundError:
-        what = "a link to a file that is not there" if os.path.islink(file) else "missing"  # noqa: PTH114
+        what = "a link to a missing file" if os.path.islink(file) else "missing"  # noqa: PTH114
         raise InputError(file, what, "bring the file back, or exclude it") from None
     except OSError as error:
-        raise InputError(file, f"cannot be read ({error.strerror})", "mend it, or exclude it") from None
+        raise InputError(file, f"cannot be read ({error.strerror})", "make it readable, or exclude it") from None
     if not stat.S_ISREG(status.st_mode):
         raise InputError(file, _NO_FILE, "save its text to a file, or exclude it")
     if not os.access(file, os.R_OK):
@@ -269,26 +294,26 @@ def _remote(address: str, source: Source) -> Iterator[tuple[str, tuple[int | Non
         # A question mark in a web address begins its query.
         signs = "*[" if is_web(address) else "*?["
         if any(sign in root for sign in signs):
-            found = filesystem.glob(root, detail=True)
-            if not found:
+            tops = filesystem.glob(root, detail=True)
+            if not tops:
                 raise InputError(f"data.sources: {source.title}", "no file matches the pattern", "correct the path")
         else:
-            found = {root: filesystem.info(root)}
+            tops = {root: filesystem.info(root)}
         rest = address.partition("::")[2]
-        for top, facts in found.items():
+        for top, facts in tops.items():
             folder = facts["type"] == "directory" or address.endswith("/")
             files = _remote_below(filesystem, top, source, is_web(address)) if folder else [(top, facts)]
             if not folder:
                 _check_no_split(source, top)
             for name, file in files:
                 full = filesystem.unstrip_protocol(name) + (f"::{rest}" if rest else "")
-                if file.get("type") == "other":  # of this machine, behind an address
+                if file.get("type") == "other":  # of this machine, through an address
                     raise InputError(full, _NO_FILE, "save its text to a file, or exclude it")
                 yield full, (file.get("size"), not is_web(full))
 
 
 def _remote_below(filesystem: Any, top: str, source: Source, web: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The files of a folder behind an address that the source takes, each with what is known of it."""
+    """The files of a remote folder that the source takes, each with what is known of it."""
 
     def whole(name: str) -> str:
         return f"{top.rstrip('/')}/{name}" if top else name

@@ -17,21 +17,21 @@ class TooLong(Exception):
 
 
 class Lines:
-    """The lines of a settled input with their line ends, as UTF-8; a byte order mark is no part of them.
+    """The lines of a settled input with their line ends, as UTF-8, without a byte order mark.
 
     A range has the lines that begin in it, so ranges side by side have every line once.
     """
 
     def __init__(self, of: Input) -> None:
         self.input = of
-        self.number = 0  # of the line at hand, from 1, in the range
+        self.number = 0  # of the current line, from 1, in the range
         self.offset = 0  # bytes before it, in UTF-8
         self._begin = 0
         self._before: int | None = None if of.start else 0
 
     def __iter__(self) -> Iterator[bytes]:
         start, end = self.input.start, self.input.end
-        # From the byte before a range on: if that ends a line, the range's first line begins at its start.
+        # Read from the byte before a range: if that ends a line, the range's first line begins at its start.
         offset = max(start - 1, 0)
         lines = split_lines(text_blocks(self.input, offset))
         if start:
@@ -51,7 +51,7 @@ class Lines:
             offset += len(line)
 
     def place(self) -> str:
-        """File and number of the line at hand. In a range the lines before it are counted once, so for errors only."""
+        """File and number of the current line. For errors: in a range this reads the file up to the range, once."""
         if self._before is None:
             self._before, left = 0, self._begin
             for block in blocks(self.input.address):
@@ -62,7 +62,7 @@ class Lines:
         return f"{self.input.address}: line {self._before + self.number}"
 
     def here(self) -> str:
-        """The place in short: the line's number, or in a range, where nobody knows it, the byte it begins at."""
+        """The place in short: the line's number, or in a range, where that is unknown, the line's first byte."""
         address = self.input.address
         return f"{address}: byte {self.offset}" if self.input.start else f"{address}: line {self.number}"
 

@@ -6,12 +6,12 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator
 
-from inheritune.corpus.sources.arrow import read_arrow
 from inheritune.corpus.sources.inputs import TABLES, Input, rule_of
 from inheritune.corpus.sources.lines import Lines
-from inheritune.corpus.sources.records import read_csv, read_json_lines, read_parquet
+from inheritune.corpus.sources.records import read_csv, read_json_lines
 from inheritune.corpus.sources.storage import Damaged, kind
 from inheritune.corpus.sources.streaming import read_stream
+from inheritune.corpus.sources.tables import read_arrow, read_parquet
 from inheritune.corpus.sources.texts import Fault, Text, too_long
 from inheritune.corpus.sources.transcoding import UTF8, NotText, broken, decode, nul_byte, settled, text_blocks
 from inheritune.limits import DOCUMENT, LINE_BYTES, PYTHON_BYTES
@@ -24,13 +24,13 @@ def read(
     one: Input, source: Source, skipped: Callable[[str, str], None], *, seed: int,
     guessed: Callable[[str], None] = lambda encoding: None,
 ) -> Iterator[Text]:  # fmt: skip
-    """The documents of an input, empty ones left out: in the file's order, or a stream's in an order drawn with `seed`.
+    """The documents of an input that are not empty: in the file's order, or a stream's in an order drawn with `seed`.
 
     A document holds at most `limits.DOCUMENT` characters. With `on_error: stop` raises InputError with file and line
     for text that cannot be read. With `on_error: skip` calls `skipped(place, reason)` for each such document; of a file
-    that cannot be read to its end, the whole documents before that place are given, and the rest counts once. Where the
-    source's encoding is `auto`, `guessed(encoding)` is called before the first document. Raises RunError when a disk or
-    a connection fails.
+    that cannot be read to its end, the whole documents before that place are yielded, and the rest counts once. Where
+    the source's encoding is `auto`, `guessed(encoding)` is called before the first document. Raises RunError when a
+    disk or a connection fails.
     """
     fault = Fault(source, skipped)
     try:
@@ -53,10 +53,9 @@ def _documents(one: Input, source: Source, seed: int, fault: Fault) -> Iterator[
     rule, suffix = rule_of(source, one.address), kind(one.address)
     if rule == "record":
         readers = {".csv": read_csv, ".parquet": read_parquet, ".arrow": read_arrow}
-        records = readers.get(suffix, read_json_lines)
-        return records(one, source.text_key, fault)
+        return readers.get(suffix, read_json_lines)(one, source.text_key, fault)
     if suffix in TABLES:
-        raise Damaged(f"a {suffix} file has rows, not what `document: {rule}` says", "leave `document` away for it")
+        raise Damaged(f"a {suffix} file has rows, not documents of `document: {rule}`", "remove `document` for it")
     if isinstance(rule, Size):
         return _pieces(one, fault, rule.count)
     rules = {"file": _file, "line": _lines, "blank line": _blocks, "string literal": _literals}
@@ -76,15 +75,13 @@ def _content(one: Input, most: int = LINE_BYTES) -> bytes:
         held.append(block)
         size += len(block)
         if size > most:
-            raise Damaged(
-                f"a document of more than {most:,} bytes",
-                "say with `document` how the file falls into documents, for example 'blank line' or '2K characters'",
-            )
+            remedy = "set `document` to how the file is divided into documents, for example 'blank line' or"
+            raise Damaged(f"a document of more than {most:,} bytes", f"{remedy} '2K characters'")
     return b"".join(held).removeprefix(codecs.BOM_UTF8)
 
 
 def _decoded(raw: bytes, one: Input, line: int, fault: Fault) -> str | None:
-    """Bytes that begin at a line of a file as text; None where they are none and `fault` passes over them."""
+    """Bytes that begin at a line of a file as text; None where they are none and `fault` skips them."""
     try:
         return decode(raw, one)
     except NotText as error:
@@ -114,10 +111,9 @@ def _blocks(one: Input, fault: Fault) -> Iterator[Text]:
             block.append(line)
             size += len(line)
             if size > LINE_BYTES:
-                raise Damaged(
-                    f"line {first} begins a block of more than {LINE_BYTES:,} bytes without an empty line",
-                    "say with `document` how the file falls into documents, for example '2K characters'",
-                )
+                what = f"line {first} begins a block of more than {LINE_BYTES:,} bytes without an empty line"
+                remedy = "set `document` to how the file is divided into documents, for example '2K characters'"
+                raise Damaged(what, remedy)
         elif block:
             text = _decoded(b"".join(block), one, first, fault)
             if text is not None:
@@ -128,27 +124,26 @@ def _blocks(one: Input, fault: Fault) -> Iterator[Text]:
 def _literals(one: Input, fault: Fault) -> Iterator[Text]:
     """The long string literals of a Python file, in the order of their places."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of the file's author
+        with warnings.catch_warnings(action="ignore"):  # for the author of the file
             content = _content(one, PYTHON_BYTES)
-            # Bytes are read as the file itself says (PEP 263), which is no longer true of what was transcoded.
+            # Python reads bytes by the encoding that the file declares (PEP 263), which is wrong once transcoded.
             tree = ast.parse(content if one.encoding == UTF8 else decode(content, one))
     except NotText as error:
         fault(one.address, error.what, error.remedy)
         return
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        fault(one.address, f"not Python ({error})", "leave the file out, or choose another `document` rule")
+        fault(one.address, f"not Python ({error})", "exclude the file, or choose another `document` rule")
         return
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    nodes.sort(key=lambda node: (node.lineno, node.col_offset))
-    for node in nodes:
+    for node in sorted(nodes, key=lambda node: (node.lineno, node.col_offset)):
         text = str(node.value)
         if len(text) >= _SHORTEST_LITERAL:
             yield Text(f"{one.address}: line {node.lineno}", text)
 
 
 def _pieces(one: Input, fault: Fault, length: int) -> Iterator[Text]:
-    """Pieces of at most `length` characters, which put together are the file."""
-    line, text = 1, ""  # what is decoded and not yet given, and the line on which it begins
+    """Pieces of at most `length` characters, which joined are the file."""
+    line, text = 1, ""  # decoded and not yet yielded, and the line on which it begins
     for more, wrong in _characters(one):
         text += more
         at = 0
@@ -167,7 +162,7 @@ def _pieces(one: Input, fault: Fault, length: int) -> Iterator[Text]:
 
 
 def _cut(text: str, at: int, length: int) -> int:
-    """The end of the piece that begins at `at`: behind the last white space in its last eighth, if there is any."""
+    """The end of the piece that begins at `at`: after the last white space in its last eighth, if there is any."""
     end = at + length
     last = text[end - max(length // 8, 1) : end]
     if last[-1].isspace() or text[end].isspace():
@@ -177,7 +172,7 @@ def _cut(text: str, at: int, length: int) -> int:
 
 
 def _characters(one: Input) -> Iterator[tuple[str, NotText | None]]:
-    """The file's text as it comes, with what is broken directly behind a part of it; the broken bytes are left out."""
+    """The file's text in order, each part with the fault directly after it, whose bytes are excluded."""
     raw, first = b"", True
     for block in itertools.chain(text_blocks(one), [b""]):  # the empty one ends the last character
         raw += block
@@ -191,9 +186,9 @@ def _characters(one: Input) -> Iterator[tuple[str, NotText | None]]:
             try:
                 more, used = codecs.utf_8_decode(memoryview(raw)[at:], "strict", not block)
             except UnicodeDecodeError as wrong:
-                found = broken(raw, at + wrong.start, at + wrong.end, one)
-                yield raw[at : found.start].decode(), found
-                at = found.end
+                fault = broken(raw, at + wrong.start, at + wrong.end, one)
+                yield raw[at : fault.start].decode(), fault
+                at = fault.end
             else:
                 yield more, None
                 raw = raw[at + used :]

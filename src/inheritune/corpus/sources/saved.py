@@ -14,10 +14,10 @@ _AGAIN = "write it again with `save_to_disk`"
 
 def saved_files(split: str, content: Callable[[str], bytes | None]) -> list[str] | None:
     """The Arrow files of a folder with a saved data set, in their order, by their names below it; of several splits
-    those of `split`. None where it is no such folder.
+    those of `split`. None for another folder.
 
-    `content` gives the bytes of a file below the folder, None where it is missing. Raises Damaged for a split that is
-    not there, and what is no longer as it was written.
+    `content` gives the bytes of a file below the folder, None where it is missing. Raises Damaged for a split that
+    does not exist, and for files that are no longer as they were written.
     """
     splits = _read(content, _SPLITS)
     if splits is not None:
@@ -36,7 +36,7 @@ def saved_files(split: str, content: Callable[[str], bytes | None]) -> list[str]
         its = (_read(content, STATE) or {}).get("_split")
         if its != split:
             what = f"no split {split!r}: it is a single data set" + (f", saved of split {its!r}" if its else "")
-            raise Damaged(what, "leave `split` away")
+            raise Damaged(what, "remove `split`")
     return found
 
 

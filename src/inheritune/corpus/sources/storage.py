@@ -1,4 +1,4 @@
-"""Where text lies: local files and fsspec addresses, and the bytes of a file, unpacked, block by block."""
+"""Local files and fsspec addresses, and the bytes of a file, unpacked, block by block."""
 
 import contextlib
 import zlib
@@ -10,13 +10,13 @@ from inheritune.errors import InherituneError, InputError, RunError
 
 BLOCK = 1 << 20
 _PACKED_BLOCK = 1 << 16
-# Unpacked at once: so little, as 4 bytes of zstd may hold 128 KB of a text that repeats itself.
+# Unpacked at once. So few, as 4 bytes of zstd may hold 128 KB of a text that repeats itself.
 _BITE = 1 << 9
 _PACKED = {".gz": "gzip", ".dz": "gzip", ".zst": "zstd"}
 
 
 class Damaged(ValueError):
-    """A file cannot be read any further: cut short, not what its name says, or one document too large for memory."""
+    """A file cannot be read further: cut short, another kind than its name, or one document too large for memory."""
 
     def __init__(self, what: str, remedy: str) -> None:
         self.what, self.remedy = what, remedy
@@ -34,7 +34,7 @@ def packing(address: str) -> str | None:
 
 
 def kind(address: str) -> str:
-    """The suffix of a file's name in lower case, behind which .gz, .dz and .zst do not count: `.jsonl`."""
+    """The suffix of a file's name in lower case, without .gz, .dz and .zst: `.jsonl`."""
     name = _name(address)
     return (PurePosixPath(name.stem) if name.suffix.lower() in _PACKED else name).suffix.lower()
 
@@ -46,7 +46,7 @@ def _name(address: str) -> PurePosixPath:
 
 
 def is_web(address: str) -> bool:
-    """Whether a plain web server gives the file: such a server need not be able to begin in the midst of one."""
+    """Whether a plain web server has the file: some of these can only send a file from its beginning."""
     return address.startswith(("http://", "https://"))
 
 
@@ -58,19 +58,19 @@ def connect(address: str) -> tuple[Any, str]:
     if is_web(address):
         import aiohttp
 
-        # Its default ends every download after five minutes; a file is read as fast as its text is worked on.
+        # Its default ends every download after five minutes; a file is read as fast as its text is processed.
         options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=300)}
     filesystem, path = url_to_fs(address, **options)
     return filesystem, str(path)
 
 
 def explain(address: str, error: Exception, reading: bool) -> InherituneError:
-    """What went wrong, for people: the input's fault (InputError), or, in the midst of `reading`, the world's."""
+    """An error of a storage back end for people: InputError, or during `reading` RunError."""
     if isinstance(error, InherituneError):
         return error
     cause = error.__cause__
     if isinstance(error, FileNotFoundError):
-        # fsspec says of a server that does not answer that there is no such file, and keeps the reason beside it.
+        # fsspec reports a server that does not answer as a missing file, with the reason as the cause.
         unreachable = f", or the server cannot be reached ({_line(cause)})" if isinstance(cause, Exception) else ""
         return InputError(address, f"no such file or folder{unreachable}", "correct the path")
     if isinstance(error, PermissionError):
@@ -83,7 +83,7 @@ def explain(address: str, error: Exception, reading: bool) -> InherituneError:
             address, "no such kind of address", "legal are paths, s3://, gs://, hf://, https:// and all fsspec knows"
         )
     if reading:
-        return RunError(address, f"cannot be read any more ({_line(error)})", "mend the disk or network, start again")
+        return RunError(address, f"cannot be read any more ({_line(error)})", "repair the disk or network, start again")
     return InputError(address, f"cannot be reached ({_line(error)})", "check the address, the network and your rights")
 
 
@@ -94,7 +94,7 @@ def _line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def explained(address: str, reading: bool = True) -> Iterator[None]:
-    """Turns whatever a storage back end raises into one of our errors; each back end raises classes of its own."""
+    """Turn what a storage back end raises, each its own classes, into one of our errors."""
     try:
         yield
     except (InherituneError, Damaged):
@@ -110,18 +110,18 @@ def open_bytes(address: str, seeking: bool = False) -> Iterator[Any]:
         with open(address, "rb") as file:  # noqa: PTH123 (pathlib would change some paths)
             yield file
         return
-    filesystem, path = connect(address)  # named until the end: an archive's closes it when it is dropped
-    # A web server is asked once for the whole, which every one understands.
+    filesystem, path = connect(address)  # held until the end: that of an archive closes the file when it is dropped
+    # One request for the whole file, which every web server understands.
     options = {"block_size": 0} if is_web(address) and not seeking else {}
     with filesystem.open(path, "rb", **options) as file:
         yield file
 
 
 def blocks(address: str, start: int = 0) -> Iterator[bytes]:
-    """The file's bytes from `start` on, unpacked, in blocks of about a megabyte or less.
+    """The file's bytes from `start`, unpacked, in blocks of about a megabyte or less.
 
-    Raises Damaged for a packed file that is cut short or broken, after all that came before; InputError for a file
-    that is not there or closed to us; RunError for one that fails while it is read.
+    Raises Damaged for a packed file that is cut short or broken, after all blocks before that; InputError for a file
+    that is missing or may not be read; RunError for one that fails while it is read.
     """
     with explained(address), open_bytes(address, seeking=start > 0) as file:
         how = packing(address)
@@ -140,7 +140,7 @@ def _unpacked(file: Any, how: str) -> Iterator[bytes]:
     for packed in _bites(file):
         while packed:
             if unpacker is None:
-                packed = packed.lstrip(b"\0")  # padding between members, as tapes and some tools leave it
+                packed = packed.lstrip(b"\0")  # padding between members, which tapes and some tools write
                 if not packed:
                     break
                 unpacker = begin()
@@ -164,7 +164,7 @@ def _bites(file: Any) -> Iterator[bytes]:
 
 
 def _unpacker(how: str) -> tuple[Callable[[], Any], type[Exception]]:
-    """What begins one member of a packed file, and the error it raises."""
+    """A function that begins one member of a packed file, and the error that it raises."""
     if how == "gzip":
         return lambda: zlib.decompressobj(wbits=31), zlib.error
     import zstandard

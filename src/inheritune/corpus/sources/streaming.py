@@ -1,4 +1,4 @@
-"""Hub data sets, streamed: opening one, and its texts in an order drawn with a seed through a buffer."""
+"""Hub data sets, streamed: opening one, and its texts in an order drawn with a seed from a buffer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +13,8 @@ from inheritune.recipe import Source
 def open_stream(source: Source) -> Any:
     """The data set as a `datasets.IterableDataset` of the text column alone; no text is read yet.
 
-    Raises InputError for a data set, configuration, split, revision or column that is not there, a data set that is a
-    script, and a hub that cannot be reached; it names what there is.
+    Raises InputError for a data set, configuration, split, revision or column that does not exist, a data set that is
+    a script, and a hub that cannot be reached; it names what exists.
     """
     import datasets
 
@@ -35,10 +35,10 @@ def open_stream(source: Source) -> Any:
 
 
 def read_stream(source: Source, seed: int, fault: Fault) -> Iterator[Text]:
-    """Its texts: files shuffled, then drawn through a buffer; the same for the same seed, buffer and revision.
+    """Its texts: files shuffled, then drawn from a buffer; the same for the same seed, buffer and revision.
 
-    Rows without text go to `fault`, and so does all that is behind what cannot be read. Raises RunError when the
-    connection is lost.
+    Rows without text go to `fault`, and so does the rest of a stream that cannot be read further. Raises RunError
+    when the connection is lost.
     """
     rows = enumerate(open_stream(source).shuffle(seed=seed, buffer_size=source.buffer), start=1)
     while True:
@@ -47,9 +47,9 @@ def read_stream(source: Source, seed: int, fault: Fault) -> Iterator[Text]:
         except StopIteration:
             return
         except OSError as error:
-            raise RunError(source.title, f"the stream broke off ({error})", "mend the network, start again") from None
+            raise RunError(source.title, f"the stream broke off ({error})", "check the network, start again") from None
         except Exception as error:  # of the reader of some format
-            fault(source.title, f"cannot be read any further ({error})", "mend the data set")
+            fault(source.title, f"cannot be read further ({error})", "correct the data set")
             return
         place, text = f"{source.title}: row {number} as drawn", row[source.text_key]
         if isinstance(text, str):
@@ -59,7 +59,7 @@ def read_stream(source: Source, seed: int, fault: Fault) -> Iterator[Text]:
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """What is wrong, and the remedy. The library's own words name what there is."""
+    """What is wrong, and the remedy. The library's own words name what exists."""
     what = " ".join(str(error).split())[:300].partition(" Example of usage")[0]
     if "scripts are no longer supported" in what:
         return what, "give the files that the script would fetch with `path`, or another data set"
@@ -71,4 +71,4 @@ def _reason(error: Exception) -> tuple[str, str]:
         return what, "connect to the network, or give local files with `path`"
     if isinstance(error, FileNotFoundError):
         return what, "correct `dataset` or `revision`, or log in with `hf auth login`"
-    return what or type(error).__name__, "mend the data set, or give its files with `path`"
+    return what or type(error).__name__, "correct the data set, or give its files with `path`"

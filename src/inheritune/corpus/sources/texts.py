@@ -1,4 +1,4 @@
-"""A text with its place, and what is done about one that cannot be read."""
+"""A text with its place, and the handling of one that cannot be read."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,14 +9,14 @@ from inheritune.recipe import Source
 
 
 class Text(NamedTuple):
-    """A document's text and where it stands, for messages and samples."""
+    """A document's text and its place, for messages and samples."""
 
     place: str
     text: str
 
 
 class Fault:
-    """Called for each text that cannot be read: an error, or with `on_error: skip` counted and passed over."""
+    """Called for each text that cannot be read: raises, or with `on_error: skip` counts it."""
 
     def __init__(self, source: Source, skipped: Callable[[str, str], None]) -> None:
         self.stop, self.skipped = source.on_error == "stop", skipped
@@ -30,7 +30,7 @@ class Fault:
 
 def too_long(characters: int) -> tuple[str, str]:
     """What is wrong, and the remedy, where a document is longer than the limit."""
-    what = f"a document of {characters:,} characters, at most {DOCUMENT:,} are taken"
+    what = f"a document of {characters:,} characters, the limit is {DOCUMENT:,}"
     return what, "split it into several documents (in text files `document: 2K characters` does), or exclude it"
 
 

@@ -1,6 +1,6 @@
-"""Text files of any encoding as UTF-8, block by block, so that all that reads text knows one encoding only.
+"""Text files of any encoding as UTF-8, block by block, so that all other code knows one encoding only.
 
-A place that is wrong in the file's encoding becomes three bytes which are wrong in UTF-8 too, so it is found where all
+A byte that is wrong in the file's encoding becomes three bytes that are wrong in UTF-8 too. So it is found where all
 broken UTF-8 is found, on its own line.
 """
 
@@ -14,7 +14,7 @@ from inheritune.corpus.sources.inputs import Input
 from inheritune.corpus.sources.storage import Damaged, blocks
 
 UTF8 = "utf-8"
-# First bytes of files that are no text, and what to do with such a file.
+# First bytes of files that are no text, what such a file is, and the remedy.
 _OTHER_KINDS = (
     (b"\x1f\x8b", "gzip data", "give the file a name that ends in .gz"),
     (b"\x28\xb5\x2f\xfd", "zstd data", "give the file a name that ends in .zst"),
@@ -30,7 +30,7 @@ _FIRST_MARK, _LAST_MARK = 0xDC00, 0xDCFF  # half surrogate pairs, which no encod
 
 
 class NotText(ValueError):
-    """Bytes that are no text in the file's encoding, and where in the UTF-8 of it that shows."""
+    """Bytes that are no text in the file's encoding, and their place in its UTF-8."""
 
     def __init__(self, what: str, remedy: str, start: int, end: int) -> None:
         self.what, self.remedy, self.start, self.end = what, remedy, start, end
@@ -38,10 +38,10 @@ class NotText(ValueError):
 
 
 def settled(one: Input) -> Input:
-    """The input with an encoding that needs no further look at the file: `auto` decided, the order of bytes known.
+    """The input with its final encoding: `auto` is decided, the order of bytes is known.
 
-    Reads the file once from beginning to end for `auto`, its beginning for other encodings than UTF-8. Raises Damaged
-    where the beginning shows that the declared encoding is another one.
+    Reads the whole file once for `auto`, its beginning for other encodings than UTF-8. Raises Damaged where the
+    beginning contradicts the declared encoding.
     """
     if one.encoding == "auto":
         return replace(one, encoding=guess(one.address), guessed=True)
@@ -59,16 +59,16 @@ def settled(one: Input) -> Input:
     order = byte_order(first, one.encoding)
     if order is None:
         raise Damaged(
-            f"{one.encoding.upper()} without a byte order mark, and nothing in it tells the order of the bytes",
+            f"{one.encoding.upper()} without a byte order mark, and its content does not show the order of the bytes",
             f"set the source's `encoding: {one.encoding}-le` or `{one.encoding}-be`",
         )
     return replace(one, encoding=order)
 
 
 def text_blocks(one: Input, start: int = 0) -> Iterator[bytes]:
-    """The text of a settled input as UTF-8, from byte `start` of the file on, in blocks; raises as `blocks` does.
+    """The text of a settled input as UTF-8, from byte `start` of the file, in blocks; raises as `blocks` does.
 
-    Only UTF-8 can begin in the midst of a file.
+    Only UTF-8 can begin inside a file.
     """
     stored = blocks(one.address, start)
     return stored if one.encoding == UTF8 else _transcoded(stored, one.encoding)
@@ -91,7 +91,7 @@ codecs.register_error(_MARKED, _marked)
 
 
 def decode(raw: bytes, one: Input) -> str:
-    """A piece of `text_blocks` as text. Raises NotText for binary files and what is wrong in the file's encoding."""
+    """A piece of `text_blocks` as text. Raises NotText for binary files and bytes that are wrong in their encoding."""
     nul = raw.find(b"\0")
     if nul >= 0:
         raise nul_byte(raw, nul, one)
@@ -102,7 +102,7 @@ def decode(raw: bytes, one: Input) -> str:
 
 
 def nul_byte(raw: bytes, position: int, one: Input) -> NotText:
-    """What a NUL byte says of a file: it is UTF-16, or no text."""
+    """The fault of a file with a NUL byte: it is UTF-16, or no text."""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return NotText(
             "UTF-16 text", "set the source's `encoding: utf-16`, or exclude the file", position, position + 1
@@ -110,19 +110,19 @@ def nul_byte(raw: bytes, position: int, one: Input) -> NotText:
     other = _other_kind(one)
     if other is not None:
         return NotText(*other, position, position + 1)
-    # With `auto` it has been looked at already whether this is UTF-16.
+    # With `auto` UTF-16 has been ruled out already.
     remedy = "exclude it" if one.guessed else "exclude it; if it is UTF-16 text, set the source's `encoding: auto`"
     return NotText("a binary file (it has NUL bytes)", remedy, position, position + 1)
 
 
 def _other_kind(one: Input) -> tuple[str, str] | None:
-    """What a file is, and what to do with it, where its first bytes are those of a known kind that is no text."""
+    """What a file is, and the remedy, where its first bytes are those of a known kind that is no text."""
     first = next(iter(blocks(one.address)), b"")
     return next(((what, remedy) for mark, what, remedy in _OTHER_KINDS if first.startswith(mark)), None)
 
 
 def broken(raw: bytes, start: int, end: int, one: Input) -> NotText:
-    """What is wrong at a place of `text_blocks` that is no UTF-8: a byte of the file, or the mark of one."""
+    """The fault at a place of `text_blocks` that is no UTF-8: a byte of the file, or the mark of one."""
     other = _other_kind(one)
     if other is not None:
         return NotText(*other, start, end)
@@ -133,7 +133,7 @@ def broken(raw: bytes, start: int, end: int, one: Input) -> NotText:
     name = one.encoding.upper() if one.encoding.startswith("utf") else one.encoding
     if one.guessed:
         what = f"not {name} text (byte 0x{byte:02x}), as most of the file is"
-        remedy = "mend the file, or name its encoding with the source's `encoding`"
+        remedy = "correct the file, or name its encoding with the source's `encoding`"
     elif one.encoding == UTF8:
         what = f"not UTF-8 text (byte 0x{byte:02x})"
         remedy = "name the file's encoding with the source's `encoding` (auto finds it out), or exclude the file"

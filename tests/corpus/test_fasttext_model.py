@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from fasttext_file import write_classifier
 
-from inheritune.corpus.filters.classifiers import read_labels
+from inheritune.corpus.filters.fasttext_model import read_labels
 from inheritune.errors import InputError
 
 WORDS = {

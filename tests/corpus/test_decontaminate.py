@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inheritune.corpus.filters.filtering import build_filters, check_filters
+from inheritune.corpus.filters.base import check_filters, prepare_filters
 from inheritune.errors import InputError
 from inheritune.recipe import Data, check
 
@@ -29,8 +29,9 @@ def write_records(path: Path, *records: Any) -> Path:
 def reasons(chosen: Any, work: Path, *texts: str) -> list[str | None]:
     from datatrove.data import Document
 
-    (judge,) = build_filters(chosen, work)
-    return [judge.judge(Document(text=text, id="")) for text in texts]
+    ((_, entry),) = prepare_filters(chosen, work)
+    removal_reason = entry.build(work)
+    return [removal_reason(Document(text=text, id="")) for text in texts]
 
 
 def words(text: str) -> list[str]:
@@ -81,14 +82,14 @@ def test_folders_give_each_file_and_say_which_one_it_was(tmp_path: Path) -> None
 def test_the_index_is_made_once_and_is_the_same_every_time(tmp_path: Path) -> None:
     file = write_records(tmp_path / "exam.jsonl", {"text": QUESTION}, {"text": "Too short."})
     for work in ("one", "two"):
-        build_filters(filters(files=[str(file)]), tmp_path / work)
+        prepare_filters(filters(files=[str(file)]), tmp_path / work)
     (one,), (two,) = ([*(tmp_path / work / "decontaminate.index").iterdir()] for work in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
     grams = [" ".join(words(QUESTION)[start : start + 12]) for start in range(len(words(QUESTION)) - 11)]
     hashes = {int.from_bytes(hashlib.sha1(gram.encode()).digest()[:8], "little") for gram in grams}
     assert np.fromfile(one, dtype="<u8").tolist() == sorted(hashes)
     file.unlink()
-    build_filters(filters(files=[str(file)]), tmp_path / "one")  # not read again
+    prepare_filters(filters(files=[str(file)]), tmp_path / "one")  # not read again
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_evaluations_that_cannot_be_used_are_refused(
 ) -> None:
     (tmp_path / "exam.jsonl").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=words):
-        build_filters(filters(files=[str(tmp_path / "exam.jsonl")], **settings), tmp_path / "work")
+        prepare_filters(filters(files=[str(tmp_path / "exam.jsonl")], **settings), tmp_path / "work")
     assert not (tmp_path / "work" / "decontaminate.index").exists()
 
 
@@ -117,7 +118,7 @@ def test_files_that_are_no_evaluations_are_refused_by_the_check(tmp_path: Path) 
             check_filters(filters(files=[str(tmp_path / path)]))
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(InputError, match=r"latin.txt: not UTF-8 text \(byte 3\)"):
-        build_filters(filters(files=[str(tmp_path / "latin.txt")]), tmp_path / "work")
+        prepare_filters(filters(files=[str(tmp_path / "latin.txt")]), tmp_path / "work")
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def task(tmp_path: Path) -> Path:
 @pytest.mark.filterwarnings("ignore")  # those of lm_eval and of what it imports
 def test_tasks_of_the_harness_give_question_and_right_answer(task: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a task file, which may name code that is then run; look at it"):
-        build_filters(filters(tasks=[str(task)]), tmp_path / "refused")
+        prepare_filters(filters(tasks=[str(task)]), tmp_path / "refused")
     chosen = filters(tasks=[str(task)], trust_task_files=True)
     check_filters(chosen)
     wrong = AROUND.format(" ".join([*QUESTION.split()[-11:], "Nobody knows."]))
@@ -153,4 +154,4 @@ def test_tasks_without_name_or_network_are_refused(tmp_path: Path, caplog: pytes
         check_filters(filters(tasks=["helaswag"]))
     check_filters(filters(tasks=["hellaswag"]))
     with pytest.raises(InputError, match=r"^data.filters.0.tasks: the data of the task hellaswag cannot be had"):
-        build_filters(filters(tasks=["hellaswag"]), tmp_path / "work")
+        prepare_filters(filters(tasks=["hellaswag"]), tmp_path / "work")

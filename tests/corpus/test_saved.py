@@ -77,7 +77,7 @@ def test_refusals_whose_remedies_work(saved: Path, tmp_path: Path) -> None:
     assert "no split 'test': it is a single data set; remove `split`" in refusal(saved / "one", split="test")
     assert "no column 'body'; there are: 'id', 'text'; name the column" in refusal(saved / "one", text_key="body")
     assert "column 'id' holds int64, not text" in refusal(saved / "one", text_key="id")
-    assert "a .arrow file has rows, not what `document: line` says" in refusal(saved / "one", document="line")
+    assert "a .arrow file has rows, not documents of `document: line`" in refusal(saved / "one", document="line")
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "a.txt").write_text("text")
     assert "remove `split`" in refusal(tmp_path / "plain", split="test")

@@ -1,11 +1,11 @@
-"""Names of character encodings, as a source's `encoding` takes them."""
+"""Names of character encodings, the values of a source's `encoding`."""
 
 import codecs
 import difflib
 from encodings.aliases import aliases
 
 AUTO = "auto"
-# Codecs of text that no file is stored in: escapes in source code, host names, and the one that always fails.
+# Codecs of text that no file uses: escapes in source code, host names, and the one that always fails.
 _NOT_OF_FILES = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"}
 _SHOWN = {"iso8859-1": "latin-1", "utf-8-sig": "utf-8"}
 
@@ -28,6 +28,6 @@ def parse_encoding(value: object) -> str:
 
 
 def is_of_files(codec: codecs.CodecInfo) -> bool:
-    """Whether a codec turns bytes into text, a block at a time."""
+    """Whether a codec decodes bytes to text, a block at a time."""
     is_text = getattr(codec, "_is_text_encoding", True)
     return is_text and codec.incrementaldecoder is not None and codec.name.replace("_", "-") not in _NOT_OF_FILES

@@ -30,7 +30,7 @@ class Fault:
 
 def too_long(characters: int) -> tuple[str, str]:
     """What is wrong, and the remedy, where a document is longer than the limit."""
-    what = f"a document of {characters:,} characters, the limit is {DOCUMENT:,}"
+    what = f"a document of {characters:,} characters, at most {DOCUMENT:,} are allowed"
     return what, "split it into several documents (in text files `document: 2K characters` does), or exclude it"
 
 

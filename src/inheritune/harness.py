@@ -109,8 +109,8 @@ def load_task(name: str, place: str, folder: Path | None = None) -> dict[str, An
     """
     manager = task_manager(folder)
     with data_errors(name, place), silenced():
-        found: dict[str, Any] = manager.load([name])
-    return found
+        tasks: dict[str, Any] = manager.load([name])
+    return tasks
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def test_a_prepared_folder_is_not_nanogpts(tmp_path: Path) -> None:
 def test_opened_without_a_folder_for_evaluation(tmp_path: Path) -> None:
     found = open_data(nanogpt(tmp_path), runtime.start("cpu"), 300, None)
     assert found.tokens("validation").read().tolist() == [*range(30), 0]
-    with pytest.raises(InputError, match="say which tokenizer made them; give that tokenizer"):
+    with pytest.raises(InputError, match="name the tokenizer that made them; give that tokenizer"):
         _ = found.end_of_text
     with pytest.raises(InputError, match=r"train\.bin: has token 199, the tokenizer has 199"):
         open_data(tmp_path, runtime.start("cpu"), 199, None)
@@ -130,5 +130,5 @@ def test_bad_mixtures(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(InputError, match=r"w\.ds: has 6 bytes, a token has 4"):
         adopt(TokenFiles(train=[str(wide)], validation=[str(narrow)]), tokenizer, tmp_path / "data")
     (tmp_path / "w.ds.metadata").write_text("t|3\n")
-    with pytest.raises(InputError, match=r"w\.ds\.metadata: says '3' bytes a token"):
+    with pytest.raises(InputError, match=r"w\.ds\.metadata: declares .3. bytes a token"):
         adopt(TokenFiles(train=[str(wide)], validation=[str(narrow)]), tokenizer, tmp_path / "data")

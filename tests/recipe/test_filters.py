@@ -1,4 +1,6 @@
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +161,41 @@ def test_every_option_is_described() -> None:
         assert f"## `data.filters: filter: {name}`" in page
         for option, field in model.model_fields.items():
             assert field.description, (name, option)
+
+
+def python(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "first", ["recipe", "corpus.filters.c4", "corpus.filters.near_duplicates", "corpus.sources.reading"]
+)
+def test_all_filters_are_known_whatever_is_imported_first_and_nothing_slow_is_loaded(first: str) -> None:
+    program = f"import sys, inheritune.{first}; from inheritune.recipe import FILTERS; print(*FILTERS, sep=', ');"
+    slow = "('torch', 'transformers', 'datatrove', 'datasets', 'pyarrow')"
+    assert python(program + f"print([name for name in {slow} if name in sys.modules])") == f"{LEGAL}\n[]"
+
+
+def test_a_filter_is_registered_by_its_file(tmp_path: Path) -> None:
+    source = """
+from typing import Literal
+from inheritune.corpus.filters.base import DocumentFilter
+
+class Short(DocumentFilter):
+    filter: Literal["short"] = "short"
+"""
+    (tmp_path / "short.py").write_text(source)
+    program = f"""
+import inheritune.corpus
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def with_more(name, path=None, target=None):
+    spec = find(name, path, target)
+    if name == "inheritune.corpus.filters":
+        spec.submodule_search_locations.append({str(tmp_path)!r})
+    return spec
+PathFinder.find_spec = with_more
+from inheritune.recipe import Data, check
+print(check(Data, {{"sources": [{{"path": "a"}}], "filters": ["short"]}}, "data").filters)
+"""
+    assert python(program) == "[Short(filter='short', name=None)]"

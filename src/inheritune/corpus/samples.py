@@ -1,4 +1,4 @@
-"""The documents of a text, and sequences spread over it, to look at models with."""
+"""The documents of any text, and sequences spread over it, to look at models with."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,8 +16,8 @@ from inheritune.recipe import Source
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ENOUGH = 20  # times the tokens asked for are read: more text is not looked at
-_LONGEST = 16  # characters of a token: of a very long document no more is tokenised than can be needed
+_ENOUGH = 20  # times the requested tokens are read: the rest of a text is ignored
+_LONGEST = 16  # characters of a token: only so much of a very long document is tokenised
 
 
 def documents(paths: Sequence[str | Path]) -> Iterator[str]:
@@ -27,13 +27,14 @@ def documents(paths: Sequence[str | Path]) -> Iterator[str]:
         for one in list_inputs(sources):
             for document in read(one, sources[one.source], lambda place, reason: None, seed=0):
                 yield document.text
-    except InputError as error:  # it may advise keys that only a recipe's sources have
+    except InputError as error:
         raise InputError.of(
             [replace(problem, remedy=_without_recipe(problem.remedy)) for problem in error.problems]
         ) from None
 
 
 def _without_recipe(remedy: str) -> str:
+    """A remedy where there is no recipe, whose sources have keys for it."""
     if "source's" not in remedy and "`" not in remedy:
         return remedy
     return f"{remedy} (`inheritune prepare` has these as options; give its folder as data in place of the text)"
@@ -49,22 +50,22 @@ def sample_text(
 ) -> Rows:
     """`count` sequences of `sequence_length` predicted tokens out of files, folders, patterns or addresses.
 
-    In front of each stands what the tokenizer puts in front of a text, unless `prefix` is `none`. Documents are put
-    behind each other, an end-of-text token (where the tokenizer has one) behind each; the sequences are spread evenly
-    over them, or over the first part of a large text, twenty times as long as they. Raises InputError for text that
-    cannot be read, and where it is too short (with `or_fewer`: for one sequence).
+    Each begins with the tokenizer's prefix, unless `prefix` is `none`. Documents are joined, each followed by an
+    end-of-text token (where the tokenizer has one). The sequences are spread evenly over them, or over the first part
+    of a large text, twenty times as long as they. Raises InputError for text that cannot be read, and where it is too
+    short (with `or_fewer`: for one sequence).
     """
     encoder, end = Encoder(tokenizer), tokenizer.eos_token_id
+    end = end if isinstance(end, int) else None
     wanted = count * sequence_length * _ENOUGH
     tokens: list[int] = []
     for text in documents(paths):
         tokens += encoder.encode([text[: wanted * _LONGEST]])[0]
-        if isinstance(end, int):
-            tokens.append(end)
+        tokens += [] if end is None else [end]
         if len(tokens) > wanted:
             break
     place = ", ".join(str(path) for path in paths)
-    packing = Packing(() if prefix == "none" else prefix_tokens(tokenizer), end if isinstance(end, int) else None)
+    packing = Packing(() if prefix == "none" else prefix_tokens(tokenizer), end)
     if len(tokens) < sequence_length + packing.context:
         what = f"{len(tokens)} tokens, and one sequence takes {sequence_length + packing.context}"
         raise InputError(place, what, "give more text, or a smaller --length")

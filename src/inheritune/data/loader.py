@@ -91,10 +91,10 @@ class Batches:
         numbers = (mine // self.sequences.sequence_length).tolist()
         every, stored = self.sequences.windows(filled).examples(), self.stored(filled)
         every.targets[len(mine) :] = IGNORED
-        found = []
+        micro_batches = []
         for first in range(0, len(filled), size):
             part, rest = every.part(first, first + size), tuple(tensor[first : first + size] for tensor in stored)
             if self.pin:
                 part, rest = part.pinned(), tuple(tensor.contiguous().pin_memory() for tensor in rest)
-            found.append(MicroBatch(numbers[first : first + size], part, part.counted, rest))
-        return found
+            micro_batches.append(MicroBatch(numbers[first : first + size], part, part.counted, rest))
+        return micro_batches

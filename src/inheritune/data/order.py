@@ -22,16 +22,16 @@ def batch_numbers(step: int, batch: int, count: int, seed: int) -> list[int]:
     places = positions % np.uint64(count)
     epochs = (positions // np.uint64(count)).astype(np.int64)
     keys = np.stack([_keys(seed, first // count + epoch, _rounds(count)) for epoch in range(int(epochs[-1]) + 1)])
-    found: list[int] = _permuted(places, count, keys[epochs].T).tolist()
-    return found
+    numbers: list[int] = _permuted(places, count, keys[epochs].T).tolist()
+    return numbers
 
 
 def batch_windows(step: int, batch: int, windows: int, seed: int) -> list[int]:
     """The windows of optimizer step `step`, out of `windows`, each drawn independently."""
     key = _keys(seed, -1, 2)
     positions = np.arange(batch, dtype=np.uint64) + np.uint64(step * batch)
-    found: list[int] = (_mixed(_mixed(positions, key[0]), key[1]) % np.uint64(windows)).tolist()
-    return found
+    numbers: list[int] = (_mixed(_mixed(positions, key[0]), key[1]) % np.uint64(windows)).tolist()
+    return numbers
 
 
 def shuffled(places: Array, count: int, seed: int, epoch: int) -> Array:
@@ -52,11 +52,11 @@ def _permuted(places: Array, count: int, keys: Array) -> Array:
     for turn in range(0, len(keys), 2):
         left = (left + _mixed(right, keys[turn]) % a) % a
         right = (right + _mixed(left, keys[turn + 1]) % b) % b
-    found: Array = left * b + right
-    outside = np.flatnonzero(found >= count)
+    images: Array = left * b + right
+    outside = np.flatnonzero(images >= count)
     if len(outside):
-        found[outside] = _permuted(found[outside], count, keys if keys.shape[1] == 1 else keys[:, outside])
-    return found
+        images[outside] = _permuted(images[outside], count, keys if keys.shape[1] == 1 else keys[:, outside])
+    return images
 
 
 def _mixed(values: Array, key: Any) -> Array:

@@ -196,7 +196,7 @@ class Sequences:
 
     @property
     def left_over(self) -> int:
-        """Tokens at the end that fill no sequence; windows that begin anywhere leave none."""
+        """Tokens at the end that fill no sequence; none with windows that begin anywhere."""
         whole = len(self.tokens) - self.packing.context - self.count * self.sequence_length
         return whole if self.sampling == "shuffled" else 0
 

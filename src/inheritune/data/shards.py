@@ -47,7 +47,7 @@ class Tokens:
             size = file_size(shard.file, remedy)
             expected = self._end(shard)
             if size != expected:
-                raise InputError(str(shard.file), f"has {size} bytes, the manifest says {expected}", remedy)
+                raise InputError(str(shard.file), f"has {size} bytes, the manifest has {expected}", remedy)
         self._ends = np.cumsum([shard.tokens for shard in self.shards], dtype=np.int64)
         self._ends_list = self._ends.tolist()
         self._offsets = np.array([shard.offset for shard in self.shards], np.int64)
@@ -64,29 +64,29 @@ class Tokens:
         count = len(self) - start if count is None else count
         if not 0 <= start <= len(self) - count:
             raise IndexError(f"{count} tokens from {start}: there are {len(self)}")
-        found = np.empty(count, self.dtype)
+        tokens = np.empty(count, self.dtype)
         if count:
             number = bisect_right(self._ends_list, start)
             first = self._ends_list[number] - self.shards[number].tokens
             offset = self.shards[number].offset + (start - first) * self.dtype.itemsize
-            self._fill(found.data.cast("B"), number, offset)
-        return found
+            self._fill(tokens.data.cast("B"), number, offset)
+        return tokens
 
     def rows(self, starts: Array, count: int) -> Array:
         """`count` tokens from each of `starts` (B,), shape (B, count). Raises RunError as `read` does."""
         if len(starts) and not 0 <= int(starts.min()) <= int(starts.max()) <= len(self) - count:
             raise IndexError(f"{count} tokens from {starts.min()} to {starts.max()}: there are {len(self)}")
-        found = np.empty((len(starts), count), self.dtype)
+        tokens = np.empty((len(starts), count), self.dtype)
         width = count * self.dtype.itemsize
-        if not found.size:
-            return found
-        whole = found.data.cast("B")
+        if not tokens.size:
+            return tokens
+        whole = tokens.data.cast("B")
         numbers = np.searchsorted(self._ends, starts, side="right")
         first = self._ends[numbers] - np.array([shard.tokens for shard in self.shards])[numbers]
         offsets = self._offsets[numbers] + (starts - first) * self.dtype.itemsize
         for row, (number, offset) in enumerate(zip(numbers.tolist(), offsets.tolist(), strict=True)):
             self._fill(whole[row * width : (row + 1) * width], number, offset)
-        return found
+        return tokens
 
     def _end(self, shard: Shard) -> int:
         """Bytes of a whole file."""
@@ -116,7 +116,7 @@ class Tokens:
 
         Raises InputError that names a file whose content is not what was written.
         """
-        found = {}
+        states = {}
         for shard in self.shards:
             try:
                 status = shard.file.stat()  # before it is read, so that a later change shows next time
@@ -125,8 +125,8 @@ class Tokens:
                     raise InputError(str(shard.file), "changed since it was written (checksum)", self.remedy)
             except OSError as error:
                 raise InputError(str(shard.file), f"cannot be read ({error.strerror})", self.remedy) from None
-            found[str(shard.file)] = state
-        return found
+            states[str(shard.file)] = state
+        return states
 
 
 class _OpenFile:

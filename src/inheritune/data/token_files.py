@@ -20,7 +20,7 @@ _NPY = b"\x93NUMPY"
 _SAMPLE = 2**16  # bytes of a file that are examined
 _ENOUGH = 16  # pairs of halves, for a pattern in them not to be chance
 _SMALL = 16  # upper halves below it are those of a vocabulary of up to a million entries
-_SAY = "say which with `data.tokens.dtype` in a recipe, or `inheritune prepare FOLDER --dtype`"
+_REMEDY_DTYPE = "give it as `data.tokens.dtype` in a recipe, or `inheritune prepare FOLDER --dtype`"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def typed(files: TokenFiles, vocabulary: int) -> dict[str, list[TokenFile]]:
     dtypes = set(known.values()) - {None}
     if not dtypes:
         what = "its tokens may be uint16 or uint32: every second value of 16 bits is 0"
-        raise InputError(str(next(iter(known))), what, _SAY)
+        raise InputError(str(next(iter(known))), what, _REMEDY_DTYPE)
     if len(dtypes) > 1:
         narrow, wide = (next(file for file, dtype in known.items() if dtype == name) for name in DTYPES)
         raise InputError(str(wide), f"has {_WIDE} tokens, {narrow} has {_NARROW}", "give files of one type")

@@ -114,7 +114,7 @@ class Encoder:
         return self._direct(texts) if self._tokenizer is None else self._whole(texts)
 
     def _direct(self, texts: list[str]) -> list[list[int]]:
-        return [found.ids for found in self._core.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self._core.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _in_pieces(self, text: str) -> list[int] | None:
         """The ids of a text from those of pieces that overlap; None where two pieces do not agree in their overlap.
@@ -142,14 +142,14 @@ class Encoder:
 
     def _placed(self, text: str, start: int) -> list[tuple[int, int]]:
         """The tokens of the piece that begins at `start`, each with the character of the text that it begins at."""
-        found = self._core.encode(text[start : start + _PIECE], add_special_tokens=False)
-        return [(token, start + begin) for token, (begin, _) in zip(found.ids, found.offsets, strict=True)]
+        encoding = self._core.encode(text[start : start + _PIECE], add_special_tokens=False)
+        return [(token, start + begin) for token, (begin, _) in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def _whole(self, texts: list[str]) -> list[list[int]]:
-        found: list[list[int]] = self._tokenizer(
+        ids: list[list[int]] = self._tokenizer(
             texts, add_special_tokens=False, split_special_tokens=True, verbose=False
         )["input_ids"]
-        return found
+        return ids
 
     @cached_property
     def _core(self) -> "Tokenizer":

@@ -15,16 +15,16 @@ def parse_encoding(value: object) -> str:
     if value == AUTO:
         return AUTO
     try:
-        found = codecs.lookup(str(value))
+        codec = codecs.lookup(str(value))
     except (LookupError, ValueError):  # a NUL in the name is a ValueError
-        found = None
-    if found is None or not is_of_files(found):
+        codec = None
+    if codec is None or not is_of_files(codec):
         near = difflib.get_close_matches(str(value).lower().replace("-", "_"), [*aliases, *aliases.values()], n=3)
         raise ValueError(
             "legal are auto, utf-8, latin-1, cp1252, utf-16 and the other text encodings that Python knows"
             + (f"; nearest: {', '.join(dict.fromkeys(near))}" if near else "")
         )
-    return _SHOWN.get(found.name, found.name)
+    return _SHOWN.get(codec.name, codec.name)
 
 
 def is_of_files(codec: codecs.CodecInfo) -> bool:

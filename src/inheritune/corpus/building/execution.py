@@ -138,7 +138,7 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
     """Tasks on this machine: one after the other in this process, or in worker processes.
 
     datatrove's own local executor uses a multiprocessing pool, which waits for ever when the system kills one of its
-    processes (for memory, say), and which starts the caller's script again in each of them.
+    processes (for example for memory), and which starts the caller's script again in each of them.
     """
 
     def __init__(self, pipeline: list[Step], tasks: int, workers: int, place: Path, say: Say) -> None:

@@ -25,7 +25,7 @@ Words = Annotated[
 
 
 class Filter(FilterConfig):
-    """A filter: its keys in a recipe, and what it needs. Subclasses say what it removes."""
+    """A filter: its keys in a recipe, and what it needs. Subclasses decide what it removes."""
 
     @property
     def splits_words(self) -> bool:

@@ -86,10 +86,10 @@ def near_duplicate_stages(
         hashes_per_bucket=settings.hashes_per_bucket,
         hash_config=HashConfig(hash_fc="sha1"),  # datatrove's call of xxhash fails from xxhash 4 on
     )
-    signatures, pairs, found = (str(folder / name) for name in ("signatures", "pairs", "clusters"))
+    signatures, pairs, groups = (str(folder / name) for name in ("signatures", "pairs", "clusters"))
     write = MinhashDedupSignature(signatures, config, settings.language)
     compare = MinhashDedupBuckets(signatures, pairs, config=config)
-    group = MinhashDedupCluster(pairs, found, config, save_cluster_id=True)
+    group = MinhashDedupCluster(pairs, groups, config, save_cluster_id=True)
     return [
         ("near-duplicates-signatures", [read_part, write], parts),
         ("near-duplicates-buckets", [_allow_open_files, compare], settings.buckets),

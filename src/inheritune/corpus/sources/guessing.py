@@ -110,17 +110,17 @@ class _Seen:
             # What is neither is refused later as a binary file.
             self.decided = byte_order(block, "utf-16") or byte_order(block, "utf-32") or "utf-8"
         if self._is_python:
-            found = _COOKIE.search(b"\n".join(block.split(b"\n", 2)[:2]))
+            declared = _COOKIE.search(b"\n".join(block.split(b"\n", 2)[:2]))
             with contextlib.suppress(ValueError):
-                name = parse_encoding(found[1].decode()) if found else AUTO
+                name = parse_encoding(declared[1].decode()) if declared else AUTO
                 self.cookie = None if name == AUTO else name
 
     def _collect(self, block: bytes) -> None:
         """Whole lines, as a character of several bytes must not be cut, unless the sample ends there."""
         at = 0 if self._first else block.find(b"\n") + 1
-        while len(self.sample) < _SAMPLE and (found := _HIGH.search(block, at)):
-            begin = block.rfind(b"\n", at, found.start()) + 1 or at
-            at = block.find(b"\n", found.start()) + 1
+        while len(self.sample) < _SAMPLE and (high := _HIGH.search(block, at)):
+            begin = block.rfind(b"\n", at, high.start()) + 1 or at
+            at = block.find(b"\n", high.start()) + 1
             if not at:
                 at = len(block)
                 if at >= BLOCK and self.sample:
@@ -167,9 +167,9 @@ def _by_language(seen: _Seen) -> Iterator[str]:
     import chardet
 
     for era in (chardet.EncodingEra.MODERN_WEB, chardet.EncodingEra.ALL):
-        found = chardet.detect(seen.sample, encoding_era=era)["encoding"]
+        encoding = chardet.detect(seen.sample, encoding_era=era)["encoding"]
         try:
-            name = codecs.lookup(found or "").name
+            name = codecs.lookup(encoding or "").name
         except LookupError:
             continue
         if name == "ascii" or name.startswith("utf"):

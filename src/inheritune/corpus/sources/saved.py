@@ -27,17 +27,17 @@ def saved_files(split: str, content: Callable[[str], bytes | None]) -> list[str]
         if split not in names:
             there = ", ".join(map(str, names)) or "none"
             raise Damaged(f"no split {split!r}; there are: {there}", "name one with the source's `split`")
-        found = _shards(content, f"{split}/")
-        if found is None:
+        files = _shards(content, f"{split}/")
+        if files is None:
             raise Damaged(f"its split {split!r} has no {STATE}", _AGAIN)
-        return found
-    found = _shards(content, "")
-    if found is not None and split != DEFAULT_SPLIT:
+        return files
+    files = _shards(content, "")
+    if files is not None and split != DEFAULT_SPLIT:
         its = (_read(content, STATE) or {}).get("_split")
         if its != split:
             what = f"no split {split!r}: it is a single data set" + (f", saved of split {its!r}" if its else "")
             raise Damaged(what, "remove `split`")
-    return found
+    return files
 
 
 def _shards(content: Callable[[str], bytes | None], below: str) -> list[str] | None:
@@ -57,7 +57,7 @@ def _read(content: Callable[[str], bytes | None], name: str) -> dict[str, Any] |
     if raw is None:
         return None
     try:
-        found = json.loads(raw)
+        value = json.loads(raw)
     except ValueError:
-        found = None
-    return found if isinstance(found, dict) else None
+        value = None
+    return value if isinstance(value, dict) else None

@@ -51,7 +51,7 @@ def settled(one: Input) -> Input:
     mark = next((name for sign, name in BYTE_ORDER_MARKS if first.startswith(sign)), None)
     if mark is not None and not mark.startswith(one.encoding):
         raise Damaged(
-            f"begins with the byte order mark of {mark.upper()}, and `encoding` says {one.encoding}",
+            f"begins with the byte order mark of {mark.upper()}, and `encoding` is {one.encoding}",
             f"set the source's `encoding: {mark}`, or auto where its files differ",
         )
     if one.encoding not in ("utf-16", "utf-32"):

@@ -117,7 +117,7 @@ TEXTS: dict[str, Change] = {
         *twice(place / "in" / "a.jsonl"), "there are 0 tokens of it",
     ],
     "filters that leave nothing": given(["data"], filters=[FILTERED]),
-    "unknown filter": given(["data.filters.0", "'gofer'", "legal are language, gopher_quality"], filters=["gofer"]),
+    "unknown filter": given(["data.filters.0", "'gofer'", "legal are c4, classifier"], filters=["gofer"]),
     "near miss of a filter": given(["data.filters.0", "did you mean gopher_quality?"], filters=["gopher_qualty"]),
     "option of a filter": given(
         ["unknown key 'data.filters.0.min_word'", "did you mean 'min_words'?"], filters=[{"filter": "gopher_quality", "min_word": 3}]
@@ -259,7 +259,7 @@ TOKENS: dict[str, Change] = {
     "too few tokens for a sequence": tokens(ROW[:9], ["training text: 9 tokens do not fill one sequence of 16"]),
     "no token file": tokens(ROW, ["a.txt: no token file", "give .bin (nanoGPT, llm.c), .ds (datatrove)"], "a.txt"),
     ".ds of half a token": tokens(ROW.tobytes() + b"\1\0", ["a.ds: has 6002 bytes, a token has 4"], "a.ds", "x|4\n"),
-    ".ds of three bytes a token": tokens(ROW, ["a.ds.metadata: says '3' bytes a token, legal are 2 and 4"], "a.ds", "x|3\n"),
+    ".ds of three bytes a token": tokens(ROW, ["a.ds.metadata: declares '3' bytes a token, legal are 2 and 4"], "a.ds", "x|3\n"),
     ".ds beside a .bin": tokens(ROW.astype(np.uint32), ["has uint32 tokens", "has uint16", "give files of one type"], "a.ds", "x|4\n"),
     "no such token file": given(["data.tokens.train: no such file: PLACE/a*.bin"], sources=[], tokens={"train": ["PLACE/a*.bin"], "validation": ["x"]}),
     "validation that is trained on": lambda place, tree: [
@@ -313,11 +313,11 @@ PREPARE: list[tuple[list[str], str]] = [
     (["RECIPE", "--out", "MADE"], "MADE: holds data of another request: "),
     (["RECIPE", "--out", "PLACE/o", "--seed", "3"], "--seed does not go with this; a recipe has these itself"),
     (["RECIPE", "--out", "PLACE/o", "--data.sise=3"], "unknown key 'data.sise'; did you mean 'size'?"),
-    (["RECIPE", "--out", "PLACE/o", "--data={prepared: MADE}"], "its data is prepared already; use it as it is"),
+    (["RECIPE", "--out", "PLACE/o", "--data={prepared: MADE}"], "its data is prepared already; use it directly"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--train.length=3 steps"], "unknown key 'train'; legal keys are data"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--data.fliters=[]"], "unknown key 'data.fliters'; did you mean 'filters'?"),
-    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--size", "9 tokens", "--data.size=8 tokens"], "--size and --data.size say the same"),
-    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--seed", "1", "--data.seed=2"], "--seed and --data.seed say the same"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--size", "9 tokens", "--data.size=8 tokens"], "--size and --data.size are the same"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--seed", "1", "--data.seed=2"], "--seed and --data.seed are the same"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--data.sources=[]"], "and --data.sources are the same setting; give one of them"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--data.size"], "no such option: --data.size"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--sise", "9"], "no such option: --sise"),

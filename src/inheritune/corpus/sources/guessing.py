@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -45,7 +46,7 @@ def guess(address: str) -> str:
     seen.end()
     if seen.broken <= seen.characters:
         return "utf-8"
-    return next(name for name in _candidates(seen) if seen.can_be(name) and _decodes(address, name))
+    return next(name for name in _candidates(seen) if _can_be(name, seen, address))
 
 
 def byte_order(first: bytes, encoding: str) -> str | None:
@@ -127,10 +128,6 @@ class _Seen:
                     return  # the line continues in the next block
             self.sample += block[begin:at][: _SAMPLE - len(self.sample)]
 
-    def can_be(self, encoding: str) -> bool:
-        """Whether an encoding of one byte a character has all bytes of the file; true for other encodings."""
-        return _is_multibyte(encoding) or len(self.bytes.decode(encoding, "ignore")) == len(self.bytes)
-
 
 def _is_multibyte(encoding: str) -> bool:
     try:
@@ -139,15 +136,14 @@ def _is_multibyte(encoding: str) -> bool:
         return True
 
 
-def _decodes(address: str, encoding: str) -> bool:
-    """Whether the whole file is text in an encoding of several bytes a character; `can_be` decides about others."""
+def _can_be(encoding: str, seen: _Seen, address: str) -> bool:
+    """Whether the whole file is text in an encoding; one of several bytes a character is tried on the file."""
     if not _is_multibyte(encoding):
-        return True
+        return len(seen.bytes.decode(encoding, "ignore")) == len(seen.bytes)
     decoder = codecs.getincrementaldecoder(encoding)()
     try:
-        for block in _large(address):
-            decoder.decode(block)
-        decoder.decode(b"", True)
+        for block in itertools.chain(_large(address), [b""]):  # the empty one ends the last character
+            decoder.decode(block, not block)
     except UnicodeDecodeError:
         return False
     return True

@@ -16,7 +16,7 @@ import torch
 from inheritune.analysis import analyze, approximate_ranks, attention_seen, eager_attention
 from inheritune.analysis.forward_statistics import TOGETHER
 from inheritune.arch import load_model, load_tokenizer
-from inheritune.data import sample_text
+from inheritune.corpus import sample_text
 from inheritune.recipe import Reference
 
 

@@ -89,8 +89,8 @@ def bare(file: Path) -> int:
 
 def ours(file: Path) -> int:
     """Characters of the texts, as a preparation reads them."""
-    from inheritune.data.sources.inputs import list_inputs
-    from inheritune.data.sources.reading import read
+    from inheritune.corpus.sources.inputs import list_inputs
+    from inheritune.corpus.sources.reading import read
     from inheritune.recipe import Source
 
     source = Source(path=str(file), document=CASES[file.name])
@@ -110,7 +110,7 @@ def peak(file: Path) -> int:
 
 
 def measure_peak(file: Path) -> None:
-    for name in ("orjson", "zstandard", "pyarrow.parquet", "inheritune.data.sources.reading"):
+    for name in ("orjson", "zstandard", "pyarrow.parquet", "inheritune.corpus.sources.reading"):
         importlib.import_module(name)
     before = _most()
     ours(file)

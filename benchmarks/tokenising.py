@@ -102,7 +102,7 @@ def mapped(text: Path, tokenizer: Path, out: Path) -> dict[str, float]:
 def ours(text: Path, tokenizer: Path, out: Path) -> dict[str, float]:
     from transformers import AutoTokenizer
 
-    from inheritune.data import prepare
+    from inheritune.corpus import prepare
 
     core = AutoTokenizer.from_pretrained(tokenizer)
     request = {"sources": [{"path": str(text)}], "validation": "100K tokens"}

@@ -75,10 +75,10 @@ def cases(here: Path) -> dict[str, Callable[[], Any]]:
     """What must be refused, by a name."""
     from inheritune import arch, harness
     from inheritune.arch import load_config, load_tokenizer
-    from inheritune.data.filters import decontamination, filtering
-    from inheritune.data.filters.classifiers import read_labels
+    from inheritune.corpus.filters import c4, decontaminate
+    from inheritune.corpus.filters.fasttext_model import read_labels
+    from inheritune.corpus.sources.inputs import list_inputs
     from inheritune.data.shards import file_size
-    from inheritune.data.sources.inputs import list_inputs
     from inheritune.limits import check_front_matter
     from inheritune.recipe import Recipe, Reference, Source
     from inheritune.recipe.file import load_file
@@ -158,10 +158,10 @@ def cases(here: Path) -> dict[str, Callable[[], Any]]:
         "source: a device": lambda: list_inputs([Source(path="/dev/zero")]),
         "source: a device behind an address": lambda: list_inputs([Source(path="local:///dev/zero")]),
         "source: a pipe": lambda: list_inputs([Source(path=str(fifo(here / "texts" / "a.txt").parent))]),
-        "words: a device": lambda: filtering._read_bad_words(Path("/dev/zero"), "filters"),
-        "words: a pipe": lambda: filtering._read_bad_words(fifo(here / "words"), "filters"),
+        "words: a device": lambda: c4._read_words(Path("/dev/zero"), "filters"),
+        "words: a pipe": lambda: c4._read_words(fifo(here / "words"), "filters"),
         "benchmark: a device": lambda: list(
-            decontamination._read(link(here / "zero.txt", "/dev/zero"), ["text"], "filters")
+            decontaminate._read(link(here / "zero.txt", "/dev/zero"), ["text"], "filters")
         ),
         "classifier: a pipe": lambda: read_labels(fifo(here / "labels.bin"), "filters"),
         "token file: a pipe": lambda: file_size(fifo(here / "train.bin"), "get it"),

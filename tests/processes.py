@@ -22,7 +22,7 @@ from typing import Any
 
 # What a run imports, the families of the tests' models among it; imported in the process that forks, once.
 PRELOADED = [
-    "inheritune.cli.commands", "inheritune.experiment", "inheritune.data.preparing.selection", "torch._dynamo",
+    "inheritune.cli.commands", "inheritune.experiment", "inheritune.corpus.building.selection", "torch._dynamo",
     "torch.distributed.fsdp", "torch.distributed.checkpoint", "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama", "transformers.convert_slow_tokenizer", "datatrove.executor",
     "PIL.PngImagePlugin", "tokenizers.trainers", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "orjson",

@@ -12,7 +12,7 @@ from inheritune.recipe import load_recipe
 
 SOURCE = Path(inheritune.__file__).parent
 PROJECT = Path(__file__).parent.parent
-PICKLED = {"arch/loading.py", "data/preparing/worker.py", "data/preparing/execution.py"}
+PICKLED = {"arch/loading.py", "corpus/building/worker.py", "corpus/building/execution.py"}
 """One names an exception, two are the tasks of a preparation (docs/security.md, What is pickled)."""
 
 

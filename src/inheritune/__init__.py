@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from inheritune.analysis import analyze as analyze
     from inheritune.conversion import export as export
-    from inheritune.data import prepare as prepare
+    from inheritune.corpus import prepare as prepare
     from inheritune.evaluation import evaluate as evaluate
     from inheritune.experiment import compare as compare
     from inheritune.experiment import grow as grow
@@ -28,7 +28,7 @@ _HOMES = {
     "grow": "inheritune.experiment",
     "inherit": "inheritune.inheritance",
     "load_recipe": "inheritune.recipe",
-    "prepare": "inheritune.data",
+    "prepare": "inheritune.corpus",
     "run": "inheritune.experiment",
     "train": "inheritune.experiment",
 }

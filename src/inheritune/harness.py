@@ -33,8 +33,8 @@ def check_tasks(
     """Check the names of tasks and groups, and task files (.yaml) by their paths, before any data is read.
 
     `folder` holds task files of the user's own, which then have names too; `further` are names that the caller knows.
-    Raises InputError for a name that nobody knows (the nearest ones are offered), for a task file or a folder of them
-    that is not `trusted`, and where lm-eval is not installed.
+    Raises InputError for an unknown name (with the nearest ones), for a task file or a folder of them that is not
+    `trusted`, and where lm-eval is not installed.
     """
     check_installed(place)
     for own in [*([folder] if folder is not None else []), *(Path(name) for name in names if Path(name).is_file())]:
@@ -67,7 +67,7 @@ def check_trust(path: Path, trusted: bool, place: str) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise InputError where `folder` has no task files, or one that is no YAML: the harness would pass it over."""
+    """Raise InputError where `folder` has no task files, or one that is no YAML: the harness would ignore it."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     files = sorted(folder.rglob("*.yaml")) if folder.is_dir() else []
@@ -78,11 +78,11 @@ def _check_folder(folder: Path) -> None:
         try:
             load_yaml(file, resolve_func=False)
         except Exception as error:  # damaged in whatever way
-            raise InputError(str(file), f"not a task file ({_first_line(error)})", "mend it, or take it away") from None
+            raise InputError(str(file), f"not a task file ({_first_line(error)})", "correct it, or remove it") from None
 
 
 def from_files(names: Iterable[str], folder: Path | None) -> list[str]:
-    """Which of the names are task files, or those of task files in `folder`, also in the place of the harness's own."""
+    """Which of the names are task files, or belong to task files in `folder`, which may replace the harness's own."""
     index = task_manager(folder).task_index
     inside = None if folder is None else folder.resolve()
 
@@ -95,7 +95,7 @@ def from_files(names: Iterable[str], folder: Path | None) -> list[str]:
 
 @lru_cache(maxsize=2)
 def task_manager(folder: Path | None = None) -> Any:
-    """All tasks by name, those in `folder` among them: once a process, as it reads thousands of files."""
+    """All tasks by name, with those in `folder`. Once in a process, as it reads thousands of files."""
     with silenced():
         from lm_eval.tasks import TaskManager
 
@@ -105,35 +105,32 @@ def task_manager(folder: Path | None = None) -> Any:
 def load_task(name: str, place: str, folder: Path | None = None) -> dict[str, Any]:
     """A task, or the tasks of a group, with their data: {"tasks": {name: task}, "groups": {name: group}}.
 
-    Raises InputError where the data cannot be had.
+    Raises InputError where the data is not available.
     """
     manager = task_manager(folder)
     with data_errors(name, place), silenced():
-        found: dict[str, Any] = manager.load([name])
-    return found
+        tasks: dict[str, Any] = manager.load([name])
+    return tasks
 
 
 @contextlib.contextmanager
 def data_errors(name: str, place: str) -> Iterator[None]:
-    """Turn what goes wrong with a task's data into a line."""
+    """Turn errors of a task's data into InputError."""
     try:
         yield
     except InherituneError:
         raise
-    except Exception as error:  # a task's data come through any library and any network
+    except Exception as error:  # a task's data come from any library and any network
         raise InputError(
             place,
             f"the data of the task {name} cannot be had ({type(error).__name__}: {_first_line(error)})",
-            "run once where the network is, to fill Hugging Face's cache, or take data on this machine",
+            "run once with a network, to fill Hugging Face's cache, or use data on this machine",
         ) from None
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Keep what the harness and the libraries below it print, log and warn of out of the terminal.
-
-    Errors come as exceptions all the same.
-    """
+    """Hide the output, logs and warnings of the harness and its libraries. Errors are raised as usual."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

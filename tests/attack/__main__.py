@@ -38,7 +38,7 @@ def _make(folder: str) -> None:
 def prepare(folder: Path) -> None:
     """Make the material in a process of its own, and import here what that needed, so that forked cases need not."""
     importlib.import_module("inheritune.cli.commands")
-    importlib.import_module("inheritune.pipeline")
+    importlib.import_module("inheritune.experiment")
     importlib.import_module("lm_eval.tasks")
     folder.mkdir(exist_ok=True)
     maker = multiprocessing.get_context("fork").Process(target=_make, args=(str(folder),))

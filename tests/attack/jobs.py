@@ -39,17 +39,18 @@ class Job:
 
 def make_small_tasks() -> None:
     """Many tasks, parts and shards of a small text."""
-    from inheritune.data.preparing import preparation, writing
+    from inheritune.corpus.building import preparation, writing
 
     preparation._TASK_BYTES, preparation._PART_BYTES, writing.SHARD_TOKENS = 16_000, 5_000, 3_000
 
 
 def draw_nothing() -> None:
     """Figures without content, which otherwise take longer than all else; the job `report` has real ones."""
-    from inheritune.report import analysis_lines, analysis_maps, curves
+    from inheritune.report import heat_maps, lines
     from inheritune.report.figures import Picture
+    from inheritune.report.sections import loss_curves
 
-    for module in (analysis_lines, analysis_maps, curves):
+    for module in (lines, heat_maps, loss_curves):
         module.draw = lambda name, *given, **more: Picture(name, "<svg></svg>", b"a figure")
 
 

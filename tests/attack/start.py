@@ -26,7 +26,7 @@ _CHANGES = {
     "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.utime",
     "fsync",
 }  # fmt: skip
-_MORE = ("inheritune.comparison", "spacy")
+_MORE = ("inheritune.experiment", "spacy")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _LIMIT = 120.0  # seconds that a start may take
 

@@ -14,7 +14,8 @@ import pytest
 
 from conftest import make_text, tiny_recipe
 from inheritune.cli import main
-from inheritune.data import open_prepared, prepare
+from inheritune.corpus import prepare
+from inheritune.data import open_prepared
 from processes import program
 
 Data = dict[str, Any]
@@ -116,7 +117,7 @@ TEXTS: dict[str, Change] = {
         *twice(place / "in" / "a.jsonl"), "there are 0 tokens of it",
     ],
     "filters that leave nothing": given(["data"], filters=[FILTERED]),
-    "unknown filter": given(["data.filters.0", "'gofer'", "legal are language, gopher_quality"], filters=["gofer"]),
+    "unknown filter": given(["data.filters.0", "'gofer'", "legal are c4, classifier"], filters=["gofer"]),
     "near miss of a filter": given(["data.filters.0", "did you mean gopher_quality?"], filters=["gopher_qualty"]),
     "option of a filter": given(
         ["unknown key 'data.filters.0.min_word'", "did you mean 'min_words'?"], filters=[{"filter": "gopher_quality", "min_word": 3}]
@@ -239,7 +240,7 @@ TOKENS: dict[str, Change] = {
     "no such folder": given(["no prepared data there", "`inheritune prepare`"], prepared="PLACE/no", sources=[]),
     "a folder of something else": given(["no prepared data there (no manifest.json)"], prepared="PLACE", sources=[]),
     "changed shard": prepared(overwritten(TRAIN, 9, b"\5\0\5"), [f"made/{TRAIN}: changed since it was written", "prepare the data again"]),
-    "truncated shard": prepared(lambda folder: os.truncate(folder / TRAIN, 5998), [f"{TRAIN}: has 5998 bytes, the manifest says 6000"]),
+    "truncated shard": prepared(lambda folder: os.truncate(folder / TRAIN, 5998), [f"{TRAIN}: has 5998 bytes, the manifest has 6000"]),
     "missing shard": prepared(lambda folder: (folder / TRAIN).unlink(), [f"made/{TRAIN}: missing", "prepare the data again"]),
     "missing manifest": prepared(lambda folder: (folder / "manifest.json").unlink(), ["made: no prepared data there"]),
     "damaged manifest": prepared(lambda folder: (folder / "manifest.json").write_text('{"format": 2, '), ["manifest.json: damaged"]),
@@ -248,17 +249,17 @@ TOKENS: dict[str, Change] = {
     "manifest of another kind": prepared(lambda folder: (folder / "manifest.json").write_text("{}"), ["made/manifest.json: format None, this version reads 2"]),
     "manifest without shards": prepared(manifest(shards={}), ["manifest.json: damaged", "prepare the data again"]),
     "manifest without a tokenizer": prepared(manifest(tokenizer=None), ["made with another tokenizer"]),
-    "manifest without a fact": prepared(lambda folder: drop(folder, "end_of_text"), ["manifest.json: damaged: it says nothing of 'end_of_text'"]),
+    "manifest without a fact": prepared(lambda folder: drop(folder, "end_of_text"), ["manifest.json: damaged: it has no 'end_of_text'"]),
     "other format": prepared(manifest(format=1), ["made/manifest.json: format 1, this version reads 2", "prepare the data again"]),
     "other tokenizer": prepared(manifest(tokenizer="0" * 64), ["data.prepared: the data in ", "was made with another tokenizer"]),
-    "settings that do nothing": given(["filters is for sources", "leave it away"], prepared="PLACE", sources=[], filters=["c4"]),
+    "settings that do nothing": given(["filters is for sources", "remove it"], prepared="PLACE", sources=[], filters=["c4"]),
     ".bin of odd length": tokens(ROW.tobytes()[:-1], ["a.bin: has 5999 bytes, a token has 2", "give a whole file"]),
     "empty .bin": tokens(b"", ["a.bin: is empty", "give a whole file"]),
     "ids beyond the vocabulary": tokens(ROW + 1, ["a.bin: has token 300, the tokenizer has 300", "give files that the reference's tokenizer made"]),
     "too few tokens for a sequence": tokens(ROW[:9], ["training text: 9 tokens do not fill one sequence of 16"]),
     "no token file": tokens(ROW, ["a.txt: no token file", "give .bin (nanoGPT, llm.c), .ds (datatrove)"], "a.txt"),
     ".ds of half a token": tokens(ROW.tobytes() + b"\1\0", ["a.ds: has 6002 bytes, a token has 4"], "a.ds", "x|4\n"),
-    ".ds of three bytes a token": tokens(ROW, ["a.ds.metadata: says '3' bytes a token, legal are 2 and 4"], "a.ds", "x|3\n"),
+    ".ds of three bytes a token": tokens(ROW, ["a.ds.metadata: declares '3' bytes a token, legal are 2 and 4"], "a.ds", "x|3\n"),
     ".ds beside a .bin": tokens(ROW.astype(np.uint32), ["has uint32 tokens", "has uint16", "give files of one type"], "a.ds", "x|4\n"),
     "no such token file": given(["data.tokens.train: no such file: PLACE/a*.bin"], sources=[], tokens={"train": ["PLACE/a*.bin"], "validation": ["x"]}),
     "validation that is trained on": lambda place, tree: [
@@ -300,7 +301,7 @@ def test_a_tokenizer_without_end_of_text(
 
 PREPARE: list[tuple[list[str], str]] = [
     (["TEXT"], "no folder to write to; name it with --out"),
-    (["TEXT", "--out", "PLACE/o"], "no tokenizer; name the model whose tokenizer is used with --tokenizer"),
+    (["TEXT", "--out", "PLACE/o"], "no tokenizer; name the model whose tokenizer to use with --tokenizer"),
     (["--out", "PLACE/o"], "no text; name files or folders, or give --sample or --nanogpt"),
     (["--out", "PLACE/o", "--sample"], "PLACE/o: no prepared data there"),
     (["--out", "MADE", "--sample", "--size", "9 tokens"], "--size does not go with this; without"),
@@ -312,12 +313,12 @@ PREPARE: list[tuple[list[str], str]] = [
     (["RECIPE", "--out", "MADE"], "MADE: holds data of another request: "),
     (["RECIPE", "--out", "PLACE/o", "--seed", "3"], "--seed does not go with this; a recipe has these itself"),
     (["RECIPE", "--out", "PLACE/o", "--data.sise=3"], "unknown key 'data.sise'; did you mean 'size'?"),
-    (["RECIPE", "--out", "PLACE/o", "--data={prepared: MADE}"], "its data is prepared already; use it as it is"),
+    (["RECIPE", "--out", "PLACE/o", "--data={prepared: MADE}"], "its data is prepared already; use it directly"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--train.length=3 steps"], "unknown key 'train'; legal keys are data"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--data.fliters=[]"], "unknown key 'data.fliters'; did you mean 'filters'?"),
-    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--size", "9 tokens", "--data.size=8 tokens"], "--size and --data.size say the same"),
-    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--seed", "1", "--data.seed=2"], "--seed and --data.seed say the same"),
-    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--data.sources=[]"], "and --data.sources say the same thing; give one of them"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--size", "9 tokens", "--data.size=8 tokens"], "--size and --data.size are the same"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--seed", "1", "--data.seed=2"], "--seed and --data.seed are the same"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--data.sources=[]"], "and --data.sources are the same setting; give one of them"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--data.size"], "no such option: --data.size"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--sise", "9"], "no such option: --sise"),
     (["TEXT", "-x", "--out", "PLACE/o", "--tokenizer", "MODEL"], "data.sources: -x: no such file or folder"),
@@ -331,7 +332,7 @@ PREPARE: list[tuple[list[str], str]] = [
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--document", "page"], "data.sources.0.document: got 'page': legal are auto"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--limit", "9"], "data.sources.0.limit"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--on-error", "go"], "data.sources.0.on_error"),
-    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--split", "test"], "leave `split` away"),
+    (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--split", "test"], "remove `split`"),
     (["TEXT", "--out", "PLACE/o", "--tokenizer", "MODEL", "--exclude", "*"], "less ['*']"),
 ]  # fmt: skip
 

@@ -22,7 +22,7 @@ def test_a_preparation_that_is_complete_is_success_again(
     # as a kill leaves it that comes between the last step and the tidying up
     (tmp_path / ".data.work").mkdir()
     assert main([str(word) for word in prepare_words(text, reference_folder, out) if word != "--quiet"]) == 0
-    assert "was finished before" in capsys.readouterr().err
+    assert "is complete already" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from inheritune.cli import main
-from inheritune.data import open_prepared, prepare
+from inheritune.corpus import prepare
+from inheritune.data import open_prepared
 
 
 @pytest.fixture

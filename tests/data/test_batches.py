@@ -117,7 +117,7 @@ def test_what_vanishes_in_a_training_is_named(tmp_path: Path) -> None:
     files[1].unlink()
     with (
         batches.reading_ahead(),
-        pytest.raises(RunError, match=r"train-1\.bin: cannot be read .* the same command then goes on"),
+        pytest.raises(RunError, match=r"train-1\.bin: cannot be read .* the same command then resumes"),
     ):
         for step in range(3):
             batches.micro_batches(step, 2)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inheritune.corpus import prepare
 from inheritune.data import (
     check_tokenizer,
     check_vocabulary,
@@ -15,7 +16,6 @@ from inheritune.data import (
     note_beside,
     open_data,
     open_prepared,
-    prepare,
     train_tokenizer,
     write_nanogpt,
 )
@@ -65,13 +65,13 @@ def test_damage_is_refused_with_the_name(tmp_path: Path, tokenizer: Any, fault: 
     file, manifest = folder / "train-00001.bin", folder / "manifest.json"
     said = json.loads(manifest.read_text())
     words = {
-        "short": r"train-00001\.bin: has 58 bytes, the manifest says 60; prepare the data again",
+        "short": r"train-00001\.bin: has 58 bytes, the manifest has 60; prepare the data again",
         "changed": r"train-00001\.bin: changed since it was written \(checksum\); prepare the data again",
         "missing": r"train-00001\.bin: missing; prepare the data again",
         "no manifest": r"data: no prepared data there \(no manifest\.json\); give a folder",
         "old format": "format 1, this version reads 2; prepare the data again",
         "dtype": "tokens of type float32, legal are uint16, uint32",
-        "damaged": "damaged: it says nothing of 'sha256'",
+        "damaged": "damaged: it has no 'sha256'",
     }[fault]
     if fault == "short":
         file.write_bytes(file.read_bytes()[:-2])

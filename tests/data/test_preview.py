@@ -2,7 +2,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from inheritune.data import prepare, preview
+from inheritune.corpus import prepare
+from inheritune.data import preview
 
 
 def test_documents_of_all_sources_are_shown_as_they_are_stored(tokenizer: Any, tmp_path: Path) -> None:

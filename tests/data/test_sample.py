@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inheritune.data import Sequences, documents, sample, sample_text
+from inheritune.corpus import documents, sample_text
+from inheritune.data import Sequences, sample
 from inheritune.errors import InputError
 
 

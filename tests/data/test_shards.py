@@ -67,7 +67,7 @@ def test_beyond_the_end_is_no_data(row: tuple[Tokens, np.ndarray]) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [("short", r"has 98 bytes, the manifest says 100"), ("missing", "missing"), ("folder", "cannot be read")],
+    [("short", r"has 98 bytes, the manifest has 100"), ("missing", "missing"), ("folder", "cannot be read")],
 )
 def test_opening_names_the_file(tmp_path: Path, fault: str, words: str) -> None:
     tokens, _ = write(tmp_path, 10, 50)

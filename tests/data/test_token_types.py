@@ -62,7 +62,7 @@ def test_four_bytes_for_a_small_vocabulary(tmp_path: Path, tokenizer: Any) -> No
 @pytest.mark.parametrize("tokens", [[5, 0], [0, 0, 0, 0] * 100, [7, 0] * 10])
 def test_what_nothing_shows_must_be_said(tmp_path: Path, tokenizer: Any, tokens: list[int]) -> None:
     made = np.array(tokens, np.uint16)
-    with pytest.raises(InputError, match=r"may be uint16 or uint32: .*; say which with `data\.tokens\.dtype`"):
+    with pytest.raises(InputError, match=r"may be uint16 or uint32: .*; give it as `data\.tokens\.dtype`"):
         adopt(files(tmp_path, made, made), tokenizer, tmp_path / "data")
     for dtype in ("uint16", "uint32"):
         found = adopt(files(tmp_path, made, made, dtype), tokenizer, tmp_path / dtype)
@@ -82,9 +82,7 @@ def test_what_is_said_and_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"val\.bin: has uint32 tokens, .*train\.bin has uint16"):
         typed(files(tmp_path, narrow, TOKENS.astype(np.uint32)), 300)
     (tmp_path / "train.ds.metadata").write_text("t|2\n")
-    with pytest.raises(
-        InputError, match=r"train\.ds: holds uint16 tokens, as it says itself, and data\.tokens\.dtype is"
-    ):
+    with pytest.raises(InputError, match=r"train\.ds: declares uint16 tokens, and data\.tokens\.dtype is"):
         typed(files(tmp_path, narrow, narrow, "uint32", kind="ds"), 300)
     with pytest.raises(InputError, match="holds uint16 tokens, but a vocabulary of 128,256 needs uint32"):
         typed(files(tmp_path, narrow, narrow, kind="ds"), 128256)
@@ -117,7 +115,9 @@ def test_files_of_llm_c(tmp_path: Path, tokenizer: Any, magic: int, version: int
         assert np.fromfile(tmp_path / "nano" / "train.bin", np.uint16).tolist() == TOKENS.tolist()
     content = parts[0].read_bytes()
     parts[0].write_bytes(content[:-4])
-    with pytest.raises(InputError, match=r"train_0\.bin: has .* bytes, and its llm\.c header says 100 uint.. tokens"):
+    with pytest.raises(
+        InputError, match=r"train_0\.bin: has .* bytes, and its llm\.c header declares 100 uint.. tokens"
+    ):
         typed(of, 300)
     llm_c(parts[0], TOKENS, magic, 3, dtype)
     with pytest.raises(
@@ -149,7 +149,7 @@ def test_numpys_files(tmp_path: Path, tokenizer: Any) -> None:
     assert np.fromfile(tmp_path / "train.bin", np.uint16).tolist() == TOKENS.tolist()
     np.save(tmp_path / "train.npy", TOKENS.astype(np.uint16))
     (tmp_path / "train.npy").write_bytes((tmp_path / "train.npy").read_bytes()[:-2])
-    with pytest.raises(InputError, match="its header says 400 tokens"):
+    with pytest.raises(InputError, match="its header declares 400 tokens"):
         typed(of, 300)
     (tmp_path / "train.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00broken header   ")
     with pytest.raises(InputError, match=r"a damaged \.npy file"):

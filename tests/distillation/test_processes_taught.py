@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inheritune.data import prepare
+from inheritune.corpus import prepare
 from inheritune.runlog import read_metrics
 
 TRAIN = [

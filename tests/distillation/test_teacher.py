@@ -245,7 +245,7 @@ def test_damage_is_found_where_it_is(tmp_path: Path) -> None:
     ):
         Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
     file.write_bytes(whole[:-2])
-    with pytest.raises(InputError, match=r"outputs-00000\.bin: has \d+ bytes, the manifest says"):
+    with pytest.raises(InputError, match=r"outputs-00000\.bin: has \d+ bytes, the manifest has"):
         Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
     (place / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest\.json: is damaged; remove"):

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import inheritune
-from inheritune.data import Packing, prepare, train_tokenizer
+from inheritune.corpus import prepare
+from inheritune.data import Packing, train_tokenizer
 from inheritune.errors import InputError
 from inheritune.evaluation import judge_on, mean
 from inheritune.evaluation.reading import ratio, read_text

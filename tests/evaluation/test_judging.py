@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from inheritune import runtime
-from inheritune.data import Examples, Sequences, prepare
+from inheritune.corpus import prepare
+from inheritune.data import Examples, Sequences
 from inheritune.errors import InputError, RunError
 from inheritune.evaluation import Evaluation, figures, gap, is_matched, judge, judge_on, mean, sequence_losses
 from inheritune.training import NextToken

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from inheritune.data import open_prepared, prepare
+from inheritune.corpus import prepare
+from inheritune.data import open_prepared
 from inheritune.evaluation import document_starts, greedy_continuation
 
 

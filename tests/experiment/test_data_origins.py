@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from conftest import read_json, tiny_recipe
-from inheritune.data import Sequences, open_prepared, prepare
+from inheritune.corpus import prepare
+from inheritune.data import Sequences, open_prepared
 from inheritune.experiment import run
 from inheritune.recipe import Recipe
 from inheritune.runlog import read_metrics

@@ -9,7 +9,8 @@ import pytest
 
 from conftest import tiny_recipe
 from inheritune.arch import check_tokenizer_fits, load_config, load_tokenizer
-from inheritune.data import adopt, prepare
+from inheritune.corpus import prepare
+from inheritune.data import adopt
 from inheritune.errors import InputError
 from inheritune.evaluation import evaluate
 from inheritune.experiment import run

@@ -8,7 +8,7 @@ import pytest
 from conftest import read_json, tiny_recipe
 from inheritune import compare
 from inheritune.cli import main
-from inheritune.data import prepare
+from inheritune.corpus import prepare
 from inheritune.errors import InputError
 from inheritune.experiment import Suite, load_suite, plan_recipe, plan_suite, run
 from inheritune.planner import choose_devices

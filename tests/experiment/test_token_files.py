@@ -91,6 +91,6 @@ def test_training_on_them_by_itself(tmp_path: Path, reference_folder: Path, file
     (files / "train.bin").write_bytes((files / "train.bin").read_bytes()[:-2])
     with pytest.raises(InputError, match="belongs to another training"):
         train(reference_folder, files, tmp_path / "out", settings=settings)
-    with pytest.raises(InputError, match="say which tokenizer made them; give that tokenizer"):
+    with pytest.raises(InputError, match="name the tokenizer that made them; give that tokenizer"):
         model = load_model(Reference(path=str(reference_folder)))
         train(model, files, tmp_path / "other", settings=settings)

@@ -1,4 +1,6 @@
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,12 @@ import yaml
 
 from conftest import tiny_recipe
 from inheritune.cli.description import describe
+from inheritune.corpus.filters.near_duplicates import NearDuplicates
 from inheritune.errors import InputError
-from inheritune.recipe import FILTERS, Data, NearDuplicates, check, dump_recipe, load_recipe
+from inheritune.recipe import FILTERS, Data, check, dump_recipe, load_recipe
 
 LEGAL = (
-    "language, gopher_quality, gopher_repetition, c4, fineweb_quality, length, classifier, decontaminate, "
+    "c4, classifier, decontaminate, fineweb_quality, gopher_quality, gopher_repetition, language, length, "
     "exact_duplicates, near_duplicates"
 )
 # The least that each filter must be told.
@@ -116,11 +119,11 @@ def test_what_is_wrong_is_said_at_its_place(entry: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("filters", "said"),
     [
-        (["c4", "c4"], "c4 stands in the list twice; give each its own `name`"),
-        (["c4", {"filter": "length", "min_words": 2, "name": "c4"}], "c4 stands in the list twice"),
-        (["near_duplicates", "c4"], "c4 comes after near_duplicates, which compares what all others left; put near_duplicates last"),
+        (["c4", "c4"], "c4 is in the list twice; give each its own `name`"),
+        (["c4", {"filter": "length", "min_words": 2, "name": "c4"}], "c4 is in the list twice"),
+        (["near_duplicates", "c4"], "c4 comes after near_duplicates, which compares the documents that all others keep; put near_duplicates last"),
         (["exact_duplicates", "near_duplicates", "c4"], "c4 comes after near_duplicates"),
-        (["near_duplicates", {"filter": "near_duplicates", "name": "again"}], "near_duplicates stands in the list twice; remove one"),
+        (["near_duplicates", {"filter": "near_duplicates", "name": "again"}], "near_duplicates is in the list twice; remove one"),
     ],
 )  # fmt: skip
 def test_orders_that_cannot_be_are_refused(filters: list[Any], said: str) -> None:
@@ -133,7 +136,7 @@ def test_the_same_filter_may_stand_twice_under_two_names() -> None:
 
 
 def test_filters_of_prepared_data_are_refused() -> None:
-    with pytest.raises(InputError, match="filters is for sources; leave it away"):
+    with pytest.raises(InputError, match="filters is for sources; remove it"):
         check(Data, {"prepared": "folder", "filters": ["c4"]}, "data")
 
 
@@ -158,3 +161,41 @@ def test_every_option_is_described() -> None:
         assert f"## `data.filters: filter: {name}`" in page
         for option, field in model.model_fields.items():
             assert field.description, (name, option)
+
+
+def python(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "first", ["recipe", "corpus.filters.c4", "corpus.filters.near_duplicates", "corpus.sources.reading"]
+)
+def test_all_filters_are_known_whatever_is_imported_first_and_nothing_slow_is_loaded(first: str) -> None:
+    program = f"import sys, inheritune.{first}; from inheritune.recipe import FILTERS; print(*FILTERS, sep=', ');"
+    slow = "('torch', 'transformers', 'datatrove', 'datasets', 'pyarrow')"
+    assert python(program + f"print([name for name in {slow} if name in sys.modules])") == f"{LEGAL}\n[]"
+
+
+def test_a_filter_is_registered_by_its_file(tmp_path: Path) -> None:
+    source = """
+from typing import Literal
+from inheritune.corpus.filters.base import DocumentFilter
+
+class Short(DocumentFilter):
+    filter: Literal["short"] = "short"
+"""
+    (tmp_path / "short.py").write_text(source)
+    program = f"""
+import inheritune.corpus
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def with_more(name, path=None, target=None):
+    spec = find(name, path, target)
+    if name == "inheritune.corpus.filters":
+        spec.submodule_search_locations.append({str(tmp_path)!r})
+    return spec
+PathFinder.find_spec = with_more
+from inheritune.recipe import Data, check
+print(check(Data, {{"sources": [{{"path": "a"}}], "filters": ["short"]}}, "data").filters)
+"""
+    assert python(program) == "[Short(filter='short', name=None)]"

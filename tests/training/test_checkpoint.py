@@ -17,7 +17,7 @@ import torch
 from conftest import weights
 from inheritune import runtime
 from inheritune.cli import main
-from inheritune.data import prepare
+from inheritune.corpus import prepare
 from inheritune.errors import RunError
 from inheritune.runlog import read_metrics
 from inheritune.training import checkpoint, fault_of, list_checkpoints

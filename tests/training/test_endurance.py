@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from inheritune.report.run_files import TrainingFolder
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import stored_tensors
@@ -19,6 +18,7 @@ from inheritune.data import Sequences, batch_numbers
 from inheritune.errors import RunError
 from inheritune.recipe import Training
 from inheritune.report.curves import Curve, Curves, draw_curves
+from inheritune.report.run_folder import TrainingFolder
 from inheritune.runlog import MetricsLog, Terminal, read_metrics
 from inheritune.training import Job, fault_of, list_checkpoints, train_steps
 from inheritune.training.checkpoint import Checkpoints, read_position

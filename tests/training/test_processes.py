@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from inheritune.data import prepare
+from inheritune.corpus import prepare
 from inheritune.runlog import read_metrics
 from inheritune.training import lacking_compiler
 from processes import together

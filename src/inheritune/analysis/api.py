@@ -16,6 +16,7 @@ from inheritune.analysis.figures import describe
 from inheritune.analysis.measures import COLLAPSED_BELOW
 from inheritune.analysis.rank import check_tau
 from inheritune.arch import check_positions, layer_count, load_tokenizer, parameter_count, ready, title
+from inheritune.corpus import sample_text
 from inheritune.data import (
     Rows,
     Sequences,
@@ -25,7 +26,6 @@ from inheritune.data import (
     open_data,
     packing_of,
     sample,
-    sample_text,
 )
 from inheritune.errors import InputError
 from inheritune.inheritance import check_free, free_output

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 Text = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Files, folders, patterns or addresses with text; or one recipe (.yaml), whose data is prepared.",
+        help="Files, folders, patterns or addresses with text; or one recipe (.yaml) whose data to prepare.",
         metavar="[TEXT]...",
     ),
 ]
-Out = Annotated[Path | None, typer.Option(help="The folder to write; without TEXT one that was written.")]
-Tokenizer = Annotated[str | None, typer.Option(help="The model whose tokenizer is used: hub id, folder or .gguf file.")]
+Out = Annotated[Path | None, typer.Option(help="The folder to write; without TEXT one that exists.")]
+Tokenizer = Annotated[str | None, typer.Option(help="The model whose tokenizer to use: hub id, folder or .gguf file.")]
 Size = Annotated[str | None, typer.Option(help='Training tokens, e.g. "10M tokens". Default: all the text.')]
 Validation = Annotated[str | None, typer.Option(help='Validation tokens, whole documents. Default: "100K tokens".')]
 Seed = Annotated[int | None, typer.Option(help="Draws the documents. Default: 1, or the recipe's.")]
 Sample = Annotated[bool, typer.Option("--sample", help="Print ten training documents as the model will see them.")]
 Nanogpt = Annotated[Path | None, typer.Option(help="Write train.bin and val.bin for nanoGPT into this folder as well.")]
 # Keys of a source, which hold for each TEXT.
-Include = Annotated[list[str] | None, typer.Option(help="File-name pattern taken from folders; repeatable.")]
-Exclude = Annotated[list[str] | None, typer.Option(help="File-name pattern left out of folders; repeatable.")]
+Include = Annotated[list[str] | None, typer.Option(help="Pattern of file names to take from folders; repeatable.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Pattern of file names to exclude from folders; repeatable.")]
 Document = Annotated[
     str | None,
     typer.Option(
@@ -56,11 +56,11 @@ OnError = Annotated[
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="TEXT is a folder with nanoGPT's train.bin and val.bin, whose tokens are uint16 or uint32; they are used"
-        " where they are."
+        help="TEXT is a folder with nanoGPT's train.bin and val.bin, whose tokens are uint16 or uint32; the files are"
+        " used in their place."
     ),
 ]
-Name = Annotated[str | None, typer.Option(help="What the manifest calls the text. Default: its path.")]
+Name = Annotated[str | None, typer.Option(help="The name of the text in the manifest. Default: its path.")]
 
 
 _SOURCE = ("include", "exclude", "document", "text_key", "encoding", "split", "limit", "on_error", "name")
@@ -76,10 +76,11 @@ def prepare(
     """Turn text into token shards: a validation set of whole documents and an exact training subset."""
     words = [word for word in text or () if word.startswith("--")]
     text = [word for word in text or () if not word.startswith("--")]
-    given: dict[str, Any] = {"--size": size, "--validation": validation, "--seed": seed, "--tokenizer": tokenizer}
-    given["--dtype"] = dtype
     of_source = (include or None, exclude or None, document, text_key, encoding, split, limit, on_error, name)
-    given |= {_option(key): value for key, value in zip(_SOURCE, of_source, strict=True)}
+    given: dict[str, Any] = {
+        "--size": size, "--validation": validation, "--seed": seed, "--tokenizer": tokenizer, "--dtype": dtype,
+        **{_option(key): value for key, value in zip(_SOURCE, of_source, strict=True)},
+    }  # fmt: skip
     if out is None:
         raise InputError("command line", "no folder to write to", "name it with --out")
     if not text:
@@ -91,18 +92,17 @@ def prepare(
         prepared = open_prepared(out)
         _check_nanogpt(nanogpt, out)
     else:
-        recipe = Path(text[0]) if len(text) == 1 and text[0].lower().endswith((".yaml", ".yml")) else None
-        if recipe is not None:
+        if len(text) == 1 and text[0].lower().endswith((".yaml", ".yml")):
             _only_without(given, "a recipe has these itself; override its keys, as --data.size='10M tokens'")
-        if recipe is not None:
-            make = _of_recipe(recipe, overrides(words))
+            make = _of_recipe(Path(text[0]), overrides(words))
         else:
             make = (_of_text if dtype is None else _of_token_files)(text, given, overrides(words))
-        from inheritune.data import has_result, remove_left_over
+        from inheritune.corpus import remove_left_over
+        from inheritune.data import has_result
         from inheritune.inheritance import check_free
 
         remove_left_over(out)
-        if not has_result(out):  # else it is success, where this request has made it
+        if not has_result(out):  # `make` accepts the result of the same request
             check_free(out)
         _check_nanogpt(nanogpt, out)
         prepared = make(out, terminal_of(quiet).say)
@@ -120,7 +120,7 @@ def _only_without(options: dict[str, Any], why: str) -> None:
 
 
 def _check_nanogpt(nanogpt: Path | None, out: Path) -> None:
-    """Before what takes long, and before anything is written over."""
+    """Raise InputError where `nanogpt` cannot be written, before the work begins."""
     if nanogpt is None:
         return
     from inheritune.data import has_result
@@ -138,7 +138,7 @@ def _of_recipe(file: Path, words: list[str]) -> "Make":
 
     recipe = load_recipe(file, words)
     if recipe.data.prepared is not None and nanogpt_files(recipe.data.prepared) is None:
-        raise InputError(str(file), "its data is prepared already", "use it as it is, or give data.sources")
+        raise InputError(str(file), "its data is prepared already", "use it directly, or give data.sources")
 
     def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
         from inheritune.experiment import prepare_data
@@ -155,13 +155,11 @@ def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make"
     class Words(Part):
         data: Data
 
-    tokenizer = given["--tokenizer"]
-    if tokenizer is None:
-        raise InputError("command line", "no tokenizer", "name the model whose tokenizer is used with --tokenizer")
+    tokenizer = _tokenizer_of(given, "to use")
     overridden = override({}, words).get("data")
     for option, key in (("TEXT", "sources"), ("--size", "size"), ("--validation", "validation"), ("--seed", "seed")):
         if isinstance(overridden, dict) and key in overridden and given.get(option, text) is not None:
-            raise InputError("command line", f"{option} and --data.{key} say the same thing", "give one of them")
+            raise InputError("command line", f"{option} and --data.{key} are the same setting", "give one of them")
     of_each = {key: value for key in _SOURCE if (value := given[_option(key)]) is not None}
     request: dict[str, Any] = {"sources": [{"path": path} | of_each for path in text]}
     request |= {key: given[f"--{key}"] for key in ("size", "validation", "seed") if given[f"--{key}"] is not None}
@@ -169,7 +167,7 @@ def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make"
 
     def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
         from inheritune.arch import load_tokenizer
-        from inheritune.data import list_inputs, prepare
+        from inheritune.corpus import list_inputs, prepare
 
         list_inputs(data.sources)  # before the tokenizer is loaded, or downloaded
         return prepare(data, load_tokenizer(Reference(path=tokenizer), say), out, say=say)
@@ -177,18 +175,24 @@ def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make"
     return make
 
 
+def _tokenizer_of(given: dict[str, Any], use: str) -> str:
+    if given["--tokenizer"] is None:
+        raise InputError("command line", "no tokenizer", f"name the model whose tokenizer {use} with --tokenizer")
+    return str(given["--tokenizer"])
+
+
 def _of_token_files(text: list[str], given: dict[str, Any], words: list[str]) -> "Make":
     from inheritune.data import adopt, list_token_files, nanogpt_files
     from inheritune.recipe import Reference
 
-    tokenizer, dtype = given.pop("--tokenizer"), given.pop("--dtype")
-    _only_without(given | {"a key": words or None}, "with --dtype the tokens are used as they are")
+    dtype, others = (
+        given["--dtype"],
+        {key: value for key, value in given.items() if key not in ("--tokenizer", "--dtype")},
+    )
+    _only_without(others | {"a key": words or None}, "with --dtype the tokens are used unchanged")
     if dtype not in ("uint16", "uint32"):
         raise InputError("command line", f"--dtype {dtype}", "legal are uint16 and uint32")
-    if tokenizer is None:
-        raise InputError(
-            "command line", "no tokenizer", "name the model whose tokenizer made the tokens with --tokenizer"
-        )
+    tokenizer = _tokenizer_of(given, "made the tokens")
     files = nanogpt_files(text[0], dtype) if len(text) == 1 else None
     if files is None:
         remedy = "give one folder that has both, or name other files in a recipe's data.tokens"
@@ -210,17 +214,17 @@ def _finish(prepared: "Prepared", sample: bool, nanogpt: Path | None, as_json: b
 
     if nanogpt is not None:
         write_nanogpt(prepared, nanogpt)
-    found = prepared.manifest | ({} if nanogpt is None else {"nanogpt": str(nanogpt)})
+    manifest = prepared.manifest | ({} if nanogpt is None else {"nanogpt": str(nanogpt)})
     own = Reference(path=str(prepared.tokenizer_folder))
     shown = list(preview(prepared, 10, load_tokenizer(own))) if sample else []
     if as_json:
-        typer.echo(json.dumps(found | ({"sample": shown} if sample else {}), indent=2))
+        typer.echo(json.dumps(manifest | ({"sample": shown} if sample else {}), indent=2))
         return
     for number, document in enumerate(shown, start=1):
         echo(f"--- document {number}: {document['tokens']:,} tokens")
         typer.echo(visible_text(document["text"]))
-    show_prepared(found)
-    tokens, documents = found["tokens"], found["documents"]
+    show_prepared(manifest)
+    tokens, documents = manifest["tokens"], manifest["documents"]
     echo(f"{prepared.folder}: {tokens['train']:,} training tokens of {documents['train']:,} documents,")
     echo(f"{tokens['validation']:,} validation tokens of {documents['validation']:,} documents")
     if nanogpt is not None:

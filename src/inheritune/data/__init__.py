@@ -1,11 +1,12 @@
-"""From text to token sequences: sources, filters, tokenizers, prepared data, the order of sequences."""
+"""Prepared data: token shards, their tokenizer, sequences and their order, batches; token files of other programs."""
 
 from inheritune.data.external_tokens import adopt, find_data, nanogpt_files, open_data, write_nanogpt
-from inheritune.data.filters.filtering import check_filters
 from inheritune.data.loader import Batches, MicroBatch, nothing_stored
 from inheritune.data.order import batch_numbers, batch_windows, shuffled
 from inheritune.data.prepared import (
+    FORMAT,
     Prepared,
+    check_new,
     check_prefix,
     check_prefix_fits,
     check_tokenizer,
@@ -13,64 +14,20 @@ from inheritune.data.prepared import (
     has_result,
     note_beside,
     open_prepared,
+    open_same,
     packing_of,
 )
-from inheritune.data.preparing.preparation import prepare
-from inheritune.data.preparing.states import state_of
-from inheritune.data.preparing.work import remove_left_over
-from inheritune.data.preview import preview
-from inheritune.data.sample import documents, sample, sample_text
+from inheritune.data.samples import preview, sample
 from inheritune.data.sequences import IGNORED, Examples, Packing, Rows, Sequences
 from inheritune.data.shards import Array, Shard, Tokens
-from inheritune.data.sources.inputs import list_inputs
 from inheritune.data.token_files import list_token_files, tokens_in, typed
 from inheritune.data.tokenizer import Encoder, fingerprint, prefix_tokens, separator, suffix_tokens, train_tokenizer
 
 __all__ = [
-    "IGNORED",
-    "Array",
-    "Batches",
-    "Encoder",
-    "Examples",
-    "MicroBatch",
-    "Packing",
-    "Prepared",
-    "Rows",
-    "Sequences",
-    "Shard",
-    "Tokens",
-    "adopt",
-    "batch_numbers",
-    "batch_windows",
-    "check_filters",
-    "check_prefix",
-    "check_prefix_fits",
-    "check_tokenizer",
-    "check_vocabulary",
-    "documents",
-    "find_data",
-    "fingerprint",
-    "has_result",
-    "list_inputs",
-    "list_token_files",
-    "nanogpt_files",
-    "note_beside",
-    "nothing_stored",
-    "open_data",
-    "open_prepared",
-    "packing_of",
-    "prefix_tokens",
-    "prepare",
-    "preview",
-    "remove_left_over",
-    "sample",
-    "sample_text",
-    "separator",
-    "shuffled",
-    "state_of",
-    "suffix_tokens",
-    "tokens_in",
-    "train_tokenizer",
-    "typed",
-    "write_nanogpt",
-]
+    "FORMAT", "IGNORED", "Array", "Batches", "Encoder", "Examples", "MicroBatch", "Packing", "Prepared", "Rows",
+    "Sequences", "Shard", "Tokens", "adopt", "batch_numbers", "batch_windows", "check_new", "check_prefix",
+    "check_prefix_fits", "check_tokenizer", "check_vocabulary", "find_data", "fingerprint", "has_result",
+    "list_token_files", "nanogpt_files", "note_beside", "nothing_stored", "open_data", "open_prepared", "open_same",
+    "packing_of", "prefix_tokens", "preview", "sample", "separator", "shuffled", "suffix_tokens", "tokens_in",
+    "train_tokenizer", "typed", "write_nanogpt",
+]  # fmt: skip

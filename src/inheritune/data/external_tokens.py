@@ -1,4 +1,4 @@
-"""Token files of other programs, adopted as prepared data where they are; ours written as nanoGPT's."""
+"""External tokens: token files of other programs as prepared data, in their place; and ours written for nanoGPT."""
 
 import glob
 import hashlib
@@ -14,12 +14,13 @@ from inheritune.data.prepared import (
     FORMAT,
     MANIFEST,
     Prepared,
+    check_new,
     has_result,
     note_beside,
     open_prepared,
     open_same,
     opened,
-)
+)  # fmt: skip
 from inheritune.data.token_files import REMEDY, TokenFile, list_token_files, typed
 from inheritune.data.tokenizer import fingerprint, separator
 from inheritune.errors import InputError
@@ -36,16 +37,16 @@ _NANOGPT = {"train": "train.bin", "validation": "val.bin"}
 
 
 def nanogpt_files(folder: str | Path, dtype: Any = None) -> TokenFiles | None:
-    """train.bin and val.bin of a folder that nanoGPT's scripts wrote; None where it is no such folder."""
+    """train.bin and val.bin of a folder that nanoGPT's scripts wrote; None for another folder."""
     folder = Path(folder)
-    found = {split: folder / name for split, name in _NANOGPT.items()}
-    if (folder / MANIFEST).exists() or not all(file.is_file() for file in found.values()):
+    files = {split: folder / name for split, name in _NANOGPT.items()}
+    if (folder / MANIFEST).exists() or not all(file.is_file() for file in files.values()):
         return None
-    return TokenFiles(**{split: [glob.escape(str(file))] for split, file in found.items()}, dtype=dtype)
+    return TokenFiles(**{split: [glob.escape(str(file))] for split, file in files.items()}, dtype=dtype)
 
 
 def adopt(files: TokenFiles, tokenizer: "PreTrainedTokenizerBase", out: str | Path) -> Prepared:
-    """Prepared data in the folder `out` that consists of `files` where they are: a manifest, and the tokenizer.
+    """Prepared data in the folder `out` that consists of `files` in their place: a manifest, and the tokenizer.
 
     Every file is read once, in bounded memory. Raises InputError as `survey` does, and where `out` holds something else
     than the result of the same call.
@@ -54,7 +55,7 @@ def adopt(files: TokenFiles, tokenizer: "PreTrainedTokenizerBase", out: str | Pa
     with claimed(Path(os.path.realpath(out))):
         if has_result(out):
             return open_same(out, {"request": _request(files)}, fingerprint(tokenizer))
-        _check_new(out)
+        check_new(out)
         manifest = survey(files, vocabulary_size(tokenizer), tokenizer)
         with new_folder(out) as partial:
             tokenizer.save_pretrained(partial / "tokenizer")
@@ -65,18 +66,18 @@ def adopt(files: TokenFiles, tokenizer: "PreTrainedTokenizerBase", out: str | Pa
 def open_data(
     data: "Prepared | str | Path", runtime: Runtime, vocabulary: int, tokenizer: "PreTrainedTokenizerBase | None"
 ) -> Prepared:
-    """Data at the beginning of a training or an evaluation, every byte of it read once by the first process, but for
-    what a run noted beside its data folder.
+    """Data at the beginning of a training or an evaluation. The first process reads every byte once, except of shards
+    that a run has verified before and that have not changed.
 
     `data` is prepared data, its folder, or a folder with nanoGPT's train.bin and val.bin; `tokenizer` and `vocabulary`
-    are then what the tokens are said to be of. Raises InputError for data that is missing, damaged or does not fit.
+    are those of such tokens. Raises InputError for data that is missing, damaged or does not fit.
     """
-    found = find_data(data)
-    if isinstance(found, TokenFiles):
-        return opened(Path(), runtime.on_rank0(lambda: survey(found, vocabulary, tokenizer)))
+    source = find_data(data)
+    if isinstance(source, TokenFiles):
+        return opened(Path(), runtime.on_rank0(lambda: survey(source, vocabulary, tokenizer)))
     note = None if isinstance(data, Prepared) else note_beside(Path(data))
-    runtime.on_rank0(lambda: found.verify(note if note is not None and note.exists() else None))
-    return found
+    runtime.on_rank0(lambda: source.verify(note if note is not None and note.exists() else None))
+    return source
 
 
 def find_data(data: "Prepared | str | Path") -> Prepared | TokenFiles:
@@ -97,9 +98,10 @@ def survey(files: TokenFiles, vocabulary: int, tokenizer: "PreTrainedTokenizerBa
     """
     end_of_text = None if tokenizer is None else separator(tokenizer, "reference.tokenizer")
     # A model may embed more than its tokenizer has, and the type is that of the tokens.
-    found = typed(files, vocabulary if tokenizer is None else vocabulary_size(tokenizer))
-    scans = {split: [_scan(one, end_of_text) for one in each] for split, each in found.items()}
-    for scan in [scan for each in scans.values() for scan in each]:
+    listed = typed(files, vocabulary if tokenizer is None else vocabulary_size(tokenizer))
+    scans = {split: [_scan(one, end_of_text) for one in each] for split, each in listed.items()}
+    every = [scan for each in scans.values() for scan in each]
+    for scan in every:
         if scan.largest >= vocabulary:
             raise InputError(
                 str(scan.of.file),
@@ -108,24 +110,13 @@ def survey(files: TokenFiles, vocabulary: int, tokenizer: "PreTrainedTokenizerBa
             )
     return {
         "format": FORMAT,
-        "dtype": found["train"][0].dtype,
+        "dtype": every[0].of.dtype,
         "tokens": {split: sum(scan.tokens for scan in each) for split, each in scans.items()},
         "documents": {split: sum(scan.ends for scan in each) for split, each in scans.items()},
-        "largest_token": max(scan.largest for each in scans.values() for scan in each),
+        "largest_token": max(scan.largest for scan in every),
         "end_of_text": end_of_text,
         "tokenizer": None if tokenizer is None else fingerprint(tokenizer),
-        "shards": {
-            split: [
-                {
-                    "file": str(scan.of.file),
-                    "tokens": scan.tokens,
-                    "sha256": scan.sha256,
-                    **({"offset": scan.of.offset} if scan.of.offset else {}),
-                }
-                for scan in each
-            ]
-            for split, each in scans.items()
-        },
+        "shards": {split: [scan.shard() for scan in each] for split, each in scans.items()},
         "request": _request(files),
         "remedy": REMEDY,
         "versions": versions(),
@@ -137,7 +128,7 @@ def write_nanogpt(prepared: Prepared, out: str | Path) -> None:
     """Write train.bin and val.bin as nanoGPT reads them (uint16, no header) into the new folder `out`; a folder that
     holds the same already is left as it is.
 
-    Raises InputError for tokens that do not fit into uint16, and where something else stands there.
+    Raises InputError for tokens that do not fit into uint16, and where `out` has other files.
     """
     out = Path(out)
     if prepared.manifest["dtype"] != "uint16":
@@ -150,7 +141,7 @@ def write_nanogpt(prepared: Prepared, out: str | Path) -> None:
     with claimed(Path(os.path.realpath(out))):
         if all(_holds(out / name, _blocks(prepared, split)) for split, name in _NANOGPT.items()):
             return
-        _check_new(out)
+        check_new(out)
         with new_folder(out) as partial:
             for split, name in _NANOGPT.items():
                 with (partial / name).open("wb") as target:
@@ -178,11 +169,6 @@ def _request(files: TokenFiles) -> dict[str, Any]:
     return {"tokens": files.model_dump(mode="json")}
 
 
-def _check_new(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(str(out), "exists already", "give another folder, or remove it")
-
-
 @dataclass(frozen=True)
 class _Scan:
     of: TokenFile
@@ -191,13 +177,18 @@ class _Scan:
     largest: int
     sha256: str
 
+    def shard(self) -> dict[str, Any]:
+        """As in the manifest."""
+        offset = {"offset": self.of.offset} if self.of.offset else {}
+        return {"file": str(self.of.file), "tokens": self.tokens, "sha256": self.sha256, **offset}
+
 
 def _scan(one: TokenFile, end_of_text: int | None) -> _Scan:
     """Read a file once, a block at a time."""
     digest, tokens, ends, largest = hashlib.sha256(), 0, 0, 0
-    with one.file.open("rb") as opened_file:
-        digest.update(opened_file.read(one.offset))
-        while block := opened_file.read(_BLOCK):
+    with one.file.open("rb") as file:
+        digest.update(file.read(one.offset))
+        while block := file.read(_BLOCK):
             digest.update(block)
             row = np.frombuffer(block, np.dtype(one.dtype).newbyteorder("<"))
             tokens, largest = tokens + len(row), max(largest, int(row.max()))

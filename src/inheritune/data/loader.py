@@ -16,16 +16,16 @@ from inheritune.data.shards import Array
 if TYPE_CHECKING:
     import torch
 
-_AHEAD = 4  # batches: a slow read is made up for by those before it
-_SWITCH = 0.001  # seconds after which the interpreter leaves a busy thread: a reader needs it again after each sequence
+_AHEAD = 4  # batches: they hide a slow read
+_SWITCH = 0.001  # seconds until the interpreter leaves a busy thread; the reader needs it after each sequence
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Examples of the sequences of these `numbers`; rows beyond them fill up the micro-batch, and count nothing.
+    """Examples of the sequences of these `numbers`; further rows fill the micro-batch and have no targets.
 
     Windows that begin anywhere have the number of the sequence in which they begin. `counted` is the number of targets
-    that count. `stored` is what else is kept of the sequences, each with B rows.
+    that count. `stored` are further tensors of the sequences, each with B rows.
     """
 
     numbers: list[int]
@@ -35,16 +35,16 @@ class MicroBatch:
 
 
 def nothing_stored(starts: Array) -> "tuple[torch.Tensor, ...]":
-    """What is kept of sequences besides their tokens, where nothing is."""
+    """The further tensors of sequences that have none."""
     return ()
 
 
 class Batches:
-    """The batches of a training as one of several processes sees them, the next ones read ahead in a thread.
+    """One process's share of the batches of a training; the next ones are read ahead in a thread.
 
-    All micro-batches have as many rows, and every process has as many of them. They have the same length
-    too, but where a prefix is put in front of the documents inside a sequence. `stored` reads what else is kept of
-    the sequences that begin at some tokens of the text.
+    All micro-batches have the same number of rows, and every process has the same number of micro-batches. Their rows
+    have one length too, except where a prefix is put before the documents inside a sequence. `stored` reads the further
+    tensors of the sequences that begin at some tokens of the text.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Batches:
 
     @contextmanager
     def reading_ahead(self) -> Iterator[None]:
-        """Inside, the batches after the one that was asked for are read in the background."""
+        """Inside this context the batches after the requested one are read in the background."""
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         before = sys.getswitchinterval()
         sys.setswitchinterval(min(before, _SWITCH))
@@ -91,10 +91,10 @@ class Batches:
         numbers = (mine // self.sequences.sequence_length).tolist()
         every, stored = self.sequences.windows(filled).examples(), self.stored(filled)
         every.targets[len(mine) :] = IGNORED
-        found = []
+        micro_batches = []
         for first in range(0, len(filled), size):
             part, rest = every.part(first, first + size), tuple(tensor[first : first + size] for tensor in stored)
             if self.pin:
                 part, rest = part.pinned(), tuple(tensor.contiguous().pin_memory() for tensor in rest)
-            found.append(MicroBatch(numbers[first : first + size], part, part.counted, rest))
-        return found
+            micro_batches.append(MicroBatch(numbers[first : first + size], part, part.counted, rest))
+        return micro_batches

@@ -1,4 +1,4 @@
-"""Prepared data: opening it, and the checks that it is whole and belongs to the tokenizer and model at hand."""
+"""Prepared data: opening it, and the checks that it is whole and belongs to the tokenizer and model in use."""
 
 import os
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 FORMAT = 2
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation")
-_FACTS = ("tokens", "documents", "largest_token", "end_of_text", "tokenizer")  # that others ask for
+_FACTS = ("tokens", "documents", "largest_token", "end_of_text", "tokenizer")  # keys that other rooms read
 _EXECUTION = ("executor", "workers", "slurm")  # keys of a request on which the result does not depend
 _REMEDY = "prepare the data again"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A folder whose manifest says where the tokens are; one long row of them each for 'train' and 'validation'."""
+    """A folder whose manifest names the files of tokens; one long row of tokens each for 'train' and 'validation'."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -34,7 +34,7 @@ class Prepared:
     @property
     def tokenizer_folder(self) -> Path:
         """The tokenizer that made the tokens. Raises InputError where token files were opened without one."""
-        self._check_named("tokenizer")
+        self._check_known("tokenizer")
         return self.folder / "tokenizer"
 
     @property
@@ -44,8 +44,8 @@ class Prepared:
 
     @property
     def end_of_text(self) -> int:
-        """The token behind every document. Raises InputError where token files were opened without a tokenizer."""
-        self._check_named("end_of_text")
+        """The token after every document. Raises InputError where token files were opened without a tokenizer."""
+        self._check_known("end_of_text")
         return int(self.manifest["end_of_text"])
 
     @property
@@ -57,24 +57,24 @@ class Prepared:
         """The tokens of 'train' or 'validation'."""
         return self.splits[split]
 
-    def _check_named(self, fact: str) -> None:
+    def _check_known(self, fact: str) -> None:
         if self.manifest[fact] is None:
-            raise InputError("data", "raw token files do not say which tokenizer made them", "give that tokenizer")
+            raise InputError("data", "raw token files do not name the tokenizer that made them", "give that tokenizer")
 
     def verify(self, note: Path | None = None) -> None:
         """Read all shards once. Raises InputError that names one which changed since it was written.
 
-        The file `note` keeps what was found. A shard that stands there with the size and times that it still has is
-        not read again, so that what goes on often does not read a terabyte each time.
+        The file `note` keeps the result. A shard whose size and times are still those in it is not read again, so that
+        a run that is resumed often does not read a terabyte each time.
         """
         known = _noted(note) if note is not None else {}
-        found = {file: state for tokens in self.splits.values() for file, state in tokens.verify(known).items()}
-        if note is not None and found != known:
-            write_json(note, found)
+        states = {file: state for tokens in self.splits.values() for file, state in tokens.verify(known).items()}
+        if note is not None and states != known:
+            write_json(note, states)
 
 
 def note_beside(folder: Path) -> Path:
-    """Where it stands which shards of a run's data were found whole: beside its folder, which may be a link."""
+    """The file that records which shards of a run's data are whole: beside its folder, which may be a link."""
     return folder.with_name(f"{folder.name}-verified.json")
 
 
@@ -89,7 +89,7 @@ def _noted(note: Path) -> dict[str, Any]:
 def open_prepared(folder: str | Path) -> Prepared:
     """Open what `prepare` or `adopt` wrote, by its manifest and the sizes of its files.
 
-    Raises InputError for a file that is missing, unreadable or cut short; `Prepared.verify` finds what else changed.
+    Raises InputError for a file that is missing, unreadable or cut short; `Prepared.verify` finds other changes.
     """
     folder = Path(os.path.realpath(folder))
     place = folder / MANIFEST
@@ -110,18 +110,24 @@ def has_result(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def check_new(out: Path) -> None:
+    """Raise InputError unless `out` is missing or an empty folder."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(str(out), "exists already", "give another folder, or remove it")
+
+
 def open_same(folder: Path, asked: dict[str, Any], tokenizer: str | None) -> Prepared:
     """The finished result of a request, verified. `asked` has the keys of its manifest that tell requests apart.
 
     `tokenizer` is the fingerprint of the tokenizer that was asked for; None where a new one is made. Raises InputError
-    where the folder holds the result of another request, and says what differs.
+    where the folder holds the result of another request; it names the differences.
     """
-    found = open_prepared(folder)
-    before = {key: found.manifest.get(key, asked[key]) for key in asked}  # earlier versions wrote fewer keys
+    prepared = open_prepared(folder)
+    before = {key: prepared.manifest.get(key, asked[key]) for key in asked}  # earlier versions wrote fewer keys
     if isinstance(before["request"], dict) and "sources" in before["request"]:
         before["request"] = completed(Data, before["request"])
     different = changes(before["request"], asked["request"], _EXECUTION)
-    if tokenizer not in (None, found.manifest["tokenizer"]):
+    if tokenizer not in (None, prepared.manifest["tokenizer"]):
         different.append("another tokenizer")
     if before.get("new_tokenizer") != asked.get("new_tokenizer"):
         different.append("another new tokenizer")
@@ -130,52 +136,50 @@ def open_same(folder: Path, asked: dict[str, Any], tokenizer: str | None) -> Pre
     if different:
         what = f"holds data of another request: {', '.join(different[:3])}"
         raise InputError(str(folder), what, "give another folder, or remove it")
-    found.verify()
-    return found
+    prepared.verify()
+    return prepared
 
 
 def opened(folder: Path, manifest: dict[str, Any]) -> Prepared:
-    """The data of a manifest, whose files are named from `folder` on. Raises InputError as `open_prepared` does."""
-    if not isinstance(manifest, dict):
-        raise InputError(str(folder / MANIFEST), "damaged: no mapping of keys", _REMEDY)
-    found, dtype = manifest.get("format"), manifest.get("dtype")
-    if found != FORMAT:
-        raise InputError(str(folder / MANIFEST), f"format {found}, this version reads {FORMAT}", _REMEDY)
-    if dtype not in DTYPES:
-        raise InputError(str(folder / MANIFEST), f"tokens of type {dtype}, legal are {', '.join(DTYPES)}", _REMEDY)
-    remedy = manifest.get("remedy", _REMEDY)
+    """The data of a manifest; its files are relative to `folder`. Raises InputError as `open_prepared` does."""
+
+    def check(is_right: bool, what: str) -> None:
+        if not is_right:
+            raise InputError(str(folder / MANIFEST), what, _REMEDY)
+
+    check(isinstance(manifest, dict), "damaged: no mapping of keys")
+    version, dtype = manifest.get("format"), str(manifest.get("dtype"))
+    check(version == FORMAT, f"format {version}, this version reads {FORMAT}")
+    check(dtype in DTYPES, f"tokens of type {dtype}, legal are {', '.join(DTYPES)}")
     try:
         for key in _FACTS:
             manifest[key]
-        shards = {split: [_shard(folder, said) for said in manifest["shards"][split]] for split in SPLITS}
+        shards = {
+            split: [
+                Shard(folder / entry["file"], entry["tokens"], entry["sha256"], entry.get("offset", 0))
+                for entry in manifest["shards"][split]
+            ]
+            for split in SPLITS
+        }
     except (KeyError, TypeError) as error:
-        raise InputError(str(folder / MANIFEST), f"damaged: it says nothing of {error}", _REMEDY) from None
+        raise InputError(str(folder / MANIFEST), f"damaged: it has no {error}", _REMEDY) from None
+    remedy = manifest.get("remedy", _REMEDY)
     return Prepared(folder, manifest, {split: Tokens(shards[split], dtype, remedy) for split in SPLITS})
 
 
-def _shard(folder: Path, said: dict[str, Any]) -> Shard:
-    return Shard(folder / said["file"], said["tokens"], said["sha256"], said.get("offset", 0))
-
-
 def check_tokenizer(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", place: str) -> None:
-    """Raise InputError unless the data was tokenised by this tokenizer."""
+    """Raise InputError unless this tokenizer made the tokens of the data."""
     if fingerprint(tokenizer) != prepared.manifest["tokenizer"]:
-        raise InputError(
-            place,
-            f"the data in {prepared.folder} was made with another tokenizer",
-            "prepare it with this model's tokenizer",
-        )
+        what = f"the data in {prepared.folder} was made with another tokenizer"
+        raise InputError(place, what, "prepare it with this model's tokenizer")
 
 
 def check_vocabulary(prepared: Prepared, vocabulary: int, place: str) -> None:
     """Raise InputError when the data holds a token that the model does not embed."""
     largest = prepared.manifest["largest_token"]
     if largest >= vocabulary:
-        raise InputError(
-            place,
-            f"tokenizer and model do not fit: the data has token {largest}, the model embeds {vocabulary}",
-            "prepare the data with the model's own tokenizer",
-        )
+        what = f"tokenizer and model do not fit: the data has token {largest}, the model embeds {vocabulary}"
+        raise InputError(place, what, "prepare the data with the model's own tokenizer")
 
 
 def packing_of(
@@ -184,9 +188,9 @@ def packing_of(
 ) -> Packing:  # fmt: skip
     """How prepared data becomes the input of a model whose own tokenizer is `tokenizer` (None: unknown, no prefix).
 
-    `attention` is `sequence` or `document`. `prefix` is `auto`, the tokens that the tokenizer puts in front of a text
-    unless the data were prepared with `prefix: none`; or `none`. Raises InputError for another word, and where
-    attention is to stay inside documents and nothing says where they end.
+    `attention` is `sequence` or `document`. `prefix` is `auto`, the tokens that the tokenizer puts before a text unless
+    the data were prepared with `prefix: none`; or `none`. Raises InputError for another word, and where attention is to
+    stay inside documents whose ends are unknown.
     """
     check_prefix(prefix, "prefix")
     if prefix == "none" or prepared.manifest.get("prefix") == "none":
@@ -205,4 +209,4 @@ def check_prefix_fits(packing: Packing, vocabulary: int, place: str) -> None:
 def check_prefix(prefix: str, place: str) -> None:
     """Raise InputError unless `prefix` is `auto` or `none`."""
     if prefix not in ("auto", "none"):
-        raise InputError(place, f"got {prefix!r}", "give auto (what the model's tokenizer puts in front) or none")
+        raise InputError(place, f"got {prefix!r}", "give auto (the prefix of the model's tokenizer) or none")

@@ -1,8 +1,8 @@
-"""Sequences: the text cut into pieces, and what a model is given of each piece and has to predict.
+"""Sequences: the text cut into pieces, with the inputs and targets of a model for each piece.
 
-One rule holds for training, judging, analysis and distillation. The tokens that the model's own tokenizer puts in front
-of a text, its prefix, stand in front of every sequence and at the start of every document in it. They are context:
-they are never predicted, and they count in no budget.
+One rule holds for training, judging, analysis and distillation. The tokens that the model's own tokenizer puts before a
+text, its prefix, precede every sequence and every document in it. They are context: they are never predicted, and they
+count in no budget.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +27,8 @@ IGNORED = -100
 class Packing:
     """How text becomes the input of a model.
 
-    `prefix` are the tokens in front of every sequence and document. `end_of_text` is the token that ends a document;
-    None where it is unknown. With `documents`, attention stays inside each document.
+    `prefix` are the tokens before every sequence and document. `end_of_text` is the token that ends a document; None
+    where it is unknown. With `documents`, attention stays inside each document.
     """
 
     prefix: tuple[int, ...] = ()
@@ -37,21 +37,21 @@ class Packing:
 
     @property
     def context(self) -> int:
-        """How many tokens of the text a sequence shows before its first target: one where there is no prefix."""
+        """How many tokens of the text precede the first target of a sequence: one where there is no prefix."""
         return 0 if self.prefix else 1
 
     @property
     def prefix_ends_documents(self) -> bool:
-        """Whether the prefix is the end-of-text token (OPT): the end of one document then serves as the next one's."""
+        """Whether the prefix is the end-of-text token (OPT): a document's end is then the prefix of the next one."""
         return self.prefix == (self.end_of_text,)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What a model is given of B sequences, and what it has to predict.
+    """The inputs and targets of a model for B sequences.
 
-    `inputs` and `targets` have the shape (B, T); a target that does not count is IGNORED. `lengths` are the inputs of
-    each sequence; behind them stands padding that counts nothing. `positions` (B, T) are the places of tokens in their
+    `inputs` and `targets` have the shape (B, T); a target that does not count is IGNORED. `lengths` are the numbers of
+    inputs of each sequence; padding without targets follows them. `positions` (B, T) are the places of tokens in their
     documents, where attention stays inside documents. `places` (B, L) are the inputs that predict the L tokens of the
     text in each sequence, -1 for a token that none predicts; None if input i predicts token i for every i.
     """
@@ -105,7 +105,7 @@ class Examples:
 class Rows:
     """Pieces of text of equal length, (N, context + L) tokens, and how they are packed.
 
-    A negative token fills up a piece at the end of a text that is shorter.
+    Negative tokens fill a piece at the end of a text that is shorter.
     """
 
     windows: Array
@@ -126,7 +126,7 @@ class Rows:
 
     @property
     def predicted(self) -> Array:
-        """The tokens of the text, (N, L), IGNORED where one is not predicted: a stored prefix, or none at all."""
+        """The tokens of the text, (N, L), IGNORED or negative where none is predicted: a stored prefix, padding."""
         tokens = self.windows[:, self.packing.context :]
         if not self.packing.prefix:
             return tokens
@@ -138,7 +138,7 @@ class Rows:
         return replace(self, windows=self.windows[chosen if chosen.dtype == bool else chosen.astype(np.int64)])
 
     def cut(self, length: int) -> "Rows":
-        """The text of each piece in shorter ones of `length` predicted tokens; what fills none is left out."""
+        """The text of each piece in shorter ones of `length` predicted tokens; a rest that fills none is dropped."""
         context, each = self.packing.context, self.sequence_length // length
         starts = np.arange(each) * length
         shorter = self.windows[:, starts[:, None] + np.arange(context + length)]
@@ -150,13 +150,13 @@ class Rows:
         return self.examples().lengths
 
     def examples(self) -> Examples:
-        """What a model is given and has to predict, on the CPU."""
+        """The inputs and targets, on the CPU."""
         return _examples(self.windows, self.packing)
 
     def batches(self, size: int) -> Iterator[tuple[Array, Examples]]:
         """All pieces, up to `size` at a time, and their numbers; those of one batch are equally long.
 
-        So none is padded. Most have one length; a piece in which documents begin has a prefix more for each.
+        So none is padded. Most have one length; a piece is longer by a prefix for each document that begins in it.
         """
         lengths = np.asarray(self.lengths)
         for length in np.unique(lengths):
@@ -170,8 +170,8 @@ class Sequences:
     """A row of tokens cut into sequences of L predicted tokens.
 
     With a prefix, a sequence is the L tokens. Without one it begins with the last token of the sequence before, so that
-    every token but the first is predicted exactly once. What does not fill a last sequence is left out. `sampling` says
-    in which order a training takes them; `with replacement` it takes windows that begin anywhere.
+    every token but the first is predicted exactly once. A rest that does not fill a sequence is dropped. `sampling` is
+    the order in which a training takes them; `with replacement` it takes windows that begin anywhere.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class Sequences:
 
     @property
     def left_over(self) -> int:
-        """Tokens at the end that fill no sequence; windows that begin anywhere leave none."""
+        """Tokens at the end that fill no sequence; none with windows that begin anywhere."""
         whole = len(self.tokens) - self.packing.context - self.count * self.sequence_length
         return whole if self.sampling == "shuffled" else 0
 
@@ -220,7 +220,7 @@ class Sequences:
 
 
 def _examples(windows: Array, packing: Packing) -> Examples:
-    """Put the prefix in front of pieces of text (B, context + L) and of the documents in them, and mark the targets."""
+    """Put the prefix before pieces of text (B, context + L) and before the documents in them, and mark the targets."""
     import torch
 
     if not packing.prefix and not packing.documents and (windows >= 0).all():
@@ -232,7 +232,7 @@ def _examples(windows: Array, packing: Packing) -> Examples:
     tokens, begins, places = np.maximum(windows, 0), _document_starts(windows, packing), None
     if packing.prefix:
         first, stored = _stored_prefixes(windows, packing)
-        # where the end of a document is the prefix of the next one, the prefix is there already
+        # where the end of a document is the prefix of the next one, that prefix exists already
         shared = packing.prefix_ends_documents and not packing.documents
         sites = np.zeros_like(begins) if shared else begins & ~first
         sites[:, 0] = ~first[:, 0]
@@ -249,7 +249,7 @@ def _examples(windows: Array, packing: Packing) -> Examples:
 
 
 def _document_starts(windows: Array, packing: Packing) -> Array:
-    """Where a sequence or, behind an end-of-text token, a document begins: booleans of the windows' shape."""
+    """Where a sequence or, after an end-of-text token, a document begins: booleans of the windows' shape."""
     starts = np.zeros(windows.shape, bool)
     if packing.end_of_text is not None and (packing.prefix or packing.documents):
         starts[:, 1:] = (windows[:, :-1] == packing.end_of_text) & (windows[:, 1:] >= 0)
@@ -258,7 +258,7 @@ def _document_starts(windows: Array, packing: Packing) -> Array:
 
 
 def _stored_prefixes(windows: Array, packing: Packing) -> tuple[Array, Array]:
-    """Where the text itself has the prefix, as token files of other programs may: its first token, and all of them.
+    """Where the text itself has the prefix, as external token files may: its first token, and all its tokens.
 
     Nowhere, where end-of-text is part of the prefix: then a token of the text is the end of a document. A prefix may
     be cut off by either end of a window.

@@ -1,4 +1,4 @@
-"""Token files: rows of little-endian uint16 or uint32, several of which make one long row."""
+"""Shards: files of little-endian uint16 or uint32 tokens, several of which form one long row."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ from inheritune.runlog import checksum
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = ("uint16", "uint32")
-_OPEN_FILES = 256  # at once: below what systems allow, and a shard more costs an open and a close
+_OPEN_FILES = 256  # at once: below what systems allow; a further shard costs an open and a close
 
 
 @dataclass(frozen=True)
@@ -30,24 +30,24 @@ class Shard:
 
 
 class Tokens:
-    """One long row of tokens over several files, read where it is asked for.
+    """One long row of tokens over several files, of which only the requested parts are read.
 
-    Read by pread and not mapped: when a file cannot be read any more there is an error to report instead of a signal
-    that ends the process, and what was read does not count as the process's memory. May be read by several threads.
+    It uses pread, not a memory map: a file that cannot be read any more gives an error instead of a signal that ends
+    the process, and the pages do not count as the process's memory. Several threads may read.
     """
 
     def __init__(self, shards: Sequence[Shard], dtype: str, remedy: str = "prepare the data again") -> None:
-        """Look at the files' sizes, nothing else.
+        """Check the sizes of the files, nothing else.
 
-        `remedy` is what errors advise. Raises InputError that names a file which is missing, unreadable, or has
-        another size than said.
+        `remedy` is the advice of errors. Raises InputError that names a file which is missing, unreadable, or has
+        another size than its shard.
         """
         self.shards, self.dtype, self.remedy = tuple(shards), np.dtype(dtype).newbyteorder("<"), remedy
         for shard in self.shards:
             size = file_size(shard.file, remedy)
             expected = self._end(shard)
             if size != expected:
-                raise InputError(str(shard.file), f"has {size} bytes, the manifest says {expected}", remedy)
+                raise InputError(str(shard.file), f"has {size} bytes, the manifest has {expected}", remedy)
         self._ends = np.cumsum([shard.tokens for shard in self.shards], dtype=np.int64)
         self._ends_list = self._ends.tolist()
         self._offsets = np.array([shard.offset for shard in self.shards], np.int64)
@@ -57,43 +57,43 @@ class Tokens:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, start: int = 0, count: int | None = None) -> Array:
-        """`count` tokens from `start` on (default: all that follow), shape (count,).
+        """`count` tokens from `start` (default: all that follow), shape (count,).
 
         Raises RunError that names the file which cannot be read.
         """
         count = len(self) - start if count is None else count
         if not 0 <= start <= len(self) - count:
             raise IndexError(f"{count} tokens from {start}: there are {len(self)}")
-        found = np.empty(count, self.dtype)
+        tokens = np.empty(count, self.dtype)
         if count:
             number = bisect_right(self._ends_list, start)
             first = self._ends_list[number] - self.shards[number].tokens
             offset = self.shards[number].offset + (start - first) * self.dtype.itemsize
-            self._fill(found.data.cast("B"), number, offset)
-        return found
+            self._fill(tokens.data.cast("B"), number, offset)
+        return tokens
 
     def rows(self, starts: Array, count: int) -> Array:
-        """`count` tokens from each of `starts` (B,) on, shape (B, count). Raises RunError as `read` does."""
+        """`count` tokens from each of `starts` (B,), shape (B, count). Raises RunError as `read` does."""
         if len(starts) and not 0 <= int(starts.min()) <= int(starts.max()) <= len(self) - count:
             raise IndexError(f"{count} tokens from {starts.min()} to {starts.max()}: there are {len(self)}")
-        found = np.empty((len(starts), count), self.dtype)
+        tokens = np.empty((len(starts), count), self.dtype)
         width = count * self.dtype.itemsize
-        if not found.size:
-            return found
-        whole = found.data.cast("B")
+        if not tokens.size:
+            return tokens
+        whole = tokens.data.cast("B")
         numbers = np.searchsorted(self._ends, starts, side="right")
         first = self._ends[numbers] - np.array([shard.tokens for shard in self.shards])[numbers]
         offsets = self._offsets[numbers] + (starts - first) * self.dtype.itemsize
         for row, (number, offset) in enumerate(zip(numbers.tolist(), offsets.tolist(), strict=True)):
             self._fill(whole[row * width : (row + 1) * width], number, offset)
-        return found
+        return tokens
 
     def _end(self, shard: Shard) -> int:
         """Bytes of a whole file."""
         return shard.offset + shard.tokens * self.dtype.itemsize
 
     def _fill(self, part: memoryview, number: int, offset: int) -> None:
-        """Bytes from `offset` of a shard on, and from the beginning of those behind it."""
+        """Read bytes from `offset` of a shard, and from the beginning of the next ones."""
         while True:
             shard = self.shards[number]
             try:
@@ -112,25 +112,25 @@ class Tokens:
                 raise _lost(shard.file, f"has {size} bytes, it had more when it was opened")
 
     def verify(self, known: Mapping[str, Sequence[Any]] | None = None) -> dict[str, list[Any]]:
-        """Read everything once, but for files that are as `known` says; returns what is known now, by file.
+        """Read everything once, except files whose state is in `known`; returns the states by file.
 
         Raises InputError that names a file whose content is not what was written.
         """
-        found = {}
+        states = {}
         for shard in self.shards:
             try:
-                status = shard.file.stat()  # before it is read: what is written meanwhile shows next time
+                status = shard.file.stat()  # before it is read, so that a later change shows next time
                 state = [shard.sha256, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
                 if state != (known or {}).get(str(shard.file)) and checksum(shard.file) != shard.sha256:
                     raise InputError(str(shard.file), "changed since it was written (checksum)", self.remedy)
             except OSError as error:
                 raise InputError(str(shard.file), f"cannot be read ({error.strerror})", self.remedy) from None
-            found[str(shard.file)] = state
-        return found
+            states[str(shard.file)] = state
+        return states
 
 
 class _OpenFile:
-    """A descriptor that is closed when the last one who reads from it lets go."""
+    """A descriptor that is closed with the last reference to it."""
 
     def __init__(self, file: Path) -> None:
         self.descriptor = -1
@@ -161,4 +161,4 @@ def file_size(file: Path, remedy: str) -> int:
 
 
 def _lost(file: Path, what: str) -> RunError:
-    return RunError(str(file), what, "bring the file back as it was; the same command then goes on where it stopped")
+    return RunError(str(file), what, "bring the file back as it was; the same command then resumes")

@@ -1,4 +1,4 @@
-"""Token files of other programs: where their tokens begin, and whether they have two or four bytes."""
+"""Token files of other programs: where their tokens begin, and whether a token has two or four bytes."""
 
 import glob
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ _NARROW, _WIDE = DTYPES
 _LLM_C = {(20240520, 1): _NARROW, (20240801, 7): _WIDE}
 _LLM_C_BYTES = 1024
 _NPY = b"\x93NUMPY"
-_SAMPLE = 2**16  # bytes of a file that are looked at
+_SAMPLE = 2**16  # bytes of a file that are examined
 _ENOUGH = 16  # pairs of halves, for a pattern in them not to be chance
 _SMALL = 16  # upper halves below it are those of a vocabulary of up to a million entries
-_SAY = "say which with `data.tokens.dtype` in a recipe, or `inheritune prepare FOLDER --dtype`"
+_REMEDY_DTYPE = "give it as `data.tokens.dtype` in a recipe, or `inheritune prepare FOLDER --dtype`"
 
 
 @dataclass(frozen=True)
@@ -33,46 +33,35 @@ class TokenFile:
 
 
 def list_token_files(files: TokenFiles) -> dict[str, list[TokenFile]]:
-    """The files of 'train' and 'validation' in their order, with the types that the files themselves state.
+    """The files of 'train' and 'validation' in their order, with the types that the files themselves declare.
 
     Raises InputError for a name that matches nothing, another kind of file, no or half a token, a file named twice.
     """
-    named = {
-        "train": _matching(files.train, "data.tokens.train"),
-        "validation": _matching(files.validation, "data.tokens.validation"),
-    }
+    named = {split: _matching(getattr(files, split), f"data.tokens.{split}") for split in ("train", "validation")}
     every = [file for split in named.values() for file in split]
     for file in every:
         if every.count(file) > 1:
             raise InputError(str(file), "is named twice in data.tokens", "name it once: validation is never trained on")
-    found = {split: [_stated(file) for file in each] for split, each in named.items()}
-    for each in found.values():
-        for one in each:
-            _check_size(one, files.dtype)
-    return found
+    return {split: [_check_size(_declared(file), files.dtype) for file in each] for split, each in named.items()}
 
 
 def typed(files: TokenFiles, vocabulary: int) -> dict[str, list[TokenFile]]:
     """As `list_token_files`, with the type of every file's tokens, which is the same for all.
 
-    It is what the files state, or the recipe, or what the vocabulary (1 + the largest id) needs, or what their first
-    bytes show. Raises InputError where these contradict each other, and where nothing shows it.
+    The files declare it, or the recipe, or the vocabulary (1 + the largest id) needs it, or their first bytes show it.
+    Raises InputError where these contradict each other, and where nothing shows it.
     """
-    found = list_token_files(files)
-    every = [one for each in found.values() for one in each]
-    known = {one.file: _dtype(one, files.dtype, vocabulary) for one in every}
-    kinds = set(known.values()) - {None}
-    if not kinds:
+    listed = list_token_files(files)
+    known = {one.file: _dtype(one, files.dtype, vocabulary) for each in listed.values() for one in each}
+    dtypes = set(known.values()) - {None}
+    if not dtypes:
         what = "its tokens may be uint16 or uint32: every second value of 16 bits is 0"
-        raise InputError(str(every[0].file), what, _SAY)
-    if len(kinds) > 1:
-        first, other = (next(file for file, kind in known.items() if kind == name) for name in DTYPES)
-        what = f"has {_WIDE} tokens, {first} has {_NARROW}"
-        raise InputError(str(other), what, "give files of one type")
-    kind = kinds.pop()
-    for one in every:
-        _check_size(one, kind)
-    return {split: [replace(one, dtype=kind) for one in each] for split, each in found.items()}
+        raise InputError(str(next(iter(known))), what, _REMEDY_DTYPE)
+    if len(dtypes) > 1:
+        narrow, wide = (next(file for file, dtype in known.items() if dtype == name) for name in DTYPES)
+        raise InputError(str(wide), f"has {_WIDE} tokens, {narrow} has {_NARROW}", "give files of one type")
+    dtype = dtypes.pop()
+    return {split: [replace(_check_size(one, dtype), dtype=dtype) for one in each] for split, each in listed.items()}
 
 
 def tokens_in(one: TokenFile) -> int:
@@ -81,20 +70,20 @@ def tokens_in(one: TokenFile) -> int:
     return (one.file.stat().st_size - one.offset) // np.dtype(one.dtype).itemsize
 
 
-def _dtype(one: TokenFile, said: str | None, vocabulary: int) -> str | None:
+def _dtype(one: TokenFile, asked: str | None, vocabulary: int) -> str | None:
     """The type of a file's tokens; None where nothing shows it."""
     place = str(one.file)
-    if one.dtype is not None and said is not None and one.dtype != said:
-        what = f"holds {one.dtype} tokens, as it says itself, and data.tokens.dtype is {said}"
-        raise InputError(place, what, "leave data.tokens.dtype away, or give files of one type")
-    kind = one.dtype or said
+    if one.dtype is not None and asked is not None and one.dtype != asked:
+        what = f"declares {one.dtype} tokens, and data.tokens.dtype is {asked}"
+        raise InputError(place, what, "remove data.tokens.dtype, or give files of one type")
+    dtype = one.dtype or asked
     if vocabulary > 2**16:
-        if kind == _NARROW or (kind is None and _shown(one) == _NARROW):
-            how = "holds" if kind else "seems to hold"
-            what = f"{how} uint16 tokens, but a vocabulary of {vocabulary:,} needs uint32"
+        if dtype == _NARROW or (dtype is None and _shown(one) == _NARROW):
+            holds = "holds" if dtype else "seems to hold"
+            what = f"{holds} uint16 tokens, but a vocabulary of {vocabulary:,} needs uint32"
             raise InputError(place, what, "give uint32 files that the reference's tokenizer made")
         return _WIDE
-    return kind or _shown(one)
+    return dtype or _shown(one)
 
 
 def _shown(one: TokenFile) -> str | None:
@@ -116,8 +105,8 @@ def _shown(one: TokenFile) -> str | None:
     return _WIDE if is_wide else _NARROW
 
 
-def _stated(file: Path) -> TokenFile:
-    """What a file's name and first bytes say of it."""
+def _declared(file: Path) -> TokenFile:
+    """What a file's name and first bytes declare."""
     if file.suffix not in (".bin", ".ds", ".npy"):
         raise InputError(str(file), "no token file", "give .bin (nanoGPT, llm.c), .ds (datatrove) or .npy (NumPy)")
     if not file_size(file, REMEDY):
@@ -138,25 +127,24 @@ def _llm_c(file: Path, begin: bytes) -> TokenFile | None:
     if len(begin) < _LLM_C_BYTES:
         return None
     magic, version, count = np.frombuffer(begin, "<i4", 3).tolist()
+    zeros = not any(begin[12:])  # the rest of a header; tokens may happen to begin like one
     dtype = _LLM_C.get((magic, version))
     if dtype is None:
-        if magic in {known for known, _ in _LLM_C} and not any(begin[12:]):
+        if zeros and magic in {known for known, _ in _LLM_C}:
             what = f"an llm.c file of version {version}, which is not known"
             raise InputError(str(file), what, "write its tokens into a .bin without a header, or a .npy")
         return None
     size = _LLM_C_BYTES + count * np.dtype(dtype).itemsize
-    if file.stat().st_size != size:
-        if any(begin[12:]):
-            return None  # tokens that happen to begin like this
-        what = f"has {file.stat().st_size} bytes, and its llm.c header says {count:,} {dtype} tokens ({size} bytes)"
-        raise InputError(str(file), what, "give a whole file")
-    return TokenFile(file, dtype, _LLM_C_BYTES)
+    if file.stat().st_size == size:
+        return TokenFile(file, dtype, _LLM_C_BYTES)
+    if zeros:
+        raise _wrong_size(file, f"its llm.c header declares {count:,} {dtype} tokens", size)
+    return None
 
 
 def _numpy(file: Path) -> TokenFile:
     from numpy.lib import format as npy
 
-    remedy = f"numpy.load('{file.name}').ravel().astype('uint16').tofile('{file.stem}.bin') in Python, or 'uint32'"
     with file.open("rb") as opened:
         try:
             version = npy.read_magic(opened)
@@ -167,40 +155,45 @@ def _numpy(file: Path) -> TokenFile:
         offset = opened.tell()
     if dtype.newbyteorder("=").name not in DTYPES or dtype.byteorder == ">" or len(shape) != 1:
         what = f"an array of {dtype} with {len(shape)} dimensions, needed are uint16 or uint32 in one"
+        remedy = f"numpy.load('{file.name}').ravel().astype('uint16').tofile('{file.stem}.bin') in Python, or 'uint32'"
         raise InputError(str(file), what, f"convert it: {remedy}")
     size = offset + shape[0] * dtype.itemsize
     if file.stat().st_size != size:
-        what = f"has {file.stat().st_size} bytes, and its header says {shape[0]:,} tokens ({size} bytes)"
-        raise InputError(str(file), what, "give a whole file")
+        raise _wrong_size(file, f"its header declares {shape[0]:,} tokens", size)
     return TokenFile(file, dtype.name, offset)
 
 
+def _wrong_size(file: Path, declared: str, size: int) -> InputError:
+    return InputError(str(file), f"has {file.stat().st_size} bytes, and {declared} ({size} bytes)", "give a whole file")
+
+
 def _metadata(file: Path) -> str | None:
-    """The type that datatrove's .metadata says; None where there is no such file."""
+    """The type that datatrove's .metadata declares; None where there is no such file."""
     metadata = file.with_name(f"{file.name}.metadata")
     if not metadata.exists():
         return None
-    said = metadata.read_text(encoding="utf-8").partition("\n")[0].rpartition("|")[2].strip()
-    if said not in ("2", "4"):
-        raise InputError(str(metadata), f"says {said!r} bytes a token, legal are 2 and 4", "mend or delete it")
-    return _WIDE if said == "4" else _NARROW
+    width = metadata.read_text(encoding="utf-8").partition("\n")[0].rpartition("|")[2].strip()
+    if width not in ("2", "4"):
+        what = f"declares {width!r} bytes a token, legal are 2 and 4"
+        raise InputError(str(metadata), what, "correct or delete it")
+    return _WIDE if width == "4" else _NARROW
 
 
-def _check_size(one: TokenFile, said: str | None) -> None:
-    """Raise InputError for no or half a token, of the type that is known, else of the smaller one."""
-    size, width = file_size(one.file, REMEDY) - one.offset, np.dtype(one.dtype or said or _NARROW).itemsize
+def _check_size(one: TokenFile, dtype: str | None) -> TokenFile:
+    """The file. Raises InputError for no or half a token, of the type that is known, else of the smaller one."""
+    size, width = file_size(one.file, REMEDY) - one.offset, np.dtype(one.dtype or dtype or _NARROW).itemsize
     if not size or size % width:
         what = f"has {size} bytes, a token has {width}" if size else "has no tokens"
-        raise InputError(
-            str(one.file), what, f"give a whole file of {np.dtype(f'u{width}').name} tokens without a header"
-        )
+        remedy = f"give a whole file of {np.dtype(f'u{width}').name} tokens without a header"
+        raise InputError(str(one.file), what, remedy)
+    return one
 
 
 def _matching(patterns: Sequence[str], place: str) -> list[Path]:
-    found: list[Path] = []
+    files: list[Path] = []
     for pattern in patterns:
         matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))  # noqa: PTH207 (absolute patterns)
         if not matches:
             raise InputError(place, f"no such file: {pattern}", "correct the path or pattern")
-        found += [Path(name).resolve() for name in matches]
-    return found
+        files += [Path(name).resolve() for name in matches]
+    return files

@@ -1,4 +1,4 @@
-"""A new tokenizer, and the fingerprint by which prepared data knows its own."""
+"""Tokenizers: training one, encoding text, what it puts around a text, and the fingerprint that identifies it."""
 
 import hashlib
 import json
@@ -18,10 +18,10 @@ _PROBE = "The quick brown fox: 3.14 x 10^2\n\tdef f(x):\n    return 'naïve – 
 
 
 def train_tokenizer(texts: Iterator[str], vocabulary: int) -> "PreTrainedTokenizerBase":
-    """A byte-level BPE tokenizer (as GPT-2's) of exactly `vocabulary` entries, learnt from `texts`.
+    """A byte-level BPE tokenizer (as GPT-2's) of exactly `vocabulary` entries, trained on `texts`.
 
-    Like GPT-2's it has no padding token. The end-of-text token must not be one: a model that is fine-tuned with it gets
-    no loss where a text ends, and many architectures never train the embedding of their padding token.
+    Like GPT-2's it has no padding token. The end-of-text token must not be one: fine-tuning would then compute no loss
+    where a text ends, and many architectures never train the embedding of their padding token.
 
     Raises InputError when the text has too few different pairs for so many entries.
     """
@@ -48,7 +48,7 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int) -> "PreTrainedTokeniz
 
 
 def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """A hash of what a tokenizer does: its vocabulary, its end-of-text token and its split of a probe text."""
+    """A hash of a tokenizer's vocabulary, its end-of-text token and its split of a probe text."""
     facts = [
         sorted(tokenizer.get_vocab().items()),
         tokenizer.eos_token_id,
@@ -58,7 +58,7 @@ def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def separator(tokenizer: "PreTrainedTokenizerBase", place: str) -> int:
-    """The id put behind every document. Raises InputError for a tokenizer without an end-of-text token."""
+    """The id put after every document. Raises InputError for a tokenizer without an end-of-text token."""
     token = tokenizer.eos_token_id
     if not isinstance(token, int):
         raise InputError(
@@ -70,23 +70,23 @@ def separator(tokenizer: "PreTrainedTokenizerBase", place: str) -> int:
 
 
 def prefix_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """The ids that a tokenizer puts in front of a text: none, beginning-of-text, or several (GLM: `[gMASK]<sop>`)."""
+    """The ids that a tokenizer puts before a text: none, beginning-of-text, or several (GLM: `[gMASK]<sop>`)."""
     return _around(tokenizer)[0]
 
 
 def suffix_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """The ids that a tokenizer puts behind a text: mostly none, with some end-of-text."""
+    """The ids that a tokenizer puts after a text: mostly none, for some tokenizers end-of-text."""
     return _around(tokenizer)[1]
 
 
 def _around(tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What a tokenizer adds before and behind a probe text, whose own ids stand in between."""
+    """The ids that a tokenizer adds before and after the ids of a probe text."""
     text: list[int] = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
     whole: list[int] = tokenizer(_PROBE)["input_ids"]
     for before in range(len(whole) - len(text) + 1):
         if whole[before : before + len(text)] == text:
             return tuple(whole[:before]), tuple(whole[before + len(text) :])
-    special = set(tokenizer.all_special_ids)  # what it adds changes how the text itself is split
+    special = set(tokenizer.all_special_ids)  # its additions change how the text itself is split
     before = next((place for place, token in enumerate(whole) if token not in special), 0)
     behind = next((place for place, token in enumerate(reversed(whole)) if token not in special), 0)
     return tuple(whole[:before]), tuple(whole[len(whole) - behind :])
@@ -96,7 +96,7 @@ class Encoder:
     """Texts to ids, without special tokens: text that spells one out stays text. Travels to worker processes."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """As `tokenizer` does it; by the `tokenizers` library alone where that is known to be the same."""
+        """By the `tokenizers` library alone where that gives the same ids as `tokenizer`."""
         self._json = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else None
         self._tokenizer = tokenizer
         if self._json is not None and self._direct([_PROBE]) == self._whole([_PROBE]):
@@ -104,24 +104,24 @@ class Encoder:
 
     @property
     def digest(self) -> str | None:
-        """A hash of all that it goes by, where that is one piece of text (a tokenizer.json); else None."""
+        """A hash of its tokenizer.json, which decides all ids; None for a tokenizer without one."""
         return None if self._json is None else hashlib.sha256(self._json.encode()).hexdigest()
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text. A long one is encoded in pieces, as the library takes 150 bytes for each of its own."""
+        """The ids of each text. A long one is encoded in pieces: the library uses 150 bytes of memory per byte."""
         if any(len(text) > _LONG for text in texts) and self._tokenizer is None:
             return [self._in_pieces(text) or self._direct([text])[0] for text in texts]
         return self._direct(texts) if self._tokenizer is None else self._whole(texts)
 
     def _direct(self, texts: list[str]) -> list[list[int]]:
-        return [found.ids for found in self._core.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self._core.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _in_pieces(self, text: str) -> list[int] | None:
         """The ids of a text from those of pieces that overlap; None where two pieces do not agree in their overlap.
 
         Each piece is encoded as a text of its own, so what is near its ends may be wrong. Where two pieces overlap they
-        must have the same tokens in the middle half of the overlap: what stands far from a place does not change how it
-        is split. There they are joined.
+        must have the same tokens in the middle half of the overlap, since distant text does not change how a place is
+        split. There they are joined.
         """
         if len(text) <= _LONG:
             return None
@@ -142,14 +142,14 @@ class Encoder:
 
     def _placed(self, text: str, start: int) -> list[tuple[int, int]]:
         """The tokens of the piece that begins at `start`, each with the character of the text that it begins at."""
-        found = self._core.encode(text[start : start + _PIECE], add_special_tokens=False)
-        return [(token, start + begin) for token, (begin, _) in zip(found.ids, found.offsets, strict=True)]
+        encoding = self._core.encode(text[start : start + _PIECE], add_special_tokens=False)
+        return [(token, start + begin) for token, (begin, _) in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def _whole(self, texts: list[str]) -> list[list[int]]:
-        found: list[list[int]] = self._tokenizer(
+        ids: list[list[int]] = self._tokenizer(
             texts, add_special_tokens=False, split_special_tokens=True, verbose=False
         )["input_ids"]
-        return found
+        return ids
 
     @cached_property
     def _core(self) -> "Tokenizer":
@@ -160,14 +160,14 @@ class Encoder:
             core = Tokenizer.from_str(self._json)
         except Exception as error:  # of no class of its own
             what = f"its vocabulary and merges contradict each other ({error})"
-            raise InputError("reference.tokenizer", what, "mend its tokenizer.json, or give another one") from None
+            raise InputError("reference.tokenizer", what, "repair its tokenizer.json, or give another one") from None
         core.no_truncation()
         core.no_padding()
         core.encode_special_tokens = True
         return core
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Encoder":
-        """Itself: nothing in it changes, and tasks of one process would each load a tokenizer of their own."""
+        """Itself: it never changes, and with copies each task of a process would load another tokenizer."""
         return self
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
 from inheritune.arch import check_positions, check_tokenizer_fits, layer_count, load_config, parameter_count
+from inheritune.corpus import documents
 from inheritune.data import (
     Packing,
     Prepared,
     Sequences,
     check_prefix,
     check_vocabulary,
-    documents,
     find_data,
     fingerprint,
     open_data,

@@ -13,15 +13,8 @@ from inheritune.arch import (
     logits_width,
     planned_config,
 )
-from inheritune.data import (
-    check_filters,
-    check_tokenizer,
-    list_inputs,
-    list_token_files,
-    nanogpt_files,
-    open_prepared,
-    typed,
-)
+from inheritune.corpus import check_filters, list_inputs
+from inheritune.data import check_tokenizer, list_token_files, nanogpt_files, open_prepared, typed
 from inheritune.distillation import check_distillation
 from inheritune.errors import InputError, Problem
 from inheritune.experiment.budgets import check_budgets

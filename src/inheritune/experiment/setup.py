@@ -17,6 +17,7 @@ from inheritune.arch import (
     parameter_count,
     special_tokens,
 )
+from inheritune.corpus import prepare, remove_left_over
 from inheritune.data import (
     Prepared,
     adopt,
@@ -25,8 +26,6 @@ from inheritune.data import (
     nanogpt_files,
     note_beside,
     open_prepared,
-    prepare,
-    remove_left_over,
 )
 from inheritune.experiment.context import RunContext, check_framing
 from inheritune.experiment.store import once

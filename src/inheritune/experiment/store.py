@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from inheritune.data import list_inputs, state_of
+from inheritune.corpus import list_inputs, state_of
 from inheritune.recipe import Basis, Data, reference_training
 from inheritune.results import ResultFile
 from inheritune.runlog import read_mapping, write_json

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from inheritune import runtime as rt
-from inheritune.data import Prepared, Sequences, open_prepared, prepare
+from inheritune.corpus import prepare
+from inheritune.data import Prepared, Sequences, open_prepared
 from inheritune.distillation import Teacher
 from inheritune.errors import InherituneError, Interrupted, OtherProcessFailed, RunError, shown_line
 from inheritune.evaluation import Evaluation

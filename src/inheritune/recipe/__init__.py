@@ -3,22 +3,7 @@
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data, Slurm, Source, TokenFiles
 from inheritune.recipe.file import changes, check, completed, dump_recipe, in_words, is_suite, merged, override
-from inheritune.recipe.filters import (
-    C4,
-    FILTERS,
-    Classifier,
-    CorpusFilter,
-    Decontaminate,
-    DocumentFilter,
-    DocumentLength,
-    ExactDuplicates,
-    Filter,
-    FineWebQuality,
-    GopherQuality,
-    GopherRepetition,
-    Language,
-    NearDuplicates,
-)
+from inheritune.recipe.filters import FILTERS, FilterConfig
 from inheritune.recipe.models import Basis, Hardware, Recipe, load_recipe, reference_training
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
 from inheritune.recipe.renamed import with_new_names
@@ -38,32 +23,20 @@ from inheritune.recipe.target import (
 from inheritune.recipe.training import Checkpoints, Distillation, Optimizer, Schedule, Training
 
 __all__ = [
-    "C4",
     "FILTERS",
     "MEASURED",
     "Basis",
     "Checkpoints",
     "Choice",
-    "Classifier",
-    "CorpusFilter",
     "Data",
-    "Decontaminate",
     "Distillation",
-    "DocumentFilter",
-    "DocumentLength",
     "Evaluate",
     "EvaluateRun",
-    "ExactDuplicates",
-    "Filter",
-    "FineWebQuality",
-    "GopherQuality",
-    "GopherRepetition",
+    "FilterConfig",
     "Grow",
     "Hardware",
     "Inherit",
-    "Language",
     "Layers",
-    "NearDuplicates",
     "NewReference",
     "NewTokenizer",
     "Optimizer",

@@ -1,4 +1,4 @@
-"""The recipe's `data`: which text, how much of it, and what is set apart for validation."""
+"""The recipe's `data`: which text, how much of it, and the share for validation."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -33,49 +33,50 @@ class Source(Part):
     path: Annotated[str, Field(min_length=1)] | None = None
     """A file, a folder (searched at every depth), a folder that `datasets` wrote with `save_to_disk`, a pattern such as
     `docs/*/text`, or an address of any of these: `s3://`, `gs://`, `hf://`, `https://` and whatever else fsspec knows.
-    `{stdlib}` stands for the folder of the running Python's standard library. Relative to the working directory. Either
-    this or `dataset`."""
+    `{stdlib}` is the folder of the running Python's standard library. Relative to the working directory. Either this or
+    `dataset`."""
     dataset: Annotated[str, Field(min_length=1)] | None = None
     """A data set of the Hugging Face hub by id, or a local folder that is one. It is streamed: its files are shuffled,
-    and documents drawn through a buffer. `path: hf://datasets/...` reads its files instead, and so draws from all of
+    and documents drawn from a buffer. `path: hf://datasets/...` reads its files instead, and so draws from all of
     it."""
     config: str | None = None
     """The data set's configuration (its subset). Default: the only one, or the one it declares as default."""
     split: Annotated[str, Field(min_length=1)] = "train"
     """The split of the data set, or of a folder that `DatasetDict.save_to_disk` wrote."""
     revision: str | None = None
-    """The data set's branch, tag or commit. Default: the newest. Only a commit gives the same text for ever."""
+    """The data set's branch, tag or commit. Default: the newest. Only a commit always gives the same text."""
     buffer: Annotated[int, Field(ge=1)] = 10_000
     """How many documents of a data set are held in memory while one of them is drawn."""
     name: str | None = None
-    """What the manifest calls this source. Default: its path, or its data set."""
+    """The name of this source in the manifest. Default: its path, or its data set."""
     include: list[str] = _INCLUDE
-    """File-name patterns taken from a folder; `**` and `/` are matched against the path below the folder."""
+    """Patterns of the file names to take from a folder; a pattern with `/` is compared with the path below the
+    folder."""
     exclude: list[str] = []
-    """Patterns left out, after `include`."""
+    """Patterns of files to exclude from those of `include`."""
     document: Annotated[DocumentRule | Annotated[Size, In("characters")], BeforeValidator(parse_document)] = "auto"
-    """How a file falls into documents: the whole file, each line, each block between blank lines, each record (a line
-    of JSON, a row of .csv, .parquet or .arrow), each string literal of a Python file, or pieces of a size such as
+    """How a file is divided into documents: the whole file, each line, each block between blank lines, each record (a
+    line of JSON, a row of .csv, .parquet or .arrow), each string literal of a Python file, or pieces of a size such as
     `2K characters`, cut at white space where there is some near the end. `auto`: record for .jsonl, .ndjson, .csv,
-    .parquet and .arrow, file for all else."""
+    .parquet and .arrow, file for all others."""
     encoding: Annotated[str, BeforeValidator(parse_encoding)] = "utf-8"
     """The character encoding of text files: any that Python knows, such as `latin-1`, `cp1252` or `utf-16`, or `auto`,
-    which decides for each file from its bytes and reports what it chose. .parquet and .arrow need none."""
+    which decides for each file from its bytes and reports its choice. .parquet and .arrow need none."""
     text_key: Annotated[str, Field(min_length=1)] = "text"
     """The key or column that holds a record's text."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What happens at text that cannot be read: stop with its place, or pass over it and count it."""
+    """What happens at text that cannot be read: stop with its place, or skip it and count it."""
     limit: Tokens | None = None
     """At most so many training tokens from this source. Default: no limit."""
     weight: Annotated[float, Field(gt=0)] | None = None
     """Share of `data.size` to take from this source, relative to the other weights. Given for all sources or for none;
-    without weights documents are drawn from all sources alike."""
+    without weights one draw takes documents from all sources."""
 
     @field_validator("name")
     @classmethod
     def _one_line(cls, name: str | None) -> str | None:
         if name is not None and (not name.strip() or not name.isprintable()):
-            raise ValueError("a name is one line of printable characters; give another one, or leave it away")
+            raise ValueError("a name is one line of printable characters; give another one, or remove it")
         return name
 
     @model_validator(mode="after")
@@ -87,7 +88,7 @@ class Source(Part):
         given = [key for key in others if getattr(self, key) != type(self).model_fields[key].default]
         if given:
             other = "dataset" if kind == "path" else "path"
-            raise ValueError(f"{given[0]} goes with {other}, not with {kind}; leave it away")
+            raise ValueError(f"{given[0]} goes with {other}, not with {kind}; remove it")
         return self
 
     @property
@@ -102,10 +103,10 @@ _DRAWING = ("size", "validation", "seed", "filters", "executor", "workers")
 
 
 class Slurm(Part):
-    """What a Slurm cluster needs to know of the tasks of `data.executor: slurm`."""
+    """The settings of Slurm jobs, for `data.executor: slurm`."""
 
     partition: Annotated[str, Field(min_length=1)]
-    """The partition that jobs are given to."""
+    """The partition of the jobs."""
     time: Annotated[str, Field(min_length=1)]
     """Time limit of a task, as sbatch takes it, e.g. `04:00:00`."""
     cpus_per_task: Annotated[int, Field(ge=1)] = 1
@@ -115,13 +116,13 @@ class Slurm(Part):
     qos: str | None = None
     """Quality of service. Default: the cluster's."""
     environment: str | None = None
-    """Shell command that makes Python with inheritune available, run first. Default: the Python that submits."""
+    """Shell command that runs first and makes Python with inheritune available. Default: the Python that submits."""
     sbatch: dict[str, str] = {}
     """Further options of sbatch, by their long names."""
 
 
 class TokenFiles(Part):
-    """Files of tokens that the reference's tokenizer has made, used as they are and where they are.
+    """Files of tokens that the reference's tokenizer has made, used unchanged and in their place.
 
     .bin: nanoGPT's, without a header, or llm.c's; .ds: datatrove's; .npy: NumPy's, of one dimension. Files or patterns,
     in this order; those of a pattern by name.
@@ -132,15 +133,15 @@ class TokenFiles(Part):
     validation: Annotated[list[str], Field(min_length=1)]
     """Validation tokens, of the same type."""
     dtype: Literal["uint16", "uint32"] | None = None
-    """The type of the tokens. Default: what the files state (a header, datatrove's .metadata), else what the vocabulary
-    and the files' bytes show; where they show neither it must be given."""
+    """The type of the tokens. Default: what the files declare (a header, datatrove's .metadata), else what the
+    vocabulary and the files' bytes show; where nothing shows it, it must be given."""
 
 
 class Data(Part):
     """Training and validation text, exact to the token."""
 
     sources: list[Source] = []
-    """Where the text comes from."""
+    """The sources of the text."""
     prepared: Path | None = None
     """Instead of `sources`: a folder that `inheritune prepare` wrote, or one with nanoGPT's train.bin and val.bin."""
     tokens: TokenFiles | None = None
@@ -148,7 +149,7 @@ class Data(Part):
     prefix: Literal["auto", "none"] = "auto"
     """What precedes every sequence and document as context: the tokens that the model's own tokenizer adds at the start
     of a text, such as beginning-of-text (`auto`), or nothing (`none`). They are never predicted and count in no size or
-    budget. Token files stay as they are; if they contain the prefix already, none is added."""
+    budget. Token files are not changed; if they contain the prefix already, none is added."""
     size: Tokens | None = None
     """Training tokens: whole documents drawn at random with the seed, the last one cut. Default: all there are."""
     validation: Tokens = Size(100_000, "tokens")
@@ -156,15 +157,15 @@ class Data(Part):
     seed: int | None = None
     """Draws the documents. Default: the recipe's seed."""
     filters: Filters = []
-    """Which documents are left out, in this order: names, or mappings of `filter` and its options. Those that compare
+    """Filters that exclude documents, in this order: names, or mappings of `filter` and its options. Those that compare
     all documents (exact_duplicates, near_duplicates) come last."""
     executor: Literal["local", "slurm", "ray"] = "local"
     """Where the text is read, filtered and tokenised: in processes of this machine, as Slurm jobs, or on a Ray cluster.
-    The result is the same, to the byte. The folders must be seen by all machines."""
+    The result is the same, to the byte. All machines must see the folders."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Tasks at the same time. Default: as many as there are processors (local), or as the cluster allows."""
+    """Tasks that run at the same time. Default: the number of processors (local), or what the cluster allows."""
     slurm: Slurm | None = None
-    """Needed with `executor: slurm`, and only there."""
+    """Needed with `executor: slurm`, and only then."""
 
     @model_validator(mode="after")
     def _cluster(self) -> Self:
@@ -172,7 +173,7 @@ class Data(Part):
             raise ValueError(
                 "slurm: executor slurm needs its partition and time; give slurm: {partition: cpu, time: '04:00:00'}"
                 if self.slurm is None
-                else f"slurm: these settings belong to executor slurm, it is {self.executor}; leave them away"
+                else f"slurm: these settings belong to executor slurm, it is {self.executor}; remove them"
             )
         return self
 
@@ -194,7 +195,7 @@ class Data(Part):
             drawing = [key for key in _DRAWING if getattr(self, key) != type(self).model_fields[key].default]
             if drawing:
                 raise ValueError(
-                    f"{drawing[0]} is for sources; leave it away, as what is prepared is used as it is, all of it"
+                    f"{drawing[0]} is for sources; remove it, as prepared data is used completely and unchanged"
                 )
         titles = [source.title for source in self.sources]
         if len(set(titles)) < len(titles):
@@ -203,7 +204,7 @@ class Data(Part):
             raise ValueError("some sources have a weight and some have none; give every source a weight, or none")
         weighted = any(source.weight is not None for source in self.sources)
         if self.size is None and weighted:
-            raise ValueError("weights share out `size`; give data.size, or leave the weights away")
+            raise ValueError("weights divide `size`; give data.size, or remove the weights")
         if len(self.sources) > 1 and not weighted and any(source.dataset is not None for source in self.sources):
             raise ValueError("a data set that is streamed has no known size: give every source a weight, and data.size")
         limits = [source.limit for source in self.sources]

@@ -1,0 +1,229 @@
+"""Drawing documents: two hashes of a text as its keys, and thresholds for them.
+
+Validation takes the documents with the smallest hashes of their text, training those with the smallest hashes keyed
+with the seed. So the draw does not depend on where a document is, nor on how the work is split into tasks; and a
+small budget needs only the documents below a threshold, which is raised where too few are below it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from inheritune.errors import InputError
+from inheritune.recipe import Data, Size
+
+KEYS = 2**64  # keys are drawn from range(KEYS)
+_BYTES_PER_TOKEN = 6  # of text; rather too many, as the first reading should be enough
+_WIDEN = 1.3  # more than what seems to be missing, as it is an estimate
+_VALIDATION_MARGIN = 4  # so few documents differ much in length from the mean
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What one use may take of a source: documents whose key is below `keys`, or the first characters of a stream."""
+
+    keys: int = 0
+    characters: int = 0
+
+    def joined(self, other: "Threshold") -> "Threshold":
+        """The lowest threshold that admits what either does."""
+        return Threshold(max(self.keys, other.keys), max(self.characters, other.characters))
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Which documents of each source may be drawn for validation, and which for training."""
+
+    validation: tuple[Threshold, ...]
+    training: tuple[Threshold, ...]
+
+    def of(self, source: int) -> tuple[Threshold, Threshold]:
+        """Those of one source."""
+        return self.validation[source], self.training[source]
+
+    def characters(self, source: int) -> int:
+        """How many characters of a stream may be drawn, for either use."""
+        return max(threshold.characters for threshold in self.of(source))
+
+    def covers(self, other: "Thresholds") -> bool:
+        """Whether every document that `other` admits is admitted here, for either use."""
+        both = self.joined(other)
+        return all(self._admitted(source) == both._admitted(source) for source in range(len(self.validation)))
+
+    def _admitted(self, source: int) -> tuple[tuple[int, ...], int]:
+        """What decides which documents of a source are admitted; one use that takes all of a file is enough."""
+        keys = tuple(threshold.keys for threshold in self.of(source))
+        return (KEYS,) if KEYS in keys else keys, self.characters(source)
+
+    def joined(self, other: "Thresholds") -> "Thresholds":
+        """The lowest thresholds that cover both."""
+        return Thresholds(
+            tuple(map(Threshold.joined, self.validation, other.validation)),
+            tuple(map(Threshold.joined, self.training, other.training)),
+        )
+
+    def admits(self, source: int, keys: tuple[int, int], position: int | None) -> bool:
+        """Whether a document with these keys (validation's, training's) may be drawn for either.
+
+        `position` is the number of characters before it in a stream, None for a document of a file.
+        """
+        if position is not None:
+            return position < self.characters(source)
+        return any(key < threshold.keys for key, threshold in zip(keys, self.of(source), strict=True))
+
+
+def text_digest(text: str) -> bytes:
+    """16 bytes that identify a text."""
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+
+
+def document_keys(digest: bytes, seed: int) -> tuple[int, int]:
+    """The validation key and the training key of a text with this digest."""
+    drawn = hashlib.blake2b(digest, digest_size=8, key=seed.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest[:8], "big"), int.from_bytes(drawn, "big")
+
+
+def budgets(data: Data) -> list[int | None]:
+    """Training tokens asked of each source: exact, by weights. None for one draw from all sources, or for everything.
+
+    What a source cannot give because of its limit is divided among the others, by their weights.
+    """
+    weights = [source.weight for source in data.sources]
+    limits = [None if source.limit is None else source.limit.count for source in data.sources]
+    if data.size is None or None in weights:
+        return [limit if data.size is None else None for limit in limits]
+    fixed: dict[int, int] = {}
+    rest = data.size.count
+    while len(fixed) < len(weights):
+        free = {n: float(weight or 0) for n, weight in enumerate(weights) if n not in fixed}
+        shares = _shared(rest, free)
+        capped = {n: limit for n, share in shares.items() if (limit := limits[n]) is not None and share > limit}
+        fixed |= capped or shares
+        rest -= sum(capped.values())
+    return [fixed[n] for n in range(len(weights))]
+
+
+def _shared(budget: int, weights: dict[int, float]) -> dict[int, int]:
+    """A budget divided by weights; the last share takes the rounding."""
+    total = sum(weights.values())
+    shares = {number: round(budget * weight / total) for number, weight in weights.items()}
+    shares[max(weights)] += budget - sum(shares.values())
+    return shares
+
+
+def first_thresholds(data: Data, sizes: Sequence[int | None], least: int = 0) -> Thresholds:
+    """Thresholds that should be enough, by the sizes of the sources; without bound where half or more is needed.
+
+    `sizes` are the bytes of text of each source, about; None for a stream, whose size is unknown. At least about
+    `least` bytes of text are admitted, as far as there are so many.
+    """
+    files = sum(size or 0 for size in sizes)
+    validation = data.validation.count * _BYTES_PER_TOKEN * _VALIDATION_MARGIN
+    training = []
+    for wanted, size in zip(budgets(data), sizes, strict=True):
+        if wanted is None and data.size is None:
+            training.append(_threshold(size, 1.0, 2**62))
+            continue
+        # Without weights it is one draw from all sources, so the same fraction of each.
+        needed = (data.size.count if wanted is None and data.size else wanted or 0) * _BYTES_PER_TOKEN
+        needed = max(needed, least)
+        of = files if wanted is None else size or 0
+        training.append(_threshold(size, needed / of if of else 1.0, needed + validation))
+    fraction = validation / files if files else 1.0
+    return Thresholds(tuple(_threshold(size, fraction, validation) for size in sizes), tuple(training))
+
+
+def _threshold(size: int | None, fraction: float, characters: int) -> Threshold:
+    if size is None:
+        return Threshold(0, characters)
+    return Threshold(KEYS if fraction >= 0.5 else max(1, int(KEYS * fraction)), 0)
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What the thresholds admitted: tokens of validation, those of training by source.
+
+    `ends` has the characters of each stream that was read to its end, None for the others and for files.
+    """
+
+    validation: int
+    training: tuple[int, ...]
+    ends: tuple[int | None, ...]
+
+    def usable(self, data: Data) -> int:
+        """Training tokens, no more of a source than its limit."""
+        pairs = zip(self.training, data.sources, strict=True)
+        return sum(tokens if source.limit is None else min(tokens, source.limit.count) for tokens, source in pairs)
+
+
+def raised(data: Data, thresholds: Thresholds, supply: Supply) -> Thresholds | None:
+    """The next thresholds where these admitted too little; None where it is enough, or where they admit everything."""
+    lacking = data.validation.count / max(0.5, supply.validation)
+    validation = _raised(thresholds.validation, [lacking] * len(data.sources), supply.ends)
+    training = _raised(thresholds.training, _lacking(data, supply), supply.ends)
+    higher = Thresholds(validation, training)
+    return None if higher == thresholds else higher
+
+
+def _lacking(data: Data, supply: Supply) -> list[float]:
+    """By what factor each source should have admitted more tokens."""
+    asked = budgets(data)
+    if data.size is not None and None in asked:
+        return [data.size.count / max(0.5, supply.usable(data))] * len(asked)
+    return [(wanted or 0) / max(0.5, have) for wanted, have in zip(asked, supply.training, strict=True)]
+
+
+def _raised(
+    thresholds: tuple[Threshold, ...], lacking: Sequence[float], ends: Sequence[int | None]
+) -> tuple[Threshold, ...]:
+    higher = []
+    for threshold, factor, end in zip(thresholds, lacking, ends, strict=True):
+        factor = 1 if factor <= 1 else max(2, _WIDEN * factor)
+        # A stream that ended needs no more. By its own threshold: another request may have read further.
+        whole = end is not None and threshold.characters > end
+        characters = threshold.characters if whole else int(threshold.characters * factor)
+        higher.append(Threshold(min(KEYS, int(threshold.keys * factor)), characters))
+    return tuple(higher)
+
+
+def check_enough(data: Data, supply: Supply) -> None:
+    """Raise InputError where there is less text than the request needs; it names what there is and what would fit."""
+    filtered = " after the filters" if data.filters else ""
+    usable, asked = supply.usable(data), budgets(data)
+    if supply.validation < data.validation.count:
+        what = f"{data.validation.count:,} tokens asked for, the text has {supply.validation:,}{filtered}"
+        raise InputError("data.validation", what, "give more text, or a smaller validation")
+    if not usable:
+        what = f"some text besides validation is needed, there are 0 tokens of it{filtered}"
+        raise InputError("data", what, "give more text, or a smaller validation")
+    if data.size is None:
+        return
+    one_draw = None in asked
+    lacking = (
+        [("data.size", usable, data.size.count)]
+        if one_draw
+        else zip((f"data.sources: {source.title}" for source in data.sources), supply.training, asked, strict=True)
+    )
+    for place, have, wanted in lacking:
+        if have < (wanted or 0):
+            fits = usable if one_draw else _fitting(data, supply)
+            what = f"{wanted:,} training tokens asked for, there are {have:,} beside the validation set{filtered}"
+            remedy = f", or ask for less: data.size of {fits:,} tokens would fit" if fits else ""
+            raise InputError(place, what, f"give more text{remedy}")
+
+
+def _fitting(data: Data, supply: Supply) -> int:
+    """The largest size whose shares the sources have, 0 where there is none.
+
+    By bisection: the shares of a smaller size are not in proportion where limits hold for one size only.
+    """
+
+    def fits(size: int) -> bool:
+        asked = budgets(data.model_copy(update={"size": Size(size, "tokens")}))
+        return all(have >= (wanted or 0) for have, wanted in zip(supply.training, asked, strict=True))
+
+    low, high = 0, sum(supply.training) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

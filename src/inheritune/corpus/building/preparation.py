@@ -1,0 +1,341 @@
+"""From text to token shards, in stages that run once each: collect, tokenise, select, write."""
+
+import hashlib
+import itertools
+import json
+import shutil
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inheritune.corpus.building.collection import (
+    Counts,
+    FilterDocuments,
+    Part,
+    ReadSources,
+    WriteParts,
+    parts,
+    records,
+    total,
+)
+from inheritune.corpus.building.deduplication import without_duplicates
+from inheritune.corpus.building.drawing import Supply, Thresholds, check_enough, first_thresholds, raised
+from inheritune.corpus.building.execution import Stages, Step, check_executor
+from inheritune.corpus.building.manifest import Drawn, describe, encoding_lines, write_removed
+from inheritune.corpus.building.selection import Candidates, available, choose_validation, training_pieces
+from inheritune.corpus.building.tokenising import TokeniseParts, TokenPart
+from inheritune.corpus.building.work import Work, remove_left_over, work_folder
+from inheritune.corpus.building.writing import Written, write_split
+from inheritune.corpus.filters.base import check_filters, prepare_filters
+from inheritune.corpus.sources.inputs import file_states, gather, list_inputs, state_of
+from inheritune.data import (
+    FORMAT,
+    Encoder,
+    Prepared,
+    Shard,
+    Tokens,
+    check_new,
+    fingerprint,
+    has_result,
+    open_prepared,
+    open_same,
+    separator,
+    train_tokenizer,
+)
+from inheritune.errors import InputError, RunError
+from inheritune.recipe import Data, NewTokenizer, check
+from inheritune.redaction import confidential
+from inheritune.runlog import locked, package_versions, put_in_place, refuse_link, versions, write_json
+from inheritune.vocabulary import vocabulary_size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Say = Callable[[str], None]
+# Processors that a process keeps busy where threads of libraries and a disk do the work. Fewer processors need no
+# second process, and starting one takes seconds.
+_THREADS = 4
+_PACKAGES = ("datatrove", "datasets", "pyarrow", "chardet", "spacy")
+_TASK_BYTES = 64_000_000  # of input: worth a process, and little is lost with one
+_PART_BYTES = 16_000_000  # of candidates
+_TOKENIZER_BYTES = 200_000_000  # of text, from which a new tokenizer is trained at least where there is so much
+# A byte-level tokenizer makes at least one token of so many bytes of ordinary text. A new tokenizer must exist before
+# tokens can be counted, so this decides which documents may become validation; it is not trained on them.
+_VALIDATION_BYTES_PER_TOKEN = 16
+
+
+def prepare(
+    data: Data | dict[str, Any],
+    tokenizer: "PreTrainedTokenizerBase | NewTokenizer",
+    out: str | Path,
+    *,
+    seed: int = 1,
+    say: Say = lambda line: None,
+) -> Prepared:
+    """Tokenise `data.sources` into the folder `out`: shards of training and validation, tokenizer/, manifest.json.
+
+    Validation takes whole documents in the order of a hash of their text, until `data.validation` tokens are reached.
+    Training takes whole documents in an order drawn with the seed, until exactly `data.size` tokens; the last one is
+    cut. A document whose text is in validation is never in training. Every document that is not cut ends with the
+    end-of-text token.
+
+    The folder appears complete or not at all; one that the same request has filled is opened and verified. Until then
+    the work is kept beside it, in .NAME.work, and the same call resumes it. Raises InputError for text that cannot be
+    read, is empty or too little, and where `out` holds something else; RunError for what fails on the way.
+    """
+    out = Path(out)
+    data = data if isinstance(data, Data) else check(Data, data, "data")
+    remove_left_over(out)
+    return Preparation(data, tokenizer, out, seed if data.seed is None else data.seed, say).run()
+
+
+class Preparation:
+    """One preparation: its inputs, its working folder, and the rounds in which documents are drawn.
+
+    One round is the rule. Another follows when the thresholds of the one before admit too few tokens.
+    """
+
+    def __init__(
+        self, data: Data, tokenizer: "PreTrainedTokenizerBase | NewTokenizer", out: Path, seed: int, say: Say
+    ) -> None:
+        if not has_result(out):
+            check_new(out)
+        check_executor(data)
+        check_filters(data.filters)
+        self.data, self.out, self.seed, self.say = data, out, seed, say
+        self._tokenizer = tokenizer
+        if not isinstance(tokenizer, NewTokenizer):
+            separator(tokenizer, "reference.tokenizer")  # refused before anything is read
+        self.work = Work(work_folder(out), say)
+        self.inputs = list_inputs(data.sources)
+        self.groups = gather(self.inputs, _TASK_BYTES)
+
+    def run(self) -> Prepared:
+        """Do the rest of the work, and open the result."""
+        began = time.monotonic()
+        refuse_link(self.work.folder)  # its files are run, and removed
+        self._states = [[state_of(entry) for entry in group] for group in self.groups]
+        if has_result(self.out):  # a kill may come when all is done
+            fixed = None if isinstance(self._tokenizer, NewTokenizer) else fingerprint(self._tokenizer)
+            prepared = open_same(self.out, self._request(), fixed)
+            self.say(f"data: {self.out} is complete already; nothing to do")
+            return prepared
+        with locked(self.work.folder):
+            check_new(self.out)  # another process may have been at work until now
+            self.work.open(self._reading(), self._states)
+            drawn = self._draw()
+            check_enough(self.data, drawn.supply)
+            self._write(drawn, began)
+            self.work.clear()
+        shutil.rmtree(self.work.folder, ignore_errors=True)  # its lock may be another process's by now
+        return open_prepared(self.out)
+
+    def _request(self) -> dict[str, Any]:
+        """The keys of the manifest that tell requests apart."""
+        new = self._tokenizer.model_dump() if isinstance(self._tokenizer, NewTokenizer) else None
+        states = json.dumps(self._states, default=str).encode()
+        return {
+            "request": confidential({**self.data.model_dump(mode="json"), "seed": self.seed}),
+            "new_tokenizer": new,
+            "inputs": hashlib.sha256(states).hexdigest(),
+        }
+
+    def _reading(self) -> dict[str, Any]:
+        """The settings that decide what is read, filtered and tokenised, before any document is drawn."""
+        drawing = {"name", "weight", "limit"}
+        for_one = [entry for entry in self.data.filters if not entry.compares_all]
+        reading: dict[str, Any] = {
+            "sources": [source.model_dump(mode="json", exclude=drawing) for source in self.data.sources],
+            "filters": [entry.model_dump(mode="json") for entry in for_one],
+            "files": [file_states(entry) for entry in self.data.filters],
+            "seed": self.seed,
+            "format": FORMAT,
+        }
+        if any(source.encoding == "auto" for source in self.data.sources):
+            reading |= package_versions(("chardet",))  # which guesses
+        if isinstance(self._tokenizer, NewTokenizer):  # trained on what is drawn
+            drawn = self.data.model_dump(mode="json", include={"size", "validation", "sources"})
+            return reading | {"tokenizer": self._tokenizer.model_dump(), "drawn": drawn}
+        return reading | {"tokenizer": fingerprint(self._tokenizer), "encoder": Encoder(self._tokenizer).digest}
+
+    def _draw(self) -> Drawn:
+        """Read and tokenise until there is enough to draw from, or no more text."""
+        sizes: list[int | None] = [None if source.dataset is not None else 0 for source in self.data.sources]
+        for entry in self.inputs:
+            known = sizes[entry.source]
+            sizes[entry.source] = None if known is None else known + entry.text_bytes
+        least = _TOKENIZER_BYTES if isinstance(self._tokenizer, NewTokenizer) else 0
+        thresholds: Thresholds | None = first_thresholds(self.data, sizes, least)
+        while thresholds is not None:
+            candidates, read, last = self._candidates(thresholds)
+            drawn = self._choose(candidates, candidates, read, last)
+            higher = raised(self.data, thresholds, drawn.supply)
+            if higher is None and any(entry.compares_all for entry in self.data.filters):
+                # Not earlier: with more documents it is another comparison.
+                alone = self._compared(candidates.of_validation(), set(), read)  # nothing else changes validation
+                _, taken = choose_validation(alone, self.data.validation.count)
+                drawn = self._choose(alone, self._compared(candidates, taken, read), read, last)
+                higher = raised(self.data, thresholds, drawn.supply)
+            thresholds = higher
+        return drawn
+
+    def _candidates(self, thresholds: Thresholds) -> tuple[Candidates, list[Part], list[Part]]:
+        """What the thresholds admit, read and tokenised; all parts, and those of the last round."""
+        rounds = self.work.thresholds
+        if not rounds or not rounds[-1].covers(thresholds):
+            if rounds:
+                self.say("data: more documents are needed, reading again")
+            self.work.add_thresholds(rounds[-1].joined(thresholds) if rounds else thresholds)
+        read: list[Part] = []
+        tokens: list[TokenPart] = []
+        last: list[Part] = []
+        before = None
+        for number, now in enumerate(self.work.thresholds):
+            last = self._collect(number, now, before)
+            read, tokens, before = read + last, tokens + self._tokenise(number, last), now
+        return Candidates(tokens, thresholds), read, last
+
+    def _compared(self, candidates: Candidates, taken: set[bytes], read: list[Part]) -> Candidates:
+        return without_duplicates(self.data.filters, read, candidates, taken, self.work.folder, self._stages)
+
+    def _choose(self, alone: Candidates, candidates: Candidates, read: list[Part], last: list[Part]) -> Drawn:
+        """Validation's documents, chosen from `alone`, and what there is to draw from."""
+        pieces, taken = choose_validation(alone, self.data.validation.count)
+        stock = available(candidates, taken, len(self.data.sources))
+        characters, asked = total(last, "characters"), self.work.thresholds[-1]
+        ends = [
+            there if (there := characters[str(number)]) < asked.characters(number) else None
+            for number in range(len(self.data.sources))
+        ]
+        supply = Supply(sum(piece.tokens for piece in pieces), tuple(stock), tuple(ends))
+        return Drawn(candidates, pieces, taken, supply, read, last)
+
+    @cached_property
+    def _stages(self) -> Stages:
+        return Stages(self.data, self.work.folder / "tasks", self.say)
+
+    def _collect(self, number: int, thresholds: Thresholds, before: Thresholds | None) -> list[Part]:
+        folder, work, counts = self.work.folder / f"collected-{number}", self.work.folder, Counts()
+        steps: list[Step] = [
+            ReadSources(self.groups, self.data.sources, thresholds, before, self.seed, counts, folder),
+            FilterDocuments(prepare_filters(self.data.filters, work), work, counts),
+            WriteParts(folder, counts, _PART_BYTES, [len(group) for group in self.groups]),
+        ]
+        threads = 1 if self.data.filters else _THREADS
+        self._stages.run(f"collect-{number}", steps, len(self.groups), threads, f"reading {len(self.inputs):,} inputs")
+        flat = itertools.chain.from_iterable
+        for entry, state in zip(flat(self.groups), flat(self._states), strict=True):
+            if state_of(entry) != state:  # the next run reads it again
+                remedy = "run the same command again when nothing writes to it any more"
+                raise RunError(entry.address, "was changed while it was read", remedy)
+        collected = parts(folder)
+        documents = total(collected, "documents")
+        for source_number, source in enumerate(self.data.sources):
+            if not documents[str(source_number)]:
+                place = f"data.sources: {source.title}"
+                raise InputError(place, "no text: every file is empty", "give files with text")
+        return collected
+
+    def _tokenise(self, number: int, collected: list[Part]) -> list[TokenPart]:
+        encoder, eos = Encoder(self.tokenizer), separator(self.tokenizer, "reference.tokenizer")
+        folder = self.work.folder / f"tokens-{number}"
+        paths = [part.path for part in collected]
+        step = TokeniseParts(paths, encoder, folder, self.dtype, eos)
+        self._stages.run(f"tokenise-{number}", [step], len(paths), _THREADS, "tokenising")
+        return [TokenPart.of(folder, path) for path in paths]
+
+    @cached_property
+    def dtype(self) -> "np.dtype[Any]":
+        """Of the shards: the smaller one that holds every id."""
+        return np.dtype("<u2" if vocabulary_size(self.tokenizer) <= 2**16 else "<u4")
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The one that was given, or a new one, trained on what was collected first."""
+        if not isinstance(self._tokenizer, NewTokenizer):
+            return self._tokenizer
+        from transformers import AutoTokenizer
+
+        place = self.work.folder / "tokenizer"
+        if not place.exists():
+            self.say(f"data: training a tokenizer of {self._tokenizer.vocabulary} entries")
+            texts = _tokenizer_texts(parts(self.work.folder / "collected-0"), self.data.validation.count)
+            made = train_tokenizer(texts, self._tokenizer.vocabulary)
+            partial = place.with_name(".tokenizer.partial")
+            refuse_link(partial)
+            made.save_pretrained(partial)
+            put_in_place(partial, place)
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+        return loaded
+
+    def _write(self, drawn: Drawn, began: float) -> None:
+        self.say("data: writing")
+        free = {"executor", "workers", "slurm", "prefix"}  # settings that do not change the shards
+        # The key of the first version, whose shards are kept too.
+        result = self.work.result(
+            self.data.model_dump(mode="json", exclude=free) | {"gate": asdict(drawn.candidates.thresholds)}
+        )
+        files = [part.tokens for part in drawn.candidates.parts]
+        tokens = Tokens(
+            [Shard(file, file.stat().st_size // self.dtype.itemsize, "") for file in files], self.dtype.name
+        )
+        training = training_pieces(self.data, drawn.candidates, drawn.taken)
+        splits = {
+            split: write_split(pieces, tokens, result, split, self.work.folder / f"written-{split}.json")
+            for split, pieces in (("train", training), ("validation", drawn.validation))
+        }
+        self.tokenizer.save_pretrained(result / "tokenizer")
+        manifest = {
+            **self._facts(splits),
+            **describe(self.data, drawn, splits),
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        write_removed(self.data, drawn, result / "removed")
+        write_json(result / "manifest.json", manifest)
+        put_in_place(result, self.out)
+        for line in encoding_lines(manifest["sources"]):
+            self.say(line)
+        self.say(f"data: {splits['train'].tokens:,} training tokens, {splits['validation'].tokens:,} validation tokens")
+
+    def _facts(self, splits: dict[str, Written]) -> dict[str, Any]:
+        """The keys of the manifest that are needed to open the result."""
+        return {
+            "format": FORMAT,
+            "dtype": self.dtype.name,
+            "tokens": {split: written.tokens for split, written in splits.items()},
+            "shards": {split: written.shards for split, written in splits.items()},
+            "largest_token": max(written.largest for written in splits.values()),
+            "end_of_text": separator(self.tokenizer, "reference.tokenizer"),
+            "tokenizer": fingerprint(self.tokenizer),
+            "prefix": self.data.prefix,
+            **self._request(),
+            "versions": versions() | package_versions(_PACKAGES),
+        }
+
+
+def _tokenizer_texts(collected: list[Part], validation_tokens: int) -> Iterator[str]:
+    """Texts to train a tokenizer on, each once; at most the first half, which may become validation, is excluded."""
+
+    def kept() -> Iterator[dict[str, Any]]:
+        return (record for part in collected for record in records(part.path) if not record["removed"])
+
+    keys, sizes = array("Q"), array("I")  # there may be very many
+    for record in kept():
+        keys.append(record["keys"][0])
+        sizes.append(len(record["text"].encode()))
+    all_keys = np.array(keys, np.uint64)
+    order = np.argsort(all_keys, kind="stable")
+    held = np.cumsum(np.array(sizes, np.int64)[order])
+    count = min(int(np.searchsorted(held, validation_tokens * _VALIDATION_BYTES_PER_TOKEN)) + 1, len(keys) // 2)
+    last = keys[int(order[count - 1])] if count else -1
+    first = np.zeros(len(keys), bool)
+    first[np.unique(all_keys, return_index=True)[1]] = True
+    for place, record in enumerate(kept()):
+        if first[place] and keys[place] > last:
+            yield record["text"]

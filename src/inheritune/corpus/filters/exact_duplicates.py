@@ -1,0 +1,40 @@
+"""The filter `exact_duplicates`: one of all documents with the same text."""
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from inheritune.corpus.filters.base import CorpusFilter
+
+if TYPE_CHECKING:
+    from inheritune.corpus.building.deduplication import Comparison
+    from inheritune.data.shards import Array
+
+_IN_MEMORY = 2_000_000  # rows that are sorted at once
+
+
+class ExactDuplicates(CorpusFilter):
+    """Keeps one of all documents with the same text."""
+
+    filter: Literal["exact_duplicates"] = "exact_duplicates"
+    """The filter's name."""
+
+    def marks(self, number: int, comparison: "Comparison") -> "list[Array]":
+        """Of equal texts the first by `Candidates.ranks` is kept."""
+        candidates = comparison.candidates
+        marks: list[Array] = [np.zeros(len(candidates.index(part)), np.uint8) for part in range(len(candidates))]
+        slices = max(1, -(-sum(map(len, marks)) // _IN_MEMORY))
+        for slice_ in range(slices):
+            tables = [np.zeros((7, 0), "<u8")]
+            for part in range(len(candidates)):
+                index = candidates.index(part)
+                digest = index["digest"]
+                at = np.flatnonzero((index["removed"] == 0) & (digest[:, 0] % np.uint64(slices) == slice_))
+                place = np.full(len(at), part, "<u8"), at.astype("<u8")
+                tables.append(np.stack([*digest[at].T, *candidates.ranks(index[at]), *place]))
+            table = np.concatenate(tables, axis=1)
+            table = table[:, np.lexsort(table[::-1])]
+            again = np.flatnonzero((table[:2, 1:] == table[:2, :-1]).all(axis=0)) + 1
+            for part, row in table[-2:, again].T:
+                marks[int(part)][int(row)] = number
+        return marks

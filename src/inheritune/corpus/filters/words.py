@@ -1,0 +1,43 @@
+"""What splits the text of a language into words and sentences: datatrove's tokenizers, and the packages they need."""
+
+import importlib.metadata
+import importlib.util
+import re
+
+from inheritune.errors import InputError
+
+_EXTRA = ("fasteners", "fasttext-numpy2-wheel", "spacy")  # what inheritune[filters] installs
+
+
+def check_words(language: str, place: str) -> None:
+    """Try the tokenizer of a language. Raises InputError at `place`.language for one that is unknown or incomplete."""
+    missing_packages({"spacy": "spacy"}, place)
+    from datatrove.utils.word_tokenizers import load_tokenizer_assignments
+
+    place, tokenizers = f"{place}.language", load_tokenizer_assignments()
+    if language not in tokenizers:
+        raise InputError(place, f"datatrove has no word tokenizer for {language!r}", "give an ISO 639 code such as en")
+    try:
+        # A new one, not datatrove's cached one: that would travel to the workers with all that it has loaded.
+        tokenizers[language]().word_tokenize("a")
+    except ImportError as error:
+        command = re.search(r"pip install [^`)]+", str(error))
+        remedy = command.group() if command else "install the package it names"
+        raise InputError(place, f"the word tokenizer for {language!r} is not installed ({error})", remedy) from None
+    except Exception as error:  # tokenizers that fetch data of their own on first use
+        raise InputError(place, f"the word tokenizer for {language!r} fails ({error})", "see what it needs") from None
+
+
+def missing_packages(packages: dict[str, str], place: str) -> None:
+    """Raise InputError at `place` when a package is missing. `packages`: the name on PyPI by the name of the import."""
+    installed = {(package.name or "").lower().replace("_", "-") for package in importlib.metadata.distributions()}
+    # Both are needed: datatrove refuses a package of that name which another project publishes.
+    missing = [
+        wheel
+        for module, wheel in packages.items()
+        if importlib.util.find_spec(module) is None or wheel not in installed
+    ]
+    if missing:
+        extra = all(wheel in _EXTRA for wheel in missing)
+        remedy = "pip install 'inheritune[filters]'" if extra else f"pip install {' '.join(missing)}"
+        raise InputError(place, f"{' and '.join(missing)} not installed", remedy)

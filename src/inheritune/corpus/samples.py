@@ -1,0 +1,73 @@
+"""The documents of any text, and sequences spread over it, to look at models with."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inheritune.corpus.sources.inputs import list_inputs
+from inheritune.corpus.sources.reading import read
+from inheritune.data import Encoder, Packing, Rows, Sequences, prefix_tokens, sample
+from inheritune.errors import InputError
+from inheritune.recipe import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ENOUGH = 20  # times the requested tokens are read: the rest of a text is ignored
+_LONGEST = 16  # characters of a token: only so much of a very long document is tokenised
+
+
+def documents(paths: Sequence[str | Path]) -> Iterator[str]:
+    """The documents in files, folders, patterns or addresses, in their order. Raises InputError for what is no text."""
+    sources = [Source(path=str(path)) for path in paths]
+    try:
+        for one in list_inputs(sources):
+            for document in read(one, sources[one.source], lambda place, reason: None, seed=0):
+                yield document.text
+    except InputError as error:
+        raise InputError.of(
+            [replace(problem, remedy=_without_recipe(problem.remedy)) for problem in error.problems]
+        ) from None
+
+
+def _without_recipe(remedy: str) -> str:
+    """A remedy where there is no recipe, whose sources have keys for it."""
+    if "source's" not in remedy and "`" not in remedy:
+        return remedy
+    return f"{remedy} (`inheritune prepare` has these as options; give its folder as data in place of the text)"
+
+
+def sample_text(
+    paths: Sequence[str | Path],
+    tokenizer: "PreTrainedTokenizerBase",
+    count: int,
+    sequence_length: int,
+    or_fewer: bool = False,
+    prefix: str = "auto",
+) -> Rows:
+    """`count` sequences of `sequence_length` predicted tokens out of files, folders, patterns or addresses.
+
+    Each begins with the tokenizer's prefix, unless `prefix` is `none`. Documents are joined, each followed by an
+    end-of-text token (where the tokenizer has one). The sequences are spread evenly over them, or over the first part
+    of a large text, twenty times as long as they. Raises InputError for text that cannot be read, and where it is too
+    short (with `or_fewer`: for one sequence).
+    """
+    encoder, end = Encoder(tokenizer), tokenizer.eos_token_id
+    end = end if isinstance(end, int) else None
+    wanted = count * sequence_length * _ENOUGH
+    tokens: list[int] = []
+    for text in documents(paths):
+        tokens += encoder.encode([text[: wanted * _LONGEST]])[0]
+        tokens += [] if end is None else [end]
+        if len(tokens) > wanted:
+            break
+    place = ", ".join(str(path) for path in paths)
+    packing = Packing(() if prefix == "none" else prefix_tokens(tokenizer), end)
+    if len(tokens) < sequence_length + packing.context:
+        what = f"{len(tokens)} tokens, and one sequence takes {sequence_length + packing.context}"
+        raise InputError(place, what, "give more text, or a smaller --length")
+    sequences = Sequences(np.asarray(tokens, np.int64), sequence_length, place, packing=packing)
+    return sample(sequences, count, place, or_fewer)

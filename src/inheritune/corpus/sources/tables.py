@@ -1,0 +1,117 @@
+"""Tables: .parquet files, and .arrow files, in which `datasets` keeps its rows. Only the text's column is read."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from inheritune.corpus.sources.inputs import Input
+from inheritune.corpus.sources.storage import BLOCK, Damaged, explained, open_bytes
+from inheritune.corpus.sources.texts import Fault, Text, no_column, no_text, too_long
+from inheritune.limits import BATCH_BYTES, CHUNK_BYTES, CHUNK_RATIO, DOCUMENT
+
+_ROWS = 256  # of a parquet file at once: these are in memory, and a page of the file
+_MOST_BYTES = 4 * DOCUMENT  # a character has 1 to 4
+_FILE_MARK = b"ARROW1"  # of the form of Arrow with an index at its end; the other one is a stream of batches
+
+
+def read_arrow(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
+    """The values of the column `text_key` of an Arrow file of either form, one record batch in memory at a time."""
+    from pyarrow import ipc
+
+    with _opened(one, ".arrow") as file:
+        has_index = file.read(len(_FILE_MARK)) == _FILE_MARK
+        file.seek(0)
+        reader = ipc.open_file(file) if has_index else ipc.open_stream(file)
+        _check_column(reader.schema, text_key)
+        batches = map(reader.get_batch, range(reader.num_record_batches)) if has_index else reader
+        number = 0
+        for batch in batches:
+            yield from _texts(one, batch.column(text_key), number, text_key, fault)
+            number += batch.num_rows
+
+
+def read_parquet(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
+    """The values of the column `text_key` of a .parquet file, page by page."""
+    from pyarrow.parquet import ParquetFile
+
+    with _opened(one, ".parquet") as file:
+        # Without these arguments a row group, which may be as large as the file, is held whole.
+        table = ParquetFile(file, buffer_size=BLOCK, pre_buffer=False)
+        _check_column(table.schema_arrow, text_key)
+        number = 0
+        for group in range(table.num_row_groups):
+            rows = _rows_at_once(table, file, group, text_key)
+            for batch in table.iter_batches(rows, row_groups=[group], columns=[text_key], use_threads=False):
+                yield from _texts(one, batch.column(0), number, text_key, fault)
+                number += batch.num_rows
+
+
+@contextlib.contextmanager
+def _opened(one: Input, suffix: str) -> Iterator[Any]:
+    """The open file; what pyarrow raises about its content becomes Damaged."""
+    import pyarrow
+
+    with explained(one.address), open_bytes(one.address, seeking=True) as file:
+        try:
+            yield file
+        except (pyarrow.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            raise Damaged(f"not a whole {suffix} file ({error})", "fetch the file again, or exclude it") from None
+
+
+def _rows_at_once(table: Any, file: Any, group: int, text_key: str) -> int:
+    """How many rows of a row group can be unpacked at once: a text that many rows share is stored once.
+
+    Raises Damaged for a column that unpacks to far more than is stored.
+    """
+    from pyarrow import compute
+    from pyarrow.parquet import ParquetFile
+
+    of_group = table.metadata.row_group(group)
+    chunks = map(of_group.column, range(of_group.num_columns))
+    chunk = next(chunk for chunk in chunks if chunk.path_in_schema == text_key)
+    unpacked, stored = chunk.total_uncompressed_size, chunk.total_compressed_size
+    if unpacked > max(CHUNK_BYTES, CHUNK_RATIO * stored):
+        what = f"row group {group + 1}: column {text_key!r} unpacks from {stored:,} bytes to {unpacked:,}"
+        raise Damaged(what, f"write it in row groups that unpack to at most {CHUNK_BYTES:,} bytes, or exclude the file")
+    rows = min(_ROWS, max(1, _ROWS * CHUNK_BYTES // max(unpacked, 1)))
+    if any("DICTIONARY" in encoding for encoding in chunk.encodings) and of_group.num_rows:
+        packed = ParquetFile(file, buffer_size=BLOCK, pre_buffer=False, read_dictionary=[text_key])
+        first = next(packed.iter_batches(1, row_groups=[group], columns=[text_key], use_threads=False)).column(0)
+        longest = int(compute.max(compute.binary_length(first.dictionary)).as_py() or 1)
+        rows = min(rows, max(1, BATCH_BYTES // max(longest, 1)))
+    return int(rows)
+
+
+def _texts(one: Input, column: Any, before: int, text_key: str, fault: Fault) -> Iterator[Text]:
+    """The values of an Arrow column of text, after `before` rows of the file."""
+    from pyarrow import DictionaryScalar
+
+    for number, value in enumerate(column, start=before + 1):
+        place = f"{one.address}: row {number}"
+        stored = value.value if isinstance(value, DictionaryScalar) else value
+        if stored.is_valid and stored.as_buffer().size > _MOST_BYTES:
+            fault(place, *too_long(stored.as_buffer().size // 4))
+            continue
+        try:
+            text = value.as_py()
+        except UnicodeDecodeError:
+            fault(place, "not UTF-8 text", "write the file anew")
+            continue
+        if text is None:
+            fault(place, *no_text({text_key: None}, text_key))
+        else:
+            yield Text(place, text)
+
+
+def _check_column(schema: Any, text_key: str) -> None:
+    """Raise Damaged unless an Arrow schema has a column `text_key` of text."""
+    from pyarrow import types
+
+    if text_key not in schema.names:
+        raise Damaged(*no_column(text_key, schema.names))
+    column = schema.field(text_key).type
+    inner = column.value_type if types.is_dictionary(column) else column
+    if not (types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)):
+        raise Damaged(f"column {text_key!r} holds {column}, not text", "name the column with the source's `text_key`")

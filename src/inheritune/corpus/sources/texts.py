@@ -1,0 +1,62 @@
+"""A text with its place, and the handling of one that cannot be read."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from inheritune.errors import InputError
+from inheritune.limits import DOCUMENT
+from inheritune.recipe import Source
+
+
+class Text(NamedTuple):
+    """A document's text and its place, for messages and samples."""
+
+    place: str
+    text: str
+
+
+class Fault:
+    """Called for each text that cannot be read: raises, or with `on_error: skip` counts it."""
+
+    def __init__(self, source: Source, skipped: Callable[[str, str], None]) -> None:
+        self.stop, self.skipped = source.on_error == "stop", skipped
+
+    def __call__(self, place: str, what: str, remedy: str) -> None:
+        """Raise InputError, or report place and reason to `skipped` and return."""
+        if self.stop:
+            raise InputError(place, what, f"{remedy}, or set the source's `on_error: skip`")
+        self.skipped(place, what)
+
+
+def too_long(characters: int) -> tuple[str, str]:
+    """What is wrong, and the remedy, where a document is longer than the limit."""
+    what = f"a document of {characters:,} characters, at most {DOCUMENT:,} are allowed"
+    return what, "split it into several documents (in text files `document: 2K characters` does), or exclude it"
+
+
+def no_column(text_key: str, columns: list[str]) -> tuple[str, str]:
+    """What is wrong, and the remedy, where a table has other columns."""
+    return f"no column {text_key!r}; there are: {_names(columns)}", "name the column with the source's `text_key`"
+
+
+def no_text(record: Any, text_key: str) -> tuple[str, str]:
+    """What is wrong, and the remedy, where a record has no text."""
+    if not isinstance(record, dict):
+        return (
+            f"a JSON {_kind(record)}, not an object with keys",
+            'write records as {"text": "..."}, or exclude the file',
+        )
+    remedy = "name the key that holds the text with the source's `text_key`"
+    if text_key not in record:
+        return f"no text under {text_key!r}; the keys are: {_names(list(record))}", remedy
+    return f"no text under {text_key!r}, but {_kind(record[text_key])}", remedy
+
+
+def _names(names: list[str]) -> str:
+    """A list short enough for a line, even where what should be names are texts."""
+    return ", ".join(repr(name[:40]) for name in names[:20]) + (", ..." if len(names) > 20 else "") or "none"
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "text", bool: "true or false", int: "number", float: "number"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -1,1 +1,0 @@
-"""Where text comes from: files, addresses and streams, and where a document begins and ends in them."""

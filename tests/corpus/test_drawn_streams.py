@@ -1,0 +1,167 @@
+"""Streamed data sets in a preparation: alone and beside files, to their end, cut off, and broken."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inheritune.corpus import prepare
+from inheritune.corpus.building import collection, preparation
+from inheritune.corpus.sources.streaming import read_stream
+from inheritune.data import Prepared
+from inheritune.errors import InputError
+
+WORDS = [f"{a}{b}" for a in ("ba", "do", "ke", "li", "mu", "na") for b in ("n", "r", "st", "l")]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    monkeypatch.setattr(preparation, "_PART_BYTES", 3_000)
+
+
+def texts(count: int, mark: str) -> list[str]:
+    draw = random.Random(mark)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(10, 40))) + f" {mark} {number}" for number in range(count)]
+
+
+def write(folder: Path, some: list[str], files: int = 3) -> Path:
+    folder.mkdir()
+    for number in range(files):
+        lines = (json.dumps({"text": text}) + "\n" for text in some[number::files])
+        (folder / f"train-{number}.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> dict[str, Any]:
+    return {"dataset": str(write(tmp_path / "set", texts(150, "streamed"))), "buffer": 20}
+
+
+def contents(prepared: Prepared) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(prepared.folder.glob("*.bin"))}
+
+
+def decoded(prepared: Prepared, tokenizer: Any, split: str) -> list[str]:
+    found = tokenizer.decode(prepared.tokens(split).read().tolist())
+    return [text for text in found.split(tokenizer.eos_token) if text]
+
+
+def request(*sources: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"sources": list(sources), "validation": "100 tokens", "workers": 1, **more}
+
+
+def test_a_whole_stream_has_every_document_once(stream: Any, tokenizer: Any, tmp_path: Path) -> None:
+    found = prepare(request(stream), tokenizer, tmp_path / "data")
+    parts = decoded(found, tokenizer, "train"), decoded(found, tokenizer, "validation")
+    assert sorted(parts[0] + parts[1]) == sorted(texts(150, "streamed"))
+    assert parts[1]
+    assert "from a stream" in found.manifest["sources"][0]["drawn"]
+
+
+def test_a_part_of_a_stream_is_its_beginning_as_shuffled(stream: Any, tokenizer: Any, tmp_path: Path) -> None:
+    from inheritune.corpus.sources.texts import Fault
+    from inheritune.recipe import Source
+
+    found = prepare(request(stream, size="500 tokens"), tokenizer, tmp_path / "data", seed=3)
+    source = Source.model_validate(stream)
+    shuffled = [text.text for text in read_stream(source, 3, Fault(source, lambda place, reason: None))]
+    read = found.manifest["documents"]["found"]
+    assert 0 < read < 150
+    assert {*decoded(found, tokenizer, "train")[:-1], *decoded(found, tokenizer, "validation")} <= set(shuffled[:read])
+    assert len(found.tokens("train")) == 500
+
+
+def test_weights_share_a_size_between_a_stream_and_files(stream: Any, tokenizer: Any, tmp_path: Path) -> None:
+    files = {"path": str(write(tmp_path / "files", texts(150, "filed") + texts(150, "streamed")[:40]))}
+    asked = request({**stream, "weight": 1}, {**files, "weight": 2}, size="900 tokens")
+    found = prepare(asked, tokenizer, tmp_path / "data")
+    assert [source["train_tokens"] for source in found.manifest["sources"]] == [300, 600]
+    assert not set(decoded(found, tokenizer, "train")) & set(decoded(found, tokenizer, "validation"))
+
+
+@pytest.mark.parametrize("filters", [[], ["exact_duplicates"]])
+def test_a_stream_that_was_read_to_its_end_before_changes_nothing(
+    filters: Any, stream: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Its end is known then, which must not be taken for the end of what a lower threshold admits."""
+    rest: list[Any] = [{"filter": "length", "min_characters": 175}, *filters]
+    with pytest.raises(InputError, match="would fit") as caught:
+        prepare(request(stream, size="1M tokens", filters=rest), tokenizer, tmp_path / "data")
+    fits = str(caught.value).partition("data.size of ")[2].split()[0].replace(",", "")
+    for size in (fits, "700"):
+        with pytest.raises(InputError, match="would fit"):
+            prepare(request(stream, size="1M tokens", filters=rest), tokenizer, tmp_path / size)
+        said: list[str] = []
+        asked = request(stream, size=f"{size} tokens", filters=rest)
+        fresh = prepare(asked, tokenizer, tmp_path / f"fresh-{size}", say=said.append)
+        assert contents(prepare(asked, tokenizer, tmp_path / size)) == contents(fresh)
+    assert any("more documents are needed" in line for line in said)
+
+
+def test_validation_is_read_on_for_where_training_takes_all(stream: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """A filter leaves so little that the beginning of the stream does not hold all of validation."""
+    rest: list[Any] = [{"filter": "length", "min_characters": 165}]
+    kept = [text for text in texts(150, "streamed") if len(text) >= 165]
+    found = prepare(request(stream, filters=rest), tokenizer, tmp_path / "data")
+    parts = decoded(found, tokenizer, "train"), decoded(found, tokenizer, "validation")
+    assert sorted(parts[0] + parts[1]) == sorted(kept)
+    assert found.manifest["tokens"]["validation"] >= 100
+
+
+def test_files_that_are_too_short_are_read_once(tokenizer: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+    source = {"path": str(write(tmp_path / "files", texts(60, "filed")))}
+    rest: list[Any] = [{"filter": "length", "min_characters": 140}]
+    with pytest.raises(InputError, match="would fit"):
+        prepare(request(source, size="100K tokens", filters=rest), tokenizer, tmp_path / "data", say=said.append)
+    assert [line for line in said if "more documents" in line] == []
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 3, 6])
+def test_a_stream_that_was_cut_off_goes_on(
+    after: int, stream: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = prepare(request(stream), tokenizer, tmp_path / "fresh")
+    calls, write_whole = 0, collection.write_whole
+
+    def killing(*words: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise Killed
+        write_whole(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collection, "write_whole", killing)
+        with pytest.raises(Killed):
+            prepare(request(stream), tokenizer, tmp_path / "data")
+    found = prepare(request(stream), tokenizer, tmp_path / "data")
+    assert contents(found) == contents(expected)
+    assert found.manifest["documents"] == expected.manifest["documents"]
+
+
+def test_rows_without_text_are_named_or_passed_over(tokenizer: Any, tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", texts(30, "streamed"))
+    (folder / "train-9.jsonl").write_text('{"text": null}\n' * 3 + '{"text": " "}\n')
+    source: dict[str, Any] = {"dataset": str(folder), "buffer": 5}
+    with pytest.raises(InputError, match=r"row \d+ as drawn: no text under 'text', but null"):
+        prepare(request(source), tokenizer, tmp_path / "data")
+    found = prepare(request({**source, "on_error": "skip"}), tokenizer, tmp_path / "data")
+    assert found.manifest["sources"][0]["passed_over"] == {"no text under 'text', but null": 3}
+    assert found.manifest["documents"]["found"] == 30
+
+
+def test_an_empty_stream_is_named(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train-0.jsonl").write_text('{"text": " "}\n')
+    with pytest.raises(InputError, match="set: no text"):
+        prepare(request({"dataset": str(tmp_path / "set")}), tokenizer, tmp_path / "data")

@@ -44,6 +44,7 @@ from inheritune.data import (
 from inheritune.distillation import DistillationRequest, Teacher, check_has_teacher, open_teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
+from inheritune.losses import Setup, TeacherNeeds, build_losses
 from inheritune.recipe import Distillation, Evaluate, Reference, Training, check
 from inheritune.request import asked, begun, check_request, identity
 from inheritune.runlog import Terminal, Trackers, check_trackers, open_trackers, read_json, read_mapping, write_json
@@ -201,12 +202,16 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
         f"{arm.name}: {model.config.num_hidden_layers} blocks, {size:,} parameters,"
         f" {steps:,} steps of {settings.batch_tokens:,} tokens"
     )
+    router = router_loss_of(model, settings.router_loss, arm.name, conditions.terminal.say)
+    losses = build_losses(settings, Setup(router, model.config, None if arm.teacher is None else arm.teacher.config))
     outputs, teaching = None, dict[str, Any]()
     if arm.teacher is not None:
         uses = steps * settings.batch_sequences
-        lesson = DistillationRequest(arm.name, settings, conditions.train_sequences, uses, logits_width(model))
+        lesson = DistillationRequest(
+            arm.name, settings, conditions.train_sequences, uses, logits_width(model), TeacherNeeds.of(losses)
+        )
         outputs, teaching = arm.teacher.outputs(lesson, runtime, conditions.terminal.say)
-    job = replace(_job(arm, conditions, settings, model, flops), teacher=outputs)
+    job = replace(_job(arm, conditions, settings, model, flops), teacher=outputs, losses=tuple(losses))
     runtime.on_rank0(lambda: keep_frame(model, conditions.tokenizer, arm.folder / "checkpoints"))
     building = time.monotonic() - began
     with _open_trackers(arm, conditions, model, settings) as trackers:
@@ -285,7 +290,6 @@ def _job(arm: Arm, conditions: Conditions, settings: Training, model: "PreTraine
         return mean(losses).value
 
     return Job(
-        router=router_loss_of(model, settings.router_loss, arm.name, conditions.terminal.say),
         label=arm.name,
         model=model,
         sequences=conditions.train_sequences,

@@ -2,19 +2,21 @@
 
 import ctypes
 import datetime
+import math
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from inheritune.errors import InherituneError, InputError, OtherProcessFailed
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed.device_mesh import DeviceMesh
 
 MOST_THREADS = 1024  # as in a recipe's hardware
 _T = TypeVar("_T")
@@ -24,19 +26,59 @@ _timeout = datetime.timedelta(minutes=10)
 _PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells its processes
 
 
+_DATA = ("replicate", "shard")  # dimensions of the mesh whose processes have data of their own
+
+
 @dataclass(frozen=True)
 class Runtime:
-    """The process's place and device."""
+    """The process's place and device.
+
+    `mesh` arranges the processes in named dimensions, the outermost first: `replicate` (each has the whole model),
+    `shard` (each has a part of every tensor), and any others, whose processes work on the same data. Empty: all
+    processes are replicas.
+    """
 
     device: str
     threads: int
     rank: int = 0
     world_size: int = 1
+    mesh: tuple[tuple[str, int], ...] = ()
 
     @property
     def is_rank0(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process is the one that writes files and messages."""
         return self.rank == 0
+
+    @property
+    def dp_size(self) -> int:
+        """How many parts the data are divided into: the product of the data dimensions."""
+        return math.prod(size for name, size in self.mesh if name in _DATA) if self.mesh else self.world_size
+
+    @property
+    def dp_rank(self) -> int:
+        """Which part of the data is this process's."""
+        if not self.mesh:
+            return self.rank
+        part, rest = 0, self.rank
+        for number, (name, size) in enumerate(self.mesh):
+            inner = math.prod(one for _, one in self.mesh[number + 1 :])
+            if name in _DATA:
+                part = part * size + rest // inner
+            rest %= inner
+        return part
+
+    def arranged(self, **sizes: int) -> "Runtime":
+        """The same process in a mesh of these dimensions. Raises ValueError unless it has as many processes."""
+        if math.prod(sizes.values()) != self.world_size:
+            raise ValueError(f"a mesh of {sizes} for {self.world_size} processes")
+        return replace(self, mesh=tuple(sizes.items()))
+
+    def device_mesh(self) -> "DeviceMesh":
+        """The mesh as torch knows it. Called by all processes."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        names, sizes = zip(*self.mesh, strict=True)
+        return init_device_mesh(self.device, sizes, mesh_dim_names=names)
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
         """The context for a forward pass in `precision` ('float32', 'bfloat16', 'float8' or 'auto')."""

@@ -15,6 +15,7 @@ from inheritune import runtime
 from inheritune.data import Batches, Packing, Sequences
 from inheritune.distillation import DistillationRequest, OnlineOutputs, StoredOutputs, Teacher, storing, teacher
 from inheritune.errors import InputError, RunError
+from inheritune.losses import Setup, TeacherNeeds, build_losses
 from inheritune.recipe import Training, check
 
 VOCABULARY, LENGTH = 300, 16
@@ -37,14 +38,22 @@ def lesson(vocabulary: int = VOCABULARY, packing: Packing = PLAIN, uses: int = 4
     tree = {"length": "5 steps", "batch": "8 sequences", "sequence_length": LENGTH, "precision": "float32"}
     distillation = {"outputs": "stored"} | more.pop("distillation", {})
     settings = check(Training, tree | {"distillation": distillation} | more, "train")
-    return DistillationRequest("arm one", settings, text(settings.sampling, packing=packing), uses, vocabulary)
+    return DistillationRequest(
+        "arm one", settings, text(settings.sampling, packing=packing), uses, vocabulary, needs(settings)
+    )
+
+
+def needs(settings: Training) -> TeacherNeeds:
+    return TeacherNeeds.of(build_losses(settings, Setup()))
 
 
 def asked(outputs: Any, numbers: list[int], row: Sequences) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Probabilities (B x T, K + 1) and indices for some sequences."""
     examples = row.rows(numbers).examples()
     stored = outputs.stored(np.array(numbers) * LENGTH)
-    found = outputs(examples.inputs, *stored, positions=examples.positions, places=examples.places)(slice(None))
+    found = outputs(examples.inputs, *stored, positions=examples.positions, places=examples.places).distribution(
+        slice(None)
+    )
     return found.log_probabilities.exp(), found.indices
 
 
@@ -116,11 +125,11 @@ def test_a_batch_finds_its_sequences_whatever_its_order_and_split(
     online, _ = Teacher(model, tmp_path).outputs(lesson(distillation={"top_k": 4, "outputs": "online"}), HERE, print)
     for step, seed in ((0, 1), (7, 2)):  # of another epoch
         for rank in range(processes):
-            batches = Batches(row, batch, seed, rank=rank, processes=processes, stored=outputs.stored)
+            batches = Batches(row, batch, seed, dp_rank=rank, dp_size=processes, stored=outputs.stored)
             for part in batches.micro_batches(step, size):
                 assert {len(tensor) for tensor in part.stored} == {len(part.examples)} == {size}
-                found = outputs(part.examples.inputs, *part.stored)(slice(None))
-                expected = online(part.examples.inputs)(slice(None))
+                found = outputs(part.examples.inputs, *part.stored).distribution(slice(None))
+                expected = online(part.examples.inputs).distribution(slice(None))
                 assert found.indices is not None
                 assert expected.indices is not None
                 assert torch.equal(found.indices.long(), expected.indices)
@@ -199,11 +208,11 @@ def test_whatever_outputs_depend_on_has_outputs_of_its_own(change: dict[str, Any
     seed, tokens = change.pop("teacher", 0), change.pop("text", 400)
     wanted = lesson(**change)
     wanted = DistillationRequest(
-        "two", wanted.settings, text(tokens=tokens, packing=wanted.sequences.packing), 40, VOCABULARY
+        "two", wanted.settings, text(tokens=tokens, packing=wanted.sequences.packing), 40, VOCABULARY, wanted.needs
     )
     if "sequence_length" in change:
         row = Sequences(text().tokens, 8, "test")
-        wanted = DistillationRequest("two", wanted.settings, row, 40, VOCABULARY)
+        wanted = DistillationRequest("two", wanted.settings, row, 40, VOCABULARY, wanted.needs)
     Teacher(a_teacher(seed), tmp_path).outputs(wanted, HERE, print)
     assert len(list(tmp_path.glob("*/manifest.json"))) == 2
     assert before.exists()

@@ -19,12 +19,12 @@ from inheritune import runtime
 from inheritune.cli import main
 from inheritune.data import Batches, Sequences, batch_numbers
 from inheritune.errors import RunError
+from inheritune.optimizers.stepping import allocate_state, state_tensors
 from inheritune.recipe import Training
 from inheritune.runlog import Terminal, read_metrics
-from inheritune.training import Job, NextToken, build_optimizer, list_checkpoints, spread, train_steps
+from inheritune.training import Job, Objective, list_checkpoints, parallelize, train_steps
 from inheritune.training.checkpoint import read_position
 from inheritune.training.loop import _Loop
-from inheritune.training.optimizer import allocate_state, state_tensors
 from inheritune.training.step import Stepper
 
 BAD = 39  # a token that occurs only where a test puts it
@@ -112,7 +112,7 @@ class Course:
 
     def state(self) -> dict[str, torch.Tensor]:
         assert self.stepper is not None
-        held = self.stepper.spread.module.model
+        held = self.stepper.parallel.module.model
         parts = dict(held.named_parameters()) | state_tensors(held, self.stepper.optimizers)
         return {name: tensor.detach().clone() for name, tensor in parts.items()}
 
@@ -130,15 +130,13 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_its_micro_batch(
 ) -> None:
     course, step = Course(monkeypatch), 3
     if optimizer == "muon":
-        plain = build_optimizer
-
-        def build(held: torch.nn.Module, _: Any, given: Any) -> Any:
-            return plain(held, frozenset(n for n, p in held.named_parameters() if ".h." in n and p.dim() == 2), given)
-
-        monkeypatch.setattr("inheritune.training.loop.build_optimizer", build)
+        blocks = model().transformer.h
+        matrices = frozenset(f"transformer.h.{name}" for name, p in blocks.named_parameters() if p.dim() == 2)
+    else:
+        matrices = frozenset()
     row = sequences(bad=(numbers(step)[place],))
     with pytest.raises(RunError) as caught:
-        train(tmp_path, poisoned(), row, optimizer={"learning_rate": 0.02, "name": optimizer})
+        train(tmp_path, poisoned(), row, matrices, optimizer={"learning_rate": 0.02, "name": optimizer})
     blamed = numbers(step)[place // 2 * 2 :][:2]
     assert re.search(rf"test, step {step + 1}: the loss is nan", str(caught.value))
     assert f"(sequences {blamed[0]}, {blamed[1]})" in str(caught.value)
@@ -167,22 +165,22 @@ def test_steps_queued_behind_a_bad_one_change_nothing_either(
 def test_the_flag_stays_for_good_steps_after_a_bad_one(monkeypatch: pytest.MonkeyPatch) -> None:
     stepper = a_stepper(poisoned(), sequences(bad=(numbers(1)[0],)))
     launched = [stepper.launch(step, 0.01, lambda: (False, False)) for step in range(3)]
-    after = [parameter.detach().clone() for parameter in stepper.spread.module.parameters()]
+    after = [parameter.detach().clone() for parameter in stepper.parallel.module.parameters()]
     assert [step.outcome().is_finite for step in launched] == [True, False, True]
-    stepper.launch(3, 0.01, lambda: (False, False))
-    for one, other in zip(after, stepper.spread.module.parameters(), strict=True):
+    stepper.launch(3, 3, 0.01, lambda: (False, False))
+    for one, other in zip(after, stepper.parallel.module.parameters(), strict=True):
         assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
     stepper.start_over()
-    stepper.launch(3, 0.01, lambda: (False, False))
-    assert not torch.equal(after[-1], list(stepper.spread.module.parameters())[-1])
+    stepper.launch(3, 3, 0.01, lambda: (False, False))
+    assert not torch.equal(after[-1], list(stepper.parallel.module.parameters())[-1])
 
 
 def a_stepper(trained: torch.nn.Module, row: Sequences) -> Stepper:
     place = runtime.start("cpu")
-    held = spread(NextToken(trained, None), [], "alone", place)
-    optimizers = build_optimizer(trained, frozenset(), settings().optimizer)
+    held = parallelize(Objective(trained), [], "alone", place)
+    optimizers = settings().optimizer.build(trained, frozenset())
     allocate_state(trained, optimizers)
-    return Stepper(held, optimizers, Batches(row, BATCH, SEED), settings(), place, 2)
+    return Stepper(held, optimizers, Batches(row, BATCH, SEED), settings(), place, 2, 6)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
@@ -225,7 +223,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[int]]
 
     def limit(most: int, first: int, where: str, error: Exception) -> list[int]:
         sizes: list[int] = []
-        plain = NextToken.forward
+        plain = Objective.forward
 
         class Fails(torch.autograd.Function):
             @staticmethod
@@ -236,7 +234,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[int]]
             def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
                 raise error
 
-        def forward(self: NextToken, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, **more: Any) -> torch.Tensor:
+        def forward(self: Objective, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, **more: Any) -> torch.Tensor:
             sizes.append(len(inputs_BT))
             fails = len(inputs_BT) > most and len(sizes) > first
             if fails and where == "forward":
@@ -244,7 +242,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[int]]
             loss = plain(self, inputs_BT, targets_BT, **more)
             return Fails.apply(loss) if fails else loss  # type: ignore[no-untyped-call]
 
-        monkeypatch.setattr(NextToken, "forward", forward)
+        monkeypatch.setattr(Objective, "forward", forward)
         return sizes
 
     yield limit
@@ -348,7 +346,7 @@ def test_another_error_is_no_lack_of_memory(tmp_path: Path, memory: Any) -> None
 @examples(max_examples=12, deadline=None)
 def test_loss_and_gradient_do_not_depend_on_the_split(batch: int, micro_batch: int, processes: int) -> None:
     row, trained = sequences(), model().double()
-    objective = NextToken(trained, None)
+    objective = Objective(trained)
     rows = torch.from_numpy(row.rows(batch_numbers(3, batch, row.count, SEED)).windows)
     whole = objective(rows[:, :-1], rows[:, 1:])
     whole.backward()
@@ -356,7 +354,7 @@ def test_loss_and_gradient_do_not_depend_on_the_split(batch: int, micro_batch: i
     objective.zero_grad()
     total = 0.0
     for rank in range(processes):
-        for part in Batches(row, batch, SEED, rank=rank, processes=processes).micro_batches(3, micro_batch):
+        for part in Batches(row, batch, SEED, dp_rank=rank, dp_size=processes).micro_batches(3, micro_batch):
             loss = objective(part.examples.inputs, part.examples.targets)
             loss.backward()
             total += loss.item()

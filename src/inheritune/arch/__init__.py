@@ -20,7 +20,7 @@ from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tok
 from inheritune.arch.families import Fold, fills, folds, packed_dimension, settled_attributes
 from inheritune.arch.finite import check_numbers, check_stored_numbers
 from inheritune.arch.gguf_header import read_gguf
-from inheritune.arch.head import Head, logits_width, split_head
+from inheritune.arch.head import Head, assumed_head, logits_width, split_head
 from inheritune.arch.loading import (
     check_tokenizer_fits,
     find_tokenizer,
@@ -34,6 +34,7 @@ from inheritune.arch.loading import (
 )
 from inheritune.arch.model_source import ready, resolve_dtype, title
 from inheritune.arch.padding import train_padding_rows
+from inheritune.arch.patching import hidden_of, keep_outputs, replace_forwards, replaced_forwards, with_hidden
 from inheritune.arch.precision import in_dtype
 from inheritune.arch.roles import Role, silencing_values, tensor_roles
 from inheritune.arch.router import RouterLoss, find_router_loss, router_loss_of
@@ -69,6 +70,7 @@ __all__ = [
     "RouterLoss",
     "StoredWeights",
     "Structure",
+    "assumed_head",
     "block_matrices",
     "block_modules",
     "build_empty",
@@ -99,7 +101,9 @@ __all__ = [
     "frame_config",
     "halve",
     "has_position_table",
+    "hidden_of",
     "in_dtype",
+    "keep_outputs",
     "kept_ranges",
     "layer_count",
     "load_config",
@@ -118,6 +122,8 @@ __all__ = [
     "readers_in",
     "readers_of",
     "ready",
+    "replace_forwards",
+    "replaced_forwards",
     "resolve_dtype",
     "router_loss_of",
     "save_frame",
@@ -135,4 +141,5 @@ __all__ = [
     "title",
     "train_padding_rows",
     "training_flops_per_token",
+    "with_hidden",
 ]

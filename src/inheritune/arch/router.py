@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from inheritune.errors import InputError
 
@@ -27,7 +27,7 @@ class RouterLoss:
     balance: "Callable[..., torch.Tensor]" = field(repr=False)
 
     def __call__(self, router_logits: "Sequence[torch.Tensor]", counts_BT: "torch.Tensor") -> "torch.Tensor":
-        """The loss of a batch, not weighted; positions that `counts_BT` does not count are left out.
+        """The loss of a batch, not weighted; without the positions that `counts_BT` does not count.
 
         `router_logits` has one tensor (B x T, experts) for each block with experts. Source: Fedus, Zoph and Shazeer,
         Switch transformers, 2021, equations 4 to 6.
@@ -68,29 +68,30 @@ def find_router_loss(model: "PreTrainedModel") -> RouterLoss | None:
         model.train(training)
 
 
-def router_loss_of(
-    model: "PreTrainedModel", wanted: Literal["auto"] | bool, name: str, say: "Callable[[str], None]"
-) -> RouterLoss | None:
-    """The router loss that the training `name` adds: `train.router_loss` is `wanted`, and `say` tells what comes of it.
+def router_loss_of(model: "PreTrainedModel", wanted: Any, name: str, say: "Callable[[str], None]") -> RouterLoss | None:
+    """The router loss that the training `name` adds, or None; `say` reports which.
 
-    Raises InputError where one is asked for, there or by the model's config, and the model has none.
+    `wanted` is `train.router_loss`: "auto", true, false, or a weight in place of the config's. Raises InputError where
+    the recipe or the model's config asks for a router loss that the model does not have.
     """
     if wanted is False:
         return None
-    found = find_router_loss(model)
-    if found is None:
+    router = find_router_loss(model)
+    asked = wanted != "auto"
+    if router is None:
         by_config = bool(getattr(model.config.get_text_config(), "output_router_logits", False))
-        if wanted is True or by_config:
-            asked_by = "true" if wanted is True else "auto, and the model's config says output_router_logits: true"
-            what = f"{asked_by}, but {type(model).__name__} computes no router loss"
+        if asked or by_config:
+            shown = str(wanted).lower() if asked else "auto, and the model's config has output_router_logits: true"
+            what = f"{shown}, but {type(model).__name__} computes no router loss"
             raise InputError(f"{name}: train.router_loss", what, "set it to false")
         return None
-    if wanted is True or found.asked_for:
-        say(f"{name}: the router loss is added with the weight {found.weight:g}")
-        return found
-    if found.weight:
+    if asked or router.asked_for:
+        weight = f"{router.weight:g}" if isinstance(wanted, bool | str) else str(wanted)
+        say(f"{name}: the router loss is added with the weight {weight}")
+        return router
+    if router.weight:
         say(
-            f"{name}: trained without the router loss, as the model's config says output_router_logits: false"
-            f" (its weight would be {found.weight:g}); train.router_loss: true adds it"
+            f"{name}: trained without the router loss, as the model's config has output_router_logits: false"
+            f" (its weight would be {router.weight:g}); train.router_loss: true adds it"
         )
     return None

@@ -34,6 +34,7 @@ from inheritune.data import Packing, Sequences, Shard, Tokens
 from inheritune.distillation import OnlineOutputs, check_has_teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import sequence_losses
+from inheritune.losses import CrossEntropy, Loss, Setup, TeacherNeeds, build_losses
 from inheritune.recipe import Evaluate, Training, check
 from inheritune.runlog import LiveLine, Terminal, checksum, read_json, read_metrics, versions
 from inheritune.runtime import Runtime
@@ -129,7 +130,7 @@ def bench(
     if runtime.world_size > 1:
         raise InputError("bench", f"{runtime.world_size} processes", "it measures one: run it without torchrun")
     name, config, settings = resolve(shape, training, runtime)
-    if settings.distillation is not None:
+    if settings.needs_teacher:
         raise InputError("train.distillation", "there is no teacher to measure with", "leave it out")
     if minutes is None and runtime.device == "cuda":
         minutes = 2.5
@@ -172,10 +173,10 @@ def one_step(
 
     with tempfile.TemporaryDirectory(prefix=".inheritune-bench-", dir=folder) as place:
         work = _Work(build(config, runtime), settings, Evaluate(), runtime, Terminal(quiet=True), Path(place))
-        if teacher is not None and settings.distillation is not None:
+        work.losses = tuple(build_losses(settings, Setup(None, config, teacher)))
+        if teacher is not None:
             precision = runtime.resolve_precision(settings.precision)
-            taught = build(teacher, runtime), settings.distillation, runtime, precision
-            work.teacher = OnlineOutputs(*taught)
+            work.teacher = OnlineOutputs(build(teacher, runtime), TeacherNeeds.of(work.losses), runtime, precision)
         records = work.train(note, steps=3, every=1, saved_each=4)
     return {"loss": records[0]["loss"], "seconds": times[2] - times[1], "memory": peak_memory(runtime)}
 
@@ -191,6 +192,7 @@ class _Work:
     terminal: Terminal
     folder: Path
     teacher: OnlineOutputs | None = None
+    losses: tuple[Loss, ...] = (CrossEntropy(),)
 
     def __post_init__(self) -> None:
         length, settings = self.settings.sequence_length, self.settings
@@ -243,7 +245,7 @@ class _Work:
         job = Job(
             label="bench", model=self.model, sequences=self.sequences, settings=check(Training, tree, "bench"), seed=1,
             folder=folder, runtime=self.runtime, terminal=_NoLiveLine(self.terminal.quiet), validate=validate,
-            validate_every=every, teacher=self.teacher, **parts_of(self.model),
+            validate_every=every, teacher=self.teacher, losses=self.losses, **parts_of(self.model),
         )  # fmt: skip
         with contextlib.suppress(_Enough):
             train_steps(job)
@@ -257,8 +259,8 @@ class _Work:
         import torch
 
         single = self.runtime.resolve_precision(self.settings.precision) == "float32"
-        states = 8 if self.settings.optimizer.states == "float32" else 2
-        writing = parameter_count(self.model) * (4 + states + 4) / _DISK_RATE
+        states = sum(self.settings.optimizer.state_bytes(p.numel(), p.dim(), False) for p in self.model.parameters())
+        writing = (parameter_count(self.model) * (4 + 4) + states) / _DISK_RATE
         steps, dtype = _ROUNDS * each + 1, torch.float32 if single else torch.bfloat16
         checkpoints = self._place(steps) / "checkpoints"
         meter = _Meter(self.runtime, dtype, checkpoints, self.validate, ends, writing)

@@ -48,11 +48,11 @@ class Batches:
     """
 
     def __init__(
-        self, sequences: Sequences, batch: int, seed: int, *, rank: int = 0, processes: int = 1, pin: bool = False,
+        self, sequences: Sequences, batch: int, seed: int, *, dp_rank: int = 0, dp_size: int = 1, pin: bool = False,
         stored: "Callable[[Array], tuple[torch.Tensor, ...]]" = nothing_stored,
     ) -> None:  # fmt: skip
-        self.sequences, self.batch, self.seed, self.rank, self.pin = sequences, batch, seed, rank, pin
-        self.share = -(-batch // processes)
+        self.sequences, self.batch, self.seed, self.dp_rank, self.pin = sequences, batch, seed, dp_rank, pin
+        self.share = -(-batch // dp_size)
         self.stored = stored
         self._reader: ThreadPoolExecutor | None = None
         self._coming: deque[tuple[tuple[int, int], Future[list[MicroBatch]]]] = deque()
@@ -86,7 +86,7 @@ class Batches:
 
     def _read(self, batch: int, size: int) -> list[MicroBatch]:
         starts = self.sequences.batch_starts(batch, self.batch, self.seed)
-        mine = starts[self.rank * self.share : (self.rank + 1) * self.share]
+        mine = starts[self.dp_rank * self.share : (self.dp_rank + 1) * self.share]
         filled = np.pad(mine, (0, -(-self.share // size) * size - len(mine)))
         numbers = (mine // self.sequences.sequence_length).tolist()
         every, stored = self.sequences.windows(filled).examples(), self.stored(filled)

@@ -95,7 +95,7 @@ class Store:
         work = _Work(self.layout, sequences, teacher, runtime.device, say)
 
         def share() -> None:
-            for number in missing[runtime.rank :: runtime.world_size]:
+            for number in missing[runtime.dp_rank :: runtime.dp_size]:
                 numbers = range(firsts[number], min(firsts[number] + each, sequences.count))
                 work.write(partial, number, numbers)
 
@@ -171,7 +171,7 @@ class _Work:
             taught = self.teacher(examples.inputs, positions=examples.positions, places=examples.places)
             for number in range(len(numbers)):
                 parts = [
-                    taught(slice(first, min(first + per_pass, (number + 1) * length)))
+                    taught.distribution(slice(first, min(first + per_pass, (number + 1) * length)))
                     for first in range(number * length, (number + 1) * length, per_pass)
                 ]
                 values = torch.cat([part.log_probabilities.half() for part in parts]).cpu().numpy()

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inheritune.data import IGNORED, Array, Encoder, Examples, Packing, Rows, Sequences, separator
 from inheritune.errors import InputError
-from inheritune.evaluation.judging import Mean, check_finite, mean
+from inheritune.evaluation.judging import Mean, Text, check_finite, mean, score_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from inheritune.runtime import Runtime
-
-
-class Text(Protocol):
-    """Sequences of text: `Sequences` or `Rows`."""
-
-    @property
-    def count(self) -> int:
-        """How many sequences there are."""
-
-    def rows(self, numbers: Sequence[int]) -> Rows:
-        """The sequences of these numbers."""
 
 
 @dataclass(frozen=True)
@@ -126,21 +115,15 @@ def score(
     """
     import torch
 
-    text, end = reading.sequences, reading.packing.end_of_text
-    share = -(-text.count // runtime.world_size)
-    mine = list(range(text.count))[runtime.rank * share : (runtime.rank + 1) * share]
-    found: list[list[float]] = []
-    with torch.no_grad():
-        for first in range(0, share, micro_batch):  # as many calls on every process, since sharded models meet in each
-            numbers = mine[first : first + micro_batch]
-            filled = numbers if runtime.world_size == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
-            examples = text.rows(filled).examples().to(runtime.device)
-            losses_BT, counts_BT = losses_of(examples).double(), examples.targets != IGNORED
-            is_text_BT = counts_BT if end is None else counts_BT & (examples.targets != end)
-            sums = [torch.where(mask, losses_BT, 0.0).sum(dim=1) for mask in (counts_BT, is_text_BT)]
-            figures_B3 = torch.stack([sums[0], counts_BT.sum(dim=1).double(), sums[1]], dim=1)
-            found.extend(figures_B3.tolist()[: len(numbers)])
-    return _score(reading, [row for part in runtime.gather(found) for row in part])
+    end = reading.packing.end_of_text
+
+    def figures_of(examples: Examples) -> torch.Tensor:
+        losses_BT, counts_BT = losses_of(examples).double(), examples.targets != IGNORED
+        is_text_BT = counts_BT if end is None else counts_BT & (examples.targets != end)
+        sums = [torch.where(mask, losses_BT, 0.0).sum(dim=1) for mask in (counts_BT, is_text_BT)]
+        return torch.stack([sums[0], counts_BT.sum(dim=1).double(), sums[1]], dim=1)
+
+    return _score(reading, score_rows(reading.sequences, figures_of, runtime, micro_batch))
 
 
 def score_figures(judged: Score) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from inheritune.limits import YAML_BYTES, check_yaml, read_text
 from inheritune.recipe import Basis, TokenFiles, Training, changes, completed, dump_recipe
 from inheritune.runlog import check_name, check_trackers
 from inheritune.runtime import Runtime
-from inheritune.training import check_compiler, check_float8, check_optimizer, check_shardable
+from inheritune.training import check_compiler, check_float8
 from inheritune.vocabulary import vocabulary_size
 
 
@@ -86,9 +86,9 @@ def check_hardware(basis: Basis, train: Training, runtime: Runtime) -> None:
         check_float8(runtime.device)
     new = basis.reference.train
     for optimizer in (train.optimizer, *([new.optimizer] if new is not None and new.optimizer else [])):
-        check_optimizer(optimizer, runtime.device)
+        optimizer.check_device(runtime.device)
         if runtime.world_size > 1 or basis.hardware.parallel == "fsdp":
-            check_shardable(optimizer)
+            optimizer.check_shardable()
 
 
 def check_folder(folder: Path, file: str, spec: Basis, free: Sequence[str]) -> None:

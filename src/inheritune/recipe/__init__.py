@@ -1,6 +1,7 @@
 """What the user asks for: one model per part of a recipe, and the reading of recipe files."""
 
-from inheritune.recipe.base import Part
+from inheritune.losses import Distillation
+from inheritune.optimizers import Optimizer
 from inheritune.recipe.data import Data, Slurm, Source, TokenFiles
 from inheritune.recipe.file import changes, check, completed, dump_recipe, is_suite, merged, override
 from inheritune.recipe.filters import (
@@ -21,7 +22,6 @@ from inheritune.recipe.filters import (
 )
 from inheritune.recipe.models import Basis, Hardware, Recipe, load_recipe
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
-from inheritune.recipe.size import Size, parse_size
 from inheritune.recipe.suite import (
     ArmData,
     ArmSettings,
@@ -51,7 +51,8 @@ from inheritune.recipe.target import (
     Width,
     parse_layers,
 )
-from inheritune.recipe.training import Checkpoints, Distillation, Optimizer, Schedule, Training
+from inheritune.recipe.training import Checkpoints, Schedule, Training
+from inheritune.settings import Part, Size, parse_size
 
 __all__ = [
     "C4",

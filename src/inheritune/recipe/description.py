@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from inheritune.recipe.models import Basis, Recipe
-from inheritune.recipe.size import In, Size
 from inheritune.recipe.suite import Suite
+from inheritune.settings.size import In, Size
 
 _HEAD = """\
 # The recipe

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from inheritune.errors import InputError, Problem
 from inheritune.limits import check_yaml
-from inheritune.recipe.base import Unfit
 from inheritune.recipe.yaml_file import Lines, read_value, read_yaml
+from inheritune.settings.part import Unfit
 
 Model = TypeVar("Model", bound=BaseModel)
 _COMMAND_LINE = "command line"

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from inheritune.errors import InputError
-from inheritune.recipe.base import Part
 from inheritune.recipe.file import check, load_file, merged
 from inheritune.recipe.filters import Filters
 from inheritune.recipe.models import Basis
-from inheritune.recipe.size import Tokens
 from inheritune.recipe.target import Choice, Grow, Submodules, Width, parse_layers
 from inheritune.recipe.training import Training
+from inheritune.settings.part import Part
+from inheritune.settings.size import Tokens
 
 Origin = Annotated[str, Field(min_length=1)] | None
 Count = Annotated[int | float, BeforeValidator(parse_layers)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from inheritune.arch import find_structure
+from inheritune.arch import check_room, find_structure
 from inheritune.arch.inspection import POSITION
 from inheritune.errors import InputError
 
@@ -47,6 +47,17 @@ def inside_documents(model: torch.nn.Module, inputs_BT: torch.Tensor, positions_
     like_BT1 = torch.empty((*inputs_BT.shape, 1), dtype=weight.dtype, device=inputs_BT.device)  # for shape and type
     masks = create_masks_for_generate(model.config, like_BT1, None, None, position_ids=positions_BT)
     return {"input_ids": inputs_BT, "position_ids": positions_BT, "attention_mask": masks}
+
+
+def model_inputs(model: torch.nn.Module, inputs_BT: torch.Tensor, positions_BT: torch.Tensor | None) -> dict[str, Any]:
+    """The arguments of a model's forward by name; with `positions_BT` attention stays inside documents.
+
+    Raises InputError where sequences are longer than the model's positions.
+    """
+    if positions_BT is not None:
+        return inside_documents(model, inputs_BT, positions_BT)
+    check_room(model, inputs_BT.shape[1])
+    return {"input_ids": inputs_BT}
 
 
 def check_documents_apart(model: torch.nn.Module, end_of_text: int, sequence_length: int, place: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from inheritune import runtime as rt
 from inheritune.data import Batches, Examples, nothing_stored
 from inheritune.errors import Interrupted, RunError
+from inheritune.optimizers.stepping import allocate_state, load_state, state_tensors
 from inheritune.runlog import LiveLine, MetricsLog, read_metrics
 from inheritune.training.checkpoint import (
     Checkpoints,
@@ -24,9 +25,8 @@ from inheritune.training.checkpoint import (
 )
 from inheritune.training.float8 import check_float8, use_float8
 from inheritune.training.job import Job, planned_steps
-from inheritune.training.objective import NextToken, checkpoint_activations
-from inheritune.training.optimizer import allocate_state, build_optimizer, check_shardable, load_state, state_tensors
-from inheritune.training.parallel import How, ParallelModel, check_compiler, choose, spread
+from inheritune.training.objective import Objective, checkpoint_activations
+from inheritune.training.parallel import How, ParallelModel, check_compiler, choose, parallelize
 from inheritune.training.schedule import learning_rate
 from inheritune.training.step import Launched, Outcome, Stepper, is_out_of_memory, largest_micro_batch
 
@@ -53,6 +53,7 @@ def train_steps(job: Job) -> tuple[TrainProgress, How]:
     checkpoints = Checkpoints(job.folder / "checkpoints", job.settings.checkpoint.keep, job.runtime)
     undo = checkpoint_activations(job.blocks) if job.settings.activation_checkpointing else lambda: None
     log: MetricsLog | None = None
+    state: _State | None = None
     try:
         with rt.freed_memory_kept(), rt.stop_on_signal() as stop:
             state = _State(job, checkpoints)
@@ -65,9 +66,11 @@ def train_steps(job: Job) -> tuple[TrainProgress, How]:
                 _warn_of_gaps(job, position.step)
             with job.terminal.live(job.label, steps, position.step) as line, state.batches.reading_ahead():
                 loop = _Loop(job, state, log, line, stop, steps)
-                return loop.run(position, is_new=found is None), state.spread.how
+                return loop.run(position, is_new=found is None), state.parallel.how
     finally:
         checkpoints.close()
+        if state is not None:
+            state.release()
         undo()
         if log is not None:
             log.close()
@@ -88,22 +91,25 @@ class _State:
         settings, runtime = job.settings, job.runtime
         self.job, self.checkpoints = job, checkpoints
         how = choose(job.parallel, job.model, runtime)
-        objective = NextToken(job.model, job.head, job.teacher, job.router)
+        objective = Objective(job.model, job.head, job.losses, job.teacher, job.blocks)
+        self.release = objective.release
+        self.own: torch.nn.Module = objective.own
         precision = runtime.resolve_precision(settings.precision)
         if precision == "float8":
             check_float8(runtime.device)
             use_float8(job.blocks)
         if settings.compile is True:
             check_compiler(runtime.device)
-        self.spread: ParallelModel = spread(
+        self.parallel: ParallelModel = parallelize(
             objective, job.blocks, how, runtime, precision=precision, compiled=settings.compile is True
         )
         if how == "fsdp" or runtime.world_size > 1:
-            check_shardable(settings.optimizer)
-        self.optimizers = build_optimizer(job.model, job.matrices, settings.optimizer)
-        allocate_state(job.model, self.optimizers)
+            settings.optimizer.check_shardable()
+        self.optimizers = settings.optimizer.build(job.model, job.matrices, list(self.own.parameters()))
+        for module in (job.model, self.own):
+            allocate_state(module, self.optimizers)
         self.batches = Batches(
-            job.sequences, settings.batch_sequences, job.seed, rank=runtime.rank, processes=runtime.world_size,
+            job.sequences, settings.batch_sequences, job.seed, dp_rank=runtime.dp_rank, dp_size=runtime.dp_size,
             pin=runtime.device == "cuda", stored=job.teacher.stored if job.teacher is not None else nothing_stored,
         )  # fmt: skip
 
@@ -113,19 +119,29 @@ class _State:
         if target is None:
             return None
         position = read_position(target)
-        states, random, stored = state_tensors(self.job.model, self.optimizers), self._random(), stored_shapes(target)
+        random, stored = self._random(), stored_shapes(target)
         known = {name: value for name, value in random.items() if name in stored}  # there may be more processes now
-        read_tensors(target, model_tensors(self.job.model) | _prefixed("optimizer", states) | known, self._runtime)
-        if self.job.settings.optimizer.offload:  # which keeps weights of its own
-            load_state(self.job.model, self.optimizers, states)
+        read_tensors(target, self._tensors() | known, self._runtime)
+        if not self.job.settings.optimizer.states_on_device:  # then the optimizer keeps weights of its own
+            for module in (self.job.model, self.own):
+                load_state(module, self.optimizers, state_tensors(module, self.optimizers))
         if known.keys() == random.keys():
             rt.restore_random_state({name.rpartition("/")[2]: value for name, value in random.items()})
         return position
 
     def save(self, position: TrainProgress) -> None:
         """Begin to write a checkpoint of this position."""
-        states = _prefixed("optimizer", state_tensors(self.job.model, self.optimizers))
-        self.checkpoints.save(position, model_tensors(self.job.model) | states | self._random(), {})
+        self.checkpoints.save(position, self._tensors() | self._random(), {})
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Weights and optimizer states; those of the losses' own parameters have names of their own."""
+        model, own = self.job.model, self.own
+        return (
+            model_tensors(model)
+            | _prefixed("optimizer", state_tensors(model, self.optimizers))
+            | _prefixed("losses", {name: one.detach() for name, one in own.named_parameters()})
+            | _prefixed("losses-optimizer", state_tensors(own, self.optimizers))
+        )
 
     def save_best(self, position: TrainProgress, loss: float) -> None:
         """Begin to write the weights, as the best so far."""
@@ -155,7 +171,7 @@ class _State:
             return min(settings.micro_batch, self.batches.share)
         if runtime.device != "cuda":
             return min(self.batches.share, 8)
-        found = largest_micro_batch(self.spread, settings, runtime, self.batches, self.job.vocabulary)
+        found = largest_micro_batch(self.parallel, settings, runtime, self.batches, self.job.vocabulary)
         self.job.terminal.say(f"{self.job.label}: micro-batches of {found} sequences fit")
         return found
 
@@ -186,8 +202,8 @@ class _Loop:
         """From `position` to the end."""
         self._begin(position)
         self.stepper = Stepper(
-            self.state.spread, self.state.optimizers, self.state.batches, self.settings, self.job.runtime,
-            position.micro_batch,
+            self.state.parallel, self.state.optimizers, self.state.batches, self.settings, self.job.runtime,
+            position.micro_batch, self.steps,
         )  # fmt: skip
         self.began_at, self.before, self.mark = time.monotonic(), position.wall_seconds, time.perf_counter()
         if is_new:
@@ -246,7 +262,7 @@ class _Loop:
 
         while True:
             try:
-                return self.stepper.launch(step + position.skipped, self._rate(step), asks)
+                return self.stepper.launch(step, step + position.skipped, self._rate(step), asks)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -344,7 +360,7 @@ class _Loop:
 
     def _validate(self, position: TrainProgress) -> float:
         """A validation loss for the curves; the weights of the lowest one are kept."""
-        module = self.state.spread.module
+        module = self.state.parallel.module
 
         def score(examples: Examples) -> torch.Tensor:
             if self.stop.signal_name is not None and not position.step and self.job.runtime.world_size == 1:

@@ -15,7 +15,7 @@ from inheritune.errors import InputError
 from inheritune.runtime import Runtime, random_state, restore_random_state
 
 if TYPE_CHECKING:
-    from inheritune.training.objective import NextToken
+    from inheritune.training.objective import Objective
 
 How = Literal["alone", "ddp", "fsdp"]
 _BYTES_EACH = 16  # a parameter in float32, its gradient, and AdamW's two running means
@@ -32,7 +32,7 @@ class ParallelModel:
 
     how: How
     call: Any
-    module: "NextToken"
+    module: "Objective"
     averages: int
     uneven: bool = False
 
@@ -45,10 +45,10 @@ class ParallelModel:
         else:
             yield
 
-    def settle(self) -> None:
-        """Behind a batch's last backward pass: what no sequence of the batch has reached has no gradient.
+    def drop_unreached_gradients(self) -> None:
+        """After a batch's last backward pass: remove the gradients of parameters that no sequence of it has reached.
 
-        So the optimizer leaves it alone, as on one process. FSDP has zeros for it, and so have rows that fill up.
+        So the optimizer leaves them alone, as on one process. FSDP has zeros for them, and so do rows that fill up.
         """
         if not self.uneven:
             return
@@ -74,13 +74,14 @@ def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
     return "ddp" if runtime.device != "cuda" or needed < torch.cuda.mem_get_info()[1] / 4 else "fsdp"
 
 
-def spread(
-    objective: "NextToken", blocks: Sequence[torch.nn.Module], how: How, runtime: Runtime, *,
+def parallelize(
+    objective: "Objective", blocks: Sequence[torch.nn.Module], how: How, runtime: Runtime, *,
     precision: str = "float32", compiled: bool = False, trained: bool = True,
 ) -> ParallelModel:  # fmt: skip
-    """Put an objective on the process's device and on its fellow processes; not `trained`, it only computes losses.
+    """Put an objective on the process's device, and replicate or shard it; not `trained`, it only computes losses.
 
-    Compiled whole on one process and with DDP; block by block with FSDP, whose communication lies between the blocks.
+    It is compiled as a whole on one process and with DDP, and block by block with FSDP, which communicates between the
+    blocks.
     """
     uneven = False
     if how == "fsdp":
@@ -95,19 +96,24 @@ def spread(
         return ParallelModel(how, objective, objective, runtime.world_size, uneven)
     objective.to(runtime.device)
     if compiled and objective.terms:
-        # torch.compile looks for the gradient of a tensor that is no leaf, where a teacher is heard in its midst
+        # torch.compile looks for the gradient of a tensor that is no leaf, where a teacher is asked in the middle
         warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
     call: Any = torch.compile(objective) if compiled else objective
     if how == "ddp":
         uneven = _is_uneven(objective, runtime, precision)
+        mesh = runtime.arranged(replicate=runtime.world_size).device_mesh()
         place = [torch.cuda.current_device()] if runtime.device == "cuda" else None
         call = torch.nn.parallel.DistributedDataParallel(
-            call, device_ids=place, gradient_as_bucket_view=True, find_unused_parameters=uneven
+            call,
+            device_ids=place,
+            process_group=mesh.get_group("replicate"),
+            gradient_as_bucket_view=True,
+            find_unused_parameters=uneven,
         )
     return ParallelModel(how, call, objective, runtime.world_size if how == "ddp" else 1, uneven)
 
 
-def _is_uneven(objective: "NextToken", runtime: Runtime, precision: str) -> bool:
+def _is_uneven(objective: "Objective", runtime: Runtime, precision: str) -> bool:
     """Whether a single token leaves some trained parameters without a gradient, tried out; nothing is left of it.
 
     A token reaches as little as can be: of experts those that it is sent to.
@@ -119,11 +125,11 @@ def _is_uneven(objective: "NextToken", runtime: Runtime, precision: str) -> bool
     with runtime.autocast(precision):
         loss = objective(tokens_BT, tokens_BT, by_sequence=True).sum()  # which needs no teacher
     loss.backward()
-    found = any(p.requires_grad and p.grad is None for p in objective.parameters())
+    uneven = any(p.requires_grad and p.grad is None for p in objective.model.parameters())
     objective.zero_grad(set_to_none=True)
     objective.train(training)
     restore_random_state(state)
-    return found
+    return uneven
 
 
 def lacking_compiler(device: str) -> str | None:
@@ -143,13 +149,12 @@ def check_compiler(device: str) -> None:
 
 def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtime: Runtime, precision: str) -> Any:
     import torch.distributed as dist
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if not dist.is_initialized():  # degree 1, without torchrun
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if runtime.device == "cuda" else "gloo", store=store, rank=0, world_size=1)
-    mesh = init_device_mesh(runtime.device, (runtime.world_size,))
+    mesh = runtime.arranged(shard=runtime.world_size).device_mesh()
     policy = MixedPrecisionPolicy()
     if precision != "float32":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)

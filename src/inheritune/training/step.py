@@ -10,9 +10,9 @@ import torch
 
 from inheritune.data import Batches, MicroBatch
 from inheritune.errors import RunError
+from inheritune.optimizers.stepping import set_learning_rate, step_if_finite
 from inheritune.recipe import Training
 from inheritune.runtime import Runtime, random_state, restore_random_state
-from inheritune.training.optimizer import set_learning_rate, step_if_finite
 
 if TYPE_CHECKING:
     from inheritune.training.parallel import ParallelModel
@@ -83,27 +83,29 @@ class Stepper:
     """Launches steps. Nothing in here waits for the device, but for optimizers that cannot be told to do nothing."""
 
     def __init__(
-        self, spread: "ParallelModel", optimizers: list[torch.optim.Optimizer], batches: Batches, settings: Training,
-        runtime: Runtime, micro_batch: int,
+        self, parallel: "ParallelModel", optimizers: list[torch.optim.Optimizer], batches: Batches, settings: Training,
+        runtime: Runtime, micro_batch: int, steps: int,
     ) -> None:  # fmt: skip
-        self.spread, self.optimizers, self.batches = spread, optimizers, batches
+        self.steps = steps
+        self.parallel, self.optimizers, self.batches = parallel, optimizers, batches
         self.settings, self.runtime, self.micro_batch = settings, runtime, micro_batch
-        spread.module.choose_form(micro_batch * settings.sequence_length)
-        self._parameters = [p for p in spread.module.parameters() if p.requires_grad]
+        parallel.module.choose_form(micro_batch * settings.sequence_length)
+        self._parameters = [p for p in parallel.module.parameters() if p.requires_grad]
         self._bad = torch.zeros((), device=runtime.device)  # stays 1: later steps that are queued already do nothing
 
-    def launch(self, batch: int, rate: float, asks: Callable[[], tuple[bool, bool]]) -> Launched:
-        """Queue the step on the batch of this number at this learning rate.
+    def launch(self, step: int, batch: int, rate: float, asks: Callable[[], tuple[bool, bool]]) -> Launched:
+        """Queue optimizer step `step` (from 0) on the batch of this number at this learning rate.
 
-        `asks` says, when the gradients are on their way, whether this process asks for a stop and for a checkpoint.
+        `asks`, called when the gradients are queued, returns whether this process asks for a stop and a checkpoint.
         """
         set_learning_rate(self.optimizers, rate)
+        self.parallel.module.set_step(step, self.steps, self.settings.batch_tokens)
         self.clear()
         self._random = random_state(self.runtime.device)
         micro_batches = self.batches.micro_batches(batch, self.micro_batch)
-        self.spread.module.train()
+        self.parallel.module.train()
         losses_MS = torch.stack(list(self._losses(micro_batches, self._counted(micro_batches))))
-        self.spread.settle()
+        self.parallel.drop_unreached_gradients()
         limit = self.settings.optimizer.clip if self.settings.optimizer.clip is not None else math.inf
         norm: Any = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -111,7 +113,7 @@ class Stepper:
         figures = torch.stack([shared[2], norm.to(shared), *shared[:2], *shared[3:], *losses_MS[:, 0]])
         self._bad = torch.maximum(self._bad, (~torch.isfinite(figures[:2]).all()).float())
         step_if_finite(self.optimizers, self._bad)
-        return Launched(figures, micro_batches, self.spread.module.terms)
+        return Launched(figures, micro_batches, self.parallel.module.terms)
 
     def halve(self, place: str) -> None:
         """Go on with micro-batches of half the size, after a step that was broken off for lack of memory.
@@ -126,7 +128,7 @@ class Stepper:
             raise RunError(place, f"out of memory with micro-batches of {self.micro_batch} sequences", remedy)
         self.micro_batch //= 2
         restore_random_state(self._random)
-        self.spread.module.choose_form(self.micro_batch * self.settings.sequence_length)
+        self.parallel.module.choose_form(self.micro_batch * self.settings.sequence_length)
         self.clear()
         if self.runtime.device == "cuda":
             torch.cuda.empty_cache()
@@ -156,14 +158,14 @@ class Stepper:
         for micro_batch in micro_batches:
             examples = micro_batch.examples.to(device)
             stored = [tensor.to(device, non_blocking=True) for tensor in micro_batch.stored]
-            with self.spread.accumulating(last=micro_batch is micro_batches[-1]):
+            with self.parallel.accumulating(last=micro_batch is micro_batches[-1]):
                 with self.runtime.autocast(self.settings.precision):
-                    sums = self.spread.call(
+                    sums = self.parallel.call(
                         examples.inputs, examples.targets, *stored, positions=examples.positions, places=examples.places
                     )
                 sums = sums.reshape(-1) / counted
                 loss = sums[0]
-                (loss * self.spread.averages if self.spread.averages > 1 else loss).backward()
+                (loss * self.parallel.averages if self.parallel.averages > 1 else loss).backward()
             yield sums.detach()
 
     def _on_device(self, values: list[float]) -> list[torch.Tensor]:
@@ -183,7 +185,7 @@ class Stepper:
 
 
 def largest_micro_batch(
-    spread: "ParallelModel", settings: Training, runtime: Runtime, batches: Batches, vocabulary: int
+    parallel: "ParallelModel", settings: Training, runtime: Runtime, batches: Batches, vocabulary: int
 ) -> int:
     """The largest power of two of sequences, up to a process's share of a batch, that a GPU has memory for.
 
@@ -196,15 +198,15 @@ def largest_micro_batch(
     while True:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        spread.module.choose_form(size * settings.sequence_length)
+        parallel.module.choose_form(size * settings.sequence_length)
         length = settings.sequence_length + len(batches.sequences.packing.prefix)
         tokens = torch.randint(0, vocabulary, (size, length), device=runtime.device)
         stored = [tensor.to(runtime.device) for tensor in batches.stored(np.zeros(size, np.int64))]
         with runtime.autocast(settings.precision):
-            loss = spread.module(tokens, tokens, *stored).reshape(-1)[0]
+            loss = parallel.module(tokens, tokens, *stored).reshape(-1)[0]
         loss.backward()
         del loss, stored
-        spread.module.zero_grad(set_to_none=True)
+        parallel.module.zero_grad(set_to_none=True)
         peaks.append(max(runtime.gather(torch.cuda.max_memory_allocated())))
         if size * 2 > batches.share or expected_peak(peaks, resting) > _FITS * total:
             torch.cuda.empty_cache()

@@ -118,7 +118,7 @@ def test_stored_outputs_are_the_online_ones(mask: float, k: int | None, temperat
     values, indices = layout.unpack(_words(layout, online.log_probabilities.half().numpy(), chosen))
     kept = [torch.from_numpy(values), *([] if indices is None else [torch.from_numpy(indices)])]
     stored = StoredOutputs(layout, None)  # type: ignore[arg-type]
-    again = stored(torch.zeros(1, N, dtype=torch.long), *kept)(slice(None))
+    again = stored(torch.zeros(1, N, dtype=torch.long), *kept).distribution(slice(None))
     student = made(mask, seed=1)
     logits = student[0] @ student[1].T + student[2]
     one, other = (divergences(logits, taught, temperature) for taught in (online, again))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MOST_THREADS = 1024  # as in a recipe's hardware
 _T = TypeVar("_T")
-_PATIENCE = datetime.timedelta(days=30)  # for what one process does alone while the others wait: reading all the text
+_PATIENCE = datetime.timedelta(days=30)  # while one process works alone, for example reads all the text
 _patient: Any = None  # the process group for such waiting
 _timeout = datetime.timedelta(minutes=10)
 _PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells its processes
@@ -97,8 +97,8 @@ class Runtime:
         return "bfloat16" if self.device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
     def quick_precision(self) -> str:
-        """The precision in which products are fast here: bfloat16 on a GPU, or a CPU with instructions for it (AVX-512
-        BF16, AMX), else float32.
+        """The fastest precision of products here: bfloat16 on a GPU, or a CPU with instructions for it (AVX-512 BF16,
+        AMX), else float32.
         """
         import torch
 
@@ -108,7 +108,7 @@ class Runtime:
         return self.resolve_precision("auto")
 
     def on_rank0(self, work: Callable[[], _T]) -> _T:
-        """What `work` gives on the first process, on all of them; the others wait for it, however long it takes.
+        """The result of `work`, which the first process does, on all of them; the others wait, however long it takes.
 
         The result must be plain data. Where the first process fails the others raise OtherProcessFailed.
         """
@@ -128,8 +128,8 @@ class Runtime:
             raise failure
         if outcome[1] is not None:
             raise OtherProcessFailed(outcome[1])
-        found: _T = outcome[0]
-        return found
+        result: _T = outcome[0]
+        return result
 
     def gather(self, value: _T) -> list[_T]:
         """The values of all processes, in the order of their ranks, on each of them."""
@@ -137,9 +137,9 @@ class Runtime:
             return [value]
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.world_size
-        dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
     def describe(self) -> dict[str, Any]:
         """Device facts for the manifest."""
@@ -181,7 +181,7 @@ def start(device: str = "auto", threads: int | None = None, timeout_minutes: flo
 
 
 def place_of_process() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun started; 0 of 1 without it, or where its words are no numbers."""
+    """Rank and number of the processes that torchrun started; 0 of 1 without it or with variables that are no numbers."""
     try:
         return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
     except ValueError:
@@ -189,15 +189,15 @@ def place_of_process() -> tuple[int, int]:
 
 
 def _check_place() -> None:
-    """Raise InputError for variables that no torchrun sets so: a process would wait for others that never come."""
+    """Raise InputError for variables that torchrun would not set so: a process would wait for others forever."""
     given = {name: os.environ[name] for name in _PLACE if os.environ.get(name)}
     if not given.keys() & {"RANK", "WORLD_SIZE"}:
         return
     rank, processes = place_of_process()
     numbers = all(given.get(name, "0").isdecimal() for name in ("RANK", "WORLD_SIZE"))
     if not numbers or not 0 <= rank < processes or (processes > 1 and len(given) < len(_PLACE)):
-        said = ", ".join(f"{name}={given.get(name, '(not set)')}" for name in _PLACE)
-        raise InputError("environment", said, "start it with torchrun, which sets them, or unset RANK and WORLD_SIZE")
+        shown = ", ".join(f"{name}={given.get(name, '(not set)')}" for name in _PLACE)
+        raise InputError("environment", shown, "start it with torchrun, which sets them, or unset RANK and WORLD_SIZE")
 
 
 def _join(device: str, timeout_minutes: float) -> None:

@@ -34,7 +34,7 @@ def choose(model: Any, file: Path | None = None, stop_after: int | None = None, 
     return found
 
 
-@pytest.mark.parametrize("wish", [PLAIN, RECOVERED], ids=["plain", "with recovery"])
+@pytest.mark.parametrize("spec", [PLAIN, RECOVERED], ids=["plain", "with recovery"])
 def test_a_resumed_choice_gives_what_an_uninterrupted_one_gives(tmp_path: Path, spec: dict[str, Any]) -> None:
     model, file = build("llama"), tmp_path / "drops.json"
     straight = choose(model, **spec)

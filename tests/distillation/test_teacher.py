@@ -250,7 +250,7 @@ def test_damage_is_found_where_it_is(tmp_path: Path) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(
-        InputError, match=r"outputs-00000\.bin: changed since it was written .*; remove .*computed anew"
+        InputError, match=r"outputs-00000\.bin: changed since it was written .*; remove .*computed again"
     ):
         Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
     file.write_bytes(whole[:-2])
@@ -294,7 +294,7 @@ def test_windows_that_begin_anywhere_are_taught_online(tmp_path: Path) -> None:
     assert isinstance(outputs, OnlineOutputs)
     assert said == ["arm one: teacher online, as with train.sampling: with replacement sequences begin anywhere"]
     with pytest.raises(
-        InputError, match=r"stored outputs are those of fixed sequences.*; give online, or sampling: shuffled"
+        InputError, match=r"stored outputs belong to fixed sequences.*; give online, or sampling: shuffled"
     ):
         lesson(sampling="with replacement")
 

@@ -5,7 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from inheritune.losses.functional import Distribution, chunked_distillation, distillation, divergences, log_distribution
+from distilled import chunked_distillation, distillation
+from inheritune.losses import combining
+from inheritune.losses.functional import Distribution, divergences, log_distribution
 
 IGNORED = -100
 N, D, V = 12, 8, 31

@@ -128,7 +128,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         return "cuda"
     empty_like = torch.empty_like
     monkeypatch.setattr("torchao.optim.cpu_offload.get_available_devices", lambda: ["cpu", "cuda"])
-    monkeypatch.setattr("inheritune.training.optimizer.check_optimizer", lambda settings, device: None)
+    monkeypatch.setattr("inheritune.optimizers.adamw.AdamW.check_device", lambda settings, device: None)
     monkeypatch.setattr(torch, "empty_like", lambda like, pin_memory=False, **more: empty_like(like, **more))
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)

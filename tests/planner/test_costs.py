@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from inheritune.arch import block_matrices, silence_libraries
 from inheritune.errors import InputError
+from inheritune.optimizers import read_optimizer
 from inheritune.optimizers.stepping import allocate_state, state_tensors
 from inheritune.planner import (
     Conditions,
@@ -61,7 +62,7 @@ def test_eight_bit_states_by_hand() -> None:
     parts = ANATOMY.parts()
     small = sum(part.size for part in parts if part.size < 4096)
     large = sum(part.size for part in parts) - small
-    assert state_bytes(parts, read_optimizer(dict(states="8bit"))) == 8 * small + 2 * large * (1 + 4 / 256)
+    assert state_bytes(parts, read_optimizer({"states": "8bit"})) == 8 * small + 2 * large * (1 + 4 / 256)
 
 
 def test_memory_of_one_device_and_of_several() -> None:

@@ -14,7 +14,7 @@ from inheritune.arch import block_modules, split_head
 from inheritune.losses import functional
 from inheritune.losses.functional import has_chunked_form
 from inheritune.runlog import Terminal
-from inheritune.training import Job, Objective, train_steps
+from inheritune.training import Job, Objective, objective, train_steps
 from inheritune.training.objective import checkpoint_activations
 
 
@@ -64,10 +64,8 @@ def test_without_gradients_nothing_is_recomputed() -> None:
 
 
 def test_blocks_get_back_the_forward_they_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch.utils.checkpoint
-
-    calls, whole = [], torch.utils.checkpoint.checkpoint
-    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: (calls.append(1), whole(*a, **k))[1])
+    calls, whole = [], objective.checkpoint
+    monkeypatch.setattr(objective, "checkpoint", lambda *a, **k: (calls.append(1), whole(*a, **k))[1])
     trained = model()
     first, second = block_modules(trained)
     own = first.forward
@@ -98,10 +96,8 @@ def test_a_training_that_recomputes_ends_with_the_same_bits(tmp_path: Path, monk
     dropout = {"resid_pdrop": 0.2, "attn_pdrop": 0.2}
     plain, trained, calls = model(**dropout), model(**dropout), []
     train(tmp_path / "plain", plain)
-    import torch.utils.checkpoint
-
-    whole = torch.utils.checkpoint.checkpoint
-    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: (calls.append(1), whole(*a, **k))[1])
+    whole = objective.checkpoint
+    monkeypatch.setattr(objective, "checkpoint", lambda *a, **k: (calls.append(1), whole(*a, **k))[1])
     train(tmp_path / "less", trained, activation_checkpointing=True)
     assert len(calls) == 6 * 2 * 2  # steps, micro-batches, blocks
     assert losses(tmp_path / "less") == losses(tmp_path / "plain")

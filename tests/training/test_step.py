@@ -64,12 +64,17 @@ def settings(**more: Any) -> Training:
 
 
 def train(
-    folder: Path, trained: torch.nn.Module, row: Sequences, terminal: Terminal | None = None, **more: Any
+    folder: Path,
+    trained: torch.nn.Module,
+    row: Sequences,
+    terminal: Terminal | None = None,
+    matrices: frozenset[str] = frozenset(),
+    **more: Any,
 ) -> None:
     job = Job(
         label="test", model=trained, sequences=row, settings=settings(**more), seed=SEED, folder=folder,
         runtime=runtime.start("cpu"), terminal=terminal or Terminal(quiet=True), validate=lambda score: 0.5,
-        validate_every=2,
+        validate_every=2, matrices=matrices,
     )  # fmt: skip
     train_steps(job)
 
@@ -136,7 +141,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_its_micro_batch(
         matrices = frozenset()
     row = sequences(bad=(numbers(step)[place],))
     with pytest.raises(RunError) as caught:
-        train(tmp_path, poisoned(), row, matrices, optimizer={"learning_rate": 0.02, "name": optimizer})
+        train(tmp_path, poisoned(), row, matrices=matrices, optimizer={"learning_rate": 0.02, "name": optimizer})
     blamed = numbers(step)[place // 2 * 2 :][:2]
     assert re.search(rf"test, step {step + 1}: the loss is nan", str(caught.value))
     assert f"(sequences {blamed[0]}, {blamed[1]})" in str(caught.value)
@@ -164,7 +169,7 @@ def test_steps_queued_behind_a_bad_one_change_nothing_either(
 
 def test_the_flag_stays_for_good_steps_after_a_bad_one(monkeypatch: pytest.MonkeyPatch) -> None:
     stepper = a_stepper(poisoned(), sequences(bad=(numbers(1)[0],)))
-    launched = [stepper.launch(step, 0.01, lambda: (False, False)) for step in range(3)]
+    launched = [stepper.launch(step, step, 0.01, lambda: (False, False)) for step in range(3)]
     after = [parameter.detach().clone() for parameter in stepper.parallel.module.parameters()]
     assert [step.outcome().is_finite for step in launched] == [True, False, True]
     stepper.launch(3, 3, 0.01, lambda: (False, False))
@@ -267,8 +272,8 @@ def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
     for one, other in zip(small.parameters(), trained.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
     said = " ".join(capsys.readouterr().err.split())
-    assert "out of memory at step 3; going on with micro-batches of 2 sequences" in said
-    assert "out of memory at step 3; going on with micro-batches of 1 sequences" in said
+    assert "out of memory at step 3; continuing with micro-batches of 2 sequences" in said
+    assert "out of memory at step 3; continuing with micro-batches of 1 sequences" in said
 
 
 def test_a_step_that_is_repeated_drops_out_what_it_would_have_dropped_out(

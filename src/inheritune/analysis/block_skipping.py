@@ -63,7 +63,7 @@ class Partial:
     ) -> "torch.Tensor":
         """The mean loss of each sequence (B,) in nats a token, in float64, with the blocks `kept` alone.
 
-        With `hidden`, the forward begins behind block `begin` - 1, which is taken to have returned that; `kept` names
+        With `hidden`, the forward begins at block `begin`, whose input that is; `kept` names
         the blocks before it all the same. The input of each block from `begin` on, kept or not, and the last output are
         appended to `states`.
         """

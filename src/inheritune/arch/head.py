@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Head:
     """A model in two parts: `base` gives the last hidden states, and logits are `linear(hidden * scale)`.
 
-    Without `linear` the model cannot be split: `base` is the whole model, and what stands for hidden states here are
-    its logits. Shapes: (B, T, D) hidden states, D being the vocabulary then; (N, D) stands for any of them.
+    Without `linear` the model cannot be split: `base` is the whole model, and its logits take the
+    place of hidden states here: D is then V.
     """
 
     base: "torch.nn.Module"
@@ -39,7 +39,7 @@ class Head:
         return states_ND if self.linear is None else self.linear(states_ND)
 
     def form(self, tokens: int, alone: bool = True) -> "Form":
-        """How a training takes the loss of so many tokens: "chunked" where all logits would take too much memory.
+        """How a training computes the loss of `tokens` tokens: "chunked" where all logits would take too much memory.
 
         `alone`: the cross-entropy is the only loss on logits, and needs torch's own chunked form.
         """
@@ -75,7 +75,7 @@ def logits_width(model: "PreTrainedModel") -> int:
 
 
 def split_head(model: "PreTrainedModel") -> Head:
-    """The two parts of a model on a device, found by what they compute; the whole model where it cannot be split.
+    """The two parts of a model on a device, checked by what they compute; the whole model where it cannot be split.
 
     Logits that are capped (Gemma 2), or a head that is no linear layer, cannot be split. A model is split only if both
     ways give the same logits on random tokens, bit for bit.
@@ -123,9 +123,9 @@ def assumed_head(model: "PreTrainedModel") -> Head:
 
 
 def _scales(model: "PreTrainedModel") -> list[float]:
-    """One, and what configs say that logits are multiplied with (Cohere) or divided by (Granite).
+    """The possible scales: 1, and the factors of configs (Cohere multiplies logits, Granite divides them).
 
-    One alone where the head has a bias: while that is zero, nothing shows whether it is scaled as well.
+    Only 1 where the head has a bias: while the bias is zero, nothing shows whether it is scaled as well.
     """
     config = model.config
     factors = [1.0]

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")
-_NEAR = 1e-4  # how far the loss that is found may be from the model's own, relative to it
+_NEAR = 1e-4  # how far our router loss may be from the model's own, relative to it
 
 
 @dataclass(frozen=True)
 class RouterLoss:
-    """`weight` is the config's coefficient; `asked_for` says whether the config has `output_router_logits: true`."""
+    """`weight` is the config's coefficient; `asked_for`: whether the config has `output_router_logits: true`."""
 
     weight: float
     asked_for: bool
@@ -50,7 +50,7 @@ def find_router_loss(model: "PreTrainedModel") -> RouterLoss | None:
     if weight is None or balance is None or not all(isinstance(number, int) and number > 0 for number in numbers):
         return None
     config = model.config.get_text_config()
-    found = RouterLoss(weight, bool(getattr(config, "output_router_logits", False)), *numbers, balance)  # type: ignore[arg-type]
+    router = RouterLoss(weight, bool(getattr(config, "output_router_logits", False)), *numbers, balance)  # type: ignore[arg-type]
     vocabulary = model.get_input_embeddings().weight.shape[0]
     tokens_BT = torch.randint(0, vocabulary, (2, 8), generator=torch.Generator().manual_seed(0)).to(model.device)
     training = model.training
@@ -60,9 +60,9 @@ def find_router_loss(model: "PreTrainedModel") -> RouterLoss | None:
             seen = model(input_ids=tokens_BT, use_cache=False, output_router_logits=True)
             if not seen.router_logits or not torch.is_tensor(seen.aux_loss):
                 return None
-            own = found(seen.router_logits, torch.ones_like(tokens_BT))
-            return found if abs(float(own - seen.aux_loss)) <= _NEAR * abs(float(seen.aux_loss)) else None
-    except (TypeError, AttributeError, RuntimeError, ValueError):  # a forward that is called otherwise
+            own = router(seen.router_logits, torch.ones_like(tokens_BT))
+            return router if abs(float(own - seen.aux_loss)) <= _NEAR * abs(float(seen.aux_loss)) else None
+    except (TypeError, AttributeError, RuntimeError, ValueError):  # a forward that takes other arguments
         return None
     finally:
         model.train(training)

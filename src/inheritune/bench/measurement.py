@@ -112,7 +112,7 @@ def bench(
     evaluate: Evaluate | None = None, steps: int = 20, end_to_end: int = 0, minutes: float | None = None,
     device: str = "auto", threads: int | None = None, folder: str | Path = ".", terminal: Terminal | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train a random model of a shape for `steps` steps after warm-up, and say how near that is to the machine's limit.
+    """Train a random model of a shape for `steps` steps after warm-up, and compare that with the machine's limit.
 
     `shape` is a name in SHAPES or a config; `training` holds `train` keys, which for a named shape are laid over the
     shape's own. `length` and `schedule` do not matter; `compile: auto` compiles, as a long training does.
@@ -121,7 +121,7 @@ def bench(
     `folder`, up to 16 bytes a parameter.
 
     Returns JSON values: rates in tokens and FLOPs a second, times in seconds, memory in bytes; docs/benchmarks.md
-    says how each is measured. Raises InputError for a shape or settings that cannot be.
+    explains how each is measured. Raises InputError for a shape or settings that are not possible.
     """
     began, terminal, evaluate = time.perf_counter(), terminal or Terminal(quiet=True), evaluate or Evaluate()
     if steps < _ROUNDS - 1:
@@ -131,7 +131,7 @@ def bench(
         raise InputError("bench", f"{runtime.world_size} processes", "it measures one: run it without torchrun")
     name, config, settings = resolve(shape, training, runtime)
     if settings.needs_teacher:
-        raise InputError("train.distillation", "there is no teacher to measure with", "leave it out")
+        raise InputError("train.distillation", "there is no teacher to measure with", "remove it")
     if minutes is None and runtime.device == "cuda":
         minutes = 2.5
     terminal.say(f"{name}: building a random model, compiling, measuring")
@@ -139,13 +139,13 @@ def bench(
         work = _Work(build(config, runtime), settings, evaluate, runtime, terminal, Path(place))
         each = steps // (_ROUNDS - 1)
         meter, records = work.measure(each, None if minutes is None else began + 60 * minutes)
-        found = {"shape": name, **work.describe(), **_figures(work, meter, records, each)}
-        found["memory"] = peak_memory(runtime)
+        result = {"shape": name, **work.describe(), **_figures(work, meter, records, each)}
+        result["memory"] = peak_memory(runtime)
         if end_to_end:
             terminal.say(f"{name}: training {end_to_end} steps")
-        found["end_to_end_direct"] = work.whole(end_to_end) if end_to_end else None
-    found["bench_seconds"] = time.perf_counter() - began
-    return found
+        result["end_to_end_direct"] = work.whole(end_to_end) if end_to_end else None
+    result["bench_seconds"] = time.perf_counter() - began
+    return result
 
 
 def one_step(
@@ -272,7 +272,7 @@ class _Work:
         return meter, records
 
     def whole(self, steps: int) -> dict[str, Any]:
-        """A training of `steps` steps as a user's, timed from its first to its last instant behind warm-up."""
+        """A training of `steps` steps like a user's, timed from the end of warm-up to its end."""
         first: list[float] = []
 
         def validate(score: "Score") -> float:
@@ -281,7 +281,7 @@ class _Work:
             return loss
 
         records = self.train(validate, steps, self.evaluate.every.count)
-        skipped = records[min(2, len(records) - 2)]  # what the first steps took is left out: they compile
+        skipped = records[min(2, len(records) - 2)]  # without the first steps, which compile
         wall = time.perf_counter() - first[0] - skipped["seconds"]
         done, inside = steps - skipped["step"], records[-1]["seconds"] - skipped["seconds"]
         return {
@@ -295,7 +295,7 @@ class _Work:
 
 
 def _figures(work: _Work, meter: _Meter, records: list[dict[str, Any]], each: int) -> dict[str, Any]:
-    """The step, the limit, the fraction of it, and what is left end to end."""
+    """The step, the limit, the fraction of it, and the rate end to end."""
     settings, device = work.settings, work.runtime.device
     flops = training_flops_per_token(work.model, settings.sequence_length)
     rates = [record["tokens_per_second"] for record in records if record["step"] > each]
@@ -330,7 +330,7 @@ def _figures(work: _Work, meter: _Meter, records: list[dict[str, Any]], each: in
 
 
 def _inside(records: list[dict[str, Any]], each: int) -> list[float]:
-    """The seconds that the plain rounds (behind the first, before the last two) spent in steps."""
+    """The seconds that the plain rounds (all but the first and the last two) spent in steps."""
     after = {record["step"]: record["seconds"] for record in records}
     ends = [after[step] for step in range(each, (_ROUNDS - 2) * each + 1, each) if step in after]
     return [end - begin for begin, end in pairwise(ends)]

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     import torch
 
 _AHEAD = 4  # batches: a slow read is made up for by those before it
-_SWITCH = 0.001  # seconds after which the interpreter leaves a busy thread: a reader needs it again after each sequence
+_SWITCH = 0.001  # seconds after which a busy thread gives up the interpreter, which a reader needs after each sequence
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Examples of the sequences of these `numbers`; rows beyond them fill up the micro-batch, and count nothing.
+    """Examples of the sequences with these `numbers`; further rows fill up the micro-batch and do not count.
 
     Windows that begin anywhere have the number of the sequence in which they begin. `counted` is the number of targets
-    that count. `stored` is what else is kept of the sequences, each with B rows.
+    that count. `stored` are tensors of B rows that are stored for the sequences besides their tokens.
     """
 
     numbers: list[int]
@@ -35,16 +35,16 @@ class MicroBatch:
 
 
 def nothing_stored(starts: Array) -> "tuple[torch.Tensor, ...]":
-    """What is kept of sequences besides their tokens, where nothing is."""
+    """For sequences of which nothing but their tokens is stored."""
     return ()
 
 
 class Batches:
-    """The batches of a training as one of several processes sees them, the next ones read ahead in a thread.
+    """The part of a training's batches that process `dp_rank` of `dp_size` gets, read ahead in a thread.
 
-    All micro-batches have as many rows, and every process has as many of them. They have the same length
-    too, but where a prefix is put in front of the documents inside a sequence. `stored` reads what else is kept of
-    the sequences that begin at some tokens of the text.
+    All micro-batches have the same number of rows, and every process gets the same number of them. They have the same
+    length too, unless a prefix precedes the documents inside a sequence. `stored` reads what else is stored of the
+    sequences that begin at some tokens of the text.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class Batches:
         numbers = (mine // self.sequences.sequence_length).tolist()
         every, stored = self.sequences.windows(filled).examples(), self.stored(filled)
         every.targets[len(mine) :] = IGNORED
-        found = []
+        micro_batches = []
         for first in range(0, len(filled), size):
             part, rest = every.part(first, first + size), tuple(tensor[first : first + size] for tensor in stored)
             if self.pin:
                 part, rest = part.pinned(), tuple(tensor.contiguous().pin_memory() for tensor in rest)
-            found.append(MicroBatch(numbers[first : first + size], part, part.counted, rest))
-        return found
+            micro_batches.append(MicroBatch(numbers[first : first + size], part, part.counted, rest))
+        return micro_batches

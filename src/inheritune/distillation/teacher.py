@@ -1,4 +1,4 @@
-"""Who is learnt from: loading and checking a teacher, and how its outputs come to a training."""
+"""Teachers: loading and checking them, and how their outputs reach a training."""
 
 import copy
 import hashlib
@@ -39,8 +39,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TeacherInfo:
-    """What is kept of a teacher when its weights are gone: SHA-256 of its weights, entries of its logits, FLOPs of a
-    forward pass per token.
+    """Facts about a teacher that outlive its weights: their SHA-256, the entries of its logits, FLOPs of a forward
+    pass per token.
     """
 
     checksum: str
@@ -52,9 +52,9 @@ class Teacher:
     """A model that others learn from. One object serves all arms that share it, so that its outputs are computed once.
 
     `source` is where it is, or the model itself, which stays as it is. Outputs that are stored lie in the folder
-    `kept`, under a name that says what they depend on, so that several teachers may share it, though not several jobs
-    at once. `trainings` is how many trainings are going to learn from it, as far as is known: for the choice between
-    storing and computing anew.
+    `kept`, under a name made of what they depend on, so that several teachers may share it, but not several jobs
+    at once. `trainings` is the expected number of trainings that learn from it, for the choice between storing and
+    computing online.
     """
 
     def __init__(self, source: "Reference | PreTrainedModel", kept: Path, trainings: int = 1) -> None:
@@ -74,10 +74,10 @@ class Teacher:
     def outputs(
         self, request: "DistillationRequest", runtime: Runtime, say: Callable[[str], None]
     ) -> tuple["OnlineOutputs | StoredOutputs", dict[str, Any]]:
-        """What a training learns from, and what it costs: teacher_outputs, teacher_flops, of stored ones also
+        """What a training learns from, and its cost: teacher_outputs, teacher_flops, and for stored ones
         teacher_seconds.
 
-        Outputs that are to be stored and are not there are computed first; started again after a kill, that goes on.
+        Outputs that are to be stored are computed first where they are missing; after a kill that resumes.
         Raises InputError where the teacher's vocabulary is not the model's, or it cannot do what is asked for, and
         RunError where the disk has no room.
         """
@@ -122,7 +122,7 @@ class Teacher:
         return load_model(self._source) if isinstance(self._source, Reference) else copy.deepcopy(self._source)
 
     def _look(self, model: "PreTrainedModel", request: "DistillationRequest") -> TeacherInfo:
-        """What is known of the teacher from now on, once it is seen that it can do what is asked for."""
+        """The facts about the teacher, after checks that it can do what is asked for."""
         length, packing = request.settings.sequence_length, request.sequences.packing
         check_positions(model.config, length, f"{request.arm}: train.sequence_length, for the teacher {self.title}")
         if packing.documents and packing.end_of_text is not None:
@@ -135,7 +135,7 @@ class Teacher:
         self, store: Store, request: "DistillationRequest", teacher: Callable[[], OnlineOutputs], runtime: Runtime,
         say: Callable[[str], None],
     ) -> str:  # fmt: skip
-        """`stored` or `online`. What `auto` came to stands beside the folder, so that all arms and restarts follow."""
+        """`stored` or `online`. The choice of `auto` is kept beside the folder for all arms and restarts."""
         wanted = "online" if request.settings.distillation is None else request.settings.distillation.outputs
         if request.needs.hidden_states:
             if wanted == "stored":
@@ -158,9 +158,9 @@ class Teacher:
                 return str(read_json(decided, "outputs")["outputs"])
             return "stored" if store.exists else None
 
-        found: str | None = runtime.on_rank0(known)
-        if found is not None:
-            return found
+        choice: str | None = runtime.on_rank0(known)
+        if choice is not None:
+            return choice
         passing = teacher()
 
         def estimate() -> str:
@@ -180,7 +180,7 @@ class DistillationRequest:
     """What one training asks of its teacher.
 
     `arm` names it in messages, `vocabulary` is the number of entries of its model's logits, `uses` how many sequences
-    it sees.
+    it sees, `needs` what its losses ask for.
     """
 
     arm: str
@@ -240,7 +240,7 @@ def _check_request(title: str, vocabulary: int, request: DistillationRequest) ->
 
 
 def _facts(known: TeacherInfo, request: DistillationRequest, precision: str) -> dict[str, Any]:
-    """All that outputs depend on."""
+    """Everything that outputs depend on."""
     settings, packing = request.settings, request.sequences.packing
     # what the prefix and its documents do, so that outputs without a prefix keep the name that they have had
     framed = {"prefix": packing.prefix, "documents_end": packing.end_of_text} if packing.prefix else {}

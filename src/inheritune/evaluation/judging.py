@@ -151,7 +151,7 @@ def check_finite(losses: Sequence[float]) -> None:
 def scoring(
     model: "PreTrainedModel", runtime: Runtime, packing: Packing, *, sequence_length: int, precision: str, parallel: str
 ) -> "Iterator[Callable[[Examples], torch.Tensor]]":
-    """What gives the loss of each target in nats (B, T), from examples that are packed so: see `judge`."""
+    """Inside, a function from packed examples to the loss of each target in nats (B, T): see `judge`."""
     check_prefix_fits(packing, model.config.vocab_size, model.config.name_or_path or type(model).__name__)
     if packing.documents and packing.end_of_text is not None:
         check_documents_apart(model, packing.end_of_text, sequence_length, "train.attention: document")
@@ -167,10 +167,10 @@ def scoring(
 
     def score(examples: Examples) -> "torch.Tensor":
         with runtime.autocast(precision):
-            found: torch.Tensor = held.module(
+            losses: torch.Tensor = held.module(
                 examples.inputs, examples.targets, positions=examples.positions, by_token=True
             )
-        return found
+        return losses
 
     try:
         yield score
@@ -182,7 +182,7 @@ def judge(
     model: "PreTrainedModel", sequences: Sequences, runtime: Runtime, *, precision: str = "auto", micro_batch: int = 8,
     parallel: str = "auto",
 ) -> Evaluation:  # fmt: skip
-    """The losses of a model on the CPU on all `sequences`; it is moved to the device, or (FSDP) spread over several.
+    """The losses of a model on the CPU on all `sequences`; it is moved to the device, or (FSDP) sharded over several.
 
     Where attention stays inside documents, raises InputError for a model that does not keep them apart. Leaves the
     model in the mode (training or evaluation) in which it came. Raises RunError as `sequence_losses` does.
@@ -227,12 +227,12 @@ def tokenizer_of(prepared: Prepared) -> "PreTrainedTokenizerBase | None":
 
 def figures(evaluation: Evaluation, reference: Evaluation | None, tolerance: float) -> dict[str, Any]:
     """The keys that every judged model has in summary.json."""
-    found: dict[str, Any] = {"val_loss": evaluation.loss.value, "val_loss_se": evaluation.loss.error}
+    keys: dict[str, Any] = {"val_loss": evaluation.loss.value, "val_loss_se": evaluation.loss.error}
     if reference is not None:
         between = gap(evaluation.losses, reference.losses)
-        found |= {
+        keys |= {
             "gap": between.value,
             "gap_se": between.error,
             "matched": is_matched(between.value, tolerance),
         }
-    return found
+    return keys

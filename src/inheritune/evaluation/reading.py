@@ -39,7 +39,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Score:
-    """What a model makes of a text: its loss in nats a token, over `tokens` of them."""
+    """The result of a model on a text: its loss in nats a token, over `tokens` of them."""
 
     loss: Mean
     bits_per_byte: Mean | None
@@ -56,8 +56,8 @@ def read_text(
 ) -> Reading:
     """Documents in sequences of `length` predicted tokens, of which the last one may be shorter.
 
-    An end-of-text token stands between documents. What the sequences show is what `Sequences` of the same tokens show,
-    so a text has the loss that it has as prepared data. Raises InputError where there is no text, and for a tokenizer
+    An end-of-text token separates documents. The sequences are those of `Sequences` with the same tokens, so a text
+    has the loss that it has as prepared data. Raises InputError where there is no text, and for a tokenizer
     without end-of-text.
     """
     end, encoder = separator(tokenizer, place), Encoder(tokenizer)
@@ -165,11 +165,11 @@ def ratio(values: Sequence[float], sizes: Sequence[float], total: float | None =
 
 def _shares(text: Text, tokenizer: "PreTrainedTokenizerBase", end: int) -> tuple[int, ...]:
     """The bytes of each sequence: of its tokens' text, where a character cut in two counts a little more or less."""
-    found = []
+    sizes = []
     for number in range(text.count):
         tokens = text.rows([number]).predicted[0]
-        found.append(len(_decode(tokens[(tokens != end) & (tokens >= 0)], tokenizer).encode()))
-    return tuple(found)
+        sizes.append(len(_decode(tokens[(tokens != end) & (tokens >= 0)], tokenizer).encode()))
+    return tuple(sizes)
 
 
 def _decode(tokens: Array, tokenizer: "PreTrainedTokenizerBase") -> str:

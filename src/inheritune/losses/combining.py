@@ -49,7 +49,7 @@ def weighted_sum(
 ) -> torch.Tensor:
     """The weighted sum of the losses' values, and behind it the values, which have no gradient: (1 + S,).
 
-    `weights` (S,) are the present ones of losses whose weights change. A weight of 0 excludes a loss, even if it is inf.
+    `weights` (S,) are the present weights of losses that have ramps. A weight of 0 excludes a loss, even one of inf.
     """
     parts = []
     for number, (loss, value) in enumerate(zip(losses, values, strict=True)):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 class Muon(Optimizer):
     """Muon (Jordan et al., 2024) for the blocks' matrices, its updates scaled to the size of AdamW's so that AdamW's
-    rates fit (Liu et al., 2025); AdamW for all else: embeddings and head, vectors, and the three-dimensional tensors that
+    rates fit (Liu et al., 2025). AdamW for all else: embeddings and head, vectors, and three-dimensional tensors, which
     hold a matrix for each expert.
     """
 

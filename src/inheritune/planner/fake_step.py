@@ -1,4 +1,4 @@
-"""A training step without memory: what it would allocate and multiply, seen operation by operation.
+"""A training step on fake tensors: what it would allocate and multiply, operation by operation.
 
 The model runs, forward and backward, on fake tensors (shapes and dtypes, no values), with torch's own autocast,
 autograd and choice of attention kernels. So what a block keeps for its backward pass is what autograd keeps of that
@@ -30,7 +30,7 @@ from inheritune.arch import (
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-_OUTSIDE = -1  # the number that stands for what lies outside the blocks
+_OUTSIDE = -1  # the number of everything outside the blocks
 
 
 @dataclass
@@ -92,7 +92,7 @@ class FakeStep:
             watch.leave_forward()
             loss.backward()  # type: ignore[no-untyped-call]
             del loss
-        return watch.found()
+        return watch.result()
 
     def _loss(self, tokens_BT: torch.Tensor, watch: "_Watch") -> torch.Tensor:
         """As training computes it: from hidden states where the model ends in a plain linear layer."""
@@ -117,7 +117,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights = {_memory(tensor): tensor for tensor in held}
         gradients = [tensor.grad for tensor in held if tensor.grad is not None]
         self._known = {*self._weights, *map(_memory, gradients)}
-        self._held = gradients  # so that no address stands for two
+        self._held = gradients  # so that no address is used twice
         self._alive: dict[int, Any] = {}
         self._live = self._peak = self._kept = self._logits = 0
         self._at = _OUTSIDE
@@ -137,7 +137,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._at = _OUTSIDE
 
     def leave_blocks(self, output: torch.Tensor) -> None:
-        """All blocks are behind; what is live now is what was kept, and the loss begins."""
+        """The last block is done: what is alive now was kept, and the loss begins."""
         self._kept = self._peak = self._live
         outside = self.uses[_OUTSIDE]
         taken = sum(use.kept + use.casts for block, use in self.uses.items() if block != _OUTSIDE)
@@ -152,7 +152,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What comes now is the backward pass."""
         self._forward = False
 
-    def found(self) -> StepUse:
+    def result(self) -> StepUse:
         """The figures, when the step is over."""
         outside = self.uses.pop(_OUTSIDE)
         outside.casts = self._before_head  # the head's is in `logits`
@@ -202,7 +202,7 @@ def _answer(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> int:
-    """FLOPs of a product, as torch's FlopCounterMode counts them; it leaves out two that the CPU has."""
+    """FLOPs of a product, as torch's FlopCounterMode counts them; which lacks two that the CPU has."""
     if func is torch.ops.aten._grouped_mm.default:
         return 2 * int(args[0].shape[-2] * args[0].shape[-1] * args[1].shape[-1])
     if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:

@@ -39,7 +39,7 @@ class Schedule(Part):
 
 
 class Checkpoints(Part):
-    """States from which an interrupted training goes on. They change nothing in the result."""
+    """States from which an interrupted training resumes. They do not change the result."""
 
     every: Interval = Size(5, "minutes")
     """How often: minutes or steps."""
@@ -53,10 +53,10 @@ class _Training(Part):
     """One training of one model."""
 
     length: Length
-    """Tokens, steps or epochs. Whole steps: what is left of the last is not trained on (`left_over_tokens` of its
+    """Tokens, steps or epochs. Whole steps: tokens that fill no step are not trained on (`left_over_tokens` in
     training.json)."""
     batch: Batch = Size(64, "sequences")
-    """What one optimizer step sees: sequences, or tokens (rounded down to whole sequences)."""
+    """The batch of one optimizer step: sequences, or tokens (rounded down to whole sequences)."""
     sequence_length: Annotated[int, Field(ge=2)] = 1024
     """Predicted tokens a sequence, in training and in validation."""
     sampling: Literal["shuffled", "with replacement"] = "shuffled"
@@ -64,7 +64,7 @@ class _Training(Part):
     anywhere, each drawn for itself, as in the paper's GPT-2 experiments; an epoch is as many tokens as there are."""
     attention: Literal["sequence", "document"] = "sequence"
     """How far a token sees back, in training and in validation: to the beginning of its sequence, or of its document
-    (behind the last end-of-text), where positions begin anew. document: all models of a run must be able to."""
+    (after the last end-of-text), where positions restart at 0. document: all models of a run must be able to."""
     micro_batch: Annotated[Literal["auto"] | int, BeforeValidator(_number_or_auto)] = "auto"
     """Sequences that pass through the model at once on each process; a batch is accumulated from them. auto: on a GPU
     the most that fit, elsewhere at most 8."""
@@ -77,8 +77,8 @@ class _Training(Part):
     activation_checkpointing: bool = False
     """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work."""
     spike: Annotated[float, Field(gt=1)] | None = None
-    """A loss above so many times the median of the last 50 steps: go back to the newest checkpoint and leave out the
-    sequences since; null: go on."""
+    """A loss above so many times the median of the last 50 steps: go back to the newest checkpoint and skip the
+    sequences since; null: continue."""
     optimizer: AnyOptimizer = read_optimizer({})
     """The optimizer's settings."""
     schedule: Schedule = Schedule()
@@ -114,7 +114,7 @@ class _Training(Part):
 
     @property
     def micro_batch_sequences(self) -> int:
-        """Sequences that pass through the model at once where `auto` is not tried out."""
+        """Sequences that pass through the model at once where `auto` is not found by trying."""
         return min(self.batch_sequences, 8) if self.micro_batch == "auto" else self.micro_batch
 
     def steps(self, sequences: int) -> int:

@@ -1,4 +1,4 @@
-"""What all settings that a user writes have in common: checked parts, sizes with units, and components in one file each."""
+"""What all settings of users have in common: checked parts, sizes with units, components in one file each."""
 
 from inheritune.settings.components import subclasses_in
 from inheritune.settings.part import Part, Unfit

@@ -11,7 +11,8 @@ _T = TypeVar("_T")
 def subclasses_in(package: str, folders: Iterable[str], base: type[_T], helpers: Iterable[str] = ()) -> list[type[_T]]:
     """The subclasses of `base` that the modules of a package define, by the modules' names, then in their order.
 
-    `folders` is the package's `__path__`; modules among `helpers` are not looked at. A class whose name begins with an underscore is not a component.
+    `folders` is the package's `__path__`; modules among `helpers` are not imported. A class whose name begins with an
+    underscore is not a component.
     """
     names = sorted({one.name for one in iter_modules(folders)} - set(helpers))
     modules = [import_module(f"{package}.{name}") for name in names]

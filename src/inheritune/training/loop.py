@@ -40,7 +40,7 @@ _SHOWN = 16  # sequences in an error
 
 
 def train_steps(job: Job) -> tuple[TrainProgress, How]:
-    """Train to the end, going on from the newest good checkpoint in `job.folder`/checkpoints.
+    """Train to the end, resuming from the newest good checkpoint in `job.folder`/checkpoints.
 
     Writes metrics.jsonl there: per step the mean loss of the batch in nats a token, learning rate, gradient norm,
     tokens so far, tokens per second. Returns where it ended, and how the model is held by the processes now.
@@ -57,16 +57,16 @@ def train_steps(job: Job) -> tuple[TrainProgress, How]:
     try:
         with rt.freed_memory_kept(), rt.stop_on_signal() as stop:
             state = _State(job, checkpoints)
-            found = state.restore()
-            position = state.with_micro_batch(found or TrainProgress())
+            restored = state.restore()
+            position = state.with_micro_batch(restored or TrainProgress())
             if position.step:
-                job.terminal.say(f"{job.label}: going on from step {position.step:,} of {steps:,}")
+                job.terminal.say(f"{job.label}: resuming from step {position.step:,} of {steps:,}")
             if job.runtime.is_rank0:
-                log = MetricsLog(job.folder / "metrics.jsonl", known_at(found))
+                log = MetricsLog(job.folder / "metrics.jsonl", known_at(restored))
                 _warn_of_gaps(job, position.step)
             with job.terminal.live(job.label, steps, position.step) as line, state.batches.reading_ahead():
                 loop = _Loop(job, state, log, line, stop, steps)
-                return loop.run(position, is_new=found is None), state.parallel.how
+                return loop.run(position, is_new=restored is None), state.parallel.how
     finally:
         checkpoints.close()
         if state is not None:
@@ -77,15 +77,17 @@ def train_steps(job: Job) -> tuple[TrainProgress, How]:
 
 
 def _warn_of_gaps(job: Job, step: int) -> None:
-    """Say that metrics.jsonl is damaged: curves lack steps, and what a spike is measured by may be others."""
+    """Warn that metrics.jsonl is damaged: curves lack steps, and a spike is measured by other losses."""
     file = job.folder / "metrics.jsonl"
     lacking = set(range(1, step + 1)) - {record["step"] for record in read_metrics(file)}
     if lacking:
-        job.terminal.warn(f"{file} is damaged: {len(lacking):,} of the steps up to {step:,} are missing, going on")
+        job.terminal.warn(
+            f"{file} is damaged: {len(lacking):,} of the steps up to {step:,} are missing, resuming anyway"
+        )
 
 
 class _State:
-    """All that a checkpoint holds, and what it is held by."""
+    """Everything that a checkpoint stores, and its owners."""
 
     def __init__(self, job: Job, checkpoints: Checkpoints) -> None:
         settings, runtime = job.settings, job.runtime
@@ -114,7 +116,7 @@ class _State:
         )  # fmt: skip
 
     def restore(self) -> TrainProgress | None:
-        """Take over the newest good checkpoint, if there is any."""
+        """Load the newest good checkpoint, if there is one."""
         target = self.checkpoints.newest(self.job.terminal.warn)
         if target is None:
             return None
@@ -148,7 +150,7 @@ class _State:
         self.checkpoints.save_best(model_tensors(self.job.model), {"step": position.step, "val_loss": loss})
 
     def _random(self) -> dict[str, torch.Tensor]:
-        """The random state of each process under a name of its own: what dropout draws differs between them."""
+        """The random state of each process under its own name, as dropout draws differ between processes."""
         state = rt.random_state(self._runtime.device)
         return {f"random/{self._runtime.rank}/{name}": value for name, value in state.items()}
 
@@ -157,7 +159,7 @@ class _State:
         return self.job.runtime
 
     def with_micro_batch(self, position: TrainProgress) -> TrainProgress:
-        """The position with the micro-batch to go on with: the one in use, unless the recipe now asks for another."""
+        """The position with the micro-batch to use: the one in use, unless the recipe now asks for another."""
         wanted = self.job.settings.micro_batch
         asked = 0 if wanted == "auto" else wanted
         known = position.micro_batch and position.asked_micro_batch == asked
@@ -171,9 +173,9 @@ class _State:
             return min(settings.micro_batch, self.batches.share)
         if runtime.device != "cuda":
             return min(self.batches.share, 8)
-        found = largest_micro_batch(self.parallel, settings, runtime, self.batches, self.job.vocabulary)
-        self.job.terminal.say(f"{self.job.label}: micro-batches of {found} sequences fit")
-        return found
+        size = largest_micro_batch(self.parallel, settings, runtime, self.batches, self.job.vocabulary)
+        self.job.terminal.say(f"{self.job.label}: micro-batches of {size} sequences fit")
+        return size
 
 
 def _prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -186,7 +188,7 @@ class _Spike(Exception):
 
 
 class _Loop:
-    """The course of a training. On a GPU a step is queued before the one before it is looked at."""
+    """Runs a training. On a GPU a step is queued before the results of the one before it are read."""
 
     def __init__(
         self, job: Job, state: _State, log: MetricsLog | None, line: LiveLine, stop: rt.StopRequest, steps: int
@@ -221,12 +223,12 @@ class _Loop:
         if self.stop_asked or any(self.job.runtime.gather(self.stop.signal_name is not None)):
             raise Interrupted(
                 f"{self.job.label}: stopped by {self.stop.signal_name or 'a signal to another process'} after step"
-                f" {position.step:,} of {self.steps:,}; the state is saved: run the same command again to go on"
+                f" {position.step:,} of {self.steps:,}; the state is saved: run the same command again to resume"
             )
         return position
 
     def _begin(self, position: TrainProgress) -> None:
-        """Know what a training that stands there knows, whether it was never stopped or just started."""
+        """Set up what depends on the records before `position`, the same after a restart as without one."""
         self.stop_asked = self.save_asked = False
 
         def read() -> tuple[list[float], int, float]:
@@ -241,7 +243,7 @@ class _Loop:
         self.best = min(lowest, self.state.checkpoints.best_loss())  # steps that were rolled back count for the best
 
     def _some_steps(self, position: TrainProgress) -> TrainProgress:
-        """Steps up to the next rest: a validation, a checkpoint, a stop, or the end."""
+        """Run steps up to the next validation, checkpoint, stop, or the end."""
         launched: deque[Launched] = deque()
         while True:
             launched.append(self._launch(position.step + len(launched), position))
@@ -266,22 +268,20 @@ class _Loop:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # out here, as the error's frames hold the step's tensors
+            # outside of `except`, as the error's frames hold the step's tensors
             self.state.checkpoints.note_too_large(self.stepper.micro_batch, position.asked_micro_batch)
             self.stepper.halve(f"{self.job.label}, step {step + 1}")
             self.job.terminal.warn(
-                f"{self.job.label}: out of memory at step {step + 1:,}; going on with micro-batches of"
-                f" {self.stepper.micro_batch} sequences, the batch stays as it is"
+                f"{self.job.label}: out of memory at step {step + 1:,}; continuing with micro-batches of"
+                f" {self.stepper.micro_batch} sequences, the batch stays the same"
             )
 
     def _finish(self, outcome: Outcome, position: TrainProgress) -> TrainProgress:
-        """Look at a step's figures, record them, and say where the training stands."""
+        """Read a step's figures, record them, and return the progress."""
         step = position.step + 1
         if not outcome.is_finite:
-            found = self.job.runtime.gather((outcome.to_blame, outcome.sequences))
-            to_blame = [number for bad, _ in found for number in bad] or [
-                number for _, every in found for number in every
-            ]
+            parts = self.job.runtime.gather((outcome.to_blame, outcome.sequences))
+            to_blame = [n for bad, _ in parts for n in bad] or [n for _, every in parts for n in every]
             shown = ", ".join(map(str, to_blame[:_SHOWN]))
             more = f" and {len(to_blame) - _SHOWN:,} more" if len(to_blame) > _SHOWN else ""
             what, remedy = outcome.fault
@@ -316,21 +316,21 @@ class _Loop:
         return replace(position, wall_seconds=self.before + time.monotonic() - self.began_at)
 
     def _roll_back(self, spike: _Spike) -> TrainProgress:
-        """Go back to the newest checkpoint and leave out the batches since."""
+        """Go back to the newest checkpoint and skip the batches since."""
         self.state.checkpoints.wait()
         position = self.state.restore()
         if position is None:
             raise RunError(
                 f"{self.job.label}, step {spike.step}",
                 f"the loss spiked to {spike.loss:.3f}, and no checkpoint to go back to is whole",
-                "run the same command again: it begins anew",
+                "run the same command again: it starts from the beginning",
             )
         self.stepper.start_over()
         self._begin(position)
         if self.rollbacks == _ROLLBACKS:
             raise RunError(
                 f"{self.job.label}, step {spike.step}",
-                f"the loss spikes ({spike.loss:.3f}) however many batches are left out ({_ROLLBACKS} attempts)",
+                f"the loss spikes ({spike.loss:.3f}) however many batches are skipped ({_ROLLBACKS} attempts)",
                 "begin in another folder with a lower train.optimizer.learning_rate or a higher train.spike;"
                 " the last checkpoint is good",
             )
@@ -341,7 +341,7 @@ class _Loop:
             position, skipped=position.skipped + spike.step - position.step, micro_batch=self.stepper.micro_batch
         )
         self.job.terminal.warn(
-            f"{self.job.label}: the loss spiked to {spike.loss:.3f} at step {spike.step:,}; going on from step"
+            f"{self.job.label}: the loss spiked to {spike.loss:.3f} at step {spike.step:,}; resuming from step"
             f" {position.step:,} without the batches {first:,} to {last:,}"
         )
         if self.log is not None:
@@ -387,7 +387,7 @@ class _Loop:
         if self.log is not None:
             self.log.write(record)
         self.line.show(record)
-        if self.job.trackers is not None:  # behind metrics.jsonl, from which they catch up after a kill
+        if self.job.trackers is not None:  # after metrics.jsonl, from which they catch up after a kill
             self.job.trackers.write(record)
 
     def _due(self, step: int) -> bool:
@@ -403,6 +403,6 @@ class _Loop:
 
     def _save(self, position: TrainProgress) -> None:
         if self.log is not None:
-            self.log.sync()  # the checkpoint counts on every record up to its step
+            self.log.sync()  # the checkpoint relies on every record up to its step
         self.state.save(position)
         self.saved_at, self.save_asked = time.monotonic(), False

@@ -31,7 +31,7 @@ class TeacherOutputs(Protocol):
     """A teacher's outputs for the training text."""
 
     def stored(self, starts: "Array") -> tuple[torch.Tensor, ...]:
-        """What is stored of the sequences that begin at these tokens of the text (B,): on the CPU, B rows in each tensor.
+        """What is stored of the sequences that begin at these tokens of the text (B,), on the CPU, B rows each.
 
         Called while earlier steps are computed. Empty where the teacher passes every batch itself.
         """
@@ -40,7 +40,7 @@ class TeacherOutputs(Protocol):
         self, inputs_BT: torch.Tensor, *stored: torch.Tensor, positions: torch.Tensor | None = None,
         places: torch.Tensor | None = None,
     ) -> Taught:  # fmt: skip
-        """The outputs for inputs (B, T), what is stored of them, and their `positions` and `places` (`data.Examples`)."""
+        """The outputs for inputs (B, T), what is stored of them, their `positions` and `places` (`data.Examples`)."""
 
 
 class Objective(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""One model on several processes: whole on each (DDP), or a share of every block on each (FSDP2)."""
+"""One model on several processes: replicated (DDP), or every block sharded (FSDP2)."""
 
 import os
 import shutil
@@ -63,7 +63,7 @@ class ParallelModel:
 
 
 def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
-    """`auto` as the recipe says it: alone, or DDP where it takes less than a quarter of a device, else FSDP."""
+    """What `auto` means: alone on one process; else DDP if that takes less than a quarter of a device, else FSDP."""
     if wanted == "fsdp":
         return "fsdp"
     if runtime.world_size == 1:
@@ -114,9 +114,9 @@ def parallelize(
 
 
 def _is_uneven(objective: "Objective", runtime: Runtime, precision: str) -> bool:
-    """Whether a single token leaves some trained parameters without a gradient, tried out; nothing is left of it.
+    """Whether a single token leaves some of the model's parameters without a gradient; tried, and undone.
 
-    A token reaches as little as can be: of experts those that it is sent to.
+    One token reaches the fewest parameters: of experts, those that it is routed to.
     """
     # the same token sixteen times at the first position, as products in float8 want rows in multiples of 16
     tokens_BT = torch.zeros(16, 1, dtype=torch.long, device=runtime.device)
@@ -133,7 +133,7 @@ def _is_uneven(objective: "Objective", runtime: Runtime, precision: str) -> bool
 
 
 def lacking_compiler(device: str) -> str | None:
-    """What torch.compile needs on a device and does not find; None where nothing is missing."""
+    """What torch.compile lacks on a device; None where nothing is missing."""
     if device == "cuda":
         return None if find_spec("triton") is not None else "the package triton"
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
@@ -177,10 +177,10 @@ def _own_part(tensor: Any) -> torch.Tensor:
 
 
 def whole_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All of a sharded model's tensors by name, in the CPU's memory, on the first process; elsewhere nothing."""
+    """All tensors of a sharded model by name, in the CPU's memory of the first process; elsewhere nothing."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    found: dict[str, Any] = get_model_state_dict(
+    state: dict[str, Any] = get_model_state_dict(
         model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
-    return found
+    return state

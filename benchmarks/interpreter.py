@@ -32,7 +32,7 @@ from inheritune.recipe import Training, check
 from inheritune.runlog import Terminal, read_metrics
 from inheritune.training import Job, train_steps
 
-STEPS = 8
+STEPS = 5
 
 
 def main() -> None:
@@ -67,10 +67,10 @@ def memory(rounds: int) -> None:
             train_steps(Job(
                 label="x", model=model, sequences=Sequences(row, 256, "x"), settings=check(Training, tree, "x"), seed=1,
                 folder=Path(folder), runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=validate,
-                validate_every=2, blocks=block_modules(model), head=split_head(model),
+                validate_every=1, blocks=block_modules(model), head=split_head(model),
             ))  # fmt: skip
             assert len(read_metrics(Path(folder) / "metrics.jsonl")) > STEPS
-        (began, faults), (ended, later) = marks[1], marks[-1]
+        (began, faults), (ended, later) = marks[2], marks[-1]
         return (ended - began) / (STEPS - 2), (later - faults) / (STEPS - 2)
 
     in_turn("memory: own seconds and page faults a step", train, rounds)
@@ -96,7 +96,7 @@ def switch(rounds: int) -> None:
 
         def wait(on: bool, work: Callable[[], None] = work) -> tuple[float, float]:
             loader._SWITCH = before if on else 1.0
-            batches, waited, number = Batches(Sequences(row, 256, "x"), 64, 1), 0.0, 30
+            batches, waited, number = Batches(Sequences(row, 256, "x"), 64, 1), 0.0, 25
             began = time.perf_counter()
             with batches.reading_ahead():
                 for step in range(number):

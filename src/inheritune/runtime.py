@@ -181,7 +181,7 @@ def start(device: str = "auto", threads: int | None = None, timeout_minutes: flo
 
 
 def place_of_process() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun started; 0 of 1 without it or with variables that are no numbers."""
+    """Rank and number of the processes that torchrun started; 0 of 1 without it, or where these are no numbers."""
     try:
         return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
     except ValueError:

@@ -207,10 +207,10 @@ def _train(arm: Arm, conditions: Conditions, settings: Training) -> dict[str, An
     outputs, teaching = None, dict[str, Any]()
     if arm.teacher is not None:
         uses = steps * settings.batch_sequences
-        lesson = DistillationRequest(
+        request = DistillationRequest(
             arm.name, settings, conditions.train_sequences, uses, logits_width(model), TeacherNeeds.of(losses)
         )
-        outputs, teaching = arm.teacher.outputs(lesson, runtime, conditions.terminal.say)
+        outputs, teaching = arm.teacher.outputs(request, runtime, conditions.terminal.say)
     job = replace(_job(arm, conditions, settings, model, flops), teacher=outputs, losses=tuple(losses))
     runtime.on_rank0(lambda: keep_frame(model, conditions.tokenizer, arm.folder / "checkpoints"))
     building = time.monotonic() - began

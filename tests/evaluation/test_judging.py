@@ -35,7 +35,7 @@ def test_how_many_at_once_does_not_matter_and_the_model_keeps_its_mode(reference
     objective = Objective(model.eval(), None)
 
     def score(examples: Examples) -> torch.Tensor:
-        return objective(examples.inputs, examples.targets, by_sequence=True)
+        return objective(examples.inputs, examples.targets, by_token=True)
 
     few = sequence_losses(score, sequences, runtime.start("cpu"), 7, most=3)
     assert few == pytest.approx(one[:3], rel=1e-5)

@@ -60,11 +60,11 @@ def test_losses_are_those_of_each_document_alone(kind: str) -> None:
     inputs, targets = tokens_BT[:, :-1], tokens_BT[:, 1:]
     with torch.no_grad():
         positions = document_positions(inputs, END)
-        found = Objective(model)(inputs, targets, positions=positions, by_sequence=True)
+        found = Objective(model)(inputs, targets, positions=positions, by_token=True).mean(dim=1)
         assert found.tolist() == pytest.approx(expected, rel=1e-4)
         total = Objective(model, split_head(model))(inputs, targets, positions=positions).item()
         assert total == pytest.approx(sum(expected) * 16, rel=1e-4)
-        across = Objective(model)(inputs, targets, by_sequence=True)
+        across = Objective(model)(inputs, targets, by_token=True).mean(dim=1)
     assert abs(across[0].item() - expected[0]) > 1e-3  # else the test would show nothing
     assert across[2].item() == pytest.approx(expected[2], rel=1e-5)
 

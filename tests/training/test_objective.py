@@ -57,9 +57,9 @@ def test_recomputing_the_blocks_changes_no_bit_and_keeps_less(dropout: float) ->
 def test_without_gradients_nothing_is_recomputed() -> None:
     trained = model().eval()
     with torch.no_grad():
-        expected = Objective(trained)(*tokens(), by_sequence=True)
+        expected = Objective(trained)(*tokens(), by_token=True)
         undo = checkpoint_activations(block_modules(trained))
-        assert torch.equal(expected, Objective(trained)(*tokens(), by_sequence=True))
+        assert torch.equal(expected, Objective(trained)(*tokens(), by_token=True))
     undo()
 
 
@@ -141,7 +141,7 @@ def test_the_head_gives_the_loss_of_the_models_own_logits() -> None:
     inputs, targets = tokens()
     own, split = Objective(trained), Objective(trained, split_head(trained))
     assert split(inputs, targets).item() == pytest.approx(own(inputs, targets).item(), rel=1e-6)
-    each = own(inputs, targets, by_sequence=True)
-    assert each.shape == (4,)
-    assert each.sum().item() * 8 == pytest.approx(own(inputs, targets).item(), rel=1e-6)
+    each = own(inputs, targets, by_token=True)
+    assert each.shape == (4, 8)
+    assert each.sum().item() == pytest.approx(own(inputs, targets).item(), rel=1e-6)
     assert [name for name, _ in split.named_parameters()] == [name for name, _ in own.named_parameters()]

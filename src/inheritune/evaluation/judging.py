@@ -94,14 +94,16 @@ def sequence_losses(
 ) -> tuple[float, ...]:
     """The loss of each of the first `most` sequences (default: all), in nats a token.
 
-    `score` gives the mean loss of each sequence (B,). Where sequences have different numbers of targets that count,
-    each loss is multiplied by its number over the average number: so the mean over sequences is the mean over tokens.
+    `score` gives the loss of each target (B, T), 0 where it does not count. Where sequences have different numbers of
+    targets that count, each sequence's loss is multiplied by its number over the average number, so that the mean over
+    sequences is the mean over tokens.
     Several processes share the sequences, and each has the result. Raises RunError for a loss that is not finite.
     """
     import torch
 
     def figures_of(examples: Examples) -> torch.Tensor:
-        return torch.stack([score(examples).double(), examples.counts.double()], dim=1)
+        means_B = score(examples).double().sum(dim=1) / examples.counts
+        return torch.stack([means_B, examples.counts.double()], dim=1)
 
     rows = score_rows(sequences, figures_of, runtime, micro_batch, most)
     losses = [loss for loss, _ in rows]
@@ -150,7 +152,7 @@ def check_finite(losses: Sequence[float]) -> None:
 @contextmanager
 def scoring(
     model: "PreTrainedModel", runtime: Runtime, packing: Packing, *, sequence_length: int, precision: str, parallel: str
-) -> "Iterator[Callable[[Examples], torch.Tensor]]":
+) -> "Iterator[Score]":
     """Inside, a function from packed examples to the loss of each target in nats (B, T): see `judge`."""
     check_prefix_fits(packing, model.config.vocab_size, model.config.name_or_path or type(model).__name__)
     if packing.documents and packing.end_of_text is not None:
@@ -191,11 +193,7 @@ def judge(
     with scoring(
         model, runtime, sequences.packing, sequence_length=length, precision=precision, parallel=parallel
     ) as score:
-
-        def means(examples: Examples) -> "torch.Tensor":
-            return score(examples).double().sum(dim=1) / examples.counts
-
-        return Evaluation(sequence_losses(means, sequences, runtime, micro_batch))
+        return Evaluation(sequence_losses(score, sequences, runtime, micro_batch))
 
 
 def judge_on(

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -29,17 +29,16 @@ class AdamW(Optimizer):
     offload: bool = False
     """Keep the running means in the CPU's memory and compute the updates there (torchao; one GPU only)."""
 
-    less_memory_override: ClassVar[str] = "train.optimizer.states=8bit"
-
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if self.states == "8bit" and self.offload:
             raise ValueError("offload: offloaded states are float32; give either states: 8bit or offload: true")
         return self
 
-    def less_memory(self) -> Self | None:
+    def less_memory(self) -> tuple[str, Self] | None:
         """The running means in 8 bits."""
-        return None if self.states == "8bit" else self.model_copy(update={"states": "8bit", "offload": False})
+        small = self.model_copy(update={"states": "8bit", "offload": False})
+        return None if self.states == "8bit" else ("train.optimizer.states=8bit", small)
 
     @property
     def one_process_only(self) -> tuple[str, str] | None:

@@ -1,7 +1,7 @@
 """What an optimizer is: its settings, how it is built, its first state, the memory of its states."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field
 
@@ -35,11 +35,8 @@ class Optimizer(Part):
     clip: Positive | None = 1.0
     """Largest norm of the whole gradient; null: no clipping."""
 
-    less_memory_override: ClassVar[str] = ""
-    """The override of a recipe that makes `less_memory` of these settings, for messages."""
-
-    def less_memory(self) -> Self | None:
-        """These settings with smaller states; None where there are none."""
+    def less_memory(self) -> tuple[str, Self] | None:
+        """The override of a recipe that makes the states smaller, and the settings with it; None without one."""
         return None
 
     @property

@@ -18,9 +18,9 @@ def savings(planned: Planned, devices: int) -> list[tuple[str, Way]]:
     found = [("as the recipe says", way)]
     if not way.activation_checkpointing:
         found.append(("activation_checkpointing", replace(way, activation_checkpointing=True)))
-    small = way.optimizer.less_memory()
-    if small is not None and devices == 1:
-        found += [(f"{name}, 8-bit states".removeprefix("as the recipe says, "), replace(each, optimizer=small))
+    smaller = way.optimizer.less_memory()
+    if smaller is not None and devices == 1:
+        found += [(f"{name}, 8-bit states".removeprefix("as the recipe says, "), replace(each, optimizer=smaller[1]))
                   for name, each in list(found)]  # fmt: skip
     return found
 

@@ -1,4 +1,4 @@
-"""What one training needs to know."""
+"""The description of one training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from inheritune.training.objective import TeacherOutputs
 
     Score = Callable[[Examples], torch.Tensor]
-    """From examples the mean loss of each sequence (B,), in nats a token."""
+    """From examples the cross-entropy of each target (B, T) in nats; 0 where it does not count."""
 
 
 @dataclass(frozen=True)
 class Job:
     """One training. `model` is trained in place, in float32, on the runtime's device.
 
-    `validate` gives, from what scores sequences, a loss for the curves every `validate_every` steps;
-    it decides nothing.
+    `validate` computes a loss for the curves every `validate_every` steps, with a function that scores examples; it
+    decides nothing.
 
     `blocks` are the model's blocks, `matrices` the names of their two-dimensional weights, `head` splits the model into
     hidden states and a linear layer (None: it is not split). `parallel` is the recipe's key for several processes.

@@ -91,7 +91,7 @@ class _State:
 
     def __init__(self, job: Job, checkpoints: Checkpoints) -> None:
         settings, runtime = job.settings, job.runtime
-        self.job, self.checkpoints = job, checkpoints
+        self.job, self.checkpoints, self.runtime = job, checkpoints, runtime
         how = choose(job.parallel, job.model, runtime)
         objective = Objective(job.model, job.head, job.losses, job.teacher, job.blocks)
         self.release = objective.release
@@ -123,7 +123,7 @@ class _State:
         position = read_position(target)
         random, stored = self._random(), stored_shapes(target)
         known = {name: value for name, value in random.items() if name in stored}  # there may be more processes now
-        read_tensors(target, self._tensors() | known, self._runtime)
+        read_tensors(target, self._tensors() | known, self.runtime)
         if not self.job.settings.optimizer.states_on_device:  # then the optimizer keeps weights of its own
             for module in (self.job.model, self.own):
                 load_state(module, self.optimizers, state_tensors(module, self.optimizers))
@@ -138,12 +138,13 @@ class _State:
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Weights and optimizer states; those of the losses' own parameters have names of their own."""
         model, own = self.job.model, self.own
-        return (
-            model_tensors(model)
-            | _prefixed("optimizer", state_tensors(model, self.optimizers))
-            | _prefixed("losses", {name: one.detach() for name, one in own.named_parameters()})
-            | _prefixed("losses-optimizer", state_tensors(own, self.optimizers))
-        )
+        further = {
+            "optimizer": state_tensors(model, self.optimizers),
+            "losses": {name: one.detach() for name, one in own.named_parameters()},
+            "losses-optimizer": state_tensors(own, self.optimizers),
+        }
+        prefixed = {f"{prefix}/{name}": one for prefix, each in further.items() for name, one in each.items()}
+        return model_tensors(model) | prefixed
 
     def save_best(self, position: TrainProgress, loss: float) -> None:
         """Begin to write the weights, as the best so far."""
@@ -151,12 +152,8 @@ class _State:
 
     def _random(self) -> dict[str, torch.Tensor]:
         """The random state of each process under its own name, as dropout draws differ between processes."""
-        state = rt.random_state(self._runtime.device)
-        return {f"random/{self._runtime.rank}/{name}": value for name, value in state.items()}
-
-    @property
-    def _runtime(self) -> rt.Runtime:
-        return self.job.runtime
+        state = rt.random_state(self.runtime.device)
+        return {f"random/{self.runtime.rank}/{name}": value for name, value in state.items()}
 
     def with_micro_batch(self, position: TrainProgress) -> TrainProgress:
         """The position with the micro-batch to use: the one in use, unless the recipe now asks for another."""
@@ -168,7 +165,7 @@ class _State:
 
     def _micro_batch(self) -> int:
         """The recipe's, or the one that fits."""
-        settings, runtime = self.job.settings, self._runtime
+        settings, runtime = self.job.settings, self.runtime
         if settings.micro_batch != "auto":
             return min(settings.micro_batch, self.batches.share)
         if runtime.device != "cuda":
@@ -176,10 +173,6 @@ class _State:
         size = largest_micro_batch(self.parallel, settings, runtime, self.batches, self.job.vocabulary)
         self.job.terminal.say(f"{self.job.label}: micro-batches of {size} sequences fit")
         return size
-
-
-def _prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 
 
 class _Spike(Exception):
@@ -334,12 +327,8 @@ class _Loop:
                 "begin in another folder with a lower train.optimizer.learning_rate or a higher train.spike;"
                 " the last checkpoint is good",
             )
-        first = position.step + position.skipped
-        last = spike.step - 1 + position.skipped
-        before = position
-        position = replace(
-            position, skipped=position.skipped + spike.step - position.step, micro_batch=self.stepper.micro_batch
-        )
+        first, last, before = position.step + position.skipped, spike.step - 1 + position.skipped, position
+        position = replace(position, skipped=last + 1 - position.step, micro_batch=self.stepper.micro_batch)
         self.job.terminal.warn(
             f"{self.job.label}: the loss spiked to {spike.loss:.3f} at step {spike.step:,}; resuming from step"
             f" {position.step:,} without the batches {first:,} to {last:,}"
@@ -371,7 +360,7 @@ class _Loop:
             size = self.stepper.micro_batch
             parts = [examples.part(first, first + size) for first in range(0, len(examples), size)]
             with self.job.runtime.autocast(self.settings.precision):
-                losses = [module(one.inputs, one.targets, positions=one.positions, by_sequence=True) for one in parts]
+                losses = [module(one.inputs, one.targets, positions=one.positions, by_token=True) for one in parts]
             return torch.cat(losses)
 
         module.eval()
@@ -392,10 +381,9 @@ class _Loop:
 
     def _due(self, step: int) -> bool:
         """Whether a checkpoint is due after `step`, as the first process sees it."""
-        every = self.settings.checkpoint.every
-        if every.unit == "steps":
-            return self._due_by_steps(step)
-        return self.job.runtime.is_rank0 and time.monotonic() - self.saved_at >= every.amount * 60
+        late = time.monotonic() - self.saved_at >= self.settings.checkpoint.every.amount * 60
+        by_time = self.settings.checkpoint.every.unit == "minutes" and self.job.runtime.is_rank0 and late
+        return by_time or self._due_by_steps(step)
 
     def _due_by_steps(self, step: int) -> bool:
         every = self.settings.checkpoint.every

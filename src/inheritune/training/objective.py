@@ -47,8 +47,8 @@ class Objective(torch.nn.Module):
     """The weighted sum of a model's losses.
 
     `forward` gives sums over all targets that count (for training): the weighted sum, and behind it, if there is more
-    than the cross-entropy, each loss without its weight, named by `terms`. For judging it gives the cross-entropy of
-    each token (B, T) with `by_token`, or its mean over each sequence (B,) with `by_sequence`. All in nats.
+    than the cross-entropy, each loss without its weight, named by `terms`. With `by_token` (for judging) it gives the
+    cross-entropy of each token (B, T). All in nats.
 
     `head` (default: the model as a whole) lets it take losses without holding all logits. `blocks` are the model's, for
     losses that ask for hidden states. The parameters of losses are its own: they are trained, but are not the model's.
@@ -93,8 +93,7 @@ class Objective(torch.nn.Module):
 
     def forward(
         self, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, *stored: torch.Tensor,
-        positions: torch.Tensor | None = None, places: torch.Tensor | None = None, by_sequence: bool = False,
-        by_token: bool = False,
+        positions: torch.Tensor | None = None, places: torch.Tensor | None = None, by_token: bool = False,
     ) -> torch.Tensor:  # fmt: skip
         """The losses for inputs and targets (B, T), and what is stored of a teacher's outputs for them.
 
@@ -102,11 +101,8 @@ class Objective(torch.nn.Module):
         (B, L) are the inputs that predict the text's tokens, where these are not all inputs in their order.
         """
         given = model_inputs(self.model, inputs_BT, positions)
-        if by_sequence or by_token:
-            losses_BT = token_losses(self.model(**given, use_cache=False).logits, targets_BT)
-            if by_token:
-                return losses_BT
-            return losses_BT.double().sum(dim=1) / (targets_BT >= 0).sum(dim=1).clamp(min=1)
+        if by_token:
+            return token_losses(self.model(**given, use_cache=False).logits, targets_BT)
         teacher, taught = self._teacher[0], None
         if teacher is not None and self._needs:  # it comes first, so that its memory is free again
             taught = _ask(teacher, inputs_BT, stored, positions, places)

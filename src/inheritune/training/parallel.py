@@ -25,9 +25,9 @@ _BYTES_EACH = 16  # a parameter in float32, its gradient, and AdamW's two runnin
 class ParallelModel:
     """An objective as this process holds it.
 
-    `call` is what computes; `module` is the objective itself. `averages` is by how many processes gradients are divided
-    when they are put together. `uneven` says that not every token reaches every parameter, as where experts are modules
-    of their own, so that processes may have gradients for different ones. Looked for on several processes only.
+    `call` computes; `module` is the objective itself. Combining gradients divides them by `averages` processes.
+    `uneven`: not every token reaches every parameter, for example where experts are modules of their own, so that
+    processes may have gradients for different parameters. Determined on several processes only.
     """
 
     how: How
@@ -38,7 +38,7 @@ class ParallelModel:
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
-        """Around the backward pass of a micro-batch; gradients of DDP are put together in the last one."""
+        """Around the backward pass of a micro-batch; DDP combines gradients in the last one."""
         if self.how == "ddp" and not last:
             with self.call.no_sync():
                 yield
@@ -93,7 +93,7 @@ def parallelize(
         if compiled:
             for block in blocks:
                 block.compile()
-        return ParallelModel(how, objective, objective, runtime.world_size, uneven)
+        return ParallelModel(how, objective, objective, runtime.dp_size, uneven)
     objective.to(runtime.device)
     if compiled and objective.terms:
         # torch.compile looks for the gradient of a tensor that is no leaf, where a teacher is asked in the middle
@@ -110,7 +110,7 @@ def parallelize(
             gradient_as_bucket_view=True,
             find_unused_parameters=uneven,
         )
-    return ParallelModel(how, call, objective, runtime.world_size if how == "ddp" else 1, uneven)
+    return ParallelModel(how, call, objective, runtime.dp_size if how == "ddp" else 1, uneven)
 
 
 def _is_uneven(objective: "Objective", runtime: Runtime, precision: str) -> bool:
@@ -123,7 +123,7 @@ def _is_uneven(objective: "Objective", runtime: Runtime, precision: str) -> bool
     training, state = objective.training, random_state(runtime.device)
     objective.train()
     with runtime.autocast(precision):
-        loss = objective(tokens_BT, tokens_BT, by_sequence=True).sum()  # which needs no teacher
+        loss = objective(tokens_BT, tokens_BT, by_token=True).sum()  # which needs no teacher
     loss.backward()
     uneven = any(p.requires_grad and p.grad is None for p in objective.model.parameters())
     objective.zero_grad(set_to_none=True)

@@ -117,8 +117,10 @@ class Objective(torch.nn.Module):
         if self._plain:
             return head.cross_entropy(states_ND, targets_N, self.form)
         values = self._of_logits(states_ND, targets_N, taught)
-        inputs = self._inputs(outputs, targets_BT, targets_N, taught, places)
-        values |= {loss.name: loss.of_batch(inputs) for loss in self.losses if isinstance(loss, BatchLoss)}
+        others = [loss for loss in self.losses if isinstance(loss, BatchLoss)]
+        if others:
+            inputs = self._inputs(outputs, targets_BT, targets_N, taught, places)
+            values |= {loss.name: loss.of_batch(inputs) for loss in others}
         return weighted_sum(self.losses, [values[loss.name] for loss in self.losses], self.weights)
 
     def _of_logits(
@@ -139,7 +141,7 @@ class Objective(torch.nn.Module):
         self, outputs: Any, targets_BT: torch.Tensor, targets_N: torch.Tensor, taught: Taught | None,
         places: torch.Tensor | None,
     ) -> LossInputs:  # fmt: skip
-        """What losses on the whole batch look at."""
+        """The inputs of losses on the whole batch."""
 
         def aligned(states: "dict[int, torch.Tensor]") -> dict[int, torch.Tensor]:
             return {block: at_places(one, places).flatten(0, 1) for block, one in states.items()}
@@ -161,8 +163,7 @@ def _predicted(targets_BT: torch.Tensor, places: torch.Tensor | None) -> torch.T
 
 def _attended(targets_BT: torch.Tensor) -> torch.Tensor:
     """1 for each position up to the last target that counts (B, T), 0 for padding and for rows that fill up a batch."""
-    behind_BT = (targets_BT >= 0).int().flip(1).cummax(dim=1).values
-    return behind_BT.flip(1)
+    return (targets_BT >= 0).int().flip(1).cummax(dim=1).values.flip(1)
 
 
 def at_places(values_BT: torch.Tensor, places_BL: torch.Tensor | None) -> torch.Tensor:

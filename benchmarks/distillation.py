@@ -20,7 +20,7 @@ import torch
 from inheritune.arch import load_model, load_tokenizer, training_flops_per_token
 from inheritune.distillation import Layout
 from inheritune.inheritance import derive
-from inheritune.losses import Distribution, divergences, log_distribution
+from inheritune.losses.functional import Distribution, divergences, log_distribution
 from inheritune.recipe import Inherit, Reference
 
 TOP = (1, 8, 32, 128, 512, None)

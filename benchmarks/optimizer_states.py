@@ -46,11 +46,11 @@ def task(words: argparse.Namespace, way: str) -> Any:
 def state_bytes(words: argparse.Namespace, way: str) -> tuple[int, int]:
     """The model's parameters, and the bytes of all that the optimizer keeps for them."""
     from inheritune.arch import build_random
-    from inheritune.training import allocate_state, build_optimizer, state_tensors
+    from inheritune.optimizers.stepping import allocate_state, state_tensors
 
     made = task(words, way)
     model = build_random(made.config, 1)
-    optimizers = build_optimizer(model, frozenset(), made.settings.optimizer)
+    optimizers = made.settings.optimizer.build(model, frozenset())
     allocate_state(model, optimizers)
     sizes = [tensor.numel() * tensor.element_size() for tensor in state_tensors(model, optimizers).values()]
     return sum(parameter.numel() for parameter in model.parameters()), sum(sizes)

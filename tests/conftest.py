@@ -49,7 +49,7 @@ def web_server(answer: Answer) -> Iterator[str]:
             if self.command == "GET":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET  # noqa: N815 (the name that the server calls)
+        do_HEAD = do_GET
 
         def log_message(self, *_: Any) -> None:
             pass

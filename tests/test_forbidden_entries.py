@@ -12,24 +12,24 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from distilled import chunked_distillation, distillation
 from inheritune import runtime
 from inheritune.data import Sequences
 from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
 from inheritune.errors import RunError
 from inheritune.evaluation import greedy_continuation, judge
-from inheritune.losses import (
+from inheritune.losses import LossSetup, TeacherNeeds, build_losses
+from inheritune.losses.functional import (
     Distribution,
-    chunked_distillation,
-    distillation,
     divergences,
     has_chunked_form,
     linear_cross_entropy,
-    linear_token_losses,
     log_distribution,
     token_losses,
 )
-from inheritune.recipe import Distillation, Training
+from inheritune.losses.streaming import linear_token_losses
+from inheritune.recipe import Training
 from inheritune.runlog import Terminal
 from inheritune.training import Job, train_steps
 
@@ -116,8 +116,8 @@ def test_stored_outputs_are_the_online_ones(mask: float, k: int | None, temperat
     chosen = None if online.indices is None else online.indices.numpy()
     values, indices = layout.unpack(_words(layout, online.log_probabilities.half().numpy(), chosen))
     kept = [torch.from_numpy(values), *([] if indices is None else [torch.from_numpy(indices)])]
-    stored = StoredOutputs(Distillation(temperature=temperature, top_k=k), layout, None)  # type: ignore[arg-type]
-    again = stored(torch.zeros(1, N, dtype=torch.long), *kept)(slice(None))
+    stored = StoredOutputs(layout, None)  # type: ignore[arg-type]
+    again = stored(torch.zeros(1, N, dtype=torch.long), *kept).distribution(slice(None))
     student = made(mask, seed=1)
     logits = student[0] @ student[1].T + student[2]
     one, other = (divergences(logits, taught, temperature) for taught in (online, again))
@@ -195,7 +195,7 @@ def test_cross_entropy_and_its_gradients(form: str, mask: float, forbidden_targe
     elif form == "token":
         loss = token_losses(torch.nn.functional.linear(*leaves)[None], targets[None]).sum()
     else:
-        loss = linear_cross_entropy(leaves[0][None], *leaves[1:], targets[None], form)  # type: ignore[arg-type]
+        loss = linear_cross_entropy(*leaves, targets, form)  # type: ignore[arg-type]
     loss.backward()
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves)
     if not forbidden_target:
@@ -248,12 +248,11 @@ def test_a_training_ends_with_an_error_that_says_so(taught: bool, tmp_path: Path
     settings, teacher = Training(**tree), None
     if taught:
         settings = Training(**tree, distillation={"student": 0.5})
-        assert settings.distillation is not None
-        teacher = OnlineOutputs(small(20), settings.distillation, runtime.start("cpu"), "float32")
+        teacher = OnlineOutputs(small(20), TeacherNeeds(1.0), runtime.start("cpu"), "float32")
     job = Job(
         label="test", model=model, sequences=Sequences(row, 8, "x"), settings=settings, seed=1, folder=tmp_path,
         runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=lambda score: 0.5, validate_every=9,
-        teacher=teacher,
+        teacher=teacher, losses=tuple(build_losses(settings, LossSetup())),
     )  # fmt: skip
     with pytest.raises(RunError, match=r"step 1: the loss is inf, .* gives probability 0 to a token .*; see which"):
         train_steps(job)

@@ -29,7 +29,7 @@ def test_what_torchrun_sets(given: dict[str, str], place: tuple[int, int], monke
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     started = runtime.start("cpu")
-    assert (started.rank, started.processes) == place
+    assert (started.rank, started.world_size) == place
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,27 @@ def test_what_the_first_does_alone_may_take_longer_than_others_are_waited_for(tm
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mesh", "size", "ranks"),
+    [
+        ({}, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ({"replicate": 8}, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ({"replicate": 2, "shard": 4}, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ({"replicate": 2, "shard": 2, "tensor": 2}, 4, [0, 0, 1, 1, 2, 2, 3, 3]),
+        ({"pipeline": 2, "shard": 4}, 4, [0, 1, 2, 3, 0, 1, 2, 3]),
+    ],
+)
+def test_data_are_divided_by_the_data_dimensions_of_the_mesh_only(
+    mesh: dict[str, int], size: int, ranks: list[int]
+) -> None:
+    places = [runtime.Runtime("cpu", 1, rank, 8) for rank in range(8)]
+    places = [place.arranged(**mesh) if mesh else place for place in places]
+    assert {place.dp_size for place in places} == {size}
+    assert [place.dp_rank for place in places] == ranks
+
+
+def test_a_mesh_has_as_many_processes_as_there_are() -> None:
+    with pytest.raises(ValueError, match="for 2 processes"):
+        runtime.Runtime("cpu", 1, 0, 2).arranged(replicate=2, shard=2)

@@ -2,41 +2,83 @@
 
 import ctypes
 import datetime
+import math
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from inheritune.errors import InherituneError, InputError, OtherProcessFailed
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed.device_mesh import DeviceMesh
 
 MOST_THREADS = 1024  # as in a recipe's hardware
 _T = TypeVar("_T")
-_PATIENCE = datetime.timedelta(days=30)  # for what one process does alone while the others wait: reading all the text
+_PATIENCE = datetime.timedelta(days=30)  # while one process works alone, for example reads all the text
 _patient: Any = None  # the process group for such waiting
 _timeout = datetime.timedelta(minutes=10)
 _PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells its processes
 
 
+_DATA = ("replicate", "shard")  # dimensions of the mesh whose processes have data of their own
+
+
 @dataclass(frozen=True)
 class Runtime:
-    """The process's place and device."""
+    """The process's place and device.
+
+    `mesh` arranges the processes in named dimensions, the outermost first: `replicate` (each has the whole model),
+    `shard` (each has a part of every tensor), and any others, whose processes work on the same data. Empty: all
+    processes are replicas.
+    """
 
     device: str
     threads: int
     rank: int = 0
     world_size: int = 1
+    mesh: tuple[tuple[str, int], ...] = ()
 
     @property
     def is_rank0(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process is the one that writes files and messages."""
         return self.rank == 0
+
+    @property
+    def dp_size(self) -> int:
+        """How many parts the data are divided into: the product of the data dimensions."""
+        return math.prod(size for name, size in self.mesh if name in _DATA) if self.mesh else self.world_size
+
+    @property
+    def dp_rank(self) -> int:
+        """Which part of the data is this process's."""
+        if not self.mesh:
+            return self.rank
+        part, rest = 0, self.rank
+        for number, (name, size) in enumerate(self.mesh):
+            inner = math.prod(one for _, one in self.mesh[number + 1 :])
+            if name in _DATA:
+                part = part * size + rest // inner
+            rest %= inner
+        return part
+
+    def arranged(self, **sizes: int) -> "Runtime":
+        """The same process in a mesh of these dimensions. Raises ValueError unless it has as many processes."""
+        if math.prod(sizes.values()) != self.world_size:
+            raise ValueError(f"a mesh of {sizes} for {self.world_size} processes")
+        return replace(self, mesh=tuple(sizes.items()))
+
+    def device_mesh(self) -> "DeviceMesh":
+        """The mesh as torch knows it. Called by all processes."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        names, sizes = zip(*self.mesh, strict=True)
+        return init_device_mesh(self.device, sizes, mesh_dim_names=names)
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
         """The context for a forward pass in `precision` ('float32', 'bfloat16', 'float8' or 'auto')."""
@@ -55,8 +97,8 @@ class Runtime:
         return "bfloat16" if self.device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
     def quick_precision(self) -> str:
-        """The precision in which products are fast here: bfloat16 on a GPU, or a CPU with instructions for it (AVX-512
-        BF16, AMX), else float32.
+        """The fastest precision of products here: bfloat16 on a GPU, or a CPU with instructions for it (AVX-512 BF16,
+        AMX), else float32.
         """
         import torch
 
@@ -66,7 +108,7 @@ class Runtime:
         return self.resolve_precision("auto")
 
     def on_rank0(self, work: Callable[[], _T]) -> _T:
-        """What `work` gives on the first process, on all of them; the others wait for it, however long it takes.
+        """The result of `work`, which the first process does, on all of them; the others wait, however long it takes.
 
         The result must be plain data. Where the first process fails the others raise OtherProcessFailed.
         """
@@ -86,8 +128,8 @@ class Runtime:
             raise failure
         if outcome[1] is not None:
             raise OtherProcessFailed(outcome[1])
-        found: _T = outcome[0]
-        return found
+        result: _T = outcome[0]
+        return result
 
     def gather(self, value: _T) -> list[_T]:
         """The values of all processes, in the order of their ranks, on each of them."""
@@ -95,9 +137,9 @@ class Runtime:
             return [value]
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.world_size
-        dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
     def describe(self) -> dict[str, Any]:
         """Device facts for the manifest."""
@@ -139,7 +181,7 @@ def start(device: str = "auto", threads: int | None = None, timeout_minutes: flo
 
 
 def place_of_process() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun started; 0 of 1 without it, or where its words are no numbers."""
+    """Rank and number of the processes that torchrun started; 0 of 1 without it, or where these are no numbers."""
     try:
         return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
     except ValueError:
@@ -147,15 +189,15 @@ def place_of_process() -> tuple[int, int]:
 
 
 def _check_place() -> None:
-    """Raise InputError for variables that no torchrun sets so: a process would wait for others that never come."""
+    """Raise InputError for variables that torchrun would not set so: a process would wait for others forever."""
     given = {name: os.environ[name] for name in _PLACE if os.environ.get(name)}
     if not given.keys() & {"RANK", "WORLD_SIZE"}:
         return
     rank, processes = place_of_process()
     numbers = all(given.get(name, "0").isdecimal() for name in ("RANK", "WORLD_SIZE"))
     if not numbers or not 0 <= rank < processes or (processes > 1 and len(given) < len(_PLACE)):
-        said = ", ".join(f"{name}={given.get(name, '(not set)')}" for name in _PLACE)
-        raise InputError("environment", said, "start it with torchrun, which sets them, or unset RANK and WORLD_SIZE")
+        shown = ", ".join(f"{name}={given.get(name, '(not set)')}" for name in _PLACE)
+        raise InputError("environment", shown, "start it with torchrun, which sets them, or unset RANK and WORLD_SIZE")
 
 
 def _join(device: str, timeout_minutes: float) -> None:

@@ -9,7 +9,7 @@ from parity import config_of, reference_of
 from transformers import AutoModelForCausalLM, Gemma2Config, PreTrainedModel
 
 from inheritune.arch import split_head
-from inheritune.losses import linear_cross_entropy, token_losses
+from inheritune.losses.functional import token_losses
 
 SPLIT = [
     "gpt2", "llama", "mistral", "qwen2", "qwen3", "phi", "gpt_neox", "opt", "bloom", "falcon", "mixtral", "olmo2",
@@ -34,15 +34,15 @@ def made(kind: str, **fields: Any) -> PreTrainedModel:
 def apart(model: PreTrainedModel) -> tuple[float, float]:
     """The greatest difference between the tokens' losses, and between the gradients, of both ways."""
     head = split_head(model)
-    assert head is not None
+    assert head.linear is not None
     tokens_BT = some_tokens(2, 12)
     inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
     found = []
     for through_head in (False, True):
         model.zero_grad()
         if through_head:
-            hidden_BTD = head.base(input_ids=inputs_BT, use_cache=False).last_hidden_state * head.scale
-            loss = linear_cross_entropy(hidden_BTD, head.linear.weight, head.linear.bias, targets_BT)
+            states_ND = head.states(head.outputs(input_ids=inputs_BT)).flatten(0, 1)
+            loss = head.cross_entropy(states_ND, targets_BT.flatten(), "whole")
         else:
             loss = token_losses(model(input_ids=inputs_BT, use_cache=False).logits, targets_BT).sum()
         (loss / targets_BT.numel()).backward()
@@ -70,22 +70,22 @@ def test_the_loss_through_the_head_is_that_of_the_models_logits(kind: str) -> No
 def test_scaled_heads(kind: str, fields: dict[str, float], scale: float) -> None:
     model = made(kind, **fields)
     head = split_head(model)
-    assert head is not None
+    assert head.linear is not None
     assert head.scale == scale
     assert max(apart(model)) < 1e-5
 
 
 def test_minicpm3_is_split_or_left_whole() -> None:
     model = made("minicpm3")
-    if split_head(model) is not None:
+    if split_head(model).linear is not None:
         assert max(apart(model)) < 1e-5
 
 
 def test_capped_logits_are_not_split() -> None:
-    assert split_head(made("gemma2", final_logit_softcapping=2.0)) is None
-    assert split_head(made("gemma2")) is None
+    assert split_head(made("gemma2", final_logit_softcapping=2.0)).linear is None
+    assert split_head(made("gemma2")).linear is None
     model = made("gemma2", final_logit_softcapping=None)
-    assert split_head(model) is not None
+    assert split_head(model).linear is not None
     assert max(apart(model)) < 1e-5
 
 
@@ -98,7 +98,7 @@ def test_a_head_that_is_no_linear_layer_is_not_split() -> None:
 
     whole = model.lm_head
     model.lm_head = Doubled(whole.in_features, whole.out_features, bias=False)
-    assert split_head(model) is None
+    assert split_head(model).linear is None
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -107,7 +107,7 @@ def test_the_model_is_left_as_it_was(training: bool) -> None:
     state = torch.get_rng_state()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     head = split_head(model)
-    assert head is not None
+    assert head.linear is not None
     assert all(module.training is training for module in model.modules())
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -123,7 +123,7 @@ def test_capped_logits_are_told_while_they_are_small() -> None:
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config)
     assert model(input_ids=torch.arange(8)[None]).logits.abs().max() < 0.3
-    assert split_head(model) is None
+    assert split_head(model).linear is None
 
 
 @pytest.mark.parametrize("mask", [float("-inf"), torch.finfo(torch.float32).min])
@@ -138,4 +138,4 @@ def test_a_scale_is_not_split_from_a_bias() -> None:
     """While the bias is zero, nothing shows that it is scaled too; its gradient would be another one."""
     model = made("granite", logits_scaling=2.0)
     model.lm_head.bias = torch.nn.Parameter(torch.zeros(67))
-    assert split_head(model) is None
+    assert split_head(model).linear is None

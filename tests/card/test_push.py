@@ -104,7 +104,7 @@ def hub() -> Iterator[Hub]:
             self.end_headers()
             self.wfile.write(shown)
 
-        do_GET = do_PUT = do_POST  # noqa: N815 (the names that the server calls)
+        do_GET = do_PUT = do_POST
 
         def log_message(self, *_: Any) -> None:
             pass

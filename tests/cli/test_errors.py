@@ -257,7 +257,7 @@ def test_a_full_disk_ends_with_status_1_and_the_last_checkpoint_is_good(
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
         went_on = program("run", recipe, "--out", disk / "run")
         assert went_on.returncode == 0, went_on.stderr
-        assert f"going on from step {steps[-1]}" in went_on.stderr
+        assert f"resuming from step {steps[-1]}" in went_on.stderr
     finally:
         subprocess.run(["umount", str(disk)], check=False)
 

@@ -23,7 +23,7 @@ ROW = Sequences(np.arange(1, 38 * 3 + 2, dtype=np.uint16), 3, "test")
 def test_every_sequence_exactly_once(batch: int, size: int, processes: int, step: int) -> None:
     expected = batch_numbers(step, batch, ROW.count, 7)
     ranks = [
-        Batches(ROW, batch, 7, rank=rank, processes=processes).micro_batches(step, size) for rank in range(processes)
+        Batches(ROW, batch, 7, dp_rank=rank, dp_size=processes).micro_batches(step, size) for rank in range(processes)
     ]
     assert len({len(parts) for parts in ranks}) == 1
     parts = [part for found in ranks for part in found]
@@ -128,7 +128,7 @@ def test_what_vanishes_in_a_training_is_named(tmp_path: Path) -> None:
 def test_windows_do_not_depend_on_processes_and_micro_batches(batch: int, size: int, processes: int, step: int) -> None:
     row = Sequences(ROW.tokens, 3, "test", "with replacement")
     expected = row.windows(row.batch_starts(step, batch, 7)).windows
-    ranks = [Batches(row, batch, 7, rank=rank, processes=processes) for rank in range(processes)]
+    ranks = [Batches(row, batch, 7, dp_rank=rank, dp_size=processes) for rank in range(processes)]
     parts = [part for held in ranks for part in held.micro_batches(step, size)]
     found = np.concatenate([part.examples.inputs[: len(part.numbers)].numpy() for part in parts])
     assert found.tolist() == expected[:, :-1].tolist()

@@ -15,6 +15,7 @@ from inheritune import runtime
 from inheritune.data import Batches, Packing, Sequences
 from inheritune.distillation import DistillationRequest, OnlineOutputs, StoredOutputs, Teacher, storing, teacher
 from inheritune.errors import InputError, RunError
+from inheritune.losses import LossSetup, TeacherNeeds, build_losses
 from inheritune.recipe import Training, check
 
 VOCABULARY, LENGTH = 300, 16
@@ -33,18 +34,28 @@ def text(sampling: str = "shuffled", tokens: int = 400, packing: Packing = PLAIN
     return Sequences(row, LENGTH, "test", sampling, packing)
 
 
-def lesson(vocabulary: int = VOCABULARY, packing: Packing = PLAIN, uses: int = 40, **more: Any) -> DistillationRequest:
+def a_request(
+    vocabulary: int = VOCABULARY, packing: Packing = PLAIN, uses: int = 40, **more: Any
+) -> DistillationRequest:
     tree = {"length": "5 steps", "batch": "8 sequences", "sequence_length": LENGTH, "precision": "float32"}
     distillation = {"outputs": "stored"} | more.pop("distillation", {})
     settings = check(Training, tree | {"distillation": distillation} | more, "train")
-    return DistillationRequest("arm one", settings, text(settings.sampling, packing=packing), uses, vocabulary)
+    return DistillationRequest(
+        "arm one", settings, text(settings.sampling, packing=packing), uses, vocabulary, needs(settings)
+    )
+
+
+def needs(settings: Training) -> TeacherNeeds:
+    return TeacherNeeds.of(build_losses(settings, LossSetup()))
 
 
 def asked(outputs: Any, numbers: list[int], row: Sequences) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Probabilities (B x T, K + 1) and indices for some sequences."""
     examples = row.rows(numbers).examples()
     stored = outputs.stored(np.array(numbers) * LENGTH)
-    found = outputs(examples.inputs, *stored, positions=examples.positions, places=examples.places)(slice(None))
+    found = outputs(examples.inputs, *stored, positions=examples.positions, places=examples.places).distribution(
+        slice(None)
+    )
     return found.log_probabilities.exp(), found.indices
 
 
@@ -55,9 +66,9 @@ PACKINGS = [Packing(), Packing((), 5, True), Packing((2,), None), Packing((2, 3)
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_stored_outputs_are_the_online_ones(distillation: dict[str, Any], packing: Packing, tmp_path: Path) -> None:
     model, row = a_teacher(), text(packing=packing)
-    stored, cost = Teacher(model, tmp_path).outputs(lesson(packing=packing, distillation=distillation), HERE, print)
+    stored, cost = Teacher(model, tmp_path).outputs(a_request(packing=packing, distillation=distillation), HERE, print)
     online, other = Teacher(model, tmp_path).outputs(
-        lesson(packing=packing, distillation=distillation | {"outputs": "online"}), HERE, print
+        a_request(packing=packing, distillation=distillation | {"outputs": "online"}), HERE, print
     )
     assert isinstance(stored, StoredOutputs)
     assert isinstance(online, OnlineOutputs)
@@ -80,7 +91,7 @@ def test_stored_outputs_are_the_online_ones(distillation: dict[str, Any], packin
 def test_online_outputs_are_the_models_own_softmax(tmp_path: Path) -> None:
     model, row = a_teacher(), text()
     online, _ = Teacher(model, tmp_path).outputs(
-        lesson(distillation={"outputs": "online", "temperature": 3.0}), HERE, print
+        a_request(distillation={"outputs": "online", "temperature": 3.0}), HERE, print
     )
     with torch.no_grad():
         logits = model(row.rows([2, 9]).examples().inputs).logits.double().flatten(0, 1)
@@ -99,7 +110,7 @@ def test_a_model_whose_logits_are_capped(tmp_path: Path) -> None:
     )).eval()  # fmt: skip
     row, found = text(), {}
     for way in ("stored", "online"):
-        outputs, _ = Teacher(model, tmp_path).outputs(lesson(distillation={"outputs": way}), HERE, print)
+        outputs, _ = Teacher(model, tmp_path).outputs(a_request(distillation={"outputs": way}), HERE, print)
         found[way] = asked(outputs, [1, 4], row)[0]
     assert (found["stored"] - found["online"]).abs().max() < 5e-4
     with torch.no_grad():
@@ -112,15 +123,15 @@ def test_a_batch_finds_its_sequences_whatever_its_order_and_split(
     batch: int, size: int, processes: int, tmp_path: Path
 ) -> None:
     model, row = a_teacher(), text()
-    outputs, _ = Teacher(model, tmp_path).outputs(lesson(distillation={"top_k": 4}), HERE, print)
-    online, _ = Teacher(model, tmp_path).outputs(lesson(distillation={"top_k": 4, "outputs": "online"}), HERE, print)
+    outputs, _ = Teacher(model, tmp_path).outputs(a_request(distillation={"top_k": 4}), HERE, print)
+    online, _ = Teacher(model, tmp_path).outputs(a_request(distillation={"top_k": 4, "outputs": "online"}), HERE, print)
     for step, seed in ((0, 1), (7, 2)):  # of another epoch
         for rank in range(processes):
-            batches = Batches(row, batch, seed, rank=rank, processes=processes, stored=outputs.stored)
+            batches = Batches(row, batch, seed, dp_rank=rank, dp_size=processes, stored=outputs.stored)
             for part in batches.micro_batches(step, size):
                 assert {len(tensor) for tensor in part.stored} == {len(part.examples)} == {size}
-                found = outputs(part.examples.inputs, *part.stored)(slice(None))
-                expected = online(part.examples.inputs)(slice(None))
+                found = outputs(part.examples.inputs, *part.stored).distribution(slice(None))
+                expected = online(part.examples.inputs).distribution(slice(None))
                 assert found.indices is not None
                 assert expected.indices is not None
                 assert torch.equal(found.indices.long(), expected.indices)
@@ -139,7 +150,7 @@ def only_store(kept: Path) -> Path:
 def test_a_making_that_was_killed_goes_on_behind_its_last_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = lesson(distillation={"top_k": 4})
+    size = a_request(distillation={"top_k": 4})
     monkeypatch.setattr(storing, "_SHARD", 5 * 16 * (5 * 2 + 4 * 2))  # five sequences
     Teacher(a_teacher(), tmp_path / "whole").outputs(size, HERE, print)
     expected = shards(only_store(tmp_path / "whole"))
@@ -180,12 +191,12 @@ def test_outputs_are_made_once_for_all_that_ask(tmp_path: Path, monkeypatch: pyt
     load = Teacher._load
     monkeypatch.setattr(Teacher, "_load", lambda self: (loads.append(1), load(self))[1])
     shared = Teacher(a_teacher(), tmp_path)
-    shared.outputs(lesson(), HERE, print)
+    shared.outputs(a_request(), HERE, print)
     made = len(passes)
     assert made == 3  # 24 sequences, 8 at once
-    shared.outputs(lesson(batch="4 sequences"), HERE, print)
+    shared.outputs(a_request(batch="4 sequences"), HERE, print)
     assert (len(passes), len(loads)) == (made, 1)  # not even the weights are looked at again
-    Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)  # another call of the program
+    Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE, print)  # another call of the program
     assert (len(passes), len(loads)) == (made, 2)
 
 
@@ -194,16 +205,16 @@ def test_outputs_are_made_once_for_all_that_ask(tmp_path: Path, monkeypatch: pyt
     {"precision": "bfloat16"}, {"packing": Packing((), 5, True)}, {"packing": Packing((5,))}, {"teacher": 1}, {"text": 401},
 ], ids=lambda change: "-".join(change))  # fmt: skip
 def test_whatever_outputs_depend_on_has_outputs_of_its_own(change: dict[str, Any], tmp_path: Path) -> None:
-    Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
+    Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE, print)
     before = only_store(tmp_path)
     seed, tokens = change.pop("teacher", 0), change.pop("text", 400)
-    wanted = lesson(**change)
+    wanted = a_request(**change)
     wanted = DistillationRequest(
-        "two", wanted.settings, text(tokens=tokens, packing=wanted.sequences.packing), 40, VOCABULARY
+        "two", wanted.settings, text(tokens=tokens, packing=wanted.sequences.packing), 40, VOCABULARY, wanted.needs
     )
     if "sequence_length" in change:
         row = Sequences(text().tokens, 8, "test")
-        wanted = DistillationRequest("two", wanted.settings, row, 40, VOCABULARY)
+        wanted = DistillationRequest("two", wanted.settings, row, 40, VOCABULARY, wanted.needs)
     Teacher(a_teacher(seed), tmp_path).outputs(wanted, HERE, print)
     assert len(list(tmp_path.glob("*/manifest.json"))) == 2
     assert before.exists()
@@ -216,7 +227,7 @@ def test_the_size_is_said_before_a_byte_is_written(tmp_path: Path, monkeypatch: 
         said.append(line)
         assert not list(tmp_path.rglob("*.bin"))
 
-    Teacher(a_teacher(), tmp_path).outputs(lesson(distillation={"top_k": 4}), HERE, say)
+    Teacher(a_teacher(), tmp_path).outputs(a_request(distillation={"top_k": 4}), HERE, say)
     size = sum(len(data) for data in shards(only_store(tmp_path)).values())
     assert size == 24 * 288
     assert said[0].startswith(f"teacher: its outputs take 6.91 KB (24 sequences x 288 bytes) in {only_store(tmp_path)}")
@@ -228,42 +239,44 @@ def test_a_disk_without_room_is_told_before_a_byte_is_written(tmp_path: Path, mo
     with pytest.raises(
         RunError, match=r"take 6\.91 KB .* and 6\.91 KB are free; make room, lower .*top_k, or set .*online"
     ):
-        Teacher(a_teacher(), tmp_path).outputs(lesson(distillation={"top_k": 4}), HERE, print)
+        Teacher(a_teacher(), tmp_path).outputs(a_request(distillation={"top_k": 4}), HERE, print)
     assert not list(tmp_path.rglob("*.bin"))
     usage.free = 6912
-    Teacher(a_teacher(), tmp_path).outputs(lesson(distillation={"top_k": 4}), HERE, print)
+    Teacher(a_teacher(), tmp_path).outputs(a_request(distillation={"top_k": 4}), HERE, print)
 
 
 def test_damage_is_found_where_it_is(tmp_path: Path) -> None:
-    Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
+    Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE, print)
     place = only_store(tmp_path)
     file = place / "outputs-00000.bin"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(
-        InputError, match=r"outputs-00000\.bin: changed since it was written .*; remove .*computed anew"
+        InputError, match=r"outputs-00000\.bin: changed since it was written .*; remove .*computed again"
     ):
-        Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
+        Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE, print)
     file.write_bytes(whole[:-2])
-    with pytest.raises(InputError, match=r"outputs-00000\.bin: has \d+ bytes, the manifest has"):
-        Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
+    with pytest.raises(InputError, match=r"outputs-00000\.bin: has \d+ bytes, the manifest says"):
+        Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE, print)
     (place / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest\.json: is damaged; remove"):
-        Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, print)
+        Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE, print)
 
 
 def test_a_choice_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     auto = {"distillation": {"outputs": "auto"}}
     said: list[str] = []
     monkeypatch.setattr(teacher, "_seconds", lambda *_: 1.0)
-    found, cost = Teacher(a_teacher(), tmp_path, trainings=1).outputs(lesson(uses=24, **auto), HERE, said.append)
+    found, cost = Teacher(a_teacher(), tmp_path, trainings=1).outputs(a_request(uses=24, **auto), HERE, said.append)
     assert cost["teacher_outputs"] == "online"
     assert isinstance(found, OnlineOutputs)
     assert said[0].startswith("arm one: teacher online 24 sequences x 1 s = 24 s; stored 24 x 1 s, and")
-    Teacher(a_teacher(), tmp_path).outputs(lesson(), HERE, said.append)  # others may store them
-    found, cost = Teacher(a_teacher(), tmp_path, trainings=9).outputs(lesson(uses=24, **auto), HERE, said.append)
+    Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE, said.append)  # others may store them
+    found, cost = Teacher(a_teacher(), tmp_path, trainings=9).outputs(a_request(uses=24, **auto), HERE, said.append)
     assert cost["teacher_outputs"] == "online"
-    found, cost = Teacher(a_teacher(), tmp_path / "b", trainings=2).outputs(lesson(uses=24, **auto), HERE, said.append)
+    found, cost = Teacher(a_teacher(), tmp_path / "b", trainings=2).outputs(
+        a_request(uses=24, **auto), HERE, said.append
+    )
     assert cost["teacher_outputs"] == "stored"
     assert isinstance(found, StoredOutputs)
     assert cost["teacher_seconds"] >= 0
@@ -273,21 +286,21 @@ def test_a_choice_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_how_long_a_sequence_takes_is_measured(tmp_path: Path) -> None:
     said: list[str] = []
-    Teacher(a_teacher(), tmp_path).outputs(lesson(distillation={"outputs": "auto"}), HERE, said.append)
+    Teacher(a_teacher(), tmp_path).outputs(a_request(distillation={"outputs": "auto"}), HERE, said.append)
     seconds = float(said[0].split(" sequences x ")[1].split(" s ")[0])
     assert 1e-6 < seconds < 1
 
 
 def test_windows_that_begin_anywhere_are_taught_online(tmp_path: Path) -> None:
     said: list[str] = []
-    wanted = lesson(sampling="with replacement", distillation={"outputs": "auto"})
+    wanted = a_request(sampling="with replacement", distillation={"outputs": "auto"})
     outputs, _ = Teacher(a_teacher(), tmp_path).outputs(wanted, HERE, said.append)
     assert isinstance(outputs, OnlineOutputs)
     assert said == ["arm one: teacher online, as with train.sampling: with replacement sequences begin anywhere"]
     with pytest.raises(
-        InputError, match=r"stored outputs are those of fixed sequences.*; give online, or sampling: shuffled"
+        InputError, match=r"stored outputs belong to fixed sequences.*; give online, or sampling: shuffled"
     ):
-        lesson(sampling="with replacement")
+        a_request(sampling="with replacement")
 
 
 def test_in_bfloat16_positions_keep_their_precision(tmp_path: Path) -> None:
@@ -299,7 +312,7 @@ def test_in_bfloat16_positions_keep_their_precision(tmp_path: Path) -> None:
     frequencies, row, found = model.model.rotary_emb.inv_freq.clone(), text(), {}
     assert not torch.equal(frequencies.bfloat16().float(), frequencies)  # or nothing is tested
     for precision in ("float32", "bfloat16"):
-        wanted = lesson(precision=precision, distillation={"outputs": "online"})
+        wanted = a_request(precision=precision, distillation={"outputs": "online"})
         outputs, _ = Teacher(model, tmp_path).outputs(wanted, HERE, print)
         assert isinstance(outputs, OnlineOutputs)
         assert outputs._model.lm_head.weight.dtype == getattr(torch, precision)
@@ -311,7 +324,7 @@ def test_in_bfloat16_positions_keep_their_precision(tmp_path: Path) -> None:
 def test_a_teacher_stays_as_it_was_given(tmp_path: Path) -> None:
     model = a_teacher().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    Teacher(model, tmp_path).outputs(lesson(precision="bfloat16"), HERE, print)
+    Teacher(model, tmp_path).outputs(a_request(precision="bfloat16"), HERE, print)
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     for name, tensor in model.state_dict().items():
@@ -325,7 +338,7 @@ def test_another_vocabulary_is_an_error_that_names_the_arm(outputs: str, tmp_pat
         r" give a teacher with the model's own vocabulary$"
     )
     with pytest.raises(InputError, match=expected):
-        Teacher(a_teacher(), tmp_path).outputs(lesson(299, distillation={"outputs": outputs}), HERE, print)
+        Teacher(a_teacher(), tmp_path).outputs(a_request(299, distillation={"outputs": outputs}), HERE, print)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -333,7 +346,7 @@ def test_more_entries_than_there_are(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"^arm one: train\.distillation\.top_k: 301, the teacher's vocabulary has 300"
     ):
-        Teacher(a_teacher(), tmp_path).outputs(lesson(distillation={"top_k": 301}), HERE, print)
+        Teacher(a_teacher(), tmp_path).outputs(a_request(distillation={"top_k": 301}), HERE, print)
 
 
 def test_a_teacher_that_cannot_do_what_is_asked_for(tmp_path: Path) -> None:
@@ -342,13 +355,13 @@ def test_a_teacher_that_cannot_do_what_is_asked_for(tmp_path: Path) -> None:
         max_position_embeddings=8,
     ))  # fmt: skip
     with pytest.raises(InputError, match=r"^arm one: .*teacher LlamaForCausalLM: the model has 8 positions"):
-        Teacher(short, tmp_path).outputs(lesson(), HERE, print)
+        Teacher(short, tmp_path).outputs(a_request(), HERE, print)
     from transformers import MambaConfig, MambaForCausalLM
 
     shared = Teacher(
         MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4)),
         tmp_path,
     )
-    shared.outputs(lesson(distillation={"outputs": "online"}), HERE, print)
+    shared.outputs(a_request(distillation={"outputs": "online"}), HERE, print)
     with pytest.raises(InputError, match=r"^arm one: .*teacher MambaForCausalLM: .*does not keep documents apart"):
-        shared.outputs(lesson(packing=Packing((), 0, True), attention="document"), HERE, print)
+        shared.outputs(a_request(packing=Packing((), 0, True), attention="document"), HERE, print)

@@ -11,7 +11,7 @@ from inheritune.corpus import prepare
 from inheritune.data import Examples, Sequences
 from inheritune.errors import InputError, RunError
 from inheritune.evaluation import Evaluation, figures, gap, is_matched, judge, judge_on, mean, sequence_losses
-from inheritune.training import NextToken
+from inheritune.training import Objective
 
 
 def test_losses_are_transformers_own(text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path) -> None:
@@ -33,10 +33,10 @@ def test_how_many_at_once_does_not_matter_and_the_model_keeps_its_mode(reference
     one = judge(model, sequences, runtime.start("cpu"), micro_batch=1).losses
     many = judge(model, sequences, runtime.start("cpu"), micro_batch=7).losses
     assert one == pytest.approx(many, rel=1e-5)
-    objective = NextToken(model.eval(), None)
+    objective = Objective(model.eval(), None)
 
     def score(examples: Examples) -> torch.Tensor:
-        return objective(examples.inputs, examples.targets, by_sequence=True)
+        return objective(examples.inputs, examples.targets, by_token=True)
 
     few = sequence_losses(score, sequences, runtime.start("cpu"), 7, most=3)
     assert few == pytest.approx(one[:3], rel=1e-5)

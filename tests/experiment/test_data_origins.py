@@ -90,7 +90,7 @@ def test_data_cut_short_on_the_way_is_a_line_and_the_run_goes_on_when_it_is_back
     assert "train-00000.bin: has 100 bytes, it had more when it was opened; bring the file back" in done.stderr
     shard.write_bytes(content)
     begun = Started("run", path, "--out", tmp_path / "run")
-    begun.wait_until(lambda: "going on from step" in begun.said[1])
+    begun.wait_until(lambda: "resuming from step" in begun.said[1])
     begun.send(signal.SIGTERM)
     assert begun.wait(60) == 130
-    assert "going on from step" in begun.said[1]
+    assert "resuming from step" in begun.said[1]

@@ -1,6 +1,5 @@
 """Trainings with a teacher through the engine: the loss and its terms, the split of a batch, going on, cost, refusals."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +253,7 @@ def test_every_round_learns_from_the_reference(
 def test_forms_and_compiling(
     student: Any, teacher: Any, data: Path, tmp_path: Path, compiled: bool, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from inheritune import losses
+    from inheritune.losses import combining, functional
     from inheritune.training import lacking_compiler, objective
 
     if compiled and lacking_compiler("cpu") is not None:
@@ -262,17 +261,16 @@ def test_forms_and_compiling(
     distillation = {"outputs": "online", "top_k": 8}
     expected, _ = taught(student, teacher, data, tmp_path / "plain", distillation)
     if form == "chunked":
-        monkeypatch.setattr(objective, "_WHOLE_LOGITS", 0)
-        monkeypatch.setattr(losses, "_CHUNK", 7 * 300 * 4)
-    chunked: list[Callable[..., Any]] = []
-    own = objective._chunked
+        monkeypatch.setattr(functional, "_WHOLE_LOGITS", 0)
+        monkeypatch.setattr(combining, "CHUNK", 7 * 300 * 4)
+    chunked: list[int] = []
 
     @torch.compiler.disable
     def spy(*given: Any) -> Any:
-        chunked.append(own)
-        return own(*given)
+        chunked.append(1)
+        return combining.in_chunks(*given)
 
-    monkeypatch.setattr(objective, "_chunked", spy)
+    monkeypatch.setattr(objective, "in_chunks", spy)
     found, _ = taught(student, teacher, data, tmp_path / "other", distillation, compile=compiled)
     assert bool(chunked) == (form == "chunked")
     for one, other in zip(found, expected, strict=True):

@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from inheritune.arch import block_matrices, silence_libraries
 from inheritune.errors import InputError
+from inheritune.optimizers import read_optimizer
+from inheritune.optimizers.stepping import allocate_state, state_tensors
 from inheritune.planner import (
     Conditions,
     ModelProfile,
@@ -26,8 +28,7 @@ from inheritune.planner import (
 )
 from inheritune.planner.devices import USABLE
 from inheritune.planner.plan import Bounds
-from inheritune.recipe import Evaluate, Optimizer, Training
-from inheritune.training import allocate_state, build_optimizer, state_tensors
+from inheritune.recipe import Evaluate, Training
 
 silence_libraries()
 TINY = LlamaConfig(
@@ -50,8 +51,8 @@ CONDITIONS = Conditions(Evaluate(), 100_000, 4096)
 @pytest.mark.parametrize("fields", [{}, {"name": "muon"}], ids=["adamw", "muon"])
 def test_states_are_those_that_the_optimizer_allocates(fields: dict[str, Any]) -> None:
     model = AutoModelForCausalLM.from_config(TINY)
-    settings = Optimizer.model_validate(fields)
-    optimizers = build_optimizer(model, block_matrices(model), settings)
+    settings = read_optimizer(fields)
+    optimizers = settings.build(model, block_matrices(model))
     allocate_state(model, optimizers)
     found = sum(t.nbytes for name, t in state_tensors(model, optimizers).items() if not name.endswith("/step"))
     assert state_bytes(ANATOMY.parts(), settings) == found
@@ -61,11 +62,11 @@ def test_eight_bit_states_by_hand() -> None:
     parts = ANATOMY.parts()
     small = sum(part.size for part in parts if part.size < 4096)
     large = sum(part.size for part in parts) - small
-    assert state_bytes(parts, Optimizer(states="8bit")) == 8 * small + 2 * large * (1 + 4 / 256)
+    assert state_bytes(parts, read_optimizer({"states": "8bit"})) == 8 * small + 2 * large * (1 + 4 / 256)
 
 
 def test_memory_of_one_device_and_of_several() -> None:
-    way = Way("bfloat16", 4, 32, Optimizer(), False)
+    way = Way("bfloat16", 4, 32, read_optimizer({}), False)
     alone, shared = (memory_of(ANATOMY, [0, 1, 2], replace(way, devices=n)) for n in (1, 4))
     count = sum(part.size for part in ANATOMY.parts([0, 1, 2]))
     assert (alone.weights, alone.gradients, alone.states) == (4 * count, 4 * count, 8 * count)
@@ -81,7 +82,7 @@ def test_memory_of_one_device_and_of_several() -> None:
 
 
 def test_activations_grow_with_the_micro_batch_and_casts_do_not() -> None:
-    way = Way("bfloat16", 1, 32, Optimizer(), False)
+    way = Way("bfloat16", 1, 32, read_optimizer({}), False)
     found = [memory_of(ANATOMY, [0, 1, 2], replace(way, micro_batch=size)) for size in (1, 2, 4)]
     steps = [b.activations - a.activations for a, b in pairwise(found)]
     assert steps[1] == pytest.approx(2 * steps[0], rel=0.01)
@@ -89,7 +90,7 @@ def test_activations_grow_with_the_micro_batch_and_casts_do_not() -> None:
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
-    way = Way("float32", 1, 32, Optimizer(), False)
+    way = Way("float32", 1, 32, read_optimizer({}), False)
     room = memory_of(ANATOMY, [0, 1], replace(way, micro_batch=5)).total
     size = largest_micro_batch(ANATOMY, [0, 1], way, 64, room)
     assert size == 4
@@ -147,7 +148,7 @@ def test_disk_by_hand() -> None:
 def test_what_fits_does_and_one_block_more_does_not() -> None:
     own = planned()
     candidates = [planned(depth) for depth in range(1, 7)]
-    way = Way("bfloat16", 1, 32, Optimizer(), False)
+    way = Way("bfloat16", 1, 32, read_optimizer({}), False)
     memory = memory_of(ANATOMY, range(4), way).total
     bounds = Bounds(memory / USABLE, 1e-6, own, candidates)
     found = plan([own], CONDITIONS, choose_devices(["L4"]), bounds)["fit"]

@@ -95,7 +95,7 @@ def test_a_changed_fact_is_noticed_and_the_checkpoint_before_is_used(
     trained = train(broken_off, model())
     words = said(capsys)
     assert f"{step(broken_off, 4)} is damaged (checkpoint.json {fault}); it is removed" in words
-    assert "going on from step 2 of 6" in words
+    assert "resuming from step 2 of 6" in words
     assert same(trained, train(finished, model()))
 
 

@@ -16,7 +16,7 @@ from inheritune.errors import InputError
 from inheritune.evaluation import judge
 from inheritune.recipe import Training
 from inheritune.runlog import Terminal, read_metrics
-from inheritune.training import Job, NextToken, check_documents_apart, train_steps
+from inheritune.training import Job, Objective, check_documents_apart, train_steps
 from inheritune.training.documents import document_positions
 from inheritune.training.objective import checkpoint_activations
 
@@ -60,11 +60,11 @@ def test_losses_are_those_of_each_document_alone(kind: str) -> None:
     inputs, targets = tokens_BT[:, :-1], tokens_BT[:, 1:]
     with torch.no_grad():
         positions = document_positions(inputs, END)
-        found = NextToken(model, None)(inputs, targets, positions=positions, by_sequence=True)
+        found = Objective(model)(inputs, targets, positions=positions, by_token=True).mean(dim=1)
         assert found.tolist() == pytest.approx(expected, rel=1e-4)
-        total = NextToken(model, split_head(model))(inputs, targets, positions=positions).item()
+        total = Objective(model, split_head(model))(inputs, targets, positions=positions).item()
         assert total == pytest.approx(sum(expected) * 16, rel=1e-4)
-        across = NextToken(model, None)(inputs, targets, by_sequence=True)
+        across = Objective(model)(inputs, targets, by_token=True).mean(dim=1)
     assert abs(across[0].item() - expected[0]) > 1e-3  # else the test would show nothing
     assert across[2].item() == pytest.approx(expected[2], rel=1e-5)
 
@@ -87,7 +87,7 @@ def test_gradients_are_the_same_with_activation_checkpointing() -> None:
         model.zero_grad()
         undo = checkpoint_activations(block_modules(model)) if again else lambda: None
         inputs, targets = tokens_BT[:, :-1], tokens_BT[:, 1:]
-        NextToken(model, split_head(model))(inputs, targets, positions=document_positions(inputs, END)).backward()
+        Objective(model, split_head(model))(inputs, targets, positions=document_positions(inputs, END)).backward()
         undo()
         found.append([parameter.grad.clone() for parameter in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -106,7 +106,7 @@ def test_a_spike_goes_back_and_leaves_out_the_batches(tmp_path: Path, capsys: py
     # batch 17 is step 18; the checkpoint before it is that of step 16
     assert events(tmp_path / "run") == [(16, 18, [16, 17])]
     said = " ".join(capsys.readouterr().err.split())
-    assert "at step 18; going on from step 16 without the batches 16 to 17" in said
+    assert "at step 18; resuming from step 16 without the batches 16 to 17" in said
     steps = [record["step"] for record in story(tmp_path / "run") if "event" not in record]
     assert steps == list(range(STEPS + 1))
     spike = next(record for record in story(tmp_path / "run") if "event" in record)
@@ -159,7 +159,7 @@ def test_a_spike_before_the_first_checkpoint_goes_back_to_the_start(tmp_path: Pa
 @pytest.mark.usefixtures("ahead")
 def test_it_gives_up_after_five_returns(tmp_path: Path) -> None:
     odd = batches(*range(12, 50))  # up to the end of the epoch
-    with pytest.raises(RunError, match=r"the loss spikes .* however many batches are left out \(5 attempts\)"):
+    with pytest.raises(RunError, match=r"the loss spikes .* however many batches are skipped \(5 attempts\)"):
         train(tmp_path, model(), odd)
     assert [event[0] for event in events(tmp_path)] == [12] * 5
     assert list_checkpoints(tmp_path / "checkpoints")[-1] == 12

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from inheritune.arch import find_structure
 from inheritune.errors import InputError
-from inheritune.training import NextToken, check_documents_apart
+from inheritune.training import Objective, check_documents_apart
 from inheritune.training.documents import document_positions
 
 END, LENGTH, LIMIT = 1, 48, 16
@@ -64,7 +64,7 @@ def difference(model: Any, length: int) -> float:
     with torch.no_grad():
         model(input_ids=rows[:1, :3], use_cache=False)  # dynamic positions forget what they have seen
         positions = document_positions(rows[:, :-1], END)
-        packed = NextToken(model, None)(rows[:, :-1], rows[:, 1:], positions=positions, by_token=True)
+        packed = Objective(model)(rows[:, :-1], rows[:, 1:], positions=positions, by_token=True)
         for number, begin, end in spans:
             model(input_ids=rows[:1, :3], use_cache=False)
             logits = model(input_ids=rows[number : number + 1, begin:end], use_cache=False).logits[0]

@@ -180,7 +180,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
     train_steps(job)
     said = " ".join(capsys.readouterr().err.split())
     assert "step-000000004 is damaged" in said
-    assert "going on from step 2" in said
+    assert "resuming from step 2" in said
     assert same(straight, job.model)
 
 

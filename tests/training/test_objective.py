@@ -11,9 +11,10 @@ from transformers import GPT2LMHeadModel
 
 from inheritune import runtime
 from inheritune.arch import block_modules, split_head
-from inheritune.losses import has_chunked_form
+from inheritune.losses import functional
+from inheritune.losses.functional import has_chunked_form
 from inheritune.runlog import Terminal
-from inheritune.training import Job, NextToken, objective, train_steps
+from inheritune.training import Job, Objective, objective, train_steps
 from inheritune.training.objective import checkpoint_activations
 
 
@@ -33,7 +34,7 @@ def passed(trained: GPT2LMHeadModel) -> tuple[torch.Tensor, list[torch.Tensor], 
     torch.manual_seed(11)
     trained.zero_grad()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = NextToken(trained, None)(*tokens())
+        loss = Objective(trained)(*tokens())
     loss.backward()
     return loss.detach(), [p.grad.clone() for p in trained.parameters() if p.grad is not None], sum(kept.values())
 
@@ -50,23 +51,21 @@ def test_recomputing_the_blocks_changes_no_bit_and_keeps_less(dropout: float) ->
     assert less < 0.7 * kept
     assert passed(trained)[2] == kept
     torch.manual_seed(12)
-    assert torch.equal(loss, NextToken(trained, None)(*tokens())) == (dropout == 0.0)
+    assert torch.equal(loss, Objective(trained)(*tokens())) == (dropout == 0.0)
 
 
 def test_without_gradients_nothing_is_recomputed() -> None:
     trained = model().eval()
     with torch.no_grad():
-        expected = NextToken(trained, None)(*tokens(), by_sequence=True)
+        expected = Objective(trained)(*tokens(), by_token=True)
         undo = checkpoint_activations(block_modules(trained))
-        assert torch.equal(expected, NextToken(trained, None)(*tokens(), by_sequence=True))
+        assert torch.equal(expected, Objective(trained)(*tokens(), by_token=True))
     undo()
 
 
 def test_blocks_get_back_the_forward_they_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch.utils.checkpoint
-
-    calls, whole = [], torch.utils.checkpoint.checkpoint
-    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: (calls.append(1), whole(*a, **k))[1])
+    calls, whole = [], objective.checkpoint
+    monkeypatch.setattr(objective, "checkpoint", lambda *a, **k: (calls.append(1), whole(*a, **k))[1])
     trained = model()
     first, second = block_modules(trained)
     own = first.forward
@@ -77,7 +76,7 @@ def test_blocks_get_back_the_forward_they_had(monkeypatch: pytest.MonkeyPatch) -
     first.forward = wrapped
     undo = checkpoint_activations([first, second, second])  # a block may stand at several depths
     assert first.forward is not wrapped
-    NextToken(trained, None)(*tokens())
+    Objective(trained)(*tokens())
     assert len(calls) == 2
     undo()
     assert first.forward is wrapped
@@ -97,10 +96,8 @@ def test_a_training_that_recomputes_ends_with_the_same_bits(tmp_path: Path, monk
     dropout = {"resid_pdrop": 0.2, "attn_pdrop": 0.2}
     plain, trained, calls = model(**dropout), model(**dropout), []
     train(tmp_path / "plain", plain)
-    import torch.utils.checkpoint
-
-    whole = torch.utils.checkpoint.checkpoint
-    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: (calls.append(1), whole(*a, **k))[1])
+    whole = objective.checkpoint
+    monkeypatch.setattr(objective, "checkpoint", lambda *a, **k: (calls.append(1), whole(*a, **k))[1])
     train(tmp_path / "less", trained, activation_checkpointing=True)
     assert len(calls) == 6 * 2 * 2  # steps, micro-batches, blocks
     assert losses(tmp_path / "less") == losses(tmp_path / "plain")
@@ -125,10 +122,10 @@ def test_blocks_are_as_before_after_an_error_too(tmp_path: Path) -> None:
 @pytest.mark.skipif(not has_chunked_form(), reason="this torch has no chunked form")
 def test_the_form_follows_the_size_of_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = model()
-    computed = NextToken(trained, split_head(trained))
+    computed = Objective(trained, split_head(trained))
     found = {}
     for limit, expected in ((40 * 32 * 4, "whole"), (40 * 32 * 4 - 1, "chunked")):
-        monkeypatch.setattr(objective, "_WHOLE_LOGITS", limit)
+        monkeypatch.setattr(functional, "_WHOLE_LOGITS", limit)
         computed.choose_form(32)
         assert computed.form == expected
         computed.zero_grad()
@@ -142,9 +139,9 @@ def test_the_form_follows_the_size_of_the_logits(monkeypatch: pytest.MonkeyPatch
 def test_the_head_gives_the_loss_of_the_models_own_logits() -> None:
     trained = model()
     inputs, targets = tokens()
-    own, split = NextToken(trained, None), NextToken(trained, split_head(trained))
+    own, split = Objective(trained), Objective(trained, split_head(trained))
     assert split(inputs, targets).item() == pytest.approx(own(inputs, targets).item(), rel=1e-6)
-    each = own(inputs, targets, by_sequence=True)
-    assert each.shape == (4,)
-    assert each.sum().item() * 8 == pytest.approx(own(inputs, targets).item(), rel=1e-6)
+    each = own(inputs, targets, by_token=True)
+    assert each.shape == (4, 8)
+    assert each.sum().item() == pytest.approx(own(inputs, targets).item(), rel=1e-6)
     assert [name for name, _ in split.named_parameters()] == [name for name, _ in own.named_parameters()]

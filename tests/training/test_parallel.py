@@ -15,7 +15,7 @@ from inheritune.data import Sequences
 from inheritune.errors import RunError
 from inheritune.recipe import Training
 from inheritune.runlog import Terminal, read_metrics
-from inheritune.training import Job, NextToken, train_steps
+from inheritune.training import Job, Objective, train_steps
 from processes import in_processes
 
 LENGTH, VOCABULARY, EXPERTS = 4, 40, 24
@@ -108,14 +108,14 @@ def test_what_is_reached_by_some_or_none_is_trained_as_by_one_process(tmp_path: 
 
 
 def lacks_memory(rank: int, folder: Path, parallel: str) -> None:
-    plain, calls = NextToken.forward, iter(range(99))
+    plain, calls = Objective.forward, iter(range(99))
 
-    def forward(self: NextToken, *given: Any, **more: Any) -> torch.Tensor:
+    def forward(self: Objective, *given: Any, **more: Any) -> torch.Tensor:
         if rank == 1 and len(given[0]) == 2 and next(calls) == 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return plain(self, *given, **more)
 
-    NextToken.forward = forward  # type: ignore[method-assign]
+    Objective.forward = forward  # type: ignore[method-assign]
     with pytest.raises(RunError if rank == 1 else RuntimeError) as caught:
         train(folder / parallel, parallel, 4, micro_batch=2)
     if rank == 1:
@@ -126,14 +126,14 @@ def lacks_memory(rank: int, folder: Path, parallel: str) -> None:
 
 
 def goes_on(rank: int, folder: Path, parallel: str, losses: list[float]) -> None:
-    plain = NextToken.forward
+    plain = Objective.forward
     sizes = set()
 
-    def forward(self: NextToken, *given: Any, **more: Any) -> torch.Tensor:
+    def forward(self: Objective, *given: Any, **more: Any) -> torch.Tensor:
         sizes.add(len(given[0]))
         return plain(self, *given, **more)
 
-    NextToken.forward = forward  # type: ignore[method-assign]
+    Objective.forward = forward  # type: ignore[method-assign]
     found, _ = train(folder / parallel, parallel, 4, micro_batch=2)
     assert found == pytest.approx(losses, abs=1e-5)
     assert sizes == {1, 16}  # 16: the trial of which parameters a token reaches

@@ -19,12 +19,12 @@ from inheritune import runtime
 from inheritune.cli import main
 from inheritune.data import Batches, Sequences, batch_numbers
 from inheritune.errors import RunError
+from inheritune.optimizers.stepping import allocate_state, state_tensors
 from inheritune.recipe import Training
 from inheritune.runlog import Terminal, read_metrics
-from inheritune.training import Job, NextToken, build_optimizer, list_checkpoints, spread, train_steps
+from inheritune.training import Job, Objective, list_checkpoints, parallelize, train_steps
 from inheritune.training.checkpoint import read_position
 from inheritune.training.loop import _Loop
-from inheritune.training.optimizer import allocate_state, state_tensors
 from inheritune.training.step import Stepper
 
 BAD = 39  # a token that occurs only where a test puts it
@@ -64,12 +64,17 @@ def settings(**more: Any) -> Training:
 
 
 def train(
-    folder: Path, trained: torch.nn.Module, row: Sequences, terminal: Terminal | None = None, **more: Any
+    folder: Path,
+    trained: torch.nn.Module,
+    row: Sequences,
+    terminal: Terminal | None = None,
+    matrices: frozenset[str] = frozenset(),
+    **more: Any,
 ) -> None:
     job = Job(
         label="test", model=trained, sequences=row, settings=settings(**more), seed=SEED, folder=folder,
         runtime=runtime.start("cpu"), terminal=terminal or Terminal(quiet=True), validate=lambda score: 0.5,
-        validate_every=2,
+        validate_every=2, matrices=matrices,
     )  # fmt: skip
     train_steps(job)
 
@@ -112,7 +117,7 @@ class Course:
 
     def state(self) -> dict[str, torch.Tensor]:
         assert self.stepper is not None
-        held = self.stepper.spread.module.model
+        held = self.stepper.parallel.module.model
         parts = dict(held.named_parameters()) | state_tensors(held, self.stepper.optimizers)
         return {name: tensor.detach().clone() for name, tensor in parts.items()}
 
@@ -130,15 +135,13 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_its_micro_batch(
 ) -> None:
     course, step = Course(monkeypatch), 3
     if optimizer == "muon":
-        plain = build_optimizer
-
-        def build(held: torch.nn.Module, _: Any, given: Any) -> Any:
-            return plain(held, frozenset(n for n, p in held.named_parameters() if ".h." in n and p.dim() == 2), given)
-
-        monkeypatch.setattr("inheritune.training.loop.build_optimizer", build)
+        blocks = model().transformer.h
+        matrices = frozenset(f"transformer.h.{name}" for name, p in blocks.named_parameters() if p.dim() == 2)
+    else:
+        matrices = frozenset()
     row = sequences(bad=(numbers(step)[place],))
     with pytest.raises(RunError) as caught:
-        train(tmp_path, poisoned(), row, optimizer={"learning_rate": 0.02, "name": optimizer})
+        train(tmp_path, poisoned(), row, matrices=matrices, optimizer={"learning_rate": 0.02, "name": optimizer})
     blamed = numbers(step)[place // 2 * 2 :][:2]
     assert re.search(rf"test, step {step + 1}: the loss is nan", str(caught.value))
     assert f"(sequences {blamed[0]}, {blamed[1]})" in str(caught.value)
@@ -166,23 +169,23 @@ def test_steps_queued_behind_a_bad_one_change_nothing_either(
 
 def test_the_flag_stays_for_good_steps_after_a_bad_one(monkeypatch: pytest.MonkeyPatch) -> None:
     stepper = a_stepper(poisoned(), sequences(bad=(numbers(1)[0],)))
-    launched = [stepper.launch(step, 0.01, lambda: (False, False)) for step in range(3)]
-    after = [parameter.detach().clone() for parameter in stepper.spread.module.parameters()]
+    launched = [stepper.launch(step, step, 0.01, lambda: (False, False)) for step in range(3)]
+    after = [parameter.detach().clone() for parameter in stepper.parallel.module.parameters()]
     assert [step.outcome().is_finite for step in launched] == [True, False, True]
-    stepper.launch(3, 0.01, lambda: (False, False))
-    for one, other in zip(after, stepper.spread.module.parameters(), strict=True):
+    stepper.launch(3, 3, 0.01, lambda: (False, False))
+    for one, other in zip(after, stepper.parallel.module.parameters(), strict=True):
         assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
     stepper.start_over()
-    stepper.launch(3, 0.01, lambda: (False, False))
-    assert not torch.equal(after[-1], list(stepper.spread.module.parameters())[-1])
+    stepper.launch(3, 3, 0.01, lambda: (False, False))
+    assert not torch.equal(after[-1], list(stepper.parallel.module.parameters())[-1])
 
 
 def a_stepper(trained: torch.nn.Module, row: Sequences) -> Stepper:
     place = runtime.start("cpu")
-    held = spread(NextToken(trained, None), [], "alone", place)
-    optimizers = build_optimizer(trained, frozenset(), settings().optimizer)
+    held = parallelize(Objective(trained), [], "alone", place)
+    optimizers = settings().optimizer.build(trained, frozenset())
     allocate_state(trained, optimizers)
-    return Stepper(held, optimizers, Batches(row, BATCH, SEED), settings(), place, 2)
+    return Stepper(held, optimizers, Batches(row, BATCH, SEED), settings(), place, 2, 6)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
@@ -225,7 +228,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[int]]
 
     def limit(most: int, first: int, where: str, error: Exception) -> list[int]:
         sizes: list[int] = []
-        plain = NextToken.forward
+        plain = Objective.forward
 
         class Fails(torch.autograd.Function):
             @staticmethod
@@ -236,7 +239,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[int]]
             def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
                 raise error
 
-        def forward(self: NextToken, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, **more: Any) -> torch.Tensor:
+        def forward(self: Objective, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, **more: Any) -> torch.Tensor:
             sizes.append(len(inputs_BT))
             fails = len(inputs_BT) > most and len(sizes) > first
             if fails and where == "forward":
@@ -244,7 +247,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[int]]
             loss = plain(self, inputs_BT, targets_BT, **more)
             return Fails.apply(loss) if fails else loss  # type: ignore[no-untyped-call]
 
-        monkeypatch.setattr(NextToken, "forward", forward)
+        monkeypatch.setattr(Objective, "forward", forward)
         return sizes
 
     yield limit
@@ -269,8 +272,8 @@ def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
     for one, other in zip(small.parameters(), trained.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
     said = " ".join(capsys.readouterr().err.split())
-    assert "out of memory at step 3; going on with micro-batches of 2 sequences" in said
-    assert "out of memory at step 3; going on with micro-batches of 1 sequences" in said
+    assert "out of memory at step 3; continuing with micro-batches of 2 sequences" in said
+    assert "out of memory at step 3; continuing with micro-batches of 1 sequences" in said
 
 
 def test_a_step_that_is_repeated_drops_out_what_it_would_have_dropped_out(
@@ -348,7 +351,7 @@ def test_another_error_is_no_lack_of_memory(tmp_path: Path, memory: Any) -> None
 @examples(max_examples=12, deadline=None)
 def test_loss_and_gradient_do_not_depend_on_the_split(batch: int, micro_batch: int, processes: int) -> None:
     row, trained = sequences(), model().double()
-    objective = NextToken(trained, None)
+    objective = Objective(trained)
     rows = torch.from_numpy(row.rows(batch_numbers(3, batch, row.count, SEED)).windows)
     whole = objective(rows[:, :-1], rows[:, 1:])
     whole.backward()
@@ -356,7 +359,7 @@ def test_loss_and_gradient_do_not_depend_on_the_split(batch: int, micro_batch: i
     objective.zero_grad()
     total = 0.0
     for rank in range(processes):
-        for part in Batches(row, batch, SEED, rank=rank, processes=processes).micro_batches(3, micro_batch):
+        for part in Batches(row, batch, SEED, dp_rank=rank, dp_size=processes).micro_batches(3, micro_batch):
             loss = objective(part.examples.inputs, part.examples.targets)
             loss.backward()
             total += loss.item()

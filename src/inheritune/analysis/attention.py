@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch import block_modules, silence_libraries
+from inheritune.arch import block_modules, hidden_of, silence_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -81,12 +81,6 @@ class _Inside:
             if is_attention(value, *self.shape) and value is not self.last():
                 self.last = weakref.ref(value)
                 self.see(self.number, value)
-
-
-def hidden_of(given: tuple[Any, ...], named: dict[str, Any]) -> "torch.Tensor":
-    """The hidden states among the arguments that a block is called with."""
-    hidden: torch.Tensor = given[0] if given else named["hidden_states"]
-    return hidden
 
 
 def is_attention(value: Any, batch: int, length: int) -> bool:

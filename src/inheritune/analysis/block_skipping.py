@@ -1,14 +1,12 @@
-"""Forwards in which some blocks are left out, or that begin behind a block with hidden states from before."""
+"""Forwards that skip some blocks, or begin at a block with hidden states from an earlier pass."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from inheritune.analysis.attention import hidden_of
-from inheritune.arch import Head, block_modules, check_room, split_head
+from inheritune.arch import Head, block_modules, check_room, hidden_of, replaced_forwards, split_head
 from inheritune.data import Examples
 from inheritune.errors import RunError
-from inheritune.losses import linear_token_losses, token_losses
 
 if TYPE_CHECKING:
     import torch
@@ -18,24 +16,20 @@ _SAME = 1e-3  # nats: what a loss may change by rounding when a forward begins w
 
 
 def losses_of_tokens(
-    model: "PreTrainedModel", head: Head | None, inputs_BT: "torch.Tensor", targets_BT: "torch.Tensor"
+    model: "PreTrainedModel", head: Head, inputs_BT: "torch.Tensor", targets_BT: "torch.Tensor"
 ) -> "torch.Tensor":
-    """The loss of each token (B, T) in nats, never holding all logits where the model's `head` can be taken alone."""
+    """The loss of each token (B, T) in nats, without holding all logits where the model's `head` can be split off."""
     check_room(model, inputs_BT.shape[1])
-    if head is None:
-        return token_losses(model(input_ids=inputs_BT, use_cache=False).logits, targets_BT)
-    hidden_BTD = head.base(input_ids=inputs_BT, use_cache=False).last_hidden_state
-    linear, scaled_ND = head.linear, (hidden_BTD * head.scale).flatten(0, 1)
-    return linear_token_losses(scaled_ND, linear.weight, linear.bias, targets_BT.flatten()).view(targets_BT.shape)
+    return head.token_losses(head.states(head.outputs(input_ids=inputs_BT)), targets_BT)
 
 
 class Partial:
-    """A model on one batch of examples, of which any blocks may be left out.
+    """A model on one batch of examples, with any of its blocks skipped.
 
-    A block that is left out hands on its input. It is the model's own forward that runs, so masks, positions and what
-    else an architecture gives its blocks are as they should be. Nothing of the model is changed; it has to be in
-    evaluation mode. `whole` has the losses (B,) of all blocks, `states` the input of each block and the last output.
-    Raises RunError for a loss that is not finite.
+    A skipped block passes on its input. The model's own forward runs, so masks, positions and whatever else an
+    architecture gives its blocks are as they should be. The model does not change; it has to be in evaluation mode.
+    `whole` has the losses (B,) with all blocks, `states` the input of each block and the last output. Raises RunError
+    for a loss that is not finite.
     """
 
     def __init__(self, model: "PreTrainedModel", examples: Examples) -> None:
@@ -53,9 +47,8 @@ class Partial:
             raise RunError(
                 "analysis", what, "check the model's weights, and whether its head forbids tokens of the text"
             )
-        # Whether a block's input is all that it takes from those before it: tried out behind the first, in the middle
-        # and before the last. Where it is not so, every forward begins at the first block, which gives the same and
-        # takes longer.
+        # Whether a block takes nothing but its input from the blocks before it: tried at the second block, in the
+        # middle and at the last. If it does take more, every forward begins at the first block, which is slower.
         self.resumes = True
         places = {min(1, self.count - 1), self.count // 2, self.count - 1}
         parts = [self.losses(everything, place, self.states[place]) for place in sorted(places)]
@@ -70,7 +63,7 @@ class Partial:
     ) -> "torch.Tensor":
         """The mean loss of each sequence (B,) in nats a token, in float64, with the blocks `kept` alone.
 
-        With `hidden`, the forward begins behind block `begin` - 1, which is taken to have returned that; `kept` names
+        With `hidden`, the forward begins at block `begin`, whose input that is; `kept` names
         the blocks before it all the same. The input of each block from `begin` on, kept or not, and the last output are
         appended to `states`.
         """
@@ -89,45 +82,32 @@ class Partial:
             losses_BT = losses_of_tokens(self.model, self._head, examples.inputs, examples.targets)
             return losses_BT.sum() / max(1, examples.counted)
 
-    @contextmanager
     def _running(
         self, kept: set[int], start: int, hidden: "torch.Tensor | None", note: int, states: Any
-    ) -> Iterator[None]:
-        """Inside, the blocks' forwards are ours; a block that stands in the list several times is told by its turn."""
-        turns = {block: [at for at, other in enumerate(self.blocks) if other is block] for block in set(self.blocks)}
-        left = {block: list(places) for block, places in turns.items()}
+    ) -> AbstractContextManager[None]:
+        """Inside, the blocks before `start` return `hidden`, and those not in `kept` return their input."""
 
-        def forward_of(block: Any, own: Any) -> Any:
-            def run(*given: Any, **named: Any) -> Any:
-                at = left[block].pop(0)
-                if at < start:
-                    return self._returned(at, hidden)
-                before = hidden_of(given, named)
-                if states is not None and at >= note:
+        def new(place: int, own: Any) -> Any:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                if place < start:
+                    return self._returned(place, hidden)
+                before = hidden_of(args, kwargs)
+                if states is not None and place >= note:
                     states.append(before)
-                if at not in kept:
-                    result = self._returned(at, before)
+                if place not in kept:
+                    result = self._returned(place, before)
                 else:
-                    result = own(*given, **named)
-                    self._extras.setdefault(at, tuple(result[1:]) if isinstance(result, tuple | list) else None)
-                if states is not None and at == self.count - 1:
-                    states.append(result[0] if isinstance(result, tuple | list) else result)
+                    result = own(*args, **kwargs)
+                    self._extras.setdefault(place, tuple(result[1:]) if isinstance(result, tuple | list) else None)
+                if states is not None and place == self.count - 1:
+                    states.append(hidden_of(result))
                 return result
 
             return run
 
-        before = {block: block.__dict__.get("forward") for block in turns}
-        for block in turns:
-            block.forward = forward_of(block, block.forward)
-        try:
-            yield
-        finally:
-            for block, forward in before.items():
-                del block.forward
-                if forward is not None:
-                    block.forward = forward
+        return replaced_forwards(self.blocks, new)
 
-    def _returned(self, at: int, hidden: Any) -> Any:
-        """What block `at` returns when it hands on `hidden`."""
-        extras = self._extras.get(at, next(iter(self._extras.values()), None))
+    def _returned(self, place: int, hidden: Any) -> Any:
+        """What the block at `place` returns when it passes on `hidden`."""
+        extras = self._extras.get(place, next(iter(self._extras.values()), None))
         return hidden if extras is None else (hidden, *extras)

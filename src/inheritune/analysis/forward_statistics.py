@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inheritune.analysis.attention import attention_seen, eager_attention, hidden_of
+from inheritune.analysis.attention import attention_seen, eager_attention
 from inheritune.analysis.measures import column_mass, depth_distances, row_entropy, sink_weight
 from inheritune.analysis.rank import approximate_ranks, check_tau
-from inheritune.arch import block_modules, check_room, split_head
+from inheritune.arch import block_modules, check_room, hidden_of, split_head
 from inheritune.data import Rows, check_prefix_fits
 from inheritune.errors import RunError
 
@@ -49,13 +49,12 @@ def pass_through(model: "PreTrainedModel", rows: Rows, tau: Sequence[float] = (0
     seen = _Seen(tau, len(blocks))
     influence, distances, order = [], [], []
     head = split_head(model)
-    body = model if head is None else head.base
     with torch.no_grad(), eager_attention(model), attention_seen(model, seen.see):
         for numbers, examples in rows.batches(micro_batch):
             order.extend(numbers.tolist())
             check_room(model, examples.inputs.shape[1])
             with _states(blocks) as states:
-                body(input_ids=examples.inputs.to(model.device), use_cache=False)
+                head.outputs(input_ids=examples.inputs.to(model.device))
             seen.micro_batches += 1
             _check_finite(states)
             moved_BL, apart_BLL = depth_distances(states)

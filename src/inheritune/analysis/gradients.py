@@ -103,7 +103,7 @@ def gradient_norms(model: "PreTrainedModel", rows: Rows) -> list[dict[str, float
     head = split_head(model)
     before = {weight: weight.requires_grad for weight in model.parameters() if weight.is_floating_point()}
     for weight in before:  # all of them: what autocast rounds is kept from one pass to the next for these alone
-        weight.requires_grad_(head is None or weight is not head.linear.weight)
+        weight.requires_grad_(head.linear is None or weight is not head.linear.weight)
     torch.clear_autocast_cache()  # what a pass without gradients has rounded has none
     try:
         with torch.enable_grad():

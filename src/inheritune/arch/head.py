@@ -1,20 +1,71 @@
-"""A causal language model in two parts: what gives the last hidden states, and the linear head on them."""
+"""The head of a causal language model: from hidden states to logits to losses, in one place for all who need them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from inheritune.losses.functional import Form
+
 
 @dataclass(frozen=True)
 class Head:
-    """Logits are `hidden @ weight.T + bias`, where `hidden` is `base`'s last hidden state times `scale`."""
+    """A model in two parts: `base` gives the last hidden states, and logits are `linear(hidden * scale)`.
+
+    Without `linear` the model cannot be split: `base` is the whole model, and its logits take the
+    place of hidden states here: D is then V.
+    """
 
     base: "torch.nn.Module"
-    linear: "torch.nn.Linear"
+    linear: "torch.nn.Linear | None" = None
     scale: float = 1.0
+
+    def outputs(self, **inputs: Any) -> Any:
+        """What `base` returns for these inputs, without a cache."""
+        return self.base(**inputs, use_cache=False)
+
+    def states(self, outputs: Any) -> "torch.Tensor":
+        """The hidden states (B, T, D) that the linear layer takes, of what `outputs` returned."""
+        if self.linear is None:
+            logits: torch.Tensor = outputs.logits
+            return logits
+        hidden: torch.Tensor = outputs.last_hidden_state
+        return hidden if self.scale == 1.0 else hidden * self.scale
+
+    def logits(self, states_ND: "torch.Tensor") -> "torch.Tensor":
+        """The logits (N, V) of hidden states."""
+        return states_ND if self.linear is None else self.linear(states_ND)
+
+    def form(self, tokens: int, alone: bool = True) -> "Form":
+        """How a training computes the loss of `tokens` tokens: "chunked" where all logits would take too much memory.
+
+        `alone`: the cross-entropy is the only loss on logits, and needs torch's own chunked form.
+        """
+        from inheritune.losses.functional import are_large, has_chunked_form
+
+        if self.linear is None or not (has_chunked_form() or not alone):
+            return "whole"
+        return "chunked" if are_large(tokens, self.linear.out_features) else "whole"
+
+    def cross_entropy(self, states_ND: "torch.Tensor", targets_N: "torch.Tensor", form: "Form") -> "torch.Tensor":
+        """The sum of the cross-entropies of all tokens whose targets count, in nats."""
+        from inheritune.losses.functional import linear_cross_entropy, token_losses
+
+        if self.linear is None:
+            return token_losses(states_ND[None], targets_N[None]).sum()
+        return linear_cross_entropy(states_ND, self.linear.weight, self.linear.bias, targets_N, form)
+
+    def token_losses(self, states_BTD: "torch.Tensor", targets_BT: "torch.Tensor") -> "torch.Tensor":
+        """The cross-entropy of each token (B, T) in nats, without holding all logits where the model can be split."""
+        from inheritune.losses.functional import token_losses
+        from inheritune.losses.streaming import linear_token_losses
+
+        if self.linear is None:
+            return token_losses(states_BTD, targets_BT)
+        states_ND, targets_N = states_BTD.flatten(0, 1), targets_BT.flatten()
+        return linear_token_losses(states_ND, self.linear.weight, self.linear.bias, targets_N).view(targets_BT.shape)
 
 
 def logits_width(model: "PreTrainedModel") -> int:
@@ -23,17 +74,18 @@ def logits_width(model: "PreTrainedModel") -> int:
     return int(head.weight.shape[0]) if hasattr(head, "weight") else int(model.config.vocab_size)
 
 
-def split_head(model: "PreTrainedModel") -> Head | None:
-    """The two parts of a model on a device, found by what they compute; None where the head does more than that.
+def split_head(model: "PreTrainedModel") -> Head:
+    """The two parts of a model on a device, checked by what they compute; the whole model where it cannot be split.
 
-    With them a loss need not hold all logits at once. Logits that are capped (Gemma 2), or a head that is no linear
-    layer, cannot be split. A model is taken apart only if both ways give the same logits on random tokens, bit for bit.
+    Logits that are capped (Gemma 2), or a head that is no linear layer, cannot be split. A model is split only if both
+    ways give the same logits on random tokens, bit for bit.
     """
     import torch
 
-    base, linear = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()
-    if base is None or base is model or type(linear) is not torch.nn.Linear:
-        return None
+    whole, assumed = Head(model), assumed_head(model)
+    linear = assumed.linear
+    if linear is None:
+        return whole
     vocabulary = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
     tokens_BT = torch.randint(0, vocabulary, (2, 8), generator=generator).to(linear.weight.device)
@@ -42,27 +94,38 @@ def split_head(model: "PreTrainedModel") -> Head | None:
     try:
         with torch.no_grad():
             expected = model(input_ids=tokens_BT, use_cache=False).logits.float()
-            hidden = base(input_ids=tokens_BT, use_cache=False).last_hidden_state
+            outputs = assumed.outputs(input_ids=tokens_BT)
             for scale in _scales(model):
-                found = linear(hidden * scale if scale != 1.0 else hidden).float()
-                if found.shape != expected.shape:
+                head = Head(assumed.base, linear, scale)
+                logits = head.logits(head.states(outputs)).float()
+                if logits.shape != expected.shape:
                     continue
-                # to the bit, as a cap hardly shows while logits are small; a scale may stand before or behind the
-                # product, which costs the last bits
+                # to the bit, as a cap hardly shows while logits are small; a scale may be applied before or after the
+                # product, which changes the last bits
                 near = 0.0 if scale == 1.0 else 1e-5 * expected.abs().max().item()
-                if torch.allclose(found, expected, rtol=0.0, atol=near):  # -inf is close to itself
-                    return Head(base, linear, scale)
-    except (TypeError, AttributeError, RuntimeError, ValueError):  # a base that is called otherwise
-        return None
+                if torch.allclose(logits, expected, rtol=0.0, atol=near):  # -inf is close to itself
+                    return head
+    except (TypeError, AttributeError, RuntimeError, ValueError):  # a base that takes other arguments
+        return whole
     finally:
         model.train(training)
-    return None
+    return whole
+
+
+def assumed_head(model: "PreTrainedModel") -> Head:
+    """The head by the model's structure and config alone, for models without values; not tried out."""
+    import torch
+
+    base, linear = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()
+    if base is None or base is model or type(linear) is not torch.nn.Linear:
+        return Head(model)
+    return Head(base, linear)
 
 
 def _scales(model: "PreTrainedModel") -> list[float]:
-    """One, and what configs say that logits are multiplied with (Cohere) or divided by (Granite).
+    """The possible scales: 1, and the factors of configs (Cohere multiplies logits, Granite divides them).
 
-    One alone where the head has a bias: while that is zero, nothing shows whether it is scaled as well.
+    Only 1 where the head has a bias: while the bias is zero, nothing shows whether it is scaled as well.
     """
     config = model.config
     factors = [1.0]

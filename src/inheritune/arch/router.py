@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from inheritune.errors import InputError
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")
-_NEAR = 1e-4  # how far the loss that is found may be from the model's own, relative to it
+_NEAR = 1e-4  # how far our router loss may be from the model's own, relative to it
 
 
 @dataclass(frozen=True)
 class RouterLoss:
-    """`weight` is the config's coefficient; `asked_for` says whether the config has `output_router_logits: true`."""
+    """`weight` is the config's coefficient; `asked_for`: whether the config has `output_router_logits: true`."""
 
     weight: float
     asked_for: bool
@@ -27,7 +27,7 @@ class RouterLoss:
     balance: "Callable[..., torch.Tensor]" = field(repr=False)
 
     def __call__(self, router_logits: "Sequence[torch.Tensor]", counts_BT: "torch.Tensor") -> "torch.Tensor":
-        """The loss of a batch, not weighted; positions that `counts_BT` does not count are left out.
+        """The loss of a batch, not weighted; without the positions that `counts_BT` does not count.
 
         `router_logits` has one tensor (B x T, experts) for each block with experts. Source: Fedus, Zoph and Shazeer,
         Switch transformers, 2021, equations 4 to 6.
@@ -50,7 +50,7 @@ def find_router_loss(model: "PreTrainedModel") -> RouterLoss | None:
     if weight is None or balance is None or not all(isinstance(number, int) and number > 0 for number in numbers):
         return None
     config = model.config.get_text_config()
-    found = RouterLoss(weight, bool(getattr(config, "output_router_logits", False)), *numbers, balance)  # type: ignore[arg-type]
+    router = RouterLoss(weight, bool(getattr(config, "output_router_logits", False)), *numbers, balance)  # type: ignore[arg-type]
     vocabulary = model.get_input_embeddings().weight.shape[0]
     tokens_BT = torch.randint(0, vocabulary, (2, 8), generator=torch.Generator().manual_seed(0)).to(model.device)
     training = model.training
@@ -60,37 +60,38 @@ def find_router_loss(model: "PreTrainedModel") -> RouterLoss | None:
             seen = model(input_ids=tokens_BT, use_cache=False, output_router_logits=True)
             if not seen.router_logits or not torch.is_tensor(seen.aux_loss):
                 return None
-            own = found(seen.router_logits, torch.ones_like(tokens_BT))
-            return found if abs(float(own - seen.aux_loss)) <= _NEAR * abs(float(seen.aux_loss)) else None
-    except (TypeError, AttributeError, RuntimeError, ValueError):  # a forward that is called otherwise
+            own = router(seen.router_logits, torch.ones_like(tokens_BT))
+            return router if abs(float(own - seen.aux_loss)) <= _NEAR * abs(float(seen.aux_loss)) else None
+    except (TypeError, AttributeError, RuntimeError, ValueError):  # a forward that takes other arguments
         return None
     finally:
         model.train(training)
 
 
-def router_loss_of(
-    model: "PreTrainedModel", wanted: Literal["auto"] | bool, name: str, say: "Callable[[str], None]"
-) -> RouterLoss | None:
-    """The router loss that the training `name` adds: `train.router_loss` is `wanted`, and `say` tells what comes of it.
+def router_loss_of(model: "PreTrainedModel", wanted: Any, name: str, say: "Callable[[str], None]") -> RouterLoss | None:
+    """The router loss that the training `name` adds, or None; `say` reports which.
 
-    Raises InputError where one is asked for, there or by the model's config, and the model has none.
+    `wanted` is `train.router_loss`: "auto", true, false, or a weight in place of the config's. Raises InputError where
+    the recipe or the model's config asks for a router loss that the model does not have.
     """
     if wanted is False:
         return None
-    found = find_router_loss(model)
-    if found is None:
+    router = find_router_loss(model)
+    asked = wanted != "auto"
+    if router is None:
         by_config = bool(getattr(model.config.get_text_config(), "output_router_logits", False))
-        if wanted is True or by_config:
-            asked_by = "true" if wanted is True else "auto, and the model's config says output_router_logits: true"
-            what = f"{asked_by}, but {type(model).__name__} computes no router loss"
+        if asked or by_config:
+            shown = str(wanted).lower() if asked else "auto, and the model's config has output_router_logits: true"
+            what = f"{shown}, but {type(model).__name__} computes no router loss"
             raise InputError(f"{name}: train.router_loss", what, "set it to false")
         return None
-    if wanted is True or found.asked_for:
-        say(f"{name}: the router loss is added with the weight {found.weight:g}")
-        return found
-    if found.weight:
+    if asked or router.asked_for:
+        weight = f"{router.weight:g}" if isinstance(wanted, bool | str) else str(wanted)
+        say(f"{name}: the router loss is added with the weight {weight}")
+        return router
+    if router.weight:
         say(
-            f"{name}: trained without the router loss, as the model's config says output_router_logits: false"
-            f" (its weight would be {found.weight:g}); train.router_loss: true adds it"
+            f"{name}: trained without the router loss, as the model's config has output_router_logits: false"
+            f" (its weight would be {router.weight:g}); train.router_loss: true adds it"
         )
     return None

@@ -1,4 +1,4 @@
-"""The machine's own limit: the rate of a large matrix product, what the data sheet says, memory, names."""
+"""The machine's own limit: the rate of a large matrix product, the data sheet's rate, memory, names."""
 
 import platform
 import re
@@ -24,7 +24,7 @@ def known_peak(name: str) -> float | None:
 
 
 def matrix_rates(runtime: Runtime, dtype: "torch.dtype", times: int = 3) -> list[float]:
-    """FLOP/s of a product of two large square matrices of random numbers, `times` times, behind one that warms up."""
+    """FLOP/s of a product of two large square matrices of random numbers, `times` times, after one that warms up."""
     import torch
 
     side, products = MATRIX[runtime.device], _PRODUCTS[runtime.device]

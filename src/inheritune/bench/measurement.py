@@ -33,6 +33,7 @@ from inheritune.data import Packing, Sequences, Shard, Tokens
 from inheritune.distillation import OnlineOutputs, check_has_teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import sequence_losses
+from inheritune.losses import CrossEntropy, Loss, LossSetup, TeacherNeeds, build_losses
 from inheritune.recipe import Evaluate, Training, check
 from inheritune.runlog import LiveLine, Terminal, checksum, read_json, read_metrics, versions
 from inheritune.runtime import Runtime
@@ -110,7 +111,7 @@ def bench(
     evaluate: Evaluate | None = None, steps: int = 20, end_to_end: int = 0, minutes: float | None = None,
     device: str = "auto", threads: int | None = None, folder: str | Path = ".", terminal: Terminal | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train a random model of a shape for `steps` steps after warm-up, and say how near that is to the machine's limit.
+    """Train a random model of a shape for `steps` steps after warm-up, and compare that with the machine's limit.
 
     `shape` is a name in SHAPES or a config; `training` holds `train` keys, which for a named shape are laid over the
     shape's own. `length` and `schedule` do not matter; `compile: auto` compiles, as a long training does.
@@ -119,7 +120,7 @@ def bench(
     `folder`, up to 16 bytes a parameter.
 
     Returns JSON values: rates in tokens and FLOPs a second, times in seconds, memory in bytes; docs/benchmarks.md
-    says how each is measured. Raises InputError for a shape or settings that cannot be.
+    explains how each is measured. Raises InputError for a shape or settings that are not possible.
     """
     began, terminal, evaluate = time.perf_counter(), terminal or Terminal(quiet=True), evaluate or Evaluate()
     if steps < _ROUNDS - 1:
@@ -128,8 +129,8 @@ def bench(
     if runtime.world_size > 1:
         raise InputError("bench", f"{runtime.world_size} processes", "it measures one: run it without torchrun")
     name, config, settings = resolve(shape, training, runtime)
-    if settings.distillation is not None:
-        raise InputError("train.distillation", "there is no teacher to measure with", "leave it out")
+    if settings.needs_teacher:
+        raise InputError("train.distillation", "there is no teacher to measure with", "remove it")
     if minutes is None and runtime.device == "cuda":
         minutes = 2.5
     terminal.say(f"{name}: building a random model, compiling, measuring")
@@ -137,13 +138,13 @@ def bench(
         work = _Work(build(config, runtime), settings, evaluate, runtime, terminal, Path(place))
         each = steps // (_ROUNDS - 1)
         meter, records = work.measure(each, None if minutes is None else began + 60 * minutes)
-        found = {"shape": name, **work.describe(), **_figures(work, meter, records, each)}
-        found["memory"] = peak_memory(runtime)
+        result = {"shape": name, **work.describe(), **_figures(work, meter, records, each)}
+        result["memory"] = peak_memory(runtime)
         if end_to_end:
             terminal.say(f"{name}: training {end_to_end} steps")
-        found["end_to_end_direct"] = work.whole(end_to_end) if end_to_end else None
-    found["bench_seconds"] = time.perf_counter() - began
-    return found
+        result["end_to_end_direct"] = work.whole(end_to_end) if end_to_end else None
+    result["bench_seconds"] = time.perf_counter() - began
+    return result
 
 
 def one_step(
@@ -171,10 +172,10 @@ def one_step(
 
     with tempfile.TemporaryDirectory(prefix=".inheritune-bench-", dir=folder) as place:
         work = _Work(build(config, runtime), settings, Evaluate(), runtime, Terminal(quiet=True), Path(place))
-        if teacher is not None and settings.distillation is not None:
+        work.losses = tuple(build_losses(settings, LossSetup(None, config, teacher)))
+        if teacher is not None:
             precision = runtime.resolve_precision(settings.precision)
-            taught = build(teacher, runtime), settings.distillation, runtime, precision
-            work.teacher = OnlineOutputs(*taught)
+            work.teacher = OnlineOutputs(build(teacher, runtime), TeacherNeeds.of(work.losses), runtime, precision)
         records = work.train(note, steps=3, every=1, saved_each=4)
     return {"loss": records[0]["loss"], "seconds": times[2] - times[1], "memory": peak_memory(runtime)}
 
@@ -190,6 +191,7 @@ class _Work:
     terminal: Terminal
     folder: Path
     teacher: OnlineOutputs | None = None
+    losses: tuple[Loss, ...] = (CrossEntropy(),)
 
     def __post_init__(self) -> None:
         length, settings = self.settings.sequence_length, self.settings
@@ -242,7 +244,7 @@ class _Work:
         job = Job(
             label="bench", model=self.model, sequences=self.sequences, settings=check(Training, tree, "bench"), seed=1,
             folder=folder, runtime=self.runtime, terminal=_NoLiveLine(self.terminal.quiet), validate=validate,
-            validate_every=every, teacher=self.teacher, **parts_of(self.model),
+            validate_every=every, teacher=self.teacher, losses=self.losses, **parts_of(self.model),
         )  # fmt: skip
         with contextlib.suppress(_Enough):
             train_steps(job)
@@ -256,8 +258,8 @@ class _Work:
         import torch
 
         single = self.runtime.resolve_precision(self.settings.precision) == "float32"
-        states = 8 if self.settings.optimizer.states == "float32" else 2
-        writing = parameter_count(self.model) * (4 + states + 4) / _DISK_RATE
+        states = sum(self.settings.optimizer.state_bytes(p.numel(), p.dim(), False) for p in self.model.parameters())
+        writing = (parameter_count(self.model) * (4 + 4) + states) / _DISK_RATE
         steps, dtype = _ROUNDS * each + 1, torch.float32 if single else torch.bfloat16
         checkpoints = self._place(steps) / "checkpoints"
         meter = _Meter(self.runtime, dtype, checkpoints, self.validate, ends, writing)
@@ -269,7 +271,7 @@ class _Work:
         return meter, records
 
     def whole(self, steps: int) -> dict[str, Any]:
-        """A training of `steps` steps as a user's, timed from its first to its last instant behind warm-up."""
+        """A training of `steps` steps like a user's, timed from the end of warm-up to its end."""
         first: list[float] = []
 
         def validate(score: "Score") -> float:
@@ -278,7 +280,7 @@ class _Work:
             return loss
 
         records = self.train(validate, steps, self.evaluate.every.count)
-        skipped = records[min(2, len(records) - 2)]  # what the first steps took is left out: they compile
+        skipped = records[min(2, len(records) - 2)]  # without the first steps, which compile
         wall = time.perf_counter() - first[0] - skipped["seconds"]
         done, inside = steps - skipped["step"], records[-1]["seconds"] - skipped["seconds"]
         return {
@@ -292,7 +294,7 @@ class _Work:
 
 
 def _figures(work: _Work, meter: _Meter, records: list[dict[str, Any]], each: int) -> dict[str, Any]:
-    """The step, the limit, the fraction of it, and what is left end to end."""
+    """The step, the limit, the fraction of it, and the rate end to end."""
     settings, device = work.settings, work.runtime.device
     flops = training_flops_per_token(work.model, settings.sequence_length)
     rates = [record["tokens_per_second"] for record in records if record["step"] > each]
@@ -327,7 +329,7 @@ def _figures(work: _Work, meter: _Meter, records: list[dict[str, Any]], each: in
 
 
 def _inside(records: list[dict[str, Any]], each: int) -> list[float]:
-    """The seconds that the plain rounds (behind the first, before the last two) spent in steps."""
+    """The seconds that the plain rounds (all but the first and the last two) spent in steps."""
     after = {record["step"]: record["seconds"] for record in records}
     ends = [after[step] for step in range(each, (_ROUNDS - 2) * each + 1, each) if step in after]
     return [end - begin for begin, end in pairwise(ends)]

@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from inheritune.experiment.suite import Suite
 from inheritune.recipe.models import Basis, Recipe
-from inheritune.recipe.size import In, Size
+from inheritune.settings.size import In, Size
 
 _HEAD = """\
 # The recipe

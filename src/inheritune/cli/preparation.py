@@ -150,7 +150,7 @@ def _of_recipe(file: Path, words: list[str]) -> "Make":
 
 def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make":
     from inheritune.recipe import Data, Reference, check, override
-    from inheritune.recipe.base import Part
+    from inheritune.settings.part import Part
 
     class Words(Part):
         data: Data

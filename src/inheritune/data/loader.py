@@ -16,16 +16,16 @@ from inheritune.data.shards import Array
 if TYPE_CHECKING:
     import torch
 
-_AHEAD = 4  # batches: they hide a slow read
-_SWITCH = 0.001  # seconds until the interpreter leaves a busy thread; the reader needs it after each sequence
+_AHEAD = 4  # batches: a slow read is made up for by those before it
+_SWITCH = 0.001  # seconds after which a busy thread gives up the interpreter, which a reader needs after each sequence
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Examples of the sequences of these `numbers`; further rows fill the micro-batch and have no targets.
+    """Examples of the sequences with these `numbers`; further rows fill up the micro-batch and do not count.
 
     Windows that begin anywhere have the number of the sequence in which they begin. `counted` is the number of targets
-    that count. `stored` are further tensors of the sequences, each with B rows.
+    that count. `stored` are tensors of B rows that are stored for the sequences besides their tokens.
     """
 
     numbers: list[int]
@@ -35,24 +35,24 @@ class MicroBatch:
 
 
 def nothing_stored(starts: Array) -> "tuple[torch.Tensor, ...]":
-    """The further tensors of sequences that have none."""
+    """For sequences of which nothing but their tokens is stored."""
     return ()
 
 
 class Batches:
-    """One process's share of the batches of a training; the next ones are read ahead in a thread.
+    """The part of a training's batches that process `dp_rank` of `dp_size` gets, read ahead in a thread.
 
-    All micro-batches have the same number of rows, and every process has the same number of micro-batches. Their rows
-    have one length too, except where a prefix is put before the documents inside a sequence. `stored` reads the further
-    tensors of the sequences that begin at some tokens of the text.
+    All micro-batches have the same number of rows, and every process gets the same number of them. They have the same
+    length too, unless a prefix precedes the documents inside a sequence. `stored` reads what else is stored of the
+    sequences that begin at some tokens of the text.
     """
 
     def __init__(
-        self, sequences: Sequences, batch: int, seed: int, *, rank: int = 0, processes: int = 1, pin: bool = False,
+        self, sequences: Sequences, batch: int, seed: int, *, dp_rank: int = 0, dp_size: int = 1, pin: bool = False,
         stored: "Callable[[Array], tuple[torch.Tensor, ...]]" = nothing_stored,
     ) -> None:  # fmt: skip
-        self.sequences, self.batch, self.seed, self.rank, self.pin = sequences, batch, seed, rank, pin
-        self.share = -(-batch // processes)
+        self.sequences, self.batch, self.seed, self.dp_rank, self.pin = sequences, batch, seed, dp_rank, pin
+        self.share = -(-batch // dp_size)
         self.stored = stored
         self._reader: ThreadPoolExecutor | None = None
         self._coming: deque[tuple[tuple[int, int], Future[list[MicroBatch]]]] = deque()
@@ -86,7 +86,7 @@ class Batches:
 
     def _read(self, batch: int, size: int) -> list[MicroBatch]:
         starts = self.sequences.batch_starts(batch, self.batch, self.seed)
-        mine = starts[self.rank * self.share : (self.rank + 1) * self.share]
+        mine = starts[self.dp_rank * self.share : (self.dp_rank + 1) * self.share]
         filled = np.pad(mine, (0, -(-self.share // size) * size - len(mine)))
         numbers = (mine // self.sequences.sequence_length).tolist()
         every, stored = self.sequences.windows(filled).examples(), self.stored(filled)

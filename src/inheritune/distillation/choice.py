@@ -1,4 +1,4 @@
-"""Whether a teacher's outputs are stored or computed anew: plain arithmetic over seconds and bytes."""
+"""Whether a teacher's outputs are stored or computed online: plain arithmetic over seconds and bytes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ _SHARE = 0.5  # of the free disk that `auto` takes at most
 
 @dataclass(frozen=True)
 class Estimate:
-    """What either way would cost.
+    """What both ways would cost.
 
     `sequences` are those of the training text, `uses` how many all trainings together see, `seconds` how long the
     teacher takes for one, `bytes` how much its outputs for one take on the disk, `free` the bytes there.

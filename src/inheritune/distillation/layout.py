@@ -1,4 +1,4 @@
-"""How the outputs for one sequence lie on the disk: as 16-bit words, so that each sequence has a known place."""
+"""The format of the outputs for one sequence: 16-bit words, so that each sequence has a known place on the disk."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Outputs on the disk: made once, in shards that a killed making goes on behind; opened and checked."""
+"""Outputs on the disk: computed once, in shards after which a killed computation resumes; opened and checked."""
 
 import hashlib
 import json
@@ -40,8 +40,8 @@ class Store:
     @classmethod
     def of(cls, kept: Path, layout: Layout, facts: dict[str, Any]) -> "Store":
         """The folder in `kept` that is named by the facts."""
-        said = json.dumps(facts, sort_keys=True).encode()
-        return cls(kept / hashlib.sha256(said).hexdigest()[:16], layout, facts)
+        text = json.dumps(facts, sort_keys=True).encode()
+        return cls(kept / hashlib.sha256(text).hexdigest()[:16], layout, facts)
 
     @property
     def exists(self) -> bool:
@@ -49,16 +49,16 @@ class Store:
         return (self.folder / MANIFEST).is_file()
 
     def open(self) -> tuple[Tokens, dict[str, Any]]:
-        """All outputs as one row of 16-bit words, and the manifest. What was written since it was read last is read.
+        """All outputs as one row of 16-bit words, and the manifest.
 
         Raises InputError that names a file which is missing, or is not what was written.
         """
-        remedy = f"remove {self.folder}: the outputs are then computed anew"
+        remedy = f"remove {self.folder}: the outputs are then computed again"
         try:
             manifest = read_json(self.folder / MANIFEST)
             shards = [
-                Shard(self.folder / said["file"], said["sequences"] * self.layout.words, said["sha256"])
-                for said in manifest["shards"]
+                Shard(self.folder / note["file"], note["sequences"] * self.layout.words, note["sha256"])
+                for note in manifest["shards"]
             ]
         except (DamagedFile, KeyError, TypeError):
             raise InputError(str(self.folder / MANIFEST), "is damaged", remedy) from None
@@ -68,9 +68,9 @@ class Store:
         """Read what was written since it was last read. Raises InputError that names a file which has changed."""
         note = self.folder.with_name(f"{self.folder.name}-verified.json")
         known = read_mapping(note) if note.exists() else {}
-        found = words.verify(known)
-        if found != known:
-            write_json(note, found)
+        verified = words.verify(known)
+        if verified != known:
+            write_json(note, verified)
 
     def make(self, sequences: Sequences, teacher: OnlineOutputs, runtime: Runtime, say: Callable[[str], None]) -> None:
         """Compute and write the outputs of all sequences; the processes share the shards.
@@ -95,7 +95,7 @@ class Store:
         work = _Work(self.layout, sequences, teacher, runtime.device, say)
 
         def share() -> None:
-            for number in missing[runtime.rank :: runtime.world_size]:
+            for number in missing[runtime.dp_rank :: runtime.dp_size]:
                 numbers = range(firsts[number], min(firsts[number] + each, sequences.count))
                 work.write(partial, number, numbers)
 
@@ -103,7 +103,7 @@ class Store:
         runtime.on_rank0(lambda: self._finish(partial, len(firsts)))
 
     def _check_room(self, left: int, count: int, say: Callable[[str], None]) -> None:
-        """Say how much is written, before any of it is. Raises RunError where that is more than there is room for."""
+        """Report how much will be written. Raises RunError where the disk has no room for it."""
         needed, free = left * self.layout.size, shutil.disk_usage(self.folder.parent).free
         told = f"{in_bytes(count * self.layout.size)} ({count:,} sequences x {self.layout.size:,} bytes)"
         if left < count:
@@ -120,7 +120,7 @@ class Store:
         notes = [
             read_json(_note(partial, number), "seconds", "file", "sequences", "sha256") for number in range(shards)
         ]
-        seconds = round(sum(said["seconds"] for said in notes), 3)
+        seconds = round(sum(note["seconds"] for note in notes), 3)
         write_json(partial / MANIFEST, {"of": self.facts, "seconds": seconds, "shards": notes})
         for number in range(shards):
             _note(partial, number).unlink()
@@ -128,13 +128,13 @@ class Store:
 
 
 def _note(partial: Path, number: int) -> Path:
-    """What says that a shard is whole."""
+    """The file that marks a shard as complete."""
     return partial / f"outputs-{number:05d}.json"
 
 
 @dataclass
 class _Work:
-    """Passes sequences through the teacher and writes what it says."""
+    """Passes sequences through the teacher and writes its outputs."""
 
     layout: Layout
     sequences: Sequences
@@ -146,7 +146,7 @@ class _Work:
         self._told = time.monotonic()
 
     def write(self, partial: Path, number: int, numbers: range) -> None:
-        """One shard, and behind it the note that it is whole."""
+        """One shard, and then the note that it is complete."""
         file = partial / f"outputs-{number:05d}.bin"
         digest, began = hashlib.sha256(), time.monotonic()
         with named(file), open_new(file) as opened:
@@ -157,8 +157,8 @@ class _Work:
                 self._tell(first)
             opened.flush()
             os.fsync(opened.fileno())
-        said = {"file": file.name, "sequences": len(numbers), "sha256": digest.hexdigest()}
-        write_json(_note(partial, number), said | {"seconds": round(time.monotonic() - began, 3)})
+        note = {"file": file.name, "sequences": len(numbers), "sha256": digest.hexdigest()}
+        write_json(_note(partial, number), note | {"seconds": round(time.monotonic() - began, 3)})
 
     def compute(self, numbers: range) -> bytes:
         """The outputs for some sequences, as they are stored. All batches have one shape; rows that fill up are cut."""
@@ -171,7 +171,7 @@ class _Work:
             taught = self.teacher(examples.inputs, positions=examples.positions, places=examples.places)
             for number in range(len(numbers)):
                 parts = [
-                    taught(slice(first, min(first + per_pass, (number + 1) * length)))
+                    taught.distribution(slice(first, min(first + per_pass, (number + 1) * length)))
                     for first in range(number * length, (number + 1) * length, per_pass)
                 ]
                 values = torch.cat([part.log_probabilities.half() for part in parts]).cpu().numpy()
@@ -191,7 +191,7 @@ def batch_size(layout: Layout) -> int:
 
 
 def _all_do(work: Callable[[], None], runtime: Runtime) -> None:
-    """What each process does for itself; where one fails, all end with its status."""
+    """Let each process do its own work; where one fails, all end with its status."""
     failure: Exception | None = None
     try:
         work()

@@ -1,4 +1,4 @@
-"""Who is learnt from: loading and checking a teacher, and how its outputs come to a training."""
+"""Teachers: loading and checking them, and how their outputs reach a training."""
 
 import copy
 import hashlib
@@ -11,28 +11,36 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from inheritune.arch import check_positions, find_tokenizer, load_model, logits_width, training_flops_per_token
+from inheritune.arch import (
+    check_positions,
+    find_tokenizer,
+    load_config,
+    load_model,
+    logits_width,
+    training_flops_per_token,
+)
 from inheritune.data import Prepared, Sequences, Tokens, check_tokenizer
 from inheritune.distillation.choice import Estimate
 from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
 from inheritune.distillation.storing import Store, batch_size
 from inheritune.errors import InputError
-from inheritune.recipe import Distillation, Reference, Training
+from inheritune.losses import Distillation, TeacherNeeds
+from inheritune.recipe import Reference, Training
 from inheritune.runlog import read_json, write_json
 from inheritune.runtime import Runtime
 from inheritune.training import check_documents_apart
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class TeacherInfo:
-    """What is kept of a teacher when its weights are gone: SHA-256 of its weights, entries of its logits, FLOPs of a
-    forward pass per token.
+    """Facts about a teacher that outlive its weights: their SHA-256, the entries of its logits, FLOPs of a forward
+    pass per token.
     """
 
     checksum: str
@@ -44,9 +52,9 @@ class Teacher:
     """A model that others learn from. One object serves all arms that share it, so that its outputs are computed once.
 
     `source` is where it is, or the model itself, which stays as it is. Outputs that are stored lie in the folder
-    `kept`, under a name that says what they depend on, so that several teachers may share it, though not several jobs
-    at once. `trainings` is how many trainings are going to learn from it, as far as is known: for the choice between
-    storing and computing anew.
+    `kept`, under a name made of what they depend on, so that several teachers may share it, but not several jobs
+    at once. `trainings` is the expected number of trainings that learn from it, for the choice between storing and
+    computing online.
     """
 
     def __init__(self, source: "Reference | PreTrainedModel", kept: Path, trainings: int = 1) -> None:
@@ -54,79 +62,92 @@ class Teacher:
         self._known: dict[tuple[int, bool], TeacherInfo] = {}
 
     @property
+    def config(self) -> "PretrainedConfig":
+        """The model's config."""
+        return load_config(self._source) if isinstance(self._source, Reference) else self._source.config
+
+    @property
     def title(self) -> str:
         """The name that messages use."""
         return self._source.title if isinstance(self._source, Reference) else type(self._source).__name__
 
     def outputs(
-        self, lesson: "DistillationRequest", runtime: Runtime, say: Callable[[str], None]
+        self, request: "DistillationRequest", runtime: Runtime, say: Callable[[str], None]
     ) -> tuple["OnlineOutputs | StoredOutputs", dict[str, Any]]:
-        """What a training learns from, and what it costs: teacher_outputs, teacher_flops, of stored ones also
+        """What a training learns from, and its cost: teacher_outputs, teacher_flops, and for stored ones
         teacher_seconds.
 
-        Outputs that are to be stored and are not there are computed first; started again after a kill, that goes on.
+        Outputs that are to be stored are computed first where they are missing; after a kill that resumes.
         Raises InputError where the teacher's vocabulary is not the model's, or it cannot do what is asked for, and
         RunError where the disk has no room.
         """
-        settings = lesson.settings
+        settings = request.settings
         model: PreTrainedModel | None = None
-        asked = settings.sequence_length, lesson.sequences.packing.documents
+        asked = settings.sequence_length, request.sequences.packing.documents
         if asked not in self._known:
             model = self._load()
-            self._known[asked] = self._look(model, lesson)
+            self._known[asked] = self._look(model, request)
         known = self._known[asked]
-        _check_lesson(self.title, known.vocabulary, lesson)
-        layout = Layout(settings.sequence_length, known.vocabulary, lesson.distillation.top_k)
+        _check_request(self.title, known.vocabulary, request)
+        layout = Layout(settings.sequence_length, known.vocabulary, request.needs.top_k)
         precision = runtime.resolve_precision(settings.precision)
         precision = "float32" if precision == "float32" else "bfloat16"
-        store = Store.of(self._kept, layout, _facts(known, lesson, precision))
+        store = Store.of(self._kept, layout, _facts(known, request, precision))
         online: OnlineOutputs | None = None
 
         def teacher() -> OnlineOutputs:
             nonlocal model, online
             if online is None:
                 ready = model if model is not None else self._load()
-                online = OnlineOutputs(ready, lesson.distillation, runtime, precision)
+                online = OnlineOutputs(ready, request.needs, runtime, precision)
                 model = None
             return online
 
-        if self._choose(store, lesson, teacher, runtime, say) == "online":
-            uses = lesson.uses * settings.sequence_length
+        if self._choose(store, request, teacher, runtime, say) == "online":
+            uses = request.uses * settings.sequence_length
             return teacher(), {"teacher_outputs": "online", "teacher_flops": uses * known.flops}
         if not runtime.on_rank0(lambda: store.exists):
-            store.make(lesson.sequences, teacher(), runtime, say)
+            store.make(request.sequences, teacher(), runtime, say)
         words, manifest = store.open()
         runtime.on_rank0(lambda: store.verify(words))
         cost = {
             "teacher_outputs": "stored",
-            "teacher_flops": lesson.sequences.count * settings.sequence_length * known.flops,
+            "teacher_flops": request.sequences.count * settings.sequence_length * known.flops,
             "teacher_seconds": manifest["seconds"],
         }
-        return StoredOutputs(lesson.distillation, layout, words), cost
+        return StoredOutputs(layout, words), cost
 
     def _load(self) -> "PreTrainedModel":
         """The teacher's own copy of the weights, on the CPU."""
         return load_model(self._source) if isinstance(self._source, Reference) else copy.deepcopy(self._source)
 
-    def _look(self, model: "PreTrainedModel", lesson: "DistillationRequest") -> TeacherInfo:
-        """What is known of the teacher from now on, once it is seen that it can do what is asked for."""
-        length, packing = lesson.settings.sequence_length, lesson.sequences.packing
-        check_positions(model.config, length, f"{lesson.arm}: train.sequence_length, for the teacher {self.title}")
+    def _look(self, model: "PreTrainedModel", request: "DistillationRequest") -> TeacherInfo:
+        """The facts about the teacher, after checks that it can do what is asked for."""
+        length, packing = request.settings.sequence_length, request.sequences.packing
+        check_positions(model.config, length, f"{request.arm}: train.sequence_length, for the teacher {self.title}")
         if packing.documents and packing.end_of_text is not None:
-            place = f"{lesson.arm}: train.attention: document, for the teacher {self.title}"
+            place = f"{request.arm}: train.attention: document, for the teacher {self.title}"
             check_documents_apart(model, packing.end_of_text, length, place)
         forward = training_flops_per_token(model, length) // 3
         return TeacherInfo(checksum_of(model), logits_width(model), forward)
 
     def _choose(
-        self, store: Store, lesson: "DistillationRequest", teacher: Callable[[], OnlineOutputs], runtime: Runtime,
+        self, store: Store, request: "DistillationRequest", teacher: Callable[[], OnlineOutputs], runtime: Runtime,
         say: Callable[[str], None],
     ) -> str:  # fmt: skip
-        """`stored` or `online`. What `auto` came to stands beside the folder, so that all arms and restarts follow."""
-        wanted = lesson.distillation.outputs
-        if lesson.settings.sampling == "with replacement":
+        """`stored` or `online`. The choice of `auto` is kept beside the folder for all arms and restarts."""
+        wanted = "online" if request.settings.distillation is None else request.settings.distillation.outputs
+        if request.needs.hidden_states:
+            if wanted == "stored":
+                raise InputError(
+                    f"{request.arm}: train.distillation.outputs",
+                    "stored, and a loss asks for the teacher's hidden states, which are not stored",
+                    "give online or auto",
+                )
+            return "online"
+        if request.settings.sampling == "with replacement":
             if wanted == "auto":
-                say(f"{lesson.arm}: teacher online, as with train.sampling: with replacement sequences begin anywhere")
+                say(f"{request.arm}: teacher online, as with train.sampling: with replacement sequences begin anywhere")
             return "online"
         if wanted != "auto":
             return wanted
@@ -137,17 +158,17 @@ class Teacher:
                 return str(read_json(decided, "outputs")["outputs"])
             return "stored" if store.exists else None
 
-        found: str | None = runtime.on_rank0(known)
-        if found is not None:
-            return found
+        choice: str | None = runtime.on_rank0(known)
+        if choice is not None:
+            return choice
         passing = teacher()
 
         def estimate() -> str:
             self._kept.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self._kept).free
-            seconds = _seconds(passing, lesson, store.layout, runtime.device)
-            made = Estimate(lesson.sequences.count, lesson.uses * self._trainings, seconds, store.layout.size, free)
-            say(f"{lesson.arm}: teacher {made}")
+            seconds = _seconds(passing, request, store.layout, runtime.device)
+            made = Estimate(request.sequences.count, request.uses * self._trainings, seconds, store.layout.size, free)
+            say(f"{request.arm}: teacher {made}")
             write_json(decided, {"outputs": made.choice, "estimate": str(made)})
             return made.choice
 
@@ -159,7 +180,7 @@ class DistillationRequest:
     """What one training asks of its teacher.
 
     `arm` names it in messages, `vocabulary` is the number of entries of its model's logits, `uses` how many sequences
-    it sees.
+    it sees, `needs` what its losses ask for.
     """
 
     arm: str
@@ -167,12 +188,7 @@ class DistillationRequest:
     sequences: Sequences
     uses: int
     vocabulary: int
-
-    @property
-    def distillation(self) -> Distillation:
-        """What is learnt of the teacher."""
-        assert self.settings.distillation is not None
-        return self.settings.distillation
+    needs: TeacherNeeds
 
 
 def open_teacher(source: "PreTrainedModel | str | Path", kept: Path, prepared: Prepared) -> Teacher:
@@ -191,7 +207,7 @@ def open_teacher(source: "PreTrainedModel | str | Path", kept: Path, prepared: P
 
 def check_has_teacher(teacher: object | None, settings: Training, arm: str) -> None:
     """Raise InputError where there is a teacher and no loss to learn from it with, or the other way round."""
-    if (teacher is None) == (settings.distillation is None):
+    if (teacher is not None) == settings.needs_teacher:
         return
     what, remedy = "has no teacher", "name one, or set it to null"
     if teacher is not None:
@@ -199,11 +215,11 @@ def check_has_teacher(teacher: object | None, settings: Training, arm: str) -> N
     raise InputError(f"{arm}: train.distillation", what, remedy)
 
 
-def check_distillation(distillation: Distillation, vocabulary: int, place: str) -> None:
+def check_distillation(asked: Distillation | TeacherNeeds, vocabulary: int, place: str) -> None:
     """Raise InputError where more of the teacher's entries are asked for than it has."""
-    if distillation.top_k is not None and distillation.top_k > vocabulary:
+    if asked.top_k is not None and asked.top_k > vocabulary:
         raise InputError(
-            place, f"{distillation.top_k:,}, the teacher's vocabulary has {vocabulary:,} entries",
+            place, f"{asked.top_k:,}, the teacher's vocabulary has {vocabulary:,} entries",
             f"give at most {vocabulary:,}, or null for all of them",
         )  # fmt: skip
 
@@ -218,25 +234,25 @@ def check_same_vocabulary(title: str, teacher: int, model: int, arm: str) -> Non
         )
 
 
-def _check_lesson(title: str, vocabulary: int, lesson: DistillationRequest) -> None:
-    check_distillation(lesson.distillation, vocabulary, f"{lesson.arm}: train.distillation.top_k")
-    check_same_vocabulary(title, vocabulary, lesson.vocabulary, lesson.arm)
+def _check_request(title: str, vocabulary: int, request: DistillationRequest) -> None:
+    check_distillation(request.needs, vocabulary, f"{request.arm}: train.distillation.top_k")
+    check_same_vocabulary(title, vocabulary, request.vocabulary, request.arm)
 
 
-def _facts(known: TeacherInfo, lesson: DistillationRequest, precision: str) -> dict[str, Any]:
-    """All that outputs depend on."""
-    settings, packing = lesson.settings, lesson.sequences.packing
+def _facts(known: TeacherInfo, request: DistillationRequest, precision: str) -> dict[str, Any]:
+    """Everything that outputs depend on."""
+    settings, packing = request.settings, request.sequences.packing
     # what the prefix and its documents do, so that outputs without a prefix keep the name that they have had
     framed = {"prefix": packing.prefix, "documents_end": packing.end_of_text} if packing.prefix else {}
     return {
         "format": FORMAT,
         "teacher": known.checksum,
         "vocabulary": known.vocabulary,
-        "data": _data_checksums(lesson.sequences),
+        "data": _data_checksums(request.sequences),
         "sequence_length": settings.sequence_length,
-        "sequences": lesson.sequences.count,
-        "top_k": lesson.distillation.top_k,
-        "temperature": lesson.distillation.temperature,
+        "sequences": request.sequences.count,
+        "top_k": request.needs.top_k,
+        "temperature": request.needs.temperature,
         "precision": precision,
         "end_of_text": packing.end_of_text if packing.documents else None,
         **framed,
@@ -259,17 +275,17 @@ def checksum_of(model: "PreTrainedModel") -> str:
     return digest.hexdigest()
 
 
-def _seconds(teacher: OnlineOutputs, lesson: DistillationRequest, layout: Layout, device: str) -> float:
+def _seconds(teacher: OnlineOutputs, request: DistillationRequest, layout: Layout, device: str) -> float:
     """How long the teacher takes for a sequence: the second of two passes, the first of which warms up."""
-    size = min(batch_size(layout), lesson.sequences.count)
-    examples = lesson.sequences.rows(range(size)).examples().to(device)
+    size = min(batch_size(layout), request.sequences.count)
+    examples = request.sequences.rows(range(size)).examples().to(device)
     took = 0.0
     for _ in range(2):
         began = time.perf_counter()
         with torch.no_grad():
             taught = teacher(examples.inputs, positions=examples.positions, places=examples.places)
             for first in range(0, size * layout.sequence_length, layout.sequence_length):
-                found = taught(slice(first, first + layout.sequence_length))
-        found.log_probabilities[:1].cpu()  # waits for the device
+                last = taught.distribution(slice(first, first + layout.sequence_length))
+        last.log_probabilities[:1].cpu()  # waits for the device
         took = time.perf_counter() - began
     return took / size

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from inheritune import runtime as rt
 from inheritune.arch import block_modules, load_tokenizer
@@ -13,6 +13,7 @@ from inheritune.data import (
     Examples,
     Packing,
     Prepared,
+    Rows,
     Sequences,
     check_prefix_fits,
     check_vocabulary,
@@ -22,7 +23,7 @@ from inheritune.data import (
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import Reference
 from inheritune.runtime import Runtime
-from inheritune.training import NextToken, check_documents_apart, choose, spread
+from inheritune.training import Objective, check_documents_apart, choose, parallelize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +74,17 @@ def is_matched(gap_value: float, tolerance: float) -> bool:
     return gap_value <= tolerance
 
 
+class Text(Protocol):
+    """Sequences of text: `Sequences` or `Rows`."""
+
+    @property
+    def count(self) -> int:
+        """How many sequences there are."""
+
+    def rows(self, numbers: Sequence[int]) -> Rows:
+        """The sequences of these numbers."""
+
+
 def sequence_losses(
     score: "Score",
     sequences: Sequences,
@@ -82,30 +94,48 @@ def sequence_losses(
 ) -> tuple[float, ...]:
     """The loss of each of the first `most` sequences (default: all), in nats a token.
 
-    `score` gives the mean loss of each sequence (B,). Where sequences have different numbers of targets that count,
-    each loss is multiplied by its number over the average number: so the mean over sequences is the mean over tokens.
+    `score` gives the loss of each target (B, T), 0 where it does not count. Where sequences have different numbers of
+    targets that count, each sequence's loss is multiplied by its number over the average number, so that the mean over
+    sequences is the mean over tokens.
     Several processes share the sequences, and each has the result. Raises RunError for a loss that is not finite.
     """
     import torch
 
-    count = sequences.count if most is None else min(most, sequences.count)
-    share = -(-count // runtime.world_size)
-    mine = list(range(count))[runtime.rank * share : (runtime.rank + 1) * share]
-    judged: list[tuple[float, int]] = []
-    with torch.no_grad():
-        for first in range(0, share, micro_batch):  # as many calls on every process, since sharded models meet in each
-            numbers = mine[first : first + micro_batch]
-            filled = numbers if runtime.world_size == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
-            examples = sequences.rows(filled).examples().to(runtime.device)
-            losses, counts = score(examples).tolist(), examples.counts.tolist()
-            judged.extend(list(zip(losses, counts, strict=True))[: len(numbers)])
-    found = [one for part in runtime.gather(judged) for one in part]
-    losses = [loss for loss, _ in found]
+    def figures_of(examples: Examples) -> torch.Tensor:
+        means_B = score(examples).double().sum(dim=1) / examples.counts
+        return torch.stack([means_B, examples.counts.double()], dim=1)
+
+    rows = score_rows(sequences, figures_of, runtime, micro_batch, most)
+    losses = [loss for loss, _ in rows]
     check_finite(losses)
-    if len({counted for _, counted in found}) > 1:
-        average = math.fsum(counted for _, counted in found) / len(found)
-        losses = [loss * counted / average for loss, counted in found]
+    if len({counted for _, counted in rows}) > 1:
+        average = math.fsum(counted for _, counted in rows) / len(rows)
+        losses = [loss * counted / average for loss, counted in rows]
     return tuple(losses)
+
+
+def score_rows(
+    text: Text, figures_of: "Callable[[Examples], torch.Tensor]", runtime: Runtime, micro_batch: int,
+    most: int | None = None,
+) -> list[list[float]]:  # fmt: skip
+    """The figures (F) of each of the first `most` sequences (default: all), in their order.
+
+    `figures_of` gives those of some sequences (B, F). The processes share the sequences, and each has the result.
+    """
+    import torch
+
+    count = text.count if most is None else min(most, text.count)
+    share = -(-count // runtime.dp_size)
+    own = list(range(count))[runtime.dp_rank * share : (runtime.dp_rank + 1) * share]
+    rows: list[list[float]] = []
+    with torch.no_grad():
+        for first in range(0, share, micro_batch):  # as many calls in every process, as sharded models meet in each
+            numbers = own[first : first + micro_batch]
+            filled = numbers if runtime.world_size == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
+            figures = figures_of(text.rows(filled).examples().to(runtime.device))
+            rows.extend(figures.tolist()[: len(numbers)])
+    parts = runtime.gather(rows)
+    return [row for part in parts[:: runtime.world_size // runtime.dp_size] for row in part]
 
 
 def check_finite(losses: Sequence[float]) -> None:
@@ -122,8 +152,8 @@ def check_finite(losses: Sequence[float]) -> None:
 @contextmanager
 def scoring(
     model: "PreTrainedModel", runtime: Runtime, packing: Packing, *, sequence_length: int, precision: str, parallel: str
-) -> "Iterator[Callable[[Examples], torch.Tensor]]":
-    """What gives the loss of each target in nats (B, T), from examples that are packed so: see `judge`."""
+) -> "Iterator[Score]":
+    """Inside, a function from packed examples to the loss of each target in nats (B, T): see `judge`."""
     check_prefix_fits(packing, model.config.vocab_size, model.config.name_or_path or type(model).__name__)
     if packing.documents and packing.end_of_text is not None:
         check_documents_apart(model, packing.end_of_text, sequence_length, "train.attention: document")
@@ -131,19 +161,18 @@ def scoring(
     precision = runtime.resolve_precision(precision)
     if how == "fsdp":
         model = copy.deepcopy(model)  # sharding is for good
-        scored = NextToken(model, None)
-        held = spread(scored, block_modules(model), how, runtime, precision=precision, trained=False)
+        held = parallelize(Objective(model), block_modules(model), how, runtime, precision=precision, trained=False)
     else:
-        held = spread(NextToken(model, None), [], "alone", runtime)
+        held = parallelize(Objective(model), [], "alone", runtime)
     training = model.training
     model.eval()
 
     def score(examples: Examples) -> "torch.Tensor":
         with runtime.autocast(precision):
-            found: torch.Tensor = held.module(
+            losses: torch.Tensor = held.module(
                 examples.inputs, examples.targets, positions=examples.positions, by_token=True
             )
-        return found
+        return losses
 
     try:
         yield score
@@ -155,7 +184,7 @@ def judge(
     model: "PreTrainedModel", sequences: Sequences, runtime: Runtime, *, precision: str = "auto", micro_batch: int = 8,
     parallel: str = "auto",
 ) -> Evaluation:  # fmt: skip
-    """The losses of a model on the CPU on all `sequences`; it is moved to the device, or (FSDP) spread over several.
+    """The losses of a model on the CPU on all `sequences`; it is moved to the device, or (FSDP) sharded over several.
 
     Where attention stays inside documents, raises InputError for a model that does not keep them apart. Leaves the
     model in the mode (training or evaluation) in which it came. Raises RunError as `sequence_losses` does.
@@ -164,11 +193,7 @@ def judge(
     with scoring(
         model, runtime, sequences.packing, sequence_length=length, precision=precision, parallel=parallel
     ) as score:
-
-        def means(examples: Examples) -> "torch.Tensor":
-            return score(examples).double().sum(dim=1) / examples.counts
-
-        return Evaluation(sequence_losses(means, sequences, runtime, micro_batch))
+        return Evaluation(sequence_losses(score, sequences, runtime, micro_batch))
 
 
 def judge_on(
@@ -200,12 +225,12 @@ def tokenizer_of(prepared: Prepared) -> "PreTrainedTokenizerBase | None":
 
 def figures(evaluation: Evaluation, reference: Evaluation | None, tolerance: float) -> dict[str, Any]:
     """The keys that every judged model has in summary.json."""
-    found: dict[str, Any] = {"val_loss": evaluation.loss.value, "val_loss_se": evaluation.loss.error}
+    keys: dict[str, Any] = {"val_loss": evaluation.loss.value, "val_loss_se": evaluation.loss.error}
     if reference is not None:
         between = gap(evaluation.losses, reference.losses)
-        found |= {
+        keys |= {
             "gap": between.value,
             "gap_se": between.error,
             "matched": is_matched(between.value, tolerance),
         }
-    return found
+    return keys

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inheritune.data import IGNORED, Array, Encoder, Examples, Packing, Rows, Sequences, separator
 from inheritune.errors import InputError
-from inheritune.evaluation.judging import Mean, check_finite, mean
+from inheritune.evaluation.judging import Mean, Text, check_finite, mean, score_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from inheritune.runtime import Runtime
-
-
-class Text(Protocol):
-    """Sequences of text: `Sequences` or `Rows`."""
-
-    @property
-    def count(self) -> int:
-        """How many sequences there are."""
-
-    def rows(self, numbers: Sequence[int]) -> Rows:
-        """The sequences of these numbers."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Score:
-    """What a model makes of a text: its loss in nats a token, over `tokens` of them."""
+    """The result of a model on a text: its loss in nats a token, over `tokens` of them."""
 
     loss: Mean
     bits_per_byte: Mean | None
@@ -67,8 +56,8 @@ def read_text(
 ) -> Reading:
     """Documents in sequences of `length` predicted tokens, of which the last one may be shorter.
 
-    An end-of-text token stands between documents. What the sequences show is what `Sequences` of the same tokens show,
-    so a text has the loss that it has as prepared data. Raises InputError where there is no text, and for a tokenizer
+    An end-of-text token separates documents. The sequences are those of `Sequences` with the same tokens, so a text
+    has the loss that it has as prepared data. Raises InputError where there is no text, and for a tokenizer
     without end-of-text.
     """
     end, encoder = separator(tokenizer, place), Encoder(tokenizer)
@@ -126,21 +115,15 @@ def score(
     """
     import torch
 
-    text, end = reading.sequences, reading.packing.end_of_text
-    share = -(-text.count // runtime.world_size)
-    mine = list(range(text.count))[runtime.rank * share : (runtime.rank + 1) * share]
-    sums_of: list[list[float]] = []
-    with torch.no_grad():
-        for first in range(0, share, micro_batch):  # as many calls on every process, since sharded models meet in each
-            numbers = mine[first : first + micro_batch]
-            filled = numbers if runtime.world_size == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
-            examples = text.rows(filled).examples().to(runtime.device)
-            losses_BT, counts_BT = losses_of(examples).double(), examples.targets != IGNORED
-            is_text_BT = counts_BT if end is None else counts_BT & (examples.targets != end)
-            sums = [torch.where(mask, losses_BT, 0.0).sum(dim=1) for mask in (counts_BT, is_text_BT)]
-            figures_B3 = torch.stack([sums[0], counts_BT.sum(dim=1).double(), sums[1]], dim=1)
-            sums_of.extend(figures_B3.tolist()[: len(numbers)])
-    return _score(reading, [row for part in runtime.gather(sums_of) for row in part])
+    end = reading.packing.end_of_text
+
+    def figures_of(examples: Examples) -> torch.Tensor:
+        losses_BT, counts_BT = losses_of(examples).double(), examples.targets != IGNORED
+        is_text_BT = counts_BT if end is None else counts_BT & (examples.targets != end)
+        sums = [torch.where(mask, losses_BT, 0.0).sum(dim=1) for mask in (counts_BT, is_text_BT)]
+        return torch.stack([sums[0], counts_BT.sum(dim=1).double(), sums[1]], dim=1)
+
+    return _score(reading, score_rows(reading.sequences, figures_of, runtime, micro_batch))
 
 
 def score_figures(judged: Score) -> dict[str, float | None]:
@@ -182,11 +165,11 @@ def ratio(values: Sequence[float], sizes: Sequence[float], total: float | None =
 
 def _shares(text: Text, tokenizer: "PreTrainedTokenizerBase", end: int) -> tuple[int, ...]:
     """The bytes of each sequence: of its tokens' text, where a character cut in two counts a little more or less."""
-    shares = []
+    sizes = []
     for number in range(text.count):
         tokens = text.rows([number]).predicted[0]
-        shares.append(len(_decode(tokens[(tokens != end) & (tokens >= 0)], tokenizer).encode()))
-    return tuple(shares)
+        sizes.append(len(_decode(tokens[(tokens != end) & (tokens >= 0)], tokenizer).encode()))
+    return tuple(sizes)
 
 
 def _decode(tokens: Array, tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -25,7 +25,7 @@ from inheritune.inheritance import check_function_preserving
 from inheritune.recipe import Basis, Recipe, TokenFiles, Training
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
-from inheritune.training import check_compiler, check_float8, check_optimizer, check_shardable
+from inheritune.training import check_compiler, check_float8
 from inheritune.vocabulary import vocabulary_size
 
 
@@ -127,9 +127,9 @@ def _check_hardware(basis: Basis, train: Training, runtime: Runtime) -> None:
         check_float8(runtime.device)
     new = basis.reference.train
     for optimizer in (train.optimizer, *([new.optimizer] if new is not None and new.optimizer else [])):
-        check_optimizer(optimizer, runtime.device)
+        optimizer.check_device(runtime.device)
         if runtime.world_size > 1 or basis.hardware.parallel == "fsdp":
-            check_shardable(optimizer)
+            optimizer.check_shardable()
 
 
 def _check_distillation(recipe: Recipe, models: Models) -> None:

@@ -12,12 +12,12 @@ from pydantic import BeforeValidator, Field, model_validator
 from inheritune.errors import InputError
 from inheritune.experiment.methods import METHODS, Method
 from inheritune.experiment.methods.base import Count, Origin
-from inheritune.recipe.base import Part
 from inheritune.recipe.file import check, load_file, merged
 from inheritune.recipe.filters import Filters
 from inheritune.recipe.models import Basis
-from inheritune.recipe.size import Tokens
 from inheritune.recipe.training import Training
+from inheritune.settings.part import Part
+from inheritune.settings.size import Tokens
 
 
 def _as_method(value: Any) -> Any:

@@ -27,6 +27,7 @@ from inheritune.distillation import DistillationRequest, Teacher, check_has_teac
 from inheritune.evaluation import Evaluation, figures, mean, sequence_losses
 from inheritune.experiment.context import RunContext, check_framing
 from inheritune.experiment.store import once, read_done
+from inheritune.losses import LossSetup, TeacherNeeds, build_losses
 from inheritune.recipe import Reference, Training
 from inheritune.results import TrainingCost, TrainingResult
 from inheritune.runlog import Trackers, open_trackers, read_mapping, write_json
@@ -111,12 +112,18 @@ def _train(run: TrainingRun, context: RunContext) -> TrainingCost:
         f"{run.name}: {model.config.num_hidden_layers} blocks, {size:,} parameters,"
         f" {steps:,} steps of {settings.batch_tokens:,} tokens"
     )
+    router = router_loss_of(model, settings.router_loss, run.name, context.terminal.say)
+    losses = build_losses(
+        settings, LossSetup(router, model.config, None if run.teacher is None else run.teacher.config)
+    )
     outputs, teaching = None, dict[str, Any]()
     if run.teacher is not None:
         uses = steps * settings.batch_sequences
-        request = DistillationRequest(run.name, settings, context.train_sequences, uses, logits_width(model))
+        request = DistillationRequest(
+            run.name, settings, context.train_sequences, uses, logits_width(model), TeacherNeeds.of(losses)
+        )
         outputs, teaching = run.teacher.outputs(request, runtime, context.terminal.say)
-    job = replace(_job(run, context, model, flops), teacher=outputs)
+    job = replace(_job(run, context, model, flops), teacher=outputs, losses=tuple(losses))
     runtime.on_rank0(lambda: keep_frame(model, context.tokenizer, run.folder / "checkpoints"))
     building = time.monotonic() - began
     with _open_trackers(run, context, model) as trackers:
@@ -192,7 +199,6 @@ def _job(run: TrainingRun, context: RunContext, model: "PreTrainedModel", flops:
         return mean(losses).value
 
     return Job(
-        router=router_loss_of(model, settings.router_loss, run.name, context.terminal.say),
         label=run.name,
         model=model,
         sequences=context.train_sequences,

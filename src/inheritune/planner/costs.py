@@ -229,7 +229,7 @@ def memory_table(planned: Planned) -> list[dict[str, Any]]:
             if devices > planned.training.batch_sequences:
                 continue
             way = way_of(planned, precision, devices)
-            if devices > 1 and (way.optimizer.states == "8bit" or way.optimizer.offload):
+            if devices > 1 and way.optimizer.one_process_only is not None:
                 continue  # for one process only
             rows.append(_row(way, memory_of(planned.anatomy, planned.kept, way)))
     return rows

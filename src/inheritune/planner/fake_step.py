@@ -1,4 +1,4 @@
-"""A training step without memory: what it would allocate and multiply, seen operation by operation.
+"""A training step on fake tensors: what it would allocate and multiply, operation by operation.
 
 The model runs, forward and backward, on fake tensors (shapes and dtypes, no values), with torch's own autocast,
 autograd and choice of attention kernels. So what a block keeps for its backward pass is what autograd keeps of that
@@ -17,14 +17,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from inheritune.arch import build_empty, find_structure
-from inheritune.losses import Form, has_chunked_form, linear_cross_entropy, token_losses
+from inheritune.arch import (
+    Head,
+    assumed_head,
+    build_empty,
+    find_structure,
+    hidden_of,
+    replaced_forwards,
+    with_hidden,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-_WHOLE_LOGITS = 2 * 2**30  # bytes of float32 logits above which training does not hold them at once
-_OUTSIDE = -1  # the number that stands for what lies outside the blocks
+_OUTSIDE = -1  # the number of everything outside the blocks
 
 
 @dataclass
@@ -55,7 +61,7 @@ class StepUse:
     working: int
 
 
-class Rehearsal:
+class FakeStep:
     """The model of a config on fake tensors. `kinds` has for each block the number of the first block that is like it.
 
     `half` gives it weights in bfloat16, which FSDP computes with in that precision.
@@ -74,7 +80,7 @@ class Rehearsal:
             for parameter in self.model.parameters():
                 parameter.grad = torch.empty_like(parameter)  # those of the micro-batch before
 
-    def step(self, sequences: int, length: int, precision: str) -> StepUse:
+    def run(self, sequences: int, length: int, precision: str) -> StepUse:
         """One micro-batch of `sequences` sequences of `length` tokens, its products in `precision` (`bfloat16` or
         `float32`). Raises what the model raises.
         """
@@ -86,22 +92,19 @@ class Rehearsal:
             watch.leave_forward()
             loss.backward()  # type: ignore[no-untyped-call]
             del loss
-        return watch.found()
+        return watch.result()
 
     def _loss(self, tokens_BT: torch.Tensor, watch: "_Watch") -> torch.Tensor:
         """As training computes it: from hidden states where the model ends in a plain linear layer."""
-        model = self.model
-        base, head = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()
-        capped = any(value for name, value in model.config.to_dict().items() if "logit_softcap" in name)
-        if base is None or base is model or type(head) is not torch.nn.Linear or capped:
-            return token_losses(model(input_ids=tokens_BT, use_cache=False).logits, tokens_BT).sum()
-        hidden_BTD = base(input_ids=tokens_BT, use_cache=False).last_hidden_state
-        large = tokens_BT.numel() * head.out_features * 4 > _WHOLE_LOGITS
-        form: Form = "chunked" if large and has_chunked_form() else "whole"
+        head = assumed_head(self.model)
+        if any(value for name, value in self.model.config.to_dict().items() if "logit_softcap" in name):
+            head = Head(self.model)
+        states_ND = head.states(head.outputs(input_ids=tokens_BT)).flatten(0, 1)
         before = watch.uses[_OUTSIDE].flops
-        loss = linear_cross_entropy(hidden_BTD, head.weight, head.bias, tokens_BT, form)
-        # of the product alone: the chunked form computes its gradients going forward
-        watch.uses[_OUTSIDE].flops = before + 2 * tokens_BT.numel() * head.weight.numel()
+        loss = head.cross_entropy(states_ND, tokens_BT.flatten(), head.form(tokens_BT.numel()))
+        if head.linear is not None:
+            # of the product alone: the chunked form computes its gradients in the forward pass
+            watch.uses[_OUTSIDE].flops = before + 2 * tokens_BT.numel() * head.linear.weight.numel()
         return loss
 
 
@@ -114,7 +117,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights = {_memory(tensor): tensor for tensor in held}
         gradients = [tensor.grad for tensor in held if tensor.grad is not None]
         self._known = {*self._weights, *map(_memory, gradients)}
-        self._held = gradients  # so that no address stands for two
+        self._held = gradients  # so that no address is used twice
         self._alive: dict[int, Any] = {}
         self._live = self._peak = self._kept = self._logits = 0
         self._at = _OUTSIDE
@@ -134,7 +137,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._at = _OUTSIDE
 
     def leave_blocks(self, output: torch.Tensor) -> None:
-        """All blocks are behind; what is live now is what was kept, and the loss begins."""
+        """The last block is done: what is alive now was kept, and the loss begins."""
         self._kept = self._peak = self._live
         outside = self.uses[_OUTSIDE]
         taken = sum(use.kept + use.casts for block, use in self.uses.items() if block != _OUTSIDE)
@@ -149,7 +152,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What comes now is the backward pass."""
         self._forward = False
 
-    def found(self) -> StepUse:
+    def result(self) -> StepUse:
         """The figures, when the step is over."""
         outside = self.uses.pop(_OUTSIDE)
         outside.casts = self._before_head  # the head's is in `logits`
@@ -199,7 +202,7 @@ def _answer(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> int:
-    """FLOPs of a product, as torch's FlopCounterMode counts them; it leaves out two that the CPU has."""
+    """FLOPs of a product, as torch's FlopCounterMode counts them; which lacks two that the CPU has."""
     if func is torch.ops.aten._grouped_mm.default:
         return 2 * int(args[0].shape[-2] * args[0].shape[-1] * args[1].shape[-1])
     if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
@@ -223,49 +226,35 @@ def _treated_as_real() -> Iterator[None]:
         masking_utils.is_tracing, logger.disabled = before, False
 
 
-@contextlib.contextmanager
-def _first_of_each_kind(blocks: Sequence[torch.nn.Module], kinds: Sequence[int], watch: _Watch) -> Iterator[None]:
-    """Inside, a block that is like an earlier one hands on what it is given, in the form of what that one gave."""
-    given_by: dict[int, Any] = {}
+def _first_of_each_kind(
+    blocks: Sequence[torch.nn.Module], kinds: Sequence[int], watch: _Watch
+) -> contextlib.AbstractContextManager[None]:
+    """Inside, a block that is like an earlier one passes on its input, in the form of that one's output."""
+    outputs: dict[int, Any] = {}
 
-    def run(place: int, forward: Any) -> Any:
-        def first(*given: Any, **named: Any) -> Any:
+    def run(place: int, own: Any) -> Any:
+        def first(*args: Any, **kwargs: Any) -> Any:
             watch.enter(place)
-            output = given_by[place] = forward(*given, **named)
-            watch.leave(_hidden(output))
+            output = outputs[place] = own(*args, **kwargs)
+            watch.leave(hidden_of(output))
             return output
 
-        def like(*given: Any, **named: Any) -> Any:
-            return _handed_on(_hidden((named.get("hidden_states"), given, named)), given_by[kinds[place]])
+        def like(*args: Any, **kwargs: Any) -> Any:
+            return _passed_on(hidden_of(args, kwargs), outputs[kinds[place]])
 
-        def last(*given: Any, **named: Any) -> Any:
-            output = chosen(*given, **named)
-            watch.leave_blocks(_hidden(output))
+        def last(*args: Any, **kwargs: Any) -> Any:
+            output = chosen(*args, **kwargs)
+            watch.leave_blocks(hidden_of(output))
             return output
 
         chosen = first if kinds[place] == place else like
         return last if place == len(blocks) - 1 else chosen
 
-    for place, block in enumerate(blocks):
-        block.forward = run(place, block.forward)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
+    return replaced_forwards(blocks, run)
 
 
-def _hidden(values: Any) -> torch.Tensor:
-    """The hidden states among what a block takes or gives: the first tensor."""
-    found: torch.Tensor = next(filter(torch.is_tensor, tree_leaves(values)))
-    return found
-
-
-def _handed_on(hidden: torch.Tensor, output: Any) -> Any:
-    """`output` with these hidden states in the place of its own, where they can be."""
-    own = _hidden(output)
-    if hidden.shape != own.shape or hidden.dtype != own.dtype:
-        return output
-    if torch.is_tensor(output):
-        return hidden
-    return type(output)(hidden if value is own else value for value in output)
+def _passed_on(hidden: torch.Tensor, output: Any) -> Any:
+    """`output` with these hidden states in the place of its own, where they have their shape and dtype."""
+    own = hidden_of(output)
+    fits = hidden.shape == own.shape and hidden.dtype == own.dtype
+    return with_hidden(output, hidden) if fits else output

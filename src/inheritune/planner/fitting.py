@@ -8,7 +8,6 @@ from typing import Any
 from inheritune.planner.costs import Conditions, Planned, figures, resolved, way_of
 from inheritune.planner.devices import USABLE, Device
 from inheritune.planner.memory import Way, largest_micro_batch
-from inheritune.recipe import Optimizer
 
 _SHOWN = 10  # depths, beside the recipe's own
 
@@ -19,9 +18,9 @@ def savings(planned: Planned, devices: int) -> list[tuple[str, Way]]:
     found = [("as the recipe says", way)]
     if not way.activation_checkpointing:
         found.append(("activation_checkpointing", replace(way, activation_checkpointing=True)))
-    if way.optimizer.name == "adamw" and way.optimizer.states == "float32" and devices == 1:
-        small = Optimizer.model_validate(way.optimizer.model_dump() | {"states": "8bit", "offload": False})
-        found += [(f"{name}, 8-bit states".removeprefix("as the recipe says, "), replace(each, optimizer=small))
+    smaller = way.optimizer.less_memory()
+    if smaller is not None and devices == 1:
+        found += [(f"{name}, 8-bit states".removeprefix("as the recipe says, "), replace(each, optimizer=smaller[1]))
                   for name, each in list(found)]  # fmt: skip
     return found
 

@@ -94,8 +94,9 @@ def _memory(trainings: Sequence[Planned], devices: Sequence[dict[str, Any]]) -> 
     largest = most_demanding(trainings)
     settings = largest.training
     ways = [] if settings.activation_checkpointing else ["train.activation_checkpointing=true"]
-    if settings.optimizer.name == "adamw" and settings.optimizer.states == "float32":
-        ways.append("train.optimizer.states=8bit")
+    smaller = settings.optimizer.less_memory()
+    if smaller is not None:
+        ways.append(smaller[0])
     if settings.micro_batch != 1:
         ways.append("train.micro_batch=1")
     ways.append("several devices (--gpus N)")

@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from inheritune.planner.fake_step import StepUse
 
 _FLOAT32 = 4
-_ADAMW = 8  # bytes a parameter: two running means in float32
-_EIGHT_BIT = 2 * (1 + 4 / 256)  # torchao: a byte each, and a float32 scale for 256 of them
-_LEAST_EIGHT_BIT = 4096  # torchao leaves smaller tensors in float32, and those that are no multiple of 256
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def memory_of(anatomy: ModelProfile, kept: Sequence[int], way: Way) -> Memory:
     kinds = [anatomy.kinds[block] for block in kept]
     weights, states = _FLOAT32 * count / way.devices, state_bytes(parts, way.optimizer) / way.devices
     teacher = way.teacher * (2.0 if half else _FLOAT32)
-    fixed = Memory(weights, weights, 0.0 if way.optimizer.offload else states, 0.0, 0.0, 0.0, teacher)
+    fixed = Memory(weights, weights, states if way.optimizer.states_on_device else 0.0, 0.0, 0.0, 0.0, teacher)
     if use is None:
         return fixed
     casts = use.outside.casts + sum(use.blocks[kind].casts for kind in kinds)
@@ -82,14 +79,7 @@ def memory_of(anatomy: ModelProfile, kept: Sequence[int], way: Way) -> Memory:
 
 def state_bytes(parts: Sequence[Part], optimizer: Optimizer) -> float:
     """What the optimizer keeps between steps, in bytes, wherever it lies."""
-    total = 0.0
-    for part in parts:
-        large = part.size >= _LEAST_EIGHT_BIT and part.size % 256 == 0
-        if optimizer.name == "muon" and part.place is not None and part.dimensions == 2:
-            total += _FLOAT32 * part.size
-        else:
-            total += part.size * (_EIGHT_BIT if optimizer.states == "8bit" and large else _ADAMW)
-    return total
+    return sum(optimizer.state_bytes(part.size, part.dimensions, part.place is not None) for part in parts)
 
 
 def _activations(use: "StepUse", kinds: Sequence[int], checkpointed: bool) -> float:

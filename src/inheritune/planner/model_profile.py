@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
-    from inheritune.planner.fake_step import Rehearsal, StepUse
+    from inheritune.planner.fake_step import FakeStep, StepUse
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ModelProfile:
         of_blocks = {id(tensor) for tensors in self._inside for tensor in tensors.values()}
         self._outside = {name: p for name, p in model.named_parameters() if id(p) not in of_blocks}
         self._model = model  # so that no id is used twice
-        self._rehearsals: dict[bool, Rehearsal] = {}
+        self._fake_steps: dict[bool, FakeStep] = {}
         self._uses: dict[tuple[str, bool, int, int], StepUse] = {}
         self.unfollowed: str | None = None
 
@@ -107,21 +107,21 @@ class ModelProfile:
         return kinds
 
     def use(self, precision: str, sharded: bool, sequences: int, length: int) -> "StepUse | None":
-        """What a micro-batch takes in this precision (`bfloat16` or `float32`): see `rehearsal`.
+        """What a micro-batch takes in this precision (`bfloat16` or `float32`): see `fake_step`.
 
         None where the model's code looks at values in a way that cannot be answered for it (see `unfollowed`).
         """
-        from inheritune.planner.fake_step import Rehearsal
+        from inheritune.planner.fake_step import FakeStep
 
         if self.unfollowed is not None:
             return None
         half = sharded and precision != "float32"
         key = (precision, half, sequences, length)
         try:
-            if half not in self._rehearsals:
-                self._rehearsals[half] = Rehearsal(self.config, self.kinds, half=half, trust_remote_code=self._trust)
+            if half not in self._fake_steps:
+                self._fake_steps[half] = FakeStep(self.config, self.kinds, half=half, trust_remote_code=self._trust)
             if key not in self._uses:
-                self._uses[key] = self._rehearsals[half].step(sequences, length, precision)
+                self._uses[key] = self._fake_steps[half].run(sequences, length, precision)
         except Exception as error:  # whatever an architecture's code stumbles over
             self.unfollowed = " ".join(f"{type(error).__name__}: {error}".split())[:120]
             return None

@@ -1,13 +1,13 @@
 """What the user asks for: one model per part of a recipe, and the reading of recipe files."""
 
-from inheritune.recipe.base import Part
+from inheritune.losses import Distillation
+from inheritune.optimizers import Optimizer
 from inheritune.recipe.data import Data, Slurm, Source, TokenFiles
 from inheritune.recipe.file import changes, check, completed, dump_recipe, in_words, is_suite, merged, override
 from inheritune.recipe.filters import FILTERS, FilterConfig
 from inheritune.recipe.models import Basis, Hardware, Recipe, load_recipe, reference_training
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
 from inheritune.recipe.renamed import with_new_names
-from inheritune.recipe.size import Size, parse_size
 from inheritune.recipe.target import (
     MEASURED,
     Choice,
@@ -20,7 +20,8 @@ from inheritune.recipe.target import (
     Width,
     parse_layers,
 )
-from inheritune.recipe.training import Checkpoints, Distillation, Optimizer, Schedule, Training
+from inheritune.recipe.training import Checkpoints, Schedule, Training
+from inheritune.settings import Part, Size, parse_size
 
 __all__ = [
     "FILTERS",

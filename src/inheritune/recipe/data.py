@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from inheritune.recipe.base import Part
 from inheritune.recipe.encodings import parse_encoding
 from inheritune.recipe.filters import Filters
-from inheritune.recipe.size import In, Size, Tokens, parse_size
+from inheritune.settings.part import Part
+from inheritune.settings.size import In, Size, Tokens, parse_size
 
 DocumentRule = Literal["auto", "file", "line", "blank line", "record", "string literal"]
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from inheritune.errors import InputError, Problem
 from inheritune.limits import check_yaml
-from inheritune.recipe.base import Part, Unfit
 from inheritune.recipe.renamed import RENAMED, with_new_names
 from inheritune.recipe.yaml_file import Lines, read_value, read_yaml
+from inheritune.settings.part import Part, Unfit
 
 Model = TypeVar("Model", bound=BaseModel)
 _COMMAND_LINE = "command line"

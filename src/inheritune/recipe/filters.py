@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from inheritune.recipe.base import Part
+from inheritune.settings.part import Part
 
 
 class FilterConfig(Part):

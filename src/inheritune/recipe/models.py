@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data
 from inheritune.recipe.file import load_file
 from inheritune.recipe.reference import AnyReference, NewReference
-from inheritune.recipe.size import In, Size
 from inheritune.recipe.target import Control, Evaluate, EvaluateRun, Grow, Inherit
 from inheritune.recipe.training import Training
+from inheritune.settings.part import Part
+from inheritune.settings.size import In, Size
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 MOST_THREADS = 1024

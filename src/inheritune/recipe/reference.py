@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from inheritune.recipe.base import Part
-from inheritune.recipe.size import Length
-from inheritune.recipe.training import Optimizer, Schedule
+from inheritune.optimizers import AnyOptimizer
+from inheritune.recipe.training import Schedule
+from inheritune.settings.part import Part
+from inheritune.settings.size import Length
 
 
 class NewTokenizer(Part):
@@ -26,7 +27,7 @@ class NewReference(Part):
     """{vocabulary: N} to train one on the data, or a hub id, folder or .gguf file to take it from."""
     length: Length | None = None
     """How long the reference is trained. Default: as long as the targets (`train.length`)."""
-    optimizer: Optimizer | None = None
+    optimizer: AnyOptimizer | None = None
     """Default: `train.optimizer`."""
     schedule: Schedule | None = None
     """Default: `train.schedule`."""

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from inheritune.recipe.base import Part
-from inheritune.recipe.size import In, Size, Steps, Tokens, parse_size
+from inheritune.settings.part import Part
+from inheritune.settings.size import In, Size, Steps, Tokens, parse_size
 
 Measured = Literal["auto", "rank", "influence", "loss"]
 Choice = Literal["first", "last", "middle", "ends", "every", "stacked", "auto", "rank", "influence", "loss"]

@@ -1,15 +1,15 @@
-"""The recipe's `train`: how long, in what batches, with which optimizer and schedule."""
+"""The recipe's `train`: length, batches, losses, optimizer, schedule."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
-from inheritune.recipe.base import Part
-from inheritune.recipe.size import Batch, Interval, Length, Size, WarmUp
+from inheritune.losses import KINDS, Distillation, RouterChoice
+from inheritune.optimizers import AnyOptimizer, read_optimizer
+from inheritune.settings import Part
+from inheritune.settings.size import Batch, Interval, Length, Size, WarmUp
 
-Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _number_or_auto(value: Any) -> Any:
@@ -22,39 +22,6 @@ def _flag_or_auto(value: Any) -> Any:
     if value == "auto" or isinstance(value, bool):
         return value
     raise ValueError("legal are true, false and auto")
-
-
-class Optimizer(Part):
-    """The optimizer. Defaults follow the paper's GPT-2 experiments."""
-
-    name: Literal["adamw", "muon"] = "adamw"
-    """adamw (Loshchilov and Hutter, 2019), or muon (Jordan et al., 2024) for the blocks' matrices and AdamW for all
-    else."""
-    learning_rate: Positive = 3e-4
-    """Peak rate, reached after warm-up. Muon's updates are scaled so that AdamW's rates fit them."""
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """Decay of the running means of gradient and squared gradient."""
-    epsilon: Positive = 1e-8
-    """Added to the denominator."""
-    weight_decay: NotNegative = 0.1
-    """Decoupled decay, on tensors of two or more dimensions only (matrices and embeddings, not norms or biases)."""
-    clip: Positive | None = 1.0
-    """Largest norm of the whole gradient; null: no clipping."""
-    momentum: Beta = 0.95
-    """Decay of Muon's running mean of gradients (muon only)."""
-    states: Literal["float32", "8bit"] = "float32"
-    """What the running means are kept in. 8bit: a quarter of the memory, with torchao (adamw on one process only)."""
-    offload: bool = False
-    """Keep the running means in the CPU's memory and compute the updates there (torchao; adamw on one GPU only)."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        given = [name for name, value in (("states: 8bit", self.states == "8bit"), ("offload", self.offload)) if value]
-        if given and self.name == "muon":
-            raise ValueError(f"{given[0]}: there is no such Muon; give name: adamw, or leave it out")
-        if len(given) > 1:
-            raise ValueError("offload: the states leave the GPU in float32; give either states: 8bit or offload: true")
-        return self
 
 
 class Schedule(Part):
@@ -72,7 +39,7 @@ class Schedule(Part):
 
 
 class Checkpoints(Part):
-    """States from which an interrupted training goes on. They change nothing in the result."""
+    """States from which an interrupted training resumes. They do not change the result."""
 
     every: Interval = Size(5, "minutes")
     """How often: minutes or steps."""
@@ -82,33 +49,14 @@ class Checkpoints(Part):
     """Keep the weights with the lowest validation loss seen on the way beside them, in `best`."""
 
 
-class Distillation(Part):
-    """Learning from a teacher's distribution besides the text: the loss is student x CE + (1 - student) x t^2 x KL. CE
-    is the cross-entropy of the text, KL the divergence of the model's distribution from the teacher's, both at
-    temperature t. Defaults follow the paper. In `run` the reference is the teacher.
-    """
-
-    student: Annotated[float, Field(ge=0, lt=1)] = 0.6
-    """The cross-entropy's share of the loss; the rest is the teacher's."""
-    temperature: Positive = 1.0
-    """t, by which the logits of both are divided for the KL. It is weighed with t^2, so that its gradient stays of the
-    same size at every temperature (Hinton, Vinyals and Dean, 2015)."""
-    top_k: Annotated[int, Field(ge=1)] | None = None
-    """How many of the teacher's most probable tokens are told apart; all others count as one, with the sum of their
-    probabilities. null: the whole vocabulary."""
-    outputs: Literal["auto", "stored", "online"] = "auto"
-    """stored: the teacher's outputs for all training sequences are computed once, and read by every training of the
-    run. online: the teacher passes every batch anew. auto: what takes less time by an estimate that is printed."""
-
-
-class Training(Part):
+class _Training(Part):
     """One training of one model."""
 
     length: Length
-    """Tokens, steps or epochs. Whole steps: what is left of the last is not trained on (`left_over_tokens` of its
+    """Tokens, steps or epochs. Whole steps: tokens that fill no step are not trained on (`left_over_tokens` in
     training.json)."""
     batch: Batch = Size(64, "sequences")
-    """What one optimizer step sees: sequences, or tokens (rounded down to whole sequences)."""
+    """The batch of one optimizer step: sequences, or tokens (rounded down to whole sequences)."""
     sequence_length: Annotated[int, Field(ge=2)] = 1024
     """Predicted tokens a sequence, in training and in validation."""
     sampling: Literal["shuffled", "with replacement"] = "shuffled"
@@ -116,7 +64,7 @@ class Training(Part):
     anywhere, each drawn for itself, as in the paper's GPT-2 experiments; an epoch is as many tokens as there are."""
     attention: Literal["sequence", "document"] = "sequence"
     """How far a token sees back, in training and in validation: to the beginning of its sequence, or of its document
-    (behind the last end-of-text), where positions begin anew. document: all models of a run must be able to."""
+    (after the last end-of-text), where positions restart at 0. document: all models of a run must be able to."""
     micro_batch: Annotated[Literal["auto"] | int, BeforeValidator(_number_or_auto)] = "auto"
     """Sequences that pass through the model at once on each process; a batch is accumulated from them. auto: on a GPU
     the most that fit, elsewhere at most 8."""
@@ -128,16 +76,10 @@ class Training(Part):
     for trainings of at least 1e15 FLOPs (about two hours on two cores)."""
     activation_checkpointing: bool = False
     """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work."""
-    router_loss: Annotated[Literal["auto"] | bool, BeforeValidator(_flag_or_auto)] = "auto"
-    """For mixture-of-experts models: add the load-balancing loss, weighted by the config's coefficient
-    (router_aux_loss_coef). auto: where the config says output_router_logits: true. The term is taken over
-    each micro-batch, recorded as `router`, and never part of a validation loss."""
     spike: Annotated[float, Field(gt=1)] | None = None
-    """A loss above so many times the median of the last 50 steps: go back to the newest checkpoint and leave out the
-    sequences since; null: go on."""
-    distillation: Distillation | None = None
-    """Learn from a teacher too; {} takes the paper's settings. null: from the text alone."""
-    optimizer: Optimizer = Optimizer()
+    """A loss above so many times the median of the last 50 steps: go back to the newest checkpoint and skip the
+    sequences since; null: continue."""
+    optimizer: AnyOptimizer = read_optimizer({})
     """The optimizer's settings."""
     schedule: Schedule = Schedule()
     """The learning rate over time."""
@@ -156,12 +98,8 @@ class Training(Part):
                 f"micro_batch: {self.micro_batch} is more than the batch's {self.batch_sequences} sequences;"
                 f" give at most {self.batch_sequences}"
             )
-        stored = self.distillation is not None and self.distillation.outputs == "stored"
-        if stored and self.sampling == "with replacement":
-            raise ValueError(
-                "distillation.outputs: stored outputs are those of fixed sequences, and with replacement sequences"
-                " begin anywhere; give online, or sampling: shuffled"
-            )
+        for key, loss in KINDS.items():
+            loss.check(getattr(self, key), self)
         return self
 
     @property
@@ -176,7 +114,7 @@ class Training(Part):
 
     @property
     def micro_batch_sequences(self) -> int:
-        """Sequences that pass through the model at once where `auto` is not tried out."""
+        """Sequences that pass through the model at once where `auto` is not found by trying."""
         return min(self.batch_sequences, 8) if self.micro_batch == "auto" else self.micro_batch
 
     def steps(self, sequences: int) -> int:
@@ -198,13 +136,31 @@ class Training(Part):
 
     def warm_up_steps(self, steps: int) -> int:
         """Steps of warm-up in a training of `steps` steps, rounded down."""
-        return self._share(self.schedule.warm_up, steps)
+        return self.schedule.warm_up.in_steps(steps, self.batch_tokens)
 
     def decay_steps(self, steps: int) -> int:
         """Steps at the end of a training of `steps` steps over which the rate falls (wsd), rounded down."""
-        return self._share(self.schedule.decay, steps)
+        return self.schedule.decay.in_steps(steps, self.batch_tokens)
 
-    def _share(self, size: Size, steps: int) -> int:
-        if size.unit == "%":
-            return int(size.amount / 100 * steps)
-        return size.count if size.unit == "steps" else size.count // self.batch_tokens
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether one of its losses asks for a teacher."""
+        return any(loss.asks_teacher(getattr(self, key)) for key, loss in KINDS.items())
+
+
+# The keys of the losses, each from the file of its loss.
+if TYPE_CHECKING:
+
+    class Training(_Training):
+        """One training of one model."""
+
+        distillation: Distillation | None = None
+        router_loss: RouterChoice = "auto"
+else:
+    Training = create_model(
+        "Training", __base__=_Training, __doc__=_Training.__doc__, __module__=__name__,
+        **{
+            loss.key.name: (loss.key.type, Field(loss.key.default, description=loss.key.description))
+            for loss in KINDS.values()
+        },
+    )  # fmt: skip

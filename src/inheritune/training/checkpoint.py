@@ -1,7 +1,7 @@
 """Checkpoints: whole and checked, or not there. Everything in them is safetensors and JSON; nothing is pickled.
 
-Each process writes its share, by torch.distributed.checkpoint in its safetensors form, while the training goes on; any
-number of processes reads them. The folder gets its name when all files are there, synced and summed.
+Each process writes its share with torch.distributed.checkpoint, as safetensors, while training continues; any number of
+processes can read them. The folder gets its name when all files are written, synced and summed.
 """
 
 import hashlib
@@ -38,8 +38,8 @@ BEST = "best"
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where a training stands: optimizer steps done, the seconds they took, and the seconds with validation and
-    checkpoints; how many batches were left out after loss spikes; the micro-batch in use, and the recipe's (0: auto).
+    """How far a training is: optimizer steps done, the seconds they took, and the seconds with validation and
+    checkpoints; how many batches were skipped after loss spikes; the micro-batch in use, and the recipe's (0: auto).
     """
 
     step: int = 0
@@ -51,9 +51,9 @@ class TrainProgress:
 
 
 def known_at(position: TrainProgress | None) -> Callable[[dict[str, Any]], bool]:
-    """Which records of metrics.jsonl belong to a training that is at this position: none before it has begun.
+    """Which records of metrics.jsonl belong to a training at this position: none before it has begun.
 
-    A spike belongs to the checkpoint in which its batches are left out, as it happens again without that one.
+    A spike belongs to the checkpoint in which its batches are skipped, as it happens again without that one.
     """
 
     def is_known(record: dict[str, Any]) -> bool:
@@ -89,16 +89,16 @@ class Checkpoints:
         self._begin(BEST, tensors, facts)
 
     def note_too_large(self, micro_batch: int, asked: int) -> None:
-        """Leave word for the next start that memory does not suffice for this micro-batch; `asked`: the recipe's.
+        """Record for the next start that memory does not suffice for this micro-batch; `asked` is the recipe's.
 
-        Of several processes the one that ran out of memory calls this alone, as the job then ends.
+        Of several processes only the one that ran out of memory calls this, as the job then ends.
         """
         if self.runtime.world_size > 1 and micro_batch > 1:
             note = {"fits": micro_batch // 2, "asked": asked}
             write_json(self.folder / _TOO_LARGE.replace("*", str(self.runtime.rank)), note)
 
     def fitting(self, micro_batch: int, asked: int) -> int:
-        """The micro-batch, or a smaller one that an earlier start with the same recipe has left word of."""
+        """The micro-batch, or a smaller one that an earlier start with the same recipe has recorded."""
 
         def smallest() -> int:
             notes = [read_json(note, "fits", "asked") for note in self.folder.glob(_TOO_LARGE)]
@@ -107,12 +107,12 @@ class Checkpoints:
         return self.runtime.on_rank0(smallest)
 
     def wait(self) -> None:
-        """Until all is written. Raises RunError where something could not be; what was there before stays."""
+        """Wait until everything is written. Raises RunError where something could not be; older checkpoints stay."""
         while self._pending:
             self._pending.pop(0).result()
 
     def close(self) -> None:
-        """Let what is being written come to its end, and end the writer."""
+        """Finish what is being written, and end the writer."""
         self._writer.shutdown(wait=True)
 
     def _begin(self, name: str, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
@@ -140,7 +140,7 @@ class Checkpoints:
             raise RunError(
                 str(self.folder),
                 "no longer there (has its disk been unmounted?); no checkpoint can be written, older ones stay as is",
-                "bring it back, then run the same command again to go on",
+                "bring it back, then run the same command again to resume",
             )
 
     @contextmanager
@@ -160,22 +160,22 @@ class Checkpoints:
         from torch.distributed.checkpoint.state_dict_saver import save
 
         sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
-        every = {name: size for found in self._gather(sizes) for name, size in found.items()}
+        every = {name: size for part in self._gather(sizes) for name, size in part.items()}
         writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=_files(every), save_distributed=True)
         _quiet()
         save(tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
         mine = partial.glob(f"shard-{self.runtime.rank + 1:05d}-*")
         sums = {file.name: checksum(file) for file in sorted(mine)}
-        return {name: value for found in self._gather(sums) for name, value in found.items()}
+        return {name: value for part in self._gather(sums) for name, value in part.items()}
 
     def _gather(self, value: _T) -> list[_T]:
         if self._group is None:
             return [value]
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.runtime.world_size
-        dist.all_gather_object(found, value, group=self._group)
-        return found
+        values: list[Any] = [None] * self.runtime.world_size
+        dist.all_gather_object(values, value, group=self._group)
+        return values
 
     def _meet(self) -> None:
         if self._group is not None:
@@ -185,13 +185,13 @@ class Checkpoints:
 
     def newest(self, warn: Callable[[str], None]) -> Path | None:
         """The newest checkpoint that is whole. A damaged one is named through `warn` and removed."""
-        found = self.runtime.on_rank0(lambda: self._newest(warn))
-        return None if found is None else Path(found)
+        newest = self.runtime.on_rank0(lambda: self._newest(warn))
+        return None if newest is None else Path(newest)
 
     def best_loss(self) -> float:
         """The validation loss of the best weights, infinite without any; the same on all processes.
 
-        `newest` has taken damaged ones away.
+        `newest` has removed damaged ones.
         """
 
         def read() -> float:
@@ -202,11 +202,11 @@ class Checkpoints:
         self.wait()
         return self.runtime.on_rank0(read)
 
-    def _settle(self) -> None:
-        """End what a kill broke off: a folder that is whole gets its name, the rest of others goes."""
+    def _finish_interrupted(self) -> None:
+        """Name folders that were complete when a kill came; remove those that were not."""
         for partial in self.folder.glob(".*.partial"):
             if partial.is_symlink():
-                partial.unlink()  # nothing of ours
+                partial.unlink()  # not written by us
             elif fault_of(partial) is None:
                 target = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
                 shutil.rmtree(target, ignore_errors=True)
@@ -215,7 +215,7 @@ class Checkpoints:
                 shutil.rmtree(partial)
 
     def _newest(self, warn: Callable[[str], None]) -> str | None:
-        self._settle()
+        self._finish_interrupted()
         best = self.folder / BEST
         if best.exists() and (fault := fault_of(best)) is not None:
             warn(f"{best} is damaged ({fault}); it is removed, and made again when a lower validation loss is seen")
@@ -232,24 +232,24 @@ class Checkpoints:
 
 def model_tensors(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
     """Parameters and persistent buffers, a shared tensor once, by the names that a checkpoint has for them."""
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            found[f"{_WEIGHTS}/{name}"] = tensor.detach()
-    return found
+            tensors[f"{_WEIGHTS}/{name}"] = tensor.detach()
+    return tensors
 
 
 def read_position(target: Path) -> TrainProgress:
-    """Where the training of a checkpoint stands."""
+    """The progress of a checkpoint's training."""
     return TrainProgress(**read_facts(target)["position"])
 
 
 def read_facts(target: Path) -> dict[str, Any]:
     """What checkpoint.json holds: the position, or step and validation loss of the best; the sums of all files."""
-    found: dict[str, Any] = read_json(target / _FACTS)
-    return found
+    facts: dict[str, Any] = read_json(target / _FACTS)
+    return facts
 
 
 def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
@@ -257,7 +257,7 @@ def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _sum_of(facts: dict[str, Any]) -> str:
-    """The sum of what checkpoint.json says, however it is written."""
+    """The sum of the content of checkpoint.json, however it is formatted."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -274,7 +274,7 @@ def read_tensors(target: Path, tensors: "dict[str, torch.Tensor]", runtime: Runt
 
     _check_model(target, tensors)
     _quiet()
-    with _in_a_line(target, "the checkpoint cannot be read", "see to the disk, then run again"):
+    with _in_a_line(target, "the checkpoint cannot be read", "check the disk, then run again"):
         load(tensors, storage_reader=HuggingFaceStorageReader(str(target)), no_dist=runtime.world_size == 1)
 
 
@@ -282,8 +282,8 @@ def stored_shapes(target: Path) -> dict[str, tuple[int, ...]]:
     """The names of a checkpoint's tensors, and the shape of each as a whole."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-    found: dict[str, Any] = HuggingFaceStorageReader(str(target)).read_metadata().state_dict_metadata
-    return {name: tuple(stored.size) for name, stored in found.items()}
+    metadata: dict[str, Any] = HuggingFaceStorageReader(str(target)).read_metadata().state_dict_metadata
+    return {name: tuple(stored.size) for name, stored in metadata.items()}
 
 
 @contextmanager
@@ -302,12 +302,12 @@ def _in_a_line(target: Path, what: str, remedy: str) -> "Iterator[None]":
             if isinstance(cause, OSError):
                 cause.filename = cause.filename or str(target)  # a write says only that the disk is full
                 raise cause from None
-        said = " ".join(f"{type(causes[0]).__name__}: {causes[0]}".split())[:300]
-        raise RunError(str(target), f"{what} ({said})", remedy) from None
+        shown = " ".join(f"{type(causes[0]).__name__}: {causes[0]}".split())[:300]
+        raise RunError(str(target), f"{what} ({shown})", remedy) from None
 
 
 def _check_model(target: Path, tensors: "Mapping[str, torch.Tensor]") -> None:
-    """Raise InputError where the weights stored are not those asked for, in name and shape: they would be left out."""
+    """Raise InputError where the stored weights are not those of `tensors` in name and shape."""
     stored = stored_shapes(target)
     wrong = [name for name, tensor in tensors.items() if stored.get(name) != tuple(tensor.shape)]
     wrong += [name for name in stored if name.startswith(f"{_WEIGHTS}/") and name not in tensors]
@@ -320,21 +320,21 @@ def _check_model(target: Path, tensors: "Mapping[str, torch.Tensor]") -> None:
 
 
 def list_checkpoints(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, rising."""
+    """The steps of the checkpoints in a folder, in rising order."""
     if not folder.is_dir():
         return []
-    return sorted(int(found[1]) for path in folder.iterdir() if (found := _NAME.match(path.name)))
+    return sorted(int(match[1]) for path in folder.iterdir() if (match := _NAME.match(path.name)))
 
 
 def is_checkpoint(target: Path) -> bool:
-    """Whether a folder holds a checkpoint, be it damaged."""
+    """Whether a folder holds a checkpoint, whole or damaged."""
     return (target / _FACTS).is_file()
 
 
 def fault_of(target: Path) -> str | None:
     """What is wrong with a checkpoint's files, if anything.
 
-    Raises OSError where that cannot be seen (no permission, a disk that does not answer): damage is what is read wrong.
+    Raises OSError where the files cannot be read (no permission, a disk that does not answer): that is no damage.
     """
     try:
         facts = read_facts(target)
@@ -355,7 +355,7 @@ def fault_of(target: Path) -> str | None:
 
 
 def _remove(target: Path) -> None:
-    """Take away a checkpoint, or what stands under its name: one that was moved to another disk leaves a link."""
+    """Remove a checkpoint, or the link that is left of one that was moved to another disk."""
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     else:
@@ -363,7 +363,7 @@ def _remove(target: Path) -> None:
 
 
 def _disk_of(folder: Path) -> int | None:
-    """The number of the file system that a folder lies on; None where it cannot be seen."""
+    """The number of the file system that a folder is on; None where it cannot be read."""
     try:
         return folder.stat().st_dev
     except OSError:
@@ -371,16 +371,16 @@ def _disk_of(folder: Path) -> int | None:
 
 
 def _files(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Which of a process's files each tensor of so many bytes goes to: a file is put together in memory first."""
-    found, number, filled = {}, 1, 0
+    """The number of the file that each tensor of so many bytes goes to. A file is put together in memory first."""
+    files, number, filled = {}, 1, 0
     for name, size in sizes.items():
         if filled and filled + size > _FILE_BYTES:
             number, filled = number + 1, 0
-        found[name] = number
+        files[name] = number
         filled += size
-    return found
+    return files
 
 
 def _quiet() -> None:
-    """One process is what is meant here; torch warns of it at every call."""
+    """A single process is intended; torch warns about it at every call."""
     warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)

@@ -1,4 +1,4 @@
-"""Attention inside documents: several documents in one sequence, of which a model sees each as if it stood alone."""
+"""Attention inside documents: a model sees each of several documents in a sequence as if it were alone."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from inheritune.arch import find_structure
+from inheritune.arch import check_room, find_structure
 from inheritune.arch.inspection import POSITION
 from inheritune.errors import InputError
 
@@ -26,7 +26,7 @@ _STEADY = {"default", "linear", "llama3", "proportional", "yarn"}  # rotary posi
 
 
 def document_positions(inputs_BT: torch.Tensor, end_of_text: int) -> torch.Tensor:
-    """The place of each token in its document, (B, T): from 0 where a sequence begins and behind an end-of-text."""
+    """The place of each token in its document, (B, T): from 0 at the start of a sequence and after an end-of-text."""
     places_T = torch.arange(inputs_BT.shape[1], device=inputs_BT.device)
     begins_BT = torch.zeros_like(inputs_BT)
     begins_BT[:, 1:] = torch.where(inputs_BT[:, :-1] == end_of_text, places_T[1:], 0)
@@ -38,8 +38,8 @@ def inside_documents(model: torch.nn.Module, inputs_BT: torch.Tensor, positions_
 
     `positions_BT` are the places of tokens in their documents.
 
-    Positions that begin anew are enough for most models, which make their masks of them. Others (Falcon, OPT, GPT-OSS)
-    make their masks without looking at positions, but take what transformers itself would have made of them.
+    For most models positions that restart at 0 are enough, as they make their masks from them. Others (Falcon, OPT,
+    GPT-OSS) ignore positions in their masks, but accept the masks that transformers makes from positions.
     """
     from transformers.masking_utils import create_masks_for_generate  # it imports the compiler, which takes seconds
 
@@ -49,13 +49,24 @@ def inside_documents(model: torch.nn.Module, inputs_BT: torch.Tensor, positions_
     return {"input_ids": inputs_BT, "position_ids": positions_BT, "attention_mask": masks}
 
 
+def model_inputs(model: torch.nn.Module, inputs_BT: torch.Tensor, positions_BT: torch.Tensor | None) -> dict[str, Any]:
+    """The arguments of a model's forward by name; with `positions_BT` attention stays inside documents.
+
+    Raises InputError where sequences are longer than the model's positions.
+    """
+    if positions_BT is not None:
+        return inside_documents(model, inputs_BT, positions_BT)
+    check_room(model, inputs_BT.shape[1])
+    return {"input_ids": inputs_BT}
+
+
 def check_documents_apart(model: torch.nn.Module, end_of_text: int, sequence_length: int, place: str) -> None:
     """Raise InputError unless a model gives packed documents what it gives each of them alone.
 
-    It is tried out, as a model may have no positions to be given, or layers that pass something on besides attention.
-    What attention does can change at a length that the config names (the window or chunk of local attention, the
-    original length of dynamic and longrope positions). Where sequences are longer than that, so are those that are
-    tried, on no more blocks than are needed to have one of each kind.
+    This is tried, as a model may take no positions, or have layers that mix positions without attention. Attention
+    may change at a length that the config names (the window or chunk of local attention, the original length of
+    dynamic and longrope positions). Where sequences are longer than that, longer ones are tried too, on just enough
+    blocks to have one of each kind.
     """
     title, remedy = type(model).__name__, "set train.attention to sequence"
     training = model.training
@@ -67,7 +78,7 @@ def check_documents_apart(model: torch.nn.Module, end_of_text: int, sequence_len
             except (TypeError, ValueError, RuntimeError):  # a model without positions to be given
                 apart = False
             if not apart:
-                raise InputError(place, f"{title} does not keep documents apart that stand in one sequence", remedy)
+                raise InputError(place, f"{title} does not keep the documents of a sequence apart", remedy)
             for length in _turning_points(model, sequence_length):
                 if not _keeps_apart_beyond(model, end_of_text, length, sequence_length):
                     raise InputError(
@@ -100,9 +111,9 @@ def _keeps_apart(
     packed = outputs(model, inside_documents(model, tokens, document_positions(tokens, end_of_text)))
     for number, begin, end in spans:
         alone = outputs(model, {"input_ids": tokens[number : number + 1, begin:end]})[0, -last:]
-        found = packed[number, begin:end][-last:]
+        inside = packed[number, begin:end][-last:]
         near = max(1e-5, 4 * torch.finfo(weight.dtype).eps) * alone[alone > _MASKED].abs().max()
-        differences = torch.where(found == alone, 0.0, found - alone).abs().amax(dim=-1)  # -inf from itself is NaN
+        differences = torch.where(inside == alone, 0.0, inside - alone).abs().amax(dim=-1)  # -inf from itself is NaN
         if not bool((differences.median() if last else differences.max()) <= near):
             return False
     return True
@@ -135,8 +146,8 @@ def _tried_beyond(model: Any, end_of_text: int, length: int, beyond: int) -> boo
 
 
 def _logits(model: Any, given: dict[str, Any]) -> torch.Tensor:
-    found: torch.Tensor = model(**given, use_cache=False).logits.float()
-    return found
+    logits: torch.Tensor = model(**given, use_cache=False).logits.float()
+    return logits
 
 
 def _hidden(model: Any, given: dict[str, Any]) -> torch.Tensor:
@@ -144,8 +155,8 @@ def _hidden(model: Any, given: dict[str, Any]) -> torch.Tensor:
     base = model.base_model
     if base is model:
         return _logits(model, given)
-    found: torch.Tensor = base(**given, use_cache=False).last_hidden_state.float()
-    return found
+    hidden: torch.Tensor = base(**given, use_cache=False).last_hidden_state.float()
+    return hidden
 
 
 @contextmanager
@@ -168,16 +179,16 @@ def _few_blocks(model: Any) -> Iterator[None]:
 def _kind(block: torch.nn.Module) -> list[Any]:
     """The modules of a block and their settings; blocks that have them in common are of one kind."""
     plain = (bool, int, float, str, type(None))
-    found: list[Any] = []
+    parts: list[Any] = []
     for name, module in block.named_modules():
         settings = {key: value for key, value in vars(module).items() if isinstance(value, plain)}
-        found.append((name, type(module), {key: settings[key] for key in settings if not POSITION.match(key)}))
-    return found
+        parts.append((name, type(module), {key: settings[key] for key in settings if not POSITION.match(key)}))
+    return parts
 
 
 def _turning_points(model: Any, sequence_length: int) -> list[int]:
     """The lengths in a model's config from which on its attention may be another, and that sequences exceed."""
-    found: set[int] = set()
+    lengths: set[int] = set()
     parameters = getattr(model.config, "rope_parameters", None) or {}
     ropes = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
     kinds = {rope["rope_type"] for rope in ropes if "rope_type" in rope}
@@ -192,7 +203,7 @@ def _turning_points(model: Any, sequence_length: int) -> list[int]:
                 continue
             for length in value if isinstance(value, list) else [value]:
                 if type(length) is int:
-                    found.add(length - 1 if "floor" in str(name) else length)  # the first token that it divides
+                    lengths.add(length - 1 if "floor" in str(name) else length)  # the first token that it divides
 
     search(model.config.to_dict())
-    return sorted(length for length in found if sum(_LENGTHS) <= length < sequence_length)
+    return sorted(length for length in lengths if sum(_LENGTHS) <= length < sequence_length)

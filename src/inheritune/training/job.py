@@ -1,12 +1,14 @@
-"""What one training needs to know."""
+"""The description of one training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inheritune.arch import Head
 from inheritune.data import Examples, Sequences
 from inheritune.errors import InputError
+from inheritune.losses import CrossEntropy, Loss
 from inheritune.recipe import Training
 from inheritune.runlog import Terminal, Trackers
 from inheritune.runtime import Runtime
@@ -15,23 +17,22 @@ from inheritune.training.schedule import check_schedule
 if TYPE_CHECKING:
     import torch
 
-    from inheritune.training.objective import LinearHead, RouterTerm, TeacherOutputs
+    from inheritune.training.objective import TeacherOutputs
 
     Score = Callable[[Examples], torch.Tensor]
-    """From examples the mean loss of each sequence (B,), in nats a token."""
+    """From examples the cross-entropy of each target (B, T) in nats; 0 where it does not count."""
 
 
 @dataclass(frozen=True)
 class Job:
     """One training. `model` is trained in place, in float32, on the runtime's device.
 
-    `validate` gives, from what scores sequences, a loss for the curves every `validate_every` steps;
-    it decides nothing.
+    `validate` computes a loss for the curves every `validate_every` steps, with a function that scores examples; it
+    decides nothing.
 
-    `blocks` are the model's blocks, `matrices` the names of their two-dimensional weights, `head` how it ends in a
-    linear layer (None: its logits are taken as they are). `parallel` is the recipe's word for several processes.
-    `teacher` is whose outputs the model learns from besides the text. `router` is the
-    term that balances a mixture's experts, where it is added to the loss.
+    `blocks` are the model's blocks, `matrices` the names of their two-dimensional weights, `head` splits the model into
+    hidden states and a linear layer (None: it is not split). `parallel` is the recipe's key for several processes.
+    `losses` are what the training minimises; `teacher` has the outputs that they ask for.
     """
 
     label: str
@@ -46,12 +47,12 @@ class Job:
     validate_every: int
     blocks: "Sequence[torch.nn.Module]" = ()
     matrices: frozenset[str] = frozenset()
-    head: "LinearHead | None" = None
+    head: Head | None = None
     vocabulary: int = 1
     parallel: str = "auto"
     trackers: Trackers | None = None
     teacher: "TeacherOutputs | None" = None
-    router: "RouterTerm | None" = None
+    losses: tuple[Loss, ...] = (CrossEntropy(),)
 
 
 def planned_steps(settings: Training, sequences: Sequences) -> int:

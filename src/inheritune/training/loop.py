@@ -12,6 +12,7 @@ import torch
 from inheritune import runtime as rt
 from inheritune.data import Batches, Examples, nothing_stored
 from inheritune.errors import Interrupted, RunError
+from inheritune.optimizers.stepping import allocate_state, load_state, state_tensors
 from inheritune.runlog import LiveLine, MetricsLog, read_metrics
 from inheritune.training.checkpoint import (
     Checkpoints,
@@ -24,9 +25,8 @@ from inheritune.training.checkpoint import (
 )
 from inheritune.training.float8 import check_float8, use_float8
 from inheritune.training.job import Job, planned_steps
-from inheritune.training.objective import NextToken, checkpoint_activations
-from inheritune.training.optimizer import allocate_state, build_optimizer, check_shardable, load_state, state_tensors
-from inheritune.training.parallel import How, ParallelModel, check_compiler, choose, spread
+from inheritune.training.objective import Objective, checkpoint_activations
+from inheritune.training.parallel import How, ParallelModel, check_compiler, choose, parallelize
 from inheritune.training.schedule import learning_rate
 from inheritune.training.step import Launched, Outcome, Stepper, is_out_of_memory, largest_micro_batch
 
@@ -40,7 +40,7 @@ _SHOWN = 16  # sequences in an error
 
 
 def train_steps(job: Job) -> tuple[TrainProgress, How]:
-    """Train to the end, going on from the newest good checkpoint in `job.folder`/checkpoints.
+    """Train to the end, resuming from the newest good checkpoint in `job.folder`/checkpoints.
 
     Writes metrics.jsonl there: per step the mean loss of the batch in nats a token, learning rate, gradient norm,
     tokens so far, tokens per second. Returns where it ended, and how the model is held by the processes now.
@@ -53,95 +53,110 @@ def train_steps(job: Job) -> tuple[TrainProgress, How]:
     checkpoints = Checkpoints(job.folder / "checkpoints", job.settings.checkpoint.keep, job.runtime)
     undo = checkpoint_activations(job.blocks) if job.settings.activation_checkpointing else lambda: None
     log: MetricsLog | None = None
+    state: _State | None = None
     try:
         with rt.freed_memory_kept(), rt.stop_on_signal() as stop:
             state = _State(job, checkpoints)
-            found = state.restore()
-            position = state.with_micro_batch(found or TrainProgress())
+            restored = state.restore()
+            position = state.with_micro_batch(restored or TrainProgress())
             if position.step:
-                job.terminal.say(f"{job.label}: going on from step {position.step:,} of {steps:,}")
+                job.terminal.say(f"{job.label}: resuming from step {position.step:,} of {steps:,}")
             if job.runtime.is_rank0:
-                log = MetricsLog(job.folder / "metrics.jsonl", known_at(found))
+                log = MetricsLog(job.folder / "metrics.jsonl", known_at(restored))
                 _warn_of_gaps(job, position.step)
             with job.terminal.live(job.label, steps, position.step) as line, state.batches.reading_ahead():
                 loop = _Loop(job, state, log, line, stop, steps)
-                return loop.run(position, is_new=found is None), state.spread.how
+                return loop.run(position, is_new=restored is None), state.parallel.how
     finally:
         checkpoints.close()
+        if state is not None:
+            state.release()
         undo()
         if log is not None:
             log.close()
 
 
 def _warn_of_gaps(job: Job, step: int) -> None:
-    """Say that metrics.jsonl is damaged: curves lack steps, and what a spike is measured by may be others."""
+    """Warn that metrics.jsonl is damaged: curves lack steps, and a spike is measured by other losses."""
     file = job.folder / "metrics.jsonl"
     lacking = set(range(1, step + 1)) - {record["step"] for record in read_metrics(file)}
     if lacking:
-        job.terminal.warn(f"{file} is damaged: {len(lacking):,} of the steps up to {step:,} are missing, going on")
+        job.terminal.warn(
+            f"{file} is damaged: {len(lacking):,} of the steps up to {step:,} are missing, resuming anyway"
+        )
 
 
 class _State:
-    """All that a checkpoint holds, and what it is held by."""
+    """Everything that a checkpoint stores, and its owners."""
 
     def __init__(self, job: Job, checkpoints: Checkpoints) -> None:
         settings, runtime = job.settings, job.runtime
-        self.job, self.checkpoints = job, checkpoints
+        self.job, self.checkpoints, self.runtime = job, checkpoints, runtime
         how = choose(job.parallel, job.model, runtime)
-        objective = NextToken(job.model, job.head, job.teacher, job.router)
+        objective = Objective(job.model, job.head, job.losses, job.teacher, job.blocks)
+        self.release = objective.release
+        self.own: torch.nn.Module = objective.own
         precision = runtime.resolve_precision(settings.precision)
         if precision == "float8":
             check_float8(runtime.device)
             use_float8(job.blocks)
         if settings.compile is True:
             check_compiler(runtime.device)
-        self.spread: ParallelModel = spread(
+        self.parallel: ParallelModel = parallelize(
             objective, job.blocks, how, runtime, precision=precision, compiled=settings.compile is True
         )
         if how == "fsdp" or runtime.world_size > 1:
-            check_shardable(settings.optimizer)
-        self.optimizers = build_optimizer(job.model, job.matrices, settings.optimizer)
-        allocate_state(job.model, self.optimizers)
+            settings.optimizer.check_shardable()
+        self.optimizers = settings.optimizer.build(job.model, job.matrices, list(self.own.parameters()))
+        for module in (job.model, self.own):
+            allocate_state(module, self.optimizers)
         self.batches = Batches(
-            job.sequences, settings.batch_sequences, job.seed, rank=runtime.rank, processes=runtime.world_size,
+            job.sequences, settings.batch_sequences, job.seed, dp_rank=runtime.dp_rank, dp_size=runtime.dp_size,
             pin=runtime.device == "cuda", stored=job.teacher.stored if job.teacher is not None else nothing_stored,
         )  # fmt: skip
 
     def restore(self) -> TrainProgress | None:
-        """Take over the newest good checkpoint, if there is any."""
+        """Load the newest good checkpoint, if there is one."""
         target = self.checkpoints.newest(self.job.terminal.warn)
         if target is None:
             return None
         position = read_position(target)
-        states, random, stored = state_tensors(self.job.model, self.optimizers), self._random(), stored_shapes(target)
+        random, stored = self._random(), stored_shapes(target)
         known = {name: value for name, value in random.items() if name in stored}  # there may be more processes now
-        read_tensors(target, model_tensors(self.job.model) | _prefixed("optimizer", states) | known, self._runtime)
-        if self.job.settings.optimizer.offload:  # which keeps weights of its own
-            load_state(self.job.model, self.optimizers, states)
+        read_tensors(target, self._tensors() | known, self.runtime)
+        if not self.job.settings.optimizer.states_on_device:  # then the optimizer keeps weights of its own
+            for module in (self.job.model, self.own):
+                load_state(module, self.optimizers, state_tensors(module, self.optimizers))
         if known.keys() == random.keys():
             rt.restore_random_state({name.rpartition("/")[2]: value for name, value in random.items()})
         return position
 
     def save(self, position: TrainProgress) -> None:
         """Begin to write a checkpoint of this position."""
-        states = _prefixed("optimizer", state_tensors(self.job.model, self.optimizers))
-        self.checkpoints.save(position, model_tensors(self.job.model) | states | self._random(), {})
+        self.checkpoints.save(position, self._tensors() | self._random(), {})
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Weights and optimizer states; those of the losses' own parameters have names of their own."""
+        model, own = self.job.model, self.own
+        further = {
+            "optimizer": state_tensors(model, self.optimizers),
+            "losses": {name: one.detach() for name, one in own.named_parameters()},
+            "losses-optimizer": state_tensors(own, self.optimizers),
+        }
+        prefixed = {f"{prefix}/{name}": one for prefix, each in further.items() for name, one in each.items()}
+        return model_tensors(model) | prefixed
 
     def save_best(self, position: TrainProgress, loss: float) -> None:
         """Begin to write the weights, as the best so far."""
         self.checkpoints.save_best(model_tensors(self.job.model), {"step": position.step, "val_loss": loss})
 
     def _random(self) -> dict[str, torch.Tensor]:
-        """The random state of each process under a name of its own: what dropout draws differs between them."""
-        state = rt.random_state(self._runtime.device)
-        return {f"random/{self._runtime.rank}/{name}": value for name, value in state.items()}
-
-    @property
-    def _runtime(self) -> rt.Runtime:
-        return self.job.runtime
+        """The random state of each process under its own name, as dropout draws differ between processes."""
+        state = rt.random_state(self.runtime.device)
+        return {f"random/{self.runtime.rank}/{name}": value for name, value in state.items()}
 
     def with_micro_batch(self, position: TrainProgress) -> TrainProgress:
-        """The position with the micro-batch to go on with: the one in use, unless the recipe now asks for another."""
+        """The position with the micro-batch to use: the one in use, unless the recipe now asks for another."""
         wanted = self.job.settings.micro_batch
         asked = 0 if wanted == "auto" else wanted
         known = position.micro_batch and position.asked_micro_batch == asked
@@ -150,18 +165,14 @@ class _State:
 
     def _micro_batch(self) -> int:
         """The recipe's, or the one that fits."""
-        settings, runtime = self.job.settings, self._runtime
+        settings, runtime = self.job.settings, self.runtime
         if settings.micro_batch != "auto":
             return min(settings.micro_batch, self.batches.share)
         if runtime.device != "cuda":
             return min(self.batches.share, 8)
-        found = largest_micro_batch(self.spread, settings, runtime, self.batches, self.job.vocabulary)
-        self.job.terminal.say(f"{self.job.label}: micro-batches of {found} sequences fit")
-        return found
-
-
-def _prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+        size = largest_micro_batch(self.parallel, settings, runtime, self.batches, self.job.vocabulary)
+        self.job.terminal.say(f"{self.job.label}: micro-batches of {size} sequences fit")
+        return size
 
 
 class _Spike(Exception):
@@ -170,7 +181,7 @@ class _Spike(Exception):
 
 
 class _Loop:
-    """The course of a training. On a GPU a step is queued before the one before it is looked at."""
+    """Runs a training. On a GPU a step is queued before the results of the one before it are read."""
 
     def __init__(
         self, job: Job, state: _State, log: MetricsLog | None, line: LiveLine, stop: rt.StopRequest, steps: int
@@ -186,8 +197,8 @@ class _Loop:
         """From `position` to the end."""
         self._begin(position)
         self.stepper = Stepper(
-            self.state.spread, self.state.optimizers, self.state.batches, self.settings, self.job.runtime,
-            position.micro_batch,
+            self.state.parallel, self.state.optimizers, self.state.batches, self.settings, self.job.runtime,
+            position.micro_batch, self.steps,
         )  # fmt: skip
         self.began_at, self.before, self.mark = time.monotonic(), position.wall_seconds, time.perf_counter()
         if is_new:
@@ -205,12 +216,12 @@ class _Loop:
         if self.stop_asked or any(self.job.runtime.gather(self.stop.signal_name is not None)):
             raise Interrupted(
                 f"{self.job.label}: stopped by {self.stop.signal_name or 'a signal to another process'} after step"
-                f" {position.step:,} of {self.steps:,}; the state is saved: run the same command again to go on"
+                f" {position.step:,} of {self.steps:,}; the state is saved: run the same command again to resume"
             )
         return position
 
     def _begin(self, position: TrainProgress) -> None:
-        """Know what a training that stands there knows, whether it was never stopped or just started."""
+        """Set up what depends on the records before `position`, the same after a restart as without one."""
         self.stop_asked = self.save_asked = False
 
         def read() -> tuple[list[float], int, float]:
@@ -225,7 +236,7 @@ class _Loop:
         self.best = min(lowest, self.state.checkpoints.best_loss())  # steps that were rolled back count for the best
 
     def _some_steps(self, position: TrainProgress) -> TrainProgress:
-        """Steps up to the next rest: a validation, a checkpoint, a stop, or the end."""
+        """Run steps up to the next validation, checkpoint, stop, or the end."""
         launched: deque[Launched] = deque()
         while True:
             launched.append(self._launch(position.step + len(launched), position))
@@ -246,26 +257,24 @@ class _Loop:
 
         while True:
             try:
-                return self.stepper.launch(step + position.skipped, self._rate(step), asks)
+                return self.stepper.launch(step, step + position.skipped, self._rate(step), asks)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # out here, as the error's frames hold the step's tensors
+            # outside of `except`, as the error's frames hold the step's tensors
             self.state.checkpoints.note_too_large(self.stepper.micro_batch, position.asked_micro_batch)
             self.stepper.halve(f"{self.job.label}, step {step + 1}")
             self.job.terminal.warn(
-                f"{self.job.label}: out of memory at step {step + 1:,}; going on with micro-batches of"
-                f" {self.stepper.micro_batch} sequences, the batch stays as it is"
+                f"{self.job.label}: out of memory at step {step + 1:,}; continuing with micro-batches of"
+                f" {self.stepper.micro_batch} sequences, the batch stays the same"
             )
 
     def _finish(self, outcome: Outcome, position: TrainProgress) -> TrainProgress:
-        """Look at a step's figures, record them, and say where the training stands."""
+        """Read a step's figures, record them, and return the progress."""
         step = position.step + 1
         if not outcome.is_finite:
-            found = self.job.runtime.gather((outcome.to_blame, outcome.sequences))
-            to_blame = [number for bad, _ in found for number in bad] or [
-                number for _, every in found for number in every
-            ]
+            parts = self.job.runtime.gather((outcome.to_blame, outcome.sequences))
+            to_blame = [n for bad, _ in parts for n in bad] or [n for _, every in parts for n in every]
             shown = ", ".join(map(str, to_blame[:_SHOWN]))
             more = f" and {len(to_blame) - _SHOWN:,} more" if len(to_blame) > _SHOWN else ""
             what, remedy = outcome.fault
@@ -300,32 +309,28 @@ class _Loop:
         return replace(position, wall_seconds=self.before + time.monotonic() - self.began_at)
 
     def _roll_back(self, spike: _Spike) -> TrainProgress:
-        """Go back to the newest checkpoint and leave out the batches since."""
+        """Go back to the newest checkpoint and skip the batches since."""
         self.state.checkpoints.wait()
         position = self.state.restore()
         if position is None:
             raise RunError(
                 f"{self.job.label}, step {spike.step}",
                 f"the loss spiked to {spike.loss:.3f}, and no checkpoint to go back to is whole",
-                "run the same command again: it begins anew",
+                "run the same command again: it starts from the beginning",
             )
         self.stepper.start_over()
         self._begin(position)
         if self.rollbacks == _ROLLBACKS:
             raise RunError(
                 f"{self.job.label}, step {spike.step}",
-                f"the loss spikes ({spike.loss:.3f}) however many batches are left out ({_ROLLBACKS} attempts)",
+                f"the loss spikes ({spike.loss:.3f}) however many batches are skipped ({_ROLLBACKS} attempts)",
                 "begin in another folder with a lower train.optimizer.learning_rate or a higher train.spike;"
                 " the last checkpoint is good",
             )
-        first = position.step + position.skipped
-        last = spike.step - 1 + position.skipped
-        before = position
-        position = replace(
-            position, skipped=position.skipped + spike.step - position.step, micro_batch=self.stepper.micro_batch
-        )
+        first, last, before = position.step + position.skipped, spike.step - 1 + position.skipped, position
+        position = replace(position, skipped=last + 1 - position.step, micro_batch=self.stepper.micro_batch)
         self.job.terminal.warn(
-            f"{self.job.label}: the loss spiked to {spike.loss:.3f} at step {spike.step:,}; going on from step"
+            f"{self.job.label}: the loss spiked to {spike.loss:.3f} at step {spike.step:,}; resuming from step"
             f" {position.step:,} without the batches {first:,} to {last:,}"
         )
         if self.log is not None:
@@ -344,7 +349,7 @@ class _Loop:
 
     def _validate(self, position: TrainProgress) -> float:
         """A validation loss for the curves; the weights of the lowest one are kept."""
-        module = self.state.spread.module
+        module = self.state.parallel.module
 
         def score(examples: Examples) -> torch.Tensor:
             if self.stop.signal_name is not None and not position.step and self.job.runtime.world_size == 1:
@@ -355,7 +360,7 @@ class _Loop:
             size = self.stepper.micro_batch
             parts = [examples.part(first, first + size) for first in range(0, len(examples), size)]
             with self.job.runtime.autocast(self.settings.precision):
-                losses = [module(one.inputs, one.targets, positions=one.positions, by_sequence=True) for one in parts]
+                losses = [module(one.inputs, one.targets, positions=one.positions, by_token=True) for one in parts]
             return torch.cat(losses)
 
         module.eval()
@@ -371,15 +376,14 @@ class _Loop:
         if self.log is not None:
             self.log.write(record)
         self.line.show(record)
-        if self.job.trackers is not None:  # behind metrics.jsonl, from which they catch up after a kill
+        if self.job.trackers is not None:  # after metrics.jsonl, from which they catch up after a kill
             self.job.trackers.write(record)
 
     def _due(self, step: int) -> bool:
         """Whether a checkpoint is due after `step`, as the first process sees it."""
-        every = self.settings.checkpoint.every
-        if every.unit == "steps":
-            return self._due_by_steps(step)
-        return self.job.runtime.is_rank0 and time.monotonic() - self.saved_at >= every.amount * 60
+        late = time.monotonic() - self.saved_at >= self.settings.checkpoint.every.amount * 60
+        by_time = self.settings.checkpoint.every.unit == "minutes" and self.job.runtime.is_rank0 and late
+        return by_time or self._due_by_steps(step)
 
     def _due_by_steps(self, step: int) -> bool:
         every = self.settings.checkpoint.every
@@ -387,6 +391,6 @@ class _Loop:
 
     def _save(self, position: TrainProgress) -> None:
         if self.log is not None:
-            self.log.sync()  # the checkpoint counts on every record up to its step
+            self.log.sync()  # the checkpoint relies on every record up to its step
         self.state.save(position)
         self.saved_at, self.save_asked = time.monotonic(), False

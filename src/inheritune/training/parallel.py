@@ -1,4 +1,4 @@
-"""One model on several processes: whole on each (DDP), or a share of every block on each (FSDP2)."""
+"""One model on several processes: replicated (DDP), or every block sharded (FSDP2)."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from inheritune.errors import InputError
 from inheritune.runtime import Runtime, random_state, restore_random_state
 
 if TYPE_CHECKING:
-    from inheritune.training.objective import NextToken
+    from inheritune.training.objective import Objective
 
 How = Literal["alone", "ddp", "fsdp"]
 _BYTES_EACH = 16  # a parameter in float32, its gradient, and AdamW's two running means
@@ -25,30 +25,30 @@ _BYTES_EACH = 16  # a parameter in float32, its gradient, and AdamW's two runnin
 class ParallelModel:
     """An objective as this process holds it.
 
-    `call` is what computes; `module` is the objective itself. `averages` is by how many processes gradients are divided
-    when they are put together. `uneven` says that not every token reaches every parameter, as where experts are modules
-    of their own, so that processes may have gradients for different ones. Looked for on several processes only.
+    `call` computes; `module` is the objective itself. Combining gradients divides them by `averages` processes.
+    `uneven`: not every token reaches every parameter, for example where experts are modules of their own, so that
+    processes may have gradients for different parameters. Determined on several processes only.
     """
 
     how: How
     call: Any
-    module: "NextToken"
+    module: "Objective"
     averages: int
     uneven: bool = False
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
-        """Around the backward pass of a micro-batch; gradients of DDP are put together in the last one."""
+        """Around the backward pass of a micro-batch; DDP combines gradients in the last one."""
         if self.how == "ddp" and not last:
             with self.call.no_sync():
                 yield
         else:
             yield
 
-    def settle(self) -> None:
-        """Behind a batch's last backward pass: what no sequence of the batch has reached has no gradient.
+    def drop_unreached_gradients(self) -> None:
+        """After a batch's last backward pass: remove the gradients of parameters that no sequence of it has reached.
 
-        So the optimizer leaves it alone, as on one process. FSDP has zeros for it, and so have rows that fill up.
+        So the optimizer leaves them alone, as on one process. FSDP has zeros for them, and so do rows that fill up.
         """
         if not self.uneven:
             return
@@ -63,7 +63,7 @@ class ParallelModel:
 
 
 def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
-    """`auto` as the recipe says it: alone, or DDP where it takes less than a quarter of a device, else FSDP."""
+    """What `auto` means: alone on one process; else DDP if that takes less than a quarter of a device, else FSDP."""
     if wanted == "fsdp":
         return "fsdp"
     if runtime.world_size == 1:
@@ -74,13 +74,14 @@ def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
     return "ddp" if runtime.device != "cuda" or needed < torch.cuda.mem_get_info()[1] / 4 else "fsdp"
 
 
-def spread(
-    objective: "NextToken", blocks: Sequence[torch.nn.Module], how: How, runtime: Runtime, *,
+def parallelize(
+    objective: "Objective", blocks: Sequence[torch.nn.Module], how: How, runtime: Runtime, *,
     precision: str = "float32", compiled: bool = False, trained: bool = True,
 ) -> ParallelModel:  # fmt: skip
-    """Put an objective on the process's device and on its fellow processes; not `trained`, it only computes losses.
+    """Put an objective on the process's device, and replicate or shard it; not `trained`, it only computes losses.
 
-    Compiled whole on one process and with DDP; block by block with FSDP, whose communication lies between the blocks.
+    It is compiled as a whole on one process and with DDP, and block by block with FSDP, which communicates between the
+    blocks.
     """
     uneven = False
     if how == "fsdp":
@@ -92,42 +93,47 @@ def spread(
         if compiled:
             for block in blocks:
                 block.compile()
-        return ParallelModel(how, objective, objective, runtime.world_size, uneven)
+        return ParallelModel(how, objective, objective, runtime.dp_size, uneven)
     objective.to(runtime.device)
     if compiled and objective.terms:
-        # torch.compile looks for the gradient of a tensor that is no leaf, where a teacher is heard in its midst
+        # torch.compile looks for the gradient of a tensor that is no leaf, where a teacher is asked in the middle
         warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
     call: Any = torch.compile(objective) if compiled else objective
     if how == "ddp":
         uneven = _is_uneven(objective, runtime, precision)
+        mesh = runtime.arranged(replicate=runtime.world_size).device_mesh()
         place = [torch.cuda.current_device()] if runtime.device == "cuda" else None
         call = torch.nn.parallel.DistributedDataParallel(
-            call, device_ids=place, gradient_as_bucket_view=True, find_unused_parameters=uneven
+            call,
+            device_ids=place,
+            process_group=mesh.get_group("replicate"),
+            gradient_as_bucket_view=True,
+            find_unused_parameters=uneven,
         )
-    return ParallelModel(how, call, objective, runtime.world_size if how == "ddp" else 1, uneven)
+    return ParallelModel(how, call, objective, runtime.dp_size if how == "ddp" else 1, uneven)
 
 
-def _is_uneven(objective: "NextToken", runtime: Runtime, precision: str) -> bool:
-    """Whether a single token leaves some trained parameters without a gradient, tried out; nothing is left of it.
+def _is_uneven(objective: "Objective", runtime: Runtime, precision: str) -> bool:
+    """Whether a single token leaves some of the model's parameters without a gradient; tried, and undone.
 
-    A token reaches as little as can be: of experts those that it is sent to.
+    One token reaches the fewest parameters: of experts, those that it is routed to.
     """
     # the same token sixteen times at the first position, as products in float8 want rows in multiples of 16
     tokens_BT = torch.zeros(16, 1, dtype=torch.long, device=runtime.device)
     training, state = objective.training, random_state(runtime.device)
     objective.train()
     with runtime.autocast(precision):
-        loss = objective(tokens_BT, tokens_BT, by_sequence=True).sum()  # which needs no teacher
+        loss = objective(tokens_BT, tokens_BT, by_token=True).sum()  # which needs no teacher
     loss.backward()
-    found = any(p.requires_grad and p.grad is None for p in objective.parameters())
+    uneven = any(p.requires_grad and p.grad is None for p in objective.model.parameters())
     objective.zero_grad(set_to_none=True)
     objective.train(training)
     restore_random_state(state)
-    return found
+    return uneven
 
 
 def lacking_compiler(device: str) -> str | None:
-    """What torch.compile needs on a device and does not find; None where nothing is missing."""
+    """What torch.compile lacks on a device; None where nothing is missing."""
     if device == "cuda":
         return None if find_spec("triton") is not None else "the package triton"
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
@@ -143,13 +149,12 @@ def check_compiler(device: str) -> None:
 
 def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtime: Runtime, precision: str) -> Any:
     import torch.distributed as dist
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if not dist.is_initialized():  # degree 1, without torchrun
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if runtime.device == "cuda" else "gloo", store=store, rank=0, world_size=1)
-    mesh = init_device_mesh(runtime.device, (runtime.world_size,))
+    mesh = runtime.arranged(shard=runtime.world_size).device_mesh()
     policy = MixedPrecisionPolicy()
     if precision != "float32":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -172,10 +177,10 @@ def _own_part(tensor: Any) -> torch.Tensor:
 
 
 def whole_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All of a sharded model's tensors by name, in the CPU's memory, on the first process; elsewhere nothing."""
+    """All tensors of a sharded model by name, in the CPU's memory of the first process; elsewhere nothing."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    found: dict[str, Any] = get_model_state_dict(
+    state: dict[str, Any] = get_model_state_dict(
         model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
-    return found
+    return state

@@ -17,7 +17,7 @@ def learning_rate(step: int, steps: int, warm_up: int, decay: int, peak: float, 
       Hu et al., MiniCPM, 2024, with the linear decay of Hägele et al., 2024); without decay steps it stays;
     - constant: the peak.
 
-    Only wsd looks at `decay`. `check_schedule` says whether both fit into the steps; here warm-up goes first.
+    Only wsd uses `decay`. `check_schedule` checks that both fit into the steps; here warm-up comes first.
     """
     if step < warm_up:
         return peak * (step + 1) / warm_up
@@ -32,15 +32,12 @@ def learning_rate(step: int, steps: int, warm_up: int, decay: int, peak: float, 
 
 
 def _between(final: float, left: float) -> float:
-    """1 where all is left of the way, `final` where nothing is."""
+    """From 1 (`left` is 1) to `final` (`left` is 0)."""
     return final + (1 - final) * left
 
 
 def check_schedule(settings: Training, steps: int) -> None:
-    """See whether warm-up and decay fit into `steps` optimizer steps.
-
-    Raises InputError when they exceed them together (wsd only; the others have no decay of their own length).
-    """
+    """Raise InputError where warm-up and decay together exceed `steps` optimizer steps (wsd only)."""
     if settings.schedule.name != "wsd":
         return
     warm_up, decay = settings.warm_up_steps(steps), settings.decay_steps(steps)

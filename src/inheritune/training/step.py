@@ -10,23 +10,23 @@ import torch
 
 from inheritune.data import Batches, MicroBatch
 from inheritune.errors import RunError
+from inheritune.optimizers.stepping import set_learning_rate, step_if_finite
 from inheritune.recipe import Training
 from inheritune.runtime import Runtime, random_state, restore_random_state
-from inheritune.training.optimizer import set_learning_rate, step_if_finite
 
 if TYPE_CHECKING:
     from inheritune.training.parallel import ParallelModel
 
-_FITS = 0.92  # of a GPU's memory: what is left is for the allocator's gaps
+_FITS = 0.92  # of a GPU's memory: the rest is for the allocator's gaps
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step gave, once the device has come to it.
+    """The results of a step.
 
-    The batch's mean loss in nats a token, the gradient's norm, and whether some process asks for a stop or a
+    The batch's mean loss per target that counts, the gradient's norm, and whether some process asks for a stop or a
     checkpoint. `sequences` are this process's, `to_blame` those of its micro-batches whose loss is not finite. `terms`
-    are the parts of the loss by name, means in nats a token too, where it has any.
+    are the losses by name, means too, where there are several.
     """
 
     loss: float
@@ -39,7 +39,7 @@ class Outcome:
 
     @property
     def is_finite(self) -> bool:
-        """Whether loss and gradient are numbers; where they are not, the update has not been made."""
+        """Whether loss and gradient are finite; if not, no weight has changed."""
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
 
     @property
@@ -48,7 +48,7 @@ class Outcome:
         what = f"the loss is {self.loss}, the gradient norm {self.gradient_norm}"
         if self.loss == math.inf and math.isfinite(self.gradient_norm):  # numbers that overflow would be in both
             forbids = "the model gives probability 0 to a token of the text, or to one to which its teacher gives more"
-            return f"{what}: {forbids}", "see which entries the model's head forbids (a bias or a mask of -inf)"
+            return f"{what}: {forbids}", "check which entries the model's head forbids (a bias or a mask of -inf)"
         return what, "begin in another folder with a lower train.optimizer.learning_rate, or look at these sequences"
 
 
@@ -80,30 +80,32 @@ class Launched:
 
 
 class Stepper:
-    """Launches steps. Nothing in here waits for the device, but for optimizers that cannot be told to do nothing."""
+    """Launches steps without waiting for the device, except with optimizers without a no-op step."""
 
     def __init__(
-        self, spread: "ParallelModel", optimizers: list[torch.optim.Optimizer], batches: Batches, settings: Training,
-        runtime: Runtime, micro_batch: int,
+        self, parallel: "ParallelModel", optimizers: list[torch.optim.Optimizer], batches: Batches, settings: Training,
+        runtime: Runtime, micro_batch: int, steps: int,
     ) -> None:  # fmt: skip
-        self.spread, self.optimizers, self.batches = spread, optimizers, batches
+        self.steps = steps
+        self.parallel, self.optimizers, self.batches = parallel, optimizers, batches
         self.settings, self.runtime, self.micro_batch = settings, runtime, micro_batch
-        spread.module.choose_form(micro_batch * settings.sequence_length)
-        self._parameters = [p for p in spread.module.parameters() if p.requires_grad]
+        parallel.module.choose_form(micro_batch * settings.sequence_length)
+        self._parameters = [p for p in parallel.module.parameters() if p.requires_grad]
         self._bad = torch.zeros((), device=runtime.device)  # stays 1: later steps that are queued already do nothing
 
-    def launch(self, batch: int, rate: float, asks: Callable[[], tuple[bool, bool]]) -> Launched:
-        """Queue the step on the batch of this number at this learning rate.
+    def launch(self, step: int, batch: int, rate: float, asks: Callable[[], tuple[bool, bool]]) -> Launched:
+        """Queue optimizer step `step` (from 0) on the batch of this number at this learning rate.
 
-        `asks` says, when the gradients are on their way, whether this process asks for a stop and for a checkpoint.
+        `asks`, called when the gradients are queued, returns whether this process asks for a stop and a checkpoint.
         """
         set_learning_rate(self.optimizers, rate)
+        self.parallel.module.set_step(step, self.steps, self.settings.batch_tokens)
         self.clear()
         self._random = random_state(self.runtime.device)
         micro_batches = self.batches.micro_batches(batch, self.micro_batch)
-        self.spread.module.train()
+        self.parallel.module.train()
         losses_MS = torch.stack(list(self._losses(micro_batches, self._counted(micro_batches))))
-        self.spread.settle()
+        self.parallel.drop_unreached_gradients()
         limit = self.settings.optimizer.clip if self.settings.optimizer.clip is not None else math.inf
         norm: Any = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -111,33 +113,33 @@ class Stepper:
         figures = torch.stack([shared[2], norm.to(shared), *shared[:2], *shared[3:], *losses_MS[:, 0]])
         self._bad = torch.maximum(self._bad, (~torch.isfinite(figures[:2]).all()).float())
         step_if_finite(self.optimizers, self._bad)
-        return Launched(figures, micro_batches, self.spread.module.terms)
+        return Launched(figures, micro_batches, self.parallel.module.terms)
 
     def halve(self, place: str) -> None:
-        """Go on with micro-batches of half the size, after a step that was broken off for lack of memory.
+        """Continue with micro-batches of half the size, after a step that ran out of memory.
 
-        The step can then be repeated: dropout draws what it would have drawn. Raises RunError, naming `place`, where
-        there is nothing to halve, and on several processes, since the others are in the middle of that step.
+        The step can then be repeated: dropout draws the same numbers again. Raises RunError, naming `place`, where
+        there is nothing to halve, and on several processes, as the others are in the middle of that step.
         """
         if self.micro_batch == 1 or self.runtime.world_size > 1:
             remedy = "shorten sequences, or set train.activation_checkpointing, then run again"
             if self.micro_batch > 1:
-                remedy = f"run again to go on from the last checkpoint, with micro-batches of {self.micro_batch // 2}"
+                remedy = f"run again to resume from the last checkpoint, with micro-batches of {self.micro_batch // 2}"
             raise RunError(place, f"out of memory with micro-batches of {self.micro_batch} sequences", remedy)
         self.micro_batch //= 2
         restore_random_state(self._random)
-        self.spread.module.choose_form(self.micro_batch * self.settings.sequence_length)
+        self.parallel.module.choose_form(self.micro_batch * self.settings.sequence_length)
         self.clear()
         if self.runtime.device == "cuda":
             torch.cuda.empty_cache()
 
     def start_over(self) -> None:
-        """Let steps count again after a return to an earlier state, whatever those queued before have found."""
+        """Update weights again after a return to an earlier state, whatever the steps queued before have found."""
         self._bad.zero_()
         self.clear()
 
     def clear(self) -> None:
-        """Forget gradients, those of a step that was broken off too."""
+        """Remove gradients, also those of a step that did not finish."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
@@ -156,55 +158,55 @@ class Stepper:
         for micro_batch in micro_batches:
             examples = micro_batch.examples.to(device)
             stored = [tensor.to(device, non_blocking=True) for tensor in micro_batch.stored]
-            with self.spread.accumulating(last=micro_batch is micro_batches[-1]):
+            with self.parallel.accumulating(last=micro_batch is micro_batches[-1]):
                 with self.runtime.autocast(self.settings.precision):
-                    sums = self.spread.call(
+                    sums = self.parallel.call(
                         examples.inputs, examples.targets, *stored, positions=examples.positions, places=examples.places
                     )
                 sums = sums.reshape(-1) / counted
                 loss = sums[0]
-                (loss * self.spread.averages if self.spread.averages > 1 else loss).backward()
+                (loss * self.parallel.averages if self.parallel.averages > 1 else loss).backward()
             yield sums.detach()
 
     def _on_device(self, values: list[float]) -> list[torch.Tensor]:
-        found = torch.tensor(values)
+        tensor = torch.tensor(values)
         if self.runtime.device == "cuda":
-            found = found.pin_memory()
-        return list(found.to(self.runtime.device, non_blocking=True))
+            tensor = tensor.pin_memory()
+        return list(tensor.to(self.runtime.device, non_blocking=True))
 
     def _sum(self, values: list[torch.Tensor]) -> torch.Tensor:
         """The values' sums over all processes."""
-        found = torch.stack(values)
+        sums = torch.stack(values)
         if self.runtime.world_size > 1:
             import torch.distributed as dist
 
-            dist.all_reduce(found)
-        return found
+            dist.all_reduce(sums)
+        return sums
 
 
 def largest_micro_batch(
-    spread: "ParallelModel", settings: Training, runtime: Runtime, batches: Batches, vocabulary: int
+    parallel: "ParallelModel", settings: Training, runtime: Runtime, batches: Batches, vocabulary: int
 ) -> int:
     """The largest power of two of sequences, up to a process's share of a batch, that a GPU has memory for.
 
-    Tried out on random tokens with the model uncompiled, doubling as long as the peaks so far say that it will fit.
+    Found by trying: random tokens, the model not compiled, doubled as long as the peaks so far predict that it fits.
     """
     size, peaks = 1, list[int]()
-    # the least of what is taken (weights, states) and of what there is, as all processes must come to the same number
+    # the smallest of all processes, as all must choose the same size
     resting = min(runtime.gather(torch.cuda.memory_allocated()))
     total = min(runtime.gather(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory))
     while True:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        spread.module.choose_form(size * settings.sequence_length)
+        parallel.module.choose_form(size * settings.sequence_length)
         length = settings.sequence_length + len(batches.sequences.packing.prefix)
         tokens = torch.randint(0, vocabulary, (size, length), device=runtime.device)
         stored = [tensor.to(runtime.device) for tensor in batches.stored(np.zeros(size, np.int64))]
         with runtime.autocast(settings.precision):
-            loss = spread.module(tokens, tokens, *stored).reshape(-1)[0]
+            loss = parallel.module(tokens, tokens, *stored).reshape(-1)[0]
         loss.backward()
         del loss, stored
-        spread.module.zero_grad(set_to_none=True)
+        parallel.module.zero_grad(set_to_none=True)
         peaks.append(max(runtime.gather(torch.cuda.max_memory_allocated())))
         if size * 2 > batches.share or expected_peak(peaks, resting) > _FITS * total:
             torch.cuda.empty_cache()
@@ -215,7 +217,7 @@ def largest_micro_batch(
 def expected_peak(peaks: list[int], resting: int) -> int:
     """Bytes at twice the size of the last of `peaks`, which were reached with 1, 2, 4 ... sequences.
 
-    What a sequence adds is known from two of them; after one, all beyond `resting` (weights, states) is taken for it.
+    Two of them show what a sequence adds; after one, everything beyond `resting` (weights, states) counts as added.
     """
     if len(peaks) == 1:
         return peaks[0] + max(0, peaks[0] - resting)

@@ -13,8 +13,8 @@ from inheritune.errors import InputError
 from inheritune.experiment.stage import Stage
 from inheritune.inheritance import count_layers
 from inheritune.recipe import Inherit
-from inheritune.recipe.base import Part
 from inheritune.recipe.target import parse_layers
+from inheritune.settings.part import Part
 
 LAYERS = "start.layers"  # the key that errors about a number of blocks name
 Origin = Annotated[str, Field(min_length=1)] | None

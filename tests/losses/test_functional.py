@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from inheritune import losses
-from inheritune.losses import has_chunked_form, linear_cross_entropy, linear_token_losses, token_losses
+from inheritune.losses import streaming
+from inheritune.losses.functional import has_chunked_form, linear_cross_entropy, token_losses
+from inheritune.losses.streaming import linear_token_losses
 
 FORMS = [
     "whole",
@@ -24,7 +25,7 @@ def summed(
     """The sum of all losses, by a form of `linear_cross_entropy` or in pieces of the vocabulary."""
     if form == "pieces":
         return linear_token_losses(hidden.flatten(0, 1), weight, bias, targets.flatten()).sum()
-    return linear_cross_entropy(hidden, weight, bias, targets, form)
+    return linear_cross_entropy(hidden.flatten(0, 1), weight, bias, targets.flatten(), form)
 
 
 def slow(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
@@ -121,7 +122,7 @@ def test_a_weight_that_is_not_trained_and_states_that_are(form: str) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("held", [1, 256 * 21, 300 * 21, 2**21])  # numbers: the least of 256 entries, as much, 300, all
 def test_pieces_give_each_tokens_loss_and_gradients(bias: bool, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(losses._LOGITS, "cpu", held)
+    monkeypatch.setitem(streaming._LOGITS, "cpu", held)
     parts = made(bias, "some", (3, 7, 8, 700))
     hidden, weight, shift, targets = parts
     generator = torch.Generator().manual_seed(1)
@@ -172,7 +173,7 @@ def test_pieces_of_rounded_logits_are_one_distribution(kind: torch.dtype) -> Non
 
 
 def test_pieces_of_forbidden_entries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(losses._LOGITS, "cpu", 1)
+    monkeypatch.setitem(streaming._LOGITS, "cpu", 1)
     hidden, weight, bias, targets = made(True, "none", (3, 7, 8, 900))
     assert hidden is not None
     assert weight is not None
@@ -220,7 +221,7 @@ def test_no_logits_are_held_whole_in_the_chunked_form() -> None:
             profile = stack.enter_context(
                 torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
             )
-            linear_cross_entropy(hidden, weight, None, targets, form).backward()  # type: ignore[arg-type]
+            linear_cross_entropy(hidden.flatten(0, 1), weight, None, targets.flatten(), form).backward()  # type: ignore[arg-type]
         largest[form] = max(event.cpu_memory_usage for event in profile.events())  # type: ignore[attr-defined]
     assert largest["whole"] >= 4096 * 5000 * 4
     assert largest["chunked"] < 4096 * 5000 * 4 / 2

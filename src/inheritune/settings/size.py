@@ -45,6 +45,12 @@ class Size:
         """The amount as a whole number, rounded down."""
         return int(self.amount)
 
+    def in_steps(self, steps: int, batch_tokens: int) -> int:
+        """Steps, tokens or a share of a training of `steps` steps as a number of steps, rounded down."""
+        if self.unit == "%":
+            return int(self.amount / 100 * steps)
+        return self.count if self.unit == "steps" else self.count // batch_tokens
+
 
 def parse_size(text: Any, units: tuple[str, ...]) -> Size:
     """Read a size such as `1B tokens`.

@@ -7,17 +7,8 @@ import torch
 from torch import nn
 
 from inheritune.errors import InputError, RunError
-from inheritune.recipe import Optimizer
-from inheritune.training import (
-    allocate_state,
-    build_optimizer,
-    check_optimizer,
-    check_shardable,
-    load_state,
-    set_learning_rate,
-    state_tensors,
-    step_if_finite,
-)
+from inheritune.optimizers import read_optimizer
+from inheritune.optimizers.stepping import allocate_state, load_state, set_learning_rate, state_tensors, step_if_finite
 
 MATRICES = frozenset({"1.weight", "3.weight"})
 GOOD, BAD = torch.tensor(0.0), torch.tensor(1.0)
@@ -50,9 +41,7 @@ def gradients(of: nn.Module, number: int) -> None:
 
 
 def build(of: nn.Module, name: str = "adamw", **settings: Any) -> list[torch.optim.Optimizer]:
-    return build_optimizer(
-        of, MATRICES, Optimizer(name=name, **{"learning_rate": 0.01, "weight_decay": 0.1, **settings})
-    )
+    return read_optimizer({"name": name, "learning_rate": 0.01, "weight_decay": 0.1, **settings}).build(of, MATRICES)
 
 
 def train(of: nn.Module, optimizers: list[torch.optim.Optimizer], numbers: range) -> None:
@@ -153,22 +142,22 @@ def test_muon_gets_the_blocks_matrices_and_adamw_all_else() -> None:
 def test_muon_leaves_out_what_is_frozen_or_not_two_dimensional() -> None:
     trained = model()
     trained.get_parameter("1.weight").requires_grad_(False)
-    settings = Optimizer(name="muon")
-    muon, adamw = build_optimizer(trained, MATRICES | {"4.weights", "1.bias"}, settings)
+    settings = read_optimizer({"name": "muon"})
+    muon, adamw = settings.build(trained, MATRICES | {"4.weights", "1.bias"})
     assert muon.param_groups[0]["params"] == [trained.get_parameter("3.weight")]
     assert sum(len(group["params"]) for group in adamw.param_groups) == 8
     with pytest.raises(
         InputError, match=r"train\.optimizer\.name: muon, .* no trained matrix for it; give name: adamw"
     ):
-        build_optimizer(trained, frozenset({"1.weight"}), settings)
+        settings.build(trained, frozenset({"1.weight"}))
     with pytest.raises(ValueError, match="no parameters of this model"):
-        build_optimizer(trained, frozenset({"1.wieght"}), settings)
+        settings.build(trained, frozenset({"1.wieght"}))
 
 
 def test_a_shared_tensor_is_trained_once() -> None:
     trained = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     trained[1].weight = trained[0].weight
-    [muon] = build_optimizer(trained, frozenset({"1.weight"}), Optimizer(name="muon"))
+    [muon] = read_optimizer({"name": "muon"}).build(trained, frozenset({"1.weight"}))
     assert len(muon.param_groups[0]["params"]) == 1
     allocate_state(trained, [muon])
     assert list(state_tensors(trained, [muon])) == ["0.weight/momentum_buffer"]
@@ -177,7 +166,7 @@ def test_a_shared_tensor_is_trained_once() -> None:
 def test_matrices_decay_and_vectors_do_not() -> None:
     trained = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3), nn.LayerNorm(3))
     before = {name: p.detach().clone() for name, p in trained.named_parameters()}
-    [optimizer] = build_optimizer(trained, frozenset(), Optimizer(learning_rate=0.1, weight_decay=0.5))
+    [optimizer] = read_optimizer({"learning_rate": 0.1, "weight_decay": 0.5}).build(trained, frozenset())
     for parameter in trained.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -262,29 +251,29 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
         ({key: value for key, value in state.items() if key != "1.bias/exp_avg"}, r"1 .*1\.bias/exp_avg"),
         ({**state, "1.bias/exp_avg": torch.zeros(1)}, r"1 .*1\.bias/exp_avg"),
     ):
-        with pytest.raises(RunError, match=f"the optimizer's state: {first} first; go on with the recipe"):
+        with pytest.raises(RunError, match=f"the optimizer's state: {first} first; resume with the recipe"):
             load_state(trained, optimizers, changed)
     with pytest.raises(RunError, match="do not fit"):
         load_state(trained, build(trained, "muon"), state)
 
 
 def test_what_cannot_run_is_said_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inheritune.training.optimizer.find_spec", lambda name: None)
-    check_optimizer(Optimizer(name="muon"), "cpu")
+    monkeypatch.setattr("inheritune.optimizers.adamw.find_spec", lambda name: None)
+    read_optimizer({"name": "muon"}).check_device("cpu")
     with pytest.raises(
         InputError, match=r"^train\.optimizer\.states: 8bit, .*torchao.* pip install 'inheritune\[low-memory\]'"
     ):
         build(model(), states="8bit")
-    with pytest.raises(InputError, match=r"^train\.optimizer\.offload: true, on cpu: .* CUDA GPU only; leave it out"):
+    with pytest.raises(InputError, match=r"^train\.optimizer\.offload: true, on cpu: .* CUDA GPU only; remove it"):
         build(model(), offload=True)
     with pytest.raises(InputError, match=r"^train\.optimizer\.offload: true, and .*torchao.* pip install"):
-        check_optimizer(Optimizer(offload=True), "cuda")
+        read_optimizer({"offload": True}).check_device("cuda")
 
 
 def test_what_works_on_several_processes() -> None:
-    check_shardable(Optimizer())
-    check_shardable(Optimizer(name="muon"))
+    read_optimizer({}).check_shardable()
+    read_optimizer({"name": "muon"}).check_shardable()
     with pytest.raises(InputError, match=r"train\.optimizer\.states: 8bit, on several processes"):
-        check_shardable(Optimizer(states="8bit"))
+        read_optimizer({"states": "8bit"}).check_shardable()
     with pytest.raises(InputError, match=r"train\.optimizer\.offload: true, on several processes"):
-        check_shardable(Optimizer(offload=True))
+        read_optimizer({"offload": True}).check_shardable()

@@ -6,15 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from inheritune.recipe import Optimizer
-from inheritune.training import (
-    allocate_state,
-    build_optimizer,
-    load_state,
-    set_learning_rate,
-    state_tensors,
-    step_if_finite,
-)
+from inheritune.optimizers import read_optimizer
+from inheritune.optimizers.stepping import allocate_state, load_state, set_learning_rate, state_tensors, step_if_finite
 from processes import in_processes
 
 MATRICES = frozenset({"0.weight", "2.weight"})
@@ -38,7 +31,7 @@ def sharded() -> nn.Sequential:
 
 
 def build(of: nn.Module, name: str) -> list[torch.optim.Optimizer]:
-    return build_optimizer(of, MATRICES, Optimizer.model_validate({"name": name, "learning_rate": 0.01}))
+    return read_optimizer({"name": name, "learning_rate": 0.01}).build(of, MATRICES)
 
 
 def train(of: nn.Module, optimizers: list[torch.optim.Optimizer], numbers: range, bad: float = 0.0) -> None:

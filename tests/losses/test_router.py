@@ -14,7 +14,12 @@ import inheritune
 from inheritune.arch import find_router_loss, router_loss_of, split_head
 from inheritune.data import batch_numbers, open_prepared
 from inheritune.errors import InputError
-from inheritune.training import NextToken
+from inheritune.losses import CrossEntropy, Loss, RouterBalance
+from inheritune.training import Objective
+
+
+def losses_with(router: Any) -> list[Loss]:
+    return [CrossEntropy(), RouterBalance(router)]
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_oss", "jetmoe", "olmoe", "granitemoe", "dbrx", "jamba"])
@@ -26,7 +31,7 @@ def test_loss_and_gradients_are_those_of_transformers(kind: str, whole: bool) ->
     assert router.weight > 0
     seen = model(input_ids=tokens_BT, labels=tokens_BT, output_router_logits=True, use_cache=False)
     model.zero_grad()
-    objective = NextToken(model, None if whole else split_head(model), router=router)
+    objective = Objective(model, None if whole else split_head(model), losses_with(router))
     assert objective.terms == ("cross_entropy", "router")
     # as training gives it: every input but the last predicts, and the last is seen too
     targets = torch.nn.functional.pad(tokens_BT[:, 1:], (0, 1), value=-100)
@@ -51,7 +56,7 @@ def test_loss_and_gradients_are_those_of_transformers(kind: str, whole: bool) ->
 def test_rows_that_fill_up_and_padding_do_not_count() -> None:
     model = reference_of("mixtral")
     router, tokens_BT = find_router_loss(model), some_tokens(4, 9)
-    objective = NextToken(model, split_head(model), router=router)
+    objective = Objective(model, split_head(model), losses_with(router))
     targets = tokens_BT.roll(-1, 1)
     alone = objective(tokens_BT[:2, :6], targets[:2, :6])
     targets[2:] = -100
@@ -62,7 +67,7 @@ def test_rows_that_fill_up_and_padding_do_not_count() -> None:
 def test_a_micro_batch_in_which_nothing_counts_adds_nothing() -> None:
     """As on a process that has no sequence of a batch left."""
     model = reference_of("mixtral")
-    objective = NextToken(model, split_head(model), router=find_router_loss(model))
+    objective = Objective(model, split_head(model), losses_with(find_router_loss(model)))
     tokens_BT = some_tokens(2, 9)
     found = objective(tokens_BT, torch.full_like(tokens_BT, -100))
     found[0].backward()

@@ -9,15 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from inheritune.recipe import Optimizer
-from inheritune.training import (
-    allocate_state,
-    build_optimizer,
-    load_state,
-    set_learning_rate,
-    state_tensors,
-    step_if_finite,
-)
+from inheritune.optimizers import read_optimizer
+from inheritune.optimizers.stepping import allocate_state, load_state, set_learning_rate, state_tensors, step_if_finite
 
 pytest.importorskip("torchao", reason="the extra low-memory is not installed")
 
@@ -31,7 +24,7 @@ def model(device: str = "cpu") -> nn.Sequential:
 
 
 def build(of: nn.Module, **settings: Any) -> list[torch.optim.Optimizer]:
-    return build_optimizer(of, frozenset(), Optimizer.model_validate({"learning_rate": 0.01, **settings}))
+    return read_optimizer({"learning_rate": 0.01, **settings}).build(of, frozenset())
 
 
 def train(of: nn.Module, optimizers: list[torch.optim.Optimizer], numbers: range, bad: float = 0.0) -> None:
@@ -135,7 +128,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         return "cuda"
     empty_like = torch.empty_like
     monkeypatch.setattr("torchao.optim.cpu_offload.get_available_devices", lambda: ["cpu", "cuda"])
-    monkeypatch.setattr("inheritune.training.optimizer.check_optimizer", lambda settings, device: None)
+    monkeypatch.setattr("inheritune.optimizers.adamw.AdamW.check_device", lambda settings, device: None)
     monkeypatch.setattr(torch, "empty_like", lambda like, pin_memory=False, **more: empty_like(like, **more))
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from inheritune import losses
-from inheritune.losses import Distribution, chunked_distillation, distillation, divergences, log_distribution
+from distilled import chunked_distillation, distillation
+from inheritune.losses import combining
+from inheritune.losses.functional import Distribution, divergences, log_distribution
 
 IGNORED = -100
 N, D, V = 12, 8, 31
@@ -160,6 +161,6 @@ def test_the_chunked_form_is_the_whole_one(bias: bool, k: int | None, monkeypatc
         sums[0].backward()
         return [sums.detach(), *(leaf.grad for leaf in leaves)]
 
-    monkeypatch.setattr(losses, "_CHUNK", 5 * V * 4)
+    monkeypatch.setattr(combining, "CHUNK", 5 * V * 4)
     torch.testing.assert_close(differentiated(chunked), differentiated(whole), rtol=1e-5, atol=1e-5)
     assert held == [5, 5, 2, 2, 5, 5]  # forward, and again backward

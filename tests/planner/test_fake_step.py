@@ -1,4 +1,4 @@
-"""What a rehearsed step takes, against what real ones keep."""
+"""What a fake step takes, against what real ones keep."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig, Pret
 
 from inheritune.arch import find_structure, silence_libraries
 from inheritune.planner import ModelProfile
-from inheritune.planner.fake_step import Rehearsal
+from inheritune.planner.fake_step import FakeStep
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -63,8 +63,8 @@ def test_what_is_kept_is_what_autograd_keeps(kind: str, precision: str) -> None:
 
 def test_one_of_each_kind_stands_for_all() -> None:
     config = CONFIG_MAPPING["gemma3_text"](**FAMILIES["gemma3_text"].fields)
-    every = Rehearsal(config, [0, 1, 2, 3]).step(2, 16, "bfloat16")
-    some = Rehearsal(config, [0, 1, 1, 0]).step(2, 16, "bfloat16")
+    every = FakeStep(config, [0, 1, 2, 3]).run(2, 16, "bfloat16")
+    some = FakeStep(config, [0, 1, 1, 0]).run(2, 16, "bfloat16")
     assert list(some.blocks) == [0, 1]
     assert [every.blocks[at] for at in (0, 1, 2, 3)] == [some.blocks[at] for at in (0, 1, 1, 0)]
     assert every.outside == some.outside

@@ -1,0 +1,90 @@
+"""Changing what a model's blocks compute: the one place where forwards are replaced, and given back."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Forward = Callable[..., Any]
+
+
+def replace_forwards(
+    blocks: "Iterable[torch.nn.Module]", new: "Callable[[torch.nn.Module, Forward], Forward]"
+) -> Callable[[], None]:
+    """Give each block, at however many depths, the forward `new(block, its own)`; returns what undoes it."""
+    before = {block: block.__dict__.get("forward") for block in dict.fromkeys(blocks)}
+    for block in before:
+        block.forward = new(block, block.forward)
+
+    def undo() -> None:
+        for block, forward in before.items():
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+    return undo
+
+
+@contextmanager
+def replaced_forwards(blocks: "Sequence[torch.nn.Module]", new: Callable[[int, Forward], Forward]) -> Iterator[None]:
+    """Inside, each block has the forward `new(place, its own)`, with its place in the list.
+
+    A block that is at several places has the forward of each place in turn, so a pass has to run all of them.
+    """
+    places: dict[torch.nn.Module, list[int]] = {}
+    for place, block in enumerate(blocks):
+        places.setdefault(block, []).append(place)
+
+    def in_turn(block: "torch.nn.Module", own: Forward) -> Forward:
+        turn = itertools.cycle([new(place, own) for place in places[block]])
+        return lambda *args, **kwargs: next(turn)(*args, **kwargs)
+
+    undo = replace_forwards(blocks, in_turn)
+    try:
+        yield
+    finally:
+        undo()
+
+
+def hidden_of(args: Any, kwargs: Any = None) -> "torch.Tensor":
+    """The hidden states among what a block takes, or (`args` alone) among what it returns: the first tensor."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    first: torch.Tensor = next(
+        filter(torch.is_tensor, tree_leaves(((kwargs or {}).get("hidden_states"), args, kwargs)))
+    )
+    return first
+
+
+def with_hidden(output: Any, hidden: "torch.Tensor") -> Any:
+    """What a block returned, with other hidden states in the place of its own."""
+    import torch
+
+    if torch.is_tensor(output):
+        return hidden
+    own = hidden_of(output)
+    return type(output)(hidden if value is own else value for value in output)
+
+
+def keep_outputs(
+    blocks: "Sequence[torch.nn.Module]", numbers: Iterable[int], kept: "dict[int, torch.Tensor]"
+) -> Callable[[], None]:
+    """From now on write the hidden states (B, T, D) that blocks return into `kept`, for the blocks of these numbers.
+
+    Returns what undoes it.
+    """
+    places = {blocks[number]: number for number in numbers}
+
+    def new(block: "torch.nn.Module", own: Forward) -> Forward:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            output = own(*args, **kwargs)
+            kept[places[block]] = hidden_of(output)
+            return output
+
+        return run
+
+    return replace_forwards(places, new)

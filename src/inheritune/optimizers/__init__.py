@@ -1,0 +1,44 @@
+"""Optimizers, one in a file, registered by being here: settings, build, states. Imports no torch; `stepping` does."""
+
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field, TypeAdapter
+
+from inheritune.optimizers.base import Optimizer
+from inheritune.settings import subclasses_in
+
+__all__ = ["KINDS", "AnyOptimizer", "Optimizer", "read_optimizer"]
+
+KINDS: list[type[Optimizer]] = subclasses_in(__name__, __path__, Optimizer, helpers=["stepping"])
+"""All optimizers."""
+
+
+def _read(value: Any) -> Any:
+    """A mapping with its `name`, without other optimizers' keys at their defaults, which old resolved recipes have."""
+    if not isinstance(value, dict):
+        return value
+    value = {"name": "adamw", **value}
+    names = {kind.model_fields["name"].default: kind for kind in KINDS}
+    if value["name"] not in names:
+        raise ValueError(f"name: got {value['name']!r}; legal are {' and '.join(names)}")
+    own = names[value["name"]].model_fields
+    for name, kind in names.items():
+        for key in value.keys() & kind.model_fields.keys() - own.keys():
+            if value[key] != kind.model_fields[key].default:
+                raise ValueError(f"{key}: only {name} has it; give name: {name}, or remove it")
+            value = {other: one for other, one in value.items() if other != key}
+    return value
+
+
+if TYPE_CHECKING:
+    AnyOptimizer = Optimizer
+else:
+    AnyOptimizer = Annotated[reduce(or_, KINDS), Field(discriminator="name"), BeforeValidator(_read)]
+
+
+def read_optimizer(settings: dict[str, Any]) -> Optimizer:
+    """An optimizer from its settings; its `name` is adamw where there is none."""
+    found: Optimizer = TypeAdapter(AnyOptimizer).validate_python(settings)
+    return found

@@ -195,7 +195,7 @@ class TestSingleCommands:
         card = card_of(tmp_path / "out" / "model")
         assert (card.data.base_model, card.data.license) == ("org/large", "other")
         assert card.data.base_model_relation == "finetune"
-        for said in ("itself made of [org/large]", "2-3 of 4, inherited before", f"{found['val_loss']:.4f}"):
+        for said in ("itself made of [org/large]", "2-3 of 4, inherited before", f"{found.val_loss:.4f}"):
             assert said in card.text
         assert AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").config.num_hidden_layers == 2
         assert (tmp_path / "out" / "model" / "LICENSE").is_file()

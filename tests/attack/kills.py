@@ -78,8 +78,13 @@ def _processor() -> float:
 
 
 def attack_with_kills(count: int, seed: int, folder: Path, workers: int) -> list[str]:
-    """Kill commands `count` times in all; returns what went wrong. Call it before this process computes anything."""
-    return attack(count, seed, folder, workers).violations
+    """Kill commands `count` times in all, and print figures; returns what went wrong.
+
+    Call it before this process computes anything.
+    """
+    found = attack(count, seed, folder, workers)
+    print("\n".join(found.lines()))
+    return found.violations
 
 
 def attack(
@@ -92,6 +97,7 @@ def attack(
 ) -> Report:
     """As `attack_with_kills`, with all figures; with `trials` only those are made. `say` is told of each fault at once."""
     began = time.monotonic()
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2] / "src")  # for processes that are not forked
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
     import_all()
     place = Path(tempfile.mkdtemp(prefix="kills-", dir=folder))

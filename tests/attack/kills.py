@@ -14,6 +14,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -63,16 +64,27 @@ class Report:
             jobs[trial.job] += trial.kinds.total()
         longest = max((trial.waited for trial in self.trials), default=0.0)
         return [
-            f"{self.kinds.total()} kills in {len(self.trials)} trials, {self.seconds:.0f} s, seed {self.seed}",
+            f"{self.kinds.total()} kills in {len(self.trials)} trials, {self.seconds:.0f} s ({_processor():.0f} s of CPU time),"
+            f" seed {self.seed}",
             "by kind: " + ", ".join(f"{kind} {count}" for kind, count in sorted(self.kinds.items())),
             "by job: " + ", ".join(f"{job} {count}" for job, count in sorted(jobs.items())),
             f"longest time from SIGTERM or SIGINT to the end: {longest:.1f} s",
         ]
 
 
+def _processor() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def attack_with_kills(count: int, seed: int, folder: Path, workers: int) -> list[str]:
-    """Kill commands `count` times in all; returns what went wrong. Call it before this process computes anything."""
-    return attack(count, seed, folder, workers).violations
+    """Kill commands `count` times in all, and print figures; returns what went wrong.
+
+    Call it before this process computes anything.
+    """
+    found = attack(count, seed, folder, workers)
+    print("\n".join(found.lines()))
+    return found.violations
 
 
 def attack(
@@ -85,6 +97,7 @@ def attack(
 ) -> Report:
     """As `attack_with_kills`, with all figures; with `trials` only those are made. `say` is told of each fault at once."""
     began = time.monotonic()
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2] / "src")  # for processes that are not forked
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
     import_all()
     place = Path(tempfile.mkdtemp(prefix="kills-", dir=folder))

@@ -123,6 +123,7 @@ def test_what_a_kill_left_is_brought_to_an_end(tmp_path: Path) -> None:
     half = tmp_path / ".step-000000004.partial"
     half.mkdir()
     (half / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"x")
+    (tmp_path / "step-000000000").mkdir()  # one beyond those that are kept, half deleted
     again = Checkpoints(tmp_path, 3, PLACE)
     assert again.newest(no_warning) == tmp_path / "step-000000003"
     assert again.best_loss() == 1.25

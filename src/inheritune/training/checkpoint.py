@@ -130,8 +130,7 @@ class Checkpoints:
             if self.runtime.is_rank0:
                 _write_facts(partial, {**facts, "checksums": sums})
         if self.runtime.is_rank0:
-            for old in list_checkpoints(self.folder)[: -self.keep]:
-                _remove(self.folder / f"step-{old:09d}")
+            self._drop_old()
         self._meet()  # a process that ended before the first is done would have the launcher end that one too
 
     def _check_disk(self) -> None:
@@ -214,6 +213,10 @@ class Checkpoints:
             else:
                 shutil.rmtree(partial)
 
+    def _drop_old(self) -> None:
+        for old in list_checkpoints(self.folder)[: -self.keep]:
+            _remove(self.folder / f"step-{old:09d}")
+
     def _newest(self, warn: Callable[[str], None]) -> str | None:
         self._finish_interrupted()
         best = self.folder / BEST
@@ -224,6 +227,7 @@ class Checkpoints:
             target = self.folder / f"step-{step:09d}"
             fault = fault_of(target)
             if fault is None:
+                self._drop_old()  # a kill may have come while it was removed
                 return str(target)
             warn(f"checkpoint {target} is damaged ({fault}); it is removed, going back to the one before")
             _remove(target)

@@ -69,7 +69,7 @@ class Thresholds:
         """
         if position is not None:
             return position < self.characters(source)
-        return any(key < threshold.keys for key, threshold in zip(keys, self.of(source), strict=True))
+        return keys[0] < self.validation[source].keys or keys[1] < self.training[source].keys
 
 
 def text_digest(text: str) -> bytes:

@@ -119,7 +119,7 @@ def test_slots_kinds_and_messages_are_no_use() -> None:
         (Model(Averaging), ("Averaging: self.linear(hidden) / self.config.num_hidden_layers", True)),
         (Alternating(), ("Alternating: layer(hidden) if i % 2 else -layer(hidden)", False)),
         (Model(made_while_running()), ("Made: its code cannot be read", False)),
-        (Indexing(), ("Indexing: its loop over the blocks is not to be found", False)),
+        (Indexing(), ("Indexing: its loop over the blocks cannot be found", False)),
         (Carrying(), ("Carrying: choice goes from block to block", False)),
     ],
 )

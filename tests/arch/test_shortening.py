@@ -167,13 +167,13 @@ def test_overrides_of_single_layers_are_found_however_their_numbers_are_written(
             "jamba",
             {"num_hidden_layers": 6, "attn_layer_period": 2, "attn_layer_offset": 0},
             [0, 2, 5],
-            "no attn_layer_period and attn_layer_offset can say",
+            "no attn_layer_period and attn_layer_offset can express",
         ),
         (
             "ernie4_5_moe",
             {"num_hidden_layers": 6, "moe_layer_start_index": 1, "moe_layer_end_index": 4, "moe_layer_interval": 2},
             [1, 2, 3, 5],
-            "no moe_layer_start_index, moe_layer_end_index, moe_layer_interval can say",
+            "no moe_layer_start_index, moe_layer_end_index, moe_layer_interval can express",
         ),
         (
             "gemma4_text",

@@ -94,7 +94,7 @@ class TestBlocks:
 
     @pytest.mark.parametrize(
         ("lists", "said"),
-        [({"layers": 3}, "found: none"), ({"left": 2, "right": 2}, "found: left and right")],
+        [({"layers": 3}, "there are: none"), ({"left": 2, "right": 2}, "there are: left and right")],
     )
     def test_none_or_several_are_refused(self, lists: dict[str, int], said: str) -> None:
         with pytest.raises(InputError, match=f"2 blocks are not in one list of modules.*{said}"):

@@ -156,8 +156,8 @@ def test_a_measured_choice_needs_its_order() -> None:
     assert select_blocks([1, 2], "first", 4) == [1, 2]
 
 
-def test_a_budget_is_settled_before_it_is_a_number() -> None:
+def test_a_budget_is_replaced_before_it_is_a_number() -> None:
     from inheritune.recipe import Inherit
 
-    with pytest.raises(ValueError, match="settled first"):
+    with pytest.raises(ValueError, match="replaced first"):
         count_layers(Inherit(layers="3M parameters").layers, 4)

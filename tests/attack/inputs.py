@@ -196,7 +196,7 @@ def _copier(tables: Tables, name: str, change: Change | None = None) -> Change:
 
 def of_gguf(tables: Tables) -> Iterator[Case]:
     """A .gguf file."""
-    for command in ("show", "inherit", "evaluate", "new", "analyze"):
+    for command in ("show", "inherit", "evaluate", "new"):
         words, makes = COMMANDS[command]
         named = tables.words(words, model="tiny.gguf")
         yield Case(f"gguf: {command}: control", named, _copier(tables, "gguf"), (0,), makes=makes)
@@ -205,7 +205,7 @@ def of_gguf(tables: Tables) -> Iterator[Case]:
             certain = name in faults.PLACES or name in faults.BYTES
             yield Case(
                 title, named, _copier(tables, "gguf", tables.damage(title, "tiny.gguf", fault)), (2,) if certain else (0, 2),
-                says=("tiny.gguf",), keeps=KEEPS,
+                says=("tiny.gguf|positions",), keeps=KEEPS,
             )  # fmt: skip
 
 

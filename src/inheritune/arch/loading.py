@@ -377,6 +377,7 @@ def _plain_errors(place: str, remedy: str = "check the path, and that the checkp
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+            error.filename = error.filename or place  # which reading leaves out
             raise
         raise InputError(place, *_in_words(error, remedy)) from None
 

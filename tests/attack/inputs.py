@@ -278,7 +278,7 @@ def of_recipe_files(tables: Tables) -> Iterator[Case]:
         for name, fault in table.items():
             yield tables.case(
                 "recipe file", name, command, tables.damage(name, file, fault), (needs,), (0, 2) if name == "flipped bits" else (2,),
-                says=(f"{file}|nowhere|.yaml|/dev/zero|x",),
+                says=(f"{file}|nowhere|.yaml|/dev/zero|x|cannot be read",),
             )  # fmt: skip
     bench = ("bench", "--recipe", "recipe.yaml", "--device", "cpu", "--steps", "5", "--quiet")
     for name, content in odd.items():

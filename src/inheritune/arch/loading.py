@@ -69,7 +69,9 @@ def load_config(reference: Reference, *, weights: bool = True) -> "PretrainedCon
 
 
 def _stored_config(reference: Reference, weights: bool = True) -> "tuple[PretrainedConfig, bool]":
-    """The config as it is stored; whether it names attention by code of others, which is taken out unless trusted."""
+    """The config as it is stored; whether it is changed: attention by code of others is taken out unless trusted, and
+    what a model returns has names.
+    """
     from transformers import AutoConfig
 
     assert reference.path is not None
@@ -86,7 +88,10 @@ def _stored_config(reference: Reference, weights: bool = True) -> "tuple[Pretrai
         trial = copy.deepcopy(found)  # as it is checked when it is saved, with the attention that was chosen
         trial._attn_implementation = "sdpa"
         getattr(trial, "validate", int)()
-    return found, not reference.trust_remote_code and keep_own_attention(found, reference.path)
+    in_tuples = found.return_dict is not True
+    found.return_dict = True  # else what comes out of a model has no names
+    replaced = not reference.trust_remote_code and keep_own_attention(found, reference.path)
+    return found, in_tuples or replaced
 
 
 @lru_cache(maxsize=8)

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import yaml
 
-from inheritune.arch import check_positions, check_tokenizer_fits, load_config, load_tokenizer, planned_config
+from inheritune.arch import (
+    check_positions,
+    check_tokenizer_fits,
+    load_config,
+    load_generation_config,
+    load_tokenizer,
+    planned_config,
+)
 from inheritune.data import (
     check_filters,
     check_tokenizer,
@@ -64,6 +71,7 @@ def _check_reference(basis: Basis) -> None:
         planned_config(place, basis.train.sequence_length)
         return
     config = load_config(place)
+    load_generation_config(place)
     tokenizer = load_tokenizer(place)
     check_tokenizer_fits(tokenizer, config, place.tokenizer or place.title)
     check_positions(config, basis.train.sequence_length, "train.sequence_length")

@@ -125,12 +125,12 @@ def of_words(tables: "Tables") -> Iterator[Case]:
         ):
             yield Case(f"arguments: {command}: {word!r}", (*words, word), keeps=keeps)
         for option in options()[command]:
-            for number, value in enumerate(VALUES):
+            for number in sorted(tables.draw(f"{command} {option}").sample(range(len(VALUES)), 12)):
+                value = VALUES[number]
                 if command == "bench" or (option == "--sequence-length" and value[:3] == "999"):
                     continue  # what is legal there takes long
                 yield Case(
                     f"arguments: {command}: {option}: {number}", (*words, option, value), status=(0, 2), keeps=(*keeps, ".*"),
-                    variables={"INHERITUNE_ATTACK": "1"},
                 )  # fmt: skip
             yield Case(
                 f"arguments: {command}: {option} without a value", (*words, option), says=(option[2:],), keeps=keeps

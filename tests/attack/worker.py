@@ -143,6 +143,9 @@ def run_all(
                     yield started.case, outcome
     finally:
         gc.unfreeze()
+        for started in running.values():  # where the attack is stopped
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.process, signal.SIGKILL)
 
 
 class _Running:

@@ -147,7 +147,7 @@ def of_words(tables: "Tables") -> Iterator[Case]:
                     f"arguments: {command}: {kind} in the way",
                     words,
                     _in_the_way(kind),
-                    (0, 2) if kind == "a link to a folder" or command == "report" else (2,),
+                    (0, 2) if kind in ("a link to a folder", "a link to nothing") or command == "report" else (2,),
                     ("out",),
                 )
             for place in (

@@ -31,6 +31,7 @@ _WRONG_PLACE = {
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
     errno.EISDIR: "check the path",
+    errno.EEXIST: "give another place, or remove what is there",
     errno.ELOOP: "mend the links, or give another path",
 }
 """What to do about the errors of the system that come of a wrong path."""

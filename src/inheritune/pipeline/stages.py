@@ -18,7 +18,7 @@ from inheritune.pipeline.preflight import check_inputs
 from inheritune.pipeline.summary import SUMMARY_KEYS, summarise
 from inheritune.pipeline.tasks import judge_tasks
 from inheritune.recipe import Inherit, Recipe, Size, dump_recipe
-from inheritune.report import write_report
+from inheritune.report import write_report, write_reports
 from inheritune.request import only_job
 from inheritune.runlog import Terminal, add_lineage, note_start, read_mapping, write_json, write_text
 
@@ -75,7 +75,7 @@ class _Run:
             self.terminal.say(f"{self.folder}: finished before; its report is written anew")
             summary = read_mapping(finished, *SUMMARY_KEYS)
             judge_tasks(self.recipe, self.folder, self.ground, summary["result"]["model"])
-            self.runtime.first_does(lambda: write_report(self.folder, summary))
+            self.runtime.first_does(lambda: write_reports([self.folder]))
             self._write_cards(summary)
             self._look(summary)
             return summary
@@ -109,7 +109,7 @@ class _Run:
         """Heads, layers and samples of reference and result. They come last: a run stands without them."""
         model = summary["result"]["model"]
         if look(self.recipe, self.folder, model, self.ground.place, self.runtime, self.terminal):
-            self.runtime.first_does(lambda: write_report(self.folder, summary))
+            self.runtime.first_does(lambda: write_reports([self.folder]))
 
     def _teacher(self, inherit: Inherit, blocks: int) -> Teacher | None:
         """The reference, for a recipe with distillation: of all rounds that there may be, and of the random control."""

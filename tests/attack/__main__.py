@@ -10,6 +10,7 @@ import importlib
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -38,6 +39,7 @@ def _make(folder: str) -> None:
 def prepare(folder: Path) -> None:
     """Make the material in a process of its own, and import here what that needed, so that forked cases need not."""
     importlib.import_module("inheritune.cli.commands")
+    importlib.import_module("inheritune.arch.loading").silence_libraries()
     importlib.import_module("inheritune.experiment")
     importlib.import_module("lm_eval.tasks")
     folder.mkdir(exist_ok=True)
@@ -83,6 +85,7 @@ def attack_with_inputs(count: int, seed: int, folder: Path, workers: int, only: 
             print(f"\n{found[-1]}", flush=True)
     if worker._listing(folder / "material") != untouched:
         found.append("a case has changed the material outside its own folder")
+        print(f"\n{found[-1]}")
     _table(counts, most)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
@@ -109,6 +112,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", help="run the inputs alone that have this in their names, and show what they say")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it has made is removed
     found = []
     with tempfile.TemporaryDirectory(prefix="attack-") as name:
         folder = Path(name)

@@ -172,7 +172,7 @@ def _of_value(title: str, suite: bool, tree: Any, path: tuple[Any, ...], value: 
     words = _command(suite, draw)
     key = str(path[-1])
     shown = value.strip(" '")[:20] or key
-    says = (f"{key}|{path[-2] if len(path) > 1 else key}|own.yaml|data|positions|memory|no such|{shown}",)
+    says = (f"{key}|{path[-2] if len(path) > 1 else key}|own.yaml|data|positions|memory|no such|UTF-8|alias|{shown}",)
     if draw.random() < 0.4:
         dotted = ".".join(map(str, path))
         try:

@@ -7,6 +7,7 @@ everything of it is refused for another reason.
 import random
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -144,9 +145,11 @@ def of_config_fields(tables: Tables) -> Iterator[Case]:
         edit_json(folder / "model" / "config.json", lambda tree: tree.update({key: value}))
 
     for command in ("show", "inherit", "evaluate", "train", "dry run", "plan", "analyze", "half"):
-        yield tables.control("config", command, ("model",))
+        if command in ("show", "half"):
+            yield tables.control("config", command, ("model",))
         for key in _FIELDS:
-            for number, value in enumerate(_FIELD_VALUES):
+            for number in sorted(tables.draw(f"{command}: {key}").sample(range(len(_FIELD_VALUES)), 8)):
+                value = _FIELD_VALUES[number]
                 yield tables.case(
                     "config", f"{key}: {number}: {value!r:.40}", command, partial(field, key=key, value=value), ("model",), (0, 2),
                     says=("config|model",),
@@ -156,7 +159,8 @@ def of_config_fields(tables: Tables) -> Iterator[Case]:
 def of_weights(tables: Tables) -> Iterator[Case]:
     """Headers and data of safetensors files, and the index."""
     for command in ("inherit", "half", "evaluate", "train", "analyze", "run"):
-        yield tables.control("weights", command, ("model",))
+        if command in ("inherit", "run"):
+            yield tables.control("weights", command, ("model",))
         file = "model.safetensors"
         benign = ("data with more behind", "metadata of another program", "a name with a NUL", "a header of spaces")
         places = faults.PLACES | faults.BYTES
@@ -196,7 +200,7 @@ def _copier(tables: Tables, name: str, change: Change | None = None) -> Change:
 
 def of_gguf(tables: Tables) -> Iterator[Case]:
     """A .gguf file."""
-    for command in ("show", "inherit", "evaluate", "new", "analyze"):
+    for command in ("show", "inherit", "evaluate", "new"):
         words, makes = COMMANDS[command]
         named = tables.words(words, model="tiny.gguf")
         yield Case(f"gguf: {command}: control", named, _copier(tables, "gguf"), (0,), makes=makes)
@@ -205,7 +209,7 @@ def of_gguf(tables: Tables) -> Iterator[Case]:
             certain = name in faults.PLACES or name in faults.BYTES
             yield Case(
                 title, named, _copier(tables, "gguf", tables.damage(title, "tiny.gguf", fault)), (2,) if certain else (0, 2),
-                says=("tiny.gguf",), keeps=KEEPS,
+                says=("tiny.gguf|positions",), keeps=KEEPS,
             )  # fmt: skip
 
 
@@ -278,7 +282,7 @@ def of_recipe_files(tables: Tables) -> Iterator[Case]:
         for name, fault in table.items():
             yield tables.case(
                 "recipe file", name, command, tables.damage(name, file, fault), (needs,), (0, 2) if name == "flipped bits" else (2,),
-                says=(f"{file}|nowhere|.yaml|/dev/zero|x",),
+                says=(f"{file}|nowhere|.yaml|/dev/zero|x|cannot be read",),
             )  # fmt: skip
     bench = ("bench", "--recipe", "recipe.yaml", "--device", "cpu", "--steps", "5", "--quiet")
     for name, content in odd.items():
@@ -325,9 +329,9 @@ def select(material: Path, count: int, seed: int) -> list[Case]:
         wanted, row = -(-count * share // sum(share for share, _ in FAMILIES.values())), []
         for turn in range(1000):
             more = every if turn == 0 else list(family(Tables(material, seed, turn)))
-            more = [
-                case for case in more if case not in fixed and not case.name.endswith(": control") and not case.real
-            ]
+            more = [case for case in more if not case.name.endswith(": control") and not case.real]
+            if turn:
+                more = [replace(case, name=f"{case.name} (turn {turn})") for case in more]
             random.Random(f"{seed}:{name}:{turn}").shuffle(more)
             row += more
             if len(row) >= wanted:

@@ -102,6 +102,7 @@ FILES = {
     "gz cut in its header": File("a.jsonl.gz", gzip.compress(LINES)[:5], ["gzip", "cut short"]),
     "gz damaged": File("a.jsonl.gz", gzip.compress(LINES)[:-8] + b"12345678", ["gzip", "damaged"]),
     "gz that is none": File("a.jsonl.gz", LINES, ["not gzip", "fetch the file again"]),
+    "gz of zeros": File("a.jsonl.gz", bytes(17_000_000), ["more than 16,000,000 zeros", "fetch the file again"]),
     "zst cut short": File("a.jsonl.zst", lambda: zstd(LINES)[:-9], ["zstd", "cut short", "fetch the file again"]),
     "zst that is none": File("a.jsonl.zst", LINES, ["not zstd"]),
     "csv without header": File("a.csv", b"1,some text\n2,more\n", ["no column 'text'", "'1', 'some text'", "text_key"]),

@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,15 +111,15 @@ def test_every_flipped_bit_of_the_facts_is_noticed_or_says_the_same(broken_off: 
 
 def test_what_cannot_be_seen_is_not_taken_for_damage(broken_off: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that does not answer for a moment must not cost a checkpoint."""
-    plain = Path.read_text
+    plain = Path.open
 
-    def read(self: Path, *given: str, **more: str) -> str:
+    def read(self: Path, *given: Any, **more: Any) -> Any:
         if self.name == "checkpoint.json" and "step-000000004" in str(self):
             raise PermissionError(13, "Permission denied", str(self))
         return plain(self, *given, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", read)
+        patch.setattr(Path, "open", read)
         with pytest.raises(PermissionError):
             train(broken_off, model())
     assert list_checkpoints(broken_off / "checkpoints") == [2, 4]

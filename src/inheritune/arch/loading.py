@@ -74,7 +74,9 @@ def _place(reference: Reference) -> str:
 
 
 def _stored_config(reference: Reference, weights: bool = True) -> "tuple[PretrainedConfig, bool]":
-    """The config as it is stored; whether it names attention by code of others, which is removed unless trusted."""
+    """The config as it is stored; whether it is changed: attention by code of others is removed unless trusted, and
+    what a model returns has names.
+    """
     from transformers import AutoConfig
 
     place = _place(reference)
@@ -90,7 +92,10 @@ def _stored_config(reference: Reference, weights: bool = True) -> "tuple[Pretrai
         trial = copy.deepcopy(config)  # checked as it is when it is saved, with the attention that was chosen
         trial._attn_implementation = "sdpa"
         getattr(trial, "validate", int)()
-    return config, not reference.trust_remote_code and keep_own_attention(config, place)
+    in_tuples = config.return_dict is not True
+    config.return_dict = True  # otherwise a model's outputs have no names
+    replaced = not reference.trust_remote_code and keep_own_attention(config, place)
+    return config, in_tuples or replaced
 
 
 @lru_cache(maxsize=8)
@@ -357,6 +362,7 @@ def _plain_errors(place: str, remedy: str = "check the path, and that the checkp
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+            error.filename = error.filename or place  # which reading leaves out
             raise
         raise InputError(place, *_in_words(error, remedy)) from None
 

@@ -63,6 +63,8 @@ def check_decoder(config: "PretrainedConfig") -> None:
         text = config.get_text_config()
     except ValueError as error:
         raise InputError(title(config), f"{config.model_type} has several text models ({error})", remedy) from None
+    if not hasattr(text, "model_type"):
+        raise InputError(title(config), f"its text part is no config ({text!r:.80})", remedy)
     if text is not config:
         inner = f"a text model of type {text.model_type}"
         raise InputError(title(config), f"{config.model_type} wraps {inner} in a larger one", remedy)

@@ -236,7 +236,7 @@ def train(
     sequence_length: Annotated[int, typer.Option(help="Predicted tokens a sequence.")] = 1024,
     prefix: Prefix = "auto",
     evaluate_every: Annotated[str, typer.Option(help="How often a validation loss is taken.")] = "100 steps",
-    seed: Annotated[int, typer.Option(help="Decides the order of sequences and dropout.")] = 1,
+    seed: Annotated[int, typer.Option(help="Decides the order of sequences and dropout.", min=0, max=2**31 - 1)] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     track: Annotated[
         list[str] | None, typer.Option(help="Show the curves in tensorboard, wandb or trackio; repeatable.")

@@ -30,6 +30,7 @@ _WRONG_PLACE = {
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
     errno.EISDIR: "check the path",
+    errno.EEXIST: "give another place, or remove what is there",
     errno.ELOOP: "mend the links, or give another path",
 }
 """What to do about the errors of the system that come of a wrong path."""
@@ -227,6 +228,8 @@ def _wrong_name(error: Exception) -> str | None:
     """What to say of a name that the system or a library does not take; None for other errors."""
     if isinstance(error, ValueError) and str(error).startswith("embedded null"):
         return "a path has a NUL character in it; give a path without it"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Python before 3.13
+        return f"{str(error)[:_SHOWN]}: links that lead to themselves; {_WRONG_PLACE[errno.ELOOP]}"
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"{error.object[:_SHOWN]!r}: a name in it is not UTF-8; rename what has this name"
     return None

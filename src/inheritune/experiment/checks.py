@@ -9,6 +9,7 @@ from inheritune.arch import (
     check_tokenizer_fits,
     layer_count,
     load_config,
+    load_generation_config,
     load_tokenizer,
     logits_width,
     planned_config,
@@ -109,6 +110,7 @@ def _check_reference(basis: Basis) -> None:
         planned_config(place, basis.train.sequence_length)
         return
     config = load_config(place)
+    load_generation_config(place)
     tokenizer = load_tokenizer(place)
     check_tokenizer_fits(tokenizer, config, place.tokenizer or place.title)
     check_positions(config, basis.train.sequence_length, "train.sequence_length")

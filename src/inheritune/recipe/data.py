@@ -154,7 +154,7 @@ class Data(Part):
     """Training tokens: whole documents drawn at random with the seed, the last one cut. Default: all there are."""
     validation: Tokens = Size(100_000, "tokens")
     """Whole documents, chosen by a hash of their content and kept out of training, until at least so many tokens."""
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Draws the documents. Default: the recipe's seed."""
     filters: Filters = []
     """Filters that exclude documents, in this order: names, or mappings of `filter` and its options. Those that compare

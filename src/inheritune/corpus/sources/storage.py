@@ -12,6 +12,7 @@ BLOCK = 1 << 20
 _PACKED_BLOCK = 1 << 16
 # Unpacked at once. So few, as 4 bytes of zstd may hold 128 KB of a text that repeats itself.
 _BITE = 1 << 9
+_PADDING = 16_000_000  # bytes
 _PACKED = {".gz": "gzip", ".dz": "gzip", ".zst": "zstd"}
 
 
@@ -137,13 +138,17 @@ def blocks(address: str, start: int = 0) -> Iterator[bytes]:
 def _unpacked(file: Any, how: str) -> Iterator[bytes]:
     begin, broken = _unpacker(how)
     unpacker: Any = None
+    padding = 0
     for packed in _bites(file):
         while packed:
             if unpacker is None:
-                packed = packed.lstrip(b"\0")  # padding between members, which tapes and some tools write
+                padding += len(packed)
+                packed = packed.lstrip(b"\0")  # padding between members, as tapes and some tools leave it
+                if padding - len(packed) > _PADDING:
+                    raise Damaged(f"more than {_PADDING:,} zeros, no {how} data", "fetch the file again, or exclude it")
                 if not packed:
                     break
-                unpacker = begin()
+                unpacker, padding = begin(), 0
             try:
                 block = unpacker.decompress(packed)
             except broken as error:

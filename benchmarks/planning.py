@@ -143,8 +143,8 @@ _OPEN_LLAMA = {
     "tie_word_embeddings": False, "rms_norm_eps": 1e-6,
 }  # fmt: skip
 _PLANS = {
-    "recipes/openllama-1.5b.yaml": "pipeline.plan_recipe",
-    "recipes/suites/low-data.yaml": "comparison.plan_suite",
+    "recipes/openllama-1.5b.yaml": "plan_recipe",
+    "recipes/suites/low-data.yaml": "plan_suite",
 }
 
 
@@ -153,10 +153,11 @@ def plan_seconds(file: str, function: str, rounds: int) -> dict[str, tuple[float
     imports, and the command as a whole.
     """
     recipe = Path(__file__).parents[1] / file
-    load = "load_suite" if "suite" in function else "load_recipe"
+    load, home = ("load_suite", "experiment") if "suite" in function else ("load_recipe", "recipe")
     code = (
-        "import sys, time; from inheritune import comparison, pipeline; from inheritune.planner import choose_devices;"
-        f"from inheritune.recipe import {load}; from transformers.models.llama import modeling_llama;"
+        f"import sys, time; from inheritune.planner import choose_devices;"
+        f"from inheritune.experiment import {function}; from inheritune.{home} import {load};"
+        f"from transformers.models.llama import modeling_llama;"
         f"recipe = {load}(sys.argv[1], [f'reference={{sys.argv[2]}}'])\n"
         "for _ in range(2):\n"
         "    began = time.perf_counter(), time.process_time()\n"

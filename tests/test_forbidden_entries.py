@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from inheritune.experiment.look import greedy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from inheritune import runtime
@@ -18,7 +17,7 @@ from inheritune.data import Sequences
 from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
 from inheritune.errors import RunError
-from inheritune.evaluation import judge
+from inheritune.evaluation import greedy_continuation, judge
 from inheritune.losses import (
     Distribution,
     chunked_distillation,
@@ -264,7 +263,7 @@ def test_a_training_ends_with_an_error_that_says_so(taught: bool, tmp_path: Path
 def test_entries_that_the_tokenizer_lacks_are_never_emitted(tokenizer: Any) -> None:
     padded = small(len(tokenizer) + 20)
     padded.changed = (100.0, list(range(len(tokenizer), len(tokenizer) + 20)))
-    found = greedy(padded, tokenizer, "the small model", 6, ())
+    found = greedy_continuation(padded, tokenizer, "the small model", 6, ())
     ids = tokenizer("the small model")["input_ids"]
     for _ in range(6):
         with torch.no_grad():
@@ -274,7 +273,7 @@ def test_entries_that_the_tokenizer_lacks_are_never_emitted(tokenizer: Any) -> N
 
 def test_forbidden_entries_are_never_emitted(tokenizer: Any) -> None:
     model = small(len(tokenizer))
-    first = greedy(model, tokenizer, "the small model", 1, ())
+    first = greedy_continuation(model, tokenizer, "the small model", 1, ())
     [entry] = [number for number in range(len(tokenizer)) if tokenizer.decode([number]) == first]
     model.changed = (-math.inf, [entry])
-    assert first not in greedy(model, tokenizer, "the small model", 6, ())
+    assert first not in greedy_continuation(model, tokenizer, "the small model", 6, ())

@@ -13,8 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 import inheritune
 from inheritune.data import batch_numbers, open_prepared, prefix_tokens, suffix_tokens, train_tokenizer
 from inheritune.errors import InputError
-from inheritune.evaluation import judge_on
-from inheritune.evaluation.samples import greedy_continuation
+from inheritune.evaluation import greedy_continuation, judge_on
 
 LENGTH = 24
 KINDS = {
@@ -204,12 +203,12 @@ def test_a_run_judges_and_trains_so(
     summary = inheritune.run(recipe, tmp_path / "run")
     stream = open_prepared(tmp_path / "run" / "data").tokens("validation").read().tolist()
     apart = attention == "document"
-    assert summary["reference"]["val_loss"] == pytest.approx(np.mean(plain_losses(reference, stream, apart)), abs=2e-5)
-    place = tmp_path / "run" / summary["result"]["model"]
-    assert summary["result"]["val_loss"] == pytest.approx(np.mean(plain_losses(place, stream, apart)), abs=2e-5)
+    assert summary.reference.val_loss == pytest.approx(np.mean(plain_losses(reference, stream, apart)), abs=2e-5)
+    place = tmp_path / "run" / summary.result.model
+    assert summary.result.val_loss == pytest.approx(np.mean(plain_losses(place, stream, apart)), abs=2e-5)
     again = inheritune.evaluate(tmp_path / "run", device="cpu").to_json()["models"]
     assert [one["val_loss"] for one in again] == pytest.approx(
-        [summary["reference"]["val_loss"], summary["result"]["val_loss"]], abs=1e-6
+        [summary.reference.val_loss, summary.result.val_loss], abs=1e-6
     )
     # the first step: the target as it was inherited, on the first batch
     inherited = tmp_path / "inherited"

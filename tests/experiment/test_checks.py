@@ -24,7 +24,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     [
         (
             {"start": "inherited"},
-            r"arm it: .*there is no start 'inherited'; did you mean inherit\? legal are inherit, lazy",
+            r"arm it: .*there is no start 'inherited'; did you mean inherit\? legal are distilbert, growth",
         ),
         ({"start": {"layers": 3}}, "arm it: .*not a start"),
         ({"start": {"kind": "random", "choose": "last"}}, "arm it: unknown key"),

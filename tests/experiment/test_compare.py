@@ -17,6 +17,7 @@ from inheritune.cli.comparison import show_comparison
 from inheritune.data import open_prepared
 from inheritune.errors import InputError, Interrupted
 from inheritune.experiment import training_run
+from inheritune.results import ArmResult, Comparison, JudgedArm
 from tiny_suites import make_reference, tiny_suite
 
 pytestmark = pytest.mark.long
@@ -49,19 +50,20 @@ def suite(text: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path, suite: dict[str, Any]) -> dict[str, Any]:
+def found(folder: Path, suite: dict[str, Any]) -> Comparison:
     return compare(suite, folder / "out")
 
 
-def arm_of(found: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(arm for arm in found["arms"] if arm["name"] == name)
+def arm_of(found: Comparison, name: str) -> JudgedArm:
+    return next(arm for arm in found.judged if arm.name == name)
 
 
-def test_every_arm_has_the_figures_of_a_round(found: dict[str, Any], folder: Path) -> None:
-    assert read_json(folder / "out" / "comparison.json") == found
-    assert found["finished"]
-    for arm in found["arms"]:
+def test_every_arm_has_the_figures_of_a_round(found: Comparison, folder: Path) -> None:
+    assert read_json(folder / "out" / "comparison.json") == found.to_json()
+    assert found.finished
+    for arm in found.to_json()["arms"]:
         if "too hot" in arm["name"]:
+            assert "val_loss" not in arm
             continue
         for key in (
             "layers", "parameters", "tokens", "steps", "flops", "seconds", "val_loss", "val_loss_se", "gap", "gap_se",
@@ -71,7 +73,7 @@ def test_every_arm_has_the_figures_of_a_round(found: dict[str, Any], folder: Pat
         assert (folder / "out" / arm["model"] / "model.safetensors").is_file()
 
 
-def test_equal_budgets_by_the_recorded_tokens(found: dict[str, Any], folder: Path) -> None:
+def test_equal_budgets_by_the_recorded_tokens(found: Comparison, folder: Path) -> None:
     """Not from the plan: from each training's own metrics."""
     for name, tokens in (
         ("inherit", 512),
@@ -81,65 +83,66 @@ def test_equal_budgets_by_the_recorded_tokens(found: dict[str, Any], folder: Pat
         ("random twice", 1024),
     ):
         arm = arm_of(found, name)
-        for run in arm["runs"]:
-            place = folder / "out" / run["folder"]
-            files = [place / stage["folder"] / "metrics.jsonl" for stage in run["stages"]]
+        for run in arm.runs:
+            place = folder / "out" / run.folder
+            files = [place / stage.folder / "metrics.jsonl" for stage in run.stages]
             last = [json.loads(file.read_text(encoding="utf-8").splitlines()[-1])["tokens"] for file in files]
             assert sum(last) == tokens
-        assert arm["tokens"] == tokens
-        assert arm["equal"] == (tokens == 512)
-    assert [stage["tokens"] for stage in arm_of(found, "stacking")["runs"][0]["stages"]] == [256, 256]
+        assert arm.tokens == tokens
+        assert arm.equal == (tokens == 512)
+    assert [stage.tokens for stage in arm_of(found, "stacking").runs[0].stages] == [256, 256]
 
 
-def test_figures_over_sequences_and_seeds(found: dict[str, Any], folder: Path) -> None:
+def test_figures_over_sequences_and_seeds(found: Comparison, folder: Path) -> None:
     arm = arm_of(found, "inherit")
-    results = [read_json(folder / "out" / "arms" / "inherit" / f"seed-{seed}" / "result.json") for seed in (1, 2)]
-    losses = [sum(result["sequence_losses"]) / len(result["sequence_losses"]) for result in results]
-    assert arm["val_loss"] == pytest.approx(sum(losses) / 2)
-    assert arm["val_loss_se_seeds"] == pytest.approx(abs(losses[0] - losses[1]) / 2)
-    assert arm["gap"] == pytest.approx(arm["val_loss"] - found["reference"]["val_loss"])
-    assert arm["best_val_loss"] <= arm["val_loss"] + 1e-12
+    results = [ArmResult.read(folder / "out" / "arms" / "inherit" / f"seed-{seed}" / "result.json") for seed in (1, 2)]
+    losses = [sum(result.sequence_losses) / len(result.sequence_losses) for result in results]
+    assert arm.val_loss == pytest.approx(sum(losses) / 2)
+    assert arm.val_loss_se_seeds == pytest.approx(abs(losses[0] - losses[1]) / 2)
+    assert arm.gap == pytest.approx(arm.val_loss - found.reference.val_loss)
+    assert arm.best_val_loss <= arm.val_loss + 1e-12
 
 
-def test_growth_counts_all_rounds(found: dict[str, Any]) -> None:
+def test_growth_counts_all_rounds(found: Comparison) -> None:
     arm = arm_of(found, "grown")
-    assert (arm["tokens"], arm["equal"]) == (2 * 512, False)
-    assert [stage["layers"] for stage in arm["runs"][0]["stages"]] == [1, 2]
-    assert arm["flops"] == sum(stage["flops"] for stage in arm["runs"][0]["stages"])
+    assert (arm.tokens, arm.equal) == (2 * 512, False)
+    assert [stage.layers for stage in arm.runs[0].stages] == [1, 2]
+    assert arm.flops == sum(stage.flops for stage in arm.runs[0].stages)
 
 
-def test_a_teachers_cost_stands_apart(found: dict[str, Any]) -> None:
-    assert arm_of(found, "distilled")["flops"] == arm_of(found, "inherit")["flops"]
-    assert arm_of(found, "distilled")["teacher_flops"] > 0
-    assert "teacher_flops" not in arm_of(found, "inherit")
+def test_a_teachers_cost_stands_apart(found: Comparison) -> None:
+    assert arm_of(found, "distilled").flops == arm_of(found, "inherit").flops
+    assert (arm_of(found, "distilled").teacher_flops or 0) > 0
+    assert arm_of(found, "inherit").teacher_flops is None
 
 
-def test_a_teachers_outputs_are_computed_once_for_all_arms_and_seeds(found: dict[str, Any], folder: Path) -> None:
+def test_a_teachers_outputs_are_computed_once_for_all_arms_and_seeds(found: Comparison, folder: Path) -> None:
     assert len(list((folder / "shared" / "teachers").glob("*/manifest.json"))) == 1
-    costs = [run["teacher_flops"] for name in ("distilled", "taught") for run in arm_of(found, name)["runs"]]
+    costs = [run.teacher_flops for name in ("distilled", "taught") for run in arm_of(found, name).runs]
     assert len(costs) == 4
     assert len(set(costs)) == 1
+    assert costs[0]
 
 
-def test_a_tiny_suite_takes_less_than_two_minutes(found: dict[str, Any], folder: Path) -> None:
+def test_a_tiny_suite_takes_less_than_two_minutes(found: Comparison, folder: Path) -> None:
     """All arms with two seeds, and the reference; from the first file to the last."""
     files = [file.stat().st_mtime for file in folder.rglob("*") if file.is_file()]
     assert max(files) - min(files) < 120
 
 
-def test_a_failed_arm_is_shown_and_stops_no_other(found: dict[str, Any], folder: Path) -> None:
+def test_a_failed_arm_is_shown_and_stops_no_other(found: Comparison, folder: Path) -> None:
     for name, words in (("too hot", "the loss is"), ("on too hot", "it needs the result of too hot, which failed")):
-        arm = arm_of(found, name)
-        assert arm["state"] == "failed"
-        assert [failure["seed"] for failure in arm["failures"]] == [1, 2]
-        assert words in arm["failures"][0]["error"]
-    assert arm_of(found, "grown")["state"] == "finished"
+        arm = next(arm for arm in found.arms if arm.name == name)
+        assert arm.state == "failed"
+        assert [failure.seed for failure in arm.failures] == [1, 2]
+        assert words in arm.failures[0].error
+    assert arm_of(found, "grown").state == "finished"
     report = (folder / "out" / "report" / "report.md").read_text(encoding="utf-8")
     assert "| too hot |" in report
     assert "too hot, seed 1, failed: " in report
 
 
-def test_the_report_names_what_is_unequal_and_published(found: dict[str, Any], folder: Path) -> None:
+def test_the_report_names_what_is_unequal_and_published(found: Comparison, folder: Path) -> None:
     report = folder / "out" / "report"
     page, markdown = ((report / name).read_text(encoding="utf-8") for name in ("index.html", "report.md"))
     assert "* random twice: another budget, 1.02K tokens: twice the steps." in page
@@ -152,15 +155,15 @@ def test_the_report_names_what_is_unequal_and_published(found: dict[str, Any], f
     )
 
 
-def test_called_again_only_what_failed_is_tried(found: dict[str, Any], folder: Path, suite: dict[str, Any]) -> None:
+def test_called_again_only_what_failed_is_tried(found: Comparison, folder: Path, suite: dict[str, Any]) -> None:
     """And an arm that is new, and a seed; another arm under the same name is refused."""
     out = folder / "out"
     kept = {file: file.stat().st_mtime_ns for file in out.glob("arms/*/*/result.json")}
     more = [arm for arm in ARMS if "too hot" not in arm["name"]] + [{"name": "lazy", "start": "lazy"}]
     again = compare(suite | {"arms": more, "seeds": [1, 2, 3]}, out)
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    assert arm_of(again, "lazy")["state"] == "finished"
-    assert [run["seed"] for run in arm_of(again, "random")["runs"]] == [1, 2, 3]
+    assert arm_of(again, "lazy").state == "finished"
+    assert [run.seed for run in arm_of(again, "random").runs] == [1, 2, 3]
     other = [{"name": "inherit", "start": "lazy"}]
     with pytest.raises(InputError, match=r"^arm inherit: .* belongs to another training: start\.layers"):
         compare(suite | {"arms": other}, out)
@@ -168,17 +171,17 @@ def test_called_again_only_what_failed_is_tried(found: dict[str, Any], folder: P
         compare(suite | {"train": suite["train"] | {"batch": "8 sequences"}}, out)
 
 
-def test_suites_share_text_and_reference(found: dict[str, Any], folder: Path, suite: dict[str, Any]) -> None:
+def test_suites_share_text_and_reference(found: Comparison, folder: Path, suite: dict[str, Any]) -> None:
     kept = sorted(place for place in (folder / "shared").glob("*-*") if place.is_dir())
     other = compare(
         suite | {"arms": [{"name": "lazy", "start": "lazy"}], "seeds": [5], "published": None}, folder / "other"
     )
     assert sorted(place for place in (folder / "shared").glob("*-*") if place.is_dir()) == kept
-    assert other["reference"]["val_loss"] == found["reference"]["val_loss"]
-    assert (folder / "other" / other["reference"]["folder"] / "model").is_dir()
+    assert other.reference.val_loss == found.reference.val_loss
+    assert (folder / "other" / (other.reference.folder or "") / "model").is_dir()
 
 
-def test_suites_share_arms_that_are_alike(found: dict[str, Any], folder: Path, suite: dict[str, Any]) -> None:
+def test_suites_share_arms_that_are_alike(found: Comparison, folder: Path, suite: dict[str, Any]) -> None:
     """Whatever they are called: the same start in other words is trained once, another seed or budget is not; one that
     was taken away is made again.
     """
@@ -190,14 +193,13 @@ def test_suites_share_arms_that_are_alike(found: dict[str, Any], folder: Path, s
     asked = suite | {"arms": arms, "seeds": [2, 7], "published": None}
     out, shared = folder / "alike", folder / "shared" / "arms"
     before = len(list(shared.iterdir()))
-    compare(asked, out)
+    alike = compare(asked, out)
     assert len(list(shared.iterdir())) == before + 4  # of six, two were there
     for name, theirs in (("first 2", "inherit"), ("two stages", "stacking")):
         mine, other = out / "arms" / name, folder / "out" / "arms" / theirs
         assert (mine / "seed-2").resolve() == (other / "seed-2").resolve()
         assert (mine / "seed-7").resolve().parent == shared.resolve()
-    figures = arm_of(read_json(out / "comparison.json"), "first 2")["runs"][0]
-    assert figures["val_loss"] == arm_of(found, "inherit")["runs"][1]["val_loss"]
+    assert arm_of(alike, "first 2").runs[0].val_loss == arm_of(found, "inherit").runs[1].val_loss
     gone = (out / "arms" / "shorter" / "seed-7").resolve()
     shutil.rmtree(gone)
     compare(asked, out)
@@ -205,7 +207,7 @@ def test_suites_share_arms_that_are_alike(found: dict[str, Any], folder: Path, s
 
 
 def test_interrupted_it_goes_on_to_the_same_bits(
-    found: dict[str, Any], folder: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    found: Comparison, folder: Path, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal in the second stage of an arm: 130's exception, and afterwards the weights of an uninterrupted one."""
     arms = [arm for arm in ARMS if arm["name"] in ("inherit", "stacking")]
@@ -224,12 +226,12 @@ def test_interrupted_it_goes_on_to_the_same_bits(
         patched.setattr(training_run, "sequence_losses", interrupting)
         with pytest.raises(Interrupted, match="stacking, seed 1: stopped"):
             compare(suite | {"arms": arms}, folder / "interrupted", shared=apart)
-    before = read_json(folder / "interrupted" / "comparison.json")
-    assert not before["finished"]
-    assert [arm["state"] for arm in before["arms"]] == ["waiting", "waiting"]
+    before = Comparison.read(folder / "interrupted" / "comparison.json")
+    assert not before.finished
+    assert [arm.state for arm in before.arms] == ["waiting", "waiting"]
     compare(suite | {"arms": arms}, folder / "interrupted", shared=apart)
     for name in ("inherit", "stacking"):
-        model = Path(arm_of(found, name)["model"])
+        model = Path(arm_of(found, name).model)
         assert weights(folder / "interrupted" / model) == weights(folder / "out" / model)
 
 
@@ -244,9 +246,9 @@ def test_arms_with_text_of_their_own(text: Path, tmp_path: Path, tokenizer: Any)
         {"name": "filtered", "start": "inherit", "data": {"filters": [short]}},
     ]
     found = compare(tiny_suite(text, reference, arms), tmp_path / "out")
-    assert [arm["failures"] for arm in found["arms"]] == [[], [], []]
-    assert all(arm["equal"] for arm in found["arms"])
-    epochs = [arm["epochs"] for arm in found["arms"]]
+    assert [arm.failures for arm in found.arms] == [[], [], []]
+    assert [arm.equal for arm in found.judged] == [True, True, True]
+    epochs = [arm.epochs for arm in found.judged]
     assert epochs[1] > epochs[2] > epochs[0]
     assert epochs[1] == pytest.approx(512 / 300, rel=0.1)
 
@@ -263,11 +265,11 @@ def test_arms_with_text_of_their_own(text: Path, tmp_path: Path, tokenizer: Any)
 
 
 def test_a_wide_terminal_shows_all_columns(
-    found: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    found: Comparison, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for columns, there in (("250", True), ("80", False)):
         monkeypatch.setenv("COLUMNS", columns)
-        show_comparison(found, folder / "out")
+        show_comparison(found.to_json(), folder / "out")
         shown = capsys.readouterr().out
         assert [name in shown for name in ("params", "seconds")] == [there] * 2
         assert "val. loss" in shown

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from conftest import make_text, read_json, tiny_recipe, weights
-from inheritune import pipeline
 from inheritune.data import Sequences, open_prepared, prepare
+from inheritune.experiment import run
 from inheritune.recipe import Recipe, load_recipe
 from inheritune.runlog import read_metrics
 from processes import Started, program
@@ -20,14 +20,14 @@ def test_the_records_say_what_a_run_leaves_over(text: Path, reference_folder: Pa
     tree = tiny_recipe(text, reference_folder) | {"controls": [], "grow": None}
     tree["data"]["size"] = "1003 tokens"
     tree["train"]["length"] = "1.5 epochs"
-    summary = pipeline.run(Recipe.model_validate(tree), tmp_path / "run")
+    summary = run(Recipe.model_validate(tree), tmp_path / "run")
     validation = open_prepared(tmp_path / "run" / "data").manifest["tokens"]["validation"]
     # 1002 tokens are predicted, in 62 sequences of 16; 93 of them are an epoch and a half, in batches of 4
     assert read_json(tmp_path / "run" / "manifest.json")["lineage"]["left_over_tokens"] == {
         "train": 10, "validation": (validation - 1) % 16
     }  # fmt: skip
-    found = summary["rounds"][0]
-    assert (found["steps"], found["tokens"], found["left_over_tokens"]) == (23, 23 * 64, 16)
+    found = summary.rounds[0]
+    assert (found.steps, found.tokens, found.left_over_tokens) == (23, 23 * 64, 16)
 
 
 def test_windows_that_begin_anywhere_leave_nothing_over() -> None:
@@ -38,10 +38,10 @@ def test_windows_that_begin_anywhere_leave_nothing_over() -> None:
 def test_a_run_that_goes_on_does_not_read_the_data_again(text: Path, reference_folder: Path, tmp_path: Path) -> None:
     tree = tiny_recipe(text, reference_folder) | {"controls": [], "grow": None}
     recipe = Recipe.model_validate(tree)
-    pipeline.run(recipe, tmp_path / "run")
+    run(recipe, tmp_path / "run")
     for _ in range(2):
         (tmp_path / "run" / "summary.json").unlink()
-        pipeline.run(recipe, tmp_path / "run")
+        run(recipe, tmp_path / "run")
     noted = read_json(tmp_path / "run" / "data-verified.json")
     assert sorted(Path(file).name for file in noted) == ["train-00000.bin", "validation-00000.bin"]
 
@@ -80,16 +80,16 @@ def test_killed_it_ends_with_the_same_bits(
     tree = tiny_recipe(text, reference_folder) | {"data": changed.pop("data"), "grow": None}
     tree["train"] |= {"length": "40 steps", "checkpoint": {"every": "7 steps"}, **changed}
     path = write_recipe(tree)
-    expected = pipeline.run(load_recipe(path), tmp_path / "straight")
+    expected = run(load_recipe(path), tmp_path / "straight")
     step = tmp_path / "run/rounds/1-1layers/checkpoints/step-000000007"
     begun = Started("run", path, "--out", tmp_path / "run", "-q")
     begun.wait_until(step.exists)
     begun.send(signal.SIGKILL)
     assert begun.wait() == -signal.SIGKILL
-    found = pipeline.run(load_recipe(path), tmp_path / "run")
+    found = run(load_recipe(path), tmp_path / "run")
     for name in ("rounds/1-1layers/model", "controls/random-1layers/model"):
         assert weights(tmp_path / "run" / name) == weights(tmp_path / "straight" / name)
-    assert found["rounds"][0]["val_loss"] == expected["rounds"][0]["val_loss"]
+    assert found.rounds[0].val_loss == expected.rounds[0].val_loss
 
 
 def test_a_reference_of_the_run_learns_inside_documents_too(text: Path, tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_a_reference_of_the_run_learns_inside_documents_too(text: Path, tmp_path
         tree = tiny_recipe(text) | {"controls": [], "grow": None}
         tree["train"] |= {"attention": attention, "sequence_length": 32}
         tree["data"]["sources"][0]["document"] = "40 characters"
-        summary = pipeline.run(Recipe.model_validate(tree), tmp_path / attention)
+        summary = run(Recipe.model_validate(tree), tmp_path / attention)
         losses = [r["loss"] for r in read_metrics(tmp_path / attention / "reference/metrics.jsonl") if "loss" in r]
-        found[attention] = losses[0], summary["reference"]["val_loss"]
+        found[attention] = losses[0], summary.reference.val_loss
     assert found["sequence"][0] != found["document"][0]
     assert found["sequence"][1] != found["document"][1]
 

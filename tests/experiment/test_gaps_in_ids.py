@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import read_json, tiny_recipe
-from inheritune import pipeline
+from conftest import tiny_recipe
 from inheritune.arch import check_tokenizer_fits, load_config, load_tokenizer
 from inheritune.data import adopt, prepare
 from inheritune.errors import InputError
 from inheritune.evaluation import evaluate
+from inheritune.experiment import run
 from inheritune.recipe import Recipe, Reference, TokenFiles
 from inheritune.vocabulary import vocabulary_size
 
@@ -63,12 +63,10 @@ def test_a_run_whose_reference_is_made_first(tmp_path: Path, text: Path, gapped:
     tree = tiny_recipe(text) | {"controls": [], "grow": None}
     tree["reference"]["train"] |= {"tokenizer": str(tmp_path / "tokenizer"), "length": "3 steps"}
     recipe = Recipe.model_validate(tree | {"train": tree["train"] | {"length": "3 steps"}})
-    pipeline.run(recipe, tmp_path / "run")
+    summary = run(recipe, tmp_path / "run")
     config = load_config(Reference(path=str(tmp_path / "run/reference/model")))
     assert config.vocab_size == 451
-    model = tmp_path / "run" / read_json(tmp_path / "run/summary.json")["result"]["model"]
+    model = tmp_path / "run" / summary.result.model
     check_tokenizer_fits(load_tokenizer(Reference(path=str(model))), config, "here")
     judged = evaluate(str(model), tmp_path / "run/data", 16)
-    assert judged["models"][0]["val_loss"] == pytest.approx(
-        read_json(tmp_path / "run/summary.json")["result"]["val_loss"], rel=1e-5
-    )
+    assert judged["models"][0]["val_loss"] == pytest.approx(summary.result.val_loss, rel=1e-5)

@@ -1,5 +1,6 @@
 """A recipe that says `choose: auto`: chosen once, on training text, and grown by what was dropped last."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import pytest
 
 import inheritune
 from conftest import read_json, tiny_recipe, weights
-from inheritune import growth, prepare
+from inheritune import prepare
 from inheritune.errors import InputError, Interrupted
-from inheritune.experiment import run
+from inheritune.experiment import choice, run
+from inheritune.experiment.stages import Stages
 from inheritune.recipe import load_recipe
+from inheritune.results import Round, RoundResult, Selection
 
 
 def recipe(text: Path, reference: Path, **inherit: Any) -> dict[str, Any]:
@@ -25,22 +28,22 @@ def recipe(text: Path, reference: Path, **inherit: Any) -> dict[str, Any]:
     return tree
 
 
-def check_nested(out: Path, rounds: list[dict[str, Any]], folders: list[Path]) -> None:
-    selection = read_json(out / "selection.json")
-    order = [one["block"] for one in selection["dropped"]]
-    assert selection["choose"] == "auto"
+def check_nested(out: Path, rounds: Sequence[Round | RoundResult], folders: list[Path]) -> None:
+    selection = Selection.read(out / "selection.json")
+    order = [one.block for one in selection.dropped]
+    assert selection.choose == "auto"
     assert len(order) == 3
-    assert rounds[0]["blocks"] == selection["blocks"] == [block for block in range(4) if block not in order]
+    assert rounds[0].blocks == selection.blocks == [block for block in range(4) if block not in order]
     for number, (found, folder) in enumerate(zip(rounds, folders, strict=True)):
-        assert found["blocks"] == sorted(set(range(4)) - set(order[: 3 - number]))
-        assert read_json(folder / "inherited.json")["blocks"] == found["blocks"]
+        assert found.blocks == sorted(set(range(4)) - set(order[: 3 - number]))
+        assert read_json(folder / "inherited.json")["blocks"] == found.blocks
 
 
 def test_a_choice_that_was_interrupted_in_a_run_resumes(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C behind each drop: the choice of an uninterrupted run, and no drop is looked for twice."""
-    path, choose, said = write_recipe(recipe(text, reference_folder)), growth.choose_blocks, []
+    path, choose, said = write_recipe(recipe(text, reference_folder)), choice.choose_blocks, []
 
     class Stopped(Exception):
         pass
@@ -56,10 +59,10 @@ def test_a_choice_that_was_interrupted_in_a_run_resumes(
 
         return choose(*given, say=tell, **named)
 
-    monkeypatch.setattr(growth.Growth, "run", stop)  # behind the choice
+    monkeypatch.setattr(Stages, "train", stop)  # behind the choice
     out, drops = tmp_path / "out", tmp_path / "out" / "selection-drops.json"
     with monkeypatch.context() as signalled:
-        signalled.setattr(growth, "choose_blocks", interrupted)
+        signalled.setattr(choice, "choose_blocks", interrupted)
         for kept in ("first drop is", "first 2 drops are", "first 3 drops are"):
             with pytest.raises(Interrupted, match=f"{kept} kept in {drops}: run the same command again"):
                 run(load_recipe(path), out)
@@ -77,7 +80,7 @@ def test_rounds_put_back_what_was_dropped_last(
 ) -> None:
     """Also after a stop between the choice and the first step: the choice stands, and is not made again."""
     path, seen = write_recipe(recipe(text, reference_folder)), []
-    choose = growth.choose_blocks
+    choose = choice.choose_blocks
 
     def chose(model: Any, rows_NT: Any, *more: Any, **named: Any) -> Any:
         seen.append(rows_NT)
@@ -89,9 +92,9 @@ def test_rounds_put_back_what_was_dropped_last(
     def stop(*_: Any) -> None:
         raise Stopped
 
-    monkeypatch.setattr(growth, "choose_blocks", chose)
+    monkeypatch.setattr(choice, "choose_blocks", chose)
     with monkeypatch.context() as before_training:
-        before_training.setattr(growth.Growth, "run", stop)
+        before_training.setattr(Stages, "train", stop)
         with pytest.raises(Stopped):
             run(load_recipe(path), tmp_path / "out")
     chosen = (tmp_path / "out" / "selection.json").read_bytes()
@@ -99,14 +102,14 @@ def test_rounds_put_back_what_was_dropped_last(
     summary = run(load_recipe(path), tmp_path / "out")
     assert (tmp_path / "out" / "selection.json").read_bytes() == chosen
     assert len(seen) == 1
-    assert [found["layers"] for found in summary["rounds"]] == [1, 2, 3]
-    folders = [(tmp_path / "out" / found["model"]).parent for found in summary["rounds"]]
-    check_nested(tmp_path / "out", summary["rounds"], folders)
+    assert [found.layers for found in summary.rounds] == [1, 2, 3]
+    folders = [(tmp_path / "out" / found.model).parent for found in summary.rounds]
+    check_nested(tmp_path / "out", summary.rounds, folders)
     # 128 tokens to see and 1,024 to recover on behind each of three drops, in rows as long as the recipe's sequences,
     # all of them training text; nothing is left to choose behind the third; a step is of 512 tokens
     assert seen[0].windows.shape == (8 + 3 * 64, 17)
-    selection = read_json(tmp_path / "out" / "selection.json")
-    assert (selection["calibration"]["sequences"], selection["recovery_steps"]) == (8, 4)
+    selection = Selection.read(tmp_path / "out" / "selection.json")
+    assert (selection.calibration.sequences, selection.recovery_steps) == (8, 4)
     tokens = np.fromfile(next((tmp_path / "out" / "data").glob("train*.bin")), np.uint16).tolist()
     for row in seen[0].windows.tolist():
         assert any(tokens[at : at + 17] == row for at in range(len(tokens) - 16))
@@ -123,13 +126,13 @@ def test_an_order_that_was_decided_is_the_one_that_is_trained(
     by_auto = recipe(text, reference_folder, layers=2)
     by_auto["grow"] = None
     summary = run(load_recipe(write_recipe(by_auto)), tmp_path / "auto")
-    (found,) = summary["rounds"]
+    (found,) = summary.rounds
     listed = recipe(text, reference_folder)
     listed["grow"] = None
-    listed["inherit"] = {"layers": found["blocks"]}
-    named = run(load_recipe(write_recipe(listed)), tmp_path / "list")["rounds"][0]
-    assert named["blocks"] == found["blocks"]
-    assert weights(tmp_path / "list" / named["model"]) == weights(tmp_path / "auto" / found["model"])
+    listed["inherit"] = {"layers": found.blocks}
+    named = run(load_recipe(write_recipe(listed)), tmp_path / "list").rounds[0]
+    assert named.blocks == found.blocks
+    assert weights(tmp_path / "list" / named.model) == weights(tmp_path / "auto" / found.model)
     assert not (tmp_path / "list" / "selection.json").exists()
 
 
@@ -142,18 +145,18 @@ def test_grow_from_python(start: str, text: Path, tokenizer: Any, reference_fold
         train={"length": "2 steps", "batch": "2 sequences", "sequence_length": 16},
         rounds={"by": 1, "until": "max_layers", "max_layers": 3, "start": start}, device="cpu",
     )  # fmt: skip
-    check_nested(tmp_path / "out", rounds, [tmp_path / "out" / found["folder"] for found in rounds])
+    check_nested(tmp_path / "out", rounds, [tmp_path / "out" / found.folder for found in rounds])
     for before, after in pairwise(rounds):
-        notes = read_json(tmp_path / "out" / after["folder"] / "inherited.json")
-        assert notes.get("blocks_from_round") == (before["blocks"] if start == "trained" else None)
+        notes = read_json(tmp_path / "out" / after.folder / "inherited.json")
+        assert notes.get("blocks_from_round") == (before.blocks if start == "trained" else None)
 
 
 def test_a_budget_in_a_recipe(text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path) -> None:
     two = sum(parameter.numel() for parameter in set(inheritune.inherit(reference_folder, 2).parameters()))
     tree = recipe(text, reference_folder, layers=f"{two} parameters")
     tree["grow"] = None
-    (found,) = run(load_recipe(write_recipe(tree)), tmp_path / "out")["rounds"]
-    assert (found["layers"], found["parameters"]) == (2, two)
+    (found,) = run(load_recipe(write_recipe(tree)), tmp_path / "out").rounds
+    assert (found.layers, found.parameters) == (2, two)
     tree["inherit"]["layers"] = "1K parameters"
     with pytest.raises(InputError, match=r"inherit.layers: 1K parameters, and one block"):
         run(load_recipe(write_recipe(tree)), tmp_path / "other")
@@ -164,6 +167,6 @@ def test_of_less_training_text_than_asked_for_all_is_seen(
 ) -> None:
     tree = recipe(text, reference_folder, calibration="5M tokens")
     run(load_recipe(write_recipe(tree)), tmp_path / "out")
-    found = read_json(tmp_path / "out" / "selection.json")["calibration"]
+    found = Selection.read(tmp_path / "out" / "selection.json").calibration
     tokens = read_json(tmp_path / "out" / "data" / "manifest.json")["tokens"]["train"]
-    assert found["sequences"] == (tokens - 1) // found["sequence_length"]
+    assert found.sequences == (tokens - 1) // found.sequence_length

@@ -69,12 +69,12 @@ def runs(
     suite["data"]["sources"][0]["document"] = "200 characters"  # so that there are enough to measure `auto` on
     suite["train"] |= {"length": "2 steps", "optimizer": {"learning_rate": 1e-30}, "checkpoint": {"best": False}}
     found = compare(suite, folder / "out")
-    assert [arm["failures"] for arm in found["arms"]] == [[]] * len(ARMS)
-    arms = {arm["name"]: stored_tensors(folder / "out" / arm["model"]) for arm in found["arms"]}
-    for arm in found["arms"]:
-        if arm["start"] == "growth":  # the deepest round, whichever is the result
-            last = arm["runs"][0]["stages"][-1]["folder"]
-            arms[arm["name"]] = stored_tensors(folder / "out" / arm["runs"][0]["folder"] / last / "model")
+    assert [arm.failures for arm in found.arms] == [[]] * len(ARMS)
+    arms = {arm.name: stored_tensors(folder / "out" / arm.model) for arm in found.arms}
+    for arm in found.arms:
+        if arm.start == "growth":  # the deepest round, whichever is the result
+            last = arm.runs[0].stages[-1].folder
+            arms[arm.name] = stored_tensors(folder / "out" / arm.runs[0].folder / last / "model")
     first = stored_tensors(folder / "out" / "arms" / "stacking" / "seed-1" / "first-stage" / "model")
     return stored_tensors(reference), {**arms, "first stage": first}, found
 
@@ -153,9 +153,9 @@ def test_submodules(runs: Any, arm: str, taken: tuple[str, ...]) -> None:
 
 def test_auto_takes_the_blocks_that_it_says(runs: Any) -> None:
     reference, arms, found = runs
-    arm = next(arm for arm in found["arms"] if arm["name"] == "auto")
-    assert len(arm["blocks"]) == 2
-    assert_blocks(arms["auto"], reference, arm["blocks"])
+    arm = next(arm for arm in found.arms if arm.name == "auto")
+    assert len(arm.blocks) == 2
+    assert_blocks(arms["auto"], reference, arm.blocks)
     assert_rest(arms["auto"], reference)
 
 
@@ -180,15 +180,15 @@ def test_stacking_puts_the_first_stage_on_top_of_itself(runs: Any) -> None:
     assert_blocks(arms["stacking"], first, [0, 1, 0, 1])
     assert_rest(arms["stacking"], first)
     assert not same(first["transformer.wte.weight"], reference["transformer.wte.weight"])
-    stages = next(arm for arm in found["arms"] if arm["name"] == "stacking")["runs"][0]["stages"]
-    assert [(stage["layers"], stage["steps"]) for stage in stages] == [(2, 1), (4, 1)]
+    stages = next(arm for arm in found.arms if arm.name == "stacking").runs[0].stages
+    assert [(stage.layers, stage.steps) for stage in stages] == [(2, 1), (4, 1)]
 
 
 def test_stacking_of_an_arm_counts_that_one_too(runs: Any) -> None:
     _, arms, found = runs
     assert_blocks(arms["stacked small"], arms["small"], [0, 1, 0, 1])
-    arm = next(arm for arm in found["arms"] if arm["name"] == "stacked small")
-    assert (arm["steps"], arm["tokens"], arm["equal"]) == (4, 4 * 64, False)
+    arm = next(arm for arm in found.arms if arm.name == "stacked small")
+    assert (arm.steps, arm.tokens, arm.equal) == (4, 4 * 64, False)
 
 
 def test_an_arm_of_another_arm(runs: Any) -> None:
@@ -214,6 +214,6 @@ def test_half_width_is_the_first_half_of_everything(runs: Any) -> None:
 
 def test_equal_budgets_are_recorded(runs: Any) -> None:
     _, _, found = runs
-    for arm in found["arms"]:
-        assert sum(stage["tokens"] for stage in arm["runs"][0]["stages"]) == arm["tokens"]
-        assert (arm["tokens"] == found["budget_tokens"]) == arm["equal"] == (arm["allow_unequal"] is None)
+    for arm in found.arms:
+        assert sum(stage.tokens for stage in arm.runs[0].stages) == arm.tokens
+        assert (arm.tokens == found.budget_tokens) == arm.equal == (arm.allow_unequal is None)

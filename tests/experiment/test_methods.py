@@ -1,12 +1,25 @@
+"""Methods: the blocks and stages that each asks for, words that mean the same, a method in a file of its own."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+import inheritune
 from inheritune.errors import InputError
 from inheritune.experiment.methods import METHODS
 from inheritune.experiment.methods.distilbert import distilbert_blocks
-from inheritune.experiment.plan import in_order
+from inheritune.experiment.methods.lazy import LazyMethod
+from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import ArmSettings
+from inheritune.results import ArmResult
+from tiny_suites import make_reference, tiny_suite
 
 
 def arm(start: Any, name: str = "it", **more: Any) -> ArmSettings:
@@ -34,7 +47,7 @@ def blocks(start: Any, total: int, default: int = 4) -> Any:
         ({"kind": "random", "layers": 10 // 2}, [0, 1, 2, 3, 4]),
     ],
 )
-def test_the_blocks_of_a_start(start: Any, expected: list[int]) -> None:
+def test_the_blocks_of_a_method(start: Any, expected: list[int]) -> None:
     assert blocks(start, 8) == expected
 
 
@@ -58,7 +71,7 @@ def test_methods_register_themselves() -> None:
         assert method.__doc__
 
 
-def test_the_distilbert_style_start_of_the_paper() -> None:
+def test_the_distilbert_style_blocks_of_the_paper() -> None:
     """Figure 17: 16 of 24 blocks, every other one and then 18 to 21."""
     assert distilbert_blocks(16, 24) == [*range(0, 24, 2), 18, 19, 20, 21]
 
@@ -73,26 +86,128 @@ def test_the_distilbert_style_start_of_the_paper() -> None:
         ({"kind": "stacking", "layers": 18}, "give at most 16"),
     ],
 )
-def test_starts_that_cannot_be(start: Any, words: str) -> None:
+def test_methods_that_cannot_be(start: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         blocks(start, 8)
 
 
-def test_arms_come_behind_those_that_they_need() -> None:
-    arms = [
-        arm({"kind": "stacking", "of": "small"}, "stacked"),
-        arm("inherit", "taught", teacher="stacked", train={"distillation": {}}),
-        arm({"kind": "random", "layers": 2}, "small"),
-        arm({"kind": "inherit", "of": "some/model"}, "other"),
-    ]
-    assert [found.name for found in in_order(arms)] == ["small", "stacked", "taught", "other"]
+def described(start: Any, total: int = 8, default: int | float = 0.5) -> dict[str, Any]:
+    method = arm(start).start
+    return method.describe(method.depth(default, total), total)
 
 
-def test_a_circle_names_its_arms() -> None:
-    arms = [
-        arm({"kind": "inherit", "of": "b"}, "a"),
-        arm({"kind": "inherit", "of": "c"}, "b"),
-        arm("inherit", "c", teacher="a"),
-    ]
-    with pytest.raises(InputError, match="arm a: needs its own result: a needs b needs c needs a"):
-        in_order(arms)
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("lazy", {"kind": "inherit", "layers": [4, 5, 6, 7]}),
+        ("lazy", {"kind": "inherit", "choose": "last"}),
+        ("inherit", {"kind": "inherit", "layers": "0-3"}),
+        ("inherit", {"kind": "inherit", "layers": "half"}),
+        ("distilbert", {"kind": "inherit", "choose": "every"}),
+        ("hybrid-stacking", {"kind": "inherit", "choose": "stacked"}),
+        ("half-width", {"kind": "inherit", "layers": "all", "width": "half"}),
+        ("random", {"kind": "inherit", "submodules": "none"}),
+        ("stacking", {"kind": "stacking", "layers": 4}),
+        ("growth", {"kind": "growth", "layers": 0.5, "choose": "first"}),
+        ({"kind": "inherit", "choose": "auto"}, {"kind": "inherit", "choose": "auto", "layers": 4}),
+        ({"kind": "lazy", "of": "x"}, {"kind": "inherit", "choose": "last", "of": "x"}),
+    ],
+)
+def test_what_starts_the_same_is_described_the_same(one: Any, other: Any) -> None:
+    assert described(one) == described(other)
+
+
+def test_what_starts_otherwise_is_described_otherwise() -> None:
+    """Each is the only one of its kind: rounds, stages and measured choices are no plain blocks."""
+    starts: list[Any] = [
+        "inherit", "lazy", "distilbert", "hybrid-stacking", "half-width", "random", "reference", "stacking", "growth",
+        {"kind": "inherit", "layers": 3}, {"kind": "inherit", "layers": [0, 1, 2, 4]}, {"kind": "inherit", "layers": "all"},
+        {"kind": "inherit", "submodules": ["attention"]}, {"kind": "inherit", "choose": "auto"},
+        {"kind": "inherit", "choose": "rank"}, {"kind": "inherit", "of": "x"}, {"kind": "random", "width": "half"},
+        {"kind": "random", "layers": 3}, {"kind": "stacking", "first_stage": 0.25}, {"kind": "stacking", "of": "small"},
+        {"kind": "growth", "layers": 3}, {"kind": "growth", "grow": {"max_layers": 4}},
+    ]  # fmt: skip
+    found = [described(start, 2, 4) if "small" in str(start) else described(start) for start in starts]
+    assert all(one not in found[:place] for place, one in enumerate(found))
+
+
+def test_stages_of_a_new_method_are_not_taken_for_plain_blocks() -> None:
+    """A method need not say that it is none of the others: its stages show it."""
+
+    class Twice(LazyMethod):
+        def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
+            (stage,) = super().stages(depth, total)
+            return [replace(stage, folder="first", share=0.5), replace(stage, insert_trained=True, share=0.5)]
+
+    class Drawn(LazyMethod):
+        def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
+            return [replace(stage, weights="random") for stage in super().stages(depth, total)]
+
+    class Renamed(LazyMethod):
+        pass
+
+    plain = described("lazy")
+    assert Twice().describe(4, 8) != plain
+    assert Drawn().describe(4, 8) != plain
+    assert Renamed().describe(4, 8) == plain
+
+
+OWN = '''
+"""The first and the last block."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from typing_extensions import override
+
+from inheritune.experiment.methods.base import Method, Stage, target_spec
+
+
+class BothEndsMethod(Method):
+    """The first and the last block of the reference."""
+
+    kind: Literal["both-ends"] = "both-ends"
+
+    @override
+    def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
+        return [Stage(target_spec([0, total - 1]))]
+'''
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the package and one more file in experiment/methods/."""
+    folder = tmp_path_factory.mktemp("extended")
+    package = Path(inheritune.__file__).parent
+    copied = shutil.copytree(package, folder / "inheritune", ignore=shutil.ignore_patterns("__pycache__"))
+    (copied / "experiment" / "methods" / "both_ends.py").write_text(OWN, encoding="utf-8")
+    return folder
+
+
+def python(*words: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A new Python that imports the package of the folder `cwd`."""
+    return subprocess.run([sys.executable, *map(str, words)], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_a_file_in_methods_is_a_method(extended: Path) -> None:
+    code = "from inheritune.experiment import Suite; from inheritune.cli.description import describe_suite\n"
+    code += "print(describe_suite())\n"
+    code += "Suite(reference='x', data={'prepared': 'x'}, train={'length': '1 steps'}, arms=[{'name': 'it', 'start': 'both-end'}])"
+    done = python("-c", code, cwd=extended)
+    assert "## `arms.start: kind: both-ends`\n\nThe first and the last block of the reference.\n" in done.stdout
+    assert (
+        "there is no start 'both-end'; did you mean both-ends? legal are both-ends, distilbert, growth" in done.stderr
+    )
+
+
+@pytest.mark.long
+def test_a_method_in_a_file_of_its_own_is_planned_and_trained(extended: Path, text: Path, tokenizer: Any) -> None:
+    reference = make_reference(extended / "model", tokenizer)
+    suite = tiny_suite(text, reference, [{"name": "ends", "start": "both-ends"}, {"name": "random", "start": "random"}])
+    (extended / "suite.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
+    planned = python("-m", "inheritune", "plan", "suite.yaml", "--device", "CPU", cwd=extended)
+    assert planned.returncode == 0, planned.stderr
+    done = python("-m", "inheritune", "compare", "suite.yaml", "--out", "out", cwd=extended)
+    assert done.returncode == 0, done.stderr
+    result = ArmResult.read(extended / "out" / "arms" / "ends" / "seed-1" / "result.json")
+    assert (result.blocks, result.layers, result.steps) == ([0, 5], 2, 8)

@@ -1,15 +1,19 @@
-"""A suite as a list of trainings: what `plan` prices is what `compare` does."""
+"""What `plan` prices is what `run` and `compare` do."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import read_json, tiny_recipe
 from inheritune import compare
 from inheritune.cli import main
+from inheritune.data import prepare
 from inheritune.errors import InputError
-from inheritune.experiment import Suite, load_suite, plan_suite
+from inheritune.experiment import Suite, load_suite, plan_recipe, plan_suite, run
 from inheritune.planner import choose_devices
+from inheritune.recipe import Data, Recipe
+from inheritune.results import JudgedArm
 from tiny_suites import make_reference, tiny_suite
 
 SUITES = Path(__file__).parents[2] / "recipes" / "suites"
@@ -32,44 +36,137 @@ def reference(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     return make_reference(tmp_path_factory.mktemp("model"), tokenizer)
 
 
-def planned(tree: dict[str, Any], **options: Any) -> dict[str, Any]:
+def priced_recipe(tree: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return plan_recipe(Recipe.model_validate(tree), choose_devices(["L4"]), **options)
+
+
+def priced_suite(tree: dict[str, Any], **options: Any) -> dict[str, Any]:
     return plan_suite(Suite.model_validate(tree), choose_devices(["L4"]), **options)
 
 
+def names(found: dict[str, Any]) -> list[tuple[str, int, list[str]]]:
+    return [(each["name"], each["blocks"], each["counts"]) for each in found["trainings"]]
+
+
 @pytest.mark.long
-def test_a_comparison_does_what_was_planned(text: Path, reference: Path, tmp_path: Path) -> None:
+def test_a_run_does_what_was_priced_recipe(text: Path, reference_folder: Path, tmp_path: Path) -> None:
+    tree = tiny_recipe(text, reference_folder)
+    tree["data"]["size"] = "1K tokens"
+    summary = run(Recipe.model_validate(tree), tmp_path / "run")
+    found = priced_recipe(tree)
+    by_name = {(each["name"], each["blocks"]): each for each in found["trainings"]}
+    assert by_name["reference", 4]["parameters"]["total"] == summary.reference.parameters
+    for number, each in enumerate(summary.rounds, start=1):
+        plan = by_name[f"round {number}", each.layers]
+        assert plan["parameters"]["total"] == each.parameters
+        assert (plan["steps"], plan["tokens"], plan["flops"]) == (each.steps, each.tokens, each.flops)
+        assert plan["epochs"] == pytest.approx(each.epochs, abs=1e-4)
+        stored = sum(file.stat().st_size for file in (tmp_path / "run" / each.model).glob("*.safetensors"))
+        assert plan["disk"]["model"] == pytest.approx(stored, rel=0.1)  # beside the tensors, their names
+    (control,) = summary.controls
+    plan = by_name["control random", control.layers]
+    assert (plan["flops"], plan["parameters"]["total"]) == (control.flops, control.parameters)
+    assert read_json(tmp_path / "run" / "data" / "manifest.json")["tokens"]["train"] == found["text"]["train_tokens"]
+
+
+def test_a_recipe_lists_every_training_that_there_may_be(text: Path, reference_folder: Path) -> None:
+    tree = tiny_recipe(text, reference_folder) | {"controls": ["random", "reference-continued"]}
+    both, most = ["least", "most"], ["most"]
+    assert names(priced_recipe(tree)) == [
+        ("reference", 4, both), ("round 1", 1, both), ("round 2", 2, most), ("control random", 1, ["least"]),
+        ("control random", 2, most), ("control reference-continued", 4, both),
+    ]  # fmt: skip
+    tree["grow"] = {"by": 1, "max_layers": 2, "until": "max_layers", "start": "trained"}
+    found = priced_recipe(tree)
+    assert names(found)[1:3] == [("round 1", 1, both), ("round 2", 2, both)]
+    steps = {(each["name"], each["blocks"]): each["steps"] for each in found["trainings"]}
+    assert steps["control random", 2] == 2 * steps["round 2", 2]  # the budget of the rounds it went through
+    tree |= {"grow": None, "controls": ["random"]}
+    assert names(priced_recipe(tree))[1:] == [("round 1", 1, both), ("control random", 1, both)]
+
+
+def test_a_recipe_whose_reference_is_made_first(text: Path) -> None:
+    found = priced_recipe(tiny_recipe(text))
+    reference = found["trainings"][0]
+    assert (reference["name"], reference["blocks"], reference["steps"]) == ("reference", 3, 12)
+    assert reference["flops"] > 0
+
+
+def test_of_a_recipe_the_config_is_enough(text: Path, reference_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((reference_folder / "config.json").read_bytes())
+    tree = tiny_recipe(Path("/nowhere/text"), tmp_path)
+    expected = priced_recipe(tiny_recipe(text, reference_folder))
+    assert priced_recipe(tree)["trainings"] == expected["trainings"]
+    tree["data"] = {"prepared": "/nowhere/data"}
+    assert priced_recipe(tree)["text"]["train_tokens"] is None
+
+
+def test_prepared_text_says_how_much_there_is(
+    text: Path, reference_folder: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    data = Data.model_validate({"sources": [{"path": str(text)}], "size": "2K tokens", "validation": "600 tokens"})
+    prepare(data, tokenizer, tmp_path / "data")
+    tree = tiny_recipe(text, reference_folder) | {"data": {"prepared": str(tmp_path / "data")}}
+    tree["train"]["length"] = "3 epochs"
+    found = priced_recipe(tree)
+    assert found["text"]["train_tokens"] == 2000
+    assert found["trainings"][1]["steps"] == 3 * (1999 // 16) // 4
+
+
+@pytest.mark.parametrize(
+    ("data", "length", "said"),
+    [({"size": "10 tokens"}, "1 epochs", "do not fill one sequence"), ({}, "20 tokens", "less than one step")],
+)
+def test_too_little_text_or_length(
+    data: dict[str, str], length: str, said: str, text: Path, reference_folder: Path
+) -> None:
+    tree = tiny_recipe(text, reference_folder)
+    tree["data"] |= data
+    tree["train"]["length"] = length
+    with pytest.raises(InputError, match=said):
+        priced_recipe(tree)
+
+
+def test_a_recipe_turned_round(text: Path, reference_folder: Path) -> None:
+    found = priced_recipe(tiny_recipe(text, reference_folder), memory=1e9, hours=0.01)["fit"]
+    assert found["most_blocks"]["as the recipe says"] == 4
+    assert [row["blocks"] for row in found["rows"]] == [1, 2, 3, 4]
+    assert all(row["micro_batch"] == 4 for row in found["rows"])
+
+
+@pytest.mark.long
+def test_a_comparison_does_what_was_priced_suite(text: Path, reference: Path, tmp_path: Path) -> None:
     tree = tiny_suite(text, reference, ARMS, seeds=[1, 2])
     tree["data"]["size"] = "1K tokens"
     done = compare(tree, tmp_path / "out")
-    found = planned(tree)
+    found = priced_suite(tree)
     by_name = {each["name"]: each for each in found["trainings"]}
-    for arm in done["arms"]:
-        assert arm["state"] == "finished", arm["failures"]
+    for arm in done.arms:
+        assert isinstance(arm, JudgedArm), arm.failures
+        assert arm.state == "finished"
         stages = [
-            each
-            for each in found["trainings"]
-            if each["name"] == arm["name"] or each["name"].startswith(f"{arm['name']}, ")
+            each for each in found["trainings"] if each["name"] == arm.name or each["name"].startswith(f"{arm.name}, ")
         ]
         last = stages[-1]
-        assert last["seeds"] == len(arm["runs"]) == 2
-        if arm["name"] != "grown":  # whose result is one of its rounds
-            assert (last["blocks"], last["parameters"]["total"]) == (arm["layers"], arm["parameters"])
-        before = by_name["random"] if arm["name"] == "stacked" else None  # whose training counts as this arm's, too
+        assert last["seeds"] == len(arm.runs) == 2
+        if arm.name != "grown":  # whose result is one of its rounds
+            assert (last["blocks"], last["parameters"]["total"]) == (arm.layers, arm.parameters)
+        before = by_name["random"] if arm.name == "stacked" else None  # whose training counts as this arm's, too
         for what in ("tokens", "flops", "steps"):
             own = sum(stage[what] for stage in stages) + (before[what] if before else 0)
-            assert own == pytest.approx(arm[what]), (arm["name"], what)
-        if "teacher_flops" in arm:
-            assert last["teacher"]["flops"] == pytest.approx(arm["teacher_flops"], rel=1e-3)
-            assert last["teacher"]["outputs"] == arm["teacher_outputs"]
+            assert own == pytest.approx(getattr(arm, what)), (arm.name, what)
+        if arm.teacher_flops is not None:
+            assert last["teacher"]["flops"] == pytest.approx(arm.teacher_flops, rel=1e-3)
+            assert last["teacher"]["outputs"] == arm.teacher_outputs
     teachers = by_name["taught"]["teacher"]["flops"] * 2 + by_name["taught by inherit"]["teacher"]["flops"] * 2
     assert found["flops"]["least"]["teachers"] == pytest.approx(teachers)
     stored = sum(file.stat().st_size for file in (tmp_path / "shared" / "teachers").rglob("*.bin"))
     assert found["disk"]["least"]["teachers"] == pytest.approx(stored)
 
 
-def test_every_stage_and_its_sums(text: Path, reference: Path) -> None:
+def test_a_suite_lists_every_stage_and_its_sums(text: Path, reference: Path) -> None:
     arms = [ARMS[0], ARMS[2], {**ARMS[7], "start": {"kind": "growth", "layers": 1, "grow": {"by": 1, "max_layers": 3}}}]
-    found = planned(tiny_suite(text, reference, arms, seeds=[3, 4, 5]))
+    found = priced_suite(tiny_suite(text, reference, arms, seeds=[3, 4, 5]))
     both, most = ["least", "most"], ["most"]
     assert [(each["name"], each["blocks"], each["seeds"], each["counts"]) for each in found["trainings"]] == [
         ("reference", 6, 1, both), ("random", 3, 3, both), ("stacking, first stage", 2, 3, both),
@@ -87,16 +184,16 @@ def test_every_stage_and_its_sums(text: Path, reference: Path) -> None:
     assert row["hours"]["most"][1] == pytest.approx(work / row["flops_per_second"][0] / 3600)
 
 
-def test_the_config_is_enough(text: Path, reference: Path, tmp_path: Path) -> None:
+def test_of_a_suite_the_config_is_enough(text: Path, reference: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((reference / "config.json").read_bytes())
-    expected = planned(tiny_suite(text, reference, ARMS))
-    assert planned(tiny_suite(Path("/nowhere/text"), tmp_path, ARMS))["trainings"] == expected["trainings"]
+    expected = priced_suite(tiny_suite(text, reference, ARMS))
+    assert priced_suite(tiny_suite(Path("/nowhere/text"), tmp_path, ARMS))["trainings"] == expected["trainings"]
 
 
 def test_a_reference_that_all_arms_share_is_trained_once(text: Path) -> None:
     tree = tiny_suite(text, None, ARMS[:2], seeds=[1, 2])
     tree["arms"][1] = {"name": "inherit", "start": "inherit"}
-    reference = planned(tree)["trainings"][0]
+    reference = priced_suite(tree)["trainings"][0]
     assert (reference["name"], reference["steps"], reference["seeds"], reference["blocks"]) == ("reference", 12, 1, 4)
 
 
@@ -104,20 +201,20 @@ def test_text_of_an_arms_own_and_unknown_text(text: Path, reference: Path) -> No
     arms = [{"name": "all", "start": "random"}, {"name": "some", "start": "random", "data": {"size": "500 tokens"}}]
     tree = tiny_suite(text, reference, arms)
     tree["data"]["size"] = "2K tokens"
-    epochs = {each["name"]: each["epochs"] for each in planned(tree)["trainings"]}
+    epochs = {each["name"]: each["epochs"] for each in priced_suite(tree)["trainings"]}
     assert epochs["some"] == pytest.approx(epochs["all"] * 124 / 31)  # sequences of 16 in either text
     del tree["data"]["size"]
     tree["train"]["length"], tree["arms"] = (
         "2 epochs",
         [{"name": "stacking", "start": {"kind": "stacking", "layers": 4}}],
     )
-    found = planned(tree)
+    found = priced_suite(tree)
     assert found["trainings"][1]["tokens"] + found["trainings"][2]["tokens"] == pytest.approx(1e9, rel=1e-6)
     assert any("not known without reading it" in sentence for sentence in found["warnings"])
 
 
-def test_turned_round(text: Path, reference: Path) -> None:
-    found = planned(tiny_suite(text, reference, ARMS[:1]), memory=1e9, hours=0.01)["fit"]
+def test_a_suite_turned_round(text: Path, reference: Path) -> None:
+    found = priced_suite(tiny_suite(text, reference, ARMS[:1]), memory=1e9, hours=0.01)["fit"]
     assert [row["blocks"] for row in found["rows"]] == [1, 2, 3, 4, 5, 6]
 
 
@@ -138,7 +235,7 @@ def test_what_cannot_be_is_said_in_the_arms_name(
     arms: list[dict[str, Any]], said: str, text: Path, reference: Path
 ) -> None:
     with pytest.raises(InputError, match=said):
-        planned(tiny_suite(text, reference, [{"name": "it", **arm} for arm in arms]))
+        priced_suite(tiny_suite(text, reference, [{"name": "it", **arm} for arm in arms]))
 
 
 def test_a_reference_whose_config_cannot_be_read(capsys: pytest.CaptureFixture[str]) -> None:

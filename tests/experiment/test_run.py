@@ -15,6 +15,7 @@ from inheritune.errors import InputError
 from inheritune.evaluation import judge_on
 from inheritune.experiment import run
 from inheritune.recipe import load_recipe
+from inheritune.results import RunSummary
 from inheritune.runlog import read_metrics
 
 
@@ -46,25 +47,25 @@ def test_summary_has_the_keys_that_the_design_names(finished: tuple[Path, Path])
 
 
 def test_figures_agree_with_each_other(finished: tuple[Path, Path]) -> None:
-    summary = read_json(finished[1] / "summary.json")
-    for found in [*summary["rounds"], *summary["controls"]]:
-        assert found["tokens"] == found["steps"] * 4 * 16
-        assert found["gap"] == pytest.approx(found["val_loss"] - summary["reference"]["val_loss"], abs=1e-9)
-        assert found["matched"] == (found["gap"] <= 0)
-    assert [found["layers"] for found in summary["rounds"]] == list(range(1, len(summary["rounds"]) + 1))
-    best = next(found for found in summary["rounds"] if found["model"] == summary["result"]["model"])
-    assert best["val_loss"] == summary["result"]["val_loss"]
-    assert summary["controls"][0]["parameters"] == best["parameters"]
-    assert summary["controls"][0]["tokens"] == best["tokens"]
+    summary = RunSummary.read(finished[1] / "summary.json")
+    for found in [*summary.rounds, *summary.controls]:
+        assert found.tokens == found.steps * 4 * 16
+        assert found.gap == pytest.approx(found.val_loss - summary.reference.val_loss, abs=1e-9)
+        assert found.matched == (found.gap <= 0)
+    assert [found.layers for found in summary.rounds] == list(range(1, len(summary.rounds) + 1))
+    best = next(found for found in summary.rounds if found.model == summary.result.model)
+    assert best.val_loss == summary.result.val_loss
+    assert summary.controls[0].parameters == best.parameters
+    assert summary.controls[0].tokens == best.tokens
 
 
 def test_the_model_loads_with_plain_transformers_and_has_the_recorded_loss(finished: tuple[Path, Path]) -> None:
-    summary = read_json(finished[1] / "summary.json")
-    folder = finished[1] / summary["result"]["model"]
+    summary = RunSummary.read(finished[1] / "summary.json")
+    folder = finished[1] / summary.result.model
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    assert model.config.num_hidden_layers == summary["result"]["layers"]
+    assert model.config.num_hidden_layers == summary.result.layers
     found = inheritune.evaluate(model, finished[1] / "data", sequence_length=16, device="cpu", micro_batch=2).to_json()
-    assert found["models"][0]["val_loss"] == pytest.approx(summary["result"]["val_loss"], abs=1e-6)
+    assert found["models"][0]["val_loss"] == pytest.approx(summary.result.val_loss, abs=1e-6)
     ids = model.generate(**tokenizer("the small", return_tensors="pt"), max_new_tokens=4, do_sample=False)
     assert tokenizer.decode(ids[0]).startswith("the small")
 
@@ -72,17 +73,17 @@ def test_the_model_loads_with_plain_transformers_and_has_the_recorded_loss(finis
 def test_each_round_starts_from_the_references_own_blocks(finished: tuple[Path, Path], tmp_path: Path) -> None:
     # the loss before the first step is that of the blocks as inherited, whatever the round before has learnt
     reference = AutoModelForCausalLM.from_pretrained(finished[1] / "reference" / "model")
-    for number, found in enumerate(read_json(finished[1] / "summary.json")["rounds"], 1):
+    for number, found in enumerate(RunSummary.read(finished[1] / "summary.json").rounds, 1):
         target = inheritune.inherit(reference, number)
         losses = judge_on(target, finished[1] / "data", sequence_length=16, device="cpu", micro_batch=2).losses
-        first = read_metrics((finished[1] / found["model"]).parent / "metrics.jsonl")[0]
+        first = read_metrics((finished[1] / found.model).parent / "metrics.jsonl")[0]
         assert first["val_loss"] == pytest.approx(sum(losses[:4]) / 4, abs=1e-6)
 
 
 def test_run_again_it_is_done_at_once_and_changes_nothing(finished: tuple[Path, Path]) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished[1].rglob("*.safetensors")}
     summary = run(load_recipe(finished[0]), finished[1])
-    assert summary == read_json(finished[1] / "summary.json")
+    assert summary.to_json() == read_json(finished[1] / "summary.json")
     assert before == {path: path.stat().st_mtime_ns for path in finished[1].rglob("*.safetensors")}
 
 
@@ -149,9 +150,9 @@ def test_a_given_reference_with_all_controls_and_prepared_data(
     tree["inherit"] = {"layers": [0, 3]}
     tree["grow"] = None
     summary = run(load_recipe(write_recipe(tree)), tmp_path / "out")
-    assert summary["rounds"][0]["blocks"] == [0, 3]
-    assert [control["layers"] for control in summary["controls"]] == [2, 4]
-    continued = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / summary["controls"][1]["model"])
+    assert summary.rounds[0].blocks == [0, 3]
+    assert [control.layers for control in summary.controls] == [2, 4]
+    continued = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / summary.controls[1].model)
     original = AutoModelForCausalLM.from_pretrained(reference_folder)
     assert not torch.equal(continued.lm_head.weight, original.lm_head.weight)
     assert weights(reference_folder)  # untouched and whole
@@ -165,7 +166,7 @@ def test_python_functions_do_the_stages(text: Path, tokenizer: Any, reference_fo
     assert target.config.num_hidden_layers == 2
     settings = {"length": "3 steps", "batch": "2 sequences", "sequence_length": 16}
     trained, found = inheritune.train(tmp_path / "half", tmp_path / "data", tmp_path / "trained", settings=settings)
-    assert found["steps"] == 3
+    assert found.steps == 3
     assert not torch.equal(trained.lm_head.weight, target.lm_head.weight)
     again, same = inheritune.train(tmp_path / "half", tmp_path / "data", tmp_path / "trained", settings=settings)
     assert same == found
@@ -176,7 +177,7 @@ def test_python_functions_do_the_stages(text: Path, tokenizer: Any, reference_fo
         reference_folder, tmp_path / "data", tmp_path / "grown", train=settings, inherit={"layers": 1, "choose": "first"},
         rounds={"by": 2, "until": "max_layers", "max_layers": 3},
     )  # fmt: skip
-    assert [found["layers"] for found in rounds] == [1, 3]
+    assert [found.layers for found in rounds] == [1, 3]
     assert model.config.num_hidden_layers in (1, 3)
 
 
@@ -197,7 +198,7 @@ def test_a_starter_recipe_is_legal_and_runs(reference_folder: Path, text: Path, 
     assert recipe.inherit.layers == 2
     assert recipe.train.sequence_length == 64
     summary = run(recipe, tmp_path / "out")
-    assert summary["result"]["layers"] == 2
+    assert summary.result.layers == 2
     shutil.rmtree(tmp_path / "out")
 
 
@@ -205,18 +206,18 @@ def test_a_silent_round_begins_where_the_round_before_ended(text: Path, write_re
     tree = tiny_recipe(text)
     tree["grow"] = {"by": 1, "max_layers": 2, "until": "max_layers", "start": "trained", "silent": True}
     summary = run(load_recipe(write_recipe(tree)), tmp_path / "out")
-    first, second = summary["rounds"]
+    first, second = summary.rounds
     ended, begun = (
-        read_metrics((tmp_path / "out" / found["model"]).parent / "metrics.jsonl") for found in (first, second)
+        read_metrics((tmp_path / "out" / found.model).parent / "metrics.jsonl") for found in (first, second)
     )
     last = [entry["val_loss"] for entry in ended if entry.get("val_loss") is not None][-1]
     assert begun[0]["val_loss"] == pytest.approx(last, abs=1e-6)
     # the budget of a round that goes on is that of both, and so is the control's
-    assert second["tokens_before"] == first["tokens"]
-    assert second["flops_before"] == first["flops"]
-    best = max((second, first), key=lambda found: found["model"] == summary["result"]["model"])
-    assert summary["controls"][0]["tokens"] == best["tokens"] + best.get("tokens_before", 0)
-    notes = read_json((tmp_path / "out" / second["model"]).parent / "inherited.json")
+    assert second.tokens_before == first.tokens
+    assert second.flops_before == first.flops
+    best = max((second, first), key=lambda found: found.model == summary.result.model)
+    assert summary.controls[0].tokens == best.tokens + (best.tokens_before or 0)
+    notes = read_json((tmp_path / "out" / second.model).parent / "inherited.json")
     assert notes["blocks_from_round"] == [0]
     assert notes["silent"] is True
 
@@ -228,7 +229,7 @@ def test_rounds_that_cannot_go_on_are_refused_before_anything_is_done(
     tree["reference"]["train"]["model"]["n_layer"] = 5
     tree["inherit"] = {"layers": 2, "choose": "every"}
     tree["grow"] = {"by": 1, "max_layers": 3, "start": "trained"}
-    words = r"grow\.start: a round of blocks \[0, 1, 3\] cannot go on from one of \[0, 2\]"
+    words = r"grow\.start: a round of blocks \[0, 1, 3\] cannot continue one of \[0, 2\]"
     with pytest.raises(InputError, match=words):
         run(load_recipe(write_recipe(tree)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -239,6 +240,6 @@ def test_half_width_and_submodules_run(text: Path, write_recipe: Any, tmp_path: 
     tree["inherit"] = {"layers": 2, "width": "half", "submodules": ["attention", "mlp"]}
     del tree["grow"]
     summary = run(load_recipe(write_recipe(tree)), tmp_path / "out")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / summary["result"]["model"])
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / summary.result.model)
     assert (model.config.n_head, model.config.n_embd, model.config.n_layer) == (1, 8, 2)
-    assert summary["controls"][0]["parameters"] == summary["result"]["parameters"]
+    assert summary.controls[0].parameters == summary.result.parameters

@@ -13,6 +13,7 @@ from inheritune import grow, prepare, train
 from inheritune.cli import main
 from inheritune.data import Sequences, batch_numbers, open_prepared, train_tokenizer
 from inheritune.errors import InputError
+from inheritune.results import TrainingResult
 from inheritune.runlog import read_metrics
 from inheritune.training.step import Stepper
 
@@ -45,8 +46,8 @@ def teacher(student: PreTrainedModel) -> PreTrainedModel:
 
 def taught(
     student: Any, teacher: Any, data: Path, out: Path, distillation: dict[str, Any], **more: Any
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Records of the steps, and the arm's figures."""
+) -> tuple[list[dict[str, Any]], TrainingResult]:
+    """Records of the steps, and the training's result."""
     options = {name: more.pop(name) for name in ("seed", "parallel") if name in more}
     settings = SETTINGS | more | {"distillation": distillation}
     _, found = train(student, data, out, settings=settings, teacher=teacher, device="cpu", **options)
@@ -79,10 +80,8 @@ def test_a_step_minimises_the_mixed_loss(
         mixed = 0.3 * record["cross_entropy"] + 0.7 * temperature**2 * record["kl"]
         assert record["loss"] == pytest.approx(mixed, rel=1e-5)
     assert records[-1]["kl"] < records[0]["kl"]
-    assert found["teacher_outputs"] == outputs
-    assert found["flops"] == 3 * found["teacher_flops"] * (
-        1 if outputs == "online" else BATCH * STEPS / sequences(data)
-    )
+    assert found.teacher_outputs == outputs
+    assert found.flops == 3 * found.teacher_flops * (1 if outputs == "online" else BATCH * STEPS / sequences(data))
     assert (tmp_path / "out" / "teacher").exists() == (outputs == "stored")
 
 
@@ -175,7 +174,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(
 
 def test_without_a_teacher_nothing_is_said_of_one(student: Any, data: Path, tmp_path: Path) -> None:
     _, found = train(student, data, tmp_path / "out", settings=SETTINGS, device="cpu")
-    assert not [key for key in found if "teacher" in key]
+    assert not [key for key in found.to_json() if "teacher" in key]
     records = [r for r in read_metrics(tmp_path / "out" / "metrics.jsonl") if "loss" in r]
     assert not any({"kl", "cross_entropy"} & r.keys() for r in records)
 
@@ -234,8 +233,8 @@ def test_every_round_learns_from_the_reference(
         rounds=rounds,
         device="cpu",
     )
-    assert [r["teacher_outputs"] for r in found] == ["stored", "stored"]
-    assert len({r["teacher_flops"] for r in found}) == 1
+    assert [r.teacher_outputs for r in found] == ["stored", "stored"]
+    assert len({r.teacher_flops for r in found}) == 1
     assert len(list((tmp_path / "out" / "teacher").glob("*/manifest.json"))) == 1
     settings["distillation"] = {"outputs": "online"}
     _, found = grow(
@@ -247,7 +246,7 @@ def test_every_round_learns_from_the_reference(
         rounds=rounds,
         device="cpu",
     )
-    assert found[1]["teacher_flops_before"] == found[0]["teacher_flops"]
+    assert found[1].teacher_flops_before == found[0].teacher_flops
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.long)])

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from conftest import read_json, tiny_recipe
-from inheritune import arm, pipeline
+from inheritune import train
 from inheritune.arch import load_model
 from inheritune.errors import InputError
 from inheritune.evaluation import judge_on
+from inheritune.experiment import run
 from inheritune.recipe import Recipe, Reference
 
 
@@ -34,7 +35,7 @@ def test_a_folder_and_named_files_give_the_same_run(
 ) -> None:
     named = {"tokens": {"train": [str(files / "tr*.bin")], "validation": [str(files / "val.bin")]}}
     losses = [
-        pipeline.run(recipe(text, reference_folder, data), tmp_path / name)["rounds"][0]["val_loss"]
+        run(recipe(text, reference_folder, data), tmp_path / name).rounds[0].val_loss
         for name, data in (("folder", {"prepared": str(files)}), ("named", named))
     ]
     assert losses[0] == losses[1]
@@ -46,23 +47,23 @@ def test_changed_files_are_refused_when_the_run_goes_on(
     tmp_path: Path, text: Path, reference_folder: Path, files: Path
 ) -> None:
     wanted = recipe(text, reference_folder, {"prepared": str(files)})
-    pipeline.run(wanted, tmp_path / "run")
+    run(wanted, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     content = (files / "train.bin").read_bytes()
     (files / "train.bin").write_bytes(content[:-4] + b"\2\0\0\0")
     with pytest.raises(InputError, match=r"train\.bin: changed since"):
-        pipeline.run(wanted, tmp_path / "run")
+        run(wanted, tmp_path / "run")
 
 
 def test_documents_and_replacement_from_end_to_end(
     tmp_path: Path, text: Path, reference_folder: Path, files: Path
 ) -> None:
     found = {}
-    for name, train in (
+    for name, changed in (
         ("plain", {}), ("documents", {"attention": "document"}), ("drawn", {"sampling": "with replacement"})
     ):  # fmt: skip
-        summary = pipeline.run(recipe(text, reference_folder, {"prepared": str(files)}, **train), tmp_path / name)
-        found[name] = summary["reference"]["val_loss"], summary["rounds"][0]["val_loss"], summary["rounds"][0]["flops"]
+        summary = run(recipe(text, reference_folder, {"prepared": str(files)}, **changed), tmp_path / name)
+        found[name] = summary.reference.val_loss, summary.rounds[0].val_loss, summary.rounds[0].flops
     assert found["drawn"][0] == found["plain"][0]  # validation is as ever
     assert found["drawn"][1] != found["plain"][1]
     assert found["documents"][0] != found["plain"][0]  # the reference is judged inside documents too
@@ -78,18 +79,18 @@ def test_data_without_an_end_of_text_has_no_documents(
     row = np.fromfile(files / "train.bin", np.uint16)
     row[row != tokenizer.eos_token_id].tofile(files / "train.bin")
     with pytest.raises(InputError, match=r"train\.attention: document, and the data has no end-of-text token"):
-        pipeline.run(recipe(text, reference_folder, {"prepared": str(files)}, attention="document"), tmp_path / "run")
+        run(recipe(text, reference_folder, {"prepared": str(files)}, attention="document"), tmp_path / "run")
 
 
 def test_training_on_them_by_itself(tmp_path: Path, reference_folder: Path, files: Path) -> None:
     settings = {"length": "3 steps", "batch": "4 sequences", "sequence_length": 16}
-    _, found = arm.train(reference_folder, files, tmp_path / "out", settings=settings)
-    assert found["steps"] == 3
+    _, found = train(reference_folder, files, tmp_path / "out", settings=settings)
+    assert found.steps == 3
     sums = read_json(tmp_path / "out" / "request.json")["data"]
     assert sorted(sums) == [str(files / "train.bin"), str(files / "val.bin")]
     (files / "train.bin").write_bytes((files / "train.bin").read_bytes()[:-2])
     with pytest.raises(InputError, match="belongs to another training"):
-        arm.train(reference_folder, files, tmp_path / "out", settings=settings)
+        train(reference_folder, files, tmp_path / "out", settings=settings)
     with pytest.raises(InputError, match="say which tokenizer made them; give that tokenizer"):
         model = load_model(Reference(path=str(reference_folder)))
-        arm.train(model, files, tmp_path / "other", settings=settings)
+        train(model, files, tmp_path / "other", settings=settings)

@@ -60,7 +60,7 @@ def test_every_training_of_a_run_is_shown_under_its_name(
     assert opened[0].values.keys() == read_metrics(opened[0].origin.folder / "metrics.jsonl")[-1].keys() - {"step"}
     assert (opened[0].origin.config["layers"], opened[0].origin.config["train"]["length"]) == (1, "10 steps")
     assert opened[0].origin.folder == tmp_path / "demo" / "rounds" / "1-1layers"
-    assert tracked["result"]["val_loss"] == plain["result"]["val_loss"]
+    assert tracked.result.val_loss == plain.result.val_loss
     model = Path("rounds/1-1layers/model")
     assert weights(tmp_path / "plain" / model) == weights(tmp_path / "demo" / model)
 

@@ -69,7 +69,7 @@ def test_another_request_is_told_what_differs(data: Path, reference_folder: Path
 def test_the_same_request_in_other_words_is_the_same(data: Path, reference_folder: Path, trained: Path) -> None:
     more = {"micro_batch": 1, "checkpoint": {"every": "1 steps"}}
     _, found = train(f"{reference_folder}/", data, trained, settings=SETTINGS | more)
-    assert found["steps"] == 3
+    assert found.steps == 3
 
 
 def test_data_count_by_what_is_in_them(

@@ -35,8 +35,6 @@ class Method(Part):
     """Whether it trains as many stages as it needs, so that no budget can be fixed."""
     is_sized_by_reference: ClassVar[bool] = False
     """Whether a share of the blocks is a share of the reference's, whatever the source is."""
-    is_fixed: ClassVar[bool] = True
-    """Whether `stages` alone says what the target starts with: other methods with the same stages start the same."""
 
     @property
     def origin(self) -> str | None:
@@ -86,12 +84,16 @@ class Method(Part):
         return len(losses) - 1
 
     def describe(self, depth: int, total: int) -> dict[str, Any]:
-        """What the target starts with, as JSON; equal for methods and settings that mean the same."""
-        if not self.is_fixed or self.measured(depth) is not None:
-            settings: dict[str, Any] = self.model_dump(mode="json")
-            return settings | ({"layers": depth} if "layers" in settings else {})
-        spec = self.stages(depth, total)[-1].spec
-        return {"of": self.origin, **spec.model_dump(mode="json", include={"layers", "submodules", "width"})}
+        """What the target starts with, as JSON; equal for methods and settings that mean the same.
+
+        One plain stage says it all, whatever the method is. Anything else is told by the method's settings.
+        """
+        stages = self.stages(depth, total)
+        spec = stages[-1].spec
+        if stages == [Stage(spec, "random" if spec.submodules == "none" else "inherit")] and not self.counts_source:
+            return {"of": self.origin, **spec.model_dump(mode="json", include={"layers", "submodules", "width"})}
+        settings: dict[str, Any] = self.model_dump(mode="json")
+        return settings | ({"layers": depth} if "layers" in settings else {})
 
 
 class SizedMethod(Method):

@@ -15,7 +15,6 @@ class GrowthMethod(SizedMethod):
 
     published: ClassVar[str] = "arXiv 2404.08634 v4, algorithm 1"
     is_rounds: ClassVar[bool] = True
-    is_fixed: ClassVar[bool] = False
 
     kind: Literal["growth"] = "growth"
     """The method's name."""

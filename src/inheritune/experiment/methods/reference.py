@@ -1,7 +1,7 @@
 """The reference, trained further."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from typing_extensions import override
 
@@ -10,8 +10,6 @@ from inheritune.experiment.methods.base import Method, Stage, target_spec
 
 class ReferenceMethod(Method):
     """The reference itself, trained on under the arms' budget."""
-
-    is_fixed: ClassVar[bool] = False
 
     kind: Literal["reference"] = "reference"
     """The method's name."""

@@ -20,7 +20,6 @@ class StackingMethod(SizedMethod):
     published: ClassVar[str] = "arXiv 2404.08634 v4, baselines; gradual stacking"
     max_depth: ClassVar[int] = 2
     is_sized_by_reference: ClassVar[bool] = True
-    is_fixed: ClassVar[bool] = False
 
     kind: Literal["stacking"] = "stacking"
     """The method's name."""

@@ -18,8 +18,8 @@ OF_THE_ISSUE = (
 )  # fmt: skip
 
 
-def narrow(file: Path) -> Suite:
-    """A suite with its reference's depth and heads, but hardly any width, so that planning takes no time."""
+def narrow(file: Path, text: Path) -> Suite:
+    """A suite with its reference's depth and heads, but hardly any width, so that planning takes no time; and a text."""
     words = []
     if file.name == "low-data.yaml":
         llama = {"model_type": "llama", "num_hidden_layers": 26, "hidden_size": 16}
@@ -28,13 +28,13 @@ def narrow(file: Path) -> Suite:
     else:
         heads = load_suite(file).reference.train.model["n_head"]  # type: ignore[union-attr]
         words = [f"reference.train.model.n_embd={2 * heads}", "reference.train.tokenizer={vocabulary: 300}"]
-    return load_suite(file, words)
+    return load_suite(file, [*words, f"data.sources=[{{path: {text}}}]"])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
-def test_every_suite_can_be_planned(file: Path) -> None:
-    suite = narrow(file)
+def test_every_suite_can_be_planned(file: Path, text: Path) -> None:
+    suite = narrow(file, text)
     planned = plan(suite, Runtime("cpu", 1))
     assert {arm.name for arm in planned} == {arm.name for arm in suite.arms}
     for arm in planned:

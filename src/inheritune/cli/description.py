@@ -35,7 +35,7 @@ A YAML file for `inheritune compare`: the parts that it has in common with a [re
 line as `--dotted.key=value`, entries of lists by their number from 0: `--arms.0.start=lazy`.
 [comparing.md](comparing.md) says what comes of it.
 
-This page is written by `make docs` from the models in src/inheritune/recipe/.
+This page is written by `make docs` from the models in src/inheritune/experiment/.
 """
 
 

@@ -30,8 +30,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     ranks(given)
-    found = analyze(given.model, text=given.text, sequences=given.sequences, sequence_length=given.length)
-    seconds = found["models"][0]["seconds"]
+    analysis = analyze(given.model, text=given.text, sequences=given.sequences, sequence_length=given.length)
+    seconds = analysis.models[0].seconds
     print(f"analyze, {given.sequences} sequences of {given.length}: ", end="")
     print(", ".join(f"{part} {value:.1f} s" for part, value in seconds.items()), end="")
     print(f"; after loading {sum(seconds.values()) - seconds['load']:.1f} s")

@@ -89,10 +89,9 @@ def chosen(given: argparse.Namespace, name: str, folder: Path) -> list[int]:
     fields = {
         "layers": given.layers, "choose": name, "calibration": given.calibration, "recovery": given.recovery,
     }  # fmt: skip
-    found = choose(given.model, check(Inherit, fields, "choices"), data=given.data, say=print)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "selection.json").write_text(json.dumps(found, indent=2))
-    return found["blocks"]
+    selection = choose(given.model, check(Inherit, fields, "choices"), data=given.data, say=print)
+    selection.write(folder / "selection.json")
+    return selection.blocks
 
 
 def row(given: argparse.Namespace, name: str, seed: int) -> str:

@@ -18,6 +18,7 @@ from inheritune.evaluation import gap, mean
 from inheritune.report import notes_on
 from inheritune.report.markup import markdown_table, markdown_text
 from inheritune.report.notation import duration, short, with_error
+from inheritune.results import Comparison
 from inheritune.runlog import read_json
 
 
@@ -121,7 +122,11 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def _part(folder: Path, found: dict[str, Any]) -> str:
     """What is shown of a comparison: the table, what its marks mean, the differences."""
-    notes = [markdown_text(note) for note in notes_on(found) if note.startswith("*") or ", failed: " in note]
+    notes = [
+        markdown_text(note)
+        for note in notes_on(Comparison.model_validate(found))
+        if note.startswith("*") or ", failed: " in note
+    ]
     parts = [_table(found), _differences(folder, found), _rounds(found)]
     blocks = ["\n".join(parts[0]), "  \n".join(notes), *("\n".join(part) for part in parts[1:])]
     return "\n\n".join(block for block in blocks if block)

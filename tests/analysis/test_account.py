@@ -97,8 +97,8 @@ def check_model(model: dict[str, Any], layers: int, several: bool = True) -> Non
 
 def test_every_key_is_there(written: tuple[Any, Path], data: Path, reference_folder: Path) -> None:
     found, _ = written
-    assert found.keys() == {"format", "text", "loss_precision", "tau", "collapsed_below", "models"}
-    assert (found["format"], found["tau"], found["collapsed_below"]) == (1, [0.9, 0.5], 1.5)
+    assert found.keys() == {"version", "text", "loss_precision", "tau", "collapsed_below", "models"}
+    assert (found["version"], found["tau"], found["collapsed_below"]) == (1, [0.9, 0.5], 1.5)
     expected = {"source": f"{data} (validation)", "sequences": 4, "sequence_length": 12, "loss_sequences": 3}
     assert found["text"] == expected
     for model, layers in zip(found["models"], (4, 2), strict=True):

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from pydantic import TypeAdapter
+from run_summary import write_summary
 
 import inheritune
 from conftest import read_json, tiny_recipe, weights
@@ -201,7 +202,7 @@ class TestLinks:
     @pytest.mark.parametrize("model", ["../large", "/etc", 5, None])
     def test_a_summary_names_no_folder_outside_its_run(self, model: Any, large: Path, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "summary.json").write_text(json.dumps({"finished": True, "result": {"model": model}}))
+        write_summary(tmp_path / "run", model)
         with pytest.raises(InputError, match="summary"):
             card.prepare_upload(tmp_path / "run", "org/name")
 

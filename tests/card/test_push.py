@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from run_summary import write_summary
 
 from inheritune import inherit
 from inheritune.card import push
@@ -240,7 +241,7 @@ def test_the_result_of_a_run_and_of_a_training(model: Path, tmp_path: Path) -> N
     run = tmp_path / "run"
     (run / "rounds" / "1-2layers").mkdir(parents=True)
     (run / "rounds" / "1-2layers" / "model").symlink_to(model)
-    (run / "summary.json").write_text(json.dumps({"finished": True, "result": {"model": "rounds/1-2layers/model"}}))
+    write_summary(run, "rounds/1-2layers/model")
     assert push.find_model(run) == run / "rounds/1-2layers/model"
     assert push.find_model(run / "rounds" / "1-2layers") == run / "rounds/1-2layers/model"
 
@@ -256,7 +257,7 @@ def damage(folder: Path) -> None:
 
 def half_done(folder: Path) -> None:
     (folder / "config.json").rename(folder / "other.json")
-    (folder / "summary.json").write_text('{"finished": false}')
+    write_summary(folder, "model", finished=False)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_models_have_names_of_their_own_and_loaded_ones_stay_as_they_are(
         "source": str(page), "sequences": found["text"]["sequences"], "sequence_length": 64,
         "tokens": found["text"]["tokens"], "bytes": 5 * len(LINE) - 3,  # nothing predicts the first token
     }  # fmt: skip
-    assert (found["format"], found["harness"], found["published"]) == (1, None, [])
+    assert (found["version"], found["harness"], found["published"]) == (1, None, [])
 
 
 def test_attention_inside_documents(reference_folder: Path, tmp_path: Path) -> None:

@@ -70,4 +70,4 @@ def test_a_run_whose_reference_is_made_first(tmp_path: Path, text: Path, gapped:
     model = tmp_path / "run" / summary.result.model
     check_tokenizer_fits(load_tokenizer(Reference(path=str(model))), config, "here")
     judged = evaluate(str(model), tmp_path / "run/data", 16)
-    assert judged["models"][0]["val_loss"] == pytest.approx(summary.result.val_loss, rel=1e-5)
+    assert judged.models[0].val_loss == pytest.approx(summary.result.val_loss, rel=1e-5)

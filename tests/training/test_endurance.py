@@ -282,7 +282,7 @@ def test_a_spike_with_no_good_checkpoint_left_is_an_error(tmp_path: Path, monkey
 def test_curves_are_drawn_of_a_training_with_a_spike(tmp_path: Path) -> None:
     train(tmp_path / "reference", model(), batches(17))
     assert len(events(tmp_path / "reference")) == 1
-    points = TrainingFolder("reference", tmp_path / "reference", "reference").points({})
+    points = TrainingFolder("reference", tmp_path / "reference", "reference").points(None)
     assert [point["tokens"] for point in points] == [step * BATCH * LENGTH for step in range(0, STEPS + 1, 5)]
     assert [point["val_loss"] for point in points] == [0.5] * 7
     picture = draw_curves(Curves([Curve("reference", points, "reference")], {"final": 0.4}), "tokens")

@@ -46,8 +46,7 @@ def write_cards(folder: Path, recipe: Recipe, summary: RunSummary) -> None:
     A card that a person has written is left alone. Where the reference's files are out of reach the card says that the
     licence is unknown, and why.
     """
-    file = folder / "manifest.json"
-    manifest = Manifest.read(file) if file.exists() else Manifest()
+    manifest = Manifest.read_if_there(folder / "manifest.json") or Manifest()
     origin = _origin(folder, recipe, summary, manifest.lineage.revision)
     for number, one in enumerate(summary.rounds, 1):
         if (folder / one.model).is_dir():
@@ -94,7 +93,8 @@ def _card(
     folder: Path, recipe: Recipe, summary: RunSummary, number: int, origin: Origin, starts: list[Start]
 ) -> Card:  # fmt: skip
     own, reference = summary.rounds[number - 1], summary.reference
-    is_result, tasks = own.model == summary.result.model, folder / "tasks.json"
+    is_result = own.model == summary.result.model
+    tasks = EvaluationResult.read_if_there(folder / "tasks.json") if is_result else None
     place = f"{number} of {len(summary.rounds)}; {'' if is_result else 'not '}the run's result"
     shown = summary.model_copy(update={"rounds": [own], "controls": summary.controls if is_result else []})
     losses = table(shown)  # controls were made for the result
@@ -112,7 +112,7 @@ def _card(
         readers=readers_in(folder / own.model),
         training=_training(recipe, summary, own, starts),
         losses=f"{losses.markdown()}\n\n{note}",
-        tasks=tasks_table(EvaluationResult.read(tasks)) if is_result and tasks.is_file() else "",
+        tasks=tasks_table(tasks) if tasks else "",
         recipe=_recipe(recipe),
         unknown=_UNKNOWN,
         datasets=datasets_of(recipe.data.sources),
@@ -152,17 +152,15 @@ def _lead(summary: RunSummary, own: Round, origin: Origin, is_result: bool) -> s
 
 def _kept(folder: Path, spec: Inherit, own: Round, total: int) -> list[tuple[str, str]]:
     """Which blocks, how they were chosen and why, and what else was inherited."""
-    selection = folder / "selection.json"
+    made = Selection.read_if_there(folder / "selection.json")
     if isinstance(spec.layers, list):
         chosen = "listed in the recipe"
-    elif spec.choose in MEASURED and selection.exists():
-        made = Selection.read(selection)
+    elif spec.choose in MEASURED and made is not None:
         tokens = made.calibration.sequences * made.calibration.sequence_length
         chosen = f"{code(spec.choose)}, measured on {tokens:,} tokens of training text: {markdown_text(made.reason)}"
     else:
         chosen = code(spec.choose)
-    file = (folder / own.model).parent / "inherited.json"
-    notes = Inherited.read(file) if file.exists() else None
+    notes = Inherited.read_if_there((folder / own.model).parent / "inherited.json")
     rows = [("blocks kept", f"{spans(own.blocks)} of 0-{total - 1}"), ("chosen", chosen)]
     rows.append(("weights inherited", weights_in_words(spec, notes)))
     if notes is not None and notes.from_round:

@@ -61,8 +61,8 @@ def write_trained_card(
         return
     origin = _origin(_place(model))
     rows = lineage_rows(origin, None, None)
-    if isinstance(model, str | Path) and (Path(model) / _NOTES).is_file():
-        inherited = Inherited.read(Path(model) / _NOTES)
+    inherited = Inherited.read_if_there(Path(model) / _NOTES) if isinstance(model, str | Path) else None
+    if inherited is not None:
         rows.append(("its blocks", f"{spans(inherited.blocks)} of {inherited.total}, inherited before"))
     loss = with_error(result.val_loss, result.val_loss_se)
     lead = (

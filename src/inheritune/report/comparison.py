@@ -26,8 +26,7 @@ class ComparisonFolder:
     @classmethod
     def read(cls, folder: Path) -> "ComparisonFolder":
         """Read a folder. Raises DamagedFile where a file is damaged."""
-        file = folder / "comparison.json"
-        return cls(folder, Comparison.read(file) if file.is_file() else None)
+        return cls(folder, Comparison.read_if_there(folder / "comparison.json"))
 
     @property
     def title(self) -> str:

@@ -63,13 +63,11 @@ class TrainingFolder:
     @property
     def judged(self) -> TrainingResult | None:
         """evaluation.json, which is written when the training is done."""
-        file = self.folder / "evaluation.json"
-        return TrainingResult.read(file) if file.is_file() else None
+        return TrainingResult.read_if_there(self.folder / "evaluation.json")
 
     def points(self, model: TrainedSummary | None) -> Points:
         """Validation losses on the way, behind what the rounds before `model` have cost."""
-        file = self.folder / "training.json"
-        cost = self.judged or (TrainingCost.read(file) if file.is_file() else None)
+        cost = self.judged or TrainingCost.read_if_there(self.folder / "training.json")
         before = {} if model is None else model.given()
         points: Points = []
         for record in read_metrics(self.folder / "metrics.jsonl"):
@@ -119,19 +117,19 @@ class RunFolder:
         Raises InputError where no recipe.yaml can be read, DamagedFile for another file that is damaged.
         """
         text, recipe = _recipe(folder)
-        trainings, file = list(_trainings(folder)), folder / "summary.json"
-        if summary is None and file.is_file():
-            summary = RunSummary.read(file)
-        files = {"manifest": folder / "manifest.json", "samples": folder / "samples.json"}
-        files |= {"tasks": folder / "tasks.json", "analysis": folder / "analysis" / "analysis.json"}
-        there = {name for name, file in files.items() if file.is_file()}
+        trainings = list(_trainings(folder))
+        summary = summary or RunSummary.read_if_there(folder / "summary.json")
         return cls(
-            folder, recipe, text, _state(folder, recipe, trainings, summary), trainings,
-            Manifest.read(files["manifest"]) if "manifest" in there else Manifest(),
-            Samples.read(files["samples"]) if "samples" in there else None,
-            EvaluationResult.read(files["tasks"]) if "tasks" in there else None,
-            Analysis.read(files["analysis"]) if "analysis" in there else None,
-        )  # fmt: skip
+            folder,
+            recipe,
+            text,
+            _state(folder, recipe, trainings, summary),
+            trainings,
+            Manifest.read_if_there(folder / "manifest.json") or Manifest(),
+            Samples.read_if_there(folder / "samples.json"),
+            EvaluationResult.read_if_there(folder / "tasks.json"),
+            Analysis.read_if_there(folder / "analysis" / "analysis.json"),
+        )
 
     @property
     def title(self) -> str:

@@ -53,6 +53,11 @@ class ResultFile(Part):
         return cls.parse(read_mapping(path, remedy=cls.REMEDY), path)
 
     @classmethod
+    def read_if_there(cls, path: Path) -> Self | None:
+        """As `read`; None where there is no such file."""
+        return cls.read(path) if path.is_file() else None
+
+    @classmethod
     def parse(cls, tree: dict[str, Any], path: Path) -> Self:
         """The value of what was read from `path`. Raises as `read` does."""
         version = tree.get("version", tree.get("format", 1))  # `format` was the name in three files

@@ -17,8 +17,9 @@ from inheritune import runtime
 from inheritune.data import Sequences, batch_numbers
 from inheritune.errors import RunError
 from inheritune.recipe import Training
-from inheritune.report.curves import Curve, Curves, draw_curves
+from inheritune.report.curves import Curve, Curves
 from inheritune.report.run_folder import TrainingFolder
+from inheritune.report.sections.loss_curves import draw_curves
 from inheritune.runlog import MetricsLog, Terminal, read_metrics
 from inheritune.training import Job, fault_of, list_checkpoints, train_steps
 from inheritune.training.checkpoint import Checkpoints, read_position

@@ -256,7 +256,7 @@ def test_damage_is_found_where_it_is(tmp_path: Path) -> None:
     ):
         Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE, print)
     file.write_bytes(whole[:-2])
-    with pytest.raises(InputError, match=r"outputs-00000\.bin: has \d+ bytes, the manifest says"):
+    with pytest.raises(InputError, match=r"outputs-00000\.bin: has \d+ bytes, the manifest has"):
         Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE, print)
     (place / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest\.json: is damaged; remove"):
@@ -363,5 +363,5 @@ def test_a_teacher_that_cannot_do_what_is_asked_for(tmp_path: Path) -> None:
         tmp_path,
     )
     shared.outputs(a_request(distillation={"outputs": "online"}), HERE, print)
-    with pytest.raises(InputError, match=r"^arm one: .*teacher MambaForCausalLM: .*does not keep documents apart"):
+    with pytest.raises(InputError, match=r"^arm one: .*teacher MambaForCausalLM: .*does not keep the documents of a sequence apart"):
         shared.outputs(a_request(packing=Packing((), 0, True), attention="document"), HERE, print)

@@ -323,7 +323,7 @@ module = importlib.util.module_from_spec(spec)
 sys.modules["inheritune.losses"] = module
 spec.loader.exec_module(module)
 from inheritune.recipe import Training, check
-from inheritune.recipe.description import describe
+from inheritune.cli.description import describe
 settings = check(Training, {{"length": "5 steps", "matching": True}}, "train")
 print(json.dumps([settings.matching, settings.needs_teacher, "Learn the teacher's hidden states too." in describe()]))
 """

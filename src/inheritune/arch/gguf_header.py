@@ -1,6 +1,7 @@
 """What the header of a .gguf file says: its metadata, and its tensors by name."""
 
 import mmap
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,10 @@ def read_gguf(file: Path) -> GgufHeader:
     if isinstance(found, str):
         raise InputError(str(file), f"damaged or cut short ({found})", "get the file again")
     check_counts(found.metadata, str(file))
+    stored = 1 + max((int(name.split(".")[1]) for name in found.shapes if re.match(r"blk\.\d+\.", name)), default=0)
+    if found.number("block_count", stored) > stored:
+        what = f"{found.get('block_count')} blocks, and tensors of {stored}"
+        raise InputError(f"{file}: {found.architecture}.block_count", what, "get the file again")
     if int(found.metadata.get("split.count", 1) or 1) > 1:
         what = f"one of {found.metadata['split.count']} files that make a model together (split.count)"
         raise InputError(str(file), what, "merge them into one with llama-gguf-split --merge")

@@ -25,8 +25,10 @@ def work_folder(out: Path) -> Path:
 
 def remove_left_over(out: Path) -> None:
     """Remove the work for `out` where that is finished: a kill came between its last step and the tidying up."""
-    folder = work_folder(out)
-    if not ((out / "manifest.json").is_file() and folder.exists()):
+    if not (out / "manifest.json").is_file():
+        return
+    folder = work_folder(out.absolute())
+    if not folder.exists():
         return
     with contextlib.suppress(InputError), locked(folder):  # whoever has the lock is about to remove it
         shutil.rmtree(folder, ignore_errors=True)

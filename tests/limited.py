@@ -124,6 +124,7 @@ def cases(here: Path) -> dict[str, Callable[[], Any]]:
         "config: layers of GPT-2": config("gpt2", model_type="gpt2", n_layer=10**7),
         "config: experts": config("experts", model_type="mixtral", num_local_experts=10**7),
         "config: dropout": config("dropout", attention_dropout=48),
+        "config: no number": config("nan", rms_norm_eps=float("nan")),
         "config: width": config("width", hidden_size=10**12),
         "config: vocabulary": config("vocabulary", vocab_size=10**12),
         "config: size": config("size", lambda folder: large(folder / "config.json", b"0,", 10**7)),

@@ -206,7 +206,9 @@ def check_file(file: Path) -> None:
 
 
 def check_counts(fields: Mapping[str, Any], place: str) -> None:
-    """Raise InputError for a config, or a .gguf file's metadata, with more blocks, experts or width than the limits."""
+    """Raise InputError for a config, or a .gguf file's metadata, with more blocks, experts or width than the
+    limits, and for a number that is none.
+    """
     layers, experts, remedy = 1, 0, "get the file again, or correct the number"
     left: list[Any] = [fields]
     while left:
@@ -219,6 +221,8 @@ def check_counts(fields: Mapping[str, Any], place: str) -> None:
                 left.append(value)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
+            if value != value:
+                raise InputError(f"{place}: {key}", "NaN, which is no number", remedy)
             if _LAYER_KEY.search(key):
                 if value > LAYERS:
                     raise InputError(f"{place}: {key}", f"{value:,}, at most {LAYERS:,} blocks are taken", remedy)

@@ -245,7 +245,7 @@ def of_results(tables: Tables) -> Iterator[Case]:
                 title = f"{file}: {name}"
                 yield tables.case(
                     "results", title, command, tables.damage(title, f"{PLACES[needs]}/{file}", fault), (needs,), (0, 2),
-                    says=(f"{file.rpartition('/')[2]}|{PLACES[needs]}",),
+                    says=(f"{file.rpartition('/')[2]}|{PLACES[needs]}|nothing to judge on",),
                 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The header of a .gguf file: its metadata, and its tensors by name."""
 
 import mmap
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,6 +60,10 @@ def read_gguf(file: Path) -> GgufHeader:
     if isinstance(header, str):
         raise InputError(str(file), f"damaged or cut short ({header})", "get the file again")
     check_counts(header.metadata, str(file))
+    stored = 1 + max((int(name.split(".")[1]) for name in header.shapes if re.match(r"blk\.\d+\.", name)), default=0)
+    if header.number("block_count", stored) > stored:
+        what = f"{header.get('block_count')} blocks, and tensors of {stored}"
+        raise InputError(f"{file}: {header.architecture}.block_count", what, "get the file again")
     if int(header.metadata.get("split.count", 1) or 1) > 1:
         what = f"one of {header.metadata['split.count']} files that make a model together (split.count)"
         raise InputError(str(file), what, "merge them into one with llama-gguf-split --merge")

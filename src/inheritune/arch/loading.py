@@ -43,7 +43,7 @@ from inheritune.arch.tokenization import SENTENCEPIECE_FILES, SentencePieceFiles
 from inheritune.arch.unused import left_over, refuse_left_over
 from inheritune.arch.weights import Names, Placement, check_fits, check_nothing_left
 from inheritune.errors import InherituneError, InputError
-from inheritune.limits import read_json
+from inheritune.limits import check_folder, read_json
 from inheritune.recipe import Reference
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def frame_config(frame: Path, trust_remote_code: bool = False) -> "PretrainedCon
 
     silence_libraries()
     with _plain_errors(str(frame), "see that it is as it was written"):
+        check_folder(frame)
         config: PretrainedConfig = AutoConfig.from_pretrained(
             frame, local_files_only=True, trust_remote_code=trust_remote_code
         )

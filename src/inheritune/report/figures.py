@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -58,6 +59,10 @@ def draw(
     import matplotlib
     from matplotlib.figure import Figure
 
+    if not os.environ.get(
+        "SOURCE_DATE_EPOCH", "0"
+    ).isdecimal():  # matplotlib stumbles over it; our figures have no date
+        del os.environ["SOURCE_DATE_EPOCH"]
     with matplotlib.rc_context(_SETTINGS | {"font.size": font}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a PNG shows a box there; the SVG has text
         figure = Figure(figsize=size, layout=layout)

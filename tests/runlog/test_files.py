@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from inheritune.runlog import (
     locked,
     new_folder,
     note_start,
+    one_at_a_time,
     read_json,
     read_metrics,
     write_json,
@@ -135,6 +137,23 @@ def test_a_lock_keeps_others_out_until_it_is_given_back(tmp_path: Path) -> None:
         pass
 
 
+def test_what_takes_a_moment_waits_for_another_one(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        order.append("asks")
+        with one_at_a_time(tmp_path):
+            order.append("second")
+
+    with one_at_a_time(tmp_path), locked(tmp_path):  # each is nothing to the other
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["asks", "first", "second"]
+
+
 def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(number: int) -> Callable[..., None]:
         def flock(*_: object) -> None:
@@ -143,7 +162,7 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch:
         return flock
 
     monkeypatch.setattr("fcntl.flock", fail(errno.ENOSYS))
-    with locked(tmp_path), locked(tmp_path):
+    with locked(tmp_path), locked(tmp_path), one_at_a_time(tmp_path), one_at_a_time(tmp_path):
         pass
     monkeypatch.setattr("fcntl.flock", fail(errno.EIO))
     with pytest.raises(OSError, match="flock"), locked(tmp_path):

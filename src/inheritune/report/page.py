@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from inheritune.report.figures import Picture
 from inheritune.report.markup import fill_template, markdown_block, markdown_table, markdown_text
-from inheritune.runlog import named, new_folder, open_new, refuse_link, write_text
+from inheritune.runlog import named, new_folder, one_at_a_time, open_new, refuse_link, write_text
 
 GOOD, BAD, OPEN = "#009e73", "#d55e00", "#7a7b7c"
 """Colours of a verdict: matched, not matched, not known yet."""
@@ -97,11 +97,14 @@ class Page:
 
 
 def write_folder(page: Page, default: Path, out: Path | None) -> Path:
-    """Write `page` into `out`, beside what is there, or as the folder `default`, in place of what is there."""
+    """Write `page` into `out`, beside what is there, or as the folder `default`, in place of what is there.
+
+    A run that writes its page and a person who asks for it wait for each other.
+    """
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         return write_page(page, out)
-    with new_folder(default) as partial:
+    with one_at_a_time(default.parent), new_folder(default) as partial:
         write_page(page, partial)
     return default / "index.html"
 
@@ -109,15 +112,16 @@ def write_folder(page: Page, default: Path, out: Path | None) -> Path:
 def write_page(page: Page, folder: Path, markdown: str = "report.md") -> Path:
     """Write `page` into a folder that is there: index.html, the same as Markdown, figures/; returns the page's path."""
     shown = [section for section in page.sections if not section.is_empty]
-    refuse_link(folder / "figures")
-    (folder / "figures").mkdir(exist_ok=True)  # what else a user keeps there stays
-    for picture in (picture for section in shown for picture in section.pictures):
-        path = folder / "figures" / f"{picture.name}.png"
-        with named(path), open_new(path) as file:
-            file.write(picture.png)
-    write_text(folder / markdown, _markdown(page.title, page.verdicts, shown))
-    facts = {"generator": GENERATOR, "title": page.title, "verdicts": page.verdicts, "sections": shown}
-    write_text(folder / "index.html", fill_template("page.html", facts))
+    with one_at_a_time(folder):
+        refuse_link(folder / "figures")
+        (folder / "figures").mkdir(exist_ok=True)  # what else a user keeps there stays
+        for picture in (picture for section in shown for picture in section.pictures):
+            path = folder / "figures" / f"{picture.name}.png"
+            with named(path), open_new(path) as file:
+                file.write(picture.png)
+        write_text(folder / markdown, _markdown(page.title, page.verdicts, shown))
+        facts = {"generator": GENERATOR, "title": page.title, "verdicts": page.verdicts, "sections": shown}
+        write_text(folder / "index.html", fill_template("page.html", facts))
     return folder / "index.html"
 
 

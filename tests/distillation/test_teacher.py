@@ -363,5 +363,7 @@ def test_a_teacher_that_cannot_do_what_is_asked_for(tmp_path: Path) -> None:
         tmp_path,
     )
     shared.outputs(a_request(distillation={"outputs": "online"}), HERE, print)
-    with pytest.raises(InputError, match=r"^arm one: .*teacher MambaForCausalLM: .*does not keep documents apart"):
+    with pytest.raises(
+        InputError, match=r"^arm one: .*teacher MambaForCausalLM: .*does not keep the documents of a sequence apart"
+    ):
         shared.outputs(a_request(packing=Packing((), 0, True), attention="document"), HERE, print)

@@ -73,7 +73,7 @@ def test_losses_are_those_of_each_document_alone(kind: str) -> None:
 def test_models_that_do_not_keep_them_apart_are_refused(kind: str) -> None:
     model = build(kind).train()
     with pytest.raises(
-        InputError, match=r"here: \w+ does not keep documents apart .*; set train\.attention to sequence"
+        InputError, match=r"here: \w+ does not keep the documents of a sequence apart; set train\.attention to sequence"
     ):
         check_documents_apart(model, END, 16, "here")
     assert model.training
@@ -102,7 +102,7 @@ def test_judging_keeps_them_apart_too() -> None:
     bounds = [[0, *(np.flatnonzero(r[:15] == END) + 1).tolist(), 16] for r in rows.numpy()]
     found = judge(model, sequences, runtime.start("cpu"), micro_batch=3)
     assert list(found.losses) == pytest.approx(apart(model, rows, bounds), rel=1e-4)
-    with pytest.raises(InputError, match="MambaForCausalLM does not keep documents apart"):
+    with pytest.raises(InputError, match="MambaForCausalLM does not keep the documents of a sequence apart"):
         judge(build("mamba"), sequences, runtime.start("cpu"))
 
 

@@ -97,7 +97,7 @@ def test_a_convolution_that_reaches_back_a_single_token_is_found() -> None:
         return found + torch.nn.functional.pad(found, (0, 0, 1, 0))[:, :-1]
 
     model.get_input_embeddings().register_forward_hook(shifted)
-    with pytest.raises(InputError, match="does not keep documents apart that stand in one sequence"):
+    with pytest.raises(InputError, match="does not keep the documents of a sequence apart"):
         check_documents_apart(model, END, LENGTH, "here")
 
 

@@ -6,10 +6,15 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PIP_COMPAT := .venv-compat/bin/python -m pip install --quiet --disable-pip-version-check
 COMPAT_PYTHON ?= .venv-compat/bin/python
 
-.PHONY: demo test check compat bench lint format docs lock clean
+.PHONY: demo fast test check compat bench lint format docs lock clean
 
 demo: .venv/installed            ## a smaller model out of a larger one, from nothing, in minutes
 	$(BIN)/inheritune run recipes/demo.yaml
+
+fast: .venv/installed-dev lint   ## lint, and the quick tests of what changed since the last commit
+	@files=$$($(BIN)/python tests/changed.py); \
+	if [ -z "$$files" ]; then echo "no test file belongs to what changed"; \
+	else $(BIN)/python -m pytest -x -m "not long" $$files || [ $$? = 5 ]; fi
 
 test: .venv/installed-dev lint   ## lint, types, import contract, quick tests: under 5 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 -m "not long"

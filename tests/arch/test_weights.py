@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
@@ -344,6 +344,7 @@ def test_of_half_the_width_no_more_is_read_than_the_target_has(
 _RANGES = st.lists(st.integers(1, 5), min_size=2, max_size=6) | st.lists(st.integers(1, 2), min_size=36, max_size=40)
 
 
+@settings(deadline=None)
 @given(data=st.data(), dimensions=st.integers(1, 3))
 def test_parts_of_a_stored_tensor(
     data: st.DataObject, dimensions: int, tmp_path_factory: pytest.TempPathFactory

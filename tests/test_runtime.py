@@ -29,7 +29,7 @@ def test_what_torchrun_sets(given: dict[str, str], place: tuple[int, int], monke
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     started = runtime.start("cpu")
-    assert (started.rank, started.processes) == place
+    assert (started.rank, started.world_size) == place
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ class _Opened:
         names = (track,) if isinstance(track, str) else tuple(track)
         check_trackers(names)
         check_prefix(prefix, "prefix")
-        find_data(data)
         request = {kind: identity(model), "seed": seed} | asked(training) | request
         runtime = rt.start(device, timeout_minutes=timeout)
+        find_data(data)
         runtime.on_rank0(lambda: check_request(out, request))  # in `begun` again; before what takes long
         if isinstance(model, str | Path):
             origin = Reference(path=str(model))

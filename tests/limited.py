@@ -117,6 +117,7 @@ def cases(here: Path) -> dict[str, Callable[[], Any]]:
         "config: layers of GPT-2": config("gpt2", model_type="gpt2", n_layer=10**7),
         "config: experts": config("experts", model_type="mixtral", num_local_experts=10**7),
         "config: width": config("width", hidden_size=10**12),
+        "config: labels": config("labels", num_labels=10**9),
         "config: vocabulary": config("vocabulary", vocab_size=10**12),
         "config: size": config("size", lambda folder: large(folder / "config.json", b"0,", 10**7)),
         "config: depth": config("depth", lambda folder: put(folder / "config.json", b"[" * 10**6)),

@@ -44,7 +44,7 @@ from inheritune.data import (
 from inheritune.distillation import Lesson, Teacher, check_has_teacher, open_teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, figures, judge, mean, sequence_losses
-from inheritune.recipe import Distillation, Evaluate, Reference, Training, check
+from inheritune.recipe import Distillation, Evaluate, Reference, Training, check, model_at
 from inheritune.request import asked, begun, check_request, identity
 from inheritune.runlog import Terminal, Trackers, check_trackers, open_trackers, read_json, read_mapping, write_json
 from inheritune.runtime import Runtime
@@ -360,7 +360,7 @@ def train(
     runtime.first_does(lambda: check_request(out, request))  # in `begun` again; before what takes long
     given = model
     if isinstance(model, str | Path):
-        origin = Reference(path=str(model))
+        origin = model_at(model)
         tokenizer = tokenizer or load_tokenizer(origin)
         model = load_model(origin)
     prepared = open_data(data, runtime, model.config.vocab_size, tokenizer)

@@ -4,6 +4,11 @@ from dataclasses import dataclass
 
 from inheritune.redaction import visible, without_secrets
 
+BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError)
+"""What the code of architectures raises at a config that it cannot take."""
+
+_LONGEST = 400  # characters of a place
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -15,7 +20,8 @@ class Problem:
 
     def __str__(self) -> str:
         """One line, whatever a library put into the parts: without credentials, control characters shown."""
-        return shown_line(f"{self.place}: {self.what}; {self.remedy}")
+        place = self.place if len(self.place) <= _LONGEST else f"{self.place[:_LONGEST]}..."
+        return shown_line(f"{place}: {self.what}; {self.remedy}")
 
 
 def shown_line(text: str) -> str:
@@ -75,3 +81,8 @@ class OtherProcessFailed(InherituneError):
     def __init__(self, exit_status: int) -> None:
         self.exit_status = exit_status
         super().__init__("another process of the job failed")
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether `error` says that something failed. A library in Rust that panics raises what is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"

@@ -17,7 +17,7 @@ from inheritune.distillation import Teacher
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation
 from inheritune.inheritance import count_layers, derive, describe_plan, graft, is_grown, select_blocks, settle
-from inheritune.recipe import MEASURED, Evaluate, Grow, Inherit, Reference, Training, check
+from inheritune.recipe import MEASURED, Evaluate, Grow, Inherit, Reference, Training, check, model_at
 from inheritune.report import spans
 from inheritune.request import asked, begun, check_request, identity
 from inheritune.runlog import Terminal, check_trackers, read_mapping, write_json
@@ -250,7 +250,7 @@ def grow(
     runtime = rt.start(device)
     runtime.first_does(lambda: check_request(out, request))  # in `begun` again; before what takes long
     if isinstance(reference, str | Path):
-        origin = Reference(path=str(reference))
+        origin = model_at(reference)
         tokenizer = tokenizer or load_tokenizer(origin)
         reference = load_model(origin)
     prepared = open_data(data, runtime, reference.config.vocab_size, tokenizer)

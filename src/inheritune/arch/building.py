@@ -3,14 +3,15 @@
 import copy
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.loading import load_config, load_tokenizer, silence_libraries
 from inheritune.arch.padding import draw_padding_rows, train_padding_rows
 from inheritune.arch.structure import check_decoder, find_structure
 from inheritune.arch.weights import Placement
-from inheritune.errors import InputError
+from inheritune.errors import BUILD_ERRORS, InputError
 from inheritune.limits import check_counts
 from inheritune.recipe import NewTokenizer, Reference
 from inheritune.vocabulary import vocabulary_size
@@ -23,8 +24,6 @@ _PLACE = "reference.train.model"
 # Tables of learned positions.
 _POSITION = re.compile(r"(^|[._])(wpe|embed_positions|positions?_embeddings?|pos_emb\w*)$")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
-# What a constructor may stumble over when a config's fields do not fit each other.
-_BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, AttributeError, AssertionError)
 
 
 def new_config(
@@ -61,7 +60,7 @@ def new_config(
     none = dict.fromkeys(_SPECIAL)
     try:
         config = config_class(**fields, vocab_size=vocabulary, **(none | special_tokens))
-    except (ValueError, TypeError, ZeroDivisionError, StrictDataclassError) as error:
+    except (*BUILD_ERRORS, StrictDataclassError) as error:
         raise InputError(_PLACE, f"{kind} refuses it: {error}", "change the fields") from None
     check_decoder(config)
     check_positions(config, sequence_length, _PLACE)
@@ -77,7 +76,7 @@ def _try_out(config: "PretrainedConfig") -> None:
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except _BUILD_ERRORS as error:
+    except BUILD_ERRORS as error:
         raise InputError(_PLACE, f"{config.model_type} cannot be built: {error}", "change the fields") from None
     find_structure(model)
     _check_runs_without_padding(model)
@@ -163,21 +162,29 @@ def build_skeleton(config: "PretrainedConfig", trust_remote_code: bool = False) 
     from transformers import AutoModelForCausalLM
 
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    with _refusals(config), torch.device("meta"):
+        # building writes into the config that it is given, its dtype for one
+        model = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    model.tie_weights()
+    return model
+
+
+@contextmanager
+def _refusals(config: "PretrainedConfig") -> Iterator[None]:
+    """What the code of an architecture says of a config that it cannot take, as InputError; lack of memory stays."""
     try:
-        with torch.device("meta"):
-            # building writes into the config that it is given, its dtype for one
-            model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(config), dtype=dtype, trust_remote_code=trust_remote_code
-            )
-    except _BUILD_ERRORS as error:
+        yield
+    except BUILD_ERRORS as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        if "Allocator" in reason or type(error).__name__ == "OutOfMemoryError":
+            raise
         raise InputError(
             config.name_or_path or config.model_type,
             f"transformers cannot build a model of this config ({reason})",
             "mend the config's fields",
         ) from None
-    model.tie_weights()
-    return model
 
 
 def build_random(
@@ -190,7 +197,7 @@ def build_random(
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.random.fork_rng(devices=[]):
+    with _refusals(config), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code
@@ -205,7 +212,7 @@ def build_empty(config: "PretrainedConfig", dtype: Any, trust_remote_code: bool 
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    with no_init_weights():
+    with _refusals(config), no_init_weights():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
@@ -224,7 +231,7 @@ def build_from(
     """
     import torch
 
-    with placement.opened() as tensors, torch.random.fork_rng(devices=[]):
+    with placement.opened() as tensors, _refusals(skeleton.config), torch.random.fork_rng(devices=[]):
         model, _ = type(skeleton).from_pretrained(
             None,
             config=skeleton.config,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from inheritune.errors import InputError
+from inheritune.errors import BUILD_ERRORS, InputError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -366,7 +366,7 @@ def _with(config: "PretrainedConfig", widths: dict[_Path, int]) -> "PretrainedCo
         place[path[-1]] = width
     try:
         other = type(config).from_dict(values)
-    except (ValueError, TypeError, ZeroDivisionError, StrictDataclassError) as error:
+    except (*BUILD_ERRORS, StrictDataclassError) as error:
         raise InputError(_title(config), f"{config.model_type} refuses other widths: {error}", _REMEDY) from None
     other.architectures = copy.copy(config.architectures)
     other._attn_implementation = config._attn_implementation  # set by the loader, not part of what is stored

@@ -101,8 +101,9 @@ def prepare(
         from inheritune.data import has_result, remove_left_over
         from inheritune.inheritance import check_free
 
-        remove_left_over(out)
-        if not has_result(out):  # else it is success, where this request has made it
+        if has_result(out):  # it is success, where this request has made it
+            remove_left_over(out)
+        else:
             check_free(out)
         _check_nanogpt(nanogpt, out)
         prepared = make(out, terminal_of(quiet).say)
@@ -146,7 +147,7 @@ def _of_recipe(file: Path, words: list[str]) -> "Make":
 
 
 def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make":
-    from inheritune.recipe import Data, Reference, check, override
+    from inheritune.recipe import Data, check, model_at, override
     from inheritune.recipe.base import Part
 
     class Words(Part):
@@ -169,14 +170,14 @@ def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make"
         from inheritune.data import list_inputs, prepare
 
         list_inputs(data.sources)  # before the tokenizer is loaded, or downloaded
-        return prepare(data, load_tokenizer(Reference(path=tokenizer), say), out, say=say)
+        return prepare(data, load_tokenizer(model_at(tokenizer), say), out, say=say)
 
     return make
 
 
 def _of_token_files(text: list[str], given: dict[str, Any], words: list[str]) -> "Make":
     from inheritune.data import adopt, list_token_files, nanogpt_files
-    from inheritune.recipe import Reference
+    from inheritune.recipe import model_at
 
     tokenizer, dtype = given.pop("--tokenizer"), given.pop("--dtype")
     _only_without(given | {"a key": words or None}, "with --dtype the tokens are used as they are")
@@ -195,7 +196,7 @@ def _of_token_files(text: list[str], given: dict[str, Any], words: list[str]) ->
     def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
         from inheritune.arch import load_tokenizer
 
-        return adopt(files, load_tokenizer(Reference(path=tokenizer), say), out)
+        return adopt(files, load_tokenizer(model_at(tokenizer), say), out)
 
     return make
 

@@ -14,7 +14,7 @@ from inheritune.errors import InputError, Problem
 from inheritune.groundwork import check_hardware
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import check_silencing, draft
-from inheritune.recipe import ArmSettings, GrowthStart, Inherit, Reference, StackingStart, Suite, Training
+from inheritune.recipe import ArmSettings, GrowthStart, Inherit, StackingStart, Suite, Training, model_at
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class _Models:
             return self.reference
         if name in self.configs:
             return self.configs[name]
-        config = load_config(Reference(path=name))
+        config = load_config(model_at(name))
         check_positions(config, self.suite.train.sequence_length, "train.sequence_length")
         check_vocabularies(name, config, self.reference, place)
         return config

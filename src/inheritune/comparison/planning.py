@@ -17,7 +17,7 @@ from inheritune.groundwork import planned, planned_reference, sequences_in, step
 from inheritune.growth import check_rounds, with_blocks
 from inheritune.inheritance import target_config
 from inheritune.planner import SUMS, Anatomy, Bounds, Conditions, Device, Planned, Taught, plan
-from inheritune.recipe import ArmSettings, GrowthStart, Inherit, Reference, StackingStart, Suite, Training
+from inheritune.recipe import ArmSettings, GrowthStart, Inherit, StackingStart, Suite, Training, model_at
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -184,7 +184,7 @@ class _Made:
             return self.config
         if name in self.configs:
             return self.configs[name]
-        config = load_config(Reference(path=name), weights=False)
+        config = load_config(model_at(name), weights=False)
         check_positions(config, self.suite.train.sequence_length, "train.sequence_length")
         check_vocabularies(name, config, self.config, place)
         return config

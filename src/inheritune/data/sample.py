@@ -12,7 +12,7 @@ from inheritune.data.sources.inputs import list_inputs
 from inheritune.data.sources.reading import read
 from inheritune.data.tokenizer import Encoder, prefix_tokens
 from inheritune.errors import InputError
-from inheritune.recipe import Source
+from inheritune.recipe import Source, check
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +37,7 @@ def sample(sequences: Sequences, count: int, place: str, or_fewer: bool = False)
 
 def documents(paths: Sequence[str | Path]) -> Iterator[str]:
     """The documents in files, folders, patterns or addresses, in their order. Raises InputError for what is no text."""
-    sources = [Source(path=str(path)) for path in paths]
+    sources = [check(Source, {"path": str(path)}, "text") for path in paths]
     try:
         for one in list_inputs(sources):
             for document in read(one, sources[one.source], lambda place, reason: None, seed=0):

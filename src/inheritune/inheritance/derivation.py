@@ -33,7 +33,7 @@ from inheritune.inheritance.application import from_files, from_model, place, wr
 from inheritune.inheritance.budget import settle
 from inheritune.inheritance.draft import Draft, draft, target_config
 from inheritune.inheritance.plan import Plan, describe_plan
-from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check
+from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check, model_at
 from inheritune.runlog import check_name, claimed
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def inherit(
         folder = None if out is None else held.enter_context(free_output(Path(out)))
         kind = as_dtype(dtype)
         if isinstance(reference, str | Path):
-            reference = Reference(path=str(reference))
+            reference = model_at(reference)
         target, plan = derive(reference, wish, seed=seed, dtype=kind)
         if folder is not None:
             tokenizer = find_tokenizer(reference, warnings.warn) if isinstance(reference, Reference) else None

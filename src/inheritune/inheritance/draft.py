@@ -25,7 +25,7 @@ from inheritune.arch import (
     shorten,
     tensor_roles,
 )
-from inheritune.errors import InputError
+from inheritune.errors import BUILD_ERRORS, InputError
 from inheritune.inheritance.plan import Exceptions, Plan, Shape, narrowed, plan_copies
 from inheritune.inheritance.selection import select_blocks
 from inheritune.recipe import Inherit
@@ -113,15 +113,7 @@ def as_input_error(config: "PretrainedConfig", kept: list[int]) -> Iterator[None
 
     try:
         yield
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        RuntimeError,
-        ArithmeticError,
-        AssertionError,
-        StrictDataclassError,
-    ) as error:
+    except (*BUILD_ERRORS, StrictDataclassError) as error:
         raise InputError(
             f"{config.model_type}, blocks {kept}",
             f"transformers cannot build a model of them: {error}",

@@ -1,7 +1,7 @@
 """`new`: a recipe to start from, commented, with figures that fit the reference."""
 
 from inheritune.arch import layer_count, load_config
-from inheritune.recipe import Reference
+from inheritune.recipe import model_at
 
 _TEMPLATE = """\
 # A recipe for a smaller model out of {path} ({layers} blocks).
@@ -56,7 +56,7 @@ def starter_recipe(reference: str) -> str:
 
     Raises InputError when there is no such model or it is not a decoder-only text model.
     """
-    config = load_config(Reference(path=reference))
+    config = load_config(model_at(reference))
     layers = layer_count(config)
     positions = getattr(config, "max_position_embeddings", None)
     sequence = min(1024, positions) if isinstance(positions, int) and positions > 1 else 1024

@@ -2,7 +2,7 @@
 
 from inheritune.recipe.base import Part
 from inheritune.recipe.data import Data, Slurm, Source, TokenFiles
-from inheritune.recipe.file import changes, check, completed, dump_recipe, is_suite, merged, override
+from inheritune.recipe.file import changes, check, completed, dump_recipe, is_suite, merged, model_at, override
 from inheritune.recipe.filters import (
     C4,
     FILTERS,
@@ -116,6 +116,7 @@ __all__ = [
     "load_recipe",
     "load_suite",
     "merged",
+    "model_at",
     "override",
     "parse_layers",
     "parse_size",

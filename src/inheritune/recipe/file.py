@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from inheritune.errors import InputError, Problem
 from inheritune.limits import check_yaml
 from inheritune.recipe.base import Unfit
+from inheritune.recipe.reference import Reference
 from inheritune.recipe.yaml_file import Lines, read_value, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -78,6 +79,11 @@ def check(model: type[Model], tree: Any, place: str, lines: Lines | None = None)
         ]
         unique = list({str(problem): problem for problem in problems}.values())
         raise InputError.of(unique) from None
+
+
+def model_at(place: str | Path) -> Reference:
+    """A model by its place alone. Raises InputError for a text that can be none."""
+    return check(Reference, {"path": str(place)}, "model")
 
 
 def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -194,6 +200,9 @@ def nearest(written: str, model: type[BaseModel], here: type[BaseModel]) -> str 
     everywhere = {_plain(dotted.rpartition(".")[2]): dotted for dotted in _outermost_last(model)}
     if word in everywhere:
         return everywhere[word]
+    short = [name for plain, name in own.items() if len(word) > 1 and word == _initials(plain)]
+    if short:
+        return short[0]
     inside = [name for plain, name in own.items() if plain in word.split("_") or word in plain.split("_")]
     if inside:
         return inside[0]
@@ -205,6 +214,10 @@ def nearest(written: str, model: type[BaseModel], here: type[BaseModel]) -> str 
 
 def _plain(key: str) -> str:
     return key.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def _initials(key: str) -> str:
+    return "".join(part[:1] for part in key.split("_"))
 
 
 def _outermost_last(model: type[BaseModel]) -> list[str]:

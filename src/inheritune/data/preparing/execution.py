@@ -269,7 +269,7 @@ class _Crew:
             self.executor._say(f"data: {self.executor.place.name}: {done} of {total} tasks")
 
 
-def report(error: Exception) -> dict[str, Any]:
+def report(error: BaseException) -> dict[str, Any]:
     """An error as plain data, from a worker to the process that handed out the task."""
     if isinstance(error, InputError | RunError):
         problems = [[problem.place, problem.what, problem.remedy] for problem in error.problems]

@@ -12,6 +12,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
+from inheritune.errors import is_failure
+
 
 def main() -> None:
     """Run the tasks that are named on standard input; end at once when it closes, as nobody then waits for them."""
@@ -32,7 +34,9 @@ def main() -> None:
         try:
             deepcopy(executor).run_task(rank)
             answer = {}
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             from inheritune.data.preparing.execution import report
 
             answer = report(error)

@@ -126,6 +126,7 @@ def cases(here: Path) -> dict[str, Callable[[], Any]]:
         "config: dropout": config("dropout", attention_dropout=48),
         "config: no number": config("nan", rms_norm_eps=float("nan")),
         "config: width": config("width", hidden_size=10**12),
+        "config: labels": config("labels", num_labels=10**9),
         "config: vocabulary": config("vocabulary", vocab_size=10**12),
         "config: size": config("size", lambda folder: large(folder / "config.json", b"0,", 10**7)),
         "config: depth": config("depth", lambda folder: put(folder / "config.json", b"[" * 10**6)),

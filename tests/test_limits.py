@@ -17,7 +17,7 @@ WORDS = {
     "depth": "(more than 50 levels|too deep)", "size": "(at most|more than) [0-9,]+ (bytes|are read|values)",
     "a device": f"({KIND}|no config.json|no such model)", "a pipe": KIND, "layers": "at most 1,000 blocks",
     "blocks": "at most 1,000 blocks", "experts": "at most 100,000 experts", "width": "at most 16,777,216", "no number": "NaN, which is no number", "dropout": "legal is 0 to 1", "a terabyte": "more than 256,000,000 bytes",
-    "vocabulary": "at most 16,777,216", "header": "a header of", "entries": "at most 10,000", "an array": "at most",
+    "vocabulary": "at most 16,777,216", "labels": "at most 10,000 labels", "header": "a header of", "entries": "at most 10,000", "an array": "at most",
     "tensors": "at most 100,000", "arrays in arrays": "arrays inside each other", "text": "beyond its end",
     "settings": "at most 16,000,000 are read", "values": "more than 10,000,000 values",
 }  # fmt: skip

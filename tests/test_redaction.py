@@ -15,11 +15,13 @@ SECRETS = [
     "hf_PASSabcdefghijklmnop", "sk-PASSabcdefghijklmn", "sk-proj-PASS_abcdefghijklmn", "ghp_PASSabcdefghijklmnop",
     "github_pat_PASSabcdefghijklmnopqrst", "AKIAPASSABCDEFGHIJKL", "glpat-PASSabcdefghijklmnop", "xoxb-PASS-1234567890",
     "-----BEGIN RSA PRIVATE KEY-----\nPASS\n-----END RSA PRIVATE KEY-----", "eyJPASSabcdef.eyJPASSabcdef.PASS",
+    "--token PASS", "--data.api-key PASS", '"token": "PASS"', "'aws_secret_access_key' : 'PASS'", f"https://u:{'a' * 3000}PASS@h/x",
 ]  # fmt: skip
 PLAIN = [
     "hf://datasets/org/one@main/data/*.parquet", "s3://bucket/part-?.parquet", "https://huggingface.co/org/name",
     "tokenizer=gpt2", "600 tokens", "tokens=600", "eos_token='</s>'", "hf_checkpoint", "HF_TOKEN: there is no token",
     "https://host:8080/path@2x/x.txt", "0123456789abcdef0123456789abcdef01234567", "me@example.org", "sk-learn",
+    '"pad_token": "</s>"', "--token --quiet", "token: a piece of a word",
 ]  # fmt: skip
 
 
@@ -55,6 +57,8 @@ def test_values_of_keys_that_name_a_secret() -> None:
         ("hf://datasets/org/one", "hf://datasets/org/one"), ("file:///home/me/a.txt", "a.txt"),
         ("cannot read '/home/me/a.txt': gone", "cannot read 'a.txt': gone"), ("--out=/home/me/run", "--out=run"),
         ("C:\\Users\\me\\a.txt", "a.txt"), ("https://host/home/me", "https://host/home/me"), ("1 / 2", "1 / 2"),
+        ("../../me/a.txt", "a.txt"), ("cannot read ../me/a.txt", "cannot read a.txt"), ("a/../b", "a/../b"), ("local:///home/me/a", "a"),
+        ("simplecache::file:///home/me/a", "simplecache::a"),
     ],
 )  # fmt: skip
 def test_folders_of_this_machine(text: str, expected: str) -> None:
@@ -71,7 +75,28 @@ def test_characters_that_do_something_are_shown() -> None:
     assert str(InputError("a\x1b]0;title\x07", "b\u202e", "c")) == r"a\x1b]0;title\x07: b\u202e; c"
 
 
-@pytest.mark.parametrize("part", ["a", "/a", "a.", "://", "a_", "a@", "token=", "https://", "-", "=", "/ ", "eyJa."])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "a",
+        "/a",
+        "a.",
+        "://",
+        "a_",
+        "a@",
+        "token=",
+        "https://",
+        "-",
+        "=",
+        "/ ",
+        "eyJa.",
+        "../",
+        "file:/",
+        "--",
+        "'token'",
+        "--token ",
+    ],
+)
 def test_time_grows_with_the_length_alone(part: str) -> None:
     began = time.process_time()
     for text in (part * 10_000, part * 10_000 + " "):

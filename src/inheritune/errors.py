@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from inheritune.redaction import visible, without_secrets
 
+BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError)
+"""What the code of architectures raises at a config that it cannot take."""
+
 _LONGEST = 2000  # characters of a line
 
 
@@ -81,3 +84,8 @@ class OtherProcessFailed(InherituneError):
     def __init__(self, exit_status: int) -> None:
         self.exit_status = exit_status
         super().__init__("another process of the job failed")
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether `error` says that something failed. A library in Rust that panics raises what is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"

@@ -39,8 +39,12 @@ LAYERS = 1000
 """Blocks of a model."""
 EXPERTS = 100_000
 """Experts of a model, over all blocks."""
+LABELS = 10_000
+"""Classes of a classifier, of which transformers makes lists whatever the model is."""
 WIDTH = 2**24
 """The vocabulary, a hidden size or a number of heads."""
+BATCH = 2**24
+"""Sequences of a batch of training."""
 PYTHON_BYTES = 4_000_000
 """A Python file whose string literals are documents."""
 DOCUMENT = 16_000_000
@@ -229,6 +233,8 @@ def check_counts(fields: Mapping[str, Any], place: str) -> None:
                 layers = max(layers, int(value))
             elif _EXPERT_KEY.search(key):
                 experts = max(experts, int(value))
+            elif key == "num_labels" and value > LABELS:
+                raise InputError(f"{place}: {key}", f"{value:,}, at most {LABELS:,} labels are taken", remedy)
             elif _WIDTH_KEY.search(key) and value > WIDTH:
                 raise InputError(f"{place}: {key}", f"{value:,}, at most {WIDTH:,} is taken", remedy)
             elif _SHARE_KEY.search(key) and not 0 <= value <= 1:

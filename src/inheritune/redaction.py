@@ -13,7 +13,7 @@ REDACTED = "[redacted]"
 # Each pattern begins only where a word does, or is bounded, so that the time grows with the length of a text alone.
 _SCHEME = r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]*://)"
 _END = r"\s'\"<>"
-_USER = re.compile(rf"{_SCHEME}[^/?#{_END}]{{1,500}}@")
+_USER = re.compile(rf"{_SCHEME}[^/?#{_END}]+@")
 # A password with a slash in it. What follows a colon may be a port, too.
 _ODD_PASSWORD = re.compile(rf"{_SCHEME}[^/?#:@{_END}]{{1,200}}:(?!\d+(?:[/?#]|$))[^{_END}]{{0,200}}@")
 _QUERY = re.compile(rf"(https?://[^?#{_END}]{{0,1000}})[?#][^{_END}]+", re.IGNORECASE)
@@ -47,21 +47,25 @@ _NAME = rf"(?:(?!(?:{_NOT_SECRET})_)[A-Za-z0-9]+[_-])*(?:{_SECRET_WORDS.replace(
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 _VALUE = r"(?!\[redacted\])(?:'[^']*'|\"[^\"]*\"|[^\s,;&'\"]+)"
 _ASSIGNMENT = re.compile(rf"(?<![A-Za-z0-9_-])((?:--)?{_NAME}['\"]?\s{{0,9}}=\s{{0,9}}){_VALUE}", re.IGNORECASE)
-_FILE_ADDRESS = re.compile(r"\bfile:(?://[^/\s]*)?(?=/)")
+_OPTION = re.compile(rf"((?<![\w-])--(?:[\w-]+\.)*{_NAME}\s{{1,9}})(?!-){_VALUE}", re.IGNORECASE)
+_ENTRY = re.compile(rf"(['\"]{_NAME}['\"]\s{{0,9}}:\s{{0,9}})(?=['\"]){_VALUE}", re.IGNORECASE)
 _PART = r"[^\s/\\'\"<>|:;,()\[\]{}=]+"
-_PATH = re.compile(rf"(?<![\w./:\\~<\]-])(?:~[\w.-]*/|/|[A-Za-z]:\\|\\\\)(?:{_PART}[/\\]+)*(?=[^\s/\\])")
+_FILE_ADDRESS = re.compile(rf"\b(?:file|local):(?://[^/\s]*)?/(?:{_PART}/+)*")
+_PATH = re.compile(rf"(?<![\w./:\\~<\]-])(?:~[\w.-]*/|/|(?:\.\./)+|[A-Za-z]:\\|\\\\)(?:{_PART}[/\\]+)*(?=[^\s/\\])")
 
 
 def without_secrets(text: str) -> str:
-    """`text` with user names, passwords and queries of addresses, known kinds of tokens, and values that are assigned
-    to a name such as `token` or `api_key`, replaced by `[redacted]`.
+    """`text` with user names, passwords and queries of addresses, known kinds of tokens, and values that are given to a
+    name such as `token` or `api_key` (`token=x`, `--token x`, `"token": "x"`), replaced by `[redacted]`.
     """
     text = _PRIVATE_KEY.sub(REDACTED, text)
     text = _USER.sub(rf"\1{REDACTED}@", _ODD_PASSWORD.sub(rf"\1{REDACTED}@", text))
     text = _QUERY.sub(rf"\1?{REDACTED}", text)
     text = _ASSIGNED_QUERY.sub(rf"\1\2?{REDACTED}", text)
     text = _HEADER.sub(rf"\1 {REDACTED}", text)
-    return _TOKEN.sub(REDACTED, _ASSIGNMENT.sub(rf"\1{REDACTED}", text))
+    for pattern in (_ASSIGNMENT, _OPTION, _ENTRY):
+        text = pattern.sub(rf"\1{REDACTED}", text)
+    return _TOKEN.sub(REDACTED, text)
 
 
 def holds_secret(text: str) -> bool:
@@ -74,7 +78,7 @@ def holds_secret(text: str) -> bool:
 
 
 def without_folders(text: str) -> str:
-    """`text` with each absolute path, and each one below a home folder, cut to its last part."""
+    """`text` with each absolute path, and each one that leads upwards or to a home, cut to its last part."""
     whole = text.strip()
     if whole == text and "\n" not in text and _is_absolute(text):
         return _last(text) or text
@@ -120,7 +124,7 @@ def _is_secret(key: Any) -> bool:
 
 
 def _is_absolute(text: str) -> bool:
-    return text.startswith("~") or PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+    return text.startswith(("~", "../")) or PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
 
 
 def _last(text: str) -> str:

@@ -12,6 +12,7 @@ from conftest import read_json
 from inheritune.analysis import choose_blocks
 from inheritune.errors import DamagedFile, Interrupted
 from inheritune.recipe import Inherit
+from inheritune.runlog import write_json
 from processes import Started, program
 
 ROWS = some_tokens(12, 21)
@@ -67,6 +68,25 @@ def test_another_choice_begins_anew(tmp_path: Path) -> None:
 def test_without_a_file_the_message_says_that_nothing_is_kept() -> None:
     with pytest.raises(Interrupted, match="nothing of the choice is kept"):
         choose(build("llama"), None, 1, **PLAIN)
+
+
+@pytest.mark.parametrize(("at", "kept"), [(1, "nothing of the choice is kept"), (2, "the first drop is kept in")])
+def test_a_drop_that_a_signal_keeps_from_being_saved_is_not_said_to_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, kept: str
+) -> None:
+    calls = 0
+
+    def write(file: Path, content: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise KeyboardInterrupt
+        write_json(file, content)
+
+    monkeypatch.setattr("inheritune.analysis.progress.write_json", write)
+    with pytest.raises(Interrupted, match=kept):
+        choose(build("llama"), tmp_path / "drops.json", **PLAIN)
+    assert (tmp_path / "drops.json").exists() == (at == 2)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"format": 1}', "{"])

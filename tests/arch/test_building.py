@@ -1,10 +1,11 @@
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, MambaConfig
 
-from inheritune.arch import build_empty, build_random, check_positions, new_config
+from inheritune.arch import build_empty, build_random, build_skeleton, check_positions, new_config
 from inheritune.errors import InputError
 
 SIZES = {"n_layer": 2, "n_embd": 8, "n_head": 2, "n_positions": 16}
@@ -82,3 +83,31 @@ def test_an_empty_model_has_its_ties(tied: bool) -> None:
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
     assert {tensor.dtype for tensor in model.parameters()} == {torch.bfloat16}
     assert {tensor.device.type for tensor in model.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("config", "build"),
+    [
+        (
+            LlamaConfig(
+                vocab_size=0,
+                num_hidden_layers=1,
+                hidden_size=8,
+                intermediate_size=8,
+                num_attention_heads=2,
+                pad_token_id=0,
+            ),
+            build_skeleton,
+        ),
+        (
+            MambaConfig(vocab_size=8, num_hidden_layers=1, hidden_size=8, time_step_rank=0),
+            partial(build_random, seed=1),
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_a_config_that_makes_no_model_is_wrong_input(config: Any, build: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"cannot be built: transformers refuses this config \((Index|ZeroDivision)Error"
+    ):
+        build(config)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig
 from transformers.integrations import hub_kernels
 
 from inheritune.arch import load_config, load_model
@@ -58,6 +58,32 @@ def test_it_is_ignored_and_said(
     if name == KERNEL:
         with pytest.raises(Exception, match="kernel"):  # with trust it is transformers' to load it
             load_model(Reference(path=str(folder), trust_remote_code=True))
+
+
+@pytest.mark.parametrize("name", ["sonicmoe", "deepgemm", 5])
+def test_experts_by_code_of_others_are_ignored_too(name: Any, asked: list[Any], tmp_path: Path) -> None:
+    config = MixtralConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        num_local_experts=2,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stored | {"experts_implementation": name}))
+    with pytest.warns(Notice, match=f"asks for the experts {name!r}, which is code of others"):
+        model = load_model(Reference(path=str(tmp_path)))
+    assert model.config._experts_implementation in ("eager", "grouped_mm")
+    assert asked == []
+
+
+def test_what_a_forward_returns_is_not_for_a_config_to_say(reference_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(reference_folder, tmp_path / "large"))
+    config = json.loads((folder / "config.json").read_text())
+    wordy = {"output_attentions": True, "output_hidden_states": True, "return_dict": False}
+    (folder / "config.json").write_text(json.dumps(config | wordy))
+    found = load_model(Reference(path=str(folder)))(torch.arange(8)[None])
+    assert found.attentions is None
+    assert found.hidden_states is None
+    assert main(["inherit", str(folder), str(tmp_path / "out"), "--layers", "1"]) == 0
 
 
 def test_what_comes_with_transformers_is_kept(reference_folder: Path, tmp_path: Path) -> None:

@@ -213,6 +213,10 @@ def no_layers(folder: Path) -> Path:
     return _change_config(folder, num_hidden_layers=0)
 
 
+def part_of_another_type(folder: Path) -> Path:
+    return _change_config(folder, text_config=5)
+
+
 DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
     (cut_weights, "damaged or cut short"),
     (cut_header, "damaged or cut short"),
@@ -227,6 +231,7 @@ DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
     (fields_that_contradict, "attention heads"),
     (unknown_model_type, "zork"),
     (no_layers, "how many blocks"),
+    (part_of_another_type, "cannot be loaded"),
 ]
 
 

@@ -256,7 +256,19 @@ def unknown_model(content: dict[str, Any]) -> None:
     content["model"]["type"] = "none that there is"
 
 
-@pytest.mark.parametrize("damage", [first_merge, broken_pattern, negative_id, same_id, unknown_model])
+def huge_id(content: dict[str, Any]) -> None:
+    content["model"]["vocab"][next(iter(content["model"]["vocab"]))] = 2**31
+
+
+def panic(content: dict[str, Any]) -> None:
+    """The library in Rust breaks off at some texts, with what is no Exception."""
+    content["normalizer"] = {"type": "Replace", "pattern": {"String": ""}, "content": "aaaaaaaa"}
+
+
+BROKEN = [first_merge, broken_pattern, negative_id, same_id, unknown_model, huge_id, panic]
+
+
+@pytest.mark.parametrize("damage", BROKEN)
 def test_a_broken_tokenizer_is_wrong_input(
     said: Said, text: Path, reference_folder: Path, tmp_path: Path, damage: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -300,10 +312,54 @@ def test_an_absurd_number_of_threads_in_the_environment(said: Said, monkeypatch:
 
 
 def test_a_place_for_figures_is_checked_before_they_are_measured(said: Said, tmp_path: Path) -> None:
-    for name, words in ((tmp_path, "is a folder; give a file"), (tmp_path / ("x" * 300), "give one of at most 240")):
+    (tmp_path / "mine.yaml").write_text("mine")
+    for name, words in (
+        (tmp_path, "exists already; give another file"), (tmp_path / "mine.yaml", "exists already; give another file"),
+        (tmp_path / ("x" * 300), "give one of at most 240"), (tmp_path / "mine.yaml" / "x", "check the path"),
+    ):  # fmt: skip
         status, lines = said(["bench", "--out", name])
         assert status == 2
         assert words in lines[0]
+    assert (tmp_path / "mine.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["", "a\0b"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inherit", "MODEL", "OUT", "--choose", "auto", "--text", "PLACE"], ["inherit", "PLACE", "OUT"],
+        ["evaluate", "PLACE", "--text", "TEXT"], ["evaluate", "MODEL", "--text", "PLACE"], ["bench", "--model", "PLACE"],
+        ["analyze", "MODEL", "--length", "16", "--text", "PLACE"], ["new", "PLACE", "OUT"],
+        ["prepare", "TEXT", "--tokenizer", "PLACE", "--out", "OUT"], ["prepare", "PLACE", "--tokenizer", "MODEL", "--out", "OUT"],
+        ["train", "PLACE", "OUT", "--data", "DATA", "--length", "2 steps", "--sequence-length", "16", "--batch", "4 sequences"],
+    ],
+)  # fmt: skip
+def test_a_place_that_can_be_none(
+    said: Said, text: Path, reference_folder: Path, data_folder: Path, tmp_path: Path, place: str, words: list[str]
+) -> None:
+    given: dict[str, str | Path] = {"MODEL": reference_folder, "TEXT": text, "DATA": data_folder, "OUT": tmp_path / "o"}
+    status, lines = said([{**given, "PLACE": place}.get(word, word) for word in words])
+    assert (status, len(lines)) == (2, 1), lines
+    assert repr(place) in lines[0]
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.fixture(scope="module")
+def data_folder(text: Path, reference_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("prepared") / "data"
+    assert entry.main([str(word) for word in prepare_words(text, reference_folder, out)]) == 0
+    return out
+
+
+def test_the_folder_of_the_shell_is_no_output(
+    said: Said, text: Path, reference_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").touch()
+    monkeypatch.chdir(tmp_path)
+    for out in (".", "/", ""):
+        status, lines = said(prepare_words(text, reference_folder, Path(out)))
+        assert (status, len(lines)) == (2, 1)
+        assert "exists already; give another folder" in lines[0]
 
 
 @pytest.mark.parametrize("dtype", [2.5, "float33", 7, []])

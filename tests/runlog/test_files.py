@@ -11,6 +11,7 @@ import pytest
 from inheritune.errors import DamagedFile, InputError
 from inheritune.runlog import (
     MetricsLog,
+    claimed,
     copy_own,
     is_own,
     locked,
@@ -191,7 +192,7 @@ def plant(place: Path, target: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
-@pytest.mark.parametrize("name", [".lock", ".a.json.partial", "metrics.jsonl"])
+@pytest.mark.parametrize("name", [".lock", ".a.json.partial", "metrics.jsonl", ".out.lock"])
 def test_what_is_written_goes_through_no_link(tmp_path: Path, name: str, kind: str) -> None:
     precious = tmp_path / "precious"
     precious.write_text("keep me")
@@ -199,6 +200,7 @@ def test_what_is_written_goes_through_no_link(tmp_path: Path, name: str, kind: s
     actions: dict[str, Callable[[], object]] = {
         ".lock": lambda: locked(tmp_path / "run").__enter__(),
         ".a.json.partial": lambda: write_json(tmp_path / "run" / "a.json", {}),
+        ".out.lock": lambda: claimed(tmp_path / "run" / "out").__enter__(),
         "metrics.jsonl": lambda: open_to_append(tmp_path / "run" / "metrics.jsonl"),
     }
     with pytest.raises(InputError, match="is a link, or no plain file"):

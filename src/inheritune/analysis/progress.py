@@ -77,8 +77,8 @@ class Progress:
             raise Interrupted(f"choosing blocks: interrupted; {self._kept()}") from None
 
     def _kept(self) -> str:
-        count = len(self.drops)
-        if self.file is None or not count:
+        count = len(open_progress(self.file, self.fingerprint).drops)  # a signal may come before the last one is saved
+        if not count:
             return "nothing of the choice is kept: the same command begins it anew"
         drops = "the first drop is" if count == 1 else f"the first {count} drops are"
         return f"{drops} kept in {self.file}: run the same command again to resume"

@@ -1,19 +1,17 @@
 """Building models from configs: without memory, empty, with random weights, or from stored tensors."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.padding import draw_padding_rows, train_padding_rows
 from inheritune.arch.weights import Placement
-from inheritune.errors import InputError
+from inheritune.errors import BUILD_ERRORS, InputError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
-
-# What a constructor may stumble over when a config's fields do not fit each other.
-_BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, AttributeError, AssertionError)
 
 
 def build_skeleton(
@@ -27,19 +25,27 @@ def build_skeleton(
     from transformers import AutoModelForCausalLM
 
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    with _refusals(config, place), torch.device("meta"):
+        # building writes into the config that it is given, its dtype for one
+        model = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    model.tie_weights()
+    return model
+
+
+@contextmanager
+def _refusals(config: "PretrainedConfig", place: str | None = None) -> Iterator[None]:
+    """Turn an architecture's refusal of a config into an InputError; lack of memory stays what it is."""
     try:
-        with torch.device("meta"):
-            # building writes into the config that it is given, its dtype for one
-            model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(config), dtype=dtype, trust_remote_code=trust_remote_code
-            )
-    except _BUILD_ERRORS as error:
+        yield
+    except BUILD_ERRORS as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        if "Allocator" in reason or type(error).__name__ == "OutOfMemoryError":
+            raise
         place = place or config.name_or_path or config.model_type
         what = f"{config.model_type} cannot be built: transformers refuses this config ({reason})"
         raise InputError(place, what, "change the config's fields") from None
-    model.tie_weights()
-    return model
 
 
 def build_random(
@@ -52,7 +58,7 @@ def build_random(
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.random.fork_rng(devices=[]):
+    with _refusals(config), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code
@@ -67,7 +73,7 @@ def build_empty(config: "PretrainedConfig", dtype: Any, trust_remote_code: bool 
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    with no_init_weights():
+    with _refusals(config), no_init_weights():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
@@ -86,7 +92,7 @@ def build_from(
     """
     import torch
 
-    with placement.opened() as tensors, torch.random.fork_rng(devices=[]):
+    with placement.opened() as tensors, _refusals(skeleton.config), torch.random.fork_rng(devices=[]):
         model: PreTrainedModel = type(skeleton).from_pretrained(
             None,
             config=skeleton.config,

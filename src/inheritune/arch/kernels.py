@@ -1,4 +1,4 @@
-"""Attention by code of others: a config may name a kernel on the hub, which transformers would fetch and run."""
+"""Attention and experts by code of others: a config may name kernels on the hub, which transformers would fetch."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,28 +9,34 @@ from inheritune.errors import Notice
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-_OWN = ("eager", "sdpa", "flex_attention")
-"""Attention implementations of torch and transformers. The others are fetched where no package has them."""
+_OWN = {
+    "attention": ("_attn_implementation", (None, "eager", "sdpa", "flex_attention")),
+    "experts": ("_experts_implementation", (None, "eager", "grouped_mm", "batched_mm")),
+}
+"""Ways to compute them that come with torch and transformers. The others are fetched where no package has them."""
 
 
-def keep_own_attention(config: "PretrainedConfig", place: str) -> bool:
-    """Let transformers choose the attention where `config`, or one inside it, names another than its own ways.
+def keep_own_code(config: "PretrainedConfig", place: str) -> bool:
+    """Let transformers choose the attention, and the experts, where `config`, or one inside it, names others than its
+    own.
 
     Returns whether that was so, and warns of it (`Notice`). Changes `config`.
     """
-    named = {str(one._attn_implementation) for one in _all(config) if one._attn_implementation not in (None, *_OWN)}
-    for one in _all(config):
-        if str(one._attn_implementation) in named:
-            one._attn_implementation_internal = None
-    if named:
-        shown = ", ".join(sorted(map(repr, named)))
-        text = (
-            f"{place}: its config asks for the attention {shown}, which is code of others that transformers would fetch"
-            " and run; it is ignored, and transformers' own is used; if you trust it, switch it on with"
-            " trust_remote_code"
-        )
-        warnings.warn(text, Notice, stacklevel=2)
-    return bool(named)
+    replaced = False
+    for what, (field, own) in _OWN.items():
+        others = [one for one in _all(config) if getattr(one, field, None) not in own]
+        named = sorted({repr(getattr(one, field)) for one in others})
+        for one in others:
+            setattr(one, f"{field}_internal", None)
+        if named:
+            text = (
+                f"{place}: its config asks for the {what} {', '.join(named)}, which is code of others that"
+                " transformers would fetch and run; it is ignored, and transformers' own is used; if you trust it,"
+                " switch it on with trust_remote_code"
+            )
+            warnings.warn(text, Notice, stacklevel=2)
+            replaced = True
+    return replaced
 
 
 def _all(config: "PretrainedConfig") -> Iterator["PretrainedConfig"]:

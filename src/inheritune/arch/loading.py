@@ -25,7 +25,7 @@ from inheritune.arch.checkpoint_files import (
 from inheritune.arch.gguf_config import restored_config
 from inheritune.arch.gguf_header import read_gguf
 from inheritune.arch.gguf_tensors import may_lack_biases, zero_biases
-from inheritune.arch.kernels import keep_own_attention
+from inheritune.arch.kernels import keep_own_code
 from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.quantisation import (
     check_undoable,
@@ -39,10 +39,10 @@ from inheritune.arch.quantisation import (
 )
 from inheritune.arch.stored import StoredWeights, needed_whole, text_part
 from inheritune.arch.structure import decoder_config, find_structure, is_text_part
-from inheritune.arch.tokenization import SENTENCEPIECE_FILES, SentencePieceFiles, truest
+from inheritune.arch.tokenization import PROBES, SENTENCEPIECE_FILES, SentencePieceFiles, check_ids, truest
 from inheritune.arch.unused import left_over, refuse_left_over
 from inheritune.arch.weights import Names, Placement, check_fits, check_nothing_left
-from inheritune.errors import InherituneError, InputError
+from inheritune.errors import InherituneError, InputError, is_failure
 from inheritune.limits import check_folder, read_json
 from inheritune.recipe import Reference
 
@@ -89,13 +89,23 @@ def _stored_config(reference: Reference, weights: bool = True) -> "tuple[Pretrai
             return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns)), False
         config: PretrainedConfig = AutoConfig.from_pretrained(**_options(located, reference, reference.revision))
         _ = config.dtype is None or config.dtype.itemsize  # a dtype that is none shows here, and gives a plain error
+        changed = _forget_returns(decoder_config(config))
         trial = copy.deepcopy(config)  # checked as it is when it is saved, with the attention that was chosen
         trial._attn_implementation = "sdpa"
         getattr(trial, "validate", int)()
-    in_tuples = config.return_dict is not True
-    config.return_dict = True  # otherwise a model's outputs have no names
-    replaced = not reference.trust_remote_code and keep_own_attention(config, place)
-    return config, in_tuples or replaced
+    return config, (not reference.trust_remote_code and keep_own_code(config, place)) or changed
+
+
+def _forget_returns(config: "PretrainedConfig") -> bool:
+    """Reset what a config says of what a forward returns, which its caller decides; whether it said anything.
+
+    transformers refuses to save attentions beside the attention that it chooses itself.
+    """
+    usual = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+    changed = {name: value for name, value in usual.items() if getattr(config, name, value) != value}
+    for name, value in changed.items():
+        setattr(config, name, value)
+    return bool(changed)
 
 
 @lru_cache(maxsize=8)
@@ -118,7 +128,7 @@ def frame_config(frame: Path, trust_remote_code: bool = False) -> "PretrainedCon
             frame, local_files_only=True, trust_remote_code=trust_remote_code
         )
     if not trust_remote_code:
-        keep_own_attention(config, str(frame))
+        keep_own_code(config, str(frame))
     return config
 
 
@@ -147,10 +157,10 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
         if located.gguf_file is None and not tokenizer_files(located, revision):
             return None
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_options(located, reference, revision))
-        tokenizer("")  # wrong settings show here, and give a plain error
+        tokenizer(["", *PROBES])  # wrong settings show here, and give a plain error
         if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
             raise InputError(place, "a tokenizer of special tokens alone: files are missing", _TOKENIZER_REMEDY)
-        _check_ids(tokenizer, place)
+        check_ids(tokenizer, place, _TOKENIZER_REMEDY)
         if located.gguf_file is None and type(tokenizer).__module__.startswith("transformers."):
             tokenizer = _as_sentencepiece(tokenizer, located, revision, notes.append)
     for name in ("local_files_only", "is_local"):  # how it was loaded here is not to be saved with it
@@ -159,18 +169,6 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
         for note in notes:  # not earlier: output inside the block above is discarded
             say(note)
     return tokenizer
-
-
-def _check_ids(tokenizer: "PreTrainedTokenizerBase", place: str) -> None:
-    """Raise InputError for two entries with one id. One of them is lost on saving, and chance decides which."""
-    if not tokenizer.is_fast:
-        return
-    of: dict[int, str] = {}
-    for token, number in tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).items():
-        if number in of:
-            first, second = sorted((of[number], token))
-            raise InputError(place, f"its tokens {first!r} and {second!r} have the same id {number}", _TOKENIZER_REMEDY)
-        of[number] = token
 
 
 def _as_sentencepiece(
@@ -359,8 +357,7 @@ def _plain_errors(place: str, remedy: str = "check the path, and that the checkp
     except (InherituneError, MemoryError):
         raise
     except BaseException as error:
-        # libraries raise errors of any class at damaged files; tokenizers, in Rust, also panics
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not is_failure(error):  # libraries raise errors of any class at damaged files
             raise
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
             error.filename = error.filename or place  # which reading leaves out

@@ -10,7 +10,7 @@ from inheritune.arch.loading import load_model, load_tokenizer
 from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.precision import in_dtype
 from inheritune.errors import InputError
-from inheritune.recipe import Reference
+from inheritune.recipe import Reference, model_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,7 +28,7 @@ def ready(
     """
     dtype = resolve_dtype(dtype, device)
     if isinstance(source, str | Path | Reference):
-        origin = source if isinstance(source, Reference) else Reference(path=str(source))
+        origin = source if isinstance(source, Reference) else model_at(source)
         tokenizer = tokenizer or load_tokenizer(origin)
         model = load_model(origin)
     else:

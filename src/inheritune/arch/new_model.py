@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from inheritune.arch.building import build_skeleton
 from inheritune.arch.loading import load_config, load_tokenizer, silence_libraries
 from inheritune.arch.structure import check_decoder, find_structure
-from inheritune.errors import InputError
+from inheritune.errors import BUILD_ERRORS, InputError
 from inheritune.limits import check_counts
-from inheritune.recipe import NewTokenizer, Reference
+from inheritune.recipe import NewTokenizer, Reference, model_at
 from inheritune.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def new_config(
     none = dict.fromkeys(_SPECIAL)
     try:
         config = config_class(**fields, vocab_size=vocabulary, **(none | special_tokens))
-    except (ValueError, TypeError, ZeroDivisionError, StrictDataclassError) as error:
+    except (*BUILD_ERRORS, StrictDataclassError) as error:
         raise InputError(_PLACE, f"{kind} refuses it: {error}", "change the fields") from None
     check_decoder(config)
     check_positions(config, sequence_length, _PLACE)
@@ -95,7 +95,7 @@ def planned_config(reference: Reference, sequence_length: int, *, weights: bool 
         return load_config(reference, weights=weights)
     if isinstance(new.tokenizer, NewTokenizer):
         return new_config(new.model, new.tokenizer.vocabulary, {}, sequence_length)
-    tokenizer = load_tokenizer(Reference(path=new.tokenizer))
+    tokenizer = load_tokenizer(model_at(new.tokenizer, "reference.train.tokenizer"))
     return new_config(new.model, vocabulary_size(tokenizer), special_tokens(tokenizer), sequence_length)
 
 

@@ -27,7 +27,7 @@ from inheritune.arch.width import (
     widths,
     with_widths,
 )
-from inheritune.errors import InputError
+from inheritune.errors import BUILD_ERRORS, InputError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -307,7 +307,7 @@ def _skeleton(source: "PreTrainedModel", config: "PretrainedConfig") -> dict[str
     try:
         with torch.device("meta"), no_init_weights():
             return _shapes(type(source)(config))
-    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, KeyError, AttributeError, AssertionError) as error:
+    except BUILD_ERRORS as error:
         what = f"a {source.config.model_type} of another width cannot be built: {error}"
         raise InputError(title(source.config), what, REMEDY) from None
 

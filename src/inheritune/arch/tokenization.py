@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inheritune.errors import InputError
+from inheritune.limits import WIDTH
+from inheritune.vocabulary import vocabulary_size
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -55,6 +59,22 @@ class SentencePieceFiles:
             return True
         fields = json.loads(self.settings.read_text(encoding="utf-8"))
         return not isinstance(fields, dict) or fields.get("legacy") is not False
+
+
+def check_ids(tokenizer: "PreTrainedTokenizerBase", place: str, remedy: str) -> None:
+    """Raise InputError for two entries with one id, of which chance decides which one is lost on saving, and for ids so
+    large that the list of all of them would take the memory.
+    """
+    if (size := vocabulary_size(tokenizer)) > WIDTH:
+        raise InputError(place, f"an id of {size - 1:,}; ids up to {WIDTH - 1:,} are taken", remedy)
+    if not tokenizer.is_fast:
+        return
+    of: dict[int, str] = {}
+    for token, number in tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).items():
+        if number in of:
+            first, second = sorted((of[number], token))
+            raise InputError(place, f"its tokens {first!r} and {second!r} have the same id {number}", remedy)
+        of[number] = token
 
 
 def truest(

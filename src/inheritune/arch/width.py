@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.families import title
 from inheritune.arch.selection import Indices, Runs, Selection, as_runs, joined, length
-from inheritune.errors import InputError
+from inheritune.errors import BUILD_ERRORS, InputError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -246,7 +246,7 @@ def with_widths(config: "PretrainedConfig", new: dict[Path, int]) -> "Pretrained
         place[path[-1]] = width
     try:
         other = type(config).from_dict(values)
-    except (ValueError, TypeError, ZeroDivisionError, StrictDataclassError) as error:
+    except (*BUILD_ERRORS, StrictDataclassError) as error:
         raise InputError(title(config), f"{config.model_type} refuses other widths: {error}", REMEDY) from None
     other.architectures = copy.copy(config.architectures)
     other._attn_implementation = config._attn_implementation  # set by the loader, not part of what is stored

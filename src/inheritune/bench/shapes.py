@@ -14,7 +14,7 @@ from inheritune.arch import (
 from inheritune.errors import InputError
 from inheritune.inheritance import replace_budget, target_config
 from inheritune.inheritance import resolve as resolve_target
-from inheritune.recipe import MEASURED, Recipe, Reference, Training, check, load_recipe, override
+from inheritune.recipe import MEASURED, Recipe, Training, check, load_recipe, model_at, override
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def request(
         raise InputError("command line", "more than one shape", "give one of --shape, --model and --recipe")
     place = {"device": device or "auto", "threads": threads}
     if recipe is None:
-        config = shape or "standard" if model is None else load_config(Reference(path=model))
+        config = shape or "standard" if model is None else load_config(model_at(model))
         return {"shape": config, "training": override({}, overrides), **place}
     read = load_recipe(recipe, [f"train.{text.lstrip('-')}" for text in overrides])
     if device is None:

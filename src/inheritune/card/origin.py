@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from inheritune.arch import Located, fetch, locate, read_gguf
 from inheritune.card.stated import hub_id, languages, licence_id, licence_link, licence_name, stated
 from inheritune.errors import InputError
-from inheritune.recipe import Reference
+from inheritune.recipe import Reference, check
 from inheritune.runlog import is_own
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def origin_of_loaded(model: "PreTrainedModel") -> Origin:
     if not path:
         return Origin("a model in memory", licence=Licence(source="it was made of a model in memory, which has none"))
     try:
-        return origin_of(Reference(path=path, revision=commit), commit)
+        return origin_of(check(Reference, {"path": path, "revision": commit}, "model"), commit)
     except (InputError, OSError):
         return unreachable(path, commit)
 

@@ -8,7 +8,7 @@ from inheritune.card.origin import CARD, Origin, origin_of, origin_of_loaded, un
 from inheritune.card.run import costs, machine, put, weights_in_words
 from inheritune.card.text import PAPER, Card, code, lineage_rows, render
 from inheritune.errors import InputError
-from inheritune.recipe import Inherit, Reference, Training
+from inheritune.recipe import Inherit, Reference, Training, model_at
 from inheritune.report import markdown_text, short, spans, with_error
 from inheritune.results import Inherited, Selection, Start, TrainingResult
 from inheritune.runlog import versions
@@ -81,7 +81,7 @@ def write_trained_card(
 
 
 def _place(model: "str | Path | PreTrainedModel") -> "Reference | PreTrainedModel":
-    return Reference(path=str(model)) if isinstance(model, str | Path) else model
+    return model_at(model) if isinstance(model, str | Path) else model
 
 
 def _origin(reference: "Reference | PreTrainedModel") -> Origin:

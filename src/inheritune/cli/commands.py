@@ -253,7 +253,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train one model on prepared data, and judge it."""
-    from inheritune.recipe import Evaluate, Hardware, Training, check, override
+    from inheritune.recipe import Evaluate, Hardware, Training, check, model_at, override
 
     tree: dict[str, Any] = {"length": length, "batch": batch, "sequence_length": sequence_length}
     if teacher is not None:
@@ -264,11 +264,11 @@ def train(
     if dry_run:
         from inheritune import experiment, runtime
         from inheritune.arch import load_config
-        from inheritune.recipe import Reference
+        from inheritune.recipe import model_at
 
         place = runtime.start(device, timeout_minutes=hardware.timeout.amount)
-        taught = None if teacher is None else load_config(Reference(path=teacher))
-        show_trial(experiment.try_step(load_config(Reference(path=model)), settings, place, taught), as_json)
+        taught = None if teacher is None else load_config(model_at(teacher))
+        show_trial(experiment.try_step(load_config(model_at(model)), settings, place, taught), as_json)
         return
 
     from inheritune import experiment
@@ -384,7 +384,7 @@ def _check_file(out: Path) -> None:
     from inheritune.runlog import check_name, claimed
 
     check_name(out)
-    if out.is_dir():
-        raise InputError(str(out), "is a folder", "give a file")
+    if out.exists():
+        raise InputError(str(out), "exists already", "give another file, or remove it")
     with claimed(out.resolve()):
         pass

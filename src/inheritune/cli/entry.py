@@ -13,7 +13,15 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from inheritune.errors import InherituneError, InputError, Interrupted, Notice, OtherProcessFailed, shown_line
+from inheritune.errors import (
+    InherituneError,
+    InputError,
+    Interrupted,
+    Notice,
+    OtherProcessFailed,
+    is_failure,
+    shown_line,
+)
 from inheritune.runtime import answer, leave, place_of_process
 
 _MOMENT = 3.0  # seconds
@@ -128,7 +136,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(
             ["out of memory; in training, lower train.micro_batch or train.sequence_length, then run again"], 1
         )
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         if isinstance(error, usage_error):
             return _usage(error)
         wrong = _wrong_name(error)
@@ -137,11 +147,6 @@ def _run(arguments: Sequence[str] | None) -> int:
         if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
             remedy = "set train.activation_checkpointing, or lower train.micro_batch or train.sequence_length"
             return _fail([f"out of memory; {remedy}, then run again"], 1)
-        if type(error).__name__ == "ValidationError":
-            from inheritune.recipe import in_words
-
-            if refused := in_words(error):
-                return _fail([str(problem) for problem in refused.problems], refused.exit_status)
         if os.environ.get("INHERITUNE_DEBUG"):
             traceback.print_exc()
         if type(error).__name__ in ("InductorError", "BackendCompilerFailed"):
@@ -224,7 +229,7 @@ def _describe(error: OSError, keeps: bool) -> str:
     return f"{place}: {said}; mend it and {again}"
 
 
-def _wrong_name(error: Exception) -> str | None:
+def _wrong_name(error: BaseException) -> str | None:
     """What to say of a name that the system or a library does not take; None for other errors."""
     if isinstance(error, ValueError) and str(error).startswith("embedded null"):
         return "a path has a NUL character in it; give a path without it"

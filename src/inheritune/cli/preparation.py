@@ -101,8 +101,9 @@ def prepare(
         from inheritune.data import has_result
         from inheritune.inheritance import check_free
 
-        remove_left_over(out)
-        if not has_result(out):  # `make` accepts the result of the same request
+        if has_result(out):  # `make` accepts the result of the same request
+            remove_left_over(out)
+        else:
             check_free(out)
         _check_nanogpt(nanogpt, out)
         prepared = make(out, terminal_of(quiet).say)
@@ -149,7 +150,7 @@ def _of_recipe(file: Path, words: list[str]) -> "Make":
 
 
 def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make":
-    from inheritune.recipe import Data, Reference, check, override
+    from inheritune.recipe import Data, check, model_at, override
     from inheritune.settings.part import Part
 
     class Words(Part):
@@ -170,7 +171,7 @@ def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make"
         from inheritune.corpus import list_inputs, prepare
 
         list_inputs(data.sources)  # before the tokenizer is loaded, or downloaded
-        return prepare(data, load_tokenizer(Reference(path=tokenizer), say), out, say=say)
+        return prepare(data, load_tokenizer(model_at(tokenizer), say), out, say=say)
 
     return make
 
@@ -183,7 +184,7 @@ def _tokenizer_of(given: dict[str, Any], use: str) -> str:
 
 def _of_token_files(text: list[str], given: dict[str, Any], words: list[str]) -> "Make":
     from inheritune.data import adopt, list_token_files, nanogpt_files
-    from inheritune.recipe import Reference
+    from inheritune.recipe import model_at
 
     dtype, others = (
         given["--dtype"],
@@ -202,7 +203,7 @@ def _of_token_files(text: list[str], given: dict[str, Any], words: list[str]) ->
     def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
         from inheritune.arch import load_tokenizer
 
-        return adopt(files, load_tokenizer(Reference(path=tokenizer), say), out)
+        return adopt(files, load_tokenizer(model_at(tokenizer), say), out)
 
     return make
 

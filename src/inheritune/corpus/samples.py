@@ -11,7 +11,7 @@ from inheritune.corpus.sources.inputs import list_inputs
 from inheritune.corpus.sources.reading import read
 from inheritune.data import Encoder, Packing, Rows, Sequences, prefix_tokens, sample
 from inheritune.errors import InputError
-from inheritune.recipe import Source
+from inheritune.recipe import Source, check
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ _LONGEST = 16  # characters of a token: only so much of a very long document is 
 
 def documents(paths: Sequence[str | Path]) -> Iterator[str]:
     """The documents in files, folders, patterns or addresses, in their order. Raises InputError for what is no text."""
-    sources = [Source(path=str(path)) for path in paths]
+    sources = [check(Source, {"path": str(path)}, "text") for path in paths]
     try:
         for one in list_inputs(sources):
             for document in read(one, sources[one.source], lambda place, reason: None, seed=0):

@@ -24,7 +24,7 @@ from inheritune.data.prepared import (
 from inheritune.data.token_files import REMEDY, TokenFile, list_token_files, typed
 from inheritune.data.tokenizer import fingerprint, separator
 from inheritune.errors import InputError
-from inheritune.recipe import TokenFiles
+from inheritune.recipe import TokenFiles, check
 from inheritune.runlog import claimed, new_folder, versions, write_json
 from inheritune.runtime import Runtime
 from inheritune.vocabulary import vocabulary_size
@@ -42,7 +42,8 @@ def nanogpt_files(folder: str | Path, dtype: Any = None) -> TokenFiles | None:
     files = {split: folder / name for split, name in _NANOGPT.items()}
     if (folder / MANIFEST).exists() or not all(file.is_file() for file in files.values()):
         return None
-    return TokenFiles(**{split: [glob.escape(str(file))] for split, file in files.items()}, dtype=dtype)
+    patterns = {split: [glob.escape(str(file))] for split, file in files.items()}
+    return check(TokenFiles, {**patterns, "dtype": dtype}, str(folder))
 
 
 def adopt(files: TokenFiles, tokenizer: "PreTrainedTokenizerBase", out: str | Path) -> Prepared:

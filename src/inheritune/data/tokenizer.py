@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from inheritune.errors import InputError
+from inheritune.errors import InputError, is_failure
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -109,9 +109,15 @@ class Encoder:
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text. A long one is encoded in pieces: the library uses 150 bytes of memory per byte."""
-        if any(len(text) > _LONG for text in texts) and self._tokenizer is None:
-            return [self._in_pieces(text) or self._direct([text])[0] for text in texts]
-        return self._direct(texts) if self._tokenizer is None else self._whole(texts)
+        try:
+            if any(len(text) > _LONG for text in texts) and self._tokenizer is None:
+                return [self._in_pieces(text) or self._direct([text])[0] for text in texts]
+            return self._direct(texts) if self._tokenizer is None else self._whole(texts)
+        except BaseException as error:
+            if isinstance(error, Exception) or not is_failure(error):
+                raise
+            what = f"the tokenizers library panics at a text ({error})"
+            raise InputError("reference.tokenizer", what, "mend its tokenizer.json, or give another one") from None
 
     def _direct(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._core.encode_batch_fast(texts, add_special_tokens=False)]

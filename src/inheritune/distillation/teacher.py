@@ -26,7 +26,7 @@ from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
 from inheritune.distillation.storing import Store, batch_size
 from inheritune.errors import InputError
 from inheritune.losses import Distillation, TeacherNeeds
-from inheritune.recipe import Reference, Training
+from inheritune.recipe import Reference, Training, model_at
 from inheritune.runlog import read_json, write_json
 from inheritune.runtime import Runtime
 from inheritune.training import check_documents_apart
@@ -198,7 +198,7 @@ def open_teacher(source: "PreTrainedModel | str | Path", kept: Path, prepared: P
     """
     if not isinstance(source, str | Path):
         return Teacher(source, kept)
-    place = Reference(path=str(source))
+    place = model_at(source)
     tokenizer = find_tokenizer(place)
     if tokenizer is not None:
         check_tokenizer(prepared, tokenizer, f"teacher {place.title}")

@@ -35,7 +35,7 @@ from inheritune.evaluation.reading import (
 )
 from inheritune.evaluation.run_folder import RunFolder
 from inheritune.evaluation.tasks import Task, judge_task, on_harness
-from inheritune.recipe import Reference
+from inheritune.recipe import Reference, model_at
 from inheritune.results import EvaluatedModel, EvaluatedText, TaskScore
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class EvaluationSpec:
 
 def _config(one: Any) -> Any:
     if isinstance(one, str | Path):
-        one = Reference(path=str(one))
+        one = model_at(one)
     return load_config(one) if isinstance(one, Reference) else one.config
 
 

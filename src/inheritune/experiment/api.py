@@ -19,7 +19,7 @@ from inheritune.experiment.rounds import best_round, continues, round_stages
 from inheritune.experiment.stages import Stages
 from inheritune.experiment.training_run import TrainingRun, run_training
 from inheritune.inheritance import replace_budget
-from inheritune.recipe import Distillation, Evaluate, Grow, Inherit, Reference, Training, check
+from inheritune.recipe import Distillation, Evaluate, Grow, Inherit, Reference, Training, check, model_at
 from inheritune.results import RoundResult, Start, TrainingResult
 from inheritune.runlog import Terminal, check_trackers
 
@@ -55,7 +55,7 @@ class _Opened:
         find_data(data)
         runtime.on_rank0(lambda: check_request(out, request))  # in `begun` again; before what takes long
         if isinstance(model, str | Path):
-            origin = Reference(path=str(model))
+            origin = model_at(model)
             tokenizer = tokenizer or load_tokenizer(origin)
             model = load_model(origin)
         prepared = open_data(data, runtime, model.config.vocab_size, tokenizer)

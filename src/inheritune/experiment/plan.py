@@ -14,7 +14,7 @@ from inheritune.experiment.rounds import round_stages
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import ArmSettings, Suite
 from inheritune.inheritance import TargetSpec, check_function_preserving, draft_target, replace_budget, target_config
-from inheritune.recipe import Basis, Inherit, Recipe, Reference, Size, Training
+from inheritune.recipe import Basis, Inherit, Recipe, Size, Training, model_at
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -86,7 +86,7 @@ class Models:
             return self.reference
         if name in self.arms:
             return self.arms[name]
-        config = load_config(Reference(path=name), weights=self.drafts)
+        config = load_config(model_at(name), weights=self.drafts)
         check_positions(config, self._length, "train.sequence_length")
         theirs, ours = config.vocab_size, self.reference.vocab_size
         if theirs != ours:

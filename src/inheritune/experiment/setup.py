@@ -30,7 +30,7 @@ from inheritune.data import (
 from inheritune.experiment.context import RunContext, check_framing
 from inheritune.experiment.store import once
 from inheritune.experiment.training_run import TrainingRun, run_training
-from inheritune.recipe import Basis, NewTokenizer, Reference, reference_training
+from inheritune.recipe import Basis, NewTokenizer, Reference, model_at, reference_training
 from inheritune.results import ModelResult
 from inheritune.runlog import Terminal, add_lineage, read_mapping
 from inheritune.runtime import Runtime
@@ -167,4 +167,4 @@ def _tokenizer(basis: Basis, say: Callable[[str], None]) -> "PreTrainedTokenizer
         return load_tokenizer(basis.reference, say)
     if isinstance(new.tokenizer, NewTokenizer):
         return new.tokenizer
-    return load_tokenizer(Reference(path=new.tokenizer))
+    return load_tokenizer(model_at(new.tokenizer, "reference.train.tokenizer"))

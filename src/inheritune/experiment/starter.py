@@ -3,7 +3,7 @@
 from importlib.resources import files
 
 from inheritune.arch import layer_count, load_config
-from inheritune.recipe import Reference
+from inheritune.recipe import model_at
 
 
 def starter_recipe(reference: str) -> str:
@@ -11,7 +11,7 @@ def starter_recipe(reference: str) -> str:
 
     Raises InputError when there is no such model or it is not a decoder-only text model.
     """
-    config = load_config(Reference(path=reference))
+    config = load_config(model_at(reference))
     layers = layer_count(config)
     positions = getattr(config, "max_position_embeddings", None)
     sequence = min(1024, positions) if isinstance(positions, int) and positions > 1 else 1024

@@ -35,7 +35,7 @@ from inheritune.inheritance.plan import Plan, describe_plan
 from inheritune.inheritance.resolution import resolved
 from inheritune.inheritance.spec import TargetSpec
 from inheritune.inheritance.target import PlannedTarget, draft_target, target_config
-from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check
+from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check, model_at
 from inheritune.results import Inherited, Selection
 from inheritune.runlog import check_name, claimed
 
@@ -78,7 +78,7 @@ def inherit(
         folder = None if out is None else held.enter_context(free_output(Path(out)))
         kind = as_dtype(dtype)
         if isinstance(reference, str | Path):
-            reference = Reference(path=str(reference))
+            reference = model_at(reference)
         target, plan = derive(reference, spec, seed=seed, dtype=kind)
         if folder is not None:
             tokenizer = find_tokenizer(reference, warnings.warn) if isinstance(reference, Reference) else None
@@ -278,8 +278,9 @@ def check_free(path: Path) -> Path:
     place = path.expanduser().resolve()
     left = re.compile(r"\.lock|\..+\.(partial|lock)")
     if place.exists() and not (place.is_dir() and all(left.fullmatch(entry.name) for entry in place.iterdir())):
-        with contextlib.suppress(InputError, OSError), claimed(place):  # which removes its own lock
-            place.with_name(f".{place.name}.drops.json").unlink(missing_ok=True)
+        if place.name:  # "/" has none
+            with contextlib.suppress(InputError, OSError), claimed(place):  # which removes its own lock
+                place.with_name(f".{place.name}.drops.json").unlink(missing_ok=True)
         raise InputError(str(path), "exists already", "give another folder, or remove it")
     if place == Path.cwd():  # it is replaced as a whole, and a shell in it would be left in a folder that is no more
         raise InputError(str(path), "is the folder that you are in", "go up, and name it from there")

@@ -26,7 +26,7 @@ from inheritune.arch import (
     shorten,
     tensor_roles,
 )
-from inheritune.errors import InputError
+from inheritune.errors import BUILD_ERRORS, InputError
 from inheritune.inheritance.blocks import select_blocks
 from inheritune.inheritance.plan import Exceptions, Plan, Shape, narrowed, plan_copies
 from inheritune.inheritance.spec import TargetSpec
@@ -111,12 +111,11 @@ def _shortened(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig
 @contextmanager
 def _as_input_error(config: "PretrainedConfig", kept: list[int]) -> Iterator[None]:
     """Turn transformers' refusal of a config into an InputError that names the blocks."""
-    from huggingface_hub.errors import StrictDataclassError as Strict
+    from huggingface_hub.errors import StrictDataclassError
 
-    refusals = (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError, AssertionError, Strict)
     try:
         yield
-    except refusals as error:
+    except (*BUILD_ERRORS, StrictDataclassError) as error:
         what = f"transformers cannot build a model of them: {error}"
         raise InputError(f"{config.model_type}, blocks {kept}", what, "choose other blocks") from None
 

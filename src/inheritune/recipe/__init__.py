@@ -3,7 +3,7 @@
 from inheritune.losses import Distillation
 from inheritune.optimizers import Optimizer
 from inheritune.recipe.data import Data, Slurm, Source, TokenFiles
-from inheritune.recipe.file import changes, check, completed, dump_recipe, in_words, is_suite, merged, override
+from inheritune.recipe.file import changes, check, completed, dump_recipe, is_suite, merged, model_at, override
 from inheritune.recipe.filters import FILTERS, FilterConfig
 from inheritune.recipe.models import Basis, Hardware, Recipe, load_recipe, reference_training
 from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
@@ -56,10 +56,10 @@ __all__ = [
     "check",
     "completed",
     "dump_recipe",
-    "in_words",
     "is_suite",
     "load_recipe",
     "merged",
+    "model_at",
     "override",
     "parse_layers",
     "parse_size",

@@ -13,9 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from inheritune.errors import InputError, Problem
 from inheritune.limits import check_yaml
+from inheritune.recipe.reference import Reference
 from inheritune.recipe.renamed import RENAMED, with_new_names
 from inheritune.recipe.yaml_file import Lines, read_value, read_yaml
-from inheritune.settings.part import Part, Unfit
+from inheritune.settings.part import Unfit
 
 Model = TypeVar("Model", bound=BaseModel)
 _COMMAND_LINE = "command line"
@@ -73,26 +74,16 @@ def check(model: type[Model], tree: Any, place: str, lines: Lines | None = None)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise _refused(model, error, place, tree, lines or {}) from None
+        problems = [
+            _problem(model, detail, place, _lines_of(tree, detail, lines or {}), _arm(tree, detail["loc"]))
+            for detail in error.errors()
+        ]
+        raise InputError.of(list({str(problem): problem for problem in problems}.values())) from None
 
 
-def in_words(error: Exception) -> InputError | None:
-    """What pydantic says of a part that was made without `check`, as an error of ours; None for other models."""
-    left: list[type[BaseModel]] = [Part]
-    while left:
-        model = left.pop()
-        left += model.__subclasses__()
-        if isinstance(error, ValidationError) and model.__name__ == error.title:
-            return _refused(model, error, _COMMAND_LINE, None, {})
-    return None
-
-
-def _refused(model: type[BaseModel], error: ValidationError, place: str, tree: Any, lines: Lines) -> InputError:
-    problems = [
-        _problem(model, detail, place, _lines_of(tree, detail, lines), _arm(tree, detail["loc"]))
-        for detail in error.errors()
-    ]
-    return InputError.of(list({str(problem): problem for problem in problems}.values()))
+def model_at(path: str | Path, place: str = "model") -> Reference:
+    """A model by its path alone. Raises InputError, in the name of `place`, for a text that can be none."""
+    return check(Reference, {"path": str(path)}, place)
 
 
 def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -212,6 +203,9 @@ def nearest(written: str, model: type[BaseModel], here: type[BaseModel]) -> str 
     everywhere = {_plain(dotted.rpartition(".")[2]): dotted for dotted in _outermost_last(model)}
     if word in everywhere:
         return everywhere[word]
+    short = [name for plain, name in own.items() if len(word) > 1 and word == _initials(plain)]
+    if short:
+        return short[0]
     inside = [name for plain, name in own.items() if plain in word.split("_") or word in plain.split("_")]
     if inside:
         return inside[0]
@@ -223,6 +217,10 @@ def nearest(written: str, model: type[BaseModel], here: type[BaseModel]) -> str 
 
 def _plain(key: str) -> str:
     return key.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def _initials(key: str) -> str:
+    return "".join(part[:1] for part in key.split("_"))
 
 
 def _outermost_last(model: type[BaseModel]) -> list[str]:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
+from inheritune.limits import BATCH
 from inheritune.losses import KINDS, Distillation, RouterChoice
 from inheritune.optimizers import AnyOptimizer, read_optimizer
 from inheritune.settings import Part
@@ -93,6 +94,8 @@ class _Training(Part):
                 f"batch: {self.batch} is less than one sequence of {self.sequence_length} tokens; raise batch to"
                 f" '{self.sequence_length} tokens' or more, or lower sequence_length"
             )
+        if self.batch_sequences > BATCH:
+            raise ValueError(f"batch: {self.batch} is {self.batch_sequences:,} sequences; give at most {BATCH:,}")
         if self.micro_batch != "auto" and self.micro_batch > self.batch_sequences:
             raise ValueError(
                 f"micro_batch: {self.micro_batch} is more than the batch's {self.batch_sequences} sequences;"

@@ -13,6 +13,9 @@ Lines = dict[tuple[str, ...], str]
 
 _MERGE = "tag:yaml.org,2002:merge"
 _NESTED = "nested too deeply"
+_BITS = 4096  # of a whole number; Python writes larger ones out only when it is told to
+_NO_VALUE = (ValueError, TypeError, LookupError, AttributeError)
+"""What PyYAML raises, besides its own errors, where a value cannot be what its explicit tag says."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -20,9 +23,13 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
-        except (ValueError, AttributeError) as error:  # a value that its explicit tag cannot be
-            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
+            value = super().construct_object(node, deep)
+        except _NO_VALUE as error:
+            why = f"no value of its tag ({type(error).__name__}: {error})"
+            raise yaml.constructor.ConstructorError(None, None, why, node.start_mark) from None
+        if isinstance(value, int) and value.bit_length() > _BITS:
+            raise yaml.constructor.ConstructorError(None, None, "a number of so many digits", node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         self.flatten_mapping(node)
@@ -45,6 +52,8 @@ def _built(text: str) -> Any:
     loader = _Loader(text)
     try:
         return loader.get_single_data()
+    except _NO_VALUE as error:
+        raise yaml.YAMLError(f"a value that its tag does not fit ({error})") from None
     finally:
         loader.dispose()
 

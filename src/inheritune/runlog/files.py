@@ -262,7 +262,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 def _open_lock(place: Path, path: Path) -> int:
     """The open file `place`, locked. Another process may take its name away between opening and locking."""
     while True:
-        file = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        file = _open_own(place, os.O_RDWR | os.O_CREAT, empty=False)
         try:
             _lock(file, path)
             if place.exists() and os.path.samestat(place.stat(), os.fstat(file)):

@@ -238,7 +238,7 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
             raise _error(problem)
 
 
-def report(error: Exception) -> dict[str, Any]:
+def report(error: BaseException) -> dict[str, Any]:
     """An error as plain data, from a worker to the process that sent the task."""
     if isinstance(error, InputError | RunError):
         problems = [[problem.place, problem.what, problem.remedy] for problem in error.problems]

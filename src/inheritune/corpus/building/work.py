@@ -24,6 +24,7 @@ from inheritune.runlog import locked, read_json, write_json
 
 def work_folder(out: Path) -> Path:
     """Where the work for the folder `out` is kept until that is complete."""
+    out = out if out.name else out.absolute()  # as of "."
     return out.with_name(f".{out.name}.work")
 
 

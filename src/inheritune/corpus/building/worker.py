@@ -12,6 +12,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
+from inheritune.errors import is_failure
+
 
 def main() -> None:
     """Run the tasks that standard input names. End at once when it closes, as nobody waits for them then."""
@@ -32,7 +34,9 @@ def main() -> None:
         try:
             deepcopy(executor).run_task(rank)
             answer = {}
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             from inheritune.corpus.building.execution import report
 
             answer = report(error)

@@ -132,7 +132,8 @@ def _literals(one: Input, fault: Fault) -> Iterator[Text]:
         fault(one.address, error.what, error.remedy)
         return
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        fault(one.address, f"not Python ({error})", "exclude the file, or choose another `document` rule")
+        reason = str(error) or "too deep inside each other"
+        fault(one.address, f"not Python ({reason})", "exclude the file, or choose another `document` rule")
         return
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     for node in sorted(nodes, key=lambda node: (node.lineno, node.col_offset)):

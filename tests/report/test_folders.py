@@ -1,6 +1,7 @@
 """`inheritune report`: folders told apart, shown alone and together."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from run_example import make_comparison, make_run, save
 
 from inheritune.cli import main
 from inheritune.report import write_reports
+from inheritune.report.sections import Page, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +120,12 @@ def test_what_is_no_report_is_left_alone_and_said_in_a_line(
         assert said in error
         assert error.count("\n") == 1
     assert (tmp_path / "mine" / "index.html").read_text() == "a page of mine"
+
+
+def test_several_pages_of_a_folder_at_once(tmp_path: Path) -> None:
+    """As a run writes its own and a person asks for it: none is lost, and none ends with an error."""
+    page = Page("a title", [("", "a verdict")], [])
+    with ThreadPoolExecutor(4) as pool:
+        written = list(pool.map(lambda _: write_folder(page, tmp_path / "report", None), range(40)))
+    assert set(written) == {tmp_path / "report" / "index.html"}
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["figures", "index.html", "report", "report.md"]

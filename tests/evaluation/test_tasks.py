@@ -209,6 +209,6 @@ def test_what_cannot_be_asked_is_a_line(
 
 
 def test_a_task_that_fails_is_a_line(reference_folder: Path, tasks: Path) -> None:
-    for name, said in (("own_faulty", r"own_faulty.*Undefined"), ("own_zero@1", "it is made for no shots")):
+    for name, said in (("own_faulty", r"own_faulty.*Undefined"), ("own_zero@1", "its file sets num_fewshot to 0")):
         with pytest.raises(InputError, match=said):
             inheritune.evaluate(reference_folder, tasks=name, tasks_folder=tasks, trust_task_files=True, device="cpu")

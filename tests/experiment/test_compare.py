@@ -269,7 +269,7 @@ def test_a_wide_terminal_shows_all_columns(
 ) -> None:
     for columns, there in (("250", True), ("80", False)):
         monkeypatch.setenv("COLUMNS", columns)
-        show_comparison(found.to_json(), folder / "out")
+        show_comparison(found, folder / "out")
         shown = capsys.readouterr().out
         assert [name in shown for name in ("params", "seconds")] == [there] * 2
         assert "val. loss" in shown

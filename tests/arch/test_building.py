@@ -32,6 +32,7 @@ def test_other_names_of_a_field_are_legal() -> None:
     [
         ({"model_type": "gtp2"}, r"model_type: transformers has no 'gtp2'.*gpt2"),
         ({"model_type": None}, r"model_type: transformers has no None"),
+        ({"model_type": ["gpt2"]}, r"model_type: transformers has no \['gpt2'\]"),
         ({"n_layers": 3}, r"gpt2 has no field 'n_layers'; nearest: .*n_layer"),
         ({"vocab_size": 300}, r"vocab_size: the tokenizer decides it"),
         ({"n_embd": "wide"}, r"gpt2 refuses it: .*n_embd.*expected int"),

@@ -70,7 +70,7 @@ def places(model: type[BaseModel], at: tuple[Any, ...] = (), made: tuple[tuple[t
 
 @cache
 def _places(suite: bool) -> tuple[tuple[tuple[Any, ...], Any], ...]:
-    from inheritune.experiment import Suite
+    from inheritune.experiment.suite import Suite
     from inheritune.recipe import Recipe
 
     return tuple(places(Suite if suite else Recipe))

@@ -26,6 +26,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
             {"start": "inherited"},
             r"arm it: .*there is no start 'inherited'; did you mean inherit\? legal are distilbert, growth",
         ),
+        ({"start": {"kind": ["inherit"]}}, r"arm it: .*there is no start \[.inherit.\]"),
         ({"start": {"layers": 3}}, "arm it: .*not a start"),
         ({"start": {"kind": "random", "choose": "last"}}, "arm it: unknown key"),
         ({"start": "inherit", "train": {"lenght": "4 steps"}}, "arm it: train: unknown key 'lenght'"),

@@ -293,6 +293,7 @@ def test_a_misspelt_key_in_an_arm_and_in_a_base(write_recipe: Any, text: Path) -
             "train: {length: 1 steps, batch: 1T tokens, sequence_length: 16}",
             ":1: train: batch: 1T tokens is 62,500,000,000 sequences",
         ),
+        ("train: {length: 1 steps, batch: 2 sequences, optimizer: {name: [adamw]}}", "got ['adamw']; legal are adamw"),
         ("2024-13-45: 1", ":1: unknown key '2024-13-45'"),
         ("on: 1", ":1: unknown key 'on'"),
         ("? [a]\n: 1", ":1: not YAML: a key is a list or a mapping"),

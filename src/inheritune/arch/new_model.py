@@ -37,7 +37,7 @@ def new_config(
     check_counts(fields, _PLACE)
     fields = dict(fields)
     kind = fields.pop("model_type", None)
-    if kind not in CONFIG_MAPPING:
+    if str(kind) not in CONFIG_MAPPING:
         near = difflib.get_close_matches(str(kind), list(CONFIG_MAPPING.keys()), n=3)
         remedy = f"for example {', '.join(near) or 'gpt2, llama'}"
         raise InputError(f"{_PLACE}.model_type", f"transformers has no {kind!r}", remedy)

@@ -28,7 +28,7 @@ def _as_method(value: Any) -> Any:
     legal = ", ".join(METHODS)
     if not isinstance(value, dict) or "kind" not in value:
         raise ValueError(f"not a start; give a name, or a mapping with the key kind: {legal}")
-    if value["kind"] not in METHODS:
+    if str(value["kind"]) not in METHODS:
         near = difflib.get_close_matches(str(value["kind"]), METHODS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"there is no start {value['kind']!r}; {hint}legal are {legal}")

@@ -21,7 +21,7 @@ def _read(value: Any) -> Any:
         return value
     value = {"name": "adamw", **value}
     names = {kind.model_fields["name"].default: kind for kind in KINDS}
-    if value["name"] not in names:
+    if str(value["name"]) not in names:
         raise ValueError(f"name: got {value['name']!r}; legal are {' and '.join(names)}")
     own = names[value["name"]].model_fields
     for name, kind in names.items():

@@ -4,9 +4,10 @@
 
 - memory: `runtime.freed_memory_kept` (mallopt). Seconds of the process's own time a step, and page faults a step, of a
   training of the standard shape. Own time, since other programs do not change it.
-- switch: a switch interval of 1 ms instead of 5 while batches are read ahead (not used, as it gained nothing). Seconds that a step waits for its batch, and
-  seconds a step, where the main thread runs Python all the time (the worst case) and where it multiplies matrices.
-- gc: `inheritune plan` without cyclic garbage collection. Seconds of a command's own time, each in a process of its own.
+- switch: a switch interval of 1 ms instead of 5 while batches are read ahead (not used, as it gained nothing). Seconds
+  that a step waits for its batch, and seconds a step, where the main thread runs Python all the time (the worst case)
+  and where it multiplies matrices.
+- gc: `inheritune plan` without cyclic garbage collection. Seconds of a command's own time, each a process of its own.
 """
 
 import argparse

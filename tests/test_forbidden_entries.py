@@ -255,7 +255,7 @@ def test_a_training_ends_with_an_error_that_says_so(taught: bool, tmp_path: Path
         runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=lambda score: 0.5, validate_every=9,
         teacher=teacher, losses=tuple(build_losses(settings, Setup())),
     )  # fmt: skip
-    with pytest.raises(RunError, match=r"step 1: the loss is inf, .* gives probability 0 to a token .*; see which"):
+    with pytest.raises(RunError, match=r"step 1: the loss is inf, .* gives probability 0 to a token .*; check which"):
         train_steps(job)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 

@@ -189,8 +189,8 @@ def test_a_step_queued_behind_a_spike_does_not_stop_the_learning(
     whole, launches = step.Stepper.launch, []
 
     def launch(self: step.Stepper, *given: Any) -> Any:
-        launches.append(given[0])
-        if launches.count(17) == 1 and given[0] == 17:  # queued behind the spike of batch 16
+        launches.append(given[1])
+        if launches.count(17) == 1 and given[1] == 17:  # queued behind the spike of batch 16
             self._bad.fill_(1.0)
         return whole(self, *given)
 

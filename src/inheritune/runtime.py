@@ -238,7 +238,10 @@ def leave() -> None:
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Inside, glibc keeps what is freed: a step allocates the same again, and each new page would cost a fault."""
+    """Inside, glibc keeps freed memory, as a step allocates the same again and each new page would cost a fault.
+
+    See docs/benchmarks.md for what it gains.
+    """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is None or not hasattr(libc, "gnu_get_libc_version"):
         yield

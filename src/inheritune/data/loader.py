@@ -1,6 +1,5 @@
 """The batches of a training: which sequences each process takes, read ahead in a thread."""
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 _AHEAD = 4  # batches: a slow read is made up for by those before it
-_SWITCH = 0.001  # seconds after which a busy thread gives up the interpreter, which a reader needs after each sequence
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,9 @@ class Batches:
     def reading_ahead(self) -> Iterator[None]:
         """Inside this context the batches after the requested one are read in the background."""
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(min(before, _SWITCH))
         try:
             yield
         finally:
-            sys.setswitchinterval(before)
             self._reader.shutdown(wait=True, cancel_futures=True)
             self._reader = None
             self._coming.clear()

@@ -1,6 +1,7 @@
 """The commands. Each checks its words, calls one function, and shows what came out."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -183,29 +184,28 @@ def inherit(
     from inheritune.arch import parameter_count
 
     wish = inheritance.make_wish(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
-    selection = drops = None
-    if wish.choose in MEASURED and (text or data):
-        from inheritune import analysis
+    kind, selection, drops = inheritance.as_dtype(dtype), None, None
+    with ExitStack() as held:  # over the choice too, whose drops are kept beside the output
+        goal = None if out is None or show else held.enter_context(inheritance.free_output(out))
+        if wish.choose in MEASURED and (text or data):
+            from inheritune import analysis
 
-        if out is not None and not show:
-            drops = analysis.drops_beside(inheritance.check_free(out))
-        selection = analysis.choose(
-            origin, wish, text=text or (), data=data, prefix=prefix, progress=drops,
-            say=lambda line: echo(line, err=True),
-        )  # fmt: skip
-        wish = wish.model_copy(update={"layers": selection["blocks"], "choose": "first"})
-    elif text or data:
-        raise InputError("command line", f"text does not go with --choose {choose}", f"take {', '.join(MEASURED)}")
-    kind = inheritance.as_dtype(dtype)
-    if show:
-        made = inheritance.plan_for(origin, wish)
-    else:
-        assert out is not None
-        made = inheritance.write(
-            origin, wish, out, dtype=kind, seed=seed, say=lambda text: echo(text, err=True), selection=selection
-        )
-        if drops is not None:
-            drops.unlink(missing_ok=True)
+            drops = None if goal is None else analysis.drops_beside(goal)
+            selection = analysis.choose(
+                origin, wish, text=text or (), data=data, prefix=prefix, progress=drops,
+                say=lambda line: echo(line, err=True),
+            )  # fmt: skip
+            wish = wish.model_copy(update={"layers": selection["blocks"], "choose": "first"})
+        elif text or data:
+            raise InputError("command line", f"text does not go with --choose {choose}", f"take {', '.join(MEASURED)}")
+        if goal is None:
+            made = inheritance.plan_for(origin, wish)
+        else:
+            made = inheritance.write(
+                origin, wish, goal, dtype=kind, seed=seed, say=lambda text: echo(text, err=True), selection=selection
+            )
+            if drops is not None:
+                drops.unlink(missing_ok=True)
     found: dict[str, Any] = {
         "model": None if show else str(out),
         "blocks": list(made.plan.kept),

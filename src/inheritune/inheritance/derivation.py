@@ -94,22 +94,21 @@ def write(
     say: Callable[[str], None] | None = None,
     selection: dict[str, Any] | None = None,
 ) -> Draft:
-    """Write the target of `wish` as a checkpoint to `folder`, and nothing more: see `inherit`.
+    """Write the target of `wish` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
 
     Where every tensor of the target is one of the reference's as it is stored, the bytes go from file to file.
     `say` is told what is worth knowing, such as that there is no tokenizer; `selection` is the measured choice that
     `wish` came of, for the model card.
     """
-    with free_output(folder) as goal:
-        source = open_source(reference, wish)
-        tokenizer = _tokenizer(reference, say)
-        notes = _notes(reference, wish, source.draft.plan, source.draft.target, tokenizer, selection)
-        placement = source.placement
-        if placement is not None and placement.is_plain and source.draft.plan.is_whole and dtype is None:
-            check_stored_numbers(placement.tensors().values(), source.place)
-            write_files(source.draft, placement, tokenizer, goal, notes)
-        else:
-            save_model(source.build(seed, dtype), tokenizer, goal, notes)
+    source = open_source(reference, wish)
+    tokenizer = _tokenizer(reference, say)
+    notes = _notes(reference, wish, source.draft.plan, source.draft.target, tokenizer, selection)
+    placement = source.placement
+    if placement is not None and placement.is_plain and source.draft.plan.is_whole and dtype is None:
+        check_stored_numbers(placement.tensors().values(), source.place)
+        write_files(source.draft, placement, tokenizer, folder, notes)
+    else:
+        save_model(source.build(seed, dtype), tokenizer, folder, notes)
     return source.draft
 
 

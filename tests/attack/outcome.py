@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 _MEASURED = re.compile(r"(.*_)?seconds(_.*)?|tokens_per_second|peak_memory_bytes|starts|checksums?|resumed")
-_NUMBER = re.compile(r"\d+([.,]\d+)*(e[+-]?\d+)?( ?(ms|s|min|h)\b)?")
+_NUMBER = re.compile(r"\d+ h \d+ min|\d+ min \d+ s|\d+([.,]\d+)*(e[+-]?\d+)?( ?(ms|s|min|h)\b)?")
 _STARTS = re.compile(r"\n*.*\bwas started \d+ times;.*")
 
 

@@ -8,6 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 from tests.attack.outcome import differences, digest, leftovers, outcome
 
+from inheritune.report.notation import duration
+
 
 def make(folder: Path, weight: float = 1.0, loss: float = 2.0, seconds: float = 3.0) -> Path:
     (folder / "out" / "empty").mkdir(parents=True)
@@ -15,7 +17,9 @@ def make(folder: Path, weight: float = 1.0, loss: float = 2.0, seconds: float = 
     (folder / "out" / "summary.json").write_text(json.dumps({"loss": loss, "wall_seconds": seconds}))
     record = json.dumps({"step": 1, "loss": loss, "tokens_per_second": seconds})
     (folder / "out" / "metrics.jsonl").write_text(record + "\n")
-    (folder / "out" / "report.md").write_text(f"took {seconds} s\n\nIt was started {seconds:.0f} times; the first.")
+    (folder / "out" / "report.md").write_text(
+        f"took {duration(seconds)}\n\nIt was started {seconds:.0f} times; the first."
+    )
     (folder / "out" / "link").symlink_to("empty")
     (folder / "out" / ".lock").touch()
     return folder
@@ -24,7 +28,7 @@ def make(folder: Path, weight: float = 1.0, loss: float = 2.0, seconds: float = 
 def test_what_counts_as_a_difference(tmp_path: Path) -> None:
     expected = outcome(make(tmp_path / "a"), ("out",))
     assert len(expected) == 6
-    assert differences(outcome(make(tmp_path / "b", seconds=4.0), ("out",)), expected) == []
+    assert differences(outcome(make(tmp_path / "b", seconds=80.0), ("out",)), expected) == []
     bit = float(np.nextafter(np.float32(1), np.float32(2)))
     assert differences(outcome(make(tmp_path / "c", weight=bit), ("out",)), expected) == [
         "differs: out/model.safetensors"

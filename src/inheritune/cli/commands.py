@@ -183,56 +183,29 @@ def inherit(
     from inheritune import inheritance
     from inheritune.arch import parameter_count
 
-<<<<<<< HEAD
     spec = inheritance.inherit_settings(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
-    selection = drops = None
-    if spec.choose in MEASURED and (text or data):
-        from inheritune import analysis
-
-        if out is not None and not show:
-            drops = analysis.drops_beside(inheritance.check_free(out))
-        selection = analysis.choose(
-            origin, spec, text=text or (), data=data, prefix=prefix, progress=drops,
-            say=lambda line: echo(line, err=True),
-        )  # fmt: skip
-        spec = spec.model_copy(update={"layers": selection.blocks, "choose": "first"})
-    elif text or data:
-        raise InputError("command line", f"text does not go with --choose {choose}", f"take {', '.join(MEASURED)}")
-    kind = inheritance.as_dtype(dtype)
-    if show:
-        made = inheritance.plan_for(origin, spec)
-    else:
-        assert out is not None
-        made = inheritance.write(
-            origin, spec, out, dtype=kind, seed=seed, say=lambda text: echo(text, err=True), selection=selection
-        )
-        if drops is not None:
-            drops.unlink(missing_ok=True)
-=======
-    wish = inheritance.make_wish(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
     kind, selection, drops = inheritance.as_dtype(dtype), None, None
     with ExitStack() as held:  # over the choice too, whose drops are kept beside the output
         goal = None if out is None or show else held.enter_context(inheritance.free_output(out))
-        if wish.choose in MEASURED and (text or data):
+        if spec.choose in MEASURED and (text or data):
             from inheritune import analysis
 
             drops = None if goal is None else analysis.drops_beside(goal)
             selection = analysis.choose(
-                origin, wish, text=text or (), data=data, prefix=prefix, progress=drops,
+                origin, spec, text=text or (), data=data, prefix=prefix, progress=drops,
                 say=lambda line: echo(line, err=True),
             )  # fmt: skip
-            wish = wish.model_copy(update={"layers": selection["blocks"], "choose": "first"})
+            spec = spec.model_copy(update={"layers": selection.blocks, "choose": "first"})
         elif text or data:
             raise InputError("command line", f"text does not go with --choose {choose}", f"take {', '.join(MEASURED)}")
         if goal is None:
-            made = inheritance.plan_for(origin, wish)
+            made = inheritance.plan_for(origin, spec)
         else:
             made = inheritance.write(
-                origin, wish, goal, dtype=kind, seed=seed, say=lambda text: echo(text, err=True), selection=selection
+                origin, spec, goal, dtype=kind, seed=seed, say=lambda text: echo(text, err=True), selection=selection
             )
             if drops is not None:
                 drops.unlink(missing_ok=True)
->>>>>>> wt-kills
     found: dict[str, Any] = {
         "model": None if show else str(out),
         "blocks": list(made.plan.kept),

@@ -94,44 +94,24 @@ def write(
     dtype: "torch.dtype | None" = None,
     seed: int = 1,
     say: Callable[[str], None] | None = None,
-<<<<<<< HEAD
     selection: Selection | None = None,
 ) -> PlannedTarget:
-    """Write the target of `spec` as a checkpoint to `folder`, and nothing more: see `inherit`.
-=======
-    selection: dict[str, Any] | None = None,
-) -> Draft:
-    """Write the target of `wish` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
->>>>>>> wt-kills
+    """Write the target of `spec` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
 
     Where every tensor of the target is one of the reference's as it is stored, the bytes go from file to file.
     `say` is told what is worth knowing, such as that there is no tokenizer; `selection` is the measured choice that
     `spec` came of, for the model card.
     """
-<<<<<<< HEAD
-    with free_output(folder) as goal:
-        source = open_source(reference, spec)
-        tokenizer = _tokenizer(reference, say)
-        notes = _notes(reference, spec, source.planned.plan, source.planned.target, tokenizer, selection)
-        placement = source.placement
-        if placement is not None and placement.is_plain and source.planned.plan.is_whole and dtype is None:
-            check_stored_numbers(placement.tensors().values(), source.place)
-            save_stored(placement, source.planned.target, tokenizer, goal, notes)
-        else:
-            save_model(source.build(seed, dtype), tokenizer, goal, notes)
-    return source.planned
-=======
-    source = open_source(reference, wish)
+    source = open_source(reference, spec)
     tokenizer = _tokenizer(reference, say)
-    notes = _notes(reference, wish, source.draft.plan, source.draft.target, tokenizer, selection)
+    notes = _notes(reference, spec, source.planned.plan, source.planned.target, tokenizer, selection)
     placement = source.placement
-    if placement is not None and placement.is_plain and source.draft.plan.is_whole and dtype is None:
+    if placement is not None and placement.is_plain and source.planned.plan.is_whole and dtype is None:
         check_stored_numbers(placement.tensors().values(), source.place)
-        write_files(source.draft, placement, tokenizer, folder, notes)
+        save_stored(placement, source.planned.target, tokenizer, folder, notes)
     else:
         save_model(source.build(seed, dtype), tokenizer, folder, notes)
-    return source.draft
->>>>>>> wt-kills
+    return source.planned
 
 
 def _notes(

@@ -56,15 +56,15 @@ def prepare(folder: Path) -> None:
     (folder / "modules").unlink()
 
 
-def attack_with_inputs(count: int, seed: int, folder: Path, workers: int, only: str | None = None) -> list[str]:
-    """Run `count` bad inputs; the violations, each with how to repeat it. `only` is a part of the cases' names."""
+def attack_with_inputs(count: int, seed: int, folder: Path, workers: int, only: list[str] | None = None) -> list[str]:
+    """Run `count` bad inputs; the violations, each with how to repeat it. `only` are parts of the names of the cases that are run."""
     began = time.monotonic()
     prepare(folder / "material")
     made = time.monotonic() - began
     untouched = worker._listing(folder / "material")
     cases = inputs.select(folder / "material", count, seed)
     if only is not None:
-        cases = [case for case in cases if only in case.name]
+        cases = [case for case in cases if any(part in case.name for part in only)]
     counts: Counter[tuple[str, str]] = Counter()
     most: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     found = []
@@ -110,7 +110,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", help="run the inputs alone that have this in their names, and show what they say")
+    parser.add_argument("--only", action="append", help="run the inputs alone with this in their names; repeatable")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it has made is removed
     found = []

@@ -224,7 +224,7 @@ def of_environments(tables: "Tables") -> Iterator[Case]:
             wrong = title.startswith(launched)
             yield Case(
                 f"environments: {command}: {title}", good[command], status=(0, 2) if wrong or title in ("an endpoint odd", "TMPDIR is nowhere", "HOME in /proc", "HOME is a file") else (0,),
-                variables=variables, keeps=RECIPE_OUT, real=command == "plan" and title in ("LANG C", "one column", "no HOME", "threads that are none", "TMPDIR is nowhere"),
+                variables=variables, keeps=RECIPE_OUT, real=command == "plan" and title in ("LANG C", "no HOME"),
             )  # fmt: skip
             bad = (*good[command], "--no-such-option")
             yield Case(

@@ -249,6 +249,9 @@ def of_results(tables: Tables) -> Iterator[Case]:
                 )  # fmt: skip
 
 
+_REAL = ("missing", "a pipe", "keys twice", "NUL", "10,000 levels", "not UTF-8", "a tag of Python", "empty")
+
+
 def of_recipe_files(tables: Tables) -> Iterator[Case]:
     """Recipes and suites as files."""
     odd: dict[str, bytes] = {
@@ -282,7 +285,7 @@ def of_recipe_files(tables: Tables) -> Iterator[Case]:
         for name, fault in table.items():
             yield tables.case(
                 "recipe file", name, command, tables.damage(name, file, fault), (needs,), (0, 2) if name == "flipped bits" else (2,),
-                says=(f"{file}|nowhere|.yaml|/dev/zero|x|cannot be read",),
+                says=(f"{file}|nowhere|.yaml|/dev/zero|x|cannot be read",), real=command == "run" and name in _REAL,
             )  # fmt: skip
     bench = ("bench", "--recipe", "recipe.yaml", "--device", "cpu", "--steps", "5", "--quiet")
     for name, content in odd.items():

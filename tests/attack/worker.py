@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 SECONDS = 5  # of a processor
-WALL = 60  # seconds after which a case is killed; other work on the machine takes some of them
+WALL = 180  # seconds after which a case hangs: other work on the machine may take most of them
 MEMORY = 1 << 30  # more than the imports take
 WORDS = 4000  # characters of all that is said
 _LINE = re.compile(r"(process \d+: )?(error|warning): [^\n]*\S")
@@ -177,10 +177,11 @@ class _Running:
 
         with (self.folder.parent / "out").open("wb") as out, (self.folder.parent / "error").open("wb") as error:
             command = [sys.executable, "-m", "inheritune", *self.case.words]
-            return subprocess.Popen(
+            self.begun = subprocess.Popen(  # kept: an object that goes takes the process's end with it
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=error, cwd=self.folder, start_new_session=True,
                 env=self._environment(), preexec_fn=first,
-            ).pid  # fmt: skip
+            )  # fmt: skip
+        return self.begun.pid
 
     def _environment(self) -> dict[str, str]:
         home = self.folder.parent / "home"
@@ -229,6 +230,8 @@ class _Running:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process, signal.SIGKILL) if self.late else None
         _, raw, used = os.wait4(self.process, 0)
+        if self.case.real:
+            self.begun.returncode = os.waitstatus_to_exitcode(raw)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process, signal.SIGKILL)  # children that it has left behind
         os.close(self.descriptor)

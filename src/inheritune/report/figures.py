@@ -59,9 +59,7 @@ def draw(
     import matplotlib
     from matplotlib.figure import Figure
 
-    if not os.environ.get(
-        "SOURCE_DATE_EPOCH", "0"
-    ).isdecimal():  # matplotlib stumbles over it; our figures have no date
+    if not os.environ.get("SOURCE_DATE_EPOCH", "0").isdecimal():  # which matplotlib does not read
         del os.environ["SOURCE_DATE_EPOCH"]
     with matplotlib.rc_context(_SETTINGS | {"font.size": font}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a PNG shows a box there; the SVG has text

@@ -10,7 +10,7 @@ from run_example import make_comparison, make_run, save
 
 from inheritune.cli import main
 from inheritune.report import write_reports
-from inheritune.report.sections import Page, write_folder
+from inheritune.report.page import Page, write_folder
 
 
 @pytest.fixture(scope="module")

@@ -231,7 +231,7 @@ DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
     (fields_that_contradict, "attention heads"),
     (unknown_model_type, "zork"),
     (no_layers, "how many blocks"),
-    (part_of_another_type, "cannot be loaded"),
+    (part_of_another_type, "its text part is no config"),
 ]
 
 

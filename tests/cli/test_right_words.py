@@ -315,7 +315,7 @@ def test_a_place_for_figures_is_checked_before_they_are_measured(said: Said, tmp
     (tmp_path / "mine.yaml").write_text("mine")
     for name, words in (
         (tmp_path, "exists already; give another file"), (tmp_path / "mine.yaml", "exists already; give another file"),
-        (tmp_path / ("x" * 300), "give one of at most 240"), (tmp_path / "mine.yaml" / "x", "check the path"),
+        (tmp_path / ("x" * 300), "give one of at most 240"), (tmp_path / "mine.yaml" / "x", "give another place, or remove what is there"),
     ):  # fmt: skip
         status, lines = said(["bench", "--out", name])
         assert status == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 from inheritune.errors import DamagedFile, InputError
 from inheritune.report.analysis import AnalysisFolder
 from inheritune.report.comparison import ComparisonFolder
-from inheritune.report.page import GENERATOR, write_folder, write_page
+from inheritune.report.page import GENERATOR, write_folder
 from inheritune.report.run_folder import RunFolder
 from inheritune.report.shown import Folder, Shown
 from inheritune.results import Comparison, RunSummary
@@ -49,9 +49,7 @@ def _write_alone(shown: Folder, out: Path | None) -> Path:
     page = Shown([("", shown)]).page()
     if not isinstance(shown, AnalysisFolder):
         return write_folder(page, shown.folder / "report", out)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    return write_page(page, out or shown.folder, "analysis.md")
+    return write_folder(page, shown.folder, out or shown.folder, "analysis.md")
 
 
 def write_reports(folders: list[Path], out: Path | None = None) -> Path:

@@ -96,17 +96,19 @@ class Page:
     sections: list[Section]
 
 
-def write_folder(page: Page, default: Path, out: Path | None) -> Path:
+def write_folder(page: Page, default: Path, out: Path | None, markdown: str = "report.md") -> Path:
     """Write `page` into `out`, beside what is there, or as the folder `default`, in place of what is there.
 
-    A run that writes its page and a person who asks for it wait for each other.
+    A folder that does not exist appears whole or not at all. A run that writes its page and a person who asks for it
+    wait for each other.
     """
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        return write_page(page, out)
-    with one_at_a_time(default.parent), new_folder(default) as partial:
-        write_page(page, partial)
-    return default / "index.html"
+    if out is not None and out.is_dir():
+        return write_page(page, out, markdown)
+    folder = default if out is None else out
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder.parent), new_folder(folder) as partial:
+        write_page(page, partial, markdown)
+    return folder / "index.html"
 
 
 def write_page(page: Page, folder: Path, markdown: str = "report.md") -> Path:

@@ -111,14 +111,14 @@ def _status(key: str) -> int:
 def predicted(name: str) -> tuple[float, float]:
     """Bytes, and FLOPs of a step."""
     from inheritune.arch import flops_per_token
-    from inheritune.planner import ModelProfile, Way, memory_of
+    from inheritune.planner import MemoryConfig, ModelProfile, memory_of
 
     config, settings = config_of(name), settings_of(name)
-    anatomy = ModelProfile(config)
-    way = Way("float32", settings.micro_batch, settings.sequence_length, settings.optimizer, False)
-    active = sum(part.size * part.share for part in anatomy.parts())
+    profile = ModelProfile(config)
+    way = MemoryConfig("float32", settings.micro_batch, settings.sequence_length, settings.optimizer, False)
+    active = sum(part.size * part.share for part in profile.parts())
     flops = settings.batch_tokens * flops_per_token(config, active, settings.sequence_length)
-    return memory_of(anatomy, range(anatomy.depth), way).total, flops
+    return memory_of(profile, range(profile.depth), way).total, flops
 
 
 def torch_flops(name: str) -> float:

@@ -48,7 +48,7 @@ def test_a_choice_that_was_interrupted_in_a_run_resumes(
     class Stopped(Exception):
         pass
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise Stopped
 
     def interrupted(*given: Any, say: Any, **named: Any) -> Any:
@@ -89,7 +89,7 @@ def test_rounds_put_back_what_was_dropped_last(
     class Stopped(Exception):
         pass
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise Stopped
 
     monkeypatch.setattr(choice, "choose_blocks", chose)

@@ -7,7 +7,8 @@ from inheritune import grow, prepare
 from inheritune.errors import InputError
 from inheritune.experiment.rounds import best_round, continues, depths, round_stages
 from inheritune.recipe import Grow, Inherit
-from inheritune.runlog import locked
+from inheritune.results import RoundResult
+from inheritune.runlog import Terminal, locked
 
 
 @pytest.mark.parametrize(
@@ -54,12 +55,16 @@ def test_another_round_follows_until_matched_or_as_deep_as_allowed() -> None:
 
 
 def test_the_result_is_the_shallowest_match_else_the_best_loss() -> None:
-    assert best_round([False, True, True], [3.0, 2.9, 2.8]) == 1
-    assert best_round([False, False, False], [3.0, 2.9, 3.3]) == 1
+    def best(matched: list[bool], losses: list[float]) -> int:
+        rounds = [RoundResult.model_construct(matched=a, val_loss=b) for a, b in zip(matched, losses, strict=True)]
+        return rounds.index(best_round(rounds))
+
+    assert best([False, True, True], [3.0, 2.9, 2.8]) == 1
+    assert best([False, False, False], [3.0, 2.9, 3.3]) == 1
 
 
 def test_rounds_are_tracked_and_belong_to_one_request(
-    text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path
+    text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, tmp_path / "data")
     more: dict[str, Any] = {
@@ -72,10 +77,13 @@ def test_rounds_are_tracked_and_belong_to_one_request(
         tmp_path / "out",
         inherit={"layers": 1, "choose": "first"},
         track="tensorboard",
+        terminal=Terminal(),
         **more,
     )
+    said = capsys.readouterr().err
     for found in rounds:
         assert list((tmp_path / "out" / found.folder / "tensorboard").iterdir())
+        assert f"round {found.folder}: validation loss {found.val_loss:.4f}, gap {found.gap:+.4f}" in said
     with pytest.raises(InputError, match=r"another training: inherit\.layers \(1 there, 2 here\)"):
         grow(reference_folder, tmp_path / "data", tmp_path / "out", inherit={"layers": 2, "choose": "first"}, **more)
     with locked(tmp_path / "out"), pytest.raises(InputError, match="another process is at work"):

@@ -15,9 +15,9 @@ from inheritune.optimizers import read_optimizer
 from inheritune.optimizers.stepping import allocate_state, state_tensors
 from inheritune.planner import (
     Conditions,
+    MemoryConfig,
     ModelProfile,
     Planned,
-    Way,
     choose_devices,
     known_devices,
     largest_micro_batch,
@@ -35,14 +35,14 @@ TINY = LlamaConfig(
     hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4, vocab_size=512,
     max_position_embeddings=128, tie_word_embeddings=False,
 )  # fmt: skip
-ANATOMY = ModelProfile(TINY)
+PROFILE = ModelProfile(TINY)
 TRAINING = Training.model_validate({"length": "10 steps", "batch": "8 sequences", "sequence_length": 32})
 
 
 def planned(depth: int = 3, steps: int | None = 10, **changes: Any) -> Planned:
     config = LlamaConfig(**{**TINY.to_dict(), "num_hidden_layers": depth})
     training = TRAINING.model_copy(update=changes)
-    return Planned(f"round {depth}", ANATOMY, tuple(range(depth)), config, training, steps, 1.0)
+    return Planned(f"round {depth}", PROFILE, tuple(range(depth)), config, training, steps, 1.0)
 
 
 CONDITIONS = Conditions(Evaluate(), 100_000, 4096)
@@ -55,48 +55,48 @@ def test_states_are_those_that_the_optimizer_allocates(fields: dict[str, Any]) -
     optimizers = settings.build(model, block_matrices(model))
     allocate_state(model, optimizers)
     found = sum(t.nbytes for name, t in state_tensors(model, optimizers).items() if not name.endswith("/step"))
-    assert state_bytes(ANATOMY.parts(), settings) == found
+    assert state_bytes(PROFILE.parts(), settings) == found
 
 
 def test_eight_bit_states_by_hand() -> None:
-    parts = ANATOMY.parts()
+    parts = PROFILE.parts()
     small = sum(part.size for part in parts if part.size < 4096)
     large = sum(part.size for part in parts) - small
     assert state_bytes(parts, read_optimizer({"states": "8bit"})) == 8 * small + 2 * large * (1 + 4 / 256)
 
 
 def test_memory_of_one_device_and_of_several() -> None:
-    way = Way("bfloat16", 4, 32, read_optimizer({}), False)
-    alone, shared = (memory_of(ANATOMY, [0, 1, 2], replace(way, devices=n)) for n in (1, 4))
-    count = sum(part.size for part in ANATOMY.parts([0, 1, 2]))
+    setup = MemoryConfig("bfloat16", 4, 32, read_optimizer({}), False)
+    alone, shared = (memory_of(PROFILE, [0, 1, 2], replace(setup, devices=n)) for n in (1, 4))
+    count = sum(part.size for part in PROFILE.parts([0, 1, 2]))
     assert (alone.weights, alone.gradients, alone.states) == (4 * count, 4 * count, 8 * count)
     assert (shared.weights, shared.gradients, shared.states) == (count, count, 2 * count)
     outside = 2 * 512 * 64 + 64
     block = 4 * 64**2 + 3 * 64 * 128 + 2 * 64
     assert shared.working >= 2 * (outside + 2 * block) + 6 * outside
     assert alone.total == pytest.approx(sum(vars(alone).values()))
-    checkpointed = memory_of(ANATOMY, [0, 1, 2], replace(way, activation_checkpointing=True))
+    checkpointed = memory_of(PROFILE, [0, 1, 2], replace(setup, activation_checkpointing=True))
     assert checkpointed.activations < alone.activations
-    deeper = memory_of(ANATOMY, [0, 1, 2, 3], replace(way, activation_checkpointing=True))
+    deeper = memory_of(PROFILE, [0, 1, 2, 3], replace(setup, activation_checkpointing=True))
     assert deeper.activations - checkpointed.activations == 4 * 32 * 64 * 4  # one block's output more, in float32
 
 
 def test_activations_grow_with_the_micro_batch_and_casts_do_not() -> None:
-    way = Way("bfloat16", 1, 32, read_optimizer({}), False)
-    found = [memory_of(ANATOMY, [0, 1, 2], replace(way, micro_batch=size)) for size in (1, 2, 4)]
+    setup = MemoryConfig("bfloat16", 1, 32, read_optimizer({}), False)
+    found = [memory_of(PROFILE, [0, 1, 2], replace(setup, micro_batch=size)) for size in (1, 2, 4)]
     steps = [b.activations - a.activations for a, b in pairwise(found)]
     assert steps[1] == pytest.approx(2 * steps[0], rel=0.01)
-    assert memory_of(ANATOMY, [0], replace(way, precision="float32")).working < found[0].working
+    assert memory_of(PROFILE, [0], replace(setup, precision="float32")).working < found[0].working
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
-    way = Way("float32", 1, 32, read_optimizer({}), False)
-    room = memory_of(ANATOMY, [0, 1], replace(way, micro_batch=5)).total
-    size = largest_micro_batch(ANATOMY, [0, 1], way, 64, room)
+    setup = MemoryConfig("float32", 1, 32, read_optimizer({}), False)
+    room = memory_of(PROFILE, [0, 1], replace(setup, micro_batch=5)).total
+    size = largest_micro_batch(PROFILE, [0, 1], setup, 64, room)
     assert size == 4
-    assert memory_of(ANATOMY, [0, 1], replace(way, micro_batch=8)).total > room
-    assert largest_micro_batch(ANATOMY, [0, 1], way, 2, room) == 2
-    assert largest_micro_batch(ANATOMY, [0, 1], way, 64, 1e3) == 0
+    assert memory_of(PROFILE, [0, 1], replace(setup, micro_batch=8)).total > room
+    assert largest_micro_batch(PROFILE, [0, 1], setup, 2, room) == 2
+    assert largest_micro_batch(PROFILE, [0, 1], setup, 64, 1e3) == 0
 
 
 def test_hours_and_price_by_hand() -> None:
@@ -148,8 +148,8 @@ def test_disk_by_hand() -> None:
 def test_what_fits_does_and_one_block_more_does_not() -> None:
     own = planned()
     candidates = [planned(depth) for depth in range(1, 7)]
-    way = Way("bfloat16", 1, 32, read_optimizer({}), False)
-    memory = memory_of(ANATOMY, range(4), way).total
+    setup = MemoryConfig("bfloat16", 1, 32, read_optimizer({}), False)
+    memory = memory_of(PROFILE, range(4), setup).total
     bounds = Bounds(memory / USABLE, 1e-6, own, candidates)
     found = plan([own], CONDITIONS, choose_devices(["L4"]), bounds)["fit"]
     assert found["most_blocks"]["as the recipe says"] == 4

@@ -52,11 +52,11 @@ def really_kept(config: PretrainedConfig, precision: str, batch: int, length: in
 )
 def test_what_is_kept_is_what_autograd_keeps(kind: str, precision: str) -> None:
     config: PretrainedConfig = CONFIG_MAPPING[kind](**FAMILIES[kind].fields)
-    anatomy = ModelProfile(config)
-    use = anatomy.use(precision, False, 2, 32)
-    assert use is not None, anatomy.unfollowed
+    profile = ModelProfile(config)
+    use = profile.use(precision, False, 2, 32)
+    assert use is not None, profile.unfollowed
     found = use.outside.kept + use.outside.casts
-    found += sum(use.blocks[kind].kept + use.blocks[kind].casts for kind in anatomy.kinds)
+    found += sum(use.blocks[kind].kept + use.blocks[kind].casts for kind in profile.kinds)
     # autocast's copies of biases live until the backward pass, though autograd does not keep them
     assert found == pytest.approx(really_kept(config, precision, 2, 32), rel=0.05 if precision == "float32" else 0.07)
 
@@ -78,9 +78,9 @@ def test_a_llama_by_hand() -> None:
     config = LlamaConfig(
         hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=2, num_attention_heads=8, vocab_size=1000
     )
-    anatomy = ModelProfile(config)
+    profile = ModelProfile(config)
     for sharded, each in ((False, 34), (True, 26)):
-        use = anatomy.use("bfloat16", sharded, 2, length)
+        use = profile.use("bfloat16", sharded, 2, length)
         assert use is not None
         assert use.blocks[0].kept == pytest.approx(2 * length * (each * hidden + 8 * mlp), rel=0.01)
         assert use.blocks[0].casts == (0 if sharded else 2 * (4 * hidden**2 + 3 * hidden * mlp))
@@ -102,7 +102,7 @@ def test_code_that_asks_for_values_is_said() -> None:
     config = CONFIG_MAPPING["jetmoe"](
         num_hidden_layers=2, hidden_size=32, kv_channels=8, intermediate_size=16, vocab_size=67, num_local_experts=4
     )
-    anatomy = ModelProfile(config)
-    assert anatomy.use("float32", False, 1, 8) is None
-    assert anatomy.unfollowed is not None
-    assert "split_with_sizes" in anatomy.unfollowed
+    profile = ModelProfile(config)
+    assert profile.use("float32", False, 1, 8) is None
+    assert profile.unfollowed is not None
+    assert "split_with_sizes" in profile.unfollowed

@@ -43,14 +43,14 @@ def check_against_targets(config: PretrainedConfig, selections: Any, width: str 
     """What is predicted for each selection is what the inherited model has; says how many there were."""
     torch.manual_seed(0)
     reference = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    anatomy = ModelProfile(config if width == "full" else narrow(config, first_half(config)))
+    profile = ModelProfile(config if width == "full" else narrow(config, first_half(config)))
     compared = 0
     for kept in selections:
         try:
             target, _ = derive(reference, inherit_settings(kept, width=width))
         except InputError:  # such a target cannot be
             continue
-        parts = anatomy.parts(kept)
+        parts = profile.parts(kept)
         assert sum(part.size for part in parts) == parameter_count(target), kept
         active = sum(part.size * part.share for part in parts)
         assert flops_per_token(target.config, active, LENGTH) == training_flops_per_token(target, LENGTH), kept
@@ -122,11 +122,11 @@ def measured_flops(config: PretrainedConfig, length: int) -> float:
     return counter.get_total_flops() / tokens.numel()
 
 
-def counted(anatomy: ModelProfile, length: int) -> float:
-    """FLOPs a token by the rehearsal."""
-    use = anatomy.use("float32", False, 1, length)
-    assert use is not None, anatomy.unfollowed
-    return 3 * (use.outside.flops + sum(use.blocks[kind].flops for kind in anatomy.kinds)) / length
+def counted(profile: ModelProfile, length: int) -> float:
+    """FLOPs a token by the fake step."""
+    use = profile.use("float32", False, 1, length)
+    assert use is not None, profile.unfollowed
+    return 3 * (use.outside.flops + sum(use.blocks[kind].flops for kind in profile.kinds)) / length
 
 
 @pytest.mark.parametrize("kind", WIDE)
@@ -134,21 +134,21 @@ def test_flops_agree_with_torch(kind: str) -> None:
     """Both the convention and what is counted one by one, within 2 %."""
     tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     config: PretrainedConfig = CONFIG_MAPPING[kind](**WIDE[kind], **tokens)
-    anatomy = ModelProfile(config)
+    profile = ModelProfile(config)
     measured = measured_flops(config, LENGTH)
-    active = sum(part.size * part.share for part in anatomy.parts())
+    active = sum(part.size * part.share for part in profile.parts())
     assert flops_per_token(config, active, LENGTH) == pytest.approx(measured, rel=0.02)
-    assert counted(anatomy, LENGTH) == pytest.approx(measured, rel=0.02)
+    assert counted(profile, LENGTH) == pytest.approx(measured, rel=0.02)
 
 
 @pytest.mark.parametrize("kind", ["deepseek_v3", "gpt_oss", "bloom"])
 def test_what_is_counted_agrees_where_the_convention_does_not(kind: str) -> None:
     """Tiny models, in which norms and biases weigh; latent attention, whose heads head_dim does not tell."""
     config = config_of(kind)
-    anatomy = ModelProfile(config)
+    profile = ModelProfile(config)
     measured = measured_flops(config, LENGTH)
-    assert counted(anatomy, LENGTH) == pytest.approx(measured, rel=0.02)
-    active = sum(part.size * part.share for part in anatomy.parts())
+    assert counted(profile, LENGTH) == pytest.approx(measured, rel=0.02)
+    active = sum(part.size * part.share for part in profile.parts())
     assert flops_per_token(config, active, LENGTH) != pytest.approx(measured, rel=0.02)
 
 

@@ -151,9 +151,10 @@ def grow(
         stages = round_stages(first, further, total, dropped)
         own = Stages(model, context.judge(model), out, context, lambda stage: f"round {stage.folder}", teacher)
         results = own.train(
-            stages, [training] * len(stages), lambda matched: continues(matched, further, len(stages))
+            stages, [training] * len(stages), lambda matched: continues(matched, further, len(stages)),
+            say_verdict=True,
         )  # fmt: skip
-    best = results[best_round([bool(one.matched) for one in results], [one.val_loss for one in results])]
+    best = best_round(results)
     return load_trained(out / best.folder), results
 
 

@@ -97,22 +97,22 @@ def _train(arm: PlannedArm, given: ArmContext, folder: Path) -> ArmResult:
     place = folder / _ROUNDS if method.is_rounds else folder
     own = Stages(origin, given.judged, place, context, lambda stage: _label(arm, context.seed, stage), teacher)
     trainings = stage_trainings(arm.training, stages, planned_steps(arm.training, context.train_sequences))
-    results = own.train(stages, trainings, lambda matched: method.continues(matched, len(stages)))
+    results = own.train(
+        stages, trainings, lambda matched: method.continues(matched, len(stages)), say_verdict=method.is_rounds
+    )  # fmt: skip
     if method.is_rounds:
         results = [one.model_copy(update={"folder": f"{_ROUNDS}/{one.folder}"}) for one in results]
-    last = results[method.result([bool(one.matched) for one in results], [one.val_loss for one in results])]
+    last = method.result(results)
     before: list[ArmStage] = []
     if arm.counts_source:
         assert arm.source is not None
         source = ArmResult.read(result_file(given.arm_folder(arm.source)))
         at = f"../../{arm.source}/{folder.name}"
         before = [one.model_copy(update={"folder": f"{at}/{one.folder}"}) for one in source.stages]
-    matched = [number for number, one in enumerate(results, 1) if one.matched] if method.is_rounds else []
-    if last.matched and not method.is_rounds:
-        matched = [len(results)]
     to_match = None
-    if matched:
-        to_match = sum(one.flops for one in before) + sum(one.flops for one in results[: matched[0]])
+    if last.matched:  # rounds after the one that matched do not count
+        trained = results[: results.index(last) + 1] if method.is_rounds else results
+        to_match = sum(one.flops for one in before) + sum(one.flops for one in trained)
     best = best_weights(folder, last, context)
     return _summed(last, results, before, seed=context.seed, flops_to_match=to_match, **best)
 

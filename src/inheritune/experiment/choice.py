@@ -10,6 +10,7 @@ from inheritune.arch import in_dtype, layer_count, load_config, load_model
 from inheritune.data import Sequences, sample
 from inheritune.experiment.context import RunContext
 from inheritune.experiment.rounds import is_measured
+from inheritune.experiment.store import once
 from inheritune.inheritance import replace_budget
 from inheritune.recipe import Inherit, Reference
 from inheritune.report import spans
@@ -32,12 +33,10 @@ def choose_once(
     drops = file.with_name(f"{file.stem}-drops.json")
 
     def choose() -> Selection:
-        if not file.exists():
-            _choose(source, inherit, context, drops).write(file)
-        drops.unlink(missing_ok=True)
-        return Selection.read(file)
+        return context.runtime.on_rank0(lambda: _choose(source, inherit, context, drops))
 
-    selection = context.runtime.on_rank0(choose)
+    selection = once(context.runtime, file, Selection, choose)
+    context.runtime.on_rank0(lambda: drops.unlink(missing_ok=True))
     context.terminal.say(f"chose blocks {spans(selection.blocks)}: {selection.reason}")
     return selection
 

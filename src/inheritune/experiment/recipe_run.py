@@ -12,12 +12,12 @@ from inheritune.experiment.choice import decide
 from inheritune.experiment.context import RunContext
 from inheritune.experiment.folders import opened
 from inheritune.experiment.post_run import PostRun
-from inheritune.experiment.rounds import best_round, continues, depths, round_stages
+from inheritune.experiment.rounds import best_round, continues, round_stages
 from inheritune.experiment.setup import Setup
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.stages import Stages
 from inheritune.experiment.tasks import judge_tasks
-from inheritune.recipe import Inherit, Recipe, Size
+from inheritune.recipe import Recipe, Size
 from inheritune.report import write_report
 from inheritune.results import Control, ModelResult, Outcome, ReferenceSummary, Round, RoundResult, RunSummary
 from inheritune.runlog import Terminal
@@ -80,13 +80,12 @@ class _Run:
         judged, source = Evaluation(tuple(reference.sequence_losses)), self.setup.model
         inherit, dropped = decide(source, recipe.inherit, context, self.folder / "selection.json")
         stages = round_stages(inherit, recipe.grow, reference.layers, dropped)
-        teacher = self._teacher(inherit, reference.layers)
+        teacher = self._teacher(len(stages))
 
         def write(rounds: list[RoundResult], controls: list[Control], seconds: float, finished: bool) -> RunSummary:
             return self._write(prepared, reference, rounds, controls, seconds, finished)
 
         def after_round(rounds: list[RoundResult]) -> None:
-            self.terminal.say(verdict_line(rounds[-1]))
             write(rounds, [], 0.0, False)
 
         own = Stages(
@@ -94,7 +93,7 @@ class _Run:
         )  # fmt: skip
         rounds = own.train(
             stages, [recipe.train] * len(stages), lambda matched: continues(matched, recipe.grow, len(stages)),
-            after_round,
+            after_round, say_verdict=True,
         )  # fmt: skip
         controls, seconds = [], 0.0
         for name in recipe.controls:
@@ -106,13 +105,12 @@ class _Run:
             judge_tasks(recipe, self.folder, self.setup, so_far.result.model)
         return write(rounds, controls, seconds, True)
 
-    def _teacher(self, inherit: Inherit, blocks: int) -> Teacher | None:
+    def _teacher(self, rounds: int) -> Teacher | None:
         """The reference, for a recipe with distillation: of all rounds that there may be, and of the random control."""
         recipe = self.recipe
         if recipe.train.distillation is None:
             return None
-        trainings = len(depths(inherit, recipe.grow, blocks)) + ("random" in recipe.controls)
-        return Teacher(self.setup.model, self.folder / "teacher", trainings)
+        return Teacher(self.setup.model, self.folder / "teacher", rounds + ("random" in recipe.controls))
 
     def _control(
         self, name: str, rounds: list[RoundResult], judged: Evaluation, context: RunContext, teacher: Teacher | None
@@ -122,7 +120,7 @@ class _Run:
         The budget is that of all rounds that the result continues, its own included. The random control has the rounds'
         teacher. The reference is not taught by itself, which would keep it from what it can learn from the text.
         """
-        result = _best(rounds)
+        result = best_round(rounds)
         steps = result.steps + (result.steps_before or 0)
         settings = context.training.model_copy(update={"length": Size(steps, "steps")})
         if name == "random":
@@ -150,7 +148,7 @@ class _Run:
         """Write summary.json and the report: after each round, so that a run that is stopped has something to show."""
         data_seconds = prepared.manifest.get("seconds", 0.0) if self.recipe.data.sources else 0.0
         seconds = data_seconds + sum(one.wall_seconds for one in rounds) + control_seconds + reference.wall_seconds
-        best = _best(rounds)
+        best = best_round(rounds)
 
         def write() -> RunSummary:
             summary = RunSummary(
@@ -182,15 +180,3 @@ class _Run:
                 write_cards(self.folder, self.recipe, summary)
 
         self.runtime.on_rank0(write)
-
-
-def _best(rounds: list[RoundResult]) -> RoundResult:
-    """The round that is the result."""
-    return rounds[best_round([bool(one.matched) for one in rounds], [one.val_loss for one in rounds])]
-
-
-def verdict_line(result: RoundResult) -> str:
-    """A round's outcome in words."""
-    error = "" if result.gap_se is None else f" ± {result.gap_se:.4f}"
-    verdict = "matched the reference" if result.matched else "did not match the reference"
-    return f"{result.name}: validation loss {result.val_loss:.4f}, gap {result.gap:+.4f}{error}: {verdict}"

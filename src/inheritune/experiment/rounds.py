@@ -10,6 +10,7 @@ from inheritune.errors import InputError
 from inheritune.experiment.stage import Stage
 from inheritune.inheritance import count_layers, is_grown, select_blocks
 from inheritune.recipe import MEASURED, Grow, Inherit
+from inheritune.results import RoundResult
 
 
 def depths(inherit: Inherit, grow: Grow | None, total: int) -> list[int]:
@@ -38,9 +39,17 @@ def continues(matched: Sequence[bool], grow: Grow | None, rounds: int) -> bool:
     return grow.until == "max_layers" or not matched[-1]
 
 
-def best_round(matched: Sequence[bool], losses: Sequence[float]) -> int:
+def best_round(results: Sequence[RoundResult]) -> RoundResult:
     """The round that is the result: the first (shallowest) that matched, else the one with the lowest loss."""
-    return matched.index(True) if True in matched else losses.index(min(losses))
+    matched = [one for one in results if one.matched]
+    return matched[0] if matched else min(results, key=lambda one: one.val_loss)
+
+
+def verdict_line(result: RoundResult) -> str:
+    """A round's outcome in words."""
+    error = "" if result.gap_se is None else f" ± {result.gap_se:.4f}"
+    verdict = "matched the reference" if result.matched else "did not match the reference"
+    return f"{result.name}: validation loss {result.val_loss:.4f}, gap {result.gap:+.4f}{error}: {verdict}"
 
 
 def is_measured(inherit: Inherit) -> bool:

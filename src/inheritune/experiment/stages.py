@@ -9,6 +9,7 @@ from inheritune.arch import build_random, in_dtype, load_config, load_model
 from inheritune.distillation import Teacher
 from inheritune.evaluation import Evaluation
 from inheritune.experiment.context import RunContext
+from inheritune.experiment.rounds import verdict_line
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.training_run import TrainingRun, run_training
 from inheritune.inheritance import derive, describe_plan, insert_blocks, target_config
@@ -37,17 +38,19 @@ class Stages:
 
     def train(
         self, stages: Sequence[Stage], trainings: Sequence[Training], continues: Callable[[list[bool]], bool],
-        after_each: Callable[[list[RoundResult]], None] = lambda _: None,
+        after_each: Callable[[list[RoundResult]], None] = lambda _: None, *, say_verdict: bool = False,
     ) -> list[RoundResult]:  # fmt: skip
         """Train and judge stages while `continues`, given which of them matched; finished ones are read back.
 
-        `after_each` is called with the results so far.
+        `after_each` is called with the results so far. With `say_verdict`, a line says whether each matched.
         """
         results: list[RoundResult] = []
         while continues([bool(one.matched) for one in results]):
             stage, training = stages[len(results)], trainings[len(results)]
             previous = results[-1] if results else None
             results.append(self.train_one(stage, training, previous))
+            if say_verdict:
+                self.context.terminal.say(verdict_line(results[-1]))
             after_each(results)
         return results
 
@@ -73,12 +76,11 @@ class Stages:
             source = self._trained(previous)
         if stage.weights == "whole":
             return load_model(source)
+        config = load_config(source) if isinstance(source, Reference) else source.config
         if stage.weights == "random":
-            config = load_config(source) if isinstance(source, Reference) else source.config
             config = target_config(config, stage.spec(config))
             trust = isinstance(source, Reference) and source.trust_remote_code
             return build_random(config, context.seed, trust_remote_code=trust)
-        config = load_config(source) if isinstance(source, Reference) else source.config
         target, plan = derive(source, stage.spec(config), seed=context.seed)
         notes = describe_plan(plan)
         if stage.insert_trained:

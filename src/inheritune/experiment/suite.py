@@ -1,6 +1,5 @@
 """A suite: what `inheritune compare` needs to know. Arms that differ in one thing, and all that they have in common."""
 
-import difflib
 import operator
 from collections.abc import Sequence
 from functools import reduce
@@ -16,23 +15,13 @@ from inheritune.recipe.file import check, load_file, merged
 from inheritune.recipe.filters import Filters
 from inheritune.recipe.models import Basis
 from inheritune.recipe.training import Training
+from inheritune.settings.components import as_named
 from inheritune.settings.part import Part
 from inheritune.settings.size import Tokens
 
 
 def _as_method(value: Any) -> Any:
-    """A plain word is a method without further settings."""
-    if isinstance(value, Method):
-        return value
-    value = {"kind": value} if isinstance(value, str) else value
-    legal = ", ".join(METHODS)
-    if not isinstance(value, dict) or "kind" not in value:
-        raise ValueError(f"not a start; give a name, or a mapping with the key kind: {legal}")
-    if str(value["kind"]) not in METHODS:
-        near = difflib.get_close_matches(str(value["kind"]), METHODS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"there is no start {value['kind']!r}; {hint}legal are {legal}")
-    return value
+    return as_named(value, "kind", METHODS, "start")
 
 
 if TYPE_CHECKING:

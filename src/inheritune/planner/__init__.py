@@ -12,7 +12,7 @@ from inheritune.planner.devices import (
     known_devices,
     measured_device,
 )
-from inheritune.planner.memory import Memory, Way, largest_micro_batch, memory_of, state_bytes
+from inheritune.planner.memory import Memory, MemoryConfig, largest_micro_batch, memory_of, state_bytes
 from inheritune.planner.model_profile import ModelProfile
 from inheritune.planner.plan import Bounds, plan
 
@@ -23,10 +23,10 @@ __all__ = [
     "Conditions",
     "Device",
     "Memory",
+    "MemoryConfig",
     "ModelProfile",
     "Planned",
     "Taught",
-    "Way",
     "by_cuda_name",
     "choose_devices",
     "counted_flops",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import flops_per_token
 from inheritune.planner.devices import Device
-from inheritune.planner.memory import Memory, Way, largest_micro_batch, memory_of, state_bytes
+from inheritune.planner.memory import Memory, MemoryConfig, largest_micro_batch, memory_of, state_bytes
 from inheritune.planner.model_profile import ModelProfile
 from inheritune.recipe import Evaluate, Training
 
@@ -35,20 +35,20 @@ class Taught:
     """
 
     name: str
-    anatomy: ModelProfile = field(repr=False)
+    profile: ModelProfile = field(repr=False)
     stored_tokens: int | None = None
     bytes: float = 0.0
     seeds: int = 1
 
     def flops_per_token(self, sequence_length: int) -> float:
         """FLOPs of a forward pass, by the convention."""
-        active = sum(part.size * part.share for part in self.anatomy.parts())
-        return flops_per_token(self.anatomy.config, active, sequence_length) / 3
+        active = sum(part.size * part.share for part in self.profile.parts())
+        return flops_per_token(self.profile.config, active, sequence_length) / 3
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One training that may come: the blocks `kept` of a model's `anatomy`, whose config is then `config`.
+    """One training that may come: the blocks `kept` of a model's `profile`, whose config is then `config`.
 
     `steps` are None where the text's size is not known, 0 for a model that is only judged. `epochs` is how often the
     training goes through its text. `counts` says in which sums it is: `least` of what will be made whatever the others
@@ -57,7 +57,7 @@ class Planned:
     """
 
     name: str
-    anatomy: ModelProfile
+    profile: ModelProfile
     kept: tuple[int, ...]
     config: "PretrainedConfig" = field(repr=False)
     training: Training = field(repr=False)
@@ -93,7 +93,7 @@ class Conditions:
 def figures(planned: Planned, conditions: Conditions) -> dict[str, Any]:
     """Parameters, FLOPs and disk of one training with one seed: plain numbers, FLOPs and bytes."""
     training, length = planned.training, planned.training.sequence_length
-    parts = planned.anatomy.parts(planned.kept)
+    parts = planned.profile.parts(planned.kept)
     total = sum(part.size for part in parts)
     blocks = [sum(part.size for part in parts if part.place == place) for place in range(len(planned.kept))]
     active = sum(part.size * part.share for part in parts)
@@ -182,10 +182,10 @@ def counted_flops(planned: Planned) -> tuple[float | None, float]:
     share of them. None, and 1, where the model's code cannot be followed without values.
     """
     length = planned.training.sequence_length
-    use = planned.anatomy.use("float32", False, 1, length)
+    use = planned.profile.use("float32", False, 1, length)
     if use is None:
         return None, 1.0
-    inside = sum(use.blocks[planned.anatomy.kinds[block]].flops for block in planned.kept)
+    inside = sum(use.blocks[planned.profile.kinds[block]].flops for block in planned.kept)
     every = inside + use.outside.flops
     return 3 * every / length, inside / max(1, every)
 
@@ -208,16 +208,16 @@ def resolved(precision: str, device: Device | None) -> str:
     return "float32" if device is not None and device.is_processor else "bfloat16"
 
 
-def way_of(planned: Planned, precision: str, devices: int = 1, sharded: bool = False) -> Way:
+def memory_config_of(planned: Planned, precision: str, devices: int = 1, sharded: bool = False) -> MemoryConfig:
     """How the recipe trains it, with its number of sequences at once (at most 8 where it leaves that open)."""
     training = planned.training
     share = math.ceil(training.batch_sequences / devices)
     teacher = planned.teacher
     passing = teacher is not None and teacher.stored_tokens is None
-    return Way(
+    return MemoryConfig(
         precision, min(training.micro_batch_sequences, share), training.sequence_length, training.optimizer,
         training.activation_checkpointing, devices, sharded,
-        sum(part.size for part in teacher.anatomy.parts()) if teacher is not None and passing else 0,
+        sum(part.size for part in teacher.profile.parts()) if teacher is not None and passing else 0,
     )  # fmt: skip
 
 
@@ -228,18 +228,18 @@ def memory_table(planned: Planned) -> list[dict[str, Any]]:
         for devices in _DEGREES:
             if devices > planned.training.batch_sequences:
                 continue
-            way = way_of(planned, precision, devices)
-            if devices > 1 and way.optimizer.one_process_only is not None:
+            setup = memory_config_of(planned, precision, devices)
+            if devices > 1 and setup.optimizer.one_process_only is not None:
                 continue  # for one process only
-            rows.append(_row(way, memory_of(planned.anatomy, planned.kept, way)))
+            rows.append(_row(setup, memory_of(planned.profile, planned.kept, setup)))
     return rows
 
 
-def _row(way: Way, memory: Memory) -> dict[str, Any]:
+def _row(setup: MemoryConfig, memory: Memory) -> dict[str, Any]:
     return {
-        "precision": way.precision,
-        "devices": way.devices,
-        "micro_batch": way.micro_batch,
+        "precision": setup.precision,
+        "devices": setup.devices,
+        "micro_batch": setup.micro_batch,
         **asdict(memory),
         "total": memory.total,
     }
@@ -282,8 +282,8 @@ def most_demanding(trainings: Sequence[Planned]) -> Planned:
     """The training of the largest model, with its teacher: what it needs, all need."""
 
     def held(planned: Planned) -> float:
-        own = sum(part.size for part in planned.anatomy.parts(planned.kept))
-        return 16 * own + 4 * way_of(planned, "float32").teacher
+        own = sum(part.size for part in planned.profile.parts(planned.kept))
+        return 16 * own + 4 * memory_config_of(planned, "float32").teacher
 
     return max((planned for planned in trainings if planned.steps != 0), key=held)
 
@@ -292,18 +292,23 @@ def _fitting(device: Device, planned: Planned, precision: str, conditions: Condi
     """Micro-batch and memory on a device, and whether that fits."""
     share = math.ceil(planned.training.batch_sequences / conditions.devices)
     room = device.usable * device.memory
-    size = sum(part.size for part in planned.anatomy.parts(planned.kept))
+    size = sum(part.size for part in planned.profile.parts(planned.kept))
     fsdp = conditions.parallel == "fsdp" or (
         conditions.devices > 1 and conditions.parallel == "auto" and 16 * size >= device.memory / 4
     )
-    way = way_of(planned, precision, conditions.devices if fsdp else 1, fsdp)
-    way = replace(way, micro_batch=min(way.micro_batch, share))
+    setup = memory_config_of(planned, precision, conditions.devices if fsdp else 1, fsdp)
+    setup = replace(setup, micro_batch=min(setup.micro_batch, share))
     if planned.training.micro_batch == "auto" and not device.is_processor:
-        most = largest_micro_batch(planned.anatomy, planned.kept, way, share, room)
-        way = replace(way, micro_batch=max(1, most))
-    memory = memory_of(planned.anatomy, planned.kept, way)
+        most = largest_micro_batch(planned.profile, planned.kept, setup, share, room)
+        setup = replace(setup, micro_batch=max(1, most))
+    memory = memory_of(planned.profile, planned.kept, setup)
     how = "fsdp" if fsdp else "ddp" if conditions.devices > 1 else "alone"
-    return {"parallel": how, "micro_batch": way.micro_batch, "needs": memory.total, "fits": memory.total <= room}
+    return {
+        "parallel": how,
+        "micro_batch": setup.micro_batch,
+        "needs": memory.total,
+        "fits": memory.total <= room,
+    }
 
 
 def disk(

@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from inheritune.planner.costs import Conditions, Planned, figures, resolved, way_of
+from inheritune.planner.costs import Conditions, Planned, figures, memory_config_of, resolved
 from inheritune.planner.devices import USABLE, Device
-from inheritune.planner.memory import Way, largest_micro_batch
+from inheritune.planner.memory import MemoryConfig, largest_micro_batch
 
 _SHOWN = 10  # depths, beside the recipe's own
 
 
-def savings(planned: Planned, devices: int) -> list[tuple[str, Way]]:
+def savings(planned: Planned, devices: int) -> list[tuple[str, MemoryConfig]]:
     """The recipe's way of training, and what it could change to save memory, the dearest last."""
-    way = way_of(planned, resolved(planned.training.precision, None), devices)
-    found = [("as the recipe says", way)]
-    if not way.activation_checkpointing:
-        found.append(("activation_checkpointing", replace(way, activation_checkpointing=True)))
-    smaller = way.optimizer.less_memory()
+    setup = memory_config_of(planned, resolved(planned.training.precision, None), devices)
+    found = [("as the recipe says", setup)]
+    if not setup.activation_checkpointing:
+        found.append(("activation_checkpointing", replace(setup, activation_checkpointing=True)))
+    smaller = setup.optimizer.less_memory()
     if smaller is not None and devices == 1:
         found += [(f"{name}, 8-bit states".removeprefix("as the recipe says, "), replace(each, optimizer=smaller[1]))
                   for name, each in list(found)]  # fmt: skip
@@ -35,23 +35,25 @@ def fit(
     `own` is the recipe's. For each shown depth: the least saving that makes it fit, the largest micro-batch, and from
     and to which number of tokens the time lasts on each device. `most_blocks` says how deep each saving reaches.
     """
-    ways = savings(own, conditions.devices)
+    setups = savings(own, conditions.devices)
     share = math.ceil(own.training.batch_sequences / conditions.devices)
     room = None if memory is None else USABLE * memory
-    reach = {name: _deepest(candidates, way, room) for name, way in ways}
+    reach = {name: _deepest(candidates, setup, room) for name, setup in setups}
     deepest = max(reach.values())
     depths = _spread([len(each.kept) for each in candidates if len(each.kept) <= deepest], len(own.kept))
     rows = []
     for planned in (each for each in candidates if len(each.kept) in depths):
-        name, way = next((name, way) for name, way in ways if reach[name] >= len(planned.kept))
-        size = way.micro_batch
+        name, setup = next((name, setup) for name, setup in setups if reach[name] >= len(planned.kept))
+        size = setup.micro_batch
         if room is not None:
-            size = largest_micro_batch(planned.anatomy, planned.kept, way, share, room)
+            size = largest_micro_batch(planned.profile, planned.kept, setup, share, room)
         row: dict[str, Any] = {"blocks": len(planned.kept), "settings": name, "micro_batch": size}
         found = figures(planned, conditions)
         row["parameters"], row["flops_per_token"] = found["parameters"]["total"], found["flops_per_token"]
         if hours is not None:
-            row["tokens"] = {device.name: _tokens(planned, found, way, device, hours, conditions) for device in devices}
+            row["tokens"] = {
+                device.name: _tokens(planned, found, setup, device, hours, conditions) for device in devices
+            }
         rows.append(row)
     return {
         "memory": memory, "usable": USABLE, "hours": hours, "batch_sequences": own.training.batch_sequences,
@@ -59,11 +61,11 @@ def fit(
     }  # fmt: skip
 
 
-def _deepest(candidates: Sequence[Planned], way: Way, memory: float | None) -> int:
+def _deepest(candidates: Sequence[Planned], setup: MemoryConfig, memory: float | None) -> int:
     """The most blocks that fit with one sequence at once; 0 for none."""
     found = 0
     for planned in candidates:
-        if memory is not None and not largest_micro_batch(planned.anatomy, planned.kept, way, 1, memory):
+        if memory is not None and not largest_micro_batch(planned.profile, planned.kept, setup, 1, memory):
             break
         found = len(planned.kept)
     return found
@@ -78,11 +80,16 @@ def _spread(depths: Sequence[int], own: int) -> set[int]:
 
 
 def _tokens(
-    planned: Planned, found: dict[str, Any], way: Way, device: Device, hours: float, conditions: Conditions
+    planned: Planned,
+    found: dict[str, Any],
+    setup: MemoryConfig,
+    device: Device,
+    hours: float,
+    conditions: Conditions,
 ) -> list[int]:
     """Tokens of training that end within the time, whole steps, at the slowest and the fastest expected rate."""
     training = planned.training
-    again = way.activation_checkpointing and not training.activation_checkpointing
+    again = setup.activation_checkpointing and not training.activation_checkpointing
     evaluation = found["evaluation_flops"]
     each = (found["device_flops"] - evaluation) / planned.tokens * (4 / 3 if again else 1)
     if found["teacher"] is not None and found["teacher"]["outputs"] == "online":

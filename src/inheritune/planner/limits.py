@@ -44,7 +44,7 @@ def warnings(
 def _published(planned: Planned, figures: dict[str, Any]) -> str | None:
     """The published 12 hours, where the training is of the published shape."""
     claim = _PUBLISHED
-    shape = (planned.anatomy.depth, getattr(planned.config, "hidden_size", None), len(planned.kept))
+    shape = (planned.profile.depth, getattr(planned.config, "hidden_size", None), len(planned.kept))
     if shape != (claim.of, claim.hidden, claim.blocks) or planned.steps == 0:
         return None
     card: Device = next(device for device in DEVICES if device.name == claim.device)
@@ -68,7 +68,7 @@ def _epochs(planned: Planned) -> str:
 
 def _unlike(planned: Planned, figures: dict[str, Any]) -> str | None:
     """Where the convention's FLOPs are not what the model multiplies."""
-    kind, reason = planned.config.model_type, planned.anatomy.unfollowed
+    kind, reason = planned.config.model_type, planned.profile.unfollowed
     if reason is not None:
         return (
             f"{kind}: its code cannot be followed without values ({reason}), so activations and logits are not in the"

@@ -1,4 +1,4 @@
-"""What a training holds on one device at its peak, part by part: arithmetic on a model's anatomy."""
+"""What a training holds on one device at its peak, part by part: arithmetic on a model's profile."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,7 +38,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Way:
+class MemoryConfig:
     """How a model is trained, as far as memory goes: `devices` above 1 share it by FSDP (`sharded` for FSDP on one).
 
     `teacher` are the parameters of a teacher that passes every batch.
@@ -54,24 +54,27 @@ class Way:
     teacher: int = 0
 
 
-def memory_of(anatomy: ModelProfile, kept: Sequence[int], way: Way) -> Memory:
+def memory_of(profile: ModelProfile, kept: Sequence[int], setup: MemoryConfig) -> Memory:
     """The memory of training the blocks `kept` of a model."""
-    sharded = way.sharded or way.devices > 1
-    half = way.precision != "float32"
-    use = anatomy.use("bfloat16" if half else "float32", sharded, way.micro_batch, way.sequence_length)
-    parts = anatomy.parts(kept)
+    sharded = setup.sharded or setup.devices > 1
+    half = setup.precision != "float32"
+    use = profile.use("bfloat16" if half else "float32", sharded, setup.micro_batch, setup.sequence_length)
+    parts = profile.parts(kept)
     count = sum(part.size for part in parts)
-    kinds = [anatomy.kinds[block] for block in kept]
-    weights, states = _FLOAT32 * count / way.devices, state_bytes(parts, way.optimizer) / way.devices
-    teacher = way.teacher * (2.0 if half else _FLOAT32)
-    fixed = Memory(weights, weights, states if way.optimizer.states_on_device else 0.0, 0.0, 0.0, 0.0, teacher)
+    kinds = [profile.kinds[block] for block in kept]
+    weights, states = (
+        _FLOAT32 * count / setup.devices,
+        state_bytes(parts, setup.optimizer) / setup.devices,
+    )
+    teacher = setup.teacher * (2.0 if half else _FLOAT32)
+    fixed = Memory(weights, weights, states if setup.optimizer.states_on_device else 0.0, 0.0, 0.0, 0.0, teacher)
     if use is None:
         return fixed
     casts = use.outside.casts + sum(use.blocks[kind].casts for kind in kinds)
     copies = _gathered(parts, half) if sharded else casts
     return replace(
         fixed,
-        activations=_activations(use, kinds, way.activation_checkpointing),
+        activations=_activations(use, kinds, setup.activation_checkpointing),
         logits=use.logits,
         working=copies + max(0, use.working - use.logits),
     )
@@ -104,13 +107,15 @@ def _gathered(parts: Sequence[Part], half: bool) -> float:
     return each * (outside + 2 * largest) + (each + _FLOAT32 * half) * max(outside, largest)
 
 
-def largest_micro_batch(anatomy: ModelProfile, kept: Sequence[int], way: Way, share: int, room: float) -> int:
+def largest_micro_batch(
+    profile: ModelProfile, kept: Sequence[int], setup: MemoryConfig, share: int, room: float
+) -> int:
     """The largest power of two of sequences, up to `share`, with which a training takes at most `room` bytes; 0 where
-    not even one does. `way.micro_batch` does not matter.
+    not even one does. `setup.micro_batch` does not matter.
     """
 
     def total(size: int) -> float:
-        return memory_of(anatomy, kept, replace(way, micro_batch=size)).total
+        return memory_of(profile, kept, replace(setup, micro_batch=size)).total
 
     one, two = total(1), total(2)
     size = 1

@@ -48,7 +48,7 @@ def plan(
         "flops": sums(trainings, found),
         "memory_of": largest.name,
         "memory": memory_table(largest),
-        "memory_is_whole": largest.anatomy.unfollowed is None,
+        "memory_is_whole": largest.profile.unfollowed is None,
         "sequence_length": largest.training.sequence_length,
         "text": {"train_tokens": conditions.train_tokens, "validation_tokens": conditions.validation_tokens},
         "disk": disk(trainings, found, conditions, vocabulary),

@@ -1,13 +1,12 @@
 """The recipe's `data.filters`: a list of filters. The keys of each are in its own file in corpus/filters/."""
 
-import difflib
 import itertools
-import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from inheritune.settings.components import as_named, subclasses_in
 from inheritune.settings.part import Part
 
 
@@ -35,9 +34,7 @@ def _find_filters() -> dict[str, type[FilterConfig]]:
     nothing that takes long.
     """
     package = import_module("inheritune.corpus.filters")
-    modules = [import_module(f"{package.__name__}.{module.name}") for module in pkgutil.iter_modules(package.__path__)]
-    values = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
-    models = [value for value in values if issubclass(value, FilterConfig)]
+    models = subclasses_in(package.__name__, package.__path__, FilterConfig)
     filters = {name: model for model in models if isinstance(name := model.model_fields["filter"].default, str)}
     return dict(sorted(filters.items(), key=lambda entry: (entry[1].compares_all, entry[0])))
 
@@ -47,18 +44,7 @@ FILTERS = _find_filters()
 
 
 def _as_mapping(entry: Any) -> Any:
-    """A bare name is the filter with its defaults."""
-    if isinstance(entry, FilterConfig):
-        return entry
-    entry = {"filter": entry} if isinstance(entry, str) else entry
-    legal = ", ".join(FILTERS)
-    if not isinstance(entry, dict) or "filter" not in entry:
-        raise ValueError(f"not a filter; give a name, or a mapping with the key filter: {legal}")
-    if str(entry["filter"]) not in FILTERS:
-        near = difflib.get_close_matches(str(entry["filter"]), FILTERS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"there is no filter {entry['filter']!r}; {hint}legal are {legal}")
-    return entry
+    return as_named(entry, "filter", FILTERS, "filter")
 
 
 def _in_order(filters: list[FilterConfig]) -> list[FilterConfig]:

@@ -1,9 +1,10 @@
 """Components that are registered by being there: each is a class in a file of its own in the package of its kind."""
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
@@ -23,3 +24,21 @@ def subclasses_in(package: str, folders: Iterable[str], base: type[_T], helpers:
         if isinstance(one, type) and issubclass(one, base) and one is not base
         and one.__module__ == module.__name__ and not one.__name__.startswith("_")
     ]  # fmt: skip
+
+
+def as_named(value: Any, key: str, known: Mapping[str, type], what: str) -> Any:
+    """A component as settings name it: a plain name is a mapping of `key` to that name, with defaults for the rest.
+
+    `known` are the components by name, `what` says in errors what they are. Raises ValueError with the legal names.
+    """
+    if isinstance(value, tuple(known.values())):
+        return value
+    value = {key: value} if isinstance(value, str) else value
+    legal = ", ".join(known)
+    if not isinstance(value, dict) or key not in value:
+        raise ValueError(f"not a {what}; give a name, or a mapping with the key {key}: {legal}")
+    if str(value[key]) not in known:
+        near = difflib.get_close_matches(str(value[key]), known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"there is no {what} {value[key]!r}; {hint}legal are {legal}")
+    return value

@@ -12,7 +12,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -379,10 +379,9 @@ def _remove(target: Path) -> None:
 
 def _disk_of(folder: Path) -> int | None:
     """The number of the file system that a folder is on; None where it cannot be read."""
-    try:
+    with suppress(OSError):
         return folder.stat().st_dev
-    except OSError:
-        return None
+    return None
 
 
 def _files(sizes: Mapping[str, int]) -> dict[str, int]:

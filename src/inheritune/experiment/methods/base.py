@@ -14,6 +14,7 @@ from inheritune.experiment.stage import Stage
 from inheritune.inheritance import count_layers
 from inheritune.recipe import Inherit
 from inheritune.recipe.target import parse_layers
+from inheritune.results import RoundResult
 from inheritune.settings.part import Part
 
 LAYERS = "start.layers"  # the key that errors about a number of blocks name
@@ -79,9 +80,9 @@ class Method(Part):
         """Whether another of `stages` stages follows those that have `matched` the reference or not."""
         return len(matched) < stages
 
-    def result(self, matched: Sequence[bool], losses: Sequence[float]) -> int:
+    def result(self, results: Sequence[RoundResult]) -> RoundResult:
         """Which of the trained stages is the arm's result."""
-        return len(losses) - 1
+        return results[-1]
 
     def describe(self, depth: int, total: int) -> dict[str, Any]:
         """What the target starts with, as JSON; equal for methods and settings that mean the same.

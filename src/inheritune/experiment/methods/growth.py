@@ -8,6 +8,7 @@ from typing_extensions import override
 from inheritune.experiment.methods.base import SizedMethod, Stage
 from inheritune.experiment.rounds import best_round, continues, is_measured, round_stages
 from inheritune.recipe import Choice, Grow, Inherit
+from inheritune.results import RoundResult
 
 
 class GrowthMethod(SizedMethod):
@@ -41,5 +42,5 @@ class GrowthMethod(SizedMethod):
         return continues(matched, self.grow, stages)
 
     @override
-    def result(self, matched: Sequence[bool], losses: Sequence[float]) -> int:
-        return best_round(matched, losses)
+    def result(self, results: Sequence[RoundResult]) -> RoundResult:
+        return best_round(results)

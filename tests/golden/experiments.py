@@ -164,13 +164,13 @@ def plain(value: Any) -> Any:
     return [plain(one) for one in value] if isinstance(value, list) else value
 
 
-RENAMED = {"silent": "function_preserving"}  # keys of result files that have another name since
+RENAMED = {"silent": "function_preserving", "format": "version"}  # keys of result files that have another name since
 
 
 def differences(before: Any, after: Any, place: str = "") -> list[str]:
     """Places where two results differ. What is new in `after` is no difference."""
     if isinstance(before, dict) and isinstance(after, dict):
-        before = {RENAMED.get(key, key): value for key, value in before.items()}
+        before = {RENAMED[key] if RENAMED.get(key) in after else key: value for key, value in before.items()}
         found = [f"{place}/{key}: gone" for key in before if key not in after]
         return found + [
             line for key in before if key in after for line in differences(before[key], after[key], f"{place}/{key}")

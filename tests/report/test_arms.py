@@ -7,7 +7,7 @@ import pytest
 from inheritune.report import arm_curve, comparison_table, tokens_to_reach, verdict_of
 from inheritune.report.curves import Curve, Curves
 from inheritune.report.sections.loss_curves import draw_curves
-from inheritune.results import Comparison, SeedSummary, Stage
+from inheritune.results import ArmStage, Comparison, SeedSummary
 
 
 def write_metrics(folder: Path, losses: dict[int, float]) -> None:
@@ -20,8 +20,8 @@ def write_metrics(folder: Path, losses: dict[int, float]) -> None:
 def test_a_curve_goes_through_all_stages_and_is_a_mean_over_seeds(tmp_path: Path) -> None:
     """Two stages of 2 and 4 steps of 10 tokens; a token costs 3 FLOPs in the first and 6 in the second."""
     stages = [
-        Stage.model_construct(folder="first", steps=2, tokens=20, flops=60),
-        Stage.model_construct(folder=".", steps=4, tokens=40, flops=240),
+        ArmStage.model_construct(folder="first", steps=2, tokens=20, flops=60),
+        ArmStage.model_construct(folder=".", steps=4, tokens=40, flops=240),
     ]
     for seed in (1, 2):
         write_metrics(tmp_path / f"{seed}" / "first", {0: 6.0 + seed, 2: 5.0})

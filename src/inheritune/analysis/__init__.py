@@ -20,30 +20,3 @@ from inheritune.analysis.measures import (
     valid_only,
 )
 from inheritune.analysis.rank import approximate_rank, approximate_ranks
-
-__all__ = [
-    "Partial",
-    "Trials",
-    "analyze",
-    "angular_distance",
-    "approximate_rank",
-    "approximate_ranks",
-    "attention_seen",
-    "block_influence",
-    "choose",
-    "choose_blocks",
-    "column_mass",
-    "depth_distances",
-    "describe",
-    "drops_beside",
-    "eager_attention",
-    "find_projections",
-    "gradient_norms",
-    "is_lazy",
-    "lazy_groups",
-    "pass_through",
-    "row_entropy",
-    "sequences_wanted",
-    "sink_weight",
-    "valid_only",
-]

@@ -3,14 +3,3 @@
 from inheritune.bench.machine import known_peak, matrix_rates
 from inheritune.bench.measurement import bench, end_to_end_rate, one_step
 from inheritune.bench.shapes import SHAPES, recipe_shape, request
-
-__all__ = [
-    "SHAPES",
-    "bench",
-    "end_to_end_rate",
-    "known_peak",
-    "matrix_rates",
-    "one_step",
-    "recipe_shape",
-    "request",
-]

@@ -3,14 +3,3 @@
 from inheritune.card.push import Upload, prepare_upload, token_source, upload
 from inheritune.card.run import without_stopping, write_cards
 from inheritune.card.single import inherited_files, write_trained_card
-
-__all__ = [
-    "Upload",
-    "inherited_files",
-    "prepare_upload",
-    "token_source",
-    "upload",
-    "without_stopping",
-    "write_cards",
-    "write_trained_card",
-]

@@ -1,5 +1,3 @@
 """The program `inheritune`: the only place that sees everything. Imports torch only where a command needs it."""
 
 from inheritune.cli.entry import main
-
-__all__ = ["main"]

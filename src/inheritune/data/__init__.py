@@ -22,12 +22,3 @@ from inheritune.data.sequences import IGNORED, Examples, Packing, Rows, Sequence
 from inheritune.data.shards import Array, Shard, Tokens
 from inheritune.data.token_files import list_token_files, tokens_in, typed
 from inheritune.data.tokenizer import Encoder, fingerprint, prefix_tokens, separator, suffix_tokens, train_tokenizer
-
-__all__ = [
-    "FORMAT", "IGNORED", "Array", "Batches", "Encoder", "Examples", "MicroBatch", "Packing", "Prepared", "Rows",
-    "Sequences", "Shard", "Tokens", "adopt", "batch_numbers", "batch_windows", "check_new", "check_prefix",
-    "check_prefix_fits", "check_tokenizer", "check_vocabulary", "find_data", "fingerprint", "has_result",
-    "list_token_files", "nanogpt_files", "note_beside", "nothing_stored", "open_data", "open_prepared", "open_same",
-    "packing_of", "prefix_tokens", "preview", "sample", "separator", "shuffled", "suffix_tokens", "tokens_in",
-    "train_tokenizer", "typed", "write_nanogpt",
-]  # fmt: skip

@@ -11,16 +11,3 @@ from inheritune.distillation.teacher import (
     check_same_vocabulary,
     open_teacher,
 )
-
-__all__ = [
-    "DistillationRequest",
-    "Estimate",
-    "Layout",
-    "OnlineOutputs",
-    "StoredOutputs",
-    "Teacher",
-    "check_distillation",
-    "check_has_teacher",
-    "check_same_vocabulary",
-    "open_teacher",
-]

@@ -17,31 +17,3 @@ from inheritune.evaluation.judging import (
 from inheritune.evaluation.reading import read_tokens, score, score_figures
 from inheritune.evaluation.samples import document_starts, greedy_continuation
 from inheritune.evaluation.tasks import Task, check_names, judge_task, on_harness, open_tasks
-
-__all__ = [
-    "Entry",
-    "Evaluation",
-    "Mean",
-    "Task",
-    "check_names",
-    "document_starts",
-    "evaluate",
-    "expand",
-    "figures",
-    "gap",
-    "greedy_continuation",
-    "harness_facts",
-    "is_matched",
-    "judge",
-    "judge_on",
-    "judge_task",
-    "mean",
-    "on_harness",
-    "open_tasks",
-    "read_tokens",
-    "score",
-    "score_figures",
-    "scoring",
-    "sequence_losses",
-    "with_averages",
-]

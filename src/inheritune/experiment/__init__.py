@@ -12,19 +12,3 @@ from inheritune.experiment.starter import starter_recipe
 from inheritune.experiment.suite import Suite, load_suite
 from inheritune.experiment.suite_run import compare
 from inheritune.experiment.tasks import TASKS_FILE
-
-__all__ = [
-    "TASKS_FILE",
-    "Suite",
-    "compare",
-    "dry_run",
-    "grow",
-    "load_suite",
-    "plan_recipe",
-    "plan_suite",
-    "prepare_data",
-    "run",
-    "starter_recipe",
-    "train",
-    "try_step",
-]

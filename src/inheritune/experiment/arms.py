@@ -18,8 +18,7 @@ from inheritune.experiment.stage import Stage
 from inheritune.experiment.stages import Stages
 from inheritune.experiment.store import once
 from inheritune.recipe import Reference
-from inheritune.results import ArmResult, RoundResult
-from inheritune.results import Stage as ArmStage
+from inheritune.results import ArmResult, ArmStage, RoundResult
 from inheritune.runlog import read_metrics
 from inheritune.training import is_checkpoint, planned_steps
 

@@ -21,28 +21,6 @@ from inheritune.losses.kl import Distillation, KullbackLeibler
 from inheritune.losses.router import RouterBalance, RouterChoice
 from inheritune.settings import subclasses_in
 
-__all__ = [
-    "KINDS",
-    "BatchLoss",
-    "CrossEntropy",
-    "Distillation",
-    "Key",
-    "KullbackLeibler",
-    "LogitsLoss",
-    "Loss",
-    "LossInputs",
-    "LossSetup",
-    "Ramp",
-    "RouterBalance",
-    "RouterChoice",
-    "RouterTerm",
-    "Taught",
-    "TeacherNeeds",
-    "Weight",
-    "build_losses",
-    "weight_at",
-]
-
 KINDS: dict[str, type[Loss]] = {
     kind.key.name: kind
     for kind in subclasses_in(__name__, __path__, Loss, helpers=["combining", "functional", "streaming"])

@@ -9,8 +9,6 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 from inheritune.optimizers.base import Optimizer
 from inheritune.settings import subclasses_in
 
-__all__ = ["KINDS", "AnyOptimizer", "Optimizer", "read_optimizer"]
-
 KINDS: list[type[Optimizer]] = subclasses_in(__name__, __path__, Optimizer, helpers=["stepping"])
 """All optimizers."""
 

@@ -15,26 +15,3 @@ from inheritune.planner.devices import (
 from inheritune.planner.memory import Memory, MemoryConfig, largest_micro_batch, memory_of, state_bytes
 from inheritune.planner.model_profile import ModelProfile
 from inheritune.planner.plan import Bounds, plan
-
-__all__ = [
-    "DEVICES",
-    "SUMS",
-    "Bounds",
-    "Conditions",
-    "Device",
-    "Memory",
-    "MemoryConfig",
-    "ModelProfile",
-    "Planned",
-    "Taught",
-    "by_cuda_name",
-    "choose_devices",
-    "counted_flops",
-    "figures",
-    "known_devices",
-    "largest_micro_batch",
-    "measured_device",
-    "memory_of",
-    "plan",
-    "state_bytes",
-]

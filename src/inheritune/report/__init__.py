@@ -9,9 +9,3 @@ from inheritune.report.page import Table
 from inheritune.report.run_summary import loss_note, table, verdict
 from inheritune.report.shown import PAIR
 from inheritune.report.tasks import ONE_START, harness_note, start_note, task_table
-
-__all__ = [
-    "ONE_START", "PAIR", "Table", "arm_curve", "comparison_table", "duration", "harness_note", "kind_of", "loss_note",
-    "markdown_block", "markdown_table", "markdown_text", "notes_on", "short", "spans", "start_note", "table",
-    "task_table", "tokens_to_reach", "verdict", "verdict_of", "with_error", "write_report", "write_reports",
-]  # fmt: skip

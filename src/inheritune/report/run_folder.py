@@ -19,8 +19,8 @@ from inheritune.results import (
     Control,
     EvaluationResult,
     Manifest,
-    Part,
     ReferenceSummary,
+    ResultPart,
     Round,
     RunState,
     RunSummary,
@@ -36,7 +36,7 @@ _ROUND = re.compile(r"(\d+)-(\d+)layers")
 _CONTROL = re.compile(r"(.+?)(?:-(\d+)layers)?")
 
 
-class RunRecipe(Part):
+class RunRecipe(ResultPart):
     """What pages need of recipe.yaml. Recipes of earlier versions have these keys too."""
 
     reference: dict[str, object] | str

@@ -20,12 +20,12 @@ from inheritune.results.analysis import (
 from inheritune.results.comparison import (
     Arm,
     ArmResult,
+    ArmStage,
     Comparison,
     Failure,
     JudgedArm,
     PublishedFigures,
     SeedSummary,
-    Stage,
 )
 from inheritune.results.evaluation import (
     EvaluatedModel,
@@ -35,7 +35,7 @@ from inheritune.results.evaluation import (
     PublishedRow,
     TaskScore,
 )
-from inheritune.results.files import Part, ResultFile
+from inheritune.results.files import ResultFile, ResultPart
 from inheritune.results.run import (
     Calibration,
     Continuations,
@@ -66,13 +66,3 @@ from inheritune.results.training import (
     TrainingSpent,
     read_judged,
 )
-
-__all__ = [
-    "Analysis", "AnalyzedModel", "AnalyzedText", "Arm", "ArmResult", "Attention", "AttentionMap", "Block",
-    "Calibration", "ComparedLoss", "Comparison", "Continuations", "Control", "Distances", "Dropped", "EvaluatedModel",
-    "EvaluatedText", "EvaluationResult", "Failure", "Figure", "Gradients", "Harness", "Head", "Inherited", "JudgedArm",
-    "Lineage", "Loss", "Manifest", "Maps", "ModelFigures", "ModelResult", "Outcome", "Part", "PublishedFigures",
-    "PublishedRow", "ReferenceSummary", "ResultFile", "Round", "RoundResult", "RunState", "RunSummary", "Samples",
-    "SeedSummary", "Selection", "Sized", "Spent", "Stage", "Start", "TaskScore", "TrainedSummary", "TrainingCost",
-    "TrainingResult", "TrainingSpent", "read_judged",
-]  # fmt: skip

@@ -1,17 +1,17 @@
 """The results of `analyze`: analysis.json."""
 
-from inheritune.results.files import Part, ResultFile
+from inheritune.results.files import ResultFile, ResultPart
 from inheritune.results.run import Selection
 
 
-class Figure(Part):
+class Figure(ResultPart):
     """A mean over sequences and its standard error, which is None for a single sequence."""
 
     mean: float
     se: float | None
 
 
-class Head(Part):
+class Head(ResultPart):
     """A head of attention."""
 
     rank: dict[str, Figure]
@@ -23,7 +23,7 @@ class Head(Part):
     collapsed: bool
 
 
-class Attention(Part):
+class Attention(ResultPart):
     """The attention of a block. MaxRank is the highest mean rank of a head, AvgMass the mean of the heads' masses."""
 
     heads: list[Head]
@@ -33,14 +33,14 @@ class Attention(Part):
     lazy: bool
 
 
-class Gradients(Part):
+class Gradients(ResultPart):
     """Frobenius norms of the gradients of two projections; None where a block has no such projection."""
 
     query: float | None
     key: float | None
 
 
-class Block(Part):
+class Block(ResultPart):
     """A block. None: not measured."""
 
     block: int
@@ -55,14 +55,14 @@ class Block(Part):
     gradients: Gradients | None
 
 
-class Distances(Part):
+class Distances(ResultPart):
     """Angular distances across runs of so many blocks, by the first of them."""
 
     blocks: int
     distances: list[Figure]
 
 
-class AttentionMap(Part):
+class AttentionMap(ResultPart):
     """A head whose attention matrix was kept."""
 
     block: int
@@ -70,7 +70,7 @@ class AttentionMap(Part):
     rank: float
 
 
-class Maps(Part):
+class Maps(ResultPart):
     """The attention matrices that were kept of a model, in `file` (.npz, keys potent and lazy, each (T, T))."""
 
     potent: AttentionMap
@@ -78,7 +78,7 @@ class Maps(Part):
     file: str | None = None
 
 
-class ModelFigures(Part):
+class ModelFigures(ResultPart):
     """What `describe` measures of a model. None: no block shows attention weights, for the reason `no_attention`."""
 
     layers: int
@@ -106,7 +106,7 @@ class AnalyzedModel(ModelFigures):
     selection: Selection | None
 
 
-class AnalyzedText(Part):
+class AnalyzedText(ResultPart):
     """The text that models were seen on."""
 
     source: str

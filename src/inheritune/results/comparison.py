@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
-from inheritune.results.files import Part, ResultFile
+from inheritune.results.files import ResultFile, ResultPart
 from inheritune.results.run import ReferenceSummary
 from inheritune.results.training import ComparedLoss, Sized, Spent, TrainingSpent
 
 
-class Stage(Sized):
+class ArmStage(Sized):
     """One training of an arm."""
 
     folder: str
@@ -37,7 +37,7 @@ class _Seed(ComparedLoss, TrainingSpent, Sized):
     """FLOPs of all stages until the reference was matched; None where it was not."""
     model: str
     """Folder of the model, from that of the arm's seed."""
-    stages: list[Stage]
+    stages: list[ArmStage]
 
 
 class SeedSummary(_Seed):
@@ -57,14 +57,14 @@ class ArmResult(ResultFile, _Seed):
     sequence_losses: list[float]
 
 
-class Failure(Part):
+class Failure(ResultPart):
     """Why an arm has no result with a seed."""
 
     seed: int
     error: str
 
 
-class Arm(Part):
+class Arm(ResultPart):
     """An arm in comparison.json that has no result yet."""
 
     name: str
@@ -111,7 +111,7 @@ def _kind(arm: Any) -> str:
     return "judged" if has_result else "waiting"
 
 
-class PublishedFigures(Part):
+class PublishedFigures(ResultPart):
     """Figures of a paper that are shown beside the arms."""
 
     source: str

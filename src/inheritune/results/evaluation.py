@@ -1,9 +1,9 @@
 """The results of `evaluate` (evaluation.json) and of a run's tasks (tasks.json)."""
 
-from inheritune.results.files import Part, ResultFile
+from inheritune.results.files import ResultFile, ResultPart
 
 
-class TaskScore(Part):
+class TaskScore(ResultPart):
     """A model's figure on a task."""
 
     metric: str
@@ -12,7 +12,7 @@ class TaskScore(Part):
     se: float | None = None
 
 
-class EvaluatedModel(Part):
+class EvaluatedModel(ResultPart):
     """A model on text and tasks. Figures on text are absent where there was none.
 
     Bits per byte are None where the number of bytes is not known, the perplexity where it is too large for a number.
@@ -32,7 +32,7 @@ class EvaluatedModel(Part):
     tasks: dict[str, TaskScore]
 
 
-class EvaluatedText(Part):
+class EvaluatedText(ResultPart):
     """The text that models were judged on. Sequences and tokens are None where tokenizers make different numbers."""
 
     source: str
@@ -43,7 +43,7 @@ class EvaluatedText(Part):
     """None where it is not known."""
 
 
-class Harness(Part):
+class Harness(ResultPart):
     """What scores of tasks depend on besides the model."""
 
     version: str
@@ -56,7 +56,7 @@ class Harness(Part):
     """Tasks that are task files of the user's."""
 
 
-class PublishedRow(Part):
+class PublishedRow(ResultPart):
     """A model as a paper scores it."""
 
     name: str

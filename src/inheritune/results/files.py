@@ -9,7 +9,7 @@ from inheritune.errors import DamagedFile, InputError
 from inheritune.runlog import read_mapping, write_json
 
 
-class Part(BaseModel):
+class ResultPart(BaseModel):
     """A part of a result. Keys that a field does not name are ignored.
 
     An optional field that was not given is absent from the file; one that was given as None is null there.
@@ -18,7 +18,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     @classmethod
-    def of(cls, *sources: "Part", **more: Any) -> Self:
+    def of(cls, *sources: "ResultPart", **more: Any) -> Self:
         """A value of this class from the fields that it shares with `sources`, the later ones first, and from `more`.
 
         Only fields that were given are taken. Raises pydantic's ValidationError where one is missing.
@@ -32,7 +32,7 @@ class Part(BaseModel):
         return {name: getattr(self, name) for name in names}
 
 
-class ResultFile(Part):
+class ResultFile(ResultPart):
     """A result with a JSON file of its own."""
 
     VERSION: ClassVar[int] = 1

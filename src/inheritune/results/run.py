@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from inheritune.results.files import Part, ResultFile
+from inheritune.results.files import ResultFile, ResultPart
 from inheritune.results.training import ComparedLoss, Loss, Sized, TrainingSpent
 
 
@@ -76,7 +76,7 @@ class Outcome(ComparedLoss, Sized):
     model: str
 
 
-class RunState(Part):
+class RunState(ResultPart):
     """What is known of a run, finished or not."""
 
     finished: bool
@@ -106,7 +106,7 @@ class RunSummary(ResultFile, RunState):
     peak_memory_bytes: int
 
 
-class Dropped(Part):
+class Dropped(ResultPart):
     """A block that a choice dropped."""
 
     block: int
@@ -115,7 +115,7 @@ class Dropped(Part):
     increase: float | None
 
 
-class Calibration(Part):
+class Calibration(ResultPart):
     """The text that a choice of blocks was measured on."""
 
     sequences: int
@@ -157,7 +157,7 @@ class Inherited(ResultFile):
     blocks_from_round: list[int] | None = None
 
 
-class Continuations(Part):
+class Continuations(ResultPart):
     """What one model continues the prompts with, in their order."""
 
     name: str
@@ -172,7 +172,7 @@ class Samples(ResultFile):
     new_tokens: int
 
 
-class Start(Part):
+class Start(ResultPart):
     """One start of a run or a comparison, as manifest.json records it."""
 
     command: list[str] = []
@@ -185,7 +185,7 @@ class Start(Part):
     seed: int | None = None
 
 
-class Lineage(Part):
+class Lineage(ResultPart):
     """What a run was made of."""
 
     revision: str | None = None

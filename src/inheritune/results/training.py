@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from inheritune.results.files import Part, ResultFile
+from inheritune.results.files import ResultFile, ResultPart
 from inheritune.runlog import read_mapping
 
 
-class Spent(Part):
+class Spent(ResultPart):
     """What trainings have cost. Means over seeds need not be whole."""
 
     tokens: int | float
@@ -38,14 +38,14 @@ class TrainingSpent(Spent):
     teacher_flops: int | None = None
 
 
-class Sized(Part):
+class Sized(ResultPart):
     """The size of a model."""
 
     layers: int
     parameters: int
 
 
-class Loss(Part):
+class Loss(ResultPart):
     """A validation loss in nats a token, and its distance to the reference's."""
 
     val_loss: float

@@ -22,34 +22,3 @@ from inheritune.runlog.manifest import add_lineage, note_start, package_versions
 from inheritune.runlog.metrics import MetricsLog, read_metrics
 from inheritune.runlog.terminal import LiveLine, PlainConsole, Terminal
 from inheritune.runlog.trackers import Trackers, check_trackers, open_trackers
-
-__all__ = [
-    "LiveLine",
-    "MetricsLog",
-    "PlainConsole",
-    "Terminal",
-    "Trackers",
-    "add_lineage",
-    "check_name",
-    "check_trackers",
-    "checksum",
-    "claimed",
-    "copy_own",
-    "is_own",
-    "locked",
-    "named",
-    "new_folder",
-    "note_start",
-    "one_at_a_time",
-    "open_new",
-    "open_trackers",
-    "package_versions",
-    "put_in_place",
-    "read_json",
-    "read_mapping",
-    "read_metrics",
-    "refuse_link",
-    "versions",
-    "write_json",
-    "write_text",
-]

@@ -3,5 +3,3 @@
 from inheritune.settings.components import subclasses_in
 from inheritune.settings.part import Part, Unfit
 from inheritune.settings.size import Size, parse_size
-
-__all__ = ["Part", "Size", "Unfit", "parse_size", "subclasses_in"]

@@ -16,29 +16,3 @@ from inheritune.training.loop import train_steps
 from inheritune.training.objective import Objective, TeacherOutputs, at_places
 from inheritune.training.parallel import check_compiler, choose, lacking_compiler, parallelize, whole_state
 from inheritune.training.schedule import check_schedule, learning_rate
-
-__all__ = [
-    "Job",
-    "Objective",
-    "TeacherOutputs",
-    "TrainProgress",
-    "at_places",
-    "check_compiler",
-    "check_documents_apart",
-    "check_float8",
-    "check_schedule",
-    "choose",
-    "fault_of",
-    "is_checkpoint",
-    "lacking_compiler",
-    "learning_rate",
-    "list_checkpoints",
-    "model_inputs",
-    "model_tensors",
-    "parallelize",
-    "planned_steps",
-    "read_facts",
-    "read_tensors",
-    "train_steps",
-    "whole_state",
-]

@@ -12,11 +12,16 @@ _STARTS = re.compile(r"\n*.*\bwas started \d+ times;.*")
 
 
 def outcome(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """A digest of each file, link and empty folder under `names` in `folder`, by its path."""
+    """A digest of each file, link and empty folder under `names` in `folder`, by its path.
+
+    Of a training's checkpoints, the newest one counts: a stop signal saves one more, in whose place an older one goes.
+    """
     found: dict[str, str] = {}
     for name in names:
         for path in sorted([folder / name, *(folder / name).rglob("*")]):
             place = str(path.relative_to(folder))
+            if _is_older_checkpoint(path):
+                continue
             if path.is_symlink():
                 found[place] = f"a link to {path.readlink()}"
             elif path.is_file() and path.name != ".lock" and not path.name.endswith("-verified.json"):  # has times
@@ -24,6 +29,13 @@ def outcome(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
             elif path.is_dir() and not any(path.iterdir()):
                 found[place] = "an empty folder"
     return found
+
+
+def _is_older_checkpoint(path: Path) -> bool:
+    for inner in (path, *path.parents):
+        if inner.name.startswith("step-") and inner.parent.name == "checkpoints":
+            return inner.name != max(entry.name for entry in inner.parent.glob("step-*"))
+    return False
 
 
 def digest(path: Path) -> str:

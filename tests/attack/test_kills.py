@@ -48,6 +48,19 @@ def test_a_file_cut_short_has_no_digest(tmp_path: Path, name: str) -> None:
         digest(file)
 
 
+def test_of_checkpoints_the_newest_counts(tmp_path: Path) -> None:
+    """Which older ones are there depends on where a stop signal had one saved."""
+    for name, steps in (("a", (9, 12)), ("b", (10, 12)), ("c", (9, 10))):
+        for step in steps:
+            folder = tmp_path / name / "out" / "checkpoints" / f"step-{step:09d}"
+            folder.mkdir(parents=True)
+            (folder / "checkpoint.json").write_text("{}", encoding="utf-8")
+    expected = outcome(tmp_path / "a", ("out",))
+    assert list(expected) == ["out/checkpoints/step-000000012/checkpoint.json"]
+    assert differences(outcome(tmp_path / "b", ("out",)), expected) == []
+    assert differences(outcome(tmp_path / "c", ("out",)), expected)[0].startswith("missing: ")
+
+
 def test_what_is_left_behind(tmp_path: Path) -> None:
     assert leftovers(make(tmp_path)) == []  # the lock of a folder stays in it
     for name in (".out.lock", "out/.model.partial", ".lock"):

@@ -15,6 +15,7 @@ from inheritune.runlog.files import (
     read_json,
     read_mapping,
     refuse_link,
+    remove_old_claim,
     write_json,
     write_text,
 )

@@ -242,6 +242,13 @@ def claimed(path: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def remove_old_claim(path: Path) -> None:
+    """Remove the lock of `claimed` that a killed process left beside `path`; where a process holds it, it stays."""
+    if path.with_name(f".{path.name}.lock").exists():
+        with contextlib.suppress(InputError), claimed(path):
+            pass
+
+
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Wait until no other process is in such a block of this folder; where the file system has no locks, not.

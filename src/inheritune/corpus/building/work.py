@@ -19,7 +19,7 @@ from typing import Any
 from inheritune.corpus.building.drawing import Threshold, Thresholds
 from inheritune.data import has_result
 from inheritune.errors import DamagedFile, InputError
-from inheritune.runlog import locked, read_json, write_json
+from inheritune.runlog import locked, read_json, remove_old_claim, write_json
 
 
 def work_folder(out: Path) -> Path:
@@ -29,9 +29,12 @@ def work_folder(out: Path) -> Path:
 
 
 def remove_left_over(out: Path) -> None:
-    """Remove the work for `out` where that is finished: a kill may come between its last step and the removal."""
+    """Remove work and lock of `out` where that is finished: a kill may come between its last step and the removal."""
+    if not has_result(out):
+        return
+    remove_old_claim(out)
     folder = work_folder(out)
-    if has_result(out) and folder.exists():
+    if folder.exists():
         with contextlib.suppress(InputError), locked(folder):  # whoever has the lock is about to remove it
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -275,6 +275,23 @@ def test_a_write_that_fails_is_noticed_when_none_follows(
     goes_on(reference_folder, tmp_path / "run", data, undisturbed, *more)
 
 
+def test_an_interruption_while_tensors_are_read_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch wraps what its reader raises, KeyboardInterrupt too, in an exception of its own."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    held = Checkpoints(tmp_path, 2, PLACE)
+    held.save(TrainProgress(1), tensors(), {})
+    held.wait()
+    held.close()
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HuggingFaceStorageReader, "read_data", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read_tensors(tmp_path / "step-000000001", empty(tensors()), PLACE)
+
+
 def test_an_error_of_the_format_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors import SafetensorError
 

@@ -305,6 +305,7 @@ def _in_a_line(target: Path, what: str, remedy: str) -> "Iterator[None]":
         for cause in causes:
             if isinstance(cause, OSError):
                 cause.filename = cause.filename or str(target)  # a write says only that the disk is full
+            if isinstance(cause, OSError | KeyboardInterrupt):  # torch wraps a signal too
                 raise cause from None
         shown = " ".join(f"{type(causes[0]).__name__}: {causes[0]}".split())[:300]
         raise RunError(str(target), f"{what} ({shown})", remedy) from None
@@ -316,11 +317,9 @@ def _check_model(target: Path, tensors: "Mapping[str, torch.Tensor]") -> None:
     wrong = [name for name, tensor in tensors.items() if stored.get(name) != tuple(tensor.shape)]
     wrong += [name for name in stored if name.startswith(f"{_WEIGHTS}/") and name not in tensors]
     if wrong:
-        raise InputError(
-            str(target),
-            f"belongs to another model: {len(wrong)} tensors are missing or of another shape ({wrong[0]} ...)",
-            "give the model and settings that the training was begun with, or another folder",
-        )
+        what = f"belongs to another model: {len(wrong)} tensors are missing or of another shape ({wrong[0]} ...)"
+        remedy = "give the model and settings that the training was started with, or another folder"
+        raise InputError(str(target), what, remedy)
 
 
 def list_checkpoints(folder: Path) -> list[int]:

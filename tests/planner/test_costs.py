@@ -27,7 +27,7 @@ from inheritune.planner import (
     state_bytes,
 )
 from inheritune.planner.devices import USABLE
-from inheritune.planner.plan import Bounds
+from inheritune.planner.planning import Bounds
 from inheritune.recipe import Evaluate, Training
 
 silence_libraries()

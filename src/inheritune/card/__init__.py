@@ -1,5 +1,12 @@
 """What is published of a model: its card, with where it comes from, and the upload to the hub."""
 
-from inheritune.card.push import Upload, prepare_upload, token_source, upload
-from inheritune.card.run import without_stopping, write_cards
-from inheritune.card.single import inherited_files, write_trained_card
+from typing import TYPE_CHECKING
+
+from inheritune import lazy
+
+if TYPE_CHECKING:
+    from inheritune.card.push import Upload, prepare_upload, token_source, upload
+    from inheritune.card.run import without_stopping, write_cards
+    from inheritune.card.single import inherited_files, write_trained_card
+
+__getattr__, __dir__ = lazy.exports(__name__)

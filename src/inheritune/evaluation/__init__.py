@@ -1,19 +1,26 @@
 """Judging models: losses of validation sequences, bits per byte of any text, tasks; several models side by side."""
 
-from inheritune.evaluation.api import evaluate, harness_facts
-from inheritune.evaluation.groups import Entry, expand, with_averages
-from inheritune.evaluation.judging import (
-    Evaluation,
-    Mean,
-    figures,
-    gap,
-    is_matched,
-    judge,
-    judge_on,
-    mean,
-    scoring,
-    sequence_losses,
-)
-from inheritune.evaluation.reading import read_tokens, score, score_figures
-from inheritune.evaluation.samples import document_starts, greedy_continuation
-from inheritune.evaluation.tasks import Task, check_names, judge_task, on_harness, open_tasks
+from typing import TYPE_CHECKING
+
+from inheritune import lazy
+
+if TYPE_CHECKING:
+    from inheritune.evaluation.api import evaluate, harness_facts
+    from inheritune.evaluation.groups import Entry, expand, with_averages
+    from inheritune.evaluation.judging import (
+        Evaluation,
+        Mean,
+        figures,
+        gap,
+        is_matched,
+        judge,
+        judge_on,
+        mean,
+        scoring,
+        sequence_losses,
+    )
+    from inheritune.evaluation.reading import read_tokens, score, score_figures
+    from inheritune.evaluation.samples import document_starts, greedy_continuation
+    from inheritune.evaluation.tasks import Task, check_names, judge_task, on_harness, open_tasks
+
+__getattr__, __dir__ = lazy.exports(__name__)

@@ -1,18 +1,33 @@
 """How a target gets its weights: a selection of blocks and width, a plan of copies, and its application."""
 
-from inheritune.inheritance.block_insertion import check_function_preserving, insert_blocks, is_grown
-from inheritune.inheritance.blocks import count_layers, select_blocks
-from inheritune.inheritance.derivation import (
-    as_dtype,
-    check_free,
-    derive,
-    free_output,
-    inherit,
-    inherit_settings,
-    plan_for,
-    write,
-)
-from inheritune.inheritance.plan import Exceptions, Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
-from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve
-from inheritune.inheritance.spec import TargetSpec
-from inheritune.inheritance.target import PlannedTarget, draft_target, target_config
+from typing import TYPE_CHECKING
+
+from inheritune import lazy
+
+if TYPE_CHECKING:
+    from inheritune.inheritance.block_insertion import check_function_preserving, insert_blocks, is_grown
+    from inheritune.inheritance.blocks import count_layers, select_blocks
+    from inheritune.inheritance.derivation import (
+        as_dtype,
+        check_free,
+        derive,
+        free_output,
+        inherit,
+        inherit_settings,
+        plan_for,
+        write,
+    )
+    from inheritune.inheritance.plan import (
+        Exceptions,
+        Plan,
+        TensorCopy,
+        describe_plan,
+        narrowed,
+        plan_copies,
+        plan_rows,
+    )
+    from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve
+    from inheritune.inheritance.spec import TargetSpec
+    from inheritune.inheritance.target import PlannedTarget, draft_target, target_config
+
+__getattr__, __dir__ = lazy.exports(__name__)

@@ -1,11 +1,18 @@
 """Runs, comparisons and analyses for people: verdicts, tables, pages. Reads result files, never models."""
 
-from inheritune.report.comparison import comparison_table, notes_on, verdict_of
-from inheritune.report.curves import arm_curve, tokens_to_reach
-from inheritune.report.folders import kind_of, write_report, write_reports
-from inheritune.report.markup import markdown_block, markdown_table, markdown_text
-from inheritune.report.notation import duration, short, spans, with_error
-from inheritune.report.page import Table
-from inheritune.report.run_summary import loss_note, table, verdict
-from inheritune.report.shown import PAIR
-from inheritune.report.tasks import ONE_START, harness_note, start_note, task_table
+from typing import TYPE_CHECKING
+
+from inheritune import lazy
+
+if TYPE_CHECKING:
+    from inheritune.report.comparison import comparison_table, notes_on, verdict_of
+    from inheritune.report.curves import arm_curve, tokens_to_reach
+    from inheritune.report.folders import kind_of, write_report, write_reports
+    from inheritune.report.markup import markdown_block, markdown_table, markdown_text
+    from inheritune.report.notation import duration, short, spans, with_error
+    from inheritune.report.page import Table
+    from inheritune.report.run_summary import loss_note, table, verdict
+    from inheritune.report.shown import PAIR
+    from inheritune.report.tasks import ONE_START, harness_note, start_note, task_table
+
+__getattr__, __dir__ = lazy.exports(__name__)

@@ -3,66 +3,73 @@
 Read one with `RunSummary.read(path)`, write it with `.write(path)`. A class's docstring names its file.
 """
 
-from inheritune.results.analysis import (
-    Analysis,
-    AnalyzedModel,
-    AnalyzedText,
-    Attention,
-    AttentionMap,
-    Block,
-    Distances,
-    Figure,
-    Gradients,
-    Head,
-    Maps,
-    ModelFigures,
-)
-from inheritune.results.comparison import (
-    Arm,
-    ArmResult,
-    ArmStage,
-    Comparison,
-    Failure,
-    JudgedArm,
-    PublishedFigures,
-    SeedSummary,
-)
-from inheritune.results.evaluation import (
-    EvaluatedModel,
-    EvaluatedText,
-    EvaluationResult,
-    Harness,
-    PublishedRow,
-    TaskScore,
-)
-from inheritune.results.files import ResultFile, ResultPart
-from inheritune.results.run import (
-    Calibration,
-    Continuations,
-    Control,
-    Dropped,
-    Inherited,
-    Lineage,
-    Manifest,
-    Outcome,
-    ReferenceSummary,
-    Round,
-    RunState,
-    RunSummary,
-    Samples,
-    Selection,
-    Start,
-    TrainedSummary,
-)
-from inheritune.results.training import (
-    ComparedLoss,
-    Loss,
-    ModelResult,
-    RoundResult,
-    Sized,
-    Spent,
-    TrainingCost,
-    TrainingResult,
-    TrainingSpent,
-    read_judged,
-)
+from typing import TYPE_CHECKING
+
+from inheritune import lazy
+
+if TYPE_CHECKING:
+    from inheritune.results.analysis import (
+        Analysis,
+        AnalyzedModel,
+        AnalyzedText,
+        Attention,
+        AttentionMap,
+        Block,
+        Distances,
+        Figure,
+        Gradients,
+        Head,
+        Maps,
+        ModelFigures,
+    )
+    from inheritune.results.comparison import (
+        Arm,
+        ArmResult,
+        ArmStage,
+        Comparison,
+        Failure,
+        JudgedArm,
+        PublishedFigures,
+        SeedSummary,
+    )
+    from inheritune.results.evaluation import (
+        EvaluatedModel,
+        EvaluatedText,
+        EvaluationResult,
+        Harness,
+        PublishedRow,
+        TaskScore,
+    )
+    from inheritune.results.files import ResultFile, ResultPart
+    from inheritune.results.run import (
+        Calibration,
+        Continuations,
+        Control,
+        Dropped,
+        Inherited,
+        Lineage,
+        Manifest,
+        Outcome,
+        ReferenceSummary,
+        Round,
+        RunState,
+        RunSummary,
+        Samples,
+        Selection,
+        Start,
+        TrainedSummary,
+    )
+    from inheritune.results.training import (
+        ComparedLoss,
+        Loss,
+        ModelResult,
+        RoundResult,
+        Sized,
+        Spent,
+        TrainingCost,
+        TrainingResult,
+        TrainingSpent,
+        read_judged,
+    )
+
+__getattr__, __dir__ = lazy.exports(__name__)

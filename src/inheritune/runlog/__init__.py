@@ -1,25 +1,32 @@
 """What a run leaves on disk besides weights: whole files, metrics, the manifest; and what trackers are told."""
 
-from inheritune.runlog.files import (
-    check_name,
-    checksum,
-    claimed,
-    copy_own,
-    is_own,
-    locked,
-    named,
-    new_folder,
-    one_at_a_time,
-    open_new,
-    put_in_place,
-    read_json,
-    read_mapping,
-    refuse_link,
-    remove_old_claim,
-    write_json,
-    write_text,
-)
-from inheritune.runlog.manifest import add_lineage, note_start, package_versions, versions
-from inheritune.runlog.metrics import MetricsLog, read_metrics
-from inheritune.runlog.terminal import LiveLine, PlainConsole, Terminal
-from inheritune.runlog.trackers import Trackers, check_trackers, open_trackers
+from typing import TYPE_CHECKING
+
+from inheritune import lazy
+
+if TYPE_CHECKING:
+    from inheritune.runlog.files import (
+        check_name,
+        checksum,
+        claimed,
+        copy_own,
+        is_own,
+        locked,
+        named,
+        new_folder,
+        one_at_a_time,
+        open_new,
+        put_in_place,
+        read_json,
+        read_mapping,
+        refuse_link,
+        remove_old_claim,
+        write_json,
+        write_text,
+    )
+    from inheritune.runlog.manifest import add_lineage, note_start, package_versions, versions
+    from inheritune.runlog.metrics import MetricsLog, read_metrics
+    from inheritune.runlog.terminal import LiveLine, PlainConsole, Terminal
+    from inheritune.runlog.trackers import Trackers, check_trackers, open_trackers
+
+__getattr__, __dir__ = lazy.exports(__name__)

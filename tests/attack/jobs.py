@@ -46,11 +46,10 @@ def make_small_tasks() -> None:
 
 def draw_nothing() -> None:
     """Figures without content, which otherwise take longer than all else; the job `report` has real ones."""
-    from inheritune.report import heat_maps, lines
+    from inheritune.report import heat_maps, line_charts
     from inheritune.report.figures import Picture
-    from inheritune.report.sections import loss_curves
 
-    for module in (lines, heat_maps, loss_curves):
+    for module in (line_charts, heat_maps):
         module.draw = lambda name, *given, **more: Picture(name, "<svg></svg>", b"a figure")
 
 

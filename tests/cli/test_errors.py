@@ -265,12 +265,11 @@ def test_a_full_disk_ends_with_status_1_and_the_last_checkpoint_is_good(
 def test_a_fault_of_a_library_is_one_line_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    import inheritune.recipe
 
     def broken(*_: Any) -> None:
         raise RuntimeError("something\nodd")
 
-    monkeypatch.setattr(inheritune.recipe, "load_recipe", broken)
+    monkeypatch.setattr("inheritune.cli.commands.load_recipe", broken)
     assert main(["run", "any.yaml"]) == 1
     said = capsys.readouterr().err
     assert "RuntimeError: something odd" in said

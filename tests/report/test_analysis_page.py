@@ -19,7 +19,7 @@ from inheritune.errors import DamagedFile, InputError
 from inheritune.report import write_report
 from inheritune.report.analysis import analysis_verdict, layers_table
 from inheritune.report.heat_maps import draw_heads
-from inheritune.report.lines import draw_measure
+from inheritune.report.line_charts import draw_measure
 from inheritune.report.measures import BLOCK_MEASURES, HEAD_MEASURES, attention_measures
 from inheritune.results import Analysis
 

@@ -1,7 +1,7 @@
 from analysis_example import make_model, typed, with_selection, without_attention
 
 from inheritune.report.analysis import analysis_verdict, attention_missing, layers_table, models_table, what_is_missing
-from inheritune.report.lines import draw_measure
+from inheritune.report.line_charts import draw_measure
 from inheritune.report.measures import GRADIENTS
 
 

@@ -4,14 +4,13 @@ import platform
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from inheritune import runtime as rt
 from inheritune.planner import by_cuda_name
 from inheritune.runtime import Runtime
-
-if TYPE_CHECKING:
-    import torch
 
 MATRIX = {"cpu": 2048, "cuda": 8192, "mps": 4096}  # the side of the square product that is the machine's limit
 _PRODUCTS = {"cpu": 1, "cuda": 10, "mps": 4}  # products to one reading of the clock
@@ -23,10 +22,8 @@ def known_peak(name: str) -> float | None:
     return None if device is None else device.bfloat16
 
 
-def matrix_rates(runtime: Runtime, dtype: "torch.dtype", times: int = 3) -> list[float]:
+def matrix_rates(runtime: Runtime, dtype: torch.dtype, times: int = 3) -> list[float]:
     """FLOP/s of a product of two large square matrices of random numbers, `times` times, after one that warms up."""
-    import torch
-
     side, products = MATRIX[runtime.device], _PRODUCTS[runtime.device]
     generator = torch.Generator(runtime.device).manual_seed(1)
     left, right, out = (torch.randn(side, side, device=runtime.device, generator=generator).to(dtype) for _ in range(3))
@@ -44,8 +41,6 @@ def matrix_rates(runtime: Runtime, dtype: "torch.dtype", times: int = 3) -> list
 
 def synchronise(device: str) -> None:
     """Wait until the device has done all that it was given, so that the clock can be read."""
-    import torch
-
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":
@@ -54,8 +49,6 @@ def synchronise(device: str) -> None:
 
 def peak_memory(runtime: Runtime) -> dict[str, Any]:
     """The largest memory so far: what torch's allocator gave out on a GPU, the process's resident memory elsewhere."""
-    import torch
-
     if runtime.device == "cuda":
         return {"peak_bytes": torch.cuda.max_memory_allocated(), "of": "GPU memory in tensors"}
     return {"peak_bytes": rt.peak_memory(), "of": "resident memory of the process"}
@@ -63,16 +56,12 @@ def peak_memory(runtime: Runtime) -> dict[str, Any]:
 
 def reset_peak_memory(runtime: Runtime) -> None:
     """Forget the peak so far, where it can be forgotten: on a GPU."""
-    import torch
-
     if runtime.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
 
 def device_name(device: str) -> str:
     """The GPU's or the processor's name."""
-    import torch
-
     if device == "cuda":
         return str(torch.cuda.get_device_name())
     information = Path("/proc/cpuinfo")

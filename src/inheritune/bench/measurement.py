@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from inheritune import runtime as rt
 from inheritune.arch import layer_count, parameter_count, parts_of, training_flops_per_token
@@ -40,7 +41,6 @@ from inheritune.runtime import Runtime
 from inheritune.training import Job, list_checkpoints, train_steps
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
     from inheritune.training.job import Score
@@ -67,10 +67,9 @@ class _NoLiveLine(Terminal):
 class _Meter:
     """What the engine calls in place of a validation; `limits` in FLOP/s, all else in seconds."""
 
-    runtime: Runtime
-    dtype: "torch.dtype"
+    work: "_Work"
+    dtype: torch.dtype
     checkpoints: Path
-    validation: "Callable[[Score], float]"
     ends: float | None
     checkpoint_seconds: float
     entered: list[float] = field(default_factory=list)
@@ -79,16 +78,16 @@ class _Meter:
     validations: list[float] = field(default_factory=list)
 
     def __call__(self, score: "Score") -> float:
-        call = len(self.entered)
-        synchronise(self.runtime.device)
+        call, runtime = len(self.entered), self.work.runtime
+        synchronise(runtime.device)
         self.entered.append(time.perf_counter())
         if call == 1:
-            reset_peak_memory(self.runtime)  # what finding the micro-batch and compiling took is no step's
-        self.limits += matrix_rates(self.runtime, self.dtype)
+            reset_peak_memory(runtime)  # what finding the micro-batch and compiling took is no step's
+        self.limits += matrix_rates(runtime, self.dtype)
         if call in _VALIDATED:
             began = time.perf_counter()
-            self.validation(score)
-            synchronise(self.runtime.device)
+            self.work.validate(score)
+            synchronise(runtime.device)
             self.validations.append(time.perf_counter() - began)
         if call == _ROUNDS or self._late(call):
             raise _Enough
@@ -255,14 +254,12 @@ class _Work:
 
     def measure(self, each: int, ends: float | None) -> tuple[_Meter, list[dict[str, Any]]]:
         """`_ROUNDS` rounds of `each` steps, with one best loss and one checkpoint in the last two; their records."""
-        import torch
-
         single = self.runtime.resolve_precision(self.settings.precision) == "float32"
         states = sum(self.settings.optimizer.state_bytes(p.numel(), p.dim(), False) for p in self.model.parameters())
         writing = (parameter_count(self.model) * (4 + 4) + states) / _DISK_RATE
         steps, dtype = _ROUNDS * each + 1, torch.float32 if single else torch.bfloat16
         checkpoints = self._place(steps) / "checkpoints"
-        meter = _Meter(self.runtime, dtype, checkpoints, self.validate, ends, writing)
+        meter = _Meter(self, dtype, checkpoints, ends, writing)
         records = self.train(meter, steps, each, saved_each=(_ROUNDS - 1) * each)
         for step in list_checkpoints(checkpoints):
             self.micro_batch = read_json(checkpoints / f"step-{step:09d}" / "checkpoint.json")["position"][

@@ -4,13 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch import (
-    build_random,
-    check_positions,
-    load_config,
-    new_config,
-    planned_config,
-)
+from inheritune.arch import build_random, check_positions, load_config, new_config, planned_config
 from inheritune.errors import InputError
 from inheritune.inheritance import replace_budget, target_config
 from inheritune.inheritance import resolve as resolve_target

@@ -1,12 +1,29 @@
 """`inheritune analyze`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from inheritune.cli.options import Calibration, Json, Prefix, Quiet, Recovery, Trust, terminal_of
+from inheritune import analysis
+from inheritune.cli.options import (
+    Calibration,
+    Device,
+    Dtype,
+    Json,
+    Prefix,
+    Quiet,
+    Recovery,
+    Revision,
+    Tokenizer,
+    Trust,
+    print_result,
+    reference_of,
+    terminal_of,
+)
+from inheritune.cli.tables import show_analysis
+from inheritune.errors import InputError
+from inheritune.recipe import MEASURED, Inherit, check
 
 
 def analyze(
@@ -38,21 +55,21 @@ def analyze(
     ] = None,
     calibration: Calibration = "3072 tokens",
     recovery: Recovery = "1024 tokens",
-    tokenizer: Annotated[str | None, typer.Option(help="Where the tokenizer is, if not with the model.")] = None,
-    revision: Annotated[str | None, typer.Option(help="The hub revision: a branch, tag or commit.")] = None,
+    tokenizer: Tokenizer = None,
+    revision: Revision = None,
     trust_remote_code: Trust = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16. auto: float32, on a GPU bfloat16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     micro_batch: Annotated[int, typer.Option(help="Sequences that pass at once.", min=1)] = 8,
     prefix: Prefix = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """See which heads and layers work: ranks of attention, what each block is worth, which blocks to inherit."""
-    from inheritune.errors import InputError
-    from inheritune.recipe import MEASURED, Inherit, Reference, check
-
-    shares = _shares(tau)
+    try:
+        shares = [float(part) for part in tau.split(",")]
+    except ValueError:
+        raise InputError("--tau", f"got {tau!r}", "give numbers above 0 and below 1: 0.9, or 0.9,0.95") from None
     selection = None
     if choose is not None or layers is not None:
         if choose not in (*MEASURED, None):
@@ -61,27 +78,10 @@ def analyze(
             "layers": layers or "half", "choose": choose or "auto", "calibration": calibration, "recovery": recovery,
         }  # fmt: skip
         selection = check(Inherit, fields, "command line")
-    common = {"tokenizer": tokenizer, "revision": revision, "trust_remote_code": trust_remote_code}
-    references = [check(Reference, {"path": model, **common}, "command line") for model in models]
-
-    from inheritune import analysis
-    from inheritune.cli.tables import show_analysis
-
     result = analysis.analyze(
-        references, text=text or (), data=data, sequences=sequences, sequence_length=length, tau=shares, out=out,
-        loss_sequences=loss_sequences, selection=selection, device=device, dtype=dtype, micro_batch=micro_batch,
-        prefix=prefix, say=terminal_of(quiet or as_json).say,
+        [reference_of(model, tokenizer, revision, trust_remote_code) for model in models], text=text or (), data=data,
+        sequences=sequences, sequence_length=length, tau=shares, out=out, loss_sequences=loss_sequences,
+        selection=selection, device=device, dtype=dtype, micro_batch=micro_batch, prefix=prefix,
+        say=terminal_of(quiet or as_json).say,
     )  # fmt: skip
-    if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2))
-    else:
-        show_analysis(result, out)
-
-
-def _shares(tau: str) -> list[float]:
-    from inheritune.errors import InputError
-
-    try:
-        return [float(part) for part in tau.split(",")]
-    except ValueError:
-        raise InputError("--tau", f"got {tau!r}", "give numbers above 0 and below 1: 0.9, or 0.9,0.95") from None
+    print_result(result.to_json(), as_json, lambda: show_analysis(result, out))

@@ -1,4 +1,4 @@
-"""The commands. Each checks its words, calls one function, and shows what came out."""
+"""The commands. Each checks its words, calls one function, and shows the result."""
 
 import json
 from contextlib import ExitStack
@@ -7,21 +7,28 @@ from typing import Annotated, Any
 
 import typer
 
-from inheritune import __version__
+import inheritune
+from inheritune import __version__, analysis, arch, experiment, inheritance, runtime
+from inheritune import bench as benchmark
 from inheritune.cli.analysis import analyze
 from inheritune.cli.comparison import compare
 from inheritune.cli.evaluation import evaluate, show_tasks
 from inheritune.cli.options import (
     DOTTED,
     Calibration,
+    Device,
     DryRun,
     Json,
     Prefix,
     Quiet,
     Recovery,
+    Revision,
+    Tokenizer,
     Trust,
     echo,
     overrides,
+    print_result,
+    reference_of,
     terminal_of,
 )
 from inheritune.cli.planning import plan
@@ -29,7 +36,11 @@ from inheritune.cli.preparation import prepare
 from inheritune.cli.publishing import push
 from inheritune.cli.reporting import report
 from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary, show_trial
-from inheritune.runtime import place_of_process
+from inheritune.errors import InputError
+from inheritune.recipe import MEASURED, Evaluate, Hardware, Training, check, load_recipe, model_at, override
+from inheritune.report import with_error
+from inheritune.results import EvaluationResult
+from inheritune.runlog import check_name, claimed, write_json, write_text
 
 app = typer.Typer(
     name="inheritune",
@@ -71,27 +82,21 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Carry out a whole recipe; run again, it goes on where it stopped."""
-    from inheritune.recipe import load_recipe
-    from inheritune.results import EvaluationResult
-
+    """Run a whole recipe; the same command resumes an unfinished run."""
     checked = load_recipe(recipe, overrides(context.args))
     folder = out or Path("runs") / recipe.stem
-
-    from inheritune import experiment
-
     if dry_run:
-        show_trial(experiment.dry_run(checked), as_json)
+        trial = experiment.dry_run(checked)
+        print_result(trial, as_json, lambda: show_trial(trial))
         return
     summary = experiment.run(checked, folder, terminal_of(quiet))
-    if place_of_process()[0] > 0:
-        return
-    if as_json:
-        typer.echo(json.dumps(summary.to_json(), indent=2))
-    else:
+
+    def show() -> None:
         show_summary(summary, folder)
         if checked.evaluate.tasks:
             show_tasks(EvaluationResult.read(folder / experiment.TASKS_FILE))
+
+    print_result(summary.to_json(), as_json, show)
 
 
 app.command(context_settings=DOTTED, epilog="Any key of the recipe can be overridden: --inherit.layers=10")(plan)
@@ -107,13 +112,9 @@ def new(
     ] = None,
 ) -> None:
     """Write a commented starter recipe for a model."""
-    from inheritune.experiment import starter_recipe
-    from inheritune.inheritance import check_free
-    from inheritune.runlog import write_text
-
     file = out or Path(f"{Path(reference).stem if reference.endswith('.gguf') else Path(reference).name}.yaml".lower())
-    check_free(file)
-    write_text(file, starter_recipe(reference))
+    inheritance.check_free(file)
+    write_text(file, experiment.starter_recipe(reference))
     echo(f"{file}: written. Set data.sources to your text, then: inheritune run {file}")
 
 
@@ -121,12 +122,8 @@ app.command(
     context_settings=DOTTED, epilog="Any key of the recipe's data can be set: --data.filters='[gopher_quality]'"
 )(prepare)
 app.command(context_settings=DOTTED, epilog='Any key of the suite can be set: --train.length="2 epochs"')(compare)
-
-
-app.command()(analyze)
-app.command()(evaluate)
-app.command()(push)
-app.command()(report)
+for command in (analyze, evaluate, push, report):
+    app.command()(command)
 
 
 @app.command()
@@ -165,61 +162,52 @@ def inherit(
         str | None, typer.Option(help="float32, bfloat16, float16 or float64. Default: as stored.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws the weights that are new.", min=0, max=2**63 - 1)] = 1,
-    revision: Annotated[str | None, typer.Option(help="The hub revision: a branch, tag or commit.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Where the tokenizer is, if not with the model.")] = None,
+    revision: Revision = None,
+    tokenizer: Tokenizer = None,
     trust_remote_code: Trust = False,
     show: Annotated[bool, typer.Option("--show", help="Print the plan; read and write no weights.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a smaller checkpoint made of some of a model's blocks; it is not trained."""
-    from inheritune.errors import InputError
-    from inheritune.recipe import MEASURED, Reference, check
-
-    fields = {"path": reference, "revision": revision, "tokenizer": tokenizer, "trust_remote_code": trust_remote_code}
-    origin = check(Reference, fields, "command line")
+    source = reference_of(reference, tokenizer, revision, trust_remote_code)
     if out is None and not show:
         raise InputError("command line", "no folder to write", "name it behind the reference, or ask for --show")
-
-    from inheritune import inheritance
-    from inheritune.arch import parameter_count
-
     spec = inheritance.inherit_settings(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
     kind, selection, drops = inheritance.as_dtype(dtype), None, None
-    with ExitStack() as held:  # over the choice too, whose drops are kept beside the output
-        goal = None if out is None or show else held.enter_context(inheritance.free_output(out))
-        if spec.choose in MEASURED and (text or data):
-            from inheritune import analysis
 
-            drops = None if goal is None else analysis.drops_beside(goal)
+    def say(line: str) -> None:
+        echo(line, err=True)
+
+    with ExitStack() as held:  # over the choice too, whose drops are kept beside the output
+        folder = None if out is None or show else held.enter_context(inheritance.free_output(out))
+        if spec.choose in MEASURED and (text or data):
+            drops = None if folder is None else analysis.drops_beside(folder)
             selection = analysis.choose(
-                origin, spec, text=text or (), data=data, prefix=prefix, progress=drops,
-                say=lambda line: echo(line, err=True),
-            )  # fmt: skip
+                source, spec, text=text or (), data=data, prefix=prefix, progress=drops, say=say
+            )
             spec = spec.model_copy(update={"layers": selection.blocks, "choose": "first"})
         elif text or data:
             raise InputError("command line", f"text does not go with --choose {choose}", f"take {', '.join(MEASURED)}")
-        if goal is None:
-            made = inheritance.plan_for(origin, spec)
+        if folder is None:
+            derived = inheritance.plan_for(source, spec)
         else:
-            made = inheritance.write(
-                origin, spec, goal, dtype=kind, seed=seed, say=lambda text: echo(text, err=True), selection=selection
-            )
+            derived = inheritance.write(source, spec, folder, dtype=kind, seed=seed, say=say, selection=selection)
             if drops is not None:
                 drops.unlink(missing_ok=True)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "model": None if show else str(out),
-        "blocks": list(made.plan.kept),
-        "of": made.plan.total,
-        "parameters": parameter_count(made.target),
-        "tensors_fresh": len(made.plan.fresh),
+        "blocks": list(derived.plan.kept),
+        "of": derived.plan.total,
+        "parameters": arch.parameter_count(derived.target),
+        "tensors_fresh": len(derived.plan.fresh),
     } | ({"selection": selection.to_json()} if selection else {})
     if show:
-        rows = inheritance.plan_rows(made.plan, (kind or made.target.dtype).itemsize)
-        found |= {"plan": rows, "dropped": list(made.plan.dropped)}
+        rows = inheritance.plan_rows(derived.plan, (kind or derived.target.dtype).itemsize)
+        result |= {"plan": rows, "dropped": list(derived.plan.dropped)}
     if as_json:
-        typer.echo(json.dumps(found, indent=2 if show else None))
+        typer.echo(json.dumps(result, indent=2 if show else None))
     else:
-        (show_plan if show else show_inherited)(found)
+        (show_plan if show else show_inherited)(result)
 
 
 @app.command(
@@ -229,7 +217,7 @@ def inherit(
 def train(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model to train: a folder, hub id or .gguf file.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write; given again, an interrupted training goes on.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; the same command resumes an interrupted training.")],
     data: Annotated[Path, typer.Option(help="A folder that `inheritune prepare` wrote.")],
     length: Annotated[str, typer.Option(help='How long: "10M tokens", "2 epochs", "500 steps".')],
     batch: Annotated[str, typer.Option(help="What one optimizer step sees: sequences or tokens.")] = "64 sequences",
@@ -237,7 +225,7 @@ def train(
     prefix: Prefix = "auto",
     evaluate_every: Annotated[str, typer.Option(help="How often a validation loss is taken.")] = "100 steps",
     seed: Annotated[int, typer.Option(help="Decides the order of sequences and dropout.", min=0, max=2**31 - 1)] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     track: Annotated[
         list[str] | None, typer.Option(help="Show the curves in tensorboard, wandb or trackio; repeatable.")
     ] = None,
@@ -253,50 +241,26 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train one model on prepared data, and judge it."""
-    from inheritune.recipe import Evaluate, Hardware, Training, check, model_at, override
-
     tree: dict[str, Any] = {"length": length, "batch": batch, "sequence_length": sequence_length}
     if teacher is not None:
         tree["distillation"] = {}
     settings = check(Training, override(tree, overrides(context.args)), "command line: train")
-    evaluate = check(Evaluate, {"every": evaluate_every}, "command line: evaluate")
+    evaluation = check(Evaluate, {"every": evaluate_every}, "command line: evaluate")
     hardware = check(Hardware, {"parallel": parallel, "timeout": timeout}, "command line")
     if dry_run:
-        from inheritune import experiment, runtime
-        from inheritune.arch import load_config
-        from inheritune.recipe import model_at
-
         place = runtime.start(device, timeout_minutes=hardware.timeout.amount)
-        taught = None if teacher is None else load_config(model_at(teacher))
-        show_trial(experiment.try_step(load_config(model_at(model)), settings, place, taught), as_json)
+        teacher_config = None if teacher is None else arch.load_config(model_at(teacher))
+        trial = experiment.try_step(arch.load_config(model_at(model)), settings, place, teacher_config)
+        print_result(trial, as_json, lambda: show_trial(trial))
         return
-
-    from inheritune import experiment
-
-    _, result = experiment.train(
-        model,
-        data,
-        out,
-        settings=settings,
-        evaluate=evaluate,
-        seed=seed,
-        device=device,
-        parallel=hardware.parallel,
-        timeout=hardware.timeout.amount,
-        terminal=terminal_of(quiet),
-        track=track or (),
-        teacher=teacher,
-        prefix=prefix,
-    )
-    if place_of_process()[0] > 0:
-        return
-    found = {key: value for key, value in result.to_json().items() if key != "sequence_losses"}
-    found["model"] = str(out / "model")
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        error = "" if found["val_loss_se"] is None else f" ± {found['val_loss_se']:.4f}"
-        echo(f"{out / 'model'}: {found['steps']:,} steps, validation loss {found['val_loss']:.4f}{error}")
+    _, trained = experiment.train(
+        model, data, out, settings=settings, evaluate=evaluation, seed=seed, device=device, parallel=hardware.parallel,
+        timeout=hardware.timeout.amount, terminal=terminal_of(quiet), track=track or (), teacher=teacher, prefix=prefix,
+    )  # fmt: skip
+    result = {key: value for key, value in trained.to_json().items() if key != "sequence_losses"}
+    result["model"] = str(out / "model")
+    loss = with_error(trained.val_loss, trained.val_loss_se)
+    print_result(result, as_json, lambda: echo(f"{out / 'model'}: {trained.steps:,} steps, validation loss {loss}"))
 
 
 @app.command()
@@ -309,14 +273,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Make a Hugging Face checkpoint of a training's checkpoint."""
-    from inheritune import conversion
-
-    _, found = conversion.export(checkpoint, out, trust_remote_code=trust_remote_code)
-    if as_json:
-        typer.echo(json.dumps({"model": str(out), **found}, indent=2))
-    else:
-        loss = "" if found["val_loss"] is None else f", validation loss {found['val_loss']:.4f}"
-        echo(f"{out}: step {found['step']:,}, {found['parameters']:,} parameters{loss}")
+    _, facts = inheritune.export(checkpoint, out, trust_remote_code=trust_remote_code)
+    loss = "" if facts["val_loss"] is None else f", validation loss {facts['val_loss']:.4f}"
+    line = f"{out}: step {facts['step']:,}, {facts['parameters']:,} parameters{loss}"
+    print_result({"model": str(out), **facts}, as_json, lambda: echo(line))
 
 
 @app.command(
@@ -353,38 +313,18 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure training here: tokens per second, fraction of the machine's limit, memory, what is lost end to end."""
-    if out is not None:
-        _check_file(out)
+    if out is not None:  # what cannot be written is refused before the minutes that measuring takes
+        check_name(out)
+        if out.exists():
+            raise InputError(str(out), "exists already", "give another file, or remove it")
+        with claimed(out.resolve()):
+            pass
     named = {"batch": batch, "micro_batch": micro_batch, "sequence_length": sequence_length, "precision": precision}
     words = [f"{key}={value}" for key, value in named.items() if value is not None] + overrides(context.args)
-
-    from inheritune.bench import bench as measure
-    from inheritune.bench import request
-    from inheritune.runlog import write_json
-
-    found = measure(
-        **request(shape, model, recipe, words, device, threads),
-        steps=steps,
-        end_to_end=end_to_end,
-        minutes=minutes,
-        folder=folder,
-        terminal=terminal_of(quiet),
-    )
+    figures = benchmark.bench(
+        **benchmark.request(shape, model, recipe, words, device, threads), steps=steps, end_to_end=end_to_end,
+        minutes=minutes, folder=folder, terminal=terminal_of(quiet),
+    )  # fmt: skip
     if out is not None:
-        write_json(out, found)
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        show_bench(found)
-
-
-def _check_file(out: Path) -> None:
-    """Raise InputError where no file can be written, before what takes minutes."""
-    from inheritune.errors import InputError
-    from inheritune.runlog import check_name, claimed
-
-    check_name(out)
-    if out.exists():
-        raise InputError(str(out), "exists already", "give another file, or remove it")
-    with claimed(out.resolve()):
-        pass
+        write_json(out, figures)
+    print_result(figures, as_json, lambda: show_bench(figures))

@@ -1,17 +1,17 @@
 """The command that compares arms."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from inheritune.cli.options import Json, Quiet, overrides, terminal_of
+from inheritune import experiment
+from inheritune.cli.options import Json, Quiet, is_first_process, overrides, print_result, terminal_of
+from inheritune.cli.tables import table_of
 from inheritune.errors import RunError
-from inheritune.runtime import place_of_process
-
-if TYPE_CHECKING:
-    from inheritune.results import Comparison
+from inheritune.report import comparison_table, notes_on
+from inheritune.results import Comparison
+from inheritune.runlog import PlainConsole
 
 
 def compare(
@@ -28,19 +28,12 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Train several arms under one budget and set them side by side; run again, it resumes where it stopped."""
-    from inheritune import experiment
-
     checked = experiment.load_suite(suite, overrides(context.args))
     folder = out or Path("runs") / suite.stem
     compared = experiment.compare(checked, folder, shared=shared, terminal=terminal_of(quiet))
-    if place_of_process()[0] > 0:
-        return
-    if as_json:
-        typer.echo(json.dumps(compared.to_json(), indent=2))
-    else:
-        show_comparison(compared, folder)
+    print_result(compared.to_json(), as_json, lambda: show_comparison(compared, folder))
     failed = [arm.name for arm in compared.arms if arm.failures]
-    if failed:
+    if failed and is_first_process():
         raise RunError(
             str(folder),
             f"{len(failed)} of {len(compared.arms)} arms failed: {', '.join(failed)}",
@@ -48,17 +41,13 @@ def compare(
         )
 
 
-def show_comparison(compared: "Comparison", folder: Path) -> None:
+def show_comparison(compared: Comparison, folder: Path) -> None:
     """The table, whole where the terminal is wide enough, and what its marks mean, on standard output."""
-    from inheritune.cli.tables import table_of
-    from inheritune.report import comparison_table, notes_on
-    from inheritune.runlog import PlainConsole
-
     console = PlainConsole()
-    whole = table_of(*comparison_table(compared))
-    fits = console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width
+    wide = table_of(*comparison_table(compared))
+    fits = console.measure(wide, options=console.options.update(max_width=1000)).maximum <= console.width
     console.print()
-    console.print(whole if fits else table_of(*comparison_table(compared, narrow=True), whole_figures=True))
+    console.print(wide if fits else table_of(*comparison_table(compared, narrow=True), whole=slice(1, None)))
     console.print()
     for note in notes_on(compared):
         console.print(note)

@@ -54,8 +54,8 @@ def describe_suite() -> str:
 
 
 def _reachable(model: type[BaseModel]) -> set[type[BaseModel]]:
-    inner = {found for field in model.model_fields.values() for found in _models(field.annotation)}
-    return inner.union(*(_reachable(found) for found in inner))
+    parts = {part for field in model.model_fields.values() for part in _models(field.annotation)}
+    return parts.union(*(_reachable(part) for part in parts))
 
 
 def _describe(
@@ -70,11 +70,11 @@ def _describe(
         meaning = " ".join((field.description or "").split())
         lines.append(f"| `{name}` | {kind} | {default} | {meaning} |".replace("| |", "|  |"))
         path = f"{prefix}.{name}".lstrip(".")
-        models = [found for found in _models(field.annotation) if found not in known]
-        inner += [(found, path, f"{path}: {_constant(found)}" if len(models) > 1 else path) for found in models]
+        parts = [part for part in _models(field.annotation) if part not in known]
+        inner += [(part, path, f"{path}: {_constant(part)}" if len(parts) > 1 else path) for part in parts]
     lines.append("")
-    for found, path, shown in inner:
-        _describe(found, path, lines, known, shown)
+    for part, path, heading in inner:
+        _describe(part, path, lines, known, heading)
 
 
 def _constant(model: type[BaseModel]) -> str:
@@ -116,7 +116,7 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
 def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for argument in typing.get_args(annotation) for found in _models(argument)]
+    return [part for argument in typing.get_args(annotation) for part in _models(argument)]
 
 
 if __name__ == "__main__":

@@ -13,23 +13,15 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from inheritune.errors import (
-    InherituneError,
-    InputError,
-    Interrupted,
-    Notice,
-    OtherProcessFailed,
-    is_failure,
-    shown_line,
-)
+from inheritune.errors import InherituneError, Notice, OtherProcessFailed, is_failure, shown_line
 from inheritune.runtime import answer, leave, place_of_process
 
 _MOMENT = 3.0  # seconds
 _SOON = 0.05  # seconds
 _SHOWN = 200  # characters of a path or text
-_KEEPING = ("run", "compare", "train", "prepare")
-"""Commands that go on from what an earlier one of the same words has done."""
-_GO_ON = "what was finished is kept: run the same command again to resume"
+_RESUMING = ("run", "compare", "train", "prepare")
+"""Commands that resume what an earlier one of the same words has begun."""
+_RESUME = "what was finished is kept: run the same command again to resume"
 _ACCESS = "give another place, or the permission to use this one"
 _WRONG_PLACE = {
     errno.ENAMETOOLONG: "give a shorter name",
@@ -107,68 +99,60 @@ def _open_streams() -> None:
 def _run(arguments: Sequence[str] | None) -> int:
     import typer
 
-    from inheritune.cli.commands import app
+    from inheritune.cli.commands import app  # here, so that a signal while it is loaded is handled
 
     # typer wraps a click of its own, or the installed one, depending on its version; these are its errors either way
     usage_error = typer.BadParameter.__mro__[1]
-    command = _command(sys.argv[1:] if arguments is None else arguments)
-    keeps = command in _KEEPING
     try:
         # an interruption may come back as a status in place of an exception: typer makes one of the other
-        status = app(args=arguments, standalone_mode=False, prog_name="inheritune")
-        if status == 130:
+        if app(args=arguments, standalone_mode=False, prog_name="inheritune") == 130:
             raise KeyboardInterrupt
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _fail([_interrupted(arguments)], 130)
-    except Interrupted as error:
-        return _fail([str(error)], error.exit_status)
     except OtherProcessFailed as error:
         return error.exit_status
-    except InputError as error:
-        return _fail([str(problem) for problem in error.problems], error.exit_status)
     except InherituneError as error:
-        return _fail([str(error)], error.exit_status)
-    except OSError as error:
-        return _fail([_describe(error, keeps)], 2 if error.errno in _WRONG_PLACE else 1)
-    except MemoryError:
-        return _fail(
-            ["out of memory; in training, lower train.micro_batch or train.sequence_length, then run again"], 1
-        )
+        return _fail([str(problem) for problem in getattr(error, "problems", [error])], error.exit_status)
     except BaseException as error:
         if not is_failure(error):
             raise
         if isinstance(error, usage_error):
-            return _usage(error)
-        wrong = _wrong_name(error)
-        if wrong is not None:
-            return _fail([wrong], 2)
-        if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
-            remedy = "set train.activation_checkpointing, or lower train.micro_batch or train.sequence_length"
-            return _fail([f"out of memory; {remedy}, then run again"], 1)
-        if os.environ.get("INHERITUNE_DEBUG"):
-            traceback.print_exc()
-        if type(error).__name__ in ("InductorError", "BackendCompilerFailed"):
-            said = " ".join(str(error).split())[:_SHOWN]
-            return _fail([f"torch.compile: {said}...; mend the compiler, or set train.compile to false"], 1)
-        if type(error).__name__.startswith("Dist") or any(sign in str(error) for sign in _LOST):
-            lost = "another process of the job ended or did not answer (hardware.timeout)"
-            return _fail([f"{lost}; {_GO_ON if keeps else 'run the same command again'}"], 1)
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        return _fail(
-            [
-                f"a fault in inheritune or a library: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                f" ({last.filename}:{last.lineno}); INHERITUNE_DEBUG=1 shows all of it"
-            ],
-            1,
-        )
+            return _fail([_usage(error)], 2)
+        line, status = _explained(error, _command(arguments) in _RESUMING)
+        return _fail([line], status)
     return 0
 
 
-def _usage(error: Any) -> int:
+def _usage(error: Any) -> str:
     place = error.ctx.command_path if error.ctx else "inheritune"
-    return _fail([f"{place}: {error.format_message().rstrip('.')}; see `{place} --help`"], 2)
+    return f"{place}: {error.format_message().rstrip('.')}; see `{place} --help`"
+
+
+def _explained(error: BaseException, resumes: bool) -> tuple[str, int]:
+    """The line and the exit status of an error that is none of ours."""
+    kind, text = type(error).__name__, " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return _of_system(error, resumes), 2 if error.errno in _WRONG_PLACE else 1
+    wrong_name = _wrong_name(error)
+    if wrong_name is not None:
+        return wrong_name, 2
+    if isinstance(error, MemoryError):
+        return "out of memory; in training, lower train.micro_batch or train.sequence_length, then run again", 1
+    if kind == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
+        remedy = "set train.activation_checkpointing, or lower train.micro_batch or train.sequence_length"
+        return f"out of memory; {remedy}, then run again", 1
+    if os.environ.get("INHERITUNE_DEBUG"):
+        traceback.print_exc()
+    if kind in ("InductorError", "BackendCompilerFailed"):
+        return f"torch.compile: {text[:_SHOWN]}...; mend the compiler, or set train.compile to false", 1
+    if kind.startswith("Dist") or any(sign in str(error) for sign in _LOST):
+        lost = "another process of the job ended or did not answer (hardware.timeout)"
+        return f"{lost}; {_RESUME if resumes else 'run the same command again'}", 1
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{last.filename}:{last.lineno}"
+    return f"a fault in inheritune or a library: {kind}: {text[:300]} ({place}); INHERITUNE_DEBUG=1 shows all of it", 1
 
 
 _others: list[Any] = []  # what shows the warnings of others
@@ -197,9 +181,8 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _interrupted(arguments: Sequence[str] | None) -> str:
     """What an interruption leaves behind, by command."""
-    words = sys.argv[1:] if arguments is None else arguments
-    if _command(words) in _KEEPING:
-        return f"interrupted; {_GO_ON}"
+    if _command(arguments) in _RESUMING:
+        return f"interrupted; {_RESUME}"
     return "interrupted; nothing half-made is kept: if there is no result, run the same command again"
 
 
@@ -212,25 +195,26 @@ def _again(lost: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(lost)
 
 
-def _command(arguments: Sequence[str]) -> str:
+def _command(arguments: Sequence[str] | None) -> str:
     """The command's name; none for a dry run, which keeps nothing."""
-    return "" if "--dry-run" in arguments else next((word for word in arguments if not word.startswith("-")), "")
+    words = sys.argv[1:] if arguments is None else arguments
+    return "" if "--dry-run" in words else next((word for word in words if not word.startswith("-")), "")
 
 
-def _describe(error: OSError, keeps: bool) -> str:
+def _of_system(error: OSError, resumes: bool) -> str:
     place = str(error.filename or "disk")
     place = place if len(place) <= _SHOWN else f"{place[:_SHOWN]}..."
-    said = error.strerror or error
+    what = error.strerror or error
     if error.errno in _WRONG_PLACE:
-        return f"{place}: {said}; {_WRONG_PLACE[error.errno]}"
-    again = "run the same command again" + (": it goes on from what was finished" if keeps else "")
+        return f"{place}: {what}; {_WRONG_PLACE[error.errno]}"
+    again = "run the same command again" + (": it resumes from what was finished" if resumes else "")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{place}: the disk is full; make room, then {again}"
-    return f"{place}: {said}; mend it and {again}"
+    return f"{place}: {what}; mend it and {again}"
 
 
 def _wrong_name(error: BaseException) -> str | None:
-    """What to say of a name that the system or a library does not take; None for other errors."""
+    """The line for a name that the system or a library does not accept; None for other errors."""
     if isinstance(error, ValueError) and str(error).startswith("embedded null"):
         return "a path has a NUL character in it; give a path without it"
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Python before 3.13
@@ -241,13 +225,15 @@ def _wrong_name(error: BaseException) -> str | None:
 
 
 def _fail(lines: list[str], status: int) -> int:
-    """Say what went wrong. Of several processes the first speaks at once; what another one has found is said after a
-    moment, in which the launcher ends it if the first has failed too.
+    """Print what went wrong. Of several processes the first prints at once, and only it prints an interruption. Another
+    one waits for a moment, in which the launcher ends it if the first has failed too.
     """
     rank, _ = place_of_process()
-    if rank and status != 130:
+    if rank and status == 130:
+        return status
+    if rank:
         time.sleep(_MOMENT)
-    for line in lines if status != 130 or not rank else ():
-        text = shown_line(f"error: {line}" if status != 130 else line)
+    for line in lines:
+        text = shown_line(line if status == 130 else f"error: {line}")
         print(f"process {rank}: {text}" if rank else text, file=sys.stderr, flush=True)
     return status

@@ -1,19 +1,32 @@
-"""`inheritune evaluate`, and the tables of what it finds."""
+"""`inheritune evaluate`, and the tables of its result."""
 
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from inheritune.cli.options import Json, Prefix, Quiet, Trust, echo, terminal_of
+from inheritune import evaluation
+from inheritune.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    Prefix,
+    Quiet,
+    Revision,
+    Tokenizer,
+    Trust,
+    echo,
+    print_result,
+    reference_of,
+    terminal_of,
+)
 from inheritune.cli.tables import table_of
-from inheritune.runtime import place_of_process
-
-if TYPE_CHECKING:
-    from inheritune.results import EvaluatedModel, EvaluatedText, EvaluationResult, Harness
+from inheritune.errors import InputError
+from inheritune.report import short, start_note, with_error
+from inheritune.results import EvaluatedModel, EvaluatedText, EvaluationResult, Harness
+from inheritune.runlog import PlainConsole
 
 _HEADER = 12  # characters of a line of a model's name, at least
 
@@ -55,56 +68,40 @@ def evaluate(
         str | None, typer.Option(help="sequence (the default), or document: attention stays inside documents.")
     ] = None,
     prefix: Prefix = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16. auto: float32, on a GPU bfloat16.")] = "auto",
-    tokenizer: Annotated[str | None, typer.Option(help="Where the tokenizer is, if not with the model.")] = None,
-    revision: Annotated[str | None, typer.Option(help="The hub revision: a branch, tag or commit.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    tokenizer: Tokenizer = None,
+    revision: Revision = None,
     trust_remote_code: Trust = False,
     out: Annotated[Path | None, typer.Option(help="The folder to write: evaluation.json.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Judge models side by side: validation loss, perplexity, bits per byte, tasks of lm-evaluation-harness."""
-    from inheritune.errors import InputError
-    from inheritune.recipe import Reference, check
-
-    common = {"tokenizer": tokenizer, "revision": revision, "trust_remote_code": trust_remote_code}
-    given: list[Any] = list(models)
-    if any(common.values()):
-        given = [check(Reference, {"path": model, **common}, "command line") for model in models]
+    has_options = tokenizer is not None or revision is not None or trust_remote_code
     names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks is not None else []
     if tasks is not None and not names:
         raise InputError("--tasks", "names none", "name some, with commas between them")
-
-    from inheritune import evaluation
-
     result = evaluation.evaluate(
-        given, data, sequence_length, text=text or (), tasks=names, tasks_folder=tasks_folder,
+        [reference_of(model, tokenizer, revision, trust_remote_code) if has_options else model for model in models],
+        data, sequence_length, text=text or (), tasks=names, tasks_folder=tasks_folder,
         trust_task_files=trust_task_files, published=published, limit=limit, device=device, dtype=dtype,
         attention=attention, prefix=prefix, micro_batch=micro_batch, out=out, say=terminal_of(quiet or as_json).say,
     )  # fmt: skip
-    if place_of_process()[0] > 0:
-        return
-    if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2))
-    else:
-        show_evaluation(result)
-        if out is not None:
-            echo(f"\nfigures {out / 'evaluation.json'}")
+    print_result(result.to_json(), as_json, lambda: show_evaluation(result, out))
 
 
-def show_evaluation(result: "EvaluationResult") -> None:
-    """Losses and tasks of the models, as tables on standard output."""
+def show_evaluation(result: EvaluationResult, out: Path | None) -> None:
+    """Losses and tasks of the models, as tables on standard output, and where they were written."""
     if result.text is not None:
         _show_losses(result.models, result.text)
     if result.harness is not None:
         show_tasks(result)
+    if out is not None:
+        echo(f"\nfigures {out / 'evaluation.json'}")
 
 
-def _show_losses(models: Sequence["EvaluatedModel"], text: "EvaluatedText") -> None:
-    from inheritune.report import short, with_error
-    from inheritune.runlog import PlainConsole
-
+def _show_losses(models: Sequence[EvaluatedModel], text: EvaluatedText) -> None:
     console = PlainConsole()
     known = "" if text.bytes is None else f", {text.bytes:,} bytes"
     console.print(f"\n{text.source}: sequences of {text.sequence_length} tokens{known}", soft_wrap=True)
@@ -114,20 +111,15 @@ def _show_losses(models: Sequence["EvaluatedModel"], text: "EvaluatedText") -> N
         loss, bits = ("-" if value is None else with_error(value, error) for value, error in pairs)
         perplexity = "-" if model.perplexity is None else f"{model.perplexity:,.4g}"
         rows.append([model.name, str(model.layers), short(model.parameters), loss, perplexity, bits])
-    shown = table_of(["model", "blocks", "param.", "loss", "perplexity", "bits per byte"], rows)
-    for column in shown.columns[1:]:
-        column.no_wrap = True
-    console.print(shown)
+    names = ["model", "blocks", "param.", "loss", "perplexity", "bits per byte"]
+    console.print(table_of(names, rows, whole=slice(1, None)))
 
 
-def show_tasks(result: "EvaluationResult") -> None:
+def show_tasks(result: EvaluationResult) -> None:
     """A row for each task, a column for each model and each published row, on standard output.
 
     Models that the terminal has no room for are shown in further tables.
     """
-    from inheritune.report import with_error
-    from inheritune.runlog import PlainConsole
-
     assert result.harness is not None
     console = PlainConsole()
     shown = [(model.name, model.tasks) for model in result.models]
@@ -149,10 +141,7 @@ def show_tasks(result: "EvaluationResult") -> None:
         if number:
             console.print()
         header, *rows = zip(*asked, *part, strict=True)
-        table = table_of(header, rows)
-        for column in table.columns:
-            column.no_wrap = True
-        console.print(table)
+        console.print(table_of(header, rows, whole=slice(None)))
     for line in _notes(result, result.harness):
         console.print(line, soft_wrap=True)
 
@@ -171,9 +160,7 @@ def _width(columns: Sequence[Sequence[str]]) -> int:
     return sum(2 + max(len(line) for cell in column for line in cell.split("\n")) for column in columns)
 
 
-def _notes(result: "EvaluationResult", harness: "Harness") -> list[str]:
-    from inheritune.report import start_note
-
+def _notes(result: EvaluationResult, harness: Harness) -> list[str]:
     lines = []
     if harness.limit is not None:
         lines.append(f"The first {harness.limit} questions of each task: a trial, not the tasks' figures.")

@@ -1,15 +1,16 @@
-"""What several commands have in common: options, overrides of the recipe, the terminal."""
+"""What several commands have in common: options, overrides of the recipe, the terminal, results."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+import json
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
+from inheritune.errors import InputError
+from inheritune.recipe import Reference, check
 from inheritune.redaction import visible_text, without_secrets
+from inheritune.runlog import Terminal
 from inheritune.runtime import place_of_process
-
-if TYPE_CHECKING:
-    from inheritune.runlog import Terminal
 
 DOTTED: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else there.")]
@@ -28,36 +29,54 @@ Prefix = Annotated[
 Trust = Annotated[
     bool, typer.Option(help="Run model code that comes with the checkpoint. Only for sources that you trust.")
 ]
+Tokenizer = Annotated[str | None, typer.Option(help="Where the tokenizer is, if not with the model.")]
+Revision = Annotated[str | None, typer.Option(help="The hub revision: a branch, tag or commit.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Dtype = Annotated[str, typer.Option(help="float32 or bfloat16. auto: float32, on a GPU bfloat16.")]
 
 
-def terminal_of(quiet: bool) -> "Terminal":
-    """The terminal of this process: of several, the first one speaks."""
-    from inheritune.runlog import Terminal
+def reference_of(path: str, tokenizer: str | None, revision: str | None, trust_remote_code: bool) -> Reference:
+    """The model that a command names. Raises InputError where the options do not go together."""
+    fields = {"path": path, "tokenizer": tokenizer, "revision": revision, "trust_remote_code": trust_remote_code}
+    return check(Reference, fields, "command line")
 
-    return Terminal(quiet or place_of_process()[0] > 0)
+
+def is_first_process() -> bool:
+    """Whether this process prints: of several, the first one does."""
+    return place_of_process()[0] == 0
+
+
+def terminal_of(quiet: bool) -> Terminal:
+    """The terminal of this process, which is quiet unless the process is the first."""
+    return Terminal(quiet or not is_first_process())
 
 
 def overrides(words: Sequence[str]) -> list[str]:
     """The words after the options: all must be --dotted.key=value, or --dotted.key value."""
-    from inheritune.errors import InputError
-
-    words, found = list(words), []
+    words, assignments = list(words), []
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
             raise InputError("command line", f"unexpected word {word!r}", "override a key as --dotted.key=value")
         if "=" not in word:
             if not words or words[0].startswith("--"):
-                raise InputError(
-                    "command line",
-                    f"no such option: {word}",
-                    "options are listed by --help; a key is set as --dotted.key=value",
-                )
+                remedy = "options are listed by --help; a key is set as --dotted.key=value"
+                raise InputError("command line", f"no such option: {word}", remedy)
             word = f"{word}={words.pop(0)}"
-        found.append(word)
-    return found
+        assignments.append(word)
+    return assignments
 
 
 def echo(text: str, err: bool = False) -> None:
-    """A text for people on standard output, without credentials; control characters are shown as escapes."""
+    """Print a text for people on standard output, without credentials; control characters are shown as escapes."""
     typer.echo(visible_text(without_secrets(text)), err=err)
+
+
+def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:
+    """Print a result on standard output of the first process: as JSON, or by `show`."""
+    if not is_first_process():
+        return
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        show()

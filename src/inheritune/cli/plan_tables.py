@@ -7,7 +7,7 @@ from inheritune.cli.tables import table_of
 from inheritune.report import short
 from inheritune.runlog import PlainConsole
 
-_SUMS = {"least": "least", "most": "most"}
+_SUMS = ("least", "most")
 _WIDE = 100  # columns of a terminal that has room for all of the models' table
 
 
@@ -16,7 +16,7 @@ def show_costs(plan: dict[str, Any], title: str) -> None:
     console = PlainConsole()
     reference = plan["reference"]
     console.print(
-        f"{title}: {reference['name']}, {reference['blocks']} blocks. From the config alone; nothing measured.",
+        f"{title}: {reference['name']}, {reference['blocks']} blocks. From the config alone; nothing measured."
     )
     _trainings(console, plan)
     _memory(console, plan)
@@ -47,9 +47,9 @@ def _trainings(console: PlainConsole, plan: dict[str, Any]) -> None:
     names = [name for name in rows[0] if name not in left_out]
     total = plan["flops"]
     apart = total["least"] != total["most"]
-    for key, words in _SUMS.items():
+    for key in _SUMS:
         if apart or key == "most":
-            named = {"": f"all, {words}" if apart else "all", "FLOP": _flops(total[key]["models"])}
+            named = {"": f"all, {key}" if apart else "all", "FLOP": _flops(total[key]["models"])}
             rows.append(dict.fromkeys(names, "") | named | {"teacher": _flops(total[key]["teachers"])})
     seeds = " of all seeds" if several else ""
     title = f"Models. FLOP: training and all validation{seeds}; causal attention not halved"
@@ -96,20 +96,15 @@ def _memory(console: PlainConsole, plan: dict[str, Any]) -> None:
     parts += ["teacher"] if any(each["teacher"] for each in plan["memory"]) else []
     rows = []
     for each in plan["memory"]:
-        alone = each["devices"] == 1
-        rows.append([
-            each["precision"], "1" if alone else f"{each['devices']} FSDP", str(each["micro_batch"]),
-            *(_gigabytes(each[part]) for part in parts), _gigabytes(each["total"]),
-        ])  # fmt: skip
+        devices = "1" if each["devices"] == 1 else f"{each['devices']} FSDP"
+        figures = [_gigabytes(each[part]) for part in [*parts, "total"]]
+        rows.append([each["precision"], devices, str(each["micro_batch"]), *figures])
     short_names = {"gradients": "grads", "activations": "activ.", "working": "work"}
     names = ("precision", "devices", "seqs", *(short_names.get(part, part) for part in parts), "GB")
     least = "" if plan["memory_is_whole"] else "; at least, as activations and logits are not known"
-    _table(
-        console,
-        f"Memory of a device for {plan['memory_of']}, GB. seqs: sequences of"
-        f" {plan['sequence_length']:,} at once{least}",
-        names, rows,
-    )  # fmt: skip
+    length = f"{plan['sequence_length']:,}"
+    title = f"Memory of a device for {plan['memory_of']}, GB. seqs: sequences of {length} at once{least}"
+    _table(console, title, names, rows)
 
 
 def _disk(console: PlainConsole, plan: dict[str, Any]) -> None:
@@ -117,14 +112,10 @@ def _disk(console: PlainConsole, plan: dict[str, Any]) -> None:
     data = "unknown" if disk["data"] is None else _gigabytes(disk["data"])
     taught = ["teachers"] if disk["most"]["teachers"] else []
     parts = ["models", "checkpoints", "being_written", *taught, "total"]
-    rows = [[words, data, *(_gigabytes(disk[key][part]) for part in parts)] for key, words in _SUMS.items()]
+    least, most = ([data, *(_gigabytes(disk[key][part]) for part in parts)] for key in _SUMS)
+    rows = [["", *least]] if least == most else [["least", *least], ["most", *most]]
     names = ("", "tokens", "models", "checkpoints", "one being written", *taught, "GB")
-    _table(console, "Disk, GB", names, _once(rows))
-
-
-def _once(rows: list[list[str]]) -> list[list[str]]:
-    """One row where what is certain is all there is."""
-    return [["", *rows[0][1:]]] if rows[0][1:] == rows[1][1:] else rows
+    _table(console, "Disk, GB", names, rows)
 
 
 def _devices(console: PlainConsole, plan: dict[str, Any]) -> None:
@@ -152,12 +143,8 @@ def _fit(console: PlainConsole, plan: dict[str, Any]) -> None:
     ways = {name: str(number) for number, name in enumerate(fit["most_blocks"], start=1)}
     if fit["memory"] is not None:
         reach = [[f"{ways[name]}  {name}", str(most) if most else "none"] for name, most in fit["most_blocks"].items()]
-        _table(
-            console,
-            f"What fits into {fit['usable']:.0%} of {_gigabytes(fit['memory'])} GB",
-            ("way", "most blocks"),
-            reach,
-        )
+        title = f"What fits into {fit['usable']:.0%} of {_gigabytes(fit['memory'])} GB"
+        _table(console, title, ("way", "most blocks"), reach)
     if not fit["rows"]:
         console.print("No number of blocks fits.")
         return

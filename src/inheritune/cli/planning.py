@@ -1,17 +1,18 @@
 """The command that prices a recipe or a suite before anything is spent."""
 
 import gc
-import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from inheritune.cli.options import Json, overrides
+from inheritune import experiment
+from inheritune.cli.options import Json, overrides, print_result
+from inheritune.cli.plan_tables import show_costs
 from inheritune.errors import InputError
+from inheritune.planner import choose_devices, measured_device
+from inheritune.recipe import Recipe, is_suite, load_recipe
 
 _BYTES = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _HOURS = {"m": 1 / 60, "min": 1 / 60, "minutes": 1 / 60, "h": 1, "hours": 1, "d": 24, "days": 24}
@@ -39,26 +40,14 @@ def plan(
     """Price a recipe or a suite before anything is spent: parameters, FLOPs, memory, disk, hours; what cannot be."""
     memory = None if fit is None else _amount("--fit", fit, _BYTES, "24GB")
     hours = None if within is None else _amount("--within", within, _HOURS, "12h")
-    with _uncollected():
-        found = _priced(recipe, overrides(context.args), device, price, rate, (gpus, memory, hours))
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-        return
-    from inheritune.cli.plan_tables import show_costs
-
-    show_costs(found, str(recipe))
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Inside, no cyclic garbage is collected: that takes a fifth of a process that mostly imports, and ends at once."""
-    was_on = gc.isenabled()
-    gc.disable()
+    collects = gc.isenabled()
+    gc.disable()  # collecting takes a fifth of a process that mostly imports, and ends at once
     try:
-        yield
+        costs = _priced(recipe, overrides(context.args), device, price, rate, (gpus, memory, hours))
     finally:
-        if was_on:
+        if collects:
             gc.enable()
+    print_result(costs, as_json, lambda: show_costs(costs, str(recipe)))
 
 
 def _priced(
@@ -66,33 +55,25 @@ def _priced(
     bounds: tuple[int, float | None, float | None],
 ) -> dict[str, Any]:  # fmt: skip
     """The plan of a recipe or of a suite, whichever the file is."""
-    from inheritune.experiment.suite import load_suite
-    from inheritune.planner import choose_devices, measured_device
-    from inheritune.recipe import is_suite, load_recipe
-
-    several = is_suite(file)
-    suite = load_suite(file, words) if several else None
-    recipe = None if several else load_recipe(file, words)
-    prices = dict(_price(word) for word in price or ())
-    devices = choose_devices(device or (), prices)
+    loaded = experiment.load_suite(file, words) if is_suite(file) else load_recipe(file, words)
+    devices = choose_devices(device or (), dict(_price(word) for word in price or ()))
     shape = None
     if rate is not None:
         measured, shape = measured_device(rate)
-        devices = [*(devices if device else choose_devices((), prices)), measured]
-
+        devices.append(measured)
     together, memory, hours = bounds
-    if suite is not None:
-        from inheritune.experiment import plan_suite
-
-        found = plan_suite(suite, devices, together=together, memory=memory, hours=hours)
+    if isinstance(loaded, Recipe):
+        costs = experiment.plan_recipe(loaded, devices, together=together, memory=memory, hours=hours)
     else:
-        from inheritune.experiment import plan_recipe
-
-        assert recipe is not None
-        found = plan_recipe(recipe, devices, together=together, memory=memory, hours=hours)
+        costs = experiment.plan_suite(loaded, devices, together=together, memory=memory, hours=hours)
     if shape is not None:
-        found["warnings"].append(_measured_on(shape))
-    return found
+        costs["warnings"].append(
+            f"The measured rate is that of the shape {shape['shape']} in {shape['precision']},"
+            f" {shape['flops_per_token'] / 1e9:.4g} GFLOP a token; it is taken over by FLOPs. Another shape, precision"
+            " or micro-batch reaches another share of the machine: measure this one with"
+            " `inheritune bench --recipe RECIPE --out FILE`."
+        )
+    return costs
 
 
 def _amount(option: str, text: str, units: dict[str, float], example: str) -> float:
@@ -116,12 +97,3 @@ def _price(word: str) -> tuple[str, float]:
             "command line", f"--price {word!r} is no price", "give one such as A100=1.29 (dollars an hour)"
         )
     return name, value
-
-
-def _measured_on(shape: dict[str, Any]) -> str:
-    return (
-        f"The measured rate is that of the shape {shape['shape']} in {shape['precision']},"
-        f" {shape['flops_per_token'] / 1e9:.4g} GFLOP a token; it is taken over by FLOPs. Another shape, precision or"
-        " micro-batch reaches another share of the machine: measure this one with"
-        " `inheritune bench --recipe RECIPE --out FILE`."
-    )

@@ -1,24 +1,22 @@
 """The command that prepares text."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from inheritune import arch, corpus, data, experiment
 from inheritune.cli.options import Json, Quiet, echo, overrides, terminal_of
 from inheritune.cli.tables import show_prepared
 from inheritune.errors import InputError
+from inheritune.inheritance import check_free
+from inheritune.recipe import Data, Reference, check, load_recipe, model_at, override
 from inheritune.redaction import visible_text
+from inheritune.settings.part import Part
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from inheritune.data import Prepared
-
-    Make = Callable[[Path, Callable[[str], None]], Prepared]
-
-
+Make = Callable[[Path, Callable[[str], None]], "data.Prepared"]
 Text = Annotated[
     list[str] | None,
     typer.Argument(
@@ -87,9 +85,7 @@ def prepare(
         _only_without(given | {"a key": words or None}, "without TEXT the folder is only shown or written for others")
         if not sample and nanogpt is None:
             raise InputError("command line", "no text", "name files or folders, or give --sample or --nanogpt")
-        from inheritune.data import open_prepared
-
-        prepared = open_prepared(out)
+        prepared = data.open_prepared(out)
         _check_nanogpt(nanogpt, out)
     else:
         if len(text) == 1 and text[0].lower().endswith((".yaml", ".yml")):
@@ -97,12 +93,8 @@ def prepare(
             make = _of_recipe(Path(text[0]), overrides(words))
         else:
             make = (_of_text if dtype is None else _of_token_files)(text, given, overrides(words))
-        from inheritune.corpus import remove_left_over
-        from inheritune.data import has_result
-        from inheritune.inheritance import check_free
-
-        if has_result(out):  # `make` accepts the result of the same request
-            remove_left_over(out)
+        if data.has_result(out):  # `make` accepts the result of the same request
+            corpus.remove_left_over(out)
         else:
             check_free(out)
         _check_nanogpt(nanogpt, out)
@@ -124,38 +116,26 @@ def _check_nanogpt(nanogpt: Path | None, out: Path) -> None:
     """Raise InputError where `nanogpt` cannot be written, before the work begins."""
     if nanogpt is None:
         return
-    from inheritune.data import has_result
-    from inheritune.inheritance import check_free
-
     if nanogpt.resolve() == out.resolve():
         raise InputError("command line", "--out and --nanogpt are the same folder", "give each its own")
-    if not (has_result(out) and nanogpt.is_dir()):  # else it is success, where it holds the same tokens
+    if not (data.has_result(out) and nanogpt.is_dir()):  # else it is success, where it holds the same tokens
         check_free(nanogpt)
 
 
-def _of_recipe(file: Path, words: list[str]) -> "Make":
-    from inheritune.data import nanogpt_files
-    from inheritune.recipe import load_recipe
-
+def _of_recipe(file: Path, words: list[str]) -> Make:
     recipe = load_recipe(file, words)
-    if recipe.data.prepared is not None and nanogpt_files(recipe.data.prepared) is None:
+    if recipe.data.prepared is not None and data.nanogpt_files(recipe.data.prepared) is None:
         raise InputError(str(file), "its data is prepared already", "use it directly, or give data.sources")
-
-    def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
-        from inheritune.experiment import prepare_data
-
-        return prepare_data(recipe, out, say, compare=True)
-
-    return make
+    return lambda out, say: experiment.prepare_data(recipe, out, say, compare=True)
 
 
-def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make":
-    from inheritune.recipe import Data, check, model_at, override
-    from inheritune.settings.part import Part
+class _Words(Part):
+    """What overrides are laid over, as in a recipe."""
 
-    class Words(Part):
-        data: Data
+    data: Data
 
+
+def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> Make:
     tokenizer = _tokenizer_of(given, "to use")
     overridden = override({}, words).get("data")
     for option, key in (("TEXT", "sources"), ("--size", "size"), ("--validation", "validation"), ("--seed", "seed")):
@@ -164,14 +144,11 @@ def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> "Make"
     of_each = {key: value for key in _SOURCE if (value := given[_option(key)]) is not None}
     request: dict[str, Any] = {"sources": [{"path": path} | of_each for path in text]}
     request |= {key: given[f"--{key}"] for key in ("size", "validation", "seed") if given[f"--{key}"] is not None}
-    data = check(Words, override({"data": request}, words), "command line").data
+    settings = check(_Words, override({"data": request}, words), "command line").data
 
-    def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
-        from inheritune.arch import load_tokenizer
-        from inheritune.corpus import list_inputs, prepare
-
-        list_inputs(data.sources)  # before the tokenizer is loaded, or downloaded
-        return prepare(data, load_tokenizer(model_at(tokenizer), say), out, say=say)
+    def make(out: Path, say: Callable[[str], None]) -> "data.Prepared":
+        corpus.list_inputs(settings.sources)  # before the tokenizer is loaded, or downloaded
+        return corpus.prepare(settings, arch.load_tokenizer(model_at(tokenizer), say), out, say=say)
 
     return make
 
@@ -182,42 +159,27 @@ def _tokenizer_of(given: dict[str, Any], use: str) -> str:
     return str(given["--tokenizer"])
 
 
-def _of_token_files(text: list[str], given: dict[str, Any], words: list[str]) -> "Make":
-    from inheritune.data import adopt, list_token_files, nanogpt_files
-    from inheritune.recipe import model_at
-
-    dtype, others = (
-        given["--dtype"],
-        {key: value for key, value in given.items() if key not in ("--tokenizer", "--dtype")},
-    )
+def _of_token_files(text: list[str], given: dict[str, Any], words: list[str]) -> Make:
+    dtype, used = given["--dtype"], ("--tokenizer", "--dtype")
+    others: dict[str, Any] = {key: value for key, value in given.items() if key not in used}
     _only_without(others | {"a key": words or None}, "with --dtype the tokens are used unchanged")
     if dtype not in ("uint16", "uint32"):
         raise InputError("command line", f"--dtype {dtype}", "legal are uint16 and uint32")
     tokenizer = _tokenizer_of(given, "made the tokens")
-    files = nanogpt_files(text[0], dtype) if len(text) == 1 else None
+    files = data.nanogpt_files(text[0], dtype) if len(text) == 1 else None
     if files is None:
         remedy = "give one folder that has both, or name other files in a recipe's data.tokens"
         raise InputError(", ".join(text), "--dtype is for a folder with train.bin and val.bin", remedy)
-    list_token_files(files)  # before the tokenizer is loaded, or downloaded
-
-    def make(out: Path, say: "Callable[[str], None]") -> "Prepared":
-        from inheritune.arch import load_tokenizer
-
-        return adopt(files, load_tokenizer(model_at(tokenizer), say), out)
-
-    return make
+    data.list_token_files(files)  # before the tokenizer is loaded, or downloaded
+    return lambda out, say: data.adopt(files, arch.load_tokenizer(model_at(tokenizer), say), out)
 
 
-def _finish(prepared: "Prepared", sample: bool, nanogpt: Path | None, as_json: bool) -> None:
-    from inheritune.arch import load_tokenizer
-    from inheritune.data import preview, write_nanogpt
-    from inheritune.recipe import Reference
-
+def _finish(prepared: "data.Prepared", sample: bool, nanogpt: Path | None, as_json: bool) -> None:
     if nanogpt is not None:
-        write_nanogpt(prepared, nanogpt)
+        data.write_nanogpt(prepared, nanogpt)
     manifest = prepared.manifest | ({} if nanogpt is None else {"nanogpt": str(nanogpt)})
     own = Reference(path=str(prepared.tokenizer_folder))
-    shown = list(preview(prepared, 10, load_tokenizer(own))) if sample else []
+    shown = list(data.preview(prepared, 10, arch.load_tokenizer(own))) if sample else []
     if as_json:
         typer.echo(json.dumps(manifest | ({"sample": shown} if sample else {}), indent=2))
         return

@@ -3,14 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from inheritune import card
 from inheritune.cli.options import Json, Quiet, echo
-
-if TYPE_CHECKING:
-    from inheritune.card import Upload
+from inheritune.cli.tables import table_of
+from inheritune.runlog import PlainConsole
 
 
 def push(
@@ -32,61 +32,50 @@ def push(
 
     The token is taken from HF_TOKEN or from the hub's own login (`hf auth login`), and shown and kept nowhere.
     """
-    from inheritune.card import prepare_upload, token_source, upload
-
-    wanted = prepare_upload(model, repo_id, private=private, revision=revision)
-    planned = _figures(wanted, token_source(), really)
+    planned = card.prepare_upload(model, repo_id, private=private, revision=revision)
+    facts: dict[str, Any] = {
+        "folder": str(planned.folder),
+        "repository": planned.repo_id,
+        "visibility": "private" if planned.private else "public",
+        "revision": planned.revision or "main",
+        "dry_run": not really,
+        "files": [{"name": name, "bytes": size} for name, size in planned.files],
+        "bytes": planned.total,
+        "card": planned.card,
+        "token_from": card.token_source(),
+        "notes": list(planned.notes),
+    }
     if not as_json and not quiet:
-        _show(planned)
+        _show(facts)
     if really:
         if quiet or as_json or not sys.stderr.isatty():
             from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
             disable_progress_bars()
-        planned["commit"] = upload(wanted, lambda text: echo(f"warning: {text}", err=True))
+        facts["commit"] = card.upload(planned, lambda text: echo(f"warning: {text}", err=True))
         if not as_json:
-            echo(f"uploaded: {planned['commit']}")
+            echo(f"uploaded: {facts['commit']}")
     elif not as_json and not quiet:
         echo("\nNothing was uploaded. Upload it with --really.")
     if as_json:
-        typer.echo(json.dumps(planned, indent=2))
+        typer.echo(json.dumps(facts, indent=2))
 
 
-def _figures(wanted: "Upload", token: str | None, really: bool) -> dict[str, Any]:
-    return {
-        "folder": str(wanted.folder),
-        "repository": wanted.repo_id,
-        "visibility": "private" if wanted.private else "public",
-        "revision": wanted.revision or "main",
-        "dry_run": not really,
-        "files": [{"name": name, "bytes": size} for name, size in wanted.files],
-        "bytes": wanted.total,
-        "card": wanted.card,
-        "token_from": token,
-        "notes": list(wanted.notes),
-    }
-
-
-def _show(planned: dict[str, Any]) -> None:
-    from inheritune.cli.tables import table_of
-    from inheritune.runlog import PlainConsole
-
+def _show(facts: dict[str, Any]) -> None:
     console = PlainConsole()
-
-    visibility = planned["visibility"]
-    if visibility == "public":
-        visibility += " (if it is made; one that is there keeps its own)"
-    console.print(f"from        {planned['folder']}")
-    console.print(f"to          {planned['repository']}, revision {planned['revision']}, {visibility}")
-    console.print(f"token       {planned['token_from'] or 'none: set HF_TOKEN, or log in with `hf auth login`'}")
+    public = facts["visibility"] == "public"
+    visibility = "public (if it is made; one that is there keeps its own)" if public else "private"
+    console.print(f"from        {facts['folder']}")
+    console.print(f"to          {facts['repository']}, revision {facts['revision']}, {visibility}")
+    console.print(f"token       {facts['token_from'] or 'none: set HF_TOKEN, or log in with `hf auth login`'}")
     console.print()
-    rows = [[file["name"], _size(file["bytes"])] for file in planned["files"]]
-    console.print(table_of(["file", "size"], [*rows, ["all", _size(planned["bytes"])]]))
+    rows = [[file["name"], _size(file["bytes"])] for file in facts["files"]]
+    console.print(table_of(["file", "size"], [*rows, ["all", _size(facts["bytes"])]]))
     console.print()
-    console.print("card        " + ("none" if not planned["card"] else ""))
-    for key, value in planned["card"].items():
+    console.print("card        " + ("none" if not facts["card"] else ""))
+    for key, value in facts["card"].items():
         console.print(f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
-    for note in planned["notes"]:
+    for note in facts["notes"]:
         console.print(f"\nwarning: {note}")
 
 

@@ -1,12 +1,12 @@
 """`inheritune report`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from inheritune.cli.options import Json, echo
+from inheritune.cli.options import Json, echo, print_result
+from inheritune.report import kind_of, write_reports
 
 
 def report(
@@ -24,11 +24,6 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the page of a run, a comparison or an analysis, or of several beside each other: HTML, Markdown, PNG."""
-    from inheritune.report import kind_of, write_reports
-
     page = write_reports(folders, out)
-    if as_json:
-        kinds = [{"folder": str(folder), "kind": kind_of(folder)} for folder in folders]
-        typer.echo(json.dumps({"page": str(page), "folders": kinds}, indent=2))
-    else:
-        echo(f"{page}: written")
+    kinds = [{"folder": str(folder), "kind": kind_of(folder)} for folder in folders]
+    print_result({"page": str(page), "folders": kinds}, as_json, lambda: echo(f"{page}: written"))

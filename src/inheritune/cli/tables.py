@@ -1,42 +1,33 @@
-"""What commands print for people, as tables."""
+"""What commands print for people, as tables on standard output."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
+
+from rich.table import Table
 
 from inheritune.cli.options import echo
-from inheritune.runtime import place_of_process
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from inheritune.results import Analysis, AnalyzedModel, Block, RunSummary
+from inheritune.report import spans, table, verdict
+from inheritune.results import Analysis, AnalyzedModel, Block, RunSummary
+from inheritune.runlog import PlainConsole
 
 
 def table_of(
-    header: Sequence[str], rows: Sequence[Sequence[str]], whole_figures: bool = False, names: int = 1
-) -> "Table":  # fmt: skip
-    """The first `names` columns to the left, the others to the right. With `whole_figures` only names are broken where
-    there is no room.
-    """
-    from rich.table import Table
-
-    shown = Table(box=None, pad_edge=False, header_style="bold")
+    header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1, whole: slice = slice(0)
+) -> Table:  # fmt: skip
+    """The first `names` columns are at the left, the others at the right. Cells are not broken in those of `whole`."""
+    shown = Table(box=None, pad_edge=False, header_style="bold", show_header=any(header))
     for number, name in enumerate(header):
-        is_name = number < names
-        justify: Literal["left", "right"] = "left" if is_name else "right"
-        shown.add_column(name, justify=justify, overflow="fold", no_wrap=whole_figures and not is_name)
+        shown.add_column(name, justify="left" if number < names else "right", overflow="fold")
+    for column in shown.columns[whole]:
+        column.no_wrap = True
     for row in rows:
         shown.add_row(*row)
     return shown
 
 
-def show_summary(summary: "RunSummary", folder: Path) -> None:
-    """The table and the verdict, on standard output."""
-    from inheritune.report import table, verdict
-    from inheritune.runlog import PlainConsole
-
+def show_summary(summary: RunSummary, folder: Path) -> None:
+    """The table and the verdict of a run."""
     console = PlainConsole()
     console.print()
     console.print(table_of(*table(summary, narrow=True)))
@@ -47,19 +38,14 @@ def show_summary(summary: "RunSummary", folder: Path) -> None:
 
 
 def show_plan(plan: dict[str, Any]) -> None:
-    """A plan, a row for each tensor of the target, on standard output."""
-    from inheritune.runlog import PlainConsole
-
+    """A plan, a row for each tensor of the target."""
     # A name that is broken over two lines can be neither read nor copied: long rows are left to the terminal.
     console = PlainConsole(width=max(PlainConsole().width, 240))
     rows = [
         [row["target"], row["source"] or "-", row["slice"], f"{row['bytes']:,}" if row["bytes"] else ""]
         for row in plan["plan"]
     ]
-    shown = table_of(("target tensor", "source tensor", "slice", "bytes"), rows, names=3)
-    for column in shown.columns[:3]:
-        column.no_wrap = True
-    console.print(shown)
+    console.print(table_of(("target tensor", "source tensor", "slice", "bytes"), rows, names=3, whole=slice(3)))
     total = sum(row["bytes"] for row in plan["plan"])
     console.print(
         f"\n{len(plan['blocks'])} of {plan['of']} blocks ({', '.join(map(str, plan['blocks']))}),"
@@ -70,55 +56,54 @@ def show_plan(plan: dict[str, Any]) -> None:
 
 
 def show_inherited(made: dict[str, Any]) -> None:
-    """What was inherited, in a line on standard output."""
+    """What was inherited, in a line."""
     new = f", {made['tensors_fresh']} tensors new" if made["tensors_fresh"] else ""
     echo(f"{made['model']}: {len(made['blocks'])} of {made['of']} blocks, {made['parameters']:,} parameters{new}")
 
 
 def show_bench(bench: dict[str, Any]) -> None:
-    """Figures with their units, on standard output."""
-    from rich.table import Table
-
-    from inheritune.runlog import PlainConsole
-
-    console, step, limit = PlainConsole(), bench["step"], bench["limit"]
-    shown = Table(box=None, pad_edge=False, show_header=False)
-    for justify in ("left", "right", "left"):
-        shown.add_column(justify=justify, overflow="fold")
-    shown.add_row("step", f"{step['seconds']:.4g} s", f"median of {step['measured']}")
-    shown.add_row("", f"{step['tokens_per_second']:,.0f}", "tokens/s")
-    shown.add_row("", f"{bench['flops_per_token'] / 1e6:,.1f}", "MFLOP a token")
-    shown.add_row("", _giga(step["flops_per_second"]), "GFLOP/s")
-    shown.add_row("limit", _giga(limit["flops_per_second"]), f"GFLOP/s, {limit['matrix']}³ {limit['dtype']} product")
-    shown.add_row("", f"{_giga(limit['lowest'])} to {_giga(limit['highest'])}", f"GFLOP/s, of {limit['measured']}")
-    shown.add_row("fraction", f"{bench['fraction']:.3f}", "of the limit")
+    """Figures with their units."""
+    step, limit, memory, console = bench["step"], bench["limit"], bench["memory"], PlainConsole()
+    rows = [
+        ["step", f"{step['seconds']:.4g} s", f"median of {step['measured']}"],
+        ["", f"{step['tokens_per_second']:,.0f}", "tokens/s"],
+        ["", f"{bench['flops_per_token'] / 1e6:,.1f}", "MFLOP a token"],
+        ["", _giga(step["flops_per_second"]), "GFLOP/s"],
+        ["limit", _giga(limit["flops_per_second"]), f"GFLOP/s, {limit['matrix']}³ {limit['dtype']} product"],
+        ["", f"{_giga(limit['lowest'])} to {_giga(limit['highest'])}", f"GFLOP/s, of {limit['measured']}"],
+        ["fraction", f"{bench['fraction']:.3f}", "of the limit"],
+    ]
     if limit["data_sheet"] is not None:
-        shown.add_row("", f"{bench['fraction_of_data_sheet']:.3f}", f"of the data sheet's {_giga(limit['data_sheet'])}")
+        rows.append(["", f"{bench['fraction_of_data_sheet']:.3f}", f"of the data sheet's {_giga(limit['data_sheet'])}"])
     for label, row in (("end to end", bench["end_to_end"]), ("end to end, direct", bench["end_to_end_direct"])):
         if row is not None:
-            shown.add_row(label, f"{row['tokens_per_second']:,.0f}", f"tokens/s, {row['lost']:.1%} lost")
-    _add_parts(shown, bench["end_to_end"])
-    shown.add_row("memory", f"{bench['memory']['peak_bytes'] / 2**30:.2f} GiB", f"peak {bench['memory']['of']}")
-    shown.add_row("first step", f"{bench['first_step_seconds']:.1f} s", "compiling included, not counted above")
+            rows.append([label, f"{row['tokens_per_second']:,.0f}", f"tokens/s, {row['lost']:.1%} lost"])
+    rows += [
+        *_lost_beside_steps(bench["end_to_end"]),
+        ["memory", f"{memory['peak_bytes'] / 2**30:.2f} GiB", f"peak {memory['of']}"],
+        ["first step", f"{bench['first_step_seconds']:.1f} s", "compiling included, not counted above"],
+    ]
     console.print(
         f"{bench['shape']}: {bench['blocks']} blocks, {bench['parameters']:,} parameters; {bench['batch_sequences']} x"
         f" {bench['sequence_length']} tokens a step, {bench['precision']}, compile {str(bench['compile']).lower()};"
         f" {bench['hardware']['name']}",
         soft_wrap=True,
-    )  # fmt: skip
+    )
+    shown = table_of(("", "", ""), rows)
+    shown.columns[2].justify = "left"
     console.print(shown)
 
 
-def _add_parts(shown: Any, parts: dict[str, Any] | None) -> None:
-    """What costs time beside the steps: rows of a table."""
+def _lost_beside_steps(parts: dict[str, Any] | None) -> list[list[str]]:
     if parts is None:
-        shown.add_row("end to end", "-", "not measured: time ran out")
-        return
+        return [["end to end", "-", "not measured: time ran out"]]
     judged = f"s, validation of {parts['validation_sequences']} sequences, each {parts['validation_every_steps']} steps"
-    shown.add_row("", f"{parts['validation_seconds']:.3g}", judged)
-    shown.add_row("", f"{parts['best_seconds']:.3g}", "s, keeping the best weights, as often")
-    shown.add_row("", f"{parts['checkpoint_seconds']:.3g}", f"s, a checkpoint, each {parts['checkpoint_every']}")
-    shown.add_row("", f"{parts['between_steps_seconds']:.3g}", "s between steps (data, records)")
+    return [
+        ["", f"{parts['validation_seconds']:.3g}", judged],
+        ["", f"{parts['best_seconds']:.3g}", "s, keeping the best weights, as often"],
+        ["", f"{parts['checkpoint_seconds']:.3g}", f"s, a checkpoint, each {parts['checkpoint_every']}"],
+        ["", f"{parts['between_steps_seconds']:.3g}", "s between steps (data, records)"],
+    ]
 
 
 def _giga(rate: float) -> str:
@@ -126,9 +111,7 @@ def _giga(rate: float) -> str:
 
 
 def show_prepared(manifest: dict[str, Any]) -> None:
-    """What came from each source, and what each filter left, on standard output."""
-    from inheritune.runlog import PlainConsole
-
+    """What came from each source, and what each filter left."""
     console = PlainConsole()
     if manifest.get("sources"):
         names = ("source", "documents found", "broken places", "training tokens", "validation tokens")
@@ -148,10 +131,8 @@ def show_prepared(manifest: dict[str, Any]) -> None:
         console.print()
 
 
-def show_analysis(analysis: "Analysis", out: Path | None) -> None:
-    """A row for each block of each model, and a summary of each, on standard output."""
-    from inheritune.runlog import PlainConsole
-
+def show_analysis(analysis: Analysis, out: Path | None) -> None:
+    """A row for each block of each model, and a summary of each."""
     console = PlainConsole()
     header = ["block", "max rank", "mass", "sink", "influence", "skipped", "depth loss", "grad q", "grad k", ""]
     for model in analysis.models:
@@ -159,13 +140,13 @@ def show_analysis(analysis: "Analysis", out: Path | None) -> None:
         shown.columns[0].justify, shown.columns[-1].justify = "right", "left"
         console.print(f"\n{model.name}: loss {model.loss.mean:.4f}")
         console.print(shown)
-        console.print(_analysis_words(model, analysis.collapsed_below), soft_wrap=True)
+        console.print(_analysis_summary(model, analysis.collapsed_below), soft_wrap=True)
     if out is not None:
         console.print(f"\npage    {out / 'index.html'}", soft_wrap=True)
         console.print(f"figures {out / 'analysis.json'}", soft_wrap=True)
 
 
-def _analysis_row(block: "Block", tau: str) -> list[str]:
+def _analysis_row(block: Block, tau: str) -> list[str]:
     attention, gradients = block.attention, block.gradients
     sinks = [head.sink.mean for head in attention.heads] if attention else []
     figures = [
@@ -182,9 +163,7 @@ def _analysis_row(block: "Block", tau: str) -> list[str]:
     return [str(block.block), *shown, "lazy" if attention and attention.lazy else ""]
 
 
-def _analysis_words(model: "AnalyzedModel", collapsed_below: float) -> str:
-    from inheritune.report import spans
-
+def _analysis_summary(model: AnalyzedModel, collapsed_below: float) -> str:
     if model.no_attention is not None:
         text = f"No ranks: {model.no_attention}."
     else:
@@ -199,13 +178,8 @@ def _analysis_words(model: "AnalyzedModel", collapsed_below: float) -> str:
     return text
 
 
-def show_trial(trial: dict[str, Any], as_json: bool) -> None:
-    """What a dry run has measured, on standard output of the first process."""
-    if place_of_process()[0] > 0:
-        return
-    if as_json:
-        echo(json.dumps(trial, indent=2))
-        return
+def show_trial(trial: dict[str, Any]) -> None:
+    """What a dry run has measured."""
     layers = f"{trial['layers']} blocks (the deepest round): " if "layers" in trial else ""
     memory = trial["memory"]
     echo(

@@ -1,7 +1,7 @@
 """MaxRank and AvgMass over the blocks."""
 
 from inheritune.report.analysis import about_text, attention_missing, models_table
-from inheritune.report.lines import line_panels
+from inheritune.report.line_charts import measure_panels
 from inheritune.report.measures import attention_measures
 from inheritune.report.page import Section
 from inheritune.report.run_folder import RunFolder
@@ -27,7 +27,7 @@ def section(shown: Shown) -> Section:
     if run is not None and run.analysis is not None:
         more = "analysis/index.html in the run's folder shows every head, and what each block is worth."
         notes = [f"{about_text(run.analysis)} {more}"]
-    return Section(title, missing=missing, rows=[line_panels(measures, models, labels)], tables=tables, notes=notes)
+    return Section(title, missing=missing, rows=[measure_panels(measures, models, labels)], tables=tables, notes=notes)
 
 
 def _different_texts(shown: Shown) -> list[str]:

@@ -2,7 +2,7 @@
 
 from inheritune.report.analysis import AnalysisFolder, what_is_missing
 from inheritune.report.heat_maps import draw_distances
-from inheritune.report.lines import line_panels
+from inheritune.report.line_charts import measure_panels
 from inheritune.report.measures import BLOCK_MEASURES
 from inheritune.report.page import Panel, Section
 from inheritune.report.run_folder import RunFolder
@@ -17,7 +17,7 @@ def section(shown: Shown) -> Section:
     title, (models, labels) = "What a block is worth", shown.models
     if shown.only(RunFolder) is not None:
         return Section(title)
-    lines = line_panels(BLOCK_MEASURES, models, labels)
+    lines = measure_panels(BLOCK_MEASURES, models, labels)
     if shown.only(AnalysisFolder) is None:
         return Section(title, rows=[lines])
     missing = what_is_missing(BLOCK_MEASURES, models, labels)

@@ -1,20 +1,23 @@
 """Validation losses on the way, over tokens, steps and FLOPs."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from inheritune.report.comparison import ComparisonFolder
 from inheritune.report.curves import Curve, Curves
-from inheritune.report.figures import COLOURS, INK, Picture, draw, dress, show_values, stretch
+from inheritune.report.figures import COLOURS, INK, Picture
+from inheritune.report.line_charts import Line, draw_lines
 from inheritune.report.page import Section
 from inheritune.report.run_folder import RunFolder
 from inheritune.report.shown import Shown
 
 PLACE = 30
 
-_AXES = {"tokens": "tokens trained on", "steps": "optimizer steps", "flops": "training FLOPs"}
-_SHOWN = {"tokens": "tokens", "steps": "steps", "flops": "FLOPs"}
-_STYLES = ("-", "--", "-.", ":")
+_AXES = {
+    "tokens": ("tokens", "tokens trained on"),
+    "steps": ("steps", "optimizer steps"),
+    "flops": ("FLOPs", "training FLOPs"),
+}
+"""The unit and the label of each axis."""
 
 
 def section(shown: Shown) -> Section:
@@ -23,8 +26,7 @@ def section(shown: Shown) -> Section:
     runs, compared = shown.every(RunFolder), shown.every(ComparisonFolder)
     if not (runs or compared):
         return Section(title)
-    drawn = [(words, draw_curves(curves, axis)) for axis, words in _SHOWN.items()]
-    by_axis = [(words, picture) for words, picture in drawn if picture is not None]
+    drawn = [(unit, draw_curves(curves, axis)) for axis, (unit, _) in _AXES.items()]
     if not curves.curves:
         return Section(title, missing=curves.missing())
     comparison = compared[0][1].comparison if len(shown.folders) == 1 and compared else None
@@ -44,51 +46,43 @@ def section(shown: Shown) -> Section:
             f"Taken every {every} on the first {count} validation sequences, as is the reference's line; the table"
             " judges on all of them. What earlier rounds cost is counted in a round that resumed from them."
         )
+    by_axis = [(unit, picture) for unit, picture in drawn if picture is not None]
     return Section(title, missing=curves.missing(), by_axis=by_axis, notes=[note])
 
 
-def draw_curves(shown: Curves, axis: str) -> Picture | None:
+def draw_curves(curves: Curves, axis: str) -> Picture | None:
     """The curves over one axis; None where there is none."""
-    curves = shown.over(axis)
-    if not curves:
-        return None
-    size = (5, 3.4 + 0.2 * (len(curves) + len(shown.levels)))
-    says = f"validation loss during training, by {_SHOWN[axis]}"
-    return draw(
-        f"loss-by-{axis}", says, lambda figure, axes: _fill(figure, axes, curves, shown.levels, axis), size, font=10.5
-    )
-
-
-def _fill(figure: Any, axes: Any, curves: Sequence[Curve], levels: dict[str, float], axis: str) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    handles, others = [], [curve for curve in curves if curve.role != "reference"]
-    for place, (name, level) in enumerate(levels.items()):
-        style = _STYLES[1 + place % 3]
-        handles.append(axes.axhline(level, color=INK, linestyle=style, linewidth=1.2, label=name))
-    for curve in curves:
-        number = others.index(curve) if curve in others else None
-        xs, ys = [point[axis] for point in curve.points], [point["val_loss"] for point in curve.points]
-        handles += axes.plot(
-            xs, ys, label=curve.name, color=INK if number is None else COLOURS[number % len(COLOURS)],
-            linestyle=":" if curve.role == "control" else _STYLES[(number or 0) // len(COLOURS) % 3],
-            linewidth=1.4 if number is None else 2,
-            marker="o" if len(xs) == 1 else "",
-        )  # fmt: skip
-    losses = [point["val_loss"] for curve in curves for point in curve.points]
-    stretch(axes, [*levels.values(), *losses])  # untrained it begins far above
-    for curve in curves:
-        texts = [
-            f"{curve.name}\n{_amount(point[axis])} {_SHOWN[axis]}: {point['val_loss']:.4f}" for point in curve.points
-        ]
-        xs, ys = [point[axis] for point in curve.points], [point["val_loss"] for point in curve.points]
-        show_values(axes, xs, ys, texts, len(curves))
-    axes.set_xlabel(_AXES[axis])
-    axes.set_ylabel("validation loss (nats a token)")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value)))
-    dress(axes)
-    names = [handle.get_label() for handle in handles]
-    figure.legend(handles, names, loc="outside upper left", frameon=False, labelcolor=INK, fontsize=9.5)
+    known = curves.over(axis)
+    if not known:
+        return None
+    unit, label = _AXES[axis]
+    others = [curve for curve in known if curve.role != "reference"]
+    lines = [
+        Line(
+            curve.name, [point[axis] for point in curve.points], [point["val_loss"] for point in curve.points],
+            [f"{_amount(point[axis])} {unit}: {point['val_loss']:.4f}" for point in curve.points],
+            _style(curve, others.index(curve) if curve in others else None),
+        )
+        for curve in known
+    ]  # fmt: skip
+
+    def write_amounts(axes: Any) -> None:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value)))
+
+    title, y_label = f"validation loss during training, by {unit}", "validation loss (nats a token)"
+    return draw_lines(f"loss-by-{axis}", title, (label, y_label), lines, write_amounts, curves.levels)
+
+
+def _style(curve: Curve, number: int | None) -> dict[str, Any]:
+    """How a curve is drawn; `number` is None for a reference."""
+    return {
+        "color": INK if number is None else COLOURS[number % len(COLOURS)],
+        "linestyle": ":" if curve.role == "control" else ("-", "--", "-.")[(number or 0) // len(COLOURS) % 3],
+        "linewidth": 1.4 if number is None else 2,
+        "marker": "o" if len(curve.points) == 1 else "",
+    }
 
 
 def _amount(value: float) -> str:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import inheritune
 from conftest import make_text, read_json, tiny_recipe, weights
 from inheritune.arch import TRIED, Readers
-from inheritune.card.origin import Licence, Origin, origin_of, origin_of_loaded
+from inheritune.card.origin import Licence, Origin, origin_of, origin_of_model
 from inheritune.card.text import Card, datasets_of, metadata_of, render, tasks_table
 from inheritune.cli import main
 from inheritune.experiment import run
@@ -61,7 +61,7 @@ class TestOrigins:
         place = in_the_cache(licensed, tmp_path)
         found = origin_of(Reference(path=str(place)))
         assert (found.name, found.hub_id, found.revision) == ("org/large", "org/large", COMMIT)
-        loaded = origin_of_loaded(AutoModelForCausalLM.from_pretrained(place))
+        loaded = origin_of_model(AutoModelForCausalLM.from_pretrained(place))
         assert (loaded.hub_id, loaded.licence) == ("org/large", found.licence)
 
     @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ class TestOrigins:
     def test_a_model_in_memory_and_one_that_is_gone(self, reference_folder: Path, tmp_path: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(reference_folder)
         model.config.name_or_path = ""
-        assert origin_of_loaded(model).name == "a model in memory"
+        assert origin_of_model(model).name == "a model in memory"
         model.config.name_or_path = str(tmp_path / "gone")
-        found = origin_of_loaded(model)
+        found = origin_of_model(model)
         assert (found.name, found.licence.is_known) == ("gone", False)
 
 

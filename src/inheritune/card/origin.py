@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from inheritune.arch import Located, fetch, locate, read_gguf
-from inheritune.card.stated import hub_id, languages, licence_id, licence_link, licence_name, stated
+from inheritune.card.stated import hub_id, languages, legal_fields, licence_id, licence_link, licence_name, stated
 from inheritune.errors import InputError
 from inheritune.recipe import Reference, check
 from inheritune.runlog import is_own
@@ -32,6 +32,12 @@ _NOTICES = {
 }
 """What a licence asks to be in such a file beside all that is made of the model."""
 
+_GGUF_FIELDS = {
+    "license": licence_id,
+    "license.name": licence_name,
+    "license.link": licence_link,
+    "languages": languages,
+}
 _LARGEST = 200_000  # bytes of a licence file; longer ones are something else
 _SNAPSHOT = re.compile(r"models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})")
 _REPOSITORY = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+?)(?:\.git|/.*)?")
@@ -111,15 +117,22 @@ def origin_of(reference: Reference, revision: str | None = None) -> Origin:
     return replace(origin, name=str(origin.hub_id) if is_copy else place.resolve().name, revision=revision)
 
 
-def origin_of_loaded(model: "PreTrainedModel") -> Origin:
-    """The same of a model in memory: what it was loaded from is asked, where that is a folder or in the hub's cache."""
-    path, commit = str(model.config.name_or_path or ""), getattr(model.config, "_commit_hash", None)
+def origin_of_model(model: "Reference | PreTrainedModel") -> Origin:
+    """The same of a reference or of a model in memory, which is asked what it was loaded from; where the files cannot
+    be read the licence is unknown.
+    """
+    if isinstance(model, Reference):
+        path, revision, commit = str(model.path), model.revision, None
+    else:
+        path, revision = str(model.config.name_or_path or ""), getattr(model.config, "_commit_hash", None)
+        commit = revision
     if not path:
         return Origin("a model in memory", licence=Licence(source="it was made of a model in memory, which has none"))
     try:
-        return origin_of(check(Reference, {"path": path, "revision": commit}, "model"), commit)
+        fields = {"path": path, "revision": revision}
+        return origin_of(model if isinstance(model, Reference) else check(Reference, fields, "model"), commit)
     except (InputError, OSError):
-        return unreachable(path, commit)
+        return unreachable(path, revision)
 
 
 def unreachable(path: str, revision: str | None = None) -> Origin:
@@ -190,29 +203,20 @@ def _licence(metadata: Mapping[str, Any], files: Mapping[str, str]) -> Licence:
 
 def _of_gguf(file: Path) -> Origin:
     """From a .gguf file's own metadata."""
-    fields = read_gguf(file).metadata
-
-    def read(key: str) -> Any:
-        return fields.get(f"general.{key}")
-
-    urls = (read(key) for key in ("source.repo_url", "repo_url", "source.url", "url"))
-    repository = next(
-        (match[1] for url in urls if isinstance(url, str) and (match := _REPOSITORY.fullmatch(url))), None
-    )
+    metadata = read_gguf(file).metadata
+    general = {key.removeprefix("general."): value for key, value in metadata.items() if key.startswith("general.")}
+    urls = (general.get(key) for key in ("source.repo_url", "repo_url", "source.url", "url"))
+    matches = (_REPOSITORY.fullmatch(url) for url in urls if isinstance(url, str))
+    repository = next((match[1] for match in matches if match), None)
     snapshot = _SNAPSHOT.search(str(file.absolute()))
     if snapshot is not None:
         repository = f"{snapshot[1]}/{snapshot[2]}"
-    licence = Licence(source="the metadata of the reference's .gguf file (general.license) has none")
+    fields, left_out = legal_fields(general, _GGUF_FIELDS, "general.{} of the .gguf file")
     source = "the metadata of the reference's .gguf file (general.license)"
-    left_out: list[str] = []
-    given = {"license": licence_id, "license.name": licence_name, "license.link": licence_link, "languages": languages}
-    facts: dict[str, Any] = {key: check(read(key)) for key, check in given.items()}
-    for key, value in facts.items():
-        if value is None and read(key):
-            left_out.append(f"general.{key} of the .gguf file, which holds something else than it should")
-    if facts["license"] not in (None, UNKNOWN):
-        licence = Licence(facts["license"], facts["license.name"], facts["license.link"], source)
+    licence = Licence(source=f"{source} has none")
+    if fields.get("license", UNKNOWN) != UNKNOWN:
+        licence = Licence(fields["license"], fields.get("license.name"), fields.get("license.link"), source)
     return Origin(
-        file.name, hub_id(repository), snapshot[3] if snapshot else None, licence, facts["languages"],
+        file.name, hub_id(repository), snapshot[3] if snapshot else None, licence, fields.get("languages"),
         _notice(licence, {}), left_out=tuple(left_out),
     )  # fmt: skip

@@ -56,12 +56,12 @@ def write_cards(folder: Path, recipe: Recipe, summary: RunSummary) -> None:
 
 @contextlib.contextmanager
 def without_stopping(say: Callable[[str], None], remedy: str) -> Iterator[None]:
-    """Inside, nothing that goes wrong stops what is finished: it is told to `say`, with the remedy."""
+    """Inside, an error does not stop what is finished; `say` gets it with the remedy."""
     try:
         yield
     except Exception as error:
-        said = str(error) if isinstance(error, InherituneError) else f"{type(error).__name__}: {error}"
-        say(f"the model's card cannot be written ({shown_line(said)[:300]}); the model is whole; {remedy}")
+        what = str(error) if isinstance(error, InherituneError) else f"{type(error).__name__}: {error}"
+        say(f"the model's card cannot be written ({shown_line(what)[:300]}); the model is whole; {remedy}")
 
 
 def put(place: Path, text: str, origin: Origin) -> None:
@@ -99,6 +99,8 @@ def _card(
     shown = summary.model_copy(update={"rounds": [own], "controls": summary.controls if is_result else []})
     losses = table(shown)  # controls were made for the result
     losses.rows[1][0] = "this model"
+    tree = public(recipe.model_dump(mode="json", exclude_defaults=True))
+    recipe_yaml = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     note = loss_note(summary.validation_sequences, summary.tolerance, recipe.train.sequence_length)
     return Card(
         title=f"{own.layers} of {reference.layers} blocks of {origin.name.rpartition('/')[2]}",
@@ -113,25 +115,15 @@ def _card(
         training=_training(recipe, summary, own, starts),
         losses=f"{losses.markdown()}\n\n{note}",
         tasks=tasks_table(tasks) if tasks else "",
-        recipe=_recipe(recipe),
-        unknown=_UNKNOWN,
+        recipe="\n".join(markdown_block(recipe_yaml.strip(), "yaml")),
+        unknown=(
+            "Nothing was measured but what is shown above. Validation text is of the same sources as the training text,"
+            " so other text may show another distance to the reference. This model has its weights from the reference,"
+            " with whatever that was trained on, and whatever errors and biases it has."
+        ),
         datasets=datasets_of(recipe.data.sources),
         own_code=recipe.reference.trust_remote_code,
     )
-
-
-def _recipe(recipe: Recipe) -> str:
-    """The recipe as strangers may read it, as a block of Markdown."""
-    tree = public(recipe.model_dump(mode="json", exclude_defaults=True))
-    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).strip()
-    return "\n".join(markdown_block(text, "yaml"))
-
-
-_UNKNOWN = (
-    "Nothing was measured but what is shown above. Validation text is of the same sources as the training text, so"
-    " other text may show another distance to the reference. This model has its weights from the reference, with"
-    " whatever that was trained on, and whatever errors and biases it has."
-)
 
 
 def _lead(summary: RunSummary, own: Round, origin: Origin, is_result: bool) -> str:
@@ -209,8 +201,7 @@ def machine(start: Start) -> list[tuple[str, str]]:
     threads = f"{start.threads} thread" + ("" if start.threads == 1 else "s")
     several = f"{start.processes} processes" if start.processes > 1 else threads
     place = "; ".join(filter(None, [start.machine, f"{start.gpu or start.device}, {several}"]))
-    named = [f"{name} {start.versions[name]}" for name in _NAMED if name in start.versions]
+    named = [
+        f"{name} {start.versions[name]}" for name in ("inheritune", "torch", "transformers") if name in start.versions
+    ]
     return [("on", markdown_text(place)), ("with", ", ".join(named))]
-
-
-_NAMED = ("inheritune", "torch", "transformers")

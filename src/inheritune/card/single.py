@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inheritune.arch import Readers, readers_in
-from inheritune.card.origin import CARD, Origin, origin_of, origin_of_loaded, unreachable
+from inheritune.card.origin import CARD, origin_of_model
 from inheritune.card.run import costs, machine, put, weights_in_words
 from inheritune.card.text import PAPER, Card, code, lineage_rows, render
-from inheritune.errors import InputError
 from inheritune.recipe import Inherit, Reference, Training, model_at
 from inheritune.report import markdown_text, short, spans, with_error
 from inheritune.results import Inherited, Selection, Start, TrainingResult
@@ -27,7 +26,7 @@ def inherited_files(
 
     `notes` is the plan in figures, `readers` which versions of transformers load it, `selection` a measured choice.
     """
-    origin = _origin(reference)
+    origin = origin_of_model(reference)
     blocks, total = notes.blocks, notes.total
     chosen = "listed" if isinstance(spec.layers, list) else code(spec.choose)
     if selection is not None:
@@ -59,7 +58,7 @@ def write_trained_card(
     """
     if (folder / "model" / CARD).exists() or not (folder / "model").is_dir():
         return
-    origin = _origin(_place(model))
+    origin = origin_of_model(_place(model))
     rows = lineage_rows(origin, None, None)
     inherited = Inherited.read_if_there(Path(model) / _NOTES) if isinstance(model, str | Path) else None
     if inherited is not None:
@@ -72,7 +71,7 @@ def write_trained_card(
     )
     training = [*costs(result, settings), *machine(start.model_copy(update={"versions": versions()}))]
     if teacher is not None:
-        training.insert(0, ("teacher", code(_origin(_place(teacher)).name)))
+        training.insert(0, ("teacher", code(origin_of_model(_place(teacher)).name)))
     card = Card(
         f"{origin.name.rpartition('/')[2]}, trained", lead, origin, rows, readers_in(folder / "model"), training,
         unknown="Nothing was measured but the loss above, and no other model was compared with it.",
@@ -82,12 +81,3 @@ def write_trained_card(
 
 def _place(model: "str | Path | PreTrainedModel") -> "Reference | PreTrainedModel":
     return model_at(model) if isinstance(model, str | Path) else model
-
-
-def _origin(reference: "Reference | PreTrainedModel") -> Origin:
-    if not isinstance(reference, Reference):
-        return origin_of_loaded(reference)
-    try:
-        return origin_of(reference)
-    except (InputError, OSError):
-        return unreachable(str(reference.path), reference.revision)

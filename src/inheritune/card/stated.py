@@ -1,7 +1,7 @@
 """What the card of another model states. It is text from a stranger: what is not of its kind is left out, and said."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,20 @@ def stated(card: Path | None) -> tuple[dict[str, Any], list[str]]:
     metadata = _metadata(card)
     if metadata is None:
         return {}, [f"all metadata of {card.name}, which cannot be read as such"]
+    return legal_fields(metadata, _FIELDS, f"the field {{}} of {card.name}")
+
+
+def legal_fields(
+    values: Mapping[Any, Any], checks: Mapping[str, Callable[[Any], Any]], place: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The values that have a check and pass it, by name, and what was left out, in words; `place` names a field."""
     fields, left_out = {}, []
-    for name, check in _FIELDS.items():
-        if metadata.get(name) is None:
+    for name, check in checks.items():
+        if values.get(name) in (None, "", []):
             continue
-        value = check(metadata[name])
+        value = check(values[name])
         if value is None:
-            left_out.append(f"the field {name} of {card.name}, which holds something else than it should")
+            left_out.append(f"{place.format(name)}, which holds something else than it should")
         else:
             fields[name] = value
     return fields, left_out

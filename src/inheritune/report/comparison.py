@@ -4,16 +4,16 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from inheritune.report.curves import Curve, Curves, arm_curve, reference_curve
+from inheritune.report.curves import Curve, Curves, arm_curve, final_level, reference_curve
 from inheritune.report.notation import short, with_error
 from inheritune.report.page import BAD, GOOD, OPEN, Table
-from inheritune.results import Arm, Comparison, JudgedArm, ReferenceSummary, read_judged
+from inheritune.results import Arm, Comparison, JudgedArm, ReferenceSummary
 
 _COLUMNS = (
     "arm", "blocks", "params", "tokens", "FLOPs", "teacher's", "seconds", "val. loss", "± seeds", "gap", "speed-up",
     "published", "FLOPs to match", "best", "verdict",
 )  # fmt: skip
-_NARROW = ("arm", "blocks", "val. loss", "± seeds", "gap", "speed-up", "verdict", "published")
+_NARROW = ("arm", "blocks", "val. loss", "± seeds", "gap", "speed-up", "published", "verdict")
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,7 @@ class ComparisonFolder:
         last = max((arm.points[-1]["tokens"] for arm in arms if arm.points), default=math.inf)
         points = [point for point in reference_curve(folder, compared.reference) if point["tokens"] <= last]
         curves = [Curve(f"{prefix}reference", points, "reference"), *arms]
-        levels, file = {}, folder / (compared.reference.folder or ".") / "evaluation.json"
-        if file.is_file():  # else it has been taken away
-            losses = read_judged(file).sequence_losses[: compared.curve_sequences]
-            levels[f"{prefix}reference, final"] = math.fsum(losses) / len(losses)
+        levels = final_level(folder / (compared.reference.folder or "."), prefix, compared.curve_sequences)
         return Curves([curve for curve in curves if curve.points], levels)
 
 
@@ -84,14 +81,12 @@ def comparison_table(compared: Comparison, narrow: bool = False) -> Table:
     }
     for name, value in published.items():
         rows.setdefault(name, {"arm": name})["published"] = f"{value:g}"
-    shown = set(_NARROW if narrow else _COLUMNS)
-    if not any(arm.start == "growth" for arm in compared.arms):
-        shown -= {"FLOPs to match"}
-    header = [name for name in _COLUMNS if name in shown and any(row.get(name) for row in rows.values())]
-    if narrow:
-        for row in rows.values():
-            row |= {name: row[name].replace(" ", "\n") for name in ("val. loss", "gap", "speed-up") if name in row}
-    return Table(header, [[row.get(name, "") for name in header] for row in rows.values()])
+    if not narrow:
+        growth = any(arm.start == "growth" for arm in compared.arms)
+        return Table.of([name for name in _COLUMNS if growth or name != "FLOPs to match"], list(rows.values()))
+    for row in rows.values():
+        row |= {name: row[name].replace(" ", "\n") for name in ("val. loss", "gap", "speed-up") if name in row}
+    return Table.of(_NARROW, list(rows.values()))
 
 
 def _reference_row(reference: ReferenceSummary) -> dict[str, str]:

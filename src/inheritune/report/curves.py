@@ -1,11 +1,12 @@
 """Loss curves over what was spent, read from metrics files."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inheritune.results import ReferenceSummary, SeedSummary
+from inheritune.results import ReferenceSummary, SeedSummary, read_judged
 from inheritune.runlog import read_metrics
 
 AXES = ("steps", "tokens", "flops")
@@ -49,6 +50,15 @@ def merged(parts: Sequence[Curves]) -> Curves:
     """All of them together."""
     levels = {name: level for part in parts for name, level in part.levels.items()}
     return Curves([curve for part in parts for curve in part.curves], levels)
+
+
+def final_level(folder: Path, prefix: str, sequences: int) -> dict[str, float]:
+    """The final loss of the reference in `folder` on the first sequences, by its label; empty where it is not known."""
+    file = folder / "evaluation.json"
+    if not file.is_file():
+        return {}
+    losses = read_judged(file).sequence_losses[:sequences]
+    return {f"{prefix}reference, final": math.fsum(losses) / len(losses)}
 
 
 def arm_curve(folder: Path, runs: Sequence[SeedSummary]) -> Points:

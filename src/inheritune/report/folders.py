@@ -18,7 +18,7 @@ _KINDS: dict[str, tuple[type[Folder], tuple[str, ...]]] = {
     "comparison": (ComparisonFolder, ("comparison.json", "suite.yaml")),
     "analysis": (AnalysisFolder, ("analysis.json",)),
 }
-"""A folder is of the first kind of which it holds a file."""
+"""A folder is of the first kind of which it holds a file; pages show the kinds in this order."""
 
 
 def kind_of(folder: Path) -> str:
@@ -38,13 +38,13 @@ def write_report(folder: Path, result: RunSummary | Comparison | None = None) ->
     Raises InputError for another folder or a file of another version, DamagedFile where a file is damaged.
     """
     if isinstance(result, RunSummary):
-        return _write_alone(RunFolder.read(folder, result), None)
+        return _write_alone(RunFolder.read(folder, result))
     if isinstance(result, Comparison):
-        return _write_alone(ComparisonFolder(folder, result), None)
-    return _write_alone(_KINDS[kind_of(folder)][0].read(folder), None)
+        return _write_alone(ComparisonFolder(folder, result))
+    return _write_alone(_KINDS[kind_of(folder)][0].read(folder))
 
 
-def _write_alone(shown: Folder, out: Path | None) -> Path:
+def _write_alone(shown: Folder, out: Path | None = None) -> Path:
     """Write the page of one folder into `out`, or into the place that is its own."""
     page = Shown([("", shown)]).page()
     if not isinstance(shown, AnalysisFolder):
@@ -64,21 +64,18 @@ def write_reports(folders: list[Path], out: Path | None = None) -> Path:
     for place, folder in zip(places, folders, strict=True):
         if places.count(place) > 1:
             raise InputError(str(folder), "is named twice", "name each folder once")
-    if out is not None or len(folders) > 1:
-        out = Path("report") if out is None else out
+    if len(folders) > 1:
+        out = out or Path("report")
+    if out is not None:
         _check_out(out)
     with _nothing_damaged(folders):
         read = [_KINDS[kind][0].read(folder) for folder, kind in zip(folders, kinds, strict=True)]
         if len(read) == 1:
             return _write_alone(read[0], out)
-        labelled = sorted(zip(_labels(folders), read, strict=True), key=lambda one: _order(one[1]))
+        order = [kind for kind, _ in _KINDS.values()]
+        labelled = sorted(zip(_labels(folders), read, strict=True), key=lambda one: order.index(type(one[1])))
         assert out is not None
         return write_folder(Shown(labelled).page(), out, out)
-
-
-def _order(folder: Folder) -> int:
-    """Runs first, then comparisons, then analyses."""
-    return [kind for kind, _ in _KINDS.values()].index(type(folder))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A page as data: verdicts, then sections of sentences, figures, tables and texts; as HTML and as Markdown."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +22,11 @@ class Table(NamedTuple):
     header: list[str]
     rows: list[list[str]]
 
-    def without_empty_columns(self) -> "Table":
-        """The table without the columns in which every cell is empty."""
-        kept = [place for place in range(len(self.header)) if any(row[place] for row in self.rows)]
-        return Table([self.header[place] for place in kept], [[row[place] for place in kept] for row in self.rows])
+    @classmethod
+    def of(cls, columns: Iterable[str], rows: Sequence[Mapping[str, str]]) -> "Table":
+        """A table of rows that have their cells by column, without the columns in which every cell is empty."""
+        header = [name for name in columns if any(row.get(name) for row in rows)]
+        return cls(header, [[row.get(name, "") for name in header] for row in rows])
 
     def markdown(self) -> str:
         """The table as Markdown that shows the cells as they are."""

@@ -1,6 +1,5 @@
 """A run's folder, whole or half finished, as far as pages need it."""
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pydantic import AliasPath, Field, ValidationError
 
 from inheritune.errors import InputError
 from inheritune.redaction import without_folders
-from inheritune.report.curves import Curve, Curves, Points
+from inheritune.report.curves import Curve, Curves, Points, final_level
 from inheritune.report.notation import many, short
 from inheritune.report.run_summary import verdict, verdict_colour
 from inheritune.results import (
@@ -73,7 +72,10 @@ class TrainingFolder:
         for record in read_metrics(self.folder / "metrics.jsonl"):
             if "val_loss" not in record or "tokens" not in record:
                 continue
-            point = {key: record[kind] + before.get(f"{key}_before", 0) for key, kind in _SPENT.items()}
+            point = {
+                key: record[kind] + before.get(f"{key}_before", 0)
+                for key, kind in (("steps", "step"), ("tokens", "tokens"))
+            }
             if cost is not None and cost.tokens:
                 point["flops"] = record["tokens"] * (cost.flops / cost.tokens) + before.get("flops_before", 0)
             points.append(point | {"val_loss": record["val_loss"]})
@@ -91,9 +93,6 @@ class TrainingFolder:
         last = steps[-1]
         tokens = f" ({short(last['tokens'])} tokens)" if "tokens" in last else ""
         return f"{self.name}: not finished; at step {last['step']:,}{tokens} the training loss is {last['loss']:.4f}."
-
-
-_SPENT = {"steps": "step", "tokens": "tokens"}
 
 
 @dataclass(frozen=True)
@@ -178,10 +177,7 @@ class RunFolder:
             Curve(prefix + one.name, one.points(models.get(_model_of(one, self.folder))), one.role)
             for one in self.trainings
         ]
-        levels, file = {}, self.folder / "reference" / "evaluation.json"
-        if file.is_file():
-            losses = read_judged(file).sequence_losses[: self.curve_sequences]
-            levels[f"{prefix}reference, final"] = math.fsum(losses) / len(losses)
+        levels = final_level(self.folder / "reference", prefix, self.curve_sequences)
         return Curves([curve for curve in curves if curve.points], levels)
 
 

@@ -78,12 +78,10 @@ _WIDE = {"FLOPs", "tokens/s", "teacher FLOPs"}  # columns that a terminal of 80 
 
 def table(run: RunState, narrow: bool = False) -> Table:
     """Reference, rounds, controls. Tokens and FLOPs are those of a model's whole training, with the earlier rounds that
-    it resumed from. `narrow` leaves out what a terminal has no room for.
+    it resumed from. `narrow` is without what a terminal has no room for.
     """
-    rows = [_row(name, one, narrow) for name, one in entries(run)]
-    left_out = _WIDE if narrow else set() if any("teacher FLOPs" in row for row in rows) else {"teacher FLOPs"}
-    header = [name for name in _COLUMNS if name not in left_out]
-    return Table(header, [[row.get(name, "") for name in header] for row in rows])
+    columns = [name for name in _COLUMNS if not (narrow and name in _WIDE)]
+    return Table.of(columns, [_row(name, one, narrow) for name, one in entries(run)])
 
 
 def _row(name: str, model: ReferenceSummary | TrainedSummary, narrow: bool) -> dict[str, str]:

@@ -83,9 +83,9 @@ def prefix(label: str) -> str:
 def stacked(tables: Sequence[tuple[str, Table]]) -> Table:
     """Tables as one with all their columns, each row's name behind its table's label."""
     header = list(dict.fromkeys(name for _, table in tables for name in table.header))
-    rows = []
-    for label, table in tables:
-        for row in table.rows:
-            cells = dict(zip(table.header, row, strict=True))
-            rows.append([prefix(label) + row[0], *(cells.get(name, "") for name in header[1:])])
-    return Table(header, rows)
+    rows = [
+        dict(zip(table.header, [prefix(label) + row[0], *row[1:]], strict=True))
+        for label, table in tables
+        for row in table.rows
+    ]
+    return Table.of(header, rows)

@@ -9,7 +9,7 @@ from inheritune.results import TrainedSummary
 
 PLACE = 90
 
-_HEADER = ["training", "tokens", "steps", "FLOPs", "teacher FLOPs", "time", "tokens/s"]
+_COLUMNS = ("training", "tokens", "steps", "FLOPs", "teacher FLOPs", "time", "tokens/s")
 
 
 def section(shown: Shown) -> Section:
@@ -21,18 +21,19 @@ def section(shown: Shown) -> Section:
         if one.flops is None or one.seconds is None:
             continue
         teacher = one.teacher_flops if isinstance(one, TrainedSummary) else None
-        rows.append([
+        cells = (
             name, f"{one.tokens:,}", f"{one.steps:,}", f"{one.flops:.3g}", "" if teacher is None else f"{teacher:.3g}",
             duration(one.seconds), f"{one.tokens_per_second:,.0f}",
-        ])  # fmt: skip
+        )  # fmt: skip
+        rows.append(dict(zip(_COLUMNS, cells, strict=True)))
         seconds, flops = seconds + one.seconds, flops + one.flops
     if not rows:
         return Section("Cost")
-    rows.append(["all trainings", "", "", f"{flops:.3g}", "", duration(seconds), ""])
+    rows.append({"training": "all trainings", "FLOPs": f"{flops:.3g}", "time": duration(seconds)})
     notes = ["The time is that of the steps alone."]
     if state.wall_seconds is not None and state.peak_memory_bytes is not None:
         notes.append(
             f"The whole run, with text, evaluations and checkpoints, took {duration(state.wall_seconds)} and at"
             f" most {state.peak_memory_bytes / 1e9:.1f} GB of memory."
         )
-    return Section("Cost", tables=[("", Table(_HEADER, rows).without_empty_columns())], notes=notes)
+    return Section("Cost", tables=[("", Table.of(_COLUMNS, rows))], notes=notes)

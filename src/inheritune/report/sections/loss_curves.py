@@ -6,6 +6,7 @@ from inheritune.report.comparison import ComparisonFolder
 from inheritune.report.curves import Curve, Curves
 from inheritune.report.figures import COLOURS, INK, Picture
 from inheritune.report.line_charts import Line, draw_lines
+from inheritune.report.notation import short
 from inheritune.report.page import Section
 from inheritune.report.run_folder import RunFolder
 from inheritune.report.shown import Shown
@@ -86,9 +87,4 @@ def _style(curve: Curve, number: int | None) -> dict[str, Any]:
 
 
 def _amount(value: float) -> str:
-    if value >= 1e13:
-        return f"{value:.3g}"
-    for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= factor:
-            return f"{value / factor:.4g}{letter}"
-    return f"{value:.4g}"
+    return f"{value:.3g}" if value >= 1e13 else short(value, 4)

@@ -9,10 +9,10 @@ from inheritune.report.shown import Shown, prefix, stacked
 
 PLACE = 10
 
-_HEADER = [
+_COLUMNS = (
     "run", "reference", "its loss", "blocks", "params", "tokens", "FLOPs", "val. loss", "gap", "matched", "took",
     "memory",
-]  # fmt: skip
+)  # fmt: skip
 
 
 def section(shown: Shown) -> Section:
@@ -28,32 +28,34 @@ def section(shown: Shown) -> Section:
             return Section("Rounds and controls", missing=missing)
         note = loss_note(state.validation_sequences or 0, state.tolerance)
         return Section("Rounds and controls", missing=missing, tables=[("", models)], notes=[note])
-    tables = [("", Table(_HEADER, [[label, *_cells(run)] for label, run in runs]).without_empty_columns())]
+    tables = [("", Table.of(_COLUMNS, [{"run": label} | _cells(run) for label, run in runs]))]
     if models.rows:
-        tables.append(("Rounds and controls", models.without_empty_columns()))
+        tables.append(("Rounds and controls", models))
     return Section("Runs", missing=missing, tables=tables, notes=[_same_text(runs)] if len(runs) > 1 else [])
 
 
-def _cells(run: RunFolder) -> list[str]:
+def _cells(run: RunFolder) -> dict[str, str]:
     """Cells of a run; the figures are its result's."""
     state, reference, best = run.state, run.state.reference, run.best
     if reference is None:
-        return [""] * (len(_HEADER) - 1)
-    cells = [without_folders(reference.name), with_error(reference.val_loss, reference.val_loss_se)]
+        return {}
+    cells = {
+        "reference": without_folders(reference.name),
+        "its loss": with_error(reference.val_loss, reference.val_loss_se),
+    }
     if best is None:
-        return [*cells, *[""] * (len(_HEADER) - 3)]
-    return [
-        *cells,
-        f"{best.layers} of {reference.layers}",
-        short(best.parameters),
-        short(best.all_tokens),
-        f"{best.all_flops:.2g}",
-        with_error(best.val_loss, best.val_loss_se),
-        with_error(best.gap, best.gap_se, sign=True),
-        ("yes" if best.matched else "no") + ("" if state.finished else ", so far"),
-        "" if state.wall_seconds is None else duration(state.wall_seconds),
-        "" if state.peak_memory_bytes is None else f"{state.peak_memory_bytes / 1e9:.1f} GB",
-    ]
+        return cells
+    return cells | {
+        "blocks": f"{best.layers} of {reference.layers}",
+        "params": short(best.parameters),
+        "tokens": short(best.all_tokens),
+        "FLOPs": f"{best.all_flops:.2g}",
+        "val. loss": with_error(best.val_loss, best.val_loss_se),
+        "gap": with_error(best.gap, best.gap_se, sign=True),
+        "matched": ("yes" if best.matched else "no") + ("" if state.finished else ", so far"),
+        "took": "" if state.wall_seconds is None else duration(state.wall_seconds),
+        "memory": "" if state.peak_memory_bytes is None else f"{state.peak_memory_bytes / 1e9:.1f} GB",
+    }
 
 
 def _same_text(runs: list[tuple[str, RunFolder]]) -> str:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import inheritune
 from conftest import make_text, read_json, tiny_recipe, weights
 from inheritune.arch import TRIED, Readers
-from inheritune.card.origin import Licence, Origin, origin_of, origin_of_model
+from inheritune.card.origin import UNKNOWN, Licence, Origin, origin_of, origin_of_model
 from inheritune.card.text import Card, datasets_of, metadata_of, render, tasks_table
 from inheritune.cli import main
 from inheritune.experiment import run
@@ -85,7 +85,7 @@ class TestOrigins:
         if card is not None:
             (licensed / "README.md").write_text(card)
         found = origin_of(Reference(path=str(licensed)))
-        assert not found.licence.is_known
+        assert found.licence.id == UNKNOWN
         assert found.files == {}
 
     def test_a_gguf_file(self, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ class TestOrigins:
         assert origin_of_model(model).name == "a model in memory"
         model.config.name_or_path = str(tmp_path / "gone")
         found = origin_of_model(model)
-        assert (found.name, found.licence.is_known) == ("gone", False)
+        assert (found.name, found.licence.id) == ("gone", UNKNOWN)
 
 
 def test_metadata_names_only_what_is_known() -> None:

@@ -16,7 +16,7 @@ import inheritune
 from conftest import read_json, tiny_recipe, weights
 from inheritune import card
 from inheritune.arch import Readers
-from inheritune.card.origin import Origin, origin_of
+from inheritune.card.origin import UNKNOWN, Origin, origin_of
 from inheritune.card.text import Card, render
 from inheritune.cli import main
 from inheritune.errors import InputError
@@ -73,7 +73,7 @@ def test_a_field_of_any_kind_is_taken_or_left_out_and_said(field: str, large: Pa
 def test_metadata_that_cannot_be_read_is_left_out(words: str, large: Path) -> None:
     (large / "README.md").write_text(words, encoding="utf-8")
     found = origin_of(Reference(path=str(large)))
-    assert not found.licence.is_known
+    assert found.licence.id == UNKNOWN
     assert inheritune.inherit(large, 1, out=large.parent / "out")
     check_harmless((large.parent / "out" / "README.md").read_text())
 

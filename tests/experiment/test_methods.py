@@ -190,8 +190,8 @@ def python(*words: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_file_in_methods_is_a_method(extended: Path) -> None:
-    code = "from inheritune.experiment import Suite; from inheritune.cli.description import describe_suite\n"
-    code += "print(describe_suite())\n"
+    code = "from inheritune.experiment import Suite; from inheritune.cli.description import describe\n"
+    code += "print(describe('suite'))\n"
     code += "Suite(reference='x', data={'prepared': 'x'}, train={'length': '1 steps'}, arms=[{'name': 'it', 'start': 'both-end'}])"
     done = python("-c", code, cwd=extended)
     assert "## `arms.start: kind: both-ends`\n\nThe first and the last block of the reference.\n" in done.stdout

@@ -9,7 +9,7 @@ from inheritune.cli.tables import table_of
 from inheritune.report.comparison import ComparisonFolder
 from inheritune.report.figures import draw
 from inheritune.report.markup import markdown_block, markdown_text, recipe_for_readers
-from inheritune.report.page import Page, Sample, Section, Table, write_page
+from inheritune.report.page import Page, Section, Table, write_page
 from inheritune.report.shown import Shown
 from inheritune.runlog import PlainConsole, Terminal
 
@@ -28,7 +28,7 @@ def check(text: str) -> None:
 
 def test_on_a_page_and_in_markdown(tmp_path: Path) -> None:
     section = Section(
-        EVIL, EVIL, [EVIL], tables=[(EVIL, Table([EVIL], [[EVIL]]))], samples=[Sample(EVIL, [(EVIL, EVIL)])], code=[(EVIL, EVIL)],
+        EVIL, EVIL, [EVIL], tables=[(EVIL, Table([EVIL], [[EVIL]]))], samples=[(EVIL, [(EVIL, EVIL)])], code=[(EVIL, EVIL)],
         notes=[EVIL], folded=[(EVIL, EVIL)],
     )  # fmt: skip
     write_page(Page(EVIL, [("#000", EVIL)], [section]), tmp_path)
@@ -40,7 +40,7 @@ def test_on_a_page_and_in_markdown(tmp_path: Path) -> None:
 
 
 def test_in_a_figure() -> None:
-    picture = draw("a", EVIL.replace("\x00", ""), lambda _, axes: axes.set_title("\x1b[31m\u202eevil"), (3, 2))
+    picture = draw("a", EVIL.replace("\x00", ""), lambda _, axes: axes.set_title("\x1b[31m\u202eevil"), 2)
     assert not set(picture.svg) & set(ACTING)
     assert "\\x1b[31m" in picture.svg
 

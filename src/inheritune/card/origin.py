@@ -54,11 +54,10 @@ def _checked(check: Callable[[Any], Any]) -> AfterValidator:
     return AfterValidator(validate)
 
 
-def _plain_names(files: dict[str, str]) -> dict[str, str] | None:
-    return files if all(Path(name).name == name for name in files) else None
-
-
 HubId = Annotated[str | None, _checked(hub_id)]
+PlainFiles = Annotated[
+    dict[str, str], _checked(lambda files: files if all(Path(name).name == name for name in files) else None)
+]
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,6 @@ class Licence:
     name: Annotated[str | None, _checked(licence_name)] = None
     link: Annotated[str | None, _checked(licence_link)] = None
     source: str = ""
-
-    @property
-    def is_known(self) -> bool:
-        """Whether it is known which one it is."""
-        return self.id != UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,9 @@ class Origin:
     revision: str | None = None
     licence: Licence = Licence()
     language: Annotated[str | list[str] | None, _checked(languages)] = None
-    files: Annotated[dict[str, str], _checked(_plain_names)] = field(default_factory=dict)
+    files: Annotated[
+        dict[str, str], _checked(lambda files: files if all(Path(name).name == name for name in files) else None)
+    ] = field(default_factory=dict)
     made: bool = False
     left_out: tuple[str, ...] = ()
 
@@ -186,9 +182,9 @@ def _notice(licence: Licence, files: Mapping[str, str]) -> dict[str, str]:
 
 def _licence(metadata: Mapping[str, Any], files: Mapping[str, str]) -> Licence:
     """The metadata's licence; else that of a licence file whose text is one of the two that are told without doubt."""
-    given = metadata.get("license")
-    if given and given != UNKNOWN:
-        return Licence(given, metadata.get("license_name"), metadata.get("license_link"), f"the reference's {CARD}")
+    stated_id = metadata.get("license", UNKNOWN)
+    if stated_id != UNKNOWN:
+        return Licence(stated_id, metadata.get("license_name"), metadata.get("license_link"), f"the reference's {CARD}")
     name = next((name for name in files if name.startswith("LICEN")), None)
     if name is None:
         return Licence(source=f"neither the reference's {CARD} nor a licence file states one")

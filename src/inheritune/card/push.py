@@ -61,7 +61,10 @@ def prepare_upload(place: str | Path, repo_id: str, *, private: bool = False, re
     files = tuple((name, (folder / name).stat().st_size) for name in _names(folder) if name not in _OF_A_RUN)
     card = _card(folder)
     for name in (CARD, *_WITH_PLACES):
-        _check_no_secret(folder / name)
+        file = folder / name
+        if file.is_file() and holds_secret(file.read_text(encoding="utf-8", errors="replace")):
+            what = "holds what looks like a credential (a token, or a password in an address)"
+            raise InputError(str(file), what, "take it out (a run writes its card anew when it is started again)")
     return Upload(folder, repo_id, private, revision, files, card, tuple(_notes(folder, dict(files), card)))
 
 
@@ -77,19 +80,11 @@ def _names(folder: Path) -> Iterator[str]:
         yield inner.as_posix()
 
 
-def _check_no_secret(file: Path) -> None:
-    if file.is_file() and holds_secret(file.read_text(encoding="utf-8", errors="replace")):
-        what = "holds what looks like a credential (a token, or a password in an address)"
-        raise InputError(str(file), what, "take it out (a run writes its card anew when it is started again)")
-
-
 def find_model(place: Path) -> Path:
     """The folder of the model that `place` is, or whose result it is. Raises InputError where there is none."""
     remedy = "give a run's folder, or that of a model (with config.json)"
-    if not place.exists():
-        raise InputError(str(place), "no such folder", remedy)
     if not place.is_dir():
-        raise InputError(str(place), "is a file", remedy)
+        raise InputError(str(place), "is a file" if place.exists() else "no such folder", remedy)
     if (place / "config.json").is_file():
         return place
     if (place / "summary.json").is_file():
@@ -119,9 +114,9 @@ def token_source() -> str | None:
     return "the hub's own login" if Path(constants.HF_TOKEN_PATH).is_file() else None
 
 
-def upload(wanted: Upload, say: Callable[[str], None] = lambda _: None) -> str:
-    """Upload it, in one commit, to a repository that is made where there is none; returns the commit's address.
-    `say` is told what the hub thinks of the card.
+def upload(planned: Upload, warn: Callable[[str], None] = lambda _: None) -> str:
+    """Upload a model in one commit, to a repository that is made where there is none; returns the commit's address.
+    `warn` gets what the hub says about the card.
 
     Raises InputError where the hub refuses (no token, no right to write, a public repository where a private one was
     asked for), RunError where it cannot be reached or fails. No message has the token in it.
@@ -129,35 +124,35 @@ def upload(wanted: Upload, say: Callable[[str], None] = lambda _: None) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
     token: str | None = None
-    with _plain_errors(wanted.repo_id, lambda: token):
+    with _plain_errors(planned.repo_id, lambda: token):
         token = get_token()
         if token is None:
             raise InputError("HF_TOKEN", "there is no token, and the hub takes uploads only with one", _TOKEN_REMEDY)
         if not (token.isascii() and token.isprintable() and " " not in token):
             raise InputError("HF_TOKEN", "it has characters that no token has", _TOKEN_REMEDY)
         api = HfApi(token=token)
-        api.create_repo(wanted.repo_id, private=True if wanted.private else None, exist_ok=True)
-        if wanted.private and not api.repo_info(wanted.repo_id).private:
+        api.create_repo(planned.repo_id, private=True if planned.private else None, exist_ok=True)
+        if planned.private and not api.repo_info(planned.repo_id).private:
             what = "is there already and is public, and --private was asked for"
-            raise InputError(wanted.repo_id, what, "make it private on its page, or give another id")
-        if wanted.revision is not None:
-            api.create_branch(wanted.repo_id, branch=wanted.revision, exist_ok=True)
-        operations = [CommitOperationAdd(name, _content(wanted, name)) for name, _ in wanted.files]
+            raise InputError(planned.repo_id, what, "make it private on its page, or give another id")
+        if planned.revision is not None:
+            api.create_branch(planned.repo_id, branch=planned.revision, exist_ok=True)
+        operations = [CommitOperationAdd(name, _content(planned, name)) for name, _ in planned.files]
         message = f"Upload with inheritune {package_versions(['inheritune'])['inheritune']}"
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            done = api.create_commit(wanted.repo_id, operations, revision=wanted.revision, commit_message=message)
+            done = api.create_commit(planned.repo_id, operations, revision=planned.revision, commit_message=message)
         for warning in caught:
-            say(without_token(" ".join(str(warning.message).split()), token))
+            warn(without_token(" ".join(str(warning.message).split()), token))
         return str(done.commit_url)
 
 
-def _content(wanted: Upload, name: str) -> str | bytes:
+def _content(planned: Upload, name: str) -> str | bytes:
     """A file as it is; of the card the text with the model's place in it."""
-    file = wanted.folder / name
+    file = planned.folder / name
     if name != CARD:
         return str(file)
-    at = f'"{wanted.repo_id}"' + (f', revision="{wanted.revision}"' if wanted.revision is not None else "")
+    at = f'"{planned.repo_id}"' + (f', revision="{planned.revision}"' if planned.revision is not None else "")
     return file.read_text(encoding="utf-8").replace(f'"{PLACE}"', at).encode()
 
 
@@ -222,34 +217,33 @@ def _plain_errors(repo_id: str, token: Any) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise _refusal(repo_id, error, token()) from None
     except Exception as error:
-        classes = {kind.__name__ for one in _chain(error) for kind in type(one).__mro__}
-        said = f"{type(error).__name__}: {without_token(str(error), token())}"
+        classes: set[str] = set()
+        cause: BaseException | None = error
+        while cause is not None:
+            classes |= {kind.__name__ for kind in type(cause).__mro__}
+            cause = cause.__cause__
+        what = f"{type(error).__name__}: {without_token(str(error), token())}"
         if classes & {"TransportError", "ConnectionError", "TimeoutError"} and "ProtocolError" not in classes:
-            raise RunError("the hub", f"cannot be reached ({said[:200]})", "connect, then push again") from None
+            raise RunError("the hub", f"cannot be reached ({what[:200]})", "connect, then push again") from None
         if isinstance(error, ValueError):
-            raise InputError(repo_id, f"the hub does not take it ({said[:400]})", "mend it, then push again") from None
-        raise RunError(repo_id, f"the upload failed ({said[:300]})", "push again") from None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
+            raise InputError(repo_id, f"the hub does not take it ({what[:400]})", "mend it, then push again") from None
+        raise RunError(repo_id, f"the upload failed ({what[:300]})", "push again") from None
 
 
 def _refusal(repo_id: str, error: Any, token: str | None) -> InherituneError:
     """The hub's answer as a line."""
     status = error.response.status_code
-    if status == 401:
-        return InputError("HF_TOKEN", "the hub does not accept the token", _TOKEN_REMEDY)
-    if status == 403:
-        return InputError(repo_id, "the token may not write there", _TOKEN_REMEDY)
-    if status == 404:
-        return InputError(repo_id, "the hub has no such owner or repository", "check the id, and that the token is its")
-    said = without_token(" ".join(str(error.server_message or error).split()), token)[:300]
+    known = {
+        401: InputError("HF_TOKEN", "the hub does not accept the token", _TOKEN_REMEDY),
+        403: InputError(repo_id, "the token may not write there", _TOKEN_REMEDY),
+        404: InputError(repo_id, "the hub has no such owner or repository", "check the id and the token's owner"),
+    }
+    if status in known:
+        return known[status]
+    answer = without_token(" ".join(str(error.server_message or error).split()), token)[:300]
     if 400 <= status < 500:
-        return InputError(repo_id, f"the hub does not take it ({status}: {said})", "mend it, then push again")
-    return RunError(repo_id, f"the hub failed ({status}: {said})", "push again later")
+        return InputError(repo_id, f"the hub does not take it ({status}: {answer})", "mend it, then push again")
+    return RunError(repo_id, f"the hub failed ({status}: {answer})", "push again later")
 
 
 def without_token(text: str, token: str | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.arch import TRIED, Readers
-from inheritune.card.origin import Origin
+from inheritune.card.origin import UNKNOWN, Origin
 from inheritune.redaction import visible, without_secrets
 from inheritune.report import harness_note, markdown_table, markdown_text, start_note, task_table
 from inheritune.results import EvaluationResult
@@ -89,36 +89,32 @@ def readers_in_words(readers: Readers) -> str:
     old, new = TRIED
     if readers.reason_for_5:
         return f"It needs transformers 5 (tried: {new}): {readers.reason_for_5}."
-    told = (
+    text = (
         f"transformers 4.57 and transformers 5 both read these files (tried: {old} and {new}, with the same logits from"
         f" small models of type {code(readers.model_type)})."
     )
     if readers.eager:
-        told += ' In transformers 4, give `from_pretrained` also `attn_implementation="eager"`, else the logits differ.'
-    return told
+        text += ' In transformers 4, give `from_pretrained` also `attn_implementation="eager"`, else the logits differ.'
+    return text
 
 
 def lineage_rows(origin: Origin, layers: int | None, parameters: str | None) -> list[tuple[str, str]]:
     """The rows of a card on the model that it was made of."""
-    if origin.hub_id is not None and not origin.made:
-        named = f"[{origin.hub_id}](https://huggingface.co/{origin.hub_id})"
-    elif origin.hub_id is not None:
-        named = f"{code(origin.name)}, itself made of [{origin.hub_id}](https://huggingface.co/{origin.hub_id})"
-    else:
-        named = markdown_text(origin.name) if " " in origin.name else code(origin.name)
+    named = markdown_text(origin.name) if " " in origin.name else code(origin.name)
+    if origin.hub_id is not None:
+        link = f"[{origin.hub_id}](https://huggingface.co/{origin.hub_id})"
+        named = f"{code(origin.name)}, itself made of {link}" if origin.made else link
     size = [f"{layers} blocks" if layers else "", f"{parameters} parameters" if parameters else ""]
     licence = origin.licence
     ids = licence.id if isinstance(licence.id, str) else ", ".join(licence.id)
-    if licence.is_known:
-        told = f"{code(ids)}, taken over from {licence.source}"
-    else:
-        told = f"unknown: {licence.source}. Find out before you use or pass on this model"
+    known = f"{code(ids)}, taken over from {licence.source}"
+    unknown = f"unknown: {licence.source}. Find out before you use or pass on this model"
     rows = [("reference", named + "".join(f", {part}" for part in size if part))]
     if not origin.made:
         rows.append(("its revision", code(origin.revision) if origin.revision else "not known"))
     if origin.left_out:
         rows.append(("not taken over from it", markdown_text("; ".join(origin.left_out))))
-    return [*rows, ("licence", told)]
+    return [*rows, ("licence", known if licence.id != UNKNOWN else unknown)]
 
 
 def tasks_table(result: EvaluationResult) -> str:

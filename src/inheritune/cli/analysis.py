@@ -40,13 +40,13 @@ def analyze(
         Path | None, typer.Option(help="The folder to write: analysis.json, index.html, analysis.md, figures.")
     ] = None,
     sequences: Annotated[
-        int, typer.Option(help="Sequences that attention is looked at on, spread over the text.")
+        int, typer.Option(help="Sequences on which attention is measured, spread over the text.")
     ] = 100,
     length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 100,
     tau: Annotated[
         str, typer.Option(help="Share of the squared norm that ranks hold; several with commas: 0.9,0.95.")
     ] = "0.9",
-    loss_sequences: Annotated[int, typer.Option(help="Of these sequences, so many for the losses.")] = 8,
+    loss_sequences: Annotated[int, typer.Option(help="How many of these sequences the losses are measured on.")] = 8,
     choose: Annotated[
         str | None, typer.Option(help="Also choose blocks of the first model: auto, rank, influence or loss.")
     ] = None,
@@ -60,7 +60,7 @@ def analyze(
     trust_remote_code: Trust = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    micro_batch: Annotated[int, typer.Option(help="Sequences that pass at once.", min=1)] = 8,
+    micro_batch: Annotated[int, typer.Option(help="Sequences in one forward pass.", min=1)] = 8,
     prefix: Prefix = "auto",
     as_json: Json = False,
     quiet: Quiet = False,

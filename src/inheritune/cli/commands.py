@@ -165,7 +165,7 @@ def inherit(
     revision: Revision = None,
     tokenizer: Tokenizer = None,
     trust_remote_code: Trust = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the plan; read and write no weights.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the plan; no weights are read or written.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a smaller checkpoint made of some of a model's blocks; it is not trained."""
@@ -293,19 +293,19 @@ def bench(
         Path | None, typer.Option(help="The shape of a recipe's first target, with the recipe's settings.")
     ] = None,
     batch: Annotated[str | None, typer.Option(help="What one optimizer step sees: sequences or tokens.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Sequences that pass at once. Default: auto.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Sequences in one forward pass. Default: auto.")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="Tokens a sequence.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float8.")] = None,
     steps: Annotated[int, typer.Option(help="Steps to measure, after those that compile.", min=5)] = 20,
     end_to_end: Annotated[
-        int, typer.Option(help="Then train so many steps with the real validations and checkpoints.", min=0)
+        int, typer.Option(help="Then train this many steps with the real validations and checkpoints.", min=0)
     ] = 0,
     minutes: Annotated[
-        float | None, typer.Option(help="Begin no further part after so long. Default: 2.5 on a GPU, else no limit.")
+        float | None, typer.Option(help="Begin no further part after this time. Default: 2.5 on a GPU, else no limit.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads. Default: as PyTorch takes.", min=1, max=1024)
+        int | None, typer.Option(help="CPU threads. Default: as PyTorch chooses.", min=1, max=1024)
     ] = None,
     folder: Annotated[Path, typer.Option(help="Where checkpoints are written for the measurement.")] = Path(),
     out: Annotated[Path | None, typer.Option(help="A JSON file to write the figures to.")] = None,

@@ -15,7 +15,8 @@ from inheritune.experiment.suite import Suite
 from inheritune.recipe.models import Basis, Recipe
 from inheritune.settings.size import In, Size
 
-_HEAD = """\
+_HEADS = {
+    "recipe": """\
 # The recipe
 
 A YAML file. Unknown keys are errors, and all problems are reported at once. A size carries its unit: `1B tokens`,
@@ -24,10 +25,8 @@ A YAML file. Unknown keys are errors, and all problems are reported at once. A s
 relative to this one, whose keys hold where this one has none.
 
 This page is written by `make docs` from the models in src/inheritune/recipe/.
-"""
-
-
-_SUITE = """\
+""",
+    "suite": """\
 # The suite
 
 A YAML file for `inheritune compare`: the parts that it has in common with a [recipe](recipe.md), and the arms. A key
@@ -36,20 +35,15 @@ line as `--dotted.key=value`, entries of lists by their number from 0: `--arms.0
 [comparing.md](comparing.md) says what comes of it.
 
 This page is written by `make docs` from the models in src/inheritune/experiment/.
-"""
+""",
+}
 
 
-def describe() -> str:
-    """docs/recipe.md."""
-    lines = [_HEAD]
-    _describe(Recipe, "", lines, set(), "recipe")
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def describe_suite() -> str:
-    """docs/suite.md, without what docs/recipe.md has."""
-    lines = [_SUITE]
-    _describe(Suite, "", lines, {Basis, *_reachable(Recipe)}, "suite")
+def describe(page: str = "recipe") -> str:
+    """docs/recipe.md, or docs/suite.md (`suite`) without what the first has."""
+    is_suite = page == "suite"
+    lines = [_HEADS[page]]
+    _describe(Suite if is_suite else Recipe, "", lines, {Basis, *_reachable(Recipe)} if is_suite else set(), page)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -120,4 +114,4 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 if __name__ == "__main__":
-    print(describe_suite() if sys.argv[1:] == ["suite"] else describe(), end="")
+    print(describe(*sys.argv[1:]), end="")

@@ -55,15 +55,16 @@ def evaluate(
     trust_task_files: Annotated[
         bool, typer.Option(help="Read task files. They can run code: only for files that you trust.")
     ] = False,
-    published: Annotated[bool, typer.Option("--published", help="Show the papers' figures beside.")] = False,
+    published: Annotated[bool, typer.Option("--published", help="Show the papers' figures too.")] = False,
     sequence_length: Annotated[
         int | None,
         typer.Option(help="Predicted tokens a sequence. Default: 1024, or as many as all models can have.", min=1),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Ask only so many questions of each task: a trial, not its figure.", min=1)
+        int | None,
+        typer.Option(help="Ask only this many questions of each task: a trial, not its figure.", min=1),
     ] = None,
-    micro_batch: Annotated[int, typer.Option(help="Sequences or questions that pass at once.", min=1)] = 8,
+    micro_batch: Annotated[int, typer.Option(help="Sequences or questions in one forward pass.", min=1)] = 8,
     attention: Annotated[
         str | None, typer.Option(help="sequence (the default), or document: attention stays inside documents.")
     ] = None,

@@ -14,13 +14,13 @@ from inheritune.runtime import place_of_process
 
 DOTTED: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while working; errors are still said.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing while working, except errors.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Do one real step on random weights and tokens; print memory and rate.")
 ]
-Calibration = Annotated[str, typer.Option(help="Tokens that a measured choice sees; all where there are fewer.")]
+Calibration = Annotated[str, typer.Option(help="Tokens that a measured choice sees; all, if the text has fewer.")]
 Recovery = Annotated[
-    str, typer.Option(help="Tokens that the blocks left train on, behind each that auto drops; none: not at all.")
+    str, typer.Option(help="Tokens that the remaining blocks train on after auto drops one; none: no training.")
 ]
 Prefix = Annotated[
     str,

@@ -24,20 +24,21 @@ def plan(
     device: Annotated[
         list[str] | None, typer.Option(help="A device of the table, e.g. A100; repeatable. Default: all.")
     ] = None,
-    gpus: Annotated[int, typer.Option(help="So many devices of a kind work together.", min=1)] = 1,
+    gpus: Annotated[int, typer.Option(help="How many devices of a kind work together.", min=1)] = 1,
     price: Annotated[
         list[str] | None, typer.Option(help="What a device costs, e.g. A100=1.29 (dollars an hour); repeatable.")
     ] = None,
     rate: Annotated[
-        Path | None, typer.Option(help="Figures that `inheritune bench --out FILE` measured, as a device more.")
+        Path | None,
+        typer.Option(help="Figures that `inheritune bench --out FILE` measured, as one more device."),
     ] = None,
     fit: Annotated[
         str | None, typer.Option(help="A device's memory, e.g. 24GB: which blocks and micro-batches fit.")
     ] = None,
-    within: Annotated[str | None, typer.Option(help="A time, e.g. 12h: how many tokens it lasts for.")] = None,
+    within: Annotated[str | None, typer.Option(help="A time, e.g. 12h: how many tokens fit into it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Price a recipe or a suite before anything is spent: parameters, FLOPs, memory, disk, hours; what cannot be."""
+    """Price a recipe or a suite before anything is spent: parameters, FLOPs, memory, disk, hours; what cannot run."""
     memory = None if fit is None else _amount("--fit", fit, _BYTES, "24GB")
     hours = None if within is None else _amount("--within", within, _HOURS, "12h")
     collects = gc.isenabled()

@@ -1,7 +1,7 @@
 """The command that prepares text."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,25 +74,26 @@ def prepare(
     """Turn text into token shards: a validation set of whole documents and an exact training subset."""
     words = [word for word in text or () if word.startswith("--")]
     text = [word for word in text or () if not word.startswith("--")]
-    of_source = (include or None, exclude or None, document, text_key, encoding, split, limit, on_error, name)
-    given: dict[str, Any] = {
-        "--size": size, "--validation": validation, "--seed": seed, "--tokenizer": tokenizer, "--dtype": dtype,
-        **{_option(key): value for key, value in zip(_SOURCE, of_source, strict=True)},
+    options: dict[str, Any] = {
+        "size": size, "validation": validation, "seed": seed, "tokenizer": tokenizer, "dtype": dtype,
+        "include": include or None, "exclude": exclude or None, "document": document, "text_key": text_key,
+        "encoding": encoding, "split": split, "limit": limit, "on_error": on_error, "name": name,
     }  # fmt: skip
+    options = {key: value for key, value in options.items() if value is not None}
     if out is None:
         raise InputError("command line", "no folder to write to", "name it with --out")
     if not text:
-        _only_without(given | {"a key": words or None}, "without TEXT the folder is only shown or written for others")
+        _refuse(options, words, "without TEXT the folder is only shown or written for others")
         if not sample and nanogpt is None:
             raise InputError("command line", "no text", "name files or folders, or give --sample or --nanogpt")
         prepared = data.open_prepared(out)
         _check_nanogpt(nanogpt, out)
     else:
         if len(text) == 1 and text[0].lower().endswith((".yaml", ".yml")):
-            _only_without(given, "a recipe has these itself; override its keys, as --data.size='10M tokens'")
+            _refuse(options, [], "a recipe has these itself; override its keys, as --data.size='10M tokens'")
             make = _of_recipe(Path(text[0]), overrides(words))
         else:
-            make = (_of_text if dtype is None else _of_token_files)(text, given, overrides(words))
+            make = (_of_text if dtype is None else _of_token_files)(text, options, overrides(words))
         if data.has_result(out):  # `make` accepts the result of the same request
             corpus.remove_left_over(out)
         else:
@@ -102,14 +103,11 @@ def prepare(
     _finish(prepared, sample, nanogpt, as_json)
 
 
-def _option(key: str) -> str:
-    return f"--{key.replace('_', '-')}"
-
-
-def _only_without(options: dict[str, Any], why: str) -> None:
-    named = [name for name, value in options.items() if value is not None]
-    if named:
-        raise InputError("command line", f"{named[0]} does not go with this", why)
+def _refuse(options: Iterable[str], words: list[str], why: str) -> None:
+    """Raise InputError where there is an option, or a word that sets a key."""
+    names = [*(f"--{key.replace('_', '-')}" for key in options), *["a key"][: len(words)]]
+    if names:
+        raise InputError("command line", f"{names[0]} does not go with this", why)
 
 
 def _check_nanogpt(nanogpt: Path | None, out: Path) -> None:
@@ -135,15 +133,16 @@ class _Words(Part):
     data: Data
 
 
-def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> Make:
-    tokenizer = _tokenizer_of(given, "to use")
-    overridden = override({}, words).get("data")
-    for option, key in (("TEXT", "sources"), ("--size", "size"), ("--validation", "validation"), ("--seed", "seed")):
-        if isinstance(overridden, dict) and key in overridden and given.get(option, text) is not None:
-            raise InputError("command line", f"{option} and --data.{key} are the same setting", "give one of them")
-    of_each = {key: value for key in _SOURCE if (value := given[_option(key)]) is not None}
+def _of_text(text: list[str], options: dict[str, Any], words: list[str]) -> Make:
+    tokenizer = _tokenizer_of(options, "to use")
+    of_each = {key: options[key] for key in _SOURCE if key in options}
     request: dict[str, Any] = {"sources": [{"path": path} | of_each for path in text]}
-    request |= {key: given[f"--{key}"] for key in ("size", "validation", "seed") if given[f"--{key}"] is not None}
+    request |= {key: options[key] for key in ("size", "validation", "seed") if key in options}
+    overridden = override({}, words).get("data")
+    for key in request:
+        if isinstance(overridden, dict) and key in overridden:
+            option = "TEXT" if key == "sources" else f"--{key}"
+            raise InputError("command line", f"{option} and --data.{key} are the same setting", "give one of them")
     settings = check(_Words, override({"data": request}, words), "command line").data
 
     def make(out: Path, say: Callable[[str], None]) -> "data.Prepared":
@@ -153,19 +152,22 @@ def _of_text(text: list[str], given: dict[str, Any], words: list[str]) -> Make:
     return make
 
 
-def _tokenizer_of(given: dict[str, Any], use: str) -> str:
-    if given["--tokenizer"] is None:
+def _tokenizer_of(options: dict[str, Any], use: str) -> str:
+    if "tokenizer" not in options:
         raise InputError("command line", "no tokenizer", f"name the model whose tokenizer {use} with --tokenizer")
-    return str(given["--tokenizer"])
+    return str(options["tokenizer"])
 
 
-def _of_token_files(text: list[str], given: dict[str, Any], words: list[str]) -> Make:
-    dtype, used = given["--dtype"], ("--tokenizer", "--dtype")
-    others: dict[str, Any] = {key: value for key, value in given.items() if key not in used}
-    _only_without(others | {"a key": words or None}, "with --dtype the tokens are used unchanged")
+def _of_token_files(text: list[str], options: dict[str, Any], words: list[str]) -> Make:
+    dtype = options["dtype"]
+    _refuse(
+        [key for key in options if key not in ("tokenizer", "dtype")],
+        words,
+        "with --dtype the tokens are used unchanged",
+    )
     if dtype not in ("uint16", "uint32"):
         raise InputError("command line", f"--dtype {dtype}", "legal are uint16 and uint32")
-    tokenizer = _tokenizer_of(given, "made the tokens")
+    tokenizer = _tokenizer_of(options, "made the tokens")
     files = data.nanogpt_files(text[0], dtype) if len(text) == 1 else None
     if files is None:
         remedy = "give one folder that has both, or name other files in a recipe's data.tokens"

@@ -17,20 +17,22 @@ def push(
     model: Annotated[
         Path, typer.Argument(metavar="RUN_OR_MODEL", help="A finished run's folder, a training's, or a model's.")
     ],
-    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="Where to on the Hugging Face hub: OWNER/NAME.")],
+    repo_id: Annotated[
+        str, typer.Argument(metavar="REPO_ID", help="A repository of the Hugging Face hub: OWNER/NAME.")
+    ],
     private: Annotated[
-        bool, typer.Option("--private", help="A repository that is made is private; one that is public is refused.")
+        bool, typer.Option("--private", help="Make the repository private; one that is public already is refused.")
     ] = False,
-    revision: Annotated[str | None, typer.Option(help="The branch; made where there is none. Default: main.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The branch; made if it does not exist. Default: main.")] = None,
     really: Annotated[
-        bool, typer.Option("--really/--dry-run", help="Upload; without it, only say what would be uploaded.")
+        bool, typer.Option("--really/--dry-run", help="Upload; without it, only show what would be uploaded.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Upload a model with its card to the Hugging Face hub; a dry run unless --really is given.
 
-    The token is taken from HF_TOKEN or from the hub's own login (`hf auth login`), and shown and kept nowhere.
+    The token comes from HF_TOKEN or from the hub's own login (`hf auth login`). It is neither shown nor stored.
     """
     planned = card.prepare_upload(model, repo_id, private=private, revision=revision)
     facts: dict[str, Any] = {

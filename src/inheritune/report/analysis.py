@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inheritune.redaction import without_folders
-from inheritune.report.curves import Curves
 from inheritune.report.figures import COLOURS
-from inheritune.report.measures import HEAD_MEASURES, Measure, all_measures, written
+from inheritune.report.measures import Measure, all_measures, written
 from inheritune.report.notation import duration, many, short, spans
 from inheritune.report.page import Table
-from inheritune.results import Analysis, AnalyzedModel, Attention, Block
+from inheritune.results import Analysis, AnalyzedModel, Attention
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,6 @@ class AnalysisFolder:
         """A verdict for each model, with the colour of the model in the charts."""
         models = self.analysis.models
         return verdicts_of(models, labels_of(models))
-
-    def curves(self, prefix: str) -> Curves:
-        """No training, no curve."""
-        return Curves()
 
 
 def verdicts_of(models: Sequence[AnalyzedModel], labels: Sequence[str]) -> list[tuple[str, str]]:
@@ -85,15 +80,17 @@ def about_text(analysis: Analysis) -> str:
     """On which text, and what the words mean, in sentences."""
     text, tau = analysis.text, analysis.tau[0]
     several = text.sequences > 1
-    said = f"{text.sequences} {'sequences' if several else 'sequence'} of {text.sequence_length} tokens from"
-    said += f" {without_folders(text.source)}; losses on {text.loss_sequences} of them, in nats a token."
-    said += " ± is one standard error over sequences." if several else " One sequence has no standard error."
-    said += f" A head's rank is the least number of singular directions that hold {tau:.4g} (tau) of its attention"
-    said += " matrix's squared norm, averaged over sequences; a head has collapsed when its rank is below"
-    said += f" {analysis.collapsed_below:g}."
+    sentences = [
+        f"{many(text.sequences, 'sequence')} of {text.sequence_length} tokens from {without_folders(text.source)};"
+        f" losses on {text.loss_sequences} of them, in nats a token.",
+        "± is one standard error over sequences." if several else "One sequence has no standard error.",
+        f"A head's rank is the least number of singular directions that hold {tau:.4g} (tau) of its attention matrix's"
+        " squared norm, averaged over sequences; a head has collapsed when its rank is below"
+        f" {analysis.collapsed_below:g}.",
+    ]
     if len(analysis.tau) > 1:
-        said += f" Lazy and collapsed go by tau {tau:g}."
-    return said
+        sentences.append(f"Lazy and collapsed go by tau {tau:g}.")
+    return " ".join(sentences)
 
 
 def what_is_missing(
@@ -153,44 +150,26 @@ def models_table(models: Sequence[AnalyzedModel], labels: Sequence[str]) -> Tabl
 
 def layers_table(model: AnalyzedModel, taus: list[float]) -> Table:
     """A row a block. A dash: not measured. Columns without any figure are excluded."""
-    columns = [
-        (curve.column, [written(curve.read(block), curve.form) for block in model.blocks])
-        for measure in all_measures(taus)
-        for curve in measure.curves
-    ]
-    means = [(key, [_mean_of_heads(block, key, taus[0]) for block in model.blocks]) for key in ("sink", "entropy")]
-    collapsed = ("collapsed", [_collapsed(block) for block in model.blocks])
-    place = len(taus) + 1  # behind MaxRank and AvgMass
-    columns[place:place] = [*means, collapsed]
-    columns = [(title, cells) for title, cells in columns if any(cell != "–" for cell in cells)]
-    notes = _notes(model)
-    if any(notes):
-        columns.insert(0, ("note", notes))
-    rows = [[str(block.block), *(cells[at] for _, cells in columns)] for at, block in enumerate(model.blocks)]
-    return Table(["block", *(title for title, _ in columns)], rows)
-
-
-def _mean_of_heads(block: Block, key: str, tau: float) -> str:
-    if not block.attention:
-        return "–"
-    measure = next(measure for measure in HEAD_MEASURES if measure.key == key)
-    means = [measure.read(head, tau).mean for head in block.attention.heads]
-    return f"{sum(means) / len(means):.2f}"
-
-
-def _collapsed(block: Block) -> str:
-    heads = block.attention.heads if block.attention else []
-    return f"{sum(head.collapsed for head in heads)} of {len(heads)}" if heads else "–"
-
-
-def _notes(model: AnalyzedModel) -> list[str]:
-    lazy, chosen = model.lazy_layers or [], model.selection
-    order = {one.block: number for number, one in enumerate(chosen.dropped, 1)} if chosen else {}
-    notes = []
+    curves = [curve for measure in all_measures(taus) for curve in measure.curves]
+    columns = [curve.column for curve in curves]
+    columns[len(taus) + 1 : len(taus) + 1] = ["sink", "entropy", "collapsed"]  # behind MaxRank and AvgMass
+    rows = []
     for block in model.blocks:
-        words = ["lazy"] if block.block in lazy else []
-        if chosen:
-            place = f" {order[block.block]}." if block.block in order else ""
-            words.append("kept" if block.block in chosen.blocks else f"dropped{place}")
-        notes.append(", ".join(words))
-    return notes
+        cells = {"block": str(block.block), "note": _note(block.block, model)}
+        cells |= {one.column: written(figure, one.form) for one in curves if (figure := one.read(block)) is not None}
+        if block.attention:
+            heads = block.attention.heads
+            for key in ("sink", "entropy"):
+                cells[key] = f"{sum(getattr(head, key).mean for head in heads) / len(heads):.2f}"
+            cells["collapsed"] = f"{sum(head.collapsed for head in heads)} of {len(heads)}"
+        rows.append(cells)
+    return Table.of(["block", "note", *columns], rows, missing="–")
+
+
+def _note(block: int, model: AnalyzedModel) -> str:
+    """Whether a block is lazy, and kept or dropped by a choice."""
+    words, chosen = ["lazy"] if block in (model.lazy_layers or []) else [], model.selection
+    if chosen:
+        order = {one.block: f" {number}." for number, one in enumerate(chosen.dropped, 1)}
+        words.append("kept" if block in chosen.blocks else f"dropped{order.get(block, '')}")
+    return ", ".join(words)

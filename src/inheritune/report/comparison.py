@@ -72,13 +72,12 @@ def verdict_of(arm: Arm) -> str:
 
 
 def comparison_table(compared: Comparison, narrow: bool = False) -> Table:
-    """The reference, then the arms, an unequal budget marked with *. Columns without any cell are left out; `narrow`
-    leaves out what a terminal of 80 columns has no room for, and puts errors on a second line.
+    """The reference, then the arms, an unequal budget marked with *. `narrow` is without what a terminal of 80 columns
+    has no room for, and has errors on a second line.
     """
     published = compared.published.values if compared.published else {}
-    rows = {"reference": _reference_row(compared.reference)} | {
-        arm.name: _arm_row(arm, narrow) for arm in compared.arms
-    }
+    rows = {"reference": _row("reference", compared.reference)}
+    rows |= {arm.name: _arm_row(arm, narrow) for arm in compared.arms}
     for name, value in published.items():
         rows.setdefault(name, {"arm": name})["published"] = f"{value:g}"
     if not narrow:
@@ -89,40 +88,34 @@ def comparison_table(compared: Comparison, narrow: bool = False) -> Table:
     return Table.of(_NARROW, list(rows.values()))
 
 
-def _reference_row(reference: ReferenceSummary) -> dict[str, str]:
+def _row(name: str, model: ReferenceSummary | JudgedArm) -> dict[str, str]:
+    """The cells that the reference and the arms have."""
     return {
-        "arm": "reference",
-        "blocks": str(reference.layers),
-        "params": short(reference.parameters),
-        "tokens": "" if reference.tokens is None else short(reference.tokens),
-        "FLOPs": "" if reference.flops is None else f"{reference.flops:.2g}",
-        "seconds": "" if reference.seconds is None else f"{reference.seconds:,.0f}",
-        "val. loss": with_error(reference.val_loss, reference.val_loss_se),
+        "arm": name,
+        "blocks": str(model.layers),
+        "params": short(model.parameters),
+        "tokens": "" if model.tokens is None else short(round(model.tokens)),
+        "FLOPs": "" if model.flops is None else f"{model.flops:.2g}",
+        "seconds": "" if model.seconds is None else f"{model.seconds:,.0f}",
+        "val. loss": with_error(model.val_loss, model.val_loss_se),
     }
 
 
 def _arm_row(arm: Arm, narrow: bool) -> dict[str, str]:
-    """`narrow`: the mark of its budget at its name, and of the verdict what no other column has."""
-    verdict = arm.verdict.partition(",")[0] if narrow else arm.verdict
+    """`narrow`: the mark of its budget is at its name, and the verdict has only what no other column has."""
+    verdict = {"verdict": arm.verdict.partition(",")[0] if narrow else arm.verdict}
     if not isinstance(arm, JudgedArm):
-        return {"arm": arm.name, "verdict": verdict}
-    mark = "" if arm.equal else " *"
-    return {
-        "arm": arm.name + (mark if narrow else ""),
-        "blocks": str(arm.layers),
-        "params": short(arm.parameters),
-        "tokens": short(round(arm.tokens)) + mark,
-        "FLOPs": f"{arm.flops:.2g}",
+        return {"arm": arm.name} | verdict
+    row = _row(arm.name, arm)
+    row["arm" if narrow else "tokens"] += "" if arm.equal else " *"
+    return row | verdict | {
         "teacher's": "" if arm.teacher_flops is None else f"{arm.teacher_flops:.2g}",
-        "seconds": f"{arm.seconds:,.0f}",
-        "val. loss": with_error(arm.val_loss, arm.val_loss_se),
         "± seeds": "" if arm.val_loss_se_seeds is None else f"{arm.val_loss_se_seeds:.4f}",
         "gap": with_error(arm.gap, arm.gap_se, sign=True),
         "speed-up": _speed_up(arm),
         "best": with_error(arm.best_val_loss, arm.best_val_loss_se),
         "FLOPs to match": "not reached" if arm.flops_to_match is None else f"{arm.flops_to_match:.2g}",
-        "verdict": verdict,
-    }
+    }  # fmt: skip
 
 
 def _speed_up(arm: JudgedArm) -> str:

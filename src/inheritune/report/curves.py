@@ -46,12 +46,6 @@ class Curves:
         return [f"By FLOPs without {', '.join(partly)}: they are counted when a training ends."] if partly else []
 
 
-def merged(parts: Sequence[Curves]) -> Curves:
-    """All of them together."""
-    levels = {name: level for part in parts for name, level in part.levels.items()}
-    return Curves([curve for part in parts for curve in part.curves], levels)
-
-
 def final_level(folder: Path, prefix: str, sequences: int) -> dict[str, float]:
     """The final loss of the reference in `folder` on the first sequences, by its label; empty where it is not known."""
     file = folder / "evaluation.json"

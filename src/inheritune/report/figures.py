@@ -14,18 +14,12 @@ from typing import Any, Literal
 from inheritune.redaction import visible, visible_text
 
 INK = "#7a7b7c"  # axes and text; in the SVG it becomes the reader's own text colour
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#e69f00",
-)  # Okabe and Ito, told apart by all
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito, told apart by all
 _SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "inheritune",
     "font.family": "sans-serif",
+    "font.size": 10.5,
     "text.parse_math": False,  # names of models and files may hold dollars
 }
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # so that equal figures are equal bytes
@@ -34,8 +28,6 @@ _NAMED = re.compile(r'(\bid="|href="#|url\(#)')
 _USE = re.compile(r"<use ([^>]*?) style=\"[^\"]*\"/>")
 _MOST_POINTS = 600
 """Points of a figure that show their values, so that long trainings don't make the page heavy."""
-
-Fill = Callable[[Any, Any], None]
 
 
 @dataclass(frozen=True)
@@ -48,22 +40,22 @@ class Picture:
 
 
 def draw(
-    name: str, says: str, fill: Fill, size: tuple[float, float], font: float = 11,
+    name: str, description: str, fill: Callable[[Any, Any], None], height: float,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> Picture:  # fmt: skip
-    """A figure of `size` inches that `fill(figure, axes)` draws into; `says` is what a screen reader reads out.
+    """A figure, 5 inches wide and `height` inches high, that `fill(figure, axes)` draws into.
 
-    As SVG text with axes in the reader's text colour, and as PNG bytes on white. Points that `fill` gives to
-    `show_values` show them in the SVG.
+    A screen reader reads `description`. The SVG has axes in the reader's text colour, the PNG is on white. Points that
+    `fill` gives to `show_values` show them in the SVG.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
     if not os.environ.get("SOURCE_DATE_EPOCH", "0").isdecimal():  # which matplotlib does not read
         del os.environ["SOURCE_DATE_EPOCH"]
-    with matplotlib.rc_context(_SETTINGS | {"font.size": font}), warnings.catch_warnings():
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a PNG shows a box there; the SVG has text
-        figure = Figure(figsize=size, layout=layout)
+        figure = Figure(figsize=(5, height), layout=layout)
         axes = figure.subplots()
         fill(figure, axes)
         svg, png = io.StringIO(), io.BytesIO()
@@ -71,9 +63,9 @@ def draw(
         points = [(gid, line) for line in list(axes.lines) if isinstance(gid := line.get_gid(), _Values)]
         for _, line in points:
             line.remove()
-        figure.set_layout_engine("none")  # the layout is found: the same for both
+        figure.set_layout_engine("none")  # so that both have the same layout
         figure.savefig(png, format="png", dpi=150, facecolor="white")
-    text = _for_page(visible_text(svg.getvalue()), name, visible(says))
+    text = _for_page(visible_text(svg.getvalue()), name, visible(description))
     for gid, _ in points:
         text = _with_values(text, f"{name}-{gid}", gid.texts)
     return Picture(name, text, png.getvalue())
@@ -111,12 +103,12 @@ def _with_values(svg: str, group: str, texts: list[str]) -> str:
     return svg[:begin] + "".join(marks) + parts[-1]
 
 
-def _for_page(svg: str, name: str, says: str) -> str:
+def _for_page(svg: str, name: str, description: str) -> str:
     def tag(match: re.Match[str]) -> str:
         return _NAMED.sub(rf"\g<1>{name}-", match[0]).replace(INK, "currentColor")
 
     text = _TAG.sub(tag, svg[svg.index("<svg") :])
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(says)}"', 1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
 
 
 def dress(axes: Any) -> None:

@@ -1,8 +1,6 @@
 """Folders of runs, comparisons and analyses, recognised by what is in them, and their pages."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from inheritune.errors import DamagedFile, InputError
@@ -68,7 +66,7 @@ def write_reports(folders: list[Path], out: Path | None = None) -> Path:
         out = out or Path("report")
     if out is not None:
         _check_out(out)
-    with _nothing_damaged(folders):
+    try:
         read = [_KINDS[kind][0].read(folder) for folder, kind in zip(folders, kinds, strict=True)]
         if len(read) == 1:
             return _write_alone(read[0], out)
@@ -76,14 +74,7 @@ def write_reports(folders: list[Path], out: Path | None = None) -> Path:
         labelled = sorted(zip(_labels(folders), read, strict=True), key=lambda one: order.index(type(one[1])))
         assert out is not None
         return write_folder(Shown(labelled).page(), out, out)
-
-
-@contextmanager
-def _nothing_damaged(folders: Sequence[Path]) -> Iterator[None]:
-    """Pages are made of what files say, and of nothing else: what is missing there is damage."""
-    try:
-        yield
-    except (LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
+    except (LookupError, TypeError, AttributeError, ZeroDivisionError) as error:  # pages are made of files alone
         if os.environ.get("INHERITUNE_DEBUG"):
             raise
         what = f"a file in it does not say what its page needs ({type(error).__name__}: {' '.join(str(error).split())})"

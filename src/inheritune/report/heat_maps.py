@@ -138,4 +138,4 @@ def _draw_map(
         if dots:
             axes.plot(*zip(*dots, strict=True), "o", markersize=2.2, color="white", gid="least")
 
-    return draw(name, title, fill, (5, height), font=10.5, layout=layout)
+    return draw(name, title, fill, height, layout)

@@ -71,7 +71,7 @@ def draw_lines(
         if any(labels):
             figure.legend(handles, labels, loc="outside upper left", frameon=False, labelcolor=INK, fontsize=9.5)
 
-    return draw(name, title, fill, (5, 3.2 + 0.2 * sum(map(bool, labels))), font=10.5)
+    return draw(name, title, fill, 3.2 + 0.2 * sum(map(bool, labels)))
 
 
 def measure_panels(

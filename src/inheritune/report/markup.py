@@ -9,11 +9,6 @@ import yaml
 from inheritune.redaction import public, visible, visible_text, without_secrets
 
 
-def _harmless(value: Any) -> Any:
-    """What is put into a template: texts but those marked as safe."""
-    return visible_text(without_secrets(value)) if type(value) is str else value
-
-
 def fill_template(name: str, facts: dict[str, Any]) -> str:
     """The template `name` filled with `facts`, all escaped unless the template marks it as safe."""
     import jinja2
@@ -24,7 +19,8 @@ def fill_template(name: str, facts: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_harmless,
+        # texts but those marked as safe, which are of a class of their own
+        finalize=lambda value: visible_text(without_secrets(value)) if type(value) is str else value,
     )
     return environment.get_template(name).render(facts)
 

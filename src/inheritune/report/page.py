@@ -23,10 +23,13 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
     @classmethod
-    def of(cls, columns: Iterable[str], rows: Sequence[Mapping[str, str]]) -> "Table":
-        """A table of rows that have their cells by column, without the columns in which every cell is empty."""
+    def of(cls, columns: Iterable[str], rows: Sequence[Mapping[str, str]], missing: str = "") -> "Table":
+        """A table of rows that have their cells by column, without the columns in which every cell is empty.
+
+        `missing` is shown for a cell that a row does not have.
+        """
         header = [name for name in columns if any(row.get(name) for row in rows)]
-        return cls(header, [[row.get(name, "") for name in header] for row in rows])
+        return cls(header, [[row.get(name, missing) for name in header] for row in rows])
 
     def markdown(self) -> str:
         """The table as Markdown that shows the cells as they are."""
@@ -44,14 +47,6 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A prompt and what models continued it with: (name, text)."""
-
-    prompt: str
-    continued: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
 class Section:
     """Parts of a page under a heading, shown in the order of these fields; without a title, under no heading."""
 
@@ -65,7 +60,8 @@ class Section:
     """One figure over several axes, of which the reader chooses one."""
     tables: list[tuple[str, Table]] = field(default_factory=list)
     """(heading, table); an empty heading shows none."""
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
+    """(prompt, continuations), each continuation a model's name and its text."""
     code: list[tuple[str, str]] = field(default_factory=list)
     """(sentence before it, text)."""
     notes: list[str] = field(default_factory=list)
@@ -142,9 +138,9 @@ def _markdown(title: str, verdicts: list[tuple[str, str]], sections: list[Sectio
         for heading, table in section.tables:
             lines += [f"### {markdown_text(heading)}", ""] if heading else []
             lines += [table.markdown(), ""]
-        for sample in section.samples:
-            lines += ["Prompt:", "", *markdown_block(sample.prompt), ""]
-            for name, text in sample.continued:
+        for prompt, continuations in section.samples:
+            lines += ["Prompt:", "", *markdown_block(prompt), ""]
+            for name, text in continuations:
                 lines += [f"{markdown_text(name)}:", "", *markdown_block(text), ""]
         for about, text in [*section.code, *section.folded]:
             lines += [*_paragraphs([about]), *markdown_block(text), ""]

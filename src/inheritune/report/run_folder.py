@@ -60,6 +60,11 @@ class TrainingFolder:
     role: str
 
     @property
+    def model(self) -> str:
+        """The folder of its model, from that of the run."""
+        return f"{self.folder.parent.name}/{self.folder.name}/model"
+
+    @property
     def judged(self) -> TrainingResult | None:
         """evaluation.json, which is written when the training is done."""
         return TrainingResult.read_if_there(self.folder / "evaluation.json")
@@ -152,9 +157,8 @@ class RunFolder:
     @property
     def best(self) -> Round | None:
         """The round that is the result so far."""
-        return next(
-            (one for one in self.state.rounds if self.state.result and one.model == self.state.result.model), None
-        )
+        result = self.state.result
+        return next((one for one in self.state.rounds if result and one.model == result.model), None)
 
     @property
     def validation_text(self) -> str:
@@ -173,10 +177,7 @@ class RunFolder:
     def curves(self, prefix: str = "") -> Curves:
         """Curves of all trainings, and the reference's final loss on the sequences that they are taken on."""
         models = {one.model: one for one in [*self.state.rounds, *self.state.controls]}
-        curves = [
-            Curve(prefix + one.name, one.points(models.get(_model_of(one, self.folder))), one.role)
-            for one in self.trainings
-        ]
+        curves = [Curve(prefix + one.name, one.points(models.get(one.model)), one.role) for one in self.trainings]
         levels = final_level(self.folder / "reference", prefix, self.curve_sequences)
         return Curves([curve for curve in curves if curve.points], levels)
 
@@ -209,13 +210,7 @@ def _trainings(folder: Path) -> Iterator[TrainingFolder]:
 
 
 def _folders(place: Path) -> list[Path]:
-    if not place.is_dir():
-        return []
-    return [entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-
-
-def _model_of(training: TrainingFolder, folder: Path) -> str:
-    return (training.folder / "model").relative_to(folder).as_posix()
+    return [entry for entry in place.glob("[!.]*") if entry.is_dir()]
 
 
 def _state(
@@ -236,7 +231,7 @@ def _state(
     rounds, controls = list(state.rounds), list(state.controls)
     known = {one.model for one in [*rounds, *controls]}
     for training in trainings:
-        model = _model_of(training, folder)
+        model = training.model
         if training.role == "reference" or model in known or (result := training.judged) is None:
             continue
         if training.role == "round":

@@ -81,14 +81,17 @@ def table(run: RunState, narrow: bool = False) -> Table:
     it resumed from. `narrow` is without what a terminal has no room for.
     """
     columns = [name for name in _COLUMNS if not (narrow and name in _WIDE)]
-    return Table.of(columns, [_row(name, one, narrow) for name, one in entries(run)])
+    return Table.of(columns, [model_row(name, one, narrow) for name, one in entries(run)])
 
 
-def _row(name: str, model: ReferenceSummary | TrainedSummary, narrow: bool) -> dict[str, str]:
+def model_row(name: str, model: ReferenceSummary | TrainedSummary, narrow: bool = False) -> dict[str, str]:
+    """The cells of a model in the table of `table`."""
     row = {"model": name, "blocks": str(model.layers), "params": short(model.parameters)}
     row["val. loss"] = with_error(model.val_loss, None if narrow else model.val_loss_se)
-    if model.all_tokens is not None and model.all_flops is not None:
-        row |= {"tokens": short(model.all_tokens), "FLOPs": f"{model.all_flops:.2g}"}
+    trained = model if isinstance(model, TrainedSummary) else None
+    tokens, flops = (trained.all_tokens, trained.all_flops) if trained else (model.tokens, model.flops)
+    if tokens is not None and flops is not None:
+        row |= {"tokens": short(tokens), "FLOPs": f"{flops:.2g}"}
     if model.tokens_per_second is not None:
         row["tokens/s"] = f"{model.tokens_per_second:,.0f}"
     if isinstance(model, TrainedSummary):

@@ -10,7 +10,7 @@ from typing import TypeVar
 from inheritune.report import sections
 from inheritune.report.analysis import AnalysisFolder, labels_of, verdicts_of
 from inheritune.report.comparison import ComparisonFolder
-from inheritune.report.curves import Curves, merged
+from inheritune.report.curves import Curves
 from inheritune.report.page import Page, Table
 from inheritune.report.run_folder import RunFolder
 from inheritune.results import Analysis, AnalyzedModel
@@ -59,7 +59,10 @@ class Shown:
     @property
     def curves(self) -> Curves:
         """The curves of all folders, on common axes."""
-        return merged([one.curves(prefix(label)) for label, one in self.folders])
+        trained = [(label, one) for label, one in self.folders if not isinstance(one, AnalysisFolder)]
+        parts = [one.curves(prefix(label)) for label, one in trained]
+        levels = {name: level for part in parts for name, level in part.levels.items()}
+        return Curves([curve for part in parts for curve in part.curves], levels)
 
     def page(self) -> Page:
         """The page: verdicts, then every module of `sections` in the order of its PLACE."""

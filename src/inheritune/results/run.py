@@ -20,16 +20,6 @@ class ReferenceSummary(Loss, Sized):
     tokens_per_second: float | None = None
     seconds: float | None = None
 
-    @property
-    def all_tokens(self) -> int | None:
-        """Training tokens."""
-        return self.tokens
-
-    @property
-    def all_flops(self) -> int | None:
-        """Training FLOPs."""
-        return self.flops
-
 
 class TrainedSummary(ComparedLoss, TrainingSpent, Sized):
     """What a round and a control have in common."""

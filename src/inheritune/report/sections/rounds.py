@@ -1,10 +1,10 @@
 """Runs, and their reference, rounds and controls."""
 
 from inheritune.redaction import without_folders
-from inheritune.report.notation import duration, short, with_error
+from inheritune.report.notation import duration, with_error
 from inheritune.report.page import Section, Table
 from inheritune.report.run_folder import RunFolder
-from inheritune.report.run_summary import loss_note, table
+from inheritune.report.run_summary import loss_note, model_row, table
 from inheritune.report.shown import Shown, prefix, stacked
 
 PLACE = 10
@@ -45,17 +45,12 @@ def _cells(run: RunFolder) -> dict[str, str]:
     }
     if best is None:
         return cells
-    return cells | {
+    return model_row("", best) | cells | {
         "blocks": f"{best.layers} of {reference.layers}",
-        "params": short(best.parameters),
-        "tokens": short(best.all_tokens),
-        "FLOPs": f"{best.all_flops:.2g}",
-        "val. loss": with_error(best.val_loss, best.val_loss_se),
-        "gap": with_error(best.gap, best.gap_se, sign=True),
         "matched": ("yes" if best.matched else "no") + ("" if state.finished else ", so far"),
         "took": "" if state.wall_seconds is None else duration(state.wall_seconds),
         "memory": "" if state.peak_memory_bytes is None else f"{state.peak_memory_bytes / 1e9:.1f} GB",
-    }
+    }  # fmt: skip
 
 
 def _same_text(runs: list[tuple[str, RunFolder]]) -> str:

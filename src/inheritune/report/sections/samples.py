@@ -2,7 +2,7 @@
 
 import re
 
-from inheritune.report.page import Sample, Section
+from inheritune.report.page import Section
 from inheritune.report.run_folder import RunFolder
 from inheritune.report.shown import Shown, prefix
 
@@ -25,8 +25,7 @@ def section(shown: Shown) -> Section:
     about = (
         f"Each continues with the likeliest token each time (greedily), for at most {most} tokens." if continued else ""
     )
-    samples = [Sample(prompt, texts) for prompt, texts in continued.items()]
-    return Section("The same prompts, continued", about if samples else "", samples=samples)
+    return Section("The same prompts, continued", about, samples=list(continued.items()))
 
 
 def _shortened(text: str) -> str:

@@ -1,4 +1,4 @@
-"""How fast a training runs here, beside the machine's own limit; and whether it runs at all."""
+"""How fast a training runs on this machine, compared with the machine's limit, and whether it runs at all."""
 
 from typing import TYPE_CHECKING
 

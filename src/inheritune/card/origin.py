@@ -30,7 +30,7 @@ _NOTICE = "NOTICE"
 _NOTICES = {
     "gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n",
 }
-"""What a licence asks to be in such a file beside all that is made of the model."""
+"""The text that a licence requires in such a file beside every derived model."""
 
 _GGUF_FIELDS = {
     "license": licence_id,
@@ -38,13 +38,13 @@ _GGUF_FIELDS = {
     "license.link": licence_link,
     "languages": languages,
 }
-_LARGEST = 200_000  # bytes of a licence file; longer ones are something else
+_LARGEST = 200_000  # bytes of a licence file
 _SNAPSHOT = re.compile(r"models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})")
 _REPOSITORY = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+?)(?:\.git|/.*)?")
 
 
 def _checked(check: Callable[[Any], Any]) -> AfterValidator:
-    """Refuses a value that `check` does not take (see `stated`); None is taken."""
+    """Refuses a value that `check` does not accept (see `stated`); None is accepted."""
 
     def validate(value: Any) -> Any:
         if value is not None and check(value) is None:
@@ -92,7 +92,7 @@ class Origin:
 
 
 def origin_of(reference: Reference, revision: str | None = None) -> Origin:
-    """What a reference's own files say of it; of a model on the hub those are fetched, or read from the local cache.
+    """The origin that a reference's own files state; those of a model on the hub are fetched, or read from the cache.
 
     `revision` is its commit where that is known already. Raises InputError where the reference cannot be found, OSError
     where the hub breaks off.
@@ -114,8 +114,9 @@ def origin_of(reference: Reference, revision: str | None = None) -> Origin:
 
 
 def origin_of_model(model: "Reference | PreTrainedModel") -> Origin:
-    """The same of a reference or of a model in memory, which is asked what it was loaded from; where the files cannot
-    be read the licence is unknown.
+    """The origin of a reference or of a model in memory, which is that of what it was loaded from.
+
+    Where its files cannot be read, the licence is unknown.
     """
     if isinstance(model, Reference):
         path, revision, commit = str(model.path), model.revision, None
@@ -132,7 +133,7 @@ def origin_of_model(model: "Reference | PreTrainedModel") -> Origin:
 
 
 def unreachable(path: str, revision: str | None = None) -> Origin:
-    """A model whose files cannot be looked at."""
+    """The origin of a model whose files cannot be read."""
     on_hub = None if Path(path).exists() else hub_id(path)
     licence = Licence(source="the reference's files could not be read when this was written")
     return Origin(on_hub or Path(path).name, on_hub, revision, licence)
@@ -167,7 +168,7 @@ def _licence_files(
             left_out.append(f"the file {name}, a link that leads out of its folder")
         elif file.stat().st_size > _LARGEST:
             left_out.append(f"the file {name}, which is too long for a licence")
-        elif not any(name.lower() == other.lower() for other in texts):  # on a disk that does not tell them apart
+        elif not any(name.lower() == other.lower() for other in texts):  # a disk may ignore case
             texts[name] = file.read_text(encoding="utf-8", errors="replace")
     return texts
 
@@ -181,7 +182,7 @@ def _notice(licence: Licence, files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _licence(metadata: Mapping[str, Any], files: Mapping[str, str]) -> Licence:
-    """The metadata's licence; else that of a licence file whose text is one of the two that are told without doubt."""
+    """The metadata's licence; else that of a licence file with the text of Apache 2.0 or MIT."""
     stated_id = metadata.get("license", UNKNOWN)
     if stated_id != UNKNOWN:
         return Licence(stated_id, metadata.get("license_name"), metadata.get("license_link"), f"the reference's {CARD}")

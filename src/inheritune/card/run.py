@@ -37,7 +37,7 @@ from inheritune.results import (
 )
 from inheritune.runlog import read_json, write_json, write_text
 
-_ORIGIN = "origin.json"  # in the run's reference/: what is known of it, in case it is moved later
+_ORIGIN = "origin.json"  # in the run's reference/: kept in case the reference is moved later
 
 
 def write_cards(folder: Path, recipe: Recipe, summary: RunSummary) -> None:
@@ -65,7 +65,7 @@ def without_stopping(say: Callable[[str], None], remedy: str) -> Iterator[None]:
 
 
 def put(place: Path, text: str, origin: Origin) -> None:
-    """Write a card and the reference's licence files into a model's folder; what a person has put there stays."""
+    """Write a card and the reference's licence files into a model's folder; a person's own files stay."""
     card = place / CARD
     if card.exists() and MARK not in card.read_text(encoding="utf-8", errors="replace"):
         return

@@ -1,4 +1,4 @@
-"""What the card of another model states. It is text from a stranger: what is not of its kind is left out, and said."""
+"""What the card of another model states. A stranger wrote it, so illegal values are left out and reported."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -71,7 +71,7 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
 
 
 def stated(card: Path | None) -> tuple[dict[str, Any], list[str]]:
-    """The fields of a model's README.md that are used here, each of its kind, and what was left out, in words.
+    """The fields of a model's README.md that are used here and legal, and what was left out, in words.
 
     Nothing in the file makes this fail.
     """

@@ -14,10 +14,10 @@ from inheritune.results import EvaluationResult
 from inheritune.runlog import package_versions
 
 MARK = "<!-- Written by inheritune, and written anew by it. Take this line away to keep a card of your own. -->"
-"""The line by which a card of ours is told from one that a person has written."""
+"""The line of a card that inheritune wrote; one without it is a person's."""
 
 PLACE = "PATH-OR-REPOSITORY"
-"""The model's place in a card until `push` knows it."""
+"""Stands for the model's repository until `push` knows it."""
 
 TAG = "inheritune"
 PAPER = "[arXiv 2404.08634](https://arxiv.org/abs/2404.08634)"
@@ -68,7 +68,7 @@ def metadata_of(card: Card) -> Any:
     from huggingface_hub import ModelCardData
 
     origin, licence = card.origin, card.origin.licence
-    further: dict[str, Any] = {"license": licence.id}  # which may be a list, whatever the signature says
+    further: dict[str, Any] = {"license": licence.id}  # the signature of ModelCardData forbids a list, the hub does not
     if origin.hub_id is not None and card.trained:
         further["base_model_relation"] = "finetune"  # the nearest of the four that the hub knows
     return ModelCardData(

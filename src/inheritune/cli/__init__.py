@@ -1,3 +1,3 @@
-"""The program `inheritune`: the only place that sees everything. Imports torch only where a command needs it."""
+"""The program `inheritune`, which may import every room; torch is loaded only where a command needs it."""
 
 from inheritune.cli.entry import main

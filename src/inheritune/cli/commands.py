@@ -178,7 +178,7 @@ def inherit(
     def say(line: str) -> None:
         echo(line, err=True)
 
-    with ExitStack() as held:  # over the choice too, whose drops are kept beside the output
+    with ExitStack() as held:  # during the choice too, whose drops are kept beside the output
         folder = None if out is None or show else held.enter_context(inheritance.free_output(out))
         if spec.choose in MEASURED and (text or data):
             drops = None if folder is None else analysis.drops_beside(folder)
@@ -313,7 +313,7 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure training here: tokens per second, fraction of the machine's limit, memory, what is lost end to end."""
-    if out is not None:  # what cannot be written is refused before the minutes that measuring takes
+    if out is not None:  # measuring takes minutes, so a file that cannot be written is refused first
         check_name(out)
         if out.exists():
             raise InputError(str(out), "exists already", "give another file, or remove it")

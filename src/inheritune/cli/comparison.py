@@ -27,7 +27,7 @@ def compare(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train several arms under one budget and set them side by side; run again, it resumes where it stopped."""
+    """Train several arms under one budget and show them side by side; the same command resumes the comparison."""
     checked = experiment.load_suite(suite, overrides(context.args))
     folder = out or Path("runs") / suite.stem
     compared = experiment.compare(checked, folder, shared=shared, terminal=terminal_of(quiet))

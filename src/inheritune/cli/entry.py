@@ -1,4 +1,4 @@
-"""Entry point: runs a command and turns what went wrong into a line and an exit status."""
+"""Entry point: runs a command and turns an error into a line and an exit status."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ _MOMENT = 3.0  # seconds
 _SOON = 0.05  # seconds
 _SHOWN = 200  # characters of a path or text
 _RESUMING = ("run", "compare", "train", "prepare")
-"""Commands that resume what an earlier one of the same words has begun."""
+"""Commands that resume their own unfinished work."""
 _RESUME = "what was finished is kept: run the same command again to resume"
 _ACCESS = "give another place, or the permission to use this one"
 _WRONG_PLACE = {
@@ -33,10 +33,10 @@ _WRONG_PLACE = {
     errno.EEXIST: "give another place, or remove what is there",
     errno.ELOOP: "mend the links, or give another path",
 }
-"""What to do about the errors of the system that come of a wrong path."""
+"""The remedies for errors of the system that come from a wrong path."""
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")  # gloo's words
 _signals: list[int] = []  # the signal that came
-_LOST_SIGNAL = 0  # stands in `_signals` for one whose KeyboardInterrupt was lost
+_LOST_SIGNAL = 0  # in `_signals`: the KeyboardInterrupt of a signal was lost
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     at once, wherever it is.
     """
     _signals.clear()
-    # A shell starts background jobs with Ctrl-C ignored, so that it reaches the job in front alone.
+    # A shell starts background jobs with Ctrl-C ignored, so that only the job in front gets it.
     wanted = [signal.SIGTERM] + [signal.SIGINT] * (signal.getsignal(signal.SIGINT) != signal.SIG_IGN)
     handled = {number: signal.signal(number, _interrupt) for number in wanted}
     sys.unraisablehook, before = _again, sys.unraisablehook
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _hold_to(status: int, signals: Sequence[int]) -> None:
-    """From now on a signal ends the process at once, with the status that it has anyway: there is nothing to stop."""
+    """From now on a signal ends the process at once with its own status, as the work is done."""
 
     def end(number: int, frame: object) -> None:
         with contextlib.suppress(OSError, ValueError, RuntimeError):  # the last: it is being flushed
@@ -92,7 +92,7 @@ def _open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # the system gives the lowest free number, which is this one
             setattr(sys, name, open(number, "r+" if number else "r", closefd=False))  # noqa: SIM115
 
 
@@ -101,10 +101,10 @@ def _run(arguments: Sequence[str] | None) -> int:
 
     from inheritune.cli.commands import app  # here, so that a signal while it is loaded is handled
 
-    # typer wraps a click of its own, or the installed one, depending on its version; these are its errors either way
+    # depending on its version typer has its own click or uses the installed one; this is the error class of both
     usage_error = typer.BadParameter.__mro__[1]
     try:
-        # an interruption may come back as a status in place of an exception: typer makes one of the other
+        # typer may turn an interruption into a status
         if app(args=arguments, standalone_mode=False, prog_name="inheritune") == 130:
             raise KeyboardInterrupt
     except typer.Exit as stop:
@@ -131,7 +131,7 @@ def _usage(error: Any) -> str:
 
 
 def _explained(error: BaseException, resumes: bool) -> tuple[str, int]:
-    """The line and the exit status of an error that is none of ours."""
+    """The line and the exit status of an error of Python or a library."""
     kind, text = type(error).__name__, " ".join(str(error).split())
     if isinstance(error, OSError):
         return _of_system(error, resumes), 2 if error.errno in _WRONG_PLACE else 1
@@ -155,11 +155,11 @@ def _explained(error: BaseException, resumes: bool) -> tuple[str, int]:
     return f"a fault in inheritune or a library: {kind}: {text[:300]} ({place}); INHERITUNE_DEBUG=1 shows all of it", 1
 
 
-_others: list[Any] = []  # what shows the warnings of others
+_others: list[Any] = []  # the functions that show other libraries' warnings
 
 
 def _show_notice(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-    """A notice of ours as a line; warnings of others as before."""
+    """Show a notice as a line, and warnings of libraries as before."""
     if not issubclass(category, Notice):
         _others[-1](message, category, *where, **more)
     elif place_of_process()[0] == 0:
@@ -180,14 +180,14 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _interrupted(arguments: Sequence[str] | None) -> str:
-    """What an interruption leaves behind, by command."""
+    """The line for an interruption, by command."""
     if _command(arguments) in _RESUMING:
         return f"interrupted; {_RESUME}"
     return "interrupted; nothing half-made is kept: if there is no result, run the same command again"
 
 
 def _again(lost: "sys.UnraisableHookArgs") -> None:
-    """Interrupt once more, in a moment, where an interruption fell into a place that loses exceptions (`__del__`)."""
+    """Interrupt again in a moment where an interruption was lost, as in `__del__`."""
     if isinstance(lost.exc_value, KeyboardInterrupt):
         _signals[:] = [_LOST_SIGNAL]
         threading.Timer(_SOON, os.kill, (os.getpid(), signal.SIGTERM)).start()
@@ -196,7 +196,7 @@ def _again(lost: "sys.UnraisableHookArgs") -> None:
 
 
 def _command(arguments: Sequence[str] | None) -> str:
-    """The command's name; none for a dry run, which keeps nothing."""
+    """The command's name; empty for a dry run, which keeps nothing."""
     words = sys.argv[1:] if arguments is None else arguments
     return "" if "--dry-run" in words else next((word for word in words if not word.startswith("-")), "")
 

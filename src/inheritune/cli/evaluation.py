@@ -28,7 +28,7 @@ from inheritune.report import short, start_note, with_error
 from inheritune.results import EvaluatedModel, EvaluatedText, EvaluationResult, Harness
 from inheritune.runlog import PlainConsole
 
-_HEADER = 12  # characters of a line of a model's name, at least
+_HEADER = 12  # the fewest characters of a line of a model's name
 
 
 def evaluate(
@@ -148,7 +148,7 @@ def show_tasks(result: EvaluationResult) -> None:
 
 
 def _fitting(columns: Sequence[list[str]], room: int) -> list[list[list[str]]]:
-    """The columns in parts that have room beside each other, at least one in each."""
+    """The columns in groups that fit into `room` characters, at least one column in each."""
     parts: list[list[list[str]]] = [[]]
     for column in columns:
         if parts[-1] and _width([*parts[-1], column]) > room:

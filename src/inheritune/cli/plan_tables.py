@@ -12,7 +12,7 @@ _WIDE = 100  # columns of a terminal that has room for all of the models' table
 
 
 def show_costs(plan: dict[str, Any], title: str) -> None:
-    """The whole plan, top to bottom: trainings, memory, disk, devices, what fits, warnings, what is left out."""
+    """The whole plan, top to bottom: trainings, memory, disk, devices, what fits, warnings, what is not counted."""
     console = PlainConsole()
     reference = plan["reference"]
     console.print(

@@ -116,7 +116,7 @@ def _check_nanogpt(nanogpt: Path | None, out: Path) -> None:
         return
     if nanogpt.resolve() == out.resolve():
         raise InputError("command line", "--out and --nanogpt are the same folder", "give each its own")
-    if not (data.has_result(out) and nanogpt.is_dir()):  # else it is success, where it holds the same tokens
+    if not (data.has_result(out) and nanogpt.is_dir()):  # a folder with the same tokens is accepted later
         check_free(nanogpt)
 
 
@@ -128,7 +128,7 @@ def _of_recipe(file: Path, words: list[str]) -> Make:
 
 
 class _Words(Part):
-    """What overrides are laid over, as in a recipe."""
+    """The part of a recipe that the words may override."""
 
     data: Data
 

@@ -23,7 +23,7 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the page of a run, a comparison or an analysis, or of several beside each other: HTML, Markdown, PNG."""
+    """Write the page of a run, a comparison or an analysis, or of several side by side: HTML, Markdown, PNG."""
     page = write_reports(folders, out)
     kinds = [{"folder": str(folder), "kind": kind_of(folder)} for folder in folders]
     print_result({"page": str(page), "folders": kinds}, as_json, lambda: echo(f"{page}: written"))

@@ -39,7 +39,7 @@ def show_summary(summary: RunSummary, folder: Path) -> None:
 
 def show_plan(plan: dict[str, Any]) -> None:
     """A plan, a row for each tensor of the target."""
-    # A name that is broken over two lines can be neither read nor copied: long rows are left to the terminal.
+    # A name that is broken over two lines can be neither read nor copied, so the terminal wraps long rows.
     console = PlainConsole(width=max(PlainConsole().width, 240))
     rows = [
         [row["target"], row["source"] or "-", row["slice"], f"{row['bytes']:,}" if row["bytes"] else ""]
@@ -111,7 +111,7 @@ def _giga(rate: float) -> str:
 
 
 def show_prepared(manifest: dict[str, Any]) -> None:
-    """What came from each source, and what each filter left."""
+    """The documents and tokens of each source, and those that each filter kept."""
     console = PlainConsole()
     if manifest.get("sources"):
         names = ("source", "documents found", "broken places", "training tokens", "validation tokens")

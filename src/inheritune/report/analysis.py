@@ -77,7 +77,7 @@ def _no_attention(model: AnalyzedModel) -> str:
 
 
 def about_text(analysis: Analysis) -> str:
-    """On which text, and what the words mean, in sentences."""
+    """The text of an analysis, and what the terms mean, in sentences."""
     text, tau = analysis.text, analysis.tau[0]
     several = text.sequences > 1
     sentences = [
@@ -96,7 +96,7 @@ def about_text(analysis: Analysis) -> str:
 def what_is_missing(
     measures: Sequence[Measure], models: Sequence[AnalyzedModel], labels: Sequence[str]
 ) -> list[str]:  # fmt: skip
-    """A sentence for each curve that some or all blocks lack, so that an empty place in a chart is understood."""
+    """A sentence for each curve that some or all blocks lack, which explains gaps in a chart."""
     sentences = []
     for model, label in zip(models, labels, strict=True):
         for measure in measures:

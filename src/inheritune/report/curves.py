@@ -1,4 +1,4 @@
-"""Loss curves over what was spent, read from metrics files."""
+"""Loss curves over steps, tokens and FLOPs, read from metrics files."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from inheritune.results import ReferenceSummary, SeedSummary, read_judged
 from inheritune.runlog import read_metrics
 
 AXES = ("steps", "tokens", "flops")
-"""What curves are drawn over: all stages of a training counted."""
+"""What curves are drawn over. All stages of a training count."""
 
 Points = list[dict[str, float]]
 """Each has `val_loss` and those of AXES that are known."""
@@ -18,7 +18,7 @@ Points = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Curve:
-    """A training's validation losses on the way."""
+    """The validation losses of a training."""
 
     name: str
     points: Points
@@ -56,7 +56,7 @@ def final_level(folder: Path, prefix: str, sequences: int) -> dict[str, float]:
 
 
 def arm_curve(folder: Path, runs: Sequence[SeedSummary]) -> Points:
-    """The validation losses of an arm on the way, means over its seeds, by what was spent until then.
+    """The validation losses of an arm, means over its seeds, with what was spent until then.
 
     Each point has steps, tokens, flops and val_loss. Earlier stages count: a stage begins where the one before ended.
     Only points that every seed has are in it.

@@ -78,9 +78,9 @@ class _Values(str):
 
 
 def show_values(axes: Any, xs: Sequence[float], ys: Sequence[float], texts: Sequence[str], curves: int = 1) -> None:
-    """Let the SVG show `texts` at the points: beside the pointer or finger, by its page's script.
+    """Let the page show `texts` beside the pointer or finger when it is at a point.
 
-    Of a curve that is one of `curves` so many points, evenly chosen, that the figure stays light.
+    `curves` is the number of curves of the figure: each has a share of the points, evenly spaced.
     """
     count, most = len(xs), max(2, _MOST_POINTS // max(curves, 1))
     chosen = range(count) if count <= most else [round(n * (count - 1) / (most - 1)) for n in range(most)]

@@ -74,7 +74,7 @@ def write_reports(folders: list[Path], out: Path | None = None) -> Path:
         labelled = sorted(zip(_labels(folders), read, strict=True), key=lambda one: order.index(type(one[1])))
         assert out is not None
         return write_folder(Shown(labelled).page(), out, out)
-    except (LookupError, TypeError, AttributeError, ZeroDivisionError) as error:  # pages are made of files alone
+    except (LookupError, TypeError, AttributeError, ZeroDivisionError) as error:  # a key that a page needs is missing
         if os.environ.get("INHERITUNE_DEBUG"):
             raise
         what = f"a file in it does not say what its page needs ({type(error).__name__}: {' '.join(str(error).split())})"
@@ -89,7 +89,7 @@ def _labels(folders: list[Path]) -> list[str]:
 
 
 def _check_out(out: Path) -> None:
-    """Raise InputError unless `out` is new, empty, or holds a report, which is written anew."""
+    """Raise InputError unless `out` is new, empty, or holds a report, which is replaced."""
     if out.exists() and not out.is_dir():
         raise InputError(str(out), "is a file", "give another --out")
     page = out / "index.html"

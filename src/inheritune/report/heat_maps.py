@@ -95,7 +95,7 @@ def draw_attention(matrix: Any, name: str, title: str) -> Picture:
 
 
 def reduction(length: int) -> int:
-    """How many positions a pixel of an attention map stands for along each side. It shows their largest weight."""
+    """How many positions a side of a pixel of an attention map covers. The pixel shows their largest weight."""
     return math.ceil(length / _SHOWN)
 
 

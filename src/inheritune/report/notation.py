@@ -10,7 +10,7 @@ def with_error(value: float, error: float | None, sign: bool = False) -> str:
 def short(count: float, digits: int = 3) -> str:
     """`1.31M` for 1,310,720, `1B` for 999,900,000."""
     for factor, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= (1 - 0.5 / 10**digits) * factor:  # which is 1000 of the unit below with so few digits
+        if count >= (1 - 0.5 / 10**digits) * factor:  # 999.9K rounds to 1M
             return f"{count / factor:.{digits}g}{letter}"
     return f"{count:.{digits}g}"
 

@@ -13,7 +13,7 @@ GOOD, BAD, OPEN = "#009e73", "#d55e00", "#7a7b7c"
 """Colours of a verdict: matched, not matched, not known yet."""
 
 GENERATOR = '<meta name="generator" content="inheritune">'
-"""In every page, by which a report is recognised."""
+"""A report is recognised by this line."""
 
 
 class Table(NamedTuple):
@@ -53,7 +53,7 @@ class Section:
     title: str
     about: str = ""
     missing: list[str] = field(default_factory=list)
-    """Sentences on what there is not, or not yet."""
+    """Sentences on what is missing, or not there yet."""
     rows: list[list[Panel]] = field(default_factory=list)
     """Figures that are shown side by side where there is room."""
     by_axis: list[tuple[str, Picture]] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Section:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has nothing but its title and what it would be about."""
+        """Whether it has nothing but a title and `about`."""
         parts = (self.missing, self.panels, self.by_axis, self.tables, self.samples, self.code, self.notes, self.folded)
         return not any(parts)
 
@@ -95,7 +95,7 @@ class Page:
 
 
 def write_folder(page: Page, default: Path, out: Path | None, markdown: str = "report.md") -> Path:
-    """Write `page` into `out`, beside what is there, or as the folder `default`, in place of what is there.
+    """Write `page` into `out`, whose other files stay, or as the folder `default`, which is replaced.
 
     A folder that does not exist appears whole or not at all. A run that writes its page and a person who asks for it
     wait for each other.
@@ -114,7 +114,7 @@ def write_page(page: Page, folder: Path, markdown: str = "report.md") -> Path:
     shown = [section for section in page.sections if not section.is_empty]
     with one_at_a_time(folder):
         refuse_link(folder / "figures")
-        (folder / "figures").mkdir(exist_ok=True)  # what else a user keeps there stays
+        (folder / "figures").mkdir(exist_ok=True)  # a user's own files stay
         for picture in (picture for section in shown for picture in section.pictures):
             path = folder / "figures" / f"{picture.name}.png"
             with named(path), open_new(path) as file:

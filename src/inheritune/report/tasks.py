@@ -38,7 +38,7 @@ def task_table(models: Sequence[EvaluatedModel], published: Sequence[PublishedRo
 
 
 def harness_note(result: EvaluationResult) -> str:
-    """By what the tasks were asked; "" without tasks."""
+    """The version of the harness and its limit; "" without tasks."""
     if result.harness is None:
         return ""
     limit = f", the first {result.harness.limit:,} examples of each task" if result.harness.limit else ""
@@ -46,7 +46,7 @@ def harness_note(result: EvaluationResult) -> str:
 
 
 def start_note(models: Iterable[EvaluatedModel]) -> str:
-    """What a figure with one start token is; "" where there is none."""
+    """What "one start token" means; "" where no figure has it."""
     if not any(score.metric.endswith(ONE_START) for model in models for score in model.tasks.values()):
         return ""
     return (

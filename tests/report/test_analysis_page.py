@@ -268,7 +268,7 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
 def test_a_block_without_attention_or_with_fewer_heads_is_empty_in_the_map() -> None:
     model = without_attention(make_model("hybrid", 6), [1, 2])
     model["blocks"][0]["attention"]["heads"] = model["blocks"][0]["attention"]["heads"][:2]
-    picture = draw_heads(HEAD_MEASURES[0], Analysis.model_validate(facts_of([model])), 0, "hybrid")
+    picture = draw_heads(HEAD_MEASURES[0], Analysis.model_validate(facts_of([model])), 0)
     assert picture is not None
     filled = [[place not in (1, 2) and (head < 2 or place != 0) for place in range(6)] for head in range(4)]
     assert (read_image(picture.svg, "rank-0")[:, :, 3] > 0).tolist() == filled
@@ -279,7 +279,7 @@ def test_a_skipped_block_may_help_and_most_others_do_little() -> None:
     model = make_model("m", 5)
     for block, change in zip(model["blocks"], (12.0, 0.2, -0.05, 0.3, 0.25), strict=True):
         block["skipped"] = figure(change, None)
-    picture = draw_measure(BLOCK_MEASURES[1], [typed(model)], ["m"])
+    picture = draw_measure(BLOCK_MEASURES[1], [typed(model)])
     assert picture is not None
     heights = [
         float(use.get("y", "")) for use in part(svg_of(picture.svg, "skipped"), "skipped-line-0").iter(f"{SVG}use")
@@ -291,7 +291,7 @@ def test_a_skipped_block_may_help_and_most_others_do_little() -> None:
 
 def test_a_single_block_and_a_single_sequence() -> None:
     model = make_model("one", 1, 1, se=None)
-    picture = draw_measure(BLOCK_MEASURES[2], [typed(model)], ["one"])
+    picture = draw_measure(BLOCK_MEASURES[2], [typed(model)])
     assert picture is not None
     loss = model["blocks"][0]["depth_loss"]["mean"]
     assert float(
@@ -315,7 +315,7 @@ def test_the_page_of_a_single_block_and_sequence(tmp_path: Path) -> None:
 def test_several_taus_are_several_lines_and_columns() -> None:
     taus = [0.9, 0.5]
     model = make_model("m", 6, taus=taus)
-    picture = draw_measure(attention_measures(taus)[0], [typed(model)], ["m"])
+    picture = draw_measure(attention_measures(taus)[0], [typed(model)])
     assert picture is not None
     for number, tau in enumerate(("0.9", "0.5")):
         assert same(read_line(picture.svg, "max-rank", number, log=True), means(model, "attention", "max_rank", tau))

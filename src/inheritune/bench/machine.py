@@ -40,7 +40,7 @@ def matrix_rates(runtime: Runtime, dtype: torch.dtype, times: int = 3) -> list[f
 
 
 def synchronise(device: str) -> None:
-    """Wait until the device has done all that it was given, so that the clock can be read."""
+    """Wait until the device has finished its work, so that the clock can be read."""
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":
@@ -55,7 +55,7 @@ def peak_memory(runtime: Runtime) -> dict[str, Any]:
 
 
 def reset_peak_memory(runtime: Runtime) -> None:
-    """Forget the peak so far, where it can be forgotten: on a GPU."""
+    """Reset the peak; only a GPU's can be reset."""
     if runtime.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
 

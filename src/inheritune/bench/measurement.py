@@ -1,4 +1,4 @@
-"""How fast a training runs here, beside what the machine can do: measured through the training engine itself.
+"""How fast a training runs here, compared with the machine's limit, measured through the training engine.
 
 A random model is trained on random tokens by `training.train_steps`, as a user's model would be. The engine calls for a
 validation loss between steps; there this room takes its own measurements: the machine's matrix product, a real
@@ -52,14 +52,14 @@ _DISK_RATE = 0.3e9  # bytes per second that a checkpoint is expected to be writt
 
 
 class _Enough(Exception):
-    """Ends a training from within: all is measured, and no last checkpoint is wanted."""
+    """Ends a training from within, without a last checkpoint, as all is measured."""
 
 
 class _NoLiveLine(Terminal):
     """The loop's live line would show what the meter returns as a validation loss."""
 
     def live(self, label: str, steps: int, done: int) -> LiveLine:
-        """A live line that stays dark."""
+        """A live line that shows nothing."""
         return LiveLine(Terminal(quiet=True), label, steps, done)
 
 
@@ -82,7 +82,7 @@ class _Meter:
         synchronise(runtime.device)
         self.entered.append(time.perf_counter())
         if call == 1:
-            reset_peak_memory(runtime)  # what finding the micro-batch and compiling took is no step's
+            reset_peak_memory(runtime)  # the memory of compiling and of finding the micro-batch does not count
         self.limits += matrix_rates(runtime, self.dtype)
         if call in _VALIDATED:
             began = time.perf_counter()
@@ -150,7 +150,7 @@ def one_step(
     config: "PretrainedConfig", training: Training, runtime: Runtime, folder: str | Path,
     teacher: "PretrainedConfig | None" = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Two steps through the engine, not compiled: whether a training fits and works here, before it is begun.
+    """Two steps through the engine, not compiled, which show whether a training fits and works here.
 
     With a distillation, `teacher` is the config of one that is made of random weights too, and passes every batch.
     Returns the first step's loss (nats a token; about log of the vocabulary for a random model), the second's seconds,

@@ -1,4 +1,4 @@
-"""Uploading a model with its card to the hub. What can be known without the hub is known before it is asked."""
+"""Uploading a model with its card to the hub. All that can be checked without the hub is checked first."""
 
 import os
 import re
@@ -50,7 +50,7 @@ class Upload:
 
 
 def prepare_upload(place: str | Path, repo_id: str, *, private: bool = False, revision: str | None = None) -> Upload:
-    """Find the model in `place` (a run, a training's folder, a model's) and check it. Asks no network.
+    """Find the model in `place` (a run, a training's folder, a model's) and check it. Uses no network.
 
     Raises InputError for a folder without a whole model, a run that is not finished, a card that is damaged, and an id
     that is none.
@@ -105,7 +105,7 @@ def find_model(place: Path) -> Path:
 
 
 def token_source() -> str | None:
-    """Where a token for the hub would be taken from; None where there is none. Reads no token and asks nobody."""
+    """Where a token for the hub would come from; None where there is none. Reads no token and uses no network."""
     from huggingface_hub import constants
 
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
@@ -148,7 +148,7 @@ def upload(planned: Upload, warn: Callable[[str], None] = lambda _: None) -> str
 
 
 def _content(planned: Upload, name: str) -> str | bytes:
-    """A file as it is; of the card the text with the model's place in it."""
+    """A file's path; for the card its text with the model's repository."""
     file = planned.folder / name
     if name != CARD:
         return str(file)
@@ -247,7 +247,7 @@ def _refusal(repo_id: str, error: Any, token: str | None) -> InherituneError:
 
 
 def without_token(text: str, token: str | None) -> str:
-    """`text` with the token, in whatever way it is written there, taken out."""
+    """`text` without the token, however it is written there."""
     for form in {token, repr(token)[1:-1], ascii(token)[1:-1]} if token else ():
         text = text.replace(str(form), "[token]")
     return without_secrets(_LOOKS_LIKE_A_TOKEN.sub("[token]", text))

@@ -49,8 +49,8 @@ def _trainings(console: PlainConsole, plan: dict[str, Any]) -> None:
     apart = total["least"] != total["most"]
     for key in _SUMS:
         if apart or key == "most":
-            named = {"": f"all, {key}" if apart else "all", "FLOP": _flops(total[key]["models"])}
-            rows.append(dict.fromkeys(names, "") | named | {"teacher": _flops(total[key]["teachers"])})
+            flops = {"FLOP": f"{total[key]['models']:.2e}", "teacher": f"{total[key]['teachers']:.2e}"}
+            rows.append(dict.fromkeys(names, "") | {"": f"all, {key}" if apart else "all"} | flops)
     seeds = " of all seeds" if several else ""
     title = f"Models. FLOP: training and all validation{seeds}; causal attention not halved"
     _table(console, title, names, [[row[name] for name in names] for row in rows])
@@ -62,33 +62,25 @@ def _trainings(console: PlainConsole, plan: dict[str, Any]) -> None:
 
 def _training(each: dict[str, Any]) -> dict[str, str]:
     parameters, teacher = each["parameters"], each["teacher"]
+    smallest, largest = (short(select(parameters["blocks"])) for select in (min, max))
     if teacher is None:
         teaching = ""
     elif teacher["outputs"] == "stored":
-        teaching = f"{_flops(teacher['flops'])} +"
+        teaching = f"{teacher['flops']:.2e} +"
     else:
-        teaching = _flops(teacher["flops"] * each["seeds"])
+        teaching = f"{teacher['flops'] * each['seeds']:.2e}"
     return {
         "": each["name"] + ("" if "least" in each["counts"] else " *"),
         "blocks": str(each["blocks"]),
         "params": short(parameters["total"]),
         "embed.": short(parameters["embedding"]),
-        "a block": _per_block(parameters["blocks"]),
+        "a block": smallest if smallest == largest else f"{smallest}-{largest}",
         "GFLOP/tok": f"{each['flops_per_token'] / 1e9:.4g}",
         "tokens": short(each["tokens"]) if each["steps"] != 0 else "-",
         "seeds": str(each["seeds"]),
-        "FLOP": _flops((each["flops"] + each["evaluation_flops"]) * each["seeds"]),
+        "FLOP": f"{(each['flops'] + each['evaluation_flops']) * each['seeds']:.2e}",
         "teacher": teaching,
     }
-
-
-def _flops(number: float) -> str:
-    return f"{number:.2e}"
-
-
-def _per_block(blocks: Sequence[int]) -> str:
-    low, high = min(blocks), max(blocks)
-    return short(low) if low == high else f"{short(low)}-{short(high)}"
 
 
 def _memory(console: PlainConsole, plan: dict[str, Any]) -> None:

@@ -27,38 +27,39 @@ class AnalysisFolder:
     @property
     def title(self) -> str:
         """The page's title."""
-        return f"Which layers work: {', '.join(labels_of(self.analysis.models))}"
+        return f"Which layers work: {', '.join(model.name for model in labelled(self.analysis.models))}"
 
     @property
     def verdicts(self) -> list[tuple[str, str]]:
         """A verdict for each model, with the colour of the model in the charts."""
-        models = self.analysis.models
-        return verdicts_of(models, labels_of(models))
+        return verdicts_of(labelled(self.analysis.models))
 
 
-def verdicts_of(models: Sequence[AnalyzedModel], labels: Sequence[str]) -> list[tuple[str, str]]:
+def verdicts_of(models: Sequence[AnalyzedModel]) -> list[tuple[str, str]]:
     """A verdict for each model, with the colour of the model in the charts."""
-    pairs = enumerate(zip(models, labels, strict=True))
-    return [(COLOURS[number % len(COLOURS)], analysis_verdict(model, label)) for number, (model, label) in pairs]
+    return [(COLOURS[number % len(COLOURS)], analysis_verdict(model)) for number, model in enumerate(models)]
 
 
-def labels_of(models: Sequence[AnalyzedModel]) -> list[str]:
-    """Names that tell the models apart: the path where two have one name, numbered where that is the same too."""
+def labelled(models: Sequence[AnalyzedModel], prefix: str = "") -> list[AnalyzedModel]:
+    """The models with different names, which begin with `prefix`: the path where two have one name, with a number
+    where that is the same too.
+    """
     names = [model.name for model in models]
-    labels = [without_folders((names.count(model.name) > 1 and model.path) or model.name) for model in models]
-    return [f"{label} ({number})" if labels.count(label) > 1 else label for number, label in enumerate(labels, 1)]
+    names = [without_folders((names.count(model.name) > 1 and model.path) or model.name) for model in models]
+    names = [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
+    return [model.model_copy(update={"name": prefix + name}) for model, name in zip(models, names, strict=True)]
 
 
-def analysis_verdict(model: AnalyzedModel, label: str) -> str:
+def analysis_verdict(model: AnalyzedModel) -> str:
     """Which layers are lazy, how many heads have collapsed, and which blocks were selected for what reason."""
     lazy, heads = model.lazy_layers, sum(len(attention.heads) for attention in _attentions(model))
     if lazy is None:
-        text = f"{label}: which layers are lazy is not known: {_no_attention(model)}."
+        text = f"{model.name}: which layers are lazy is not known: {_no_attention(model)}."
     else:
         seen = len(_attentions(model))
         of = many(seen, "layer") if seen == model.layers else f"the {many(seen, 'layer')} with attention"
         which = f"{len(lazy)} of {of} {'is' if len(lazy) == 1 else 'are'} lazy ({spans(lazy)})"
-        text = f"{label}: {which if lazy else f'none of {of} is lazy'}"
+        text = f"{model.name}: {which if lazy else f'none of {of} is lazy'}"
         text += f", and {model.collapsed_share:.0%} of {many(heads, 'head')}"
         text += f" {'has' if heads == 1 else 'have'} collapsed."
     if model.selection is not None:
@@ -93,37 +94,35 @@ def about_text(analysis: Analysis) -> str:
     return " ".join(sentences)
 
 
-def what_is_missing(
-    measures: Sequence[Measure], models: Sequence[AnalyzedModel], labels: Sequence[str]
-) -> list[str]:  # fmt: skip
+def what_is_missing(measures: Sequence[Measure], models: Sequence[AnalyzedModel]) -> list[str]:
     """A sentence for each curve that some or all blocks lack, which explains gaps in a chart."""
     sentences = []
-    for model, label in zip(models, labels, strict=True):
+    for model in models:
         for measure in measures:
             for curve in measure.curves:
                 missing = [block.block for block in model.blocks if curve.read(block) is None]
                 what = f"{measure.title}{f' ({curve.label})' if curve.label else ''}"
                 where = "" if len(missing) == len(model.blocks) else f" for {_blocks(missing)}"
                 if missing:
-                    sentences.append(f"{label}: {what} was not measured{where}.")
+                    sentences.append(f"{model.name}: {what} was not measured{where}.")
     return sentences
 
 
-def attention_missing(models: Sequence[AnalyzedModel], labels: Sequence[str]) -> list[str]:
+def attention_missing(models: Sequence[AnalyzedModel]) -> list[str]:
     """Which blocks give no attention weights, and which have fewer heads than others."""
     sentences = []
-    for model, label in zip(models, labels, strict=True):
+    for model in models:
         without = [block.block for block in model.blocks if block.attention is None]
         if len(without) == len(model.blocks):
-            sentences.append(f"{label}: no figures of attention: {_no_attention(model)}.")
+            sentences.append(f"{model.name}: no figures of attention: {_no_attention(model)}.")
             continue
         if without:
-            sentences.append(f"{label}: {_blocks(without)} without attention weights, so nothing is drawn there.")
+            sentences.append(f"{model.name}: {_blocks(without)} without attention weights, so nothing is drawn there.")
         heads = {block.block: len(block.attention.heads) for block in model.blocks if block.attention}
         most = max(heads.values())
         for count in sorted(set(heads.values()) - {most}):
             fewer = [block for block, number in heads.items() if number == count]
-            sentences.append(f"{label}: {_blocks(fewer)} with {many(count, 'head')} where others have {most}.")
+            sentences.append(f"{model.name}: {_blocks(fewer)} with {many(count, 'head')} where others have {most}.")
     return sentences
 
 
@@ -131,18 +130,18 @@ def _blocks(numbers: list[int]) -> str:
     return f"{'block' if len(numbers) == 1 else 'blocks'} {spans(numbers)}"
 
 
-def models_table(models: Sequence[AnalyzedModel], labels: Sequence[str]) -> Table:
+def models_table(models: Sequence[AnalyzedModel]) -> Table:
     """A row a model."""
     header = ["model", "blocks", "params", "loss", "lazy layers", "lazy groups", "collapsed heads", "analysed in"]
     rows = []
-    for model, label in zip(models, labels, strict=True):
+    for model in models:
         known = ["not known"] * 3
         if model.lazy_layers is not None:
             groups = ", ".join(spans(group) for group in model.lazy_groups or [])
             heads = sum(len(attention.heads) for attention in _attentions(model))
             known = [spans(model.lazy_layers) or "none", groups or "none", f"{model.collapsed_share:.0%} of {heads}"]
         rows.append([
-            label, str(model.layers), short(model.parameters), written(model.loss, ".3f"), *known,
+            model.name, str(model.layers), short(model.parameters), written(model.loss, ".3f"), *known,
             duration(sum(seconds or 0 for seconds in model.seconds.values())),
         ])  # fmt: skip
     return Table(header, rows)

@@ -19,14 +19,14 @@ _SHOWN = 256
 """Rows of an attention matrix that the page shows at most, so that long sequences don't make it heavy."""
 
 
-def draw_heads(measure: HeadMeasure, analysis: Analysis, number: int, label: str) -> Picture | None:
+def draw_heads(measure: HeadMeasure, analysis: Analysis, number: int) -> Picture | None:
     """The map of model `number`: a column for each block, a row for each head; None where it has no attention."""
     grids = [_heads(measure, analysis, model) for model in analysis.models]
     grid = grids[number]
     if grid is None:
         return None
     norm = _norm(measure, analysis, np.nanmax([np.nanmax(one) for one in grids if one is not None]))
-    name, title = f"{measure.key}-{number}", f"{measure.title} by head and block: {label}"
+    name, title = f"{measure.key}-{number}", f"{measure.title} by head and block: {analysis.models[number].name}"
     under = _COLLAPSED if measure.key == "rank" else None
     height = min(max(1.5 + 0.14 * len(grid), 2.3), 4.8)
     return _draw_map(name, title, grid, norm, (measure.axis, "block", "head"), height, under=under)
@@ -56,7 +56,7 @@ def _norm(measure: HeadMeasure, analysis: Analysis, highest: float) -> Any:
     return Normalize(0, math.log(max(analysis.text.sequence_length, 2)))  # uniform over the sequence
 
 
-def draw_distances(models: Sequence[AnalyzedModel], number: int, label: str) -> Picture | None:
+def draw_distances(models: Sequence[AnalyzedModel], number: int) -> Picture | None:
     """Angular distance across k blocks by the first of them; a dot at the least for each k. None where unmeasured."""
     from matplotlib.colors import Normalize
 
@@ -70,7 +70,7 @@ def draw_distances(models: Sequence[AnalyzedModel], number: int, label: str) -> 
     for row in rows:
         grid[row.blocks - least, : len(row.distances)] = [one.mean for one in row.distances]
     return _draw_map(
-        f"angular-distance-{number}", f"Angular distance: {label}", grid, Normalize(0, highest or 1),
+        f"angular-distance-{number}", f"Angular distance: {models[number].name}", grid, Normalize(0, highest or 1),
         ("arccos / pi", "first of the blocks", "number of blocks"), 3.8,
         extent=(-0.5, starts - 0.5, most + 0.5, least - 0.5),
         dots=[(int(np.nanargmin(grid[row.blocks - least])), row.blocks) for row in rows],

@@ -74,24 +74,22 @@ def draw_lines(
     return draw(name, title, fill, 3.2 + 0.2 * sum(map(bool, labels)))
 
 
-def measure_panels(
-    measures: Sequence[Measure], models: Sequence[AnalyzedModel], labels: Sequence[str]
-) -> list[Panel]:  # fmt: skip
+def measure_panels(measures: Sequence[Measure], models: Sequence[AnalyzedModel]) -> list[Panel]:
     """A chart over the blocks with all models for each measure that any of them has."""
-    drawn = [(measure, draw_measure(measure, models, labels)) for measure in measures]
+    drawn = [(measure, draw_measure(measure, models)) for measure in measures]
     return [Panel(measure.title, measure.about, picture) for measure, picture in drawn if picture]
 
 
-def draw_measure(measure: Measure, models: Sequence[AnalyzedModel], labels: Sequence[str]) -> Picture | None:
+def draw_measure(measure: Measure, models: Sequence[AnalyzedModel]) -> Picture | None:
     """The chart of all models, standard errors as bars, lazy layers ringed; None where nothing of it was measured.
 
     A model has a colour and a curve its dashes; curves of a single model are told apart by colour.
     """
     lines, several = [], len(models) > 1
-    for place, (model, label) in enumerate(zip(models, labels, strict=True)):
+    for place, model in enumerate(models):
         for number, curve in enumerate(measure.curves):
             colour, dashes = (place, number) if several else (number, 0)
-            name = ", ".join(filter(None, [label if several else "", curve.label]))
+            name = ", ".join(filter(None, [model.name if several else "", curve.label]))
             line = _block_line(name, model, curve, curve == measure.ringed, COLOURS[colour % len(COLOURS)], dashes)
             if not all(map(math.isnan, line.ys)):
                 lines.append(line)
@@ -103,7 +101,11 @@ def draw_measure(measure: Measure, models: Sequence[AnalyzedModel], labels: Sequ
         count_along(axes.xaxis)
 
     return draw_lines(
-        measure.name, f"{measure.title}: {', '.join(labels)}", ("block", measure.axis), lines, count_blocks
+        measure.name,
+        f"{measure.title}: {', '.join(model.name for model in models)}",
+        ("block", measure.axis),
+        lines,
+        count_blocks,
     )
 
 

@@ -46,7 +46,7 @@ class RunRecipe(ResultPart):
 
     @property
     def reference_name(self) -> str:
-        """What the reference is called."""
+        """The reference's name."""
         path = self.reference if isinstance(self.reference, str) else self.reference.get("path")
         return str(path or "reference trained by this run")
 
@@ -70,7 +70,7 @@ class TrainingFolder:
         return TrainingResult.read_if_there(self.folder / "evaluation.json")
 
     def points(self, model: TrainedSummary | None) -> Points:
-        """Validation losses on the way, behind what the rounds before `model` have cost."""
+        """Validation losses during training; the cost of the rounds before `model` counts."""
         cost = self.judged or TrainingCost.read_if_there(self.folder / "training.json")
         before = {} if model is None else model.given()
         points: Points = []
@@ -87,7 +87,7 @@ class TrainingFolder:
         return points
 
     def state(self) -> str | None:
-        """How far a training has come that was begun and is not finished, in a sentence."""
+        """The progress of an unfinished training in a sentence; None for another one."""
         if self.judged is not None or not self.folder.is_dir():
             return None
         if (self.folder / "model").is_dir():
@@ -102,7 +102,7 @@ class TrainingFolder:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What there is of a run. `state` has also what was judged since summary.json was written."""
+    """The files of a run. `state` also has what was judged after summary.json was written."""
 
     folder: Path
     recipe: RunRecipe
@@ -162,7 +162,7 @@ class RunFolder:
 
     @property
     def validation_text(self) -> str:
-        """What tells one run's validation text from another's: the sums of its shards; empty where not known."""
+        """The checksums of the validation shards, which differ between texts; empty where they are not known."""
         sums = sorted(
             checksum[:8] for name, checksum in self.manifest.lineage.data.items() if name.startswith("validation")
         )
@@ -170,7 +170,7 @@ class RunFolder:
 
     @property
     def curve_sequences(self) -> int:
-        """On how many validation sequences the curves are taken."""
+        """The number of validation sequences of the curves."""
         asked, there = self.recipe.sequences, self.state.validation_sequences
         return asked if there is None else min(asked, there)
 
@@ -196,7 +196,7 @@ def _recipe(folder: Path) -> tuple[str, RunRecipe]:
 
 
 def _trainings(folder: Path) -> Iterator[TrainingFolder]:
-    """Those that have left a folder, in their order: the reference's (where it is trained), rounds, controls."""
+    """The trainings that have a folder: the reference's (where it is trained), rounds, controls."""
     if (folder / "reference" / "metrics.jsonl").exists():
         yield TrainingFolder("reference", folder / "reference", "reference")
     rounds = [(place, match) for place in _folders(folder / "rounds") if (match := _ROUND.fullmatch(place.name))]
@@ -216,7 +216,7 @@ def _folders(place: Path) -> list[Path]:
 def _state(
     folder: Path, recipe: RunRecipe, trainings: list[TrainingFolder], summary: RunSummary | None
 ) -> RunState:  # fmt: skip
-    """What summary.json holds, with what was judged since it was written."""
+    """The content of summary.json, with what was judged after it was written."""
     if summary is not None and summary.finished:
         return summary
     state: RunState | None = summary

@@ -64,7 +64,7 @@ def loss_note(sequences: int, tolerance: float, length: int | None = None) -> st
 
 
 def entries(run: RunState) -> list[tuple[str, ReferenceSummary | TrainedSummary]]:
-    """Reference, rounds and controls, as far as they are judged, by what they are called."""
+    """Reference, rounds and controls, as far as they are judged, with their names."""
     return [
         *([("reference", run.reference)] if run.reference else []),
         *((f"round {number}", one) for number, one in enumerate(run.rounds, 1)),
@@ -98,6 +98,6 @@ def model_row(name: str, model: ReferenceSummary | TrainedSummary, narrow: bool 
         row["gap"] = with_error(model.gap, model.gap_se, sign=True)
         row["matched"] = "yes" if model.matched else "no"
         if model.teacher_flops is not None:
-            shared = " (shared)" if model.teacher_outputs == "stored" else ""  # computed once for all that learn
+            shared = " (shared)" if model.teacher_outputs == "stored" else ""  # computed once for all models
             row["teacher FLOPs"] = f"{model.teacher_flops + (model.teacher_flops_before or 0):.2g}{shared}"
     return row

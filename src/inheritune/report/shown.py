@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 from typing import TypeVar
 
 from inheritune.report import sections
-from inheritune.report.analysis import AnalysisFolder, labels_of, verdicts_of
+from inheritune.report.analysis import AnalysisFolder, labelled, verdicts_of
 from inheritune.report.comparison import ComparisonFolder
 from inheritune.report.curves import Curves
 from inheritune.report.page import Page, Table
@@ -19,7 +19,7 @@ Folder = RunFolder | ComparisonFolder | AnalysisFolder
 Kind = TypeVar("Kind", RunFolder, ComparisonFolder, AnalysisFolder)
 
 PAIR = ("reference", "target")
-"""What the two models of a run are called, in their order in its files."""
+"""The names of the two models of a run, in their order in its files."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,9 @@ class Shown:
         return [*named, *of_runs]
 
     @cached_property
-    def models(self) -> tuple[list[AnalyzedModel], list[str]]:
-        """The models of all analyses, and what they are called."""
-        models = [model for _, analysis in self.analyses for model in analysis.models]
-        labels = [prefix(label) + name for label, analysis in self.analyses for name in labels_of(analysis.models)]
-        return models, labels
+    def models(self) -> list[AnalyzedModel]:
+        """The models of all analyses, with different names."""
+        return [model for label, analysis in self.analyses for model in labelled(analysis.models, prefix(label))]
 
     @property
     def curves(self) -> Curves:
@@ -74,17 +72,17 @@ class Shown:
         judged = [(label, one) for label, one in self.folders if not isinstance(one, AnalysisFolder)]
         verdicts = [(colour, prefix(label) + text) for label, one in judged for colour, text in one.verdicts]
         named = sum(len(one.analysis.models) for _, one in self.every(AnalysisFolder))
-        verdicts += verdicts_of(*self.models)[:named]  # models of runs have none beside their run's
+        verdicts += verdicts_of(self.models)[:named]  # models of runs have none beside their run's
         return Page(f"Side by side: {', '.join(label for label, _ in self.folders)}", verdicts, parts)
 
 
 def prefix(label: str) -> str:
-    """What is put in front of a name that belongs to the folder with this label."""
+    """The beginning of a name that belongs to the folder with this label."""
     return f"{label}: " if label else ""
 
 
 def stacked(tables: Sequence[tuple[str, Table]]) -> Table:
-    """Tables as one with all their columns, each row's name behind its table's label."""
+    """One table with all rows and columns; each row's name begins with its table's label."""
     header = list(dict.fromkeys(name for _, table in tables for name in table.header))
     rows = [
         dict(zip(table.header, [prefix(label) + row[0], *row[1:]], strict=True))

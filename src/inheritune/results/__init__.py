@@ -47,7 +47,6 @@ if TYPE_CHECKING:
         Control,
         Dropped,
         Inherited,
-        Lineage,
         Manifest,
         Outcome,
         ReferenceSummary,
@@ -60,12 +59,8 @@ if TYPE_CHECKING:
         TrainedSummary,
     )
     from inheritune.results.training import (
-        ComparedLoss,
-        Loss,
         ModelResult,
         RoundResult,
-        Sized,
-        Spent,
         TrainingCost,
         TrainingResult,
         TrainingSpent,

@@ -5,6 +5,7 @@ from inheritune.report.heat_maps import draw_heads
 from inheritune.report.measures import HEAD_MEASURES
 from inheritune.report.page import Panel, Section
 from inheritune.report.shown import Shown
+from inheritune.results import AnalyzedModel
 
 PLACE = 45
 
@@ -14,12 +15,13 @@ def section(shown: Shown) -> Section:
     title = "Attention by head"
     if (folder := shown.only(AnalysisFolder)) is None:
         return Section(title)
-    analysis, (_, labels) = folder.analysis, shown.models
+    models = shown.models
+    analysis = folder.analysis.model_copy(update={"models": models})
     rows = [
         [
-            Panel(title_of(measure.title, label, labels), measure.about, picture)
-            for number, label in enumerate(labels)
-            if (picture := draw_heads(measure, analysis, number, label))
+            Panel(title_of(measure.title, number, models), measure.about, picture)
+            for number in range(len(models))
+            if (picture := draw_heads(measure, analysis, number))
         ]
         for measure in HEAD_MEASURES
     ]
@@ -31,6 +33,6 @@ def section(shown: Shown) -> Section:
     return Section(title, about, rows=rows)
 
 
-def title_of(title: str, label: str, labels: list[str]) -> str:
-    """A panel's title, with the model's name where there are several."""
-    return f"{title}: {label}" if len(labels) > 1 else title
+def title_of(title: str, number: int, models: list[AnalyzedModel]) -> str:
+    """A panel's title, with the name of model `number` where there are several."""
+    return f"{title}: {models[number].name}" if len(models) > 1 else title

@@ -15,19 +15,19 @@ def section(shown: Shown) -> Section:
     title = "Attention by layer"
     if not shown.analyses:
         return Section(title)
-    (models, labels), analyses = shown.models, [analysis for _, analysis in shown.analyses]
-    missing = attention_missing(models, labels)
+    models, analyses = shown.models, [analysis for _, analysis in shown.analyses]
+    missing = attention_missing(models)
     taus = [tau for tau in analyses[0].tau if all(tau in one.tau for one in analyses)]
     if not taus:
         missing.append("Ranks were taken at different shares of the norm (tau), so they are not drawn together.")
     measures = attention_measures(taus) if taus else attention_measures([0.0])[1:]
     missing += _different_texts(shown) if len(shown.folders) > 1 else []
-    tables = [("", models_table(models, labels))] if len(shown.folders) > 1 else []
+    tables = [("", models_table(models))] if len(shown.folders) > 1 else []
     run, notes = shown.only(RunFolder), []
     if run is not None and run.analysis is not None:
         more = "analysis/index.html in the run's folder shows every head, and what each block is worth."
         notes = [f"{about_text(run.analysis)} {more}"]
-    return Section(title, missing=missing, rows=[measure_panels(measures, models, labels)], tables=tables, notes=notes)
+    return Section(title, missing=missing, rows=[measure_panels(measures, models)], tables=tables, notes=notes)
 
 
 def _different_texts(shown: Shown) -> list[str]:

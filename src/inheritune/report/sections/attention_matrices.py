@@ -22,18 +22,17 @@ def section(shown: Shown) -> Section:
     if (analysis := shown.only(AnalysisFolder)) is None:
         return Section(title)
     rows, missing, step = [], [], 1
-    models, labels = shown.models
-    for number, (model, label) in enumerate(zip(models, labels, strict=True)):
+    for number, model in enumerate(shown.models):
         if model.maps is None or model.maps.file is None:
-            missing.append(f"{label}: no attention matrix was kept.")
+            missing.append(f"{model.name}: no attention matrix was kept.")
             continue
         matrices, row = _load(analysis.folder / model.maps.file), []
         for kind, head in (("potent", model.maps.potent), ("lazy", model.maps.lazy)):
             lazy = head.block in (model.lazy_layers or [])
             name = "Lazy layer" if lazy else "Potent layer" if kind == "potent" else "The layer nearest to lazy"
             where = f"block {head.block}, head {head.head}, rank {head.rank:.4g}"
-            picture = draw_attention(matrices[kind], f"attention-{number}-{kind}", f"{name} of {label}: {where}")
-            row.append(Panel(title_of(name, label, labels), where, picture))
+            picture = draw_attention(matrices[kind], f"attention-{number}-{kind}", f"{name} of {model.name}: {where}")
+            row.append(Panel(title_of(name, number, shown.models), where, picture))
             step = max(step, reduction(len(matrices[kind])))
         rows.append(row)
     about = "Attention weights of the first sequence, on a square-root scale." if rows else ""
@@ -47,6 +46,6 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {kind: file[kind] for kind in ("potent", "lazy")}
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        # what numpy advises for a pickle would run whatever the file says
+        # numpy's advice for a pickle would run code from the file
         what = "it holds pickled objects" if "pickle" in str(error) else str(error)
         raise DamagedFile(str(path), f"damaged: {what}", Analysis.REMEDY) from None

@@ -14,19 +14,19 @@ PLACE = 50
 
 def section(shown: Shown) -> Section:
     """All models overlaid; of an analysis that is shown alone also a map of distances for each model."""
-    title, (models, labels) = "What a block is worth", shown.models
+    title, models = "What a block is worth", shown.models
     if shown.only(RunFolder) is not None:
         return Section(title)
-    lines = measure_panels(BLOCK_MEASURES, models, labels)
+    lines = measure_panels(BLOCK_MEASURES, models)
     if shown.only(AnalysisFolder) is None:
         return Section(title, rows=[lines])
-    missing = what_is_missing(BLOCK_MEASURES, models, labels)
+    missing = what_is_missing(BLOCK_MEASURES, models)
     about = "Between the hidden states before and after a run of blocks. A dot marks the run that turns them least."
     maps = []
-    for number, label in enumerate(labels):
-        picture = draw_distances(models, number, label)
+    for number, model in enumerate(models):
+        picture = draw_distances(models, number)
         if picture:
-            maps.append(Panel(title_of("Angular distance", label, labels), about, picture))
+            maps.append(Panel(title_of("Angular distance", number, models), about, picture))
         else:
-            missing.append(f"{label}: Angular distance was not measured.")
+            missing.append(f"{model.name}: Angular distance was not measured.")
     return Section(title, missing=missing, rows=[lines, maps] if len(maps) > 1 else [lines + maps])

@@ -14,7 +14,7 @@ def section(shown: Shown) -> Section:
     """All models overlaid."""
     if shown.only(RunFolder) is not None:
         return Section("Gradients")
-    lines, alone = measure_panels([GRADIENTS], *shown.models), shown.only(AnalysisFolder) is not None
+    lines, alone = measure_panels([GRADIENTS], shown.models), shown.only(AnalysisFolder) is not None
     about = "The theory expects that little gradient reaches the queries and keys of heads that have collapsed."
-    missing = what_is_missing([GRADIENTS], *shown.models) if alone else []
+    missing = what_is_missing([GRADIENTS], shown.models) if alone else []
     return Section("Gradients", about if lines and alone else "", missing, [lines])

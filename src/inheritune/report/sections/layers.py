@@ -9,12 +9,9 @@ PLACE = 70
 
 def section(shown: Shown) -> Section:
     """Of an analysis that is shown alone: a table for each model."""
-    title, (models, labels) = "Layer by layer", shown.models
+    title, models = "Layer by layer", shown.models
     if (analysis := shown.only(AnalysisFolder)) is None:
         return Section(title)
-    tables = [
-        (label if len(labels) > 1 else "", layers_table(model, analysis.analysis.tau))
-        for model, label in zip(models, labels, strict=True)
-    ]
+    tables = [(model.name if len(models) > 1 else "", layers_table(model, analysis.analysis.tau)) for model in models]
     about = "Sink and entropy are means over the layer's heads. A dash: not measured. analysis.json has every head."
     return Section(title, about, tables=tables)

@@ -1,4 +1,4 @@
-"""Validation losses on the way, over tokens, steps and FLOPs."""
+"""Validation losses during training, over tokens, steps and FLOPs."""
 
 from typing import Any
 

@@ -15,7 +15,7 @@ def section(shown: Shown) -> Section:
     run, title = shown.only(RunFolder), "The model"
     if run is None or run.best is None:
         return Section(title)
-    folder = Path(run.folder.name) if run.folder.is_absolute() else run.folder  # a page is passed on: no home folder
+    folder = Path(run.folder.name) if run.folder.is_absolute() else run.folder  # readers of a page need no home folder
     model = str(folder / run.best.model)
     code = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"

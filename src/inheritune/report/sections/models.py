@@ -1,4 +1,4 @@
-"""The models of an analysis, and what its words mean."""
+"""The models of an analysis, and what its terms mean."""
 
 from inheritune.report.analysis import AnalysisFolder, about_text, models_table
 from inheritune.report.page import Section
@@ -11,4 +11,4 @@ def section(shown: Shown) -> Section:
     """Of an analysis that is shown alone."""
     if (analysis := shown.only(AnalysisFolder)) is None:
         return Section("")
-    return Section("", tables=[("", models_table(*shown.models))], notes=[about_text(analysis.analysis)])
+    return Section("", tables=[("", models_table(shown.models))], notes=[about_text(analysis.analysis)])

@@ -52,6 +52,6 @@ def _run(run: RunFolder) -> Section:
 
 
 def _command(words: list[str]) -> str:
-    """The command as it is typed: started as a module or a script, its first word is a file of this installation."""
+    """The command as a person types it; its first word may be a file of this installation."""
     own = Path(words[0]).name in ("__main__.py", "inheritune")
     return shlex.join(public(["inheritune" if own else words[0], *words[1:]]))

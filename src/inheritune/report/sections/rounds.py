@@ -54,7 +54,7 @@ def _cells(run: RunFolder) -> dict[str, str]:
 
 
 def _same_text(runs: list[tuple[str, RunFolder]]) -> str:
-    """Whether the runs' losses compare: by the checksums of their validation shards, where all manifests have them."""
+    """Whether the runs' losses compare, which the checksums of their validation shards show where they are known."""
     texts = {run.validation_text for _, run in runs}
     lengths = {run.recipe.sequence_length for _, run in runs}
     if "" in texts:

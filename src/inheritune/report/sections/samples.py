@@ -29,5 +29,5 @@ def section(shown: Shown) -> Section:
 
 
 def _shortened(text: str) -> str:
-    """`text` with the line breaks of long runs, which small models are fond of, counted."""
+    """`text` with long runs of line breaks, which small models often write, replaced by their number."""
     return re.sub(r"\n{4,}", lambda match: f"\n[{len(match[0])} line breaks]\n", text)

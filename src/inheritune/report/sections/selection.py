@@ -13,12 +13,12 @@ _COLUMNS = ("", "block dropped", "change of the loss", "loss then")
 
 def section(shown: Shown) -> Section:
     """Of an analysis that is shown alone."""
-    title, (models, labels) = "Selection", shown.models
+    title, models = "Selection", shown.models
     if shown.only(AnalysisFolder) is None:
         return Section(title)
     tables = [
-        (label if len(labels) > 1 else "", Table.of(_COLUMNS, list(map(_row, count(1), model.selection.dropped))))
-        for model, label in zip(models, labels, strict=True)
+        (model.name if len(models) > 1 else "", Table.of(_COLUMNS, list(map(_row, count(1), model.selection.dropped))))
+        for model in models
         if model.selection and model.selection.dropped
     ]
     return Section(title, "Blocks in the order in which they were dropped.", tables=tables)

@@ -219,7 +219,7 @@ def test_names_are_text(two: Written) -> None:
 def test_markdown_has_the_verdicts_and_every_figure_as_a_file(two: Written) -> None:
     folder, models, page = two
     markdown = (folder / "analysis.md").read_text()
-    assert analysis_verdict(typed(models[0]), "reference") in markdown
+    assert analysis_verdict(typed(models[0])) in markdown
     named = re.findall(r"\(figures/(.*?\.png)\)", markdown)
     assert sorted(named) == sorted(file.name for file in (folder / "figures").iterdir())
     assert len(named) == Page(page).tags["svg"]

@@ -239,7 +239,7 @@ class _Work:
         tree["schedule"] = {"name": "constant", "warm_up": "1%"}
         if saved_each is not None:
             tree["checkpoint"] |= {"every": f"{saved_each} steps"}
-        folder = self._place(steps)
+        folder = self.folder / f"{steps}steps"
         job = Job(
             label="bench", model=self.model, sequences=self.sequences, settings=check(Training, tree, "bench"), seed=1,
             folder=folder, runtime=self.runtime, terminal=_NoLiveLine(self.terminal.quiet), validate=validate,
@@ -249,16 +249,13 @@ class _Work:
             train_steps(job)
         return [record for record in read_metrics(folder / "metrics.jsonl") if "tokens_per_second" in record]
 
-    def _place(self, steps: int) -> Path:
-        return self.folder / f"{steps}steps"
-
     def measure(self, each: int, ends: float | None) -> tuple[_Meter, list[dict[str, Any]]]:
         """`_ROUNDS` rounds of `each` steps, with one best loss and one checkpoint in the last two; their records."""
         single = self.runtime.resolve_precision(self.settings.precision) == "float32"
         states = sum(self.settings.optimizer.state_bytes(p.numel(), p.dim(), False) for p in self.model.parameters())
         writing = (parameter_count(self.model) * (4 + 4) + states) / _DISK_RATE
         steps, dtype = _ROUNDS * each + 1, torch.float32 if single else torch.bfloat16
-        checkpoints = self._place(steps) / "checkpoints"
+        checkpoints = self.folder / f"{steps}steps" / "checkpoints"
         meter = _Meter(self, dtype, checkpoints, ends, writing)
         records = self.train(meter, steps, each, saved_each=(_ROUNDS - 1) * each)
         for step in list_checkpoints(checkpoints):

@@ -31,8 +31,8 @@ _LOOKS_LIKE_A_TOKEN = re.compile(r"\b(?:hf|api)_[A-Za-z0-9]{3,}")
 
 @dataclass(frozen=True)
 class Upload:
-    """What is to be uploaded where: `files` by name with their bytes, what the `card`'s metadata says, and `notes` on
-    what a person should see to first.
+    """A planned upload: `files` by name with their bytes, the `card`'s metadata, and `notes` on what a person should
+    do first.
     """
 
     folder: Path
@@ -42,11 +42,6 @@ class Upload:
     files: tuple[tuple[str, int], ...]
     card: dict[str, Any]
     notes: tuple[str, ...]
-
-    @property
-    def total(self) -> int:
-        """Bytes of all files."""
-        return sum(size for _, size in self.files)
 
 
 def prepare_upload(place: str | Path, repo_id: str, *, private: bool = False, revision: str | None = None) -> Upload:

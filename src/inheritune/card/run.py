@@ -153,21 +153,23 @@ def _kept(folder: Path, spec: Inherit, own: Round, total: int) -> list[tuple[str
     else:
         chosen = code(spec.choose)
     notes = Inherited.read_if_there((folder / own.model).parent / "inherited.json")
-    rows = [("blocks kept", f"{spans(own.blocks)} of 0-{total - 1}"), ("chosen", chosen)]
-    rows.append(("weights inherited", weights_in_words(spec, notes)))
+    rows = blocks_rows(own.blocks, total, chosen, spec, notes)
     if notes is not None and notes.from_round:
         blocks = spans(notes.blocks_from_round or [])
         rows.append(("resumed from", f"round {code(notes.from_round)}, whose blocks were {blocks}"))
     return rows
 
 
-def weights_in_words(spec: Inherit, notes: Inherited | None) -> str:
-    """Which weights of the kept blocks were inherited."""
+def blocks_rows(
+    blocks: list[int], total: int, chosen: str, spec: Inherit, notes: Inherited | None
+) -> list[tuple[str, str]]:  # fmt: skip
+    """Which blocks were kept, how they were chosen, and which of their weights were inherited."""
     which = spec.submodules if isinstance(spec.submodules, str) else ", ".join(spec.submodules)
     words = "all" if which == "all" else f"{which}; the rest began anew"
     if spec.width == "half":
         words += "; the first half of heads, hidden size and MLP"
-    return words + (f" ({notes.tensors_fresh} tensors new)" if notes is not None and notes.tensors_fresh else "")
+    words += f" ({notes.tensors_fresh} tensors new)" if notes is not None and notes.tensors_fresh else ""
+    return [("blocks kept", f"{spans(blocks)} of 0-{total - 1}"), ("chosen", chosen), ("weights inherited", words)]
 
 
 def _training(recipe: Recipe, summary: RunSummary, own: Round, starts: list[Start]) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from inheritune.arch import Readers, readers_in
 from inheritune.card.origin import CARD, origin_of_model
-from inheritune.card.run import costs, machine, put, weights_in_words
+from inheritune.card.run import blocks_rows, costs, machine, put
 from inheritune.card.text import PAPER, Card, code, lineage_rows, render
 from inheritune.recipe import Inherit, Reference, Training, model_at
 from inheritune.report import markdown_text, short, spans, with_error
@@ -37,10 +37,7 @@ def inherited_files(
         "**It has not been trained since its blocks were removed.** A model that lacks some of its blocks predicts"
         " badly until it is trained (`inheritune train`), and no figure of this one was measured."
     )
-    rows = [
-        *lineage_rows(origin, total, None), ("blocks kept", f"{spans(blocks)} of 0-{total - 1}"), ("chosen", chosen),
-        ("weights inherited", weights_in_words(spec, notes)),
-    ]  # fmt: skip
+    rows = [*lineage_rows(origin, total, None), *blocks_rows(blocks, total, chosen, spec, notes)]
     title = f"{len(blocks)} of {total} blocks of {origin.name.rpartition('/')[2]}, untrained"
     unknown = "Everything that a measurement would say: none was made."
     code_too = isinstance(reference, Reference) and reference.trust_remote_code

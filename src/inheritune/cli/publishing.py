@@ -42,7 +42,7 @@ def push(
         "revision": planned.revision or "main",
         "dry_run": not really,
         "files": [{"name": name, "bytes": size} for name, size in planned.files],
-        "bytes": planned.total,
+        "bytes": sum(size for _, size in planned.files),
         "card": planned.card,
         "token_from": card.token_source(),
         "notes": list(planned.notes),

@@ -105,7 +105,7 @@ def prepare(
 
 def _refuse(options: Iterable[str], words: list[str], why: str) -> None:
     """Raise InputError where there is an option, or a word that sets a key."""
-    names = [*(f"--{key.replace('_', '-')}" for key in options), *["a key"][: len(words)]]
+    names = [f"--{key.replace('_', '-')}" for key in options] + (["a key"] if words else [])
     if names:
         raise InputError("command line", f"{names[0]} does not go with this", why)
 

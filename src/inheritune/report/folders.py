@@ -70,8 +70,10 @@ def write_reports(folders: list[Path], out: Path | None = None) -> Path:
         read = [_KINDS[kind][0].read(folder) for folder, kind in zip(folders, kinds, strict=True)]
         if len(read) == 1:
             return _write_alone(read[0], out)
-        order = [kind for kind, _ in _KINDS.values()]
-        labelled = sorted(zip(_labels(folders), read, strict=True), key=lambda one: order.index(type(one[1])))
+        names, order = [place.name for place in places], [kind for kind, _ in _KINDS.values()]
+        # labels tell the folders apart: their last part, or the paths as they were given
+        labels = [str(folder) if names.count(name) > 1 else name for folder, name in zip(folders, names, strict=True)]
+        labelled = sorted(zip(labels, read, strict=True), key=lambda one: order.index(type(one[1])))
         assert out is not None
         return write_folder(Shown(labelled).page(), out, out)
     except (LookupError, TypeError, AttributeError, ZeroDivisionError) as error:  # a key that a page needs is missing
@@ -80,12 +82,6 @@ def write_reports(folders: list[Path], out: Path | None = None) -> Path:
         what = f"a file in it does not say what its page needs ({type(error).__name__}: {' '.join(str(error).split())})"
         remedy = "bring its files back as they were, or run what wrote them again"
         raise DamagedFile(", ".join(map(str, folders)), what, remedy) from None
-
-
-def _labels(folders: list[Path]) -> list[str]:
-    """Short names that tell the folders apart: the last part, or the paths as they were given."""
-    names = [folder.resolve().name for folder in folders]
-    return [str(folder) if names.count(name) > 1 else name for folder, name in zip(folders, names, strict=True)]
 
 
 def _check_out(out: Path) -> None:

@@ -32,9 +32,8 @@ def section(shown: Shown) -> Section:
 
 def _different_texts(shown: Shown) -> list[str]:
     """A sentence on the texts of analyses that saw different ones."""
-    sources = {
-        label: run.validation_text for label, run in shown.every(RunFolder)
-    }  # one text in two folders is one text
+    # the checksums show that one text in two folders is one text
+    sources = {label: run.validation_text for label, run in shown.every(RunFolder)}
     texts = [(label, one.text, sources.get(label) or one.text.source) for label, one in shown.analyses]
     if len({(source, text.sequences, text.sequence_length) for _, text, source in texts}) == 1:
         return []

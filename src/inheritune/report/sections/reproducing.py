@@ -40,12 +40,8 @@ def _run(run: RunFolder) -> Section:
             facts.append(["reference's revision", run.manifest.lineage.revision])
         tables.append(("", Table(["what", "was"], facts)))
         code.append(("It was started with", _command(starts[0].command)))
-    code.append(
-        (
-            "With the recipe below as recipe.yaml, the same on the same machine and versions:",
-            "inheritune run recipe.yaml",
-        )
-    )
+    again = "With the recipe below as recipe.yaml, the same on the same machine and versions:"
+    code.append((again, "inheritune run recipe.yaml"))
     notes = [f"It was started {len(starts)} times; the first one is shown."] if len(starts) > 1 else []
     folded = [("The recipe, with every default", recipe_for_readers(run.recipe_text))]
     return Section(_TITLE, tables=tables, code=code, notes=notes, folded=folded)

@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _signals.clear()
     # A shell starts background jobs with Ctrl-C ignored, so that only the job in front gets it.
-    wanted = [signal.SIGTERM] + [signal.SIGINT] * (signal.getsignal(signal.SIGINT) != signal.SIG_IGN)
-    handled = {number: signal.signal(number, _interrupt) for number in wanted}
+    signals = [signal.SIGTERM] + [signal.SIGINT] * (signal.getsignal(signal.SIGINT) != signal.SIG_IGN)
+    handled = {number: signal.signal(number, _interrupt) for number in signals}
     sys.unraisablehook, before = _again, sys.unraisablehook
     shown, warnings.showwarning = warnings.showwarning, _show_notice
     _others.append(shown)
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             leave()
         if ends:
-            _hold_to(status, wanted)
+            _hold_to(status, signals)
         return status
     except KeyboardInterrupt:  # while the program is loaded, or while it ends
         return _fail([_interrupted(arguments)], 130)

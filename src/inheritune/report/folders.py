@@ -24,8 +24,8 @@ def kind_of(folder: Path) -> str:
     for kind, (_, names) in _KINDS.items():
         if any((folder / name).is_file() for name in names):
             return kind
-    wanted = ", ".join(f"{kind} ({' or '.join(names)})" for kind, (_, names) in _KINDS.items())
-    what = f"holds none of these: {wanted}" if folder.is_dir() else "is no folder"
+    legal = ", ".join(f"{kind} ({' or '.join(names)})" for kind, (_, names) in _KINDS.items())
+    what = f"holds none of these: {legal}" if folder.is_dir() else "is no folder"
     raise InputError(str(folder), what, "name folders that `inheritune run`, `compare` or `analyze` wrote")
 
 

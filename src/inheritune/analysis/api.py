@@ -1,4 +1,4 @@
-"""`analyze`: models on text, their figures in analysis.json and a page to look at."""
+"""`analyze`: figures of models on text, in analysis.json and on a page."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from inheritune import runtime as rt
 from inheritune.analysis.choice import choose_blocks, sequences_wanted
 from inheritune.analysis.figures import describe
 from inheritune.analysis.measures import COLLAPSED_BELOW
 from inheritune.analysis.rank import check_tau
-from inheritune.arch import check_positions, layer_count, load_tokenizer, parameter_count, ready, title
+from inheritune.arch import check_positions, layer_count, load_tokenizer, parameter_count, position_count, ready, title
 from inheritune.corpus import sample_text
 from inheritune.data import (
     Rows,
@@ -35,7 +36,6 @@ from inheritune.results import Analysis, AnalyzedModel, AnalyzedText, Selection
 from inheritune.runlog import new_folder
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _CALIBRATION_LENGTH = 256
@@ -98,7 +98,7 @@ def _measured(
     one: "str | Path | Reference | PreTrainedModel", *, text_of: "_Text", selection: Inherit | None,
     tokenizer: "PreTrainedTokenizerBase | None", dtype: str, say: Callable[[str], None], sequences: int,
     sequence_length: int, micro_batch: int, precision: str, progress: Path | None, **more: Any,
-) -> "tuple[AnalyzedModel, tuple[torch.Tensor, torch.Tensor] | None]":  # fmt: skip
+) -> tuple[AnalyzedModel, tuple[torch.Tensor, torch.Tensor] | None]:  # fmt: skip
     """The figures of one model, and its two maps of attention, None where there are none."""
     began = time.monotonic()
     with ready(one, tokenizer, text_of.runtime.device, dtype) as (model, its):
@@ -106,8 +106,9 @@ def _measured(
         check_positions(model.config, sequence_length, "--length")
         rows = text_of.rows("validation", its, model.config, sequences, sequence_length)
         name, path = title(one)
-        told = partial(_say, say, name)
-        figures, drawings = describe(model, rows, micro_batch=micro_batch, precision=precision, say=told, **more)
+        figures, drawings = describe(
+            model, rows, micro_batch=micro_batch, precision=precision, say=lambda line: say(f"{name}: {line}"), **more
+        )
         chosen = None
         if selection is not None:
             chosen = choose_blocks(
@@ -154,10 +155,6 @@ def _loss_precision(dtype: str, runtime: rt.Runtime) -> str:
 
 def _trusted(model: Any) -> bool:
     return isinstance(model, Reference) and model.trust_remote_code
-
-
-def _say(say: Callable[[str], None], name: str, line: str) -> None:
-    say(f"{name}: {line}")
 
 
 def _check(
@@ -221,18 +218,13 @@ class _Text:
 
     def calibration(self, tokenizer: "PreTrainedTokenizerBase | None", config: Any, spec: Inherit) -> Rows:
         """What a measured choice sees: of prepared data the training text."""
-        length = _calibration_length(config)
+        length = min(_CALIBRATION_LENGTH, position_count(config) or _CALIBRATION_LENGTH)
         count = sequences_wanted(spec, length, layer_count(config))
         return self.rows("train", tokenizer, config, count, length, or_fewer=True)
 
 
-def _calibration_length(config: Any) -> int:
-    positions = getattr(config, "max_position_embeddings", None)
-    return min(_CALIBRATION_LENGTH, positions) if isinstance(positions, int) and positions > 0 else _CALIBRATION_LENGTH
-
-
 def _write(
-    analysis: Analysis, drawings: "Sequence[tuple[torch.Tensor, torch.Tensor] | None]", folder: Path
+    analysis: Analysis, drawings: Sequence[tuple[torch.Tensor, torch.Tensor] | None], folder: Path
 ) -> Analysis:  # fmt: skip
     """Write maps, analysis.json and its page; the analysis with the names of the maps' files."""
     models = []

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
 from inheritune import runtime as rt
 from inheritune.arch import block_modules, load_tokenizer
 from inheritune.data import (
@@ -28,7 +30,6 @@ from inheritune.training import Objective, check_documents_apart, choose, parall
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from inheritune.training.job import Score
@@ -99,7 +100,6 @@ def sequence_losses(
     sequences is the mean over tokens.
     Several processes share the sequences, and each has the result. Raises RunError for a loss that is not finite.
     """
-    import torch
 
     def figures_of(examples: Examples) -> torch.Tensor:
         means_B = score(examples).double().sum(dim=1) / examples.counts
@@ -115,15 +115,13 @@ def sequence_losses(
 
 
 def score_rows(
-    text: Text, figures_of: "Callable[[Examples], torch.Tensor]", runtime: Runtime, micro_batch: int,
+    text: Text, figures_of: Callable[[Examples], torch.Tensor], runtime: Runtime, micro_batch: int,
     most: int | None = None,
 ) -> list[list[float]]:  # fmt: skip
     """The figures (F) of each of the first `most` sequences (default: all), in their order.
 
     `figures_of` gives those of some sequences (B, F). The processes share the sequences, and each has the result.
     """
-    import torch
-
     count = text.count if most is None else min(most, text.count)
     share = -(-count // runtime.dp_size)
     own = list(range(count))[runtime.dp_rank * share : (runtime.dp_rank + 1) * share]
@@ -167,7 +165,7 @@ def scoring(
     training = model.training
     model.eval()
 
-    def score(examples: Examples) -> "torch.Tensor":
+    def score(examples: Examples) -> torch.Tensor:
         with runtime.autocast(precision):
             losses: torch.Tensor = held.module(
                 examples.inputs, examples.targets, positions=examples.positions, by_token=True

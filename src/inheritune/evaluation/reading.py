@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from inheritune.data import IGNORED, Array, Encoder, Examples, Packing, Rows, Sequences, separator
 from inheritune.errors import InputError
@@ -14,7 +15,6 @@ from inheritune.evaluation.judging import Mean, Text, check_finite, mean, score_
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import torch
     from transformers import PreTrainedTokenizerBase
 
     from inheritune.runtime import Runtime
@@ -107,14 +107,12 @@ def predicted_texts(sequences: Sequences, tokenizer: "PreTrainedTokenizerBase") 
 
 
 def score(
-    reading: Reading, losses_of: "Callable[[Examples], torch.Tensor]", runtime: "Runtime", micro_batch: int
+    reading: Reading, losses_of: Callable[[Examples], torch.Tensor], runtime: "Runtime", micro_batch: int
 ) -> Score:
     """Loss and bits per byte of a text, from what gives the losses of targets in nats, (B, T).
 
     Several processes share the sequences, and each has the result. Raises RunError for a loss that is not finite.
     """
-    import torch
-
     end = reading.packing.end_of_text
 
     def figures_of(examples: Examples) -> torch.Tensor:

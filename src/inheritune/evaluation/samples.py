@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from inheritune.arch import logits_width
 from inheritune.data import Prepared
 
@@ -44,7 +46,6 @@ def greedy_continuation(
     not have are never chosen. Where prompt and continuation exceed the model's positions, the continuation is shorter,
     and of a prompt longer than half of them the model sees the last tokens.
     """
-    import torch
     from transformers import GenerationConfig
 
     text = tokenizer(prompt, add_special_tokens=False)[

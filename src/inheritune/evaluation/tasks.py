@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from inheritune import runtime as rt
 from inheritune.errors import InputError
@@ -124,7 +125,6 @@ def _judged(task: Task, lm: Any, limit: int | None) -> dict[str, TaskScore]:
 
 def _evaluate(task: Task, lm: Any, limit: int | None) -> dict[str, Any]:
     """What the harness's command line does with the name of this task, its seeds included."""
-    import torch
     from lm_eval import evaluator
 
     seeds = _SEEDS

@@ -17,14 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+
 from inheritune.errors import DamagedFile, InputError, RunError
 from inheritune.runlog import checksum, new_folder, read_json, write_json
 from inheritune.runtime import Runtime, side_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import torch
 
 _T = TypeVar("_T")
 _NAME = re.compile(r"^step-(\d{9})$")
@@ -77,14 +77,14 @@ class Checkpoints:
         if runtime.world_size > 1:
             self._group = side_group()  # of its own, so that writing does not wait for training
 
-    def save(self, position: TrainProgress, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
+    def save(self, position: TrainProgress, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Begin to write step-N: `tensors` by name (shared ones once), `facts` as JSON. Drops the oldest beyond `keep`.
 
         The tensors are copied before this returns. Raises RunError for an earlier checkpoint that could not be written.
         """
         self._begin(f"step-{position.step:09d}", tensors, {"position": asdict(position), **facts})
 
-    def save_best(self, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
+    def save_best(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Begin to write the weights that are the best so far, in place of the best before."""
         self._begin(BEST, tensors, facts)
 
@@ -115,14 +115,14 @@ class Checkpoints:
         """Finish what is being written, and end the writer."""
         self._writer.shutdown(wait=True)
 
-    def _begin(self, name: str, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
+    def _begin(self, name: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
         self.wait()  # one at a time: a second copy would double the memory
         staged = BlockingAsyncStager().stage(dict(tensors))
         self._pending.append(self._writer.submit(self._write, self.folder / name, staged, dict(facts)))
 
-    def _write(self, target: Path, tensors: "dict[str, torch.Tensor]", facts: dict[str, Any]) -> None:
+    def _write(self, target: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         self._check_disk()
         remedy = "the one before it is good; make room, then run again"
         with _in_a_line(target, "the checkpoint cannot be written", remedy), self._folder(target) as partial:
@@ -153,7 +153,7 @@ class Checkpoints:
             self._meet()
             yield target.with_name(f".{target.name}.partial")
 
-    def _write_tensors(self, partial: Path, tensors: "dict[str, torch.Tensor]") -> dict[str, str]:
+    def _write_tensors(self, partial: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
         """Write this process's share; returns the sums of all processes' files, by name."""
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
         from torch.distributed.checkpoint.state_dict_saver import save
@@ -234,7 +234,7 @@ class Checkpoints:
         return None
 
 
-def model_tensors(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
+def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and persistent buffers, a shared tensor once, by the names that a checkpoint has for them."""
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
@@ -265,7 +265,7 @@ def _sum_of(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def read_tensors(target: Path, tensors: "dict[str, torch.Tensor]", runtime: Runtime) -> None:
+def read_tensors(target: Path, tensors: dict[str, torch.Tensor], runtime: Runtime) -> None:
     """Fill `tensors` from a checkpoint, whatever the number of processes that wrote it.
 
     Values are copied into memory of torch's own: matrix products on memory-mapped, differently aligned memory may round
@@ -311,7 +311,7 @@ def _in_a_line(target: Path, what: str, remedy: str) -> "Iterator[None]":
         raise RunError(str(target), f"{what} ({shown})", remedy) from None
 
 
-def _check_model(target: Path, tensors: "Mapping[str, torch.Tensor]") -> None:
+def _check_model(target: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise InputError where the stored weights are not those of `tensors` in name and shape."""
     stored = stored_shapes(target)
     wrong = [name for name, tensor in tensors.items() if stored.get(name) != tuple(tensor.shape)]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from inheritune.arch import Head
 from inheritune.data import Examples, Sequences
 from inheritune.errors import InputError
@@ -15,8 +17,6 @@ from inheritune.runtime import Runtime
 from inheritune.training.schedule import check_schedule
 
 if TYPE_CHECKING:
-    import torch
-
     from inheritune.training.objective import TeacherOutputs
 
     Score = Callable[[Examples], torch.Tensor]
@@ -36,7 +36,7 @@ class Job:
     """
 
     label: str
-    model: "torch.nn.Module"
+    model: torch.nn.Module
     sequences: Sequences
     settings: Training
     seed: int
@@ -45,7 +45,7 @@ class Job:
     terminal: Terminal
     validate: "Callable[[Score], float]"
     validate_every: int
-    blocks: "Sequence[torch.nn.Module]" = ()
+    blocks: Sequence[torch.nn.Module] = ()
     matrices: frozenset[str] = frozenset()
     head: Head | None = None
     vocabulary: int = 1

@@ -19,8 +19,8 @@ class Trials:
     """A model on N calibration sequences, with some of its blocks dropped so far.
 
     The hidden states before every block are kept, so that a trial computes only what comes after the block it skips:
-    N T (L + 1) hidden vectors of memory. `losses` (N,) are those of the blocks `kept`, in nats a token. `recover` changes
-    the model, which then has to be the copy that `recovery` trains.
+    N T (L + 1) hidden vectors of memory. `losses` (N,) are those of the blocks `kept`, in nats a token. The model
+    that `recover` trains has to be the copy of `recovery`.
     """
 
     def __init__(

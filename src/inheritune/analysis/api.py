@@ -52,10 +52,10 @@ def analyze(
     """What the heads and blocks of one or several decoders do on text (docs/analysis.md has every field).
 
     `text` are files, folders, patterns or addresses, or `data` is a folder that `prepare` wrote, whose validation text
-    is taken. Attention is measured on `sequences` sequences of `sequence_length` tokens, spread evenly over the text;
-    losses on the first `loss_sequences` of them. `tau` is the share of the squared norm that ranks hold, or several.
-    With `selection` its blocks are chosen from the first model, seen on training text where `data` is given. Models are
-    moved to `device` in `dtype`; a loaded one stays as it was. auto: bfloat16 on a GPU; on a CPU float32, but products
+    is used. Attention is measured on `sequences` sequences of `sequence_length` tokens, spread evenly over the text;
+    losses on the first `loss_sequences` of them. `tau` is one or several shares of the squared norm that ranks hold.
+    With `selection`, blocks are chosen from the first model, on training text where `data` is given. Models are
+    moved to `device` in `dtype`; a loaded one does not change. auto: bfloat16 on a GPU; on a CPU float32, but products
     for losses in bfloat16 where the processor has instructions for it. Each sequence begins with what the model's own
     tokenizer puts in front of a text, unless `prefix` is `none`. `out` is a folder to write analysis.json,
     index.html and analysis.md to.
@@ -111,10 +111,8 @@ def _measured(
         )
         chosen = None
         if selection is not None:
-            chosen = choose_blocks(
-                model, text_of.calibration(its, model.config, selection), selection, micro_batch=micro_batch,
-                precision=precision, say=say, trust_remote_code=_trusted(one), progress=progress,
-            )  # fmt: skip
+            options = {"micro_batch": micro_batch, "precision": precision, "say": say, "progress": progress}
+            chosen = text_of.choose(one, model, its, selection, **options)
         return AnalyzedModel.of(
             figures, name=name, path=path, parameters=parameter_count(model), prefix=list(rows.packing.prefix),
             selection=chosen, seconds={"load": seconds, **figures.seconds},
@@ -122,7 +120,7 @@ def _measured(
 
 
 def drops_beside(folder: Path) -> Path:
-    """Where the drops of an unfinished choice are kept whose result will be written to `folder`."""
+    """The file for the drops of an unfinished choice whose result will be written to `folder`."""
     return folder.with_name(f".{folder.name}.drops.json")
 
 
@@ -135,26 +133,20 @@ def choose(
     """A measured choice of blocks on text, or on the training text of prepared data: see `choose_blocks`.
 
     `spec` has choose, layers and calibration; `progress` is that of `choose_blocks`; the other arguments are those of
-    `analyze`. Raises InputError as that.
+    `analyze`. Raises InputError as `analyze` does.
     """
     paths = [text] if isinstance(text, str | Path) else list(text)
     _check_text(paths, data)
     runtime = rt.start(device)
     with ready(model, tokenizer, runtime.device, dtype) as (loaded, its):
-        rows = _Text(paths, data, runtime, prefix).calibration(its, loaded.config, spec)
-        return choose_blocks(
-            loaded, rows, spec, micro_batch=micro_batch, precision=_loss_precision(dtype, runtime), say=say,
-            trust_remote_code=_trusted(model), progress=progress,
-        )  # fmt: skip
+        precision = _loss_precision(dtype, runtime)
+        options = {"micro_batch": micro_batch, "precision": precision, "say": say, "progress": progress}
+        return _Text(paths, data, runtime, prefix).choose(model, loaded, its, spec, **options)
 
 
 def _loss_precision(dtype: str, runtime: rt.Runtime) -> str:
-    """What products for losses are in; a model in bfloat16 leaves nothing to choose."""
+    """The precision of products for losses: on a CPU the fastest one, unless the user names a dtype."""
     return runtime.quick_precision() if dtype == "auto" and runtime.device == "cpu" else "float32"
-
-
-def _trusted(model: Any) -> bool:
-    return isinstance(model, Reference) and model.trust_remote_code
 
 
 def _check(
@@ -183,13 +175,13 @@ class _Text:
     paths: Sequence[str | Path]
     data: str | Path | None
     runtime: rt.Runtime
-    prefix: str = "auto"
+    prefix: str
 
     def rows(
         self, split: str, tokenizer: "PreTrainedTokenizerBase | None", config: Any, count: int, length: int,
         or_fewer: bool = False,
     ) -> Rows:  # fmt: skip
-        """`count` sequences of `length` predicted tokens; `or_fewer`: all where there are fewer."""
+        """`count` sequences of `length` predicted tokens; with `or_fewer` all of them where there are fewer."""
         check_prefix(self.prefix, "--prefix")
         if self.data is None:
             if tokenizer is None:
@@ -208,7 +200,7 @@ class _Text:
         return sample(Sequences(prepared.tokens(split), length, place, packing=packing), count, place, or_fewer)
 
     def describe(self, sequences: int, length: int, loss_sequences: int) -> AnalyzedText:
-        """What analysis.json holds of the text."""
+        """The description of the text in analysis.json."""
         return AnalyzedText(
             source=", ".join(str(path) for path in self.paths) if self.paths else f"{self.data} (validation)",
             sequences=sequences,
@@ -216,11 +208,16 @@ class _Text:
             loss_sequences=min(loss_sequences, sequences),
         )
 
-    def calibration(self, tokenizer: "PreTrainedTokenizerBase | None", config: Any, spec: Inherit) -> Rows:
-        """What a measured choice sees: of prepared data the training text."""
-        length = min(_CALIBRATION_LENGTH, position_count(config) or _CALIBRATION_LENGTH)
-        count = sequences_wanted(spec, length, layer_count(config))
-        return self.rows("train", tokenizer, config, count, length, or_fewer=True)
+    def choose(
+        self, source: Any, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", spec: Inherit,
+        **options: Any,
+    ) -> Selection:  # fmt: skip
+        """A measured choice of blocks, on the training text of prepared data. `options` are for `choose_blocks`."""
+        length = min(_CALIBRATION_LENGTH, position_count(model.config) or _CALIBRATION_LENGTH)
+        count = sequences_wanted(spec, length, layer_count(model.config))
+        rows = self.rows("train", tokenizer, model.config, count, length, or_fewer=True)
+        trusted = isinstance(source, Reference) and source.trust_remote_code
+        return choose_blocks(model, rows, spec, trust_remote_code=trusted, **options)
 
 
 def _write(

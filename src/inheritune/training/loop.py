@@ -118,20 +118,16 @@ class _State:
         if target is None:
             return None
         position = read_position(target)
-        random, stored = self._random(), stored_shapes(target)
+        random, stored = self.random(), stored_shapes(target)
         known = {name: value for name, value in random.items() if name in stored}  # there may be more processes now
-        read_tensors(target, self._tensors() | known, self.runtime)
+        read_tensors(target, self.tensors() | known, self.runtime)
         for module in (self.job.model, self.own):
             copy_parameters(module, self.optimizers)
         if known.keys() == random.keys():
             rt.restore_random_state({name.rpartition("/")[2]: value for name, value in random.items()})
         return position
 
-    def save(self, position: TrainProgress) -> None:
-        """Begin to write a checkpoint of this position."""
-        self.checkpoints.save(position, self._tensors() | self._random())
-
-    def _tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, torch.Tensor]:
         """Weights and optimizer states; those of the losses' own parameters have names of their own."""
         model, own = self.job.model, self.own
         further = {
@@ -142,11 +138,7 @@ class _State:
         prefixed = {f"{prefix}/{name}": one for prefix, each in further.items() for name, one in each.items()}
         return model_tensors(model) | prefixed
 
-    def save_best(self, position: TrainProgress, loss: float) -> None:
-        """Begin to write the weights, as the best so far."""
-        self.checkpoints.save_best(model_tensors(self.job.model), {"step": position.step, "val_loss": loss})
-
-    def _random(self) -> dict[str, torch.Tensor]:
+    def random(self) -> dict[str, torch.Tensor]:
         """The random state of each process under its own name, as dropout draws differ between processes."""
         state = rt.random_state(self.runtime.device)
         return {f"random/{self.runtime.rank}/{name}": value for name, value in state.items()}
@@ -365,7 +357,8 @@ class _Loop:
         if loss < self.best:
             self.best = loss
             if self.settings.checkpoint.best and position.step:
-                self.state.save_best(position, loss)
+                facts = {"step": position.step, "val_loss": loss}
+                self.state.checkpoints.save_best(model_tensors(self.job.model), facts)
         return loss
 
     def _record(self, record: dict[str, Any]) -> None:
@@ -388,5 +381,5 @@ class _Loop:
     def _save(self, position: TrainProgress) -> None:
         if self.log is not None:
             self.log.sync()  # the checkpoint relies on every record up to its step
-        self.state.save(position)
+        self.state.checkpoints.save(position, self.state.tensors() | self.state.random())
         self.saved_at, self.save_asked = time.monotonic(), False

@@ -54,7 +54,7 @@ class Outcome:
 class Launched:
     """A step whose work is on the device's queue."""
 
-    def __init__(self, figures: torch.Tensor, micro_batches: list[MicroBatch], terms: tuple[str, ...] = ()) -> None:
+    def __init__(self, figures: torch.Tensor, micro_batches: list[MicroBatch], terms: tuple[str, ...]) -> None:
         """`figures` are loss, norm, stop, save, the `terms`, and each micro-batch's loss."""
         self._micro_batches, self._terms = micro_batches, terms
         self._event: Any = None

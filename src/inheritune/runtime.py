@@ -187,13 +187,13 @@ def place_of_process() -> tuple[int, int]:
 
 def _check_place() -> None:
     """Raise InputError for variables that torchrun does not set in this way: the process might wait forever."""
-    given = {name: os.environ[name] for name in _PLACE if os.environ.get(name)}
-    if not given.keys() & {"RANK", "WORLD_SIZE"}:
+    values = {name: os.environ[name] for name in _PLACE if os.environ.get(name)}
+    if not values.keys() & {"RANK", "WORLD_SIZE"}:
         return
     rank, processes = place_of_process()
-    numbers = all(given.get(name, "0").isdecimal() for name in ("RANK", "WORLD_SIZE"))
-    if not numbers or not 0 <= rank < processes or (processes > 1 and len(given) < len(_PLACE)):
-        shown = ", ".join(f"{name}={given.get(name, '(not set)')}" for name in _PLACE)
+    numbers = all(values.get(name, "0").isdecimal() for name in ("RANK", "WORLD_SIZE"))
+    if not numbers or not 0 <= rank < processes or (processes > 1 and len(values) < len(_PLACE)):
+        shown = ", ".join(f"{name}={values.get(name, '(not set)')}" for name in _PLACE)
         raise InputError("environment", shown, "start it with torchrun, which sets them, or unset RANK and WORLD_SIZE")
 
 

@@ -63,12 +63,12 @@ class _Inside:
         # a weak reference, as otherwise every block's weights would live until the next forward
         self.last: Callable[[], Any] = lambda: None
 
-    def enter(self, block: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        hidden = hidden_of(given, named)
+    def enter(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = hidden_of(args, kwargs)
         self.shape = (hidden.shape[-3], hidden.shape[-2])  # some models have a dimension of streams in front
         self.last = lambda: None
 
-    def look(self, module: Any, given: Any, returned: Any) -> None:
+    def look(self, module: Any, args: Any, returned: Any) -> None:
         if not isinstance(returned, tuple):
             return
         for value in returned[1:]:

@@ -1,9 +1,10 @@
 """Measured choices: from a model and calibration text to an order of its blocks, with the reason in words."""
 
 import copy
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from inheritune.analysis.figures import mean
 from inheritune.analysis.forward_statistics import pass_through
 from inheritune.analysis.measures import is_lazy
 from inheritune.analysis.order import order_by, search
-from inheritune.analysis.progress import Progress, fingerprint_of, open_progress
+from inheritune.analysis.progress import Progress, open_progress
 from inheritune.analysis.recovery import Recovery
 from inheritune.arch import layer_count
 from inheritune.data import Rows
@@ -55,7 +56,7 @@ def choose_blocks(
         count_layers(spec.layers, layer_count(model.config))
     fingerprint = ""
     if progress is not None:
-        fingerprint = fingerprint_of(model, rows, spec, micro_batch=micro_batch, precision=precision)
+        fingerprint = _fingerprint(model, rows, spec, micro_batch=micro_batch, precision=precision)
     saved = open_progress(progress, fingerprint)
     try:
         return _chosen(model, rows, spec, micro_batch, precision, trust_remote_code, say, saved)
@@ -111,6 +112,17 @@ def _chosen(
         trials=progress.trials,
         seconds=round(progress.seconds, 1),
     )
+
+
+def _fingerprint(model: "PreTrainedModel", rows: Rows, spec: Inherit, **settings: Any) -> str:
+    """A hash of all that a choice depends on: config and weights of the model, calibration text, settings."""
+    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest.update(np.ascontiguousarray(rows.windows).tobytes())
+    digest.update(repr((rows.packing, spec.model_dump(mode="json"), sorted(settings.items()))).encode())
+    return digest.hexdigest()
 
 
 def sequences_wanted(spec: Inherit, length: int, blocks: int) -> int:

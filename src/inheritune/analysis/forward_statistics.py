@@ -125,10 +125,10 @@ def _states(blocks: Sequence[torch.nn.Module]) -> Iterator[list[torch.Tensor]]:
     states: list[torch.Tensor] = []
     outputs: list[torch.Tensor] = []  # a block may run several times; the last output counts
 
-    def enter(block: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        states.append(_by_position(hidden_of(given, named)))
+    def enter(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states.append(_by_position(hidden_of(args, kwargs)))
 
-    def leave(block: Any, given: Any, returned: Any) -> None:
+    def leave(block: Any, args: Any, returned: Any) -> None:
         outputs.append(_by_position(returned[0] if isinstance(returned, tuple) else returned))
 
     with ExitStack() as hooks:

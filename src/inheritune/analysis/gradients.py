@@ -67,7 +67,7 @@ def _random_outputs(model: "PreTrainedModel", outputs: list[Any], generator: tor
     from transformers.pytorch_utils import Conv1D
 
     def replaced(number: int) -> Any:
-        def replace(module: Any, given: Any, made: torch.Tensor) -> torch.Tensor:
+        def replace(module: Any, args: Any, made: torch.Tensor) -> torch.Tensor:
             leaf = torch.randn(made.shape, generator=generator).to(made).requires_grad_()
             outputs[number].append((module, leaf))
             return leaf.clone()  # some add to it in place

@@ -6,19 +6,21 @@ order, each at its place.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from inheritune.analysis.ablation import Trials
 from inheritune.analysis.progress import Progress
 from inheritune.errors import InputError
 from inheritune.results import Dropped
+
+if TYPE_CHECKING:
+    from inheritune.analysis.ablation import Trials
 
 _LIKELY = 4  # how many candidates of each order are tried in any case, as neither order is reliable
 _SEAM = 0.5  # how much more a drop counts that separates neighbours, as a share of what it adds to the loss
 
 
 def search(
-    trials: Trials,
+    trials: "Trials",
     enough: Callable[[list[int]], bool],
     allowed: Callable[[list[int]], bool],
     say: Callable[[str], None] = lambda _: None,
@@ -65,7 +67,7 @@ def search(
     return order
 
 
-def _round(trials: Trials, progress: Progress, allowed: Callable[[list[int]], bool]) -> Dropped | None:
+def _round(trials: "Trials", progress: Progress, allowed: Callable[[list[int]], bool]) -> Dropped | None:
     """Find and drop the next block; None where none may be dropped."""
     promises, base = progress.promises, float(trials.losses.mean())
     order = sorted(trials.kept, key=lambda block: promises.get(block, float("-inf")))

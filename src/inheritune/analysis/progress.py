@@ -1,23 +1,14 @@
 """The drops that a choice of blocks has made so far, saved after each, so that an interrupted choice resumes."""
 
-import hashlib
 import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import torch
-
-from inheritune.data import Rows
 from inheritune.errors import DamagedFile
-from inheritune.recipe import Inherit
 from inheritune.results import Dropped
 from inheritune.runlog import read_json, write_json
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _FORMAT = 1
 
@@ -86,14 +77,3 @@ def open_progress(file: Path | None, fingerprint: str) -> Progress:
         return Progress(file, fingerprint, drops, promises, int(content["trials"]), float(content["seconds"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DamagedFile(str(file), "not what a choice of blocks saves", "delete it; the choice begins anew") from None
-
-
-def fingerprint_of(model: "PreTrainedModel", rows: Rows, spec: Inherit, **settings: Any) -> str:
-    """A hash of all that a choice depends on: config and weights of the model, calibration text, settings."""
-    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    digest.update(np.ascontiguousarray(rows.windows).tobytes())
-    digest.update(repr((rows.packing, spec.model_dump(mode="json"), sorted(settings.items()))).encode())
-    return digest.hexdigest()

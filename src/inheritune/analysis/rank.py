@@ -30,8 +30,8 @@ def check_tau(tau: Sequence[float]) -> None:
     """Raise InputError unless there is at least one share and each lies in (0, 1), none twice."""
     wrong = [share for share in tau if not 0 < share < 1]
     if wrong or not tau or len(set(tau)) < len(tau):
-        given = ", ".join(f"{share:g}" for share in tau) or "nothing"
-        raise InputError("tau", f"got {given}", "give shares of the squared norm above 0 and below 1, each once: 0.9")
+        shown = ", ".join(f"{share:g}" for share in tau) or "nothing"
+        raise InputError("tau", f"got {shown}", "give shares of the squared norm above 0 and below 1, each once: 0.9")
 
 
 def approximate_rank(attention: torch.Tensor, tau: Sequence[float] = (0.9,)) -> torch.Tensor:

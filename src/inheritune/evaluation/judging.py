@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -73,17 +73,6 @@ def is_matched(gap_value: float, tolerance: float) -> bool:
     return gap_value <= tolerance
 
 
-class Text(Protocol):
-    """Sequences of text: `Sequences` or `Rows`."""
-
-    @property
-    def count(self) -> int:
-        """How many sequences there are."""
-
-    def rows(self, numbers: Sequence[int]) -> Rows:
-        """The sequences of these numbers."""
-
-
 def sequence_losses(
     score: Score, sequences: Sequences, runtime: Runtime, micro_batch: int, most: int | None = None
 ) -> tuple[float, ...]:
@@ -109,7 +98,7 @@ def sequence_losses(
 
 
 def score_rows(
-    text: Text, figures_of: Callable[[Examples], torch.Tensor], runtime: Runtime, micro_batch: int,
+    text: Sequences | Rows, figures_of: Callable[[Examples], torch.Tensor], runtime: Runtime, micro_batch: int,
     most: int | None = None,
 ) -> list[list[float]]:  # fmt: skip
     """The figures (F) of each of the first `most` sequences (default: all), in their order.

@@ -10,7 +10,7 @@ import torch
 
 from inheritune.data import IGNORED, Array, Encoder, Examples, Packing, Rows, Sequences, separator
 from inheritune.errors import InputError
-from inheritune.evaluation.judging import Mean, Text, check_finite, mean, score_rows
+from inheritune.evaluation.judging import Mean, check_finite, mean, score_rows
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Reading:
     standard error only. `unknown` counts tokens that stand for text which the tokenizer cannot spell.
     """
 
-    sequences: Text
+    sequences: Sequences | Rows
     packing: Packing
     bytes: int
     shares: tuple[int, ...] = ()
@@ -129,7 +129,7 @@ def ratio(values: Sequence[float], sizes: Sequence[float], total: float | None =
     return Mean(value, math.sqrt(squares * count / (count - 1)) / size)
 
 
-def _shares(text: Text, tokenizer: "PreTrainedTokenizerBase", end: int) -> tuple[int, ...]:
+def _shares(text: Sequences | Rows, tokenizer: "PreTrainedTokenizerBase", end: int) -> tuple[int, ...]:
     """The bytes of each sequence's text; a character that is cut in two counts a little more or less."""
     sizes = []
     for number in range(text.count):

@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 
 MOST_THREADS = 1024  # as in a recipe's hardware
 _T = TypeVar("_T")
-_PATIENCE = datetime.timedelta(days=30)  # while one process works alone, for example reads all the text
-_patient: Any = None  # the process group for such waiting
+_PATIENCE = datetime.timedelta(days=30)  # the longest wait while one process works alone, say reads all the text
+_patient: Any = None  # the process group for that
 _timeout = datetime.timedelta(minutes=10)
 _PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells its processes
-
-
 _DATA = ("replicate", "shard")  # dimensions of the mesh whose processes have data of their own
 
 
@@ -89,7 +87,7 @@ class Runtime:
         return nullcontext()
 
     def resolve_precision(self, precision: str) -> str:
-        """`auto` is bfloat16 on a GPU that has it, float32 elsewhere."""
+        """`precision`, or for `auto` bfloat16 on a GPU that has it and float32 elsewhere."""
         import torch
 
         if precision != "auto":
@@ -103,14 +101,14 @@ class Runtime:
         import torch
 
         if self.device == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-            able = torch.cpu.get_capabilities()
-            return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
+            has = torch.cpu.get_capabilities()
+            return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
         return self.resolve_precision("auto")
 
     def on_rank0(self, work: Callable[[], _T]) -> _T:
-        """The result of `work`, which the first process does, on all of them; the others wait, however long it takes.
+        """Do `work` on the first process; all return its result, which must be plain data.
 
-        The result must be plain data. Where the first process fails the others raise OtherProcessFailed.
+        The others wait as long as it takes, and raise OtherProcessFailed if the first process fails.
         """
         if self.world_size == 1:
             return work()
@@ -131,14 +129,14 @@ class Runtime:
         result: _T = outcome[0]
         return result
 
-    def gather(self, value: _T) -> list[_T]:
-        """The values of all processes, in the order of their ranks, on each of them."""
+    def gather(self, value: _T, group: Any = None) -> list[_T]:
+        """The values of all processes, in the order of their ranks, on each of them; over `group` if there is one."""
         if self.world_size == 1:
             return [value]
         import torch.distributed as dist
 
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=group)
         return values
 
     def describe(self) -> dict[str, Any]:
@@ -154,9 +152,8 @@ class Runtime:
 def start(device: str = "auto", threads: int | None = None, timeout_minutes: float = 10) -> Runtime:
     """Set up threads, device and, under torchrun, the group of processes.
 
-    A process that waits for another one longer than `timeout_minutes` fails. Raises InputError when the device that was
-    asked for is not there, for a number of threads that no machine has, or when torchrun's variables do not fit each
-    other.
+    A process that waits for another one longer than `timeout_minutes` fails. Raises InputError for a device that this
+    machine lacks, for more threads than any machine has, and where torchrun's variables contradict each other.
     """
     import torch
 
@@ -189,14 +186,14 @@ def place_of_process() -> tuple[int, int]:
 
 
 def _check_place() -> None:
-    """Raise InputError for variables that torchrun would not set so: a process would wait for others forever."""
-    given = {name: os.environ[name] for name in _PLACE if os.environ.get(name)}
-    if not given.keys() & {"RANK", "WORLD_SIZE"}:
+    """Raise InputError for variables that torchrun does not set in this way: the process might wait forever."""
+    values = {name: os.environ[name] for name in _PLACE if os.environ.get(name)}
+    if not values.keys() & {"RANK", "WORLD_SIZE"}:
         return
     rank, processes = place_of_process()
-    numbers = all(given.get(name, "0").isdecimal() for name in ("RANK", "WORLD_SIZE"))
-    if not numbers or not 0 <= rank < processes or (processes > 1 and len(given) < len(_PLACE)):
-        shown = ", ".join(f"{name}={given.get(name, '(not set)')}" for name in _PLACE)
+    numbers = all(values.get(name, "0").isdecimal() for name in ("RANK", "WORLD_SIZE"))
+    if not numbers or not 0 <= rank < processes or (processes > 1 and len(values) < len(_PLACE)):
+        shown = ", ".join(f"{name}={values.get(name, '(not set)')}" for name in _PLACE)
         raise InputError("environment", shown, "start it with torchrun, which sets them, or unset RANK and WORLD_SIZE")
 
 
@@ -223,7 +220,7 @@ def _join(device: str, timeout_minutes: float) -> None:
 
 
 def side_group() -> Any:
-    """A group of all processes for messages in the CPU's memory, beside those of the training."""
+    """A group of all processes for messages in the CPU's memory, independent of those of the training."""
     import torch.distributed as dist
 
     return dist.new_group(backend="gloo", timeout=_timeout)
@@ -238,9 +235,9 @@ def leave() -> None:
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Inside, glibc keeps freed memory, as a step allocates the same again and each new page would cost a fault.
+    """Inside, glibc keeps freed memory: a step allocates the same again, and each new page would cost a page fault.
 
-    See docs/benchmarks.md for what it gains.
+    See docs/benchmarks.md for the gain.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is None or not hasattr(libc, "gnu_get_libc_version"):
@@ -259,13 +256,6 @@ def freed_memory_kept() -> Iterator[None]:
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
-def seed(value: int) -> None:
-    """Seed torch's generators, on which random weights and dropout depend."""
-    import torch
-
-    torch.manual_seed(value)
-
-
 def random_state(device: str) -> dict[str, "torch.Tensor"]:
     """The state of torch's generators as byte tensors."""
     import torch
@@ -277,7 +267,7 @@ def random_state(device: str) -> dict[str, "torch.Tensor"]:
 
 
 def restore_random_state(state: dict[str, "torch.Tensor"]) -> None:
-    """Put back what `random_state` gave."""
+    """Set the state that `random_state` returned."""
     import torch
 
     torch.set_rng_state(state["cpu"])
@@ -286,7 +276,7 @@ def restore_random_state(state: dict[str, "torch.Tensor"]) -> None:
 
 
 def peak_memory() -> int:
-    """The largest resident memory of this process so far, in bytes (0 where the system does not tell)."""
+    """The largest resident memory of this process so far, in bytes (0 where the system does not report it)."""
     try:
         import resource
     except ImportError:  # Windows
@@ -296,7 +286,7 @@ def peak_memory() -> int:
 
 
 def answer(line: str) -> None:
-    """Write a line to standard error from a signal handler, on the first process; print may not be entered twice."""
+    """Write a line to standard error from a signal handler, where print is unsafe; on the first process only."""
     if not place_of_process()[0]:
         with suppress(OSError):
             os.write(2, f"{line}\n".encode())
@@ -304,7 +294,7 @@ def answer(line: str) -> None:
 
 @dataclass
 class StopRequest:
-    """Set by Ctrl-C or SIGTERM; the training loop looks at it after every step."""
+    """Set by Ctrl-C or SIGTERM; the training loop reads it after every step."""
 
     signal_name: str | None = None
 

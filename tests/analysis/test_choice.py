@@ -13,9 +13,9 @@ import inheritune
 from inheritune.analysis import choose_blocks, pass_through
 from inheritune.analysis.choice import reason
 from inheritune.analysis.order import seams_made
-from inheritune.analysis.progress import Dropped
 from inheritune.errors import InputError
 from inheritune.recipe import Inherit
+from inheritune.results import Dropped
 
 ROWS = some_tokens(3, 21)
 
@@ -27,6 +27,10 @@ def parameters(model: Any) -> int:
 
 def choose(model: Any, **spec: Any) -> dict[str, Any]:
     return choose_blocks(model, as_rows(ROWS), Inherit(**spec)).to_json()
+
+
+def drop(block: int, loss: float | None = None, increase: float | None = None) -> Dropped:
+    return Dropped(block=block, loss=loss, increase=increase)
 
 
 def mean_loss(model: Any, kept: list[int]) -> float:
@@ -83,14 +87,14 @@ def test_rank_influence_and_loss_go_by_their_figure() -> None:
     ("dropped", "lazy", "by", "words"),
     [
         (
-            [Dropped(17, 2.9, 0.2), Dropped(26, 3.1, 0.219)],
+            [drop(17, 2.9, 0.2), drop(26, 3.1, 0.219)],
             [23, 24],
             "auto",
             "dropped 17: +0.20; 26: +0.22; kept though lazy: 23 and 24",
         ),
-        ([Dropped(23, 2.6, -0.014), Dropped(24, 2.7, 0.1)], [23, 24], "auto", "dropped 23: -0.01; 24: +0.10; 23 and 24 lazy"),
-        ([Dropped(3), Dropped(1)], [1, 2], "rank", "dropped 3; 1 (lowest rank first); 1 lazy; kept though lazy: 2"),
-        ([Dropped(3)], [0, 1, 2], "influence", "dropped 3 (lowest influence first); kept though lazy: 0, 1 and 2"),
+        ([drop(23, 2.6, -0.014), drop(24, 2.7, 0.1)], [23, 24], "auto", "dropped 23: -0.01; 24: +0.10; 23 and 24 lazy"),
+        ([drop(3), drop(1)], [1, 2], "rank", "dropped 3; 1 (lowest rank first); 1 lazy; kept though lazy: 2"),
+        ([drop(3)], [0, 1, 2], "influence", "dropped 3 (lowest influence first); kept though lazy: 0, 1 and 2"),
         ([], [], "auto", "dropped none"),
     ],
 )  # fmt: skip
@@ -131,7 +135,7 @@ def test_a_budget_below_one_block_is_an_error(by: str) -> None:
 def test_rank_of_blocks_that_show_no_attention_is_an_error() -> None:
     model = build("mamba")
     with pytest.raises(
-        InputError, match=r"choose: rank: block 0 shows no attention weights.*take auto, influence or loss"
+        InputError, match=r"choose: rank: block 0 shows no attention weights.*give auto, influence or loss"
     ):
         choose(model, layers=2, choose="rank")
     for by in ("auto", "influence", "loss"):

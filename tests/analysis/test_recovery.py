@@ -12,7 +12,6 @@ from torch.nn import functional
 import inheritune
 from inheritune.analysis import Trials, choose_blocks
 from inheritune.analysis import recovery as recovery_module
-from inheritune.analysis.ablation import products_in
 from inheritune.analysis.choice import divide
 from inheritune.analysis.recovery import RATE, Recovery
 from inheritune.arch import block_modules
@@ -79,12 +78,12 @@ def test_only_the_blocks_left_are_trained_whatever_was_frozen(family: str) -> No
 
 def test_products_in_bfloat16_train_too_and_do_not_see_old_weights() -> None:
     model = build("llama")
-    with products_in("bfloat16", model):
+    with torch.autocast("cpu", torch.bfloat16):
         trials = Trials(model, as_rows(ROWS), recovery=Recovery(model, as_rows(SPARE), 4))
         before = trials.losses
         trials.recover()
         seen = trials.losses
-    with products_in("bfloat16", model):
+    with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(Trials(model, as_rows(ROWS)).losses, seen)
     assert not torch.equal(before, seen)
 

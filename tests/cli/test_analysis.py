@@ -63,7 +63,7 @@ def test_a_table_of_a_model_without_attention(
     )
     said = capsys.readouterr()
     assert refused == 2
-    check(said.err, ["choose: rank", "shows no attention weights", "take auto, influence or loss"])
+    check(said.err, ["choose: rank", "shows no attention weights", "give auto, influence or loss"])
 
 
 WRONG: dict[str, tuple[list[str], list[str]]] = {

@@ -122,7 +122,7 @@ def test_a_weight_that_is_not_trained_and_states_that_are(form: str) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("held", [1, 256 * 21, 300 * 21, 2**21])  # numbers: the least of 256 entries, as much, 300, all
 def test_pieces_give_each_tokens_loss_and_gradients(bias: bool, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(streaming._LOGITS, "cpu", held)
+    monkeypatch.setattr(streaming, "_LOGITS_ON_CPU", held)
     parts = made(bias, "some", (3, 7, 8, 700))
     hidden, weight, shift, targets = parts
     generator = torch.Generator().manual_seed(1)
@@ -173,7 +173,7 @@ def test_pieces_of_rounded_logits_are_one_distribution(kind: torch.dtype) -> Non
 
 
 def test_pieces_of_forbidden_entries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(streaming._LOGITS, "cpu", 1)
+    monkeypatch.setattr(streaming, "_LOGITS_ON_CPU", 1)
     hidden, weight, bias, targets = made(True, "none", (3, 7, 8, 900))
     assert hidden is not None
     assert weight is not None

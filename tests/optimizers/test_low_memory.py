@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from restoring import load_state
 from torch import nn
 
 from inheritune.optimizers import read_optimizer
-from inheritune.optimizers.stepping import allocate_state, load_state, set_learning_rate, state_tensors, step_if_finite
+from inheritune.optimizers.stepping import allocate_state, set_learning_rate, state_tensors, step_if_finite
 
 pytest.importorskip("torchao", reason="the extra low-memory is not installed")
 

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from restoring import load_state
 from torch import nn
 
-from inheritune.errors import InputError, RunError
+from inheritune.errors import InputError
 from inheritune.optimizers import read_optimizer
-from inheritune.optimizers.stepping import allocate_state, load_state, set_learning_rate, state_tensors, step_if_finite
+from inheritune.optimizers.stepping import allocate_state, set_learning_rate, state_tensors, step_if_finite
 
 MATRICES = frozenset({"1.weight", "3.weight"})
 GOOD, BAD = torch.tensor(0.0), torch.tensor(1.0)
@@ -227,34 +228,6 @@ def test_a_restored_state_goes_on_with_the_same_bits(name: str, allocated: bool)
         load_state(resumed, again, state)
         train(resumed, again, range(3, 6))
         assert same(everything(straight, optimizers), everything(resumed, again))
-
-
-def test_a_parameter_without_a_state_begins_anew() -> None:
-    trained = model()
-    optimizers = build(trained)
-    train(trained, optimizers, range(2))
-    state = {key: value for key, value in state_tensors(trained, optimizers).items() if not key.startswith("2.")}
-    load_state(trained, optimizers, {key: value.clone() for key, value in state.items()})
-    restored = state_tensors(trained, optimizers)
-    assert restored["1.weight/step"] == 2
-    assert restored["2.weight/step"] == 0
-    assert not restored["2.weight/exp_avg"].any()
-
-
-def test_a_state_that_does_not_fit_is_refused() -> None:
-    trained = model()
-    optimizers = build(trained)
-    train(trained, optimizers, range(1))
-    state = {key: value.clone() for key, value in state_tensors(trained, optimizers).items()}
-    for changed, first in (
-        ({**state, "6.weight/step": torch.tensor(1.0)}, r"1 .*6\.weight/step"),
-        ({key: value for key, value in state.items() if key != "1.bias/exp_avg"}, r"1 .*1\.bias/exp_avg"),
-        ({**state, "1.bias/exp_avg": torch.zeros(1)}, r"1 .*1\.bias/exp_avg"),
-    ):
-        with pytest.raises(RunError, match=f"the optimizer's state: {first} first; resume with the recipe"):
-            load_state(trained, optimizers, changed)
-    with pytest.raises(RunError, match="do not fit"):
-        load_state(trained, build(trained, "muon"), state)
 
 
 def test_what_cannot_run_is_said_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:

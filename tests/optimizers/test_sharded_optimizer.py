@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from restoring import load_state
 from torch import nn
 
 from inheritune.optimizers import read_optimizer
-from inheritune.optimizers.stepping import allocate_state, load_state, set_learning_rate, state_tensors, step_if_finite
+from inheritune.optimizers.stepping import allocate_state, set_learning_rate, state_tensors, step_if_finite
 from processes import in_processes
 
 MATRICES = frozenset({"0.weight", "2.weight"})

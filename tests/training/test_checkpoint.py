@@ -65,7 +65,7 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
     held, position = Checkpoints(tmp_path, 2, PLACE), TrainProgress(7, 1.5, 2.5, 3, 4)
-    held.save(position, tensors(), {})
+    held.save(position, tensors())
     held.wait()
     target = held.newest(no_warning)
     assert target is not None
@@ -86,7 +86,7 @@ def test_it_is_a_copy_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return plain(self, *given)
 
     monkeypatch.setattr(Checkpoints, "_write_tensors", late)
-    held.save(TrainProgress(1), live, {})  # returns before anything is written
+    held.save(TrainProgress(1), live)  # returns before anything is written
     for tensor in live.values():
         tensor.zero_()
     begun.set()
@@ -99,10 +99,10 @@ def test_it_is_a_copy_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_it_has_no_name_until_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Checkpoints(tmp_path, 1, PLACE)
-    held.save(TrainProgress(1), tensors(), {})
+    held.save(TrainProgress(1), tensors())
     held.wait()
     with held_up(monkeypatch) as gate:
-        held.save(TrainProgress(2), tensors(), {})
+        held.save(TrainProgress(2), tensors())
         assert list_checkpoints(tmp_path) == [1]
         gate.set()
         held.wait()
@@ -114,7 +114,7 @@ def test_it_has_no_name_until_it_is_whole(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_a_kill_left_is_brought_to_an_end(tmp_path: Path) -> None:
     held = Checkpoints(tmp_path, 3, PLACE)
     for step in (1, 2, 3):
-        held.save(TrainProgress(step), tensors(), {})
+        held.save(TrainProgress(step), tensors())
     held.save_best(tensors(), {"step": 2, "val_loss": 1.25})
     held.wait()
     (tmp_path / "step-000000003").rename(tmp_path / ".step-000000003.partial")  # whole, not named yet
@@ -135,7 +135,7 @@ def test_what_a_kill_left_is_brought_to_an_end(tmp_path: Path) -> None:
 def test_many_files_where_one_would_be_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_FILE_BYTES", 150)
     held = Checkpoints(tmp_path, 3, PLACE)
-    held.save(TrainProgress(1), tensors(), {})
+    held.save(TrainProgress(1), tensors())
     held.wait()
     target = tmp_path / "step-000000001"
     assert len(list(target.glob("*.safetensors"))) > 3
@@ -280,7 +280,7 @@ def test_an_interruption_while_tensors_are_read_stays_one(tmp_path: Path, monkey
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     held = Checkpoints(tmp_path, 2, PLACE)
-    held.save(TrainProgress(1), tensors(), {})
+    held.save(TrainProgress(1), tensors())
     held.wait()
     held.close()
 
@@ -300,7 +300,7 @@ def test_an_error_of_the_format_says_what_to_do(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Checkpoints, "_write_tensors", fail)
     held = Checkpoints(tmp_path, 2, PLACE)
-    held.save(TrainProgress(1), tensors(), {})
+    held.save(TrainProgress(1), tensors())
     with pytest.raises(RunError, match=r"step-000000001: .*No space left.*the one before it is good; make room"):
         held.wait()
     assert list(tmp_path.iterdir()) == []

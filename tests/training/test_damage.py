@@ -19,6 +19,7 @@ from inheritune.errors import InputError, Interrupted
 from inheritune.recipe import Training
 from inheritune.runlog import Terminal, read_metrics
 from inheritune.training import Job, fault_of, list_checkpoints, train_steps
+from inheritune.training.checkpoint import Checkpoints, TrainProgress, read_tensors
 
 STEPS = 6
 
@@ -145,6 +146,19 @@ def test_checkpoints_of_another_model_are_not_taken_over(broken_off: Path, other
     with pytest.raises(InputError, match=r"step-000000004: belongs to another model: .* missing or of another shape"):
         train(broken_off, other)
     assert list_checkpoints(broken_off / "checkpoints") == [2, 4]
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 2)], ids=["missing", "of another shape"])
+def test_states_that_do_not_fit_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    place = runtime.Runtime("cpu", 1)
+    held = Checkpoints(tmp_path, 3, place)
+    stored = {"model/a": torch.zeros(3), "optimizer/a/exp_avg": torch.zeros(3)}
+    held.save(TrainProgress(1), stored)
+    held.wait()
+    name = "optimizer/a/momentum_buffer" if shape == (3,) else "optimizer/a/exp_avg"
+    with pytest.raises(InputError, match=rf"1 tensors are missing or of another shape \({name} "):
+        read_tensors(tmp_path / "step-000000001", {"model/a": torch.zeros(3), name: torch.zeros(shape)}, place)
+    held.close()
 
 
 @pytest.mark.parametrize("line", ["", "17", '{"step": 3, "lo', '{"loss": 1.0}', '{"step": "3"}', "\x00\x00"])

@@ -1,4 +1,4 @@
-"""`analyze`: models on text, their figures in analysis.json and a page to look at."""
+"""`analyze`: figures of models on text, in analysis.json and on a page."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from inheritune import runtime as rt
 from inheritune.analysis.choice import choose_blocks, sequences_wanted
 from inheritune.analysis.figures import describe
 from inheritune.analysis.measures import COLLAPSED_BELOW
 from inheritune.analysis.rank import check_tau
-from inheritune.arch import check_positions, layer_count, load_tokenizer, parameter_count, ready, title
+from inheritune.arch import check_positions, layer_count, load_tokenizer, parameter_count, position_count, ready, title
 from inheritune.corpus import sample_text
 from inheritune.data import (
     Rows,
@@ -35,7 +36,6 @@ from inheritune.results import Analysis, AnalyzedModel, AnalyzedText, Selection
 from inheritune.runlog import new_folder
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _CALIBRATION_LENGTH = 256
@@ -52,10 +52,10 @@ def analyze(
     """What the heads and blocks of one or several decoders do on text (docs/analysis.md has every field).
 
     `text` are files, folders, patterns or addresses, or `data` is a folder that `prepare` wrote, whose validation text
-    is taken. Attention is measured on `sequences` sequences of `sequence_length` tokens, spread evenly over the text;
-    losses on the first `loss_sequences` of them. `tau` is the share of the squared norm that ranks hold, or several.
-    With `selection` its blocks are chosen from the first model, seen on training text where `data` is given. Models are
-    moved to `device` in `dtype`; a loaded one stays as it was. auto: bfloat16 on a GPU; on a CPU float32, but products
+    is used. Attention is measured on `sequences` sequences of `sequence_length` tokens, spread evenly over the text;
+    losses on the first `loss_sequences` of them. `tau` is one or several shares of the squared norm that ranks hold.
+    With `selection`, blocks are chosen from the first model, on training text where `data` is given. Models are
+    moved to `device` in `dtype`; a loaded one does not change. auto: bfloat16 on a GPU; on a CPU float32, but products
     for losses in bfloat16 where the processor has instructions for it. Each sequence begins with what the model's own
     tokenizer puts in front of a text, unless `prefix` is `none`. `out` is a folder to write analysis.json,
     index.html and analysis.md to.
@@ -98,7 +98,7 @@ def _measured(
     one: "str | Path | Reference | PreTrainedModel", *, text_of: "_Text", selection: Inherit | None,
     tokenizer: "PreTrainedTokenizerBase | None", dtype: str, say: Callable[[str], None], sequences: int,
     sequence_length: int, micro_batch: int, precision: str, progress: Path | None, **more: Any,
-) -> "tuple[AnalyzedModel, tuple[torch.Tensor, torch.Tensor] | None]":  # fmt: skip
+) -> tuple[AnalyzedModel, tuple[torch.Tensor, torch.Tensor] | None]:  # fmt: skip
     """The figures of one model, and its two maps of attention, None where there are none."""
     began = time.monotonic()
     with ready(one, tokenizer, text_of.runtime.device, dtype) as (model, its):
@@ -106,14 +106,13 @@ def _measured(
         check_positions(model.config, sequence_length, "--length")
         rows = text_of.rows("validation", its, model.config, sequences, sequence_length)
         name, path = title(one)
-        told = partial(_say, say, name)
-        figures, drawings = describe(model, rows, micro_batch=micro_batch, precision=precision, say=told, **more)
+        figures, drawings = describe(
+            model, rows, micro_batch=micro_batch, precision=precision, say=lambda line: say(f"{name}: {line}"), **more
+        )
         chosen = None
         if selection is not None:
-            chosen = choose_blocks(
-                model, text_of.calibration(its, model.config, selection), selection, micro_batch=micro_batch,
-                precision=precision, say=say, trust_remote_code=_trusted(one), progress=progress,
-            )  # fmt: skip
+            options = {"micro_batch": micro_batch, "precision": precision, "say": say, "progress": progress}
+            chosen = text_of.choose(one, model, its, selection, **options)
         return AnalyzedModel.of(
             figures, name=name, path=path, parameters=parameter_count(model), prefix=list(rows.packing.prefix),
             selection=chosen, seconds={"load": seconds, **figures.seconds},
@@ -121,7 +120,7 @@ def _measured(
 
 
 def drops_beside(folder: Path) -> Path:
-    """Where the drops of an unfinished choice are kept whose result will be written to `folder`."""
+    """The file for the drops of an unfinished choice whose result will be written to `folder`."""
     return folder.with_name(f".{folder.name}.drops.json")
 
 
@@ -134,30 +133,20 @@ def choose(
     """A measured choice of blocks on text, or on the training text of prepared data: see `choose_blocks`.
 
     `spec` has choose, layers and calibration; `progress` is that of `choose_blocks`; the other arguments are those of
-    `analyze`. Raises InputError as that.
+    `analyze`. Raises InputError as `analyze` does.
     """
     paths = [text] if isinstance(text, str | Path) else list(text)
     _check_text(paths, data)
     runtime = rt.start(device)
     with ready(model, tokenizer, runtime.device, dtype) as (loaded, its):
-        rows = _Text(paths, data, runtime, prefix).calibration(its, loaded.config, spec)
-        return choose_blocks(
-            loaded, rows, spec, micro_batch=micro_batch, precision=_loss_precision(dtype, runtime), say=say,
-            trust_remote_code=_trusted(model), progress=progress,
-        )  # fmt: skip
+        precision = _loss_precision(dtype, runtime)
+        options = {"micro_batch": micro_batch, "precision": precision, "say": say, "progress": progress}
+        return _Text(paths, data, runtime, prefix).choose(model, loaded, its, spec, **options)
 
 
 def _loss_precision(dtype: str, runtime: rt.Runtime) -> str:
-    """What products for losses are in; a model in bfloat16 leaves nothing to choose."""
+    """The precision of products for losses: on a CPU the fastest one, unless the user names a dtype."""
     return runtime.quick_precision() if dtype == "auto" and runtime.device == "cpu" else "float32"
-
-
-def _trusted(model: Any) -> bool:
-    return isinstance(model, Reference) and model.trust_remote_code
-
-
-def _say(say: Callable[[str], None], name: str, line: str) -> None:
-    say(f"{name}: {line}")
 
 
 def _check(
@@ -186,13 +175,13 @@ class _Text:
     paths: Sequence[str | Path]
     data: str | Path | None
     runtime: rt.Runtime
-    prefix: str = "auto"
+    prefix: str
 
     def rows(
         self, split: str, tokenizer: "PreTrainedTokenizerBase | None", config: Any, count: int, length: int,
         or_fewer: bool = False,
     ) -> Rows:  # fmt: skip
-        """`count` sequences of `length` predicted tokens; `or_fewer`: all where there are fewer."""
+        """`count` sequences of `length` predicted tokens; with `or_fewer` all of them where there are fewer."""
         check_prefix(self.prefix, "--prefix")
         if self.data is None:
             if tokenizer is None:
@@ -211,7 +200,7 @@ class _Text:
         return sample(Sequences(prepared.tokens(split), length, place, packing=packing), count, place, or_fewer)
 
     def describe(self, sequences: int, length: int, loss_sequences: int) -> AnalyzedText:
-        """What analysis.json holds of the text."""
+        """The description of the text in analysis.json."""
         return AnalyzedText(
             source=", ".join(str(path) for path in self.paths) if self.paths else f"{self.data} (validation)",
             sequences=sequences,
@@ -219,20 +208,20 @@ class _Text:
             loss_sequences=min(loss_sequences, sequences),
         )
 
-    def calibration(self, tokenizer: "PreTrainedTokenizerBase | None", config: Any, spec: Inherit) -> Rows:
-        """What a measured choice sees: of prepared data the training text."""
-        length = _calibration_length(config)
-        count = sequences_wanted(spec, length, layer_count(config))
-        return self.rows("train", tokenizer, config, count, length, or_fewer=True)
-
-
-def _calibration_length(config: Any) -> int:
-    positions = getattr(config, "max_position_embeddings", None)
-    return min(_CALIBRATION_LENGTH, positions) if isinstance(positions, int) and positions > 0 else _CALIBRATION_LENGTH
+    def choose(
+        self, source: Any, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", spec: Inherit,
+        **options: Any,
+    ) -> Selection:  # fmt: skip
+        """A measured choice of blocks, on the training text of prepared data. `options` are for `choose_blocks`."""
+        length = min(_CALIBRATION_LENGTH, position_count(model.config) or _CALIBRATION_LENGTH)
+        count = sequences_wanted(spec, length, layer_count(model.config))
+        rows = self.rows("train", tokenizer, model.config, count, length, or_fewer=True)
+        trusted = isinstance(source, Reference) and source.trust_remote_code
+        return choose_blocks(model, rows, spec, trust_remote_code=trusted, **options)
 
 
 def _write(
-    analysis: Analysis, drawings: "Sequence[tuple[torch.Tensor, torch.Tensor] | None]", folder: Path
+    analysis: Analysis, drawings: Sequence[tuple[torch.Tensor, torch.Tensor] | None], folder: Path
 ) -> Analysis:  # fmt: skip
     """Write maps, analysis.json and its page; the analysis with the names of the maps' files."""
     models = []

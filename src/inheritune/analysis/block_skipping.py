@@ -4,20 +4,21 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from inheritune.arch import Head, block_modules, check_room, hidden_of, replaced_forwards, split_head
 from inheritune.data import Examples
 from inheritune.errors import RunError
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
-_SAME = 1e-3  # nats: what a loss may change by rounding when a forward begins with stored hidden states
+_SAME = 1e-3  # nats: how much rounding may change a loss when a forward begins with stored hidden states
 
 
 def losses_of_tokens(
-    model: "PreTrainedModel", head: Head, inputs_BT: "torch.Tensor", targets_BT: "torch.Tensor"
-) -> "torch.Tensor":
+    model: "PreTrainedModel", head: Head, inputs_BT: torch.Tensor, targets_BT: torch.Tensor
+) -> torch.Tensor:
     """The loss of each token (B, T) in nats, without holding all logits where the model's `head` can be split off."""
     check_room(model, inputs_BT.shape[1])
     return head.token_losses(head.states(head.outputs(input_ids=inputs_BT)), targets_BT)
@@ -26,10 +27,10 @@ def losses_of_tokens(
 class Partial:
     """A model on one batch of examples, with any of its blocks skipped.
 
-    A skipped block passes on its input. The model's own forward runs, so masks, positions and whatever else an
-    architecture gives its blocks are as they should be. The model does not change; it has to be in evaluation mode.
-    `whole` has the losses (B,) with all blocks, `states` the input of each block and the last output. Raises RunError
-    for a loss that is not finite.
+    A skipped block returns its input. The model's own forward runs, so masks, positions and whatever else an
+    architecture gives its blocks are right. The model does not change; it has to be in evaluation mode. `whole` has the
+    losses (B,) with all blocks, `states` the input of each block and the last output. Raises RunError for a loss that
+    is not finite.
     """
 
     def __init__(self, model: "PreTrainedModel", examples: Examples) -> None:
@@ -47,43 +48,35 @@ class Partial:
             raise RunError(
                 "analysis", what, "check the model's weights, and whether its head forbids tokens of the text"
             )
-        # Whether a block takes nothing but its input from the blocks before it: tried at the second block, in the
-        # middle and at the last. If it does take more, every forward begins at the first block, which is slower.
+        # Whether blocks take only their input from the blocks before them: tried at the second block, in the middle
+        # and at the last. If they take more, every forward begins at the first block, which is slower.
         self.resumes = True
         places = {min(1, self.count - 1), self.count // 2, self.count - 1}
         parts = [self.losses(everything, place, self.states[place]) for place in sorted(places)]
         self.resumes = all(bool(((self.whole - part).abs() < _SAME).all()) for part in parts)
 
     def losses(
-        self,
-        kept: Collection[int],
-        begin: int = 0,
-        hidden: "torch.Tensor | None" = None,
-        states: "list[torch.Tensor] | None" = None,
-    ) -> "torch.Tensor":
+        self, kept: Collection[int], begin: int = 0, hidden: torch.Tensor | None = None,
+        states: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """The mean loss of each sequence (B,) in nats a token, in float64, with the blocks `kept` alone.
 
-        With `hidden`, the forward begins at block `begin`, whose input that is; `kept` names
-        the blocks before it all the same. The input of each block from `begin` on, kept or not, and the last output are
-        appended to `states`.
+        With `hidden`, the input of block `begin`, the forward begins there; `kept` must name the blocks before it too.
+        The input of each block from `begin` on, kept or not, and the last output are appended to `states`.
         """
-        import torch
-
         start = begin if hidden is not None and self.resumes else 0
         with torch.no_grad(), self._running(set(kept), start, hidden, begin, states):
             losses_BT = losses_of_tokens(self.model, self._head, self.examples.inputs, self.examples.targets)
             return losses_BT.double().sum(1) / self.examples.counts
 
-    def loss_with_gradients(self, kept: Collection[int], examples: Examples) -> "torch.Tensor":
+    def loss_with_gradients(self, kept: Collection[int], examples: Examples) -> torch.Tensor:
         """The mean loss of other examples, in nats a token, with the blocks `kept` alone, and gradients."""
-        import torch
-
         with torch.enable_grad(), self._running(set(kept), 0, None, 0, None):
             losses_BT = losses_of_tokens(self.model, self._head, examples.inputs, examples.targets)
             return losses_BT.sum() / max(1, examples.counted)
 
     def _running(
-        self, kept: set[int], start: int, hidden: "torch.Tensor | None", note: int, states: Any
+        self, kept: set[int], start: int, hidden: torch.Tensor | None, note: int, states: Any
     ) -> AbstractContextManager[None]:
         """Inside, the blocks before `start` return `hidden`, and those not in `kept` return their input."""
 

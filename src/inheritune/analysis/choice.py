@@ -1,27 +1,27 @@
 """Measured choices: from a model and calibration text to an order of its blocks, with the reason in words."""
 
 import copy
+import hashlib
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from inheritune import results
-from inheritune.analysis.ablation import Trials, products_in, skip_increases
+from inheritune.analysis.ablation import Trials
 from inheritune.analysis.figures import mean
-from inheritune.analysis.forward_statistics import Passed, pass_through
+from inheritune.analysis.forward_statistics import pass_through
 from inheritune.analysis.measures import is_lazy
 from inheritune.analysis.order import order_by, search
-from inheritune.analysis.progress import Dropped, Progress, fingerprint_of, open_progress
+from inheritune.analysis.progress import Progress, open_progress
 from inheritune.analysis.recovery import Recovery
 from inheritune.arch import layer_count
 from inheritune.data import Rows
-from inheritune.errors import InputError
+from inheritune.errors import InputError, Interrupted
 from inheritune.inheritance import count_layers, draft_target, keeps_budget, replace_budget, resolve, select_blocks
 from inheritune.recipe import Inherit, Size
-from inheritune.results import Calibration, Selection
+from inheritune.results import Calibration, Dropped, Selection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,79 +40,93 @@ def choose_blocks(
     `rows` are calibration sequences, which must not be validation text. auto drops one block after the
     other, each time the one without which the loss rises least (see `search`), until `spec.layers` is kept; rank,
     influence and loss drop those with the lowest MaxRank, block influence, or increase of the loss when skipped alone.
-    Products for losses are in `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, is
-    left as it was.
+    Products for losses are in `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, does
+    not change.
 
     With auto, each drop is saved in the file `progress`. A later call with the same model, rows and settings resumes
     from it and gives the same blocks as an uninterrupted one. The caller removes the file.
 
-    Raises Interrupted on Ctrl-C or SIGTERM, and says what is kept; InputError for more blocks than there are or a
-    budget below one, where no block can be dropped, or when rank is asked of blocks that show no attention weights;
-    RunError for a damaged `progress`.
+    Raises Interrupted, which tells what is saved, on Ctrl-C or SIGTERM; InputError for more blocks than there are or a
+    budget below one, where no block can be dropped, or for rank with blocks that show no attention weights;
+    DamagedFile for a damaged `progress`.
     """
-    total = layer_count(model.config)
-    # What cannot be is found before anything is measured.
-    if isinstance(spec.layers, Size):
+    if isinstance(spec.layers, Size):  # raise InputError before anything is measured
         replace_budget(model.config, spec, trust_remote_code)
     else:
-        count_layers(spec.layers, total)
+        count_layers(spec.layers, layer_count(model.config))
     fingerprint = ""
     if progress is not None:
-        fingerprint = fingerprint_of(model, rows, spec, micro_batch=micro_batch, precision=precision)
+        fingerprint = _fingerprint(model, rows, spec, micro_batch=micro_batch, precision=precision)
     saved = open_progress(progress, fingerprint)
-    with saved.told():
+    try:
         return _chosen(model, rows, spec, micro_batch, precision, trust_remote_code, say, saved)
+    except KeyboardInterrupt:
+        raise Interrupted(f"choosing blocks: interrupted; {saved.describe()}") from None
 
 
 def _chosen(
-    model: "PreTrainedModel", rows: Rows, spec: Inherit, micro_batch: int, precision: str, trust_remote_code: bool,
+    model: "PreTrainedModel", rows: Rows, spec: Inherit, micro_batch: int, precision: str, trust: bool,
     say: Callable[[str], None], progress: Progress,
 ) -> Selection:  # fmt: skip
     total = layer_count(model.config)
     seen, spare = divide(rows, spec)
     pieces = seen.cut(min(_RANK_LENGTH, rows.sequence_length))
     pieces = pieces.rows(range(len(pieces))[:_RANK_SEQUENCES])
-    ranks = _ranks(pass_through(model, pieces, (_TAU,), micro_batch))
-    trials, start = None, None
-    tried, recovery = model, None
+    heads_by_block = pass_through(model, pieces, (_TAU,), micro_batch).heads
+    max_ranks = [None if heads is None else float(heads[..., 0].mean(0).max()) for heads in heads_by_block]
+    tried, recovery, start = model, None, None
     if spec.choose == "auto" and spec.recovery is not None and len(spare):
         tried = copy.deepcopy(model)
         sequences = max(1, spec.recovery.count // rows.sequence_length)
         recovery = Recovery(tried, spare, sequences, micro_batch)
-    with products_in(precision if spec.choose in ("auto", "loss") else "float32", model):
+    half = precision != "float32" and spec.choose in ("auto", "loss")
+    # around all trials, so that autocast rounds the weights once
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
         if spec.choose == "auto":
             trials = Trials(tried, seen, micro_batch, recovery)
             start = float(trials.losses.mean())
             say(f"choosing blocks: loss {start:.3f} with all {total}")
             if not trials.resumes:
-                say("choosing blocks: blocks see more than the one before hands on, so every trial takes a whole pass")
+                say("choosing blocks: blocks take more than the output of the one before: each trial is a whole pass")
             if progress.drops:
                 say(f"choosing blocks: resuming from {progress.file}, drops so far: {len(progress.drops)}")
-            enough = partial(_is_enough, model, spec, trust_remote_code)
-            order = search(trials, enough, partial(_is_model, model, spec, trust_remote_code), say, progress)
+            order = search(
+                trials, lambda kept: _is_enough(model, spec, trust, kept),
+                lambda kept: _is_model(model, spec, trust, kept), say, progress,
+            )  # fmt: skip
         else:
-            order = order_by(_values(model, seen, spec.choose, ranks, micro_batch))
-    dropped = [one.block for one in order]
-    kept = _kept(model, spec, dropped, trust_remote_code)
-    lazy = [block for block, rank in enumerate(ranks) if rank is not None and is_lazy(rank)]
+            order = order_by(_values(model, seen, spec.choose, max_ranks, micro_batch))
+    kept = _kept(model, spec, [one.block for one in order], trust)
+    lazy = [block for block, rank in enumerate(max_ranks) if rank is not None and is_lazy(rank)]
     gone = order[: total - len(kept)]
     return Selection(
         choose=spec.choose,
         blocks=kept,
-        dropped=[results.Dropped(block=one.block, loss=one.loss, increase=one.increase) for one in gone],
+        dropped=gone,
         lazy_layers=lazy,
         reason=reason(gone, lazy, spec.choose),
         precision=precision,
         calibration=Calibration(sequences=len(seen), sequence_length=rows.sequence_length),
         recovery_steps=0 if recovery is None else recovery.steps,
         loss=start,
-        trials=trials.runs if trials is not None else 0,
+        trials=progress.trials,
         seconds=round(progress.seconds, 1),
     )
 
 
+def _fingerprint(model: "PreTrainedModel", rows: Rows, spec: Inherit, **settings: Any) -> str:
+    """A hash of all that a choice depends on: config and weights of the model, calibration text, settings."""
+    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest.update(np.ascontiguousarray(rows.windows).tobytes())
+    digest.update(repr((rows.packing, spec.model_dump(mode="json"), sorted(settings.items()))).encode())
+    return digest.hexdigest()
+
+
 def sequences_wanted(spec: Inherit, length: int, blocks: int) -> int:
-    """How many sequences a measured choice among so many blocks has use for: to see, and to recover on."""
+    """How many sequences a measured choice among so many blocks needs, for its losses and for recovery."""
     seen = max(1, spec.calibration.count // length)
     if spec.choose != "auto" or spec.recovery is None:
         return seen
@@ -120,7 +134,7 @@ def sequences_wanted(spec: Inherit, length: int, blocks: int) -> int:
 
 
 def divide(rows: Rows, spec: Inherit) -> tuple[Rows, Rows]:
-    """The sequences that losses are taken on, spread evenly over all, and the others, of which there may be none."""
+    """The sequences that losses are taken on, spread evenly over all, and the rest, which may be empty."""
     count = min(len(rows), max(1, spec.calibration.count // rows.sequence_length))
     seen = np.zeros(len(rows), bool)
     seen[np.arange(count) * len(rows) // count] = True
@@ -128,11 +142,9 @@ def divide(rows: Rows, spec: Inherit) -> tuple[Rows, Rows]:
 
 
 def reason(dropped: Sequence[Dropped], lazy: Sequence[int], choose: str) -> str:
-    """Why these blocks were dropped, in a line: what each added to the loss, and which are lazy."""
+    """Why these blocks were dropped, in a line: what each drop added to the loss, and which blocks are lazy."""
     by = {"rank": "lowest rank", "influence": "lowest influence", "loss": "lowest loss when skipped"}
-    listed = "; ".join(
-        f"{one.block}" + ("" if one.increase is None else f": {one.increase:+.2f}") for one in dropped
-    )  # fmt: skip
+    listed = "; ".join(f"{one.block}" + ("" if one.increase is None else f": {one.increase:+.2f}") for one in dropped)
     text = f"dropped {listed or 'none'}" + (f" ({by[choose]} first)" if choose in by else "")
     gone = [one.block for one in dropped]
     here, left = [block for block in lazy if block in gone], [block for block in lazy if block not in gone]
@@ -147,25 +159,19 @@ def _and(blocks: Sequence[int]) -> str:
     return " and ".join(filter(None, [", ".join(map(str, blocks[:-1])), str(blocks[-1])]))
 
 
-def _ranks(passed: Passed) -> list[float | None]:
-    """MaxRank by block; None where no attention is seen."""
-    return [None if heads is None else float(heads[..., 0].mean(0).max()) for heads in passed.heads]
-
-
 def _values(
     model: "PreTrainedModel", rows: Rows, choose: str, ranks: Sequence[float | None], micro_batch: int
 ) -> list[float]:
-    """By block the figure that the choice goes by."""
+    """For each block the figure that `choose` orders by."""
     if choose == "loss":
-        trials = Trials(model, rows, micro_batch)
-        return [mean(row).mean for row in skip_increases(trials, trials.kept)]
+        return [mean(row).mean for row in Trials(model, rows, micro_batch).skip_increases()]
     if choose == "influence":
         passed = pass_through(model, rows, (_TAU,), micro_batch)
         return [float(value) for value in passed.influence.mean(0)]
     missing = [block for block, rank in enumerate(ranks) if rank is None]
     if missing:
         what = f"block {missing[0]} shows no attention weights, so it has no rank"
-        raise InputError("choose: rank", what, "take auto, influence or loss")
+        raise InputError("choose: rank", what, "give auto, influence or loss")
     return [rank for rank in ranks if rank is not None]
 
 
@@ -189,7 +195,7 @@ def _kept(model: "PreTrainedModel", spec: Inherit, dropped: Sequence[int], trust
 
 
 def _is_model(model: "PreTrainedModel", spec: Inherit, trust: bool, kept: list[int]) -> bool:
-    """Whether a target can be made of these blocks in which each computes what it did."""
+    """Whether these blocks make a target in which each of them computes the same as before."""
     if not kept:
         return False
     try:

@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from inheritune.analysis.ablation import Trials, products_in, skip_increases
+import torch
+
+from inheritune.analysis.ablation import Trials
 from inheritune.analysis.forward_statistics import attention_of, pass_through
 from inheritune.analysis.gradients import gradient_norms
 from inheritune.analysis.measures import COLLAPSED_BELOW, is_lazy, lazy_groups
@@ -13,26 +15,19 @@ from inheritune.data import Rows
 from inheritune.results import Attention, AttentionMap, Block, Distances, Figure, Gradients, Head, Maps, ModelFigures
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 
 def describe(
-    model: "PreTrainedModel",
-    rows: Rows,
-    *,
-    tau: Sequence[float] = (0.9,),
-    micro_batch: int = 8,
-    loss_sequences: int | None = None,
-    precision: str = "float32",
-    say: Callable[[str], None] = lambda _: None,
-) -> "tuple[ModelFigures, tuple[torch.Tensor, torch.Tensor] | None]":
+    model: "PreTrainedModel", rows: Rows, *, tau: Sequence[float] = (0.9,), micro_batch: int = 8,
+    loss_sequences: int | None = None, precision: str = "float32", say: Callable[[str], None] = lambda _: None,
+) -> tuple[ModelFigures, tuple[torch.Tensor, torch.Tensor] | None]:  # fmt: skip
     """A model's figures on sequences of text, and the attention matrices (T, T) of a potent and a lazy head; None for
     these where no block shows attention weights.
 
     Attention and distances are taken on the inputs of each sequence, its prefix included; losses, which take longer, on
     the first `loss_sequences` sequences (default: all), gradients on up to eight of these, both with products in
-    `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, is left as it was.
+    `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, does not change.
     Raises InputError for a tau outside (0, 1), RunError for hidden states that are not finite.
     """
     clock = _Clock()
@@ -43,9 +38,9 @@ def describe(
     some = rows.rows(range(len(rows))[:loss_sequences])
     say(f"losses with each of {len(passed.heads)} blocks skipped, and at every depth")
     count = len(passed.heads)
-    with products_in(precision, model):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision != "float32"):
         trials = Trials(model, some, micro_batch)
-        skipped = skip_increases(trials, range(count))
+        skipped = trials.skip_increases()
         depths = [trials.at_depth(depth + 1) for depth in range(count)]
         clock.note("losses")
         gradients = gradient_norms(model, some.rows(range(len(some))[:8]))
@@ -80,7 +75,7 @@ def describe(
     return figures, drawings
 
 
-def mean(values: "torch.Tensor | Sequence[float]") -> Figure:
+def mean(values: torch.Tensor | Sequence[float]) -> Figure:
     """Mean and standard error over sequences; the error is None for a single one."""
     numbers = [float(value) for value in values]
     middle = math.fsum(numbers) / len(numbers)
@@ -95,7 +90,7 @@ def max_ranks(blocks: Sequence[Block], tau: float) -> list[float | None]:
     return [block.attention.max_rank[f"{tau:g}"].mean if block.attention else None for block in blocks]
 
 
-def _attention(heads_NHF: "torch.Tensor | None", tau: Sequence[float]) -> Attention | None:
+def _attention(heads_NHF: torch.Tensor | None, tau: Sequence[float]) -> Attention | None:
     """A block's heads, MaxRank (the rank of the head with the highest mean) and AvgMass (mean of the heads' masses)."""
     if heads_NHF is None:
         return None
@@ -116,7 +111,7 @@ def _attention(heads_NHF: "torch.Tensor | None", tau: Sequence[float]) -> Attent
     )
 
 
-def _distances(distances_NLL: "torch.Tensor") -> list[Distances]:
+def _distances(distances_NLL: torch.Tensor) -> list[Distances]:
     """Angular distance across 1, 2, ... L blocks, from each block on."""
     depths = distances_NLL.shape[1]
     return [
@@ -128,8 +123,8 @@ def _distances(distances_NLL: "torch.Tensor") -> list[Distances]:
 
 
 def _maps(
-    model: "PreTrainedModel", inputs_T: "torch.Tensor", blocks: Sequence[Block], tau: Sequence[float]
-) -> "tuple[Maps | None, tuple[torch.Tensor, torch.Tensor] | None]":
+    model: "PreTrainedModel", inputs_T: torch.Tensor, blocks: Sequence[Block], tau: Sequence[float]
+) -> tuple[Maps | None, tuple[torch.Tensor, torch.Tensor] | None]:
     """The head of highest rank in the model, and the one of highest rank in the layer of lowest MaxRank."""
     ranks = {
         (block.block, at): head.rank[f"{tau[0]:g}"].mean

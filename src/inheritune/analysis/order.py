@@ -1,23 +1,26 @@
-"""From figures to a selection: in which order blocks can best be done without.
+"""From figures to a selection: the order in which blocks are dropped.
 
-The order is all there is: a target of n blocks keeps what is left when the others have been dropped, and growth puts
-them back from the end of the order, each at its place.
+A target of n blocks keeps those that come last in this order. Growth puts dropped blocks back from the end of the
+order, each at its place.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from inheritune.analysis.ablation import Trials
-from inheritune.analysis.progress import Dropped, Progress
+from inheritune.analysis.progress import Progress
 from inheritune.errors import InputError
+from inheritune.results import Dropped
 
-_LIKELY = 4  # of each order of the candidates, so many are tried: neither is to be trusted
-_SEAM = 0.5  # how much more a drop counts that parts neighbours, as a share of what it adds to the loss
+if TYPE_CHECKING:
+    from inheritune.analysis.ablation import Trials
+
+_LIKELY = 4  # how many candidates of each order are tried in any case, as neither order is reliable
+_SEAM = 0.5  # how much more a drop counts that separates neighbours, as a share of what it adds to the loss
 
 
 def search(
-    trials: Trials,
+    trials: "Trials",
     enough: Callable[[list[int]], bool],
     allowed: Callable[[list[int]], bool],
     say: Callable[[str], None] = lambda _: None,
@@ -25,28 +28,27 @@ def search(
 ) -> list[Dropped]:
     """Drop one block after the other, each time the one without which the loss on the calibration text rises least.
 
-    A seam is where a block follows on one that it did not follow in the reference, or where the first or the last is
-    gone. Training mends a loss better the fewer there are (docs/log.md), so what a drop adds to the loss counts
-    half more where it makes a seam, and half less where it takes one away.
+    A seam is a place where a block follows another one than in the reference, or where the first or the last block is
+    missing. Training reduces a loss better the fewer seams there are (docs/log.md). So what a drop adds to the loss
+    counts half more where it makes a seam, and half less where it removes one.
 
-    Not all are tried each time. Blocks left over matter more the fewer they are, so a block's increase when it was last
-    tried promises the least it can be now: candidates are tried from the lowest on, but for those that promise more
-    than the best one tried (Minoux, Accelerated greedy algorithms, 1978). As losses keep this rule only roughly, the
-    four of lowest promise are tried in any case, and the four of lowest influence on the hidden states as they are now.
-    Behind each drop the blocks left may recover (see `Trials.recover`): what a block is worth is then what it is worth
-    to blocks that have begun to do without the others. Goes on until `enough(kept)`; `allowed` says which sets of
-    blocks make a model.
+    Not all candidates are tried each time. The fewer blocks are left, the more each of them matters, so the increase
+    when a block was last tried is a lower bound of its increase now. Candidates are tried from the lowest bound on,
+    except those whose bound exceeds the best increase so far (Minoux, Accelerated greedy algorithms, 1978). Losses
+    follow this rule only roughly, so the four of lowest bound are tried in any case, and the four of lowest influence
+    on the present hidden states. After each drop the kept blocks may recover (see `Trials.recover`). The search ends
+    when `enough(kept)`; `allowed` tells which sets of blocks make a model.
 
-    `progress` is saved after each drop. The drops that it already has are made again without the trials that led to
-    them; a recovery trains again. So a search that was interrupted ends with the bits of one that was not.
+    `progress` is saved after each drop. Drops that it already has are repeated without their trials, and a recovery
+    trains again. So an interrupted search ends with the same bits as an uninterrupted one.
 
     Raises InputError where no further block can be dropped.
     """
     progress = progress or Progress()
-    known, trials.runs = list(progress.drops), progress.trials
+    known = list(progress.drops)
     order: list[Dropped] = []
     while not enough(trials.kept):
-        best = known[len(order)] if len(order) < len(known) else _round(trials, progress.promises, allowed)
+        best = known[len(order)] if len(order) < len(known) else _round(trials, progress, allowed)
         if best is None:
             raise InputError(
                 "choose: auto", f"no block of {trials.kept} can be dropped without changing the others",
@@ -55,19 +57,19 @@ def search(
         order.append(best)
         if len(order) > len(known):
             progress.promises.pop(best.block)
-            progress.drops, progress.trials = list(order), trials.runs
+            progress.drops = list(order)
             progress.save()
             say(f"dropped {best.block}: {best.increase:+.2f}, loss {best.loss:.3f}")
         else:
-            trials.drop_again(best.block)
+            trials.drop(best.block, *trials.without(best.block))
         if not enough(trials.kept):
             trials.recover()
     return order
 
 
-def _round(trials: Trials, promises: dict[int, float], allowed: Callable[[list[int]], bool]) -> Dropped | None:
-    """Find and drop the next block; None where none may be. `promises` are increases, weighed by no seam."""
-    base = float(trials.losses.mean())
+def _round(trials: "Trials", progress: Progress, allowed: Callable[[list[int]], bool]) -> Dropped | None:
+    """Find and drop the next block; None where none may be dropped."""
+    promises, base = progress.promises, float(trials.losses.mean())
     order = sorted(trials.kept, key=lambda block: promises.get(block, float("-inf")))
     likely = {*order[:_LIKELY], *sorted(trials.kept, key=trials.influence)[:_LIKELY]}
     order = [block for block in order if block in likely] + [block for block in order if block not in likely]
@@ -80,6 +82,7 @@ def _round(trials: Trials, promises: dict[int, float], allowed: Callable[[list[i
         if not allowed([other for other in trials.kept if other != block]):
             continue
         losses, states = trials.without(block)
+        progress.trials += 1
         promises[block] = float(losses.mean()) - base
         counted = _weighed(promises[block], weight)
         if best is None or counted < best[0] or math.isnan(best[0]):
@@ -87,11 +90,11 @@ def _round(trials: Trials, promises: dict[int, float], allowed: Callable[[list[i
     if best is None:
         return None
     trials.drop(best[1], *held)
-    return Dropped(best[1], base + promises[best[1]], promises[best[1]])
+    return Dropped(block=best[1], loss=base + promises[best[1]], increase=promises[best[1]])
 
 
 def seams_made(block: int, kept: Sequence[int], total: int) -> int:
-    """How many seams more there are when one of the blocks `kept` is dropped: 1, 0, or -1."""
+    """How many seams dropping one of the blocks `kept` adds: 1, 0, or -1."""
     left, right = block - 1 in kept or block == 0, block + 1 in kept or block == total - 1
     return left + right - 1
 
@@ -101,5 +104,6 @@ def _weighed(increase: float, weight: float) -> float:
 
 
 def order_by(values: Sequence[float]) -> list[Dropped]:
-    """All blocks at once in the order of a figure, the lowest dropped first; of equal ones the later."""
-    return [Dropped(-block) for _, block in sorted((value, -block) for block, value in enumerate(values))]
+    """All blocks in the order of a figure, the lowest dropped first; of equal ones the later block."""
+    order = sorted(range(len(values)), key=lambda block: (values[block], -block))
+    return [Dropped(block=block, loss=None, increase=None) for block in order]

@@ -1,7 +1,7 @@
-"""Approximate ranks of many attention matrices: exact, and without most of the eigenvalues.
+"""Approximate ranks of many attention matrices: exact, though most eigenvalues are not computed.
 
 The squared singular values of A are the eigenvalues of the Gram matrix G = A times its transpose, whose trace is their
-sum. Three steps, each for what the one before leaves open:
+sum. There are three steps, each for the matrices that the one before did not settle:
 
 1. The largest share of one eigenvalue is at least the sum of squared shares, |G|^2 / tr(G)^2: heads that have collapsed
    altogether have rank 1 by that alone.
@@ -14,29 +14,27 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+import torch
 
 from inheritune.errors import InputError
 
-if TYPE_CHECKING:
-    import torch
-
-_NEAR = 1e-7  # times T: the share of the squared norm that sums of T eigenvalues in float32 do not get wrong
-_EXACT = 1e-9  # the same of float64: so that ten equal values reach 0.9 at the ninth
-_NUMBERS = 2**20  # in a chunk of matrices on a CPU: so many stay in a core's cache from one step to the next
+_NEAR = 1e-7  # times T: an upper bound of the error of sums of T eigenvalues in float32, as a share of the trace
+_EXACT = 1e-9  # the same for float64, so that nine of ten equal values reach 0.9
+_NUMBERS = 2**20  # in a chunk of matrices on a CPU, which stays in a core's cache from one step to the next
 _WIDTH, _STEPS = 16, 2  # vectors and steps of the subspace iteration
-_SPREAD = 5.0  # where the squared shares say that more directions than this take part, bounds would seldom meet
+_SPREAD = 5.0  # with more directions than this, by the squared shares, bounds would seldom meet
 
 
 def check_tau(tau: Sequence[float]) -> None:
     """Raise InputError unless there is at least one share and each lies in (0, 1), none twice."""
     wrong = [share for share in tau if not 0 < share < 1]
     if wrong or not tau or len(set(tau)) < len(tau):
-        given = ", ".join(f"{share:g}" for share in tau) or "nothing"
-        raise InputError("tau", f"got {given}", "give shares of the squared norm above 0 and below 1, each once: 0.9")
+        shown = ", ".join(f"{share:g}" for share in tau) or "nothing"
+        raise InputError("tau", f"got {shown}", "give shares of the squared norm above 0 and below 1, each once: 0.9")
 
 
-def approximate_rank(attention: "torch.Tensor", tau: Sequence[float] = (0.9,)) -> "torch.Tensor":
+def approximate_rank(attention: torch.Tensor, tau: Sequence[float] = (0.9,)) -> torch.Tensor:
     """k* (..., len(tau)): the least k such that the k largest squared singular values sum to tau of all of them.
 
     `attention` is (..., T, T). Rows and columns of zeros, as padding leaves them, change nothing. Raises InputError for
@@ -45,54 +43,44 @@ def approximate_rank(attention: "torch.Tensor", tau: Sequence[float] = (0.9,)) -
     return approximate_ranks([attention], tau)[0]
 
 
-def approximate_ranks(several: "Sequence[torch.Tensor]", tau: Sequence[float] = (0.9,)) -> "list[torch.Tensor]":
-    """`approximate_rank` of each of several tensors; on a CPU in less time than one after the other takes, as its cores
-    wait for one another but once.
+def approximate_ranks(several: Sequence[torch.Tensor], tau: Sequence[float] = (0.9,)) -> list[torch.Tensor]:
+    """`approximate_rank` of each of several tensors. On a CPU this is faster than one call for each, as the cores wait
+    for each other only once.
     """
-    import torch
-
     check_tau(tau)
     matrices = [attention.reshape(-1, *attention.shape[-2:]).float() for attention in several]
     threads = min(torch.get_num_threads(), os.cpu_count() or 1)
     each = -(-sum(map(len, matrices)) // threads)
     on_cpu = all(one_NTT.device.type == "cpu" for one_NTT in matrices)
-    chunks = [torch.split(one_NTT, _chunk(one_NTT, each) if on_cpu else len(one_NTT)) for one_NTT in matrices]
+    fitting = [max(1, min(_NUMBERS // max(1, one_NTT.shape[-1] ** 2), each)) for one_NTT in matrices]
+    sizes = fitting if on_cpu else [len(one_NTT) for one_NTT in matrices]
+    chunks = [torch.split(one_NTT, size) for one_NTT, size in zip(matrices, sizes, strict=True)]
     listed = [chunk for part in chunks for chunk in part]
     if len(listed) <= 1 or not on_cpu:
-        found = [_ranks(chunk, tau) for chunk in listed]
+        ranks = iter([_ranks(chunk, tau) for chunk in listed])
     else:
         with _cores(threads) as pool:
-            found = list(pool.map(lambda chunk: _ranks(chunk, tau), listed))
-    left = iter(found)
+            ranks = iter(list(pool.map(lambda chunk: _ranks(chunk, tau), listed)))
     return [
-        torch.cat([next(left) for _ in part]).view(*attention.shape[:-2], len(tau))
+        torch.cat([next(ranks) for _ in part]).view(*attention.shape[:-2], len(tau))
         for attention, part in zip(several, chunks, strict=True)
     ]
 
 
-def _chunk(matrices_NTT: "torch.Tensor", each: int) -> int:
-    """How many of the matrices a core takes at a time, of which there are `each` for every core."""
-    return max(1, min(_NUMBERS // max(1, matrices_NTT.shape[-1] ** 2), each))
-
-
 @contextmanager
 def _cores(threads: int) -> Iterator[Executor]:
-    """A pool of threads each of which computes alone: routines for eigenvalues take one small matrix after the other,
-    and to share one of these out among threads makes it slower.
+    """A pool of threads, each of which computes on one core. Eigenvalue routines take one small matrix after the other,
+    and are slower when several threads share one.
     """
-    import torch
-
     before = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
-        torch.set_num_threads(before)  # threads that start later would begin with what was set last
+        torch.set_num_threads(before)  # threads that start later inherit the last setting
 
 
-def _ranks(matrices_NTT: "torch.Tensor", tau: Sequence[float]) -> "torch.Tensor":
-    import torch
-
+def _ranks(matrices_NTT: torch.Tensor, tau: Sequence[float]) -> torch.Tensor:
     count, length = len(matrices_NTT), matrices_NTT.shape[-1]
     wanted = torch.tensor(tau, dtype=torch.float64, device=matrices_NTT.device)
     near = _NEAR * length
@@ -103,8 +91,8 @@ def _ranks(matrices_NTT: "torch.Tensor", tau: Sequence[float]) -> "torch.Tensor"
     open_N = shares_N < wanted.max() + near
     if length > 2 * _WIDTH:
         at = torch.nonzero(open_N & (shares_N > 1 / _SPREAD))[:, 0]
-        found, certain = _bounded(gram_NTT[at], trace_N[at], wanted, near)
-        ranks[at[certain]] = found[certain]
+        bounds, certain = _bounded(gram_NTT[at], trace_N[at], wanted, near)
+        ranks[at[certain]] = bounds[certain]
         open_N[at[certain]] = False
     at = torch.nonzero(open_N)[:, 0]
     energy = _energy(gram_NTT[at])
@@ -117,9 +105,9 @@ def _ranks(matrices_NTT: "torch.Tensor", tau: Sequence[float]) -> "torch.Tensor"
 
 
 def _bounded(
-    gram_NTT: "torch.Tensor", trace_N: "torch.Tensor", wanted_K: "torch.Tensor", near: float
-) -> "tuple[torch.Tensor, torch.Tensor]":
-    """k* (N, K) by bounds on the sums of the largest eigenvalues, and which rows (N,) the bounds make certain.
+    gram_NTT: torch.Tensor, trace_N: torch.Tensor, wanted_K: torch.Tensor, near: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """k* (N, K) by bounds on the sums of the largest eigenvalues, and for which rows (N,) the bounds agree.
 
     With V (T x w) orthonormal, the eigenvalues t_i of V' G V (Ritz values) sum to no more than those of G: the bound
     from below. From above: let e be the norm of G V - V V' G V, the part of G that couples V's space to the rest, and c
@@ -127,9 +115,7 @@ def _bounded(
     more than 2 e^2 / (g + sqrt(g^2 + 4 e^2)), with the gap g = max(t_i - c, 0). Source: C.-K. Li and R.-C. Li, A note
     on eigenvalues of perturbed Hermitian matrices, Linear Algebra and its Applications 395 (2005).
     """
-    import torch
-
-    # any start will do, and it is always the same
+    # any start works; this one is always the same
     start_TW = torch.randn(gram_NTT.shape[-1], _WIDTH, generator=torch.Generator().manual_seed(0))
     image_NTW = gram_NTT @ start_TW.to(gram_NTT)
     for _ in range(_STEPS):
@@ -139,7 +125,7 @@ def _bounded(
     ritz_NW = torch.linalg.eigvalsh(inner_NWW).double().clamp(min=0).flip(-1)
     coupling_N1 = _norm(image_NTW - basis_NTW @ inner_NWW)
     squares_N1 = _norm(gram_NTT).square()
-    # what rounding may have taken from the difference of squares is added again
+    # an upper bound of the rounding error of the difference of squares is added
     lost_N1 = near * squares_N1
     rest_N1 = ((squares_N1 - _norm(inner_NWW).square() - 2 * coupling_N1.square()).clamp(min=0) + lost_N1).sqrt()
     gap_NW = (ritz_NW - rest_N1).clamp(min=0)
@@ -152,25 +138,21 @@ def _bounded(
     return at_most_NK, ((at_most_NK == at_least_NK) & (at_most_NK <= _WIDTH)).all(-1)
 
 
-def _norm(matrices: "torch.Tensor") -> "torch.Tensor":
+def _norm(matrices: torch.Tensor) -> torch.Tensor:
     """Frobenius norms (N, 1) in float64."""
-    import torch
-
     norms_N: torch.Tensor = torch.linalg.vector_norm(matrices, dim=(-2, -1))
     return norms_N[:, None].double()
 
 
-def _energy(gram_NTT: "torch.Tensor") -> "torch.Tensor":
+def _energy(gram_NTT: torch.Tensor) -> torch.Tensor:
     """The share of the trace in the 1, 2, ... T largest eigenvalues, (N, T) in float64."""
-    import torch
-
     values_NT = torch.linalg.eigvalsh(gram_NTT).double().clamp(min=0).flip(-1)
     total = values_NT.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     shares_NT: torch.Tensor = values_NT.cumsum(-1) / total
     return shares_NT
 
 
-def _first_reaching(shares_NT: "torch.Tensor", wanted: "torch.Tensor") -> "torch.Tensor":
+def _first_reaching(shares_NT: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """How many entries of each rising row it takes to reach each of `wanted`, (N, len(wanted))."""
     most = shares_NT.shape[-1]
     return ((shares_NT[:, None] < wanted[:, None]).sum(-1) + 1).clamp(max=most)

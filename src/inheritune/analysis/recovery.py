@@ -1,9 +1,10 @@
-"""What training will mend: a copy of the model is trained a little while its blocks are dropped one after the other."""
+"""Recovery: a copy of the model is trained a little while its blocks are dropped one after the other."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from inheritune.analysis.block_skipping import Partial
 from inheritune.arch import block_modules
@@ -20,16 +21,14 @@ STEP = 512
 
 
 class Recovery:
-    """AdamW on a model's blocks, on calibration sequences taken in turn: `sequences` of them at a time, in small steps.
+    """AdamW on a model's blocks, on calibration sequences in turn, `sequences` of them at a time, in small steps.
 
-    Small ones, as for the same tokens, and nearly the same time, several bring a loss down further than one. What every
-    choice of blocks shares stays as it is. The model is changed: give it a copy. Memory: gradients and two states a
-    parameter beside it, in its dtype.
+    Several small steps reduce the loss more than one large step on the same tokens, in nearly the same time. Parameters
+    outside the blocks stay fixed. The model changes, so give a copy. Memory: gradients and two states a parameter, in
+    its dtype.
     """
 
     def __init__(self, model: "PreTrainedModel", rows: Rows, sequences: int, micro_batch: int = 8) -> None:
-        import torch
-
         self._blocks = block_modules(model)
         model.requires_grad_(False)
         weights = dict.fromkeys(weight for block in self._blocks for weight in block.parameters())
@@ -41,10 +40,10 @@ class Recovery:
         self.steps = 0
 
     def train(self, partial: Partial, kept: Collection[int]) -> None:
-        """Train the blocks `kept` on the next sequences, with the loss as the model is run by `partial`."""
-        left = {self._blocks[number] for number in kept}
-        for weight in (weight for block in self._blocks if block not in left for weight in block.parameters()):
-            weight.grad = None  # or what the optimizer remembers would go on moving it
+        """Train the blocks `kept` on the next sequences, with the losses of `partial`."""
+        trained = {self._blocks[number] for number in kept}
+        for weight in (weight for block in self._blocks if block not in trained for weight in block.parameters()):
+            weight.grad = None  # otherwise the optimizer's momentum would still move it
         at = (np.arange(self._sequences) + self._taken) % len(self._rows)
         self._taken += self._sequences
         each = max(1, STEP // self._rows.sequence_length)
@@ -52,9 +51,7 @@ class Recovery:
             self._step(partial, kept, self._rows.rows(at[first : first + each]).examples())
 
     def _step(self, partial: Partial, kept: Collection[int], examples: Examples) -> None:
-        import torch
-
-        # weights that autocast has rounded before are without gradients, and behind the step they are old
+        # cached weights have no gradients before the step, and are out of date after it
         torch.clear_autocast_cache()
         for first in range(0, len(examples), self._micro_batch):
             part = examples.part(first, first + self._micro_batch)
@@ -63,6 +60,6 @@ class Recovery:
             loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=False)  # to give memory back and get it again takes longer
+        self._optimizer.zero_grad(set_to_none=False)  # faster than freeing the memory and allocating it again
         torch.clear_autocast_cache()
         self.steps += 1

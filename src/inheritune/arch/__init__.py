@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         has_position_table,
         new_config,
         planned_config,
+        position_count,
         special_tokens,
     )
     from inheritune.arch.padding import train_padding_rows

@@ -99,10 +99,16 @@ def planned_config(reference: Reference, sequence_length: int, *, weights: bool 
     return new_config(new.model, vocabulary_size(tokenizer), special_tokens(tokenizer), sequence_length)
 
 
+def position_count(config: "PretrainedConfig") -> int | None:
+    """How many positions a model has; None where its config names no number."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None
+
+
 def check_positions(config: "PretrainedConfig", sequence_length: int, place: str) -> None:
     """Raise InputError when sequences are longer than the positions that the model has."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and 0 < positions < sequence_length:
+    positions = position_count(config)
+    if positions is not None and positions < sequence_length:
         what = f"the model has {positions} positions, train.sequence_length is {sequence_length}"
         raise InputError(place, what, f"give at most {positions}")
 

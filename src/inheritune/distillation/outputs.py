@@ -1,4 +1,4 @@
-"""A teacher's outputs as a training asks for them: computed by the teacher with every batch, or read from the disk."""
+"""A teacher's outputs for a training: computed by the teacher for every batch, or read from the disk."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 
 class OnlineOutputs:
-    """A teacher that passes every batch itself.
+    """A teacher that runs on every batch, whole on each process, in bfloat16 unless `precision` is float32."""
 
-    It is whole on each process, in the dtype that products are computed in: bfloat16 unless `precision` is float32.
-    """
+    stored = staticmethod(nothing_stored)
 
     def __init__(self, model: "PreTrainedModel", needs: TeacherNeeds, runtime: Runtime, precision: str) -> None:
-        """Takes the model over: moves it to the device, in that dtype."""
+        """Take over `model`: it is moved to the device and cast."""
         self.needs, self._device = needs, runtime.device
         dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self._model = in_dtype(model, dtype).to(device=runtime.device).eval().requires_grad_(False)
@@ -32,15 +31,11 @@ class OnlineOutputs:
         self._kept: dict[int, torch.Tensor] = {}
         keep_outputs(block_modules(self._model), needs.hidden_states, self._kept)
 
-    def stored(self, starts: Array) -> tuple[torch.Tensor, ...]:
-        """Nothing."""
-        return nothing_stored(starts)
-
     def __call__(
         self, inputs_BT: torch.Tensor, *stored: torch.Tensor, positions: torch.Tensor | None = None,
         places: torch.Tensor | None = None,
     ) -> "_Online":  # fmt: skip
-        """Passes the batch; the product with the head is left to `distribution`."""
+        """Run the teacher on the batch. The product with the head is computed in `distribution`."""
         with torch.autocast(self._device, enabled=False):  # so that stored and online outputs are the same
             outputs = self._head.outputs(**model_inputs(self._model, inputs_BT, positions))
             states_ND = at_places(self._head.states(outputs), places).flatten(0, 1)
@@ -68,7 +63,7 @@ class _Online:
 
 
 class StoredOutputs:
-    """Distributions that were computed once, addressed by a sequence's place in the training text."""
+    """Distributions that were computed once, by the place of a sequence in the training text."""
 
     def __init__(self, layout: Layout, words: Tokens) -> None:
         self._layout, self._words = layout, words
@@ -76,7 +71,7 @@ class StoredOutputs:
     def stored(self, starts: Array) -> tuple[torch.Tensor, ...]:
         """Log-probabilities (B, T, K + 1) in float16 and indices (B, T, K), or (B, T, V) alone.
 
-        Raises RunError that names a file which can no longer be read.
+        Raises RunError that names a file that cannot be read.
         """
         layout = self._layout
         words = self._words.rows(starts // layout.sequence_length * layout.words, layout.words)
@@ -88,7 +83,7 @@ class StoredOutputs:
         self, inputs_BT: torch.Tensor, *stored: torch.Tensor, positions: torch.Tensor | None = None,
         places: torch.Tensor | None = None,
     ) -> "_Stored":  # fmt: skip
-        """What was stored of the tokens that these inputs predict."""
+        """The stored outputs of the tokens that these inputs predict."""
         values_NK, *indices = (tensor.flatten(0, 1) for tensor in stored)
         return _Stored(values_NK, indices[0] if indices else None)
 
@@ -102,6 +97,6 @@ class _Stored:
     hidden_states: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def distribution(self, tokens: slice) -> Distribution:
-        """The distribution of some tokens, made to sum up to one again."""
+        """The distribution of some tokens, normalised again after the rounding to float16."""
         log_probabilities = torch.log_softmax(self.values_NK[tokens].float(), dim=1)
         return Distribution(log_probabilities, None if self.indices_NK is None else self.indices_NK[tokens])

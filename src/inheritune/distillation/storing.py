@@ -1,4 +1,4 @@
-"""Outputs on the disk: computed once, in shards after which a killed computation resumes; opened and checked."""
+"""Outputs on the disk: computed once, in shards so that a killed computation resumes; opened and checked."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ _MOMENT = 15.0  # seconds between two lines
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of outputs. `facts` are all that they depend on."""
+    """A folder of outputs. `facts` are everything that they depend on."""
 
     folder: Path
     layout: Layout
@@ -51,7 +51,7 @@ class Store:
     def open(self) -> tuple[Tokens, dict[str, Any]]:
         """All outputs as one row of 16-bit words, and the manifest.
 
-        Raises InputError that names a file which is missing, or is not what was written.
+        Raises InputError that names a file that is missing or damaged.
         """
         remedy = f"remove {self.folder}: the outputs are then computed again"
         try:
@@ -65,7 +65,7 @@ class Store:
         return Tokens(shards, "uint16", remedy), manifest
 
     def verify(self, words: Tokens) -> None:
-        """Read what was written since it was last read. Raises InputError that names a file which has changed."""
+        """Read all files that have not been verified yet. Raises InputError that names a file that has changed."""
         note = self.folder.with_name(f"{self.folder.name}-verified.json")
         known = read_mapping(note) if note.exists() else {}
         verified = words.verify(known)
@@ -75,8 +75,8 @@ class Store:
     def make(self, sequences: Sequences, teacher: OnlineOutputs, runtime: Runtime, say: Callable[[str], None]) -> None:
         """Compute and write the outputs of all sequences; the processes share the shards.
 
-        Each shard counts when it is on the disk, and the folder appears when all are. Raises RunError where the disk
-        has not as much room.
+        A shard counts once it is on the disk, and the folder gets its name when all shards are there. Raises RunError
+        where the disk has too little room.
         """
         partial = self.folder.with_name(f".{self.folder.name}.partial")
         size = max(_SHARD, sequences.count * self.layout.size // _MOST_SHARDS)
@@ -87,8 +87,8 @@ class Store:
             refuse_link(partial)
             partial.mkdir(parents=True, exist_ok=True)
             missing = [number for number in range(len(firsts)) if not _note(partial, number).exists()]
-            left = sum(min(each, sequences.count - firsts[number]) for number in missing)
-            self._check_room(left, sequences.count, say)
+            missing_count = sum(min(each, sequences.count - firsts[number]) for number in missing)
+            self._check_room(missing_count, sequences.count, say)
             return missing
 
         missing: list[int] = runtime.on_rank0(begin)
@@ -102,19 +102,19 @@ class Store:
         _all_do(share, runtime)
         runtime.on_rank0(lambda: self._finish(partial, len(firsts)))
 
-    def _check_room(self, left: int, count: int, say: Callable[[str], None]) -> None:
+    def _check_room(self, missing: int, count: int, say: Callable[[str], None]) -> None:
         """Report how much will be written. Raises RunError where the disk has no room for it."""
-        needed, free = left * self.layout.size, shutil.disk_usage(self.folder.parent).free
-        told = f"{in_bytes(count * self.layout.size)} ({count:,} sequences x {self.layout.size:,} bytes)"
-        if left < count:
-            told += f", of which {in_bytes(needed)} are missing"
+        needed, free = missing * self.layout.size, shutil.disk_usage(self.folder.parent).free
+        amount = f"{in_bytes(count * self.layout.size)} ({count:,} sequences x {self.layout.size:,} bytes)"
+        if missing < count:
+            amount += f", of which {in_bytes(needed)} are missing"
         if needed > free:
             raise RunError(
                 str(self.folder.parent),
-                f"the teacher's outputs take {told}, and {in_bytes(free)} are free",
+                f"the teacher's outputs take {amount}, and {in_bytes(free)} are free",
                 "make room, lower train.distillation.top_k, or set train.distillation.outputs to online",
             )
-        say(f"teacher: its outputs take {told} in {self.folder}; {in_bytes(free)} are free")
+        say(f"teacher: its outputs take {amount} in {self.folder}; {in_bytes(free)} are free")
 
     def _finish(self, partial: Path, shards: int) -> None:
         notes = [
@@ -134,7 +134,7 @@ def _note(partial: Path, number: int) -> Path:
 
 @dataclass
 class _Work:
-    """Passes sequences through the teacher and writes its outputs."""
+    """Runs the teacher on sequences and writes its outputs."""
 
     layout: Layout
     sequences: Sequences
@@ -143,7 +143,7 @@ class _Work:
     say: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self._told = time.monotonic()
+        self._reported = time.monotonic()
 
     def write(self, partial: Path, number: int, numbers: range) -> None:
         """One shard, and then the note that it is complete."""
@@ -154,14 +154,14 @@ class _Work:
                 data = self.compute(range(first, min(first + batch_size(self.layout), numbers.stop)))
                 opened.write(data)
                 digest.update(data)
-                self._tell(first)
+                self._report(first)
             opened.flush()
             os.fsync(opened.fileno())
         note = {"file": file.name, "sequences": len(numbers), "sha256": digest.hexdigest()}
         write_json(_note(partial, number), note | {"seconds": round(time.monotonic() - began, 3)})
 
     def compute(self, numbers: range) -> bytes:
-        """The outputs for some sequences, as they are stored. All batches have one shape; rows that fill up are cut."""
+        """The outputs for some sequences, as they are stored. All batches are filled up to one shape."""
         layout, length = self.layout, self.layout.sequence_length
         filled = [*numbers, *[numbers.start] * (batch_size(layout) - len(numbers))]
         examples = self.sequences.rows(filled).examples().to(self.device)
@@ -179,19 +179,19 @@ class _Work:
                 packed.append(layout.pack(values, torch.cat(chosen).cpu().numpy() if chosen else None))
         return b"".join(packed)
 
-    def _tell(self, done: int) -> None:
-        if time.monotonic() - self._told >= _MOMENT:
-            self._told = time.monotonic()
+    def _report(self, done: int) -> None:
+        if time.monotonic() - self._reported >= _MOMENT:
+            self._reported = time.monotonic()
             self.say(f"teacher: outputs of {done:,} of {self.sequences.count:,} sequences")
 
 
 def batch_size(layout: Layout) -> int:
-    """Sequences that the teacher passes at once: a function of the shape alone, so that no setting changes a bit."""
+    """Sequences in a batch of the teacher: a function of the shape only, so that no setting changes a bit."""
     return int(np.clip(_LOGITS // (4 * layout.sequence_length * layout.vocabulary), 1, _BATCH))
 
 
 def _all_do(work: Callable[[], None], runtime: Runtime) -> None:
-    """Let each process do its own work; where one fails, all end with its status."""
+    """Let each process do its own work. Where one fails, all raise an error with its exit status."""
     failure: Exception | None = None
     try:
         work()

@@ -39,8 +39,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TeacherInfo:
-    """Facts about a teacher that outlive its weights: their SHA-256, the entries of its logits, FLOPs of a forward
-    pass per token.
+    """Facts about a teacher that are kept without its weights: their SHA-256, the entries of its logits, the FLOPs of
+    a forward pass per token.
     """
 
     checksum: str
@@ -49,12 +49,12 @@ class TeacherInfo:
 
 
 class Teacher:
-    """A model that others learn from. One object serves all arms that share it, so that its outputs are computed once.
+    """A model that others learn from. All arms with this teacher share one object, so its outputs are computed once.
 
-    `source` is where it is, or the model itself, which stays as it is. Outputs that are stored lie in the folder
-    `kept`, under a name made of what they depend on, so that several teachers may share it, but not several jobs
-    at once. `trainings` is the expected number of trainings that learn from it, for the choice between storing and
-    computing online.
+    `source` is where it is, or the model itself, which does not change. Stored outputs are in the folder `kept`, under
+    a name made of what they depend on, so several teachers may share the folder, but not several jobs at once.
+    `trainings` is the expected number of trainings that learn from it, for the choice between storing and computing
+    online.
     """
 
     def __init__(self, source: "Reference | PreTrainedModel", kept: Path, trainings: int = 1) -> None:
@@ -74,21 +74,22 @@ class Teacher:
     def outputs(
         self, request: "DistillationRequest", runtime: Runtime, say: Callable[[str], None]
     ) -> tuple["OnlineOutputs | StoredOutputs", dict[str, Any]]:
-        """What a training learns from, and its cost: teacher_outputs, teacher_flops, and for stored ones
+        """The outputs that a training learns from, and their cost: teacher_outputs, teacher_flops, and for stored ones
         teacher_seconds.
 
-        Outputs that are to be stored are computed first where they are missing; after a kill that resumes.
-        Raises InputError where the teacher's vocabulary is not the model's, or it cannot do what is asked for, and
-        RunError where the disk has no room.
+        Missing outputs are computed before they are stored; this resumes after a kill. Raises InputError where the
+        teacher has another vocabulary than the model or cannot do what the request needs, and RunError where the disk
+        has no room.
         """
         settings = request.settings
         model: PreTrainedModel | None = None
-        asked = settings.sequence_length, request.sequences.packing.documents
-        if asked not in self._known:
+        use = settings.sequence_length, request.sequences.packing.documents
+        if use not in self._known:
             model = self._load()
-            self._known[asked] = self._look(model, request)
-        known = self._known[asked]
-        _check_request(self.title, known.vocabulary, request)
+            self._known[use] = self._inspect(model, request)
+        known = self._known[use]
+        check_distillation(request.needs, known.vocabulary, f"{request.arm}: train.distillation.top_k")
+        check_same_vocabulary(self.title, known.vocabulary, request.vocabulary, request.arm)
         layout = Layout(settings.sequence_length, known.vocabulary, request.needs.top_k)
         precision = runtime.resolve_precision(settings.precision)
         precision = "float32" if precision == "float32" else "bfloat16"
@@ -121,8 +122,8 @@ class Teacher:
         """The teacher's own copy of the weights, on the CPU."""
         return load_model(self._source) if isinstance(self._source, Reference) else copy.deepcopy(self._source)
 
-    def _look(self, model: "PreTrainedModel", request: "DistillationRequest") -> TeacherInfo:
-        """The facts about the teacher, after checks that it can do what is asked for."""
+    def _inspect(self, model: "PreTrainedModel", request: "DistillationRequest") -> TeacherInfo:
+        """The facts about the teacher, after checks that it can do what the request needs."""
         length, packing = request.settings.sequence_length, request.sequences.packing
         check_positions(model.config, length, f"{request.arm}: train.sequence_length, for the teacher {self.title}")
         if packing.documents and packing.end_of_text is not None:
@@ -154,23 +155,25 @@ class Teacher:
         decided = store.folder.with_name(f"{store.folder.name}-choice.json")
 
         def known() -> str | None:
-            if decided.exists():  # it holds though others may have stored the outputs since
+            if decided.exists():  # it counts even if others have stored the outputs since
                 return str(read_json(decided, "outputs")["outputs"])
             return "stored" if store.exists else None
 
         choice: str | None = runtime.on_rank0(known)
         if choice is not None:
             return choice
-        passing = teacher()
+        online = teacher()
 
         def estimate() -> str:
             self._kept.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self._kept).free
-            seconds = _seconds(passing, request, store.layout, runtime.device)
-            made = Estimate(request.sequences.count, request.uses * self._trainings, seconds, store.layout.size, free)
-            say(f"{request.arm}: teacher {made}")
-            write_json(decided, {"outputs": made.choice, "estimate": str(made)})
-            return made.choice
+            seconds = _seconds(online, request, store.layout, runtime.device)
+            estimated = Estimate(
+                request.sequences.count, request.uses * self._trainings, seconds, store.layout.size, free
+            )
+            say(f"{request.arm}: teacher {estimated}")
+            write_json(decided, {"outputs": estimated.choice, "estimate": str(estimated)})
+            return estimated.choice
 
         return runtime.on_rank0(estimate)
 
@@ -192,9 +195,9 @@ class DistillationRequest:
 
 
 def open_teacher(source: "PreTrainedModel | str | Path", kept: Path, prepared: Prepared) -> Teacher:
-    """A teacher for data that are prepared: a loaded model, a hub id, a folder or a .gguf file.
+    """A teacher for prepared data: a loaded model, a hub id, a folder or a .gguf file.
 
-    Raises InputError where it comes with another tokenizer than made the data.
+    Raises InputError where its tokenizer is not the one that made the data.
     """
     if not isinstance(source, str | Path):
         return Teacher(source, kept)
@@ -216,7 +219,7 @@ def check_has_teacher(teacher: object | None, settings: Training, arm: str) -> N
 
 
 def check_distillation(asked: Distillation | TeacherNeeds, vocabulary: int, place: str) -> None:
-    """Raise InputError where more of the teacher's entries are asked for than it has."""
+    """Raise InputError where `top_k` exceeds the teacher's vocabulary."""
     if asked.top_k is not None and asked.top_k > vocabulary:
         raise InputError(
             place, f"{asked.top_k:,}, the teacher's vocabulary has {vocabulary:,} entries",
@@ -225,7 +228,7 @@ def check_distillation(asked: Distillation | TeacherNeeds, vocabulary: int, plac
 
 
 def check_same_vocabulary(title: str, teacher: int, model: int, arm: str) -> None:
-    """Raise InputError where a teacher's logits have another number of entries than those of the arm's model."""
+    """Raise InputError where the logits of a teacher and of the arm's model differ in their number of entries."""
     if teacher != model:
         raise InputError(
             f"{arm}: teacher",
@@ -234,21 +237,20 @@ def check_same_vocabulary(title: str, teacher: int, model: int, arm: str) -> Non
         )
 
 
-def _check_request(title: str, vocabulary: int, request: DistillationRequest) -> None:
-    check_distillation(request.needs, vocabulary, f"{request.arm}: train.distillation.top_k")
-    check_same_vocabulary(title, vocabulary, request.vocabulary, request.arm)
-
-
 def _facts(known: TeacherInfo, request: DistillationRequest, precision: str) -> dict[str, Any]:
     """Everything that outputs depend on."""
-    settings, packing = request.settings, request.sequences.packing
-    # what the prefix and its documents do, so that outputs without a prefix keep the name that they have had
+    settings, packing, tokens = request.settings, request.sequences.packing, request.sequences.tokens
+    if isinstance(tokens, Tokens):
+        data = [shard.sha256 for shard in tokens.shards]
+    else:
+        data = [hashlib.sha256(tokens.tobytes()).hexdigest()]
+    # keys that only a prefix adds, so that stored outputs without one keep their name
     framed = {"prefix": packing.prefix, "documents_end": packing.end_of_text} if packing.prefix else {}
     return {
         "format": FORMAT,
         "teacher": known.checksum,
         "vocabulary": known.vocabulary,
-        "data": _data_checksums(request.sequences),
+        "data": data,
         "sequence_length": settings.sequence_length,
         "sequences": request.sequences.count,
         "top_k": request.needs.top_k,
@@ -257,13 +259,6 @@ def _facts(known: TeacherInfo, request: DistillationRequest, precision: str) -> 
         "end_of_text": packing.end_of_text if packing.documents else None,
         **framed,
     }
-
-
-def _data_checksums(sequences: Sequences) -> list[str]:
-    """SHA-256 of the training text's shards, in their order."""
-    if isinstance(sequences.tokens, Tokens):
-        return [shard.sha256 for shard in sequences.tokens.shards]
-    return [hashlib.sha256(sequences.tokens.tobytes()).hexdigest()]
 
 
 def checksum_of(model: "PreTrainedModel") -> str:

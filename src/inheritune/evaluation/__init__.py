@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         scoring,
         sequence_losses,
     )
-    from inheritune.evaluation.reading import read_tokens, score, score_figures
+    from inheritune.evaluation.reading import read_tokens, score
     from inheritune.evaluation.samples import document_starts, greedy_continuation
     from inheritune.evaluation.tasks import Task, check_names, judge_task, on_harness, open_tasks
 

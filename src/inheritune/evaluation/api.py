@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from inheritune import runtime as rt
 from inheritune.arch import ready, resolve_dtype, title
 from inheritune.errors import InputError
-from inheritune.evaluation.groups import HARNESS, Entry, check_published, has_pinned, published_rows
+from inheritune.evaluation.groups import GROUPS, HARNESS, Entry, check_published, published_rows
 from inheritune.evaluation.measuring import EvaluationSpec, Measure
-from inheritune.evaluation.run_folder import RunFolder, open_run
+from inheritune.evaluation.run_folder import EvaluatedRun, open_run
 from inheritune.evaluation.tasks import Task, check_names, open_tasks
 from inheritune.harness import from_files, version
 from inheritune.inheritance import check_free, free_output
@@ -46,7 +46,7 @@ def evaluate(
     a model's positions, a model without tokenizer, and when `out` exists.
     """
     paths, names = _as_list(text), [str(name) for name in _as_list(tasks)]
-    given, runs = _listed(_as_list(models))
+    listed, runs = _listed(_as_list(models))
     spec = EvaluationSpec(data, paths, sequence_length, attention, prefix, micro_batch, limit).of_runs(runs)
     spec.check(bool(names))
     if out is not None:
@@ -59,19 +59,19 @@ def evaluate(
         entries: tuple[Entry, ...] = ()
         if names or own is not None or published:
             entries = runtime.on_rank0(lambda: _check(names, own, trust_task_files, published))
-        spec = spec.with_length([one for _, one in given])
-        # only the first process asks questions; the others wait for its figures
+        spec = spec.with_length([one for _, one in listed])
+        # only the first process asks questions; the others wait for its scores
         opened: list[Task] = []
         runtime.on_rank0(lambda: opened.extend(open_tasks(entries, "--tasks", own)))
         measure = Measure(spec, runtime, entries, opened, say)
 
         def judged(name: str, one: Any) -> EvaluatedModel:
-            """In a function, so that a model is freed before the next one is loaded."""
+            """A function, so that a model is freed before the next one is loaded."""
             say(f"{name}: loading")
             with ready(one, tokenizer, runtime.device, dtype) as (model, its):
                 return measure.judge(name, title(one)[1], model, its)
 
-        judged_models = [judged(name, one) for name, one in given]
+        judged_models = [judged(name, one) for name, one in listed]
         harness = harness_facts(names, entries, limit, own) if entries else None
         rows = published_rows(judged_models[0].tasks, harness.own) if harness and published else []
         result = EvaluationResult(text=measure.text(), harness=harness, models=judged_models, published=rows)
@@ -84,7 +84,8 @@ def evaluate(
 def harness_facts(names: Sequence[str], entries: Sequence[Entry], limit: int | None, folder: Path | None) -> Harness:
     """What the scores of tasks depend on besides the model."""
     own = from_files([entry.name for entry in entries], folder)
-    return Harness(version=version(), limit=limit, pinned=HARNESS if has_pinned(names) else None, own=list(own))
+    pinned = HARNESS if any(name in GROUPS for name in names) else None
+    return Harness(version=version(), limit=limit, pinned=pinned, own=list(own))
 
 
 def _check(names: Sequence[str], folder: Path | None, trusted: bool, published: bool) -> tuple[Entry, ...]:
@@ -101,21 +102,22 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _listed(models: Sequence[Any]) -> tuple[list[tuple[str, Any]], list[RunFolder]]:
-    """Each model with a name of its own, those of runs in the place of the run's folder; and the runs."""
+def _listed(models: Sequence[Any]) -> tuple[list[tuple[str, Any]], list[EvaluatedRun]]:
+    """The models with unique names, and the runs. A run's folder becomes its reference and its result."""
     if not models:
         raise InputError("models", "none given", "name one or several")
     listed: list[tuple[str, Any]] = []
-    runs: list[RunFolder] = []
+    runs: list[EvaluatedRun] = []
     for one in models:
         run = open_run(Path(one)) if isinstance(one, str | Path) else None
         if run is not None:
             runs.append(run)
-            listed += [(f"{run.name} reference", run.reference), (f"{run.name} result", run.result)]
+            name = run.folder.resolve().name
+            listed += [(f"{name} reference", run.reference), (f"{name} result", run.result)]
         else:
             listed.append((title(one)[0], one))
     names = [name for name, _ in listed]
     listed = [(title(one)[1] or name if names.count(name) > 1 else name, one) for name, one in listed]
     names = [name for name, _ in listed]
-    told = [(f"{name} ({at})" if names.count(name) > 1 else name, one) for at, (name, one) in enumerate(listed, 1)]
-    return told, runs
+    unique = [(f"{name} ({at})" if names.count(name) > 1 else name, one) for at, (name, one) in enumerate(listed, 1)]
+    return unique, runs

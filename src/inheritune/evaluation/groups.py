@@ -1,4 +1,4 @@
-"""Tasks by name: what a name asks for, the groups of the papers with their metrics and shots, their published rows."""
+"""Tasks by name: which tasks a name asks for, the papers' groups with metrics and shots, their published rows."""
 
 import json
 import math
@@ -70,11 +70,6 @@ def expand(names: Iterable[str], place: str) -> tuple[Entry, ...]:
     return tuple(entries.values())
 
 
-def has_pinned(names: Iterable[str]) -> bool:
-    """Whether a group of ours is among the names."""
-    return any(name in GROUPS for name in names)
-
-
 def _parse(name: str) -> Entry:
     match = re.fullmatch(r"(.+)@(\d{1,4})", name)
     return Entry(match[1], shots=int(match[2])) if match else Entry(name)
@@ -89,8 +84,8 @@ def with_averages(tasks: Mapping[str, TaskScore]) -> dict[str, TaskScore]:
     """The scores of tasks, and after them the averages of groups all of whose tasks are there."""
     scores = dict(tasks)
     for name, parts in AVERAGES.items():
-        pinned = {entry.name: entry for entry in GROUPS[name.split()[0]]}
-        if not all(is_as(tasks.get(part), pinned[part]) for part in parts):
+        pinned = {entry.name: (entry.metric, entry.shots) for entry in GROUPS[name.split()[0]]}
+        if not all(part in tasks and (tasks[part].metric, tasks[part].shots) == pinned[part] for part in parts):
             continue
         errors = [error for part in parts if (error := tasks[part].se) is not None]
         scores[name] = TaskScore(
@@ -102,38 +97,29 @@ def with_averages(tasks: Mapping[str, TaskScore]) -> dict[str, TaskScore]:
     return scores
 
 
-def is_as(score: TaskScore | None, entry: Entry) -> bool:
-    """Whether a task's score is of the entry's metric and shots."""
-    return score is not None and (score.metric, score.shots) == (entry.metric, entry.shots)
-
-
 def check_published(entries: Sequence[Entry], place: str) -> None:
     """Raise InputError where no published figure can be of the metric and shots of one of the entries."""
-    scores = [(name, one) for row in _published() for name, one in row.tasks.items()]
     names = {entry.name for entry in entries}
-    averaged = any(parts <= names for parts in map(set, AVERAGES.values()))
-    if averaged or any(_may_be(entry, name, one) for entry in entries for name, one in scores):
-        return
-    what = "none of these tasks has a published figure of its metric and shots"
-    raise InputError(place, what, f"ask for {' or '.join(GROUPS)}")
-
-
-def _may_be(entry: Entry, name: str, score: TaskScore) -> bool:
-    kind = entry.metric in (None, score.metric) and entry.shots in (None, score.shots)
-    return entry.name == name and kind
+    averaged = any(names.issuperset(parts) for parts in AVERAGES.values())
+    if not averaged and not any(
+        entry.name == name and entry.metric in (None, score.metric) and entry.shots in (None, score.shots)
+        for row in _published()
+        for name, score in row.tasks.items()
+        for entry in entries
+    ):
+        what = "none of these tasks has a published figure of its metric and shots"
+        raise InputError(place, what, f"ask for {' or '.join(GROUPS)}")
 
 
 def published_rows(tasks: Mapping[str, TaskScore], own: Iterable[str]) -> list[PublishedRow]:
     """The published rows of tasks that were measured with the same metric and shots, and are not the user's `own`."""
     mine = set(own)
-    tasks = {name: one for name, one in tasks.items() if not mine & {name, *AVERAGES.get(name, ())}}
+    measured = {
+        (name, score.metric, score.shots) for name, score in tasks.items() if not mine & {name, *AVERAGES.get(name, ())}
+    }
     rows = []
     for row in _published():
-        kept = {
-            name: score
-            for name, score in row.tasks.items()
-            if name in tasks and (tasks[name].metric, tasks[name].shots) == (score.metric, score.shots)
-        }
+        kept = {name: score for name, score in row.tasks.items() if (name, score.metric, score.shots) in measured}
         if kept:
             rows.append(row.model_copy(update={"tasks": kept}))
     return rows

@@ -5,7 +5,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from inheritune import runtime as rt
 from inheritune.arch import block_modules, load_tokenizer
@@ -24,14 +27,10 @@ from inheritune.errors import InputError, RunError
 from inheritune.recipe import Reference
 from inheritune.runtime import Runtime
 from inheritune.training import Objective, check_documents_apart, choose, parallelize
+from inheritune.training.job import Score
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from inheritune.training.job import Score
 
 
 @dataclass(frozen=True)
@@ -74,32 +73,16 @@ def is_matched(gap_value: float, tolerance: float) -> bool:
     return gap_value <= tolerance
 
 
-class Text(Protocol):
-    """Sequences of text: `Sequences` or `Rows`."""
-
-    @property
-    def count(self) -> int:
-        """How many sequences there are."""
-
-    def rows(self, numbers: Sequence[int]) -> Rows:
-        """The sequences of these numbers."""
-
-
 def sequence_losses(
-    score: "Score",
-    sequences: Sequences,
-    runtime: Runtime,
-    micro_batch: int,
-    most: int | None = None,
+    score: Score, sequences: Sequences, runtime: Runtime, micro_batch: int, most: int | None = None
 ) -> tuple[float, ...]:
     """The loss of each of the first `most` sequences (default: all), in nats a token.
 
     `score` gives the loss of each target (B, T), 0 where it does not count. Where sequences have different numbers of
     targets that count, each sequence's loss is multiplied by its number over the average number, so that the mean over
-    sequences is the mean over tokens.
-    Several processes share the sequences, and each has the result. Raises RunError for a loss that is not finite.
+    sequences is the mean over tokens. Several processes share the sequences, and each has the result. Raises RunError
+    for a loss that is not finite.
     """
-    import torch
 
     def figures_of(examples: Examples) -> torch.Tensor:
         means_B = score(examples).double().sum(dim=1) / examples.counts
@@ -115,15 +98,13 @@ def sequence_losses(
 
 
 def score_rows(
-    text: Text, figures_of: "Callable[[Examples], torch.Tensor]", runtime: Runtime, micro_batch: int,
+    text: Sequences | Rows, figures_of: Callable[[Examples], torch.Tensor], runtime: Runtime, micro_batch: int,
     most: int | None = None,
 ) -> list[list[float]]:  # fmt: skip
     """The figures (F) of each of the first `most` sequences (default: all), in their order.
 
     `figures_of` gives those of some sequences (B, F). The processes share the sequences, and each has the result.
     """
-    import torch
-
     count = text.count if most is None else min(most, text.count)
     share = -(-count // runtime.dp_size)
     own = list(range(count))[runtime.dp_rank * share : (runtime.dp_rank + 1) * share]
@@ -152,7 +133,7 @@ def check_finite(losses: Sequence[float]) -> None:
 @contextmanager
 def scoring(
     model: "PreTrainedModel", runtime: Runtime, packing: Packing, *, sequence_length: int, precision: str, parallel: str
-) -> "Iterator[Score]":
+) -> Iterator[Score]:
     """Inside, a function from packed examples to the loss of each target in nats (B, T): see `judge`."""
     check_prefix_fits(packing, model.config.vocab_size, model.config.name_or_path or type(model).__name__)
     if packing.documents and packing.end_of_text is not None:
@@ -160,14 +141,14 @@ def scoring(
     how = choose(parallel, model, runtime)
     precision = runtime.resolve_precision(precision)
     if how == "fsdp":
-        model = copy.deepcopy(model)  # sharding is for good
+        model = copy.deepcopy(model)  # sharding cannot be undone
         held = parallelize(Objective(model), block_modules(model), how, runtime, precision=precision, trained=False)
     else:
         held = parallelize(Objective(model), [], "alone", runtime)
     training = model.training
     model.eval()
 
-    def score(examples: Examples) -> "torch.Tensor":
+    def score(examples: Examples) -> torch.Tensor:
         with runtime.autocast(precision):
             losses: torch.Tensor = held.module(
                 examples.inputs, examples.targets, positions=examples.positions, by_token=True
@@ -184,10 +165,10 @@ def judge(
     model: "PreTrainedModel", sequences: Sequences, runtime: Runtime, *, precision: str = "auto", micro_batch: int = 8,
     parallel: str = "auto",
 ) -> Evaluation:  # fmt: skip
-    """The losses of a model on the CPU on all `sequences`; it is moved to the device, or (FSDP) sharded over several.
+    """The losses of a model on all `sequences`. It is moved to the device, or with FSDP a copy of it is sharded.
 
-    Where attention stays inside documents, raises InputError for a model that does not keep them apart. Leaves the
-    model in the mode (training or evaluation) in which it came. Raises RunError as `sequence_losses` does.
+    Where attention stays inside documents, raises InputError for a model that does not keep them apart. The model's
+    mode (training or evaluation) stays the same. Raises RunError as `sequence_losses` does.
     """
     length = sequences.sequence_length
     with scoring(
@@ -197,7 +178,7 @@ def judge(
 
 
 def judge_on(
-    model: "PreTrainedModel", data: "Prepared | str | Path", sequence_length: int = 1024, *,
+    model: "PreTrainedModel", data: Prepared | str | Path, sequence_length: int = 1024, *,
     device: str = "auto", precision: str = "auto", micro_batch: int = 8, attention: str = "sequence",
     tokenizer: "PreTrainedTokenizerBase | None" = None, prefix: str = "auto",
 ) -> Evaluation:  # fmt: skip
@@ -218,7 +199,7 @@ def judge_on(
 
 
 def tokenizer_of(prepared: Prepared) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer that is kept with prepared data; None where token files were opened where they are."""
+    """The tokenizer that is kept with prepared data; None for token files of other programs."""
     folder = prepared.kept_tokenizer
     return None if folder is None else load_tokenizer(Reference(path=str(folder)))
 
@@ -228,9 +209,5 @@ def figures(evaluation: Evaluation, reference: Evaluation | None, tolerance: flo
     keys: dict[str, Any] = {"val_loss": evaluation.loss.value, "val_loss_se": evaluation.loss.error}
     if reference is not None:
         between = gap(evaluation.losses, reference.losses)
-        keys |= {
-            "gap": between.value,
-            "gap_se": between.error,
-            "matched": is_matched(between.value, tolerance),
-        }
+        keys |= {"gap": between.value, "gap_se": between.error, "matched": is_matched(between.value, tolerance)}
     return keys

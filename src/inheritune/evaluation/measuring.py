@@ -1,4 +1,4 @@
-"""What is measured, and the figures of one model after the other."""
+"""What models are evaluated on, and the figures of one model after the other."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
-from inheritune.arch import check_positions, check_tokenizer_fits, layer_count, load_config, parameter_count
+from inheritune.arch import (
+    check_positions,
+    check_tokenizer_fits,
+    layer_count,
+    load_config,
+    parameter_count,
+    position_count,
+)
 from inheritune.corpus import documents
 from inheritune.data import (
     Packing,
@@ -26,14 +33,12 @@ from inheritune.evaluation.groups import Entry, with_averages
 from inheritune.evaluation.judging import scoring, tokenizer_of
 from inheritune.evaluation.reading import (
     Reading,
-    Score,
     predicted_texts,
     read_text,
     read_tokens,
     score,
-    score_figures,
 )
-from inheritune.evaluation.run_folder import RunFolder
+from inheritune.evaluation.run_folder import EvaluatedRun
 from inheritune.evaluation.tasks import Task, judge_task, on_harness
 from inheritune.recipe import Reference, model_at
 from inheritune.results import EvaluatedModel, EvaluatedText, TaskScore
@@ -46,7 +51,7 @@ _LONGEST = 1024  # tokens of a sequence, by default
 
 @dataclass(frozen=True)
 class EvaluationSpec:
-    """On what models are judged."""
+    """What models are evaluated on."""
 
     data: str | Path | None
     paths: Sequence[str | Path]
@@ -56,20 +61,21 @@ class EvaluationSpec:
     micro_batch: int
     limit: int | None
 
-    def of_runs(self, runs: Sequence[RunFolder]) -> "EvaluationSpec":
-        """Where no text is given: the validation text of the one run among the models, as the run reads it."""
+    def of_runs(self, runs: Sequence[EvaluatedRun]) -> "EvaluationSpec":
+        """Without a text: the validation text of the one run among the models, as the run reads it."""
         if self.data is not None or self.paths or not runs:
             return self
-        if len({run.data for run in runs}) > 1:
+        if len({run.folder for run in runs}) > 1:
             raise InputError("models", "two runs, and each has a text of its own", "give --text or --data")
-        run = runs[0]
+        recipe = runs[0].recipe
         return replace(
-            self, data=run.data, length=self.length or run.sequence_length,
-            attention=self.attention or run.attention, prefix="none" if "none" in (self.prefix, run.prefix) else "auto",
+            self, data=runs[0].folder / "data", length=self.length or recipe.train.sequence_length,
+            attention=self.attention or recipe.train.attention,
+            prefix="none" if "none" in (self.prefix, recipe.data.prefix) else "auto",
         )  # fmt: skip
 
     def check(self, has_tasks: bool) -> None:
-        """Raise InputError where it cannot be."""
+        """Raise InputError for settings that are not possible."""
         if self.paths and self.data is not None:
             raise InputError("text", "both text and data", "give --text or --data, one of the two")
         if not (self.paths or self.data is not None or has_tasks):
@@ -88,14 +94,13 @@ class EvaluationSpec:
                 raise InputError(place, f"got {value}", "give 1 or more")
 
     def with_length(self, models: Sequence[Any]) -> "EvaluationSpec":
-        """With a length that all models have positions for. Raises InputError where one has not, or is no model."""
+        """The spec with a length for which all models have positions. Raises InputError where there is none."""
         configs = [_config(one) for one in models]
         if self.length is not None:
             for config in configs:
                 check_positions(config, self.length, "--sequence-length")
             return self
-        positions = [getattr(config, "max_position_embeddings", None) for config in configs]
-        return replace(self, length=min([_LONGEST, *(one for one in positions if isinstance(one, int) and one > 0)]))
+        return replace(self, length=min([_LONGEST, *(count for one in configs if (count := position_count(one)))]))
 
 
 def _config(one: Any) -> Any:
@@ -105,7 +110,7 @@ def _config(one: Any) -> Any:
 
 
 class Measure:
-    """Measures one model after the other, and remembers what is common to them."""
+    """Measures one model after the other, and keeps what they have in common."""
 
     def __init__(
         self, spec: EvaluationSpec, runtime: rt.Runtime, entries: Sequence[Entry], opened: Sequence[Task],
@@ -128,14 +133,16 @@ class Measure:
             self.say(
                 f"{name}: {reading.sequences.count:,} sequences of {self.spec.length} tokens, {reading.bytes:,} bytes"
             )
-            judged = self._score(model, reading)
-            self._seen.append((reading.sequences.count, judged.tokens, reading.bytes))
+            with scoring(
+                model, self.runtime, reading.packing, sequence_length=self._length, precision="float32", parallel="ddp"
+            ) as losses_of:
+                on_text, tokens = score(reading, losses_of, self.runtime, self.spec.micro_batch)
+            self._seen.append((reading.sequences.count, tokens, reading.bytes))
             if reading.unknown:
                 self.say(
-                    f"{name}: its tokenizer cannot spell {reading.unknown:,} of {judged.tokens:,} tokens of this text,"
+                    f"{name}: its tokenizer cannot spell {reading.unknown:,} of {tokens:,} tokens of this text,"
                     " so its bits per byte are too low"
                 )
-            on_text = score_figures(judged)
         tasks: dict[str, TaskScore] = {}
         if self.entries:
             tasks = self.runtime.on_rank0(lambda: self._tasks(name, model, tokenizer))
@@ -145,7 +152,7 @@ class Measure:
         )  # fmt: skip
 
     def text(self) -> EvaluatedText | None:
-        """What was read."""
+        """The text that was read, with what all models have in common."""
         if not self._seen:
             return None
         same = [one[0] if len(set(one)) == 1 else None for one in zip(*self._seen, strict=True)]
@@ -154,12 +161,6 @@ class Measure:
         return EvaluatedText(
             source=source, sequences=same[0], sequence_length=self._length, tokens=same[1], bytes=same[2] or None
         )
-
-    def _score(self, model: "PreTrainedModel", reading: Reading) -> Score:
-        with scoring(
-            model, self.runtime, reading.packing, sequence_length=self._length, precision="float32", parallel="ddp"
-        ) as losses_of:
-            return score(reading, losses_of, self.runtime, self.spec.micro_batch)
 
     def _reading(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
         spec = self.spec
@@ -174,7 +175,7 @@ class Measure:
         return self._of_data(name, model, tokenizer)
 
     def _of_data(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
-        """Of prepared data: the tokens as they are where this model's tokenizer made them, else their text."""
+        """Prepared data: the tokens themselves where this model's tokenizer made them, otherwise their text."""
         if self._prepared is None:
             assert self.spec.data is not None
             self._prepared = open_data(self.spec.data, self.runtime, model.config.vocab_size, tokenizer)
@@ -193,7 +194,7 @@ class Measure:
         return self._of_text(tokenizer, str(self.spec.data))
 
     def _of_text(self, tokenizer: "PreTrainedTokenizerBase", place: str) -> Reading:
-        """Of text, as prepared data of it would be read."""
+        """Text, read in the same way as data that were prepared from it."""
         assert self._texts is not None
         by_data = self._prepared is not None and self._prepared.manifest.get("prefix") == "none"
         prefix = () if self.spec.prefix == "none" or by_data else prefix_tokens(tokenizer)

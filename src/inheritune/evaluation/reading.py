@@ -1,63 +1,45 @@
-"""The same text for models with different tokenizers: what each of them predicts of it, and how many bytes that is."""
+"""The same text for models with different tokenizers: what each model predicts of it, and how many bytes that is."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from inheritune.data import IGNORED, Array, Encoder, Examples, Packing, Rows, Sequences, separator
 from inheritune.errors import InputError
-from inheritune.evaluation.judging import Mean, Text, check_finite, mean, score_rows
+from inheritune.evaluation.judging import Mean, check_finite, mean, score_rows
+from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import torch
     from transformers import PreTrainedTokenizerBase
-
-    from inheritune.runtime import Runtime
 
 
 @dataclass(frozen=True)
 class Reading:
     """A text as one model reads it.
 
-    The validation loss counts every token that is predicted, the ends of documents too; the bits per byte count text
-    alone. `bytes` are those of the text that is predicted, in UTF-8, as they are counted in the text. `shares` are the
-    bytes of each sequence by its tokens, for the standard error alone. `unknown` tokens stand for text that the
-    tokenizer cannot spell.
+    The validation loss counts every predicted token, the ends of documents too; the bits per byte count only text.
+    `bytes` is the size of the predicted text in UTF-8. `shares` are the bytes of each sequence by its tokens, for the
+    standard error only. `unknown` counts tokens that stand for text which the tokenizer cannot spell.
     """
 
-    sequences: Text
+    sequences: Sequences | Rows
     packing: Packing
     bytes: int
     shares: tuple[int, ...] = ()
     unknown: int = 0
 
 
-@dataclass(frozen=True)
-class Score:
-    """The result of a model on a text: its loss in nats a token, over `tokens` of them."""
-
-    loss: Mean
-    bits_per_byte: Mean | None
-    tokens: int
-
-    @property
-    def perplexity(self) -> float | None:
-        """Of a token: the exponential of the loss; None where that is beyond a float."""
-        return math.exp(self.loss.value) if self.loss.value < 700 else None
-
-
 def read_text(
     texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase", packing: Packing, length: int, place: str
 ) -> Reading:
-    """Documents in sequences of `length` predicted tokens, of which the last one may be shorter.
+    """Documents in sequences of `length` predicted tokens; the last sequence may be shorter.
 
     An end-of-text token separates documents. The sequences are those of `Sequences` with the same tokens, so a text
-    has the loss that it has as prepared data. Raises InputError where there is no text, and for a tokenizer
+    has the same loss as in prepared data. Raises InputError where there is no text, and for a tokenizer
     without end-of-text.
     """
     end, encoder = separator(tokenizer, place), Encoder(tokenizer)
@@ -83,10 +65,7 @@ def read_text(
 
 
 def read_tokens(sequences: Sequences, tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
-    """Sequences of prepared data, for a model with the tokenizer that made them: those of a run.
-
-    Without a tokenizer nothing is known of bytes.
-    """
+    """Sequences of prepared data, for a model with the tokenizer that made them. Without one, bytes are unknown (0)."""
     if tokenizer is None:
         return Reading(sequences, sequences.packing, 0)
     end = separator(tokenizer, "data")
@@ -95,10 +74,7 @@ def read_tokens(sequences: Sequences, tokenizer: "PreTrainedTokenizerBase | None
 
 
 def predicted_texts(sequences: Sequences, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """The documents in what sequences predict: without a first token that is only seen, and what fills no sequence.
-
-    `tokenizer` is the one that made them. This is what a model with another one is judged on.
-    """
+    """The documents in the predicted tokens of sequences, which `tokenizer` made, for models with other tokenizers."""
     end = separator(tokenizer, "data")
     tokens = sequences.rows(range(sequences.count)).predicted.reshape(-1)
     parts = np.split(tokens, np.flatnonzero(tokens == end) + 1)
@@ -107,14 +83,13 @@ def predicted_texts(sequences: Sequences, tokenizer: "PreTrainedTokenizerBase") 
 
 
 def score(
-    reading: Reading, losses_of: "Callable[[Examples], torch.Tensor]", runtime: "Runtime", micro_batch: int
-) -> Score:
-    """Loss and bits per byte of a text, from what gives the losses of targets in nats, (B, T).
+    reading: Reading, losses_of: Callable[[Examples], torch.Tensor], runtime: Runtime, micro_batch: int
+) -> tuple[dict[str, float | None], int]:
+    """The fields that a text has in an `EvaluatedModel`, and the number of predicted tokens.
 
-    Several processes share the sequences, and each has the result. Raises RunError for a loss that is not finite.
+    `losses_of` gives the losses of targets in nats, (B, T). Several processes share the sequences, and each has the
+    result. The perplexity is None where it is beyond a float. Raises RunError for a loss that is not finite.
     """
-    import torch
-
     end = reading.packing.end_of_text
 
     def figures_of(examples: Examples) -> torch.Tensor:
@@ -123,22 +98,7 @@ def score(
         sums = [torch.where(mask, losses_BT, 0.0).sum(dim=1) for mask in (counts_BT, is_text_BT)]
         return torch.stack([sums[0], counts_BT.sum(dim=1).double(), sums[1]], dim=1)
 
-    return _score(reading, score_rows(reading.sequences, figures_of, runtime, micro_batch))
-
-
-def score_figures(judged: Score) -> dict[str, float | None]:
-    """The fields that a score has in an `EvaluatedModel`."""
-    bits = judged.bits_per_byte
-    return {
-        "val_loss": judged.loss.value,
-        "val_loss_se": judged.loss.error,
-        "perplexity": judged.perplexity,
-        "bits_per_byte": None if bits is None else bits.value,
-        "bits_per_byte_se": None if bits is None else bits.error,
-    }
-
-
-def _score(reading: Reading, rows: Sequence[Sequence[float]]) -> Score:
+    rows = score_rows(reading.sequences, figures_of, runtime, micro_batch)
     sums, counts, text_sums = zip(*rows, strict=True)
     check_finite(sums)
     losses = [total / count if count else 0.0 for total, count in zip(sums, counts, strict=True)]
@@ -146,7 +106,13 @@ def _score(reading: Reading, rows: Sequence[Sequence[float]]) -> Score:
     bits = None
     if reading.bytes:
         bits = ratio([total / math.log(2) for total in text_sums], reading.shares, reading.bytes)
-    return Score(loss, bits, int(sum(counts)))
+    return {
+        "val_loss": loss.value,
+        "val_loss_se": loss.error,
+        "perplexity": math.exp(loss.value) if loss.value < 700 else None,
+        "bits_per_byte": None if bits is None else bits.value,
+        "bits_per_byte_se": None if bits is None else bits.error,
+    }, int(sum(counts))
 
 
 def ratio(values: Sequence[float], sizes: Sequence[float], total: float | None = None) -> Mean:
@@ -163,8 +129,8 @@ def ratio(values: Sequence[float], sizes: Sequence[float], total: float | None =
     return Mean(value, math.sqrt(squares * count / (count - 1)) / size)
 
 
-def _shares(text: Text, tokenizer: "PreTrainedTokenizerBase", end: int) -> tuple[int, ...]:
-    """The bytes of each sequence: of its tokens' text, where a character cut in two counts a little more or less."""
+def _shares(text: Sequences | Rows, tokenizer: "PreTrainedTokenizerBase", end: int) -> tuple[int, ...]:
+    """The bytes of each sequence's text; a character that is cut in two counts a little more or less."""
     sizes = []
     for number in range(text.count):
         tokens = text.rows([number]).predicted[0]

@@ -1,27 +1,24 @@
-"""A run's folder in the place of a model: its reference, its result, and the text that both were judged on."""
+"""A run's folder in place of a model: its reference, its result, and the text that both were judged on."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from inheritune.errors import InputError
-from inheritune.recipe import Reference, load_recipe
+from inheritune.recipe import Recipe, Reference, load_recipe
 from inheritune.results import RunSummary
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """What a run has made."""
+class EvaluatedRun:
+    """A run with its trained models."""
 
-    name: str
+    folder: Path
+    recipe: Recipe
     reference: Reference
     result: Reference
-    data: Path
-    sequence_length: int
-    attention: str
-    prefix: str
 
 
-def open_run(folder: Path) -> RunFolder | None:
+def open_run(folder: Path) -> EvaluatedRun | None:
     """A run's folder; None where it is something else. Raises InputError for a run that has no result yet."""
     recipe_file, summary = folder / "recipe.yaml", folder / "summary.json"
     if not recipe_file.is_file() or (folder / "config.json").exists():
@@ -34,5 +31,4 @@ def open_run(folder: Path) -> RunFolder | None:
     if reference.train is not None:
         reference = Reference(path=str(folder / "reference" / "model"))
     result = Reference(path=str(folder / model), trust_remote_code=recipe.reference.trust_remote_code)
-    length, attention = recipe.train.sequence_length, recipe.train.attention
-    return RunFolder(folder.resolve().name, reference, result, folder / "data", length, attention, recipe.data.prefix)
+    return EvaluatedRun(folder, recipe, reference, result)

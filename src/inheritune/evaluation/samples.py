@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from inheritune.arch import logits_width
+import torch
+
+from inheritune.arch import logits_width, position_count
 from inheritune.data import Prepared
 
 if TYPE_CHECKING:
@@ -40,18 +42,16 @@ def greedy_continuation(
 ) -> str:
     """The continuation of a prompt after the tokens `prefix`, by the likeliest token each time.
 
-    Ends after `count` tokens, or at the end-of-text token. Entries of the model's vocabulary that the tokenizer does
+    It ends after `count` tokens, or at the end-of-text token. Entries of the model's vocabulary that the tokenizer does
     not have are never chosen. Where prompt and continuation exceed the model's positions, the continuation is shorter,
-    and of a prompt longer than half of them the model sees the last tokens.
+    and the model sees only the last tokens of a prompt that takes more than half of the positions.
     """
-    import torch
     from transformers import GenerationConfig
 
-    text = tokenizer(prompt, add_special_tokens=False)[
-        "input_ids"
-    ]  # a token that it adds at the end would end the text
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
+    # without special tokens, as an added token at the end would end the text
+    text = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    positions = position_count(model.config)
+    if positions is not None:
         text = text[-max(1, max(positions - count, positions // 2) - len(prefix)) :]
         count = min(count, positions - len(prefix) - len(text))
     ids = torch.tensor([[*prefix, *text]], device=model.device)

@@ -1,14 +1,14 @@
 """Tasks of lm-evaluation-harness on a model in memory, through the harness's own functions."""
 
-import contextlib
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from inheritune import runtime as rt
 from inheritune.errors import InputError
@@ -21,36 +21,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _ROLLING = "loglikelihood_rolling"
-_SEEDS = (0, 1234, 1234, 1234)  # of random, numpy, torch, the drawing of shots: those of the harness's command line
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task, or a group's tasks, with their data: what the harness's manager gives."""
+    """A task, or the tasks of a group, with their data, as the harness's manager returns them."""
 
     entry: Entry
     parts: dict[str, Any]
 
 
 def check_names(names: Sequence[str], place: str, *, folder: Path | None, trusted: bool) -> tuple[Entry, ...]:
-    """What the names ask for; reads no data. Raises InputError as `expand` and `check_tasks` do."""
+    """The tasks that the names ask for; reads no data. Raises InputError as `expand` and `check_tasks` do."""
     entries = expand(names, place)
     check_tasks([entry.name for entry in entries], place, trusted, folder, GROUPS)
     return entries
 
 
 def open_tasks(entries: Iterable[Entry], place: str, folder: Path | None) -> list[Task]:
-    """The tasks with their data, so that what cannot be had is known before a model is loaded.
-
-    Raises InputError for data that cannot be had, and where an entry's metric is not one of its task's.
-    """
+    """The tasks with their data, read before a model is loaded. Raises InputError for data that cannot be had."""
     return [Task(entry, load_task(entry.name, place, folder)) for entry in entries]
 
 
 def on_harness(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", micro_batch: int, half: bool = False
 ) -> Any:
-    """A model on its device as the harness knows models; `half`: its products in bfloat16 (autocast)."""
+    """A model on its device for the harness; `half`: with products in bfloat16 (autocast)."""
     with silenced():
         from lm_eval.models.huggingface import HFLM
 
@@ -63,12 +59,13 @@ def on_harness(
 def judge_task(task: Task, lm: Any, limit: int | None) -> dict[str, TaskScore]:
     """The scores of a task by its name.
 
-    A task of which no metric was asked for has all of them, its first one under its own name and the others as
-    NAME:METRIC. Of a group that has no mean over its tasks, those of each. With `limit` only so many of each task's
-    questions are asked. Raises InputError where the task's own templates or data fail.
+    A task without a chosen metric has all of them, the first one under the task's name and the others as NAME:METRIC.
+    A group without a mean over its tasks has the scores of each task. `limit` is the most questions of each task.
+    Raises InputError where the task's own templates or data fail.
 
-    Where the harness counts the tokenizer's special tokens as text (see `_with_one_start`), the figures without them
-    follow, as NAME:METRIC (one start token).
+    `HFLM.loglikelihood_rolling` (0.4.13) puts a start token before the text's tokens, which may begin with the
+    tokenizer's own. Then the model sees two, and the second one counts as if it were text. The scores of such tasks
+    without the tokenizer's special tokens follow, as NAME:METRIC (one start token).
     """
     scores = _judged(task, lm, limit)
     rolling = {name: part for name, part in task.parts["tasks"].items() if part.OUTPUT_TYPE == _ROLLING}
@@ -76,27 +73,16 @@ def judge_task(task: Task, lm: Any, limit: int | None) -> dict[str, TaskScore]:
         return scores
     whole = rolling.keys() == task.parts["tasks"].keys()
     again = task if whole else replace(task, parts={**task.parts, "tasks": rolling, "groups": {}})
-    with _with_one_start(lm):
+    encode = lm.tok_encode
+    lm.tok_encode = partial(encode, add_special_tokens=False)
+    try:
         corrected = _judged(again, lm, limit)
+    finally:
+        lm.tok_encode = encode
     return scores | {
         f"{name.partition(':')[0]}:{one.metric}{ONE_START}": one.model_copy(update={"metric": one.metric + ONE_START})
         for name, one in corrected.items()
     }
-
-
-@contextlib.contextmanager
-def _with_one_start(lm: Any) -> Iterator[None]:
-    """Have the harness read texts without the special tokens that the tokenizer puts around them.
-
-    `HFLM.loglikelihood_rolling` (0.4.13) puts a start token before the text's tokens, which begin with the tokenizer's
-    own. So the model sees two, and the chance of the second one counts as if it were text.
-    """
-    encode = lm.tok_encode
-    lm.tok_encode = partial(encode, add_special_tokens=False)
-    try:
-        yield
-    finally:
-        lm.tok_encode = encode
 
 
 def _judged(task: Task, lm: Any, limit: int | None) -> dict[str, TaskScore]:
@@ -123,14 +109,12 @@ def _judged(task: Task, lm: Any, limit: int | None) -> dict[str, TaskScore]:
 
 
 def _evaluate(task: Task, lm: Any, limit: int | None) -> dict[str, Any]:
-    """What the harness's command line does with the name of this task, its seeds included."""
-    import torch
+    """Do what the harness's command line does for this task, with the same seeds."""
     from lm_eval import evaluator
 
-    seeds = _SEEDS
-    random.seed(seeds[0])
-    np.random.seed(seeds[1])
-    torch.manual_seed(seeds[2])
+    random.seed(0)
+    np.random.seed(1234)
+    torch.manual_seed(1234)
     for part in task.parts["tasks"].values():
         if task.entry.shots is not None:
             if task.entry.shots and part.get_config("num_fewshot") == 0:
@@ -138,7 +122,7 @@ def _evaluate(task: Task, lm: Any, limit: int | None) -> dict[str, Any]:
             part.set_config(key="num_fewshot", value=task.entry.shots)
         elif part.get_config("num_fewshot") is None:
             part.set_config(key="num_fewshot", value=0)
-        part.set_fewshot_seed(seed=seeds[3])
+        part.set_fewshot_seed(seed=1234)
     outcome: dict[str, Any] = evaluator.evaluate(lm=lm, task_dict=task.parts, limit=limit, log_samples=False)
     return outcome
 

@@ -19,7 +19,6 @@ from inheritune.evaluation import (
     open_tasks,
     read_tokens,
     score,
-    score_figures,
     scoring,
     with_averages,
 )
@@ -95,12 +94,12 @@ class _Stage:
             precision=settings.precision,
             parallel=context.parallel,
         ) as losses_of:
-            judged = score(reading, losses_of, runtime, settings.micro_batch_sequences)
+            on_text, count = score(reading, losses_of, runtime, settings.micro_batch_sequences)
         size = {"parameters": parameter_count(model), "layers": layer_count(model.config)}
-        text = {"sequences": reading.sequences.count, "tokens": judged.tokens, "bytes": reading.bytes}
+        text = {"sequences": reading.sequences.count, "tokens": count, "bytes": reading.bytes}
 
         def ask() -> None:
-            write_json(self._model_file(side), {**size, **score_figures(judged), "text": text})
+            write_json(self._model_file(side), {**size, **on_text, "text": text})
             half = runtime.resolve_precision(settings.precision) != "float32"
             lm = on_harness(
                 model.to(runtime.device), context.tokenizer, settings.micro_batch_sequences, half=half

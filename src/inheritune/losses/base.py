@@ -1,4 +1,4 @@
-"""What a loss is: its term in metrics.jsonl, its weight, its key of a recipe's `train`, what it asks for, its value."""
+"""The base classes of losses: name in metrics.jsonl, weight, key of a recipe's `train`, needs, value."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Ramp(Part):
-    """A weight that changes on a straight line from the first step on, and then stays."""
+    """A weight that changes linearly from the first step on, and then stays constant."""
 
     start: Annotated[float, Field(ge=0)]
     """The weight of the first step."""
@@ -28,7 +28,7 @@ class Ramp(Part):
     """The length of the ramp: steps, tokens, or a share of the training's length."""
 
     def map(self, change: Callable[[float], float]) -> "Ramp":
-        """The ramp between the changed ends; `change` has to be linear."""
+        """The ramp between the changed ends, for a linear `change`."""
         return Ramp(start=change(self.start), end=change(self.end), over=self.over)
 
 
@@ -54,11 +54,11 @@ def weight_at(weight: float | Ramp, step: int, steps: int, batch_tokens: int) ->
 
 @dataclass(frozen=True)
 class TeacherNeeds:
-    """What a loss asks of a teacher for each batch.
+    """What a loss needs of a teacher for each batch.
 
-    `temperature`, where not None, asks for distributions at that temperature: of the `top_k` most probable entries and
-    of all others as one, or (None) of the whole vocabulary. `hidden_states` are blocks of the teacher, counted from 0,
-    whose outputs are asked for; only a teacher that passes every batch itself has them.
+    `temperature`, if not None, is that of the distributions: of the `top_k` most probable entries and all others as
+    one, or (`top_k` None) of the whole vocabulary. `hidden_states` are blocks of the teacher, counted from 0, whose
+    outputs are needed; only a teacher that runs on every batch has them.
     """
 
     temperature: float | None = None
@@ -70,7 +70,7 @@ class TeacherNeeds:
 
     @classmethod
     def of(cls, losses: "Sequence[Loss]") -> "TeacherNeeds":
-        """What several losses ask for together. Raises ValueError where they ask for different distributions."""
+        """What several losses need together. Raises ValueError where they need different distributions."""
         needs = [loss.needs for loss in losses]
         asked = {(one.temperature, one.top_k) for one in needs if one.temperature is not None}
         if len(asked) > 1:
@@ -112,8 +112,8 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class LossSetup:
-    """What losses are built from besides their settings: the model's router loss (None: none is added), and the configs
-    of model and teacher, for the sizes of hidden states.
+    """What losses are built from besides their settings: the model's router loss, or None, and the configs of model and
+    teacher, for the sizes of hidden states.
     """
 
     router: RouterTerm | None = None
@@ -123,7 +123,7 @@ class LossSetup:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a loss may look at, for a batch of inputs (B, T) that predict B x L = N tokens.
+    """The inputs of a loss, for a batch (B, T) that predicts B x L = N tokens.
 
     `targets_N` are the predicted tokens; -100 does not count. `hidden_states` and those of `taught` are the outputs of
     the blocks that the loss asked for, at the N inputs that predict the targets (N, D). `router_logits` has a tensor
@@ -150,8 +150,8 @@ class Loss:
     - `name`: its term in metrics.jsonl, recorded as a mean over the targets that count.
     - `key`: what switches it on in a recipe's `train`.
     - `weight`: constant, or a `Ramp`.
-    - `needs`: what it asks of a teacher.
-    - `blocks`: blocks of the model, counted from 0, whose outputs it asks for.
+    - `needs`: what it needs of a teacher.
+    - `blocks`: blocks of the model, counted from 0, whose outputs it needs.
     - `needs_router_logits`: whether the model has to return its routers' logits.
     - `text_weight`: the weight that it gives to the cross-entropy of the text; None leaves that at 1.
     - `module`: parameters of its own (None: none). They are trained, sharded and kept in checkpoints like the model's,
@@ -191,7 +191,7 @@ class LogitsLoss(Loss, ABC):
     def of_logits(
         self, logits_NV: "torch.Tensor", targets_N: "torch.Tensor", teacher: "Distribution | None"
     ) -> "torch.Tensor":
-        """The sum over the targets that count, in float32; `teacher` is what the loss asked for, of these tokens."""
+        """The sum over the targets that count, in float32; `teacher` is the distribution of these tokens, if needed."""
 
 
 class BatchLoss(Loss, ABC):

@@ -87,7 +87,7 @@ def divergences(logits_NV: torch.Tensor, teacher: Distribution, temperature: flo
     most the divergence over the whole vocabulary, and equal to it where K = V.
 
     An entry to which the teacher gives probability 0 adds nothing, even if the student forbids it. Where the student
-    forbids an entry to which the teacher gives probability, the divergence is inf. Gradients are finite in both cases.
+    forbids an entry to which the teacher gives a probability, the divergence is inf. Gradients are always finite.
     """
     scaled = _scaled(logits_NV, temperature)
     if teacher.indices is not None:
@@ -113,7 +113,7 @@ def _with_rest(logits_NV: torch.Tensor, indices_NK: torch.Tensor) -> torch.Tenso
     if indices_NK.shape[1] == logits_NV.shape[1]:
         return chosen
     others_NV = logits_NV.scatter(1, indices_NK, -torch.inf)
-    # Where all others are forbidden, logsumexp's gradient would be NaN: it gets one number, which counts nothing.
+    # Where all others are forbidden, the gradient of logsumexp would be NaN, so one entry becomes 0 and is not used.
     forbidden_N1 = others_NV.detach().amax(dim=1, keepdim=True) == -torch.inf
     filler_N1 = torch.where(forbidden_N1, 0.0, -torch.inf).to(others_NV.dtype)
     sum_N1 = others_NV.scatter_(1, indices_NK[:, :1], filler_N1).logsumexp(dim=1, keepdim=True)

@@ -8,9 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from inheritune.losses.functional import autocast_dtype
 
-# How many logits are held at once: what a CPU's cache takes, elsewhere enough for large products.
-_LOGITS = {"cpu": 2**21}
-_LOGITS_ELSEWHERE = 2**26
+_LOGITS, _LOGITS_ON_CPU = 2**26, 2**21  # held at once: enough for large products; what fits into a CPU's cache
 
 
 def linear_token_losses(
@@ -32,10 +30,11 @@ def _pieces(
 ) -> Iterator[tuple[int, int, torch.Tensor, torch.Tensor]]:
     """Entries `begin` to `end` of the vocabulary, their weight (C, D) in the states' dtype, logits (C, N) in float32.
 
-    Each piece reuses the memory of the one before: new memory from the system takes longer to get than to fill.
+    Each piece reuses the memory of the one before, as allocating new memory takes longer than filling it.
     """
     dtype, vocabulary = states_ND.dtype, len(weight_VD)
-    step = max(256, _LOGITS.get(states_ND.device.type, _LOGITS_ELSEWHERE) // max(states_ND.shape))
+    logits = _LOGITS_ON_CPU if states_ND.device.type == "cpu" else _LOGITS
+    step = max(256, logits // max(states_ND.shape))
     product_CN = torch.empty(min(step, vocabulary), len(states_ND), dtype=dtype, device=states_ND.device)
     float_CN = product_CN if dtype == torch.float32 else torch.empty_like(product_CN, dtype=torch.float32)
     same = weight_VD.dtype == dtype

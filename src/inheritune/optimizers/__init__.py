@@ -14,7 +14,7 @@ KINDS: list[type[Optimizer]] = subclasses_in(__name__, __path__, Optimizer, help
 
 
 def _read(value: Any) -> Any:
-    """A mapping with its `name`, without other optimizers' keys at their defaults, which old resolved recipes have."""
+    """A mapping with its `name` and without other optimizers' keys at their defaults, as in old resolved recipes."""
     if not isinstance(value, dict):
         return value
     value = {"name": "adamw", **value}
@@ -38,5 +38,5 @@ else:
 
 def read_optimizer(settings: dict[str, Any]) -> Optimizer:
     """An optimizer from its settings; its `name` is adamw where there is none."""
-    found: Optimizer = TypeAdapter(AnyOptimizer).validate_python(settings)
-    return found
+    optimizer: Optimizer = TypeAdapter(AnyOptimizer).validate_python(settings)
+    return optimizer

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _AVERAGES = ("exp_avg", "exp_avg_sq")  # the running means of gradient and squared gradient, as torch calls them
 _FLOAT32 = 8  # bytes a parameter: two running means
 _EIGHT_BIT = 2 * (1 + 4 / 256)  # torchao: a byte each, and a float32 scale for 256 of them
-_LEAST_EIGHT_BIT = 4096  # torchao leaves smaller tensors in float32, and those that are no multiple of 256
+_LEAST_EIGHT_BIT = 4096  # smaller tensors stay in float32, and those whose size is no multiple of 256
 
 
 class AdamW(Optimizer):
@@ -69,14 +69,14 @@ class AdamW(Optimizer):
         """One optimizer for all."""
         trained = [p for p in (*model.parameters(), *further) if p.requires_grad]
         self.check_device(trained[0].device.type if trained else "cpu")
-        groups = adamw_groups(trained, self.weight_decay)
+        groups, options = adamw_arguments(trained, self)
         if self.states == "8bit":
-            return [_torchao("AdamW8bit")(groups, **adamw_options(self))]
-        if self.offload:
-            import torch
+            return [_torchao("AdamW8bit")(groups, **options)]
+        import torch
 
-            return [_torchao("CPUOffloadOptimizer")(groups, torch.optim.AdamW, fused=True, **adamw_options(self))]
-        return [fused_adamw(trained, self)]
+        if self.offload:
+            return [_torchao("CPUOffloadOptimizer")(groups, torch.optim.AdamW, fused=True, **options)]
+        return [torch.optim.AdamW(groups, fused=True, **options)]
 
     def state_bytes(self, size: int, dimensions: int, in_block: bool) -> float:
         """Two running means."""
@@ -99,7 +99,7 @@ class AdamW(Optimizer):
             # fused AdamW counts steps in float32, beside the parameter
             step = torch.zeros((), dtype=torch.float32, device=parameter.device)
             return {"step": step, **{field: torch.zeros_like(parameter) for field in _AVERAGES}}
-        # torchao has no public way; this is the one that its step takes, so small tensors stay float32 as there
+        # torchao has no public function for this; like its own step, this keeps small tensors in float32
         means = {
             field: optimizer._new_buffer(parameter, signed)
             for field, signed in zip(_AVERAGES, (True, False), strict=True)
@@ -118,10 +118,10 @@ class AdamW(Optimizer):
 
     @classmethod
     def step(cls, optimizer: Any) -> None:
-        """One step. Before it offloaded gradients are sent to the CPU's memory once more, as they are now.
+        """One step. Before it, offloaded gradients are sent to the CPU's memory again.
 
-        torchao sends them during the backward pass, before they are clipped, and may still be reading them when they
-        are: training would silently differ.
+        torchao sends them during the backward pass, before clipping, and may still read them while they are clipped.
+        Then training would silently differ.
         """
         if _is_offloading(optimizer):
             import torch
@@ -136,32 +136,23 @@ class AdamW(Optimizer):
 
     @classmethod
     def holders(cls, optimizer: Any) -> "Iterable[tuple[torch.Tensor, torch.optim.Optimizer, torch.Tensor]]":
-        """Where torchao offloads, it runs an optimizer on the CPU for each large parameter's copy."""
+        """With offloading, torchao has an optimizer on the CPU for the copy of each large parameter."""
         if not _is_offloading(optimizer):
             return super().holders(optimizer)
         small = () if optimizer.d_opt is None else super().holders(optimizer.d_opt)
         return [*((p, optimizer.optim_dict[p], held) for p, held in optimizer.param_d2h_map.items()), *small]
 
 
-def adamw_groups(trained: "Sequence[torch.nn.Parameter]", weight_decay: float) -> list[dict[str, Any]]:
-    """Tensors of two or more dimensions decay; all others (norms, biases) do not."""
+def adamw_arguments(
+    trained: "Sequence[torch.nn.Parameter]", settings: Optimizer
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The groups and options of all kinds of AdamW. Norms and biases (fewer than two dimensions) do not decay."""
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
-
-
-def adamw_options(settings: Optimizer) -> dict[str, Any]:
-    """The options of all kinds of AdamW."""
-    return {"lr": settings.learning_rate, "betas": settings.betas, "eps": settings.epsilon}
-
-
-def fused_adamw(trained: "Sequence[torch.nn.Parameter]", settings: Optimizer) -> "torch.optim.Optimizer":
-    """Torch's AdamW with its fused kernel."""
-    import torch
-
-    return torch.optim.AdamW(adamw_groups(trained, settings.weight_decay), fused=True, **adamw_options(settings))
+    options = {"lr": settings.learning_rate, "betas": settings.betas, "eps": settings.epsilon}
+    return [group for group in groups if group["params"]], options
 
 
 def _is_offloading(optimizer: Any) -> bool:
@@ -169,7 +160,7 @@ def _is_offloading(optimizer: Any) -> bool:
 
 
 def _torchao(name: str) -> Any:
-    """A class of torchao.optim, imported without its log lines about CUDA kernels that nothing here uses."""
+    """A class of torchao.optim, imported without its log lines about CUDA kernels that are not used here."""
     import warnings
 
     before = logging.root.manager.disable

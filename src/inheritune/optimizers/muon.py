@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from inheritune.errors import InputError
-from inheritune.optimizers.adamw import fused_adamw
+from inheritune.optimizers.adamw import adamw_arguments
 from inheritune.optimizers.base import Beta, Optimizer
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Muon(Optimizer):
     def build(
         self, model: "torch.nn.Module", matrices: frozenset[str], further: "Sequence[torch.nn.Parameter]" = ()
     ) -> "list[torch.optim.Optimizer]":
-        """Muon, and AdamW where anything remains for it. Raises ValueError for a name that the model has not."""
+        """Muon, and AdamW for the other parameters, if any. Raises ValueError for names that the model lacks."""
         import torch
 
         named = dict(model.named_parameters(remove_duplicate=False))
@@ -41,7 +41,8 @@ class Muon(Optimizer):
             adjust_lr_fn="match_rms_adamw",
         )  # fmt: skip
         others = [p for p in (*model.parameters(), *further) if p.requires_grad and p not in chosen]
-        return [muon, *([fused_adamw(others, self)] if others else [])]
+        groups, options = adamw_arguments(others, self)
+        return [muon, *([torch.optim.AdamW(groups, fused=True, **options)] if groups else [])]
 
     def state_bytes(self, size: int, dimensions: int, in_block: bool) -> float:
         """One running mean for the blocks' matrices, two for the rest."""
@@ -65,8 +66,8 @@ class Muon(Optimizer):
     def step(cls, optimizer: Any) -> None:
         """One step, with the same result whether the parameters are DTensors or on one process.
 
-        Each process puts the whole update of each DTensor together, one at a time, and orthogonalises it. torch's
-        own step would round partial sums to bfloat16, and its result would depend on the number of processes.
+        Each process gathers the whole update of one DTensor after the other and orthogonalises it. torch's own step
+        would round partial sums to bfloat16, and its result would depend on the number of processes.
         """
         import torch
 
@@ -85,7 +86,7 @@ class Muon(Optimizer):
                 update = gradient.lerp(momentum, group["momentum"])
                 if isinstance(update, DTensor):
                     change = _orthogonalised(update.full_tensor(), group)
-                    # every process has the whole of it, so each takes its part without communication
+                    # every process has all of it, so each takes its part without communication
                     change = distribute_tensor(change, update.device_mesh, update.placements, src_data_rank=None)
                 else:
                     change = _orthogonalised(update, group)

@@ -1,11 +1,10 @@
 """Torch optimizers of any kind: stepped on a condition, with a state that can be stored and restored."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
-from inheritune.errors import RunError
 from inheritune.optimizers import KINDS
 from inheritune.optimizers.base import Optimizer
 
@@ -30,7 +29,7 @@ def set_learning_rate(optimizers: _Optimizers, rate: float) -> None:
 
 
 def step_if_finite(optimizers: Sequence[torch.optim.Optimizer], bad: torch.Tensor) -> None:
-    """One step of each optimizer, or none of any when `bad` is 1.
+    """One step of each optimizer, or of none when `bad` is 1.
 
     `bad` is a float32 tensor without dimensions on the parameters' device: 1 when loss or gradient is not finite, else
     0. With several processes it must be the same on each. With 1, parameters, momenta and step counters keep every bit.
@@ -63,7 +62,7 @@ def allocate_state(model: torch.nn.Module, optimizers: _Optimizers) -> None:
 
 
 def state_tensors(model: torch.nn.Module, optimizers: _Optimizers) -> dict[str, torch.Tensor]:
-    """The optimizers' states of a model's parameters as "parameter/field" to tensor: the very tensors, not copies.
+    """The optimizers' states of a model's parameters as "parameter/field" to tensor; the tensors are not copied.
 
     AdamW: `step` (no dimensions), `exp_avg`, `exp_avg_sq`; Muon: `momentum_buffer`. An 8-bit state has a third part
     in its name for each plain tensor that it consists of: `codes`, `scale`, `qmap`. Offloaded ones are in the CPU's
@@ -77,33 +76,10 @@ def state_tensors(model: torch.nn.Module, optimizers: _Optimizers) -> dict[str, 
     }
 
 
-def load_state(model: torch.nn.Module, optimizers: _Optimizers, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Set the states of a model's parameters to copies of what `state_tensors` gave.
-
-    A parameter that has nothing in `tensors` gets the state before its first step. The parameters must have their
-    loaded values already: an offloading optimizer keeps its own copy of them, which is renewed here. Raises RunError
-    when the state belongs to another optimizer or model; the optimizers are then as before their first step.
-    """
-    optimizers = list(optimizers)
-    for _, optimizer, held in _holders(model, optimizers):
-        optimizer.state.pop(held, None)
-    allocate_state(model, optimizers)
-    places = state_tensors(model, optimizers)
-    stored = {key.partition("/")[0] for key in tensors}
-    expected = {key for key in places if key.partition("/")[0] in stored}
-    wrong = sorted(expected ^ tensors.keys()) or sorted(
-        key for key in expected if tensors[key].shape != places[key].shape
-    )
-    if wrong:
-        raise RunError(
-            "the optimizer's state",
-            f"{len(wrong):,} of its tensors do not fit train.optimizer or the model, {wrong[0]} first",
-            "resume with the recipe that the state was written with, or begin in another folder",
-        )
+def copy_parameters(model: torch.nn.Module, optimizers: _Optimizers) -> None:
+    """After a model's parameters were loaded: renew the copies of them that an offloading optimizer has."""
     named = dict(model.named_parameters())
     with torch.no_grad():
-        for key in expected:
-            places[key].copy_(tensors[key])
         for name, _, held in _holders(model, optimizers):
             if held is not named[name]:
                 held.copy_(named[name])
@@ -116,7 +92,7 @@ def _holders(model: torch.nn.Module, optimizers: _Optimizers) -> list[tuple[str,
 
 
 def _plain(value: Any) -> list[tuple[str, torch.Tensor]]:
-    """The tensors of a state, with what is added to its name. A DTensor stays one: it knows its placement."""
+    """The tensors of a state, each with a suffix for its name. A DTensor stays one, as it knows its placement."""
     if not hasattr(value, "__tensor_flatten__"):
         return [("", value)]
     from torch.distributed.tensor import DTensor

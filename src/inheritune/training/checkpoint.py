@@ -1,4 +1,4 @@
-"""Checkpoints: whole and checked, or not there. Everything in them is safetensors and JSON; nothing is pickled.
+"""Checkpoints, which appear whole or not at all. They consist of safetensors and JSON; nothing is pickled.
 
 Each process writes its share with torch.distributed.checkpoint, as safetensors, while training continues; any number of
 processes can read them. The folder gets its name when all files are written, synced and summed.
@@ -10,23 +10,21 @@ import math
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
 
 from inheritune.errors import DamagedFile, InputError, RunError
 from inheritune.runlog import checksum, new_folder, read_json, write_json
 from inheritune.runtime import Runtime, side_group
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import torch
-
-_T = TypeVar("_T")
 _NAME = re.compile(r"^step-(\d{9})$")
 _FILE_BYTES = 2**31
 _TOO_LARGE = "out-of-memory-*.json"  # by process
@@ -51,9 +49,9 @@ class TrainProgress:
 
 
 def known_at(position: TrainProgress | None) -> Callable[[dict[str, Any]], bool]:
-    """Which records of metrics.jsonl belong to a training at this position: none before it has begun.
+    """Whether a record of metrics.jsonl belongs to a training at this position (None: it has not begun, so none does).
 
-    A spike belongs to the checkpoint in which its batches are skipped, as it happens again without that one.
+    A spike belongs to the checkpoint in which its batches are skipped, as without that checkpoint it happens again.
     """
 
     def is_known(record: dict[str, Any]) -> bool:
@@ -77,19 +75,19 @@ class Checkpoints:
         if runtime.world_size > 1:
             self._group = side_group()  # of its own, so that writing does not wait for training
 
-    def save(self, position: TrainProgress, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
-        """Begin to write step-N: `tensors` by name (shared ones once), `facts` as JSON. Drops the oldest beyond `keep`.
+    def save(self, position: TrainProgress, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Begin to write step-N with `tensors` by name (shared ones once). Removes the oldest ones beyond `keep`.
 
         The tensors are copied before this returns. Raises RunError for an earlier checkpoint that could not be written.
         """
-        self._begin(f"step-{position.step:09d}", tensors, {"position": asdict(position), **facts})
+        self._begin(f"step-{position.step:09d}", tensors, {"position": asdict(position)})
 
-    def save_best(self, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
-        """Begin to write the weights that are the best so far, in place of the best before."""
+    def save_best(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        """Begin to write the best weights so far, in place of the earlier ones; `facts` go into checkpoint.json."""
         self._begin(BEST, tensors, facts)
 
     def note_too_large(self, micro_batch: int, asked: int) -> None:
-        """Record for the next start that memory does not suffice for this micro-batch; `asked` is the recipe's.
+        """Record for the next start that this micro-batch needs too much memory; `asked` is the recipe's.
 
         Of several processes only the one that ran out of memory calls this, as the job then ends.
         """
@@ -98,7 +96,7 @@ class Checkpoints:
             write_json(self.folder / _TOO_LARGE.replace("*", str(self.runtime.rank)), note)
 
     def fitting(self, micro_batch: int, asked: int) -> int:
-        """The micro-batch, or a smaller one that an earlier start with the same recipe has recorded."""
+        """The micro-batch, or a smaller one that an earlier start with the same recipe recorded."""
 
         def smallest() -> int:
             notes = [read_json(note, "fits", "asked") for note in self.folder.glob(_TOO_LARGE)]
@@ -107,7 +105,7 @@ class Checkpoints:
         return self.runtime.on_rank0(smallest)
 
     def wait(self) -> None:
-        """Wait until everything is written. Raises RunError where something could not be; older checkpoints stay."""
+        """Wait until everything is written. Raises RunError where that failed; older checkpoints stay."""
         while self._pending:
             self._pending.pop(0).result()
 
@@ -115,26 +113,27 @@ class Checkpoints:
         """Finish what is being written, and end the writer."""
         self._writer.shutdown(wait=True)
 
-    def _begin(self, name: str, tensors: Mapping[str, "torch.Tensor"], facts: Mapping[str, Any]) -> None:
+    def _begin(self, name: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
         self.wait()  # one at a time: a second copy would double the memory
         staged = BlockingAsyncStager().stage(dict(tensors))
         self._pending.append(self._writer.submit(self._write, self.folder / name, staged, dict(facts)))
 
-    def _write(self, target: Path, tensors: "dict[str, torch.Tensor]", facts: dict[str, Any]) -> None:
+    def _write(self, target: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         self._check_disk()
         remedy = "the one before it is good; make room, then run again"
         with _in_a_line(target, "the checkpoint cannot be written", remedy), self._folder(target) as partial:
             sums = self._write_tensors(partial, tensors)
             if self.runtime.is_rank0:
-                _write_facts(partial, {**facts, "checksums": sums})
+                facts["checksums"] = sums
+                write_json(partial / _FACTS, {**facts, _OWN_SUM: _sum_of(facts)})
         if self.runtime.is_rank0:
             self._drop_old()
-        self._meet()  # a process that ended before the first is done would have the launcher end that one too
+        self._meet()  # if a process ended before the first one is done, the launcher would end that one too
 
     def _check_disk(self) -> None:
-        """See that the folder is still where it was: below a vanished mount another disk would be filled silently."""
+        """Raise RunError where the folder is on another disk than before, as after a mount has vanished."""
         if self._disk is not None and _disk_of(self.folder) != self._disk:
             raise RunError(
                 str(self.folder),
@@ -143,8 +142,8 @@ class Checkpoints:
             )
 
     @contextmanager
-    def _folder(self, target: Path) -> "Iterator[Path]":
-        """The folder to fill, made and named by the first process."""
+    def _folder(self, target: Path) -> Iterator[Path]:
+        """The folder to fill, which the first process makes and names."""
         if self.runtime.is_rank0:
             with new_folder(target) as partial:
                 self._meet()
@@ -153,37 +152,26 @@ class Checkpoints:
             self._meet()
             yield target.with_name(f".{target.name}.partial")
 
-    def _write_tensors(self, partial: Path, tensors: "dict[str, torch.Tensor]") -> dict[str, str]:
+    def _write_tensors(self, partial: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
         """Write this process's share; returns the sums of all processes' files, by name."""
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
         from torch.distributed.checkpoint.state_dict_saver import save
 
         sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
-        every = {name: size for part in self._gather(sizes) for name, size in part.items()}
+        every = {name: size for part in self.runtime.gather(sizes, self._group) for name, size in part.items()}
         writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=_files(every), save_distributed=True)
         _quiet()
         save(tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
-        mine = partial.glob(f"shard-{self.runtime.rank + 1:05d}-*")
-        sums = {file.name: checksum(file) for file in sorted(mine)}
-        return {name: value for part in self._gather(sums) for name, value in part.items()}
-
-    def _gather(self, value: _T) -> list[_T]:
-        if self._group is None:
-            return [value]
-        import torch.distributed as dist
-
-        values: list[Any] = [None] * self.runtime.world_size
-        dist.all_gather_object(values, value, group=self._group)
-        return values
+        own = partial.glob(f"shard-{self.runtime.rank + 1:05d}-*")
+        sums = {file.name: checksum(file) for file in sorted(own)}
+        return {name: value for part in self.runtime.gather(sums, self._group) for name, value in part.items()}
 
     def _meet(self) -> None:
         if self._group is not None:
-            import torch.distributed as dist
-
             dist.barrier(group=self._group)
 
     def newest(self, warn: Callable[[str], None]) -> Path | None:
-        """The newest checkpoint that is whole. A damaged one is named through `warn` and removed."""
+        """The newest whole checkpoint. Damaged ones are removed, with a warning."""
         newest = self.runtime.on_rank0(lambda: self._newest(warn))
         return None if newest is None else Path(newest)
 
@@ -202,7 +190,7 @@ class Checkpoints:
         return self.runtime.on_rank0(read)
 
     def _finish_interrupted(self) -> None:
-        """Name folders that were complete when a kill came; remove those that were not."""
+        """Rename the folders that were complete when the process was killed; remove the others."""
         for partial in self.folder.glob(".*.partial"):
             if partial.is_symlink():
                 partial.unlink()  # not written by us
@@ -227,14 +215,14 @@ class Checkpoints:
             target = self.folder / f"step-{step:09d}"
             fault = fault_of(target)
             if fault is None:
-                self._drop_old()  # a kill may have come while it was removed
+                self._drop_old()  # a kill may have interrupted a removal
                 return str(target)
             warn(f"checkpoint {target} is damaged ({fault}); it is removed, going back to the one before")
             _remove(target)
         return None
 
 
-def model_tensors(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
+def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and persistent buffers, a shared tensor once, by the names that a checkpoint has for them."""
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
@@ -251,21 +239,17 @@ def read_position(target: Path) -> TrainProgress:
 
 
 def read_facts(target: Path) -> dict[str, Any]:
-    """What checkpoint.json holds: the position, or step and validation loss of the best; the sums of all files."""
+    """The content of checkpoint.json: the position, or step and validation loss of the best; the sums of all files."""
     facts: dict[str, Any] = read_json(target / _FACTS)
     return facts
 
 
-def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    write_json(folder / _FACTS, {**facts, _OWN_SUM: _sum_of(facts)})
-
-
 def _sum_of(facts: dict[str, Any]) -> str:
-    """The sum of the content of checkpoint.json, however it is formatted."""
+    """The sum of the content of checkpoint.json, independent of its formatting."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def read_tensors(target: Path, tensors: "dict[str, torch.Tensor]", runtime: Runtime) -> None:
+def read_tensors(target: Path, tensors: dict[str, torch.Tensor], runtime: Runtime) -> None:
     """Fill `tensors` from a checkpoint, whatever the number of processes that wrote it.
 
     Values are copied into memory of torch's own: matrix products on memory-mapped, differently aligned memory may round
@@ -291,28 +275,27 @@ def stored_shapes(target: Path) -> dict[str, tuple[int, ...]]:
 
 
 @contextmanager
-def _in_a_line(target: Path, what: str, remedy: str) -> "Iterator[None]":
-    """Turn what torch and safetensors raise into an OSError that names a file, or a RunError."""
-    from safetensors import SafetensorError
+def _in_a_line(target: Path, what: str, remedy: str) -> Iterator[None]:
+    """Turn errors of torch and safetensors into an OSError that names a file, or a RunError."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
         yield
     except (SafetensorError, CheckpointException, OSError) as error:
         causes: list[BaseException] = [error]
-        if isinstance(error, CheckpointException):  # which is no Exception, and carries those of all processes
+        if isinstance(error, CheckpointException):  # which is no Exception, and has those of all processes
             causes = [failure[0] for failure in error.failures.values()]
         for cause in causes:
             if isinstance(cause, OSError):
-                cause.filename = cause.filename or str(target)  # a write says only that the disk is full
+                cause.filename = cause.filename or str(target)  # a full disk is reported without one
             if isinstance(cause, OSError | KeyboardInterrupt):  # torch wraps a signal too
                 raise cause from None
         shown = " ".join(f"{type(causes[0]).__name__}: {causes[0]}".split())[:300]
         raise RunError(str(target), f"{what} ({shown})", remedy) from None
 
 
-def _check_model(target: Path, tensors: "Mapping[str, torch.Tensor]") -> None:
-    """Raise InputError where the stored weights are not those of `tensors` in name and shape."""
+def _check_model(target: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise InputError where the stored weights have other names or shapes than `tensors`."""
     stored = stored_shapes(target)
     wrong = [name for name, tensor in tensors.items() if stored.get(name) != tuple(tensor.shape)]
     wrong += [name for name in stored if name.startswith(f"{_WEIGHTS}/") and name not in tensors]
@@ -335,9 +318,9 @@ def is_checkpoint(target: Path) -> bool:
 
 
 def fault_of(target: Path) -> str | None:
-    """What is wrong with a checkpoint's files, if anything.
+    """What is wrong with a checkpoint's files; None where nothing is.
 
-    Raises OSError where the files cannot be read (no permission, a disk that does not answer): that is no damage.
+    Raises OSError where the files cannot be read (no permission, a disk that does not answer), which is no damage.
     """
     try:
         facts = read_facts(target)
@@ -358,9 +341,7 @@ def fault_of(target: Path) -> str | None:
 
 
 def _opens(file: Path) -> bool:
-    """Whether a file is as long as its header says, which is seen at once; its sum may take minutes."""
-    from safetensors import SafetensorError, safe_open
-
+    """Whether a file is as long as its header says. This takes no time, whereas its sum may take minutes."""
     try:
         with safe_open(str(file), framework="numpy"):
             return True
@@ -369,7 +350,7 @@ def _opens(file: Path) -> bool:
 
 
 def _remove(target: Path) -> None:
-    """Remove a checkpoint, or the link that is left of one that was moved to another disk."""
+    """Remove a checkpoint, or a link to one on another disk."""
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     else:
@@ -384,7 +365,7 @@ def _disk_of(folder: Path) -> int | None:
 
 
 def _files(sizes: Mapping[str, int]) -> dict[str, int]:
-    """The number of the file that each tensor of so many bytes goes to. A file is put together in memory first."""
+    """The number of the file for each tensor, from sizes in bytes. Each file is assembled in memory."""
     files, number, filled = {}, 1, 0
     for name, size in sizes.items():
         if filled and filled + size > _FILE_BYTES:

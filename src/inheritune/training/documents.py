@@ -13,11 +13,11 @@ from inheritune.arch import check_room, find_structure
 from inheritune.arch.inspection import POSITION
 from inheritune.errors import InputError
 
-_LENGTHS = (5, 7)  # tokens of the two documents that a model is tried on
-_BEYOND = 16  # how many tokens longer than a length in its config are the documents that it is tried on
-_PASSED: set[tuple[type, str, int, int]] = set()  # class, config, and the lengths that it was tried on
-_MASKED = -1e30  # logits below are of entries that a model forbids
-_COMPARED = 8  # tokens at the end of such a document whose outputs are compared
+_LENGTHS = (5, 7)  # tokens of the two documents of a trial
+_BEYOND = 16  # by how many tokens a document of a trial exceeds a length in the config
+_PASSED: set[tuple[type, str, int, int]] = set()  # class, config, and lengths of trials that passed
+_MASKED = -1e30  # lower logits are those of entries that a model forbids
+_COMPARED = 8  # tokens at the end of a document beyond a length whose outputs are compared
 
 # Fields of configs that hold lengths: of local attention and the like, and of positions that change with the length.
 _LOCAL = re.compile("window|chunk|floor|local_attention|index_topk|block_size|compress|extent")
@@ -33,14 +33,18 @@ def document_positions(inputs_BT: torch.Tensor, end_of_text: int) -> torch.Tenso
     return places_T - begins_BT.cummax(dim=1).values
 
 
-def inside_documents(model: torch.nn.Module, inputs_BT: torch.Tensor, positions_BT: torch.Tensor) -> dict[str, Any]:
-    """What a model of transformers is called with, by name, so that attention stays inside documents.
+def model_inputs(model: torch.nn.Module, inputs_BT: torch.Tensor, positions_BT: torch.Tensor | None) -> dict[str, Any]:
+    """The arguments of a model's forward by name.
 
-    `positions_BT` are the places of tokens in their documents.
+    With `positions_BT`, the places of tokens in their documents, attention stays inside documents. For most models
+    positions that restart at 0 are enough, as they make their masks from them. Others (Falcon, OPT, GPT-OSS) ignore
+    positions in their masks, but accept the masks that transformers makes from positions.
 
-    For most models positions that restart at 0 are enough, as they make their masks from them. Others (Falcon, OPT,
-    GPT-OSS) ignore positions in their masks, but accept the masks that transformers makes from positions.
+    Raises InputError where sequences are longer than the model's positions.
     """
+    if positions_BT is None:
+        check_room(model, inputs_BT.shape[1])
+        return {"input_ids": inputs_BT}
     from transformers.masking_utils import create_masks_for_generate  # it imports the compiler, which takes seconds
 
     weight = model.get_input_embeddings().weight  # type: ignore[operator]
@@ -49,21 +53,10 @@ def inside_documents(model: torch.nn.Module, inputs_BT: torch.Tensor, positions_
     return {"input_ids": inputs_BT, "position_ids": positions_BT, "attention_mask": masks}
 
 
-def model_inputs(model: torch.nn.Module, inputs_BT: torch.Tensor, positions_BT: torch.Tensor | None) -> dict[str, Any]:
-    """The arguments of a model's forward by name; with `positions_BT` attention stays inside documents.
-
-    Raises InputError where sequences are longer than the model's positions.
-    """
-    if positions_BT is not None:
-        return inside_documents(model, inputs_BT, positions_BT)
-    check_room(model, inputs_BT.shape[1])
-    return {"input_ids": inputs_BT}
-
-
 def check_documents_apart(model: torch.nn.Module, end_of_text: int, sequence_length: int, place: str) -> None:
-    """Raise InputError unless a model gives packed documents what it gives each of them alone.
+    """Raise InputError unless a model computes the same for packed documents as for each of them alone.
 
-    This is tried, as a model may take no positions, or have layers that mix positions without attention. Attention
+    This is a trial, as a model may take no positions, or have layers that mix positions without attention. Attention
     may change at a length that the config names (the window or chunk of local attention, the original length of
     dynamic and longrope positions). Where sequences are longer than that, longer ones are tried too, on just enough
     blocks to have one of each kind.
@@ -75,7 +68,7 @@ def check_documents_apart(model: torch.nn.Module, end_of_text: int, sequence_len
         with torch.no_grad():
             try:
                 apart = _keeps_apart(model, end_of_text, [_LENGTHS], _logits)
-            except (TypeError, ValueError, RuntimeError):  # a model without positions to be given
+            except (TypeError, ValueError, RuntimeError):  # a model that takes no positions
                 apart = False
             if not apart:
                 raise InputError(place, f"{title} does not keep the documents of a sequence apart", remedy)
@@ -93,10 +86,10 @@ def check_documents_apart(model: torch.nn.Module, end_of_text: int, sequence_len
 def _keeps_apart(
     model: Any, end_of_text: int, rows: list[tuple[int, ...]], outputs: "Callable[..., torch.Tensor]", last: int = 0
 ) -> bool:
-    """Whether rows of documents of these lengths, all rows of one length, come out as each document does alone.
+    """Whether rows of documents of these lengths, all rows of one length, have the same outputs as each document alone.
 
-    All tokens are compared, or the `last` of each document: these by the median of their differences, as in a long text
-    rounding may send a few tokens to other experts.
+    All tokens are compared, or only the `last` of each document. These are compared by the median of their differences,
+    as rounding in a long text may send a few tokens to other experts.
     """
     weight = model.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(0)
@@ -108,7 +101,7 @@ def _keeps_apart(
         ends = list(itertools.accumulate(lengths))
         tokens[number, [end - 1 for end in ends[:-1]]] = end_of_text
         spans += [(number, end - length, end) for length, end in zip(lengths, ends, strict=True)]
-    packed = outputs(model, inside_documents(model, tokens, document_positions(tokens, end_of_text)))
+    packed = outputs(model, model_inputs(model, tokens, document_positions(tokens, end_of_text)))
     for number, begin, end in spans:
         alone = outputs(model, {"input_ids": tokens[number : number + 1, begin:end]})[0, -last:]
         inside = packed[number, begin:end][-last:]
@@ -120,21 +113,19 @@ def _keeps_apart(
 
 
 def _keeps_apart_beyond(model: Any, end_of_text: int, length: int, sequence_length: int) -> bool:
-    """`_keeps_apart`, of a document longer than `length` beside two shorter ones, the second of which ends beyond it.
+    """`_keeps_apart` for a document longer than `length`, and for two shorter ones of which the second ends beyond it.
 
-    Each run judges several models of one config, so that what has passed once in a process is not tried again.
+    A run judges several models of one config, so a trial that passed is not repeated in a process.
     """
     beyond = min(sequence_length - length, _BEYOND)
     fields = {name: value for name, value in model.config.to_dict().items() if name not in ("_name_or_path", "dtype")}
     tried = type(model), json.dumps(fields, default=str, sort_keys=True), length, beyond
-    if tried in _PASSED:
-        return True
-    if _tried_beyond(model, end_of_text, length, beyond):
+    if tried not in _PASSED and _try_beyond(model, end_of_text, length, beyond):
         _PASSED.add(tried)
     return tried in _PASSED
 
 
-def _tried_beyond(model: Any, end_of_text: int, length: int, beyond: int) -> bool:
+def _try_beyond(model: Any, end_of_text: int, length: int, beyond: int) -> bool:
     rows, last = [(length + beyond,), (beyond + 1, length - 1)], min(beyond, _COMPARED)
     try:
         with _few_blocks(model):
@@ -145,17 +136,17 @@ def _tried_beyond(model: Any, end_of_text: int, length: int, beyond: int) -> boo
         _logits(model, {"input_ids": torch.zeros_like(model.get_input_embeddings().weight[:1, :1], dtype=torch.long)})
 
 
-def _logits(model: Any, given: dict[str, Any]) -> torch.Tensor:
-    logits: torch.Tensor = model(**given, use_cache=False).logits.float()
+def _logits(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    logits: torch.Tensor = model(**inputs, use_cache=False).logits.float()
     return logits
 
 
-def _hidden(model: Any, given: dict[str, Any]) -> torch.Tensor:
-    """The last hidden states, where a model gives them apart from its head: the logits of long texts are large."""
+def _hidden(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """The last hidden states, or the logits of a model without a separate head: those of long texts are large."""
     base = model.base_model
     if base is model:
-        return _logits(model, given)
-    hidden: torch.Tensor = base(**given, use_cache=False).last_hidden_state.float()
+        return _logits(model, inputs)
+    hidden: torch.Tensor = base(**inputs, use_cache=False).last_hidden_state.float()
     return hidden
 
 
@@ -177,7 +168,7 @@ def _few_blocks(model: Any) -> Iterator[None]:
 
 
 def _kind(block: torch.nn.Module) -> list[Any]:
-    """The modules of a block and their settings; blocks that have them in common are of one kind."""
+    """The modules of a block and their settings; they are the same for blocks of one kind."""
     plain = (bool, int, float, str, type(None))
     parts: list[Any] = []
     for name, module in block.named_modules():
@@ -187,7 +178,7 @@ def _kind(block: torch.nn.Module) -> list[Any]:
 
 
 def _turning_points(model: Any, sequence_length: int) -> list[int]:
-    """The lengths in a model's config from which on its attention may be another, and that sequences exceed."""
+    """The lengths in a model's config that sequences exceed and at which attention may change."""
     lengths: set[int] = set()
     parameters = getattr(model.config, "rope_parameters", None) or {}
     ropes = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]

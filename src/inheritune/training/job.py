@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from inheritune.arch import Head
 from inheritune.data import Examples, Sequences
@@ -12,23 +13,18 @@ from inheritune.losses import CrossEntropy, Loss
 from inheritune.recipe import Training
 from inheritune.runlog import Terminal, Trackers
 from inheritune.runtime import Runtime
+from inheritune.training.objective import TeacherOutputs
 from inheritune.training.schedule import check_schedule
 
-if TYPE_CHECKING:
-    import torch
-
-    from inheritune.training.objective import TeacherOutputs
-
-    Score = Callable[[Examples], torch.Tensor]
-    """From examples the cross-entropy of each target (B, T) in nats; 0 where it does not count."""
+Score = Callable[[Examples], torch.Tensor]
+"""From examples the cross-entropy of each target (B, T) in nats; 0 where it does not count."""
 
 
 @dataclass(frozen=True)
 class Job:
     """One training. `model` is trained in place, in float32, on the runtime's device.
 
-    `validate` computes a loss for the curves every `validate_every` steps, with a function that scores examples; it
-    decides nothing.
+    `validate` computes a loss for the curves every `validate_every` steps, with a function that scores examples.
 
     `blocks` are the model's blocks, `matrices` the names of their two-dimensional weights, `head` splits the model into
     hidden states and a linear layer (None: it is not split). `parallel` is the recipe's key for several processes.
@@ -36,27 +32,27 @@ class Job:
     """
 
     label: str
-    model: "torch.nn.Module"
+    model: torch.nn.Module
     sequences: Sequences
     settings: Training
     seed: int
     folder: Path
     runtime: Runtime
     terminal: Terminal
-    validate: "Callable[[Score], float]"
+    validate: Callable[[Score], float]
     validate_every: int
-    blocks: "Sequence[torch.nn.Module]" = ()
+    blocks: Sequence[torch.nn.Module] = ()
     matrices: frozenset[str] = frozenset()
     head: Head | None = None
     vocabulary: int = 1
     parallel: str = "auto"
     trackers: Trackers | None = None
-    teacher: "TeacherOutputs | None" = None
+    teacher: TeacherOutputs | None = None
     losses: tuple[Loss, ...] = (CrossEntropy(),)
 
 
 def planned_steps(settings: Training, sequences: Sequences) -> int:
-    """Optimizer steps of a training. Raises InputError when it is less than a step or its schedule does not fit."""
+    """Optimizer steps of a training. Raises InputError for less than one step, or a schedule that does not fit."""
     steps = settings.steps(sequences.count)
     if steps < 1:
         raise InputError(

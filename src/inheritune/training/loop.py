@@ -5,14 +5,14 @@ import statistics
 import time
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from inheritune import runtime as rt
 from inheritune.data import Batches, Examples, nothing_stored
 from inheritune.errors import Interrupted, RunError
-from inheritune.optimizers.stepping import allocate_state, load_state, state_tensors
+from inheritune.optimizers.stepping import allocate_state, copy_parameters, state_tensors
 from inheritune.runlog import LiveLine, MetricsLog, read_metrics
 from inheritune.training.checkpoint import (
     Checkpoints,
@@ -30,9 +30,6 @@ from inheritune.training.parallel import How, ParallelModel, check_compiler, cho
 from inheritune.training.schedule import learning_rate
 from inheritune.training.step import Launched, Outcome, Stepper, is_out_of_memory, largest_micro_batch
 
-if TYPE_CHECKING:
-    from inheritune.recipe import Training
-
 _RECENT = 50  # steps whose median a spike is measured by
 _FEWEST = 10
 _ROLLBACKS = 5  # to one checkpoint, before it is given up
@@ -49,7 +46,7 @@ def train_steps(job: Job) -> tuple[TrainProgress, How]:
     optimizer has seen it, and when a checkpoint cannot be written.
     """
     steps = planned_steps(job.settings, job.sequences)
-    rt.seed(job.seed + job.runtime.rank)
+    torch.manual_seed(job.seed + job.runtime.rank)
     checkpoints = Checkpoints(job.folder / "checkpoints", job.settings.checkpoint.keep, job.runtime)
     undo = checkpoint_activations(job.blocks) if job.settings.activation_checkpointing else lambda: None
     log: MetricsLog | None = None
@@ -77,17 +74,17 @@ def train_steps(job: Job) -> tuple[TrainProgress, How]:
 
 
 def _warn_of_gaps(job: Job, step: int) -> None:
-    """Warn that metrics.jsonl is damaged: curves lack steps, and a spike is measured by other losses."""
+    """Warn where metrics.jsonl lacks steps: curves then have gaps, and a spike is measured by other losses."""
     file = job.folder / "metrics.jsonl"
-    lacking = set(range(1, step + 1)) - {record["step"] for record in read_metrics(file)}
-    if lacking:
+    missing = set(range(1, step + 1)) - {record["step"] for record in read_metrics(file)}
+    if missing:
         job.terminal.warn(
-            f"{file} is damaged: {len(lacking):,} of the steps up to {step:,} are missing, resuming anyway"
+            f"{file} is damaged: {len(missing):,} of the steps up to {step:,} are missing, resuming anyway"
         )
 
 
 class _State:
-    """Everything that a checkpoint stores, and its owners."""
+    """Everything that a checkpoint stores, and the objects that have it."""
 
     def __init__(self, job: Job, checkpoints: Checkpoints) -> None:
         settings, runtime = job.settings, job.runtime
@@ -121,21 +118,16 @@ class _State:
         if target is None:
             return None
         position = read_position(target)
-        random, stored = self._random(), stored_shapes(target)
+        random, stored = self.random(), stored_shapes(target)
         known = {name: value for name, value in random.items() if name in stored}  # there may be more processes now
-        read_tensors(target, self._tensors() | known, self.runtime)
-        if not self.job.settings.optimizer.states_on_device:  # then the optimizer keeps weights of its own
-            for module in (self.job.model, self.own):
-                load_state(module, self.optimizers, state_tensors(module, self.optimizers))
+        read_tensors(target, self.tensors() | known, self.runtime)
+        for module in (self.job.model, self.own):
+            copy_parameters(module, self.optimizers)
         if known.keys() == random.keys():
             rt.restore_random_state({name.rpartition("/")[2]: value for name, value in random.items()})
         return position
 
-    def save(self, position: TrainProgress) -> None:
-        """Begin to write a checkpoint of this position."""
-        self.checkpoints.save(position, self._tensors() | self._random(), {})
-
-    def _tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, torch.Tensor]:
         """Weights and optimizer states; those of the losses' own parameters have names of their own."""
         model, own = self.job.model, self.own
         further = {
@@ -146,11 +138,7 @@ class _State:
         prefixed = {f"{prefix}/{name}": one for prefix, each in further.items() for name, one in each.items()}
         return model_tensors(model) | prefixed
 
-    def save_best(self, position: TrainProgress, loss: float) -> None:
-        """Begin to write the weights, as the best so far."""
-        self.checkpoints.save_best(model_tensors(self.job.model), {"step": position.step, "val_loss": loss})
-
-    def _random(self) -> dict[str, torch.Tensor]:
+    def random(self) -> dict[str, torch.Tensor]:
         """The random state of each process under its own name, as dropout draws differ between processes."""
         state = rt.random_state(self.runtime.device)
         return {f"random/{self.runtime.rank}/{name}": value for name, value in state.items()}
@@ -187,7 +175,7 @@ class _Loop:
         self, job: Job, state: _State, log: MetricsLog | None, line: LiveLine, stop: rt.StopRequest, steps: int
     ) -> None:
         self.job, self.state, self.log, self.line, self.stop, self.steps = job, state, log, line, stop, steps
-        self.settings: Training = job.settings
+        self.settings = job.settings
         self.warm_up, self.decay = self.settings.warm_up_steps(steps), self.settings.decay_steps(steps)
         self.ahead = 1 if job.runtime.device == "cuda" else 0
         self.saved_at = time.monotonic()
@@ -204,15 +192,15 @@ class _Loop:
         if is_new:
             self._record({"step": 0, "tokens": 0, "val_loss": self._validate(position)})
             if self.settings.spike is not None:
-                self._save(position)  # so that there is something to go back to
+                self._save(position)  # so that there is a checkpoint to return to
         self.mark = time.perf_counter()
         while position.step < self.steps and not self.stop_asked:
             try:
                 position = self._some_steps(position)
             except _Spike as spike:
                 position = self._roll_back(spike)
-        self.state.checkpoints.wait()  # else it might not be saved
-        # a signal that came too late for the last step must not be lost: hours of other stages may follow
+        self.state.checkpoints.wait()
+        # a signal that came too late for the last step counts too, as hours of other stages may follow
         if self.stop_asked or any(self.job.runtime.gather(self.stop.signal_name is not None)):
             raise Interrupted(
                 f"{self.job.label}: stopped by {self.stop.signal_name or 'a signal to another process'} after step"
@@ -300,7 +288,7 @@ class _Loop:
         }  # fmt: skip
         record |= outcome.terms
         if position.skipped:
-            record["batches_left_out"] = position.skipped  # trackers that cannot take steps back show where it rises
+            record["batches_left_out"] = position.skipped  # shows a rollback in trackers that cannot remove steps
         if step % self.job.validate_every == 0 or step == self.steps:
             record["val_loss"] = self._validate(position)
         self._record(record)
@@ -369,14 +357,15 @@ class _Loop:
         if loss < self.best:
             self.best = loss
             if self.settings.checkpoint.best and position.step:
-                self.state.save_best(position, loss)
+                facts = {"step": position.step, "val_loss": loss}
+                self.state.checkpoints.save_best(model_tensors(self.job.model), facts)
         return loss
 
     def _record(self, record: dict[str, Any]) -> None:
         if self.log is not None:
             self.log.write(record)
         self.line.show(record)
-        if self.job.trackers is not None:  # after metrics.jsonl, from which they catch up after a kill
+        if self.job.trackers is not None:  # after metrics.jsonl, from which they are completed after a kill
             self.job.trackers.write(record)
 
     def _due(self, step: int) -> bool:
@@ -392,5 +381,5 @@ class _Loop:
     def _save(self, position: TrainProgress) -> None:
         if self.log is not None:
             self.log.sync()  # the checkpoint relies on every record up to its step
-        self.state.save(position)
+        self.state.checkpoints.save(position, self.state.tensors() | self.state.random())
         self.saved_at, self.save_asked = time.monotonic(), False

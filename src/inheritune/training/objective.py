@@ -1,13 +1,13 @@
 """What a training minimises, as a module, so that it can be compiled and parallelized as one."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from inheritune.arch import Head, keep_outputs, replace_forwards
-from inheritune.data import IGNORED
+from inheritune.data import IGNORED, Array
 from inheritune.losses import (
     BatchLoss,
     CrossEntropy,
@@ -23,24 +23,21 @@ from inheritune.losses.combining import in_chunks, on_logits, weighted_sum
 from inheritune.losses.functional import Distribution, Form, token_losses
 from inheritune.training.documents import model_inputs
 
-if TYPE_CHECKING:
-    from inheritune.data import Array
-
 
 class TeacherOutputs(Protocol):
     """A teacher's outputs for the training text."""
 
-    def stored(self, starts: "Array") -> tuple[torch.Tensor, ...]:
-        """What is stored of the sequences that begin at these tokens of the text (B,), on the CPU, B rows each.
+    def stored(self, starts: Array) -> tuple[torch.Tensor, ...]:
+        """The stored outputs for the sequences that begin at these tokens of the text (B,), on the CPU, B rows each.
 
-        Called while earlier steps are computed. Empty where the teacher passes every batch itself.
+        Called while earlier steps are computed. Empty where the teacher runs on every batch.
         """
 
     def __call__(
         self, inputs_BT: torch.Tensor, *stored: torch.Tensor, positions: torch.Tensor | None = None,
         places: torch.Tensor | None = None,
     ) -> Taught:  # fmt: skip
-        """The outputs for inputs (B, T), what is stored of them, their `positions` and `places` (`data.Examples`)."""
+        """The outputs for inputs (B, T), given what is stored, their `positions` and `places` (`data.Examples`)."""
 
 
 class Objective(torch.nn.Module):
@@ -50,8 +47,8 @@ class Objective(torch.nn.Module):
     than the cross-entropy, each loss without its weight, named by `terms`. With `by_token` (for judging) it gives the
     cross-entropy of each token (B, T). All in nats.
 
-    `head` (default: the model as a whole) lets it take losses without holding all logits. `blocks` are the model's, for
-    losses that ask for hidden states. The parameters of losses are its own: they are trained, but are not the model's.
+    `head` (default: the model as a whole) allows losses without holding all logits. `blocks` are the model's, for
+    losses that need hidden states. The parameters of losses are the objective's own: trained, but not the model's.
     """
 
     weights: torch.Tensor | None
@@ -79,7 +76,7 @@ class Objective(torch.nn.Module):
         self._kept: dict[int, torch.Tensor] = {}
         wanted = frozenset().union(*(loss.blocks for loss in self.losses))
         self.release = keep_outputs(blocks, wanted, self._kept)
-        """Gives the blocks back the forwards that they had."""
+        """Restores the blocks' own forwards."""
 
     def set_step(self, step: int, steps: int, batch_tokens: int) -> None:
         """Use the weights of optimizer step `step` (from 0) of `steps`, each of `batch_tokens` tokens."""
@@ -95,14 +92,14 @@ class Objective(torch.nn.Module):
         self, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, *stored: torch.Tensor,
         positions: torch.Tensor | None = None, places: torch.Tensor | None = None, by_token: bool = False,
     ) -> torch.Tensor:  # fmt: skip
-        """The losses for inputs and targets (B, T), and what is stored of a teacher's outputs for them.
+        """The losses for inputs and targets (B, T); `stored` are a teacher's stored outputs for them.
 
         With `positions` (B, T), the places of tokens in their documents, attention stays inside documents. `places`
         (B, L) are the inputs that predict the text's tokens, where these are not all inputs in their order.
         """
-        given = model_inputs(self.model, inputs_BT, positions)
+        arguments = model_inputs(self.model, inputs_BT, positions)
         if by_token:
-            return token_losses(self.model(**given, use_cache=False).logits, targets_BT)
+            return token_losses(self.model(**arguments, use_cache=False).logits, targets_BT)
         teacher, taught = self._teacher[0], None
         if teacher is not None and self._needs:  # it comes first, so that its memory is free again
             taught = _ask(teacher, inputs_BT, stored, positions, places)
@@ -110,8 +107,8 @@ class Objective(torch.nn.Module):
             places = None
         head = self._head[0]
         if any(loss.needs_router_logits for loss in self.losses):
-            given["output_router_logits"] = True
-        outputs = head.outputs(**given)
+            arguments["output_router_logits"] = True
+        outputs = head.outputs(**arguments)
         targets_N = _predicted(targets_BT, places).flatten()
         states_ND = at_places(head.states(outputs), places).flatten(0, 1)
         if self._plain:
@@ -146,10 +143,12 @@ class Objective(torch.nn.Module):
         def aligned(states: "dict[int, torch.Tensor]") -> dict[int, torch.Tensor]:
             return {block: at_places(one, places).flatten(0, 1) for block, one in states.items()}
 
+        # 1 for each position up to the last target that counts, 0 for padding and for rows that fill up a batch
+        attended_BT = (targets_BT >= 0).int().flip(1).cummax(dim=1).values.flip(1)
         own = aligned(self._kept)
         self._kept.clear()
         return LossInputs(
-            targets_N, _attended(targets_BT), getattr(outputs, "router_logits", None) or (), own,
+            targets_N, attended_BT, getattr(outputs, "router_logits", None) or (), own,
             {} if taught is None else aligned(dict(taught.hidden_states)),
         )  # fmt: skip
 
@@ -159,11 +158,6 @@ def _predicted(targets_BT: torch.Tensor, places: torch.Tensor | None) -> torch.T
     if places is None:
         return targets_BT
     return at_places(targets_BT, places).masked_fill(places < 0, IGNORED)
-
-
-def _attended(targets_BT: torch.Tensor) -> torch.Tensor:
-    """1 for each position up to the last target that counts (B, T), 0 for padding and for rows that fill up a batch."""
-    return (targets_BT >= 0).int().flip(1).cummax(dim=1).values.flip(1)
 
 
 def at_places(values_BT: torch.Tensor, places_BL: torch.Tensor | None) -> torch.Tensor:
@@ -201,7 +195,7 @@ def _ask(
 
 
 def checkpoint_activations(blocks: Sequence[torch.nn.Module]) -> Callable[[], None]:
-    """Let each block keep only its input for the backward pass and compute the rest again; returns what undoes it.
+    """Let each block keep only its input for the backward pass and compute the rest again. Returns what undoes it.
 
     Source: Chen et al., Training deep nets with sublinear memory cost, 2016.
     """

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 
 from inheritune.errors import InputError
 from inheritune.runtime import Runtime, random_state, restore_random_state
-
-if TYPE_CHECKING:
-    from inheritune.training.objective import Objective
+from inheritune.training.objective import Objective
 
 How = Literal["alone", "ddp", "fsdp"]
 _BYTES_EACH = 16  # a parameter in float32, its gradient, and AdamW's two running means
@@ -25,20 +24,19 @@ _BYTES_EACH = 16  # a parameter in float32, its gradient, and AdamW's two runnin
 class ParallelModel:
     """An objective as this process holds it.
 
-    `call` computes; `module` is the objective itself. Combining gradients divides them by `averages` processes.
-    `uneven`: not every token reaches every parameter, for example where experts are modules of their own, so that
-    processes may have gradients for different parameters. Determined on several processes only.
+    `call` computes; `module` is the objective itself. `uneven`: not every token reaches every parameter, for example
+    where experts are modules of their own, so that processes may have gradients for different parameters. This is
+    determined on several processes only.
     """
 
     how: How
     call: Any
-    module: "Objective"
-    averages: int
+    module: Objective
     uneven: bool = False
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
-        """Around the backward pass of a micro-batch; DDP combines gradients in the last one."""
+        """The context for the backward pass of a micro-batch; DDP combines gradients in the last one."""
         if self.how == "ddp" and not last:
             with self.call.no_sync():
                 yield
@@ -46,16 +44,16 @@ class ParallelModel:
             yield
 
     def drop_unreached_gradients(self) -> None:
-        """After a batch's last backward pass: remove the gradients of parameters that no sequence of it has reached.
+        """After a batch's last backward pass: remove the gradients of parameters that none of its sequences reached.
 
-        So the optimizer leaves them alone, as on one process. FSDP has zeros for them, and so do rows that fill up.
+        So the optimizer does not update them, as on one process. FSDP and rows that fill up give them zeros.
         """
         if not self.uneven:
             return
-        import torch.distributed as dist
-
         held = [p for p in self.module.parameters() if p.grad is not None]
-        reached = torch.stack([_own_part(p.grad).count_nonzero() for p in held])
+        gradients: list[Any] = [p.grad for p in held]
+        own = [gradient.to_local() if hasattr(gradient, "to_local") else gradient for gradient in gradients]
+        reached = torch.stack([gradient.count_nonzero() for gradient in own])
         dist.all_reduce(reached)
         for parameter, count in zip(held, reached.tolist(), strict=True):
             if not count:
@@ -63,7 +61,7 @@ class ParallelModel:
 
 
 def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
-    """What `auto` means: alone on one process; else DDP if that takes less than a quarter of a device, else FSDP."""
+    """How processes hold a model. auto: DDP if that takes less than a quarter of a device, else FSDP."""
     if wanted == "fsdp":
         return "fsdp"
     if runtime.world_size == 1:
@@ -75,10 +73,10 @@ def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
 
 
 def parallelize(
-    objective: "Objective", blocks: Sequence[torch.nn.Module], how: How, runtime: Runtime, *,
+    objective: Objective, blocks: Sequence[torch.nn.Module], how: How, runtime: Runtime, *,
     precision: str = "float32", compiled: bool = False, trained: bool = True,
 ) -> ParallelModel:  # fmt: skip
-    """Put an objective on the process's device, and replicate or shard it; not `trained`, it only computes losses.
+    """Put an objective on the process's device, and replicate or shard it. Without `trained` it only computes losses.
 
     It is compiled as a whole on one process and with DDP, and block by block with FSDP, which communicates between the
     blocks.
@@ -93,32 +91,29 @@ def parallelize(
         if compiled:
             for block in blocks:
                 block.compile()
-        return ParallelModel(how, objective, objective, runtime.dp_size, uneven)
+        return ParallelModel(how, objective, objective, uneven)
     objective.to(runtime.device)
     if compiled and objective.terms:
-        # torch.compile looks for the gradient of a tensor that is no leaf, where a teacher is asked in the middle
+        # a teacher's call interrupts the graph, and torch.compile then reads the gradient of a tensor that is no leaf
         warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
     call: Any = torch.compile(objective) if compiled else objective
     if how == "ddp":
         uneven = _is_uneven(objective, runtime, precision)
         mesh = runtime.arranged(replicate=runtime.world_size).device_mesh()
-        place = [torch.cuda.current_device()] if runtime.device == "cuda" else None
+        devices = [torch.cuda.current_device()] if runtime.device == "cuda" else None
         call = torch.nn.parallel.DistributedDataParallel(
-            call,
-            device_ids=place,
-            process_group=mesh.get_group("replicate"),
-            gradient_as_bucket_view=True,
+            call, device_ids=devices, process_group=mesh.get_group("replicate"), gradient_as_bucket_view=True,
             find_unused_parameters=uneven,
-        )
-    return ParallelModel(how, call, objective, runtime.dp_size if how == "ddp" else 1, uneven)
+        )  # fmt: skip
+    return ParallelModel(how, call, objective, uneven)
 
 
-def _is_uneven(objective: "Objective", runtime: Runtime, precision: str) -> bool:
-    """Whether a single token leaves some of the model's parameters without a gradient; tried, and undone.
+def _is_uneven(objective: Objective, runtime: Runtime, precision: str) -> bool:
+    """Whether a single token leaves some of the model's parameters without a gradient: a trial that changes nothing.
 
-    One token reaches the fewest parameters: of experts, those that it is routed to.
+    One token reaches the fewest parameters: of experts, only those that it is routed to.
     """
-    # the same token sixteen times at the first position, as products in float8 want rows in multiples of 16
+    # the same token sixteen times at the first position, as products in float8 need multiples of 16 rows
     tokens_BT = torch.zeros(16, 1, dtype=torch.long, device=runtime.device)
     training, state = objective.training, random_state(runtime.device)
     objective.train()
@@ -133,7 +128,7 @@ def _is_uneven(objective: "Objective", runtime: Runtime, precision: str) -> bool
 
 
 def lacking_compiler(device: str) -> str | None:
-    """What torch.compile lacks on a device; None where nothing is missing."""
+    """What torch.compile needs on a device and is missing; None where nothing is."""
     if device == "cuda":
         return None if find_spec("triton") is not None else "the package triton"
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
@@ -148,7 +143,6 @@ def check_compiler(device: str) -> None:
 
 
 def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtime: Runtime, precision: str) -> Any:
-    import torch.distributed as dist
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if not dist.is_initialized():  # degree 1, without torchrun
@@ -164,23 +158,16 @@ def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtim
         if own and not own & owners:  # blocks that share weights with others stay with the whole
             fully_shard(block, mesh=mesh, mp_policy=policy)
         owners |= own
-    # what comes in are tokens and, stored in float16, a teacher's outputs, which are to stay as they are
+    # no cast of inputs, which are tokens and a teacher's outputs in float16
     whole = fully_shard(objective, mesh=mesh, mp_policy=replace(policy, cast_forward_inputs=False))
     objective.to(runtime.device)  # buffers
     return whole
 
 
-def _own_part(tensor: Any) -> torch.Tensor:
-    """What this process holds of a tensor."""
-    own: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return own
-
-
 def whole_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All tensors of a sharded model by name, in the CPU's memory of the first process; elsewhere nothing."""
+    """All tensors of a sharded model by name, in the CPU's memory of the first process; empty on the others."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    state: dict[str, Any] = get_model_state_dict(
-        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = get_model_state_dict(model, options=options)
     return state

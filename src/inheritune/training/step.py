@@ -1,21 +1,20 @@
-"""One optimizer step: forward and backward by micro-batches, the gradient's norm, a guard, the update."""
+"""One optimizer step: forward and backward by micro-batches, the gradient's norm, a check, the update."""
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from inheritune.data import Batches, MicroBatch
 from inheritune.errors import RunError
 from inheritune.optimizers.stepping import set_learning_rate, step_if_finite
 from inheritune.recipe import Training
 from inheritune.runtime import Runtime, random_state, restore_random_state
-
-if TYPE_CHECKING:
-    from inheritune.training.parallel import ParallelModel
+from inheritune.training.parallel import ParallelModel
 
 _FITS = 0.92  # of a GPU's memory: the rest is for the allocator's gaps
 
@@ -46,7 +45,7 @@ class Outcome:
     def fault(self) -> tuple[str, str]:
         """What is wrong where they are not finite, and the remedy."""
         what = f"the loss is {self.loss}, the gradient norm {self.gradient_norm}"
-        if self.loss == math.inf and math.isfinite(self.gradient_norm):  # numbers that overflow would be in both
+        if self.loss == math.inf and math.isfinite(self.gradient_norm):  # an overflow would be in both
             forbids = "the model gives probability 0 to a token of the text, or to one to which its teacher gives more"
             return f"{what}: {forbids}", "check which entries the model's head forbids (a bias or a mask of -inf)"
         return what, "begin in another folder with a lower train.optimizer.learning_rate, or look at these sequences"
@@ -55,7 +54,7 @@ class Outcome:
 class Launched:
     """A step whose work is on the device's queue."""
 
-    def __init__(self, figures: torch.Tensor, micro_batches: list[MicroBatch], terms: tuple[str, ...] = ()) -> None:
+    def __init__(self, figures: torch.Tensor, micro_batches: list[MicroBatch], terms: tuple[str, ...]) -> None:
         """`figures` are loss, norm, stop, save, the `terms`, and each micro-batch's loss."""
         self._micro_batches, self._terms = micro_batches, terms
         self._event: Any = None
@@ -80,10 +79,10 @@ class Launched:
 
 
 class Stepper:
-    """Launches steps without waiting for the device, except with optimizers without a no-op step."""
+    """Launches steps without waiting for the device, except for optimizers without a no-op step."""
 
     def __init__(
-        self, parallel: "ParallelModel", optimizers: list[torch.optim.Optimizer], batches: Batches, settings: Training,
+        self, parallel: ParallelModel, optimizers: list[torch.optim.Optimizer], batches: Batches, settings: Training,
         runtime: Runtime, micro_batch: int, steps: int,
     ) -> None:  # fmt: skip
         self.steps = steps
@@ -91,7 +90,7 @@ class Stepper:
         self.settings, self.runtime, self.micro_batch = settings, runtime, micro_batch
         parallel.module.choose_form(micro_batch * settings.sequence_length)
         self._parameters = [p for p in parallel.module.parameters() if p.requires_grad]
-        self._bad = torch.zeros((), device=runtime.device)  # stays 1: later steps that are queued already do nothing
+        self._bad = torch.zeros((), device=runtime.device)  # stays 1, so that later queued steps do nothing
 
     def launch(self, step: int, batch: int, rate: float, asks: Callable[[], tuple[bool, bool]]) -> Launched:
         """Queue optimizer step `step` (from 0) on the batch of this number at this learning rate.
@@ -134,7 +133,7 @@ class Stepper:
             torch.cuda.empty_cache()
 
     def start_over(self) -> None:
-        """Update weights again after a return to an earlier state, whatever the steps queued before have found."""
+        """Update weights again after a return to an earlier state, whatever the results of the steps before."""
         self._bad.zero_()
         self.clear()
 
@@ -143,14 +142,14 @@ class Stepper:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    def _counted(self, micro_batches: list[MicroBatch]) -> "int | torch.Tensor":
-        """How many targets count in the batch of all processes, at least 1; of several it stays on the device."""
+    def _counted(self, micro_batches: list[MicroBatch]) -> int | torch.Tensor:
+        """How many targets count in the batch of all processes, at least 1; with several it stays on the device."""
         own = sum(micro_batch.counted for micro_batch in micro_batches)
         if self.runtime.world_size == 1:
             return max(1, own)
         return self._sum(self._on_device([float(own)]))[0].clamp(min=1)
 
-    def _losses(self, micro_batches: list[MicroBatch], counted: "int | torch.Tensor") -> Iterable[torch.Tensor]:
+    def _losses(self, micro_batches: list[MicroBatch], counted: int | torch.Tensor) -> Iterable[torch.Tensor]:
         """Forward and backward; each micro-batch's share of the mean over all targets that count in the batch of all
         processes, (S,): of the loss, and of its terms.
         """
@@ -164,8 +163,8 @@ class Stepper:
                         examples.inputs, examples.targets, *stored, positions=examples.positions, places=examples.places
                     )
                 sums = sums.reshape(-1) / counted
-                loss = sums[0]
-                (loss * self.parallel.averages if self.parallel.averages > 1 else loss).backward()
+                processes = self.runtime.dp_size  # combining gradients divides them by this number
+                (sums[0] * processes if processes > 1 else sums[0]).backward()
             yield sums.detach()
 
     def _on_device(self, values: list[float]) -> list[torch.Tensor]:
@@ -178,14 +177,12 @@ class Stepper:
         """The values' sums over all processes."""
         sums = torch.stack(values)
         if self.runtime.world_size > 1:
-            import torch.distributed as dist
-
             dist.all_reduce(sums)
         return sums
 
 
 def largest_micro_batch(
-    parallel: "ParallelModel", settings: Training, runtime: Runtime, batches: Batches, vocabulary: int
+    parallel: ParallelModel, settings: Training, runtime: Runtime, batches: Batches, vocabulary: int
 ) -> int:
     """The largest power of two of sequences, up to a process's share of a batch, that a GPU has memory for.
 

@@ -89,7 +89,7 @@ def _chosen(
             if progress.drops:
                 say(f"choosing blocks: resuming from {progress.file}, drops so far: {len(progress.drops)}")
             enough = partial(_is_enough, model, spec, trust_remote_code)
-            order = search(trials, enough, partial(_is_model, model, spec, trust_remote_code), say, progress)
+            order = search(trials, enough, partial(_is_model, model, spec), say, progress)
         else:
             order = order_by(_values(model, seen, spec.choose, ranks, micro_batch))
     dropped = [one.block for one in order]
@@ -188,12 +188,12 @@ def _kept(model: "PreTrainedModel", spec: Inherit, dropped: Sequence[int], trust
     )
 
 
-def _is_model(model: "PreTrainedModel", spec: Inherit, trust: bool, kept: list[int]) -> bool:
+def _is_model(model: "PreTrainedModel", spec: Inherit, kept: list[int]) -> bool:
     """Whether a target can be made of these blocks in which each computes what it did."""
     if not kept:
         return False
     try:
-        draft_target(model, resolve(spec, model.config, kept), trust)
+        draft_target(model, resolve(spec, model.config, kept))
     except InputError:
         return False
     return True

@@ -1,11 +1,11 @@
 """A config with everything that a .gguf file states, or an error that names what it cannot express.
 
-transformers reads a part of a file's keys, takes the rest from the defaults of its config classes, and ignores tensors
-that it does not know. So here each key of the architecture's is compared with the config: the
-config has it, gets it, or needs it not (a scale of 1); otherwise the file is refused.
+transformers reads some of a file's keys, takes the rest from the defaults of its config classes, and ignores tensors
+that it does not know. So each key of the architecture is compared with the config here: the config has it, gets it, or
+does not need it (a scale of 1). Otherwise the file is refused.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.gguf_header import REMEDY, GgufHeader
@@ -53,7 +53,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(
         ("attention.clamp_kqv", "attention.max_alibi_bias", "attention.sliding_window", "attention.temperature_scale",
-         "attention.temperature_length", "attention.scale", "attention.shared_kv_layers", "attn_logit_softcapping",
+         "attention.temperature_length", "attention.shared_kv_layers", "attn_logit_softcapping",
          "final_logit_softcapping", "router_logit_softcapping", "expert_count", "expert_used_count",
          "expert_shared_count", "leading_dense_block_count", "nextn_predict_layers",
          "embedding_length_per_layer_input"),
@@ -69,8 +69,12 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "expert_gating_func": (0, 1),  # softmax
 }  # fmt: skip
 
-_HARMLESS = frozenset(("tensor_data_layout", "pooling_type", "rope.scaling.finetuned"))
-"""Keys that describe the file, or what is done with the model elsewhere."""
+_NO_FIELDS = ROPE_KEYS | {
+    "tensor_data_layout", "pooling_type",  # of the file, or of other uses of the model
+    "attention.key_length", "attention.value_length", "rope.dimension_count", "rope.dimension_count_swa",
+    "attention.sliding_window_pattern", "attention.scale",
+}  # fmt: skip
+"""Keys that are no field of a config; those that matter have a function below."""
 
 _PARTIAL_ROTARY = ("phi3", "stablelm", "nemotron")
 """Model types that can rotate a part of each head."""
@@ -98,7 +102,7 @@ def _changes(config: "PretrainedConfig", header: GgufHeader) -> dict[str, Any]:
     shaped = whole_architectures()  # of which transformers reads every shape
     for key in header.metadata:
         name = key.removeprefix(prefix)
-        if name == key or name in _HARMLESS or name in ROPE_KEYS or (name in _SPECIAL and name not in _FIELDS):
+        if name == key or name in _NO_FIELDS:
             continue
         if header.architecture in shaped and (name in _FIELDS or name in _SHAPES):
             continue
@@ -115,15 +119,20 @@ def _changes(config: "PretrainedConfig", header: GgufHeader) -> dict[str, Any]:
             raise _refusal(header, name, config)
         switched_off = value == 0 and name.endswith(("softcapping", "sliding_window"))
         changes[field] = None if switched_off else value
-    for special in _SPECIAL.values():
-        special(config, header, changes)
+    _heads(config, header, changes)
+    _window_pattern(config, header, changes)
+    _attention_scale(config, header, changes)
+    entries = header.get("vocab_size") or config.vocab_size
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # no default of the class beyond the vocabulary
+        if isinstance(token := getattr(config, name, None), int) and token >= entries:
+            changes[name] = None
     return changes | _rope(config, header, changes)
 
 
 _ABSENT = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 """Sizes that are 0 in models without such a part (Mamba)."""
 
-_SHAPES = ("rope.dimension_sections", "nextn_predict_layers", "rope.dimension_count", "attention.value_length")
+_SHAPES = ("rope.dimension_sections", "nextn_predict_layers")
 
 
 def _refusal(header: GgufHeader, name: str, config: "PretrainedConfig") -> InputError:
@@ -214,26 +223,6 @@ def _attention_scale(config: "PretrainedConfig", header: GgufHeader, changes: di
     scalar = round(scalar) if abs(scalar - round(scalar)) < 1e-4 * scalar else scalar
     if config.query_pre_attn_scalar != scalar:
         changes["query_pre_attn_scalar"] = scalar
-
-
-def _token_ids(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
-    """No special token from the defaults of a config class that the file's vocabulary does not have."""
-    entries = header.get("vocab_size") or config.vocab_size
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if isinstance(value := getattr(config, name, None), int) and value >= entries:
-            changes[name] = None
-
-
-_SPECIAL: Mapping[str, Callable[["PretrainedConfig", GgufHeader, dict[str, Any]], None]] = {
-    "attention.key_length": _heads,
-    "attention.value_length": lambda *_: None,
-    "rope.dimension_count": lambda *_: None,
-    "rope.dimension_count_swa": lambda *_: None,
-    "attention.sliding_window_pattern": _window_pattern,
-    "attention.scale": _attention_scale,
-    "vocab_size": _token_ids,
-}
-"""Keys that are more than a field, and what handles them, also where a file lacks them."""
 
 
 _KEPT = ("partial_rotary_factor", "mrope_section", "mrope_interleaved")

@@ -1,15 +1,15 @@
 """The router loss of a mixture of experts, which keeps tokens spread over its experts: as transformers computes it."""
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import torch
     from transformers import PreTrainedModel
 
 _WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")
@@ -40,8 +40,6 @@ def find_router_loss(model: "PreTrainedModel") -> RouterLoss | None:
 
     None for models without experts, and where the model adds no such term (DeepSeek V3 balances without a loss).
     """
-    import torch
-
     weight: Any = next(
         (getattr(model, name) for name in _WEIGHTS if isinstance(getattr(model, name, None), float)), None
     )

@@ -64,14 +64,20 @@ def save_stored(
     Files of at most 5 GB, one at a time; the bytes go from file to file and take no memory here. Like `cp`, it does not
     wait for the disk: the reference is still there, and waiting takes as long again as copying.
     """
+    from huggingface_hub import split_state_dict_into_shards_factory
+
     with _whole(folder, durable=False) as partial:
-        shards = _shards(placement)
-        for file, names in shards.items():
-            write_tensors(partial / file, {name: placement.tensor(name) for name in names})
-        if len(shards) > 1:
-            total = sum(placement.tensor(name).bytes for name in placement.names)
-            where = {name: file for file, names in shards.items() for name in names}
-            index = {"metadata": {"total_size": total}, "weight_map": where}
+        tensors = {name: placement.tensor(name) for name in sorted(placement.names, key=_natural)}
+        shards = split_state_dict_into_shards_factory(
+            tensors,
+            get_storage_size=lambda tensor: tensor.bytes,
+            filename_pattern="model{suffix}.safetensors",
+            max_shard_size=_SHARD_BYTES,
+        )
+        for file, names in shards.filename_to_tensors.items():
+            write_tensors(partial / file, {name: tensors[name] for name in names})
+        if shards.is_sharded:
+            index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
             write_json(partial / "model.safetensors.index.json", index)
         _save_config(skeleton, skeleton.config.dtype, partial)
         _save_rest(skeleton.generation_config, tokenizer, partial, notes)
@@ -105,22 +111,6 @@ def _save_rest(
             write_text(folder / name, value)
         else:
             write_json(folder / name, value)
-
-
-def _shards(placement: Placement) -> dict[str, list[str]]:
-    """The files to write, with the names of each one's tensors."""
-    groups: list[list[str]] = [[]]
-    filled = 0
-    for name in sorted(placement.names, key=_natural):
-        size = placement.tensor(name).bytes
-        if groups[-1] and filled + size > _SHARD_BYTES:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += size
-    if len(groups) == 1:
-        return {"model.safetensors": groups[0]}
-    return {f"model-{at:05d}-of-{len(groups):05d}.safetensors": names for at, names in enumerate(groups, start=1)}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

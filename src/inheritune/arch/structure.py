@@ -54,9 +54,7 @@ def check_decoder(config: "PretrainedConfig") -> None:
     remedy = "use a decoder-only language model (one that AutoModelForCausalLM loads)"
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(title(config), f"{config.model_type} is an encoder-decoder", remedy)
-    either = (
-        config.model_type in MASKED or config.model_type == "bert-generation"
-    )  # gpt_neox has false, and is a decoder
+    either = config.model_type in MASKED or config.model_type == "bert-generation"  # gpt_neox: a decoder, with false
     if either and getattr(config, "is_decoder", True) is False:
         raise InputError(title(config), f"{config.model_type} is an encoder here (is_decoder is false)", remedy)
     try:

@@ -74,7 +74,8 @@ def kept_indices(
         raise InputError(title(config), "the two models have different kinds of widths", "give narrow's config")
     shapes, targets, forms = _shapes(source), _shapes(target), _forms(source, fields)
     check_hidden(config, kept, not any("heads" in form.each for all_of in forms.values() for form in all_of))
-    structure, heads = find_structure(source), _Heads.of(config)
+    structure = find_structure(source)
+    heads = _Heads(config.model_type, by_heads(fields) if derives_head_size(config) else 0, head_sizes(config))
     result: dict[str, tuple[Runs, ...]] = {}
     for name, shape in targets.items():
         if len(shapes.get(name, ())) != len(shape) or name not in forms:
@@ -118,28 +119,11 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Heads:
-    """A model's type, the hidden size by the number of heads if that is the size of a head (else 0), all such sizes."""
+    """A model's type, the size of a head if derived from the hidden size (else 0), and all sizes that heads have."""
 
     model_type: str
     size: int
-    sizes: frozenset[int]
-
-    @classmethod
-    def of(cls, config: "PretrainedConfig") -> "_Heads":
-        """Those of a config."""
-        size = by_heads(widths(config)) if derives_head_size(config) else 0
-        return cls(config.model_type, size, frozenset(head_sizes(config)))
-
-    def make_hidden(self, form: _Form) -> bool:
-        """Whether a dimension is that of the hidden states, on the other side of a tensor whatever its parts are."""
-        return not form.fixed and form.each in ({"hidden": 1}, {"heads": self.size})
-
-    def are_plain(self, form: _Form) -> bool:
-        """Whether a dimension has one index a unit of one width, or one vector a head."""
-        if form.fixed or len(form.each) != 1:
-            return False
-        ((axis, count),) = form.each.items()
-        return count == 1 or ("heads" in axis and count in self.sizes)
+    sizes: set[int]
 
 
 _Part = tuple[int, _Kept]
@@ -173,19 +157,20 @@ def _runs(name: str, form: _Form, sizes: tuple[int, int], axes: dict[str, list[_
         return None
     if all(one.is_whole for one in own.values()):
         return ((0, sizes[0]),)
-    layout = None if heads.make_hidden(form) else _layout(name, heads.model_type)
+    # the other side of a tensor is the hidden states, whatever the tensor's parts are
+    is_hidden = not form.fixed and form.each in ({"hidden": 1}, {"heads": heads.size})
+    layout = None if is_hidden else _layout(name, heads.model_type)
     if layout == _QUARTERS:
         return _quarters(own["heads"], sizes[0] // own["heads"].width // 3)
     parts = None if layout is None else _parts(layout, form, own, axes)
-    if parts is None and heads.are_plain(form):
-        parts = [(form.each[axis], one) for axis, one in own.items()]
-    return None if parts is None else _laid_out(parts)
-
-
-def _laid_out(parts: list[_Part]) -> Runs:
-    """The indices of parts that follow each other in a dimension."""
+    if parts is None and not form.fixed and len(own) == 1:
+        ((axis, sole),) = own.items()
+        count = form.each[axis]
+        parts = [(count, sole)] if count == 1 or ("heads" in axis and count in heads.sizes) else None
+    if parts is None:
+        return None
     runs, start = list[tuple[int, int]](), 0
-    for size, one in parts:
+    for size, one in parts:  # one after the other
         runs += scaled(one.runs, size, start)
         start += size * one.width
     return joined(runs)

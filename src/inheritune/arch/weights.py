@@ -6,6 +6,7 @@ where the module holds them fused). transformers' loader decides what a stored n
 
 import contextlib
 import logging
+import logging.handlers
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ class Names:
         entries = get_model_conversion_mapping(skeleton)
         self.skeleton = skeleton
         self.own = skeleton.state_dict()
-        self._found: dict[str, tuple[str, list[Any]]] = {}
+        self._targets: dict[str, tuple[str, list[Any]]] = {}
         self._prefix = skeleton.base_model_prefix
         self._renamings = [entry for entry in entries if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in entries if isinstance(entry, WeightConverter)]
@@ -77,12 +78,12 @@ class Names:
     def _lookup(self, stored: str) -> tuple[str, list[Any]]:
         from transformers.core_model_loading import rename_source_key
 
-        if stored not in self._found:
+        if stored not in self._targets:
             renamed, pattern = rename_source_key(stored, self._renamings, self._converters, self._prefix, self.own)
             used = [entry for entry in self._converters if pattern in entry.source_patterns]
             name = stored if renamed not in self.own and stored in self.own else str(renamed)
-            self._found[stored] = name, [operation for entry in used for operation in entry.operations]
-        return self._found[stored]
+            self._targets[stored] = name, [operation for entry in used for operation in entry.operations]
+        return self._targets[stored]
 
 
 def _common(runs: Runs, size: int, whole: int) -> Runs | None:
@@ -127,12 +128,13 @@ class Placement:
         from safetensors import safe_open
 
         with contextlib.ExitStack() as stack:
+            tensors = {name: self.tensor(name) for name in self.names}
+            factors = [tensor.factors.tensor for tensor in tensors.values() if tensor.factors is not None]
             files = {
                 file: stack.enter_context(safe_open(str(file), framework="pt", backend="pread"))
-                for file in {file for name in self.names for file in self.tensor(name).files}
+                for file in {tensor.file for tensor in [*tensors.values(), *factors]}
             }
-            whole = {name: self.tensor(name).lazy(files) for name in self.names}
-            yield whole | {name: self.tensor(name).lazy_part(part, files) for name, part in self.indices.items()}
+            yield {name: tensor.lazy(files, self.indices.get(name)) for name, tensor in tensors.items()}
 
 
 def place_tensors(
@@ -202,7 +204,7 @@ def check_fits(
         name: _Shape(tensor.shape, getattr(torch, FLOATS.get(tensor.dtype, "uint8")))
         for name, tensor in tensors.items()
     }
-    with _logged() as lines:
+    with _logged() as records:
         try:
             _, info = type(skeleton).from_pretrained(
                 None,
@@ -215,7 +217,9 @@ def check_fits(
                 local_files_only=True,
             )
         except RuntimeError as error:
+            lines = [line for record in records for line in record.getMessage().split("\n")]
             first = next((line for line in lines if "tensors destined for" in line), str(error).split("\n")[0])
+            first = first.removeprefix("Error: ")
             raise InputError(place, f"stored tensors cannot be put together: {first}", _REMEDY) from None
     shaped = sorted((name, tuple(got), tuple(legal)) for name, got, legal in info["mismatched_keys"])
     if shaped:
@@ -245,21 +249,15 @@ class _Shape:
 
 
 @contextlib.contextmanager
-def _logged() -> Iterator[list[str]]:
+def _logged() -> Iterator[list[logging.LogRecord]]:
     """What transformers' loader logs: for a conversion that fails, only the log names the tensor."""
-    lines: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.extend(line.removeprefix("Error: ") for line in record.getMessage().split("\n"))
-
-    logger, handler = logging.getLogger("transformers.modeling_utils"), Keep()
+    logger, handler = logging.getLogger("transformers.modeling_utils"), logging.handlers.BufferingHandler(10**6)
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
     try:
-        yield lines
+        yield handler.buffer
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

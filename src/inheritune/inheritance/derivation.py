@@ -32,16 +32,15 @@ from inheritune.card import inherited_files, without_stopping
 from inheritune.errors import InputError, Notice
 from inheritune.inheritance.application import from_files, from_model, place
 from inheritune.inheritance.plan import Plan, describe_plan
-from inheritune.inheritance.resolution import resolved
-from inheritune.inheritance.spec import TargetSpec
-from inheritune.inheritance.target import PlannedTarget, draft_target, target_config
+from inheritune.inheritance.resolution import resolve
+from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
 from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check, model_at
 from inheritune.results import Inherited, Selection
 from inheritune.runlog import check_name, claimed
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 NOTES = "inheritance.json"
 """The file in a checkpoint with figures of what was inherited."""
@@ -103,7 +102,9 @@ def write(
     `spec` came of, for the model card.
     """
     source = open_source(reference, spec)
-    tokenizer = _tokenizer(reference, say)
+    tokenizer = find_tokenizer(reference, say)
+    if tokenizer is None and say is not None:  # a checkpoint that is only trained further needs none
+        say(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
     notes = _notes(reference, spec, source.planned.plan, source.planned.target, tokenizer, selection)
     placement = source.placement
     if placement is not None and placement.is_plain and source.planned.plan.is_whole and dtype is None:
@@ -127,14 +128,6 @@ def _notes(
             reference, spec, Inherited.model_validate(figures), parameter_count(target), readers, selection
         )
     return notes
-
-
-def _tokenizer(reference: Reference, say: Callable[[str], None] | None) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer to write; a checkpoint may have none, such as those that are only trained further."""
-    tokenizer = find_tokenizer(reference, say)
-    if tokenizer is None and say is not None:
-        say(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
-    return tokenizer
 
 
 def derive(
@@ -188,11 +181,18 @@ def plan_for(reference: Reference, spec: Inherit | TargetSpec) -> PlannedTarget:
     """What would be inherited, from the reference's config alone. Raises InputError as `derive` does."""
     config = load_config(reference)
     if config.dtype is None and Path(str(reference.path)).expanduser().is_dir():  # the files' headers know it
-        weights = open_weights(reference, config, set)
+        weights = open_weights(reference, config)
         config.dtype = None if weights is None else weights.dtype
-    decided = resolved(spec, config, reference.trust_remote_code)
-    target_config(config, decided)  # what the config shows, before a second is spent on the model
-    return draft_target(build_skeleton(config, reference.trust_remote_code), decided, reference.trust_remote_code)
+    return _planned(reference, config, resolve(spec, config, trust_remote_code=reference.trust_remote_code))[1]
+
+
+def _planned(
+    reference: Reference, config: "PretrainedConfig", spec: TargetSpec
+) -> "tuple[PreTrainedModel, PlannedTarget]":  # fmt: skip
+    """The reference without memory, and the target."""
+    target_config(config, spec)  # what the config shows, before a second is spent on the model
+    skeleton = build_skeleton(config, reference.trust_remote_code)
+    return skeleton, draft_target(skeleton, spec)
 
 
 def open_source(reference: "Reference | PreTrainedModel", spec: Inherit | TargetSpec) -> Source:
@@ -202,34 +202,28 @@ def open_source(reference: "Reference | PreTrainedModel", spec: Inherit | Target
     """
     if not isinstance(reference, Reference):
         _check_loaded(reference)
-        return _loaded(reference, resolved(spec, reference.config), False, "reference")
+        return _loaded(reference, resolve(spec, reference.config), "reference")
     config = load_config(reference)
-    decided = resolved(spec, config, reference.trust_remote_code)
-    target_config(config, decided)
-    skeleton = build_skeleton(config, reference.trust_remote_code)
-    made = draft_target(skeleton, decided, reference.trust_remote_code)
+    decided = resolve(spec, config, trust_remote_code=reference.trust_remote_code)
+    skeleton, made = _planned(reference, config, decided)
     made.target.generation_config = load_generation_config(reference) or made.target.generation_config
     names = Names(skeleton)
     wanted = made.plan.wanted()
-
-    def needed(stored: list[str]) -> set[str]:
-        return {name for name in stored if names.of(name) in wanted}
-
-    weights = open_weights(reference, config, needed, computed=True)
+    weights = open_weights(reference, config, lambda stored: names.of(stored) in wanted)
     placement = None
     if weights is not None:
         check_stored(weights, names, find_structure(skeleton))
         placement = place(made, names, weights)
     if weights is None or placement is None:
-        return _loaded(load_model(reference), decided, reference.trust_remote_code, reference.title)
+        return _loaded(load_model(reference), decided, reference.title)
     stored = config.dtype
     if stored is None:  # then the files decide, and the target's config has to agree
         stored = made.target.config.dtype = weights.dtype
     return Source(made, placement, None, stored, reference.title)
 
 
-def _loaded(model: "PreTrainedModel", spec: TargetSpec, trust_remote_code: bool, place: str) -> Source:
-    planned = draft_target(model, spec, trust_remote_code)
+def _loaded(model: "PreTrainedModel", spec: TargetSpec, place: str) -> Source:
+    planned = draft_target(model, spec)
     planned.target.generation_config = model.generation_config
     return Source(planned, None, model, None, place)
 

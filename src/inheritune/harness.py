@@ -26,7 +26,7 @@ def check_tasks(
 ) -> None:
     """Check the names of tasks and groups, and task files (.yaml) by their paths, before any data is read.
 
-    `folder` holds task files of the user's own, which then have names too; `further` are names that the caller knows.
+    `folder` holds the user's own task files, whose names are then legal too; `further` are names that the caller knows.
     Raises InputError for an unknown name (with the nearest ones), for a task file or a folder of them that is not
     `trusted`, and where lm-eval is not installed.
     """
@@ -68,7 +68,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def from_files(names: Iterable[str], folder: Path | None) -> list[str]:
-    """Which of the names are task files, or belong to task files in `folder`, which may replace the harness's own."""
+    """The names of task files, or of tasks in `folder`, which may replace the harness's own."""
     index = task_manager(folder).task_index
     inside = None if folder is None else folder.resolve()
 
@@ -81,7 +81,7 @@ def from_files(names: Iterable[str], folder: Path | None) -> list[str]:
 
 @lru_cache(maxsize=2)
 def task_manager(folder: Path | None = None) -> Any:
-    """All tasks by name, with those in `folder`. Once in a process, as it reads thousands of files."""
+    """All tasks by name, with those in `folder`. Cached, as it reads thousands of files."""
     with silenced():
         from lm_eval.tasks import TaskManager
 

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         differences,
         find_structure,
         layer_count,
+        tensor_shapes,
     )
     from inheritune.arch.tensor_axes import kept_indices
     from inheritune.arch.weights import Names, Placement, check_fits, check_stored, place_tensors

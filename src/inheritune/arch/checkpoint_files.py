@@ -166,14 +166,6 @@ def check_config(file: Path) -> None:
         check_counts(fields, str(file))
 
 
-def check_hub_config(located: Located) -> None:
-    """As `check_config`, for a model on the hub or in its cache; nothing where it has no config.json."""
-    if located.gguf_file is None and not Path(located.name).is_dir():
-        config = fetch(located, "config.json")
-        if config is not None:
-            check_config(config)
-
-
 def _check_all_named(folder: Path, files: tuple[Path, ...]) -> None:
     """Raise InputError for weights that transformers ignores: shards that the index does not name, and shards beside
     one file that should hold all.

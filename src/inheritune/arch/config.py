@@ -65,7 +65,7 @@ def shorten(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
     _renumber(values, kept, depth)
     if kept != list(range(len(kept))):
         _fit_patterns(config, values, kept)
-    short = type(config).from_dict(values)
+    short = remade(config, values)
     made = short.to_dict()
     for name, expected in cut.items():
         if list(made[name]) != expected:
@@ -74,10 +74,15 @@ def shorten(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
                 f"transformers makes {name} {list(made[name])} of {expected}",
                 "choose blocks whose last is of the kind of the reference's last",
             )
-    short.architectures = copy.copy(config.architectures)
-    # set by the loader, not part of what is stored
-    short._attn_implementation = config._attn_implementation
     return short
+
+
+def remade(config: "PretrainedConfig", values: dict[str, Any]) -> "PretrainedConfig":
+    """A config of the same class and for the same use, with other values."""
+    other = type(config).from_dict(values)
+    other.architectures = copy.copy(config.architectures)
+    other._attn_implementation = config._attn_implementation  # set by the loader, not stored
+    return other
 
 
 def _set_depth(config: "PretrainedConfig", values: dict[str, Any], count: int) -> None:

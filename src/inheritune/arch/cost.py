@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-# How configs call the number of experts that a token is sent to.
+# The names in configs of the number of experts that a token is sent to.
 _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts", "moe_k")
 
 
@@ -36,7 +36,7 @@ def flops_per_token(config: "PretrainedConfig", active: float, sequence_length: 
 
 
 def _attention_width(config: "PretrainedConfig") -> int:
-    """The heads of a block's attention times their size, by the config; 0 where it has no heads."""
+    """The number of a block's attention heads times their size, by the config; 0 without heads."""
     heads = getattr(config, "num_attention_heads", 0) or 0
     size: int = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     return heads * size

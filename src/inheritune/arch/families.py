@@ -51,7 +51,7 @@ LEAST_BLOCKS = {"rwkv": 2}
 
 
 def title(config: "PretrainedConfig") -> str:
-    """What messages call a model."""
+    """A model's name in messages."""
     return getattr(config, "name_or_path", "") or str(config.model_type)
 
 
@@ -87,7 +87,7 @@ def compensated_attributes(config: "PretrainedConfig") -> frozenset[str]:
 
 
 def rescales(config: "PretrainedConfig", source_index: int, target_index: int) -> list[Rescale]:
-    """What to multiply in block `source_index` so that at place `target_index` it computes what it did.
+    """The rescaling with which block `source_index` keeps its function at place `target_index`.
 
     GPT-2 with scale_attn_by_inverse_layer_idx divides attention scores by the block's number, counted from 1: the
     queries, the first third of the projection, make up for it. Its matrices are stored input first.

@@ -16,7 +16,7 @@ from inheritune.errors import InputError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# The config's fields with the meaning of a key; the first that the config class has counts.
+# The config fields with the meaning of a key; the first one that the config class has is used.
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     "context_length": ("max_position_embeddings", "n_positions"),
     "embedding_length": ("hidden_size",),
@@ -49,7 +49,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "ssm.time_step_rank": ("time_step_rank", "linear_num_value_heads"),
 }
 
-# Values with which a key changes nothing that a model computes.
+# Values with which a key does not change what a model computes.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(
         ("attention.clamp_kqv", "attention.max_alibi_bias", "attention.sliding_window", "attention.temperature_scale",
@@ -159,7 +159,7 @@ def _same(ours: Any, stated: Any) -> bool:
 
 
 def _is_derived(name: str, value: Any, config: "PretrainedConfig") -> bool:
-    """Whether a key only repeats what follows from others, in configs that have no field for it."""
+    """Whether a key without a config field only repeats what follows from other keys."""
     heads, size = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", 0)
     if name == "attention.head_count_kv":
         return bool(value == heads)
@@ -182,7 +182,7 @@ def _heads(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, An
     value = header.get("attention.value_length", size)
     if value != size:
         raise _refusal(header, "attention.value_length", config)
-    if config.model_type == "gemma4_text":  # there it is of the layers with full attention
+    if config.model_type == "gemma4_text":  # where it is the size in layers with full attention
         if getattr(config, "global_head_dim", size) != size:
             changes["global_head_dim"] = size
         return
@@ -192,7 +192,7 @@ def _heads(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, An
 
 
 def _window_pattern(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
-    """Which layers have a sliding window: a mark for each layer, or every how many layers there is one without."""
+    """Which layers have a sliding window: a mark for each layer, or the period of layers without one."""
     stated = header.get("attention.sliding_window_pattern")
     if stated is None:
         return
@@ -209,7 +209,7 @@ def _window_pattern(config: "PretrainedConfig", header: GgufHeader, changes: dic
 
 
 def _attention_scale(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
-    """Gemma 2 and 3 have a scale of their own, which most files do not state: llama.cpp derives it from the size."""
+    """Gemma 2 and 3 have their own scale. Most files do not state it: llama.cpp derives it from the model's size."""
     stated = header.number("attention.scale", 0.0)
     if not hasattr(config, "query_pre_attn_scalar"):
         size = header.get("attention.key_length") or 0
@@ -229,7 +229,7 @@ _KEPT = ("partial_rotary_factor", "mrope_section", "mrope_interleaved")
 
 
 def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary embedding as the file states it; nothing where the config has it so."""
+    """The rotary embedding as the file states it; empty where the config agrees."""
     ours = getattr(config, "rope_parameters", None)
     if not isinstance(ours, dict) or getattr(config, "alibi", False):
         stated = [name for name in (*ROPE_KEYS, "rope.dimension_count") if header.get(name) not in (None, 0)]
@@ -265,12 +265,12 @@ def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, 
     wanted = {} if rope == ours else {"rope_parameters": rope}
     length = rope.get("original_max_position_embeddings")
     if length is not None and getattr(config, "original_max_position_embeddings", length) != length:
-        wanted["original_max_position_embeddings"] = length  # Phi-3 has it beside, and there it counts
+        wanted["original_max_position_embeddings"] = length  # Phi-3 reads it outside rope_parameters
     return wanted
 
 
 def _proportional(ours: dict[str, Any], header: GgufHeader, theta: float, dimensions: int) -> dict[str, Any]:
-    """Gemma 4: with full attention a part of the frequencies is zero, which a file expresses with huge divisors."""
+    """Gemma 4: full attention has zero frequencies, which a file expresses with huge divisors."""
     whole, local = ours["full_attention"], ours["sliding_attention"]
     if any(header.get(name) is not None for name in ROPE_KEYS if name.startswith("rope.scal")):
         raise header.refusal("rope.scaling", "is not known of this model")

@@ -76,7 +76,7 @@ def scaled_rope(header: GgufHeader, theta: float, dimensions: int) -> dict[str, 
 
 
 def as_divisors(rope: dict[str, Any], dimensions: int, length: int) -> dict[str, Any]:
-    """Linear scaling in the form that has a divisor for each frequency, for configs that know no other."""
+    """Linear scaling as a divisor for each frequency, for configs that know no other form."""
     if rope["rope_type"] != "linear":
         return rope
     alike = np.full(dimensions // 2, rope["factor"])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune.arch.building import build_from, build_skeleton
 from inheritune.arch.checkpoint_files import (
     Located,
-    check_hub_config,
+    check_config,
     check_no_adapter,
     fetch,
     has_tokenizer,
@@ -84,9 +84,10 @@ def _stored_config(reference: Reference, weights: bool = True) -> "tuple[Located
     with _plain_errors(place):
         located = locate(place, reference.revision, weights=weights)
         silence_libraries()
-        check_hub_config(located)
         if located.gguf is not None:
             return located, copy.deepcopy(_gguf_config(located.gguf, located.gguf.stat().st_mtime_ns)), False
+        if (file := fetch(located, "config.json")) is not None:
+            check_config(file)
         config: PretrainedConfig = AutoConfig.from_pretrained(**_options(located, reference))
         _ = config.dtype is None or config.dtype.itemsize  # an invalid dtype raises here
         changed = _forget_returns(decoder_config(config))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def in_dtype(model: "PreTrainedModel", dtype: "torch.dtype | str") -> "PreTrainedModel":
     """Convert `model` to `dtype` (or its name, such as "float32") in place, and return it.
 
-    It then computes what it would if transformers had loaded it in `dtype`. `model.to(dtype)` alone does not do that:
+    The model then computes what it would if transformers had loaded it in `dtype`. `model.to(dtype)` alone fails there:
     it rounds constants that no checkpoint holds (rotary frequencies, the factor on Gemma's embeddings), and it cannot
     undo an earlier rounding. So these buffers get the values that they have in a model built in `dtype`, and tensors
     that transformers keeps in float32 stay in it.

@@ -137,7 +137,7 @@ def scaled_name(name: str) -> str:
 
 
 def _block(tensor: StoredTensor, factors: StoredTensor, block: Any) -> tuple[int, int] | None:
-    """Rows and columns that share a factor; None where all of the tensor does. Raises InputError where neither fits."""
+    """Rows and columns that share a factor; None for one factor in all. Raises InputError where neither fits."""
     if all(length == 1 for length in factors.shape):
         return None
     if block is not None and len(factors.shape) == len(tensor.shape) >= 2:

@@ -78,7 +78,7 @@ def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Ro
 
 
 def identity_values(model: "PreTrainedModel", structure: Structure, index: int) -> dict[str, float]:
-    """Which tensors of block `index` must hold which one value for the block to return its input, exactly.
+    """The tensors of block `index` that must be filled, and with which value, for it to return exactly its input.
 
     Names are those inside the block. Nearly all are the last projections of the block's branches with their biases, and
     the value is 0, also where a norm follows the projection inside the branch: that gives zero exactly, and trains
@@ -113,7 +113,7 @@ def _role_in(module: "nn.Module", rest: str) -> Role | None:
     name, _, inner = rest.partition(".")
     if not inner:
         # Vectors and numbers that scale the residual stream or a branch (layer_scalar, residual gates) work as the
-        # norms' gains do, and fit the norms that they were trained with; of a loose matrix nothing is known.
+        # norms' gains do, and fit the norms that they were trained with. Nothing is known about a loose matrix.
         return "norms" if getattr(module, name).dim() <= 1 else None
     child = module.get_submodule(name)
     kind = type(child).__name__.lower()
@@ -149,7 +149,7 @@ def _role_by_order(model: "PreTrainedModel", structure: Structure, name: str) ->
 
 
 def _is_norm(model: "PreTrainedModel", structure: Structure, name: str) -> bool:
-    """Whether a tensor outside the blocks is a norm's, and that norm not a part of the head."""
+    """Whether a tensor outside the blocks belongs to a norm that is not part of the head."""
     owner = model.get_submodule(name.rpartition(".")[0])
     outer, dot, _ = structure.blocks.partition(".")
     return bool(_NORM.search(type(owner).__name__.lower())) and (not dot or name.startswith(outer + "."))

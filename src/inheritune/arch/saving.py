@@ -34,7 +34,7 @@ def save_model(
 
     with _whole(folder) as partial:
         generation = model.generation_config
-        try:  # transformers refuses to save settings of others that contradict each other; what came so goes so
+        try:  # transformers refuses to save contradictory generation settings; ours are saved as they came
             model.generation_config = GenerationConfig()
             model.save_pretrained(partial)
         finally:
@@ -46,7 +46,7 @@ def save_model(
 
 
 def save_frame(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", folder: Path) -> None:
-    """Write to `folder` what `save_model` writes, but for the weights."""
+    """Write to `folder` what `save_model` writes, except the weights."""
     with _whole(folder) as partial:
         _save_config(model, model.dtype, partial)
         _save_rest(model.generation_config, tokenizer, partial, {})
@@ -84,7 +84,7 @@ def save_stored(
 
 
 def _save_config(model: "PreTrainedModel", dtype: Any, folder: Path) -> None:
-    """Write the config as transformers does beside weights of this dtype, and the code of a model with its own."""
+    """Write the config as transformers does beside weights of this dtype, and a model's own code."""
     from transformers.dynamic_module_utils import custom_object_save
 
     config = copy.deepcopy(model.config)
@@ -126,6 +126,6 @@ def _whole(folder: Path, durable: bool = True) -> Iterator[Path]:
         with named(folder), new_folder(folder, durable) as partial:
             yield partial
     except Exception as error:
-        if not isinstance(error, SafetensorError) and type(error) is not Exception:  # which is what tokenizers raises
+        if not isinstance(error, SafetensorError) and type(error) is not Exception:  # tokenizers raises that
             raise
         raise RunError(str(folder), f"cannot be written ({error})", "make room, then start again") from None

@@ -92,7 +92,7 @@ class _Part:
         return tensor
 
     def _spans(self, indices: tuple[Runs, ...], unit: int) -> Iterator[tuple[int, int]]:
-        """First byte and length of each run of numbers that follow each other, for numbers of `unit` bytes."""
+        """First byte and length of each contiguous run of numbers of `unit` bytes."""
         dimensions = list(zip(self.tensor.shape, indices, strict=True))
         while len(dimensions) > 1 and dimensions[-1][1] == ((0, dimensions[-1][0]),):
             unit *= dimensions.pop()[0]

@@ -1,8 +1,8 @@
 """Which indices of each tensor belong to selected heads, MLP neurons and hidden channels.
 
-How a tensor's dimension depends on the config is found by building the model without memory with one width at a time
-doubled, never by comparing numbers: 3 x hidden and an MLP of the same size are told apart. Only where several parts
-follow each other in one dimension must a table give their order.
+Building the model without memory, with one width doubled at a time, shows how a tensor's dimension depends on the
+config. Numbers are never compared, so 3 x hidden and an MLP of the same size are distinguished. A table gives the order
+of parts only where several follow each other in one dimension.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from inheritune.arch.families import title
 from inheritune.arch.selection import Runs, Selection, joined, length
-from inheritune.arch.structure import find_structure
+from inheritune.arch.structure import find_structure, tensor_shapes
 from inheritune.arch.width import (
     REMEDY,
     Path,
@@ -32,9 +32,9 @@ from inheritune.errors import BUILD_ERRORS, InputError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-# Tensors in which several parts share a dimension, by the end of their name and the model type. A part is the kind of
-# width that it follows.
-_RUN: tuple[str, ...] = ()  # all of a unit or head, then the next; what has a fixed size comes last
+# Tensors in which several parts share a dimension, by the end of their name and the model type. A part is named after
+# the width that it depends on.
+_RUN: tuple[str, ...] = ()  # all of one unit or head, then the next; what has a fixed size comes last
 _GROUPS = ("groups",)  # the queries, key and value of a group of heads, then the next group
 _QKV, _KVQ = ("heads", "kv heads", "kv heads"), ("kv heads", "kv heads", "heads")
 _EACH = ("...",)  # as many parts as there are experts or streams
@@ -72,7 +72,7 @@ def kept_indices(
     kept = kept_widths(config, selection)
     if {path: length(runs) for path, runs in kept.items()} != widths(target.config):
         raise InputError(title(config), "the two models have different kinds of widths", "give narrow's config")
-    shapes, targets, forms = _shapes(source), _shapes(target), _forms(source, fields)
+    shapes, targets, forms = tensor_shapes(source), tensor_shapes(target), _forms(source, fields)
     check_hidden(config, kept, not any("heads" in form.each for all_of in forms.values() for form in all_of))
     structure = find_structure(source)
     heads = _Heads(config.model_type, by_heads(fields) if derives_head_size(config) else 0, head_sizes(config))
@@ -206,7 +206,7 @@ def _parts(
 def _run(
     layout: tuple[str, ...], form: _Form, own: dict[str, _Kept], axes: dict[str, list[_Kept]]
 ) -> list[_Part] | None:
-    """Units or groups of heads, then what has a fixed size (such as one key and value for all)."""
+    """Units or groups of heads, then parts of a fixed size (such as one key and value for all)."""
     cut = {axis: one for axis, one in own.items() if not one.is_whole}
     fixed = form.fixed + sum(form.each[axis] * own[axis].width for axis in own.keys() - cut.keys())
     if (fixed or len(own) > 1) and not all("heads" in axis for axis in own):
@@ -228,12 +228,12 @@ def _run(
 
 
 def _are_groups(heads: _Kept, keys: _Kept) -> bool:
-    """Whether of query heads all those stay that share a key and value head that stays."""
+    """Whether exactly those query heads are kept whose key and value head is kept."""
     return heads.runs == scaled(keys.runs, heads.width // keys.width)
 
 
 def _quarters(heads: _Kept, size: int) -> Runs | None:
-    """CodeGen's: four blocks (it was trained on four devices), in each the queries, values, keys of its heads."""
+    """CodeGen's layout: four blocks (for four devices), each with the queries, values and keys of its heads."""
     kept = [head for start, stop in heads.runs for head in range(start, stop)]
     if heads.width % 4 or len(kept) % 4:
         return None
@@ -255,7 +255,7 @@ def _layout(name: str, model_type: str) -> tuple[str, ...] | None:
 
 
 def _forms(source: "PreTrainedModel", fields: dict[Path, int]) -> dict[str, tuple[_Form, ...]]:
-    """How each dimension of each tensor depends on the widths: models of other widths, one axis doubled at a time."""
+    """How each dimension of each tensor depends on the widths, found by doubling one axis at a time."""
     config = source.config
     derived = derives_head_size(config)
     sizes = {"heads": 48, "kv heads": 8, "hidden": 672, "mlp": 160}
@@ -291,11 +291,7 @@ def _skeleton(source: "PreTrainedModel", config: "PretrainedConfig") -> dict[str
 
     try:
         with torch.device("meta"), no_init_weights():
-            return _shapes(type(source)(config))
+            return tensor_shapes(type(source)(config))
     except BUILD_ERRORS as error:
         what = f"a {source.config.model_type} of another width cannot be built: {error}"
         raise InputError(title(source.config), what, REMEDY) from None
-
-
-def _shapes(model: "PreTrainedModel") -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -77,7 +77,7 @@ def _add(facts: _Facts, left: Any, right: Any, alpha: Any = 1) -> Fact:
 
 def _mul(facts: _Facts, left: Any, right: Any) -> Fact:
     a, b = facts(left), facts(right)
-    if left is right:  # a square: zero, but without a gradient that could ever change it
+    if left is right:  # a square can be zero, but then no gradient ever changes it
         return _NOTHING
     same = _both(a.same, {} if right == 1 else b.one) if not torch.is_tensor(right) else _both(a.same, b.one)
     if same is None:
@@ -106,7 +106,7 @@ def _scaled(facts: _Facts, given: Any, weight: Any = None, bias: Any = None, *_:
 
 
 def _moved(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
-    """Entries in other places, or some of them: still a parameter where it was one."""
+    """Entries in other places, or some of them: a parameter remains one."""
     fact = facts(given)
     return Fact(zero=fact.zero, own=fact.own)
 
@@ -189,7 +189,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._facts[id(parameter)] = (parameter, Fact(zero={name: 0.0}, own=(name, 0.0)))
         stored = block.state_dict().keys()
         for name, buffer in block.named_buffers():
-            if name in stored and buffer.is_floating_point():  # never trained, so no branch may be zeroed by it
+            if name in stored and buffer.is_floating_point():  # never trained, so it may not zero a branch
                 self._facts[id(buffer)] = (buffer, Fact(own=(name, 0.0)))
 
     def fact(self, value: Any) -> Fact:
@@ -299,7 +299,7 @@ class _Use(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_leaves((args, kwargs)):
             if torch.is_tensor(tensor):
                 self.first.setdefault(id(tensor), self.phase)
-        return _without_values(func, args, kwargs or {}, outside=True)  # nothing is claimed of what the blocks do
+        return _without_values(func, args, kwargs or {}, outside=True)  # the blocks are not followed
 
 
 def moments_of_use(model: "PreTrainedModel", blocks: nn.Module) -> dict[int, str]:
@@ -324,9 +324,9 @@ def moments_of_use(model: "PreTrainedModel", blocks: nn.Module) -> dict[int, str
 
 
 def _without_values(func: Any, args: Any, kwargs: Any, outside: bool) -> Any:
-    """Do an operation; outside the blocks, answer with one, or true, where a value is needed.
+    """Run an operation; outside the blocks, return one, or true, where a value is needed.
 
-    There, code looks at masks and positions, whose values do not change how a block is wired.
+    Code there looks at masks and positions, whose values do not change how a block is wired.
     """
     if outside and func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
         return torch.ones((), dtype=args[0].dtype).item()
@@ -352,7 +352,7 @@ def run_few_tokens(model: "PreTrainedModel", mode: TorchDispatchMode) -> None:
 
 @contextlib.contextmanager
 def _batched_experts(model: "PreTrainedModel") -> Iterator[None]:
-    """Experts as one product over all of them, since loops over those that were chosen need values."""
+    """Compute experts as one product over all of them, since loops over the chosen ones need values."""
     before = getattr(model.config, "_experts_implementation_internal", None)
     model.config._experts_implementation_internal = "batched_mm"
     try:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from inheritune.arch.config import remade
 from inheritune.arch.families import title
 from inheritune.arch.selection import Indices, Runs, Selection, as_runs, joined, length
 from inheritune.errors import BUILD_ERRORS, InputError
@@ -239,12 +240,9 @@ def with_widths(config: "PretrainedConfig", new: dict[Path, int]) -> "Pretrained
             place = place[key]
         place[path[-1]] = width
     try:
-        other = type(config).from_dict(values)
+        return remade(config, values)
     except (*BUILD_ERRORS, StrictDataclassError) as error:
         raise InputError(title(config), f"{config.model_type} refuses other widths: {error}", REMEDY) from None
-    other.architectures = copy.copy(config.architectures)
-    other._attn_implementation = config._attn_implementation  # set by the loader, not part of what is stored
-    return other
 
 
 def scaled(runs: Runs, size: int, start: int = 0) -> Runs:

@@ -50,7 +50,7 @@ class Plan:
 
     @property
     def unstored(self) -> frozenset[str]:
-        """The target's tensors that none of the reference's goes into, under all their names."""
+        """The target's tensors that take nothing from the reference, under all their names."""
         alone = {line.target for line in self.lines if line.source is None}
         return frozenset(alone | {alias for alias, name in self.tied if name in alone})
 
@@ -60,7 +60,7 @@ class Plan:
         return all(line.source and line.indices is None and line.rescale is None for line in self.lines)
 
     def wanted(self) -> dict[str, tuple[str, ...]]:
-        """For each tensor of the reference that is used the target's tensors that are made from it."""
+        """For each used tensor of the reference, the target's tensors that are made from it."""
         targets: dict[str, tuple[str, ...]] = {}
         for line in self.lines:
             if line.source is not None:
@@ -134,9 +134,9 @@ def _packed_indices(
 
 
 def narrowed(plan: Plan, indices: Mapping[str, tuple[Runs, ...]]) -> Plan:
-    """`plan` with parts of tensors in place of whole ones: the indices along each dimension, by the target's names.
+    """`plan` with parts of tensors in place of whole ones: `indices` along each dimension, by the target's names.
 
-    Raises InputError where a tensor is already a part, or multiplied in slices that would move.
+    Raises InputError where a tensor is already a part, or is rescaled in slices that would move.
     """
     lines = []
     for line in plan.lines:

@@ -48,10 +48,10 @@ def keeps_budget(
 
 
 def replace_budget(config: "PretrainedConfig", inherit: Inherit, trust_remote_code: bool = False) -> Inherit:
-    """`inherit` with a number of blocks in place of a budget: the most that its choice can take.
+    """`inherit` with a number of blocks in place of a budget: the largest that keeps it.
 
-    For a measured choice, whose blocks are not known here, the first ones stand in; they have the same size in nearly
-    all models. Raises InputError where not even one block keeps the budget.
+    A measured choice has no blocks yet, so the first ones are counted; they have the same size in nearly all models.
+    Raises InputError where not even one block keeps the budget.
     """
     if not isinstance(inherit.layers, Size):
         return inherit

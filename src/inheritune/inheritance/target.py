@@ -24,10 +24,11 @@ from inheritune.arch import (
     rescales,
     shorten,
     tensor_roles,
+    tensor_shapes,
 )
 from inheritune.errors import BUILD_ERRORS, InputError
 from inheritune.inheritance.blocks import select_blocks
-from inheritune.inheritance.plan import Plan, Shape, narrowed, plan_copies
+from inheritune.inheritance.plan import Plan, narrowed, plan_copies
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -80,8 +81,8 @@ def draft_target(reference: "PreTrainedModel", spec: TargetSpec) -> PlannedTarge
     _check_blocks(reference, whole, structure, places, kept)
     moves, depth = list(enumerate(kept)), len(kept)
     plan = plan_copies(
-        _shapes(reference),
-        _shapes(whole),
+        tensor_shapes(reference),
+        tensor_shapes(whole),
         structure,
         kept,
         tied=getattr(whole, "all_tied_weights_keys", {}),
@@ -132,7 +133,7 @@ def _shortened(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig
 def _check_blocks(
     reference: "PreTrainedModel", target: "PreTrainedModel", structure: Structure, places: Structure, kept: list[int]
 ) -> None:
-    """Raise InputError where a block at its new place is not the block that it was."""
+    """Raise InputError where a block would compute something else at its new place."""
     settled = compensated_attributes(reference.config)
     for place, index in enumerate(kept):
         source = reference.get_submodule(f"{structure.blocks}.{index}")
@@ -145,7 +146,7 @@ def _check_blocks(
 
 
 def _inherited(target: "PreTrainedModel", places: Structure, spec: TargetSpec) -> frozenset[str] | None:
-    """The target's tensors that `spec.submodules` takes over; None for all of them."""
+    """The target's tensors that `spec.submodules` copies; None for all of them."""
     if spec.submodules == "all":
         return None
     if spec.submodules == "none":
@@ -159,7 +160,3 @@ def _inherited(target: "PreTrainedModel", places: Structure, spec: TargetSpec) -
                 "inherit.submodules", f"the model has no {wanted} of its own{tied}", f"it has {', '.join(there)}"
             )
     return frozenset(name for name, role in roles.items() if role in spec.submodules)
-
-
-def _shapes(model: "PreTrainedModel") -> dict[str, Shape]:
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -16,17 +16,12 @@ _TIMEOUT_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Located:
-    """Where a reference is, as transformers wants to know it; `gguf_file` is set for a .gguf file."""
+    """Where a reference is, as transformers wants to know it; `gguf` is the path of a .gguf file."""
 
     name: str
     revision: str | None = None
-    gguf_file: str | None = None
+    gguf: Path | None = None
     local_files_only: bool = True
-
-    @property
-    def gguf(self) -> Path | None:
-        """The path of a .gguf file."""
-        return None if self.gguf_file is None else Path(self.name) / self.gguf_file
 
 
 def locate(
@@ -50,7 +45,7 @@ def locate(
             if opened.read(4) != b"GGUF":
                 raise InputError(str(here), "not a GGUF file (it does not begin with GGUF)", "get the file again")
         read_gguf(here)
-        return Located(str(here.parent), gguf_file=here.name)
+        return Located(str(here.parent), gguf=here)
     if here.is_dir():
         _check_folder(here, weights)
         return Located(str(here))
@@ -76,7 +71,7 @@ def weight_files(located: Located, needed: Callable[[str], bool]) -> tuple[tuple
     None when the weights are in other files. Of a sharded model on the hub only files with tensors that are `needed`
     (by their stored names) are fetched. Raises InputError when a file is missing.
     """
-    if located.gguf_file is not None:
+    if located.gguf is not None:
         return None
     single = fetch(located, _SINGLE)
     if single is not None:
@@ -185,7 +180,7 @@ def _check_all_named(folder: Path, files: tuple[Path, ...]) -> None:
 
 def check_no_adapter(located: Located) -> None:
     """Raise InputError for a model with an adapter, which the weights beside it do not contain."""
-    if located.gguf_file is None and fetch(located, _ADAPTER) is not None:
+    if located.gguf is None and fetch(located, _ADAPTER) is not None:
         raise InputError(
             f"{located.name}: {_ADAPTER}",
             "there is an adapter (LoRA), and it would be ignored",

@@ -88,14 +88,13 @@ def restored_config(config: "PretrainedConfig", header: GgufHeader) -> "Pretrain
     changes = _changes(config, header)
     if changes:
         config = type(config).from_dict(config.to_dict() | changes)
-        left = _changes(config, header)
-        if left:
-            raise InputError(f"{header.place}: {next(iter(left))}", "cannot be set in transformers' config", REMEDY)
+        if unset := _changes(config, header):
+            raise InputError(f"{header.place}: {next(iter(unset))}", "cannot be set in transformers' config", REMEDY)
     return with_all_tensors(config, header)
 
 
 def _changes(config: "PretrainedConfig", header: GgufHeader) -> dict[str, Any]:
-    """The fields to change, with their values. Raises InputError for keys that no field expresses."""
+    """The fields that differ, with their new values. Raises InputError for keys that no field expresses."""
     known = set(type(config)().to_dict()) | set(type(config).attribute_map)
     changes: dict[str, Any] = {}
     prefix = f"{header.architecture}."
@@ -126,7 +125,8 @@ def _changes(config: "PretrainedConfig", header: GgufHeader) -> dict[str, Any]:
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # no default of the class beyond the vocabulary
         if isinstance(token := getattr(config, name, None), int) and token >= entries:
             changes[name] = None
-    return changes | _rope(config, header, changes)
+    changes |= _rope(config, header, changes)
+    return {name: value for name, value in changes.items() if getattr(config, name, None) != value}
 
 
 _ABSENT = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
@@ -204,8 +204,7 @@ def _window_pattern(config: "PretrainedConfig", header: GgufHeader, changes: dic
     else:
         slides = [int(stated) == 0 or (at + 1) % int(stated) != 0 for at in range(count)]
     kinds = ["sliding_attention" if one else "full_attention" for one in slides]
-    if kinds != config.layer_types:
-        changes["layer_types"] = kinds
+    changes["layer_types"] = kinds
 
 
 def _attention_scale(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
@@ -221,15 +220,14 @@ def _attention_scale(config: "PretrainedConfig", header: GgufHeader, changes: di
     scalar = width / count if large else header.number("attention.key_length", width / count)
     scalar = stated**-2 if stated else scalar
     scalar = round(scalar) if abs(scalar - round(scalar)) < 1e-4 * scalar else scalar
-    if config.query_pre_attn_scalar != scalar:
-        changes["query_pre_attn_scalar"] = scalar
+    changes["query_pre_attn_scalar"] = scalar
 
 
 _KEPT = ("partial_rotary_factor", "mrope_section", "mrope_interleaved")
 
 
 def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary embedding as the file states it; empty where the config agrees."""
+    """The fields of the rotary embedding, as the file states it."""
     ours = getattr(config, "rope_parameters", None)
     if not isinstance(ours, dict) or getattr(config, "alibi", False):
         stated = [name for name in (*ROPE_KEYS, "rope.dimension_count") if header.get(name) not in (None, 0)]
@@ -262,11 +260,10 @@ def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, 
         rope = ours | {"full_attention": rope} | ({"sliding_attention": local} if local else {})
     elif header.get("rope.freq_base_swa", theta) != theta:
         raise _refusal(header, "rope.freq_base_swa", config)
-    wanted = {} if rope == ours else {"rope_parameters": rope}
     length = rope.get("original_max_position_embeddings")
-    if length is not None and getattr(config, "original_max_position_embeddings", length) != length:
-        wanted["original_max_position_embeddings"] = length  # Phi-3 reads it outside rope_parameters
-    return wanted
+    if length is None or not hasattr(config, "original_max_position_embeddings"):
+        return {"rope_parameters": rope}
+    return {"rope_parameters": rope, "original_max_position_embeddings": length}  # Phi-3 reads it outside
 
 
 def _proportional(ours: dict[str, Any], header: GgufHeader, theta: float, dimensions: int) -> dict[str, Any]:
@@ -282,4 +279,4 @@ def _proportional(ours: dict[str, Any], header: GgufHeader, theta: float, dimens
         raise InputError(f"{header.place}: {next(iter(header.rope))}", "are other frequencies than the model's", REMEDY)
     base = float(header.number("rope.freq_base_swa", local["rope_theta"]))
     rope = {"full_attention": whole | {"rope_theta": theta}, "sliding_attention": local | {"rope_theta": base}}
-    return {} if ours | rope == ours else {"rope_parameters": ours | rope}
+    return {"rope_parameters": ours | rope}

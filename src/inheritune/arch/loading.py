@@ -90,24 +90,17 @@ def _stored_config(reference: Reference, weights: bool = True) -> "tuple[Located
             check_config(file)
         config: PretrainedConfig = AutoConfig.from_pretrained(**_options(located, reference))
         _ = config.dtype is None or config.dtype.itemsize  # an invalid dtype raises here
-        changed = _forget_returns(decoder_config(config))
+        decoder = decoder_config(config)
+        # The caller decides what a forward returns, and transformers refuses to save output_attentions with sdpa.
+        returns = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+        changed = {name: value for name, value in returns.items() if getattr(decoder, name, value) != value}
+        for name, value in changed.items():
+            setattr(decoder, name, value)
         trial = copy.deepcopy(config)  # checked as it is when it is saved, with the attention that was chosen
         trial._attn_implementation = "sdpa"
         getattr(trial, "validate", int)()
     replaced = not reference.trust_remote_code and keep_own_code(config, place)
-    return located, config, replaced or changed
-
-
-def _forget_returns(config: "PretrainedConfig") -> bool:
-    """Reset the config's settings of what a forward returns, which the caller decides; returns whether any was set.
-
-    transformers refuses to save output_attentions with the attention that it chooses itself.
-    """
-    usual = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
-    changed = {name: value for name, value in usual.items() if getattr(config, name, value) != value}
-    for name, value in changed.items():
-        setattr(config, name, value)
-    return bool(changed)
+    return located, config, replaced or bool(changed)
 
 
 @lru_cache(maxsize=8)
@@ -155,14 +148,14 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
     located = locate_tokenizer(place, None if reference.tokenizer else reference.revision)
     notes: list[str] = []
     with _plain_errors(place, _TOKENIZER_REMEDY):
-        if located.gguf_file is None and not has_tokenizer(located):
+        if located.gguf is None and not has_tokenizer(located):
             return None
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_options(located, reference))
         tokenizer(["", *PROBES])  # wrong settings raise here
         if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
             raise InputError(place, "a tokenizer of special tokens alone: files are missing", _TOKENIZER_REMEDY)
         check_ids(tokenizer, place, _TOKENIZER_REMEDY)
-        if located.gguf_file is None and type(tokenizer).__module__.startswith("transformers."):
+        if located.gguf is None and type(tokenizer).__module__.startswith("transformers."):
             trained = next(filter(None, (fetch(located, name) for name in SENTENCEPIECE_FILES)), None)
             if trained is not None:
                 beside = (fetch(located, name) for name in ("tokenizer.json", "tokenizer_config.json"))
@@ -180,7 +173,7 @@ def load_generation_config(reference: Reference) -> "GenerationConfig | None":
     from transformers import GenerationConfig
 
     located = locate(_place(reference), reference.revision)
-    file = None if located.gguf_file else fetch(located, "generation_config.json")
+    file = None if located.gguf else fetch(located, "generation_config.json")
     if file is None:
         return None
     with _plain_errors(str(file), "mend it, or remove it"):
@@ -190,8 +183,8 @@ def load_generation_config(reference: Reference) -> "GenerationConfig | None":
         return GenerationConfig.from_dict(fields)
 
 
-def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
-    """The reference with its weights, in evaluation mode, as stored unless `dtype` says otherwise.
+def load_model(reference: Reference) -> "PreTrainedModel":
+    """The reference with its weights as stored, in evaluation mode.
 
     A .gguf file is dequantised to float32; other quantised checkpoints are dequantised where that can be done.
     Raises InputError when the weights and the config do not fit (tensors missing, of another shape, or more than the
@@ -203,29 +196,29 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
     with _plain_errors(place):
         check_no_adapter(located)
     model = None
-    if located.gguf_file is None:
+    if located.gguf is None:
         check_undoable(config, place)
         part, fields = is_text_part(config), quantisation(config)
         if part or (fields is not None and is_blockwise(fields)):
             weights = open_weights(reference, config)
-            model = None if weights is None else _load_stored(reference, weights, dtype)
+            model = None if weights is None else _load_stored(reference, weights)
         if part and model is None:
             what = "its text part can only be taken from safetensors files, plain or FP8"
             raise InputError(place, what, "give a text-only checkpoint of the model")
     if model is None:
-        model = _load_whole(reference, located, config, dtype, replaced)
+        model = _load_whole(reference, located, config, replaced)
     model.config.name_or_path = place
     train_padding_rows(model)
     return model.eval()
 
 
 def _load_whole(
-    reference: Reference, located: Located, config: "PretrainedConfig", dtype: Any, replaced: bool
+    reference: Reference, located: Located, config: "PretrainedConfig", replaced: bool
 ) -> "PreTrainedModel":
     """All weights, loaded by transformers; with `replaced`, `config` is not the stored one."""
     from transformers import AutoModelForCausalLM
 
-    place, gguf = _place(reference), located.gguf_file is not None
+    place, gguf = _place(reference), located.gguf is not None
     fields = {"quant_method": "gguf"} if gguf else quantisation(config)
     options = _options(located, reference) | ({} if gguf else loading_options(config))
     if gguf or replaced:
@@ -233,7 +226,7 @@ def _load_whole(
     with _plain_errors(place), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the settings given here win over the checkpoint's
         model, info = AutoModelForCausalLM.from_pretrained(
-            **options, dtype=dtype, output_loading_info=True, weights_only=True, ignore_mismatched_sizes=True
+            **options, dtype="auto", output_loading_info=True, weights_only=True, ignore_mismatched_sizes=True
         )
         if fields is not None:
             model = make_plain(model, fields)
@@ -256,7 +249,7 @@ def _check_loaded(model: "PreTrainedModel", info: dict[str, Any], place: str, qu
         refuse_left_over(place, left_over(info["unexpected_keys"], model, structure, quantised=quantised))
 
 
-def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "PreTrainedModel":
+def _load_stored(reference: Reference, weights: StoredWeights) -> "PreTrainedModel":
     """A model with all of `weights`, filled by transformers' own loader."""
     config = load_config(reference)
     skeleton = build_skeleton(config, reference.trust_remote_code)
@@ -264,7 +257,7 @@ def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "P
     check_nothing_left(weights, names, find_structure(skeleton))
     check_fits(names, weights.tensors, weights.place)
     placement = Placement(weights, {name: name for name in weights.tensors})
-    model = build_from(skeleton, placement, (config.dtype or weights.dtype) if dtype == "auto" else dtype)
+    model = build_from(skeleton, placement, config.dtype or weights.dtype)
     model.generation_config = load_generation_config(reference) or model.generation_config
     return model
 
@@ -280,7 +273,7 @@ def open_weights(
     """
     place = _place(reference)
     located, stored, _ = _stored_config(reference)
-    if located.gguf_file is not None or getattr(config, "transformers_weights", None) is not None:
+    if located.gguf is not None or getattr(config, "transformers_weights", None) is not None:
         return None
     with _plain_errors(place):
         check_no_adapter(located)
@@ -330,7 +323,7 @@ def silence_libraries() -> None:
 
 def _options(located: Located, reference: Reference) -> dict[str, Any]:
     """Arguments for `from_pretrained`."""
-    stated = {"revision": located.revision, "gguf_file": located.gguf_file}
+    stated = {"revision": located.revision, "gguf_file": located.gguf and located.gguf.name}
     return {name: value for name, value in stated.items() if value is not None} | {
         "pretrained_model_name_or_path": located.name,
         "local_files_only": located.local_files_only,

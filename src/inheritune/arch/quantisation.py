@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.stored import Factors, StoredTensor, StoredWeights
+from inheritune.arch.stored import StoredTensor, StoredWeights
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,23 +112,20 @@ def without_factors(weights: StoredWeights, fields: Mapping[str, Any], dtype: st
     """
     block = fields.get("weight_block_size") or fields.get("block_size")
     factors_of = {scaled_name(name): tensor for name, tensor in weights.tensors.items() if scaled_name(name) != name}
-    used: set[str] = set()
     plain: dict[str, StoredTensor] = {}
     for name, tensor in weights.tensors.items():
-        factors = factors_of.get(name)
-        if tensor.dtype.startswith("F8_") and factors is None and not name.endswith(("scale_inv", ".scale")):
-            raise InputError(f"{tensor.file}: {name}", f"is {tensor.dtype} and has no factors", "get the file again")
-        if factors is None or not tensor.dtype.startswith("F8_"):
-            plain[name] = tensor
+        owner, is_fp8 = weights.tensors.get(scaled_name(name)), tensor.dtype.startswith("F8_")
+        is_factors = owner is not None and owner is not tensor and owner.dtype.startswith("F8_")
+        if is_factors or name.endswith("activation_scale"):
             continue
-        used.add(factors.name)
-        size = _block(tensor, factors, block)
-        count = tensor.bytes * (4 if dtype == "F32" else 2)
-        plain[name] = replace(tensor, dtype=dtype, bytes=count, factors=Factors(factors, size))
-    left = {
-        name: tensor for name, tensor in plain.items() if name not in used and not name.endswith("activation_scale")
-    }
-    return replace(weights, tensors=left)
+        factors = factors_of.get(name) if is_fp8 else None
+        if factors is not None:
+            size, count = _block(tensor, factors, block), tensor.bytes * (4 if dtype == "F32" else 2)
+            tensor = replace(tensor, dtype=dtype, bytes=count, factors=factors, block=size)
+        elif is_fp8 and not name.endswith(("scale_inv", ".scale")):
+            raise InputError(f"{tensor.file}: {name}", f"is {tensor.dtype} and has no factors", "get the file again")
+        plain[name] = tensor
+    return replace(weights, tensors=plain)
 
 
 def scaled_name(name: str) -> str:

@@ -32,8 +32,10 @@ class StoredTensor:
     dtype: str
     start: int
     bytes: int
-    factors: "Factors | None" = None
-    """What the file's numbers are multiplied by to give those of `dtype`."""
+    factors: "StoredTensor | None" = None
+    """What the file's FP8 numbers are multiplied by to give those of `dtype`."""
+    block: tuple[int, int] | None = None
+    """Rows and columns that share a factor; None for one factor in all."""
 
     def equals(self, other: "StoredTensor") -> bool:
         """Whether both have the same bytes, compared in pieces that take little memory."""
@@ -112,14 +114,6 @@ def take(tensor: "torch.Tensor", dimension: int, runs: Runs) -> "torch.Tensor":
 
 
 @dataclass(frozen=True)
-class Factors:
-    """What an FP8 tensor is multiplied by: one factor for each `block` of (rows, columns), or a single one (None)."""
-
-    tensor: StoredTensor
-    block: tuple[int, int] | None
-
-
-@dataclass(frozen=True)
 class _Scaled:
     """A lazy FP8 tensor times its factors, or `indices` of it along each dimension."""
 
@@ -130,8 +124,8 @@ class _Scaled:
     def __getitem__(self, _: Any) -> "torch.Tensor":
         import torch
 
-        assert self.tensor.factors is not None
-        stored, block = self.tensor.factors.tensor, self.tensor.factors.block
+        stored, block = self.tensor.factors, self.tensor.block
+        assert stored is not None
         values = self.files[self.tensor.file].get_tensor(self.tensor.name).float()
         factors = self.files[stored.file].get_tensor(stored.name)
         factors = (factors.float() - 127).exp2() if factors.dtype == torch.uint8 else factors.float()

@@ -224,10 +224,8 @@ def differences(source: "nn.Module", target: "nn.Module", settled: Collection[st
     that no checkpoint stores. Attributes that only give the block's place, those named in `settled`, and values on the
     meta device are not compared.
     """
-    listed = []
     sources, targets = dict(source.named_modules()), dict(target.named_modules())
-    for name in sorted(sources.keys() ^ targets.keys()):
-        listed.append(f"module {name} is in only one of them")
+    listed = [f"module {name} is in only one of them" for name in sorted(sources.keys() ^ targets.keys())]
     for name in sorted(sources.keys() & targets.keys()):
         left, right = sources[name], targets[name]
         if type(left) is not type(right):

@@ -5,11 +5,10 @@ tokenizer.json of a LlamaTokenizer, it makes its own, without the file's normali
 where a text begins with a space. Here the file decides.
 """
 
-import base64
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,8 +156,11 @@ def _loaded(
         return None
     settings = folder / "tokenizer_config.json"
     fields = json.loads(settings.read_text(encoding="utf-8")) | {"tokenizer_class": kind}
-    around = {"special_tokens_pattern": _pattern(tokenizer)} if kind == "SentencePieceBackend" else {}
-    if around:
+    around: dict[str, str] = {}
+    if kind == "SentencePieceBackend":
+        first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+        patterns = {(first,): "bos", (last,): "eos", (first, last): "bos_eos"}
+        around = {"special_tokens_pattern": patterns.get(tuple(tokenizer("")["input_ids"]), "none")}
         fields |= around | {"backend": "sentencepiece", "legacy": True}
     settings.write_text(json.dumps(fields), encoding="utf-8")
     try:
@@ -168,13 +170,6 @@ def _loaded(
     loaded.init_kwargs |= around  # else the special tokens around a text would not be saved
     loaded.name_or_path = tokenizer.name_or_path
     return loaded
-
-
-def _pattern(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The special tokens around a text, in the words of transformers' slow tokenizers."""
-    around = tokenizer("")["input_ids"]
-    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return {(first,): "bos", (last,): "eos", (first, last): "bos_eos"}.get(tuple(around), "none")
 
 
 def _publish(files: SentencePieceFiles, folder: Path) -> str | None:
@@ -192,25 +187,33 @@ def _keep(files: SentencePieceFiles, folder: Path) -> str:
 
 def _rebuild(files: SentencePieceFiles, folder: Path) -> str | None:
     """Put the file's vocabulary, normaliser and handling of spaces into the tokenizer.json."""
-    from tokenizers import Tokenizer
+    from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
     from transformers.convert_slow_tokenizer import SentencePieceExtractor
 
     place = folder / "tokenizer.json"
     if not place.is_file():
         return None
     extractor = SentencePieceExtractor(str(files.model))
-    fields, spec = json.loads(place.read_text(encoding="utf-8")), extractor.proto.normalizer_spec
-    prefix = bool(spec.add_dummy_prefix)
-    core = Tokenizer(_model(extractor))
-    steps, split = list(_normalisers(spec)), None
-    if prefix and (files.legacy or spec.remove_extra_whitespaces):
-        steps.insert(-1, {"type": "Prepend", "prepend": " "})
-    elif prefix:  # a space before the first piece alone; a second Metaspace, as the first would not double a space
-        split = {"type": "Sequence", "pretokenizers": [_metaspace(" ", "first"), _metaspace("▁", "never")]}
-    fields["model"] = json.loads(core.to_str())["model"]
-    fields["normalizer"] = {"type": "Sequence", "normalizers": steps}
-    fields["pre_tokenizer"] = split
-    fields["decoder"] = {"type": "Sequence", "decoders": list(_decoders(prefix))}
+    spec, core = extractor.proto.normalizer_spec, Tokenizer(_model(extractor))
+    # SentencePiece replaces characters, then spaces
+    steps: list[Any] = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    back: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if spec.add_dummy_prefix:
+        back.append(decoders.Strip(" ", 1, 0))
+        if files.legacy or spec.remove_extra_whitespaces:
+            steps.append(normalizers.Prepend(" "))
+        else:  # a space before the first piece alone; a second Metaspace, as the first would not double a space
+            kinds = ((" ", "first"), ("▁", "never"))
+            spaces = [pre_tokenizers.Metaspace(space, prepend_scheme=when, split=False) for space, when in kinds]
+            core.pre_tokenizer = pre_tokenizers.Sequence(spaces)
+    core.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence(back)
+    made, fields = json.loads(core.to_str()), json.loads(place.read_text(encoding="utf-8"))
+    fields |= {part: made[part] for part in ("model", "normalizer", "pre_tokenizer", "decoder")}
     place.write_text(json.dumps(fields, ensure_ascii=False), encoding="utf-8")
     return "TokenizersBackend"
 
@@ -231,26 +234,3 @@ def _model(extractor: Any) -> Any:
         fuse_unk=True,
         byte_fallback=trained.byte_fallback,
     )
-
-
-def _normalisers(spec: Any) -> Iterator[dict[str, Any]]:
-    """SentencePiece's own order: replacement of characters, then of spaces."""
-    if spec.precompiled_charsmap:
-        table = base64.b64encode(spec.precompiled_charsmap).decode()
-        yield {"type": "Precompiled", "precompiled_charsmap": table}
-    if spec.remove_extra_whitespaces:
-        yield {"type": "Strip", "strip_left": True, "strip_right": True}
-        yield {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
-    yield {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-
-
-def _metaspace(replacement: str, scheme: str) -> dict[str, Any]:
-    return {"type": "Metaspace", "replacement": replacement, "prepend_scheme": scheme, "split": False}
-
-
-def _decoders(prefix: bool) -> Iterator[dict[str, Any]]:
-    yield {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
-    yield {"type": "ByteFallback"}
-    yield {"type": "Fuse"}
-    if prefix:
-        yield {"type": "Strip", "content": " ", "start": 1, "stop": 0}

@@ -6,6 +6,7 @@ unknown operation proves nothing, so its block is refused.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -112,10 +113,8 @@ def _moved(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
 
 
 def _joined(facts: _Facts, parts: Any, *_: Any, **__: Any) -> Fact:
-    zero: Constants | None = {}
-    for part in parts:
-        zero = _both(zero, facts(part).zero)
-    return Fact(zero=zero)
+    nothing: Constants | None = {}
+    return Fact(zero=functools.reduce(_both, (facts(part).zero for part in parts), nothing))
 
 
 def _where_all(*places: int) -> Callable[..., Fact]:

@@ -127,7 +127,7 @@ class Placement:
 
         with contextlib.ExitStack() as stack:
             tensors = {name: self.tensor(name) for name in self.names}
-            factors = [tensor.factors.tensor for tensor in tensors.values() if tensor.factors is not None]
+            factors = [tensor.factors for tensor in tensors.values() if tensor.factors is not None]
             files = {
                 file: stack.enter_context(safe_open(str(file), framework="pt", backend="pread"))
                 for file in {tensor.file for tensor in [*tensors.values(), *factors]}

@@ -3,11 +3,9 @@
 import copy
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
-
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -19,6 +17,8 @@ def in_dtype(model: "PreTrainedModel", dtype: "torch.dtype | str") -> "PreTraine
     undo an earlier rounding. So these buffers get the values that they have in a model built in `dtype`, and tensors
     that transformers keeps in float32 stay in it.
     """
+    import torch
+
     kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     built = _built(model, kind)
     kinds = _dtypes(built, kind)
@@ -64,6 +64,8 @@ def _take_constants(module: "nn.Module", fresh: "nn.Module | None") -> None:
 
 def _built(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrainedModel":
     """A model of the same config built in `dtype`, with its buffers on the CPU and no memory for its parameters."""
+    from torch import nn
+    from torch.nn.modules.module import register_module_parameter_registration_hook
     from transformers.initialization import no_init_weights
 
     def without_memory(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:

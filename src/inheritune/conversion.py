@@ -1,10 +1,12 @@
 """From a training's checkpoint, which holds tensors by name, to a Hugging Face checkpoint.
 
-What the tensors lack for it (config, generation config, tokenizer) is kept beside the checkpoints, in frame/.
+The rest of it (config, generation config, tokenizer) is kept beside the checkpoints, in frame/.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from inheritune.arch import build_empty, frame_config, parameter_count, save_frame, save_model
 from inheritune.errors import InherituneError, InputError
@@ -13,7 +15,6 @@ from inheritune.runtime import Runtime
 from inheritune.training import fault_of, is_checkpoint, model_tensors, read_facts, read_tensors
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _FRAME = "frame"
@@ -28,13 +29,12 @@ def keep_frame(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", c
 def export(
     checkpoint: str | Path, out: str | Path, *, trust_remote_code: bool = False
 ) -> "tuple[PreTrainedModel, dict[str, Any]]":
-    """Make a Hugging Face checkpoint in `out` of a training's checkpoint, such as checkpoints/best.
+    """Write a training's checkpoint, such as checkpoints/best, to `out` as a Hugging Face checkpoint.
 
-    Returns the model, in float32 on the CPU, and what is known of it: `step`, `val_loss` (None but for best),
-    `parameters`. The weights are those of the step, bit for bit; `trust_remote_code` runs the code that came with the
-    model, which models with code of their own need.
+    Returns the model, in float32 on the CPU, and figures: `step`, `val_loss` (only for best, else None), `parameters`.
+    The weights are those of the step, bit for bit. `trust_remote_code` runs the model's own code, where it has some.
 
-    Raises InputError when `checkpoint` is none, is damaged, or has no frame beside it, and when `out` holds something;
+    Raises InputError when `checkpoint` is no checkpoint, is damaged or has no frame beside it, and when `out` exists;
     RunError when the disk is full.
     """
     place = Path(checkpoint)
@@ -42,7 +42,7 @@ def export(
         _check_checkpoint(place)
         frame = place.resolve().parent / _FRAME
         config = frame_config(frame, trust_remote_code)
-        model = build_empty(config, _float32(), trust_remote_code)
+        model = build_empty(config, torch.float32, trust_remote_code)
         facts = _read(place, model)
         save_model(model, None, target, frame=frame)
     step = facts["step"] if "step" in facts else facts["position"]["step"]
@@ -67,8 +67,9 @@ def _check_checkpoint(place: Path) -> None:
 
 
 def _read(place: Path, model: "PreTrainedModel") -> dict[str, Any]:
-    """Fill the model; returns the checkpoint's facts. A training that runs may take the checkpoint away meanwhile, or
-    put another `best` in its place: then files of two would be mixed, and InputError is raised.
+    """Fill the model and return the checkpoint's facts.
+
+    Raises InputError where a running training removed or replaced the checkpoint meanwhile.
     """
     facts = read_facts(place)
     fault: InherituneError | OSError | None = None
@@ -88,9 +89,3 @@ def _checkpoints_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and is_checkpoint(entry))
-
-
-def _float32() -> "torch.dtype":
-    import torch
-
-    return torch.float32

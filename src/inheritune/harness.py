@@ -16,12 +16,6 @@ from inheritune.errors import InherituneError, InputError
 from inheritune.limits import check_yaml_file
 
 
-def check_installed(place: str) -> None:
-    """Raise InputError at `place` where lm-eval is not installed."""
-    if importlib.util.find_spec("lm_eval") is None:
-        raise InputError(place, "lm-eval is not installed", "pip install 'inheritune[eval]'")
-
-
 def version() -> str:
     """The version of the installed lm-eval."""
     return importlib.metadata.version("lm-eval")
@@ -32,13 +26,17 @@ def check_tasks(
 ) -> None:
     """Check the names of tasks and groups, and task files (.yaml) by their paths, before any data is read.
 
-    `folder` holds task files of the user's own, which then have names too; `further` are names that the caller knows.
+    `folder` holds the user's own task files, whose names are then legal too; `further` are names that the caller knows.
     Raises InputError for an unknown name (with the nearest ones), for a task file or a folder of them that is not
     `trusted`, and where lm-eval is not installed.
     """
-    check_installed(place)
+    if importlib.util.find_spec("lm_eval") is None:
+        raise InputError(place, "lm-eval is not installed", "pip install 'inheritune[eval]'")
     for own in [*([folder] if folder is not None else []), *(Path(name) for name in names if Path(name).is_file())]:
-        check_trust(own, trusted, place)
+        if not trusted:  # not only `!function` runs code: the harness's templates are not confined
+            kind = "a folder of task files" if own.is_dir() else "a task file"
+            what = f"{own} is {kind}, which may name code that is then run"
+            raise InputError(place, what, "look at it, then set trust_task_files (--trust-task-files)")
         if own.is_file():
             check_yaml_file(own)
     if folder is not None:
@@ -52,18 +50,6 @@ def check_tasks(
                 f"lm-evaluation-harness has no task {name!r}",
                 f"did you mean {' or '.join(near)}?" if near else "see `lm-eval ls tasks`",
             )
-
-
-def check_trust(path: Path, trusted: bool, place: str) -> None:
-    """Raise InputError for a task file, or a folder of them, that is not trusted.
-
-    Not only `!function` runs code: the harness's templates are not confined, so any task file can.
-    """
-    if not trusted:
-        what = "a folder of task files, which may name code" if path.is_dir() else "a task file, which may name code"
-        raise InputError(
-            place, f"{path} is {what} that is then run", "look at it, then set trust_task_files (--trust-task-files)"
-        )
 
 
 def _check_folder(folder: Path) -> None:
@@ -82,7 +68,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def from_files(names: Iterable[str], folder: Path | None) -> list[str]:
-    """Which of the names are task files, or belong to task files in `folder`, which may replace the harness's own."""
+    """The names of task files, or of tasks in `folder`, which may replace the harness's own."""
     index = task_manager(folder).task_index
     inside = None if folder is None else folder.resolve()
 
@@ -95,7 +81,7 @@ def from_files(names: Iterable[str], folder: Path | None) -> list[str]:
 
 @lru_cache(maxsize=2)
 def task_manager(folder: Path | None = None) -> Any:
-    """All tasks by name, with those in `folder`. Once in a process, as it reads thousands of files."""
+    """All tasks by name, with those in `folder`. Cached, as it reads thousands of files."""
     with silenced():
         from lm_eval.tasks import TaskManager
 

@@ -6,7 +6,6 @@ import pytest
 from transformers import CONFIG_MAPPING
 
 from inheritune.arch.families import (
-    ConstantInit,
     Rescale,
     compensated_attributes,
     constant_inits,
@@ -35,10 +34,10 @@ def test_scores_divided_by_the_number_are_made_up_for_in_the_queries() -> None:
 
 def test_a_bias_that_only_the_last_block_has_was_zero() -> None:
     japanese = config("gpt_neox_japanese", num_hidden_layers=4)
-    assert constant_inits(japanese, 1, 1, 2) == [ConstantInit("attention.dense_bias", 0.0)]
-    assert constant_inits(japanese, 0, 0, 2) == []
-    assert constant_inits(japanese, 3, 1, 2) == []
-    assert constant_inits(config("gpt_neox", num_hidden_layers=4), 1, 1, 2) == []
+    assert constant_inits(japanese, 1, 1, 2) == {"attention.dense_bias": 0.0}
+    assert constant_inits(japanese, 0, 0, 2) == {}
+    assert constant_inits(japanese, 3, 1, 2) == {}
+    assert constant_inits(config("gpt_neox", num_hidden_layers=4), 1, 1, 2) == {}
 
 
 def test_lenders_of_keys_and_values_are_the_last_of_their_kind_before_the_borrowers() -> None:

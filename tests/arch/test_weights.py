@@ -365,4 +365,4 @@ def test_parts_of_a_stored_tensor(
     for dimension, along in enumerate(ranges):
         indices = [index for start, stop in along for index in range(start, stop)]
         expected = expected.index_select(dimension, torch.tensor(indices))
-    assert torch.equal(stored.lazy_part(tuple(ranges), {})[...], expected)
+    assert torch.equal(stored.lazy({}, tuple(ranges))[...], expected)

@@ -122,7 +122,6 @@ def test_what_cannot_be_selected_is_named(width: Selection, said: str) -> None:
         (lambda: Selection(hidden=(1, 1)), "hidden: .* each once"),
         (lambda: Selection(by_field=(("n", (-1,)),)), "n: .* counted from 0"),
         (lambda: TargetSpec(()), "blocks: give at least one"),
-        (lambda: TargetSpec((0,), width=Selection(blocks=(0,))), "blocks are selected by `blocks`"),
     ],
 )
 def test_impossible_selections_cannot_be_made(make: Any, said: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from inheritune.arch import Rescale, Structure
 from inheritune.errors import InputError
-from inheritune.inheritance import Exceptions, Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
+from inheritune.inheritance import Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
 
 STRUCTURE = Structure("model.layers", 3)
 SOURCE = {
@@ -59,7 +59,7 @@ def test_what_is_not_inherited_is_new_and_said() -> None:
         TWO,
         STRUCTURE,
         [1, 2],
-        exceptions=Exceptions(frozenset(["model.embed.weight", "model.layers.0.attention.bias"])),
+        inherited=frozenset(["model.embed.weight", "model.layers.0.attention.bias"]),
     )
     assert {line.target for line in plan.lines if line.source} == {
         "model.embed.weight",
@@ -90,10 +90,8 @@ def test_a_tied_tensor_is_one_line() -> None:
 
 def test_parts_and_factors_are_said_in_words() -> None:
     rescale = Rescale("attention.weight", 1, 0, 2, 0.5)
-    plan = plan_copies(
-        SOURCE, FIRST, STRUCTURE, [2], exceptions=Exceptions(rescales={"model.layers.0.attention.weight": (rescale,)})
-    )
-    assert line_of(plan, "model.layers.0.attention.weight").rescales == (rescale,)
+    plan = plan_copies(SOURCE, FIRST, STRUCTURE, [2], rescales={"model.layers.0.attention.weight": rescale})
+    assert line_of(plan, "model.layers.0.attention.weight").rescale == rescale
     assert not plan.is_whole
     whole = {name: tuple(((0, length),) for length in shape) for name, shape in FIRST.items()}
     parts = whole | {"model.embed.weight": (((0, 9),), ((0, 1), (3, 4)))}
@@ -153,9 +151,10 @@ def test_a_plan_of_all_blocks_drops_nothing() -> None:
 
 
 def test_a_tensor_with_slices_for_all_blocks_keeps_those_of_the_kept_ones() -> None:
-    source, target = SOURCE | {"packed": (5, 12)}, FIRST | {"packed": (5, 4)}
-    plan = plan_copies(source, target, STRUCTURE, [2], exceptions=Exceptions(packed={"packed": 1}))
-    assert line_of(plan, "packed") == TensorCopy("packed", (5, 4), "packed", (((0, 5),), ((8, 12),)))
+    packed = "embed_tokens_per_layer.weight"
+    source, target = SOURCE | {packed: (5, 12)}, FIRST | {packed: (5, 4)}
+    plan = plan_copies(source, target, STRUCTURE, [2])
+    assert line_of(plan, packed) == TensorCopy(packed, (5, 4), packed, (((0, 5),), ((8, 12),)))
     with pytest.raises(InputError, match="cannot lose blocks and width at once"):
         narrowed(plan, {name: tuple(((0, length // 2),) for length in shape) for name, shape in target.items()})
 
@@ -163,7 +162,7 @@ def test_a_tensor_with_slices_for_all_blocks_keeps_those_of_the_kept_ones() -> N
 def test_a_tensor_can_be_filled_with_a_value() -> None:
     target = FIRST | {"model.layers.0.attention.extra": (4,)}
     values = {"model.layers.0.attention.extra": 0.0}
-    plan = plan_copies(SOURCE, target, STRUCTURE, [0], exceptions=Exceptions(values=values))
+    plan = plan_copies(SOURCE, target, STRUCTURE, [0], values=values)
     assert line_of(plan, "model.layers.0.attention.extra") == TensorCopy(
         "model.layers.0.attention.extra", (4,), None, value=0.0
     )

@@ -90,10 +90,8 @@ def _chosen(
                 say("choosing blocks: blocks take more than the output of the one before: each trial is a whole pass")
             if progress.drops:
                 say(f"choosing blocks: resuming from {progress.file}, drops so far: {len(progress.drops)}")
-            order = search(
-                trials, lambda kept: _is_enough(model, spec, trust, kept),
-                lambda kept: _is_model(model, spec, trust, kept), say, progress,
-            )  # fmt: skip
+            enough = partial(_is_enough, model, spec, trust)
+            order = search(trials, enough, partial(_is_model, model, spec), say, progress)
         else:
             order = order_by(_values(model, seen, spec.choose, max_ranks, micro_batch))
     kept = _kept(model, spec, [one.block for one in order], trust)
@@ -194,12 +192,12 @@ def _kept(model: "PreTrainedModel", spec: Inherit, dropped: Sequence[int], trust
     )
 
 
-def _is_model(model: "PreTrainedModel", spec: Inherit, trust: bool, kept: list[int]) -> bool:
-    """Whether these blocks make a target in which each of them computes the same as before."""
+def _is_model(model: "PreTrainedModel", spec: Inherit, kept: list[int]) -> bool:
+    """Whether a target can be made of these blocks in which each computes what it did."""
     if not kept:
         return False
     try:
-        draft_target(model, resolve(spec, model.config, kept), trust)
+        draft_target(model, resolve(spec, model.config, kept))
     except InputError:
         return False
     return True

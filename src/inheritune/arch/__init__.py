@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from inheritune.arch.families import Rescale, compensated_attributes, constant_inits, packed_dimension, rescales
     from inheritune.arch.finite import check_numbers, check_stored_numbers
     from inheritune.arch.gguf_header import read_gguf
-    from inheritune.arch.head import Head, assumed_head, logits_width, split_head
+    from inheritune.arch.head import Head, assumed_head, logits_width, parts_of, split_head
     from inheritune.arch.loading import (
         check_tokenizer_fits,
         find_tokenizer,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
         special_tokens,
     )
     from inheritune.arch.padding import train_padding_rows
-    from inheritune.arch.parts import parts_of
     from inheritune.arch.patching import hidden_of, keep_outputs, replace_forwards, replaced_forwards, with_hidden
     from inheritune.arch.precision import in_dtype
     from inheritune.arch.roles import identity_values, tensor_roles
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
         differences,
         find_structure,
         layer_count,
+        tensor_shapes,
     )
     from inheritune.arch.tensor_axes import kept_indices
     from inheritune.arch.weights import Names, Placement, check_fits, check_stored, place_tensors

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def build_skeleton(
     config: "PretrainedConfig", trust_remote_code: bool = False, place: str | None = None
 ) -> "PreTrainedModel":
-    """The model without memory for its weights (on the meta device), ties made, in the config's dtype.
+    """The model without memory for its weights (on the meta device), tied, in the config's dtype.
 
     Raises InputError, in the name of `place`, when transformers cannot build a model of the config.
     """
@@ -26,7 +26,7 @@ def build_skeleton(
 
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     with _refusals(config, place), torch.device("meta"):
-        # building writes into the config that it is given, its dtype for one
+        # building changes its config, for example the dtype
         model = AutoModelForCausalLM.from_config(
             copy.deepcopy(config), dtype=dtype, trust_remote_code=trust_remote_code
         )
@@ -36,7 +36,7 @@ def build_skeleton(
 
 @contextmanager
 def _refusals(config: "PretrainedConfig", place: str | None = None) -> Iterator[None]:
-    """Turn an architecture's refusal of a config into an InputError; lack of memory stays what it is."""
+    """Turn an architecture's refusal of a config into an InputError; lack of memory stays its own error."""
     try:
         yield
     except BUILD_ERRORS as error:
@@ -69,7 +69,7 @@ def build_random(
 
 
 def build_empty(config: "PretrainedConfig", dtype: Any, trust_remote_code: bool = False) -> "PreTrainedModel":
-    """A model whose parameters are allocated but not initialised, ties made; every one of them must be filled."""
+    """A model with parameters that are allocated, tied and not initialised; all of them must be filled."""
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
@@ -83,12 +83,12 @@ def build_empty(config: "PretrainedConfig", dtype: Any, trust_remote_code: bool 
 
 
 def build_from(
-    skeleton: "PreTrainedModel", placement: Placement, dtype: Any, given: "Mapping[str, torch.Tensor] | None" = None
+    skeleton: "PreTrainedModel", placement: Placement, dtype: Any, further: "Mapping[str, torch.Tensor] | None" = None
 ) -> "PreTrainedModel":
-    """The model of `skeleton` with stored tensors put in by transformers' own loader, which converts their names.
+    """The model of `skeleton`, filled with stored tensors by transformers' own loader, which converts their names.
 
-    `given` are tensors of the model by its own names, put in without a copy. What neither has is initialised as the
-    architecture does it.
+    `further` are tensors by the model's own names, used without a copy. The rest is initialised as the architecture
+    does it.
     """
     import torch
 
@@ -96,7 +96,7 @@ def build_from(
         model: PreTrainedModel = type(skeleton).from_pretrained(
             None,
             config=skeleton.config,
-            state_dict=tensors | dict(given or {}),
+            state_dict=tensors | dict(further or {}),
             dtype=dtype,
             local_files_only=True,
         )

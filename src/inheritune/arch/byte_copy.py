@@ -47,10 +47,10 @@ def write_tensors(file: Path, tensors: Mapping[str, StoredTensor]) -> None:
 
 
 def _padding(length: int, runs: list[tuple[Path, int, int]]) -> int:
-    """How many spaces to put behind a header that ends at `length`.
+    """How many spaces to add to a header that ends at `length`.
 
-    The format wants multiples of 8. Where the longest run has the same offset in its page as in its source, the
-    kernel copies half as fast again.
+    The format wants multiples of 8. Where the longest run has the same offset in its page as in its source, the kernel
+    copies 1.5 times as fast.
     """
     before = 0
     longest = (0, 0, 0)  # its length, where it begins in the source, and what precedes it in the target
@@ -63,7 +63,7 @@ def _padding(length: int, runs: list[tuple[Path, int, int]]) -> int:
 
 
 def _reserve(goal: int, size: int) -> None:
-    """Tell the file system how much is to come, where it wants to know: it saves it a quarter of the time."""
+    """Tell the file system the final size, where it supports that; it saves a quarter of the time."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(goal, 0, size)
@@ -73,7 +73,7 @@ def _reserve(goal: int, size: int) -> None:
 
 
 def _runs(tensors: list[StoredTensor]) -> list[tuple[Path, int, int]]:
-    """File, first byte and length of what is copied; neighbours in the source are copied together."""
+    """File, first byte and length of each copy; neighbours in the source are copied together."""
     joined: list[tuple[Path, int, int]] = []
     for tensor in tensors:
         if joined and joined[-1][0] == tensor.file and joined[-1][1] + joined[-1][2] == tensor.start:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,12 @@ _TIMEOUT_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Located:
-    """Where a reference is. `name` is what transformers is given; `gguf_file` is set for a .gguf file."""
+    """Where a reference is, as transformers wants to know it; `gguf` is the path of a .gguf file."""
 
     name: str
-    gguf_file: str | None = None
-    local_files_only: bool = False
-    files: tuple[Path, ...] = ()
+    revision: str | None = None
+    gguf: Path | None = None
+    local_files_only: bool = True
 
 
 def locate(
@@ -29,25 +29,32 @@ def locate(
 ) -> Located:
     """Find a hub id, a folder or a .gguf file, and check what can be checked without reading weights.
 
-    On the hub a model is there when it has one of the files `holds`. A folder need have no `weights` where none are
-    wanted.
+    A model exists on the hub if it has one of the files `holds`. With `weights`, a folder must have some.
 
-    Raises InputError, within seconds, when there is no such thing, a folder has no config, a safetensors file is cut
-    short or a shard is missing.
+    Raises InputError, within seconds, when nothing is there, a folder has no config, a safetensors file is cut short or
+    a shard is missing.
     """
     here = Path(path).expanduser()
     if revision is not None and here.exists():
         raise InputError(path, f"revision {revision} is of a model on the hub, and this is a local one", "leave it out")
     if here.suffix == ".gguf":
-        return _gguf(here)
+        if not here.exists() or here.is_dir():
+            raise InputError(str(here), "no such file", "give the path of a .gguf file")
+        check_regular(here)
+        with here.open("rb") as opened:
+            if opened.read(4) != b"GGUF":
+                raise InputError(str(here), "not a GGUF file (it does not begin with GGUF)", "get the file again")
+        read_gguf(here)
+        return Located(str(here.parent), gguf=here)
     if here.is_dir():
-        return Located(str(here), local_files_only=True, files=_folder(here, weights))
+        _check_folder(here, weights)
+        return Located(str(here))
     if here.is_file():
         what = "not a model: a file that is not .gguf"
         raise InputError(path, what, "give a checkpoint's folder, a .gguf file or a hub id")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise InputError(path, "no such model", "give a hub id such as org/name, an existing folder, or a .gguf file")
-    return Located(path, local_files_only=not _on_hub(path, revision, holds))
+    return Located(path, revision, local_files_only=not _on_hub(path, revision, holds))
 
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -58,40 +65,32 @@ _TEXTS = (".json", ".jinja", ".model", ".vocab", ".tiktoken", ".txt", ".py", ".s
 """Suffixes of what transformers reads and writes again with a model or tokenizer: configs, vocabularies, templates."""
 
 
-@dataclass(frozen=True)
-class WeightFiles:
-    """The safetensors files at hand, and for several files the index: in which of them (by name) a tensor is."""
+def weight_files(located: Located, needed: Callable[[str], bool]) -> tuple[tuple[Path, ...], dict[str, str]] | None:
+    """The safetensors files that hold a model's weights, and for a sharded model the file name of each tensor.
 
-    files: tuple[Path, ...]
-    index: Mapping[str, str]
-
-
-def weight_files(located: Located, revision: str | None, needed: Callable[[list[str]], set[str]]) -> WeightFiles | None:
-    """The safetensors files that hold a model's weights; None when they are in other files.
-
-    Of a sharded model on the hub only the files with tensors in `needed` (of all stored names) are fetched. Raises
-    InputError when a file cannot be got.
+    None when the weights are in other files. Of a sharded model on the hub only files with tensors that are `needed`
+    (by their stored names) are fetched. Raises InputError when a file is missing.
     """
-    if located.gguf_file is not None:
+    if located.gguf is not None:
         return None
-    single = fetch(located, _SINGLE, revision)
+    single = fetch(located, _SINGLE)
     if single is not None:
-        return WeightFiles((single,), {})
-    fetched = fetch(located, _INDEX, revision)
+        return (single,), {}
+    fetched = fetch(located, _INDEX)
     if fetched is None:
         return None
-    where = _index(fetched)
+    index = _index(fetched)
     local = Path(located.name).is_dir()
     files = []
-    for name in sorted(set(where.values()) if local else {where[stored] for stored in needed(list(where))}):
-        file = fetch(located, name, revision)
+    for name in sorted({file for stored, file in index.items() if local or needed(stored)}):
+        file = fetch(located, name)
         if file is None:
             raise InputError(f"{located.name}: {name}", f"missing, though {_INDEX} names it", "get the file again")
         files.append(file)
-    return WeightFiles(tuple(files), where)
+    return tuple(files), index
 
 
-def fetch(located: Located, name: str, revision: str | None) -> Path | None:
+def fetch(located: Located, name: str) -> Path | None:
     """A file of a model, in its folder, or from the hub or the local cache; None when the model has no such file."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -100,9 +99,11 @@ def fetch(located: Located, name: str, revision: str | None) -> Path | None:
         file = Path(located.name) / name
         return file if file.is_file() else None
     try:
-        downloaded = hf_hub_download(located.name, name, revision=revision, local_files_only=located.local_files_only)
-        check_file(Path(downloaded))
-        return Path(downloaded)
+        file = Path(
+            hf_hub_download(located.name, name, revision=located.revision, local_files_only=located.local_files_only)
+        )
+        check_file(file)
+        return file
     except LocalEntryNotFoundError:
         if located.local_files_only:
             return None
@@ -117,9 +118,9 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def tokenizer_files(located: Located, revision: str | None) -> bool:
+def has_tokenizer(located: Located) -> bool:
     """Whether there is any file of a tokenizer."""
-    return any(fetch(located, name, revision) is not None for name in _TOKENIZER_FILES)
+    return any(fetch(located, name) is not None for name in _TOKENIZER_FILES)
 
 
 def locate_tokenizer(path: str, revision: str | None = None) -> Located:
@@ -128,29 +129,18 @@ def locate_tokenizer(path: str, revision: str | None = None) -> Located:
     if here.is_dir():
         check_folder(here)
         _check_links(here)
-        return Located(str(here), local_files_only=True)
+        return Located(str(here))
     return locate(path, revision, ("tokenizer_config.json", "tokenizer.json", "config.json"))
 
 
-def _gguf(file: Path) -> Located:
-    if not file.exists() or file.is_dir():
-        raise InputError(str(file), "no such file", "give the path of a .gguf file")
-    check_regular(file)
-    with file.open("rb") as opened:
-        if opened.read(4) != b"GGUF":
-            raise InputError(str(file), "not a GGUF file (it does not begin with GGUF)", "get the file again")
-    read_gguf(file)
-    return Located(str(file.parent), gguf_file=file.name, local_files_only=True, files=(file,))
-
-
-def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
+def _check_folder(folder: Path, weights: bool) -> None:
     config = folder / "config.json"
     if not config.is_file():
         what = "no config.json, so not a Hugging Face checkpoint"
         raise InputError(str(folder), what, "give the folder that holds config.json")
     check_folder(folder)
     check_config(config)
-    check_no_adapter(Located(str(folder)), None)
+    check_no_adapter(Located(str(folder)))
     _check_links(folder)
     for index in folder.glob("*.safetensors.index.json"):
         for name in sorted(set(_index(index).values())):
@@ -162,7 +152,6 @@ def _folder(folder: Path, weights: bool) -> tuple[Path, ...]:
         check_safetensors(file)
     if weights and not files and not list(folder.glob("*.bin")):
         raise InputError(str(folder), "no weights (*.safetensors)", "give a folder with a complete checkpoint")
-    return files
 
 
 def check_config(file: Path) -> None:
@@ -172,17 +161,9 @@ def check_config(file: Path) -> None:
         check_counts(fields, str(file))
 
 
-def check_hub_config(located: Located, revision: str | None) -> None:
-    """As `check_config`, for a model on the hub or in its cache; nothing where it has no config.json."""
-    if located.gguf_file is None and not Path(located.name).is_dir():
-        config = fetch(located, "config.json", revision)
-        if config is not None:
-            check_config(config)
-
-
 def _check_all_named(folder: Path, files: tuple[Path, ...]) -> None:
-    """Raise InputError for files of weights that transformers passes over: shards that the index does not name, and
-    shards beside one file that should hold all.
+    """Raise InputError for weights that transformers ignores: shards that the index does not name, and shards beside
+    one file that should hold all.
     """
     index = folder / _INDEX
     if not index.is_file():
@@ -197,9 +178,9 @@ def _check_all_named(folder: Path, files: tuple[Path, ...]) -> None:
             raise InputError(str(file), what, "remove it, or get the index that belongs to it")
 
 
-def check_no_adapter(located: Located, revision: str | None) -> None:
-    """Raise InputError for a model that comes with an adapter: the weights beside it are those without it."""
-    if located.gguf_file is None and fetch(located, _ADAPTER, revision) is not None:
+def check_no_adapter(located: Located) -> None:
+    """Raise InputError for a model with an adapter, which the weights beside it do not contain."""
+    if located.gguf is None and fetch(located, _ADAPTER) is not None:
         raise InputError(
             f"{located.name}: {_ADAPTER}",
             "there is an adapter (LoRA), and it would be ignored",
@@ -208,10 +189,9 @@ def check_no_adapter(located: Located, revision: str | None) -> None:
 
 
 def _check_links(folder: Path) -> None:
-    """Raise InputError for links out of the folder, whose content would go as it is into what is written.
+    """Raise InputError for links out of the folder, whose content would be copied into what is written.
 
-    Weights may be links: only tensors are taken from them. Cards and licences that are links are skipped where they
-    are read.
+    Weights may be links: only tensors are taken from them. Where cards and licences are read, links are skipped.
     """
     for file in [*folder.iterdir(), *(folder / _TEMPLATES).glob("*")]:
         is_text = file.suffix.lower() in _TEXTS or file.name == _TEMPLATES
@@ -241,8 +221,9 @@ def check_safetensors(file: Path) -> None:
 
 
 def _on_hub(path: str, revision: str | None, holds: tuple[str, ...]) -> bool:
-    """True when the hub answers and has the model; False when only the local cache has it. Raises InputError else."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    """True when the hub answers and has the model; False when only the local cache has it; else raises InputError."""
+    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
 
     try:
         cached = any(isinstance(try_to_load_from_cache(path, name, revision=revision), str) for name in holds)
@@ -255,13 +236,6 @@ def _on_hub(path: str, revision: str | None, holds: tuple[str, ...]) -> bool:
             return False
         what = "not in the local cache, and HF_HUB_OFFLINE is set"
         raise InputError(path, what, "unset it, or give a folder or .gguf file")
-    return _ask_hub(path, revision, holds, cached)
-
-
-def _ask_hub(path: str, revision: str | None, holds: tuple[str, ...], cached: bool) -> bool:
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
-
     session, headers = get_session(), build_hf_headers()
     for name in holds:
         url = hf_hub_url(path, name, revision=revision)

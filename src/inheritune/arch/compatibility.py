@@ -1,14 +1,12 @@
-"""What is written so that transformers 4 reads it as transformers 5 does: config.json and tokenizer_config.json.
+"""Writing config.json and tokenizer_config.json so that transformers 4 reads them as transformers 5 does.
 
-transformers 5 renamed fields of both files. transformers 4 ignores the new names and uses its
-defaults, such as a `rope_theta` of 10000, without a word. So both names are written. Wherever transformers 5 would read
-the result as another config, or transformers 4 has no name for a setting, the file stays as transformers 5
-writes it, and `Readers` tells why.
+transformers 5 renamed fields of both files. transformers 4 silently ignores the new names and uses its defaults (a
+`rope_theta` of 10000). So both names are written. Where transformers 5 would read the result as another config, or
+transformers 4 has no name for a setting, the file stays as transformers 5 writes it, and `Readers` says why.
 """
 
 import copy
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,36 +110,34 @@ class Readers:
 
 
 def readers_in(folder: Path) -> Readers:
-    """Those of a checkpoint's folder, by its config.json and tokenizer_config.json."""
+    """The readers of a checkpoint's folder, by its config.json and tokenizer_config.json."""
     place = folder / _TOKENIZER_CONFIG
     kind = json.loads(place.read_text(encoding="utf-8")).get("tokenizer_class") if place.exists() else None
     return _readers(json.loads((folder / _CONFIG).read_text(encoding="utf-8")), kind)
 
 
 def readers_of(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase | None") -> Readers:
-    """Those of the checkpoint that will be written of a model with this config, and of the tokenizer."""
+    """The readers of the checkpoint that will be written of a model with this config, and of the tokenizer."""
     fields = with_older_names(json.loads(config.to_json_string()), type(config))
     return _readers(fields, None if tokenizer is None else _written_class(tokenizer))
 
 
 def _readers(fields: Mapping[str, Any], tokenizer_class: str | None) -> Readers:
-    kind = str(fields.get("model_type"))
-    # 4.57's scaled dot product attention takes no notice of these settings, its eager attention does
+    kind, reason = str(fields.get("model_type")), ""
+    # 4.57's scaled dot product attention ignores these settings, its eager attention does not
     eager = kind in EAGER_IN_4 or (kind == "gpt2" and bool(fields.get("scale_attn_by_inverse_layer_idx")))
-    return Readers(kind, _reason_for_5(kind, fields, tokenizer_class), eager)
-
-
-def _reason_for_5(kind: str, fields: Mapping[str, Any], tokenizer_class: str | None) -> str:
-    if tokenizer_class is not None and tokenizer_class not in TOKENIZERS_READ_BY_4:
-        return f"tokenizers of class {tokenizer_class} do not load in transformers 4, or were not tried"
-    if kind not in READ_BY_4:
-        return f"models of type {kind} do not load in transformers 4, or were not tried"
-    if kind in UNREAD_WHERE and UNREAD_WHERE[kind][0](fields):
-        return UNREAD_WHERE[kind][1]
-    try:
-        return "" if _with_older_names(fields) == fields else "transformers 4 has no words for its config"
-    except _Inexpressible as error:
-        return str(error)
+    if tokenizer_class not in (None, *TOKENIZERS_READ_BY_4):
+        reason = f"tokenizers of class {tokenizer_class} do not load in transformers 4, or were not tried"
+    elif kind not in READ_BY_4:
+        reason = f"models of type {kind} do not load in transformers 4, or were not tried"
+    elif kind in UNREAD_WHERE and UNREAD_WHERE[kind][0](fields):
+        reason = UNREAD_WHERE[kind][1]
+    else:
+        try:
+            reason = "" if _with_older_names(fields) == fields else "transformers 4 has no words for its config"
+        except _Inexpressible as error:
+            reason = str(error)
+    return Readers(kind, reason, eager)
 
 
 def _only_builds(kind: "type[PreTrainedTokenizerBase]") -> bool:
@@ -175,13 +171,12 @@ def _with_older_names(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain_numbers(value: Any) -> Any:
-    """`value` with numbers that are not finite as Python's json writes them, which transformers 4 reads."""
+    """`value` with infinite numbers and NaN as Python's json writes them, which transformers 4 reads."""
     if isinstance(value, list):
         return [_plain_numbers(one) for one in value]
     if isinstance(value, dict):
         if set(value) == {"__float__"}:
-            return math.copysign(math.inf, -1 if value["__float__"].startswith("-") else 1) if (
-                "Infinity" in value["__float__"]) else math.nan  # fmt: skip
+            return float(value["__float__"])
         return {name: _plain_numbers(one) for name, one in value.items()}
     return value
 
@@ -253,7 +248,7 @@ def _scaling(kind: str, fields: Mapping[str, Any], parameters: Mapping[str, Any]
 
 
 def _same_config(left: dict[str, Any], right: dict[str, Any], config_class: "type[PretrainedConfig]") -> bool:
-    """Whether transformers here makes the same config of both, but for names that only the second one has."""
+    """Whether this transformers makes the same config of both, except for names that only the second one has."""
     first = _read(left, config_class)
     try:
         second = _read(right, config_class)

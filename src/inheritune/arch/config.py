@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.families import count_field
@@ -28,13 +29,13 @@ _LAYER_NUMBERS = {
 # "The first k layers are of one kind."
 _FIRST = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")
 
-# "Every step-th layer is of another kind." transformers reads the list beside it; other programs may read the step.
+# "Every step-th layer is of another kind." transformers reads the list instead; other programs may read the step.
 _STEPS = (
     "full_attention_interval", "sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers",
     "no_rope_layer_interval", "interleave_moe_layer_step", "layer_group_size",
 )  # fmt: skip
 
-# Layers for predicting tokens further ahead. transformers builds none, so what is saved has none.
+# Layers that predict tokens further ahead. transformers builds none, so the saved model has none.
 _PREDICTORS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
 _PREDICTOR_KINDS = ("mtp_layer_types", "mtp_mlp_layer_types")
 
@@ -64,7 +65,7 @@ def shorten(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
     _renumber(values, kept, depth)
     if kept != list(range(len(kept))):
         _fit_patterns(config, values, kept)
-    short = type(config).from_dict(values)
+    short = remade(config, values)
     made = short.to_dict()
     for name, expected in cut.items():
         if list(made[name]) != expected:
@@ -73,10 +74,15 @@ def shorten(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
                 f"transformers makes {name} {list(made[name])} of {expected}",
                 "choose blocks whose last is of the kind of the reference's last",
             )
-    short.architectures = copy.copy(config.architectures)
-    # set by the loader, not part of what is stored
-    short._attn_implementation = config._attn_implementation
     return short
+
+
+def remade(config: "PretrainedConfig", values: dict[str, Any]) -> "PretrainedConfig":
+    """A config of the same class and for the same use, with other values."""
+    other = type(config).from_dict(values)
+    other.architectures = copy.copy(config.architectures)
+    other._attn_implementation = config._attn_implementation  # set by the loader, not stored
+    return other
 
 
 def _set_depth(config: "PretrainedConfig", values: dict[str, Any], count: int) -> None:
@@ -95,7 +101,7 @@ def _set_depth(config: "PretrainedConfig", values: dict[str, Any], count: int) -
 
 
 def _renumber(values: dict[str, Any], kept: list[int], depth: int) -> None:
-    """Numbers of layers, and limits between layers of two kinds, as they are among the layers kept."""
+    """Translate numbers of layers, and limits between layers of two kinds, to the layers kept."""
     for name in _FIRST:
         limit = values.get(name)
         if isinstance(limit, int) and not isinstance(limit, bool):
@@ -123,7 +129,7 @@ def _fit_patterns(config: "PretrainedConfig", values: dict[str, Any], kept: list
         period = re.fullmatch(r"(.*)_layer_period", name)
         offset = f"{period.group(1)}_layer_offset" if period else ""
         if offset in values and not values.get("layers_block_type"):
-            pair = _period(kept, values[name], values[offset])
+            pair = next(_periods([index % values[name] == values[offset] for index in kept]), None)
             if pair is None:
                 raise _inexpressible(config, kept, f"{name} and {offset}")
             values[name], values[offset] = pair
@@ -137,28 +143,20 @@ def _fit_patterns(config: "PretrainedConfig", values: dict[str, Any], kept: list
     for name in _STEPS:
         step = values.get(name)
         if isinstance(step, int) and step > 1:
-            marked = [(index + 1) % step == 0 for index in kept]
-            fitting = (
-                new
-                for new in range(2, len(kept) + 2)
-                if [place % new == new - 1 for place in range(len(kept))] == marked
-            )
-            values[name] = next(fitting, step)
+            periods = _periods([(index + 1) % step == 0 for index in kept])
+            values[name] = next((period for period, offset in periods if offset == period - 1 > 0), step)
     cycle = values.get("block_types")
     if isinstance(cycle, list) and cycle:
         values["block_types"] = [cycle[index % len(cycle)] for index in kept]
     _fit_interval(config, values, kept)
 
 
-def _period(kept: list[int], period: int, offset: int) -> tuple[int, int] | None:
-    """A period and an offset that mark, of the layers kept, those that the given ones mark; None if there are none."""
-    count = len(kept)
-    wanted = [index % period == offset for index in kept]
-    for new in range(1, count + 2):
-        for first in range(new):
-            if [place % new == first for place in range(count)] == wanted:
-                return new, first
-    return None
+def _periods(marked: list[bool]) -> Iterator[tuple[int, int]]:
+    """Periods with an offset that mark these layers, shortest first."""
+    for period in range(1, len(marked) + 2):
+        for offset in range(period):
+            if [place % period == offset for place in range(len(marked))] == marked:
+                yield period, offset
 
 
 def _inexpressible(config: "PretrainedConfig", kept: list[int], fields: str) -> InputError:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-# How configs call the number of experts that a token is sent to.
+# The names in configs of the number of experts that a token is sent to.
 _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts", "moe_k")
 
 
@@ -24,9 +24,9 @@ def training_flops_per_token(model: "PreTrainedModel", sequence_length: int) -> 
 def flops_per_token(config: "PretrainedConfig", active: float, sequence_length: int) -> int:
     """FLOPs of forward and backward per token (PaLM, appendix B): 6 N + 12 L H Q T.
 
-    N are the `active` parameters: those that a token is multiplied with, so not the input embeddings, the head once,
-    and of experts as many as a token is sent to; L blocks, H heads of size Q, sequences of T tokens; the causal half
-    is not deducted. An evaluation costs a third.
+    N are the `active` parameters, with which a token is multiplied: no input embeddings, the head once, and as many
+    experts as a token is sent to. There are L blocks, H heads of size Q, and sequences of T tokens; the causal half is
+    not deducted. An evaluation costs a third.
     """
     if getattr(config, "is_heterogeneous", False):  # blocks of different widths
         width = sum(_attention_width(block) for block in config.per_layer_config)
@@ -36,7 +36,7 @@ def flops_per_token(config: "PretrainedConfig", active: float, sequence_length: 
 
 
 def _attention_width(config: "PretrainedConfig") -> int:
-    """The heads of a block's attention times their size, by the config; 0 where it has no heads."""
+    """The number of a block's attention heads times their size, by the config; 0 without heads."""
     heads = getattr(config, "num_attention_heads", 0) or 0
     size: int = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     return heads * size
@@ -46,12 +46,14 @@ def shares_of_tokens(model: "PreTrainedModel") -> dict[int, float]:
     """For each parameter, by its id, the share of the tokens that it is multiplied with.
 
     0 for embeddings, which are looked up, unless they are the head too; for experts the number that a token is sent to
-    by the number there are, which is the mean however they are chosen; 1 for all else.
+    divided by the number of experts, which is the mean however they are chosen; 1 for all else.
     """
     from torch import nn
 
     shares = {id(parameter): 1.0 for parameter in model.parameters()}
-    chosen = _experts_per_token(model.config)
+    parts = (model.config, getattr(model.config, "ffn_config", None))
+    counts = (getattr(part, name, None) for part in parts for name in _EXPERTS_PER_TOKEN)
+    chosen = next((count for count in counts if isinstance(count, int)), None)
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
             shares[id(module.weight)] = 0.0
@@ -63,20 +65,8 @@ def shares_of_tokens(model: "PreTrainedModel") -> dict[int, float]:
     return shares
 
 
-def _experts_per_token(config: "PretrainedConfig") -> int | None:
-    """How many experts a token is sent to; None where the config does not state it."""
-    for part in (config, getattr(config, "ffn_config", None)):
-        for name in _EXPERTS_PER_TOKEN:
-            count = getattr(part, name, None)
-            if isinstance(count, int):
-                return count
-    return None
-
-
 def _expert_count(name: str, module: Any) -> int:
-    """How many experts a module is made of among which tokens choose: a list of modules, or tensors with a matrix for
-    each; 0 for another module.
-    """
+    """How many experts a module has: a list of modules, or tensors with a matrix for each; 0 for other modules."""
     from torch import nn
 
     if isinstance(module, nn.ModuleList):

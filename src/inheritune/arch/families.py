@@ -1,13 +1,14 @@
-"""What neither a model's structure nor its code shows, by family. Small on purpose: most families need no line.
+"""What neither a model's structure nor its code shows, by family. Most families need no entry.
 
-A block that moves to another place keeps its function through the config (`config.shorten`), by rescaling some of its
-weights, or not at all; then the selection is refused.
+A block that moves keeps its function through the config (`config.shorten`), or by rescaling some of its weights. Where
+neither works, the selection is refused.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PretrainedConfig
 
 
@@ -21,20 +22,16 @@ class Rescale:
     stop: int
     factor: float
 
-
-@dataclass(frozen=True)
-class ConstantInit:
-    """A tensor of the target's block that the source block lacks, and the value that keeps the function as it was."""
-
-    tensor: str
-    value: float
+    def apply(self, tensor: "torch.Tensor") -> None:
+        """Multiply the slice of the whole `tensor`, in place."""
+        tensor.narrow(self.dimension, self.start, self.stop - self.start).mul_(self.factor)
 
 
 # Fields that hold the number of blocks where num_hidden_layers means something else (here: attentions, two a block).
 _COUNT = {"longcat_flash": "num_layers"}
 
-# What uses_of_place finds in these families' code, and why it does no harm: a block takes these from the block before
-# it, whichever that is, or `kv_sources` checks that it is the right one, or the tensor is cut by `packed_dimension`.
+# What uses_of_place finds in the code of these families and does no harm: a block takes it from the block before it,
+# whichever that is, or `kv_sources` checks that it is the right one, or the tensor is cut by `packed_dimension`.
 EXAMINED: dict[str, tuple[str, ...]] = {
     "cohere_compass_text": ("deepstack_visual_embeds",),  # none in the text model
     "gemma3n_text": ("per_layer_inputs",),
@@ -42,7 +39,7 @@ EXAMINED: dict[str, tuple[str, ...]] = {
     "gemma4_unified_text": ("first_kv_shared_layer_idx",),
     "glm_moe_dsa": ("topk_indices goes from block to block",),
     "hy_v4": ("topk_indices goes from block to block",),
-    "rwkv": ("layer_id", "rescale", "block_id"),  # `shorten` switches the rescaling off; block 0 is of another make
+    "rwkv": ("layer_id", "rescale", "block_id"),  # `shorten` switches rescaling off; block 0 has other modules
     "zaya": ("prev_router_hidden_states goes from block to block",),
 }
 
@@ -54,7 +51,7 @@ LEAST_BLOCKS = {"rwkv": 2}
 
 
 def title(config: "PretrainedConfig") -> str:
-    """What messages call a model."""
+    """A model's name in messages."""
     return getattr(config, "name_or_path", "") or str(config.model_type)
 
 
@@ -90,7 +87,7 @@ def compensated_attributes(config: "PretrainedConfig") -> frozenset[str]:
 
 
 def rescales(config: "PretrainedConfig", source_index: int, target_index: int) -> list[Rescale]:
-    """What to multiply in block `source_index` so that at place `target_index` it computes what it did.
+    """The rescaling with which block `source_index` keeps its function at place `target_index`.
 
     GPT-2 with scale_attn_by_inverse_layer_idx divides attention scores by the block's number, counted from 1: the
     queries, the first third of the projection, make up for it. Its matrices are stored input first.
@@ -103,15 +100,16 @@ def rescales(config: "PretrainedConfig", source_index: int, target_index: int) -
 
 def constant_inits(
     config: "PretrainedConfig", source_index: int, target_index: int, target_depth: int
-) -> list[ConstantInit]:
-    """Tensors that block `source_index` lacks and has at place `target_index` of `target_depth`.
+) -> dict[str, float]:
+    """Tensors that block `source_index` lacks and needs at place `target_index` of `target_depth`, each with the value
+    that keeps the block's function.
 
-    GPT-NeoX-Japanese has a bias after attention in its last block only; in any other block it was none, that is zero.
+    GPT-NeoX-Japanese has a bias after attention in its last block only; without one, the bias is zero.
     """
     last = target_index == target_depth - 1
     if config.model_type == "gpt_neox_japanese" and last and source_index != config.num_hidden_layers - 1:
-        return [ConstantInit("attention.dense_bias", 0.0)]
-    return []
+        return {"attention.dense_bias": 0.0}
+    return {}
 
 
 def kv_sources(config: "PretrainedConfig") -> list[int | None]:

@@ -1,4 +1,4 @@
-"""Weights that are no numbers (NaN), found before they are written on."""
+"""Finding weights that are NaN before they are written."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -10,38 +10,34 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-_WHOLE = 2**20  # elements; of a larger tensor so many are looked at, in blocks spread evenly over it
+_WHOLE = 2**20  # elements; of a larger tensor so many are sampled, in blocks spread evenly over it
 _BLOCKS = 16
-_REMEDY = "get the checkpoint again, or one from before its training diverged"
 
 
 def check_numbers(model: "PreTrainedModel", place: str) -> None:
     """Raise InputError where a tensor of `model` holds NaN.
 
-    Of a tensor of more than 2^20 elements 2^20 are looked at, spread evenly over it: a training that diverged leaves
-    NaN everywhere, and reading all would take longer than inheriting.
+    Of a tensor of more than 2^20 elements 2^20 are sampled, spread evenly over it: a training that diverged leaves NaN
+    everywhere, and reading all would take longer than inheriting.
     """
-    _refuse((name for name, tensor in model.state_dict().items() if _have_nan(_pieces(tensor))), place)
+    _check(((name, _pieces(tensor)) for name, tensor in model.state_dict().items()), place)
 
 
 def check_stored_numbers(tensors: Iterable[StoredTensor], place: str) -> None:
     """As `check_numbers`, for tensors in files."""
-    _refuse((tensor.name for tensor in tensors if _have_nan(_stored_pieces(tensor))), place)
+    _check(((tensor.name, _stored_pieces(tensor)) for tensor in tensors), place)
 
 
-def _refuse(names: Iterable[str], place: str) -> None:
-    listed = list(names)
-    if listed:
-        shown = ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
-        raise InputError(place, f"{len(listed)} tensors hold NaN, which is no number ({shown})", _REMEDY)
-
-
-def _have_nan(pieces: "Iterable[torch.Tensor]") -> bool:
-    return any(bool(piece.isnan().any()) for piece in pieces)
+def _check(tensors: "Iterable[tuple[str, Iterator[torch.Tensor]]]", place: str) -> None:
+    names = [name for name, pieces in tensors if any(bool(piece.isnan().any()) for piece in pieces)]
+    if names:
+        shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+        what = f"{len(names)} tensors hold NaN, which is no number ({shown})"
+        raise InputError(place, what, "get the checkpoint again, or one from before its training diverged")
 
 
 def _spans(count: int) -> Iterator[tuple[int, int]]:
-    """First element and number of elements of each block that is looked at."""
+    """First element and number of elements of each block to sample."""
     if count <= _WHOLE:
         yield 0, count
         return

@@ -1,11 +1,11 @@
 """A config with everything that a .gguf file states, or an error that names what it cannot express.
 
-transformers reads a part of a file's keys, takes the rest from the defaults of its config classes, and ignores tensors
-that it does not know. So here each key of the architecture's is compared with the config: the
-config has it, gets it, or needs it not (a scale of 1); otherwise the file is refused.
+transformers reads some of a file's keys, takes the rest from the defaults of its config classes, and ignores tensors
+that it does not know. So each key of the architecture is compared with the config here: the config has it, gets it, or
+does not need it (a scale of 1). Otherwise the file is refused.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.gguf_header import REMEDY, GgufHeader
@@ -16,7 +16,7 @@ from inheritune.errors import InputError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# The config's fields with the meaning of a key; the first that the config class has counts.
+# The config fields with the meaning of a key; the first one that the config class has is used.
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     "context_length": ("max_position_embeddings", "n_positions"),
     "embedding_length": ("hidden_size",),
@@ -49,11 +49,11 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "ssm.time_step_rank": ("time_step_rank", "linear_num_value_heads"),
 }
 
-# Values with which a key changes nothing that a model computes.
+# Values with which a key does not change what a model computes.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(
         ("attention.clamp_kqv", "attention.max_alibi_bias", "attention.sliding_window", "attention.temperature_scale",
-         "attention.temperature_length", "attention.scale", "attention.shared_kv_layers", "attn_logit_softcapping",
+         "attention.temperature_length", "attention.shared_kv_layers", "attn_logit_softcapping",
          "final_logit_softcapping", "router_logit_softcapping", "expert_count", "expert_used_count",
          "expert_shared_count", "leading_dense_block_count", "nextn_predict_layers",
          "embedding_length_per_layer_input"),
@@ -69,8 +69,12 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "expert_gating_func": (0, 1),  # softmax
 }  # fmt: skip
 
-_HARMLESS = frozenset(("tensor_data_layout", "pooling_type", "rope.scaling.finetuned"))
-"""Keys that describe the file, or what is done with the model elsewhere."""
+_NO_FIELDS = ROPE_KEYS | {
+    "tensor_data_layout", "pooling_type",  # of the file, or of other uses of the model
+    "attention.key_length", "attention.value_length", "rope.dimension_count", "rope.dimension_count_swa",
+    "attention.sliding_window_pattern", "attention.scale",
+}  # fmt: skip
+"""Keys that are no field of a config; those that matter have a function below."""
 
 _PARTIAL_ROTARY = ("phi3", "stablelm", "nemotron")
 """Model types that can rotate a part of each head."""
@@ -84,21 +88,20 @@ def restored_config(config: "PretrainedConfig", header: GgufHeader) -> "Pretrain
     changes = _changes(config, header)
     if changes:
         config = type(config).from_dict(config.to_dict() | changes)
-        left = _changes(config, header)
-        if left:
-            raise InputError(f"{header.place}: {next(iter(left))}", "cannot be set in transformers' config", REMEDY)
+        if unset := _changes(config, header):
+            raise InputError(f"{header.place}: {next(iter(unset))}", "cannot be set in transformers' config", REMEDY)
     return with_all_tensors(config, header)
 
 
 def _changes(config: "PretrainedConfig", header: GgufHeader) -> dict[str, Any]:
-    """The fields to change, with their values. Raises InputError for keys that no field expresses."""
+    """The fields that differ, with their new values. Raises InputError for keys that no field expresses."""
     known = set(type(config)().to_dict()) | set(type(config).attribute_map)
     changes: dict[str, Any] = {}
     prefix = f"{header.architecture}."
     shaped = whole_architectures()  # of which transformers reads every shape
     for key in header.metadata:
         name = key.removeprefix(prefix)
-        if name == key or name in _HARMLESS or name in ROPE_KEYS or (name in _SPECIAL and name not in _FIELDS):
+        if name == key or name in _NO_FIELDS:
             continue
         if header.architecture in shaped and (name in _FIELDS or name in _SHAPES):
             continue
@@ -115,15 +118,21 @@ def _changes(config: "PretrainedConfig", header: GgufHeader) -> dict[str, Any]:
             raise _refusal(header, name, config)
         switched_off = value == 0 and name.endswith(("softcapping", "sliding_window"))
         changes[field] = None if switched_off else value
-    for special in _SPECIAL.values():
-        special(config, header, changes)
-    return changes | _rope(config, header, changes)
+    _heads(config, header, changes)
+    _window_pattern(config, header, changes)
+    _attention_scale(config, header, changes)
+    entries = header.get("vocab_size") or config.vocab_size
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # no default of the class beyond the vocabulary
+        if isinstance(token := getattr(config, name, None), int) and token >= entries:
+            changes[name] = None
+    changes |= _rope(config, header, changes)
+    return {name: value for name, value in changes.items() if getattr(config, name, None) != value}
 
 
 _ABSENT = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 """Sizes that are 0 in models without such a part (Mamba)."""
 
-_SHAPES = ("rope.dimension_sections", "nextn_predict_layers", "rope.dimension_count", "attention.value_length")
+_SHAPES = ("rope.dimension_sections", "nextn_predict_layers")
 
 
 def _refusal(header: GgufHeader, name: str, config: "PretrainedConfig") -> InputError:
@@ -150,7 +159,7 @@ def _same(ours: Any, stated: Any) -> bool:
 
 
 def _is_derived(name: str, value: Any, config: "PretrainedConfig") -> bool:
-    """Whether a key only repeats what follows from others, in configs that have no field for it."""
+    """Whether a key without a config field only repeats what follows from other keys."""
     heads, size = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", 0)
     if name == "attention.head_count_kv":
         return bool(value == heads)
@@ -173,7 +182,7 @@ def _heads(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, An
     value = header.get("attention.value_length", size)
     if value != size:
         raise _refusal(header, "attention.value_length", config)
-    if config.model_type == "gemma4_text":  # there it is of the layers with full attention
+    if config.model_type == "gemma4_text":  # where it is the size in layers with full attention
         if getattr(config, "global_head_dim", size) != size:
             changes["global_head_dim"] = size
         return
@@ -183,7 +192,7 @@ def _heads(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, An
 
 
 def _window_pattern(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
-    """Which layers have a sliding window: a mark for each layer, or every how many layers there is one without."""
+    """Which layers have a sliding window: a mark for each layer, or the period of layers without one."""
     stated = header.get("attention.sliding_window_pattern")
     if stated is None:
         return
@@ -195,12 +204,11 @@ def _window_pattern(config: "PretrainedConfig", header: GgufHeader, changes: dic
     else:
         slides = [int(stated) == 0 or (at + 1) % int(stated) != 0 for at in range(count)]
     kinds = ["sliding_attention" if one else "full_attention" for one in slides]
-    if kinds != config.layer_types:
-        changes["layer_types"] = kinds
+    changes["layer_types"] = kinds
 
 
 def _attention_scale(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
-    """Gemma 2 and 3 have a scale of their own, which most files do not state: llama.cpp derives it from the size."""
+    """Gemma 2 and 3 have their own scale. Most files do not state it: llama.cpp derives it from the model's size."""
     stated = header.number("attention.scale", 0.0)
     if not hasattr(config, "query_pre_attn_scalar"):
         size = header.get("attention.key_length") or 0
@@ -212,35 +220,14 @@ def _attention_scale(config: "PretrainedConfig", header: GgufHeader, changes: di
     scalar = width / count if large else header.number("attention.key_length", width / count)
     scalar = stated**-2 if stated else scalar
     scalar = round(scalar) if abs(scalar - round(scalar)) < 1e-4 * scalar else scalar
-    if config.query_pre_attn_scalar != scalar:
-        changes["query_pre_attn_scalar"] = scalar
-
-
-def _token_ids(config: "PretrainedConfig", header: GgufHeader, changes: dict[str, Any]) -> None:
-    """No special token from the defaults of a config class that the file's vocabulary does not have."""
-    entries = header.get("vocab_size") or config.vocab_size
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if isinstance(value := getattr(config, name, None), int) and value >= entries:
-            changes[name] = None
-
-
-_SPECIAL: Mapping[str, Callable[["PretrainedConfig", GgufHeader, dict[str, Any]], None]] = {
-    "attention.key_length": _heads,
-    "attention.value_length": lambda *_: None,
-    "rope.dimension_count": lambda *_: None,
-    "rope.dimension_count_swa": lambda *_: None,
-    "attention.sliding_window_pattern": _window_pattern,
-    "attention.scale": _attention_scale,
-    "vocab_size": _token_ids,
-}
-"""Keys that are more than a field, and what handles them, also where a file lacks them."""
+    changes["query_pre_attn_scalar"] = scalar
 
 
 _KEPT = ("partial_rotary_factor", "mrope_section", "mrope_interleaved")
 
 
 def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary embedding as the file states it; nothing where the config has it so."""
+    """The fields of the rotary embedding, as the file states it."""
     ours = getattr(config, "rope_parameters", None)
     if not isinstance(ours, dict) or getattr(config, "alibi", False):
         stated = [name for name in (*ROPE_KEYS, "rope.dimension_count") if header.get(name) not in (None, 0)]
@@ -273,15 +260,14 @@ def _rope(config: "PretrainedConfig", header: GgufHeader, changes: Mapping[str, 
         rope = ours | {"full_attention": rope} | ({"sliding_attention": local} if local else {})
     elif header.get("rope.freq_base_swa", theta) != theta:
         raise _refusal(header, "rope.freq_base_swa", config)
-    wanted = {} if rope == ours else {"rope_parameters": rope}
     length = rope.get("original_max_position_embeddings")
-    if length is not None and getattr(config, "original_max_position_embeddings", length) != length:
-        wanted["original_max_position_embeddings"] = length  # Phi-3 has it beside, and there it counts
-    return wanted
+    if length is None or not hasattr(config, "original_max_position_embeddings"):
+        return {"rope_parameters": rope}
+    return {"rope_parameters": rope, "original_max_position_embeddings": length}  # Phi-3 reads it outside
 
 
 def _proportional(ours: dict[str, Any], header: GgufHeader, theta: float, dimensions: int) -> dict[str, Any]:
-    """Gemma 4: with full attention a part of the frequencies is zero, which a file expresses with huge divisors."""
+    """Gemma 4: full attention has zero frequencies, which a file expresses with huge divisors."""
     whole, local = ours["full_attention"], ours["sliding_attention"]
     if any(header.get(name) is not None for name in ROPE_KEYS if name.startswith("rope.scal")):
         raise header.refusal("rope.scaling", "is not known of this model")
@@ -293,4 +279,4 @@ def _proportional(ours: dict[str, Any], header: GgufHeader, theta: float, dimens
         raise InputError(f"{header.place}: {next(iter(header.rope))}", "are other frequencies than the model's", REMEDY)
     base = float(header.number("rope.freq_base_swa", local["rope_theta"]))
     rope = {"full_attention": whole | {"rope_theta": theta}, "sliding_attention": local | {"rope_theta": base}}
-    return {} if ours | rope == ours else {"rope_parameters": ours | rope}
+    return {"rope_parameters": ours | rope}

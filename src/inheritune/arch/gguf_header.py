@@ -19,7 +19,7 @@ ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_s
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The header of the file `place`. Of `tokenizer.*` only the keys of single values are among the metadata."""
+    """The header of the file `place`. Its metadata excludes those keys of `tokenizer.*` that hold lists."""
 
     place: str
     metadata: Mapping[str, Any]
@@ -52,7 +52,7 @@ class GgufHeader:
 
 
 def read_gguf(file: Path) -> GgufHeader:
-    """The header of a file, which is read once for each time that the file changed: that takes seconds.
+    """The header of a file. It takes seconds, once for each change of the file.
 
     Raises InputError where it is damaged, and for one of several files that make a model together.
     """
@@ -109,9 +109,9 @@ _DEEPEST = 4  # arrays inside each other
 
 
 def _check_sizes(file: Path) -> None:
-    """Raise ValueError where a file's counts go beyond the limits, or its metadata beyond its end.
+    """Raise ValueError where a file's counts exceed the limits, or its metadata goes beyond its end.
 
-    The library that reads it trusts the counts: it would be busy for hours, or take all memory.
+    The library that reads it trusts the counts: it would run for hours, or fill the memory.
     """
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         order = "<" if struct.unpack_from("<I", content, 4)[0] & 0xFFFF else ">"

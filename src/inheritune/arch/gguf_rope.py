@@ -1,8 +1,8 @@
 """The scaling of rotary frequencies that a .gguf file states, in the terms of a transformers config.
 
 A file states it with the keys `ARCHITECTURE.rope.scaling.*`, and with tensors of one divisor for each frequency.
-llama.cpp's meaning of them is the measure: theta = position * frequency / divisor / factor, and cosine and sine are
-multiplied with an attention factor.
+They mean what they mean to llama.cpp: theta = position * frequency / divisor / factor, and cosine and sine are
+multiplied by an attention factor.
 """
 
 import math
@@ -29,7 +29,7 @@ _LENGTHS = tuple(2**power for power in (13, 12, 14, 11, 15, 10, 16, 9, 17, 8, 18
 _USUAL = ((1.0, 4.0), (1.0, 2.0), (1.0, 8.0), (2.0, 8.0), (1.0, 32.0))
 
 
-def scaled_rope(header: GgufHeader, theta: float, dimensions: int, plain_type: str = "default") -> dict[str, Any]:
+def scaled_rope(header: GgufHeader, theta: float, dimensions: int) -> dict[str, Any]:
     """`rope_parameters` for heads of which `dimensions` are rotated, with frequencies of base `theta`.
 
     Raises InputError for a scaling that is not known, contradicts itself, or has another number of divisors.
@@ -42,7 +42,7 @@ def scaled_rope(header: GgufHeader, theta: float, dimensions: int, plain_type: s
         raise header.refusal("rope.scaling.type", f"is {kind!r}, which is not known here")
     attention = header.number("rope.scaling.attn_factor", 1.0)
     length = int(header.number("rope.scaling.original_context_length", header.number("context_length", 0)))
-    rope = {"rope_type": plain_type, "rope_theta": theta}
+    rope = {"rope_type": "default", "rope_theta": theta}
     tables = {name: np.array(values) for name, values in header.rope.items()}
     for name, values in tables.items():
         if len(values) != dimensions // 2:
@@ -76,7 +76,7 @@ def scaled_rope(header: GgufHeader, theta: float, dimensions: int, plain_type: s
 
 
 def as_divisors(rope: dict[str, Any], dimensions: int, length: int) -> dict[str, Any]:
-    """Linear scaling in the form that has a divisor for each frequency, for configs that know no other."""
+    """Linear scaling as a divisor for each frequency, for configs that know no other form."""
     if rope["rope_type"] != "linear":
         return rope
     alike = np.full(dimensions // 2, rope["factor"])

@@ -1,4 +1,4 @@
-"""The tensors of a .gguf file: each has a place in the model. transformers ignores those without one."""
+"""The tensors of a .gguf file: each must have a place in the model, as transformers ignores those without one."""
 
 import copy
 import re
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _HARMLESS = re.compile(r"blk\.\d+\.attn_rot_embd\.weight")
-"""Rotary frequencies as the first converters wrote them, block by block: they follow from the base."""
+"""Rotary frequencies of each block, which early converters wrote: they follow from the base."""
 
 
 def whole_architectures() -> frozenset[str]:
@@ -24,16 +24,19 @@ def whole_architectures() -> frozenset[str]:
 
 
 def with_all_tensors(config: "PretrainedConfig", header: GgufHeader) -> "PretrainedConfig":
-    """`config` with those switches on that make room for the file's tensors (biases, norms of queries and keys).
+    """`config` with the switches on that make room for the file's tensors (biases, norms of queries and keys).
 
-    Raises InputError that names a tensor which has no place in the model.
+    Raises InputError, naming the tensor, for one that has no place in the model.
     """
     if header.architecture in whole_architectures():
         return config
     if config.tie_word_embeddings and not header.output_is_embedding:
         config.tie_word_embeddings = False
     left = _left(config, header)
-    for name in _switches(config) if left else ():
+    for name, usual in type(config)().to_dict().items() if left else ():
+        is_off = isinstance(usual, bool) and getattr(config, name) is False
+        if not is_off or not re.search("bias|norm", name):
+            continue
         tried = type(config).from_dict(config.to_dict() | {name: True})
         fewer = _left(tried, header)
         if len(fewer) < len(left):
@@ -43,16 +46,6 @@ def with_all_tensors(config: "PretrainedConfig", header: GgufHeader) -> "Pretrai
         more = f" (and {len(left) - 1} more tensors)" if len(left) > 1 else ""
         raise InputError(f"{header.place}: {left[0]}", what + more, REMEDY)
     return config
-
-
-def _switches(config: "PretrainedConfig") -> list[str]:
-    """The config's fields that are off and may give the model more tensors."""
-    fields = type(config)().to_dict()
-    return [
-        name
-        for name, usual in fields.items()
-        if isinstance(usual, bool) and getattr(config, name) is False and re.search("bias|norm", name)
-    ]
 
 
 def may_lack_biases(config: "PretrainedConfig") -> bool:
@@ -91,8 +84,8 @@ def _left(config: "PretrainedConfig", header: GgufHeader) -> list[str]:
 
 
 def _is_placed(name: str, places: set[str]) -> bool:
-    """Whether transformers' loader finds a place for a tensor, given the names that it has in llama.cpp's terms."""
-    if name == "output.weight" and "position_embd.weight" in places:  # GPT-2: the loader puts it into the head itself
+    """Whether a tensor is in `places`, the names of the model's tensors in llama.cpp's terms."""
+    if name == "output.weight" and "position_embd.weight" in places:  # GPT-2: the loader fills the head itself
         return True
     return name in places or (name.endswith("_exps.weight") and name.removesuffix(".weight") in places)
 

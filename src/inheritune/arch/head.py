@@ -1,7 +1,9 @@
-"""The head of a causal language model: from hidden states to logits to losses, in one place for all who need them."""
+"""The head of a causal language model: from hidden states to logits to losses."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from inheritune.arch.structure import block_matrices, block_modules
 
 if TYPE_CHECKING:
     import torch
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
 class Head:
     """A model in two parts: `base` gives the last hidden states, and logits are `linear(hidden * scale)`.
 
-    Without `linear` the model cannot be split: `base` is the whole model, and its logits take the
-    place of hidden states here: D is then V.
+    Without `linear` the model cannot be split: `base` is the whole model, and its logits take the place of hidden
+    states, so that D is V.
     """
 
     base: "torch.nn.Module"
@@ -75,10 +77,10 @@ def logits_width(model: "PreTrainedModel") -> int:
 
 
 def split_head(model: "PreTrainedModel") -> Head:
-    """The two parts of a model on a device, checked by what they compute; the whole model where it cannot be split.
+    """The two parts of a model on a device; the whole model where it cannot be split.
 
-    Logits that are capped (Gemma 2), or a head that is no linear layer, cannot be split. A model is split only if both
-    ways give the same logits on random tokens, bit for bit.
+    Capped logits (Gemma 2) and heads that are no linear layer cannot be split. A model is split only if both ways give
+    the same logits on random tokens, bit for bit.
     """
     import torch
 
@@ -100,8 +102,8 @@ def split_head(model: "PreTrainedModel") -> Head:
                 logits = head.logits(head.states(outputs)).float()
                 if logits.shape != expected.shape:
                     continue
-                # to the bit, as a cap hardly shows while logits are small; a scale may be applied before or after the
-                # product, which changes the last bits
+                # Exactly, as a cap hardly shows while logits are small. A scale may be applied before or after the
+                # product, which changes the last bits.
                 near = 0.0 if scale == 1.0 else 1e-5 * expected.abs().max().item()
                 if torch.allclose(logits, expected, rtol=0.0, atol=near):  # -inf is close to itself
                     return head
@@ -112,8 +114,18 @@ def split_head(model: "PreTrainedModel") -> Head:
     return whole
 
 
+def parts_of(model: "PreTrainedModel") -> dict[str, Any]:
+    """The fields of `training.Job` that depend on the architecture: blocks, matrices, head, vocabulary."""
+    return {
+        "blocks": block_modules(model),
+        "matrices": block_matrices(model),
+        "head": split_head(model),
+        "vocabulary": model.get_input_embeddings().weight.shape[0],
+    }
+
+
 def assumed_head(model: "PreTrainedModel") -> Head:
-    """The head by the model's structure and config alone, for models without values; not tried out."""
+    """The head by the model's structure alone, for models without values."""
     import torch
 
     base, linear = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()

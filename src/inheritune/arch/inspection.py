@@ -1,15 +1,15 @@
-"""Reading a model's own code for what its tensors cannot show: whether a block uses its place or the model's depth.
+"""Reading a model's own code for what its tensors do not show: whether a block uses its place or the model's depth.
 
-A block knows its number to find its slot in a cache, and its kind in a list of the config. Whatever else it does with
-the number makes it compute something else at another place. What the constructor does shows in the block, where
-`differences` finds it, so only what runs in a forward pass is read here.
+A block needs its number to find its slot in a cache and its kind in a list of the config. Any other use of the number
+makes it compute something else at another place. What the constructor does shows in the block (`differences`), so only
+code that runs in a forward pass is read here.
 """
 
 import ast
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ _SLOTS = re.compile(r"past|cache|state|config|layer_types|logg|warn|mask|mems|po
 
 _ANY = re.compile(".")
 
-# What the variable of a loop over blocks is called; a block's own code is read, too.
+# Names of the variable of a loop over blocks. A block's own code is read too.
 _BLOCK_NAMES = ("layer", "block", "decoder_layer", "layer_module", "blk")
 
 # Packages whose classes need no reading.
@@ -57,65 +57,63 @@ def uses_of_place(model: "PreTrainedModel", blocks: str) -> tuple[Use, ...]:
 
 @lru_cache(maxsize=4096)
 def _uses_in_block(cls: type) -> tuple[Use, ...]:
-    uses = []
-    if not _is_readable(cls):
-        uses.append(Use(f"{cls.__name__}: its code cannot be read"))
+    uses = [] if _is_readable(cls) else [Use(f"{cls.__name__}: its code cannot be read")]
     for method in _running_methods(cls):
-        parents = _parents(method)
         arguments = {argument.arg for argument in [*method.args.args, *method.args.kwonlyargs]}
-        for node in ast.walk(method):
-            given = isinstance(node, ast.Name) and node.id in arguments and POSITION.match(node.id)
-            if (given or _is_own(node, POSITION)) and not _only_looks_up(cls, node, parents):
-                uses.append(_finding(cls, node, parents))
-            if _is_depth(node):
-                uses.append(_finding(cls, node, parents, of_depth=True))
+        numbers = {name for name in arguments if POSITION.match(name)}
+        uses += _uses(cls, method, ast.walk(method), numbers, own=True)
     return tuple(uses)
 
 
 @lru_cache(maxsize=4096)
 def _uses_in_owner(cls: type, blocks: str) -> tuple[Use, ...]:
-    """What the loop over the blocks does with their numbers."""
-    uses = []
+    uses: list[Use] = []
     loops = 0
     for method in _running_methods(cls):
-        parents = _parents(method)
         for loop in ast.walk(method):
             if not isinstance(loop, ast.For) or not re.search(rf"\bself\.{blocks}\b", ast.unparse(loop.iter)):
                 continue
             loops += 1
-            numbers = _numbers(loop)
-            for node in (inner for statement in loop.body for inner in ast.walk(statement)):
-                if isinstance(node, ast.Name) and node.id in numbers and not _only_looks_up(cls, node, parents):
-                    uses.append(_finding(cls, node, parents))
-                if _is_depth(node):
-                    uses.append(_finding(cls, node, parents, of_depth=True))
+            numbers = set()
+            if ast.unparse(loop.iter).startswith("enumerate(") and isinstance(loop.target, ast.Tuple):
+                numbers = {ast.unparse(loop.target.elts[0])}
+            uses += _uses(cls, method, _inside(loop), numbers)
             uses += [Use(f"{cls.__name__}: {name} goes from block to block") for name in _carried(loop)]
     if not loops:
         uses.append(Use(f"{cls.__name__}: its loop over the blocks cannot be found"))
     return tuple(uses)
 
 
-def _numbers(loop: ast.For) -> set[str]:
-    """The names that a loop gives the number of a block."""
-    call = loop.iter
-    counted = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "enumerate"
-    if counted and isinstance(loop.target, ast.Tuple) and isinstance(loop.target.elts[0], ast.Name):
-        return {loop.target.elts[0].id}
-    return set()
+def _uses(
+    cls: type, method: ast.FunctionDef, nodes: Iterable[ast.AST], numbers: set[str], own: bool = False
+) -> Iterator[Use]:
+    """Where `nodes` of a method use a block's number (a name in `numbers`, or its `own` attribute), or the depth."""
+    parents = {child: node for node in ast.walk(method) for child in ast.iter_child_nodes(node)}
+    for node in nodes:
+        is_depth = isinstance(node, ast.Attribute) and _DEPTH.match(node.attr) and "config" in ast.unparse(node.value)
+        is_number = (isinstance(node, ast.Name) and node.id in numbers) or (own and _is_own(node, POSITION))
+        if is_depth or (is_number and not _only_looks_up(cls, node, parents)):
+            while node in parents and not isinstance(parents[node], ast.stmt):
+                node = parents[node]
+            yield Use(f"{cls.__name__}: {ast.unparse(node)[:100]}", bool(is_depth))
+
+
+def _inside(loop: ast.For) -> Iterator[ast.AST]:
+    return (node for statement in loop.body for node in ast.walk(statement))
 
 
 def _carried(loop: ast.For) -> list[str]:
-    """Names that a block's call gives besides the hidden state, and that a later block's call takes."""
-    given: set[str] = set()
+    """Names that a block's call returns besides the hidden state, and that a later block's call takes."""
+    returned: set[str] = set()
     taken: set[str] = set()
-    for node in (inner for statement in loop.body for inner in ast.walk(statement)):
+    for node in _inside(loop):
         if isinstance(node, ast.Call):
             taken |= {
                 arg.id for arg in [*node.args, *(word.value for word in node.keywords)] if isinstance(arg, ast.Name)
             }
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.targets[0], ast.Tuple):
-            given |= {name.id for name in node.targets[0].elts[1:] if isinstance(name, ast.Name)}
-    return sorted(name for name in given & taken if not _SLOTS.search(name) or "hidden" in name)
+            returned |= {name.id for name in node.targets[0].elts[1:] if isinstance(name, ast.Name)}
+    return sorted(name for name in returned & taken if not _SLOTS.search(name) or "hidden" in name)
 
 
 def _running_methods(cls: type) -> Iterator[ast.FunctionDef]:
@@ -148,7 +146,7 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
 
 
 def _is_machinery(cls: type) -> bool:
-    """Whether a class is Python's, torch's or transformers' own below all models: none knows of blocks' numbers."""
+    """Whether a class is Python's, torch's, or transformers' own outside its models: none uses blocks' numbers."""
     top, _, rest = cls.__module__.partition(".")
     return top in _TRUSTED or (top == "transformers" and not rest.startswith("models."))
 
@@ -169,12 +167,8 @@ def _is_own(node: ast.AST, name: re.Pattern[str]) -> bool:
     )
 
 
-def _parents(method: ast.FunctionDef) -> dict[ast.AST, ast.AST]:
-    return {child: node for node in ast.walk(method) for child in ast.iter_child_nodes(node)}
-
-
 def _only_looks_up(cls: type, node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
-    """Whether a number only finds a cache slot or an entry of the config, is passed on, or is part of a message."""
+    """Whether a number only selects a cache slot or a config's entry, is passed on, or is part of a message."""
     above = parents.get(node)
     if isinstance(above, ast.keyword):
         if above.arg is not None and POSITION.match(above.arg):
@@ -193,13 +187,3 @@ def _only_looks_up(cls: type, node: ast.AST, parents: dict[ast.AST, ast.AST]) ->
     if isinstance(above, ast.Compare):
         return all(isinstance(other, ast.Constant) and other.value is None for other in above.comparators)
     return isinstance(above, ast.FormattedValue)
-
-
-def _is_depth(node: ast.AST) -> bool:
-    return isinstance(node, ast.Attribute) and bool(_DEPTH.match(node.attr)) and "config" in ast.unparse(node.value)
-
-
-def _finding(cls: type, node: ast.AST, parents: dict[ast.AST, ast.AST], of_depth: bool = False) -> Use:
-    while node in parents and not isinstance(parents[node], ast.stmt):
-        node = parents[node]
-    return Use(f"{cls.__name__}: {ast.unparse(node)[:100]}", of_depth)

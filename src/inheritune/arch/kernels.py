@@ -1,4 +1,4 @@
-"""Attention and experts by code of others: a config may name kernels on the hub, which transformers would fetch."""
+"""Third-party attention and experts: a config may name kernels on the hub, which transformers would fetch and run."""
 
 import warnings
 from collections.abc import Iterator
@@ -13,14 +13,13 @@ _OWN = {
     "attention": ("_attn_implementation", (None, "eager", "sdpa", "flex_attention")),
     "experts": ("_experts_implementation", (None, "eager", "grouped_mm", "batched_mm")),
 }
-"""Ways to compute them that come with torch and transformers. The others are fetched where no package has them."""
+"""Implementations that come with torch and transformers. Others are fetched where no package has them."""
 
 
 def keep_own_code(config: "PretrainedConfig", place: str) -> bool:
-    """Let transformers choose the attention, and the experts, where `config`, or one inside it, names others than its
-    own.
+    """Reset third-party attention and experts in `config`, and in configs inside it, to transformers' own choice.
 
-    Returns whether that was so, and warns of it (`Notice`). Changes `config`.
+    Returns whether there were any, with a warning (`Notice`). Changes `config`.
     """
     replaced = False
     for what, (field, own) in _OWN.items():

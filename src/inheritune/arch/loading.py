@@ -1,8 +1,9 @@
-"""Loading a reference: config, tokenizer, weights. Nothing is unpickled; what is initialised anew is an error."""
+"""Loading a reference: config, tokenizer, weights. Nothing is unpickled, and missing weights are an error."""
 
 import contextlib
 import copy
 import io
+import logging
 import pickle
 import re
 import warnings
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from inheritune.arch.building import build_from, build_skeleton
 from inheritune.arch.checkpoint_files import (
     Located,
-    check_hub_config,
+    check_config,
     check_no_adapter,
     fetch,
+    has_tokenizer,
     locate,
     locate_tokenizer,
-    tokenizer_files,
     weight_files,
 )
 from inheritune.arch.gguf_config import restored_config
@@ -34,10 +35,10 @@ from inheritune.arch.quantisation import (
     loading_options,
     make_plain,
     quantisation,
-    with_factors,
+    scaled_name,
     without_factors,
 )
-from inheritune.arch.stored import StoredWeights, needed_whole, text_part
+from inheritune.arch.stored import StoredWeights, text_name, text_part
 from inheritune.arch.structure import decoder_config, find_structure, is_text_part
 from inheritune.arch.tokenization import PROBES, SENTENCEPIECE_FILES, SentencePieceFiles, check_ids, truest
 from inheritune.arch.unused import left_over, refuse_left_over
@@ -55,12 +56,12 @@ _TOKENIZER_REMEDY = "give one with reference.tokenizer"
 
 
 def load_config(reference: Reference, *, weights: bool = True) -> "PretrainedConfig":
-    """The reference's config, without its weights and without the mark of a quantisation, which is undone on loading;
-    of a composite that of its text part. `weights` asks that they exist, too.
+    """The reference's config (of a composite, that of its text part), without the mark of a quantisation.
 
-    Raises InputError when it is not a decoder-only text model, and for a quantisation that cannot be undone.
+    With `weights`, the weights must exist too. Raises InputError when it is not a decoder-only text model, and for a
+    quantisation that cannot be undone.
     """
-    config, _ = _stored_config(reference, weights)
+    _, config, _ = _stored_config(reference, weights)
     with _plain_errors(_place(reference)):
         decoder = decoder_config(config)
         check_undoable(config, _place(reference))
@@ -73,9 +74,9 @@ def _place(reference: Reference) -> str:
     return reference.path
 
 
-def _stored_config(reference: Reference, weights: bool = True) -> "tuple[PretrainedConfig, bool]":
-    """The config as it is stored; whether it is changed: attention by code of others is removed unless trusted, and
-    what a model returns has names.
+def _stored_config(reference: Reference, weights: bool = True) -> "tuple[Located, PretrainedConfig, bool]":
+    """Where the reference is, its stored config, and whether that was changed: third-party attention is removed unless
+    trusted, and settings of what a forward returns are reset.
     """
     from transformers import AutoConfig
 
@@ -83,34 +84,28 @@ def _stored_config(reference: Reference, weights: bool = True) -> "tuple[Pretrai
     with _plain_errors(place):
         located = locate(place, reference.revision, weights=weights)
         silence_libraries()
-        check_hub_config(located, reference.revision)
-        if located.gguf_file is not None:
-            file = Path(located.name) / located.gguf_file
-            return copy.deepcopy(_gguf_config(file, file.stat().st_mtime_ns)), False
-        config: PretrainedConfig = AutoConfig.from_pretrained(**_options(located, reference, reference.revision))
-        _ = config.dtype is None or config.dtype.itemsize  # a dtype that is none shows here, and gives a plain error
-        changed = _forget_returns(decoder_config(config))
+        if located.gguf is not None:
+            return located, copy.deepcopy(_gguf_config(located.gguf, located.gguf.stat().st_mtime_ns)), False
+        if (file := fetch(located, "config.json")) is not None:
+            check_config(file)
+        config: PretrainedConfig = AutoConfig.from_pretrained(**_options(located, reference))
+        _ = config.dtype is None or config.dtype.itemsize  # an invalid dtype raises here
+        decoder = decoder_config(config)
+        # The caller decides what a forward returns, and transformers refuses to save output_attentions with sdpa.
+        returns = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+        changed = {name: value for name, value in returns.items() if getattr(decoder, name, value) != value}
+        for name, value in changed.items():
+            setattr(decoder, name, value)
         trial = copy.deepcopy(config)  # checked as it is when it is saved, with the attention that was chosen
         trial._attn_implementation = "sdpa"
         getattr(trial, "validate", int)()
-    return config, (not reference.trust_remote_code and keep_own_code(config, place)) or changed
-
-
-def _forget_returns(config: "PretrainedConfig") -> bool:
-    """Reset what a config says of what a forward returns, which its caller decides; whether it said anything.
-
-    transformers refuses to save attentions beside the attention that it chooses itself.
-    """
-    usual = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
-    changed = {name: value for name, value in usual.items() if getattr(config, name, value) != value}
-    for name, value in changed.items():
-        setattr(config, name, value)
-    return bool(changed)
+    replaced = not reference.trust_remote_code and keep_own_code(config, place)
+    return located, config, replaced or bool(changed)
 
 
 @lru_cache(maxsize=8)
 def _gguf_config(file: Path, changed: int) -> "PretrainedConfig":
-    """The config of a .gguf file, with all that the file states. It takes seconds, once for each change of the file."""
+    """The config of a .gguf file, with all that the file states. Takes seconds, once for each change of the file."""
     from transformers import AutoConfig
 
     config: PretrainedConfig = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
@@ -122,7 +117,7 @@ def frame_config(frame: Path, trust_remote_code: bool = False) -> "PretrainedCon
     from transformers import AutoConfig
 
     silence_libraries()
-    with _plain_errors(str(frame), "see that it is as it was written"):
+    with _plain_errors(str(frame), "restore it as it was written"):
         check_folder(frame)
         config: PretrainedConfig = AutoConfig.from_pretrained(
             frame, local_files_only=True, trust_remote_code=trust_remote_code
@@ -143,26 +138,28 @@ def load_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
 def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = None) -> "PreTrainedTokenizerBase | None":
     """The reference's tokenizer; None where it comes without any tokenizer file.
 
-    Where there is a SentencePiece model, the tokenizer splits text as that does (see `truest`); `say` is told what had
-    to be done for it. Raises InputError for files that make no tokenizer.
+    Where there is a SentencePiece model, the tokenizer splits text as that does (see `truest`); `log` gets a line on
+    what that took. Raises InputError for files that make no tokenizer.
     """
     from transformers import AutoTokenizer
 
     place = reference.tokenizer or _place(reference)
-    revision = None if reference.tokenizer else reference.revision
     silence_libraries()
-    located = locate_tokenizer(place, revision)
+    located = locate_tokenizer(place, None if reference.tokenizer else reference.revision)
     notes: list[str] = []
     with _plain_errors(place, _TOKENIZER_REMEDY):
-        if located.gguf_file is None and not tokenizer_files(located, revision):
+        if located.gguf is None and not has_tokenizer(located):
             return None
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_options(located, reference, revision))
-        tokenizer(["", *PROBES])  # wrong settings show here, and give a plain error
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_options(located, reference))
+        tokenizer(["", *PROBES])  # wrong settings raise here
         if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
             raise InputError(place, "a tokenizer of special tokens alone: files are missing", _TOKENIZER_REMEDY)
         check_ids(tokenizer, place, _TOKENIZER_REMEDY)
-        if located.gguf_file is None and type(tokenizer).__module__.startswith("transformers."):
-            tokenizer = _as_sentencepiece(tokenizer, located, revision, notes.append)
+        if located.gguf is None and type(tokenizer).__module__.startswith("transformers."):
+            trained = next(filter(None, (fetch(located, name) for name in SENTENCEPIECE_FILES)), None)
+            if trained is not None:
+                beside = (fetch(located, name) for name in ("tokenizer.json", "tokenizer_config.json"))
+                tokenizer = truest(tokenizer, SentencePieceFiles(trained, *beside), notes.append)
     for name in ("local_files_only", "is_local"):  # how it was loaded here is not to be saved with it
         tokenizer.init_kwargs.pop(name, None)
     if say is not None:
@@ -171,23 +168,12 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
     return tokenizer
 
 
-def _as_sentencepiece(
-    tokenizer: "PreTrainedTokenizerBase", located: Located, revision: str | None, say: Callable[[str], None]
-) -> "PreTrainedTokenizerBase":
-    for name in SENTENCEPIECE_FILES:
-        file = fetch(located, name, revision)
-        if file is not None:
-            beside = (fetch(located, other, revision) for other in ("tokenizer.json", "tokenizer_config.json"))
-            return truest(tokenizer, SentencePieceFiles(file, *beside), say)
-    return tokenizer
-
-
 def load_generation_config(reference: Reference) -> "GenerationConfig | None":
-    """The reference's settings for generation; None where it comes without. Raises InputError for damaged ones."""
+    """The reference's settings for generation, or None. Raises InputError for damaged ones."""
     from transformers import GenerationConfig
 
     located = locate(_place(reference), reference.revision)
-    file = None if located.gguf_file else fetch(located, "generation_config.json", reference.revision)
+    file = None if located.gguf else fetch(located, "generation_config.json")
     if file is None:
         return None
     with _plain_errors(str(file), "mend it, or remove it"):
@@ -197,8 +183,8 @@ def load_generation_config(reference: Reference) -> "GenerationConfig | None":
         return GenerationConfig.from_dict(fields)
 
 
-def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
-    """The reference with its weights, in evaluation mode, as stored unless `dtype` says otherwise.
+def load_model(reference: Reference) -> "PreTrainedModel":
+    """The reference with its weights as stored, in evaluation mode.
 
     A .gguf file is dequantised to float32; other quantised checkpoints are dequantised where that can be done.
     Raises InputError when the weights and the config do not fit (tensors missing, of another shape, or more than the
@@ -206,42 +192,41 @@ def load_model(reference: Reference, dtype: Any = "auto") -> "PreTrainedModel":
     quantisation that cannot be undone.
     """
     place = _place(reference)
+    located, config, replaced = _stored_config(reference)
     with _plain_errors(place):
-        located = locate(place, reference.revision)
-        check_no_adapter(located, reference.revision)
-    config, replaced = _stored_config(reference)
+        check_no_adapter(located)
     model = None
-    if located.gguf_file is None:
+    if located.gguf is None:
         check_undoable(config, place)
         part, fields = is_text_part(config), quantisation(config)
         if part or (fields is not None and is_blockwise(fields)):
-            weights = open_weights(reference, config, set, computed=True)
-            model = None if weights is None else _load_stored(reference, weights, dtype)
+            weights = open_weights(reference, config)
+            model = None if weights is None else _load_stored(reference, weights)
         if part and model is None:
             what = "its text part can only be taken from safetensors files, plain or FP8"
             raise InputError(place, what, "give a text-only checkpoint of the model")
     if model is None:
-        model = _load_whole(reference, located, config, dtype, replaced)
+        model = _load_whole(reference, located, config, replaced)
     model.config.name_or_path = place
     train_padding_rows(model)
     return model.eval()
 
 
 def _load_whole(
-    reference: Reference, located: Located, config: "PretrainedConfig", dtype: Any, replaced: bool
+    reference: Reference, located: Located, config: "PretrainedConfig", replaced: bool
 ) -> "PreTrainedModel":
-    """All weights, loaded by transformers; `replaced`: `config` is not the one that is stored."""
+    """All weights, loaded by transformers; with `replaced`, `config` is not the stored one."""
     from transformers import AutoModelForCausalLM
 
-    place, gguf = _place(reference), located.gguf_file is not None
+    place, gguf = _place(reference), located.gguf is not None
     fields = {"quant_method": "gguf"} if gguf else quantisation(config)
-    options = _options(located, reference, reference.revision) | ({} if gguf else loading_options(config))
+    options = _options(located, reference) | ({} if gguf else loading_options(config))
     if gguf or replaced:
         options["config"] = config
     with _plain_errors(place), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the settings given here win over the checkpoint's
         model, info = AutoModelForCausalLM.from_pretrained(
-            **options, dtype=dtype, output_loading_info=True, weights_only=True, ignore_mismatched_sizes=True
+            **options, dtype="auto", output_loading_info=True, weights_only=True, ignore_mismatched_sizes=True
         )
         if fields is not None:
             model = make_plain(model, fields)
@@ -253,7 +238,7 @@ def _load_whole(
 
 
 def _check_loaded(model: "PreTrainedModel", info: dict[str, Any], place: str, quantised: bool) -> None:
-    """Raise InputError where transformers has not filled tensors of the model, or ignored some of the checkpoint."""
+    """Raise InputError where transformers did not fill a tensor of the model, or ignored one of the checkpoint."""
     for what in ("mismatched_keys", "missing_keys"):
         if info[what]:
             names = ", ".join(sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[what])[:3])
@@ -264,48 +249,49 @@ def _check_loaded(model: "PreTrainedModel", info: dict[str, Any], place: str, qu
         refuse_left_over(place, left_over(info["unexpected_keys"], model, structure, quantised=quantised))
 
 
-def _load_stored(reference: Reference, weights: StoredWeights, dtype: Any) -> "PreTrainedModel":
-    """All of `weights`, put in by transformers' own loader."""
+def _load_stored(reference: Reference, weights: StoredWeights) -> "PreTrainedModel":
+    """A model with all of `weights`, filled by transformers' own loader."""
     config = load_config(reference)
     skeleton = build_skeleton(config, reference.trust_remote_code)
     names = Names(skeleton)
     check_nothing_left(weights, names, find_structure(skeleton))
     check_fits(names, weights.tensors, weights.place)
     placement = Placement(weights, {name: name for name in weights.tensors})
-    model = build_from(skeleton, placement, (config.dtype or weights.dtype) if dtype == "auto" else dtype)
+    model = build_from(skeleton, placement, config.dtype or weights.dtype)
     model.generation_config = load_generation_config(reference) or model.generation_config
     return model
 
 
 def open_weights(
-    reference: Reference,
-    config: "PretrainedConfig",
-    needed: Callable[[list[str]], set[str]],
-    computed: bool = False,
+    reference: Reference, config: "PretrainedConfig", needed: Callable[[str], bool] = lambda _: True
 ) -> StoredWeights | None:
     """The reference's stored tensors, without reading them; None where it has to be loaded whole: a .gguf file, a
-    quantised checkpoint, or weights that are not in safetensors files.
+    checkpoint quantised otherwise than as blockwise FP8, or weights that are not in safetensors files.
 
-    `needed` selects from all stored names: of a model on the hub only the files with those are fetched.
-    With `computed`, blockwise FP8 is taken too; its tensors are not the bytes in the files (`Placement.is_plain`).
+    Of a model on the hub only the files with tensors that are `needed` (by their stored names) are fetched. Tensors of
+    blockwise FP8 are not the bytes in the files (`Placement.is_plain`).
     """
     place = _place(reference)
-    located = locate(place, reference.revision)
-    if located.gguf_file is not None or getattr(config, "transformers_weights", None) is not None:
+    located, stored, _ = _stored_config(reference)
+    if located.gguf is not None or getattr(config, "transformers_weights", None) is not None:
         return None
     with _plain_errors(place):
-        check_no_adapter(located, reference.revision)
-    stored, _ = _stored_config(reference)
+        check_no_adapter(located)
     fields, part = quantisation(stored), is_text_part(stored)
-    if fields is not None and not (computed and is_blockwise(fields)):
+    if fields is not None and not is_blockwise(fields):
         return None
-    wanted = needed_whole(needed) if part else needed
+
+    def is_needed(stored: str) -> bool:
+        name = text_name(stored) if part else stored
+        return needed(name) or (fields is not None and needed(scaled_name(name)))
+
     with _plain_errors(place):
-        held = weight_files(located, reference.revision, wanted if fields is None else with_factors(wanted))
-        weights = None if held is None else StoredWeights.open(place, held.files, held.index)
-    if weights is not None and part:
-        weights = text_part(weights)
-    if weights is None or fields is None:
+        files = weight_files(located, is_needed)
+        if files is None:
+            return None
+        weights = StoredWeights.open(place, *files)
+    weights = text_part(weights) if part else weights
+    if fields is None:
         return weights
     return without_factors(weights, fields, "F32" if str(config.dtype) == "torch.float32" else "BF16")
 
@@ -326,21 +312,18 @@ def check_tokenizer_fits(tokenizer: "PreTrainedTokenizerBase", config: "Pretrain
 
 def silence_libraries() -> None:
     """Keep transformers' own progress bars and hints out of the terminal; errors still come as exceptions."""
-    import logging as standard
-
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     # torchao, which transformers imports where it is installed, names kernels of other machines that it cannot load
     for name in ("torchao", "torch.utils._pytree"):
-        standard.getLogger(name).setLevel(standard.ERROR)
+        logging.getLogger(name).setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
-
-def _options(located: Located, reference: Reference, revision: str | None) -> dict[str, Any]:
-    """What `from_pretrained` is given."""
-    stated = {"revision": revision, "gguf_file": located.gguf_file}
+def _options(located: Located, reference: Reference) -> dict[str, Any]:
+    """Arguments for `from_pretrained`."""
+    stated = {"revision": located.revision, "gguf_file": located.gguf and located.gguf.name}
     return {name: value for name, value in stated.items() if value is not None} | {
         "pretrained_model_name_or_path": located.name,
         "local_files_only": located.local_files_only,
@@ -350,7 +333,7 @@ def _options(located: Located, reference: Reference, revision: str | None) -> di
 
 @contextlib.contextmanager
 def _plain_errors(place: str, remedy: str = "check the path, and that the checkpoint is complete") -> Any:
-    """Turn a library's complaint about what the user gave into one line; its progress bars are discarded."""
+    """Turn a library's error about the user's input into InputError; its progress bars are discarded."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield

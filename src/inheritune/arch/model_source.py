@@ -1,4 +1,4 @@
-"""Where a model to be looked at comes from: a place, or a model that is loaded already."""
+"""Models to look at: loaded from a place, or a copy of a loaded one."""
 
 import copy
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inheritune.arch import families
 from inheritune.arch.loading import load_model, load_tokenizer
 from inheritune.arch.padding import train_padding_rows
 from inheritune.arch.precision import in_dtype
@@ -21,7 +22,7 @@ def ready(
     source: "str | Path | Reference | PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", device: str,
     dtype: str,
 ) -> "Iterator[tuple[PreTrainedModel, PreTrainedTokenizerBase | None]]":  # fmt: skip
-    """A model on its device in its dtype and in evaluation mode, with its tokenizer; a loaded one is copied.
+    """A model in evaluation mode on `device` in `dtype`, with its tokenizer; a loaded model is copied.
 
     `tokenizer` replaces the one of a place; `dtype` is as in `resolve_dtype`. Raises InputError as that, and for a
     place without model or tokenizer.
@@ -38,7 +39,7 @@ def ready(
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """float32 or bfloat16; `auto` is float32, on a GPU that has it bfloat16. Raises InputError for anything else."""
+    """float32 or bfloat16; `auto` is bfloat16 on a GPU that supports it, else float32. Else raises InputError."""
     import torch
 
     if dtype not in ("auto", "float32", "bfloat16"):
@@ -49,8 +50,8 @@ def resolve_dtype(dtype: str, device: str) -> str:
 
 
 def title(source: "str | Path | Reference | PreTrainedModel") -> tuple[str, str | None]:
-    """The name for people, and the place of a model that is loaded from one."""
+    """A model's name for people, and the place that it is loaded from, if any."""
     place: Any = source.path if isinstance(source, Reference) else source
     if isinstance(place, str | Path):
         return Path(place).name or str(place), str(place)
-    return getattr(place.config, "name_or_path", "") or str(place.config.model_type), None
+    return families.title(place.config), None

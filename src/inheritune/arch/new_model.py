@@ -26,7 +26,7 @@ def new_config(
 ) -> "PretrainedConfig":
     """A config from a recipe's `reference.train.model`, for a tokenizer whose ids are below `vocabulary`.
 
-    `special_tokens` are config fields such as eos_token_id; those not given are none.
+    `special_tokens` are config fields such as eos_token_id; the others are None.
 
     Raises InputError for an unknown model type or field.
     """
@@ -56,14 +56,14 @@ def new_config(
         raise InputError(_PLACE, f"{kind} refuses it: {error}", "change the fields") from None
     check_decoder(config)
     check_positions(config, sequence_length, _PLACE)
-    skeleton = build_skeleton(config, place=_PLACE)  # what cannot be built or cut is found before any work is done
+    skeleton = build_skeleton(config, place=_PLACE)  # finds what cannot be built or cut before any work is done
     find_structure(skeleton)
     _check_runs_without_padding(skeleton)
     return config
 
 
 def _check_runs_without_padding(model: "PreTrainedModel") -> None:
-    """Raise InputError for an architecture that counts positions by padding (RoBERTa), where there is no such token."""
+    """Raise InputError for an architecture that counts positions by padding (RoBERTa) without a padding token."""
     import torch
 
     if model.config.pad_token_id is not None:
@@ -76,19 +76,19 @@ def _check_runs_without_padding(model: "PreTrainedModel") -> None:
             f"{model.config.model_type} needs a padding token, and the tokenizer has none",
             "name a tokenizer that has one (reference.train.tokenizer), or give another model type",
         ) from None
-    except (RuntimeError, ValueError, AttributeError):  # code that looks at values, which a model without memory lacks
+    except (RuntimeError, ValueError, AttributeError):  # code that needs values, which the meta device lacks
         return
 
 
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int | None]:
-    """A config's fields for the special entries of a tokenizer."""
+    """The config fields for a tokenizer's special tokens."""
     return {name: getattr(tokenizer, name) for name in _SPECIAL}
 
 
 def planned_config(reference: Reference, sequence_length: int, *, weights: bool = True) -> "PretrainedConfig":
-    """The config of a reference, stored or still to be made by a recipe (for sequences of that many tokens).
+    """The config of a reference, stored or described by a recipe (for sequences of `sequence_length` tokens).
 
-    `weights` asks that those of a stored one exist, too. Raises InputError as `load_config` and `new_config` do.
+    With `weights`, those of a stored one must exist too. Raises InputError as `load_config` and `new_config` do.
     """
     new = reference.train
     if new is None:
@@ -114,7 +114,7 @@ def check_positions(config: "PretrainedConfig", sequence_length: int, place: str
 
 
 def has_position_table(model: "PreTrainedModel") -> bool:
-    """Whether the model learns its positions in a table, so that it has no more of them than the config says."""
+    """Whether the model learns its positions in a table, which limits their number to the config's."""
     import torch
 
     modules = model.named_modules()
@@ -122,7 +122,7 @@ def has_position_table(model: "PreTrainedModel") -> bool:
 
 
 def check_room(model: "PreTrainedModel", length: int) -> None:
-    """Raise InputError for an input of `length` tokens to a model whose table of learned positions is shorter.
+    """Raise InputError where an input of `length` tokens is longer than a model's table of learned positions.
 
     Sequences in which documents begin are longer than others, by a prefix for each document.
     """

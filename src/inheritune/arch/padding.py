@@ -1,4 +1,4 @@
-"""Rows of embeddings that an architecture's code keeps for padding: made like all others, and trained like all others.
+"""Rows of embeddings that an architecture keeps for padding: initialised and trained like all others here.
 
 `torch.nn.Embedding(..., padding_idx=...)` gives one row no gradient, and transformers starts it at zero. Where the
 padding token is a real one, such as the end-of-text token, a new model would never learn that row. Sequences here have
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def train_padding_rows(model: "PreTrainedModel") -> None:
-    """Let the padding row of each of a model's embeddings have gradients. What the model computes stays the same.
+    """Give the padding rows of a model's embeddings gradients. What the model computes stays the same.
 
     The config keeps its `pad_token_id`, except where transformers would zero a trained row whenever it loads the model
-    (Youtu): there it becomes None, for otherwise the row would be lost. The settings for generation keep theirs.
+    (Youtu): there it becomes None, so that the row is not lost. The generation config keeps its own.
     """
     for _, module in list(_padded(model)):
         if model.config.pad_token_id is not None and _is_zeroed_on_loading(model, module):
@@ -45,7 +45,7 @@ def draw_padding_rows(model: "PreTrainedModel") -> None:
 
 
 def _padded(model: "PreTrainedModel") -> "Iterator[tuple[int, Any]]":
-    """The embeddings of a model that have a padding row, each with its number."""
+    """A model's embeddings with a padding row, each with the number of that row."""
     import torch
 
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""Changing what a model's blocks compute: the one place where forwards are replaced, and given back."""
+"""Changing what a model's blocks compute: the one place where forwards are replaced and restored."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ Forward = Callable[..., Any]
 def replace_forwards(
     blocks: "Iterable[torch.nn.Module]", new: "Callable[[torch.nn.Module, Forward], Forward]"
 ) -> Callable[[], None]:
-    """Give each block, at however many depths, the forward `new(block, its own)`; returns what undoes it."""
+    """Give each block, wherever it is used, the forward `new(block, its own)`; returns a function that undoes it."""
     before = {block: block.__dict__.get("forward") for block in dict.fromkeys(blocks)}
     for block in before:
         block.forward = new(block, block.forward)
@@ -30,9 +30,9 @@ def replace_forwards(
 
 @contextmanager
 def replaced_forwards(blocks: "Sequence[torch.nn.Module]", new: Callable[[int, Forward], Forward]) -> Iterator[None]:
-    """Inside, each block has the forward `new(place, its own)`, with its place in the list.
+    """Give each block the forward `new(place, its own)`, with its place in the list, inside a `with` statement.
 
-    A block that is at several places has the forward of each place in turn, so a pass has to run all of them.
+    A block at several places has the forward of each place in turn, so a pass has to run all of them.
     """
     places: dict[torch.nn.Module, list[int]] = {}
     for place, block in enumerate(blocks):
@@ -50,7 +50,7 @@ def replaced_forwards(blocks: "Sequence[torch.nn.Module]", new: Callable[[int, F
 
 
 def hidden_of(args: Any, kwargs: Any = None) -> "torch.Tensor":
-    """The hidden states among what a block takes, or (`args` alone) among what it returns: the first tensor."""
+    """The hidden states in a block's inputs, or (`args` alone) in its output: the first tensor."""
     import torch
     from torch.utils._pytree import tree_leaves
 
@@ -61,7 +61,7 @@ def hidden_of(args: Any, kwargs: Any = None) -> "torch.Tensor":
 
 
 def with_hidden(output: Any, hidden: "torch.Tensor") -> Any:
-    """What a block returned, with other hidden states in the place of its own."""
+    """A block's output with its hidden states replaced."""
     import torch
 
     if torch.is_tensor(output):
@@ -73,9 +73,9 @@ def with_hidden(output: Any, hidden: "torch.Tensor") -> Any:
 def keep_outputs(
     blocks: "Sequence[torch.nn.Module]", numbers: Iterable[int], kept: "dict[int, torch.Tensor]"
 ) -> Callable[[], None]:
-    """From now on write the hidden states (B, T, D) that blocks return into `kept`, for the blocks of these numbers.
+    """From now on write the hidden states (B, T, D) that the blocks `numbers` return into `kept`.
 
-    Returns what undoes it.
+    Returns a function that undoes it.
     """
     places = {blocks[number]: number for number in numbers}
 

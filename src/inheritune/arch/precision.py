@@ -1,4 +1,4 @@
-"""Changing the floating-point type of a loaded model, with the constants that a model built in that type has."""
+"""Changing the floating-point type of a loaded model, including constants that no checkpoint holds."""
 
 import copy
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def in_dtype(model: "PreTrainedModel", dtype: "torch.dtype | str") -> "PreTrainedModel":
     """Convert `model` to `dtype` (or its name, such as "float32") in place, and return it.
 
-    It then computes what it would if transformers had loaded it in `dtype`. `model.to(dtype)` alone does not do that:
+    The model then computes what it would if transformers had loaded it in `dtype`. `model.to(dtype)` alone fails there:
     it rounds constants that no checkpoint holds (rotary frequencies, the factor on Gemma's embeddings), and it cannot
     undo an earlier rounding. So these buffers get the values that they have in a model built in `dtype`, and tensors
     that transformers keeps in float32 stay in it.
@@ -29,13 +29,15 @@ def in_dtype(model: "PreTrainedModel", dtype: "torch.dtype | str") -> "PreTraine
                 parameter.grad = None if parameter.grad is None else parameter.grad.to(parameter.dtype)
         fresh = dict(built.named_modules())
         for place, module in model.named_modules():
-            _convert_buffers(module, place, kinds, kind)
+            for name, buffer in module._buffers.items():
+                if buffer is not None and buffer.is_floating_point():
+                    module._buffers[name] = buffer.to(kinds.get(f"{place}.{name}" if place else name, kind))
             _take_constants(module, fresh.get(place))
     return model
 
 
 def _dtypes(built: "PreTrainedModel", dtype: "torch.dtype") -> "dict[str, torch.dtype]":
-    """The dtypes of parameters and stored buffers by name, where transformers loads the model in `dtype`."""
+    """The dtypes, by name, of parameters and buffers that transformers would load in `dtype`."""
     from transformers.core_model_loading import build_glob_alternation
 
     dtypes = {name: tensor.dtype for name, tensor in (*built.named_parameters(), *built.named_buffers())}
@@ -49,16 +51,8 @@ def _dtypes(built: "PreTrainedModel", dtype: "torch.dtype") -> "dict[str, torch.
     return dtypes
 
 
-def _convert_buffers(
-    module: "nn.Module", place: str, kinds: "dict[str, torch.dtype]", dtype: "torch.dtype"
-) -> None:  # fmt: skip
-    for name, buffer in module._buffers.items():
-        if buffer is not None and buffer.is_floating_point():
-            module._buffers[name] = buffer.to(kinds.get(f"{place}.{name}" if place else name, dtype))
-
-
 def _take_constants(module: "nn.Module", fresh: "nn.Module | None") -> None:
-    """Give a module the buffers that checkpoints do not hold, from the same module of a new model."""
+    """Copy the buffers that checkpoints do not hold from the same module of a new model."""
     for name in module._non_persistent_buffers_set:
         buffer, value = module._buffers.get(name), None if fresh is None else fresh._buffers.get(name)
         if buffer is not None and value is not None and buffer.is_floating_point() and not value.is_meta:

@@ -1,17 +1,18 @@
-"""Quantised checkpoints: which of them can be made plain again, and how. What cannot is refused before any reading.
+"""Undoing the quantisation of checkpoints. One that cannot be undone is refused before any weight is read.
 
-Blockwise FP8 is undone here, tensor by tensor as they are asked for, because transformers' own way takes a block's size
-from the number of factors: where a dimension is no multiple of the block (DeepSeek-V3: 576 rows in blocks of 128) it
-fails, or spreads the factors over the wrong rows. All other methods are undone by transformers.
+Blockwise FP8 is undone here, one tensor at a time, because transformers derives a block's size from the number of
+factors: where a dimension is no multiple of the block (DeepSeek-V3: 576 rows in blocks of 128) it fails, or spreads the
+factors over the wrong rows. transformers undoes all other methods.
 """
 
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.stored import Factors, StoredTensor, StoredWeights
+from inheritune.arch.stored import StoredTensor, StoredWeights
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _LIBRARIES = {"compressed-tensors": "compressed_tensors", "bitsandbytes": "bitsandbytes", "higgs": "flute"}
 _BLOCKWISE = ("fp8", "mxfp8")
-_UNDO = "give the checkpoint before its quantisation (often the same name without the suffix)"
+_FACTORS = re.compile("(qscale_weight|scale)$")
 
 
 def quantisation(config: "PretrainedConfig") -> dict[str, Any] | None:
@@ -36,17 +37,17 @@ def check_undoable(config: "PretrainedConfig", place: str) -> None:
     if fields is None:
         return
     method = _method(fields)
-    if method in _BLOCKWISE or _way(method) is not None:
-        package = _LIBRARIES.get(method.removesuffix("_4bit").removesuffix("_8bit"))
-        if package is not None and importlib.util.find_spec(package) is None:
-            name = "flute-kernel" if package == "flute" else package.replace("_", "-")
-            raise InputError(place, f"quantised with {method}, which needs {name} to be undone", f"pip install {name}")
-        return
-    raise InputError(place, f"quantised with {method}, which transformers cannot undo", _UNDO)
+    if method not in _BLOCKWISE and _way(method) is None:
+        remedy = "give the checkpoint before its quantisation (often the same name without the suffix)"
+        raise InputError(place, f"quantised with {method}, which transformers cannot undo", remedy)
+    package = _LIBRARIES.get(method.removesuffix("_4bit").removesuffix("_8bit"))
+    if package is not None and importlib.util.find_spec(package) is None:
+        name = "flute-kernel" if package == "flute" else package.replace("_", "-")
+        raise InputError(place, f"quantised with {method}, which needs {name} to be undone", f"pip install {name}")
 
 
 def forget(config: "PretrainedConfig") -> None:
-    """Take the mark of quantisation off the config of a model whose weights are plain."""
+    """Remove the mark of quantisation from the config of a model whose weights are plain."""
     if hasattr(config, "quantization_config"):
         del config.quantization_config
 
@@ -57,7 +58,7 @@ def is_blockwise(fields: Mapping[str, Any]) -> bool:
 
 
 def loading_options(config: "PretrainedConfig") -> dict[str, Any]:
-    """What tells transformers to undo the quantisation on loading, where it can do so then."""
+    """Options with which transformers undoes the quantisation on loading, where it can."""
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     fields = quantisation(config)
@@ -68,9 +69,9 @@ def loading_options(config: "PretrainedConfig") -> dict[str, Any]:
 
 
 def make_plain(model: "PreTrainedModel", fields: Mapping[str, Any]) -> "PreTrainedModel":
-    """A model loaded from a checkpoint quantised by `fields`: with floats alone, and without the mark of it.
+    """Undo what is left of the quantisation `fields` of a loaded model, and remove all marks of it.
 
-    transformers refuses to save a model with the mark, and with the way it was loaded would quantise it again.
+    transformers refuses to save a model with the mark, and would otherwise quantise it again.
     """
     import torch
 
@@ -105,48 +106,35 @@ def _way(method: str) -> str | None:
 
 
 def without_factors(weights: StoredWeights, fields: Mapping[str, Any], dtype: str) -> StoredWeights:
-    """Blockwise FP8 weights as plain ones of `dtype` (as safetensors writes it), which are computed when they are read.
+    """Blockwise FP8 weights as plain ones of `dtype` (in safetensors' words), which are computed when they are read.
 
-    Raises InputError, naming the tensor, for one without factors or with a number of them that does not fit.
+    Raises InputError, naming the tensor, for one without factors or with the wrong number of them.
     """
     block = fields.get("weight_block_size") or fields.get("block_size")
-    used: set[str] = set()
+    factors_of = {scaled_name(name): tensor for name, tensor in weights.tensors.items() if scaled_name(name) != name}
     plain: dict[str, StoredTensor] = {}
     for name, tensor in weights.tensors.items():
-        factors = next((weights.tensors[other] for other in _factor_names(name) if other in weights.tensors), None)
-        if tensor.dtype.startswith("F8_") and factors is None and not name.endswith(("scale_inv", ".scale")):
-            raise InputError(f"{tensor.file}: {name}", f"is {tensor.dtype} and has no factors", "get the file again")
-        if factors is None or not tensor.dtype.startswith("F8_"):
-            plain[name] = tensor
+        owner, is_fp8 = weights.tensors.get(scaled_name(name)), tensor.dtype.startswith("F8_")
+        is_factors = owner is not None and owner is not tensor and owner.dtype.startswith("F8_")
+        if is_factors or name.endswith("activation_scale"):
             continue
-        used.add(factors.name)
-        size = _block(tensor, factors, block)
-        count = tensor.bytes * (4 if dtype == "F32" else 2)
-        plain[name] = replace(tensor, dtype=dtype, bytes=count, factors=Factors(factors, size))
-    left = {
-        name: tensor for name, tensor in plain.items() if name not in used and not name.endswith("activation_scale")
-    }
-    return replace(weights, tensors=left)
+        factors = factors_of.get(name) if is_fp8 else None
+        if factors is not None:
+            size, count = _block(tensor, factors, block), tensor.bytes * (4 if dtype == "F32" else 2)
+            tensor = replace(tensor, dtype=dtype, bytes=count, factors=factors, block=size)
+        elif is_fp8 and not name.endswith(("scale_inv", ".scale")):
+            raise InputError(f"{tensor.file}: {name}", f"is {tensor.dtype} and has no factors", "get the file again")
+        plain[name] = tensor
+    return replace(weights, tensors=plain)
 
 
-def with_factors(needed: Callable[[list[str]], set[str]]) -> Callable[[list[str]], set[str]]:
-    """`needed`, and the factors of what is needed."""
-
-    def wider(stored: list[str]) -> set[str]:
-        wanted = needed(stored)
-        return wanted | {factors for name in wanted for factors in _factor_names(name) if factors in stored}
-
-    return wider
-
-
-def _factor_names(name: str) -> tuple[str, ...]:
-    """The names that the factors of a tensor may have: DeepSeek-V3 and Qwen, DeepSeek-V4, Mistral."""
-    stem = name.removesuffix("weight")
-    return (f"{name}_scale_inv", f"{stem}scale", f"{stem}qscale_weight") if stem != name else (f"{name}_scale_inv",)
+def scaled_name(name: str) -> str:
+    """The tensor whose factors have this name (DeepSeek-V3 and V4, Qwen, Mistral); else no tensor."""
+    return name.removesuffix("_scale_inv") if name.endswith("_scale_inv") else _FACTORS.sub("weight", name)
 
 
 def _block(tensor: StoredTensor, factors: StoredTensor, block: Any) -> tuple[int, int] | None:
-    """Rows and columns that share a factor; None where all of the tensor does. Raises InputError where neither fits."""
+    """Rows and columns that share a factor; None for one factor in all. Raises InputError where neither fits."""
     if all(length == 1 for length in factors.shape):
         return None
     if block is not None and len(factors.shape) == len(tensor.shape) >= 2:

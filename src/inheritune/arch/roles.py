@@ -1,7 +1,7 @@
 """What each tensor of a decoder is for, and which values make a block return its input.
 
-Neither rests on a table of architectures. A block's tensors are told apart by the modules that hold them, those outside
-the blocks by when they are used; what turns a block into the identity is found by tracing a forward (see `tracing`).
+There is no table of architectures. The modules that hold a block's tensors tell their roles, and the time of use tells
+those of tensors outside the blocks. What turns a block into the identity is found by tracing a forward (`tracing`).
 """
 
 import re
@@ -19,8 +19,8 @@ Role = Literal["attention", "mlp", "norms", "final_norm", "embeddings", "head"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 _NORM = re.compile(r"norm(alization)?(\d\w?)?$")
-# What mixes positions is attention, what works on each position alone is the MLP. The first words to match decide: an
-# "mlp_convolution" is a part of the MLP.
+# What mixes positions is attention; what works on each position alone is the MLP. The first group with a match decides:
+# an "mlp_convolution" is a part of the MLP.
 _WORDS: tuple[dict[Role, re.Pattern[str]], ...] = (
     {
         "attention": re.compile(r"attn|attention|(^|_)att(_|$)|mamba|(^|_)ssm|retention|lstm|delta_?net|hyena"),
@@ -42,11 +42,16 @@ def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Ro
     In a block the sequence mixer, whatever it is, is "attention" and the feed-forward "mlp", each with the norms inside
     it; norms on the residual stream are "norms". What is used before the blocks is "embeddings" (positions, projections
     in and norms on them too), what is used after them "final_norm" or "head". A tied head is "embeddings": one tensor.
-    It takes a forward of a few tokens, which costs nothing where the model is on the meta device.
+    Runs a forward of a few tokens, which costs nothing on the meta device.
 
     Raises InputError, naming it, for a tensor whose role cannot be told.
     """
-    when = _moments_of_use(model, structure)
+    from inheritune.arch.tracing import moments_of_use
+
+    try:
+        moments = moments_of_use(model, model.get_submodule(structure.blocks))
+    except _ERRORS:
+        moments = None
     inputs: Any = model.get_input_embeddings()
     embeddings = {id(tensor) for tensor in inputs.parameters()}
     # every tensor under each of its names, as the object that the modules hold
@@ -60,10 +65,12 @@ def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Ro
             role = _role_in(model.get_submodule(f"{structure.blocks}.{block[0]}"), block[1])
         elif id(tensors.get(name)) in embeddings:
             role = "embeddings"
-        elif when is None:
+        elif moments is None:
             role = _role_by_order(model, structure, name)
+        elif (when := moments.get(id(tensors.get(name)))) == "after":
+            role = "final_norm" if _is_norm(model, structure, name) else "head"
         else:
-            role = _role_by_use(model, structure, name, when.get(id(tensors.get(name))))
+            role = "embeddings" if when == "before" or _EMBEDDING.search(name) else None
         if role is None:
             raise InputError(title(model.config), f"it cannot be told what {name} is for", "inherit all sub-modules")
         roles[name] = role
@@ -71,7 +78,7 @@ def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Ro
 
 
 def identity_values(model: "PreTrainedModel", structure: Structure, index: int) -> dict[str, float]:
-    """Which tensors of block `index` must hold which one value for the block to return its input, exactly.
+    """The tensors of block `index` that must be filled, and with which value, for it to return exactly its input.
 
     Names are those inside the block. Nearly all are the last projections of the block's branches with their biases, and
     the value is 0, also where a norm follows the projection inside the branch: that gives zero exactly, and trains
@@ -83,9 +90,7 @@ def identity_values(model: "PreTrainedModel", structure: Structure, index: int) 
     from inheritune.arch.tracing import follow_block
 
     place, remedy = f"{title(model.config)}, block {index}", "set grow.function_preserving to false"
-    if not any(
-        tensor.is_meta for tensor in model.parameters()
-    ):  # all need not be: some constructors draw a few elsewhere
+    if not any(tensor.is_meta for tensor in model.parameters()):  # some constructors draw a few tensors elsewhere
         raise ValueError("identity_values needs a model on the meta device")
     try:
         trace = follow_block(model, f"{structure.blocks}.{index}")
@@ -108,7 +113,7 @@ def _role_in(module: "nn.Module", rest: str) -> Role | None:
     name, _, inner = rest.partition(".")
     if not inner:
         # Vectors and numbers that scale the residual stream or a branch (layer_scalar, residual gates) work as the
-        # norms' gains do, and fit the norms that they were trained with; of a loose matrix nothing is known.
+        # norms' gains do, and fit the norms that they were trained with. Nothing is known about a loose matrix.
         return "norms" if getattr(module, name).dim() <= 1 else None
     child = module.get_submodule(name)
     kind = type(child).__name__.lower()
@@ -128,42 +133,23 @@ def _role_of_words(text: str) -> Role | None:
     return None
 
 
-def _moments_of_use(model: "PreTrainedModel", structure: Structure) -> dict[int, str] | None:
-    """When each tensor outside the blocks is first used: before, between or after them. None if that can't be seen."""
-    from inheritune.arch.tracing import moments_of_use
-
-    try:
-        return moments_of_use(model, model.get_submodule(structure.blocks))
-    except _ERRORS:
-        return None
-
-
-def _role_by_use(model: "PreTrainedModel", structure: Structure, name: str, when: str | None) -> Role | None:
-    if when == "after":
-        return "final_norm" if _is_norm(model, structure, name) else "head"
-    if when == "before" or _EMBEDDING.search(name):
-        return "embeddings"
-    return None
-
-
 def _role_by_order(model: "PreTrainedModel", structure: Structure, name: str) -> Role | None:
-    """For models that could not be run, as some without values: by where the tensor's module is registered."""
+    """For models that cannot be run without values: by the place where the tensor's module is registered."""
+    owner, head = name.rpartition(".")[0], model.get_output_embeddings()
     base = structure.blocks.partition(".")[0]
-    head = model.get_output_embeddings()
-    if not name.startswith(base + ".") or (head is not None and model.get_submodule(name.rpartition(".")[0]) is head):
+    if not name.startswith(base + ".") or (head is not None and model.get_submodule(owner) is head):
         return "head"
-    if _is_norm(model, structure, name) and not _EMBEDDING.search(name.rpartition(".")[0].rpartition(".")[0]):
-        # OPT registers its final norm before its blocks, so that only what is registered after them, alone, is certain
+    if _is_norm(model, structure, name) and not _EMBEDDING.search(owner.rpartition(".")[0]):
+        # OPT registers its final norm before its blocks, so only a single norm that is registered after them is certain
         names = [other for other, _ in model.named_modules()]
         owners = {other.rpartition(".")[0] for other in model.state_dict() if structure.split(other) is None}
-        alone = sum(_is_norm(model, structure, f"{owner}.weight") for owner in owners) == 1
-        later = names.index(name.rpartition(".")[0]) > names.index(structure.blocks)
-        return "final_norm" if alone and later else None
+        alone = sum(_is_norm(model, structure, f"{other}.weight") for other in owners) == 1
+        return "final_norm" if alone and names.index(owner) > names.index(structure.blocks) else None
     return "embeddings" if _EMBEDDING.search(name) else None
 
 
 def _is_norm(model: "PreTrainedModel", structure: Structure, name: str) -> bool:
-    """Whether a tensor outside the blocks is a norm's, and that norm not a part of the head."""
+    """Whether a tensor outside the blocks belongs to a norm that is not part of the head."""
     owner = model.get_submodule(name.rpartition(".")[0])
     outer, dot, _ = structure.blocks.partition(".")
     return bool(_NORM.search(type(owner).__name__.lower())) and (not dot or name.startswith(outer + "."))

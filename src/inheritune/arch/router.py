@@ -1,19 +1,19 @@
 """The router loss of a mixture of experts, which keeps tokens spread over its experts: as transformers computes it."""
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import torch
     from transformers import PreTrainedModel
 
 _WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")
-_NEAR = 1e-4  # how far our router loss may be from the model's own, relative to it
+_NEAR = 1e-4  # the largest relative difference between this router loss and the model's own
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RouterLoss:
     balance: "Callable[..., torch.Tensor]" = field(repr=False)
 
     def __call__(self, router_logits: "Sequence[torch.Tensor]", counts_BT: "torch.Tensor") -> "torch.Tensor":
-        """The loss of a batch, not weighted; without the positions that `counts_BT` does not count.
+        """The unweighted loss of a batch, over the positions that `counts_BT` counts.
 
         `router_logits` has one tensor (B x T, experts) for each block with experts. Source: Fedus, Zoph and Shazeer,
         Switch transformers, 2021, equations 4 to 6.
@@ -40,8 +40,6 @@ def find_router_loss(model: "PreTrainedModel") -> RouterLoss | None:
 
     None for models without experts, and where the model adds no such term (DeepSeek V3 balances without a loss).
     """
-    import torch
-
     weight: Any = next(
         (getattr(model, name) for name in _WEIGHTS if isinstance(getattr(model, name, None), float)), None
     )

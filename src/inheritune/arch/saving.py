@@ -34,7 +34,7 @@ def save_model(
 
     with _whole(folder) as partial:
         generation = model.generation_config
-        try:  # transformers refuses to save settings of others that contradict each other; what came so goes so
+        try:  # transformers refuses to save contradictory generation settings; ours are saved as they came
             model.generation_config = GenerationConfig()
             model.save_pretrained(partial)
         finally:
@@ -46,7 +46,7 @@ def save_model(
 
 
 def save_frame(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", folder: Path) -> None:
-    """Write to `folder` what `save_model` writes, but for the weights."""
+    """Write to `folder` what `save_model` writes, except the weights."""
     with _whole(folder) as partial:
         _save_config(model, model.dtype, partial)
         _save_rest(model.generation_config, tokenizer, partial, {})
@@ -64,21 +64,27 @@ def save_stored(
     Files of at most 5 GB, one at a time; the bytes go from file to file and take no memory here. Like `cp`, it does not
     wait for the disk: the reference is still there, and waiting takes as long again as copying.
     """
+    from huggingface_hub import split_state_dict_into_shards_factory
+
     with _whole(folder, durable=False) as partial:
-        shards = _shards(placement)
-        for file, names in shards.items():
-            write_tensors(partial / file, {name: placement.tensor(name) for name in names})
-        if len(shards) > 1:
-            total = sum(placement.tensor(name).bytes for name in placement.names)
-            where = {name: file for file, names in shards.items() for name in names}
-            index = {"metadata": {"total_size": total}, "weight_map": where}
+        tensors = {name: placement.tensor(name) for name in sorted(placement.names, key=_natural)}
+        shards = split_state_dict_into_shards_factory(
+            tensors,
+            get_storage_size=lambda tensor: tensor.bytes,
+            filename_pattern="model{suffix}.safetensors",
+            max_shard_size=_SHARD_BYTES,
+        )
+        for file, names in shards.filename_to_tensors.items():
+            write_tensors(partial / file, {name: tensors[name] for name in names})
+        if shards.is_sharded:
+            index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
             write_json(partial / "model.safetensors.index.json", index)
         _save_config(skeleton, skeleton.config.dtype, partial)
         _save_rest(skeleton.generation_config, tokenizer, partial, notes)
 
 
 def _save_config(model: "PreTrainedModel", dtype: Any, folder: Path) -> None:
-    """Write the config as transformers does beside weights of this dtype, and the code of a model with its own."""
+    """Write the config as transformers does beside weights of this dtype, and a model's own code."""
     from transformers.dynamic_module_utils import custom_object_save
 
     config = copy.deepcopy(model.config)
@@ -107,22 +113,6 @@ def _save_rest(
             write_json(folder / name, value)
 
 
-def _shards(placement: Placement) -> dict[str, list[str]]:
-    """The files to write, with the names of each one's tensors."""
-    groups: list[list[str]] = [[]]
-    filled = 0
-    for name in sorted(placement.names, key=_natural):
-        size = placement.tensor(name).bytes
-        if groups[-1] and filled + size > _SHARD_BYTES:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += size
-    if len(groups) == 1:
-        return {"model.safetensors": groups[0]}
-    return {f"model-{at:05d}-of-{len(groups):05d}.safetensors": names for at, names in enumerate(groups, start=1)}
-
-
 def _natural(name: str) -> list[tuple[int, str]]:
     """A key that sorts block 10 behind block 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
@@ -136,6 +126,6 @@ def _whole(folder: Path, durable: bool = True) -> Iterator[Path]:
         with named(folder), new_folder(folder, durable) as partial:
             yield partial
     except Exception as error:
-        if not isinstance(error, SafetensorError) and type(error) is not Exception:  # which is what tokenizers raises
+        if not isinstance(error, SafetensorError) and type(error) is not Exception:  # tokenizers raises that
             raise
         raise RunError(str(folder), f"cannot be written ({error})", "make room, then start again") from None

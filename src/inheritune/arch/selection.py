@@ -1,4 +1,4 @@
-"""What is kept of a model, as indices: one type from the choice of blocks to the copies of tensors."""
+"""Which part of a model's width is kept, as indices."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +12,11 @@ Runs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Selection:
-    """What a target keeps of its source: indices from 0 along each axis of the source. None keeps all of an axis.
+    """What a target keeps of its source's width: indices from 0 along each axis. None keeps all of an axis.
 
-    Raises ValueError for indices that are negative, repeated or not rising (blocks may repeat, in any order).
+    Raises ValueError for indices that are negative, repeated or not rising.
     """
 
-    blocks: Indices | None = None
-    """Transformer blocks, in the target's order."""
     heads: Indices | None = None
     """Query heads. Each key and value head with a query head stays; all of them must keep equally many."""
     neurons: Indices | None = None
@@ -26,16 +24,17 @@ class Selection:
     hidden: Indices | None = None
     """Channels of the hidden states."""
     by_field: tuple[tuple[str, Indices], ...] = ()
-    """Indices for the width that one field of the source's config gives. They are for models with several widths of a
-    kind: "moe_intermediate_size", "intermediate_size.3" (block 3), "word_embed_proj_dim"."""
+    """Indices for the width in one field of the source's config, for models with several widths of a kind:
+    "moe_intermediate_size", "intermediate_size.3" (block 3), "word_embed_proj_dim"."""
 
     def __post_init__(self) -> None:
         widths = [("heads", self.heads), ("neurons", self.neurons), ("hidden", self.hidden), *self.by_field]
-        for name, indices in [("blocks", self.blocks), *widths]:
-            if indices is not None and (not indices or min(indices) < 0):
-                raise ValueError(f"{name}: give at least one index, counted from 0")
         for name, indices in widths:
-            if indices is not None and any(b <= a for a, b in pairwise(indices)):
+            if indices is None:
+                continue
+            if not indices or min(indices) < 0:
+                raise ValueError(f"{name}: give at least one index, counted from 0")
+            if any(b <= a for a, b in pairwise(indices)):
                 raise ValueError(f"{name}: give indices in rising order, each once")
 
     @property
@@ -55,7 +54,7 @@ class Selection:
             for place, block in enumerate(blocks):
                 if block == int(parts[number]):
                     fields.append((".".join([*parts[:number], str(place), *parts[number + 1 :]]), indices))
-        return replace(self, blocks=None, by_field=tuple(fields))
+        return replace(self, by_field=tuple(fields))
 
 
 def as_runs(indices: Iterable[int]) -> Runs:

@@ -1,8 +1,8 @@
-"""Tensors in safetensors files: what the headers state of them, and how they are read on demand."""
+"""Tensors in safetensors files: what the headers say about them, and reading them on demand."""
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import torch
 
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_TEXT_PART = "language_model"  # what composites call it, in their tensors' names
+_TEXT_PART = "language_model"  # a component of the names of a composite's tensors
 _CHUNK = 2**23
 _MANY_RUNS = 16
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: what the header states (dtype as safetensors writes it), its first byte and length."""
+    """A tensor in a file, as the header describes it: `dtype` in safetensors' words, first byte, length in bytes."""
 
     name: str
     file: Path
@@ -32,16 +32,13 @@ class StoredTensor:
     dtype: str
     start: int
     bytes: int
-    factors: "Factors | None" = None
-    """What the numbers in the file are multiplied with to become those of `dtype`."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files to read it from."""
-        return (self.file,) if self.factors is None else (self.file, self.factors.tensor.file)
+    factors: "StoredTensor | None" = None
+    """What the file's FP8 numbers are multiplied by to give those of `dtype`."""
+    block: tuple[int, int] | None = None
+    """Rows and columns that share a factor; None for one factor in all."""
 
     def equals(self, other: "StoredTensor") -> bool:
-        """Whether both have the same bytes; little memory is taken, however large they are."""
+        """Whether both have the same bytes, compared in pieces that take little memory."""
         if (self.dtype, self.shape) != (other.dtype, other.shape):
             return False
         with self.file.open("rb") as left, other.file.open("rb") as right:
@@ -53,21 +50,15 @@ class StoredTensor:
                     return False
         return True
 
-    def lazy(self, files: Mapping[Path, Any]) -> Any:
-        """A slice that reads the tensor when it is asked for its content; `files` are opened by safetensors."""
-        import torch
+    def lazy(self, files: Mapping[Path, Any], indices: tuple[Runs, ...] | None = None) -> Any:
+        """A slice that reads the tensor, or `indices` along each dimension, when it is asked for its content.
 
-        values = files[self.file].get_slice(self.name)
-        if self.factors is None:
-            return values
-        factors = files[self.factors.tensor.file].get_slice(self.factors.tensor.name)
-        return _Scaled(values, factors, self.factors.block, getattr(torch, FLOATS[self.dtype]))
-
-    def lazy_part(self, indices: tuple[Runs, ...], files: Mapping[Path, Any]) -> Any:
-        """As `lazy`, for indices along each dimension. Of numbers that need no factors only those are read; columns
-        that are scattered are read with all between them.
+        `files` are opened by safetensors. Of numbers without factors only `indices` are read; columns that are
+        scattered are read with all between them.
         """
-        return _Part(self, indices) if self.factors is None else _PartOf(self.lazy(files), indices)
+        if self.factors is not None:
+            return _Scaled(self, files, indices)
+        return files[self.file].get_slice(self.name) if indices is None else _Part(self, indices)
 
 
 @dataclass(frozen=True)
@@ -103,7 +94,7 @@ class _Part:
         return tensor
 
     def _spans(self, indices: tuple[Runs, ...], unit: int) -> Iterator[tuple[int, int]]:
-        """First byte and length of each run of numbers that follow each other, for numbers of `unit` bytes."""
+        """First byte and length of each contiguous run of numbers of `unit` bytes."""
         dimensions = list(zip(self.tensor.shape, indices, strict=True))
         while len(dimensions) > 1 and dimensions[-1][1] == ((0, dimensions[-1][0]),):
             unit *= dimensions.pop()[0]
@@ -115,20 +106,6 @@ class _Part:
                 yield (base + start) * unit, (stop - start) * unit
 
 
-@dataclass(frozen=True)
-class _PartOf:
-    """Indices of a lazy slice that is read whole."""
-
-    whole: Any
-    indices: tuple[Runs, ...]
-
-    def __getitem__(self, _: Any) -> "torch.Tensor":
-        tensor: torch.Tensor = self.whole[...]
-        for dimension, runs in enumerate(self.indices):
-            tensor = take(tensor, dimension, runs)
-        return tensor
-
-
 def take(tensor: "torch.Tensor", dimension: int, runs: Runs) -> "torch.Tensor":
     """The indices of a tensor along one dimension, copied."""
     import torch
@@ -137,52 +114,45 @@ def take(tensor: "torch.Tensor", dimension: int, runs: Runs) -> "torch.Tensor":
 
 
 @dataclass(frozen=True)
-class Factors:
-    """What an FP8 tensor is multiplied with: a factor for each block of so many rows and columns, or one for all."""
+class _Scaled:
+    """A lazy FP8 tensor times its factors, or `indices` of it along each dimension."""
 
     tensor: StoredTensor
-    block: tuple[int, int] | None
+    files: Mapping[Path, Any]
+    indices: tuple[Runs, ...] | None
 
-
-class _Scaled:
-    """A lazy FP8 tensor times its factors, with those methods of a slice that transformers' loader uses."""
-
-    def __init__(self, values: Any, factors: Any, block: tuple[int, int] | None, dtype: "torch.dtype") -> None:
-        self._values, self._factors, self._block, self._dtype = values, factors, block, dtype
-
-    def __getitem__(self, index: Any) -> "torch.Tensor":
+    def __getitem__(self, _: Any) -> "torch.Tensor":
         import torch
 
-        values, factors = self._values[...].float(), self._factors[...]
+        stored, block = self.tensor.factors, self.tensor.block
+        assert stored is not None
+        values = self.files[self.tensor.file].get_tensor(self.tensor.name).float()
+        factors = self.files[stored.file].get_tensor(stored.name)
         factors = (factors.float() - 127).exp2() if factors.dtype == torch.uint8 else factors.float()
-        if self._block is not None:
-            for dimension, size in zip((-2, -1), self._block, strict=True):
+        if block is not None:
+            for dimension, size in zip((-2, -1), block, strict=True):
                 factors = factors.repeat_interleave(size, dimension).narrow(dimension, 0, values.shape[dimension])
-        scaled: torch.Tensor = (values * factors).to(self._dtype)[index]
+        scaled: torch.Tensor = (values * factors).to(getattr(torch, FLOATS[self.tensor.dtype]))
+        for dimension, runs in enumerate(self.indices or ()):
+            scaled = take(scaled, dimension, runs)
         return scaled
-
-    def get_shape(self) -> list[int]:
-        return list(self._values.get_shape())
-
-    def get_dtype(self) -> str:
-        return next(name for name, dtype in FLOATS.items() if str(self._dtype) == f"torch.{dtype}")
 
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """The tensors of a checkpoint's safetensors files, and the names of those in files that are not at hand."""
+    """The tensors of a checkpoint's safetensors files, and the names of those in files that were not fetched."""
 
     place: str
     tensors: Mapping[str, StoredTensor]
     elsewhere: frozenset[str] = frozenset()
     is_text_part: bool = False
-    """Whether these are the text's tensors of a composite."""
+    """Whether these are the text part of a composite."""
     dropped: tuple[str, ...] = ()
-    """The names of a composite's other tensors, which are those of parts that see or hear."""
+    """The names of a composite's other tensors, those of parts that see or hear."""
 
     @classmethod
     def open(cls, place: str, files: tuple[Path, ...], index: Mapping[str, str] | None = None) -> "StoredWeights":
-        """Read the headers of `files`; `index` gives the file of each tensor, of all files that there are.
+        """Read the headers of `files`; `index` gives the file of each of the checkpoint's tensors.
 
         Raises InputError for a damaged file, and where index and files contradict each other.
         """
@@ -216,25 +186,12 @@ class StoredWeights:
 
 
 def text_name(stored: str) -> str:
-    """The name that a composite's tensor has in its text part alone: without the component `language_model`."""
+    """The name of a composite's tensor in its text part alone: without the component `language_model`."""
     return ".".join(part for part in stored.split(".") if part != _TEXT_PART)
 
 
-def needed_whole(needed: Callable[[list[str]], set[str]]) -> Callable[[list[str]], set[str]]:
-    """The function that selects a composite's stored names, from the one that selects its text part's."""
-
-    def wanted(stored: list[str]) -> set[str]:
-        whole = {text_name(name): name for name in stored}
-        return {whole[name] for name in needed(list(whole))}
-
-    return wanted
-
-
 def text_part(weights: StoredWeights) -> StoredWeights:
-    """The tensors of a composite's text part, under the names that they have without the composite.
-
-    Those are the tensors below `language_model`, and a head beside it.
-    """
+    """The tensors of a composite's text part (below `language_model`, and a head beside it), under `text_name`s."""
     tensors = {
         text_name(name): tensor
         for name, tensor in weights.tensors.items()

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-_NUMBERS_MAY_DIFFER = 1e-9  # relative: a constant computed from a changed config may round otherwise
+_NUMBERS_MAY_DIFFER = 1e-9  # relative: a constant computed from a changed config may round differently
 
 
 @dataclass(frozen=True)
 class Structure:
-    """Where a model keeps its blocks: `blocks` is the dotted name of the list, `count` its length."""
+    """Where a model has its blocks: `blocks` is the dotted name of the list, `count` its length."""
 
     blocks: str
     count: int
@@ -54,9 +54,7 @@ def check_decoder(config: "PretrainedConfig") -> None:
     remedy = "use a decoder-only language model (one that AutoModelForCausalLM loads)"
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(title(config), f"{config.model_type} is an encoder-decoder", remedy)
-    either = (
-        config.model_type in MASKED or config.model_type == "bert-generation"
-    )  # gpt_neox has false, and is a decoder
+    either = config.model_type in MASKED or config.model_type == "bert-generation"  # gpt_neox: a decoder, with false
     if either and getattr(config, "is_decoder", True) is False:
         raise InputError(title(config), f"{config.model_type} is an encoder here (is_decoder is false)", remedy)
     try:
@@ -77,9 +75,8 @@ def check_decoder(config: "PretrainedConfig") -> None:
 def decoder_config(config: "PretrainedConfig") -> "PretrainedConfig":
     """The config of the decoder in a model of `config`: itself, or that of its text part.
 
-    A composite with a text part, such as Gemma 3 or Llama 4 with their eyes, counts as that part, where it is of a
-    type that transformers knows as a causal language model. Whether the stored tensors bear that out is for
-    `stored.text_part` and `weights.check_stored` to see.
+    A composite, such as Gemma 3 or Llama 4 with vision, counts as its text part, if transformers knows that type as a
+    causal language model. `stored.text_part` and `weights.check_stored` compare this with the stored tensors.
 
     Raises InputError, with the reason, where there is no decoder-only text model.
     """
@@ -91,7 +88,7 @@ def decoder_config(config: "PretrainedConfig") -> "PretrainedConfig":
         if text.dtype is None:
             text.dtype = config.dtype
         text.name_or_path = config.name_or_path
-        if not _is_text_of(config):  # the head is the whole model's, and its config says whether it is tied
+        if not _is_text_of(config):  # the head belongs to the whole model, whose config says whether it is tied
             text.tie_word_embeddings = config.tie_word_embeddings
         config = text
     check_decoder(config)
@@ -99,19 +96,19 @@ def decoder_config(config: "PretrainedConfig") -> "PretrainedConfig":
 
 
 def is_text_part(config: "PretrainedConfig") -> bool:
-    """Whether what is inherited of a model of `config` is its text part. Raises InputError as `decoder_config` does."""
+    """Whether only the text part of a model of `config` is inherited. Raises InputError as `decoder_config` does."""
     return decoder_config(config) is not config
 
 
 def _is_composite(config: "PretrainedConfig") -> bool:
-    """Whether a config is of a text model with others beside it, as opposed to a text model wrapped by another."""
+    """Whether a config has other models beside a text model, as opposed to a text model wrapped by another."""
     others = [name for name in config.to_dict() if name.endswith("_config") and name != "text_config"]
     senses = ("vision", "audio", "image", "speech", "vq")
     return any(name.startswith(senses) for name in others) or _is_text_of(config)
 
 
 def _is_text_of(config: "PretrainedConfig") -> bool:
-    """Whether AutoModelForCausalLM makes the text model alone of this composite."""
+    """Whether AutoModelForCausalLM builds only the text model of this composite."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as CAUSAL
 
     return type(config) in CAUSAL and CAUSAL[type(config)].config_class is type(getattr(config, "text_config", None))
@@ -131,7 +128,7 @@ def find_structure(model: "PreTrainedModel") -> Structure:
         if isinstance(module, nn.ModuleList) and len(module) == count and next(module.parameters(), None) is not None
     ]
     made = [name for name in lists if any(next(block.children(), None) for block in model.get_submodule(name))]
-    lists = made or lists  # a block is made of modules; a list of single matrices is something else of that length
+    lists = made or lists  # a block has modules; a list of single matrices is no list of blocks
     lists.sort(key=lambda name: name.count("."))
     if not lists or (len(lists) > 1 and lists[0].count(".") == lists[1].count(".")):
         named = "none" if not lists else " and ".join(lists)
@@ -162,7 +159,7 @@ def check_movable(config: "PretrainedConfig", kept: list[int]) -> None:
 
 
 def check_kv_sources(config: "PretrainedConfig", short: "PretrainedConfig", kept: list[int]) -> None:
-    """Raise InputError where a block of `short` would use the keys, values or tokens of another block than it did."""
+    """Raise InputError where a block of `short` would use keys, values or tokens of another block than before."""
     before, after = kv_sources(config), kv_sources(short)
     for place, index in enumerate(kept):
         source, now = before[index], after[place]
@@ -176,7 +173,7 @@ def check_kv_sources(config: "PretrainedConfig", short: "PretrainedConfig", kept
 
 
 def check_place(model: "PreTrainedModel", structure: Structure, kept: list[int]) -> None:
-    """Raise InputError where the model's code uses a block's number, or the depth, in computing, and these blocks move.
+    """Raise InputError where the model's code computes with a block's number, or the depth, and these blocks move.
 
     `model` may be on the meta device: only classes are looked at.
     """
@@ -221,16 +218,14 @@ def _has_cache(config: "PretrainedConfig") -> bool:
 
 
 def differences(source: "nn.Module", target: "nn.Module", settled: Collection[str] = ()) -> list[str]:
-    """What makes a block compute something else than the block it was copied from, weights aside.
+    """The differences, weights aside, that make a block compute something else than the block it was copied from.
 
-    Compares the modules' classes, the names and shapes of their tensors, every attribute that is plain data or made
-    of it, and tensors that no checkpoint stores. Attributes that only give the block's place, and those named in
-    `settled`, are not compared. Of a block on the meta device, values of tensors are not compared.
+    Compares the modules' classes, the names and shapes of their tensors, every attribute of plain data, and tensors
+    that no checkpoint stores. Attributes that only give the block's place, those named in `settled`, and values on the
+    meta device are not compared.
     """
-    listed = []
     sources, targets = dict(source.named_modules()), dict(target.named_modules())
-    for name in sorted(sources.keys() ^ targets.keys()):
-        listed.append(f"module {name} is in only one of them")
+    listed = [f"module {name} is in only one of them" for name in sorted(sources.keys() ^ targets.keys())]
     for name in sorted(sources.keys() & targets.keys()):
         left, right = sources[name], targets[name]
         if type(left) is not type(right):
@@ -256,7 +251,7 @@ def _is_plain(value: Any) -> bool:
     """Whether a value is a number, a text, nothing, or a collection of these."""
     if isinstance(value, list | tuple | set | frozenset):
         return all(_is_plain(entry) for entry in value)
-    if type(value) is dict:  # an ordered one is torch's own
+    if type(value) is dict:  # ordered ones are torch's
         return all(_is_plain(entry) for pair in value.items() for entry in pair)
     return isinstance(value, bool | int | float | str | None)
 
@@ -277,6 +272,11 @@ def _are_same_tensors(a: "Tensor", b: "Tensor") -> bool:
     if a.shape != b.shape or a.is_meta or b.is_meta:
         return a.shape == b.shape
     return bool(torch.allclose(a.float(), b.float(), rtol=1e-6, atol=0, equal_nan=True))
+
+
+def tensor_shapes(model: "PreTrainedModel") -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's tensors, tied ones under each of their names."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def block_modules(model: "PreTrainedModel") -> "list[torch.nn.Module]":

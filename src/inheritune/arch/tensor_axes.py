@@ -1,8 +1,8 @@
 """Which indices of each tensor belong to selected heads, MLP neurons and hidden channels.
 
-How a tensor's dimension depends on the config is found by building the model without memory with one width at a time
-doubled, never by comparing numbers: 3 x hidden and an MLP of the same size are told apart. Only where several parts
-follow each other in one dimension must a table give their order.
+Building the model without memory, with one width doubled at a time, shows how a tensor's dimension depends on the
+config. Numbers are never compared, so 3 x hidden and an MLP of the same size are distinguished. A table gives the order
+of parts only where several follow each other in one dimension.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from inheritune.arch.families import title
 from inheritune.arch.selection import Runs, Selection, joined, length
-from inheritune.arch.structure import find_structure
+from inheritune.arch.structure import find_structure, tensor_shapes
 from inheritune.arch.width import (
     REMEDY,
     Path,
@@ -32,9 +32,9 @@ from inheritune.errors import BUILD_ERRORS, InputError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-# Tensors in which several parts share a dimension, by the end of their name and the model type. A part is the kind of
-# width that it follows.
-_RUN: tuple[str, ...] = ()  # all of a unit or head, then the next; what has a fixed size comes last
+# Tensors in which several parts share a dimension, by the end of their name and the model type. A part is named after
+# the width that it depends on.
+_RUN: tuple[str, ...] = ()  # all of one unit or head, then the next; what has a fixed size comes last
 _GROUPS = ("groups",)  # the queries, key and value of a group of heads, then the next group
 _QKV, _KVQ = ("heads", "kv heads", "kv heads"), ("kv heads", "kv heads", "heads")
 _EACH = ("...",)  # as many parts as there are experts or streams
@@ -72,9 +72,10 @@ def kept_indices(
     kept = kept_widths(config, selection)
     if {path: length(runs) for path, runs in kept.items()} != widths(target.config):
         raise InputError(title(config), "the two models have different kinds of widths", "give narrow's config")
-    shapes, targets, forms = _shapes(source), _shapes(target), _forms(source, fields)
+    shapes, targets, forms = tensor_shapes(source), tensor_shapes(target), _forms(source, fields)
     check_hidden(config, kept, not any("heads" in form.each for all_of in forms.values() for form in all_of))
-    structure, heads = find_structure(source), _Heads.of(config)
+    structure = find_structure(source)
+    heads = _Heads(config.model_type, by_heads(fields) if derives_head_size(config) else 0, head_sizes(config))
     result: dict[str, tuple[Runs, ...]] = {}
     for name, shape in targets.items():
         if len(shapes.get(name, ())) != len(shape) or name not in forms:
@@ -118,28 +119,11 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Heads:
-    """A model's type, the hidden size by the number of heads if that is the size of a head (else 0), all such sizes."""
+    """A model's type, the size of a head if derived from the hidden size (else 0), and all sizes that heads have."""
 
     model_type: str
     size: int
-    sizes: frozenset[int]
-
-    @classmethod
-    def of(cls, config: "PretrainedConfig") -> "_Heads":
-        """Those of a config."""
-        size = by_heads(widths(config)) if derives_head_size(config) else 0
-        return cls(config.model_type, size, frozenset(head_sizes(config)))
-
-    def make_hidden(self, form: _Form) -> bool:
-        """Whether a dimension is that of the hidden states, on the other side of a tensor whatever its parts are."""
-        return not form.fixed and form.each in ({"hidden": 1}, {"heads": self.size})
-
-    def are_plain(self, form: _Form) -> bool:
-        """Whether a dimension has one index a unit of one width, or one vector a head."""
-        if form.fixed or len(form.each) != 1:
-            return False
-        ((axis, count),) = form.each.items()
-        return count == 1 or ("heads" in axis and count in self.sizes)
+    sizes: set[int]
 
 
 _Part = tuple[int, _Kept]
@@ -173,19 +157,20 @@ def _runs(name: str, form: _Form, sizes: tuple[int, int], axes: dict[str, list[_
         return None
     if all(one.is_whole for one in own.values()):
         return ((0, sizes[0]),)
-    layout = None if heads.make_hidden(form) else _layout(name, heads.model_type)
+    # the other side of a tensor is the hidden states, whatever the tensor's parts are
+    is_hidden = not form.fixed and form.each in ({"hidden": 1}, {"heads": heads.size})
+    layout = None if is_hidden else _layout(name, heads.model_type)
     if layout == _QUARTERS:
         return _quarters(own["heads"], sizes[0] // own["heads"].width // 3)
     parts = None if layout is None else _parts(layout, form, own, axes)
-    if parts is None and heads.are_plain(form):
-        parts = [(form.each[axis], one) for axis, one in own.items()]
-    return None if parts is None else _laid_out(parts)
-
-
-def _laid_out(parts: list[_Part]) -> Runs:
-    """The indices of parts that follow each other in a dimension."""
+    if parts is None and not form.fixed and len(own) == 1:
+        ((axis, sole),) = own.items()
+        count = form.each[axis]
+        parts = [(count, sole)] if count == 1 or ("heads" in axis and count in heads.sizes) else None
+    if parts is None:
+        return None
     runs, start = list[tuple[int, int]](), 0
-    for size, one in parts:
+    for size, one in parts:  # one after the other
         runs += scaled(one.runs, size, start)
         start += size * one.width
     return joined(runs)
@@ -221,7 +206,7 @@ def _parts(
 def _run(
     layout: tuple[str, ...], form: _Form, own: dict[str, _Kept], axes: dict[str, list[_Kept]]
 ) -> list[_Part] | None:
-    """Units or groups of heads, then what has a fixed size (such as one key and value for all)."""
+    """Units or groups of heads, then parts of a fixed size (such as one key and value for all)."""
     cut = {axis: one for axis, one in own.items() if not one.is_whole}
     fixed = form.fixed + sum(form.each[axis] * own[axis].width for axis in own.keys() - cut.keys())
     if (fixed or len(own) > 1) and not all("heads" in axis for axis in own):
@@ -243,12 +228,12 @@ def _run(
 
 
 def _are_groups(heads: _Kept, keys: _Kept) -> bool:
-    """Whether of query heads all those stay that share a key and value head that stays."""
+    """Whether exactly those query heads are kept whose key and value head is kept."""
     return heads.runs == scaled(keys.runs, heads.width // keys.width)
 
 
 def _quarters(heads: _Kept, size: int) -> Runs | None:
-    """CodeGen's: four blocks (it was trained on four devices), in each the queries, values, keys of its heads."""
+    """CodeGen's layout: four blocks (for four devices), each with the queries, values and keys of its heads."""
     kept = [head for start, stop in heads.runs for head in range(start, stop)]
     if heads.width % 4 or len(kept) % 4:
         return None
@@ -270,7 +255,7 @@ def _layout(name: str, model_type: str) -> tuple[str, ...] | None:
 
 
 def _forms(source: "PreTrainedModel", fields: dict[Path, int]) -> dict[str, tuple[_Form, ...]]:
-    """How each dimension of each tensor depends on the widths: models of other widths, one axis doubled at a time."""
+    """How each dimension of each tensor depends on the widths, found by doubling one axis at a time."""
     config = source.config
     derived = derives_head_size(config)
     sizes = {"heads": 48, "kv heads": 8, "hidden": 672, "mlp": 160}
@@ -306,11 +291,7 @@ def _skeleton(source: "PreTrainedModel", config: "PretrainedConfig") -> dict[str
 
     try:
         with torch.device("meta"), no_init_weights():
-            return _shapes(type(source)(config))
+            return tensor_shapes(type(source)(config))
     except BUILD_ERRORS as error:
         what = f"a {source.config.model_type} of another width cannot be built: {error}"
         raise InputError(title(source.config), what, REMEDY) from None
-
-
-def _shapes(model: "PreTrainedModel") -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -1,14 +1,14 @@
-"""SentencePiece tokenizers as they were trained: where transformers' version splits text differently, another is made.
+"""SentencePiece tokenizers: where transformers' version splits text differently from the file, another one is made.
 
-transformers 5 has no slow LLaMA tokenizer any more (`use_fast` is ignored). From a `tokenizer.model` alone, and from a
-tokenizer.json that is to be a LlamaTokenizer, it makes one of its own without the file's normaliser settings, and with
-one space less at the start of a text that begins with one. Here the file itself decides.
+transformers 5 has no slow LLaMA tokenizer (`use_fast` is ignored). From a `tokenizer.model` alone, and from a
+tokenizer.json of a LlamaTokenizer, it makes its own, without the file's normaliser settings and with one space less
+where a text begins with a space. Here the file decides.
 """
 
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +62,8 @@ class SentencePieceFiles:
 
 
 def check_ids(tokenizer: "PreTrainedTokenizerBase", place: str, remedy: str) -> None:
-    """Raise InputError for two entries with one id, of which chance decides which one is lost on saving, and for ids so
-    large that the list of all of them would take the memory.
+    """Raise InputError for two entries with one id, one of which is lost on saving, and for ids so large that a list
+    of all of them would fill the memory.
     """
     if (size := vocabulary_size(tokenizer)) > WIDTH:
         raise InputError(place, f"an id of {size - 1:,}; ids up to {WIDTH - 1:,} are taken", remedy)
@@ -80,17 +80,22 @@ def check_ids(tokenizer: "PreTrainedTokenizerBase", place: str, remedy: str) -> 
 def truest(
     tokenizer: "PreTrainedTokenizerBase", files: SentencePieceFiles, say: Callable[[str], None]
 ) -> "PreTrainedTokenizerBase":
-    """`tokenizer`, or, where it splits text differently from its SentencePiece model, one that does not.
+    """`tokenizer`, or one that splits text as its SentencePiece model does, where this one does not.
 
     Tried in turn: the tokenizer.json as it was published, a fast one built from the SentencePiece model's own settings,
-    and SentencePiece itself (a slow one). `say` is told what was done. Plain transformers loads each of them again from
-    what it saves. A file that is not SentencePiece's, or has other entries, decides nothing.
+    and SentencePiece itself (a slow one). `say` gets a line on what was done. Plain transformers loads what each one
+    saves. A file that is not SentencePiece's, or has other entries, is ignored.
     """
+    from sentencepiece import SentencePieceProcessor
+
     file = files.model
-    judge = _judge(file)
-    if judge is None or not _same_entries(tokenizer, judge):
+    try:
+        processor = SentencePieceProcessor(model_file=str(file))
+    except (RuntimeError, OSError):  # a file of another kind under such a name, as tiktoken's
         return tokenizer
-    wrong = _wrong(tokenizer, judge)
+    if not _same_entries(tokenizer, processor):
+        return tokenizer
+    wrong = _wrong(tokenizer, processor)
     if not wrong:
         return tokenizer
     fault = (
@@ -104,52 +109,36 @@ def truest(
     ):
         with tempfile.TemporaryDirectory() as name:
             other = _loaded(tokenizer, files, Path(name), fill)
-        if other is not None and not _wrong(other, judge) and _same_frame(tokenizer, other):
+        if other is None or _wrong(other, processor):
+            continue
+        same_around = tokenizer("")["input_ids"] == other("")["input_ids"]
+        if same_around and tokenizer.get_vocab() == other.get_vocab():
             say(f"{fault}; taken instead: {kind}")
             return other
     say(f"{fault}, and no other could be made that does not")
     return tokenizer
 
 
-def _judge(file: Path) -> Any:
-    """The SentencePiece processor of a file; None for files of other kinds under such a name, as tiktoken's."""
-    from sentencepiece import SentencePieceProcessor
-
-    try:
-        return SentencePieceProcessor(model_file=str(file))
-    except (RuntimeError, OSError):
-        return None
-
-
-def _same_entries(tokenizer: "PreTrainedTokenizerBase", judge: Any) -> bool:
+def _same_entries(tokenizer: "PreTrainedTokenizerBase", processor: Any) -> bool:
     vocabulary = tokenizer.get_vocab()
-    for index in range(judge.get_piece_size()):
-        special = judge.is_control(index) or judge.is_unknown(index) or judge.is_unused(index) or judge.is_byte(index)
-        if not special and vocabulary.get(judge.id_to_piece(index)) != index:
-            return False
-    return True
+    special = (processor.is_control, processor.is_unknown, processor.is_unused, processor.is_byte)
+    return all(
+        any(is_kind(index) for is_kind in special) or vocabulary.get(processor.id_to_piece(index)) == index
+        for index in range(processor.get_piece_size())
+    )
 
 
-def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+def _wrong(tokenizer: "PreTrainedTokenizerBase", processor: Any) -> list[str]:
+    """The test texts that the tokenizer splits differently."""
+    texts = (*PROBES, _words(processor))
+    return [text for text in texts if tokenizer(text, add_special_tokens=False)["input_ids"] != processor.encode(text)]
 
 
-def _wrong(tokenizer: "PreTrainedTokenizerBase", judge: Any) -> list[str]:
-    """The test texts that the tokenizer splits otherwise."""
-    return [text for text in (*PROBES, _words(judge)) if _ids(tokenizer, text) != judge.encode(text)]
-
-
-def _words(judge: Any) -> str:
-    """A text of words that are entries: where merges are in a wrong order, some are split."""
-    pieces = (judge.id_to_piece(index) for index in range(judge.get_piece_size()))
+def _words(processor: Any) -> str:
+    """A text of words that are entries: with merges in a wrong order, some of them are split."""
+    pieces = (processor.id_to_piece(index) for index in range(processor.get_piece_size()))
     words = [piece[1:] for piece in pieces if piece[0] == "▁" and piece[1:].isalpha()]
     return " ".join(words[:: max(1, len(words) // _WORDS)])
-
-
-def _same_frame(left: "PreTrainedTokenizerBase", right: "PreTrainedTokenizerBase") -> bool:
-    """Whether both put the same special tokens around a text and have the same entries."""
-    return bool(left("")["input_ids"] == right("")["input_ids"] and left.get_vocab() == right.get_vocab())
 
 
 def _loaded(
@@ -158,7 +147,7 @@ def _loaded(
     folder: Path,
     fill: Callable[[SentencePieceFiles, Path], str | None],
 ) -> "PreTrainedTokenizerBase | None":
-    """A tokenizer with the other's settings (chat template, added tokens ...) and another core, by way of files."""
+    """A tokenizer with the settings of `tokenizer` (chat template, added tokens ...) and another core."""
     import transformers
 
     tokenizer.save_pretrained(folder)
@@ -167,24 +156,20 @@ def _loaded(
         return None
     settings = folder / "tokenizer_config.json"
     fields = json.loads(settings.read_text(encoding="utf-8")) | {"tokenizer_class": kind}
-    around = {"special_tokens_pattern": _pattern(tokenizer)} if kind == "SentencePieceBackend" else {}
-    if around:
+    around: dict[str, str] = {}
+    if kind == "SentencePieceBackend":
+        first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+        patterns = {(first,): "bos", (last,): "eos", (first, last): "bos_eos"}
+        around = {"special_tokens_pattern": patterns.get(tuple(tokenizer("")["input_ids"]), "none")}
         fields |= around | {"backend": "sentencepiece", "legacy": True}
     settings.write_text(json.dumps(fields), encoding="utf-8")
     try:
         loaded: PreTrainedTokenizerBase = getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
-    except Exception:  # a core that this kind of file does not allow: the next kind is tried
+    except Exception:  # the class does not accept such a core: the next kind is tried
         return None
-    loaded.init_kwargs |= around  # else what is put around a text would not be saved
+    loaded.init_kwargs |= around  # else the special tokens around a text would not be saved
     loaded.name_or_path = tokenizer.name_or_path
     return loaded
-
-
-def _pattern(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """What is put around a text, in the words of transformers' slow tokenizers."""
-    around = tokenizer("")["input_ids"]
-    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return {(first,): "bos", (last,): "eos", (first, last): "bos_eos"}.get(tuple(around), "none")
 
 
 def _publish(files: SentencePieceFiles, folder: Path) -> str | None:
@@ -202,25 +187,33 @@ def _keep(files: SentencePieceFiles, folder: Path) -> str:
 
 def _rebuild(files: SentencePieceFiles, folder: Path) -> str | None:
     """Put the file's vocabulary, normaliser and handling of spaces into the tokenizer.json."""
-    from tokenizers import Tokenizer
+    from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
     from transformers.convert_slow_tokenizer import SentencePieceExtractor
 
     place = folder / "tokenizer.json"
     if not place.is_file():
         return None
     extractor = SentencePieceExtractor(str(files.model))
-    fields, spec = json.loads(place.read_text(encoding="utf-8")), extractor.proto.normalizer_spec
-    prefix = bool(spec.add_dummy_prefix)
-    core = Tokenizer(_model(extractor))
-    steps, split = list(_normalisers(spec)), None
-    if prefix and (files.legacy or spec.remove_extra_whitespaces):
-        steps.insert(-1, {"type": "Prepend", "prepend": " "})
-    elif prefix:  # a space before the first piece alone; a second Metaspace, as the first would not double a space
-        split = {"type": "Sequence", "pretokenizers": [_metaspace(" ", "first"), _metaspace("▁", "never")]}
-    fields["model"] = json.loads(core.to_str())["model"]
-    fields["normalizer"] = {"type": "Sequence", "normalizers": steps}
-    fields["pre_tokenizer"] = split
-    fields["decoder"] = {"type": "Sequence", "decoders": list(_decoders(prefix))}
+    spec, core = extractor.proto.normalizer_spec, Tokenizer(_model(extractor))
+    # SentencePiece replaces characters, then spaces
+    steps: list[Any] = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    back: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if spec.add_dummy_prefix:
+        back.append(decoders.Strip(" ", 1, 0))
+        if files.legacy or spec.remove_extra_whitespaces:
+            steps.append(normalizers.Prepend(" "))
+        else:  # a space before the first piece alone; a second Metaspace, as the first would not double a space
+            kinds = ((" ", "first"), ("▁", "never"))
+            spaces = [pre_tokenizers.Metaspace(space, prepend_scheme=when, split=False) for space, when in kinds]
+            core.pre_tokenizer = pre_tokenizers.Sequence(spaces)
+    core.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence(back)
+    made, fields = json.loads(core.to_str()), json.loads(place.read_text(encoding="utf-8"))
+    fields |= {part: made[part] for part in ("model", "normalizer", "pre_tokenizer", "decoder")}
     place.write_text(json.dumps(fields, ensure_ascii=False), encoding="utf-8")
     return "TokenizersBackend"
 
@@ -241,28 +234,3 @@ def _model(extractor: Any) -> Any:
         fuse_unk=True,
         byte_fallback=trained.byte_fallback,
     )
-
-
-def _normalisers(spec: Any) -> Iterator[dict[str, Any]]:
-    """SentencePiece's own order: replacement of characters, then of spaces."""
-    import base64
-
-    if spec.precompiled_charsmap:
-        table = base64.b64encode(spec.precompiled_charsmap).decode()
-        yield {"type": "Precompiled", "precompiled_charsmap": table}
-    if spec.remove_extra_whitespaces:
-        yield {"type": "Strip", "strip_left": True, "strip_right": True}
-        yield {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
-    yield {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-
-
-def _metaspace(replacement: str, scheme: str) -> dict[str, Any]:
-    return {"type": "Metaspace", "replacement": replacement, "prepend_scheme": scheme, "split": False}
-
-
-def _decoders(prefix: bool) -> Iterator[dict[str, Any]]:
-    yield {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
-    yield {"type": "ByteFallback"}
-    yield {"type": "Fuse"}
-    if prefix:
-        yield {"type": "Strip", "content": " ", "start": 1, "stop": 0}

@@ -1,11 +1,12 @@
 """A forward of a decoder without weights, and what it shows about a block's output.
 
-The model runs on the meta device, where tensors have shapes and no values. For each tensor that an operation inside the
-block gives, it is derived which values of the block's own parameters would make that tensor all zeros, or equal to the
-block's input. Nothing is claimed of an unknown operation, so a block is refused rather than guessed at.
+The model runs on the meta device, where tensors have shapes and no values. For each result of an operation in the
+block, rules derive which values of the block's own parameters make it all zeros, or equal to the block's input. An
+unknown operation proves nothing, so its block is refused.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from inheritune.arch.patching import Forward, hidden_of, replaced_forwards
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -23,9 +26,9 @@ Constants = Mapping[str, float]  # parameter of the block -> the one value that 
 
 @dataclass(frozen=True)
 class Fact:
-    """What is known of a tensor: which constants make it `zero`, and which make it the `same` as the block's input.
+    """Which constants make a tensor `zero`, and which make it the `same` as the block's input; None: none are known.
 
-    None means by no known constants. `own` is the name and offset of a tensor that is a parameter plus a constant.
+    `own` is the name and offset of a tensor that is a parameter plus a constant.
     """
 
     zero: Constants | None = None
@@ -51,13 +54,12 @@ def _both(left: Constants | None, right: Constants | None) -> Constants | None:
 
 
 def _zeroed(*factors: Fact, by_parameter: bool) -> Constants | None:
-    """How a product becomes zero: by one factor, never two, as then none of them would ever get a gradient.
+    """How a product becomes zero: by one factor. With two zero factors, neither would ever get a gradient.
 
-    A matrix product is zeroed by the factor that is a parameter, if there is one. A product entry by entry is zeroed
-    by what is scaled rather than by the scale, if that is a parameter: a projection rather than the gain of a norm
-    after it. Its gradient is then large (1 / sqrt(eps)), which clipping and warm-up take care of; a gain that starts
-    at zero moves by the learning rate a step, and was measured to learn more slowly than a block whose output was not
-    zeroed at all.
+    A matrix product is zeroed by the factor that is a parameter, if there is one. An elementwise product is zeroed by
+    what is scaled rather than by a scale that is a parameter: by a projection rather than by the gain of a norm after
+    it. Its gradient is then large (1 / sqrt(eps)), which clipping and warm-up handle. A gain that starts at zero moves
+    by the learning rate a step, and learned more slowly than a block whose output was not zeroed at all.
     """
     preferred = sorted(factors, key=lambda fact: (fact.own is None) == by_parameter)
     return next((fact.zero for fact in preferred if fact.zero is not None), None)
@@ -76,7 +78,7 @@ def _add(facts: _Facts, left: Any, right: Any, alpha: Any = 1) -> Fact:
 
 def _mul(facts: _Facts, left: Any, right: Any) -> Fact:
     a, b = facts(left), facts(right)
-    if left is right:  # a square: zero, but without a gradient that could ever change it
+    if left is right:  # a square can be zero, but then no gradient ever changes it
         return _NOTHING
     same = _both(a.same, {} if right == 1 else b.one) if not torch.is_tensor(right) else _both(a.same, b.one)
     if same is None:
@@ -98,31 +100,21 @@ def _affine(facts: _Facts, bias: Any, left: Any, right: Any, *_: Any, **__: Any)
     return Fact(zero=_both(_product(facts, left, right).zero, facts(bias).zero))
 
 
-def _convolution(facts: _Facts, given: Any, weight: Any, bias: Any = None, *_: Any, **__: Any) -> Fact:
-    zero = _zeroed(facts(given), facts(weight), by_parameter=False)
-    return Fact(zero=zero if bias is None else _both(zero, facts(bias).zero))
-
-
-def _norm(facts: _Facts, given: Any, shape: Any, weight: Any = None, bias: Any = None, *_: Any, **__: Any) -> Fact:
-    zero = facts(given).zero if weight is None else _convolution(facts, given, weight).zero
+def _scaled(facts: _Facts, given: Any, weight: Any = None, bias: Any = None, *_: Any, **__: Any) -> Fact:
+    """A convolution, or what follows the division in a norm."""
+    zero = facts(given).zero if weight is None else _zeroed(facts(given), facts(weight), by_parameter=False)
     return Fact(zero=zero if bias is None else _both(zero, facts(bias).zero))
 
 
 def _moved(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
-    """Entries in other places, or some of them: still a parameter where it was one."""
+    """Entries in other places, or some of them: a parameter remains one."""
     fact = facts(given)
     return Fact(zero=fact.zero, own=fact.own)
 
 
-def _reshaped(facts: _Facts, given: Any, *_: Any, **__: Any) -> Fact:
-    return facts(given)
-
-
 def _joined(facts: _Facts, parts: Any, *_: Any, **__: Any) -> Fact:
-    zero: Constants | None = {}
-    for part in parts:
-        zero = _both(zero, facts(part).zero)
-    return Fact(zero=zero)
+    nothing: Constants | None = {}
+    return Fact(zero=functools.reduce(_both, (facts(part).zero for part in parts), nothing))
 
 
 def _where_all(*places: int) -> Callable[..., Fact]:
@@ -139,12 +131,12 @@ def _copied(facts: _Facts, target: Any, source: Any, *_: Any) -> Fact:
     return Fact(zero=fact.zero, same=fact.same if target.shape == source.shape else None)
 
 
-# By the name of the operation. Missing on purpose: relu and powers, which keep zero and pass no gradient there.
+# By the name of the operation. relu and powers are missing on purpose: they keep zero and pass no gradient there.
 _RULES: dict[str, Callable[..., Fact]] = {
     **dict.fromkeys(
         ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "alias", "detach", "clone", "lift_fresh",
          "_to_copy"),
-        _reshaped,
+        lambda facts, given, *_, **__: facts(given),
     ),
     **dict.fromkeys(("t", "transpose", "permute", "index", "index_select", "select", "expand"), _moved),
     **dict.fromkeys(
@@ -159,10 +151,12 @@ _RULES: dict[str, Callable[..., Fact]] = {
     **dict.fromkeys(("index_add", "scatter_add", "scatter"), _where_all(0, 3)),
     **dict.fromkeys(("index_put", "masked_fill"), _where_all(0, 2)),
     **dict.fromkeys(("cat", "stack"), _joined),
-    **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), _norm),
+    **dict.fromkeys(
+        ("native_layer_norm", "_fused_rms_norm"), lambda facts, given, _, *rest, **__: _scaled(facts, given, *rest)
+    ),
     "add": _add,
     "constant_pad_nd": _padded,
-    "convolution": _convolution,
+    "convolution": _scaled,
     "copy": _copied,
     "div": _divide,
     "mul": _mul,
@@ -175,7 +169,7 @@ def _memory(tensor: torch.Tensor) -> int:
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows facts through every operation while `block` runs; elsewhere it supplies values that meta tensors lack."""
+    """Follows facts through every operation while `block` runs; elsewhere supplies values that meta tensors lack."""
 
     def __init__(self, block: nn.Module, shared: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -194,7 +188,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._facts[id(parameter)] = (parameter, Fact(zero={name: 0.0}, own=(name, 0.0)))
         stored = block.state_dict().keys()
         for name, buffer in block.named_buffers():
-            if name in stored and buffer.is_floating_point():  # never trained, so no branch may be zeroed by it
+            if name in stored and buffer.is_floating_point():  # never trained, so it may not zero a branch
                 self._facts[id(buffer)] = (buffer, Fact(own=(name, 0.0)))
 
     def fact(self, value: Any) -> Fact:
@@ -209,9 +203,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._facts[id(stream)] = (stream, Fact(same={}))
 
     def leave_block(self, output: Any) -> None:
-        """Stop following; later uses of another tensor that the block made are noticed."""
+        """Stop following; from now on note uses of any other tensor that the block made."""
         self._inside = False
-        self.output = next(filter(torch.is_tensor, tree_leaves(output)))
+        self.output = hidden_of(output)
         self.made_by = self._makers.get(id(self.output), "nothing")
         self._made.discard(_memory(self.output))
         self._left = True
@@ -277,24 +271,23 @@ def follow_block(model: "PreTrainedModel", name: str) -> Trace:
         if other != name and not other.startswith(f"{name}.")
     )
     trace = Trace(block, {id(tensor) for module in outside for tensor in module._parameters.values()})
-    original = block.forward
 
-    def followed(*args: Any, **kwargs: Any) -> Any:
-        trace.enter_block(next(filter(torch.is_tensor, [kwargs.get("hidden_states"), *args, *kwargs.values()])))
-        output = original(*args, **kwargs)
-        trace.leave_block(output)
-        return output
+    def follow(_: int, own: Forward) -> Forward:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            trace.enter_block(hidden_of(args, kwargs))
+            output = own(*args, **kwargs)
+            trace.leave_block(output)
+            return output
 
-    block.forward = followed
-    try:
+        return run
+
+    with replaced_forwards([block], follow):
         run_few_tokens(model, trace)
-    finally:
-        del block.forward
     return trace
 
 
 class _Use(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes in which phase of the forward each tensor is first an operation's argument."""
+    """Notes the phase of the forward in which each tensor is first an operation's argument."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -305,7 +298,7 @@ class _Use(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_leaves((args, kwargs)):
             if torch.is_tensor(tensor):
                 self.first.setdefault(id(tensor), self.phase)
-        return _without_values(func, args, kwargs or {}, outside=True)  # nothing is claimed of what the blocks do
+        return _without_values(func, args, kwargs or {}, outside=True)  # the blocks are not followed
 
 
 def moments_of_use(model: "PreTrainedModel", blocks: nn.Module) -> dict[int, str]:
@@ -330,9 +323,9 @@ def moments_of_use(model: "PreTrainedModel", blocks: nn.Module) -> dict[int, str
 
 
 def _without_values(func: Any, args: Any, kwargs: Any, outside: bool) -> Any:
-    """Do an operation; outside the blocks, answer with one, or true, where a value is needed.
+    """Run an operation; outside the blocks, return one, or true, where a value is needed.
 
-    There, code looks at masks and positions, whose values do not change how a block is wired.
+    Code there looks at masks and positions, whose values do not change how a block is wired.
     """
     if outside and func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
         return torch.ones((), dtype=args[0].dtype).item()
@@ -358,7 +351,7 @@ def run_few_tokens(model: "PreTrainedModel", mode: TorchDispatchMode) -> None:
 
 @contextlib.contextmanager
 def _batched_experts(model: "PreTrainedModel") -> Iterator[None]:
-    """Experts as one product over all of them, since loops over those that were chosen need values."""
+    """Compute experts as one product over all of them, since loops over the chosen ones need values."""
     before = getattr(model.config, "_experts_implementation_internal", None)
     model.config._experts_implementation_internal = "batched_mm"
     try:

@@ -1,7 +1,7 @@
 """Stored tensors that a model does not use, and which of them may be ignored.
 
-Ignoring a tensor may change what the model computes, unless it is listed below as harmless. The list is
-for all formats; architectures add their own (`_keys_to_ignore_on_load_unexpected` of transformers' classes).
+Ignoring a tensor may change what the model computes, unless it is listed below. The list is for all formats;
+architectures add their own (`_keys_to_ignore_on_load_unexpected` of transformers' classes).
 """
 
 import re
@@ -29,7 +29,7 @@ _CONSTANTS = (
     r"(^|\.)causal_mask$",
     r"(^|\.)(slopes|alibi)$",
 )
-"""Buffers that versions of old stored, and that follow from the config."""
+"""Buffers that older versions stored, and that follow from the config."""
 
 _OTHER_HEADS = (r"^(v_head|value_head|reward_head|score|classifier|qa_outputs)\.",)
 """Heads for other tasks, beside the head that gives the logits (which must be there)."""
@@ -42,7 +42,7 @@ _QUANTISATION = (
     r"\.(scales?|zeros|qzeros|g_idx|absmax|quant_map|nested_absmax|nested_quant_map|SCB|weight_format)$",
     r"\.quant_state\.\w+$",
 )
-"""What a quantisation stored beside its numbers, where it has been undone."""
+"""What a quantisation stored beside its numbers, for one that was undone."""
 
 _OTHER_SENSES = (
     r"(^|[._])(vision|visual|vit|image|images|pixel|audio|speech|video|sound)([._]|$)",
@@ -50,16 +50,16 @@ _OTHER_SENSES = (
     r"(^|\.)(connector|resampler|perceiver|projector|aligner|abstractor|qformer|query_tokens|language_projection)([._]|$)",
     r"(^|\.)(mlp1|vte|vqmodel|vqvae|talker|token2wav|code2wav|generation_\w+)([._]|$)",
 )
-"""Parts of a composite that see, hear and speak, where its text part is taken."""
+"""Parts of a composite that see, hear and speak, for its text part."""
 
 
 def left_over(
     names: Iterable[str], model: "PreTrainedModel", structure: Structure, *, quantised: bool = False,
     composite: bool = False,
 ) -> list[str]:  # fmt: skip
-    """Those of the stored `names`, for which `model` has no tensor, that may change what it computes.
+    """The stored `names`, without a tensor in `model`, that may change what it computes.
 
-    `quantised`: a quantisation was undone. `composite`: the text part of a larger model is taken.
+    `quantised`: a quantisation was undone. `composite`: the text part of a larger model is used.
     """
     known = (*_CONSTANTS, *_OTHER_HEADS, *_SPECULATION, *(_QUANTISATION if quantised else ()))
     known = (*known, *(_OTHER_SENSES if composite else ()), *(model._keys_to_ignore_on_load_unexpected or ()))
@@ -68,20 +68,20 @@ def left_over(
 
 
 def block_beyond(name: str, model: "PreTrainedModel", structure: Structure) -> int | None:
-    """The number of the block that a stored name belongs to, if the config does not count that block."""
+    """The number of a stored name's block, if the config does not count that block."""
     places = (structure.split(one) for one in (name, f"{model.base_model_prefix}.{name}"))
     return next((at[0] for at in places if at is not None and at[0] >= structure.count), None)
 
 
 def is_spare(name: str, model: "PreTrainedModel", structure: Structure) -> bool:
-    """Whether a stored name is of the layers after the blocks that guess further tokens (DeepSeek-V3)."""
+    """Whether a stored name belongs to layers after the blocks that guess further tokens (DeepSeek-V3)."""
     spare = getattr(model.config, "num_nextn_predict_layers", 0) or 0
     block = block_beyond(name, model, structure)
     return block is not None and block < structure.count + spare
 
 
 def refuse_left_over(place: str, names: list[str]) -> None:
-    """Raise InputError that names the first of `names`, tensors that nothing takes; without any, do nothing."""
+    """Raise InputError that names the first of the unused tensors `names`, if there are any."""
     if names:
         more = f" ({len(names)} such tensors)" if len(names) > 1 else ""
         what = "the model that the config describes has no such tensor, so it would compute something else without it"

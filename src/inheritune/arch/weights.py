@@ -1,11 +1,12 @@
-"""A checkpoint's stored tensors, by their names in its files, without reading them: which belong to which block.
+"""A checkpoint's stored tensors, by their names in its files: which of them a target takes. Nothing is read.
 
-Stored names need not be the modules' names (GPT-2's files lack `transformer.`, Mixtral's store experts one by one
-where the module holds them fused). transformers' loader decides what a stored name becomes.
+Stored names may differ from the modules' (GPT-2's files lack `transformer.`; Mixtral's store experts one by one, which
+the module holds fused). transformers' loader decides what a stored name becomes.
 """
 
 import contextlib
 import logging
+import logging.handlers
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.selection import Runs, length, lengths
 from inheritune.arch.stored import FLOATS, StoredTensor, StoredWeights
-from inheritune.arch.structure import Structure
+from inheritune.arch.structure import Structure, tensor_shapes
 from inheritune.arch.unused import CAUSAL_MASK, block_beyond, is_spare, left_over, refuse_left_over
 from inheritune.errors import InputError
 
@@ -35,24 +36,22 @@ class Names:
         entries = get_model_conversion_mapping(skeleton)
         self.skeleton = skeleton
         self.own = skeleton.state_dict()
-        self._found: dict[str, tuple[str, list[Any]]] = {}
+        self._targets: dict[str, tuple[str, list[Any]]] = {}
         self._prefix = skeleton.base_model_prefix
         self._renamings = [entry for entry in entries if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in entries if isinstance(entry, WeightConverter)]
 
     def fit(self, tensors: Mapping[str, StoredTensor], fresh: frozenset[str]) -> bool:
-        """Whether each stored tensor is one of the model's as it is, and none of the model's but `fresh` is lacking."""
+        """Whether each stored tensor is one of the model's as it is, and only `fresh` ones of the model are missing."""
         filled = {self.of(stored): tensor.shape for stored, tensor in tensors.items()}
         if self._converters or len(filled) < len(tensors):
             return False
         needed = self.own.keys() - fresh - getattr(self.skeleton, "all_tied_weights_keys", {}).keys()
-        own = {name: tuple(tensor.shape) for name, tensor in self.own.items()}
+        own = tensor_shapes(self.skeleton)
         return needed <= filled.keys() and all(own.get(name, shape) == shape for name, shape in filled.items())
 
     def of(self, stored: str) -> str:
-        """The tensor of the model that a stored one fills, the first where it is split into several; a name that is
-        none of the model's where the model has no use for it.
-        """
+        """The tensor of the model that a stored one fills (the first of several); another name where it fills none."""
         return self._lookup(stored)[0]
 
     def part(self, stored: StoredTensor, indices: tuple[Runs, ...]) -> tuple[Runs, ...] | None:
@@ -77,16 +76,16 @@ class Names:
     def _lookup(self, stored: str) -> tuple[str, list[Any]]:
         from transformers.core_model_loading import rename_source_key
 
-        if stored not in self._found:
+        if stored not in self._targets:
             renamed, pattern = rename_source_key(stored, self._renamings, self._converters, self._prefix, self.own)
             used = [entry for entry in self._converters if pattern in entry.source_patterns]
             name = stored if renamed not in self.own and stored in self.own else str(renamed)
-            self._found[stored] = name, [operation for entry in used for operation in entry.operations]
-        return self._found[stored]
+            self._targets[stored] = name, [operation for entry in used for operation in entry.operations]
+        return self._targets[stored]
 
 
 def _common(runs: Runs, size: int, whole: int) -> Runs | None:
-    """What indices of a dimension of `whole` take of each of its pieces of `size`; None where that differs."""
+    """The part that indices of a dimension of `whole` take of each of its pieces of `size`; None where it differs."""
     if whole % size:
         return None
     pieces = {
@@ -112,7 +111,7 @@ class Placement:
         return self.weights.tensors[self.names[name]]
 
     def tensors(self) -> dict[str, StoredTensor]:
-        """What the target stores, by its names, in the shapes that it has there."""
+        """The stored tensors by the target's names, in the target's shapes."""
         whole = {name: self.tensor(name) for name in self.names}
         return whole | {name: replace(whole[name], shape=lengths(part)) for name, part in self.indices.items()}
 
@@ -127,12 +126,13 @@ class Placement:
         from safetensors import safe_open
 
         with contextlib.ExitStack() as stack:
+            tensors = {name: self.tensor(name) for name in self.names}
+            factors = [tensor.factors for tensor in tensors.values() if tensor.factors is not None]
             files = {
                 file: stack.enter_context(safe_open(str(file), framework="pt", backend="pread"))
-                for file in {file for name in self.names for file in self.tensor(name).files}
+                for file in {tensor.file for tensor in [*tensors.values(), *factors]}
             }
-            whole = {name: self.tensor(name).lazy(files) for name in self.names}
-            yield whole | {name: self.tensor(name).lazy_part(part, files) for name, part in self.indices.items()}
+            yield {name: tensor.lazy(files, self.indices.get(name)) for name, tensor in tensors.items()}
 
 
 def place_tensors(
@@ -187,7 +187,7 @@ def _renamed(stored: str, module: str, goal: str, names: Names, place: str) -> s
 def check_fits(
     names: Names, tensors: Mapping[str, StoredTensor], place: str, fresh: frozenset[str] = frozenset()
 ) -> None:
-    """Go through transformers' own loading with shapes alone, so that what does not fit is named before any reading.
+    """Run transformers' own loading with shapes alone, so that misfits are found before anything is read.
 
     `names` knows the model that is to be filled; `tensors` are stored tensors by name; `fresh` are the model's tensors
     that need not be among them. Raises InputError for tensors that are missing, of another shape, cannot be converted,
@@ -202,7 +202,7 @@ def check_fits(
         name: _Shape(tensor.shape, getattr(torch, FLOATS.get(tensor.dtype, "uint8")))
         for name, tensor in tensors.items()
     }
-    with _logged() as lines:
+    with _logged() as records:
         try:
             _, info = type(skeleton).from_pretrained(
                 None,
@@ -215,7 +215,9 @@ def check_fits(
                 local_files_only=True,
             )
         except RuntimeError as error:
+            lines = [line for record in records for line in record.getMessage().split("\n")]
             first = next((line for line in lines if "tensors destined for" in line), str(error).split("\n")[0])
+            first = first.removeprefix("Error: ")
             raise InputError(place, f"stored tensors cannot be put together: {first}", _REMEDY) from None
     shaped = sorted((name, tuple(got), tuple(legal)) for name, got, legal in info["mismatched_keys"])
     if shaped:
@@ -230,7 +232,7 @@ def check_fits(
 
 @dataclass(frozen=True)
 class _Shape:
-    """What transformers' loader takes for a tensor in a file, and gets without content, whichever device it names."""
+    """A tensor without content, on whichever device, that transformers' loader accepts as one in a file."""
 
     shape: tuple[int, ...]
     dtype: "torch.dtype"
@@ -245,21 +247,15 @@ class _Shape:
 
 
 @contextlib.contextmanager
-def _logged() -> Iterator[list[str]]:
+def _logged() -> Iterator[list[logging.LogRecord]]:
     """What transformers' loader logs: for a conversion that fails, only the log names the tensor."""
-    lines: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.extend(line.removeprefix("Error: ") for line in record.getMessage().split("\n"))
-
-    logger, handler = logging.getLogger("transformers.modeling_utils"), Keep()
+    logger, handler = logging.getLogger("transformers.modeling_utils"), logging.handlers.BufferingHandler(10**6)
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
     try:
-        yield lines
+        yield handler.buffer
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
@@ -269,7 +265,7 @@ def _logged() -> Iterator[list[str]]:
 def check_stored(weights: StoredWeights, names: Names, structure: Structure) -> None:
     """Raise InputError where the files cannot belong to the model: shapes, blocks beyond the config's, mixed dtypes.
 
-    Of tensors in files that are not at hand, the names alone are looked at.
+    Only the names of tensors in files that were not fetched are checked.
     """
     skeleton = names.skeleton
     modules = {stored: names.of(stored) for stored in weights.tensors}
@@ -279,36 +275,28 @@ def check_stored(weights: StoredWeights, names: Names, structure: Structure) -> 
     _check_depth(modules | away, skeleton, structure, weights.place)
     at_hand = {stored: tensor for stored, tensor in weights.tensors.items() if modules[stored] not in unread}
     check_fits(names, at_hand, weights.place, unread)
-    used = {stored: module for stored, module in modules.items() if module in names.own}
-    for stored, module in used.items():
-        tensor = weights.tensors[stored]
-        if names.own[module].is_floating_point() and tensor.dtype not in FLOATS:
-            raise InputError(
-                f"{tensor.file}: {stored}", f"is {tensor.dtype}, where floating-point numbers belong", _REMEDY
-            )
-    _check_dtypes(weights, used, structure)
+    _check_dtypes(weights, names, modules, structure)
     _check_ties(weights, modules, skeleton)
 
 
 def check_nothing_left(weights: StoredWeights, names: Names, structure: Structure) -> None:
-    """Raise InputError for a stored tensor that the model has no place for, unless it is known to do no harm.
+    """Raise InputError for a stored tensor without a place in the model, unless it is known to be harmless.
 
-    transformers ignores such tensors with a warning, and the model computes something else than the one that was
-    trained. See `arch.unused` for those that may be left over.
+    transformers ignores such tensors with a warning, and the model computes something else than the trained one. See
+    `arch.unused` for harmless ones.
     """
-    model, left = names.skeleton, []
+    model, unplaced = names.skeleton, []
     for stored in (*weights.tensors, *weights.elsewhere):
         module = names.of(stored)
         if module not in names.own and block_beyond(module, model, structure) is None:
-            left.append(stored if stored in weights.elsewhere else module)
-    shapes = {names.of(stored): tensor.shape for stored, tensor in weights.tensors.items()}
-    vectors = {name for name, shape in shapes.items() if len(shape) == 1 and shape[0] > 1}
-    biases = [name for name in left if re.search(CAUSAL_MASK, name) and name in vectors]
+            unplaced.append(stored if stored in weights.elsewhere else module)
+    tensors = {names.of(stored): tensor for stored, tensor in weights.tensors.items()}
+    vectors = {name for name, tensor in tensors.items() if len(tensor.shape) == 1 and tensor.shape[0] > 1}
+    biases = [name for name in unplaced if re.search(CAUSAL_MASK, name) and name in vectors]
     quantised = any(tensor.factors is not None for tensor in weights.tensors.values())
-    names_left = left_over(left, model, structure, quantised=quantised, composite=weights.is_text_part)
-    names_left += left_over(weights.dropped, model, structure, quantised=True, composite=True)
-    stored_as = {names.of(stored): tensor.name for stored, tensor in weights.tensors.items()}
-    refuse_left_over(weights.place, [stored_as.get(name, name) for name in biases + names_left])
+    unused = left_over(unplaced, model, structure, quantised=quantised, composite=weights.is_text_part)
+    unused += left_over(weights.dropped, model, structure, quantised=True, composite=True)
+    refuse_left_over(weights.place, [tensors[name].name if name in tensors else name for name in biases + unused])
 
 
 def _check_depth(modules: Mapping[str, str], skeleton: "PreTrainedModel", structure: Structure, place: str) -> None:
@@ -324,12 +312,19 @@ def _check_depth(modules: Mapping[str, str], skeleton: "PreTrainedModel", struct
             raise InputError(f"{place}: {stored}", what, _REMEDY)
 
 
-def _check_dtypes(weights: StoredWeights, modules: Mapping[str, str], structure: Structure) -> None:
-    """A tensor of every block has the same dtype in all of them; float16 and bfloat16 are not mixed."""
+def _check_dtypes(weights: StoredWeights, names: Names, modules: Mapping[str, str], structure: Structure) -> None:
+    """Raise InputError for integers in place of floats, for a tensor with different dtypes in several blocks, and for a
+    mixture of float16 and bfloat16.
+    """
     usual: dict[str, StoredTensor] = {}
     halves: dict[str, StoredTensor] = {}
     for stored, module in modules.items():
         tensor, where = weights.tensors[stored], structure.split(module)
+        if module not in names.own:
+            continue
+        if names.own[module].is_floating_point() and tensor.dtype not in FLOATS:
+            what = f"is {tensor.dtype}, where floating-point numbers belong"
+            raise InputError(f"{tensor.file}: {stored}", what, _REMEDY)
         if tensor.dtype in ("F16", "BF16"):
             halves.setdefault(tensor.dtype, tensor)
         other = tensor if where is None else usual.setdefault(where[1], tensor)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from inheritune.arch.config import remade
 from inheritune.arch.families import title
 from inheritune.arch.selection import Indices, Runs, Selection, as_runs, joined, length
 from inheritune.errors import BUILD_ERRORS, InputError
@@ -18,7 +19,7 @@ REMEDY = "keep the full width of this architecture"
 Path = tuple[str | int, ...]
 """Where a field is in a config."""
 
-# What config fields mean. Attention of several kinds in one model has heads of its own: an axis for each kind.
+# What config fields mean. Each kind of attention in a model has its own heads, and its own axis.
 _AXES: dict[str, tuple[str, ...]] = {
     "heads": (
         "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "decoder_attention_heads",
@@ -42,7 +43,7 @@ _NESTED = {"attn_config", "ffn_config", "per_layer_config"}
 _HEAD_SIZE = r"head_dim|dim_head|d_head|kv_channels|attention_head_size"
 _SELECTED = {"heads": "heads", "mlp": "neurons", "hidden": "hidden"}
 
-# Widths of other kinds: nothing defines a part of them.
+# Widths of other kinds, of which no part is defined.
 _NOT_HEADS = re.compile(r"^(mamba_|ssm_|state_size$|lru_width$|time_step_rank$)")
 _REFUSED: dict[str, str | None] = {
     "deepseek_v4": "its heads are projected in groups, whose number is not a width",
@@ -95,10 +96,11 @@ def kept_widths(config: "PretrainedConfig", selection: Selection) -> dict[Path, 
     fields = widths(config)
     _check_kind(config, fields)
     kept = _selected(config, fields, selection)
-    keys = {path for path in fields if kind(axis_of(fields, path)) == "kv heads"}
-    kept |= {path: _shared(config, fields, path, kept) for path in keys}
+    for path in (path for path in fields if kind(axis_of(fields, path)) == "kv heads"):
+        heads = _counterpart(fields, path)
+        kept[path] = ((0, fields[path]),) if heads is None else _key_heads(config, fields, heads, kept[heads], path)
     for path in fields:
-        shared = _key_field(fields, path) if kind(axis_of(fields, path)) == "heads" else None
+        shared = _counterpart(fields, path) if kind(axis_of(fields, path)) == "heads" else None
         if shared is not None and _key_heads(config, fields, path, kept[path], shared) != kept[shared]:
             what = f"{dotted(path)} and another kind of heads keep different parts of {dotted(shared)}"
             raise InputError(title(config), what, "select heads of the same groups")
@@ -139,23 +141,16 @@ def _selected(config: "PretrainedConfig", fields: dict[Path, int], selection: Se
     return kept
 
 
-def _key_field(fields: dict[Path, int], path: Path) -> Path | None:
-    """The field with the number of key and value heads that the query heads of a field share."""
-    wanted = _AXIS[_name(path)].replace("heads", "kv heads")
-    keys = [other for other in fields if _AXIS[_name(other)] == wanted]
-    return _nearest(keys, path)
+def _counterpart(fields: dict[Path, int], path: Path) -> Path | None:
+    """The key and value heads that go with a field of query heads, or the query heads with one of key and value heads.
 
-
-def _nearest(fields: list[Path], path: Path) -> Path | None:
-    """The field beside another one, else one at the top level, else any."""
-    return next((p for parent in (path[:-1], ()) for p in fields if p[:-1] == parent), next(iter(fields), None))
-
-
-def _shared(config: "PretrainedConfig", fields: dict[Path, int], path: Path, kept: dict[Path, Runs]) -> Runs:
-    """The key and value heads that the selected query heads use."""
-    wanted = _AXIS[_name(path)].replace("kv heads", "heads")
-    heads = _nearest([other for other in fields if _AXIS[_name(other)] == wanted], path)
-    return ((0, fields[path]),) if heads is None else _key_heads(config, fields, heads, kept[heads], path)
+    It is the field beside the other one, else one at the top level, else any.
+    """
+    axis = _AXIS[_name(path)]
+    wanted = axis.replace("kv heads", "heads") if "kv heads" in axis else axis.replace("heads", "kv heads")
+    others = [other for other in fields if _AXIS[_name(other)] == wanted]
+    near = (other for parent in (path[:-1], ()) for other in others if other[:-1] == parent)
+    return next(near, next(iter(others), None))
 
 
 def _key_heads(config: "PretrainedConfig", fields: dict[Path, int], heads: Path, kept: Runs, keys: Path) -> Runs:
@@ -192,7 +187,7 @@ def _half(config: "PretrainedConfig", fields: dict[Path, int], path: Path) -> in
         if value < 2:
             raise InputError(title(config), f"half of {_name(path)} {value} is nothing", "use a wider model")
         return value // 2
-    shared = _key_field(fields, path)
+    shared = _counterpart(fields, path)
     pairs = value if shared is None else fields[shared]
     if value < 2 or value % pairs or (pairs == 1 and _AXIS[_name(path)].startswith("linear")):
         what = f"{_name(path)} is {value}, in groups of {value / pairs:g}: half of it is no whole number of groups"
@@ -245,12 +240,9 @@ def with_widths(config: "PretrainedConfig", new: dict[Path, int]) -> "Pretrained
             place = place[key]
         place[path[-1]] = width
     try:
-        other = type(config).from_dict(values)
+        return remade(config, values)
     except (*BUILD_ERRORS, StrictDataclassError) as error:
         raise InputError(title(config), f"{config.model_type} refuses other widths: {error}", REMEDY) from None
-    other.architectures = copy.copy(config.architectures)
-    other._attn_implementation = config._attn_implementation  # set by the loader, not part of what is stored
-    return other
 
 
 def scaled(runs: Runs, size: int, start: int = 0) -> Runs:

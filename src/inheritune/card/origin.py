@@ -103,9 +103,9 @@ def origin_of(reference: Reference, revision: str | None = None) -> Origin:
         )
         return Origin("a model trained by the same run", licence=Licence(source=why))
     located = locate(reference.path, reference.revision, weights=False)
-    if located.gguf_file is not None:
-        return _of_gguf(located.files[0])
-    origin, place = _of_files(located, reference.revision), Path(located.name)
+    if located.gguf is not None:
+        return _of_gguf(located.gguf)
+    origin, place = _of_files(located), Path(located.name)
     revision = origin.revision or revision
     if not place.is_dir():
         return replace(origin, name=located.name, hub_id=located.name, revision=revision)
@@ -139,15 +139,15 @@ def unreachable(path: str, revision: str | None = None) -> Origin:
     return Origin(on_hub or Path(path).name, on_hub, revision, licence)
 
 
-def _of_files(located: Located, revision: str | None) -> Origin:
+def _of_files(located: Located) -> Origin:
     """What README.md and licence files say, in a folder or on the hub."""
-    where = str(fetch(located, "config.json", revision) or located.name)
+    where = str(fetch(located, "config.json") or located.name)
     snapshot = _SNAPSHOT.search(str(Path(where).absolute()))
     of_snapshot = hub_id(f"{snapshot[1]}/{snapshot[2]}") if snapshot else None
-    metadata, left_out = stated(fetch(located, CARD, revision))
+    metadata, left_out = stated(fetch(located, CARD))
     made = "inheritune" in metadata.get("tags", []) and of_snapshot is None
     base_id = metadata.get("base_model") if made else of_snapshot
-    files = _licence_files(located, revision, metadata.get("license_link"), left_out)
+    files = _licence_files(located, metadata.get("license_link"), left_out)
     licence = _licence(metadata, files)
     commit = snapshot[3] if snapshot and of_snapshot else None
     files = files | _notice(licence, files)
@@ -155,13 +155,13 @@ def _of_files(located: Located, revision: str | None) -> Origin:
 
 
 def _licence_files(
-    located: Located, revision: str | None, link: str | None, left_out: list[str]
+    located: Located, link: str | None, left_out: list[str]
 ) -> dict[str, str]:  # fmt: skip
     """The texts of licences and notices by name; what is not taken is added to `left_out`, in words."""
     texts: dict[str, str] = {}
     named = (link,) if link is not None and "/" not in link and link not in (*_LICENCE_FILES, CARD) else ()
     for name in (*_LICENCE_FILES, *named):
-        file = fetch(located, name, revision)
+        file = fetch(located, name)
         if file is None or (named == (name,) and file.suffix not in ("", ".md", ".txt")):
             continue
         if not is_own(file, file.parent):

@@ -100,7 +100,7 @@ class Models:
             return target_config(source, stage.spec(source))
         key = (source.to_json_string(use_diff=False), stage.spec(source), stage.function_preserving)
         if key not in self._drafted:
-            model = draft_target(build_skeleton(source, self.trust), stage.spec(source), self.trust).target
+            model = draft_target(build_skeleton(source, self.trust), stage.spec(source)).target
             if stage.function_preserving:
                 check_function_preserving(model)
             self._drafted[key] = model.config

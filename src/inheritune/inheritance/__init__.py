@@ -17,17 +17,8 @@ if TYPE_CHECKING:
         plan_for,
         write,
     )
-    from inheritune.inheritance.plan import (
-        Exceptions,
-        Plan,
-        TensorCopy,
-        describe_plan,
-        narrowed,
-        plan_copies,
-        plan_rows,
-    )
+    from inheritune.inheritance.plan import Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
     from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve
-    from inheritune.inheritance.spec import TargetSpec
-    from inheritune.inheritance.target import PlannedTarget, draft_target, target_config
+    from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
 
 __getattr__, __dir__ = lazy.exports(__name__)

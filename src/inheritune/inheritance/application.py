@@ -1,4 +1,4 @@
-"""A planned target filled with weights: from a loaded model, or from a checkpoint's files."""
+"""Filling a planned target with weights: from a loaded model, or from a checkpoint's files."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,9 @@ def from_model(
     """The target of a loaded reference, sharing no memory with it. What is not inherited is drawn with `seed`."""
     import torch
 
-    config, trust, dtype = planned.target.config, planned.trust_remote_code, dtype or reference.dtype
-    model = build_random(config, seed, dtype, trust) if planned.plan.fresh else build_empty(config, dtype, trust)
+    config, own_code, dtype = planned.target.config, planned.target.is_remote_code(), dtype or reference.dtype
+    fresh = planned.plan.fresh
+    model = build_random(config, seed, dtype, own_code) if fresh else build_empty(config, dtype, own_code)
     sources, tensors = reference.state_dict(), model.state_dict()
     with torch.no_grad():
         for line in planned.plan.lines:
@@ -44,9 +45,9 @@ def from_model(
 def place(planned: PlannedTarget, reference: Names, weights: StoredWeights) -> Placement | None:
     """The stored tensors that the target takes, checked to be all that it needs. Reads no weights.
 
-    `reference` knows what the stored names become in the reference. None where it is not known which parts of the
-    stored tensors make a narrower target's (experts in an unusual form). Raises InputError for tensors that are
-    missing or do not fit.
+    `reference` knows what the stored names become in the reference. None where it is unknown which parts of the stored
+    tensors make those of a narrower target (experts in an unusual form). Raises InputError for tensors that are missing
+    or do not fit.
     """
     model, plan = planned.target, planned.plan
     indices = {line.target: line.indices for line in plan.lines if line.indices is not None}
@@ -61,8 +62,8 @@ def from_files(planned: PlannedTarget, placement: Placement, seed: int, dtype: A
     import torch
 
     plan, target, new = planned.plan, planned.target, {}
-    if plan.fresh:  # of the random model only what is new outlives this line, so that memory holds one model
-        drawn = build_random(target.config, seed, dtype, planned.trust_remote_code).state_dict()
+    if plan.fresh:  # only what is new of the random model stays in memory
+        drawn = build_random(target.config, seed, dtype, target.is_remote_code()).state_dict()
         new = {name: drawn[name] for name in plan.fresh}
         del drawn
     model = build_from(target, placement, dtype, new)
@@ -74,8 +75,7 @@ def from_files(planned: PlannedTarget, placement: Placement, seed: int, dtype: A
 
 
 def _adjust(tensor: "torch.Tensor", line: TensorCopy) -> None:
-    """Set a constant, and rescale slices."""
     if line.value is not None:
         tensor.fill_(line.value)
-    for rescale in line.rescales:
-        tensor.narrow(rescale.dimension, rescale.start, rescale.stop - rescale.start).mul_(rescale.factor)
+    if line.rescale is not None:
+        line.rescale.apply(tensor)

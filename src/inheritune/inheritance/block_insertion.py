@@ -72,8 +72,7 @@ def insert_blocks(
                 goal.narrow(packed, place * each, each).copy_(tensor.narrow(packed, at * each, each))
         for at, place in places.items():
             for rescale in rescales(trained.config, at, place):
-                part = tensors[ours.name_in(place, rescale.tensor)]
-                part.narrow(rescale.dimension, rescale.start, rescale.stop - rescale.start).mul_(rescale.factor)
+                rescale.apply(tensors[ours.name_in(place, rescale.tensor)])
         if not function_preserving:
             return
         skeleton = build_skeleton(target.config, trust_remote_code=target.is_remote_code())

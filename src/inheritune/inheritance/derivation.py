@@ -32,16 +32,15 @@ from inheritune.card import inherited_files, without_stopping
 from inheritune.errors import InputError, Notice
 from inheritune.inheritance.application import from_files, from_model, place
 from inheritune.inheritance.plan import Plan, describe_plan
-from inheritune.inheritance.resolution import resolved
-from inheritune.inheritance.spec import TargetSpec
-from inheritune.inheritance.target import PlannedTarget, draft_target, target_config
+from inheritune.inheritance.resolution import resolve
+from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
 from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check, model_at
 from inheritune.results import Inherited, Selection
 from inheritune.runlog import check_name, claimed
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 NOTES = "inheritance.json"
 """The file in a checkpoint with figures of what was inherited."""
@@ -61,16 +60,15 @@ def inherit(
     """A smaller model made of some of the reference's blocks, its embeddings, final norm and head.
 
     `reference` is a hub id, a folder, a .gguf file or a loaded model; `layers` is a number of blocks, a fraction,
-    'half', 'all', or a list of block numbers from 0. `submodules` are those whose weights are copied; the others are
-    initialised as the architecture does it, drawn with `seed`, like the whole model with 'none'. Width 'half' takes
-    the first half of heads, hidden size and MLP. Weights keep the reference's dtype unless `dtype` names another; no
-    memory is shared with the reference. Of safetensors files only what is inherited is read. With `out`, model and
-    tokenizer are written there as a Hugging Face checkpoint, with the plan's figures in inheritance.json; what is worth
-    knowing of the tokenizer (that it had to be rebuilt) is a warning.
+    'half', 'all', or a list of block numbers from 0. The weights of `submodules` are copied; the others are initialised
+    as the architecture does it, drawn with `seed`, like the whole model with 'none'. Width 'half' takes the first half
+    of heads, hidden size and MLP. Weights keep the reference's dtype unless `dtype` names another; no memory is shared
+    with the reference. Of safetensors files only what is inherited is read. With `out`, model and tokenizer are written
+    there as a Hugging Face checkpoint, with the plan in figures in inheritance.json; a rebuilt tokenizer is a warning.
 
-    Raises InputError for a selection that is not there or that would change what a block computes, for a damaged
-    checkpoint or one whose weights are NaN (of large tensors a sample is looked at), and when `out` exists or another
-    process is making it.
+    Raises InputError for a selection that does not exist or would change what a block computes, for a damaged
+    checkpoint or one whose weights are NaN (large tensors are sampled), and when `out` exists or another process is
+    making it.
     Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3; half width: table 5.
     """
     spec = inherit_settings(layers, choose, submodules, width)
@@ -98,12 +96,13 @@ def write(
 ) -> PlannedTarget:
     """Write the target of `spec` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
 
-    Where every tensor of the target is one of the reference's as it is stored, the bytes go from file to file.
-    `say` is told what is worth knowing, such as that there is no tokenizer; `selection` is the measured choice that
-    `spec` came of, for the model card.
+    Where every tensor of the target is a stored one of the reference, the bytes go from file to file. `say` gets notes,
+    such as that there is no tokenizer; `selection` is the measured choice that led to `spec`, for the model card.
     """
     source = open_source(reference, spec)
-    tokenizer = _tokenizer(reference, say)
+    tokenizer = find_tokenizer(reference, say)
+    if tokenizer is None and say is not None:  # a checkpoint that is only trained further needs none
+        say(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
     notes = _notes(reference, spec, source.planned.plan, source.planned.target, tokenizer, selection)
     placement = source.placement
     if placement is not None and placement.is_plain and source.planned.plan.is_whole and dtype is None:
@@ -129,14 +128,6 @@ def _notes(
     return notes
 
 
-def _tokenizer(reference: Reference, say: Callable[[str], None] | None) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer to write; a checkpoint may have none, such as those that are only trained further."""
-    tokenizer = find_tokenizer(reference, say)
-    if tokenizer is None and say is not None:
-        say(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
-    return tokenizer
-
-
 def derive(
     reference: "Reference | PreTrainedModel",
     spec: Inherit | TargetSpec,
@@ -150,7 +141,7 @@ def derive(
 
 
 def _check_loaded(model: object) -> None:
-    """Raise InputError for what is no model of transformers, or has no weights."""
+    """Raise InputError for anything but a transformers model with weights."""
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
@@ -162,12 +153,11 @@ def _check_loaded(model: object) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """A reference that weights can be taken from: stored files, or (where those must be loaded whole) a model."""
+    """A planned target, and where its weights come from: stored files, or a model where those must be loaded whole."""
 
     planned: PlannedTarget
     placement: Placement | None
     model: "PreTrainedModel | None"
-    stored_dtype: "torch.dtype | None"
     place: str
 
     def build(self, seed: int, dtype: "torch.dtype | None" = None) -> "PreTrainedModel":
@@ -176,7 +166,7 @@ class Source:
             assert self.model is not None
             target = from_model(self.planned, self.model, seed, dtype)
         else:
-            target = from_files(self.planned, self.placement, seed, dtype or self.stored_dtype)
+            target = from_files(self.planned, self.placement, seed, dtype or self.planned.target.config.dtype)
         check_numbers(target, self.place)
         settings = self.planned.target.generation_config
         if settings is not None:
@@ -188,11 +178,18 @@ def plan_for(reference: Reference, spec: Inherit | TargetSpec) -> PlannedTarget:
     """What would be inherited, from the reference's config alone. Raises InputError as `derive` does."""
     config = load_config(reference)
     if config.dtype is None and Path(str(reference.path)).expanduser().is_dir():  # the files' headers know it
-        weights = open_weights(reference, config, set)
+        weights = open_weights(reference, config)
         config.dtype = None if weights is None else weights.dtype
-    decided = resolved(spec, config, reference.trust_remote_code)
-    target_config(config, decided)  # what the config shows, before a second is spent on the model
-    return draft_target(build_skeleton(config, reference.trust_remote_code), decided, reference.trust_remote_code)
+    return _planned(reference, config, resolve(spec, config, trust_remote_code=reference.trust_remote_code))[1]
+
+
+def _planned(
+    reference: Reference, config: "PretrainedConfig", spec: TargetSpec
+) -> "tuple[PreTrainedModel, PlannedTarget]":  # fmt: skip
+    """The reference without memory, and the target."""
+    target_config(config, spec)  # what the config shows, before a second is spent on the model
+    skeleton = build_skeleton(config, reference.trust_remote_code)
+    return skeleton, draft_target(skeleton, spec)
 
 
 def open_source(reference: "Reference | PreTrainedModel", spec: Inherit | TargetSpec) -> Source:
@@ -202,44 +199,37 @@ def open_source(reference: "Reference | PreTrainedModel", spec: Inherit | Target
     """
     if not isinstance(reference, Reference):
         _check_loaded(reference)
-        return _loaded(reference, resolved(spec, reference.config), False, "reference")
+        return _loaded(reference, resolve(spec, reference.config), "reference")
     config = load_config(reference)
-    decided = resolved(spec, config, reference.trust_remote_code)
-    target_config(config, decided)
-    skeleton = build_skeleton(config, reference.trust_remote_code)
-    made = draft_target(skeleton, decided, reference.trust_remote_code)
+    decided = resolve(spec, config, trust_remote_code=reference.trust_remote_code)
+    skeleton, made = _planned(reference, config, decided)
     made.target.generation_config = load_generation_config(reference) or made.target.generation_config
     names = Names(skeleton)
     wanted = made.plan.wanted()
-
-    def needed(stored: list[str]) -> set[str]:
-        return {name for name in stored if names.of(name) in wanted}
-
-    weights = open_weights(reference, config, needed, computed=True)
+    weights = open_weights(reference, config, lambda stored: names.of(stored) in wanted)
     placement = None
     if weights is not None:
         check_stored(weights, names, find_structure(skeleton))
         placement = place(made, names, weights)
     if weights is None or placement is None:
-        return _loaded(load_model(reference), decided, reference.trust_remote_code, reference.title)
-    stored = config.dtype
-    if stored is None:  # then the files decide, and the target's config has to agree
-        stored = made.target.config.dtype = weights.dtype
-    return Source(made, placement, None, stored, reference.title)
+        return _loaded(load_model(reference), decided, reference.title)
+    if config.dtype is None:  # then the files decide
+        made.target.config.dtype = weights.dtype
+    return Source(made, placement, None, reference.title)
 
 
-def _loaded(model: "PreTrainedModel", spec: TargetSpec, trust_remote_code: bool, place: str) -> Source:
-    planned = draft_target(model, spec, trust_remote_code)
+def _loaded(model: "PreTrainedModel", spec: TargetSpec, place: str) -> Source:
+    planned = draft_target(model, spec)
     planned.target.generation_config = model.generation_config
-    return Source(planned, None, model, None, place)
+    return Source(planned, None, model, place)
 
 
 def inherit_settings(
     layers: Any, choose: Any = "first", submodules: Any = "all", width: Any = "full", **measured: Any
 ) -> Inherit:
-    """A caller's words as checked settings; `measured` are calibration and recovery, which have defaults.
+    """A caller's values as checked settings; `measured` are calibration and recovery, which have defaults.
 
-    Raises InputError with all that is wrong, and what is legal.
+    Raises InputError that lists everything wrong, with what is legal.
     """
     fields = {"layers": layers, "choose": choose, "submodules": submodules, "width": width}
     return check(Inherit, fields | measured, "inherit")
@@ -269,19 +259,19 @@ def free_output(path: Path) -> Iterator[Path]:
 def check_free(path: Path) -> Path:
     """The place of a file or folder to be made, as an absolute path with links followed.
 
-    Raises InputError when something exists there (an empty folder, and what a killed process left half-made in one, do
-    not count), and when nothing can be made there. What a process that was killed between naming its result and tidying
-    up left beside it is removed.
+    Raises InputError when something exists there (except for an empty folder, or one with only the partial files of a
+    killed process), and when nothing can be made there. Also removes what a process that was killed while tidying up
+    left beside its result.
     """
     check_name(path)
     place = path.expanduser().resolve()
-    left = re.compile(r"\.lock|\..+\.(partial|lock)")
-    if place.exists() and not (place.is_dir() and all(left.fullmatch(entry.name) for entry in place.iterdir())):
+    partial = re.compile(r"\.lock|\..+\.(partial|lock)")
+    if place.exists() and not (place.is_dir() and all(partial.fullmatch(entry.name) for entry in place.iterdir())):
         if place.name:  # "/" has none
             with contextlib.suppress(InputError, OSError), claimed(place):  # which removes its own lock
                 place.with_name(f".{place.name}.drops.json").unlink(missing_ok=True)
         raise InputError(str(path), "exists already", "give another folder, or remove it")
-    if place == Path.cwd():  # it is replaced as a whole, and a shell in it would be left in a folder that is no more
+    if place == Path.cwd():  # the folder is replaced, and a shell in it would be in a deleted one
         raise InputError(str(path), "is the folder that you are in", "go up, and name it from there")
     above = next(folder for folder in place.parents if folder.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from inheritune.arch import Rescale, Runs, Structure, lengths
+from inheritune.arch import Rescale, Runs, Structure, lengths, packed_dimension
 from inheritune.errors import InputError
 
 Shape = tuple[int, ...]
@@ -15,17 +15,17 @@ Shape = tuple[int, ...]
 class TensorCopy:
     """One tensor of the target, of this shape.
 
-    `source` is the reference's tensor that it is made from; where there is none, all its entries are `value`, or (None)
-    it is initialised as the architecture does it. `indices` are those taken of the source along each dimension, as
-    half-open ranges; None takes all of it. `rescales` multiply slices of the result, so that a block keeps its function
-    at its new place.
+    `source` is the reference's tensor that it is made from. Without one, all its entries are `value`, or (None) it is
+    initialised as the architecture does it. `indices` are those taken along each dimension of the source, as half-open
+    ranges; None takes all of it. `rescale` multiplies a slice of the result, so that a block keeps its function at its
+    new place.
     """
 
     target: str
     shape: Shape
     source: str | None
     indices: tuple[Runs, ...] | None = None
-    rescales: tuple[Rescale, ...] = ()
+    rescale: Rescale | None = None
     value: float | None = None
 
 
@@ -34,7 +34,7 @@ class Plan:
     """How a target gets its weights.
 
     `kept` are the reference's blocks at the target's places, of `total`; `dropped` are the reference's tensors that are
-    left behind on purpose; `tied` names the target's tensors that are another of its tensors under a second name.
+    excluded on purpose; `tied` maps second names of the target's tensors to the first.
     """
 
     kept: tuple[int, ...]
@@ -50,37 +50,22 @@ class Plan:
 
     @property
     def unstored(self) -> frozenset[str]:
-        """The target's tensors that none of the reference's goes into, under all their names."""
+        """The target's tensors that take nothing from the reference, under all their names."""
         alone = {line.target for line in self.lines if line.source is None}
         return frozenset(alone | {alias for alias, name in self.tied if name in alone})
 
     @property
     def is_whole(self) -> bool:
-        """Whether every tensor of the target is one of the reference's as it is, so that nothing need be computed."""
-        return all(line.source is not None and line.indices is None and not line.rescales for line in self.lines)
+        """Whether every tensor of the target is one of the reference's as it is, so that nothing is computed."""
+        return all(line.source and line.indices is None and line.rescale is None for line in self.lines)
 
     def wanted(self) -> dict[str, tuple[str, ...]]:
-        """For each tensor of the reference that is used the target's tensors that are made from it."""
+        """For each used tensor of the reference, the target's tensors that are made from it."""
         targets: dict[str, tuple[str, ...]] = {}
         for line in self.lines:
             if line.source is not None:
                 targets[line.source] = (*targets.get(line.source, ()), line.target)
         return targets
-
-
-@dataclass(frozen=True)
-class Exceptions:
-    """Where a target's tensor is not simply its source's: by the target's names.
-
-    `inherited` are the tensors that are taken over (None: all of them), `rescales` what is multiplied into a tensor,
-    `values` what fills one that its source has no tensor for. `packed` are tensors outside the blocks with a slice for
-    each block, and the dimension of the slices.
-    """
-
-    inherited: frozenset[str] | None = None
-    rescales: Mapping[str, tuple[Rescale, ...]] = field(default_factory=dict)
-    values: Mapping[str, float] = field(default_factory=dict)
-    packed: Mapping[str, int] = field(default_factory=dict)
 
 
 def plan_copies(
@@ -90,31 +75,41 @@ def plan_copies(
     kept: list[int],
     *,
     tied: Mapping[str, str] | None = None,
-    exceptions: Exceptions | None = None,
+    inherited: frozenset[str] | None = None,
+    rescales: Mapping[str, Rescale] | None = None,
+    values: Mapping[str, float] | None = None,
 ) -> Plan:
     """Map every target tensor to its source: place i to block kept[i], all else (embeddings, final norm, head) by name.
 
-    `source` and `target` map tensor names to shapes; `tied` maps second names of the target's tensors to the first.
+    `source` and `target` map tensor names to shapes. All else goes by the target's names: `tied` maps second names of
+    tensors to the first, `inherited` are the tensors that are copied (None: all), `rescales` is what multiplies a
+    tensor, `values` is what fills one that its source block lacks.
+
     Raises InputError when a tensor has no source, its shape differs, or a tensor outside the dropped blocks would be
     left behind by accident.
     """
-    tied, exceptions = tied or {}, exceptions or Exceptions()
+    tied, rescales, values = tied or {}, rescales or {}, values or {}
     lines, used = [], set()
     for name, shape in target.items():
         where = structure.split(name)
         origin = name if where is None else structure.name_in(kept[where[0]], where[1])
-        if name in exceptions.values:
-            lines.append(TensorCopy(name, shape, None, value=exceptions.values[name]))
+        if name in values:
+            lines.append(TensorCopy(name, shape, None, value=values[name]))
             continue
-        indices = _packed_indices(name, source, structure, kept, exceptions.packed)
-        _check_pair(name, shape, origin, source, indices)
+        indices = _packed_indices(name, source, structure, kept) if where is None else None
+        remedy = "choose blocks of the same kind for these places"
+        if origin not in source:
+            raise InputError(name, "the reference has no tensor for it", remedy)
+        taken = source[origin] if indices is None else lengths(indices)
+        if taken != shape:
+            raise InputError(name, f"has shape {shape}, its source {origin} {taken}", remedy)
         used.add(origin)
         if name in tied:
             continue
-        if exceptions.inherited is not None and name not in exceptions.inherited:
+        if inherited is not None and name not in inherited:
             lines.append(TensorCopy(name, shape, None))
         else:
-            lines.append(TensorCopy(name, shape, origin, indices, exceptions.rescales.get(name, ())))
+            lines.append(TensorCopy(name, shape, origin, indices, rescales.get(name)))
     for name in source.keys() - used:
         where = structure.split(name)
         if where is None or where[0] in kept:
@@ -127,32 +122,21 @@ def plan_copies(
 
 
 def _packed_indices(
-    name: str, source: Mapping[str, Shape], structure: Structure, kept: list[int], packed: Mapping[str, int]
+    name: str, source: Mapping[str, Shape], structure: Structure, kept: list[int]
 ) -> tuple[Runs, ...] | None:
-    """The slices of the kept blocks; None for a tensor that has none, and where all blocks stay at their places."""
-    if name not in packed or name not in source or kept == list(range(structure.count)):
+    """The slices of the kept blocks; None for a tensor without slices, and where all blocks stay at their places."""
+    dimension = packed_dimension(name)
+    if dimension is None or name not in source or kept == list(range(structure.count)):
         return None
-    shape = source[name]
-    each = shape[packed[name]] // structure.count
+    each = source[name][dimension] // structure.count
     slices = tuple((block * each, (block + 1) * each) for block in kept)
-    return tuple(slices if at == packed[name] else ((0, length),) for at, length in enumerate(shape))
-
-
-def _check_pair(
-    name: str, shape: Shape, origin: str, source: Mapping[str, Shape], indices: tuple[Runs, ...] | None
-) -> None:
-    remedy = "choose blocks of the same kind for these places"
-    if origin not in source:
-        raise InputError(name, "the reference has no tensor for it", remedy)
-    taken = source[origin] if indices is None else lengths(indices)
-    if taken != shape:
-        raise InputError(name, f"has shape {shape}, its source {origin} {taken}", remedy)
+    return tuple(slices if at == dimension else ((0, length),) for at, length in enumerate(source[name]))
 
 
 def narrowed(plan: Plan, indices: Mapping[str, tuple[Runs, ...]]) -> Plan:
-    """`plan` with parts of tensors in place of whole ones: the indices along each dimension, by the target's names.
+    """`plan` with parts of tensors in place of whole ones: `indices` along each dimension, by the target's names.
 
-    Raises InputError where a tensor is already a part, or multiplied in slices that would move.
+    Raises InputError where a tensor is already a part, or is rescaled in slices that would move.
     """
     lines = []
     for line in plan.lines:
@@ -161,7 +145,7 @@ def narrowed(plan: Plan, indices: Mapping[str, tuple[Runs, ...]]) -> Plan:
         if shape == line.shape or line.source is None:
             lines.append(replace(line, shape=shape))
             continue
-        if line.rescales:
+        if line.rescale is not None:
             what = "is rescaled for its block's new place, in slices that a narrower model would move"
             raise InputError(
                 line.target, what, "choose blocks that keep their places (choose: first), or the full width"
@@ -207,6 +191,6 @@ def _slice_in_words(line: TensorCopy) -> str:
     words = "all"
     if line.indices is not None:
         words = "[" + ", ".join("+".join(f"{start}:{stop}" for start, stop in along) for along in line.indices) + "]"
-    for rescale in line.rescales:
+    if (rescale := line.rescale) is not None:
         words += f" x {rescale.factor:g} at {rescale.start}:{rescale.stop} of dimension {rescale.dimension}"
     return words

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from inheritune.arch import build_skeleton, first_half, layer_count, parameter_count
+from inheritune.arch import Selection, build_skeleton, first_half, layer_count, parameter_count
 from inheritune.errors import InputError
 from inheritune.inheritance.blocks import select_blocks
-from inheritune.inheritance.spec import FULL_WIDTH, TargetSpec
-from inheritune.inheritance.target import target_config
+from inheritune.inheritance.target import TargetSpec, target_config
 from inheritune.recipe import MEASURED, Inherit, Size
 
 if TYPE_CHECKING:
@@ -17,28 +16,23 @@ _BYTES = {"GB": 10**9, "MB": 10**6}
 
 
 def resolve(
-    inherit: Inherit, config: "PretrainedConfig", blocks: Sequence[int] | None = None, *,
+    inherit: Inherit | TargetSpec, config: "PretrainedConfig", blocks: Sequence[int] | None = None, *,
     trust_remote_code: bool = False,
 ) -> TargetSpec:  # fmt: skip
-    """The target that `inherit` describes, of a source with this config.
+    """The target that `inherit` describes, of a source with this config. A `TargetSpec` is returned as it is.
 
-    `blocks` are given where they are decided elsewhere: by a measured choice, or for a round of growth.
+    `blocks` are for blocks that are chosen elsewhere: by a measured choice, or for a round of growth.
 
     Raises InputError when a block does not exist, for a measured choice without `blocks`, for a budget below one block,
     and where an architecture has no half width.
     """
+    if isinstance(inherit, TargetSpec):
+        return inherit
     if blocks is None:
         numbered = replace_budget(config, inherit, trust_remote_code)
         blocks = select_blocks(numbered.layers, inherit.choose, layer_count(config))
     submodules = inherit.submodules if isinstance(inherit.submodules, str) else tuple(inherit.submodules)
-    return TargetSpec(tuple(blocks), submodules, first_half(config) if inherit.width == "half" else FULL_WIDTH)
-
-
-def resolved(
-    spec: Inherit | TargetSpec, config: "PretrainedConfig", trust_remote_code: bool = False
-) -> TargetSpec:  # fmt: skip
-    """`spec`, resolved where it is not yet. Raises InputError as `resolve` does."""
-    return spec if isinstance(spec, TargetSpec) else resolve(spec, config, trust_remote_code=trust_remote_code)
+    return TargetSpec(tuple(blocks), submodules, first_half(config) if inherit.width == "half" else Selection())
 
 
 def keeps_budget(
@@ -54,10 +48,10 @@ def keeps_budget(
 
 
 def replace_budget(config: "PretrainedConfig", inherit: Inherit, trust_remote_code: bool = False) -> Inherit:
-    """`inherit` with a number of blocks in place of a budget: the most that its choice can take.
+    """`inherit` with a number of blocks in place of a budget: the largest that keeps it.
 
-    For a measured choice, whose blocks are not known here, the first ones stand in; they have the same size in nearly
-    all models. Raises InputError where not even one block keeps the budget.
+    A measured choice has no blocks yet, so the first ones are counted; they have the same size in nearly all models.
+    Raises InputError where not even one block keeps the budget.
     """
     if not isinstance(inherit.layers, Size):
         return inherit

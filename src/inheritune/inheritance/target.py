@@ -1,12 +1,12 @@
 """From a reference and a spec to a target without weights: planned and checked."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from huggingface_hub.errors import StrictDataclassError
 
 from inheritune.arch import (
-    Rescale,
+    Selection,
     Structure,
     build_skeleton,
     check_cache,
@@ -21,32 +21,47 @@ from inheritune.arch import (
     kept_indices,
     layer_count,
     narrow,
-    packed_dimension,
     rescales,
     shorten,
     tensor_roles,
+    tensor_shapes,
 )
 from inheritune.errors import BUILD_ERRORS, InputError
 from inheritune.inheritance.blocks import select_blocks
-from inheritune.inheritance.plan import Exceptions, Plan, Shape, narrowed, plan_copies
-from inheritune.inheritance.spec import TargetSpec
+from inheritune.inheritance.plan import Plan, narrowed, plan_copies
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
+class TargetSpec:
+    """A target, decided: which blocks of its source, which part of their width, and whose weights.
+
+    Raises ValueError without blocks, and for negative ones.
+    """
+
+    blocks: tuple[int, ...]
+    """The source's blocks at the target's places. Blocks may repeat (stacking)."""
+    submodules: Literal["all", "none"] | tuple[str, ...] = "all"
+    """Whose weights are copied: all, none, or roles such as attention and mlp. The others are newly initialised."""
+    width: Selection = field(default_factory=Selection)
+    """The heads, MLP neurons and hidden channels that every block keeps; numbers are the source's."""
+
+    def __post_init__(self) -> None:
+        if not self.blocks or min(self.blocks) < 0:
+            raise ValueError("blocks: give at least one index, counted from 0")
+
+
+@dataclass(frozen=True)
 class PlannedTarget:
-    """A target before it has weights (on the meta device), and the plan that gives it its weights."""
+    """A target without weights (on the meta device), and the plan for its weights."""
 
     plan: Plan
     target: "PreTrainedModel"
-    trust_remote_code: bool
 
 
-def draft_target(
-    reference: "PreTrainedModel", spec: TargetSpec, trust_remote_code: bool = False
-) -> PlannedTarget:  # fmt: skip
+def draft_target(reference: "PreTrainedModel", spec: TargetSpec) -> PlannedTarget:
     """Plan the target of `spec`; `reference` needs no weights (it may be on the meta device).
 
     Raises InputError for blocks or other indices that do not exist, and for a selection that would change what a block
@@ -54,31 +69,40 @@ def draft_target(
     """
     check_decoder(reference.config)
     structure = find_structure(reference)
-    kept = _existing(spec, structure.count)
+    kept = select_blocks(list(spec.blocks), "first", structure.count)
     short = _shortened(reference.config, kept)
     check_place(reference, structure, kept)
-    with _as_input_error(reference.config, kept):
-        whole = build_skeleton(short, trust_remote_code)
+    own_code = reference.is_remote_code()
+    whole = build_skeleton(short, own_code)
     if not isinstance(reference, type(whole)):
         what = f"its config makes a {type(whole).__name__}, which has other tensors"
         raise InputError(type(reference).__name__, what, "load it with AutoModelForCausalLM")
     places = find_structure(whole)
     _check_blocks(reference, whole, structure, places, kept)
+    moves, depth = list(enumerate(kept)), len(kept)
     plan = plan_copies(
-        _shapes(reference),
-        _shapes(whole),
+        tensor_shapes(reference),
+        tensor_shapes(whole),
         structure,
         kept,
         tied=getattr(whole, "all_tied_weights_keys", {}),
-        exceptions=_exceptions(reference.config, whole, places, kept, spec),
+        inherited=_inherited(whole, places, spec),
+        rescales={
+            places.name_in(place, rescale.tensor): rescale
+            for place, index in moves
+            for rescale in rescales(reference.config, index, place)
+        },
+        values={
+            places.name_in(place, tensor): value
+            for place, index in moves
+            for tensor, value in constant_inits(reference.config, index, place, depth).items()
+        },
     )
     if spec.width.is_full_width:
-        return PlannedTarget(plan, whole, trust_remote_code)
+        return PlannedTarget(plan, whole)
     width = spec.width.at_places(kept)
-    narrower = narrow(short, width)
-    with _as_input_error(reference.config, kept):
-        target = build_skeleton(narrower, trust_remote_code)
-    return PlannedTarget(narrowed(plan, kept_indices(whole, target, width)), target, trust_remote_code)
+    target = build_skeleton(narrow(short, width), own_code)
+    return PlannedTarget(narrowed(plan, kept_indices(whole, target, width)), target)
 
 
 def target_config(config: "PretrainedConfig", spec: TargetSpec) -> "PretrainedConfig":
@@ -86,13 +110,8 @@ def target_config(config: "PretrainedConfig", spec: TargetSpec) -> "PretrainedCo
 
     Raises InputError as `draft_target` does, where the config shows the problem.
     """
-    kept = _existing(spec, layer_count(config))
+    kept = select_blocks(list(spec.blocks), "first", layer_count(config))
     return narrow(_shortened(config, kept), spec.width.at_places(kept))
-
-
-def _existing(spec: TargetSpec, total: int) -> list[int]:
-    """The spec's blocks. Raises InputError for one that the reference does not have."""
-    return select_blocks(list(spec.blocks), "first", total)
 
 
 def _shortened(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig":
@@ -101,33 +120,24 @@ def _shortened(config: "PretrainedConfig", kept: list[int]) -> "PretrainedConfig
     Raises InputError where these blocks cannot make a model, or would compute something else at their new places.
     """
     check_movable(config, kept)
-    with _as_input_error(config, kept):
+    try:
         short = shorten(config, kept)
         check_cache(config, short)
         check_kv_sources(config, short, kept)
-        return short
-
-
-@contextmanager
-def _as_input_error(config: "PretrainedConfig", kept: list[int]) -> Iterator[None]:
-    """Turn transformers' refusal of a config into an InputError that names the blocks."""
-    from huggingface_hub.errors import StrictDataclassError
-
-    try:
-        yield
     except (*BUILD_ERRORS, StrictDataclassError) as error:
         what = f"transformers cannot build a model of them: {error}"
         raise InputError(f"{config.model_type}, blocks {kept}", what, "choose other blocks") from None
+    return short
 
 
 def _check_blocks(
     reference: "PreTrainedModel", target: "PreTrainedModel", structure: Structure, places: Structure, kept: list[int]
 ) -> None:
-    """Raise InputError where a block at its new place is not the block that it was."""
+    """Raise InputError where a block would compute something else at its new place."""
     settled = compensated_attributes(reference.config)
     for place, index in enumerate(kept):
         source = reference.get_submodule(f"{structure.blocks}.{index}")
-        new = tuple(constant.tensor for constant in constant_inits(reference.config, index, place, len(kept)))
+        new = tuple(constant_inits(reference.config, index, place, len(kept)))
         changed = differences(source, target.get_submodule(f"{places.blocks}.{place}"), settled)
         changed = [difference for difference in changed if not difference.startswith(new)]
         if changed:
@@ -135,26 +145,8 @@ def _check_blocks(
             raise InputError(f"block {index}", what, "choose other blocks, or choose: first")
 
 
-def _exceptions(
-    config: "PretrainedConfig", whole: "PreTrainedModel", places: Structure, kept: list[int], spec: TargetSpec
-) -> Exceptions:
-    rescaled: dict[str, tuple[Rescale, ...]] = {}
-    values: dict[str, float] = {}
-    for place, index in enumerate(kept):
-        for rescale in rescales(config, index, place):
-            name = places.name_in(place, rescale.tensor)
-            rescaled[name] = (*rescaled.get(name, ()), rescale)
-        values |= {
-            places.name_in(place, constant.tensor): constant.value
-            for constant in constant_inits(config, index, place, len(kept))
-        }
-    names = [name for name in whole.state_dict() if places.split(name) is None]
-    packed = {name: dimension for name in names if (dimension := packed_dimension(name)) is not None}
-    return Exceptions(_inherited(whole, places, spec), rescaled, values, packed)
-
-
 def _inherited(target: "PreTrainedModel", places: Structure, spec: TargetSpec) -> frozenset[str] | None:
-    """The target's tensors that `spec.submodules` takes over; None for all of them."""
+    """The target's tensors that `spec.submodules` copies; None for all of them."""
     if spec.submodules == "all":
         return None
     if spec.submodules == "none":
@@ -168,7 +160,3 @@ def _inherited(target: "PreTrainedModel", places: Structure, spec: TargetSpec) -
                 "inherit.submodules", f"the model has no {wanted} of its own{tied}", f"it has {', '.join(there)}"
             )
     return frozenset(name for name, role in roles.items() if role in spec.submodules)
-
-
-def _shapes(model: "PreTrainedModel") -> dict[str, Shape]:
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

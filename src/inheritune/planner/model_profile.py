@@ -80,7 +80,7 @@ class ModelProfile:
                 if id(tensor) in self._lent:
                     seen.add(id(tensor))
             for constant in constant_inits(self.config, block, place, len(kept)):
-                tensor = next(tensors[constant.tensor] for tensors in self._inside if constant.tensor in tensors)
+                tensor = next(tensors[constant] for tensors in self._inside if constant in tensors)
                 found.append(self._part(tensor, tensor.numel(), place))
         return found
 

@@ -20,7 +20,6 @@ from inheritune.experiment.plan import (
 from inheritune.experiment.rounds import round_stages
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import Suite
-from inheritune.inheritance import select_blocks
 from inheritune.planner import SUMS, Bounds, Conditions, Device, ModelProfile, Planned, Taught, plan
 from inheritune.recipe import Basis, Inherit, Recipe, Training, reference_training
 
@@ -43,8 +42,7 @@ def plan_recipe(
     rounds = models.planned(models.reference, stages)
     pricing = _Pricing(recipe, models)
     trainings = [pricing.reference(), *(pricing.round(one) for one in rounds), *_controls(recipe, rounds, pricing)]
-    candidates = [] if memory is None and hours is None else _every_depth(inherit, pricing)
-    return pricing.plan(trainings, devices, together, memory, hours, trainings[1], candidates)
+    return pricing.plan(trainings, devices, together, memory, hours, inherit)
 
 
 def plan_suite(
@@ -63,12 +61,8 @@ def plan_suite(
     check_budgets(suite, arms, {**sequences, "": _sequences(pricing.text[0], suite.train)})
     by_name = {arm.name: pricing.arm(arm, len(suite.all_seeds)) for arm in arms}
     trainings = [pricing.reference(), *(stage for arm in suite.arms for stage in by_name[arm.name])]
-    candidates, own = [], trainings[0]
-    if memory is not None or hours is not None:
-        candidates = _every_depth(Inherit(layers=1.0, choose="first"), pricing)
-        depth = len(select_blocks(suite.layers, "first", pricing.whole.depth))
-        own = next((each for each in candidates if len(each.kept) == depth), candidates[-1])
-    priced = pricing.plan(trainings, devices, together, memory, hours, own, candidates)
+    own = Inherit(layers=suite.layers, choose="first")
+    priced = pricing.plan(trainings, devices, together, memory, hours, own)
     return {"reference": priced.pop("reference"), "seeds": suite.all_seeds, **priced}
 
 
@@ -86,11 +80,19 @@ class _Pricing:
 
     def plan(
         self, trainings: list[Planned], devices: Sequence[Device], together: int, memory: float | None,
-        hours: float | None, own: Planned, candidates: list[Planned],
+        hours: float | None, inherit: Inherit,
     ) -> dict[str, Any]:  # fmt: skip
-        """The planner's answer, with the reference's name and number of blocks."""
+        """The planner's answer, with the reference's name and number of blocks.
+
+        Targets like that of `inherit` are the candidates for what fits into `memory` and `hours`.
+        """
         conditions = Conditions(self.basis.evaluate, *self.text, together, self.basis.hardware.parallel)
-        bounds = None if memory is None and hours is None else Bounds(memory, hours, own, candidates)
+        bounds = None
+        if memory is not None or hours is not None:
+            candidates, depth = _every_depth(inherit, self), self.whole.depth
+            own = len(round_stages(inherit, None, depth)[0].blocks)
+            like = next((each for each in candidates if len(each.kept) == own), candidates[-1])
+            bounds = Bounds(memory, hours, like, candidates)
         reference = {"name": self.basis.reference.title, "blocks": self.whole.depth}
         return {"reference": reference, **plan(trainings, conditions, devices, bounds)}
 

@@ -34,7 +34,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
         ({"start": "inherit", "teacher": "other"}, "arm it: teacher: nothing is learnt from it"),
         ({"start": "inherit", "name": "../it"}, "name"),
         ({"start": "inherit", "name": "reference"}, "not a name for an arm"),
-        ({"start": "inherit", "name": "other"}, "arms: other stands there twice"),
+        ({"start": "inherit", "name": "other"}, "arms: other is used twice"),
     ],
 )
 def test_what_the_file_alone_shows(text: Path, arm: dict[str, Any], words: str) -> None:

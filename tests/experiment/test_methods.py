@@ -14,8 +14,7 @@ import yaml
 import inheritune
 from inheritune.errors import InputError
 from inheritune.experiment.methods import METHODS
-from inheritune.experiment.methods.distilbert import distilbert_blocks
-from inheritune.experiment.methods.lazy import LazyMethod
+from inheritune.experiment.methods.baselines import LazyMethod, distilbert_blocks
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import ArmSettings
 from inheritune.results import ArmResult

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from inheritune.errors import DamagedFile
-from inheritune.experiment.store import Shared, once, read_done
+from inheritune.experiment.store import Shared, once
 from inheritune.experiment.suite import Suite
 from inheritune.results import Samples
 from inheritune.runtime import Runtime
@@ -62,10 +62,10 @@ def test_a_failure_leaves_nothing_and_damage_is_not_computed_over(tmp_path: Path
 def test_a_result_whose_model_is_gone_is_not_done(tmp_path: Path) -> None:
     file, model = tmp_path / "samples.json", tmp_path / "model"
     MADE.write(file)
-    assert read_done(ALONE, file, Samples, model) is None
+    again = MADE.model_copy(update={"new_tokens": 5})
+    assert once(ALONE, file, Samples, lambda: again, model) == again
     model.mkdir()
-    assert read_done(ALONE, file, Samples, model) == MADE
-    assert read_done(ALONE, tmp_path / "other.json", Samples) is None
+    assert once(ALONE, file, Samples, lambda: MADE, model) == Samples.read(file) == again
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def test_override_of_a_key_of_a_plain_reference(write_recipe: Any, text: Path) -
 def test_a_key_twice_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("seed: 1\nseed: 2\n", encoding="utf-8")
-    assert problems(path) == [f"{path}:2: key 'seed' stands twice; keep one"]
+    assert problems(path) == [f"{path}:2: key 'seed' is there twice; keep one"]
 
 
 @pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe", b"- 1\n", b"", b"just words"])

@@ -9,6 +9,7 @@ from inheritune import lazy
 
 if TYPE_CHECKING:
     from inheritune.experiment.api import grow, train
+    from inheritune.experiment.checks import dry_run, try_step
     from inheritune.experiment.pricing import plan_recipe, plan_suite
     from inheritune.experiment.recipe_run import run
     from inheritune.experiment.setup import prepare_data
@@ -16,6 +17,5 @@ if TYPE_CHECKING:
     from inheritune.experiment.suite import Suite, load_suite
     from inheritune.experiment.suite_run import compare
     from inheritune.experiment.tasks import TASKS_FILE
-    from inheritune.experiment.trial import dry_run, try_step
 
 __getattr__, __dir__ = lazy.exports(__name__)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,50 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A model and the context of its trainings in `out`, with what tells this request from another one."""
-
-    model: "PreTrainedModel"
-    prepared: Prepared
-    context: RunContext
-    request: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls, model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: Path, training: Training,
-        request: dict[str, Any], *,
-        kind: str, evaluate: Evaluate, seed: int, device: str, parallel: str, timeout: float, prefix: str,
-        tokenizer: "PreTrainedTokenizerBase | None", terminal: Terminal, track: str | Sequence[str],
-    ) -> "_Opened":  # fmt: skip
-        """Open model, tokenizer and data; `kind` names the model in errors.
-
-        Raises InputError where they do not fit each other, and where `out` belongs to another request.
-        """
-        names = (track,) if isinstance(track, str) else tuple(track)
-        check_trackers(names)
-        check_prefix(prefix, "prefix")
-        request = {kind: identity(model), "seed": seed} | asked(training) | request
-        runtime = rt.start(device, timeout_minutes=timeout)
-        find_data(data)
-        runtime.on_rank0(lambda: check_request(out, request))  # in `begun` again; before what takes long
-        if isinstance(model, str | Path):
-            origin = model_at(model)
-            tokenizer = tokenizer or load_tokenizer(origin)
-            model = load_model(origin)
-        prepared = open_data(data, runtime, model.config.vocab_size, tokenizer)
-        tokenizer = tokenizer or load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
-        check_tokenizer(prepared, tokenizer, "tokenizer")
-        check_vocabulary(prepared, model.config.vocab_size, kind)
-        check_positions(model.config, training.sequence_length, "train.sequence_length")
-        context = RunContext.of(
-            training, evaluate, seed, runtime, terminal, tokenizer, prepared, prefix=prefix, parallel=parallel,
-            track=names, title=out.resolve().name,
-        )  # fmt: skip
-        request |= {"data": prepared.checksums, "prefix": list(context.packing.prefix)}
-        return cls(model, prepared, context, request)
-
-
 def train(
     model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
     settings: Training | dict[str, Any],
@@ -89,21 +45,20 @@ def train(
     tracker is not installed, or `out` holds anything else.
     """
     out, terminal = Path(out), terminal or Terminal(quiet=True)
-    training = settings if isinstance(settings, Training) else check(Training, settings, "train")
+    training = check(Training, settings, "train")
     if teacher is not None and training.distillation is None:
         training = training.model_copy(update={"distillation": Distillation()})
     check_has_teacher(teacher, training, "train")
-    opened = _Opened.of(
+    opened, context, request = _open(
         model, data, out, training, {} if teacher is None else {"teacher": identity(teacher)}, kind="model",
         evaluate=evaluate or Evaluate(), seed=seed, device=device, parallel=parallel, timeout=timeout, prefix=prefix,
         tokenizer=tokenizer, terminal=terminal, track=track,
     )  # fmt: skip
-    start = copy.deepcopy(opened.model) if opened.model is model else opened.model
-    teaching = None if teacher is None else open_teacher(teacher, out / "teacher", opened.prepared)
-    runtime = opened.context.runtime
-    with begun(out, opened.request, runtime):
-        run = TrainingRun("training", out, lambda: start, training, teaching)
-        result = run_training(run, opened.context, None)
+    start = copy.deepcopy(opened) if opened is model else opened
+    teaching = None if teacher is None else open_teacher(teacher, out / "teacher", context.prepared)
+    runtime = context.runtime
+    with begun(out, request, runtime):
+        result = run_training(TrainingRun("training", out, lambda: start, training, teaching), context)
 
         def describe() -> None:
             with without_stopping(terminal.warn, "start the training again to write it"):
@@ -130,32 +85,63 @@ def grow(
     when reference, data and settings do not fit each other, a tracker is not installed, or `out` holds anything else or
     is in use by another process.
     """
-    out, terminal = Path(out), terminal or Terminal(quiet=True)
-    training = train if isinstance(train, Training) else check(Training, train, "train")
-    first = inherit if isinstance(inherit, Inherit) else check(Inherit, inherit or {}, "inherit")
-    further = rounds if isinstance(rounds, Grow) else check(Grow, rounds or {}, "rounds")
-    evaluate = evaluate or Evaluate()
-    request = {"inherit": first.model_dump(mode="json"), "rounds": further.model_dump(mode="json")}
-    request["tolerance"] = evaluate.tolerance  # type: ignore[assignment]  # it says whether a round has matched
-    opened = _Opened.of(
+    out, terminal, evaluate = Path(out), terminal or Terminal(quiet=True), evaluate or Evaluate()
+    training, first = check(Training, train, "train"), check(Inherit, inherit or {}, "inherit")
+    further = check(Grow, rounds or {}, "rounds")
+    request = {
+        "inherit": first.model_dump(mode="json"),
+        "rounds": further.model_dump(mode="json"),
+        "tolerance": evaluate.tolerance,  # it says whether a round has matched
+    }
+    model, context, request = _open(
         reference, data, out, training, request, kind="reference", evaluate=evaluate, seed=seed, device=device,
         parallel=parallel, timeout=10, prefix=prefix, tokenizer=tokenizer, terminal=terminal, track=track,
     )  # fmt: skip
-    model, context, total = opened.model, opened.context, layer_count(opened.model.config)
+    total = layer_count(model.config)
     possible = round_stages(replace_budget(model.config, first), further, total)
-    teacher = None
-    if training.distillation is not None:
-        teacher = Teacher(model, out / "teacher", trainings=len(possible))
-    with begun(out, opened.request, context.runtime):
+    teacher = None if training.distillation is None else Teacher(model, out / "teacher", trainings=len(possible))
+    with begun(out, request, context.runtime):
         first, dropped = decide(model, first, context, out / "selection.json")
         stages = round_stages(first, further, total, dropped)
-        own = Stages(model, context.judge(model), out, context, lambda stage: f"round {stage.folder}", teacher)
+        own = Stages(model, out, replace(context, judged=context.judge(model)), teacher=teacher)
         results = own.train(
-            stages, [training] * len(stages), lambda matched: continues(matched, further, len(stages)),
-            say_verdict=True,
+            stages, [training] * len(stages), lambda matched: continues(matched, further, len(stages))
         )  # fmt: skip
-    best = best_round(results)
-    return load_trained(out / best.folder), results
+    return load_trained(out / best_round(results).folder), results
+
+
+def _open(
+    model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: Path, training: Training,
+    request: dict[str, Any], *,
+    kind: str, evaluate: Evaluate, seed: int, device: str, parallel: str, timeout: float, prefix: str,
+    tokenizer: "PreTrainedTokenizerBase | None", terminal: Terminal, track: str | Sequence[str],
+) -> "tuple[PreTrainedModel, RunContext, dict[str, Any]]":  # fmt: skip
+    """Open model, tokenizer and data; `kind` names the model in errors.
+
+    Returns the model, the context of its trainings in `out`, and what tells the request from another one. Raises
+    InputError where they do not fit each other, and where `out` belongs to another request.
+    """
+    names = (track,) if isinstance(track, str) else tuple(track)
+    check_trackers(names)
+    check_prefix(prefix, "prefix")
+    request = {kind: identity(model), "seed": seed} | asked(training) | request
+    runtime = rt.start(device, timeout_minutes=timeout)
+    find_data(data)
+    runtime.on_rank0(lambda: check_request(out, request))  # in `begun` again; before what takes long
+    if isinstance(model, str | Path):
+        origin = model_at(model)
+        tokenizer = tokenizer or load_tokenizer(origin)
+        model = load_model(origin)
+    prepared = open_data(data, runtime, model.config.vocab_size, tokenizer)
+    tokenizer = tokenizer or load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
+    check_tokenizer(prepared, tokenizer, "tokenizer")
+    check_vocabulary(prepared, model.config.vocab_size, kind)
+    check_positions(model.config, training.sequence_length, "train.sequence_length")
+    context = RunContext.of(
+        training, evaluate, seed, runtime, terminal, tokenizer, prepared, prefix=prefix, parallel=parallel,
+        track=names, title=out.resolve().name,
+    )  # fmt: skip
+    return model, context, request | {"data": prepared.checksums, "prefix": list(context.packing.prefix)}
 
 
 def load_trained(folder: Path) -> "PreTrainedModel":

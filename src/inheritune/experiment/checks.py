@@ -1,8 +1,11 @@
-"""What can be found wrong before anything is computed, so that nobody waits an hour for a spelling mistake."""
+"""What can be found wrong before anything is spent: checks of all inputs, and one real step (`--dry-run`)."""
 
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from inheritune import runtime as rt
 from inheritune.arch import (
     build_skeleton,
     check_positions,
@@ -14,20 +17,23 @@ from inheritune.arch import (
     logits_width,
     planned_config,
 )
+from inheritune.bench import one_step
 from inheritune.corpus import check_filters, list_inputs
-from inheritune.data import check_tokenizer, list_token_files, nanogpt_files, open_prepared, typed
+from inheritune.data import check_tokenizer, list_token_files, open_prepared, typed
 from inheritune.distillation import check_distillation
 from inheritune.errors import InputError, Problem
-from inheritune.experiment.budgets import check_budgets
-from inheritune.experiment.plan import Models, PlannedArm, plan_arms, plan_rounds
+from inheritune.experiment.plan import Models, PlannedArm, check_budgets, plan_arms, plan_rounds, token_files
 from inheritune.experiment.suite import ArmSettings, Suite
 from inheritune.experiment.tasks import check_recipe_tasks
 from inheritune.inheritance import check_function_preserving
-from inheritune.recipe import Basis, Recipe, TokenFiles, Training
+from inheritune.recipe import Basis, Recipe, Training
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
 from inheritune.training import check_compiler, check_float8
 from inheritune.vocabulary import vocabulary_size
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 def check_recipe(recipe: Recipe, runtime: Runtime) -> None:
@@ -39,10 +45,11 @@ def check_recipe(recipe: Recipe, runtime: Runtime) -> None:
 
     def configs() -> None:
         models = Models(recipe, drafts=False)
-        _check_distillation(recipe, models)
+        if recipe.train.distillation is not None:
+            check_distillation(recipe.train.distillation, models.reference.vocab_size, "train.distillation.top_k")
         _check_rounds(recipe, models)
 
-    _check_basis(recipe, runtime, [configs, partial(check_recipe_tasks, recipe)])
+    _check_basis(recipe, runtime, configs, partial(check_recipe_tasks, recipe))
     _check_rounds(recipe, Models(recipe, drafts=True))
 
 
@@ -66,19 +73,19 @@ def plan_checked(suite: Suite, runtime: Runtime) -> list[PlannedArm]:
             check_distillation(training.distillation, vocabulary, "train.distillation.top_k")
 
     arms = plan_arms(suite, models, check)
-    check_budgets(suite, arms, None)
+    check_budgets(suite, arms, {})
     return arms
 
 
-def _check_basis(basis: Basis, runtime: Runtime, further: Iterable[Callable[[], None]] = ()) -> None:
+def _check_basis(basis: Basis, runtime: Runtime, *further: Callable[[], object]) -> None:
     """Raise InputError with the problems of text, reference, trackers and hardware, and of the checks `further`."""
     problems: list[Problem] = []
-    own: list[Callable[[], None]] = [
+    own: tuple[Callable[[], object], ...] = (
         partial(_check_text, basis),
         partial(_check_reference, basis),
         partial(check_trackers, basis.track),
         partial(_check_hardware, basis, basis.train, runtime),
-    ]
+    )
     for check in (*own, *further):
         try:
             check()
@@ -91,22 +98,16 @@ def _check_basis(basis: Basis, runtime: Runtime, further: Iterable[Callable[[], 
 def _check_text(basis: Basis) -> None:
     list_inputs(basis.data.sources)
     check_filters(basis.data.filters)
-    files = _token_files(basis)
+    files = token_files(basis.data)
     if files is not None:
         list_token_files(files)
     elif basis.data.prepared is not None:
         open_prepared(basis.data.prepared)
 
 
-def _token_files(basis: Basis) -> TokenFiles | None:
-    """Token files that are used as they are, however the recipe names them."""
-    data = basis.data
-    return data.tokens or (nanogpt_files(data.prepared) if data.prepared is not None else None)
-
-
 def _check_reference(basis: Basis) -> None:
-    new, place = basis.reference.train, basis.reference
-    if new is not None:
+    place = basis.reference
+    if place.train is not None:
         planned_config(place, basis.train.sequence_length)
         return
     config = load_config(place)
@@ -114,7 +115,7 @@ def _check_reference(basis: Basis) -> None:
     tokenizer = load_tokenizer(place)
     check_tokenizer_fits(tokenizer, config, place.tokenizer or place.title)
     check_positions(config, basis.train.sequence_length, "train.sequence_length")
-    files = _token_files(basis)
+    files = token_files(basis.data)
     if files is not None:
         typed(files, vocabulary_size(tokenizer))
     elif basis.data.prepared is not None:
@@ -134,11 +135,6 @@ def _check_hardware(basis: Basis, train: Training, runtime: Runtime) -> None:
             optimizer.check_shardable()
 
 
-def _check_distillation(recipe: Recipe, models: Models) -> None:
-    if recipe.train.distillation is not None:
-        check_distillation(recipe.train.distillation, models.reference.vocab_size, "train.distillation.top_k")
-
-
 def _check_rounds(recipe: Recipe, models: Models) -> None:
     """Raise InputError for a round whose target cannot be built.
 
@@ -151,3 +147,41 @@ def _check_rounds(recipe: Recipe, models: Models) -> None:
             models.target(reference, stage)
     if models.drafts and stages[0].is_provisional and stages[0].function_preserving:
         check_function_preserving(build_skeleton(reference, models.trust))
+
+
+def dry_run(recipe: Recipe) -> dict[str, Any]:
+    """Check a recipe's inputs and train the deepest target that its rounds may come to for a step, with random weights.
+
+    Writes nothing that stays. Raises InputError for wrong input; what the step raises comes through (out of memory).
+    """
+    hardware = recipe.hardware
+    runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
+    runtime.on_rank0(lambda: check_recipe(recipe, runtime))
+    models = Models(recipe, drafts=False)
+    _, stages = plan_rounds(recipe, models)
+    deepest = max(stages, key=lambda stage: len(stage.blocks))
+    target = models.target(models.reference, deepest)
+    teacher = models.reference if recipe.train.distillation is not None else None
+    return {"layers": len(deepest.blocks), **try_step(target, recipe.train, runtime, teacher)}
+
+
+def try_step(
+    config: "PretrainedConfig", training: Training, runtime: rt.Runtime, teacher: "PretrainedConfig | None" = None
+) -> dict[str, Any]:
+    """One step of a random model of this config: seconds, tokens a second (not compiled), peak memory in bytes.
+
+    With a distillation, a random model of the config `teacher` passes the batch too.
+    """
+    try:
+        step = one_step(config, training, runtime, tempfile.gettempdir(), teacher)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+            raise
+        what = f"a model of its config cannot be trained ({type(error).__name__}: {error})"
+        raise InputError(config.name_or_path or config.model_type, what, "correct the config") from None
+    return {
+        "batch_tokens": training.batch_tokens,
+        "seconds": step["seconds"],
+        "tokens_per_second": training.batch_tokens / step["seconds"],
+        "memory": step["memory"],
+    }

@@ -22,23 +22,26 @@ if TYPE_CHECKING:
 _CALIBRATION_LENGTH = 256  # tokens a sequence: enough for attention to work as usual, and short enough for many
 
 
-def choose_once(
+def decide(
     source: "Reference | PreTrainedModel", inherit: Inherit, context: RunContext, file: Path
-) -> Selection:  # fmt: skip
-    """A measured choice, made by rank 0 and kept in `file`: see `analysis.choose_blocks`.
+) -> tuple[Inherit, list[int] | None]:
+    """`inherit` with a number of blocks in place of a budget, and the order of a measured choice (None: not one).
 
-    It sees `inherit.calibration` of the training tokens, spread evenly over them, and no validation document. Each drop
-    is saved beside `file` until the choice is made, so that an interrupted choice resumes.
+    A measured choice (see `analysis.choose_blocks`) is made by rank 0 and kept in `file`. It sees `inherit.calibration`
+    of the training tokens, spread evenly over them, and no validation document. Each drop is saved beside `file` until
+    the choice is made, so that an interrupted choice resumes.
     """
-    drops = file.with_name(f"{file.stem}-drops.json")
-
-    def choose() -> Selection:
-        return context.runtime.on_rank0(lambda: _choose(source, inherit, context, drops))
-
-    selection = once(context.runtime, file, Selection, choose)
-    context.runtime.on_rank0(lambda: drops.unlink(missing_ok=True))
+    if not is_measured(inherit):
+        config = load_config(source) if isinstance(source, Reference) else source.config
+        return replace_budget(config, inherit, context.trust_remote_code), None
+    runtime, drops = context.runtime, file.with_name(f"{file.stem}-drops.json")
+    selection = once(
+        runtime, file, Selection, lambda: runtime.on_rank0(lambda: _choose(source, inherit, context, drops))
+    )
+    runtime.on_rank0(lambda: drops.unlink(missing_ok=True))
     context.terminal.say(f"chose blocks {spans(selection.blocks)}: {selection.reason}")
-    return selection
+    dropped = [one.block for one in selection.dropped]
+    return inherit.model_copy(update={"layers": len(selection.blocks)}), dropped
 
 
 def _choose(
@@ -56,15 +59,3 @@ def _choose(
         model, rows, inherit, precision=runtime.quick_precision(), say=context.terminal.say,
         trust_remote_code=context.trust_remote_code, progress=drops,
     )  # fmt: skip
-
-
-def decide(
-    source: "Reference | PreTrainedModel", inherit: Inherit, context: RunContext, file: Path
-) -> tuple[Inherit, list[int] | None]:
-    """`inherit` with a number of blocks in place of a budget, and the order of a measured choice (None: not one)."""
-    if not is_measured(inherit):
-        config = load_config(source) if isinstance(source, Reference) else source.config
-        return replace_budget(config, inherit, context.trust_remote_code), None
-    selection = choose_once(source, inherit, context, file)
-    decided = inherit.model_copy(update={"layers": len(selection.blocks)})
-    return decided, [one.block for one in selection.dropped]

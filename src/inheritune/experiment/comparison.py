@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inheritune.evaluation import Evaluation, gap, is_matched, mean
-from inheritune.experiment.budgets import is_equal
-from inheritune.experiment.plan import PlannedArm
+from inheritune.evaluation import gap, is_matched, mean
+from inheritune.experiment.plan import PlannedArm, is_equal
 from inheritune.experiment.suite import Suite
 from inheritune.report import arm_curve, tokens_to_reach, verdict_of
 from inheritune.results import (
@@ -22,12 +21,12 @@ from inheritune.results import (
 
 
 def set_side_by_side(
-    suite: Suite, planned: Sequence[PlannedArm], folder: Path, reference: ReferenceSummary, judged: Evaluation,
+    suite: Suite, planned: Sequence[PlannedArm], folder: Path, reference: ReferenceSummary, losses: Sequence[float],
     results: dict[str, list[ArmResult]], failures: dict[str, list[Failure]], budget: int, finished: bool,
 ) -> Comparison:  # fmt: skip
     """The comparison so far. Losses and gaps in nats a token; paths relative to `folder`.
 
-    `judged` are the reference's losses, `budget` the tokens of the suite's arms.
+    `losses` are the reference's, `budget` the tokens of the suite's arms.
     """
     by_name = {arm.name: arm for arm in planned}
     arms: list[Arm] = []
@@ -41,7 +40,7 @@ def set_side_by_side(
             allow_unequal=settings.allow_unequal,
         )
         if own:
-            over_seeds = _over_seeds(settings.name, own, judged, suite.evaluate.tolerance)
+            over_seeds = _over_seeds(settings.name, own, losses, suite.evaluate.tolerance)
             equal = is_equal(over_seeds["tokens"], budget, suite, by_name[settings.name])
             arm = JudgedArm.of(arm, **over_seeds, equal=equal)
         arms.append(arm)
@@ -53,54 +52,44 @@ def set_side_by_side(
         budget_tokens=budget,
         seeds=suite.all_seeds,
         tolerance=suite.evaluate.tolerance,
-        validation_sequences=len(judged.losses),
-        curve_sequences=min(suite.evaluate.sequences, len(judged.losses)),
+        validation_sequences=len(losses),
+        curve_sequences=min(suite.evaluate.sequences, len(losses)),
         published=None if suite.published is None else PublishedFigures(**suite.published.model_dump(mode="json")),
     )
 
 
-def _over_seeds(name: str, results: list[ArmResult], judged: Evaluation, tolerance: float) -> dict[str, Any]:
+def _over_seeds(name: str, results: list[ArmResult], reference: Sequence[float], tolerance: float) -> dict[str, Any]:
     """The fields of an arm that are means over its seeds.
 
     Each `_se` is the standard error over the validation sequences (of the mean over seeds), each `_se_seeds` that over
     seeds, None with one seed.
     """
-    losses = _mean_losses([result.sequence_losses for result in results])
-    loss, between = mean(losses), gap(losses, judged.losses)
-    best = mean(_mean_losses([result.best_sequence_losses for result in results]))
     first = results[0]
-    shape = {key: value for key, value in first.given().items() if key in _OF_FIRST_SEED}
-    # growth may need more rounds with one seed than with another
-    costs = {cost: _mean([getattr(one, cost) for one in results]) for cost in ("tokens", "steps", "flops", "epochs")}
-    to_match = [one.flops_to_match for one in results if one.flops_to_match is not None]
-    rates = [one.tokens_per_second for one in results if one.tokens_per_second is not None]
+    fields: dict[str, Any] = {key: value for key, value in first.given().items() if key in _OF_FIRST_SEED}
+    for key, of_sequences in (("val_loss", "sequence_losses"), ("best_val_loss", "best_sequence_losses")):
+        loss = mean(_mean_losses([getattr(one, of_sequences) for one in results]))
+        over_seeds = mean([getattr(one, key) for one in results])
+        fields |= {key: loss.value, f"{key}_se": loss.error, f"{key}_se_seeds": over_seeds.error}
+    for cost in ("tokens", "steps", "flops", "epochs"):  # growth may need more rounds with one seed than with another
+        values = [getattr(one, cost) for one in results]
+        fields[cost] = values[0] if len(set(values)) == 1 else mean(values).value
+    for rate in ("flops_to_match", "tokens_per_second"):
+        values = [getattr(one, rate) for one in results]
+        fields[rate] = None if None in values else mean(values).value
+    between = gap(_mean_losses([one.sequence_losses for one in results]), reference)
     folders = [f"arms/{name}/seed-{one.seed}" for one in results]
     return {
-        **shape,
-        **costs,
+        **fields,
         "seconds": mean([one.seconds for one in results]).value,
-        "tokens_per_second": mean(rates).value if len(rates) == len(results) else None,
-        "val_loss": loss.value,
-        "val_loss_se": loss.error,
-        "val_loss_se_seeds": mean([one.val_loss for one in results]).error,
-        "best_val_loss": best.value,
-        "best_val_loss_se": best.error,
-        "best_val_loss_se_seeds": mean([one.best_val_loss for one in results]).error,
         "gap": between.value,
         "gap_se": between.error,
         "matched": is_matched(between.value, tolerance),
-        "flops_to_match": mean(to_match).value if len(to_match) == len(results) else None,
         "model": f"{folders[0]}/{first.model}",
         "runs": [SeedSummary.of(one, folder=folder) for one, folder in zip(results, folders, strict=True)],
     }
 
 
 _OF_FIRST_SEED = ("layers", "parameters", "blocks", "left_over_tokens", "teacher_outputs", "teacher_flops")
-
-
-def _mean(values: Sequence[float]) -> float:
-    """The mean; equal values stay what they are, whole numbers among them."""
-    return values[0] if len(set(values)) == 1 else mean(values).value
 
 
 def _mean_losses(losses: Sequence[Sequence[float]]) -> list[float]:

@@ -22,7 +22,8 @@ class RunContext:
     """Settings, text and machine of a run.
 
     `track` names the trackers that show its trainings, under the run's name `title`. With `trust_remote_code`, its
-    models are loaded with the code that came with the reference.
+    models are loaded with the code that came with the reference. `judged` are the losses of the reference, once they
+    are known: each training is then compared with them.
     """
 
     training: Training
@@ -31,12 +32,14 @@ class RunContext:
     runtime: Runtime
     terminal: Terminal
     tokenizer: "PreTrainedTokenizerBase"
+    prepared: Prepared
     train_sequences: Sequences
     validation_sequences: Sequences
     parallel: str = "auto"
     track: tuple[str, ...] = ()
     title: str = "inheritune"
     trust_remote_code: bool = False
+    judged: Evaluation | None = None
 
     @classmethod
     def of(
@@ -55,7 +58,7 @@ class RunContext:
         if packing.documents and not prepared.manifest["documents"]["train"]:
             what = f"document, and the data has no end-of-text token ({packing.end_of_text})"
             raise InputError("train.attention", what, "give sequence")
-        return cls(training, evaluate, seed, runtime, terminal, tokenizer, train, validation, **more)
+        return cls(training, evaluate, seed, runtime, terminal, tokenizer, prepared, train, validation, **more)
 
     @property
     def packing(self) -> Packing:
@@ -67,10 +70,6 @@ class RunContext:
         """The prefix as results record it, so that none is continued with another one; empty without a prefix."""
         return {"prefix": list(self.packing.prefix)} if self.packing.prefix else {}
 
-    def left_over(self) -> dict[str, int]:
-        """Tokens of training and validation text that fill no sequence, which no model of the run sees."""
-        return {"train": self.train_sequences.left_over, "validation": self.validation_sequences.left_over}
-
     def judge(self, model: "PreTrainedModel") -> Evaluation:
         """The model's losses on all validation sequences."""
         settings = self.training
@@ -80,9 +79,9 @@ class RunContext:
         )  # fmt: skip
 
 
-def check_framing(found: Mapping[str, Any], packing: Packing, file: Path) -> None:
+def check_framing(result: Mapping[str, Any], packing: Packing, file: Path) -> None:
     """Raise InputError where a result was computed with another prefix, as by versions that had none."""
-    before, now = found.get("prefix") or [], list(packing.prefix)
+    before, now = result.get("prefix") or [], list(packing.prefix)
     if before != now:
         words = [f"with the tokens {one} before each sequence" if one else "without a prefix" for one in (before, now)]
         raise InputError(

@@ -3,18 +3,19 @@
 Checking, pricing and running all use this one list.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import build_skeleton, check_positions, layer_count, load_config, planned_config
+from inheritune.data import nanogpt_files
 from inheritune.errors import InputError, Problem
 from inheritune.experiment.rounds import round_stages
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import ArmSettings, Suite
 from inheritune.inheritance import TargetSpec, check_function_preserving, draft_target, replace_budget, target_config
-from inheritune.recipe import Basis, Inherit, Recipe, Size, Training, model_at
+from inheritune.recipe import Basis, Data, Inherit, Recipe, Size, TokenFiles, Training, model_at
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -166,23 +167,61 @@ def _plan_arm(suite: Suite, arm: ArmSettings, training: Training, models: Models
 
 
 def stage_trainings(training: Training, stages: Sequence[Stage], steps: int) -> list[Training]:
-    """The settings of each stage; those that share the arm's `steps` get whole steps that add up to them.
+    """The settings of each stage; stages that share the arm's `steps` get whole steps that add up to them.
 
     Raises InputError where a stage would have no step.
     """
-    lengths: list[Size | None] = []
-    rest = steps
-    for number, stage in enumerate(stages):
-        if stage.share is None:
-            lengths.append(None)
-            continue
-        part = rest if number == len(stages) - 1 else int(steps * stage.share)
-        rest -= part
+    shares = [stage.share for stage in stages if stage.share is not None]
+    if not shares:
+        return [training] * len(stages)
+    parts = [int(steps * share) for share in shares[:-1]]
+    parts.append(steps - sum(parts))
+    for part in parts:
         if part < 1:
             what = f"a stage gets {part} of {steps} steps"
             raise InputError("start.first_stage", what, "give each stage a step or more")
-        lengths.append(Size(part, "steps"))
-    return [training if one is None else training.model_copy(update={"length": one}) for one in lengths]
+    return [training.model_copy(update={"length": Size(part, "steps")}) for part in parts]
+
+
+def tokens_of(training: Training, sequences: int | None) -> int | None:
+    """Tokens that a training sees in a training set of `sequences` sequences; None where that must be known first."""
+    if training.length.unit == "epochs" and sequences is None:
+        return None
+    return training.steps(sequences or 0) * training.batch_tokens
+
+
+def is_equal(tokens: float, budget: int, suite: Suite, arm: PlannedArm) -> bool:
+    """Whether an arm's tokens are the suite's budget, to less than a step (the larger of the arm's and the suite's)."""
+    return abs(tokens - budget) < max(suite.train.batch_tokens, arm.training.batch_tokens)
+
+
+def check_budgets(suite: Suite, arms: Sequence[PlannedArm], sequences: Mapping[str, int | None]) -> None:
+    """Raise InputError for arms whose tokens, over all stages, differ from the suite's budget undeclared.
+
+    `sequences` are those that each arm trains on (`""`: the suite's); where they are not known yet, only lengths in
+    tokens and steps are compared.
+    """
+    budget = tokens_of(suite.train, sequences.get(""))
+    spent: dict[str | None, int | None] = {}
+    problems = []
+    for arm in arms:
+        tokens = tokens_of(arm.training, sequences.get(arm.name))
+        if arm.counts_source:
+            before = spent[arm.source]
+            tokens = None if tokens is None or before is None else tokens + before
+        spent[arm.name] = tokens
+        if tokens is None or budget is None or arm.settings.allow_unequal or is_equal(tokens, budget, suite, arm):
+            continue
+        what = f"{tokens:,} tokens, the suite's arms have {budget:,}"
+        remedy = "give it the same, or say in allow_unequal why it differs"
+        problems.append(Problem(f"arm {arm.name}: train.length", what, remedy))
+    if problems:
+        raise InputError.of(problems)
+
+
+def token_files(data: Data) -> TokenFiles | None:
+    """Token files that are used as they are, however the recipe names them."""
+    return data.tokens or (nanogpt_files(data.prepared) if data.prepared is not None else None)
 
 
 def needs(arm: ArmSettings, names: Sequence[str]) -> list[str]:

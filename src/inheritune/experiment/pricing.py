@@ -1,19 +1,25 @@
 """`plan`: what a recipe or a suite will cost, before anything is spent. Reads configs alone."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import first_half, layer_count, narrow
-from inheritune.data import nanogpt_files, open_prepared, tokens_in, typed
+from inheritune.data import open_prepared, tokens_in, typed
 from inheritune.distillation import Layout
 from inheritune.errors import InputError
-from inheritune.experiment.budgets import check_budgets
-from inheritune.experiment.plan import Models, PlannedArm, PlannedStage, plan_arms, plan_rounds, stage_trainings
+from inheritune.experiment.plan import (
+    Models,
+    PlannedArm,
+    PlannedStage,
+    check_budgets,
+    plan_arms,
+    plan_rounds,
+    stage_trainings,
+    token_files,
+)
 from inheritune.experiment.rounds import round_stages
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import Suite
-from inheritune.inheritance import select_blocks
 from inheritune.planner import SUMS, Bounds, Conditions, Device, ModelProfile, Planned, Taught, plan
 from inheritune.recipe import Basis, Inherit, Recipe, Training, reference_training
 
@@ -36,8 +42,7 @@ def plan_recipe(
     rounds = models.planned(models.reference, stages)
     pricing = _Pricing(recipe, models)
     trainings = [pricing.reference(), *(pricing.round(one) for one in rounds), *_controls(recipe, rounds, pricing)]
-    candidates = [] if memory is None and hours is None else _every_depth(inherit, pricing)
-    return pricing.plan(trainings, devices, together, memory, hours, trainings[1], candidates)
+    return pricing.plan(trainings, devices, together, memory, hours, inherit)
 
 
 def plan_suite(
@@ -52,15 +57,12 @@ def plan_suite(
     models = Models(suite, drafts=False)
     pricing = _Pricing(suite, models)
     arms = plan_arms(suite, models)
-    pricing.check_budgets(suite, arms)
+    sequences = {arm.name: _sequences(pricing.tokens_of(arm), suite.train) for arm in arms}
+    check_budgets(suite, arms, {**sequences, "": _sequences(pricing.text[0], suite.train)})
     by_name = {arm.name: pricing.arm(arm, len(suite.all_seeds)) for arm in arms}
     trainings = [pricing.reference(), *(stage for arm in suite.arms for stage in by_name[arm.name])]
-    candidates, own = [], trainings[0]
-    if memory is not None or hours is not None:
-        candidates = _every_depth(Inherit(layers=1.0, choose="first"), pricing)
-        depth = len(select_blocks(suite.layers, "first", pricing.whole.depth))
-        own = next((each for each in candidates if len(each.kept) == depth), candidates[-1])
-    priced = pricing.plan(trainings, devices, together, memory, hours, own, candidates)
+    own = Inherit(layers=suite.layers, choose="first")
+    priced = pricing.plan(trainings, devices, together, memory, hours, own)
     return {"reference": priced.pop("reference"), "seeds": suite.all_seeds, **priced}
 
 
@@ -78,73 +80,81 @@ class _Pricing:
 
     def plan(
         self, trainings: list[Planned], devices: Sequence[Device], together: int, memory: float | None,
-        hours: float | None, own: Planned, candidates: list[Planned],
+        hours: float | None, inherit: Inherit,
     ) -> dict[str, Any]:  # fmt: skip
-        """The planner's answer, with the reference's name and number of blocks."""
+        """The planner's answer, with the reference's name and number of blocks.
+
+        Targets like that of `inherit` are the candidates for what fits into `memory` and `hours`.
+        """
         conditions = Conditions(self.basis.evaluate, *self.text, together, self.basis.hardware.parallel)
-        bounds = None if memory is None and hours is None else Bounds(memory, hours, own, candidates)
+        bounds = None
+        if memory is not None or hours is not None:
+            candidates, depth = _every_depth(inherit, self), self.whole.depth
+            own = len(round_stages(inherit, None, depth)[0].blocks)
+            like = next((each for each in candidates if len(each.kept) == own), candidates[-1])
+            bounds = Bounds(memory, hours, like, candidates)
         reference = {"name": self.basis.reference.title, "blocks": self.whole.depth}
         return {"reference": reference, **plan(trainings, conditions, devices, bounds)}
 
     def reference(self) -> Planned:
         """The reference: trained first where the basis says so, otherwise only judged."""
-        new, training, steps = self.basis.reference.train, self.basis.train, 0
-        if new is not None:
-            training = reference_training(self.basis, new)
-            steps = self.steps(training, self.text[0])  # type: ignore[assignment]
+        new = self.basis.reference.train
+        training = self.basis.train if new is None else reference_training(self.basis, new)
         stage = PlannedStage(Stage(range(self.whole.depth)), self.models.reference, self.models.reference)
-        return self.training("reference", stage, training, steps, teacher=None)
+        return self.training("reference", stage, training, times=0 if new is None else 1)
 
     def arm(self, arm: PlannedArm, seeds: int) -> list[Planned]:
         """All stages of an arm."""
-        tokens = self.tokens_of(arm)
-        steps = self.steps(arm.training, tokens)
-        stages = [one.stage for one in arm.stages]
-        trainings = [arm.training] * len(stages)
+        tokens, stages = self.tokens_of(arm), [one.stage for one in arm.stages]
+        steps, teacher, trainings = self._steps(arm.training, tokens), None, [arm.training] * len(stages)
         if steps is not None:
             trainings = stage_trainings(arm.training, stages, steps)
-        teacher = None
         if arm.teacher is not None:
             name = arm.settings.teacher
             own = seeds if name in self.models.arms else 1  # each seed of an arm is a teacher of its own
-            teacher = self.teacher(name or "the reference", arm.teacher, arm.training, tokens, own)
-        planned = []
-        for one, training in zip(arm.stages, trainings, strict=True):
-            name = f"{arm.name}, {one.stage.name}" if one.stage.name else arm.name
-            priced = self.training(
-                name, one, training, self.steps(training, tokens), tokens, seeds=seeds, teacher=teacher
-            )  # fmt: skip
-            planned.append(replace(priced, share=one.stage.share or 1.0))
-        return planned
+            teacher = self._teacher(name or "the reference", arm.teacher, arm.training, tokens, own)
+        return [
+            self.training(
+                f"{arm.name}, {one.stage.name}" if one.stage.name else arm.name, one, training, tokens=tokens,
+                seeds=seeds, teacher=teacher,
+            )
+            for one, training in zip(arm.stages, trainings, strict=True)
+        ]  # fmt: skip
 
     def round(
-        self, one: PlannedStage, name: str = "", times: int = 1, counts: tuple[str, ...] | None = None
-    ) -> Planned:
-        """A recipe's round, or a model like it, trained `times` as long."""
-        training, tokens = self.basis.train, self.text[0]
-        steps = self.steps(training, tokens)
-        teacher = None
+        self, one: PlannedStage, name: str = "", *, times: int = 1, counts: tuple[str, ...] | None = None,
+        training: Training | None = None,
+    ) -> Planned:  # fmt: skip
+        """A recipe's round, or a model like it, trained `times` as long, with other settings where there are some."""
+        training, teacher = training or self.basis.train, None
         if training.distillation is not None:
-            teacher = self.teacher("the reference", self.models.reference, training, tokens)
-        steps = None if steps is None else steps * times
-        return self.training(name or one.stage.name, one, training, steps, tokens, counts, teacher=teacher)
+            teacher = self._teacher("the reference", self.models.reference, training, self.text[0])
+        return self.training(name or one.stage.name, one, training, times=times, counts=counts, teacher=teacher)
 
     def training(
-        self, name: str, one: PlannedStage, training: Training, steps: int | None, tokens: int | None = None,
+        self, name: str, one: PlannedStage, training: Training, *, tokens: int | None = None, times: int = 1,
         counts: tuple[str, ...] | None = None, seeds: int = 1, teacher: Taught | None = None,
     ) -> Planned:  # fmt: skip
-        """A training of `steps` (0: only judged) on `tokens` of text (None: the basis's)."""
+        """A training on `tokens` of text (None: the basis's), `times` as long as it says (0: only judged)."""
         tokens = self.text[0] if tokens is None else tokens
         sequences = _sequences(tokens, training)
+        steps = self._steps(training, tokens) if times else 0
+        steps = None if steps is None else steps * times
         epochs = None if not steps or not sequences else steps * training.batch_sequences / sequences
         half = one.stage.width == "half"
         profile = self._profile(narrow(one.source, first_half(one.source)) if half else one.source)
         counts = counts or (SUMS if one.stage.is_certain else SUMS[1:])
         return Planned(
-            name, profile, tuple(one.stage.blocks), one.target, training, steps, epochs, counts, seeds, teacher
-        )
+            name, profile, tuple(one.stage.blocks), one.target, training, steps, epochs, counts, seeds, teacher,
+            one.stage.share or 1.0,
+        )  # fmt: skip
 
-    def teacher(
+    def tokens_of(self, arm: PlannedArm) -> int | None:
+        """The tokens of text that an arm trains on: its own `size`, else the suite's."""
+        own = arm.settings.data
+        return self.text[0] if own is None or own.size is None else own.size.count
+
+    def _teacher(
         self, name: str, config: "PretrainedConfig", training: Training, tokens: int | None, seeds: int = 1
     ) -> Taught:
         """What a teacher costs a training that learns from it.
@@ -153,12 +163,12 @@ class _Pricing:
         """
         assert training.distillation is not None
         length, sequences = training.sequence_length, _sequences(tokens, training)
-        is_stored = training.distillation.outputs == "stored" and sequences is not None
-        size = Layout(length, config.vocab_size, training.distillation.top_k).size if is_stored else 0
-        stored = (sequences or 0) * length if is_stored else None
-        return Taught(name, self._profile(config), stored, (sequences or 0) * size, seeds)
+        if training.distillation.outputs != "stored" or sequences is None:
+            return Taught(name, self._profile(config), seeds=seeds)
+        size = Layout(length, config.vocab_size, training.distillation.top_k).size
+        return Taught(name, self._profile(config), sequences * length, sequences * size, seeds)
 
-    def steps(self, training: Training, tokens: int | None) -> int | None:
+    def _steps(self, training: Training, tokens: int | None) -> int | None:
         """Optimizer steps on `tokens` of text; None where that depends on how many there are.
 
         Raises InputError for less than one.
@@ -169,18 +179,6 @@ class _Pricing:
             what = f"{training.length} is less than one step of {training.batch_tokens:,} tokens"
             raise InputError("train.length", what, "give a longer length or a smaller batch")
         return steps
-
-    def tokens_of(self, arm: PlannedArm) -> int | None:
-        """The tokens of text that an arm trains on: its own `size`, else the suite's."""
-        own = arm.settings.data
-        return self.text[0] if own is None or own.size is None else own.size.count
-
-    def check_budgets(self, suite: Suite, arms: Sequence[PlannedArm]) -> None:
-        """Raise InputError for arms with unequal budgets, as far as the text's size is known."""
-        sequences = {arm.name: _sequences(self.tokens_of(arm), suite.train) for arm in arms}
-        sequences[""] = _sequences(self.text[0], suite.train)
-        known = {name: count for name, count in sequences.items() if count is not None}
-        check_budgets(suite, arms, known if len(known) == len(sequences) else None)
 
     def _profile(self, config: "PretrainedConfig") -> ModelProfile:
         """One profile for all targets of one source, so that each kind of block is looked at once."""
@@ -198,18 +196,16 @@ def _controls(recipe: Recipe, rounds: Sequence[PlannedStage], pricing: _Pricing)
     ends: list[tuple[PlannedStage, int, tuple[str, ...]]] = [(rounds[0], 1, SUMS)]
     if len(rounds) > 1:
         ends = [(rounds[0], 1, SUMS[:1]), (rounds[-1], lasts, SUMS[1:])]
+    config = pricing.models.reference
+    whole = PlannedStage(Stage(range(pricing.whole.depth), "whole"), config, config)
+    untaught = recipe.train.model_copy(update={"distillation": None})
     for name in recipe.controls:
         for one, times, counts in ends:
             if name == "random":
-                planned.append(pricing.round(one, "control random", times, counts))
+                planned.append(pricing.round(one, "control random", times=times, counts=counts))
             elif counts == SUMS[-len(counts) :]:
-                own = recipe.train.model_copy(update={"distillation": None})  # nobody teaches it
-                steps = pricing.steps(own, pricing.text[0])
-                steps = None if steps is None else steps * times
-                config = pricing.models.reference
-                stage = PlannedStage(Stage(range(pricing.whole.depth), "whole"), config, config)
                 counts = SUMS if lasts == 1 else counts
-                planned.append(pricing.training(f"control {name}", stage, own, steps, counts=counts))
+                planned.append(pricing.round(whole, f"control {name}", times=times, counts=counts, training=untaught))
     return planned
 
 
@@ -221,8 +217,7 @@ def _every_depth(inherit: Inherit, pricing: _Pricing) -> list[Planned]:
     for depth in range(1, (total if listed is None else len(listed)) + 1):
         spec = inherit.model_copy(update={"layers": depth if listed is None else listed[:depth]})
         try:
-            stage = round_stages(spec, None, total)[0]
-            one = PlannedStage(stage, models.reference, models.target(models.reference, stage))
+            one = models.planned(models.reference, round_stages(spec, None, total))[0]
             candidates.append(pricing.round(one, f"{depth} blocks", counts=SUMS))
         except InputError:  # an odd number of stacked blocks; a hybrid's blocks without attention
             continue
@@ -236,7 +231,7 @@ def _text_size(basis: Basis, vocabulary: int) -> tuple[int | None, int]:
     data = basis.data
     if data.sources:
         return None if data.size is None else data.size.count, data.validation.count
-    files = data.tokens or (nanogpt_files(data.prepared) if data.prepared is not None else None)
+    files = token_files(data)
     if files is not None:
         try:
             train, validation = (sum(map(tokens_in, split)) for split in typed(files, vocabulary).values())

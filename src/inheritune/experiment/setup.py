@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,16 +18,10 @@ from inheritune.arch import (
     special_tokens,
 )
 from inheritune.corpus import prepare, remove_left_over
-from inheritune.data import (
-    Prepared,
-    adopt,
-    check_tokenizer,
-    check_vocabulary,
-    nanogpt_files,
-    note_beside,
-    open_prepared,
-)
+from inheritune.data import Prepared, adopt, check_tokenizer, check_vocabulary, note_beside, open_prepared
+from inheritune.evaluation import Evaluation
 from inheritune.experiment.context import RunContext, check_framing
+from inheritune.experiment.plan import token_files
 from inheritune.experiment.store import once
 from inheritune.experiment.training_run import TrainingRun, run_training
 from inheritune.recipe import Basis, NewTokenizer, Reference, model_at, reference_training
@@ -42,65 +36,71 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setup:
-    """Data and reference of `basis` in the folders `data` and `reference`; what is there is read back."""
+    """Data and reference of `basis`, whose results are in `folder`; what is there is read back.
+
+    `data` and `reference` are their folders, which comparisons share with others.
+    """
 
     basis: Basis
+    folder: Path
     data: Path
     reference: Path
     runtime: Runtime
     terminal: Terminal
 
-    def prepare(self) -> Prepared:
-        """Prepare the text, or open it where it is prepared."""
+    @property
+    def model(self) -> Reference:
+        """Where the reference's weights are, once it is made."""
+        made = Reference(path=str(self.reference / "model"))
+        return self.basis.reference if self.basis.reference.train is None else made
+
+    def context(self) -> RunContext:
+        """Prepare the text, or open it where it is prepared, and return the context of all trainings.
+
+        Trackers show them under the folder's name.
+        """
+        basis, runtime, say = self.basis, self.runtime, self.terminal.say
 
         def fill() -> None:
-            prepare_data(self.basis, self.data, self.terminal.say)
+            prepare_data(basis, self.data, say)
 
-        self.runtime.on_rank0(fill)
-        return open_prepared(self.data)
-
-    def context(self, prepared: Prepared, title: str) -> RunContext:
-        """The context of all trainings, which trackers show under the run's name `title`."""
-        basis = self.basis
+        runtime.on_rank0(fill)
+        prepared = open_prepared(self.data)
+        tokenizer = _tokenizer(basis, say)
+        if isinstance(tokenizer, NewTokenizer):
+            tokenizer = load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
+        check_tokenizer(prepared, tokenizer, "data")
         context = RunContext.of(
-            basis.train, basis.evaluate, basis.seed, self.runtime, self.terminal, self._tokenizer(prepared), prepared,
-            prefix=basis.data.prefix, parallel=basis.hardware.parallel, track=tuple(basis.track), title=title,
-            trust_remote_code=basis.reference.trust_remote_code,
+            basis.train, basis.evaluate, basis.seed, runtime, self.terminal, tokenizer, prepared,
+            prefix=basis.data.prefix, parallel=basis.hardware.parallel, track=tuple(basis.track),
+            title=self.folder.resolve().name, trust_remote_code=basis.reference.trust_remote_code,
         )  # fmt: skip
         judged = self.reference / "evaluation.json"
         if judged.exists():
             check_framing(read_mapping(judged), context.packing, judged)
         return context
 
-    def _tokenizer(self, prepared: Prepared) -> "PreTrainedTokenizerBase":
-        tokenizer = _tokenizer(self.basis, self.terminal.say)
-        if isinstance(tokenizer, NewTokenizer):
-            tokenizer = load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
-        check_tokenizer(prepared, tokenizer, "data")
-        return tokenizer
+    def judge_reference(self, context: RunContext) -> tuple[ModelResult, RunContext]:
+        """The reference's result, and the context with its losses; it is trained first if the recipe says so.
 
-    @property
-    def model(self) -> Reference:
-        """Where the reference's weights are, once it is made."""
-        if self.basis.reference.train is None:
-            return self.basis.reference
-        return Reference(path=str(self.reference / "model"))
-
-    def judge_reference(self, context: RunContext, prepared: Prepared, manifest: Path) -> ModelResult:
-        """The reference's result; it is trained first if the recipe says so. `manifest` records where it came from."""
+        manifest.json records where it came from.
+        """
         if self.basis.reference.train is not None:
             result: ModelResult = self._train(context)
         else:
-            file = self.reference / "evaluation.json"
-            result = once(self.runtime, file, ModelResult, lambda: self._judge(context, prepared))
+            result = once(self.runtime, self.reference / "evaluation.json", ModelResult, lambda: self._judge(context))
         lineage = {
             "reference": self.basis.reference.title,
             "revision": result.revision,
-            "data": prepared.checksums,
-            "left_over_tokens": context.left_over(),
+            "data": context.prepared.checksums,
+            # tokens that fill no sequence, which no model of the run sees
+            "left_over_tokens": {
+                "train": context.train_sequences.left_over,
+                "validation": context.validation_sequences.left_over,
+            },
         }
-        self.runtime.on_rank0(lambda: add_lineage(manifest, lineage))
-        return result
+        self.runtime.on_rank0(lambda: add_lineage(self.folder / "manifest.json", lineage))
+        return result, replace(context, judged=Evaluation(tuple(result.sequence_losses)))
 
     def _train(self, context: RunContext) -> ModelResult:
         new, basis = self.basis.reference.train, self.basis
@@ -109,13 +109,13 @@ class Setup:
         config = new_config(new.model, vocabulary_size(tokenizer), special_tokens(tokenizer), length)
         settings = reference_training(basis, new)
         run = TrainingRun("reference", self.reference, lambda: build_random(config, basis.seed), settings)
-        return run_training(run, context, None)
+        return run_training(run, context)
 
-    def _judge(self, context: RunContext, prepared: Prepared) -> ModelResult:
+    def _judge(self, context: RunContext) -> ModelResult:
         began, origin = time.monotonic(), self.basis.reference
         self.terminal.say(f"reference: loading and evaluating {origin.title}")
         model = load_model(origin)
-        check_vocabulary(prepared, model.config.vocab_size, origin.title)
+        check_vocabulary(context.prepared, model.config.vocab_size, origin.title)
         check_tokenizer_fits(context.tokenizer, model.config, origin.title)
         evaluation = context.judge(in_dtype(model, "float32"))
         result = ModelResult(
@@ -141,13 +141,12 @@ def prepare_data(basis: Basis, out: Path, say: Callable[[str], None], *, compare
     With `compare` it must be of the same request; in a run's folder its recipe ensures that.
     Raises InputError for text, tokens or a tokenizer that cannot be used.
     """
-    data, note = basis.data, note_beside(out)
+    data, note, files = basis.data, note_beside(out), token_files(basis.data)
     if not compare and out.exists() and any(out.iterdir()):
         remove_left_over(out)
         prepared = open_prepared(out)
         prepared.verify(note)
         return prepared
-    files = data.tokens or (nanogpt_files(data.prepared) if data.prepared is not None else None)
     if data.prepared is not None and files is None:
         open_prepared(data.prepared).verify(note)
         out.symlink_to(data.prepared.resolve(), target_is_directory=True)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from inheritune.arch import build_random, in_dtype, load_config, load_model
 from inheritune.distillation import Teacher
-from inheritune.evaluation import Evaluation
 from inheritune.experiment.context import RunContext
 from inheritune.experiment.rounds import verdict_line
 from inheritune.experiment.stage import Stage
@@ -25,20 +24,19 @@ if TYPE_CHECKING:
 class Stages:
     """What the stages of an arm have in common.
 
-    `source` are the arm's weights at its start, `judged` the losses of the reference, `folder` is the arm's, `teacher`
-    is given where the stages learn from one. `label` names the stages in messages.
+    `source` are the arm's weights at its start, `folder` is the arm's, `teacher` is given where the stages learn from
+    one. `label` names the stages in messages.
     """
 
     source: "Reference | PreTrainedModel"
-    judged: Evaluation
     folder: Path
     context: RunContext
-    label: Callable[[Stage], str]
+    label: Callable[[Stage], str] = lambda stage: f"round {stage.folder}"
     teacher: Teacher | None = None
 
     def train(
         self, stages: Sequence[Stage], trainings: Sequence[Training], continues: Callable[[list[bool]], bool],
-        after_each: Callable[[list[RoundResult]], None] = lambda _: None, *, say_verdict: bool = False,
+        after_each: Callable[[list[RoundResult]], object] = lambda _: None, *, say_verdict: bool = True,
     ) -> list[RoundResult]:  # fmt: skip
         """Train and judge stages while `continues`, given which of them matched; finished ones are read back.
 
@@ -46,9 +44,8 @@ class Stages:
         """
         results: list[RoundResult] = []
         while continues([bool(one.matched) for one in results]):
-            stage, training = stages[len(results)], trainings[len(results)]
-            previous = results[-1] if results else None
-            results.append(self.train_one(stage, training, previous))
+            number = len(results)
+            results.append(self.train_one(stages[number], trainings[number], results[-1] if results else None))
             if say_verdict:
                 self.context.terminal.say(verdict_line(results[-1]))
             after_each(results)
@@ -56,23 +53,25 @@ class Stages:
 
     def train_one(self, stage: Stage, training: Training, previous: RoundResult | None = None) -> RoundResult:
         """Train and judge a stage, or read its result."""
-        folder = self.folder / stage.folder
-
-        def build() -> "PreTrainedModel":
-            return self._build(stage, previous)
-
         teacher = None if training.distillation is None else self.teacher
-        run = TrainingRun(self.label(stage), folder, build, training, teacher)
-        result = run_training(run, self.context, self.judged)
+        folder = self.folder / stage.folder
+        run = TrainingRun(self.label(stage), folder, lambda: self._build(stage, previous), training, teacher)
+        result = run_training(run, self.context)
+        spent: dict[str, int] = {}
+        if stage.insert_trained and previous is not None:
+            keys = ["tokens", "steps", "flops"]
+            if previous.teacher_outputs == "online":  # stored outputs are computed once for all rounds
+                keys.append("teacher_flops")
+            spent = {
+                f"{key}_before": getattr(previous, key) + (getattr(previous, f"{key}_before") or 0) for key in keys
+            }
         blocks = None if stage.weights == "random" else list(stage.blocks)
-        spent = _spent_before(previous) if stage.insert_trained and previous is not None else {}
         return RoundResult.of(result, folder=stage.folder, blocks=blocks, **spent)
 
     def _build(self, stage: Stage, previous: RoundResult | None) -> "PreTrainedModel":
         """The model of a stage before training."""
         context, source = self.context, self.source
         if stage.after_previous:
-            assert previous is not None
             source = self._trained(previous)
         if stage.weights == "whole":
             return load_model(source)
@@ -94,14 +93,7 @@ class Stages:
         context.runtime.on_rank0(lambda: write_json(self.folder / stage.folder / "inherited.json", notes))
         return target
 
-    def _trained(self, result: RoundResult) -> Reference:
+    def _trained(self, result: RoundResult | None) -> Reference:
+        assert result is not None
         place = str(self.folder / result.folder / "model")
         return Reference(path=place, trust_remote_code=self.context.trust_remote_code)
-
-
-def _spent_before(previous: RoundResult) -> dict[str, int]:
-    """The cost of the rounds that a round continues."""
-    spent = ["tokens", "steps", "flops"]
-    if previous.teacher_outputs == "online":  # stored outputs are computed once for all rounds
-        spent.append("teacher_flops")
-    return {f"{what}_before": getattr(previous, what) + (getattr(previous, f"{what}_before") or 0) for what in spent}

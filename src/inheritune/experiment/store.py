@@ -17,23 +17,20 @@ Result = TypeVar("Result", bound=ResultFile)
 _EXECUTION = {"executor", "workers", "slurm"}  # keys of data that change how it is made and not the result
 
 
-def read_done(runtime: Runtime, file: Path, kind: type[Result], *needed: Path) -> Result | None:
-    """The result in `file`, read by rank 0 for all processes; None where it or a folder of `needed` is missing."""
+def once(runtime: Runtime, file: Path, kind: type[Result], make: Callable[[], Result], *needed: Path) -> Result:
+    """The result in `file`, read by rank 0 for all processes.
+
+    Where it or a folder of `needed` is missing, `make` computes it on all processes and rank 0 writes it.
+    """
 
     def read() -> Result | None:
-        is_done = file.exists() and all(folder.is_dir() for folder in needed)
-        return kind.read(file) if is_done else None
+        return kind.read_if_there(file) if all(folder.is_dir() for folder in needed) else None
 
-    return runtime.on_rank0(read)
-
-
-def once(runtime: Runtime, file: Path, kind: type[Result], make: Callable[[], Result]) -> Result:
-    """The result in `file`; where there is none, `make` computes it on all processes and rank 0 writes it."""
-    done = read_done(runtime, file, kind)
-    if done is None:
-        done = make()
-        runtime.on_rank0(lambda: done.write(file))
-    return done
+    result = runtime.on_rank0(read)
+    if result is None:
+        result = make()
+        runtime.on_rank0(lambda: result.write(file))
+    return result
 
 
 class Shared:
@@ -65,10 +62,6 @@ class Shared:
             "seed": basis.seed,
         }
         return self._folder("reference", spec, list)
-
-    def teachers(self) -> Path:
-        """The folder for the outputs of teachers, which have names of their own there."""
-        return self.place / "teachers"
 
     def arm(self, folder: Path, spec: dict[str, Any]) -> bool:
         """Make `folder`, where an arm is trained, a link to the folder in which all suites have the arm `spec`.

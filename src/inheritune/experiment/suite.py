@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from inheritune.errors import InputError
-from inheritune.experiment.methods import METHODS, Method
-from inheritune.experiment.methods.base import Count, Origin
+from inheritune.experiment.methods import METHODS
+from inheritune.experiment.methods.base import Count, Method, Origin
 from inheritune.recipe.file import check, load_file, merged
 from inheritune.recipe.filters import Filters
 from inheritune.recipe.models import Basis
@@ -37,7 +37,7 @@ class ArmData(Part):
     size: Tokens | None = None
     """Training tokens, as `data.size`. Default: the suite's."""
     filters: Filters = []
-    """Which documents are left out, as `data.filters`; only where the suite itself has none, so that no arm trains on
+    """Filters that exclude documents, as `data.filters`; only where the suite itself has none, so that no arm trains on
     a document of the suite's validation."""
 
 
@@ -71,7 +71,7 @@ class Published(Part):
     """Figures of the paper that are shown beside one's own, and named as published."""
 
     source: Annotated[str, Field(min_length=1)]
-    """Where they stand, and for which models and budget."""
+    """Where they were published, and for which models and budget."""
     figure: Annotated[str, Field(min_length=1)] = "validation loss"
     """What they are."""
     values: Annotated[dict[str, float], Field(min_length=1)]
@@ -100,9 +100,9 @@ class Suite(Basis):
         names = [arm.name for arm in self.arms]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"arms: {twice[0]} stands there twice; give each arm a name of its own")
+            raise ValueError(f"arms: {twice[0]} is used twice; give each arm a name of its own")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: one stands there twice; name each once")
+            raise ValueError("seeds: one is listed twice; name each once")
         for arm in self.arms:
             settings = self.training(arm)
             if arm.teacher is not None and settings.distillation is None:

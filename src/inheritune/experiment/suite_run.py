@@ -9,17 +9,15 @@ from typing import Any
 
 from inheritune import runtime as rt
 from inheritune.corpus import prepare
-from inheritune.data import Prepared, Sequences, open_prepared
+from inheritune.data import Sequences, open_prepared
 from inheritune.distillation import Teacher
 from inheritune.errors import InherituneError, Interrupted, OtherProcessFailed, RunError, shown_line
-from inheritune.evaluation import Evaluation
-from inheritune.experiment.arms import ArmContext, arm_folder, request_of, train_arm, trained_model
-from inheritune.experiment.budgets import check_budgets, is_equal, tokens_of
+from inheritune.experiment.arms import arm_folder, request_of, train_arm, trained_model
 from inheritune.experiment.checks import plan_checked
 from inheritune.experiment.comparison import set_side_by_side
 from inheritune.experiment.context import RunContext
 from inheritune.experiment.folders import check_request, only_job, opened
-from inheritune.experiment.plan import PlannedArm, in_name_of
+from inheritune.experiment.plan import PlannedArm, check_budgets, in_name_of, is_equal, tokens_of
 from inheritune.experiment.setup import Setup
 from inheritune.experiment.store import Shared
 from inheritune.experiment.suite import Suite, load_suite
@@ -74,44 +72,42 @@ class _Comparing:
         self.shared = Shared(shared, folder)
         self.results: dict[str, list[ArmResult]] = {arm.name: [] for arm in arms}
         self.failures: dict[str, list[Failure]] = {arm.name: [] for arm in arms}
+        self.teachers: dict[tuple[str | None, int], Teacher] = {}
+        self.budget = 0
 
     def run(self) -> Comparison:
         """Text, reference, arms; the results are written after each arm."""
         suite = self.suite
         with only_job(self.shared.place, self.runtime):
-            setup, prepared, context = self._set_up()
-            result = setup.judge_reference(context, prepared, self.folder / "manifest.json")
-            data = {arm.name: self._data(arm, context, prepared) for arm in self.arms}
+            setup = self._set_up()
+            result, context = setup.judge_reference(setup.context())
+            contexts = {arm.name: self._context(arm, context) for arm in self.arms}
         folder = os.path.relpath(setup.reference.resolve(), self.folder.resolve())
         reference = ReferenceSummary.of(result, name=suite.reference.title, folder=folder)
-        judged = Evaluation(tuple(result.sequence_losses))
-        sequences = {arm.name: self._sequences(arm, data[arm.name], context) for arm in self.arms}
-        counts = {"": context.train_sequences.count} | {name: one.count for name, one in sequences.items()}
+        counts = {name: own.train_sequences.count for name, own in contexts.items()}
+        counts[""] = context.train_sequences.count
         self.runtime.on_rank0(lambda: check_budgets(suite, self.arms, counts))
-        budget = tokens_of(suite.train, context.train_sequences.count) or 0
+        self.budget = tokens_of(suite.train, counts[""]) or 0
 
         def write(*, report: bool = False, finished: bool = False) -> Comparison:
             comparison = set_side_by_side(
-                suite, self.arms, self.folder, reference, judged, self.results, self.failures, budget, finished
-            )
+                suite, self.arms, self.folder, reference, result.sequence_losses, self.results, self.failures,
+                self.budget, finished,
+            )  # fmt: skip
             comparison.write(self.folder / "comparison.json")
             if report:
                 write_report(self.folder, comparison)
             return comparison
 
         for seed in suite.all_seeds:
-            teachers: dict[str, Teacher] = {}
             for arm in self.arms:
-                own = replace(context, seed=seed, train_sequences=sequences[arm.name])
-                checksums = data[arm.name].checksums
-                self._try(arm, ArmContext(self.folder, setup.model, judged, own, checksums, teachers), budget)
+                self._try(arm, replace(contexts[arm.name], seed=seed), setup)
                 self.runtime.on_rank0(write)
             is_last = seed == suite.all_seeds[-1]
             comparison = self.runtime.on_rank0(partial(write, report=True, finished=is_last))
         return comparison
 
-    def _set_up(self) -> tuple[Setup, Prepared, RunContext]:
-        """The text, prepared or opened, and the context of all trainings."""
+    def _set_up(self) -> Setup:
         suite = self.suite
 
         def places() -> tuple[Path, Path]:
@@ -119,42 +115,38 @@ class _Comparing:
             is_made = suite.reference.train is not None
             return data, self.shared.reference(suite, data) if is_made else self.folder / "reference"
 
-        setup = Setup(suite, *self.runtime.on_rank0(places), self.runtime, self.terminal)
-        prepared = setup.prepare()
-        return setup, prepared, setup.context(prepared, self.folder.resolve().name)
+        return Setup(suite, self.folder, *self.runtime.on_rank0(places), self.runtime, self.terminal)
 
-    def _data(self, arm: PlannedArm, context: RunContext, prepared: Prepared) -> Prepared:
-        """The text that an arm trains on: the suite's, or a selection of its own."""
-        own, suite = arm.settings.data, self.suite
-        if own is None:
-            return prepared
-        changes = {"filters": [*suite.data.filters, *own.filters], "size": own.size or suite.data.size}
-        data = suite.data.model_copy(update=changes)
+    def _context(self, arm: PlannedArm, context: RunContext) -> RunContext:
+        """The context of an arm, which trains on the suite's text or on a selection of its own."""
+        own, suite, settings, prepared = arm.settings.data, self.suite, arm.training, context.prepared
+        if own is not None:
+            changes = {"filters": [*suite.data.filters, *own.filters], "size": own.size or suite.data.size}
+            data = suite.data.model_copy(update=changes)
 
-        def make() -> Path:
-            place = self.shared.data(suite, data)
-            if not place.exists():
-                prepare(data, context.tokenizer, place, seed=suite.seed, say=self.terminal.say)
-            return place
+            def make() -> Path:
+                place = self.shared.data(suite, data)
+                if not place.exists():
+                    prepare(data, context.tokenizer, place, seed=suite.seed, say=self.terminal.say)
+                return place
 
-        return open_prepared(self.runtime.on_rank0(make))
+            prepared = open_prepared(self.runtime.on_rank0(make))
+        text, place = prepared.tokens("train"), f"arm {arm.name}: training text"
+        sequences = Sequences(text, settings.sequence_length, place, settings.sampling, context.packing)
+        return replace(context, prepared=prepared, train_sequences=sequences)
 
-    def _sequences(self, arm: PlannedArm, text: Prepared, context: RunContext) -> Sequences:
-        settings, place = arm.training, f"arm {arm.name}: training text"
-        return Sequences(text.tokens("train"), settings.sequence_length, place, settings.sampling, context.packing)
-
-    def _try(self, arm: PlannedArm, given: ArmContext, budget: int) -> None:
+    def _try(self, arm: PlannedArm, context: RunContext, setup: Setup) -> None:
         """Train an arm. A failure is recorded, and the other arms are still trained."""
-        seed = given.context.seed
+        seed, folder = context.seed, arm_folder(self.folder, arm.name, context.seed)
         try:
             lacking = [name for name in arm.needs if not any(result.seed == seed for result in self.results[name])]
             if lacking:
                 raise RunError(f"arm {arm.name}", f"it needs the result of {lacking[0]}, which failed", "see that one")
-            self._find_teacher(arm, given)
-            self._find_alike(arm, given)
-            result = train_arm(arm, given)
-            if arm.settings.allow_unequal is None and not is_equal(result.tokens, budget, self.suite, arm):
-                what = f"it was trained on {result.tokens:,} tokens, the suite's arms on {budget:,}"
+            teacher, origin = self._teacher(arm, seed, setup), self._origin(arm.settings.start.origin, seed, setup)
+            self._share(arm, folder, context, setup)
+            result = train_arm(arm, folder, origin, context, teacher)
+            if arm.settings.allow_unequal is None and not is_equal(result.tokens, self.budget, self.suite, arm):
+                what = f"it was trained on {result.tokens:,} tokens, the suite's arms on {self.budget:,}"
                 raise RunError(f"arm {arm.name}", what, "say in allow_unequal why it differs")
         except Interrupted:
             raise
@@ -167,32 +159,35 @@ class _Comparing:
             return
         self.results[arm.name].append(result)
 
-    def _find_teacher(self, arm: PlannedArm, given: ArmContext) -> None:
-        """Make the arm's teacher known, one object for all arms that learn from it."""
-        if arm.training.distillation is None:
-            return
-        name = arm.settings.teacher or ""
-        if name in given.teachers:
-            return
-        place = given.reference if not name else Reference(path=name)
+    def _origin(self, name: str | None, seed: int, setup: Setup) -> Reference:
+        """The model `name`: the reference (None), what an arm has trained, or a model elsewhere."""
         if name in self.results:
-            place = trained_model(given.arm_folder(name))
-        learners = sum(
-            other.training.distillation is not None and (other.settings.teacher or "") == name for other in self.arms
-        )
-        given.teachers[name] = Teacher(place, self.shared.teachers(), learners * len(self.suite.all_seeds))
+            return trained_model(arm_folder(self.folder, str(name), seed))
+        return setup.model if name is None else Reference(path=name)
 
-    def _find_alike(self, arm: PlannedArm, given: ArmContext) -> None:
+    def _teacher(self, arm: PlannedArm, seed: int, setup: Setup) -> Teacher | None:
+        """The arm's teacher, one object for all arms that learn from it."""
+        if arm.training.distillation is None:
+            return None
+        name = arm.settings.teacher
+        if (name, seed) not in self.teachers:
+            learners = sum(
+                other.training.distillation is not None and other.settings.teacher == name for other in self.arms
+            )
+            place, trainings = self._origin(name, seed, setup), learners * len(self.suite.all_seeds)
+            self.teachers[name, seed] = Teacher(place, self.shared.place / "teachers", trainings)
+        return self.teachers[name, seed]
+
+    def _share(self, arm: PlannedArm, folder: Path, context: RunContext, setup: Setup) -> None:
         """Let an arm that depends on a shared reference alone be trained once for all suites that have it."""
         if self.suite.reference.train is None or not arm.needs_reference_only:
             return
-        seed, folder = given.context.seed, given.arm_folder(arm.name)
         spec = {
-            **request_of(arm, seed),
-            "data": given.data,
-            "reference": Path(given.reference.title).parent.name,
+            **request_of(arm, context.seed),
+            "data": context.prepared.checksums,
+            "reference": setup.reference.name,
             "best": arm.training.checkpoint.best,
             "tolerance": self.suite.evaluate.tolerance,
         }
         if self.runtime.on_rank0(lambda: self.shared.arm(folder, spec)):
-            self.terminal.say(f"{arm.name}, seed {seed}: trained already, {folder.resolve()}")
+            self.terminal.say(f"{arm.name}, seed {context.seed}: trained already, {folder.resolve()}")

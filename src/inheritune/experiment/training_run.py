@@ -24,9 +24,9 @@ from inheritune.arch import (
 from inheritune.conversion import keep_frame
 from inheritune.data import check_prefix_fits
 from inheritune.distillation import DistillationRequest, Teacher, check_has_teacher
-from inheritune.evaluation import Evaluation, figures, mean, sequence_losses
+from inheritune.evaluation import figures, mean, sequence_losses
 from inheritune.experiment.context import RunContext, check_framing
-from inheritune.experiment.store import once, read_done
+from inheritune.experiment.store import once
 from inheritune.losses import LossSetup, TeacherNeeds, build_losses
 from inheritune.recipe import Reference, Training
 from inheritune.results import TrainingCost, TrainingResult
@@ -55,12 +55,13 @@ class TrainingRun:
     teacher: Teacher | None = None
 
 
-def run_training(run: TrainingRun, context: RunContext, reference: Evaluation | None) -> TrainingResult:
+def run_training(run: TrainingRun, context: RunContext) -> TrainingResult:
     """Build, train and judge a model, or resume an unfinished training.
 
-    Writes metrics.jsonl, checkpoints/, model/, training.json and evaluation.json in the run's folder. With `reference`,
-    the result has gap, gap_se and matched; with a teacher, teacher_outputs and teacher_flops. Raises InputError where
-    the teacher does not fit the model, and where the folder holds results of another prefix.
+    Writes metrics.jsonl, checkpoints/, model/, training.json and evaluation.json in the run's folder. Where the
+    context knows the reference's losses, the result has gap, gap_se and matched; with a teacher, teacher_outputs and
+    teacher_flops. Raises InputError where the teacher does not fit the model, and where the folder holds results of
+    another prefix.
     """
     runtime, file = context.runtime, run.folder / "evaluation.json"
 
@@ -73,7 +74,7 @@ def run_training(run: TrainingRun, context: RunContext, reference: Evaluation | 
         evaluation = context.judge(load_model(trained))
         return TrainingResult.of(
             cost,
-            **figures(evaluation, reference, context.evaluate.tolerance),
+            **figures(evaluation, context.judged, context.evaluate.tolerance),
             name=run.name,
             validation_sequences=len(evaluation.losses),
             model="model",
@@ -89,11 +90,12 @@ def run_training(run: TrainingRun, context: RunContext, reference: Evaluation | 
 def _train_once(run: TrainingRun, context: RunContext) -> TrainingCost:
     """Train the model unless it is there already; returns what the training cost."""
     runtime, file = context.runtime, run.folder / "training.json"
-    cost = read_done(runtime, file, TrainingCost, run.folder / "model")
-    if cost is None:
+
+    def make() -> TrainingCost:
         runtime.on_rank0(lambda: _check_begun(run, context))
-        cost = _train(run, context)
-        runtime.on_rank0(lambda: cost.write(file))
+        return _train(run, context)
+
+    cost = once(runtime, file, TrainingCost, make, run.folder / "model")
     check_framing(cost.given(), context.packing, file)
     return cost
 
@@ -107,22 +109,18 @@ def _train(run: TrainingRun, context: RunContext) -> TrainingCost:
     steps = planned_steps(settings, context.train_sequences)
     tokens = steps * settings.batch_tokens
     flops = tokens * training_flops_per_token(model, settings.sequence_length)
-    size = parameter_count(model)
+    size, layers = parameter_count(model), model.config.num_hidden_layers
     context.terminal.say(
-        f"{run.name}: {model.config.num_hidden_layers} blocks, {size:,} parameters,"
-        f" {steps:,} steps of {settings.batch_tokens:,} tokens"
+        f"{run.name}: {layers} blocks, {size:,} parameters, {steps:,} steps of {settings.batch_tokens:,} tokens"
     )
     router = router_loss_of(model, settings.router_loss, run.name, context.terminal.say)
-    losses = build_losses(
-        settings, LossSetup(router, model.config, None if run.teacher is None else run.teacher.config)
-    )
+    teacher = run.teacher
+    losses = build_losses(settings, LossSetup(router, model.config, None if teacher is None else teacher.config))
     outputs, teaching = None, dict[str, Any]()
-    if run.teacher is not None:
-        uses = steps * settings.batch_sequences
-        request = DistillationRequest(
-            run.name, settings, context.train_sequences, uses, logits_width(model), TeacherNeeds.of(losses)
-        )
-        outputs, teaching = run.teacher.outputs(request, runtime, context.terminal.say)
+    if teacher is not None:
+        uses, needs = steps * settings.batch_sequences, TeacherNeeds.of(losses)
+        request = DistillationRequest(run.name, settings, context.train_sequences, uses, logits_width(model), needs)
+        outputs, teaching = teacher.outputs(request, runtime, context.terminal.say)
     job = replace(_job(run, context, model, flops), teacher=outputs, losses=tuple(losses))
     runtime.on_rank0(lambda: keep_frame(model, context.tokenizer, run.folder / "checkpoints"))
     building = time.monotonic() - began
@@ -131,7 +129,7 @@ def _train(run: TrainingRun, context: RunContext) -> TrainingCost:
     began = time.monotonic()
     _save(model, how == "fsdp", context, run.folder / "model")
     return TrainingCost(
-        layers=model.config.num_hidden_layers,
+        layers=layers,
         parameters=size,
         tokens=tokens,
         epochs=round(steps * settings.batch_sequences / context.train_sequences.count, 4),

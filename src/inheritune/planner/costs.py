@@ -1,13 +1,13 @@
 """What a list of trainings will cost: figures of each, memory, disk, and time and price on devices."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import flops_per_token
 from inheritune.planner.devices import Device
-from inheritune.planner.memory import Memory, MemoryConfig, largest_micro_batch, memory_of, state_bytes
+from inheritune.planner.memory import MemoryConfig, largest_micro_batch, memory_of, state_bytes
 from inheritune.planner.model_profile import ModelProfile
 from inheritune.recipe import Evaluate, Training
 
@@ -37,7 +37,7 @@ class Taught:
     name: str
     profile: ModelProfile = field(repr=False)
     stored_tokens: int | None = None
-    bytes: float = 0.0
+    bytes: int = 0
     seeds: int = 1
 
     def flops_per_token(self, sequence_length: int) -> float:
@@ -92,7 +92,7 @@ class Conditions:
 
 def figures(planned: Planned, conditions: Conditions) -> dict[str, Any]:
     """Parameters, FLOPs and disk of one training with one seed: plain numbers, FLOPs and bytes."""
-    training, length = planned.training, planned.training.sequence_length
+    training, length, teacher = planned.training, planned.training.sequence_length, planned.teacher
     parts = planned.profile.parts(planned.kept)
     total = sum(part.size for part in parts)
     blocks = [sum(part.size for part in parts if part.place == place) for place in range(len(planned.kept))]
@@ -104,8 +104,8 @@ def figures(planned: Planned, conditions: Conditions) -> dict[str, Any]:
     again = inside / 3 if training.activation_checkpointing else 0.0
     judged = _judged_tokens(planned, conditions)
     states = state_bytes(parts, training.optimizer)
-    checkpoint = _FLOAT32 * total + states if planned.steps != 0 else 0.0
-    best = _FLOAT32 * total if planned.steps != 0 and training.checkpoint.best else 0
+    model = _FLOAT32 * total if planned.steps != 0 else 0
+    checkpoint = model + states if planned.steps != 0 else 0.0
     return {
         "name": planned.name,
         "counts": list(planned.counts),
@@ -128,50 +128,55 @@ def figures(planned: Planned, conditions: Conditions) -> dict[str, Any]:
         "flops": planned.tokens * each,
         "evaluation_tokens": judged,
         "evaluation_flops": judged * each / 3,
-        "teacher": _teaching(planned),
+        "teacher": None
+        if teacher is None
+        else {
+            "name": teacher.name,
+            "outputs": "online" if teacher.stored_tokens is None else "stored",
+            "flops": _teacher_flops(planned),
+        },
         "device_flops": planned.tokens * work * (1 + again) + judged * work / 3,
         "disk": {
-            "model": _FLOAT32 * total if planned.steps != 0 else 0,
+            "model": model,
             "checkpoint": checkpoint,
-            "kept": training.checkpoint.keep * checkpoint + best,
+            "kept": training.checkpoint.keep * checkpoint + (model if training.checkpoint.best else 0),
         },
     }
 
 
-def _teaching(planned: Planned) -> dict[str, Any] | None:
-    """What a training's teacher costs, named apart."""
+def _teacher_flops(planned: Planned) -> float:
+    """FLOPs of a training's teacher with one seed."""
     teacher = planned.teacher
     if teacher is None:
-        return None
+        return 0.0
     tokens = planned.tokens if teacher.stored_tokens is None else teacher.stored_tokens
-    return {
-        "name": teacher.name,
-        "outputs": "online" if teacher.stored_tokens is None else "stored",
-        "flops": tokens * teacher.flops_per_token(planned.training.sequence_length),
-    }
+    return tokens * teacher.flops_per_token(planned.training.sequence_length)
 
 
-def teacher_flops(trainings: Sequence[Planned], found: Sequence[dict[str, Any]], key: str) -> float:
+def teacher_flops(trainings: Sequence[Planned], key: str) -> float:
     """FLOPs of all teachers in a sum; outputs that are stored are computed once for all trainings that share them."""
     total, shared = 0.0, dict[Taught, float]()
-    for planned, each in zip(trainings, found, strict=True):
-        if planned.teacher is None or key not in planned.counts:
-            continue
-        if planned.teacher.stored_tokens is None:
-            total += each["teacher"]["flops"] * planned.seeds
-        else:
-            shared[planned.teacher] = each["teacher"]["flops"] * planned.teacher.seeds
+    for planned in trainings:
+        teacher = planned.teacher
+        if teacher is not None and key in planned.counts:
+            if teacher.stored_tokens is None:
+                total += _teacher_flops(planned) * planned.seeds
+            else:
+                shared[teacher] = _teacher_flops(planned) * teacher.seeds
     return total + sum(shared.values())
 
 
-def sums(trainings: Sequence[Planned], found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def summed(figured: Sequence[dict[str, Any]], key: str, value: Callable[[dict[str, Any]], float]) -> float:
+    """The sum of a figure over all trainings that count in the sum `key`, with all seeds."""
+    return sum((value(each) * int(each["seeds"]) for each in figured if key in each["counts"]), 0)
+
+
+def sums(trainings: Sequence[Planned], figured: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """FLOPs of all trainings with all seeds, validation included, and of their teachers, named apart."""
     return {
         key: {
-            "models": sum(
-                (each["flops"] + each["evaluation_flops"]) * each["seeds"] for each in found if key in each["counts"]
-            ),
-            "teachers": teacher_flops(trainings, found, key),
+            "models": summed(figured, key, lambda each: each["flops"] + each["evaluation_flops"]),
+            "teachers": teacher_flops(trainings, key),
         }
         for key in SUMS
     }
@@ -213,11 +218,10 @@ def memory_config_of(planned: Planned, precision: str, devices: int = 1, sharded
     training = planned.training
     share = math.ceil(training.batch_sequences / devices)
     teacher = planned.teacher
-    passing = teacher is not None and teacher.stored_tokens is None
     return MemoryConfig(
         precision, min(training.micro_batch_sequences, share), training.sequence_length, training.optimizer,
         training.activation_checkpointing, devices, sharded,
-        sum(part.size for part in teacher.profile.parts()) if teacher is not None and passing else 0,
+        teacher=teacher.profile.size() if teacher is not None and teacher.stored_tokens is None else 0,
     )  # fmt: skip
 
 
@@ -229,32 +233,21 @@ def memory_table(planned: Planned) -> list[dict[str, Any]]:
             if devices > planned.training.batch_sequences:
                 continue
             setup = memory_config_of(planned, precision, devices)
-            if devices > 1 and setup.optimizer.one_process_only is not None:
-                continue  # for one process only
-            rows.append(_row(setup, memory_of(planned.profile, planned.kept, setup)))
+            if devices == 1 or setup.optimizer.one_process_only is None:
+                memory = memory_of(planned.profile, planned.kept, setup)
+                place = {"precision": precision, "devices": devices, "micro_batch": setup.micro_batch}
+                rows.append({**place, **asdict(memory), "total": memory.total})
     return rows
 
 
-def _row(setup: MemoryConfig, memory: Memory) -> dict[str, Any]:
-    return {
-        "precision": setup.precision,
-        "devices": setup.devices,
-        "micro_batch": setup.micro_batch,
-        **asdict(memory),
-        "total": memory.total,
-    }
-
-
 def on_device(
-    device: Device, trainings: Sequence[Planned], found: Sequence[dict[str, Any]], conditions: Conditions
+    device: Device, trainings: Sequence[Planned], figured: Sequence[dict[str, Any]], conditions: Conditions
 ) -> dict[str, Any]:
     """Memory, time and price on a device: hours and dollars from and to, least and most."""
     largest = most_demanding(trainings)
     precision = resolved(largest.training.precision, device)
     flops = {
-        key: sum(each["device_flops"] * each["seeds"] for each in found if key in each["counts"])
-        + teacher_flops(trainings, found, key)
-        for key in SUMS
+        key: summed(figured, key, lambda each: each["device_flops"]) + teacher_flops(trainings, key) for key in SUMS
     }
     low, high = (rate * conditions.devices for rate in device.rates(precision))
     hours = {key: [work / high / 3600, work / low / 3600] for key, work in flops.items()}
@@ -282,8 +275,7 @@ def most_demanding(trainings: Sequence[Planned]) -> Planned:
     """The training of the largest model, with its teacher: what it needs, all need."""
 
     def held(planned: Planned) -> float:
-        own = sum(part.size for part in planned.profile.parts(planned.kept))
-        return 16 * own + 4 * memory_config_of(planned, "float32").teacher
+        return 16 * planned.profile.size(planned.kept) + 4 * memory_config_of(planned, "float32").teacher
 
     return max((planned for planned in trainings if planned.steps != 0), key=held)
 
@@ -292,19 +284,16 @@ def _fitting(device: Device, planned: Planned, precision: str, conditions: Condi
     """Micro-batch and memory on a device, and whether that fits."""
     share = math.ceil(planned.training.batch_sequences / conditions.devices)
     room = device.usable * device.memory
-    size = sum(part.size for part in planned.profile.parts(planned.kept))
-    fsdp = conditions.parallel == "fsdp" or (
-        conditions.devices > 1 and conditions.parallel == "auto" and 16 * size >= device.memory / 4
-    )
+    is_large = 16 * planned.profile.size(planned.kept) >= device.memory / 4
+    fsdp = conditions.parallel == "fsdp" or (conditions.devices > 1 and conditions.parallel == "auto" and is_large)
     setup = memory_config_of(planned, precision, conditions.devices if fsdp else 1, fsdp)
     setup = replace(setup, micro_batch=min(setup.micro_batch, share))
     if planned.training.micro_batch == "auto" and not device.is_processor:
         most = largest_micro_batch(planned.profile, planned.kept, setup, share, room)
         setup = replace(setup, micro_batch=max(1, most))
     memory = memory_of(planned.profile, planned.kept, setup)
-    how = "fsdp" if fsdp else "ddp" if conditions.devices > 1 else "alone"
     return {
-        "parallel": how,
+        "parallel": "fsdp" if fsdp else "ddp" if conditions.devices > 1 else "alone",
         "micro_batch": setup.micro_batch,
         "needs": memory.total,
         "fits": memory.total <= room,
@@ -317,17 +306,17 @@ def disk(
     """Bytes on the disk: prepared tokens, saved models, checkpoints that stay, one more while it is written, and
     teachers' outputs that are stored.
     """
-    each = 2 if vocabulary <= 2**16 else 4
     known = conditions.train_tokens
-    found: dict[str, Any] = {"data": None if known is None else each * (known + conditions.validation_tokens)}
+    data = None if known is None else (2 if vocabulary <= 2**16 else 4) * (known + conditions.validation_tokens)
+    result: dict[str, Any] = {"data": data}
     for key in SUMS:
-        chosen = [training for training in figured if key in training["counts"]]
+        checkpoints = (each["disk"]["checkpoint"] for each in figured if key in each["counts"])
         teachers = {each.teacher for each in trainings if each.teacher is not None and key in each.counts}
-        found[key] = {
-            "models": sum(training["disk"]["model"] * training["seeds"] for training in chosen),
-            "checkpoints": sum(training["disk"]["kept"] * training["seeds"] for training in chosen),
-            "being_written": max((training["disk"]["checkpoint"] for training in chosen), default=0),
+        parts = {
+            "models": summed(figured, key, lambda each: each["disk"]["model"]),
+            "checkpoints": summed(figured, key, lambda each: each["disk"]["kept"]),
+            "being_written": max(checkpoints, default=0),
             "teachers": sum(teacher.bytes * teacher.seeds for teacher in teachers),
         }
-        found[key]["total"] = sum(found[key].values()) + (found["data"] or 0)
-    return found
+        result[key] = {**parts, "total": sum(parts.values()) + (data or 0)}
+    return result

@@ -113,10 +113,10 @@ def measured_device(file: str | Path, price: float | None = None) -> tuple[Devic
     """
     remedy = "give a file that `inheritune bench --out FILE` wrote"
     try:
-        found = read_json(Path(file))
-        rate, hardware = float(found["step"]["flops_per_second"]), found["hardware"]
+        bench = read_json(Path(file))
+        rate, hardware = float(bench["step"]["flops_per_second"]), bench["hardware"]
         name, kind = str(hardware["name"]), str(hardware["device"])
-        found["flops_per_token"], found["shape"], found["precision"]
+        bench["flops_per_token"], bench["shape"], bench["precision"]
     except OSError as error:
         raise InputError(str(file), f"cannot be read ({error.strerror})", remedy) from None
     except (DamagedFile, KeyError, TypeError, ValueError):
@@ -125,6 +125,6 @@ def measured_device(file: str | Path, price: float | None = None) -> tuple[Devic
         raise InputError(str(file), f"a rate of {rate} FLOP/s", remedy)
     known = processor() if kind == "cpu" else by_cuda_name(name)
     if known is None:
-        memory = float(found["memory"]["peak_bytes"]) / USABLE  # all that is known of it: so much was enough
+        memory = float(bench["memory"]["peak_bytes"]) / USABLE  # all that is known of it: so much was enough
         known = Device(name, rate, rate, memory, 0.0)
-    return replace(known, name=f"{known.name}, measured", measured=rate, price=price or known.price), found
+    return replace(known, name=f"{known.name}, measured", measured=rate, price=price or known.price), bench

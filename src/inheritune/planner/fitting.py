@@ -12,17 +12,18 @@ from inheritune.planner.memory import MemoryConfig, largest_micro_batch
 _SHOWN = 10  # depths, beside the recipe's own
 
 
-def savings(planned: Planned, devices: int) -> list[tuple[str, MemoryConfig]]:
-    """The recipe's way of training, and what it could change to save memory, the dearest last."""
+def savings(planned: Planned, devices: int) -> dict[str, MemoryConfig]:
+    """The recipe's way of training, and what it could change to save memory, by name, the most expensive last."""
     setup = memory_config_of(planned, resolved(planned.training.precision, None), devices)
-    found = [("as the recipe says", setup)]
+    setups = {"as the recipe says": setup}
     if not setup.activation_checkpointing:
-        found.append(("activation_checkpointing", replace(setup, activation_checkpointing=True)))
+        setups["activation_checkpointing"] = replace(setup, activation_checkpointing=True)
     smaller = setup.optimizer.less_memory()
     if smaller is not None and devices == 1:
-        found += [(f"{name}, 8-bit states".removeprefix("as the recipe says, "), replace(each, optimizer=smaller[1]))
-                  for name, each in list(found)]  # fmt: skip
-    return found
+        for name, each in list(setups.items()):
+            key = f"{name}, 8-bit states".removeprefix("as the recipe says, ")
+            setups[key] = replace(each, optimizer=smaller[1])
+    return setups
 
 
 def fit(
@@ -38,21 +39,21 @@ def fit(
     setups = savings(own, conditions.devices)
     share = math.ceil(own.training.batch_sequences / conditions.devices)
     room = None if memory is None else USABLE * memory
-    reach = {name: _deepest(candidates, setup, room) for name, setup in setups}
+    reach = {name: _deepest(candidates, setup, room) for name, setup in setups.items()}
     deepest = max(reach.values())
     depths = _spread([len(each.kept) for each in candidates if len(each.kept) <= deepest], len(own.kept))
     rows = []
     for planned in (each for each in candidates if len(each.kept) in depths):
-        name, setup = next((name, setup) for name, setup in setups if reach[name] >= len(planned.kept))
+        name, setup = next((name, setup) for name, setup in setups.items() if reach[name] >= len(planned.kept))
         size = setup.micro_batch
         if room is not None:
             size = largest_micro_batch(planned.profile, planned.kept, setup, share, room)
         row: dict[str, Any] = {"blocks": len(planned.kept), "settings": name, "micro_batch": size}
-        found = figures(planned, conditions)
-        row["parameters"], row["flops_per_token"] = found["parameters"]["total"], found["flops_per_token"]
+        estimate = figures(planned, conditions)
+        row |= {"parameters": estimate["parameters"]["total"], "flops_per_token": estimate["flops_per_token"]}
         if hours is not None:
             row["tokens"] = {
-                device.name: _tokens(planned, found, setup, device, hours, conditions) for device in devices
+                device.name: _tokens(planned, estimate, setup, device, hours, conditions) for device in devices
             }
         rows.append(row)
     return {
@@ -63,12 +64,12 @@ def fit(
 
 def _deepest(candidates: Sequence[Planned], setup: MemoryConfig, memory: float | None) -> int:
     """The most blocks that fit with one sequence at once; 0 for none."""
-    found = 0
+    deepest = 0
     for planned in candidates:
         if memory is not None and not largest_micro_batch(planned.profile, planned.kept, setup, 1, memory):
             break
-        found = len(planned.kept)
-    return found
+        deepest = len(planned.kept)
+    return deepest
 
 
 def _spread(depths: Sequence[int], own: int) -> set[int]:
@@ -80,21 +81,17 @@ def _spread(depths: Sequence[int], own: int) -> set[int]:
 
 
 def _tokens(
-    planned: Planned,
-    found: dict[str, Any],
-    setup: MemoryConfig,
-    device: Device,
-    hours: float,
+    planned: Planned, estimate: dict[str, Any], setup: MemoryConfig, device: Device, hours: float,
     conditions: Conditions,
-) -> list[int]:
+) -> list[int]:  # fmt: skip
     """Tokens of training that end within the time, whole steps, at the slowest and the fastest expected rate."""
     training = planned.training
     again = setup.activation_checkpointing and not training.activation_checkpointing
-    evaluation = found["evaluation_flops"]
-    each = (found["device_flops"] - evaluation) / planned.tokens * (4 / 3 if again else 1)
-    if found["teacher"] is not None and found["teacher"]["outputs"] == "online":
-        each += found["teacher"]["flops"] / planned.tokens
+    work, teacher = estimate["device_flops"] - estimate["evaluation_flops"], estimate["teacher"]
+    each = work / planned.tokens * (4 / 3 if again else 1)
+    if teacher is not None and teacher["outputs"] == "online":
+        each += teacher["flops"] / planned.tokens
     rates = device.rates(resolved(training.precision, device))
-    share = (found["device_flops"] - evaluation) / found["device_flops"]  # the rest is for judging
+    share = work / estimate["device_flops"]  # the rest is for judging
     tokens = [3600 * hours * rate * conditions.devices * share / each for rate in rates]
     return [int(count) // training.batch_tokens * training.batch_tokens for count in tokens]

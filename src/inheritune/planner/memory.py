@@ -26,9 +26,9 @@ class Memory:
     weights: float
     gradients: float
     states: float
-    activations: float
-    logits: float
-    working: float
+    activations: float = 0.0
+    logits: float = 0.0
+    working: float = 0.0
     teacher: float = 0.0
 
     @property
@@ -60,16 +60,12 @@ def memory_of(profile: ModelProfile, kept: Sequence[int], setup: MemoryConfig) -
     half = setup.precision != "float32"
     use = profile.use("bfloat16" if half else "float32", sharded, setup.micro_batch, setup.sequence_length)
     parts = profile.parts(kept)
-    count = sum(part.size for part in parts)
-    kinds = [profile.kinds[block] for block in kept]
-    weights, states = (
-        _FLOAT32 * count / setup.devices,
-        state_bytes(parts, setup.optimizer) / setup.devices,
-    )
-    teacher = setup.teacher * (2.0 if half else _FLOAT32)
-    fixed = Memory(weights, weights, states if setup.optimizer.states_on_device else 0.0, 0.0, 0.0, 0.0, teacher)
+    weights = _FLOAT32 * profile.size(kept) / setup.devices
+    states = state_bytes(parts, setup.optimizer) / setup.devices if setup.optimizer.states_on_device else 0.0
+    fixed = Memory(weights, weights, states, teacher=setup.teacher * (2.0 if half else _FLOAT32))
     if use is None:
         return fixed
+    kinds = [profile.kinds[block] for block in kept]
     casts = use.outside.casts + sum(use.blocks[kind].casts for kind in kinds)
     copies = _gathered(parts, half) if sharded else casts
     return replace(
@@ -87,10 +83,9 @@ def state_bytes(parts: Sequence[Part], optimizer: Optimizer) -> float:
 
 def _activations(use: "StepUse", kinds: Sequence[int], checkpointed: bool) -> float:
     """What is kept for the backward pass; checkpointed: what blocks hand on, and the largest block in full."""
-    blocks = [use.blocks[kind] for kind in kinds]
-    if checkpointed:
-        return use.outside.kept + sum(block.passed for block in blocks) + max(block.kept for block in blocks)
-    return use.outside.kept + sum(block.kept for block in blocks)
+    kept = [use.blocks[kind].kept for kind in kinds]
+    inside = sum(use.blocks[kind].passed for kind in kinds) + max(kept) if checkpointed else sum(kept)
+    return use.outside.kept + inside
 
 
 def _gathered(parts: Sequence[Part], half: bool) -> float:

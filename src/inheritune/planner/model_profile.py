@@ -38,7 +38,7 @@ class Part:
 class ModelProfile:
     """The model of a config, and of what is made of its blocks. Building it takes some milliseconds a block.
 
-    `unfollowed` says why the model's code cannot be run without values, once that was found out.
+    `unfollowed` says why the model's code cannot be run without values, once that is known.
     """
 
     def __init__(self, config: "PretrainedConfig", trust_remote_code: bool = False) -> None:
@@ -64,25 +64,29 @@ class ModelProfile:
         """The number of blocks."""
         return len(self._blocks)
 
+    def size(self, kept: Sequence[int] | None = None) -> int:
+        """The number of parameters of a model of the blocks `kept` (default: all)."""
+        return sum(part.size for part in self.parts(kept))
+
     def parts(self, kept: Sequence[int] | None = None) -> list[Part]:
         """The parameters of a model of the blocks `kept` (default: all) in this order, a tied tensor once."""
         kept = range(self.depth) if kept is None else kept
-        found = []
+        parts = []
         for name, tensor in self._outside.items():
             packed = packed_dimension(name) is not None and list(kept) != list(range(self.depth))
             size = tensor.numel() * len(kept) // self.depth if packed else tensor.numel()
-            found.append(self._part(tensor, size, None))
+            parts.append(self._part(tensor, size, None))
         seen: set[int] = set()
         for place, block in enumerate(kept):
             for tensor in self._inside[block].values():
                 if id(tensor) not in seen:
-                    found.append(self._part(tensor, tensor.numel(), place))
+                    parts.append(self._part(tensor, tensor.numel(), place))
                 if id(tensor) in self._lent:
                     seen.add(id(tensor))
             for constant in constant_inits(self.config, block, place, len(kept)):
                 tensor = next(tensors[constant] for tensors in self._inside if constant in tensors)
-                found.append(self._part(tensor, tensor.numel(), place))
-        return found
+                parts.append(self._part(tensor, tensor.numel(), place))
+        return parts
 
     def _part(self, tensor: "torch.Tensor", size: int, place: int | None) -> Part:
         return Part(size, tensor.dim(), place, self._shares[id(tensor)], id(tensor) in self._embeddings)

@@ -85,10 +85,10 @@ class Source(Part):
             raise ValueError("give either path (files) or dataset (streamed from the hub), one of the two")
         kind, others = ("path", _STREAM_KEYS) if self.dataset is None else ("dataset", _FILE_KEYS)
         # Compared with the defaults, as the resolved recipe of a run, which can be run itself, has every key.
-        given = [key for key in others if getattr(self, key) != type(self).model_fields[key].default]
-        if given:
+        unused = [key for key in others if getattr(self, key) != type(self).model_fields[key].default]
+        if unused:
             other = "dataset" if kind == "path" else "path"
-            raise ValueError(f"{given[0]} goes with {other}, not with {kind}; remove it")
+            raise ValueError(f"{unused[0]} goes with {other}, not with {kind}; remove it")
         return self
 
     @property
@@ -179,15 +179,10 @@ class Data(Part):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        origins = {
-            "sources": bool(self.sources),
-            "prepared": self.prepared is not None,
-            "tokens": self.tokens is not None,
-        }
-        given = [name for name, is_given in origins.items() if is_given]
-        if len(given) != 1:
+        origins = [name for name in ("sources", "prepared", "tokens") if getattr(self, name)]
+        if len(origins) != 1:
             raise ValueError(
-                f"{' and '.join(given) or 'no text'} given; give either sources (text to prepare), prepared (a folder"
+                f"{' and '.join(origins) or 'no text'} given; give either sources (text to prepare), prepared (a folder"
                 " that `inheritune prepare` wrote) or tokens (token files)"
             )
         if not self.sources:

@@ -54,11 +54,11 @@ def is_suite(path: str | Path) -> bool:
 
 def merged(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`tree` with the keys of `over` in place of its own, mapping by mapping; lists are replaced whole."""
-    found = dict(tree)
+    result = dict(tree)
     for key, value in over.items():
-        below = found.get(key)
-        found[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return found
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
 
 
 def dump_recipe(recipe: BaseModel) -> str:
@@ -108,7 +108,7 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _inner(node: Any, key: str, text: str) -> Any:
-    """What stands below a key, or at a place of a list; a mapping is made where there is nothing."""
+    """The value below a key or at a place of a list; a mapping is made where there is nothing."""
     if isinstance(node, list):
         key = _place(node, key, text)  # type: ignore[assignment]
     elif node.get(key) is None:
@@ -238,7 +238,7 @@ def _dotted(model: type[BaseModel], at: str = "") -> Iterator[str]:
 
 
 def _follow(model: type[BaseModel], location: list[str]) -> tuple[list[str], type[BaseModel]]:
-    """A place as the reader's file has it, and the model that stands there.
+    """A place as the reader's file has it, and the model at that place.
 
     pydantic adds the name of a union's member to the path (its class, its tag or its type); no file has such a key.
     """
@@ -267,7 +267,7 @@ def _member_names(model: type[BaseModel]) -> set[str]:
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for argument in get_args(annotation) for found in _models_in(argument)]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
 def completed(model: type[BaseModel], before: Any) -> Any:
@@ -294,7 +294,6 @@ def changes(before: Any, now: Any, free: Sequence[str] = ()) -> list[str]:
 def _flat(tree: Any, at: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {at: tree}
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _flat(value, f"{at}.{key}".lstrip("."))
-    return found
+    return {
+        dotted: leaf for key, value in tree.items() for dotted, leaf in _flat(value, f"{at}.{key}".lstrip(".")).items()
+    }

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from inheritune.recipe.data import Data
 from inheritune.recipe.file import load_file
 from inheritune.recipe.reference import AnyReference, NewReference
-from inheritune.recipe.target import Control, Evaluate, EvaluateRun, Grow, Inherit
+from inheritune.recipe.target import Control, Evaluate, EvaluateRun, Grow, Inherit, parse_names
 from inheritune.recipe.training import Training
 from inheritune.settings.part import Part
 from inheritune.settings.size import In, Size
@@ -21,15 +21,7 @@ MOST_THREADS = 1024
 def parse_track(value: Any) -> Any:
     """Read `track`: one name, a list, or one text with commas; null is none. Raises ValueError with what is legal."""
     legal = f"legal are {', '.join(get_args(Tracker))}, or a list of them"
-    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else [] if value is None else value
-    if not isinstance(names, list | tuple):
-        raise ValueError(legal)
-    for name in names:
-        if name not in get_args(Tracker):
-            raise ValueError(f"there is no {name!r}; {legal}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"one is named twice; {legal}")
-    return list(names)
+    return parse_names([] if value is None else value, get_args(Tracker), legal)
 
 
 class Hardware(Part):
@@ -65,7 +57,7 @@ class Basis(Part):
     """Device and threads."""
     track: Annotated[list[Tracker], BeforeValidator(parse_track)] = []
     """Where curves are shown while a training runs, besides metrics.jsonl: one name or a list. Each needs its extra, as
-    in pip install 'inheritune[wandb]'. Changes nothing in the result, and may differ when a run goes on."""
+    in pip install 'inheritune[wandb]'. Changes nothing in the result, and may differ when a run is resumed."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

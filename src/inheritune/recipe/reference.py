@@ -58,13 +58,13 @@ def _from_string(value: Any) -> Any:
     if isinstance(value, str):
         value = {"path": value}
     if isinstance(value, dict) and value.keys() <= Reference.model_fields.keys():  # else the unknown key is named
-        given = {key for key in ("path", "train") if value.get(key) is not None}
-        if len(given) != 1:
+        origins = {key for key in ("path", "train") if value.get(key) is not None}
+        if len(origins) != 1:
             raise ValueError(
                 "give a hub id, a folder or a .gguf file (path), or {train: ...} to make one: exactly one of them"
             )
         extra = sorted(key for key in ("revision", "tokenizer", "trust_remote_code") if value.get(key))
-        if "train" in given and extra:
+        if "train" in origins and extra:
             raise ValueError(f"{', '.join(extra)} goes with path, not with train")
     return value
 

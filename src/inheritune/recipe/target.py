@@ -1,5 +1,6 @@
 """The recipe's `inherit`, `grow` and `evaluate`: the target's start, its rounds, and how it is judged."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -9,7 +10,7 @@ from inheritune.settings.part import Part
 from inheritune.settings.size import In, Size, Steps, Tokens, parse_size
 
 Measured = Literal["auto", "rank", "influence", "loss"]
-Choice = Literal["first", "last", "middle", "ends", "every", "stacked", "auto", "rank", "influence", "loss"]
+Choice = Literal["first", "last", "middle", "ends", "every", "stacked", Measured]
 MEASURED: tuple[Measured, ...] = get_args(Measured)
 """Choices that run the model on text."""
 _BUDGETS = ("parameters", "GB", "MB")
@@ -77,18 +78,23 @@ def parse_submodules(value: Any) -> Any:
 
     Raises ValueError with what is legal.
     """
-    legal = f"legal are all, none, or a list of {', '.join(get_args(Submodule))}"
     if value in ("all", "none"):
         return value
-    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not names:
+    legal = f"legal are all, none, or a list of {', '.join(get_args(Submodule))}"
+    return parse_names(value or None, get_args(Submodule), legal)
+
+
+def parse_names(value: Any, names: Sequence[str], legal: str) -> list[str]:
+    """Read a list of `names`, which may be one text with commas. Raises ValueError with what is `legal`."""
+    listed = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple):
         raise ValueError(legal)
-    for name in names:
-        if name not in get_args(Submodule):
+    for name in listed:
+        if name not in names:
             raise ValueError(f"there is no {name!r}; {legal}")
-    if len(set(names)) < len(names):
+    if len(set(listed)) < len(listed):
         raise ValueError(f"one is named twice; {legal}")
-    return list(names)
+    return list(listed)
 
 
 Submodules = Annotated[Literal["all", "none"] | list[Submodule], BeforeValidator(parse_submodules)]
@@ -192,7 +198,7 @@ class EvaluateRun(Evaluate):
     tasks: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_parse_tasks)] = []
     """Tasks of lm-evaluation-harness for reference and result, behind the controls: names of tasks and groups, `NAME@5`
     for five shots, task files (.yaml), and the groups inheritune-v1 and inheritune-v4 (docs/evaluating.md). They may
-    differ when a run goes on, or is finished: what is there is not made again."""
+    differ when a run is resumed, or is finished: scores that are there are not computed again."""
     tasks_folder: Path | None = None
     """A folder with task files of your own, whose tasks then have names."""
     trust_task_files: bool = False

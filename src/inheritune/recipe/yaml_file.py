@@ -128,7 +128,7 @@ def _collect(
             if inner in lines and merge:
                 continue
             if inner in lines:
-                raise InputError(f"{path}:{key.start_mark.line + 1}", f"key {key.value!r} stands twice", "keep one")
+                raise InputError(f"{path}:{key.start_mark.line + 1}", f"key {key.value!r} is there twice", "keep one")
             lines[inner] = f"{path}:{key.start_mark.line + 1}"
             _collect(value, inner, lines, path, above, merge)
         for key, value in node.value:

@@ -56,4 +56,4 @@ def _types_of(field: FieldInfo) -> set[Any]:
 
 def _types_in(annotation: Any) -> set[Any]:
     arguments = get_args(annotation)
-    return {annotation} if not arguments else {found for argument in arguments for found in _types_in(argument)}
+    return {annotation} if not arguments else {kind for argument in arguments for kind in _types_in(argument)}

@@ -1,16 +1,17 @@
 """What every method has: its settings, the blocks it takes, and the trainings it is made of.
 
-A method says how an arm of a suite gets its weights and in how many trainings (stages). Each is one file in this
-folder, which holds a subclass of `Method` with its settings and its published source.
+A method says how an arm of a suite gets its weights and in how many trainings (stages). Each is a subclass of `Method`
+in a file of this folder.
 """
 
 from collections.abc import Container, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
+from typing_extensions import override
 
 from inheritune.errors import InputError
-from inheritune.experiment.stage import Stage
+from inheritune.experiment.stage import Stage as Stage
 from inheritune.inheritance import count_layers
 from inheritune.recipe import Inherit
 from inheritune.recipe.target import parse_layers
@@ -28,10 +29,6 @@ class Method(Part):
     """How a target starts and how it is trained. Subclasses give `stages` and what differs from one plain training."""
 
     kind: str
-    published: ClassVar[str] = ""
-    """Where the method was published."""
-    max_depth: ClassVar[int] = 1
-    """The deepest target, in depths of its source."""
     is_rounds: ClassVar[bool] = False
     """Whether it trains as many stages as it needs, so that no budget can be fixed."""
     is_sized_by_reference: ClassVar[bool] = False
@@ -52,11 +49,7 @@ class Method(Part):
 
         Raises InputError for more blocks than the method can make.
         """
-        if "layers" not in type(self).model_fields:
-            return total
-        wanted = getattr(self, "layers", None)
-        most = self.max_depth * total
-        return count_layers(default if wanted is None else wanted, total, LAYERS, most=most)
+        return total
 
     def measured(self, depth: int) -> Inherit | None:
         """What a measured choice of blocks is asked for; None where the blocks are known without one."""
@@ -102,13 +95,18 @@ class Method(Part):
 class SizedMethod(Method):
     """A method whose number of blocks can be chosen."""
 
+    max_depth: ClassVar[int] = 1
+    """The deepest target, in depths of its source."""
+
     layers: Count | None = None
     """How many blocks: a number, a fraction of the reference's, `half`, `all`. Default: the suite's `layers`."""
+
+    @override
+    def depth(self, default: Depth, total: int) -> int:
+        wanted = default if self.layers is None else self.layers
+        return count_layers(wanted, total, LAYERS, most=self.max_depth * total)
 
 
 def repeated(depth: int, total: int) -> list[int]:
     """Blocks for a config of `depth` blocks in which nothing is inherited; they repeat where the source has fewer."""
     return [block % total for block in range(depth)]
-
-
-__all__ = ["LAYERS", "Blocks", "Count", "Depth", "Method", "Origin", "SizedMethod", "Stage", "repeated"]

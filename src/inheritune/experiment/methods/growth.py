@@ -14,7 +14,6 @@ from inheritune.results import RoundResult
 class GrowthMethod(SizedMethod):
     """Rounds until the target matches the reference, as in `inheritune run`; all rounds count."""
 
-    published: ClassVar[str] = "arXiv 2404.08634 v4, algorithm 1"
     is_rounds: ClassVar[bool] = True
 
     kind: Literal["growth"] = "growth"

@@ -1,7 +1,7 @@
-"""Blocks of the reference with their weights."""
+"""Blocks of the reference with their weights (arXiv 2404.08634 v4, algorithm 1 and table 5)."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 from typing_extensions import override
@@ -15,8 +15,6 @@ from inheritune.recipe import Choice, Inherit, Submodules, Width
 
 class InheritMethod(Method):
     """Blocks of the reference with their weights: the method, and its sub-modules."""
-
-    published: ClassVar[str] = "arXiv 2404.08634 v4, algorithm 1 and table 5"
 
     kind: Literal["inherit"] = "inherit"
     """The method's name."""

@@ -1,4 +1,4 @@
-"""Half of the blocks trained from random weights, then stacked."""
+"""Half of the blocks trained from random weights, then stacked (arXiv 2404.08634 v4, baselines; gradual stacking)."""
 
 from collections.abc import Container, Sequence
 from typing import Annotated, ClassVar, Literal
@@ -17,7 +17,6 @@ class StackingMethod(SizedMethod):
     Both stages count: the arm's length is shared between them.
     """
 
-    published: ClassVar[str] = "arXiv 2404.08634 v4, baselines; gradual stacking"
     max_depth: ClassVar[int] = 2
     is_sized_by_reference: ClassVar[bool] = True
 

@@ -4,7 +4,6 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,24 +99,29 @@ def survey(files: TokenFiles, vocabulary: int, tokenizer: "PreTrainedTokenizerBa
     end_of_text = None if tokenizer is None else separator(tokenizer, "reference.tokenizer")
     # A model may embed more than its tokenizer has, and the type is that of the tokens.
     listed = typed(files, vocabulary if tokenizer is None else vocabulary_size(tokenizer))
-    scans = {split: [_scan(one, end_of_text) for one in each] for split, each in listed.items()}
-    every = [scan for each in scans.values() for scan in each]
-    for scan in every:
-        if scan.largest >= vocabulary:
-            raise InputError(
-                str(scan.of.file),
-                f"has token {scan.largest}, the tokenizer has {vocabulary}",
-                f"give files that the reference's tokenizer made (it was read as {scan.of.dtype} tokens)",
-            )
+    shards: dict[str, list[dict[str, Any]]] = {split: [] for split in listed}
+    documents, largest = dict.fromkeys(listed, 0), 0
+    for split, token_files in listed.items():
+        for file in token_files:
+            shard, ends, highest = _scan(file, end_of_text)
+            if highest >= vocabulary:
+                raise InputError(
+                    str(file.file),
+                    f"has token {highest}, the tokenizer has {vocabulary}",
+                    f"give files that the reference's tokenizer made (it was read as {file.dtype} tokens)",
+                )
+            shards[split].append(shard)
+            documents[split] += ends
+            largest = max(largest, highest)
     return {
         "format": FORMAT,
-        "dtype": every[0].of.dtype,
-        "tokens": {split: sum(scan.tokens for scan in each) for split, each in scans.items()},
-        "documents": {split: sum(scan.ends for scan in each) for split, each in scans.items()},
-        "largest_token": max(scan.largest for scan in every),
+        "dtype": listed["train"][0].dtype,
+        "tokens": {split: sum(shard["tokens"] for shard in each) for split, each in shards.items()},
+        "documents": documents,
+        "largest_token": largest,
         "end_of_text": end_of_text,
         "tokenizer": None if tokenizer is None else fingerprint(tokenizer),
-        "shards": {split: [scan.shard() for scan in each] for split, each in scans.items()},
+        "shards": shards,
         "request": _request(files),
         "remedy": REMEDY,
         "versions": versions(),
@@ -170,22 +174,8 @@ def _request(files: TokenFiles) -> dict[str, Any]:
     return {"tokens": files.model_dump(mode="json")}
 
 
-@dataclass(frozen=True)
-class _Scan:
-    of: TokenFile
-    tokens: int
-    ends: int
-    largest: int
-    sha256: str
-
-    def shard(self) -> dict[str, Any]:
-        """As in the manifest."""
-        offset = {"offset": self.of.offset} if self.of.offset else {}
-        return {"file": str(self.of.file), "tokens": self.tokens, "sha256": self.sha256, **offset}
-
-
-def _scan(one: TokenFile, end_of_text: int | None) -> _Scan:
-    """Read a file once, a block at a time."""
+def _scan(one: TokenFile, end_of_text: int | None) -> tuple[dict[str, Any], int, int]:
+    """Read a file once, a block at a time: its shard in the manifest, its ends of documents, its largest token."""
     digest, tokens, ends, largest = hashlib.sha256(), 0, 0, 0
     with one.file.open("rb") as file:
         digest.update(file.read(one.offset))
@@ -194,4 +184,5 @@ def _scan(one: TokenFile, end_of_text: int | None) -> _Scan:
             row = np.frombuffer(block, np.dtype(one.dtype).newbyteorder("<"))
             tokens, largest = tokens + len(row), max(largest, int(row.max()))
             ends += 0 if end_of_text is None else int(np.count_nonzero(row == end_of_text))
-    return _Scan(one, tokens, ends, largest, digest.hexdigest())
+    shard = {"file": str(one.file), "tokens": tokens, "sha256": digest.hexdigest()}
+    return shard | ({"offset": one.offset} if one.offset else {}), ends, largest

@@ -7,7 +7,7 @@ count in no budget.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -87,18 +87,14 @@ class Examples:
         """Sequences `first` to `last` (exclusive), padded to the longest of them."""
         lengths = self.lengths[first:last]
         width = max(lengths)
-
-        def cut(tensor: "torch.Tensor | None") -> "torch.Tensor | None":
-            return None if tensor is None else tensor[first:last, :width]
-
-        places = None if self.places is None else self.places[first:last]
-        return Examples(self.inputs[first:last, :width], self.targets[first:last, :width], lengths,
-                        cut(self.positions), places)  # fmt: skip
+        rows = replace(self._map(lambda tensor: tensor[first:last]), lengths=lengths)
+        positions = None if rows.positions is None else rows.positions[:, :width]
+        return replace(rows, inputs=rows.inputs[:, :width], targets=rows.targets[:, :width], positions=positions)
 
     def _map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "Examples":
-        positions = None if self.positions is None else change(self.positions)
-        places = None if self.places is None else change(self.places)
-        return Examples(change(self.inputs), change(self.targets), self.lengths, positions, places)
+        tensors = {name: value for name, value in vars(self).items() if name != "lengths" and value is not None}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)

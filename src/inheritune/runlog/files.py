@@ -20,17 +20,26 @@ _REMEDY = "delete it; the stage that wrote it is then done again"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+    """Write a text as `write_bytes` does.
 
     A file name in the text that is not UTF-8 is written with escapes, which JSON reads back as the same name.
     """
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes, suffix: str = "partial") -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    It is first written beside its place, as .NAME.SUFFIX. Processes that may write the same file at once need
+    different suffixes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{suffix}")
     with named(path):
         file = open_new(partial)
         try:
             with file:
-                file.write(text.encode(errors="backslashreplace"))
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)

@@ -24,7 +24,7 @@ from inheritune.corpus.sources.inputs import Input
 from inheritune.corpus.sources.reading import read
 from inheritune.errors import RunError
 from inheritune.recipe import Source
-from inheritune.runlog import checksum, named, open_new
+from inheritune.runlog import checksum, write_bytes
 
 _NAMED = 20  # files of a part whose guessed encoding is recorded
 
@@ -61,7 +61,6 @@ class Part:
     """A complete file of candidates, one JSON record a line."""
 
     path: Path
-    documents: int
     counts: dict[str, dict[str, int]]
 
 
@@ -153,7 +152,6 @@ class WriteParts:
 
     def __call__(self, data: Iterator[Document], rank: int, world_size: int) -> None:
         """Take all documents."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         if is_collected(self.folder, rank, self.inputs[rank]):
             return  # it ended before its end was recorded
         number = len(_sidecars(self.folder, rank))
@@ -180,17 +178,8 @@ class WriteParts:
 
 
 def write_whole(path: Path, body: bytes) -> None:
-    """Write a file of the working folder so that it appears complete, even when others write the same file."""
-    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")  # a cluster has equal process numbers
-    try:
-        with named(path):
-            with open_new(partial) as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)  # on a full disk it would take space
+    """Write a file of the working folder, which other processes, on other machines too, may write at the same time."""
+    write_bytes(path, body, f"{platform.node()}.{os.getpid()}")
 
 
 def _kind(reason: str) -> str:
@@ -217,7 +206,7 @@ def _record(document: Document) -> dict[str, Any]:
 def parts(folder: Path) -> list[Part]:
     """The parts in a folder, in the order of their tasks and numbers."""
     loaded = ((sidecar, orjson.loads(sidecar.read_bytes())) for sidecar in sorted(folder.glob("[0-9]*.json")))
-    return [Part(sidecar.with_suffix(".jsonl"), facts["documents"], facts["tally"]) for sidecar, facts in loaded]
+    return [Part(sidecar.with_suffix(".jsonl"), facts["tally"]) for sidecar, facts in loaded]
 
 
 def total(some: Sequence[Part], name: str) -> Counter[str]:

@@ -60,11 +60,11 @@ class Stages:
             LocalExecutor(list(steps), tasks, workers, place, self.say).run()
 
     def _slurm(self, name: str, steps: list[Step], tasks: int, place: Path) -> None:
-        from inheritune.corpus.building.slurm import SlurmExecutor
+        from datatrove.executor.slurm import SlurmPipelineExecutor
 
         slurm = self.data.slurm
         assert slurm is not None  # the recipe checks it
-        executor = SlurmExecutor(
+        executor = SlurmPipelineExecutor(
             steps,
             tasks,
             slurm.time,
@@ -79,6 +79,8 @@ class Stages:
             logging_dir=str(place),
             mail_user=None,
         )
+        # The job that would merge datatrove's statistics, which nobody reads, would wait for ever after a failed task.
+        executor.launch_merge_stats = lambda: None
         try:
             executor.run()
         except subprocess.CalledProcessError as error:

@@ -25,14 +25,20 @@ _STREAMED = "from a stream: files and a buffer of documents shuffled with the se
 
 @dataclass(frozen=True)
 class Drawn:
-    """The outcome of drawing: validation's documents and digests, the rest's supply, all parts, the last round's."""
+    """The result of drawing: the documents of validation and their digests, the supply of other text, and the parts of
+    the last round of reading.
+    """
 
     candidates: Candidates
     validation: list[Piece]
     taken: set[bytes]
     supply: Supply
-    parts: list[Part]
-    read: list[Part]
+    last_parts: list[Part]
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts of all rounds."""
+        return [files.part for files in self.candidates.parts]
 
 
 def describe(data: Data, drawn: Drawn, splits: dict[str, Written]) -> dict[str, Any]:
@@ -42,7 +48,7 @@ def describe(data: Data, drawn: Drawn, splits: dict[str, Written]) -> dict[str, 
     from it, the only ones that they see.
     """
     removed = filter_counts(drawn.candidates, len(data.filters))
-    counts = {name: total(drawn.read, name) for name in ("documents", "passed_over", "encodings", "guesses")}
+    counts = {name: total(drawn.last_parts, name) for name in ("documents", "passed_over", "encodings", "guesses")}
     sources = []
     for number, source in enumerate(data.sources):
         entry = {

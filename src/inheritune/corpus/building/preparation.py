@@ -24,7 +24,6 @@ from inheritune.corpus.building.collection import (
     records,
     total,
 )
-from inheritune.corpus.building.deduplication import without_duplicates
 from inheritune.corpus.building.drawing import Supply, Thresholds, check_enough, first_thresholds, raised
 from inheritune.corpus.building.execution import Stages, Step, check_executor
 from inheritune.corpus.building.manifest import Drawn, describe, encoding_lines, write_removed
@@ -32,7 +31,7 @@ from inheritune.corpus.building.selection import Candidates, available, choose_v
 from inheritune.corpus.building.tokenising import TokeniseParts, TokenPart
 from inheritune.corpus.building.work import Work, remove_left_over, work_folder
 from inheritune.corpus.building.writing import Written, write_split
-from inheritune.corpus.filters.base import check_filters, prepare_filters
+from inheritune.corpus.filters.base import CorpusFilter, check_filters, prepare_filters
 from inheritune.corpus.sources.inputs import file_states, gather, list_inputs, state_of
 from inheritune.data import (
     FORMAT,
@@ -115,12 +114,12 @@ class Preparation:
         self.work = Work(work_folder(out), say)
         self.inputs = list_inputs(data.sources)
         self.groups = gather(self.inputs, _TASK_BYTES)
+        self._states = [[state_of(entry) for entry in group] for group in self.groups]
 
     def run(self) -> Prepared:
         """Do the rest of the work, and open the result."""
         began = time.monotonic()
         refuse_link(self.work.folder)  # its files are run, and removed
-        self._states = [[state_of(entry) for entry in group] for group in self.groups]
         if has_result(self.out):  # a kill may come when all is done
             fixed = None if isinstance(self._tokenizer, NewTokenizer) else fingerprint(self._tokenizer)
             prepared = open_same(self.out, self._request(), fixed)
@@ -173,48 +172,52 @@ class Preparation:
         least = _TOKENIZER_BYTES if isinstance(self._tokenizer, NewTokenizer) else 0
         thresholds: Thresholds | None = first_thresholds(self.data, sizes, least)
         while thresholds is not None:
-            candidates, read, last = self._candidates(thresholds)
-            drawn = self._choose(candidates, candidates, read, last)
+            candidates, last_parts = self._candidates(thresholds)
+            drawn = self._choose(candidates, candidates, last_parts)
             higher = raised(self.data, thresholds, drawn.supply)
             if higher is None and any(entry.compares_all for entry in self.data.filters):
                 # Not earlier: with more documents it is another comparison.
-                alone = self._compared(candidates.of_validation(), set(), read)  # nothing else changes validation
+                alone = self._compared(candidates.of_validation(), set())  # nothing else changes validation
                 _, taken = choose_validation(alone, self.data.validation.count)
-                drawn = self._choose(alone, self._compared(candidates, taken, read), read, last)
+                drawn = self._choose(alone, self._compared(candidates, taken), last_parts)
                 higher = raised(self.data, thresholds, drawn.supply)
             thresholds = higher
         return drawn
 
-    def _candidates(self, thresholds: Thresholds) -> tuple[Candidates, list[Part], list[Part]]:
-        """What the thresholds admit, read and tokenised; all parts, and those of the last round."""
+    def _candidates(self, thresholds: Thresholds) -> tuple[Candidates, list[Part]]:
+        """What the thresholds admit, read and tokenised; and the parts of the last round."""
         rounds = self.work.thresholds
         if not rounds or not rounds[-1].covers(thresholds):
             if rounds:
                 self.say("data: more documents are needed, reading again")
             self.work.add_thresholds(rounds[-1].joined(thresholds) if rounds else thresholds)
-        read: list[Part] = []
-        tokens: list[TokenPart] = []
-        last: list[Part] = []
+        parts: list[TokenPart] = []
+        collected: list[Part] = []
         before = None
         for number, now in enumerate(self.work.thresholds):
-            last = self._collect(number, now, before)
-            read, tokens, before = read + last, tokens + self._tokenise(number, last), now
-        return Candidates(tokens, thresholds), read, last
+            collected = self._collect(number, now, before)
+            parts, before = parts + self._tokenise(number, collected), now
+        return Candidates(parts, thresholds), collected
 
-    def _compared(self, candidates: Candidates, taken: set[bytes], read: list[Part]) -> Candidates:
-        return without_duplicates(self.data.filters, read, candidates, taken, self.work.folder, self._stages)
+    def _compared(self, candidates: Candidates, taken: set[bytes]) -> Candidates:
+        """The candidates, marked where a filter that compares all documents removes one."""
+        for number, entry in enumerate(self.data.filters, start=1):
+            if isinstance(entry, CorpusFilter):
+                marks = entry.marks(number, candidates, taken, self.work.folder, self._stages)
+                candidates = candidates.marked(marks)
+        return candidates
 
-    def _choose(self, alone: Candidates, candidates: Candidates, read: list[Part], last: list[Part]) -> Drawn:
+    def _choose(self, alone: Candidates, candidates: Candidates, last_parts: list[Part]) -> Drawn:
         """Validation's documents, chosen from `alone`, and what there is to draw from."""
         pieces, taken = choose_validation(alone, self.data.validation.count)
         stock = available(candidates, taken, len(self.data.sources))
-        characters, asked = total(last, "characters"), self.work.thresholds[-1]
+        characters, asked = total(last_parts, "characters"), self.work.thresholds[-1]
         ends = [
             there if (there := characters[str(number)]) < asked.characters(number) else None
             for number in range(len(self.data.sources))
         ]
         supply = Supply(sum(piece.tokens for piece in pieces), tuple(stock), tuple(ends))
-        return Drawn(candidates, pieces, taken, supply, read, last)
+        return Drawn(candidates, pieces, taken, supply, last_parts)
 
     @cached_property
     def _stages(self) -> Stages:
@@ -244,11 +247,10 @@ class Preparation:
 
     def _tokenise(self, number: int, collected: list[Part]) -> list[TokenPart]:
         encoder, eos = Encoder(self.tokenizer), separator(self.tokenizer, "reference.tokenizer")
-        folder = self.work.folder / f"tokens-{number}"
-        paths = [part.path for part in collected]
-        step = TokeniseParts(paths, encoder, folder, self.dtype, eos)
-        self._stages.run(f"tokenise-{number}", [step], len(paths), _THREADS, "tokenising")
-        return [TokenPart.of(folder, path) for path in paths]
+        tokenised = [TokenPart(part, self.work.folder / f"tokens-{number}") for part in collected]
+        step = TokeniseParts(tokenised, encoder, self.dtype, eos)
+        self._stages.run(f"tokenise-{number}", [step], len(tokenised), _THREADS, "tokenising")
+        return tokenised
 
     @cached_property
     def dtype(self) -> "np.dtype[Any]":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from inheritune.corpus.building.drawing import KEYS, Threshold, Thresholds, budgets
-from inheritune.corpus.building.tokenising import TokenPart, load_index
+from inheritune.corpus.building.tokenising import TokenPart
 from inheritune.data import Array
 from inheritune.recipe import Data
 
@@ -45,7 +45,7 @@ class Candidates:
 
     def index(self, part: int) -> Array:
         """The rows of a part; `removed` has the filter that removed a document, or that no threshold admits it."""
-        rows = load_index(self.parts[part].index)
+        rows = self.parts[part].load_index()
         if self.removed is not None:
             rows["removed"] = np.where(rows["removed"] > 0, rows["removed"], self.removed[part])
         admitted = self.for_validation(rows) | below(rows, self.thresholds.training, "training_key")
@@ -89,7 +89,7 @@ class Candidates:
         Equal keys are equal texts (but for a hash's chance), so their order, by source, only decides which source
         the text counts for.
         """
-        total = sum(len(load_index(part.index)) for part in self.parts)
+        total = sum(len(part.load_index()) for part in self.parts)
         slices = max(1, -(-total // _IN_MEMORY))
         for number in range(slices):
             low, high = (int(KEYS * (number + k) / slices) for k in (0, 1))
@@ -102,7 +102,7 @@ class Candidates:
                 yield from map(Piece, *columns, map(bytes, some["digest"]))
 
     def _rows(self, part: int, key: str, low: int, high: int, wanted: Rows) -> Array:
-        rows, written = self.index(part), load_index(self.parts[part].index)
+        rows, written = self.index(part), self.parts[part].load_index()
         starts = np.cumsum(np.where(written["removed"] == 0, rows["tokens"], 0)) - rows["tokens"]
         mask = (rows["removed"] == 0) & wanted(rows) & (rows[key] >= np.uint64(low))
         if high < KEYS:

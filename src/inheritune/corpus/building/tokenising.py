@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from inheritune.corpus.building.collection import check_part, records, write_whole
+from inheritune.corpus.building.collection import Part, check_part, records, write_whole
 from inheritune.data import Array, Encoder
 from inheritune.runlog import checksum
 
@@ -38,23 +38,33 @@ _BATCH_DOCUMENTS = 1_000
 
 @dataclass(frozen=True)
 class TokenPart:
-    """The files of tokens and of index rows that belong to a part."""
+    """A part, and its tokens and index rows in a folder."""
 
-    tokens: Path
-    index: Path
+    part: Part
+    folder: Path
 
-    @classmethod
-    def of(cls, folder: Path, part: Path) -> "TokenPart":
-        """Those in `folder` for a part of this name."""
-        return cls(folder / f"{part.stem}.bin", folder / f"{part.stem}.npy")
+    @property
+    def tokens(self) -> Path:
+        """The file of the kept documents' tokens."""
+        return self.folder / f"{self.part.path.stem}.bin"
+
+    @property
+    def index(self) -> Path:
+        """The file of the index rows."""
+        return self.tokens.with_suffix(".npy")
 
     @property
     def note(self) -> Path:
-        """The checksums of both, written last."""
+        """The file of both checksums."""
         return self.tokens.with_suffix(".json")
 
+    def load_index(self) -> Array:
+        """The index rows, shape (documents,)."""
+        rows: Array = np.load(self.index)
+        return rows
+
     def write(self, tokens: bytes, index: bytes) -> None:
-        """Write both, and the note."""
+        """Write all three files, the checksums last."""
         write_whole(self.tokens, tokens)
         write_whole(self.index, index)
         write_whole(self.note, json.dumps([hashlib.sha256(body).hexdigest() for body in (tokens, index)]).encode())
@@ -71,9 +81,8 @@ class TokenPart:
 class TokeniseParts:
     """A step: tokenises the part of each rank, with the token `end_of_text` after every document."""
 
-    parts: list[Path]
+    parts: list[TokenPart]
     encoder: Encoder
-    folder: Path
     dtype: "np.dtype[Any]"
     end_of_text: int
 
@@ -82,13 +91,12 @@ class TokeniseParts:
 
         Raises RunError for a part that has changed since it was written.
         """
-        files = TokenPart.of(self.folder, self.parts[rank])
+        files = self.parts[rank]
         if files.note.exists():
             return
-        check_part(self.parts[rank])
-        self.folder.mkdir(parents=True, exist_ok=True)
+        check_part(files.part.path)
         body, rows = bytearray(), []
-        for batch, encoded in self._encoded(rank):
+        for batch, encoded in self._encoded(files.part.path):
             for record, ids in zip(batch, encoded, strict=True):
                 if not record["removed"]:
                     body += array(self.dtype.char, [*ids, self.end_of_text]).tobytes()
@@ -97,9 +105,9 @@ class TokeniseParts:
         np.save(index, np.array(rows, dtype=INDEX))
         files.write(bytes(body), index.getvalue())
 
-    def _encoded(self, rank: int) -> Iterator[tuple[list[dict[str, Any]], list[list[int]]]]:
+    def _encoded(self, part: Path) -> Iterator[tuple[list[dict[str, Any]], list[list[int]]]]:
         """Batches of records and their tokens; two more are encoded, on all cores, while one is written."""
-        batches = _batches(records(self.parts[rank]))
+        batches = _batches(records(part))
         with ThreadPoolExecutor(_AHEAD) as threads:
             ahead: deque[tuple[list[dict[str, Any]], Future[list[list[int]]]]] = deque()
             for batch in itertools.chain(batches, [None] * _AHEAD):
@@ -128,9 +136,3 @@ def _batches(some: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def load_index(path: Path) -> Array:
-    """The index of a part, shape (documents,)."""
-    rows: Array = np.load(path)
-    return rows

@@ -92,7 +92,7 @@ class Work:
             if missing:  # then it is not known yet which part will have which number
                 shutil.rmtree(self.folder / f"tasks/tokenise-{round_}", ignore_errors=True)
             for rank, part in enumerate(parts(collected)):
-                files = TokenPart.of(tokens, part.path)
+                files = TokenPart(part, tokens)
                 if not files.is_whole():
                     files.note.unlink(missing_ok=True)
                     (self.folder / f"tasks/tokenise-{round_}/completions/{rank:05d}").unlink(missing_ok=True)

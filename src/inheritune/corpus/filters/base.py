@@ -1,6 +1,6 @@
 """What filters have in common: the check before a preparation, and the decision about a document."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -11,14 +11,15 @@ from inheritune.errors import InputError, Problem
 from inheritune.recipe.filters import FilterConfig
 
 if TYPE_CHECKING:
-    from inheritune.corpus.building.deduplication import Comparison
+    from inheritune.corpus.building.execution import Stages
+    from inheritune.corpus.building.selection import Candidates
     from inheritune.data.shards import Array
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Document: TypeAlias = Any  # datatrove's; it is imported where a filter is applied, not with a recipe
-Steps: TypeAlias = list[Any]  # of datatrove's filters
+Steps: TypeAlias = Iterator[Any]  # of datatrove's filters
 Words = Annotated[
     str, Field(description="Whose rules separate words: an ISO 639 code that datatrove has a tokenizer for.")
 ]
@@ -45,7 +46,7 @@ class DocumentFilter(Filter):
         """Make what the filter needs beside its keys, once, in the working folder."""
 
     def steps(self, work: Path) -> Steps:
-        """Datatrove's filters, in their order, with their models loaded. `work`: the folder that `prepare` had."""
+        """Yield datatrove's filters in their order, with their models loaded. `work`: the folder that `prepare` had."""
         raise NotImplementedError
 
     def name_reason(self, document: Document, reason: str | None) -> str:
@@ -59,7 +60,7 @@ class DocumentFilter(Filter):
         removed when the filter fails on it, as nothing is known of it then. Results (language, scores, the evaluation
         that has the n-gram) are added to `document.metadata`.
         """
-        steps = self.steps(work)
+        steps = list(self.steps(work))
 
         def removal_reason(document: Document) -> str | None:
             text = document.text
@@ -90,8 +91,14 @@ class CorpusFilter(Filter):
 
     compares_all = True
 
-    def marks(self, number: int, comparison: "Comparison") -> "list[Array]":
-        """For each part of the corpus an array (documents,) of uint8: `number` for a document to remove, else 0."""
+    def marks(
+        self, number: int, candidates: "Candidates", taken: set[bytes], work: Path, stages: "Stages"
+    ) -> "list[Array]":
+        """For each part of the corpus an array (documents,) of uint8: `number` for a document to remove, else 0.
+
+        Documents whose text is in validation are kept; `taken` has the digests of these texts. `stages` runs tasks,
+        which write into the folder `work`.
+        """
         raise NotImplementedError
 
 

@@ -28,7 +28,7 @@ from inheritune.experiment.setup import Setup
 from inheritune.harness import version
 from inheritune.recipe import Recipe, Reference
 from inheritune.results import EvaluatedModel, EvaluatedText, EvaluationResult, TaskScore
-from inheritune.runlog import read_json, read_mapping, write_json
+from inheritune.runlog import read_mapping, write_json
 
 TASKS_FILE = "tasks.json"
 _PLACE = "evaluate.tasks"
@@ -77,7 +77,7 @@ class _Stage:
         files = {entry.name: self._file(side, entry) for entry in self.entries}
 
         def is_known(file: Path) -> bool:
-            return file.exists() and bool(read_json(file, "harness", "tasks")["harness"] == version())
+            return file.exists() and bool(read_mapping(file, "harness", "tasks")["harness"] == version())
 
         return [name for name, file in files.items() if not is_known(file)]
 

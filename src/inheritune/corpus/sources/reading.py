@@ -178,8 +178,7 @@ def _characters(one: Input) -> Iterator[tuple[str, NotText | None]]:
     for block in itertools.chain(text_blocks(one), [b""]):  # the empty one ends the last character
         raw += block
         if b"\0" in block:
-            error = nul_byte(raw, raw.index(b"\0"), one)
-            raise Damaged(error.what, error.remedy)
+            raise nul_byte(raw, raw.index(b"\0"), one)
         if first:
             raw, first = raw.removeprefix(codecs.BOM_UTF8), False
         at = 0

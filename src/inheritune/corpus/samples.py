@@ -1,4 +1,4 @@
-"""The documents of any text, and sequences spread over it, to look at models with."""
+"""The documents of any text, and sequences spread over it, for analyses and evaluations."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,12 +16,12 @@ from inheritune.recipe import Source, check
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ENOUGH = 20  # times the requested tokens are read: the rest of a text is ignored
-_LONGEST = 16  # characters of a token: only so much of a very long document is tokenised
+_ENOUGH = 20  # times the requested tokens are read; the rest of a text is ignored
+_LONGEST = 16  # characters of a token, at most: a very long document is tokenised as far as it is needed
 
 
 def documents(paths: Sequence[str | Path]) -> Iterator[str]:
-    """The documents in files, folders, patterns or addresses, in their order. Raises InputError for what is no text."""
+    """The documents in files, folders, patterns or addresses, in their order. Raises InputError where it is no text."""
     sources = [check(Source, {"path": str(path)}, "text") for path in paths]
     try:
         for one in list_inputs(sources):
@@ -34,7 +34,7 @@ def documents(paths: Sequence[str | Path]) -> Iterator[str]:
 
 
 def _without_recipe(remedy: str) -> str:
-    """A remedy where there is no recipe, whose sources have keys for it."""
+    """A remedy for a caller without a recipe, whose sources would have keys for it."""
     if "source's" not in remedy and "`" not in remedy:
         return remedy
     return f"{remedy} (`inheritune prepare` has these as options; give its folder as data in place of the text)"
@@ -51,9 +51,9 @@ def sample_text(
     """`count` sequences of `sequence_length` predicted tokens out of files, folders, patterns or addresses.
 
     Each begins with the tokenizer's prefix, unless `prefix` is `none`. Documents are joined, each followed by an
-    end-of-text token (where the tokenizer has one). The sequences are spread evenly over them, or over the first part
-    of a large text, twenty times as long as they. Raises InputError for text that cannot be read, and where it is too
-    short (with `or_fewer`: for one sequence).
+    end-of-text token (where the tokenizer has one). The sequences are spread evenly over the text; of a large text,
+    only the first part is used, which is twenty times as long as the sequences. Raises InputError for text that cannot
+    be read, and where it is too short (with `or_fewer`: for one sequence).
     """
     encoder, end = Encoder(tokenizer), tokenizer.eos_token_id
     end = end if isinstance(end, int) else None

@@ -1,4 +1,4 @@
-"""External tokens: token files of other programs as prepared data, in their place; and ours written for nanoGPT."""
+"""External tokens: token files of other programs used in place as prepared data; and ours written for nanoGPT."""
 
 import glob
 import hashlib
@@ -46,10 +46,10 @@ def nanogpt_files(folder: str | Path, dtype: Any = None) -> TokenFiles | None:
 
 
 def adopt(files: TokenFiles, tokenizer: "PreTrainedTokenizerBase", out: str | Path) -> Prepared:
-    """Prepared data in the folder `out` that consists of `files` in their place: a manifest, and the tokenizer.
+    """Prepared data in the folder `out`: a manifest of `files`, which stay in their place, and the tokenizer.
 
-    Every file is read once, in bounded memory. Raises InputError as `survey` does, and where `out` holds something else
-    than the result of the same call.
+    Every file is read once, in bounded memory. Raises InputError as `survey` does, and where `out` holds anything but
+    the result of the same call.
     """
     out = Path(out)
     with claimed(Path(os.path.realpath(out))):
@@ -66,11 +66,11 @@ def adopt(files: TokenFiles, tokenizer: "PreTrainedTokenizerBase", out: str | Pa
 def open_data(
     data: "Prepared | str | Path", runtime: Runtime, vocabulary: int, tokenizer: "PreTrainedTokenizerBase | None"
 ) -> Prepared:
-    """Data at the beginning of a training or an evaluation. The first process reads every byte once, except of shards
-    that a run has verified before and that have not changed.
+    """Open the data of a training or an evaluation. Rank 0 reads every byte once, except of unchanged shards that a run
+    has verified before.
 
-    `data` is prepared data, its folder, or a folder with nanoGPT's train.bin and val.bin; `tokenizer` and `vocabulary`
-    are those of such tokens. Raises InputError for data that is missing, damaged or does not fit.
+    `data` is prepared data, its folder, or a folder with nanoGPT's train.bin and val.bin, for which `tokenizer` and
+    `vocabulary` are needed. Raises InputError for data that is missing, damaged or does not fit.
     """
     source = find_data(data)
     if isinstance(source, TokenFiles):
@@ -81,7 +81,7 @@ def open_data(
 
 
 def find_data(data: "Prepared | str | Path") -> Prepared | TokenFiles:
-    """What `data` is, by names and sizes. Raises InputError where there is nothing, or something is cut short."""
+    """What `data` is, by names and sizes. Raises InputError where it is missing or cut short."""
     if isinstance(data, Prepared):
         return data
     files = nanogpt_files(data)
@@ -94,10 +94,10 @@ def find_data(data: "Prepared | str | Path") -> Prepared | TokenFiles:
 def survey(files: TokenFiles, vocabulary: int, tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, Any]:
     """A manifest of token files, which are all read once.
 
-    Raises InputError as `typed` does, for a token that is not in the vocabulary, and a tokenizer without end-of-text.
+    Raises InputError as `typed` does, for a token outside the vocabulary, and for a tokenizer without end-of-text.
     """
     end_of_text = None if tokenizer is None else separator(tokenizer, "reference.tokenizer")
-    # A model may embed more than its tokenizer has, and the type is that of the tokens.
+    # The tokenizer decides the type of tokens; a model may embed more than its tokenizer has.
     listed = typed(files, vocabulary if tokenizer is None else vocabulary_size(tokenizer))
     shards: dict[str, list[dict[str, Any]]] = {split: [] for split in listed}
     documents, largest = dict.fromkeys(listed, 0), 0
@@ -130,8 +130,8 @@ def survey(files: TokenFiles, vocabulary: int, tokenizer: "PreTrainedTokenizerBa
 
 
 def write_nanogpt(prepared: Prepared, out: str | Path) -> None:
-    """Write train.bin and val.bin as nanoGPT reads them (uint16, no header) into the new folder `out`; a folder that
-    holds the same already is left as it is.
+    """Write train.bin and val.bin as nanoGPT reads them (uint16, no header) into the new folder `out`, unless it holds
+    the same already.
 
     Raises InputError for tokens that do not fit into uint16, and where `out` has other files.
     """
@@ -154,7 +154,7 @@ def write_nanogpt(prepared: Prepared, out: str | Path) -> None:
 
 
 def _blocks(prepared: Prepared, split: str) -> Iterator[bytes]:
-    """The bytes of a split's tokens, one shard after the other."""
+    """The bytes of a split's tokens."""
     for shard in prepared.tokens(split).shards:
         with shard.file.open("rb") as source:
             source.seek(shard.offset)

@@ -1,4 +1,4 @@
-"""What a run leaves on disk besides weights: whole files, metrics, the manifest; and what trackers are told."""
+"""What a run writes besides weights: complete files, metrics, the manifest, terminal output, and trackers."""
 
 from typing import TYPE_CHECKING
 

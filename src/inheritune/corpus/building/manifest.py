@@ -44,8 +44,8 @@ class Drawn:
 def describe(data: Data, drawn: Drawn, splits: dict[str, Written]) -> dict[str, Any]:
     """The manifest's `documents`, `sources` and `filters`.
 
-    Documents found and passed over are of all the text that was read. What filters removed is of the documents drawn
-    from it, the only ones that they see.
+    Documents found and passed over are counted in all text that was read, what filters removed in the documents drawn
+    from it.
     """
     removed = filter_counts(drawn.candidates, len(data.filters))
     counts = {name: total(drawn.last_parts, name) for name in ("documents", "passed_over", "encodings", "guesses")}
@@ -90,7 +90,7 @@ def _of(counts: Counter[str], number: int) -> dict[str, int]:
 
 
 def encoding_lines(sources: list[dict[str, Any]]) -> Iterator[str]:
-    """A line on the encodings of each source of the manifest whose files' encodings were guessed."""
+    """A line for each source in the manifest whose encodings were guessed."""
     for source in sources:
         if source.get("encodings"):
             counts = ", ".join(f"{count:,} in {name}" for name, count in source["encodings"].items())
@@ -101,7 +101,7 @@ def encoding_lines(sources: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def write_removed(data: Data, drawn: Drawn, folder: Path) -> None:
-    """For each filter that removed documents a file with some of them, to look at."""
+    """Write some documents that each filter removed into a file of that filter."""
     picked: dict[int, list[tuple[int, int, int]]] = {}
     for part in range(len(drawn.candidates)):
         rows = drawn.candidates.index(part)

@@ -1,4 +1,4 @@
-"""Which candidates become validation and training text: decided on their index rows alone, in bounded memory."""
+"""Which candidates become validation and training text, decided by their index rows alone, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from inheritune.recipe import Data
 
 NOT_ADMITTED = 255  # in place of a filter's number
 _IN_MEMORY = 2_000_000  # rows that are sorted at once
-_AS_OBJECTS = 10_000  # rows that are Python objects at once, which take five times the memory
+_AS_OBJECTS = 10_000  # rows that are Python objects at once, which need five times the memory
 _PLACED = np.dtype(
     [
         ("validation_key", "<u8"), ("training_key", "<u8"), ("digest", "<u8", (2,)), ("tokens", "<u4"),
@@ -25,7 +25,7 @@ Rows = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens of a document: their part and place in it, and their source."""
+    """Tokens of a document: their part, their place in it, and their source."""
 
     part: int
     start: int
@@ -44,7 +44,7 @@ class Candidates:
         self.parts, self.thresholds, self.removed = list(parts), thresholds, removed
 
     def index(self, part: int) -> Array:
-        """The rows of a part; `removed` has the filter that removed a document, or that no threshold admits it."""
+        """The rows of a part; `removed` has the filter that removed a document, or NOT_ADMITTED."""
         rows = self.parts[part].load_index()
         if self.removed is not None:
             rows["removed"] = np.where(rows["removed"] > 0, rows["removed"], self.removed[part])
@@ -56,21 +56,21 @@ class Candidates:
         return len(self.parts)
 
     def for_validation(self, rows: Array) -> Array:
-        """Which rows validation may take, shape (documents,)."""
+        """Which rows may become validation, shape (documents,)."""
         return below(rows, self.thresholds.validation, "validation_key")
 
     def for_training(self, taken: set[bytes]) -> Rows:
-        """Which rows training may take; `taken` are the digests of validation's texts."""
+        """Which rows may become training text; `taken` are the digests of validation's texts."""
         is_taken = among(taken)
         return lambda rows: below(rows, self.thresholds.training, "training_key") & ~is_taken(rows)
 
     def of_validation(self) -> "Candidates":
-        """Only those that validation may take."""
+        """The candidates that may become validation."""
         thresholds = replace(self.thresholds, training=tuple(Threshold() for _ in self.thresholds.training))
         return Candidates(self.parts, thresholds, self.removed)
 
     def marked(self, marks: Sequence[Array]) -> "Candidates":
-        """With more marks of removed documents; a document keeps the first mark that it has."""
+        """The candidates with more marks of removed documents; the first mark of a document counts."""
         if self.removed is not None:
             marks = [np.where(before > 0, before, now) for before, now in zip(self.removed, marks, strict=True)]
         return Candidates(self.parts, self.thresholds, marks)
@@ -78,16 +78,15 @@ class Candidates:
     def ranks(self, rows: Array) -> tuple[Array, ...]:
         """Columns whose order decides which of equal documents is kept.
 
-        Validation comes first and its order decides, so that it is the same whatever else is admitted, and wherever
-        in the text a document is.
+        Those that may become validation come first, in its order. So validation depends neither on what else is
+        admitted nor on the places of documents.
         """
         return (~self.for_validation(rows)).astype("<u8"), rows["validation_key"], rows["source"].astype("<u8")
 
     def in_order(self, key: str, wanted: Rows) -> Iterator[Piece]:
-        """The kept documents that are `wanted`, by their `key`; a bounded number of rows is in memory.
+        """The kept documents that are `wanted`, in the order of `key`; a bounded number of rows is in memory.
 
-        Equal keys are equal texts (but for a hash's chance), so their order, by source, only decides which source
-        the text counts for.
+        Equal keys are equal texts (but for a collision). Their order, by source, decides whose text it is.
         """
         total = sum(len(part.load_index()) for part in self.parts)
         slices = max(1, -(-total // _IN_MEMORY))
@@ -114,7 +113,7 @@ class Candidates:
 
 
 def below(rows: Array, thresholds: Sequence[Threshold], key: str) -> Array:
-    """Which rows the thresholds of their sources admit, shape (documents,), as `Thresholds.admits` does for one."""
+    """Which rows the thresholds of their sources admit, shape (documents,); as `Thresholds.admits` for one document."""
     characters = np.array([threshold.characters for threshold in thresholds], np.int64)[rows["source"]]
     last = np.array([max(threshold.keys - 1, 0) for threshold in thresholds], np.uint64)[rows["source"]]
     some = np.array([threshold.keys > 0 for threshold in thresholds])[rows["source"]]
@@ -123,7 +122,7 @@ def below(rows: Array, thresholds: Sequence[Threshold], key: str) -> Array:
 
 
 def among(taken: set[bytes]) -> Rows:
-    """Which rows have a text that is one of `taken`, given as digests."""
+    """Which rows have a text whose digest is in `taken`."""
     digests = np.frombuffer(b"".join(taken), "<u8").reshape(-1, 2)
     digests = digests[np.argsort(digests[:, 0])]
 
@@ -138,7 +137,9 @@ def among(taken: set[bytes]) -> Rows:
 
 
 def choose_validation(candidates: Candidates, wanted: int) -> tuple[list[Piece], set[bytes]]:
-    """Whole documents, each text once, by their validation key, until at least `wanted` tokens; and their digests."""
+    """Whole documents, each text once, in the order of their validation keys, up to at least `wanted` tokens; and the
+    digests of their texts.
+    """
     pieces: list[Piece] = []
     taken: set[bytes] = set()
     have = 0
@@ -153,7 +154,7 @@ def choose_validation(candidates: Candidates, wanted: int) -> tuple[list[Piece],
 
 
 def available(candidates: Candidates, taken: set[bytes], sources: int) -> list[int]:
-    """The tokens of each source that training may take."""
+    """The tokens of each source that may become training text."""
     wanted, tokens = candidates.for_training(taken), np.zeros(sources, np.int64)
     for part in range(len(candidates)):
         rows = candidates.index(part)
@@ -163,7 +164,7 @@ def available(candidates: Candidates, taken: set[bytes], sources: int) -> list[i
 
 
 def training_pieces(data: Data, candidates: Candidates, taken: set[bytes]) -> Iterator[Piece]:
-    """The training text: with weights the share of each source in turn, else one draw from all; `taken` excluded."""
+    """The training text without `taken`: with weights the share of each source in turn, else one draw from all."""
     asked, wanted = budgets(data), candidates.for_training(taken)
     if data.size is None or None in asked:
         limits = [None if source.limit is None else source.limit.count for source in data.sources]
@@ -180,7 +181,7 @@ def training_pieces(data: Data, candidates: Candidates, taken: set[bytes]) -> It
 
 
 def cut(pieces: Iterable[Piece], budget: int | None, limits: Sequence[int | None]) -> Iterator[Piece]:
-    """Pieces until `budget` tokens, of each source at most its limit; the piece that reaches one is cut there."""
+    """Pieces up to `budget` tokens, and up to the limit of each source; the piece that reaches one of them is cut."""
     have = 0
     of: dict[int, int] = {}
     for piece in pieces:
@@ -199,7 +200,7 @@ def cut(pieces: Iterable[Piece], budget: int | None, limits: Sequence[int | None
 
 
 def filter_counts(candidates: Candidates, filters: int) -> Array:
-    """Documents and tokens that each filter removed, shape (filters + 1, 2); row 0 is what was kept."""
+    """The documents and tokens that each filter removed, shape (filters + 1, 2); row 0 has those that were kept."""
     counts = np.zeros((filters + 1, 2), np.int64)
     for part in range(len(candidates)):
         rows = candidates.index(part)

@@ -29,7 +29,7 @@ INDEX = np.dtype(
         ("removed", "u1"),  # the number of the filter that removed it, from 1; 0: kept
     ]
 )
-"""A document, in the order of its part. The tokens of a removed one are counted, not kept."""
+"""A row for each document, in the order of the part. The tokens of removed documents are counted, not kept."""
 
 _AHEAD = 2  # batches
 _BATCH_CHARACTERS = 1_000_000
@@ -106,7 +106,7 @@ class TokeniseParts:
         files.write(bytes(body), index.getvalue())
 
     def _encoded(self, part: Path) -> Iterator[tuple[list[dict[str, Any]], list[list[int]]]]:
-        """Batches of records and their tokens; two more are encoded, on all cores, while one is written."""
+        """Batches of records and their tokens; two more are encoded meanwhile, on all cores."""
         batches = _batches(records(part))
         with ThreadPoolExecutor(_AHEAD) as threads:
             ahead: deque[tuple[list[dict[str, Any]], Future[list[list[int]]]]] = deque()

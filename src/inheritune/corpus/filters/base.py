@@ -1,4 +1,4 @@
-"""What filters have in common: the check before a preparation, and the decision about a document."""
+"""The base classes of filters: the checks before a preparation, and the decision about a document."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ Words = Annotated[
 
 
 class Filter(FilterConfig):
-    """A filter: its keys in a recipe, and what it needs. Subclasses decide what it removes."""
+    """A filter: its keys in a recipe and what it needs. Subclasses decide what it removes."""
 
     @property
     def splits_words(self) -> bool:
@@ -34,31 +34,31 @@ class Filter(FilterConfig):
         return "language" in type(self).model_fields
 
     def check(self, place: str) -> None:
-        """Raise InputError unless this machine has all that the filter needs: packages, tokenizers, models, files."""
+        """Raise InputError where this machine lacks a package, tokenizer, model or file that the filter needs."""
         if self.splits_words:
             check_words(getattr(self, "language"), place)  # noqa: B009 (a key of most filters)
 
 
 class DocumentFilter(Filter):
-    """A filter that looks at one document at a time, by classes of datatrove."""
+    """A filter that looks at one document at a time, with classes of datatrove."""
 
     def prepare(self, work: Path, place: str) -> None:
-        """Make what the filter needs beside its keys, once, in the working folder."""
+        """Make the files that the filter needs, once, in the working folder."""
 
     def steps(self, work: Path) -> Steps:
         """Yield datatrove's filters in their order, with their models loaded. `work`: the folder that `prepare` had."""
         raise NotImplementedError
 
     def name_reason(self, document: Document, reason: str | None) -> str:
-        """Why a document is removed. `reason`: what datatrove gave for it."""
+        """Why a document is removed. `reason` is datatrove's."""
         return reason or "label"
 
     def build(self, work: Path) -> Callable[[Document], str | None]:
         """A function that gives the reason to remove a document, or None to keep it.
 
-        It may cut lines or spans out of `document.text`; a document that is removed keeps its text. A document is also
-        removed when the filter fails on it, as nothing is known of it then. Results (language, scores, the evaluation
-        that has the n-gram) are added to `document.metadata`.
+        It may cut lines or spans out of `document.text`; a document that is removed keeps its text. A document on which
+        the filter fails is removed too. Results (language, scores, the evaluation that has the n-gram) are added to
+        `document.metadata`.
         """
         steps = list(self.steps(work))
 
@@ -103,9 +103,9 @@ class CorpusFilter(Filter):
 
 
 def check_filters(filters: Sequence[FilterConfig]) -> None:
-    """Check that this machine has all that the filters need: packages, tokenizers, models, labels, word lists, tasks.
+    """Raise InputError with everything that the filters need and this machine lacks.
 
-    No text is read. A language model that has no path is downloaded now. Raises InputError with every problem.
+    No text is read. A language model that has no path is downloaded now.
     """
     problems: list[Problem] = []
     for number, entry in enumerate(filters):
@@ -119,7 +119,7 @@ def check_filters(filters: Sequence[FilterConfig]) -> None:
 
 
 def prepare_filters(filters: Sequence[FilterConfig], work: Path) -> list[tuple[int, DocumentFilter]]:
-    """The filters for one document with their numbers in the recipe's list, from 1, ready to be built.
+    """The filters for one document, ready to be built, with their numbers in the recipe's list, from 1.
 
     Raises InputError for evaluations that cannot be read or are too short.
     """

@@ -49,7 +49,7 @@ class Decontaminate(DocumentFilter):
         self._check_tasks(place)
 
     def prepare(self, work: Path, place: str) -> None:
-        """Write the hashes of all n-grams of the evaluations into a folder, which appears whole, unless it exists.
+        """Write the hashes of all n-grams of the evaluations into a folder, unless it exists.
 
         One file of little-endian uint64 for each evaluation, sorted, as datatrove's filter reads them. Raises
         InputError for evaluations that cannot be read, or that are all shorter than an n-gram.
@@ -61,7 +61,7 @@ class Decontaminate(DocumentFilter):
         step = self._step(work)
         hashes: dict[str, set[int]] = {}
         for name, text in self._texts(place):
-            # The indexer's own method on the filter, which has all that it uses: making an indexer needs lighteval.
+            # The indexer's method works on the filter; making an indexer would need lighteval.
             hashes.setdefault(name, set()).update(NGramsDecontIndexer.compute_hashes(step, text))
         if not any(hashes.values()):
             raise InputError(
@@ -79,7 +79,7 @@ class Decontaminate(DocumentFilter):
         yield self._step(work)
 
     def name_reason(self, document: Document, reason: str | None) -> str:
-        """The evaluation that has a run of words in common with the document."""
+        """The evaluation that shares a run of words with the document."""
         return str(document.metadata["contaminated_task"])
 
     def _index(self, work: Path) -> Path:
@@ -98,7 +98,7 @@ class Decontaminate(DocumentFilter):
             check_tasks(self.tasks, f"{place}.tasks", self.trust_task_files)
 
     def _texts(self, place: str) -> Iterator[tuple[str, str]]:
-        """For each text of the evaluations the name of the evaluation and the text."""
+        """The texts of the evaluations, each with the name of its evaluation."""
         for path in self.files:
             for file in _list_files(path, f"{place}.files"):
                 for text in _read(file, self.text_keys, place):

@@ -24,7 +24,7 @@ class ExactDuplicates(CorpusFilter):
     def marks(
         self, number: int, candidates: "Candidates", taken: set[bytes], work: Path, stages: "Stages"
     ) -> "list[Array]":
-        """Of equal texts the first by `Candidates.ranks` is kept."""
+        """Mark equal texts, except the first by `Candidates.ranks`."""
         marks: list[Array] = [np.zeros(len(candidates.index(part)), np.uint8) for part in range(len(candidates))]
         slices = max(1, -(-sum(map(len, marks)) // _IN_MEMORY))
         for slice_ in range(slices):

@@ -1,4 +1,4 @@
-"""fastText models on disk: their labels, and whether a file is whole, without loading it."""
+"""fastText models on disk: their labels, and whether a file is complete, without loading it."""
 
 import struct
 from collections.abc import Collection
@@ -31,7 +31,7 @@ def load_model(path: Path) -> Any:
 
 
 def check_labels(labels: Collection[str], place: str, model: Path, model_place: str) -> None:
-    """Raise InputError at `place` for labels that a model does not have; as `read_labels` does for the model."""
+    """Raise InputError at `place` for labels that a model lacks, and as `read_labels` does."""
     known = read_labels(model, model_place)
     unknown = [label for label in labels if label not in known]
     if unknown:
@@ -42,9 +42,9 @@ def check_labels(labels: Collection[str], place: str, model: Path, model_place: 
 def read_labels(path: Path, place: str) -> list[str]:
     """The labels of a fastText model, without `__label__`.
 
-    The sizes in the file are followed to its end: fastText itself crashes on some files that were cut short, and loads
-    others and gives wrong labels. Raises InputError at `place` for a file that is missing, no supervised model, or not
-    whole.
+    The sizes in the file are followed to its end, as fastText itself crashes on some files that were cut short, and
+    gives wrong labels with others. Raises InputError at `place` for a file that is missing, incomplete, or no
+    supervised model.
     """
     try:
         size = check_regular(path)

@@ -40,7 +40,7 @@ class NearDuplicates(CorpusFilter):
     def marks(
         self, number: int, candidates: "Candidates", taken: set[bytes], work: Path, stages: "Stages"
     ) -> "list[Array]":
-        """Of the documents of a cluster the first by `Candidates.ranks` is kept, and those taken for validation."""
+        """Mark the documents of each cluster, except the first by `Candidates.ranks` and those in validation."""
         from inheritune.corpus.building.selection import among
 
         is_taken, paths = among(taken), [files.part.path for files in candidates.parts]
@@ -64,7 +64,7 @@ class NearDuplicates(CorpusFilter):
         table = table[:, np.lexsort(table[::-1])]
         cluster, free, key = table[0], table[1], table[3]
         like = cluster[1:] == cluster[:-1]
-        # Several of a cluster may be taken for validation: without the documents that connect them they were not alike.
+        # Several of a cluster may be in validation: there, the documents that connect them were missing.
         like &= (free[1:] == 1) | (key[1:] == key[:-1])
         marks: list[Array] = [np.zeros(len(mask), np.uint8) for mask in kept]
         for part, row in table[-2:, 1:][:, like].T:
@@ -93,16 +93,22 @@ class ReadKept:
 def near_duplicate_stages(
     settings: NearDuplicates, read_part: "Step", parts: int, folder: Path
 ) -> "list[tuple[str, list[Step], int]]":
-    """Name, pipeline and number of tasks of each stage. Stages run one after the other, their tasks in any order.
+    """The name, pipeline and number of tasks of each stage. The tasks of a stage run in any order.
 
-    `read_part(data, rank, world_size)` is a pipeline step that yields the documents of part `rank` of `parts`, in the
-    same order at every call. All files are written below `folder`. Raises RunError when the system does not let a
-    process open one file for each part.
+    `read_part(data, rank, world_size)` is a pipeline step that yields the documents of part `rank` of `parts`, always
+    in the same order. All files are written below `folder`. Raises RunError where the system does not let a process
+    open one file for each part.
     """
     from datatrove.pipeline.dedup import MinhashConfig, MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupSignature
     from datatrove.utils.hashing import HashConfig
 
-    _check_open_files(parts)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if most != resource.RLIM_INFINITY and parts + _SPARE_FILES > most:
+        raise RunError(
+            "near_duplicates",
+            f"{parts:,} parts are compared at once, and a process here may open {most:,} files",
+            f"raise the hard limit (ulimit -Hn) to {parts + _SPARE_FILES}, or remove near_duplicates",
+        )
     config = MinhashConfig(
         n_grams=settings.n_grams,
         num_buckets=settings.buckets,
@@ -121,24 +127,14 @@ def near_duplicate_stages(
 
 
 def clusters(folder: Path, part: int) -> "tuple[Array, Array]":
-    """The documents of a part that are like others, once all stages have run, and the clusters that they are in.
+    """The documents of a part that are like others, and their clusters, after all stages.
 
-    Two arrays of equal length: the documents' numbers from 0 in what `read_part` yields, and the numbers of their
-    clusters, which hold for all parts. Which documents form a cluster depends on the documents alone.
+    Two arrays of equal length: the numbers of the documents, from 0, in what `read_part` yields, and the numbers of
+    their clusters, which are the same in all parts. Clusters depend on the documents alone.
     """
     file = folder / "clusters" / f"{part:06d}.clusters"
     pairs = np.fromfile(file, dtype="<u4").reshape(-1, 2) if file.exists() else np.zeros((0, 2), "<u4")
     return pairs[:, 0], pairs[:, 1]
-
-
-def _check_open_files(parts: int) -> None:
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if most != resource.RLIM_INFINITY and parts + _SPARE_FILES > most:
-        raise RunError(
-            "near_duplicates",
-            f"{parts:,} parts are compared at once, and a process here may open {most:,} files",
-            f"raise the hard limit (ulimit -Hn) to {parts + _SPARE_FILES}, or remove near_duplicates",
-        )
 
 
 def _allow_open_files(data: None, rank: int = 0, world_size: int = 1) -> None:

@@ -1,12 +1,15 @@
 """Errors for people. The exit status of the program follows from the class."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from inheritune.redaction import visible, without_secrets
 
 BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError)
 """What the code of architectures raises for a config that it cannot use."""
 
+_T = TypeVar("_T")
 _LONGEST = 2000  # characters of a line
 
 
@@ -65,6 +68,20 @@ class InputError(InherituneError):
         error.problems = list(problems)
         error.args = ("\n".join(str(problem) for problem in problems),)
         return error
+
+
+def check_all(checks: Iterable[Callable[[], _T]]) -> list[_T]:
+    """Run all checks and return their results. Raises one InputError with the problems of all that raise one."""
+    results: list[_T] = []
+    problems: list[Problem] = []
+    for check in checks:
+        try:
+            results.append(check())
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError.of(problems)
+    return results
 
 
 class DamagedFile(InputError):

@@ -40,11 +40,6 @@ class Packing:
         """How many tokens of the text precede the first target of a sequence: one, or none with a prefix."""
         return 0 if self.prefix else 1
 
-    @property
-    def prefix_ends_documents(self) -> bool:
-        """Whether the prefix is the end-of-text token (OPT): a document's end is then the prefix of the next one."""
-        return self.prefix == (self.end_of_text,)
-
 
 @dataclass(frozen=True)
 class Examples:
@@ -228,8 +223,8 @@ def _examples(windows: Array, packing: Packing) -> Examples:
     tokens, begins, places = np.maximum(windows, 0), _document_starts(windows, packing), None
     if packing.prefix:
         first, stored = _stored_prefixes(windows, packing)
-        # where the end of a document is the prefix of the next one, that prefix exists already
-        shared = packing.prefix_ends_documents and not packing.documents
+        # where the prefix is the end-of-text token (OPT), the end of a document is the prefix of the next one
+        shared = packing.prefix == (packing.end_of_text,) and not packing.documents
         sites = np.zeros_like(begins) if shared else begins & ~first
         sites[:, 0] = ~first[:, 0]
         lengths = lengths + len(packing.prefix) * sites.sum(axis=1)

@@ -11,7 +11,7 @@ from inheritune.data.shards import DTYPES, Array, file_size
 from inheritune.errors import InputError
 from inheritune.recipe import TokenFiles
 
-REMEDY = "bring the file back as it was, or begin anew in another folder"
+REMEDY = "bring the file back as it was, or start again in another folder"
 _NARROW, _WIDE = DTYPES
 # llm.c's headers: 256 int32, of which the first are magic number, version and number of tokens.
 _LLM_C = {(20240520, 1): _NARROW, (20240801, 7): _WIDE}
@@ -118,8 +118,15 @@ def _declared(file: Path) -> TokenFile:
         return _numpy(file)
     if file.suffix == ".npy":
         raise InputError(str(file), "is no .npy file", "write it with numpy.save, or name raw tokens .bin")
+    metadata = file.with_name(f"{file.name}.metadata")  # of datatrove
+    if file.suffix == ".ds" and metadata.exists():
+        width = metadata.read_text(encoding="utf-8").partition("\n")[0].rpartition("|")[2].strip()
+        if width not in ("2", "4"):
+            what = f"declares {width!r} bytes a token, legal are 2 and 4"
+            raise InputError(str(metadata), what, "correct or delete it")
+        return TokenFile(file, _WIDE if width == "4" else _NARROW)
     if file.suffix == ".ds":
-        return TokenFile(file, _metadata(file))
+        return TokenFile(file, None)
     return _llm_c(file, begin) or TokenFile(file, None)
 
 
@@ -166,18 +173,6 @@ def _numpy(file: Path) -> TokenFile:
 
 def _wrong_size(file: Path, declared: str, size: int) -> InputError:
     return InputError(str(file), f"has {file.stat().st_size} bytes, and {declared} ({size} bytes)", "give a whole file")
-
-
-def _metadata(file: Path) -> str | None:
-    """The type that datatrove's .metadata declares; None where there is no such file."""
-    metadata = file.with_name(f"{file.name}.metadata")
-    if not metadata.exists():
-        return None
-    width = metadata.read_text(encoding="utf-8").partition("\n")[0].rpartition("|")[2].strip()
-    if width not in ("2", "4"):
-        what = f"declares {width!r} bytes a token, legal are 2 and 4"
-        raise InputError(str(metadata), what, "correct or delete it")
-    return _WIDE if width == "4" else _NARROW
 
 
 def _check_size(one: TokenFile, dtype: str | None) -> TokenFile:

@@ -1,7 +1,6 @@
 """What a person sees during the work, on standard error: lines, and one live line for a training."""
 
 import time
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -68,9 +67,7 @@ class LiveLine:
             self._task = self._progress.add_task(self._label, total=self._steps, completed=self._done, figures="")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._progress is not None:
             self._progress.stop()
 

@@ -11,11 +11,11 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from inheritune.errors import InputError
+from inheritune.errors import InputError, check_all
 from inheritune.redaction import public
 from inheritune.runlog.files import read_json, write_json
 from inheritune.runlog.metrics import read_metrics
@@ -198,21 +198,12 @@ def check_trackers(names: Iterable[str]) -> None:
 
     Where a person is at the terminal, wandb asks for its key now, not after hours of work.
     """
-    problems = []
-    for name in names:
-        try:
-            if name not in TRACKERS:
-                raise InputError("track", f"there is no {name!r}", f"legal are {', '.join(TRACKERS)}")
-            _check_package(name)
-            if name == "wandb":
-                _check_login()
-        except InputError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise InputError.of(problems)
+    check_all(partial(_check_tracker, name) for name in names)
 
 
-def _check_package(name: str) -> None:
+def _check_tracker(name: str) -> None:
+    if name not in TRACKERS:
+        raise InputError("track", f"there is no {name!r}", f"legal are {', '.join(TRACKERS)}")
     remedy = f"pip install 'inheritune[{name}]', or leave it out"
     try:
         module = importlib.import_module(TRACKERS[name][1])
@@ -222,6 +213,8 @@ def _check_package(name: str) -> None:
         raise InputError("track", f"{name} is installed and cannot be imported ({error})", remedy) from None
     if module.__file__ is None:  # Python takes any folder of that name in the working directory for a module
         raise InputError("track", f"{name} is not installed", remedy)
+    if name == "wandb":
+        _check_login()
 
 
 def _check_login() -> None:
@@ -260,9 +253,7 @@ class Trackers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self.close(failed=kind is not None)
 
     def write(self, record: dict[str, Any]) -> None:

@@ -83,32 +83,30 @@ def document_keys(digest: bytes, seed: int) -> tuple[int, int]:
     return int.from_bytes(digest[:8], "big"), int.from_bytes(drawn, "big")
 
 
+def limits_of(data: Data) -> list[int | None]:
+    """The most training tokens of each source; None without a limit."""
+    return [None if source.limit is None else source.limit.count for source in data.sources]
+
+
 def budgets(data: Data) -> list[int | None]:
     """The exact training tokens of each source, by weights; None for one draw from all sources, or for everything.
 
     What a source cannot give because of its limit is divided among the others by their weights.
     """
-    weights = [source.weight for source in data.sources]
-    limits = [None if source.limit is None else source.limit.count for source in data.sources]
+    weights, limits = [source.weight for source in data.sources], limits_of(data)
     if data.size is None or None in weights:
         return [limit if data.size is None else None for limit in limits]
     fixed: dict[int, int] = {}
     rest = data.size.count
     while len(fixed) < len(weights):
         free = {n: float(weight or 0) for n, weight in enumerate(weights) if n not in fixed}
-        shares = _shared(rest, free)
+        total = sum(free.values())
+        shares = {n: round(rest * weight / total) for n, weight in free.items()}
+        shares[max(free)] += rest - sum(shares.values())  # the rounding
         capped = {n: limit for n, share in shares.items() if (limit := limits[n]) is not None and share > limit}
         fixed |= capped or shares
         rest -= sum(capped.values())
     return [fixed[n] for n in range(len(weights))]
-
-
-def _shared(budget: int, weights: dict[int, float]) -> dict[int, int]:
-    """A budget divided by weights; the rounding is in the last share."""
-    total = sum(weights.values())
-    shares = {number: round(budget * weight / total) for number, weight in weights.items()}
-    shares[max(weights)] += budget - sum(shares.values())
-    return shares
 
 
 def first_thresholds(data: Data, sizes: Sequence[int | None], least: int = 0) -> Thresholds:
@@ -152,30 +150,27 @@ class Supply:
 
     def usable(self, data: Data) -> int:
         """The training tokens, up to the limit of each source."""
-        pairs = zip(self.training, data.sources, strict=True)
-        return sum(tokens if source.limit is None else min(tokens, source.limit.count) for tokens, source in pairs)
+        pairs = zip(self.training, limits_of(data), strict=True)
+        return sum(tokens if limit is None else min(tokens, limit) for tokens, limit in pairs)
 
 
 def raised(data: Data, thresholds: Thresholds, supply: Supply) -> Thresholds | None:
     """Higher thresholds where these admitted too little; None where it is enough, or where they admit everything."""
-    lacking = data.validation.count / max(0.5, supply.validation)
-    validation = _raised(thresholds.validation, [lacking] * len(data.sources), supply.ends)
-    training = _raised(thresholds.training, _lacking(data, supply), supply.ends)
-    higher = Thresholds(validation, training)
-    return None if higher == thresholds else higher
-
-
-def _lacking(data: Data, supply: Supply) -> list[float]:
-    """The factor by which each source should have admitted more tokens."""
+    lacking = [data.validation.count / max(0.5, supply.validation)] * len(data.sources)
+    validation = _raised(thresholds.validation, lacking, supply.ends)
     asked = budgets(data)
     if data.size is not None and None in asked:
-        return [data.size.count / max(0.5, supply.usable(data))] * len(asked)
-    return [(wanted or 0) / max(0.5, have) for wanted, have in zip(asked, supply.training, strict=True)]
+        lacking = [data.size.count / max(0.5, supply.usable(data))] * len(asked)
+    else:
+        lacking = [(wanted or 0) / max(0.5, have) for wanted, have in zip(asked, supply.training, strict=True)]
+    higher = Thresholds(validation, _raised(thresholds.training, lacking, supply.ends))
+    return None if higher == thresholds else higher
 
 
 def _raised(
     thresholds: tuple[Threshold, ...], lacking: Sequence[float], ends: Sequence[int | None]
 ) -> tuple[Threshold, ...]:
+    """The thresholds, raised by the factors by which they should have admitted more tokens."""
     higher = []
     for threshold, factor, end in zip(thresholds, lacking, ends, strict=True):
         factor = 1 if factor <= 1 else max(2, _WIDEN * factor)

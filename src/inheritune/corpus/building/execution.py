@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from copy import deepcopy
+from dataclasses import astuple
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from datatrove.executor.base import DistributedEnvVars, PipelineExecutor
 from loguru import logger
 
-from inheritune.errors import InherituneError, InputError, Problem, RunError
+from inheritune.errors import InputError, Problem, RunError
 from inheritune.recipe import Data
 from inheritune.runlog import open_new
 
@@ -58,7 +59,7 @@ class Stages:
             self._ray(list(steps), tasks, place)
         else:
             workers = min(tasks, self.data.workers or max(1, (os.cpu_count() or 1) // threads))
-            LocalExecutor(list(steps), tasks, workers, place, self.say).run()
+            LocalExecutor(list(steps), tasks, workers, place).run(self.say)
 
     def _slurm(self, name: str, steps: list[Step], tasks: int, place: Path) -> None:
         from datatrove.executor.slurm import SlurmPipelineExecutor
@@ -141,17 +142,16 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
     processes (for example for memory), and which runs the caller's script again in each of them.
     """
 
-    def __init__(self, pipeline: list[Step], tasks: int, workers: int, place: Path, say: Say) -> None:
+    def __init__(self, pipeline: list[Step], tasks: int, workers: int, place: Path) -> None:
         super().__init__(pipeline, str(place))
         self.tasks, self.workers, self.place = tasks, workers, place
-        self._say: Say | None = say
 
-    def run(self) -> None:
+    def run(self, say: Say) -> None:
         """Run the open tasks. Raises what a task raised; RunError when a worker process is killed."""
         ranks = list(self.get_incomplete_ranks())
         workers = min(self.workers, len(ranks))
         if workers > 1:
-            self._run_in_processes(ranks, workers)
+            self._run_in_processes(ranks, workers, say)
             return
         for rank in ranks:
             deepcopy(self).run_task(rank)  # a copy, as a step keeps its counts
@@ -171,10 +171,7 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
         names = DistributedEnvVars.__annotations__
         return DistributedEnvVars(**{**dict.fromkeys(names, "-1"), "datatrove_executor": "LOCAL"})
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_say": None}
-
-    def _run_in_processes(self, ranks: list[int], workers: int) -> None:
+    def _run_in_processes(self, ranks: list[int], workers: int, say: Say) -> None:
         idle: SimpleQueue[subprocess.Popen[str]] = SimpleQueue()
         processes = self._start_workers(workers)
         for process in processes:
@@ -191,9 +188,9 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
         try:
             for done, task in enumerate(as_completed([threads.submit(run, rank) for rank in ranks]), start=1):
                 task.result()
-                if self._say is not None and time.monotonic() - shown > _SAY_EVERY:
+                if time.monotonic() - shown > _SAY_EVERY:
                     shown = time.monotonic()
-                    self._say(f"data: {self.place.name}: {done} of {len(ranks)} tasks")
+                    say(f"data: {self.place.name}: {done} of {len(ranks)} tasks")
         finally:
             for process in processes:
                 process.kill()  # files appear complete or not at all, so a worker may end anywhere
@@ -234,24 +231,20 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
             how = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
             remedy = f"if memory ran out give fewer data.workers; {_RESUMES}"
             raise RunError(f"data: {self.place.name}", f"a worker process was {how}", remedy)
-        if problem := json.loads(answer):
-            raise _error(problem)
+        if error := json.loads(answer):
+            problems = [Problem(*parts) for parts in error["problems"]]
+            if error["input"]:
+                raise InputError.of(problems)
+            raise RunError(problems[0].place, problems[0].what, problems[0].remedy)
 
 
 def report(error: BaseException) -> dict[str, Any]:
     """An error as plain data, from a worker to the process that sent the task."""
     if isinstance(error, InputError | RunError):
-        problems = [[problem.place, problem.what, problem.remedy] for problem in error.problems]
-        return {"input": isinstance(error, InputError), "problems": problems}
+        return {"input": isinstance(error, InputError), "problems": [astuple(problem) for problem in error.problems]}
     problem = ["data", f"{type(error).__name__}: {error}", "this should not happen: please report it"]
     if isinstance(error, OSError):
         problem = [str(error.filename or "data"), str(error.strerror or error), "remove the cause, then run it again"]
     elif isinstance(error, MemoryError):
         problem = ["data", "out of memory", "give fewer data.workers, or more memory"]
     return {"input": False, "problems": [problem]}
-
-
-def _error(problem: dict[str, Any]) -> InherituneError:
-    if problem["input"]:
-        return InputError.of([Problem(*parts) for parts in problem["problems"]])
-    return RunError(*problem["problems"][0])

@@ -103,8 +103,7 @@ def encoding_lines(sources: list[dict[str, Any]]) -> Iterator[str]:
 def write_removed(data: Data, drawn: Drawn, folder: Path) -> None:
     """Write some documents that each filter removed into a file of that filter."""
     picked: dict[int, list[tuple[int, int, int]]] = {}
-    for part in range(len(drawn.candidates)):
-        rows = drawn.candidates.index(part)
+    for part, rows in enumerate(drawn.candidates):
         for row in np.flatnonzero((rows["removed"] > 0) & (rows["removed"] != NOT_ADMITTED)).tolist():
             mine = picked.setdefault(int(rows["removed"][row]), [])
             mine.append((int(rows["training_key"][row]), part, row))

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cached_property
@@ -153,21 +154,19 @@ class Preparation:
 
     def _draw(self) -> Drawn:
         """Read and tokenise until there is enough text, or no more."""
-        sizes: list[int | None] = [None if source.dataset is not None else 0 for source in self.data.sources]
+        text_bytes: Counter[int] = Counter()
         for entry in self.inputs:
-            known = sizes[entry.source]
-            sizes[entry.source] = None if known is None else known + entry.text_bytes
+            text_bytes[entry.source] += entry.text_bytes
+        sizes = [text_bytes[n] if source.dataset is None else None for n, source in enumerate(self.data.sources)]
         least = _TOKENIZER_BYTES if isinstance(self._tokenizer, NewTokenizer) else 0
         thresholds: Thresholds | None = first_thresholds(self.data, sizes, least)
         while thresholds is not None:
             candidates, last_parts = self._candidates(thresholds)
-            drawn = self._choose(candidates, candidates, last_parts)
+            drawn = self._choose(candidates, last_parts, compare=False)
             higher = raised(self.data, thresholds, drawn.supply)
             if higher is None and any(entry.compares_all for entry in self.data.filters):
                 # Not earlier: more documents would need another comparison.
-                alone = self._compared(candidates.of_validation(), set())  # nothing else changes validation
-                _, taken = choose_validation(alone, self.data.validation.count)
-                drawn = self._choose(alone, self._compared(candidates, taken), last_parts)
+                drawn = self._choose(candidates, last_parts, compare=True)
                 higher = raised(self.data, thresholds, drawn.supply)
             thresholds = higher
         return drawn
@@ -195,9 +194,12 @@ class Preparation:
                 candidates = candidates.marked(marks)
         return candidates
 
-    def _choose(self, alone: Candidates, candidates: Candidates, last_parts: list[Part]) -> Drawn:
-        """Validation's documents, chosen from `alone`, and what there is to draw from."""
+    def _choose(self, candidates: Candidates, last_parts: list[Part], compare: bool) -> Drawn:
+        """Validation's documents and the supply of other text; with `compare`, all filters are applied."""
+        # Validation's candidates are compared with each other only: nothing else changes validation.
+        alone = self._compared(candidates.of_validation(), set()) if compare else candidates
         pieces, taken = choose_validation(alone, self.data.validation.count)
+        candidates = self._compared(candidates, taken) if compare else candidates
         stock = available(candidates, taken, len(self.data.sources))
         characters, asked = total(last_parts, "characters"), self.work.thresholds[-1]
         ends = [

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from inheritune.corpus.building.drawing import KEYS, Threshold, Thresholds, budgets
+from inheritune.corpus.building.drawing import KEYS, Threshold, Thresholds, budgets, limits_of
 from inheritune.corpus.building.tokenising import TokenPart
 from inheritune.data import Array
 from inheritune.recipe import Data
@@ -52,8 +52,9 @@ class Candidates:
         rows["removed"][~admitted] = NOT_ADMITTED
         return rows
 
-    def __len__(self) -> int:
-        return len(self.parts)
+    def __iter__(self) -> Iterator[Array]:
+        """The rows of each part."""
+        return map(self.index, range(len(self.parts)))
 
     def for_validation(self, rows: Array) -> Array:
         """Which rows may become validation, shape (documents,)."""
@@ -86,13 +87,17 @@ class Candidates:
     def in_order(self, key: str, wanted: Rows) -> Iterator[Piece]:
         """The kept documents that are `wanted`, in the order of `key`; a bounded number of rows is in memory.
 
-        Equal keys are equal texts (but for a collision). Their order, by source, decides whose text it is.
+        Equal keys are equal texts, except for collisions. Their order, by source, decides which source the text
+        counts for.
         """
         total = sum(len(part.load_index()) for part in self.parts)
         slices = max(1, -(-total // _IN_MEMORY))
         for number in range(slices):
             low, high = (int(KEYS * (number + k) / slices) for k in (0, 1))
-            rows = [np.zeros(0, _PLACED), *(self._rows(part, key, low, high, wanted) for part in range(len(self)))]
+            rows = [
+                np.zeros(0, _PLACED),
+                *(self._rows(part, key, low, high, wanted) for part in range(len(self.parts))),
+            ]
             placed = np.concatenate(rows)
             placed = placed[np.lexsort((placed["part"], placed["source"], placed[key]))]
             for start in range(0, len(placed), _AS_OBJECTS):
@@ -156,10 +161,9 @@ def choose_validation(candidates: Candidates, wanted: int) -> tuple[list[Piece],
 def available(candidates: Candidates, taken: set[bytes], sources: int) -> list[int]:
     """The tokens of each source that may become training text."""
     wanted, tokens = candidates.for_training(taken), np.zeros(sources, np.int64)
-    for part in range(len(candidates)):
-        rows = candidates.index(part)
-        rows = rows[(rows["removed"] == 0) & wanted(rows)]
-        np.add.at(tokens, rows["source"], rows["tokens"].astype(np.int64))
+    for rows in candidates:
+        chosen = rows[(rows["removed"] == 0) & wanted(rows)]
+        np.add.at(tokens, chosen["source"], chosen["tokens"].astype(np.int64))
     return [int(n) for n in tokens]
 
 
@@ -167,9 +171,8 @@ def training_pieces(data: Data, candidates: Candidates, taken: set[bytes]) -> It
     """The training text without `taken`: with weights the share of each source in turn, else one draw from all."""
     asked, wanted = budgets(data), candidates.for_training(taken)
     if data.size is None or None in asked:
-        limits = [None if source.limit is None else source.limit.count for source in data.sources]
         pieces = candidates.in_order("training_key", wanted)
-        yield from cut(pieces, None if data.size is None else data.size.count, limits)
+        yield from cut(pieces, None if data.size is None else data.size.count, limits_of(data))
         return
     for source, budget in enumerate(asked):
 
@@ -202,9 +205,8 @@ def cut(pieces: Iterable[Piece], budget: int | None, limits: Sequence[int | None
 def filter_counts(candidates: Candidates, filters: int) -> Array:
     """The documents and tokens that each filter removed, shape (filters + 1, 2); row 0 has those that were kept."""
     counts = np.zeros((filters + 1, 2), np.int64)
-    for part in range(len(candidates)):
-        rows = candidates.index(part)
-        rows = rows[rows["removed"] != NOT_ADMITTED]
-        np.add.at(counts[:, 0], rows["removed"], 1)
-        np.add.at(counts[:, 1], rows["removed"], rows["tokens"].astype(np.int64))
+    for rows in candidates:
+        admitted = rows[rows["removed"] != NOT_ADMITTED]
+        np.add.at(counts[:, 0], admitted["removed"], 1)
+        np.add.at(counts[:, 1], admitted["removed"], admitted["tokens"].astype(np.int64))
     return counts

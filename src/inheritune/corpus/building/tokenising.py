@@ -100,7 +100,10 @@ class TokeniseParts:
             for record, ids in zip(batch, encoded, strict=True):
                 if not record["removed"]:
                     body += array(self.dtype.char, [*ids, self.end_of_text]).tobytes()
-                rows.append(_row(record, len(ids) + 1))
+                halves = tuple(int(record["digest"][at : at + 16], 16) for at in (0, 16))
+                position = -1 if record["position"] is None else record["position"]
+                facts = len(ids) + 1, record["source"], record["removed"]
+                rows.append((*record["keys"], halves, position, *facts))
         index = io.BytesIO()
         np.save(index, np.array(rows, dtype=INDEX))
         files.write(bytes(body), index.getvalue())
@@ -116,13 +119,6 @@ class TokeniseParts:
                 if len(ahead) > _AHEAD or (batch is None and ahead):
                     done, encoded = ahead.popleft()
                     yield done, encoded.result()
-
-
-def _row(record: dict[str, Any], tokens: int) -> tuple[Any, ...]:
-    digest = bytes.fromhex(record["digest"])
-    halves = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-    position = -1 if record["position"] is None else record["position"]
-    return (*record["keys"], halves, position, tokens, record["source"], record["removed"])
 
 
 def _batches(some: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

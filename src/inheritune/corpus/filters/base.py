@@ -1,13 +1,14 @@
 """The base classes of filters: the checks before a preparation, and the decision about a document."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Field
 
 from inheritune.corpus.filters.words import check_words
-from inheritune.errors import InputError, Problem
+from inheritune.errors import check_all
 from inheritune.recipe.filters import FilterConfig
 
 if TYPE_CHECKING:
@@ -107,15 +108,11 @@ def check_filters(filters: Sequence[FilterConfig]) -> None:
 
     No text is read. A language model that has no path is downloaded now.
     """
-    problems: list[Problem] = []
-    for number, entry in enumerate(filters):
-        assert isinstance(entry, Filter)
-        try:
-            entry.check(f"data.filters.{number}")
-        except InputError as error:
-            problems += error.problems
-    if problems:
-        raise InputError.of(problems)
+    check_all(
+        partial(entry.check, f"data.filters.{number}")
+        for number, entry in enumerate(filters)
+        if isinstance(entry, Filter)
+    )
 
 
 def prepare_filters(filters: Sequence[FilterConfig], work: Path) -> list[tuple[int, DocumentFilter]]:

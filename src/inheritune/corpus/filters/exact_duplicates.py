@@ -25,12 +25,11 @@ class ExactDuplicates(CorpusFilter):
         self, number: int, candidates: "Candidates", taken: set[bytes], work: Path, stages: "Stages"
     ) -> "list[Array]":
         """Mark equal texts, except the first by `Candidates.ranks`."""
-        marks: list[Array] = [np.zeros(len(candidates.index(part)), np.uint8) for part in range(len(candidates))]
+        marks: list[Array] = [np.zeros(len(rows), np.uint8) for rows in candidates]
         slices = max(1, -(-sum(map(len, marks)) // _IN_MEMORY))
         for slice_ in range(slices):
             tables = [np.zeros((7, 0), "<u8")]
-            for part in range(len(candidates)):
-                index = candidates.index(part)
+            for part, index in enumerate(candidates):
                 digest = index["digest"]
                 at = np.flatnonzero((index["removed"] == 0) & (digest[:, 0] % np.uint64(slices) == slice_))
                 place = np.full(len(at), part, "<u8"), at.astype("<u8")

@@ -14,10 +14,6 @@ _LABEL = "__label__"
 _PACKAGES = {"fasttext": "fasttext-numpy2-wheel", "fasteners": "fasteners"}
 
 
-class _CutShort(Exception):
-    """The file ends before what its header announces."""
-
-
 def check_packages(place: str) -> None:
     """Raise InputError at `place` where fastText is not installed."""
     missing_packages(_PACKAGES, place)
@@ -61,10 +57,10 @@ def read_labels(path: Path, place: str) -> list[str]:
             (output_too,) = _take(file, "<?")
             _skip_matrix(file, quantised and output_too)
             if file.tell() > size:
-                raise _CutShort
+                raise EOFError
     except OSError as error:
         raise InputError(place, f"{path} cannot be read ({error.strerror})", "give the path of a model file") from None
-    except _CutShort:
+    except EOFError:
         raise InputError(place, f"{path} was cut short or is damaged", "fetch it again") from None
     if not labels:
         raise InputError(place, f"{path} has no labels", "give a supervised model: word vectors classify nothing")
@@ -74,7 +70,7 @@ def read_labels(path: Path, place: str) -> list[str]:
 def _take(file: BinaryIO, layout: str) -> tuple[int, ...]:
     raw = file.read(struct.calcsize(layout))
     if len(raw) < struct.calcsize(layout):
-        raise _CutShort
+        raise EOFError
     return struct.unpack(layout, raw)
 
 
@@ -108,5 +104,5 @@ def _skip_matrix(file: BinaryIO, quantised: int) -> None:
 
 def _skip(file: BinaryIO, count: int) -> None:
     if count < 0:
-        raise _CutShort
+        raise EOFError
     file.seek(count, 1)

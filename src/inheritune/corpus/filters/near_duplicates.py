@@ -44,14 +44,14 @@ class NearDuplicates(CorpusFilter):
         from inheritune.corpus.building.selection import among
 
         is_taken, paths = among(taken), [files.part.path for files in candidates.parts]
-        kept = [candidates.index(part)["removed"] == 0 for part in range(len(candidates))]
+        kept = [rows["removed"] == 0 for rows in candidates]
         # Other documents are another comparison, with files of its own.
         digest = hashlib.sha256(json.dumps([self.model_dump(), [path.name for path in paths]]).encode())
         for mask in kept:
             digest.update(np.packbits(mask).tobytes())
         run = digest.hexdigest()[:12]
         folder = work / f"near-duplicates-{run}"
-        for name, pipeline, tasks in near_duplicate_stages(self, ReadKept(paths, kept), len(candidates), folder):
+        for name, pipeline, tasks in near_duplicate_stages(self, ReadKept(paths, kept), len(paths), folder):
             stages.run(f"{name}-{run}", pipeline, tasks)
         columns = []
         for part, mask in enumerate(kept):

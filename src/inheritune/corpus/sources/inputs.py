@@ -9,13 +9,14 @@ import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from inheritune.corpus.sources.saved import DEFAULT_SPLIT, SAVED, saved_files
 from inheritune.corpus.sources.storage import Damaged, connect, explained, is_remote, is_web, kind, packing
 from inheritune.corpus.sources.streaming import open_stream
-from inheritune.errors import InputError, Problem
+from inheritune.errors import InputError, check_all
 from inheritune.recipe import Size, Source
 from inheritune.recipe.data import DocumentRule
 
@@ -72,7 +73,7 @@ def file_states(settings: Any) -> dict[str, Any]:
 
 
 def _stamp(file: str) -> list[int] | None:
-    """Size and time of the last change; None for what is no file on this machine."""
+    """Size and time of the last change; None where no such file is on this machine."""
     try:
         status = os.stat(file)  # noqa: PTH116 (text, as there may be millions)
     except (OSError, ValueError):
@@ -86,20 +87,15 @@ def list_inputs(sources: Sequence[Source], range_bytes: int = _RANGE) -> list[In
     Unpacked files whose documents are lines are split into ranges of about `range_bytes`, by the files alone. Raises
     InputError with all sources that have no text, cannot be reached or may not be read.
     """
-    inputs: list[Input] = []
-    problems: list[Problem] = []
-    for number, source in enumerate(sources):
-        try:
-            if source.dataset is not None:
-                open_stream(source)
-                inputs.append(Input(number, source.dataset, None))
-            else:
-                inputs.extend(_files(number, source, range_bytes))
-        except InputError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise InputError.of(problems)
-    return inputs
+
+    def inputs_of(number: int, source: Source) -> list[Input]:
+        if source.dataset is None:
+            return list(_files(number, source, range_bytes))
+        open_stream(source)
+        return [Input(number, source.dataset, None)]
+
+    each = check_all(partial(inputs_of, number, source) for number, source in enumerate(sources))
+    return list(itertools.chain.from_iterable(each))
 
 
 def gather(inputs: Sequence[Input], bytes_per_task: int) -> list[list[Input]]:
@@ -132,7 +128,7 @@ def _files(number: int, source: Source, range_bytes: int) -> Iterator[Input]:
     place = f"data.sources: {source.title}"
     files = dict(_remote(path, source) if is_remote(path) else _local(path, source, place))
     if not files:
-        raise InputError(place, *_nothing_taken([] if is_remote(path) else _some_below(path), source))
+        raise InputError(place, *_nothing_taken(path, source))
     if not any(size is None or size > 0 for size, _ in files.values()):
         raise InputError(place, "no text: every file is empty", "give files with text")
     if source.encoding not in ("utf-8", "auto") and all(kind(address) in TABLES for address in files):
@@ -235,14 +231,10 @@ def _content(file: str) -> bytes | None:
         raise InputError(file, f"cannot be read ({error.strerror})", "change its permissions") from None
 
 
-def _some_below(root: str) -> list[tuple[str, str]]:
-    """Folder and name of the files in a folder; only some of a very large one."""
-    walk = os.walk(os.path.expanduser(root))  # noqa: PTH111
-    return list(itertools.islice(((folder, name) for folder, _, names in walk for name in sorted(names)), _LOOKED_AT))
-
-
-def _nothing_taken(files: list[tuple[str, str]], source: Source) -> tuple[str, str]:
+def _nothing_taken(root: str, source: Source) -> tuple[str, str]:
     """What is wrong and the remedy, where a folder has no file that the source takes."""
+    walk = iter(()) if is_remote(root) else os.walk(os.path.expanduser(root))  # noqa: PTH111
+    files = list(itertools.islice(((folder, name) for folder, _, names in walk for name in sorted(names)), _LOOKED_AT))
     saved = sorted(folder for folder, name in files if name in SAVED and source.include == _DEFAULT_INCLUDE)
     if saved:
         return "`datasets` saved data sets in folders of it", f"give each as a source of its own: path: {saved[0]}"

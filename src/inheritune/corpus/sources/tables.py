@@ -97,7 +97,7 @@ def _texts(one: Input, column: Any, before: int, text_key: str, fault: Fault) ->
         try:
             text = value.as_py()
         except UnicodeDecodeError:
-            fault(place, "not UTF-8 text", "write the file anew")
+            fault(place, "not UTF-8 text", "write the file again")
             continue
         if text is None:
             fault(place, *no_text({text_key: None}, text_key))

@@ -1,5 +1,6 @@
 """The documents of any text, and sequences spread over it, for analyses and evaluations."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _ENOUGH = 20  # times the requested tokens are read; the rest of a text is ignored
 _LONGEST = 16  # characters of a token, at most: a very long document is tokenised as far as it is needed
+# Added to remedies that name the keys of a recipe's source, as there is no recipe here.
+_KEYS = " (`inheritune prepare` has these as options; give its folder as data in place of the text)"
 
 
 def documents(paths: Sequence[str | Path]) -> Iterator[str]:
@@ -28,16 +31,11 @@ def documents(paths: Sequence[str | Path]) -> Iterator[str]:
             for document in read(one, sources[one.source], lambda place, reason: None, seed=0):
                 yield document.text
     except InputError as error:
-        raise InputError.of(
-            [replace(problem, remedy=_without_recipe(problem.remedy)) for problem in error.problems]
-        ) from None
-
-
-def _without_recipe(remedy: str) -> str:
-    """A remedy for a caller without a recipe, whose sources would have keys for it."""
-    if "source's" not in remedy and "`" not in remedy:
-        return remedy
-    return f"{remedy} (`inheritune prepare` has these as options; give its folder as data in place of the text)"
+        problems = [
+            replace(problem, remedy=problem.remedy + _KEYS) if re.search("source's|`", problem.remedy) else problem
+            for problem in error.problems
+        ]
+        raise InputError.of(problems) from None
 
 
 def sample_text(

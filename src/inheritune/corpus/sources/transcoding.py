@@ -5,7 +5,7 @@ A byte that is wrong in the file's encoding becomes three bytes that are wrong i
 
 import codecs
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from inheritune.corpus.sources.guessing import BYTE_ORDER_MARKS, byte_order, guess
@@ -70,11 +70,10 @@ def text_blocks(one: Input, start: int = 0) -> Iterator[bytes]:
     Only UTF-8 can begin inside a file.
     """
     stored = blocks(one.address, start)
-    return stored if one.encoding == UTF8 else _transcoded(stored, one.encoding)
-
-
-def _transcoded(stored: Iterable[bytes], encoding: str) -> Iterator[bytes]:
-    decoder = codecs.getincrementaldecoder(encoding)(_MARKED)
+    if one.encoding == UTF8:
+        yield from stored
+        return
+    decoder = codecs.getincrementaldecoder(one.encoding)(_MARKED)
     for block in itertools.chain(stored, [b""]):  # the empty one ends the last character
         text = decoder.decode(block, not block)
         if text:

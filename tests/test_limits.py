@@ -13,7 +13,7 @@ from processes import in_processes
 
 KIND = "a pipe, socket or device, not a file"
 WORDS = {
-    "aliases": "more than 100,000 values", "an alias in itself": "stands inside what it names",
+    "aliases": "more than 100,000 values", "an alias in itself": "is inside what it names",
     "depth": "(more than 50 levels|too deep)", "size": "(at most|more than) [0-9,]+ (bytes|are read|values)",
     "a device": f"({KIND}|no config.json|no such model)", "a pipe": KIND, "layers": "at most 1,000 blocks",
     "blocks": "at most 1,000 blocks", "experts": "at most 100,000 experts", "width": "at most 16,777,216", "no number": "NaN, which is no number", "dropout": "legal is 0 to 1", "a terabyte": "more than 256,000,000 bytes",

@@ -1,39 +1,41 @@
-"""What can go wrong, said for people. The exit status of the program follows from the class."""
+"""Errors for people. The exit status of the program follows from the class."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from inheritune.redaction import visible, without_secrets
 
 BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError)
-"""What the code of architectures raises at a config that it cannot take."""
+"""What the code of architectures raises for a config that it cannot use."""
 
+_T = TypeVar("_T")
 _LONGEST = 2000  # characters of a line
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where, what was given, and what to do about it."""
+    """One thing that is wrong: its place, what was given, and the remedy."""
 
     place: str
     what: str
     remedy: str
 
     def __str__(self) -> str:
-        """One line, whatever a library put into the parts: without credentials, control characters shown."""
         return shown_line(f"{self.place}: {self.what}; {self.remedy}")
 
 
 def shown_line(text: str) -> str:
-    """`text` in one line as a person may see it, in a terminal or a log: no credentials, no control characters.
+    """`text` as one line for a terminal or a log: no credentials, no control characters.
 
-    Of a long one the middle is left out: what was given may be of any length, and the remedy is at the end.
+    The middle of a long text is cut out: what was given may have any length, and the remedy is at the end.
     """
     line = visible(" ".join(without_secrets(text).split()))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} [...] {line[-_LONGEST // 2 :]}"
 
 
 class Notice(UserWarning):
-    """Something that a person should know and that stops nothing. The program shows it as a line."""
+    """Something that a person should know and that stops nothing. The program prints it as a line."""
 
 
 class InherituneError(Exception):
@@ -42,13 +44,21 @@ class InherituneError(Exception):
     exit_status = 1
 
 
+class RunError(InherituneError):
+    """The input was right, and the work failed: a full disk, a loss that is not a number. Exit status 1."""
+
+    def __init__(self, place: str, what: str, remedy: str) -> None:
+        self.problems = [Problem(place, what, remedy)]
+        super().__init__(str(self.problems[0]))
+
+
 class InputError(InherituneError):
     """The input (recipe, data, model, command line) is wrong. Exit status 2."""
 
     exit_status = 2
 
     def __init__(self, place: str, what: str, remedy: str) -> None:
-        self.problems: list[Problem] = [Problem(place, what, remedy)]
+        self.problems = [Problem(place, what, remedy)]
         super().__init__(str(self.problems[0]))
 
     @classmethod
@@ -60,16 +70,22 @@ class InputError(InherituneError):
         return error
 
 
+def check_all(checks: Iterable[Callable[[], _T]]) -> list[_T]:
+    """Run all checks and return their results. Raises one InputError with the problems of all that raise one."""
+    results: list[_T] = []
+    problems: list[Problem] = []
+    for check in checks:
+        try:
+            results.append(check())
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError.of(problems)
+    return results
+
+
 class DamagedFile(InputError):
-    """A file of ours does not hold what it must: cut short, changed by hand, or another program's. Exit status 2."""
-
-
-class RunError(InherituneError):
-    """The input was right and the work failed all the same: a full disk, a loss that is not a number. Exit status 1."""
-
-    def __init__(self, place: str, what: str, remedy: str) -> None:
-        self.problems = [Problem(place, what, remedy)]
-        super().__init__(str(self.problems[0]))
+    """A file of ours is cut short, was changed by hand, or is another program's. Exit status 2."""
 
 
 class Interrupted(InherituneError):
@@ -79,7 +95,7 @@ class Interrupted(InherituneError):
 
 
 class OtherProcessFailed(InherituneError):
-    """Another process of the job failed and has said why; this one ends with the same status and says nothing."""
+    """Another process of the job failed and has printed why; this one ends with the same status and prints nothing."""
 
     def __init__(self, exit_status: int) -> None:
         self.exit_status = exit_status
@@ -87,5 +103,5 @@ class OtherProcessFailed(InherituneError):
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether `error` says that something failed. A library in Rust that panics raises what is no Exception."""
+    """Whether something failed, not a signal or an exit. A panic of a library in Rust is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"

@@ -1,4 +1,4 @@
-"""Limits on what others wrote: checked before anything is built from a file, and listed in docs/security.md."""
+"""Limits on files of others, checked before anything is built from a file. docs/security.md lists them."""
 
 import errno
 import json
@@ -16,7 +16,7 @@ from inheritune.errors import InputError
 YAML_BYTES = 200_000
 """A recipe, a suite, a base, a task file, the metadata of a card."""
 YAML_NODES = 100_000
-"""Values of such a file, every alias written out; each 64 characters of a text count as one."""
+"""Values of such a file, with every alias written out; 64 characters of a text count as one."""
 YAML_DEPTH = 50
 """Mappings and lists inside each other."""
 CARD_BYTES = 5_000_000
@@ -90,10 +90,10 @@ def check_regular(path: Path) -> int:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """A regular file of at most `most` bytes. Raises InputError for others, OSError where it cannot be read."""
+    """Read a regular file of at most `most` bytes. Raises InputError for others, OSError where reading fails."""
     size = check_regular(path)
     if size <= most:
-        content = _read(path, most + 1)  # a file may grow, and those of the system state no size
+        content = _read(path, most + 1)  # a file may grow, and the system's own files state no size
         size = len(content)
     if size > most:
         raise InputError(str(path), f"more than {most:,} bytes", "give a smaller file: see docs/security.md")
@@ -101,7 +101,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def _read(path: Path, count: int) -> bytes:
-    """The first bytes of a file; an error of the disk has the file's name, which Python does not give it."""
+    """The first bytes of a file; an error of the disk gets the file's name, which Python omits."""
     with path.open("rb") as file:
         try:
             return file.read(count)
@@ -110,14 +110,14 @@ def _read(path: Path, count: int) -> bytes:
 
 
 def read_text(path: Path, most: int) -> str:
-    """As `read_bytes`, UTF-8 text; also raises UnicodeDecodeError."""
+    """As `read_bytes`, for UTF-8 text; also raises UnicodeDecodeError."""
     return read_bytes(path, most).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def check_yaml(text: str, place: str) -> None:
     """Raise InputError for YAML that is deeper or, with every alias written out, larger than the limits.
 
-    Nothing is built: only the parser's events are counted. Raises YAMLError for what is no YAML.
+    Nothing is built: only the parser's events are counted. Raises YAMLError where it is no YAML.
     """
     sizes: dict[str, int] = {}
     holders: list[str | None] = []  # the anchors of open mappings and lists
@@ -138,7 +138,7 @@ def check_yaml(text: str, place: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             anchor = None
             if event.anchor in holders:
-                raise InputError(where, f"the alias *{event.anchor} stands inside what it names", "write it out")
+                raise InputError(where, f"the alias *{event.anchor} is inside what it names", "write it out")
             size = sizes.get(str(event.anchor), 1)
         else:
             continue
@@ -164,7 +164,7 @@ def check_front_matter(card: Path) -> None:
 
 
 def check_yaml_file(file: Path) -> None:
-    """Raise InputError for a YAML file that is too large; what is no YAML is left to its reader."""
+    """Raise InputError for a YAML file that is too large. Its reader reports other faults."""
     try:
         check_yaml(read_text(file, YAML_BYTES), str(file))
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -187,14 +187,13 @@ def read_json(path: Path, kind: str = "JSON") -> Any:
 
 
 def check_folder(folder: Path) -> None:
-    """Look at the sizes and kinds of all files of a model's or tokenizer's folder.
-
-    Raises InputError for a pipe, a socket or a device among them, and for a file beyond its limit.
+    """Raise InputError where a model's or tokenizer's folder has a pipe, a socket, a device, or a file that is too
+    large.
     """
     with os.scandir(folder) as entries:
         files = sorted(Path(entry.path) for entry in entries)
     for file in files:
-        if file.exists() and not file.is_dir():  # who needs what a link to nothing should be says that it is missing
+        if file.exists() and not file.is_dir():  # a reader reports a link to a missing file
             check_file(file)
 
 
@@ -210,42 +209,43 @@ def check_file(file: Path) -> None:
 
 
 def check_counts(fields: Mapping[str, Any], place: str) -> None:
-    """Raise InputError for a config, or a .gguf file's metadata, with more blocks, experts or width than the
-    limits, and for a number that is none.
+    """Raise InputError for a config, or a .gguf file's metadata, with more blocks, experts or width than the limits, or
+    with NaN.
     """
     layers, experts, remedy = 1, 0, "get the file again, or correct the number"
-    left: list[Any] = [fields]
-    while left:
-        node = left.pop()
+    nodes: list[Any] = [fields]
+    while nodes:
+        node = nodes.pop()
         if isinstance(node, list | tuple):
-            left.extend(value for value in node if isinstance(value, Mapping | list | tuple))
+            nodes.extend(value for value in node if isinstance(value, Mapping | list | tuple))
             continue
         for key, value in node.items():
             if isinstance(value, Mapping | list | tuple):
-                left.append(value)
+                nodes.append(value)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
+            where = f"{place}: {key}"
             if value != value:
-                raise InputError(f"{place}: {key}", "NaN, which is no number", remedy)
+                raise InputError(where, "NaN, which is no number", remedy)
             if _LAYER_KEY.search(key):
                 if value > LAYERS:
-                    raise InputError(f"{place}: {key}", f"{value:,}, at most {LAYERS:,} blocks are taken", remedy)
+                    raise InputError(where, f"{value:,}, at most {LAYERS:,} blocks are taken", remedy)
                 layers = max(layers, int(value))
             elif _EXPERT_KEY.search(key):
                 experts = max(experts, int(value))
             elif key == "num_labels" and value > LABELS:
-                raise InputError(f"{place}: {key}", f"{value:,}, at most {LABELS:,} labels are taken", remedy)
+                raise InputError(where, f"{value:,}, at most {LABELS:,} labels are taken", remedy)
             elif _WIDTH_KEY.search(key) and value > WIDTH:
-                raise InputError(f"{place}: {key}", f"{value:,}, at most {WIDTH:,} is taken", remedy)
+                raise InputError(where, f"{value:,}, at most {WIDTH:,} is taken", remedy)
             elif _SHARE_KEY.search(key) and not 0 <= value <= 1:
-                raise InputError(f"{place}: {key}", f"{value}, legal is 0 to 1", remedy)
+                raise InputError(where, f"{value}, legal is 0 to 1", remedy)
     if layers * experts > EXPERTS:
         what = f"{layers:,} blocks of {experts:,} experts, at most {EXPERTS:,} experts are taken in all"
         raise InputError(place, what, remedy)
 
 
 def check_header(file: Path) -> None:
-    """Raise InputError for a safetensors file with a larger header than the limit. Damage is left to its reader."""
+    """Raise InputError for a safetensors file whose header is too large. Its reader reports other faults."""
     size = int.from_bytes(_read(file, 8), "little")
     if HEADER_BYTES < size < file.stat().st_size:
         raise InputError(str(file), f"a header of {size:,} bytes, at most {HEADER_BYTES:,} are read", "get it again")

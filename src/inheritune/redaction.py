@@ -1,10 +1,8 @@
-"""What others may read: text without credentials, without folders of this machine, and without control characters.
-
-Pure functions. Errors, the terminal, manifests, trackers, pages and cards all use them.
-"""
+"""Text that others may read: without credentials, without folders of this machine, without control characters."""
 
 import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -55,8 +53,8 @@ _PATH = re.compile(rf"(?<![\w./:\\~<\]-])(?:~[\w.-]*/|/|(?:\.\./)+|[A-Za-z]:\\|\
 
 
 def without_secrets(text: str) -> str:
-    """`text` with user names, passwords and queries of addresses, known kinds of tokens, and values that are given to a
-    name such as `token` or `api_key` (`token=x`, `--token x`, `"token": "x"`), replaced by `[redacted]`.
+    """`text` with `[redacted]` in place of user names, passwords and queries of addresses, known kinds of tokens, and
+    values of a name such as `token` or `api_key` (`token=x`, `--token x`, `"token": "x"`).
     """
     text = _PRIVATE_KEY.sub(REDACTED, text)
     text = _USER.sub(rf"\1{REDACTED}@", _ODD_PASSWORD.sub(rf"\1{REDACTED}@", text))
@@ -69,24 +67,26 @@ def without_secrets(text: str) -> str:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether `text` holds what is certainly a credential: a password in an address, a token of a known kind or a
-    private key. Queries and assignments do not count, as examples in documentation have them too.
+    """Whether `text` certainly holds a credential: a password in an address, a token of a known kind or a private key.
+
+    Queries and assignments do not count, as examples in documentation have them too.
     """
-    users = (found[0] for found in _USER.finditer(text))
+    users = (match[0] for match in _USER.finditer(text))
     named = any(":" in user.partition("://")[2] and REDACTED not in user for user in users)
     return named or bool(_TOKEN.search(text) or _PRIVATE_KEY.search(text))
 
 
 def without_folders(text: str) -> str:
-    """`text` with each absolute path, and each one that leads upwards or to a home, cut to its last part."""
-    whole = text.strip()
-    if whole == text and "\n" not in text and _is_absolute(text):
-        return _last(text) or text
+    """`text` with each absolute path, and each path that leads upwards or to a home, cut to its last part."""
+    posix, windows = PurePosixPath(text), PureWindowsPath(text)
+    is_path = text.startswith(("~", "../")) or posix.is_absolute() or windows.is_absolute()
+    if is_path and text.strip() == text and "\n" not in text:
+        return (windows if "\\" in text and "/" not in text else posix).name or text
     return _PATH.sub("", _FILE_ADDRESS.sub("", text))
 
 
 def public(value: Any) -> Any:
-    """`value`, a text or a tree of settings, as strangers may read it: without credentials and without folders."""
+    """`value`, a text or a tree of settings, without credentials and without folders."""
     return _mapped(value, lambda text: without_folders(without_secrets(text)))
 
 
@@ -96,22 +96,25 @@ def confidential(value: Any) -> Any:
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""`text` with control characters, signs that turn the direction of writing, and halves of surrogate pairs written
-    as escapes such as `\x1b`, so that they do nothing where the text is shown. Those in `keep` stay as they are.
+    r"""`text` with escapes such as `\x1b` for control characters, characters that turn the direction of writing, and
+    halves of surrogate pairs, so that they do nothing where the text is shown. Those in `keep` stay as they are.
     """
-    if text.isprintable():  # covers the usual case at once
+    if text.isprintable():  # the usual case
         return text
-    return "".join(sign if sign in keep or not _acts(sign) else _escape(sign) for sign in text)
+    return "".join(_escape(sign) if sign not in keep else sign for sign in text)
 
 
 def visible_text(text: str) -> str:
-    """The same of a text of several lines: line breaks and tabs stay, line ends of Windows become plain ones."""
+    """As `visible`, for several lines: line breaks and tabs stay, line ends of Windows become plain ones."""
     return visible(text.replace("\r\n", "\n"), keep="\n\t")
 
 
-def _mapped(value: Any, change: Any, secret: bool = False) -> Any:
+def _mapped(value: Any, change: Callable[[str], str], secret: bool = False) -> Any:
     if isinstance(value, dict):
-        return {key: _mapped(inner, change, _is_secret(key)) for key, inner in value.items()}
+        return {
+            key: _mapped(inner, change, isinstance(key, str) and _SECRET_NAME.fullmatch(key) is not None)
+            for key, inner in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_mapped(inner, change, secret) for inner in value]
     if isinstance(value, str):
@@ -119,23 +122,9 @@ def _mapped(value: Any, change: Any, secret: bool = False) -> Any:
     return value
 
 
-def _is_secret(key: Any) -> bool:
-    return isinstance(key, str) and _SECRET_NAME.fullmatch(key) is not None
-
-
-def _is_absolute(text: str) -> bool:
-    return text.startswith(("~", "../")) or PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
-
-
-def _last(text: str) -> str:
-    return (PureWindowsPath(text) if "\\" in text and "/" not in text else PurePosixPath(text)).name
-
-
-def _acts(sign: str) -> bool:
-    """Whether a character does something instead of being shown: controls, formats but joiners, line separators."""
-    return unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") and sign not in "\u200c\u200d\u00ad"
-
-
 def _escape(sign: str) -> str:
+    """A character, or its escape where it is not shown but does something: a control, a format, a line separator."""
+    if unicodedata.category(sign) not in ("Cc", "Cf", "Cs", "Zl", "Zp") or sign in "\u200c\u200d\u00ad":  # joiners
+        return sign
     code = ord(sign)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -7,9 +7,9 @@ if TYPE_CHECKING:
 
 
 def vocabulary_size(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """1 + the largest id, added tokens included: what an embedding needs for all of them, and a bound of every token.
+    """1 + the largest id, added tokens included: the least rows of an embedding, and an upper bound of every token.
 
-    `len(tokenizer)` counts entries, which are fewer where ids are left out.
+    `len(tokenizer)` counts entries, which are fewer where some ids are unused.
     """
     largest: int = max([*tokenizer.get_vocab().values(), *tokenizer.added_tokens_decoder, -1])
     return 1 + largest

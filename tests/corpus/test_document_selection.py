@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inheritune.corpus.building.deduplication import Comparison
+from inheritune.corpus.building.collection import Part
 from inheritune.corpus.building.drawing import (
     KEYS,
     Supply,
@@ -24,7 +24,6 @@ from inheritune.corpus.building.drawing import (
 from inheritune.corpus.building.selection import (
     Candidates,
     Piece,
-    among,
     available,
     choose_validation,
     cut,
@@ -54,7 +53,7 @@ class Row:
 def candidates(folder: Path, parts: list[list[Row]], thresholds: Thresholds = WHOLE, removed: Any = None) -> Candidates:
     places = []
     for number, rows in enumerate(parts):
-        place = TokenPart(folder / f"{number}.bin", folder / f"{number}.npy")
+        place = TokenPart(Part(folder / f"{number}.jsonl", {}), folder)
         table = [
             (r.validation_key, r.training_key, (r.text, 7), r.position, r.tokens, r.source, r.removed) for r in rows
         ]
@@ -181,7 +180,7 @@ def test_the_second_of_equal_texts_goes_whatever_part_it_stands_in(tmp_path: Pat
 
     parts = [[row(1, 1), row(2, 0)], [row(1, 0), row(2, 0), row(3, 0)], [row(3, 0, removed=1), row(1, 1)]]
     found = candidates(tmp_path, parts)
-    marks = ExactDuplicates().marks(2, Comparison(found, [], among(set()), tmp_path, None))  # type: ignore[arg-type]
+    marks = ExactDuplicates().marks(2, found, set(), tmp_path, None)  # type: ignore[arg-type]
     assert [m.tolist() for m in marks] == [[2, 0], [0, 2, 0], [0, 2]]
     after = found.marked(marks)
     assert filter_counts(after, 2).tolist() == [[3, 15], [1, 5], [3, 15]]

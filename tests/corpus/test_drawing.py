@@ -10,7 +10,7 @@ import pytest
 
 from inheritune.corpus import prepare
 from inheritune.corpus.building import preparation
-from inheritune.corpus.building.collection import ReadSources
+from inheritune.corpus.building.collection import Collect
 from inheritune.corpus.building.tokenising import TokeniseParts
 from inheritune.errors import InputError
 
@@ -125,7 +125,7 @@ def test_another_budget_reads_nothing_again(
 ) -> None:
     with pytest.raises(InputError, match=r"data\.size of .* tokens would fit"):
         prepare(request(corpus, size="1M tokens"), tokenizer, tmp_path / "data")
-    read, encoded = counting(monkeypatch, ReadSources), counting(monkeypatch, TokeniseParts)
+    read, encoded = counting(monkeypatch, Collect), counting(monkeypatch, TokeniseParts)
     found = prepare(request(corpus, size="2000 tokens", validation="200 tokens"), tokenizer, tmp_path / "data")
     assert (read, encoded) == ([], [])
     assert not list(tmp_path.glob(".*"))
@@ -142,7 +142,7 @@ def test_a_file_that_is_mended_is_read_again_and_no_other(
     (corpus / "4.jsonl").write_text(good + "{broken\n")
     with pytest.raises(InputError, match=r"4\.jsonl: line 81: not a JSON record"):
         prepare(request(corpus), tokenizer, tmp_path / "data")
-    read = counting(monkeypatch, ReadSources)
+    read = counting(monkeypatch, Collect)
     (corpus / "4.jsonl").write_text(good)
     said: list[str] = []
     found = prepare(request(corpus), tokenizer, tmp_path / "data", say=said.append)

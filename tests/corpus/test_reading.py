@@ -238,6 +238,19 @@ def test_skip_counts_each_with_its_line(
         texts(file, range_bytes, **rule)
 
 
+def test_a_line_beyond_the_limit_that_reaches_into_the_next_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inheritune.corpus.sources.lines.LINE_BYTES", 50)
+    monkeypatch.setattr("inheritune.corpus.sources.storage.BLOCK", 16)
+    file = tmp_path / "a.txt"
+    file.write_text("first\n" + "x" * 200 + "\nlast\n")
+    faults: list[tuple[str, str]] = []
+    kept = texts(file, 100, document="line", on_error="skip", skipped=lambda *fault: faults.append(fault))
+    assert kept == ["first\n", "last\n"]
+    assert set(faults) == {(str(file), "line 2 has more than 50 bytes")}
+
+
 def test_skip_in_pieces_and_blocks(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes(b"one two\n\nthree\xff four\nfive\n\nsix")

@@ -12,7 +12,7 @@ import pytest
 from conftest import make_text
 from inheritune.corpus import prepare
 from inheritune.corpus.building import preparation, writing
-from inheritune.corpus.building.collection import ReadSources
+from inheritune.corpus.building.collection import Collect
 from inheritune.data import Prepared
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import NewTokenizer
@@ -102,7 +102,7 @@ def test_a_file_that_grows_while_it_is_read_is_an_error_and_read_again(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = make_text(tmp_path / "text")
-    run = ReadSources.__call__
+    run = Collect.__call__
 
     def growing(self: Any, *words: Any) -> Any:
         with (text / "007.txt").open("a") as file:
@@ -110,7 +110,7 @@ def test_a_file_that_grows_while_it_is_read_is_an_error_and_read_again(
         return run(self, *words)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ReadSources, "__call__", growing)
+        patch.setattr(Collect, "__call__", growing)
         with pytest.raises(RunError, match=r"007\.txt: was changed while it was read; run the same command again"):
             prepare(request(text), tokenizer, tmp_path / "data")
     found = contents(prepare(request(text), tokenizer, tmp_path / "data"))

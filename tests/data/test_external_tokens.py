@@ -37,7 +37,9 @@ def test_nanogpts_folder(tmp_path: Path, tokenizer: Any) -> None:
     open_prepared(tmp_path / "data").verify()
     content = bytearray((tmp_path / "open[web]text" / "train.bin").read_bytes())
     (tmp_path / "open[web]text" / "train.bin").write_bytes(content[:-2] + b"\1\0")
-    with pytest.raises(InputError, match=r"train\.bin: changed since .*; bring the file back as it was, or begin anew"):
+    with pytest.raises(
+        InputError, match=r"train\.bin: changed since .*; bring the file back as it was, or start again"
+    ):
         open_prepared(tmp_path / "data").verify()
 
 

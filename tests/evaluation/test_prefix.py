@@ -11,7 +11,7 @@ from tokenizers import processors
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 import inheritune
-from inheritune.data import batch_numbers, open_prepared, prefix_tokens, suffix_tokens, train_tokenizer
+from inheritune.data import batch_numbers, open_prepared, prefix_tokens, train_tokenizer
 from inheritune.errors import InputError
 from inheritune.evaluation import greedy_continuation, judge_on
 
@@ -106,10 +106,11 @@ def made(folder: Path, text: Path, out: Path, **more: Any) -> list[int]:
     return inheritune.prepare(data, AutoTokenizer.from_pretrained(folder), out).tokens("validation").read().tolist()
 
 
-def test_prefix_and_suffix_are_what_the_tokenizer_puts_around_a_text(reference: Path) -> None:
+def test_the_prefix_is_what_the_tokenizer_puts_before_a_text(reference: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(reference)
-    around = tokenizer("")["input_ids"]
-    assert [*prefix_tokens(tokenizer), *suffix_tokens(tokenizer)] == around
+    plain, around = (tokenizer("x", add_special_tokens=special)["input_ids"] for special in (False, True))
+    prefix = list(prefix_tokens(tokenizer))
+    assert around[: len(prefix) + len(plain)] == prefix + plain
     assert list(prefix_tokens(tokenizer)) == prefix_by_hand(tokenizer)
 
 

@@ -14,10 +14,10 @@ from inheritune.errors import InputError
 from inheritune.experiment import run
 from inheritune.recipe import load_recipe
 from inheritune.runlog import read_metrics, trackers
-from inheritune.runlog.trackers import Origin
+from inheritune.runlog.trackers import Origin, Tracker
 
 
-class Recorder:
+class Recorder(Tracker):
     """Keeps everything; `opened` are all there were."""
 
     where, last = "here", None

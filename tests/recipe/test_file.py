@@ -297,7 +297,7 @@ def test_a_misspelt_key_in_an_arm_and_in_a_base(write_recipe: Any, text: Path) -
         ("2024-13-45: 1", ":1: unknown key '2024-13-45'"),
         ("on: 1", ":1: unknown key 'on'"),
         ("? [a]\n: 1", ":1: not YAML: a key is a list or a mapping"),
-        ("train: &all {optimizer: *all}", ":1: the alias *all stands inside what it names; write it out"),
+        ("train: &all {optimizer: *all}", ":1: the alias *all is inside what it names; write it out"),
         ("seed: " + "[" * 3000, ":1: more than 50 levels of mappings and lists; write it flatter"),
         ('data: {sources: [{path: "a\\0b"}]}', ":1: data.sources.0.path: got 'a\\x00b': a NUL character in it"),
         ("train: {length: " + "9" * 400 + " tokens}", "a size must be at most 1e+18"),
@@ -322,7 +322,7 @@ def test_an_alias_and_a_merge_are_read_and_their_keys_have_lines(tmp_path: Path)
 
 def test_a_seed_that_refers_to_itself_on_the_command_line(write_recipe: Any, text: Path) -> None:
     found = problems(write_recipe(tiny_recipe(text)), "--seed=&a [*a]")
-    assert found == ["command line:1: the alias *a stands inside what it names; write it out"]
+    assert found == ["command line:1: the alias *a is inside what it names; write it out"]
 
 
 def test_random_keys_and_values_are_never_a_fault(tmp_path: Path) -> None:

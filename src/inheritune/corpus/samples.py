@@ -1,5 +1,6 @@
-"""The documents of any text, and sequences spread over it, to look at models with."""
+"""The documents of any text, and sequences spread over it, for analyses and evaluations."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,28 +17,25 @@ from inheritune.recipe import Source, check
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ENOUGH = 20  # times the requested tokens are read: the rest of a text is ignored
-_LONGEST = 16  # characters of a token: only so much of a very long document is tokenised
+_ENOUGH = 20  # times the requested tokens are read; the rest of a text is ignored
+_LONGEST = 16  # characters of a token, at most: a very long document is tokenised as far as it is needed
+# Added to remedies that name the keys of a recipe's source, as there is no recipe here.
+_KEYS = " (`inheritune prepare` has these as options; give its folder as data in place of the text)"
 
 
 def documents(paths: Sequence[str | Path]) -> Iterator[str]:
-    """The documents in files, folders, patterns or addresses, in their order. Raises InputError for what is no text."""
+    """The documents in files, folders, patterns or addresses, in their order. Raises InputError where it is no text."""
     sources = [check(Source, {"path": str(path)}, "text") for path in paths]
     try:
         for one in list_inputs(sources):
             for document in read(one, sources[one.source], lambda place, reason: None, seed=0):
                 yield document.text
     except InputError as error:
-        raise InputError.of(
-            [replace(problem, remedy=_without_recipe(problem.remedy)) for problem in error.problems]
-        ) from None
-
-
-def _without_recipe(remedy: str) -> str:
-    """A remedy where there is no recipe, whose sources have keys for it."""
-    if "source's" not in remedy and "`" not in remedy:
-        return remedy
-    return f"{remedy} (`inheritune prepare` has these as options; give its folder as data in place of the text)"
+        problems = [
+            replace(problem, remedy=problem.remedy + _KEYS) if re.search("source's|`", problem.remedy) else problem
+            for problem in error.problems
+        ]
+        raise InputError.of(problems) from None
 
 
 def sample_text(
@@ -51,9 +49,9 @@ def sample_text(
     """`count` sequences of `sequence_length` predicted tokens out of files, folders, patterns or addresses.
 
     Each begins with the tokenizer's prefix, unless `prefix` is `none`. Documents are joined, each followed by an
-    end-of-text token (where the tokenizer has one). The sequences are spread evenly over them, or over the first part
-    of a large text, twenty times as long as they. Raises InputError for text that cannot be read, and where it is too
-    short (with `or_fewer`: for one sequence).
+    end-of-text token (where the tokenizer has one). The sequences are spread evenly over the text; of a large text,
+    only the first part is used, which is twenty times as long as the sequences. Raises InputError for text that cannot
+    be read, and where it is too short (with `or_fewer`: for one sequence).
     """
     encoder, end = Encoder(tokenizer), tokenizer.eos_token_id
     end = end if isinstance(end, int) else None

@@ -26,6 +26,6 @@ if TYPE_CHECKING:
     from inheritune.data.sequences import IGNORED, Examples, Packing, Rows, Sequences
     from inheritune.data.shards import Array, Shard, Tokens
     from inheritune.data.token_files import list_token_files, tokens_in, typed
-    from inheritune.data.tokenizer import Encoder, fingerprint, prefix_tokens, separator, suffix_tokens, train_tokenizer
+    from inheritune.data.tokenizer import Encoder, fingerprint, prefix_tokens, separator, train_tokenizer
 
 __getattr__, __dir__ = lazy.exports(__name__)

@@ -1,10 +1,9 @@
-"""External tokens: token files of other programs as prepared data, in their place; and ours written for nanoGPT."""
+"""External tokens: token files of other programs used in place as prepared data; and ours written for nanoGPT."""
 
 import glob
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +46,10 @@ def nanogpt_files(folder: str | Path, dtype: Any = None) -> TokenFiles | None:
 
 
 def adopt(files: TokenFiles, tokenizer: "PreTrainedTokenizerBase", out: str | Path) -> Prepared:
-    """Prepared data in the folder `out` that consists of `files` in their place: a manifest, and the tokenizer.
+    """Prepared data in the folder `out`: a manifest of `files`, which stay in their place, and the tokenizer.
 
-    Every file is read once, in bounded memory. Raises InputError as `survey` does, and where `out` holds something else
-    than the result of the same call.
+    Every file is read once, in bounded memory. Raises InputError as `survey` does, and where `out` holds anything but
+    the result of the same call.
     """
     out = Path(out)
     with claimed(Path(os.path.realpath(out))):
@@ -67,11 +66,11 @@ def adopt(files: TokenFiles, tokenizer: "PreTrainedTokenizerBase", out: str | Pa
 def open_data(
     data: "Prepared | str | Path", runtime: Runtime, vocabulary: int, tokenizer: "PreTrainedTokenizerBase | None"
 ) -> Prepared:
-    """Data at the beginning of a training or an evaluation. The first process reads every byte once, except of shards
-    that a run has verified before and that have not changed.
+    """Open the data of a training or an evaluation. Rank 0 reads every byte once, except of unchanged shards that a run
+    has verified before.
 
-    `data` is prepared data, its folder, or a folder with nanoGPT's train.bin and val.bin; `tokenizer` and `vocabulary`
-    are those of such tokens. Raises InputError for data that is missing, damaged or does not fit.
+    `data` is prepared data, its folder, or a folder with nanoGPT's train.bin and val.bin, for which `tokenizer` and
+    `vocabulary` are needed. Raises InputError for data that is missing, damaged or does not fit.
     """
     source = find_data(data)
     if isinstance(source, TokenFiles):
@@ -82,7 +81,7 @@ def open_data(
 
 
 def find_data(data: "Prepared | str | Path") -> Prepared | TokenFiles:
-    """What `data` is, by names and sizes. Raises InputError where there is nothing, or something is cut short."""
+    """What `data` is, by names and sizes. Raises InputError where it is missing or cut short."""
     if isinstance(data, Prepared):
         return data
     files = nanogpt_files(data)
@@ -95,29 +94,34 @@ def find_data(data: "Prepared | str | Path") -> Prepared | TokenFiles:
 def survey(files: TokenFiles, vocabulary: int, tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, Any]:
     """A manifest of token files, which are all read once.
 
-    Raises InputError as `typed` does, for a token that is not in the vocabulary, and a tokenizer without end-of-text.
+    Raises InputError as `typed` does, for a token outside the vocabulary, and for a tokenizer without end-of-text.
     """
     end_of_text = None if tokenizer is None else separator(tokenizer, "reference.tokenizer")
-    # A model may embed more than its tokenizer has, and the type is that of the tokens.
+    # The tokenizer decides the type of tokens; a model may embed more than its tokenizer has.
     listed = typed(files, vocabulary if tokenizer is None else vocabulary_size(tokenizer))
-    scans = {split: [_scan(one, end_of_text) for one in each] for split, each in listed.items()}
-    every = [scan for each in scans.values() for scan in each]
-    for scan in every:
-        if scan.largest >= vocabulary:
-            raise InputError(
-                str(scan.of.file),
-                f"has token {scan.largest}, the tokenizer has {vocabulary}",
-                f"give files that the reference's tokenizer made (it was read as {scan.of.dtype} tokens)",
-            )
+    shards: dict[str, list[dict[str, Any]]] = {split: [] for split in listed}
+    documents, largest = dict.fromkeys(listed, 0), 0
+    for split, token_files in listed.items():
+        for file in token_files:
+            shard, ends, highest = _scan(file, end_of_text)
+            if highest >= vocabulary:
+                raise InputError(
+                    str(file.file),
+                    f"has token {highest}, the tokenizer has {vocabulary}",
+                    f"give files that the reference's tokenizer made (it was read as {file.dtype} tokens)",
+                )
+            shards[split].append(shard)
+            documents[split] += ends
+            largest = max(largest, highest)
     return {
         "format": FORMAT,
-        "dtype": every[0].of.dtype,
-        "tokens": {split: sum(scan.tokens for scan in each) for split, each in scans.items()},
-        "documents": {split: sum(scan.ends for scan in each) for split, each in scans.items()},
-        "largest_token": max(scan.largest for scan in every),
+        "dtype": listed["train"][0].dtype,
+        "tokens": {split: sum(shard["tokens"] for shard in each) for split, each in shards.items()},
+        "documents": documents,
+        "largest_token": largest,
         "end_of_text": end_of_text,
         "tokenizer": None if tokenizer is None else fingerprint(tokenizer),
-        "shards": {split: [scan.shard() for scan in each] for split, each in scans.items()},
+        "shards": shards,
         "request": _request(files),
         "remedy": REMEDY,
         "versions": versions(),
@@ -126,8 +130,8 @@ def survey(files: TokenFiles, vocabulary: int, tokenizer: "PreTrainedTokenizerBa
 
 
 def write_nanogpt(prepared: Prepared, out: str | Path) -> None:
-    """Write train.bin and val.bin as nanoGPT reads them (uint16, no header) into the new folder `out`; a folder that
-    holds the same already is left as it is.
+    """Write train.bin and val.bin as nanoGPT reads them (uint16, no header) into the new folder `out`, unless it holds
+    the same already.
 
     Raises InputError for tokens that do not fit into uint16, and where `out` has other files.
     """
@@ -150,7 +154,7 @@ def write_nanogpt(prepared: Prepared, out: str | Path) -> None:
 
 
 def _blocks(prepared: Prepared, split: str) -> Iterator[bytes]:
-    """The bytes of a split's tokens, one shard after the other."""
+    """The bytes of a split's tokens."""
     for shard in prepared.tokens(split).shards:
         with shard.file.open("rb") as source:
             source.seek(shard.offset)
@@ -170,22 +174,8 @@ def _request(files: TokenFiles) -> dict[str, Any]:
     return {"tokens": files.model_dump(mode="json")}
 
 
-@dataclass(frozen=True)
-class _Scan:
-    of: TokenFile
-    tokens: int
-    ends: int
-    largest: int
-    sha256: str
-
-    def shard(self) -> dict[str, Any]:
-        """As in the manifest."""
-        offset = {"offset": self.of.offset} if self.of.offset else {}
-        return {"file": str(self.of.file), "tokens": self.tokens, "sha256": self.sha256, **offset}
-
-
-def _scan(one: TokenFile, end_of_text: int | None) -> _Scan:
-    """Read a file once, a block at a time."""
+def _scan(one: TokenFile, end_of_text: int | None) -> tuple[dict[str, Any], int, int]:
+    """Read a file once, a block at a time: its shard in the manifest, its ends of documents, its largest token."""
     digest, tokens, ends, largest = hashlib.sha256(), 0, 0, 0
     with one.file.open("rb") as file:
         digest.update(file.read(one.offset))
@@ -194,4 +184,5 @@ def _scan(one: TokenFile, end_of_text: int | None) -> _Scan:
             row = np.frombuffer(block, np.dtype(one.dtype).newbyteorder("<"))
             tokens, largest = tokens + len(row), max(largest, int(row.max()))
             ends += 0 if end_of_text is None else int(np.count_nonzero(row == end_of_text))
-    return _Scan(one, tokens, ends, largest, digest.hexdigest())
+    shard = {"file": str(one.file), "tokens": tokens, "sha256": digest.hexdigest()}
+    return shard | ({"offset": one.offset} if one.offset else {}), ends, largest

@@ -15,15 +15,15 @@ from inheritune.data.shards import Array
 if TYPE_CHECKING:
     import torch
 
-_AHEAD = 4  # batches: a slow read is made up for by those before it
+_AHEAD = 4  # batches, so that one slow read delays nothing
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Examples of the sequences with these `numbers`; further rows fill up the micro-batch and do not count.
+    """Examples of the sequences with these `numbers`; more rows, which do not count, fill up the micro-batch.
 
-    Windows that begin anywhere have the number of the sequence in which they begin. `counted` is the number of targets
-    that count. `stored` are tensors of B rows that are stored for the sequences besides their tokens.
+    A window has the number of the sequence in which it begins. `counted` is the number of targets that count. `stored`
+    are tensors of B rows that are stored for the sequences besides their tokens.
     """
 
     numbers: list[int]
@@ -33,16 +33,16 @@ class MicroBatch:
 
 
 def nothing_stored(starts: Array) -> "tuple[torch.Tensor, ...]":
-    """For sequences of which nothing but their tokens is stored."""
+    """For sequences that have nothing stored besides their tokens."""
     return ()
 
 
 class Batches:
-    """The part of a training's batches that process `dp_rank` of `dp_size` gets, read ahead in a thread.
+    """The part of a training's batches for process `dp_rank` of `dp_size`, read ahead in a thread.
 
-    All micro-batches have the same number of rows, and every process gets the same number of them. They have the same
-    length too, unless a prefix precedes the documents inside a sequence. `stored` reads what else is stored of the
-    sequences that begin at some tokens of the text.
+    All micro-batches have the same number of rows, and every process gets the same number of them. They also have the
+    same length, unless a prefix precedes the documents inside a sequence. `stored` reads what else is stored for the
+    sequences that begin at these tokens of the text.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Batches:
 
     @contextmanager
     def reading_ahead(self) -> Iterator[None]:
-        """Inside this context the batches after the requested one are read in the background."""
+        """A context in which the batches after the requested one are read in the background."""
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         try:
             yield

@@ -1,4 +1,4 @@
-"""The order of sequences: a pure function of seed and position, without table or state, so resuming costs O(1)."""
+"""The order of sequences: a pure function of seed and position, without a table or state, so resuming costs O(1)."""
 
 import hashlib
 import math
@@ -13,7 +13,7 @@ _MIX = tuple(np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4
 
 
 def batch_numbers(step: int, batch: int, count: int, seed: int) -> list[int]:
-    """The sequences of optimizer step `step` (from 0), for any number of processes and any micro-batches.
+    """The sequences of optimizer step `step` (from 0), whatever the number of processes and the micro-batch.
 
     Every epoch is another shuffle of all `count` sequences.
     """
@@ -40,10 +40,10 @@ def shuffled(places: Array, count: int, seed: int, epoch: int) -> Array:
 
 
 def _permuted(places: Array, count: int, keys: Array) -> Array:
-    """A Feistel network on the numbers below a x b, of which as few as possible are `count` or more.
+    """A Feistel network on the numbers below a x b, which is `count` or slightly more.
 
-    Those pass through it again until the result is below (generalized Feistel with cycle walking; Black and Rogaway,
-    Ciphers with arbitrary finite domains, 2002). `keys` has shape (rounds, 1) or (rounds, B).
+    Results of `count` or more pass through it again (generalized Feistel with cycle walking; Black and Rogaway, Ciphers
+    with arbitrary finite domains, 2002). `keys` has shape (rounds, 1) or (rounds, B).
     """
     root = math.isqrt(count - 1) + 1
     a, b = np.uint64(root), np.uint64(-(-count // root))

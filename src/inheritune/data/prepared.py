@@ -1,5 +1,6 @@
-"""Prepared data: opening it, and the checks that it is whole and belongs to the tokenizer and model in use."""
+"""Prepared data: opening it, and checking that it is whole and fits the tokenizer and the model."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from inheritune.data.shards import DTYPES, Shard, Tokens
 from inheritune.data.tokenizer import fingerprint, prefix_tokens
 from inheritune.errors import DamagedFile, InputError
 from inheritune.recipe import Data, changes, completed
-from inheritune.runlog import read_json, write_json
+from inheritune.runlog import read_json, read_mapping, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,13 +20,13 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation")
 _FACTS = ("tokens", "documents", "largest_token", "end_of_text", "tokenizer")  # keys that other rooms read
-_EXECUTION = ("executor", "workers", "slurm")  # keys of a request on which the result does not depend
+_EXECUTION = ("executor", "workers", "slurm")  # keys of a request that do not affect the result
 _REMEDY = "prepare the data again"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A folder whose manifest names the files of tokens; one long row of tokens each for 'train' and 'validation'."""
+    """A folder whose manifest names the files of tokens: one long row for 'train' and one for 'validation'."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -64,10 +65,13 @@ class Prepared:
     def verify(self, note: Path | None = None) -> None:
         """Read all shards once. Raises InputError that names one which changed since it was written.
 
-        The file `note` keeps the result. A shard whose size and times are still those in it is not read again, so that
-        a run that is resumed often does not read a terabyte each time.
+        The file `note` keeps the result: a shard that still has the size and times recorded there is not read again, so
+        that resuming a run does not read a terabyte each time.
         """
-        known = _noted(note) if note is not None else {}
+        known: dict[str, Any] = {}
+        if note is not None:
+            with contextlib.suppress(FileNotFoundError, DamagedFile):  # it is written again
+                known = read_mapping(note)
         states = {file: state for tokens in self.splits.values() for file, state in tokens.verify(known).items()}
         if note is not None and states != known:
             write_json(note, states)
@@ -76,14 +80,6 @@ class Prepared:
 def note_beside(folder: Path) -> Path:
     """The file that records which shards of a run's data are whole: beside its folder, which may be a link."""
     return folder.with_name(f"{folder.name}-verified.json")
-
-
-def _noted(note: Path) -> dict[str, Any]:
-    try:
-        known = read_json(note)
-    except (FileNotFoundError, DamagedFile):  # it is made again
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def open_prepared(folder: str | Path) -> Prepared:
@@ -117,10 +113,10 @@ def check_new(out: Path) -> None:
 
 
 def open_same(folder: Path, asked: dict[str, Any], tokenizer: str | None) -> Prepared:
-    """The finished result of a request, verified. `asked` has the keys of its manifest that tell requests apart.
+    """The finished result of a request, verified. `asked` has the manifest's keys that identify the request.
 
-    `tokenizer` is the fingerprint of the tokenizer that was asked for; None where a new one is made. Raises InputError
-    where the folder holds the result of another request; it names the differences.
+    `tokenizer` is the fingerprint of the tokenizer in the request; None where a new one is trained. Raises InputError,
+    which names the differences, where the folder holds the result of another request.
     """
     prepared = open_prepared(folder)
     before = {key: prepared.manifest.get(key, asked[key]) for key in asked}  # earlier versions wrote fewer keys
@@ -188,9 +184,9 @@ def packing_of(
 ) -> Packing:  # fmt: skip
     """How prepared data becomes the input of a model whose own tokenizer is `tokenizer` (None: unknown, no prefix).
 
-    `attention` is `sequence` or `document`. `prefix` is `auto`, the tokens that the tokenizer puts before a text unless
-    the data were prepared with `prefix: none`; or `none`. Raises InputError for another word, and where attention is to
-    stay inside documents whose ends are unknown.
+    `attention` is `sequence` or `document`. `prefix` is `none` or `auto`: the tokens that the tokenizer puts before a
+    text, unless the data were prepared with `prefix: none`. Raises InputError for another value, and where attention
+    must stay inside documents whose ends are unknown.
     """
     check_prefix(prefix, "prefix")
     if prefix == "none" or prepared.manifest.get("prefix") == "none":

@@ -1,4 +1,4 @@
-"""Looking into prepared data: sequences spread evenly over it, and documents as the model will see them."""
+"""Samples of prepared data: sequences spread evenly over it, and documents as a model sees them."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,7 @@ _SHOWN = 600  # characters of a long document, half of them from its end
 
 
 def sample(sequences: Sequences, count: int, place: str, or_fewer: bool = False) -> Rows:
-    """`count` sequences spread evenly over all.
-
-    Where there are fewer: with `or_fewer` all of them, else InputError.
-    """
+    """`count` sequences spread evenly over all. Where there are fewer: with `or_fewer` all, else InputError."""
     if count > sequences.count and not or_fewer:
         length = sequences.sequence_length
         what = f"{count} sequences of {length} tokens asked for, the text has {sequences.count}"
@@ -31,9 +28,9 @@ def sample(sequences: Sequences, count: int, place: str, or_fewer: bool = False)
 
 
 def preview(prepared: Prepared, documents: int, tokenizer: "PreTrainedTokenizerBase") -> Iterator[dict[str, Any]]:
-    """Documents from all over the training text: `tokens`, their number, and `text`, decoded from them.
+    """Documents from all over the training text: the number of their `tokens`, and their decoded `text`.
 
-    The first one, and those that begin after equal shares of the tokens, so that every source of some weight is shown.
+    They are the first one and those that begin after equal shares of the tokens, so larger sources are all shown.
     Special tokens are spelt out; the middle of a long document is cut out. Raises RunError for a missing file.
     """
     row, end = prepared.tokens("train"), prepared.end_of_text
@@ -49,7 +46,7 @@ def preview(prepared: Prepared, documents: int, tokenizer: "PreTrainedTokenizerB
 
 
 def _document_end(row: Tokens, start: int, end: int) -> int:
-    """The first place after an end-of-text token from `start`; the end of all where none follows."""
+    """The first place after an end-of-text token from `start` on; the end of all tokens where none follows."""
     for at in range(start, len(row), _BLOCK):
         ends = np.flatnonzero(row.read(at, min(_BLOCK, len(row) - at)) == end)
         if len(ends):

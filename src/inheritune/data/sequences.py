@@ -1,13 +1,13 @@
 """Sequences: the text cut into pieces, with the inputs and targets of a model for each piece.
 
-One rule holds for training, judging, analysis and distillation. The tokens that the model's own tokenizer puts before a
-text, its prefix, precede every sequence and every document in it. They are context: they are never predicted, and they
+One rule holds for training, evaluation, analysis and distillation: the prefix, which the model's own tokenizer puts
+before a text, precedes every sequence and every document in it. Its tokens are context: they are never predicted and
 count in no budget.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,23 +37,18 @@ class Packing:
 
     @property
     def context(self) -> int:
-        """How many tokens of the text precede the first target of a sequence: one where there is no prefix."""
+        """How many tokens of the text precede the first target of a sequence: one, or none with a prefix."""
         return 0 if self.prefix else 1
-
-    @property
-    def prefix_ends_documents(self) -> bool:
-        """Whether the prefix is the end-of-text token (OPT): a document's end is then the prefix of the next one."""
-        return self.prefix == (self.end_of_text,)
 
 
 @dataclass(frozen=True)
 class Examples:
     """The inputs and targets of a model for B sequences.
 
-    `inputs` and `targets` have the shape (B, T); a target that does not count is IGNORED. `lengths` are the numbers of
-    inputs of each sequence; padding without targets follows them. `positions` (B, T) are the places of tokens in their
+    `inputs` and `targets` have the shape (B, T); a target that does not count is IGNORED. `lengths` has the number of
+    inputs of each sequence, which padding without targets follows. `positions` (B, T) are the places of tokens in their
     documents, where attention stays inside documents. `places` (B, L) are the inputs that predict the L tokens of the
-    text in each sequence, -1 for a token that none predicts; None if input i predicts token i for every i.
+    text in each sequence, -1 for a token that no input predicts; None if input i predicts token i for every i.
     """
 
     inputs: "torch.Tensor"
@@ -72,7 +67,7 @@ class Examples:
 
     @property
     def counts(self) -> "torch.Tensor":
-        """How many targets of each sequence count (B,), at least 1 so that a loss can be divided by it."""
+        """How many targets of each sequence count, shape (B,); at least 1, so that a loss can be divided by it."""
         return (self.targets != IGNORED).sum(dim=1).clamp(min=1)
 
     def to(self, device: "torch.device | str") -> "Examples":
@@ -87,18 +82,14 @@ class Examples:
         """Sequences `first` to `last` (exclusive), padded to the longest of them."""
         lengths = self.lengths[first:last]
         width = max(lengths)
-
-        def cut(tensor: "torch.Tensor | None") -> "torch.Tensor | None":
-            return None if tensor is None else tensor[first:last, :width]
-
-        places = None if self.places is None else self.places[first:last]
-        return Examples(self.inputs[first:last, :width], self.targets[first:last, :width], lengths,
-                        cut(self.positions), places)  # fmt: skip
+        rows = replace(self._map(lambda tensor: tensor[first:last]), lengths=lengths)
+        positions = None if rows.positions is None else rows.positions[:, :width]
+        return replace(rows, inputs=rows.inputs[:, :width], targets=rows.targets[:, :width], positions=positions)
 
     def _map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "Examples":
-        positions = None if self.positions is None else change(self.positions)
-        places = None if self.places is None else change(self.places)
-        return Examples(change(self.inputs), change(self.targets), self.lengths, positions, places)
+        tensors = {name: value for name, value in vars(self).items() if name != "lengths" and value is not None}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -138,7 +129,7 @@ class Rows:
         return replace(self, windows=self.windows[chosen if chosen.dtype == bool else chosen.astype(np.int64)])
 
     def cut(self, length: int) -> "Rows":
-        """The text of each piece in shorter ones of `length` predicted tokens; a rest that fills none is dropped."""
+        """The text of each piece in shorter ones of `length` predicted tokens; the rest is dropped."""
         context, each = self.packing.context, self.sequence_length // length
         starts = np.arange(each) * length
         shorter = self.windows[:, starts[:, None] + np.arange(context + length)]
@@ -154,9 +145,9 @@ class Rows:
         return _examples(self.windows, self.packing)
 
     def batches(self, size: int) -> Iterator[tuple[Array, Examples]]:
-        """All pieces, up to `size` at a time, and their numbers; those of one batch are equally long.
+        """All pieces and their numbers, up to `size` at a time; those of one batch are equally long, so none is padded.
 
-        So none is padded. Most have one length; a piece is longer by a prefix for each document that begins in it.
+        Most have one length; a piece is longer by a prefix for each document that begins in it.
         """
         lengths = np.asarray(self.lengths)
         for length in np.unique(lengths):
@@ -170,8 +161,8 @@ class Sequences:
     """A row of tokens cut into sequences of L predicted tokens.
 
     With a prefix, a sequence is the L tokens. Without one it begins with the last token of the sequence before, so that
-    every token but the first is predicted exactly once. A rest that does not fill a sequence is dropped. `sampling` is
-    the order in which a training takes them; `with replacement` it takes windows that begin anywhere.
+    every token except the first is predicted exactly once. A rest that fills no sequence is dropped. `sampling` is the
+    order in which a training takes them; `with replacement` takes windows that begin anywhere.
     """
 
     def __init__(
@@ -232,8 +223,8 @@ def _examples(windows: Array, packing: Packing) -> Examples:
     tokens, begins, places = np.maximum(windows, 0), _document_starts(windows, packing), None
     if packing.prefix:
         first, stored = _stored_prefixes(windows, packing)
-        # where the end of a document is the prefix of the next one, that prefix exists already
-        shared = packing.prefix_ends_documents and not packing.documents
+        # where the prefix is the end-of-text token (OPT), the end of a document is the prefix of the next one
+        shared = packing.prefix == (packing.end_of_text,) and not packing.documents
         sites = np.zeros_like(begins) if shared else begins & ~first
         sites[:, 0] = ~first[:, 0]
         lengths = lengths + len(packing.prefix) * sites.sum(axis=1)
@@ -260,8 +251,8 @@ def _document_starts(windows: Array, packing: Packing) -> Array:
 def _stored_prefixes(windows: Array, packing: Packing) -> tuple[Array, Array]:
     """Where the text itself has the prefix, as external token files may: its first token, and all its tokens.
 
-    Nowhere, where end-of-text is part of the prefix: then a token of the text is the end of a document. A prefix may
-    be cut off by either end of a window.
+    Where end-of-text is part of the prefix, this is nowhere: such a token of the text ends a document. Either end of a
+    window may cut a prefix.
     """
     first = np.zeros(windows.shape, bool)
     if packing.end_of_text in packing.prefix:
@@ -282,8 +273,8 @@ def _stored_prefixes(windows: Array, packing: Packing) -> tuple[Array, Array]:
 def _framed(
     windows: Array, sites: Array, starts: Array, counts: Array, prefix: tuple[int, ...]
 ) -> tuple[Array, Array, Array, Array]:
-    """Pieces with `prefix` put in at `sites`, padded with 0: tokens, which count, where documents begin, and the column
-    of each predicted token of the text.
+    """Pieces with `prefix` inserted at `sites`, padded with 0: tokens, which of them count, where documents begin, and
+    the column of each predicted token of the text.
     """
     size = len(prefix)
     columns = np.arange(windows.shape[1]) + size * np.cumsum(sites, axis=1)

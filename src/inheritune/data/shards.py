@@ -1,8 +1,7 @@
-"""Shards: files of little-endian uint16 or uint32 tokens, several of which form one long row."""
+"""Shards: files of little-endian uint16 or uint32 tokens; several form one long row."""
 
 import os
 import stat
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,12 +15,12 @@ from inheritune.runlog import checksum
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = ("uint16", "uint32")
-_OPEN_FILES = 256  # at once: below what systems allow; a further shard costs an open and a close
+_OPEN_FILES = 256  # open at once: fewer than systems allow
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of a row: how many tokens it has, the SHA-256 of its bytes, and the bytes before the first token."""
+    """One file of a row: its number of tokens, the SHA-256 of its bytes, and the bytes before the first token."""
 
     file: Path
     tokens: int
@@ -32,25 +31,24 @@ class Shard:
 class Tokens:
     """One long row of tokens over several files, of which only the requested parts are read.
 
-    It uses pread, not a memory map: a file that cannot be read any more gives an error instead of a signal that ends
-    the process, and the pages do not count as the process's memory. Several threads may read.
+    It uses pread, not a memory map: a file that can no longer be read gives an error, not a signal that ends the
+    process, and its pages do not count as the process's memory. Several threads may read.
     """
 
     def __init__(self, shards: Sequence[Shard], dtype: str, remedy: str = "prepare the data again") -> None:
         """Check the sizes of the files, nothing else.
 
-        `remedy` is the advice of errors. Raises InputError that names a file which is missing, unreadable, or has
-        another size than its shard.
+        `remedy` is for errors. Raises InputError that names a file which is missing, unreadable, or has another size
+        than its shard.
         """
         self.shards, self.dtype, self.remedy = tuple(shards), np.dtype(dtype).newbyteorder("<"), remedy
         for shard in self.shards:
             size = file_size(shard.file, remedy)
-            expected = self._end(shard)
-            if size != expected:
-                raise InputError(str(shard.file), f"has {size} bytes, the manifest has {expected}", remedy)
-        self._ends = np.cumsum([shard.tokens for shard in self.shards], dtype=np.int64)
-        self._ends_list = self._ends.tolist()
-        self._offsets = np.array([shard.offset for shard in self.shards], np.int64)
+            if size != self._size(shard):
+                raise InputError(str(shard.file), f"has {size} bytes, the manifest has {self._size(shard)}", remedy)
+        tokens, self._offsets = np.array([(s.tokens, s.offset) for s in self.shards], np.int64).reshape(-1, 2).T
+        self._ends = np.cumsum(tokens)
+        self._starts = self._ends - tokens
         self._open = lru_cache(_OPEN_FILES)(_OpenFile)
 
     def __len__(self) -> int:
@@ -61,16 +59,8 @@ class Tokens:
 
         Raises RunError that names the file which cannot be read.
         """
-        count = len(self) - start if count is None else count
-        if not 0 <= start <= len(self) - count:
-            raise IndexError(f"{count} tokens from {start}: there are {len(self)}")
-        tokens = np.empty(count, self.dtype)
-        if count:
-            number = bisect_right(self._ends_list, start)
-            first = self._ends_list[number] - self.shards[number].tokens
-            offset = self.shards[number].offset + (start - first) * self.dtype.itemsize
-            self._fill(tokens.data.cast("B"), number, offset)
-        return tokens
+        row: Array = self.rows(np.array([start]), len(self) - start if count is None else count)[0]
+        return row
 
     def rows(self, starts: Array, count: int) -> Array:
         """`count` tokens from each of `starts` (B,), shape (B, count). Raises RunError as `read` does."""
@@ -82,14 +72,12 @@ class Tokens:
             return tokens
         whole = tokens.data.cast("B")
         numbers = np.searchsorted(self._ends, starts, side="right")
-        first = self._ends[numbers] - np.array([shard.tokens for shard in self.shards])[numbers]
-        offsets = self._offsets[numbers] + (starts - first) * self.dtype.itemsize
+        offsets = self._offsets[numbers] + (starts - self._starts[numbers]) * self.dtype.itemsize
         for row, (number, offset) in enumerate(zip(numbers.tolist(), offsets.tolist(), strict=True)):
             self._fill(whole[row * width : (row + 1) * width], number, offset)
         return tokens
 
-    def _end(self, shard: Shard) -> int:
-        """Bytes of a whole file."""
+    def _size(self, shard: Shard) -> int:
         return shard.offset + shard.tokens * self.dtype.itemsize
 
     def _fill(self, part: memoryview, number: int, offset: int) -> None:
@@ -105,16 +93,16 @@ class Tokens:
             if got == len(part):
                 return
             part, offset = part[got:], offset + got
-            if offset == self._end(shard):
+            if offset == self._size(shard):
                 number += 1
                 offset = self.shards[number].offset
             elif not got:
                 raise _lost(shard.file, f"has {size} bytes, it had more when it was opened")
 
     def verify(self, known: Mapping[str, Sequence[Any]] | None = None) -> dict[str, list[Any]]:
-        """Read everything once, except files whose state is in `known`; returns the states by file.
+        """Read every file once, except those whose state is in `known`; returns the states by file.
 
-        Raises InputError that names a file whose content is not what was written.
+        Raises InputError that names a file which changed since it was written.
         """
         states = {}
         for shard in self.shards:
@@ -130,7 +118,7 @@ class Tokens:
 
 
 class _OpenFile:
-    """A descriptor that is closed with the last reference to it."""
+    """A file descriptor that is closed with the last reference to it."""
 
     def __init__(self, file: Path) -> None:
         self.descriptor = -1
@@ -142,7 +130,7 @@ class _OpenFile:
 
 
 def file_size(file: Path, remedy: str) -> int:
-    """Bytes of a file. Raises InputError where there is none, or it may not be read."""
+    """Bytes of a file. Raises InputError for one that is missing, unreadable or no plain file."""
     try:
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for a writer
         try:

@@ -11,15 +11,15 @@ from inheritune.data.shards import DTYPES, Array, file_size
 from inheritune.errors import InputError
 from inheritune.recipe import TokenFiles
 
-REMEDY = "bring the file back as it was, or begin anew in another folder"
+REMEDY = "bring the file back as it was, or start again in another folder"
 _NARROW, _WIDE = DTYPES
 # llm.c's headers: 256 int32, of which the first are magic number, version and number of tokens.
 _LLM_C = {(20240520, 1): _NARROW, (20240801, 7): _WIDE}
 _LLM_C_BYTES = 1024
 _NPY = b"\x93NUMPY"
 _SAMPLE = 2**16  # bytes of a file that are examined
-_ENOUGH = 16  # pairs of halves, for a pattern in them not to be chance
-_SMALL = 16  # upper halves below it are those of a vocabulary of up to a million entries
+_ENOUGH = 16  # pairs of halves, so that a pattern in them is no chance
+_SMALL = 16  # upper halves below it belong to a vocabulary of up to a million entries
 _REMEDY_DTYPE = "give it as `data.tokens.dtype` in a recipe, or `inheritune prepare FOLDER --dtype`"
 
 
@@ -35,7 +35,8 @@ class TokenFile:
 def list_token_files(files: TokenFiles) -> dict[str, list[TokenFile]]:
     """The files of 'train' and 'validation' in their order, with the types that the files themselves declare.
 
-    Raises InputError for a name that matches nothing, another kind of file, no or half a token, a file named twice.
+    Raises InputError for a name that matches nothing, an unknown kind of file, a file without tokens or with half a
+    token, and a file that is named twice.
     """
     named = {split: _matching(getattr(files, split), f"data.tokens.{split}") for split in ("train", "validation")}
     every = [file for split in named.values() for file in split]
@@ -46,10 +47,10 @@ def list_token_files(files: TokenFiles) -> dict[str, list[TokenFile]]:
 
 
 def typed(files: TokenFiles, vocabulary: int) -> dict[str, list[TokenFile]]:
-    """As `list_token_files`, with the type of every file's tokens, which is the same for all.
+    """As `list_token_files`, with the type of all tokens.
 
-    The files declare it, or the recipe, or the vocabulary (1 + the largest id) needs it, or their first bytes show it.
-    Raises InputError where these contradict each other, and where nothing shows it.
+    The files or the recipe declare it, the vocabulary (1 + the largest id) needs it, or the first bytes show it. Raises
+    InputError where these contradict each other, and where nothing shows it.
     """
     listed = list_token_files(files)
     known = {one.file: _dtype(one, files.dtype, vocabulary) for each in listed.values() for one in each}
@@ -89,8 +90,8 @@ def _dtype(one: TokenFile, asked: str | None, vocabulary: int) -> str | None:
 def _shown(one: TokenFile) -> str | None:
     """The type that a file's first bytes show; None where both are possible.
 
-    Of uint32 tokens every second half is 0, or small where the vocabulary has more than 65,536 entries. No text looks
-    like that in uint16.
+    Every second half of uint32 tokens is 0, or small where the vocabulary has more than 65,536 entries. No text in
+    uint16 looks like that.
     """
     size = file_size(one.file, REMEDY) - one.offset
     if size % 4:
@@ -117,8 +118,15 @@ def _declared(file: Path) -> TokenFile:
         return _numpy(file)
     if file.suffix == ".npy":
         raise InputError(str(file), "is no .npy file", "write it with numpy.save, or name raw tokens .bin")
+    metadata = file.with_name(f"{file.name}.metadata")  # of datatrove
+    if file.suffix == ".ds" and metadata.exists():
+        width = metadata.read_text(encoding="utf-8").partition("\n")[0].rpartition("|")[2].strip()
+        if width not in ("2", "4"):
+            what = f"declares {width!r} bytes a token, legal are 2 and 4"
+            raise InputError(str(metadata), what, "correct or delete it")
+        return TokenFile(file, _WIDE if width == "4" else _NARROW)
     if file.suffix == ".ds":
-        return TokenFile(file, _metadata(file))
+        return TokenFile(file, None)
     return _llm_c(file, begin) or TokenFile(file, None)
 
 
@@ -127,7 +135,7 @@ def _llm_c(file: Path, begin: bytes) -> TokenFile | None:
     if len(begin) < _LLM_C_BYTES:
         return None
     magic, version, count = np.frombuffer(begin, "<i4", 3).tolist()
-    zeros = not any(begin[12:])  # the rest of a header; tokens may happen to begin like one
+    zeros = not any(begin[12:])  # the rest of a header; tokens may begin like one by chance
     dtype = _LLM_C.get((magic, version))
     if dtype is None:
         if zeros and magic in {known for known, _ in _LLM_C}:
@@ -167,20 +175,8 @@ def _wrong_size(file: Path, declared: str, size: int) -> InputError:
     return InputError(str(file), f"has {file.stat().st_size} bytes, and {declared} ({size} bytes)", "give a whole file")
 
 
-def _metadata(file: Path) -> str | None:
-    """The type that datatrove's .metadata declares; None where there is no such file."""
-    metadata = file.with_name(f"{file.name}.metadata")
-    if not metadata.exists():
-        return None
-    width = metadata.read_text(encoding="utf-8").partition("\n")[0].rpartition("|")[2].strip()
-    if width not in ("2", "4"):
-        what = f"declares {width!r} bytes a token, legal are 2 and 4"
-        raise InputError(str(metadata), what, "correct or delete it")
-    return _WIDE if width == "4" else _NARROW
-
-
 def _check_size(one: TokenFile, dtype: str | None) -> TokenFile:
-    """The file. Raises InputError for no or half a token, of the type that is known, else of the smaller one."""
+    """Return the file. Raises InputError for no token or half a token, of the known type or else the smaller one."""
     size, width = file_size(one.file, REMEDY) - one.offset, np.dtype(one.dtype or dtype or _NARROW).itemsize
     if not size or size % width:
         what = f"has {size} bytes, a token has {width}" if size else "has no tokens"

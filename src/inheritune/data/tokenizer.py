@@ -1,4 +1,4 @@
-"""Tokenizers: training one, encoding text, what it puts around a text, and the fingerprint that identifies it."""
+"""Tokenizers: training one, encoding text, the prefix of a text, and the fingerprint that identifies a tokenizer."""
 
 import hashlib
 import json
@@ -20,8 +20,8 @@ _PROBE = "The quick brown fox: 3.14 x 10^2\n\tdef f(x):\n    return 'naïve – 
 def train_tokenizer(texts: Iterator[str], vocabulary: int) -> "PreTrainedTokenizerBase":
     """A byte-level BPE tokenizer (as GPT-2's) of exactly `vocabulary` entries, trained on `texts`.
 
-    Like GPT-2's it has no padding token. The end-of-text token must not be one: fine-tuning would then compute no loss
-    where a text ends, and many architectures never train the embedding of their padding token.
+    It has no padding token, like GPT-2's. End-of-text as padding would be wrong: fine-tuning would then compute no loss
+    at the end of a text, and many architectures never train the embedding of their padding token.
 
     Raises InputError when the text has too few different pairs for so many entries.
     """
@@ -61,42 +61,27 @@ def separator(tokenizer: "PreTrainedTokenizerBase", place: str) -> int:
     """The id put after every document. Raises InputError for a tokenizer without an end-of-text token."""
     token = tokenizer.eos_token_id
     if not isinstance(token, int):
-        raise InputError(
-            place,
-            "the tokenizer has no end-of-text token (eos_token)",
-            "set eos_token in its tokenizer_config.json",
-        )
+        what = "the tokenizer has no end-of-text token (eos_token)"
+        raise InputError(place, what, "set eos_token in its tokenizer_config.json")
     return token
 
 
 def prefix_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """The ids that a tokenizer puts before a text: none, beginning-of-text, or several (GLM: `[gMASK]<sop>`)."""
-    return _around(tokenizer)[0]
-
-
-def suffix_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """The ids that a tokenizer puts after a text: mostly none, for some tokenizers end-of-text."""
-    return _around(tokenizer)[1]
-
-
-def _around(tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids that a tokenizer adds before and after the ids of a probe text."""
     text: list[int] = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
     whole: list[int] = tokenizer(_PROBE)["input_ids"]
     for before in range(len(whole) - len(text) + 1):
         if whole[before : before + len(text)] == text:
-            return tuple(whole[:before]), tuple(whole[before + len(text) :])
-    special = set(tokenizer.all_special_ids)  # its additions change how the text itself is split
-    before = next((place for place, token in enumerate(whole) if token not in special), 0)
-    behind = next((place for place, token in enumerate(reversed(whole)) if token not in special), 0)
-    return tuple(whole[:before]), tuple(whole[len(whole) - behind :])
+            return tuple(whole[:before])
+    special = set(tokenizer.all_special_ids)  # the added ids change how the text itself is split
+    return tuple(whole[: next((place for place, token in enumerate(whole) if token not in special), 0)])
 
 
 class Encoder:
-    """Texts to ids, without special tokens: text that spells one out stays text. Travels to worker processes."""
+    """Encodes texts as ids, without special tokens: text that spells one out stays text. It is sent to workers."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """By the `tokenizers` library alone where that gives the same ids as `tokenizer`."""
+        """Use the `tokenizers` library alone where that gives the same ids as `tokenizer`."""
         self._json = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else None
         self._tokenizer = tokenizer
         if self._json is not None and self._direct([_PROBE]) == self._whole([_PROBE]):
@@ -104,11 +89,11 @@ class Encoder:
 
     @property
     def digest(self) -> str | None:
-        """A hash of its tokenizer.json, which decides all ids; None for a tokenizer without one."""
+        """A hash of its tokenizer.json, which decides all ids; None where there is none."""
         return None if self._json is None else hashlib.sha256(self._json.encode()).hexdigest()
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text. A long one is encoded in pieces: the library uses 150 bytes of memory per byte."""
+        """The ids of each text. A long text is encoded in pieces: the library uses 150 bytes of memory per byte."""
         try:
             if any(len(text) > _LONG for text in texts) and self._tokenizer is None:
                 return [self._in_pieces(text) or self._direct([text])[0] for text in texts]
@@ -117,7 +102,7 @@ class Encoder:
             if isinstance(error, Exception) or not is_failure(error):
                 raise
             what = f"the tokenizers library panics at a text ({error})"
-            raise InputError("reference.tokenizer", what, "mend its tokenizer.json, or give another one") from None
+            raise InputError("reference.tokenizer", what, "repair its tokenizer.json, or give another one") from None
 
     def _direct(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._core.encode_batch_fast(texts, add_special_tokens=False)]
@@ -125,9 +110,9 @@ class Encoder:
     def _in_pieces(self, text: str) -> list[int] | None:
         """The ids of a text from those of pieces that overlap; None where two pieces do not agree in their overlap.
 
-        Each piece is encoded as a text of its own, so what is near its ends may be wrong. Where two pieces overlap they
-        must have the same tokens in the middle half of the overlap, since distant text does not change how a place is
-        split. There they are joined.
+        Each piece is encoded as a text of its own, so tokens near its ends may be wrong. In the middle half of their
+        overlap two pieces must have the same tokens, as distant text does not change how a place is split. They are
+        joined there.
         """
         if len(text) <= _LONG:
             return None
@@ -173,7 +158,7 @@ class Encoder:
         return core
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Encoder":
-        """Itself: it never changes, and with copies each task of a process would load another tokenizer."""
+        """Return itself, as it never changes: with copies, each task of a process would load the tokenizer again."""
         return self
 
     def __getstate__(self) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class Store:
 
     def _finish(self, partial: Path, shards: int) -> None:
         notes = [
-            read_json(_note(partial, number), "seconds", "file", "sequences", "sha256") for number in range(shards)
+            read_mapping(_note(partial, number), "seconds", "file", "sequences", "sha256") for number in range(shards)
         ]
         seconds = round(sum(note["seconds"] for note in notes), 3)
         write_json(partial / MANIFEST, {"of": self.facts, "seconds": seconds, "shards": notes})

@@ -27,7 +27,7 @@ from inheritune.distillation.storing import Store, batch_size
 from inheritune.errors import InputError
 from inheritune.losses import Distillation, TeacherNeeds
 from inheritune.recipe import Reference, Training, model_at
-from inheritune.runlog import read_json, write_json
+from inheritune.runlog import read_mapping, write_json
 from inheritune.runtime import Runtime
 from inheritune.training import check_documents_apart
 
@@ -156,7 +156,7 @@ class Teacher:
 
         def known() -> str | None:
             if decided.exists():  # it counts even if others have stored the outputs since
-                return str(read_json(decided, "outputs")["outputs"])
+                return str(read_mapping(decided, "outputs")["outputs"])
             return "stored" if store.exists else None
 
         choice: str | None = runtime.on_rank0(known)

@@ -27,7 +27,7 @@ from inheritune.experiment.setup import Setup
 from inheritune.harness import version
 from inheritune.recipe import Recipe, Reference
 from inheritune.results import EvaluatedModel, EvaluatedText, EvaluationResult, TaskScore
-from inheritune.runlog import read_json, read_mapping, write_json
+from inheritune.runlog import read_mapping, write_json
 
 TASKS_FILE = "tasks.json"
 _PLACE = "evaluate.tasks"
@@ -71,7 +71,7 @@ def judge_tasks(recipe: Recipe, setup: Setup, result: str) -> None:
 def _is_scored(folder: Path, side: str, entry: Entry) -> bool:
     """Whether there are scores by the harness's version of now."""
     file = _scores_file(folder, side, entry)
-    return file.exists() and bool(read_json(file, "harness", "tasks")["harness"] == version())
+    return file.exists() and bool(read_mapping(file, "harness", "tasks")["harness"] == version())
 
 
 def _judge(folder: Path, side: str, place: Reference, tasks: Sequence[Task], context: RunContext) -> None:

@@ -30,7 +30,7 @@ from inheritune.experiment.store import once
 from inheritune.losses import LossSetup, TeacherNeeds, build_losses
 from inheritune.recipe import Reference, Training
 from inheritune.results import TrainingCost, TrainingResult
-from inheritune.runlog import Trackers, open_trackers, read_mapping, write_json
+from inheritune.runlog import Trackers, read_mapping, write_json
 from inheritune.training import Job, check_documents_apart, lacking_compiler, planned_steps, train_steps, whole_state
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _open_trackers(
         "seed": context.seed,
         "train": run.training.model_dump(mode="json"),
     }
-    return open_trackers(context.track, run.folder, f"{context.title}/{run.name}", config, context.terminal)
+    return Trackers(context.track, run.folder, f"{context.title}/{run.name}", config, context.terminal)
 
 
 def _job(run: TrainingRun, context: RunContext, model: "PreTrainedModel", flops: float) -> Job:

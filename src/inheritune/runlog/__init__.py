@@ -1,4 +1,4 @@
-"""What a run leaves on disk besides weights: whole files, metrics, the manifest; and what trackers are told."""
+"""What a run writes besides weights: complete files, metrics, the manifest, terminal output, and trackers."""
 
 from typing import TYPE_CHECKING
 
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
         read_mapping,
         refuse_link,
         remove_old_claim,
+        write_bytes,
         write_json,
         write_text,
     )
     from inheritune.runlog.manifest import add_lineage, note_start, package_versions, versions
     from inheritune.runlog.metrics import MetricsLog, read_metrics
     from inheritune.runlog.terminal import LiveLine, PlainConsole, Terminal
-    from inheritune.runlog.trackers import Trackers, check_trackers, open_trackers
+    from inheritune.runlog.trackers import Trackers, check_trackers
 
 __getattr__, __dir__ = lazy.exports(__name__)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and locks."""
 
 import contextlib
 import errno
@@ -15,46 +15,55 @@ from typing import Any, BinaryIO
 from inheritune.errors import DamagedFile, InputError
 from inheritune.limits import RESULT_BYTES, read_bytes
 
-_LONGEST = 240  # bytes of a name: what is written first has a longer one, and most file systems take 255
+_LONGEST = 240  # bytes of a name: an unfinished file has a longer one, and most file systems allow 255
 _REMEDY = "delete it; the stage that wrote it is then done again"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+    """Write a text as `write_bytes` does.
 
     A file name in the text that is not UTF-8 is written with escapes, which JSON reads back as the same name.
     """
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes, suffix: str = "partial") -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    It is first written beside its place, as .NAME.SUFFIX. Processes that may write the same file at once need
+    different suffixes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{suffix}")
     with named(path):
         file = open_new(partial)
         try:
             with file:
-                file.write(text.encode(errors="backslashreplace"))
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        _sync(path.parent)
 
 
 def open_new(path: Path) -> BinaryIO:
-    """Open a file to be written from its beginning, without following a link: what it names stays as it is.
+    """Open a file to be written from its beginning. A link is not followed, so its target does not change.
 
-    Raises InputError where a link, or something that is no plain file, has that name.
+    Raises InputError where the path is a link, or no plain file.
     """
     return os.fdopen(_open_own(path, os.O_WRONLY | os.O_CREAT, empty=True), "wb")
 
 
 def open_to_append(path: Path) -> BinaryIO:
-    """Open a file to be written at its end, in the same way as `open_new`."""
+    """Open a file to be written at its end, as `open_new` does."""
     return os.fdopen(_open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, empty=False), "ab")
 
 
 def _open_own(path: Path, flags: int, empty: bool) -> int:
-    """A descriptor of a plain file that has this one name. Nothing is changed before that is known."""
+    """A descriptor of a plain file without other names, which is checked before anything changes."""
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags, 0o666)
@@ -63,8 +72,8 @@ def _open_own(path: Path, flags: int, empty: bool) -> int:
             raise _no_plain_file(path) from None
         raise
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise _no_plain_file(path)
         if empty:
             os.ftruncate(descriptor, 0)
@@ -76,18 +85,18 @@ def _open_own(path: Path, flags: int, empty: bool) -> int:
 
 def _no_plain_file(path: Path) -> InputError:
     what = "is a link, or no plain file; writing to it would change something else"
-    return InputError(str(path), what, "see who put it there, and remove it")
+    return InputError(str(path), what, "find out who put it there, and remove it")
 
 
 def refuse_link(folder: Path) -> None:
-    """Raise InputError where a link has the name of a folder that is to be written."""
+    """Raise InputError where a folder that is to be written is a link."""
     if folder.is_symlink():
         raise InputError(str(folder), "is a link, and a folder is written there", "remove the link")
 
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """A full disk is told with the file's name, which writing to an open file leaves out."""
+    """Add the file's name to errors of the disk: those of an open file have none."""
     try:
         yield
     except OSError as error:
@@ -100,43 +109,32 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, *keys: str, remedy: str = _REMEDY) -> Any:
-    """Read a JSON file of ours. With `keys` it must be a mapping that has them; `a.b` is the key b of the mapping a.
-
-    Raises DamagedFile, which names the file and `remedy`, where it is not JSON or lacks one.
-    """
+def read_json(path: Path, remedy: str = _REMEDY) -> Any:
+    """Read a JSON file of ours. Raises DamagedFile, which names the file and `remedy`, where it is not JSON."""
     try:
-        found = json.loads(read_bytes(path, RESULT_BYTES))
+        return json.loads(read_bytes(path, RESULT_BYTES))
     except (ValueError, RecursionError) as error:
         raise DamagedFile(str(path), f"damaged: {error}", remedy) from None
-    for key in keys:
-        inner = found
-        for part in key.split("."):
-            if not isinstance(inner, dict):
-                raise DamagedFile(str(path), "damaged: not a mapping of keys", remedy)
-            if part not in inner:
-                raise DamagedFile(str(path), f"damaged: it has no {key!r}", remedy)
-            inner = inner[part]
-    return found
 
 
 def read_mapping(path: Path, *keys: str, remedy: str = _REMEDY) -> dict[str, Any]:
-    """As `read_json`, where the file must be a mapping even without `keys`."""
-    found = read_json(path, *keys, remedy=remedy)
-    if not isinstance(found, dict):
+    """As `read_json`; also raises DamagedFile where the file is no mapping or lacks one of `keys`."""
+    mapping = read_json(path, remedy)
+    if not isinstance(mapping, dict):
         raise DamagedFile(str(path), "damaged: not a mapping of keys", remedy)
-    return found
+    for key in keys:
+        if key not in mapping:
+            raise DamagedFile(str(path), f"damaged: it has no {key!r}", remedy)
+    return mapping
 
 
 def check_name(path: Path) -> None:
-    """Raise InputError for a name that no output may have: libraries that write take UTF-8 only, and files that are
-    not whole yet have a longer name beside it.
-    """
-    name = os.fsencode(path.name) if "\0" not in str(path) else b""
+    """Raise InputError for a name that no output may have: too long, or not UTF-8, which libraries may refuse."""
     if "\0" in str(path):
         raise InputError(repr(str(path)), "a NUL character in the path", "give a path without it")
-    if len(name) > _LONGEST:
-        raise InputError(f"{str(path)[:100]}...", f"a name of {len(name)} bytes", f"give one of at most {_LONGEST}")
+    length = len(os.fsencode(path.name))
+    if length > _LONGEST:
+        raise InputError(f"{str(path)[:100]}...", f"a name of {length} bytes", f"give one of at most {_LONGEST}")
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -145,11 +143,10 @@ def check_name(path: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A folder to fill, which appears at `path` when the block ends without an error; else nothing is left.
+    """A folder to fill, which appears at `path` when the block ends without an error; otherwise it is removed.
 
-    An older folder at `path` is replaced; a link there is refused (InputError). When `durable`, every file reaches the
-    disk before the name does, so that it outlives a loss of power; else the system writes it in its own time, as after
-    `cp`.
+    An older folder at `path` is replaced; a link there is refused (InputError). When `durable`, every file is on the
+    disk before the folder gets its name, so a loss of power cannot damage it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -166,50 +163,41 @@ def new_folder(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def put_in_place(partial: Path, path: Path, durable: bool = True) -> None:
-    """Give a finished folder its name, in place of an older one; when `durable`, once all of it is on the disk."""
+    """Give a finished folder its name, and replace an older one; when `durable`, after all of it is on the disk."""
     _open_to_others(partial)
     if durable:
-        for file in sorted(partial.rglob("*")):
-            if file.is_file():
-                _sync(file)
-            else:
-                _sync_folder(file)
-        _sync_folder(partial)
+        for file in [*sorted(partial.rglob("*")), partial]:
+            _sync(file)
     if path.exists():
         shutil.rmtree(path)
     partial.replace(path)
     if durable:
-        _sync_folder(path.parent)
+        _sync(path.parent)
 
 
 def _open_to_others(folder: Path) -> None:
-    """Give everything in `folder` the permissions that the process's umask allows, as plain writing does.
+    """Give everything in `folder` the permissions that the process's umask allows.
 
-    Some libraries write by way of a temporary file that only its owner may read, and leave it so (safetensors does).
+    Some libraries (safetensors) write a temporary file that only its owner may read, and rename it.
     """
-    usual = folder.stat().st_mode & 0o666  # made by plain means; to ask for the umask would change it for all threads
+    usual = folder.stat().st_mode & 0o666  # the umask, which cannot be asked for without changing it for all threads
     for path in folder.rglob("*"):
         if path.is_symlink():
             continue
         mode = stat.S_IMODE(path.stat().st_mode)
-        wanted = mode | usual
-        if path.is_dir():
-            wanted |= (usual & 0o444) >> 2
-        if wanted != mode:
+        wanted = mode | usual | ((usual & 0o444) >> 2 if path.is_dir() else 0)
+        if wanted != mode:  # some file systems refuse any change
             path.chmod(wanted)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, which is made if it is missing; where the file system has no locks, not.
+    """Keep other processes out of a folder, which is made if it is missing. Some file systems have no locks.
 
-    The system gives the lock back when this process ends, however it ends. Raises InputError where another one has it,
-    and where `.lock` is a link.
+    The system releases the lock when this process ends, however it ends. Raises InputError where another process has
+    it, and where `.lock` is a link.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if os.name != "posix":  # no such lock there
-        yield
-        return
     with open_new(folder / ".lock") as file:
         _lock(file.fileno(), folder)
         yield
@@ -217,10 +205,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """Keep other processes from making the file or folder `path` meanwhile; where the file system has no locks, not.
+    """Keep other processes from making the file or folder `path`. Some file systems have no locks.
 
-    The lock is the file .NAME.lock beside it, which goes when this is done. Folders above are made; those that are
-    empty in the end go too. Raises InputError where another process is making it.
+    The lock is the file .NAME.lock beside it, which is removed at the end. Folders above are made, and removed where
+    they end up empty. Raises InputError where another process is making `path`.
     """
     check_name(path)
     missing = [folder for folder in path.parents if not folder.exists()]
@@ -234,7 +222,7 @@ def claimed(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            place.unlink(missing_ok=True)  # while it is held, so that nobody can hold a file without a name
+            place.unlink(missing_ok=True)  # while it is locked, so that nobody can lock a file without a name
             os.close(file)
     finally:
         with contextlib.suppress(OSError):
@@ -243,7 +231,7 @@ def claimed(path: Path) -> Iterator[None]:
 
 
 def remove_old_claim(path: Path) -> None:
-    """Remove the lock of `claimed` that a killed process left beside `path`; where a process holds it, it stays."""
+    """Remove the lock of `claimed` that a killed process left beside `path`, unless a process holds it."""
     if path.with_name(f".{path.name}.lock").exists():
         with contextlib.suppress(InputError), claimed(path):
             pass
@@ -251,9 +239,9 @@ def remove_old_claim(path: Path) -> None:
 
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block of this folder; where the file system has no locks, not.
+    """Wait until no other process is in such a block of this folder. Some file systems have no locks.
 
-    For what takes a moment: unlike `locked` and `claimed` it refuses nobody, and no file is made.
+    For short work: unlike `locked` and `claimed` it refuses nobody and makes no file.
     """
     if os.name != "posix":
         yield
@@ -267,7 +255,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _open_lock(place: Path, path: Path) -> int:
-    """The open file `place`, locked. Another process may take its name away between opening and locking."""
+    """Open and lock the file `place`, which another process may remove between the two."""
     while True:
         file = _open_own(place, os.O_RDWR | os.O_CREAT, empty=False)
         try:
@@ -281,23 +269,24 @@ def _open_lock(place: Path, path: Path) -> int:
 
 
 def _lock(file: int, path: Path, wait: bool = False) -> None:
+    if os.name != "posix":
+        return
     import fcntl
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
-        raise InputError(
-            str(path), "another process is at work in it", "wait for that one, or give another folder"
-        ) from None
+        what, remedy = "another process is at work in it", "wait for that one, or give another folder"
+        raise InputError(str(path), what, remedy) from None
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF):  # some shared file systems'
             raise
 
 
 def is_own(file: Path, folder: Path) -> bool:
-    """Whether `file`, in `folder`, is a plain file whose content lies in that folder, not behind a link to elsewhere.
+    """Whether `file`, in `folder`, is a plain file of that folder, not a link that leads out of it.
 
-    In a snapshot of Hugging Face's cache files are links to blobs/ of the same model, which belong to it.
+    In a snapshot of Hugging Face's cache, files are links to blobs/ of the same model, which belong to it.
     """
     try:
         place, root = file.resolve(strict=True), folder.resolve(strict=True)
@@ -314,7 +303,7 @@ def is_own(file: Path, folder: Path) -> bool:
 
 
 def copy_own(source: Path, target: Path) -> None:
-    """Copy the files of a folder into another, which may be there. Raises InputError for links that lead out of it."""
+    """Copy the files of a folder into another, which may exist. Raises InputError for links that lead out of it."""
     for file in sorted(source.rglob("*")):
         inner = target / file.relative_to(source)
         if file.is_dir() and not file.is_symlink():
@@ -333,14 +322,11 @@ def checksum(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
+    """Bring a file, or a folder's list of names, to the disk; some systems cannot open folders."""
+    if os.name != "posix" and path.is_dir():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sync_folder(path: Path) -> None:
-    """Make a rename in this folder outlive a crash; systems that cannot open folders have nothing to sync."""
-    if os.name == "posix":
-        _sync(path)

@@ -1,5 +1,6 @@
-"""manifest.json: with what a run was made."""
+"""manifest.json: the versions, machine and settings that a run was made with."""
 
+import contextlib
 import datetime
 import platform
 import sys
@@ -12,39 +13,30 @@ from inheritune.errors import DamagedFile
 from inheritune.redaction import confidential
 from inheritune.runlog.files import read_mapping, write_json
 
-_PACKAGES = (
-    "inheritune",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "gguf",
-    "accelerate",
-)
+_PACKAGES = ("inheritune", "torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "accelerate")
 _DECISIVE = ("versions", "machine", "device", "threads", "processes", "micro_batch")
 
 
 def versions() -> dict[str, str]:
-    """Python's and the packages' versions, as far as they are installed."""
+    """The versions of Python and of the packages that affect results."""
     return {"python": platform.python_version()} | package_versions(_PACKAGES)
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:
-    """The versions of these packages, as far as they are installed."""
-    found = {}
+    """The versions of these packages, or `not installed`."""
+    installed = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def note_start(path: Path, facts: dict[str, Any]) -> list[str]:
-    """Record this start of the run in its manifest and return what differs from the first start, in words.
+    """Record this start of the run in its manifest, and return in words what differs from the first start.
 
-    A run goes on with another machine or version too, but its numbers need not be bit-equal to an uninterrupted one's.
+    A run also resumes on another machine or version, but then its numbers may differ from an uninterrupted run's.
     """
     start = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -55,7 +47,7 @@ def note_start(path: Path, facts: dict[str, Any]) -> list[str]:
     }
     manifest = read_mapping(path, "starts") if path.exists() else {"starts": []}
     if not isinstance(manifest["starts"], list):
-        raise DamagedFile(str(path), "damaged: 'starts' is not a list", "delete it; it is then written anew")
+        raise DamagedFile(str(path), "damaged: 'starts' is not a list", "delete it; it is then written again")
     manifest["starts"].append(start)
     write_json(path, manifest)
     first = manifest["starts"][0]
@@ -70,11 +62,8 @@ def add_lineage(path: Path, lineage: dict[str, Any]) -> None:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it."""
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor()

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object per line and step, whole after every kill."""
+"""metrics.jsonl: one JSON object per line and step, readable after every kill."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from inheritune.runlog.files import named, open_to_append, write_text
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file, each of which has its `step`. A line that is damaged or cut short is left out."""
+    """The records of a metrics file, each with its `step`. Damaged lines are ignored."""
     if not path.exists():
         return []
     records = []
@@ -27,7 +27,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends records; when opened it first drops those that are not `is_kept`, so that none stands twice."""
+    """Appends records. On opening it drops those that are not `is_kept`, so that no step is there twice."""
 
     def __init__(self, path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         self._path = path
@@ -44,13 +44,13 @@ class MetricsLog:
         self._file = io.TextIOWrapper(open_to_append(self._path), encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; it reaches the file at once and the disk with the next `sync`."""
+        """Append one record, which reaches the file at once and the disk with the next `sync`."""
         with named(self._path):
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
 
     def sync(self) -> None:
-        """Bring everything written so far to the disk: called before a checkpoint that counts on it."""
+        """Bring everything written so far to the disk, before a checkpoint that relies on it."""
         with named(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())

@@ -1,7 +1,6 @@
-"""What a person sees while work goes on: lines, and one live line for a training. Always on standard error."""
+"""What a person sees during the work, on standard error: lines, and one live line for a training."""
 
 import time
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -14,29 +13,29 @@ _PLAIN_SECONDS = 15.0  # between two lines where the output is not a terminal
 
 
 class PlainConsole(Console):
-    """A console on which text is only text: no credentials, no markup, and control characters are shown as escapes."""
+    """A console for plain text: no markup, no credentials, and escapes in place of control characters."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """What rich calls for each text that it prints, in cells of tables too."""
+        """Rich calls this for each text that it prints, also in tables."""
         return super().render_str(visible_text(without_secrets(text)), **settings)
 
 
 class Terminal:
-    """Lines for people. `quiet` says nothing at all; errors are raised, not printed here."""
+    """Lines for people; a `quiet` one prints nothing. Errors are raised, not printed here."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = PlainConsole(stderr=True, quiet=quiet)
 
     def say(self, line: str) -> None:
-        """One line."""
+        """Print one line."""
         self.console.print(line, soft_wrap=True)
 
     def warn(self, line: str) -> None:
-        """One line that must not be missed."""
+        """Print one line that must not be missed."""
         self.console.print(f"warning: {line}", style="yellow", soft_wrap=True)
 
     def live(self, label: str, steps: int, done: int) -> "LiveLine":
@@ -45,7 +44,7 @@ class Terminal:
 
 
 class LiveLine:
-    """Loss, validation loss, tokens per second and time left of one training."""
+    """The loss, validation loss, tokens per second and remaining time of one training."""
 
     def __init__(self, terminal: Terminal, label: str, steps: int, done: int) -> None:
         self._terminal, self._label, self._steps, self._done = terminal, visible(label), steps, done
@@ -68,14 +67,12 @@ class LiveLine:
             self._task = self._progress.add_task(self._label, total=self._steps, completed=self._done, figures="")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._progress is not None:
             self._progress.stop()
 
     def show(self, record: dict[str, Any]) -> None:
-        """Show a metrics record: every one on a terminal, one now and then elsewhere."""
+        """Show a metrics record: each one on a terminal, one every 15 seconds elsewhere."""
         self._done = record["step"]
         if "val_loss" in record:
             self._val = f"  val {record['val_loss']:.3f}"

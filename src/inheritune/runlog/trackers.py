@@ -1,5 +1,6 @@
-"""TensorBoard, Weights & Biases and trackio: curves to look at. metrics.jsonl stays the truth, and no tracker's fault
-ends a training.
+"""TensorBoard, Weights & Biases and trackio: curves to look at.
+
+metrics.jsonl stays the record of a training. A tracker that fails does not end the training.
 """
 
 import contextlib
@@ -10,41 +11,63 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from inheritune.errors import InputError
+from inheritune.errors import InputError, check_all
 from inheritune.redaction import public
 from inheritune.runlog.files import read_json, write_json
 from inheritune.runlog.metrics import read_metrics
 from inheritune.runlog.terminal import Terminal
 
 PROJECT = "inheritune"
-_UPLOAD_SECONDS = 120.0  # at most so long does the end of a training wait for wandb's uploads
+_UPLOAD_SECONDS = 120.0  # the longest that the end of a training waits for wandb's uploads
 _STATE = "trackers.json"
-_KNOWN: dict[str, Callable[[Any], Any]] = {"id": str, "title": str, "sent": int, "open": bool}  # there, of each tracker
+_FIELDS: dict[str, Callable[[Any], Any]] = {"id": str, "title": str, "sent": int, "open": bool}  # of each tracker in it
 
 
-class Tracker(Protocol):
-    """One open tracker. Steps reach it in rising order, but for `rewind`."""
+class Tracker:
+    """One open tracker. Its steps rise, except after `rewind`."""
 
-    where: str  # what tells a person where to look
-    last: int | None  # the last step that it has already (-1: none); None where it cannot tell
+    where: str  # tells a person where to look
+    last: int | None = None  # the last step that it has when it is opened (-1: none); None where it cannot tell
+    sent: int = -1  # the last step that it was given
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One step's numbers."""
+        """Take the numbers of one step."""
+        raise NotImplementedError
 
     def rewind(self, step: int) -> bool:
-        """Take back what is there from `step` on; False from a tracker that cannot."""
+        """Remove all points from `step` on; False from a tracker that cannot."""
+        return False
 
     def close(self, failed: bool) -> None:
-        """Bring everything to where it belongs; `failed` when the training did not come to its end."""
+        """Send or write the rest; `failed` when the training did not reach its end."""
+        raise NotImplementedError
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Take the training's next record; where the training went back, it replaces old points if the tracker can."""
+        if record["step"] <= self.sent and self.rewind(record["step"]):
+            self.sent = record["step"] - 1
+        self.catch_up([record])
+
+    def catch_up(self, records: Sequence[dict[str, Any]]) -> None:
+        """Take those of the records that it lacks."""
+        for record in records:
+            if record["step"] > self.sent:
+                numbers = {
+                    key: value
+                    for key, value in record.items()
+                    if key != "step" and isinstance(value, int | float) and not isinstance(value, bool)
+                }
+                self.write(record["step"], numbers)
+                self.sent = record["step"]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a tracker is opened with: the arm's folder and title, what to call it (`id`), and its settings."""
+    """What a tracker is opened with: the arm's folder and title, the tracker's `id`, and the settings."""
 
     folder: Path
     title: str
@@ -58,10 +81,8 @@ class Origin:
         return self.title.partition("/")[0]
 
 
-class _Tensorboard:
+class _Tensorboard(Tracker):
     """Event files in tensorboard/ of the arm's folder."""
-
-    last: int | None = None
 
     def __init__(self, origin: Origin) -> None:
         from torch.utils.tensorboard import SummaryWriter  # checked here, opened with the first step
@@ -92,8 +113,8 @@ class _Tensorboard:
             self._writer.close()
 
 
-class _Wandb:
-    """A run of Weights & Biases with an id of ours, which it goes on under. WANDB_... variables count where set."""
+class _Wandb(Tracker):
+    """A run of Weights & Biases, which is resumed by an id of ours. WANDB_... variables count where they are set."""
 
     def __init__(self, origin: Origin) -> None:
         import wandb
@@ -106,7 +127,7 @@ class _Wandb:
         }
         fields = dict(field for variable, field in ours.items() if variable not in os.environ)
         settings: dict[str, Any] = {"silent": True} if origin.quiet else {}
-        for name in ("x_disable_meta", "_disable_meta"):  # it would send the command line, the user's name and folders
+        for name in ("x_disable_meta", "_disable_meta"):  # else it sends the command line, the user's name and folders
             if name in wandb.Settings.model_fields:
                 settings[name] = True
         if "finish_timeout" in wandb.Settings.model_fields and "WANDB_FINISH_TIMEOUT" not in os.environ:
@@ -122,7 +143,7 @@ class _Wandb:
         )
         # The server knows what an earlier process sent. Offline it is 0: parts of a run cannot be joined later, so
         # every part gets the whole history.
-        self.last: int | None = self._run.starting_step - 1
+        self.last = self._run.starting_step - 1
         if self._run.disabled:
             self.where = "switched off by WANDB_MODE"
         else:
@@ -131,14 +152,11 @@ class _Wandb:
     def write(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step, commit=True)
 
-    def rewind(self, step: int) -> bool:
-        return False
-
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
 
 
-class _Trackio:
+class _Trackio(Tracker):
     """A run of trackio, where TRACKIO_... variables say. It is found again by name, so its name holds our id."""
 
     def __init__(self, origin: Origin) -> None:
@@ -156,21 +174,18 @@ class _Trackio:
         # A thread writes the points twice a second, so that a kill loses some. trackio knows which it has (there is no
         # public way to ask); where it knows of none, it may have failed to look.
         last = getattr(self._run, "_next_step", 0) - 1
-        self.last: int | None = last if last >= 0 else None
+        self.last = last if last >= 0 else None
         self.where = f"trackio show --project {PROJECT}"
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
-
-    def rewind(self, step: int) -> bool:
-        return False
 
     def close(self, failed: bool) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             self._trackio.finish()  # the run's own finish() would be called, and print, again at exit
 
 
-# name: how it is opened, and the module without which it cannot be
+# By name: the class, and the module that it needs.
 TRACKERS: dict[str, tuple[Callable[[Origin], Tracker], str]] = {
     "tensorboard": (_Tensorboard, "torch.utils.tensorboard"),
     "wandb": (_Wandb, "wandb"),
@@ -179,25 +194,16 @@ TRACKERS: dict[str, tuple[Callable[[Origin], Tracker], str]] = {
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Raise InputError for a tracker that there is not, whose package is missing, or (wandb) that nobody logged in to.
+    """Raise InputError for an unknown tracker, one whose package is missing, and for wandb without a login.
 
-    wandb asks for its key here when a person sits at the terminal, not after hours of work.
+    Where a person is at the terminal, wandb asks for its key now, not after hours of work.
     """
-    problems = []
-    for name in names:
-        try:
-            if name not in TRACKERS:
-                raise InputError("track", f"there is no {name!r}", f"legal are {', '.join(TRACKERS)}")
-            _check_package(name)
-            if name == "wandb":
-                _check_login()
-        except InputError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise InputError.of(problems)
+    check_all(partial(_check_tracker, name) for name in names)
 
 
-def _check_package(name: str) -> None:
+def _check_tracker(name: str) -> None:
+    if name not in TRACKERS:
+        raise InputError("track", f"there is no {name!r}", f"legal are {', '.join(TRACKERS)}")
     remedy = f"pip install 'inheritune[{name}]', or leave it out"
     try:
         module = importlib.import_module(TRACKERS[name][1])
@@ -207,6 +213,8 @@ def _check_package(name: str) -> None:
         raise InputError("track", f"{name} is installed and cannot be imported ({error})", remedy) from None
     if module.__file__ is None:  # Python takes any folder of that name in the working directory for a module
         raise InputError("track", f"{name} is not installed", remedy)
+    if name == "wandb":
+        _check_login()
 
 
 def _check_login() -> None:
@@ -219,46 +227,23 @@ def _check_login() -> None:
     except wandb.errors.UsageError as error:
         remedy = "run `wandb login`, or set WANDB_MODE=offline"
         raise InputError("track", f"wandb: {str(error).partition('. ')[0].rstrip('.')}", remedy) from None
-    except Exception:  # not to be reached at this moment: that is no reason not to train
+    except Exception:  # wandb cannot be reached at this moment; the training can start all the same
         return
 
 
-@dataclass
-class _Feed:
-    """A tracker and the last step that it was given."""
-
-    tracker: Tracker
-    sent: int
-
-    def take(self, record: dict[str, Any]) -> None:
-        """Give it the training's next record; where the training went back, it replaces what was there if it can."""
-        if record["step"] <= self.sent and self.tracker.rewind(record["step"]):
-            self.sent = record["step"] - 1
-        self.catch_up([record])
-
-    def catch_up(self, records: Sequence[dict[str, Any]]) -> None:
-        """Give it those records that it lacks."""
-        for record in records:
-            if record["step"] > self.sent:
-                self.tracker.write(record["step"], _numbers(record))
-                self.sent = record["step"]
-
-
-def _numbers(record: dict[str, Any]) -> dict[str, float]:
-    return {
-        key: value
-        for key, value in record.items()
-        if key != "step" and isinstance(value, int | float) and not isinstance(value, bool)
-    }
-
-
 class Trackers:
-    """The open trackers of one training; a context manager. A tracker that fails is left out from there on."""
+    """The open trackers of one training; a context manager for one process of it.
+
+    Opened again for the same folder, each tracker resumes what it showed before. No point is shown twice, and a tracker
+    that is new or had failed gets the earlier points from metrics.jsonl. A tracker that fails is closed with one
+    warning; nothing is raised.
+    """
 
     def __init__(self, names: Sequence[str], folder: Path, title: str, config: dict[str, Any], terminal: Terminal):
+        """`folder` is the training's, `title` its name in trackers ("run/arm"), `config` its settings there."""
         self._folder, self._title, self._terminal = folder, title, terminal
-        self._feeds: dict[str, _Feed] = {}
-        self._begun = False
+        self._open: dict[str, Tracker] = {}
+        self._has_begun = False
         folder.mkdir(parents=True, exist_ok=True)
         self._state = self._read_state()
         for name in dict.fromkeys(names):
@@ -268,84 +253,82 @@ class Trackers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self.close(failed=kind is not None)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Send the numbers of a record that stands in metrics.jsonl already.
+        """Send the numbers of a record that is in metrics.jsonl already.
 
-        The first one of a training that goes on takes along those before it that a tracker lacks.
+        The first record of a resumed training also sends the earlier ones that a tracker lacks.
         """
-        if not self._begun:
+        if not self._has_begun:
             self._catch_up(record["step"])
-        for name, feed in list(self._feeds.items()):
-            self._try(name, feed.take, record)
+        for name, tracker in list(self._open.items()):
+            self._try(name, tracker.take, record)
 
     def close(self, failed: bool = False) -> None:
-        """Close all trackers; `failed` when the training did not come to its end."""
-        if not self._begun and not failed:  # there was no step left to do
+        """Close all trackers; `failed` when the training did not reach its end."""
+        if not self._has_begun and not failed:  # all steps had been trained before
             self._catch_up(None)
-        for name, feed in list(self._feeds.items()):
-            self._try(name, feed.tracker.close, failed)
+        for name, tracker in list(self._open.items()):
+            self._try(name, tracker.close, failed)
             self._note(name)
-        self._feeds.clear()
+        self._open.clear()
 
     def _start(self, name: str, config: dict[str, Any]) -> None:
         known = self._state.get(name) or {"id": uuid.uuid4().hex[:8], "title": self._title, "sent": -1}
         origin = Origin(self._folder, known["title"], known["id"], public(config), self._terminal.quiet)
         tracker = TRACKERS[name][0](origin)  # under its first title, by which trackio finds it, wherever the folder is
-        sent = known["sent"] if tracker.last is None else tracker.last
-        self._feeds[name] = _Feed(tracker, sent)
-        self._state[name] = known | {"sent": sent, "open": True}
+        tracker.sent = known["sent"] if tracker.last is None else tracker.last
+        self._open[name] = tracker
+        self._state[name] = known | {"sent": tracker.sent, "open": True}
         self._terminal.say(f"{self._title}: {name}: {tracker.where}")
 
     def _catch_up(self, end: int | None) -> None:
-        """Give every tracker what it lacks of the steps before `end`, None for all there are in metrics.jsonl."""
-        self._begun = True
-        if end is not None and all(feed.sent >= end - 1 for feed in self._feeds.values()):
+        """Send every tracker the steps before `end` (None: all in metrics.jsonl) that it lacks."""
+        self._has_begun = True
+        if end is not None and all(tracker.sent >= end - 1 for tracker in self._open.values()):
             return
         records = [
             record for record in read_metrics(self._folder / "metrics.jsonl") if end is None or record["step"] < end
         ]
-        for name, feed in list(self._feeds.items()):
-            self._try(name, feed.catch_up, records)
+        for name, tracker in list(self._open.items()):
+            self._try(name, tracker.catch_up, records)
 
-    def _try(self, name: str, work: Any, *words: Any) -> None:
-        """Do something with a tracker; whatever goes wrong is said, and the tracker left out from here on."""
+    def _try(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
+        """Do something with a tracker; when that fails, warn and close the tracker."""
         try:
-            work(*words)
+            work(*arguments)
         except Exception as error:
+            line = " ".join(f"{type(error).__name__}: {error}".split())
             self._terminal.warn(
-                f"{self._title}: {name} fails and is left out from here on: {_line(error)};"
-                " the training goes on, and metrics.jsonl holds every step"
+                f"{self._title}: {name} failed and is switched off: {line};"
+                " the training continues, and metrics.jsonl has every step"
             )
-            feed = self._feeds.get(name)
-            if feed is not None:
-                self._note(name)
-                del self._feeds[name]
+            self._note(name)
+            tracker = self._open.pop(name, None)
+            if tracker is not None:
                 with contextlib.suppress(Exception):
-                    feed.tracker.close(failed=True)
+                    tracker.close(failed=True)
 
     def _note(self, name: str) -> None:
-        """Keep on disk what a tracker has been given."""
-        if name in self._feeds:
-            self._state[name] |= {"sent": self._feeds[name].sent, "open": False}
+        """Record on disk what an open tracker was given."""
+        if name in self._open:
+            self._state[name] |= {"sent": self._open[name].sent, "open": False}
             self._write_state()
 
     def _read_state(self) -> dict[str, dict[str, Any]]:
-        """Each tracker's id and the last step it was given, which is metrics.jsonl's last after a kill."""
+        """Each tracker's id and the last step that it was given; after a kill that is the last one of metrics.jsonl."""
         file = self._folder / _STATE
         if not file.exists():
             return {}
         try:
             state: dict[str, dict[str, Any]] = {
-                name: {kind: form(known[kind]) for kind, form in _KNOWN.items()}
+                name: {kind: form(known[kind]) for kind, form in _FIELDS.items()}
                 for name, known in read_json(file).items()
             }
         except Exception:
-            self._terminal.warn(f"{file} is damaged; the trackers begin anew")
+            self._terminal.warn(f"{file} is damaged; the trackers start again")
             return {}
         if any(known["open"] for known in state.values()):
             last = max((record["step"] for record in read_metrics(self._folder / "metrics.jsonl")), default=-1)
@@ -357,21 +340,5 @@ class Trackers:
 
     def _write_state(self) -> None:
         if self._state:
-            with contextlib.suppress(OSError):  # a full disk is the training's to report
+            with contextlib.suppress(OSError):  # the training reports a full disk
                 write_json(self._folder / _STATE, self._state)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def open_trackers(
-    names: Sequence[str], folder: Path, title: str, config: dict[str, Any], terminal: Terminal
-) -> Trackers:
-    """Open trackers for the training in `folder`, which is shown as `title` ("run/arm") with `config` as its settings.
-
-    Opened again for the same folder, each goes on with what it showed before: no point stands twice, and a tracker
-    that is new or was left out gets the earlier points from metrics.jsonl. To be opened by one process of a training
-    only. Nothing is raised: what fails is said by `terminal.warn` once, and left out.
-    """
-    return Trackers(names, folder, title, config, terminal)

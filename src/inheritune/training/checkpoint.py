@@ -22,7 +22,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 
 from inheritune.errors import DamagedFile, InputError, RunError
-from inheritune.runlog import checksum, new_folder, read_json, write_json
+from inheritune.runlog import checksum, new_folder, read_json, read_mapping, write_json
 from inheritune.runtime import Runtime, side_group
 
 _NAME = re.compile(r"^step-(\d{9})$")
@@ -99,7 +99,7 @@ class Checkpoints:
         """The micro-batch, or a smaller one that an earlier start with the same recipe recorded."""
 
         def smallest() -> int:
-            notes = [read_json(note, "fits", "asked") for note in self.folder.glob(_TOO_LARGE)]
+            notes = [read_mapping(note, "fits", "asked") for note in self.folder.glob(_TOO_LARGE)]
             return min([micro_batch, *(int(note["fits"]) for note in notes if note["asked"] == asked)])
 
         return self.runtime.on_rank0(smallest)

@@ -1,1 +1,1 @@
-"""Building: text becomes token shards in stages (collect, tokenise, select, write), each in tasks that run once."""
+"""Text becomes token shards in four stages: collect, tokenise, select and write. Each task of a stage runs once."""

@@ -11,7 +11,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +24,25 @@ from inheritune.corpus.sources.inputs import Input
 from inheritune.corpus.sources.reading import read
 from inheritune.errors import RunError
 from inheritune.recipe import Source
-from inheritune.runlog import checksum, named, open_new
+from inheritune.runlog import checksum, write_bytes
 
 _NAMED = 20  # files of a part whose guessed encoding is recorded
 
 
-@dataclass
-class Counts:
-    """What a task counted since its last part. The keys begin with the number of a source or of a filter."""
-
-    documents: Counter[str] = field(default_factory=Counter)  # by source
-    characters: Counter[str] = field(default_factory=Counter)
-    passed_over: Counter[str] = field(default_factory=Counter)  # texts that cannot be read, by source and reason
-    reasons: Counter[str] = field(default_factory=Counter)  # removed documents, by filter and reason
-    encodings: Counter[str] = field(default_factory=Counter)  # files by source and guessed encoding
-    guesses: Counter[str] = field(default_factory=Counter)  # the same with the file's name, for the first few of a part
-
-    def take(self) -> dict[str, dict[str, int]]:
-        """The counts as JSON; they begin again at zero."""
-        taken = {name: dict(counter) for name, counter in vars(self).items()}
-        for counter in vars(self).values():
-            counter.clear()
-        return taken
+COUNTS = (
+    "documents",  # by source, as "NUMBER"; the keys of the others begin with the number of a source or of a filter
+    "characters",  # by source
+    "passed_over",  # unreadable texts, by source and reason
+    "reasons",  # removed documents, by filter and reason
+    "encodings",  # files, by source and guessed encoding
+    "guesses",  # files, by source, guessed encoding and name, for the first few of a part
+)
+"""What a task counts for each part."""
 
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a task is: the number of its input (that after the last: all are read), and the documents read of it."""
+    """How far a task is: the number of its input (after the last one, their count), and the documents read of it."""
 
     input: int = 0
     documents: int = 0
@@ -61,42 +53,84 @@ class Part:
     """A complete file of candidates, one JSON record a line."""
 
     path: Path
-    documents: int
     counts: dict[str, dict[str, int]]
 
 
 @dataclass(repr=False)  # datatrove would write a long one into each log
-class ReadSources:
-    """A step: reads the inputs of a task and yields the documents that `thresholds` admit and `before` did not."""
+class Collect:
+    """A step: reads and filters the documents of a task's inputs, and writes the candidates into parts.
+
+    Candidates are the documents that `thresholds` admit and `before` did not. A part is complete or absent, and has
+    what is needed to resume after it.
+    """
 
     groups: list[list[Input]]
+    """The inputs of each task."""
     sources: list[Source]
     thresholds: Thresholds
     before: Thresholds | None
     seed: int
-    counts: Counts
+    filters: list[tuple[int, DocumentFilter]]
+    work: Path
     folder: Path
+    part_bytes: int
 
-    def __call__(self, data: None, rank: int, world_size: int) -> Iterator[Document]:
-        """The candidates of task `rank` that are not in its parts yet."""
-        reached = _reached(self.folder, rank)
+    def __call__(self, data: None, rank: int, world_size: int) -> None:
+        """Write the parts of task `rank` that do not exist yet."""
+        start, self.counts = _reached(self.folder, rank), _zeros()
+        end = Reached(len(self.groups[rank]))
+        if start == end:
+            return  # a kill came before the task was recorded as complete
+        number = len(_sidecars(self.folder, rank))
+        lines: list[bytes] = []
+        size = 0
+        for document, reached in self._filtered(rank, start):
+            lines.append(orjson.dumps(_record(document), option=orjson.OPT_APPEND_NEWLINE))
+            size += len(lines[-1])
+            if size >= self.part_bytes:
+                self._write(rank, number, lines, reached)
+                number, size, lines = number + 1, 0, []
+        self._write(rank, number, lines, end)
+
+    def _filtered(self, rank: int, start: Reached) -> Iterator[tuple[Document, Reached]]:
+        """The candidates, each marked with the number of the first filter that removes it (0: kept).
+
+        A filter may change the text. Models are loaded with the first document.
+        """
+        filters = None
+        for document, reached in self._candidates(rank, start):
+            facts = document.metadata
+            facts["removed"] = 0
+            filters = filters or [(number, entry.build(self.work)) for number, entry in self.filters]
+            for number, removal_reason in filters:
+                reason = removal_reason(document)
+                if reason is not None:
+                    facts.update(removed=number, reason=reason)
+                    self.counts["reasons"][f"{number} {reason}"] += 1
+                    break
+            yield document, reached
+
+    def _candidates(self, rank: int, start: Reached) -> Iterator[tuple[Document, Reached]]:
+        """The candidates that are not in a part yet, each with how far the task is after it."""
         for number, entry in enumerate(self.groups[rank]):
-            if number >= reached.input:
-                yield from self._read(entry, reached if number == reached.input else Reached(number))
+            if number >= start.input:
+                yield from self._read(entry, start if number == start.input else Reached(number))
 
-    def _read(self, entry: Input, start: Reached) -> Iterator[Document]:
+    def _read(self, entry: Input, start: Reached) -> Iterator[tuple[Document, Reached]]:
         number, source = entry.source, self.sources[entry.source]
         documents, characters = 0, 0
 
         def passed_over(place: str, reason: str) -> None:
             if documents >= start.documents:
-                self.counts.passed_over[f"{number} {_kind(reason)}"] += 1
+                # Without the details of one place: there may be as many of those as broken places.
+                kind = _in_utf8(re.split(r" \(|; ", reason)[0])
+                self.counts["passed_over"][f"{number} {kind}"] += 1
 
         def guessed(encoding: str) -> None:
             if not start.documents:  # else it is in a part already
-                self.counts.encodings[f"{number} {encoding}"] += 1
-                if encoding != "utf-8" and len(self.counts.guesses) < _NAMED:
-                    self.counts.guesses[f"{number} {encoding} {entry.address}"] += 1
+                self.counts["encodings"][f"{number} {encoding}"] += 1
+                if encoding != "utf-8" and len(self.counts["guesses"]) < _NAMED:
+                    self.counts["guesses"][f"{number} {encoding} {entry.address}"] += 1
 
         for text in read(entry, source, passed_over, seed=self.seed, guessed=guessed):
             position = None if source.dataset is None else characters
@@ -106,100 +140,38 @@ class ReadSources:
                 continue  # in a part already
             if position is not None and position >= self.thresholds.characters(number):
                 return
-            self.counts.documents[str(number)] += 1
-            self.counts.characters[str(number)] += len(text.text)
+            self.counts["documents"][str(number)] += 1
+            self.counts["characters"][str(number)] += len(text.text)
             keys = document_keys(text_digest(text.text), self.seed)
             if self.thresholds.admits(number, keys, position) and not (
                 self.before is not None and self.before.admits(number, keys, position)
             ):
-                reached = {"input": start.input, "documents": documents}
-                facts = {"source": number, "keys": keys, "position": position, "reached": reached}
-                yield Document(text=text.text, id=text.place, metadata=facts)
+                facts = {"source": number, "keys": keys, "position": position}
+                yield Document(text=text.text, id=text.place, metadata=facts), Reached(start.input, documents)
 
-
-@dataclass(repr=False)  # datatrove would write a long one into each log
-class FilterDocuments:
-    """A step: marks each document with the number of the first filter that removes it (0: kept)."""
-
-    filters: list[tuple[int, DocumentFilter]]
-    work: Path
-    counts: Counts
-
-    def __call__(self, data: Iterator[Document], rank: int, world_size: int) -> Iterator[Document]:
-        """The same documents, marked; a filter may have changed their text. Models load with the first document."""
-        built = None
-        for document in data:
-            facts = document.metadata
-            facts["removed"] = 0
-            built = built or [(number, entry.build(self.work)) for number, entry in self.filters]
-            for number, removal_reason in built:
-                reason = removal_reason(document)
-                if reason is not None:
-                    facts.update(removed=number, reason=reason)
-                    self.counts.reasons[f"{number} {reason}"] += 1
-                    break
-            yield document
-
-
-@dataclass(repr=False)  # datatrove would write a long one into each log
-class WriteParts:
-    """A step: writes candidates into parts, each complete or absent, with what is needed to resume after it."""
-
-    folder: Path
-    counts: Counts
-    part_bytes: int
-    inputs: list[int]
-    """The number of inputs of each task."""
-
-    def __call__(self, data: Iterator[Document], rank: int, world_size: int) -> None:
-        """Take all documents."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if is_collected(self.folder, rank, self.inputs[rank]):
-            return  # it ended before its end was recorded
-        number = len(_sidecars(self.folder, rank))
-        lines: list[bytes] = []
-        size = 0
-        for document in data:
-            reached = document.metadata.pop("reached")
-            lines.append(orjson.dumps(_record(document), option=orjson.OPT_APPEND_NEWLINE))
-            size += len(lines[-1])
-            if size >= self.part_bytes:
-                self._write(rank, number, lines, reached)
-                number, size, lines = number + 1, 0, []
-        self._write(rank, number, lines, asdict(Reached(self.inputs[rank])))
-
-    def _write(self, rank: int, number: int, lines: list[bytes], reached: dict[str, int]) -> None:
+    def _write(self, rank: int, number: int, lines: list[bytes], reached: Reached) -> None:
         path = self.folder / f"{rank:05d}-{number:05d}.jsonl"
         body = b"".join(lines)
         facts = {
             "documents": len(lines), "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest(),
-            "reached": reached, "tally": self.counts.take(),  # the key of the first version, whose parts are still read
+            "reached": asdict(reached), "tally": self.counts,  # "tally": as in the first version, whose parts are read
         }  # fmt: skip
+        self.counts = _zeros()
         write_whole(path, body)
         write_whole(path.with_suffix(".json"), orjson.dumps(facts))
 
 
 def write_whole(path: Path, body: bytes) -> None:
-    """Write a file of the working folder so that it appears complete, even when others write the same file."""
-    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")  # a cluster has equal process numbers
-    try:
-        with named(path):
-            with open_new(partial) as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)  # on a full disk it would take space
+    """Write a file of the working folder, which other processes and machines may write at the same time."""
+    write_bytes(path, body, f"{platform.node()}.{os.getpid()}")
 
 
-def _kind(reason: str) -> str:
-    """A reason without the details of one place: there may be as many of those as broken places."""
-    return _in_utf8(re.split(r" \(|; ", reason)[0])
+def _zeros() -> dict[str, Counter[str]]:
+    return {name: Counter() for name in COUNTS}
 
 
 def _in_utf8(place: str) -> str:
-    """A place as UTF-8, with escapes for the bytes of a file name that are not."""
+    """A place as UTF-8, with escapes for other bytes of a file name."""
     return place if place.isascii() else place.encode("utf-8", "backslashreplace").decode()
 
 
@@ -217,11 +189,11 @@ def _record(document: Document) -> dict[str, Any]:
 def parts(folder: Path) -> list[Part]:
     """The parts in a folder, in the order of their tasks and numbers."""
     loaded = ((sidecar, orjson.loads(sidecar.read_bytes())) for sidecar in sorted(folder.glob("[0-9]*.json")))
-    return [Part(sidecar.with_suffix(".jsonl"), facts["documents"], facts["tally"]) for sidecar, facts in loaded]
+    return [Part(sidecar.with_suffix(".jsonl"), facts["tally"]) for sidecar, facts in loaded]
 
 
 def total(some: Sequence[Part], name: str) -> Counter[str]:
-    """One of the counts of `Counts`, over several parts."""
+    """One of `COUNTS`, over several parts."""
     counts: Counter[str] = Counter()
     for part in some:
         counts.update(part.counts[name])
@@ -235,7 +207,7 @@ def check_part(path: Path) -> None:
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a part, one after the other."""
+    """The records of a part."""
     with path.open("rb") as file:
         for line in file:
             yield orjson.loads(line)
@@ -260,7 +232,7 @@ def _is_whole(sidecar: Path) -> bool:
 
 
 def _sidecars(folder: Path, rank: int) -> list[Path]:
-    """The sidecars of a task's parts up to the first whose file has another size; a loss of power may have cut it."""
+    """The sidecars of a task's parts, up to the first part of another size, which a loss of power may have cut."""
     numbered = (folder / f"{rank:05d}-{number:05d}.json" for number in itertools.count())  # a folder may have very many
     return list(itertools.takewhile(_is_whole, numbered))
 

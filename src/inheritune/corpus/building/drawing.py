@@ -1,8 +1,8 @@
-"""Drawing documents: two hashes of a text as its keys, and thresholds for them.
+"""Drawing documents: each text has two hashes as its keys, and thresholds decide which keys are admitted.
 
 Validation takes the documents with the smallest hashes of their text, training those with the smallest hashes keyed
-with the seed. So the draw does not depend on where a document is, nor on how the work is split into tasks; and a
-small budget needs only the documents below a threshold, which is raised where too few are below it.
+with the seed. So the draw depends neither on the place of a document nor on how the work is split into tasks, and a
+small budget needs only the documents below a threshold, which is raised where it admits too few.
 """
 
 import hashlib
@@ -13,14 +13,14 @@ from inheritune.errors import InputError
 from inheritune.recipe import Data, Size
 
 KEYS = 2**64  # keys are drawn from range(KEYS)
-_BYTES_PER_TOKEN = 6  # of text; rather too many, as the first reading should be enough
-_WIDEN = 1.3  # more than what seems to be missing, as it is an estimate
-_VALIDATION_MARGIN = 4  # so few documents differ much in length from the mean
+_BYTES_PER_TOKEN = 6  # of text; a high estimate, as the first reading should be enough
+_WIDEN = 1.3  # what is missing is an estimate
+_VALIDATION_MARGIN = 4  # the mean length of so few documents varies much
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """What one use may take of a source: documents whose key is below `keys`, or the first characters of a stream."""
+    """What may be taken of a source: documents whose key is below `keys`, or the first `characters` of a stream."""
 
     keys: int = 0
     characters: int = 0
@@ -38,20 +38,20 @@ class Thresholds:
     training: tuple[Threshold, ...]
 
     def of(self, source: int) -> tuple[Threshold, Threshold]:
-        """Those of one source."""
+        """The two thresholds of one source."""
         return self.validation[source], self.training[source]
 
     def characters(self, source: int) -> int:
-        """How many characters of a stream may be drawn, for either use."""
+        """How many characters of a stream may be drawn."""
         return max(threshold.characters for threshold in self.of(source))
 
     def covers(self, other: "Thresholds") -> bool:
-        """Whether every document that `other` admits is admitted here, for either use."""
+        """Whether every document that `other` admits is admitted here."""
         both = self.joined(other)
         return all(self._admitted(source) == both._admitted(source) for source in range(len(self.validation)))
 
     def _admitted(self, source: int) -> tuple[tuple[int, ...], int]:
-        """What decides which documents of a source are admitted; one use that takes all of a file is enough."""
+        """What decides which documents of a source are admitted; one threshold without bound is enough."""
         keys = tuple(threshold.keys for threshold in self.of(source))
         return (KEYS,) if KEYS in keys else keys, self.characters(source)
 
@@ -83,39 +83,37 @@ def document_keys(digest: bytes, seed: int) -> tuple[int, int]:
     return int.from_bytes(digest[:8], "big"), int.from_bytes(drawn, "big")
 
 
-def budgets(data: Data) -> list[int | None]:
-    """Training tokens asked of each source: exact, by weights. None for one draw from all sources, or for everything.
+def limits_of(data: Data) -> list[int | None]:
+    """The most training tokens of each source; None without a limit."""
+    return [None if source.limit is None else source.limit.count for source in data.sources]
 
-    What a source cannot give because of its limit is divided among the others, by their weights.
+
+def budgets(data: Data) -> list[int | None]:
+    """The exact training tokens of each source, by weights; None for one draw from all sources, or for everything.
+
+    What a source cannot give because of its limit is divided among the others by their weights.
     """
-    weights = [source.weight for source in data.sources]
-    limits = [None if source.limit is None else source.limit.count for source in data.sources]
+    weights, limits = [source.weight for source in data.sources], limits_of(data)
     if data.size is None or None in weights:
         return [limit if data.size is None else None for limit in limits]
     fixed: dict[int, int] = {}
     rest = data.size.count
     while len(fixed) < len(weights):
         free = {n: float(weight or 0) for n, weight in enumerate(weights) if n not in fixed}
-        shares = _shared(rest, free)
+        total = sum(free.values())
+        shares = {n: round(rest * weight / total) for n, weight in free.items()}
+        shares[max(free)] += rest - sum(shares.values())  # the rounding
         capped = {n: limit for n, share in shares.items() if (limit := limits[n]) is not None and share > limit}
         fixed |= capped or shares
         rest -= sum(capped.values())
     return [fixed[n] for n in range(len(weights))]
 
 
-def _shared(budget: int, weights: dict[int, float]) -> dict[int, int]:
-    """A budget divided by weights; the last share takes the rounding."""
-    total = sum(weights.values())
-    shares = {number: round(budget * weight / total) for number, weight in weights.items()}
-    shares[max(weights)] += budget - sum(shares.values())
-    return shares
-
-
 def first_thresholds(data: Data, sizes: Sequence[int | None], least: int = 0) -> Thresholds:
     """Thresholds that should be enough, by the sizes of the sources; without bound where half or more is needed.
 
-    `sizes` are the bytes of text of each source, about; None for a stream, whose size is unknown. At least about
-    `least` bytes of text are admitted, as far as there are so many.
+    `sizes` are the approximate bytes of text of each source; None for a stream, whose size is unknown. At least about
+    `least` bytes of text are admitted, where there are so many.
     """
     files = sum(size or 0 for size in sizes)
     validation = data.validation.count * _BYTES_PER_TOKEN * _VALIDATION_MARGIN
@@ -141,7 +139,7 @@ def _threshold(size: int | None, fraction: float, characters: int) -> Threshold:
 
 @dataclass(frozen=True)
 class Supply:
-    """What the thresholds admitted: tokens of validation, those of training by source.
+    """What the thresholds admitted: the tokens of validation, and those of training by source.
 
     `ends` has the characters of each stream that was read to its end, None for the others and for files.
     """
@@ -151,35 +149,32 @@ class Supply:
     ends: tuple[int | None, ...]
 
     def usable(self, data: Data) -> int:
-        """Training tokens, no more of a source than its limit."""
-        pairs = zip(self.training, data.sources, strict=True)
-        return sum(tokens if source.limit is None else min(tokens, source.limit.count) for tokens, source in pairs)
+        """The training tokens, up to the limit of each source."""
+        pairs = zip(self.training, limits_of(data), strict=True)
+        return sum(tokens if limit is None else min(tokens, limit) for tokens, limit in pairs)
 
 
 def raised(data: Data, thresholds: Thresholds, supply: Supply) -> Thresholds | None:
-    """The next thresholds where these admitted too little; None where it is enough, or where they admit everything."""
-    lacking = data.validation.count / max(0.5, supply.validation)
-    validation = _raised(thresholds.validation, [lacking] * len(data.sources), supply.ends)
-    training = _raised(thresholds.training, _lacking(data, supply), supply.ends)
-    higher = Thresholds(validation, training)
-    return None if higher == thresholds else higher
-
-
-def _lacking(data: Data, supply: Supply) -> list[float]:
-    """By what factor each source should have admitted more tokens."""
+    """Higher thresholds where these admitted too little; None where it is enough, or where they admit everything."""
+    lacking = [data.validation.count / max(0.5, supply.validation)] * len(data.sources)
+    validation = _raised(thresholds.validation, lacking, supply.ends)
     asked = budgets(data)
     if data.size is not None and None in asked:
-        return [data.size.count / max(0.5, supply.usable(data))] * len(asked)
-    return [(wanted or 0) / max(0.5, have) for wanted, have in zip(asked, supply.training, strict=True)]
+        lacking = [data.size.count / max(0.5, supply.usable(data))] * len(asked)
+    else:
+        lacking = [(wanted or 0) / max(0.5, have) for wanted, have in zip(asked, supply.training, strict=True)]
+    higher = Thresholds(validation, _raised(thresholds.training, lacking, supply.ends))
+    return None if higher == thresholds else higher
 
 
 def _raised(
     thresholds: tuple[Threshold, ...], lacking: Sequence[float], ends: Sequence[int | None]
 ) -> tuple[Threshold, ...]:
+    """The thresholds, raised by the factors by which they should have admitted more tokens."""
     higher = []
     for threshold, factor, end in zip(thresholds, lacking, ends, strict=True):
         factor = 1 if factor <= 1 else max(2, _WIDEN * factor)
-        # A stream that ended needs no more. By its own threshold: another request may have read further.
+        # A stream that ended has no more. Its own threshold decides: another request may have read further.
         whole = end is not None and threshold.characters > end
         characters = threshold.characters if whole else int(threshold.characters * factor)
         higher.append(Threshold(min(KEYS, int(threshold.keys * factor)), characters))
@@ -187,7 +182,7 @@ def _raised(
 
 
 def check_enough(data: Data, supply: Supply) -> None:
-    """Raise InputError where there is less text than the request needs; it names what there is and what would fit."""
+    """Raise InputError, which names what exists and what would fit, where there is less text than the request needs."""
     filtered = " after the filters" if data.filters else ""
     usable, asked = supply.usable(data), budgets(data)
     if supply.validation < data.validation.count:
@@ -215,7 +210,7 @@ def check_enough(data: Data, supply: Supply) -> None:
 def _fitting(data: Data, supply: Supply) -> int:
     """The largest size whose shares the sources have, 0 where there is none.
 
-    By bisection: the shares of a smaller size are not in proportion where limits hold for one size only.
+    It is found by bisection: limits may affect one size and not another, so shares are not proportional.
     """
 
     def fits(size: int) -> bool:

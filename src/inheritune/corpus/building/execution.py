@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from copy import deepcopy
+from dataclasses import astuple
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from datatrove.executor.base import DistributedEnvVars, PipelineExecutor
 from loguru import logger
 
-from inheritune.errors import InherituneError, InputError, Problem, RunError
+from inheritune.errors import InputError, Problem, RunError
 from inheritune.recipe import Data
 from inheritune.runlog import open_new
 
@@ -27,28 +28,29 @@ Step = Callable[..., Any]
 """A step of a pipeline: `step(data, rank, world_size)` takes what the step before it yields."""
 
 _SAY_EVERY = 15.0  # seconds between two lines about a stage's progress
-_ASK_EVERY = 5.0  # seconds between two looks at a cluster's tasks
-_GONE_LOOKS = 6  # looks at the queue, without its job, before a job counts as dead: file systems show files late
+_ASK_EVERY = 5.0  # seconds between two checks of a cluster's tasks
+_GONE_LOOKS = 6  # checks that miss a job in the queue before it counts as dead: file systems show files late
+_RESUMES = "the same command then runs the rest"
 
 
 class Stages:
-    """Runs stages of steps in tasks, each task once: a task that was completed before is not run again.
+    """Runs stages of steps in tasks. A completed task is never run again.
 
-    The result of a task must not depend on where it runs, nor on how many run at the same time.
+    The result of a task must not depend on where it runs, nor on how many run at once.
     """
 
     def __init__(self, data: Data, logs: Path, say: Say) -> None:
         """Raises InputError as `check_executor` does."""
         check_executor(data)
-        logger.disable("datatrove")  # its logs are for operators of clusters; errors are raised all the same
+        logger.disable("datatrove")  # its logs are for operators of clusters; errors are raised anyway
         self.data, self.logs, self.say = data, logs, say
 
     def run(self, name: str, steps: Sequence[Step], tasks: int, threads: int = 1, about: str = "") -> None:
         """Run `steps` for the ranks 0 to tasks - 1; a task keeps about `threads` processors busy.
 
-        `about` is printed where a task is to be run. Raises what a task raised, RunError when one dies.
+        `about` is printed unless all tasks are complete. Raises what a task raised, RunError when one dies.
         """
-        place, workers = self.logs / name, self.data.workers
+        place = self.logs / name
         if about and len(list(place.glob("completions/*"))) < tasks:
             self.say(f"data: {about}")
         if self.data.executor == "slurm":
@@ -56,15 +58,15 @@ class Stages:
         elif self.data.executor == "ray":
             self._ray(list(steps), tasks, place)
         else:
-            workers = min(tasks, workers or max(1, (os.cpu_count() or 1) // threads))
-            LocalExecutor(list(steps), tasks, workers, place, self.say).run()
+            workers = min(tasks, self.data.workers or max(1, (os.cpu_count() or 1) // threads))
+            LocalExecutor(list(steps), tasks, workers, place).run(self.say)
 
     def _slurm(self, name: str, steps: list[Step], tasks: int, place: Path) -> None:
-        from inheritune.corpus.building.slurm import SlurmExecutor
+        from datatrove.executor.slurm import SlurmPipelineExecutor
 
         slurm = self.data.slurm
-        assert slurm is not None  # the recipe checks it
-        executor = SlurmExecutor(
+        assert slurm is not None  # as the recipe checks
+        executor = SlurmPipelineExecutor(
             steps,
             tasks,
             slurm.time,
@@ -79,6 +81,8 @@ class Stages:
             logging_dir=str(place),
             mail_user=None,
         )
+        # The job that would merge datatrove's statistics, which nobody reads, would wait for ever after a failed task.
+        executor.launch_merge_stats = lambda: None
         try:
             executor.run()
         except subprocess.CalledProcessError as error:
@@ -87,7 +91,7 @@ class Stages:
         try:
             self._wait(name, executor, job, tasks, place)
         except BaseException:
-            # The rest of the job must not write into the folder when that belongs to another request.
+            # The job must not write into the folder when that belongs to another request.
             with contextlib.suppress(FileNotFoundError):
                 subprocess.run(["scancel", job], capture_output=True, check=False)
             raise
@@ -116,17 +120,14 @@ class Stages:
             raise RunError(f"data: {place.name}", what, f"see {place}/logs; {_RESUMES}")
 
 
-_RESUMES = "the same command then runs the rest"
-
-
 def _in_queue(job: str) -> bool:
-    """Whether Slurm still has this job, waiting or running; a queue that does not answer counts as yes."""
+    """Whether Slurm has this job, waiting or running, or does not answer."""
     answer = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True, check=False)
     return (answer.returncode != 0 and "nvalid job id" not in answer.stderr) or bool(answer.stdout.strip())
 
 
 def check_executor(data: Data) -> None:
-    """Raise InputError where this machine does not have what runs the tasks."""
+    """Raise InputError where this machine lacks the program or package that runs the tasks."""
     if data.executor == "slurm" and shutil.which("sbatch") is None:
         remedy = "submit from a login node, or use local"
         raise InputError("data.executor", "slurm, and there is no `sbatch` here", remedy)
@@ -138,20 +139,19 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
     """Tasks on this machine: one after the other in this process, or in worker processes.
 
     datatrove's own local executor uses a multiprocessing pool, which waits for ever when the system kills one of its
-    processes (for example for memory), and which starts the caller's script again in each of them.
+    processes (for example for memory), and which runs the caller's script again in each of them.
     """
 
-    def __init__(self, pipeline: list[Step], tasks: int, workers: int, place: Path, say: Say) -> None:
+    def __init__(self, pipeline: list[Step], tasks: int, workers: int, place: Path) -> None:
         super().__init__(pipeline, str(place))
         self.tasks, self.workers, self.place = tasks, workers, place
-        self._say: Say | None = say
 
-    def run(self) -> None:
-        """Run what is not done yet. Raises what a task raised; RunError when a worker process is killed."""
+    def run(self, say: Say) -> None:
+        """Run the open tasks. Raises what a task raised; RunError when a worker process is killed."""
         ranks = list(self.get_incomplete_ranks())
         workers = min(self.workers, len(ranks))
         if workers > 1:
-            self._run_in_processes(ranks, workers)
+            self._run_in_processes(ranks, workers, say)
             return
         for rank in ranks:
             deepcopy(self).run_task(rank)  # a copy, as a step keeps its counts
@@ -171,10 +171,7 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
         names = DistributedEnvVars.__annotations__
         return DistributedEnvVars(**{**dict.fromkeys(names, "-1"), "datatrove_executor": "LOCAL"})
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_say": None}
-
-    def _run_in_processes(self, ranks: list[int], workers: int) -> None:
+    def _run_in_processes(self, ranks: list[int], workers: int, say: Say) -> None:
         idle: SimpleQueue[subprocess.Popen[str]] = SimpleQueue()
         processes = self._start_workers(workers)
         for process in processes:
@@ -191,15 +188,15 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
         try:
             for done, task in enumerate(as_completed([threads.submit(run, rank) for rank in ranks]), start=1):
                 task.result()
-                if self._say is not None and time.monotonic() - shown > _SAY_EVERY:
+                if time.monotonic() - shown > _SAY_EVERY:
                     shown = time.monotonic()
-                    self._say(f"data: {self.place.name}: {done} of {len(ranks)} tasks")
+                    say(f"data: {self.place.name}: {done} of {len(ranks)} tasks")
         finally:
             for process in processes:
-                process.kill()  # every file appears complete or not at all, so a worker may end anywhere
+                process.kill()  # files appear complete or not at all, so a worker may end anywhere
             threads.shutdown(cancel_futures=True)
             for process in processes:
-                with contextlib.suppress(BrokenPipeError):  # a rank that the process did not live to read
+                with contextlib.suppress(BrokenPipeError):  # a rank that the process did not read
                     process.communicate()
 
     def _start_workers(self, count: int) -> "list[subprocess.Popen[str]]":
@@ -215,13 +212,13 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
         return [
             subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-                start_new_session=True,  # Ctrl-C is for this process, which ends the workers
+                start_new_session=True,  # Ctrl-C reaches this process, which ends the workers
             )
             for _ in range(count)
         ]  # fmt: skip
 
     def _ask(self, process: "subprocess.Popen[str]", rank: int) -> None:
-        """Have a worker run a task. Raises what the task raised; RunError where the worker dies."""
+        """Let a worker run a task. Raises what the task raised; RunError where the worker dies."""
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -234,24 +231,20 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
             how = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
             remedy = f"if memory ran out give fewer data.workers; {_RESUMES}"
             raise RunError(f"data: {self.place.name}", f"a worker process was {how}", remedy)
-        if problem := json.loads(answer):
-            raise _error(problem)
+        if error := json.loads(answer):
+            problems = [Problem(*parts) for parts in error["problems"]]
+            if error["input"]:
+                raise InputError.of(problems)
+            raise RunError(problems[0].place, problems[0].what, problems[0].remedy)
 
 
 def report(error: BaseException) -> dict[str, Any]:
     """An error as plain data, from a worker to the process that sent the task."""
     if isinstance(error, InputError | RunError):
-        problems = [[problem.place, problem.what, problem.remedy] for problem in error.problems]
-        return {"input": isinstance(error, InputError), "problems": problems}
+        return {"input": isinstance(error, InputError), "problems": [astuple(problem) for problem in error.problems]}
     problem = ["data", f"{type(error).__name__}: {error}", "this should not happen: please report it"]
     if isinstance(error, OSError):
         problem = [str(error.filename or "data"), str(error.strerror or error), "remove the cause, then run it again"]
     elif isinstance(error, MemoryError):
         problem = ["data", "out of memory", "give fewer data.workers, or more memory"]
     return {"input": False, "problems": [problem]}
-
-
-def _error(problem: dict[str, Any]) -> InherituneError:
-    if problem["input"]:
-        return InputError.of([Problem(*parts) for parts in problem["problems"]])
-    return RunError(*problem["problems"][0])

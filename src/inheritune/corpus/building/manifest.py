@@ -25,24 +25,30 @@ _STREAMED = "from a stream: files and a buffer of documents shuffled with the se
 
 @dataclass(frozen=True)
 class Drawn:
-    """The outcome of drawing: validation's documents and digests, the rest's supply, all parts, the last round's."""
+    """The result of drawing: the documents of validation and their digests, the supply of other text, and the parts of
+    the last round of reading.
+    """
 
     candidates: Candidates
     validation: list[Piece]
     taken: set[bytes]
     supply: Supply
-    parts: list[Part]
-    read: list[Part]
+    last_parts: list[Part]
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts of all rounds."""
+        return [files.part for files in self.candidates.parts]
 
 
 def describe(data: Data, drawn: Drawn, splits: dict[str, Written]) -> dict[str, Any]:
     """The manifest's `documents`, `sources` and `filters`.
 
-    Documents found and passed over are of all the text that was read. What filters removed is of the documents drawn
-    from it, the only ones that they see.
+    Documents found and passed over are counted in all text that was read, what filters removed in the documents drawn
+    from it.
     """
     removed = filter_counts(drawn.candidates, len(data.filters))
-    counts = {name: total(drawn.read, name) for name in ("documents", "passed_over", "encodings", "guesses")}
+    counts = {name: total(drawn.last_parts, name) for name in ("documents", "passed_over", "encodings", "guesses")}
     sources = []
     for number, source in enumerate(data.sources):
         entry = {
@@ -84,7 +90,7 @@ def _of(counts: Counter[str], number: int) -> dict[str, int]:
 
 
 def encoding_lines(sources: list[dict[str, Any]]) -> Iterator[str]:
-    """A line on the encodings of each source of the manifest whose files' encodings were guessed."""
+    """A line for each source in the manifest whose encodings were guessed."""
     for source in sources:
         if source.get("encodings"):
             counts = ", ".join(f"{count:,} in {name}" for name, count in source["encodings"].items())
@@ -95,10 +101,9 @@ def encoding_lines(sources: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def write_removed(data: Data, drawn: Drawn, folder: Path) -> None:
-    """For each filter that removed documents a file with some of them, to look at."""
+    """Write some documents that each filter removed into a file of that filter."""
     picked: dict[int, list[tuple[int, int, int]]] = {}
-    for part in range(len(drawn.candidates)):
-        rows = drawn.candidates.index(part)
+    for part, rows in enumerate(drawn.candidates):
         for row in np.flatnonzero((rows["removed"] > 0) & (rows["removed"] != NOT_ADMITTED)).tolist():
             mine = picked.setdefault(int(rows["removed"][row]), [])
             mine.append((int(rows["training_key"][row]), part, row))

@@ -1,18 +1,18 @@
-"""Which candidates become validation and training text: decided on their index rows alone, in bounded memory."""
+"""Which candidates become validation and training text, decided by their index rows alone, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from inheritune.corpus.building.drawing import KEYS, Threshold, Thresholds, budgets
-from inheritune.corpus.building.tokenising import TokenPart, load_index
+from inheritune.corpus.building.drawing import KEYS, Threshold, Thresholds, budgets, limits_of
+from inheritune.corpus.building.tokenising import TokenPart
 from inheritune.data import Array
 from inheritune.recipe import Data
 
 NOT_ADMITTED = 255  # in place of a filter's number
 _IN_MEMORY = 2_000_000  # rows that are sorted at once
-_AS_OBJECTS = 10_000  # rows that are Python objects at once, which take five times the memory
+_AS_OBJECTS = 10_000  # rows that are Python objects at once, which need five times the memory
 _PLACED = np.dtype(
     [
         ("validation_key", "<u8"), ("training_key", "<u8"), ("digest", "<u8", (2,)), ("tokens", "<u4"),
@@ -25,7 +25,7 @@ Rows = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens of a document: their part and place in it, and their source."""
+    """Tokens of a document: their part, their place in it, and their source."""
 
     part: int
     start: int
@@ -44,33 +44,34 @@ class Candidates:
         self.parts, self.thresholds, self.removed = list(parts), thresholds, removed
 
     def index(self, part: int) -> Array:
-        """The rows of a part; `removed` has the filter that removed a document, or that no threshold admits it."""
-        rows = load_index(self.parts[part].index)
+        """The rows of a part; `removed` has the filter that removed a document, or NOT_ADMITTED."""
+        rows = self.parts[part].load_index()
         if self.removed is not None:
             rows["removed"] = np.where(rows["removed"] > 0, rows["removed"], self.removed[part])
         admitted = self.for_validation(rows) | below(rows, self.thresholds.training, "training_key")
         rows["removed"][~admitted] = NOT_ADMITTED
         return rows
 
-    def __len__(self) -> int:
-        return len(self.parts)
+    def __iter__(self) -> Iterator[Array]:
+        """The rows of each part."""
+        return map(self.index, range(len(self.parts)))
 
     def for_validation(self, rows: Array) -> Array:
-        """Which rows validation may take, shape (documents,)."""
+        """Which rows may become validation, shape (documents,)."""
         return below(rows, self.thresholds.validation, "validation_key")
 
     def for_training(self, taken: set[bytes]) -> Rows:
-        """Which rows training may take; `taken` are the digests of validation's texts."""
+        """Which rows may become training text; `taken` are the digests of validation's texts."""
         is_taken = among(taken)
         return lambda rows: below(rows, self.thresholds.training, "training_key") & ~is_taken(rows)
 
     def of_validation(self) -> "Candidates":
-        """Only those that validation may take."""
+        """The candidates that may become validation."""
         thresholds = replace(self.thresholds, training=tuple(Threshold() for _ in self.thresholds.training))
         return Candidates(self.parts, thresholds, self.removed)
 
     def marked(self, marks: Sequence[Array]) -> "Candidates":
-        """With more marks of removed documents; a document keeps the first mark that it has."""
+        """The candidates with more marks of removed documents; the first mark of a document counts."""
         if self.removed is not None:
             marks = [np.where(before > 0, before, now) for before, now in zip(self.removed, marks, strict=True)]
         return Candidates(self.parts, self.thresholds, marks)
@@ -78,22 +79,25 @@ class Candidates:
     def ranks(self, rows: Array) -> tuple[Array, ...]:
         """Columns whose order decides which of equal documents is kept.
 
-        Validation comes first and its order decides, so that it is the same whatever else is admitted, and wherever
-        in the text a document is.
+        Those that may become validation come first, in its order. So validation depends neither on what else is
+        admitted nor on the places of documents.
         """
         return (~self.for_validation(rows)).astype("<u8"), rows["validation_key"], rows["source"].astype("<u8")
 
     def in_order(self, key: str, wanted: Rows) -> Iterator[Piece]:
-        """The kept documents that are `wanted`, by their `key`; a bounded number of rows is in memory.
+        """The kept documents that are `wanted`, in the order of `key`; a bounded number of rows is in memory.
 
-        Equal keys are equal texts (but for a hash's chance), so their order, by source, only decides which source
-        the text counts for.
+        Equal keys are equal texts, except for collisions. Their order, by source, decides which source the text
+        counts for.
         """
-        total = sum(len(load_index(part.index)) for part in self.parts)
+        total = sum(len(part.load_index()) for part in self.parts)
         slices = max(1, -(-total // _IN_MEMORY))
         for number in range(slices):
             low, high = (int(KEYS * (number + k) / slices) for k in (0, 1))
-            rows = [np.zeros(0, _PLACED), *(self._rows(part, key, low, high, wanted) for part in range(len(self)))]
+            rows = [
+                np.zeros(0, _PLACED),
+                *(self._rows(part, key, low, high, wanted) for part in range(len(self.parts))),
+            ]
             placed = np.concatenate(rows)
             placed = placed[np.lexsort((placed["part"], placed["source"], placed[key]))]
             for start in range(0, len(placed), _AS_OBJECTS):
@@ -102,7 +106,7 @@ class Candidates:
                 yield from map(Piece, *columns, map(bytes, some["digest"]))
 
     def _rows(self, part: int, key: str, low: int, high: int, wanted: Rows) -> Array:
-        rows, written = self.index(part), load_index(self.parts[part].index)
+        rows, written = self.index(part), self.parts[part].load_index()
         starts = np.cumsum(np.where(written["removed"] == 0, rows["tokens"], 0)) - rows["tokens"]
         mask = (rows["removed"] == 0) & wanted(rows) & (rows[key] >= np.uint64(low))
         if high < KEYS:
@@ -114,7 +118,7 @@ class Candidates:
 
 
 def below(rows: Array, thresholds: Sequence[Threshold], key: str) -> Array:
-    """Which rows the thresholds of their sources admit, shape (documents,), as `Thresholds.admits` does for one."""
+    """Which rows the thresholds of their sources admit, shape (documents,); as `Thresholds.admits` for one document."""
     characters = np.array([threshold.characters for threshold in thresholds], np.int64)[rows["source"]]
     last = np.array([max(threshold.keys - 1, 0) for threshold in thresholds], np.uint64)[rows["source"]]
     some = np.array([threshold.keys > 0 for threshold in thresholds])[rows["source"]]
@@ -123,7 +127,7 @@ def below(rows: Array, thresholds: Sequence[Threshold], key: str) -> Array:
 
 
 def among(taken: set[bytes]) -> Rows:
-    """Which rows have a text that is one of `taken`, given as digests."""
+    """Which rows have a text whose digest is in `taken`."""
     digests = np.frombuffer(b"".join(taken), "<u8").reshape(-1, 2)
     digests = digests[np.argsort(digests[:, 0])]
 
@@ -138,7 +142,9 @@ def among(taken: set[bytes]) -> Rows:
 
 
 def choose_validation(candidates: Candidates, wanted: int) -> tuple[list[Piece], set[bytes]]:
-    """Whole documents, each text once, by their validation key, until at least `wanted` tokens; and their digests."""
+    """Whole documents, each text once, in the order of their validation keys, up to at least `wanted` tokens; and the
+    digests of their texts.
+    """
     pieces: list[Piece] = []
     taken: set[bytes] = set()
     have = 0
@@ -153,22 +159,20 @@ def choose_validation(candidates: Candidates, wanted: int) -> tuple[list[Piece],
 
 
 def available(candidates: Candidates, taken: set[bytes], sources: int) -> list[int]:
-    """The tokens of each source that training may take."""
+    """The tokens of each source that may become training text."""
     wanted, tokens = candidates.for_training(taken), np.zeros(sources, np.int64)
-    for part in range(len(candidates)):
-        rows = candidates.index(part)
-        rows = rows[(rows["removed"] == 0) & wanted(rows)]
-        np.add.at(tokens, rows["source"], rows["tokens"].astype(np.int64))
+    for rows in candidates:
+        chosen = rows[(rows["removed"] == 0) & wanted(rows)]
+        np.add.at(tokens, chosen["source"], chosen["tokens"].astype(np.int64))
     return [int(n) for n in tokens]
 
 
 def training_pieces(data: Data, candidates: Candidates, taken: set[bytes]) -> Iterator[Piece]:
-    """The training text: with weights the share of each source in turn, else one draw from all; `taken` excluded."""
+    """The training text without `taken`: with weights the share of each source in turn, else one draw from all."""
     asked, wanted = budgets(data), candidates.for_training(taken)
     if data.size is None or None in asked:
-        limits = [None if source.limit is None else source.limit.count for source in data.sources]
         pieces = candidates.in_order("training_key", wanted)
-        yield from cut(pieces, None if data.size is None else data.size.count, limits)
+        yield from cut(pieces, None if data.size is None else data.size.count, limits_of(data))
         return
     for source, budget in enumerate(asked):
 
@@ -180,7 +184,7 @@ def training_pieces(data: Data, candidates: Candidates, taken: set[bytes]) -> It
 
 
 def cut(pieces: Iterable[Piece], budget: int | None, limits: Sequence[int | None]) -> Iterator[Piece]:
-    """Pieces until `budget` tokens, of each source at most its limit; the piece that reaches one is cut there."""
+    """Pieces up to `budget` tokens, and up to the limit of each source; the piece that reaches one of them is cut."""
     have = 0
     of: dict[int, int] = {}
     for piece in pieces:
@@ -199,11 +203,10 @@ def cut(pieces: Iterable[Piece], budget: int | None, limits: Sequence[int | None
 
 
 def filter_counts(candidates: Candidates, filters: int) -> Array:
-    """Documents and tokens that each filter removed, shape (filters + 1, 2); row 0 is what was kept."""
+    """The documents and tokens that each filter removed, shape (filters + 1, 2); row 0 has those that were kept."""
     counts = np.zeros((filters + 1, 2), np.int64)
-    for part in range(len(candidates)):
-        rows = candidates.index(part)
-        rows = rows[rows["removed"] != NOT_ADMITTED]
-        np.add.at(counts[:, 0], rows["removed"], 1)
-        np.add.at(counts[:, 1], rows["removed"], rows["tokens"].astype(np.int64))
+    for rows in candidates:
+        admitted = rows[rows["removed"] != NOT_ADMITTED]
+        np.add.at(counts[:, 0], admitted["removed"], 1)
+        np.add.at(counts[:, 1], admitted["removed"], admitted["tokens"].astype(np.int64))
     return counts

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from inheritune.corpus.building.collection import check_part, records, write_whole
+from inheritune.corpus.building.collection import Part, check_part, records, write_whole
 from inheritune.data import Array, Encoder
 from inheritune.runlog import checksum
 
@@ -29,7 +29,7 @@ INDEX = np.dtype(
         ("removed", "u1"),  # the number of the filter that removed it, from 1; 0: kept
     ]
 )
-"""A document, in the order of its part. The tokens of a removed one are counted, not kept."""
+"""A row for each document, in the order of the part. The tokens of removed documents are counted, not kept."""
 
 _AHEAD = 2  # batches
 _BATCH_CHARACTERS = 1_000_000
@@ -38,23 +38,33 @@ _BATCH_DOCUMENTS = 1_000
 
 @dataclass(frozen=True)
 class TokenPart:
-    """The files of tokens and of index rows that belong to a part."""
+    """A part, and its tokens and index rows in a folder."""
 
-    tokens: Path
-    index: Path
+    part: Part
+    folder: Path
 
-    @classmethod
-    def of(cls, folder: Path, part: Path) -> "TokenPart":
-        """Those in `folder` for a part of this name."""
-        return cls(folder / f"{part.stem}.bin", folder / f"{part.stem}.npy")
+    @property
+    def tokens(self) -> Path:
+        """The file of the kept documents' tokens."""
+        return self.folder / f"{self.part.path.stem}.bin"
+
+    @property
+    def index(self) -> Path:
+        """The file of the index rows."""
+        return self.tokens.with_suffix(".npy")
 
     @property
     def note(self) -> Path:
-        """The checksums of both, written last."""
+        """The file of both checksums."""
         return self.tokens.with_suffix(".json")
 
+    def load_index(self) -> Array:
+        """The index rows, shape (documents,)."""
+        rows: Array = np.load(self.index)
+        return rows
+
     def write(self, tokens: bytes, index: bytes) -> None:
-        """Write both, and the note."""
+        """Write all three files, the checksums last."""
         write_whole(self.tokens, tokens)
         write_whole(self.index, index)
         write_whole(self.note, json.dumps([hashlib.sha256(body).hexdigest() for body in (tokens, index)]).encode())
@@ -71,9 +81,8 @@ class TokenPart:
 class TokeniseParts:
     """A step: tokenises the part of each rank, with the token `end_of_text` after every document."""
 
-    parts: list[Path]
+    parts: list[TokenPart]
     encoder: Encoder
-    folder: Path
     dtype: "np.dtype[Any]"
     end_of_text: int
 
@@ -82,24 +91,26 @@ class TokeniseParts:
 
         Raises RunError for a part that has changed since it was written.
         """
-        files = TokenPart.of(self.folder, self.parts[rank])
+        files = self.parts[rank]
         if files.note.exists():
             return
-        check_part(self.parts[rank])
-        self.folder.mkdir(parents=True, exist_ok=True)
+        check_part(files.part.path)
         body, rows = bytearray(), []
-        for batch, encoded in self._encoded(rank):
+        for batch, encoded in self._encoded(files.part.path):
             for record, ids in zip(batch, encoded, strict=True):
                 if not record["removed"]:
                     body += array(self.dtype.char, [*ids, self.end_of_text]).tobytes()
-                rows.append(_row(record, len(ids) + 1))
+                halves = tuple(int(record["digest"][at : at + 16], 16) for at in (0, 16))
+                position = -1 if record["position"] is None else record["position"]
+                facts = len(ids) + 1, record["source"], record["removed"]
+                rows.append((*record["keys"], halves, position, *facts))
         index = io.BytesIO()
         np.save(index, np.array(rows, dtype=INDEX))
         files.write(bytes(body), index.getvalue())
 
-    def _encoded(self, rank: int) -> Iterator[tuple[list[dict[str, Any]], list[list[int]]]]:
-        """Batches of records and their tokens; two more are encoded, on all cores, while one is written."""
-        batches = _batches(records(self.parts[rank]))
+    def _encoded(self, part: Path) -> Iterator[tuple[list[dict[str, Any]], list[list[int]]]]:
+        """Batches of records and their tokens; two more are encoded meanwhile, on all cores."""
+        batches = _batches(records(part))
         with ThreadPoolExecutor(_AHEAD) as threads:
             ahead: deque[tuple[list[dict[str, Any]], Future[list[list[int]]]]] = deque()
             for batch in itertools.chain(batches, [None] * _AHEAD):
@@ -108,13 +119,6 @@ class TokeniseParts:
                 if len(ahead) > _AHEAD or (batch is None and ahead):
                     done, encoded = ahead.popleft()
                     yield done, encoded.result()
-
-
-def _row(record: dict[str, Any], tokens: int) -> tuple[Any, ...]:
-    digest = bytes.fromhex(record["digest"])
-    halves = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-    position = -1 if record["position"] is None else record["position"]
-    return (*record["keys"], halves, position, tokens, record["source"], record["removed"])
 
 
 def _batches(some: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -128,9 +132,3 @@ def _batches(some: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def load_index(path: Path) -> Array:
-    """The index of a part, shape (documents,)."""
-    rows: Array = np.load(path)
-    return rows

@@ -1,8 +1,8 @@
 """The working folder of a preparation: what was read for which request, so that nothing is done twice.
 
-What is read and tokenised depends on the sources, the filters for one document, the seed and the tokenizer, and is
-kept by task; how much of it is then drawn does not. So a run that was killed, one whose budget is changed, and one in
-which a file was corrected resume with what exists.
+What is read and tokenised depends on the sources, the filters for one document, the seed and the tokenizer, not on how
+much is then drawn, and is kept by task. So a preparation that was killed, or whose budget or some files changed, uses
+what exists.
 
 The files keep the names of the first version (`gates.json` has the thresholds), so that its work is resumed too.
 """
@@ -23,19 +23,19 @@ from inheritune.runlog import locked, read_json, remove_old_claim, write_json
 
 
 def work_folder(out: Path) -> Path:
-    """Where the work for the folder `out` is kept until that is complete."""
-    out = out if out.name else out.absolute()  # as of "."
+    """The folder that keeps the work for the folder `out` until that is complete."""
+    out = out if out.name else out.absolute()  # "." has no name
     return out.with_name(f".{out.name}.work")
 
 
 def remove_left_over(out: Path) -> None:
-    """Remove work and lock of `out` where that is finished: a kill may come between its last step and the removal."""
+    """Remove the work and the lock of a finished `out`, which a kill after the last step may have left."""
     if not has_result(out):
         return
     remove_old_claim(out)
     folder = work_folder(out)
     if folder.exists():
-        with contextlib.suppress(InputError), locked(folder):  # whoever has the lock is about to remove it
+        with contextlib.suppress(InputError), locked(folder):  # another process with the lock is about to remove it
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -48,18 +48,17 @@ class Work:
         self._thresholds = folder / "gates.json"
 
     def open(self, reading: dict[str, Any], tasks: list[list[dict[str, Any]]]) -> None:
-        """Keep what was made with the same settings of `reading`, from inputs that have not changed.
+        """Keep what was made with the same `reading` settings from unchanged inputs.
 
-        `tasks` has for each task the state of its inputs.
+        `tasks` has the states of the inputs of each task.
         """
         before = self._before()
         now = json.loads(json.dumps({"reading": reading, "tasks": tasks}))
         if before is not None and _same_reading(before["reading"], now["reading"]):
-            changed = _changed(before["tasks"], now["tasks"])
-            self.say(
-                f"data: resuming {self.folder}"
-                + (f", {len(changed)} of {len(tasks)} tasks again, as their files have changed" if changed else "")
-            )
+            pairs = itertools.zip_longest(before["tasks"], now["tasks"])  # tasks may have been added or removed
+            changed = [rank for rank, (old, new) in enumerate(pairs) if old != new]
+            again = f", {len(changed)} of {len(tasks)} tasks again, as their files have changed" if changed else ""
+            self.say(f"data: resuming {self.folder}{again}")
             for rank in changed:
                 self._drop(rank)
             self._forget_damaged([len(task) for task in tasks])
@@ -70,7 +69,7 @@ class Work:
         write_json(self._request, now)
 
     def _before(self) -> Any:
-        """The request that the folder has work for; None where too little is intact to resume."""
+        """The request of the work in the folder; None where too little is intact to resume."""
         try:
             before = read_json(self._request)
             needed = before["reading"]["sources"], before["tasks"], self.thresholds
@@ -79,7 +78,7 @@ class Work:
         return before if needed[-1] or not any(self.folder.glob("collected-*")) else None
 
     def _forget_damaged(self, inputs: list[int]) -> None:
-        """Forget the tasks whose files a loss of power or a person has cut or changed. `inputs`: those of each task."""
+        """Forget tasks whose files were cut or changed. `inputs`: how many each task has."""
         from inheritune.corpus.building.collection import drop_damaged, is_collected, parts
         from inheritune.corpus.building.tokenising import TokenPart
 
@@ -89,17 +88,17 @@ class Work:
             for rank in missing:
                 drop_damaged(collected, rank)
                 (self.folder / f"tasks/collect-{round_}/completions/{rank:05d}").unlink(missing_ok=True)
-            if missing:  # then it is not known yet which part will have which number
+            if missing:  # the parts will have other numbers
                 shutil.rmtree(self.folder / f"tasks/tokenise-{round_}", ignore_errors=True)
             for rank, part in enumerate(parts(collected)):
-                files = TokenPart.of(tokens, part.path)
+                files = TokenPart(part, tokens)
                 if not files.is_whole():
                     files.note.unlink(missing_ok=True)
                     (self.folder / f"tasks/tokenise-{round_}/completions/{rank:05d}").unlink(missing_ok=True)
 
     @property
     def thresholds(self) -> list[Thresholds]:
-        """Those of each round of reading so far; every one admits all that the one before does."""
+        """The thresholds of each round of reading so far; each admits all that the one before does."""
         stored = read_json(self._thresholds) if self._thresholds.exists() else []
         return [
             Thresholds(*(tuple(Threshold(**one) for one in entry[use]) for use in ("validation", "training")))
@@ -111,7 +110,7 @@ class Work:
         write_json(self._thresholds, [asdict(known) for known in [*self.thresholds, thresholds]])
 
     def result(self, selection: dict[str, Any]) -> Path:
-        """The folder for the result of this selection; that of another selection is removed."""
+        """The folder for the result of this selection; the result of another selection is removed."""
         note, result = self.folder / "selection.json", self.folder / "result"
         selection = json.loads(json.dumps(selection))
         if not note.exists() or read_json(note) != selection:
@@ -131,7 +130,7 @@ class Work:
                 old.unlink()
 
     def _drop(self, rank: int) -> None:
-        """Forget what task `rank` has made, and what was made of all tasks together."""
+        """Forget what task `rank` made, and what was made of all tasks together."""
         for pattern in (f"*-*/{rank:05d}-*", f"tasks/collect-*/completions/{rank:05d}", "selection.json"):
             for file in self.folder.glob(pattern):
                 file.unlink()
@@ -144,13 +143,7 @@ class Work:
 
 
 def _same_reading(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether they are equal, but that a source may now skip broken text: a finished task had none of it."""
+    """Whether they are equal, except that a source may now skip broken text: a finished task had none."""
     pairs = zip(before["sources"], now["sources"], strict=False)
     loosened = [{**old, "on_error": new["on_error"]} if old["on_error"] == "stop" else old for old, new in pairs]
     return len(before["sources"]) == len(now["sources"]) and {**before, "sources": loosened} == now
-
-
-def _changed(before: list[Any], now: list[Any]) -> list[int]:
-    """The tasks whose inputs have changed, including those that no longer exist."""
-    pairs = itertools.zip_longest(before, now)
-    return [rank for rank, (old, new) in enumerate(pairs) if old != new]

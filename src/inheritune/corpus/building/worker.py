@@ -1,7 +1,6 @@
 """A worker process: it reads the ranks of tasks from standard input, and answers each with a line of JSON.
 
-`building.execution` starts `python -m inheritune.corpus.building.worker FILE`. It wrote FILE itself: a pickled executor
-(docs/security.md).
+`building.execution` starts it with a file that it wrote itself: a pickled executor (docs/security.md).
 """
 
 import json
@@ -16,10 +15,10 @@ from inheritune.errors import is_failure
 
 
 def main() -> None:
-    """Run the tasks that standard input names. End at once when it closes, as nobody waits for them then."""
+    """Run the tasks that standard input names. End at once when it closes, as nobody waits for answers then."""
     import dill
 
-    answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
     executor = dill.loads(Path(sys.argv[1]).read_bytes())
     ranks: SimpleQueue[int] = SimpleQueue()
 

@@ -1,4 +1,4 @@
-"""Writing shards: the drawn documents in their order. Each finished shard is recorded, so that it is written once."""
+"""Writing shards of the drawn documents in their order. Finished shards are recorded, so each is written once."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ _BLOCK_TOKENS = 2_000_000  # joined before they are written
 
 @dataclass
 class Written:
-    """The shards of one split, as in the manifest, and counts of the documents in them."""
+    """The shards of a split, as in the manifest, and counts of their documents."""
 
     shards: list[dict[str, Any]] = field(default_factory=list)
     tokens: int = 0
@@ -27,20 +27,14 @@ class Written:
     by_source: dict[int, int] = field(default_factory=dict)
     largest: int = 0
 
-    def count(self, piece: Piece) -> None:
-        """Count a document."""
-        self.tokens += piece.tokens
-        self.documents += 1
-        self.by_source[piece.source] = self.by_source.get(piece.source, 0) + piece.tokens
-
 
 def write_split(
     pieces: Iterable[Piece], tokens: Tokens, folder: Path, split: str, note: Path, shard_tokens: int | None = None
 ) -> Written:
     """Write pieces one after the other into `folder`, as SPLIT-00000.bin and so on.
 
-    `tokens` has a file for each part; the finished shards are listed in the file `note`. Raises OSError for a disk
-    that is full or gone; the shards that were finished are then not written again.
+    `tokens` has a file for each part; the file `note` lists the finished shards, which are not written again. Raises
+    OSError for a disk that is full or gone.
     """
     done: list[dict[str, Any]] = read_json(note) if note.exists() else []
     written = Written()
@@ -57,13 +51,15 @@ def write_split(
 
 
 def _blocks(pieces: Iterable[Piece], tokens: Tokens, written: Written, skip: int) -> Iterator[Array]:
-    """The tokens of the pieces, joined, without the first `skip` tokens."""
+    """The tokens of the pieces in large blocks, without the first `skip` tokens."""
     held: list[Array] = []
     size = 0
     firsts = np.cumsum([0, *(shard.tokens for shard in tokens.shards)]).tolist()
     for piece in pieces:
         before = min(piece.tokens, max(0, skip - written.tokens))
-        written.count(piece)
+        written.tokens += piece.tokens
+        written.documents += 1
+        written.by_source[piece.source] = written.by_source.get(piece.source, 0) + piece.tokens
         if before < piece.tokens:
             held.append(tokens.read(firsts[piece.part] + piece.start + before, piece.tokens - before))
             size += len(held[-1])

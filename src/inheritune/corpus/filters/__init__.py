@@ -1,3 +1,3 @@
-"""Filters: which documents are excluded. Each filter is one file: its keys in a recipe, its checks, its rules."""
+"""Filters exclude documents. Each filter is one file with its keys in a recipe, its checks and its rules."""
 
 import inheritune.recipe

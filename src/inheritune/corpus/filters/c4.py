@@ -59,7 +59,7 @@ class C4(DocumentFilter):
         def limit(value: int | None) -> int:
             return _OFF if value is None else value
 
-        quality = C4QualityFilter(
+        yield C4QualityFilter(
             split_paragraph=self.by == "line",
             remove_citations=self.citations,
             filter_no_terminal_punct=self.end_punctuation,
@@ -73,7 +73,7 @@ class C4(DocumentFilter):
             language=self.language,
         )
         if self.bad_words is None:
-            return [quality]
+            return
         any_word = "|".join(map(re.escape, _read_words(self.bad_words, f"data.filters: {self.title}")))
         if self.language not in _WITHOUT_SPACES:
             any_word = rf"(?:\W|^)({any_word})(?:\W|$)"
@@ -81,7 +81,7 @@ class C4(DocumentFilter):
         bad_words = C4BadWordsFilter()
         # datatrove's class cannot be given a list; this is where it downloads its own.
         bad_words._get_badwords = lambda language: pattern
-        return [quality, bad_words]
+        yield bad_words
 
 
 def _read_words(path: Path, place: str) -> list[str]:

@@ -57,4 +57,4 @@ class Classifier(DocumentFilter):
             filter_mode=self.by.upper(),
         )
         step._model = load_model(self.model)  # from its place, as in language.py
-        return [step]
+        yield step

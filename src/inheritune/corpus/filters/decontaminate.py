@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from inheritune.corpus.filters.base import Count, Document, DocumentFilter, Steps, Words
 from inheritune.errors import InputError
+from inheritune.harness import check_tasks, data_errors, load_task
 from inheritune.limits import BENCHMARK_BYTES, read_text
+from inheritune.runlog import new_folder
 
 _SUFFIXES = (".jsonl", ".txt")
 
@@ -46,21 +49,19 @@ class Decontaminate(DocumentFilter):
         self._check_tasks(place)
 
     def prepare(self, work: Path, place: str) -> None:
-        """Write the hashes of all n-grams of the evaluations into a folder, which appears whole, unless it exists.
+        """Write the hashes of all n-grams of the evaluations into a folder, unless it exists.
 
         One file of little-endian uint64 for each evaluation, sorted, as datatrove's filter reads them. Raises
         InputError for evaluations that cannot be read, or that are all shorter than an n-gram.
         """
         from datatrove.pipeline.decont import NGramsDecontIndexer
 
-        from inheritune.runlog import new_folder
-
         if self._index(work).exists():
             return
         step = self._step(work)
         hashes: dict[str, set[int]] = {}
         for name, text in self._texts(place):
-            # The indexer's own method on the filter, which has all that it uses: making an indexer needs lighteval.
+            # The indexer's method works on the filter; making an indexer would need lighteval.
             hashes.setdefault(name, set()).update(NGramsDecontIndexer.compute_hashes(step, text))
         if not any(hashes.values()):
             raise InputError(
@@ -68,8 +69,6 @@ class Decontaminate(DocumentFilter):
                 f"no text of the evaluations has {self.n_grams} words, so no document could match",
                 "lower n_grams, or name all text_keys: question and answer are compared as one text",
             )
-        import numpy as np
-
         with new_folder(self._index(work)) as partial:
             for name, values in hashes.items():
                 file = partial / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.index.hashes"
@@ -77,17 +76,16 @@ class Decontaminate(DocumentFilter):
 
     def steps(self, work: Path) -> Steps:
         """Datatrove's filter, which reads the index with its first document."""
-        return [self._step(work)]
+        yield self._step(work)
 
     def name_reason(self, document: Document, reason: str | None) -> str:
-        """The evaluation that has a run of words in common with the document."""
+        """The evaluation that shares a run of words with the document."""
         return str(document.metadata["contaminated_task"])
 
     def _index(self, work: Path) -> Path:
         return work / f"{self.title}.index"
 
     def _step(self, work: Path) -> Any:
-        """Datatrove's filter, which reads the index with its first document."""
         from datatrove.pipeline.decont import NGramsDecontConfig, NGramsDecontFilter
         from datatrove.utils.hashing import HashConfig
 
@@ -96,13 +94,11 @@ class Decontaminate(DocumentFilter):
         return NGramsDecontFilter(str(self._index(work)), config, language=self.language)
 
     def _check_tasks(self, place: str) -> None:
-        from inheritune.harness import check_tasks
-
         if self.tasks:
             check_tasks(self.tasks, f"{place}.tasks", self.trust_task_files)
 
     def _texts(self, place: str) -> Iterator[tuple[str, str]]:
-        """For each text of the evaluations the name of the evaluation and the text."""
+        """The texts of the evaluations, each with the name of its evaluation."""
         for path in self.files:
             for file in _list_files(path, f"{place}.files"):
                 for text in _read(file, self.text_keys, place):
@@ -156,8 +152,6 @@ def _record_text(line: str, keys: list[str], where: str, place: str) -> str:
 
 def _task_texts(name: str, place: str) -> Iterator[tuple[str, str]]:
     """Each question of a task (or of a group's tasks) with each of its right answers."""
-    from inheritune.harness import data_errors, load_task
-
     tasks = load_task(name, place)["tasks"]
     with data_errors(name, place):
         for task_name, task in tasks.items():

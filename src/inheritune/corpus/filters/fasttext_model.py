@@ -1,4 +1,4 @@
-"""fastText models on disk: their labels, and whether a file is whole, without loading it."""
+"""fastText models on disk: their labels, and whether a file is complete, without loading it."""
 
 import struct
 from collections.abc import Collection
@@ -14,10 +14,6 @@ _LABEL = "__label__"
 _PACKAGES = {"fasttext": "fasttext-numpy2-wheel", "fasteners": "fasteners"}
 
 
-class _CutShort(Exception):
-    """The file ends before what its header announces."""
-
-
 def check_packages(place: str) -> None:
     """Raise InputError at `place` where fastText is not installed."""
     missing_packages(_PACKAGES, place)
@@ -31,7 +27,7 @@ def load_model(path: Path) -> Any:
 
 
 def check_labels(labels: Collection[str], place: str, model: Path, model_place: str) -> None:
-    """Raise InputError at `place` for labels that a model does not have; as `read_labels` does for the model."""
+    """Raise InputError at `place` for labels that a model lacks, and as `read_labels` does."""
     known = read_labels(model, model_place)
     unknown = [label for label in labels if label not in known]
     if unknown:
@@ -42,9 +38,9 @@ def check_labels(labels: Collection[str], place: str, model: Path, model_place: 
 def read_labels(path: Path, place: str) -> list[str]:
     """The labels of a fastText model, without `__label__`.
 
-    The sizes in the file are followed to its end: fastText itself crashes on some files that were cut short, and loads
-    others and gives wrong labels. Raises InputError at `place` for a file that is missing, no supervised model, or not
-    whole.
+    The sizes in the file are followed to its end, as fastText itself crashes on some files that were cut short, and
+    gives wrong labels with others. Raises InputError at `place` for a file that is missing, incomplete, or no
+    supervised model.
     """
     try:
         size = check_regular(path)
@@ -61,10 +57,10 @@ def read_labels(path: Path, place: str) -> list[str]:
             (output_too,) = _take(file, "<?")
             _skip_matrix(file, quantised and output_too)
             if file.tell() > size:
-                raise _CutShort
+                raise EOFError
     except OSError as error:
         raise InputError(place, f"{path} cannot be read ({error.strerror})", "give the path of a model file") from None
-    except _CutShort:
+    except EOFError:
         raise InputError(place, f"{path} was cut short or is damaged", "fetch it again") from None
     if not labels:
         raise InputError(place, f"{path} has no labels", "give a supervised model: word vectors classify nothing")
@@ -74,7 +70,7 @@ def read_labels(path: Path, place: str) -> list[str]:
 def _take(file: BinaryIO, layout: str) -> tuple[int, ...]:
     raw = file.read(struct.calcsize(layout))
     if len(raw) < struct.calcsize(layout):
-        raise _CutShort
+        raise EOFError
     return struct.unpack(layout, raw)
 
 
@@ -108,5 +104,5 @@ def _skip_matrix(file: BinaryIO, quantised: int) -> None:
 
 def _skip(file: BinaryIO, count: int) -> None:
     if count < 0:
-        raise _CutShort
+        raise EOFError
     file.seek(count, 1)

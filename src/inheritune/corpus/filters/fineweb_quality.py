@@ -29,13 +29,11 @@ class FineWebQuality(DocumentFilter):
         """Datatrove's class for these rules."""
         from datatrove.pipeline.filters import FineWebQualityFilter
 
-        return [
-            FineWebQualityFilter(
-                line_punct_thr=self.min_punctuated_lines,
-                short_line_thr=self.max_short_lines,
-                short_line_length=self.short_line,
-                char_duplicates_ratio=self.max_duplicate_characters,
-                new_line_ratio=self.max_newlines,
-                language=self.language,
-            )
-        ]
+        yield FineWebQualityFilter(
+            line_punct_thr=self.min_punctuated_lines,
+            short_line_thr=self.max_short_lines,
+            short_line_length=self.short_line,
+            char_duplicates_ratio=self.max_duplicate_characters,
+            new_line_ratio=self.max_newlines,
+            language=self.language,
+        )

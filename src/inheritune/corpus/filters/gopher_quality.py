@@ -48,18 +48,16 @@ class GopherQuality(DocumentFilter):
         """Datatrove's class for these rules."""
         from datatrove.pipeline.filters import GopherQualityFilter
 
-        return [
-            GopherQualityFilter(
-                min_doc_words=self.min_words,
-                max_doc_words=self.max_words,
-                min_avg_word_length=self.min_word_length,
-                max_avg_word_length=self.max_word_length,
-                max_symbol_word_ratio=self.max_symbols,
-                max_bullet_lines_ratio=self.max_bullet_lines,
-                max_ellipsis_lines_ratio=self.max_ellipsis_lines,
-                max_non_alpha_words_ratio=self.min_alphabetic_words,
-                min_stop_words=self.min_stop_words,
-                stop_words=self.stop_words,
-                language=self.language,
-            )
-        ]
+        yield GopherQualityFilter(
+            min_doc_words=self.min_words,
+            max_doc_words=self.max_words,
+            min_avg_word_length=self.min_word_length,
+            max_avg_word_length=self.max_word_length,
+            max_symbol_word_ratio=self.max_symbols,
+            max_bullet_lines_ratio=self.max_bullet_lines,
+            max_ellipsis_lines_ratio=self.max_ellipsis_lines,
+            max_non_alpha_words_ratio=self.min_alphabetic_words,
+            min_stop_words=self.min_stop_words,
+            stop_words=self.stop_words,
+            language=self.language,
+        )

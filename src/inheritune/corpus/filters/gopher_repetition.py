@@ -33,14 +33,12 @@ class GopherRepetition(DocumentFilter):
         """Datatrove's class for these rules."""
         from datatrove.pipeline.filters import GopherRepetitionFilter
 
-        return [
-            GopherRepetitionFilter(
-                dup_line_frac=self.duplicate_lines,
-                dup_para_frac=self.duplicate_paragraphs,
-                dup_line_char_frac=self.duplicate_line_characters,
-                dup_para_char_frac=self.duplicate_paragraph_characters,
-                top_n_grams=tuple((self.top_n_grams or {}).items()),
-                dup_n_grams=tuple((self.duplicate_n_grams or {}).items()),
-                language=self.language,
-            )
-        ]
+        yield GopherRepetitionFilter(
+            dup_line_frac=self.duplicate_lines,
+            dup_para_frac=self.duplicate_paragraphs,
+            dup_line_char_frac=self.duplicate_line_characters,
+            dup_para_char_frac=self.duplicate_paragraph_characters,
+            top_n_grams=tuple((self.top_n_grams or {}).items()),
+            dup_n_grams=tuple((self.duplicate_n_grams or {}).items()),
+            language=self.language,
+        )

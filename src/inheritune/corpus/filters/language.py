@@ -35,7 +35,7 @@ class Language(DocumentFilter):
         step = LanguageFilter(self.keep, self.threshold)
         # Loaded from its place: datatrove would make a copy, and use the copy even when the file has changed.
         step.model._model = load_model(self._model_file(f"data.filters: {self.title}"))
-        return [step]
+        yield step
 
     def name_reason(self, document: Document, reason: str | None) -> str:
         """The language, or that its score is too low."""

@@ -51,7 +51,7 @@ class DocumentLength(DocumentFilter):
                 reason = _outside(words, self.min_words, self.max_words, "words")
             return not reason, reason
 
-        return [LambdaFilter(fits)]
+        yield LambdaFilter(fits)
 
 
 def _outside(count: int, least: int | None, most: int | None, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""What splits the text of a language into words and sentences: datatrove's tokenizers, and the packages they need."""
+"""datatrove's tokenizers, which split text into words and sentences, and the packages that filters need."""
 
 import importlib.metadata
 import importlib.util
@@ -10,7 +10,7 @@ _EXTRA = ("fasteners", "fasttext-numpy2-wheel", "spacy")  # what inheritune[filt
 
 
 def check_words(language: str, place: str) -> None:
-    """Try the tokenizer of a language. Raises InputError at `place`.language for one that is unknown or incomplete."""
+    """Try the tokenizer of a language. Raises InputError at `place`.language where it is unknown or incomplete."""
     missing_packages({"spacy": "spacy"}, place)
     from datatrove.utils.word_tokenizers import load_tokenizer_assignments
 
@@ -18,7 +18,7 @@ def check_words(language: str, place: str) -> None:
     if language not in tokenizers:
         raise InputError(place, f"datatrove has no word tokenizer for {language!r}", "give an ISO 639 code such as en")
     try:
-        # A new one, not datatrove's cached one: that would travel to the workers with all that it has loaded.
+        # Not datatrove's cached one: it would be sent to the workers with all that it has loaded.
         tokenizers[language]().word_tokenize("a")
     except ImportError as error:
         command = re.search(r"pip install [^`)]+", str(error))
@@ -29,9 +29,9 @@ def check_words(language: str, place: str) -> None:
 
 
 def missing_packages(packages: dict[str, str], place: str) -> None:
-    """Raise InputError at `place` when a package is missing. `packages`: the name on PyPI by the name of the import."""
+    """Raise InputError at `place` where a package is missing. `packages`: names on PyPI by names of modules."""
     installed = {(package.name or "").lower().replace("_", "-") for package in importlib.metadata.distributions()}
-    # Both are needed: datatrove refuses a package of that name which another project publishes.
+    # Both are checked: datatrove refuses a module of that name from another project's package.
     missing = [
         wheel
         for module, wheel in packages.items()

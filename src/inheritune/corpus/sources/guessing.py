@@ -1,4 +1,4 @@
-"""The encoding of a file, decided from its bytes alone: the same bytes give the same answer everywhere."""
+"""The encoding of a file, decided by its bytes alone, so it is the same everywhere."""
 
 import codecs
 import contextlib
@@ -17,26 +17,26 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _SAMPLE = 8192  # bytes that are shown to chardet, which takes about 0.1 s for them
-_SCARCE = 16  # bytes beyond ASCII: with fewer, languages cannot be told apart
-# Characters that nearly every text has, and that are rare or unassigned when their bytes are swapped.
+_SCARCE = 16  # bytes beyond ASCII: fewer do not show the language
+# Characters that nearly every text has, and that become rare or unassigned ones when their bytes are swapped.
 _COMMON = "\n\r\t etaoin\u3000\u3001\u3002"
-_FEW = 100  # in so many characters one may be wrong, and one must be common
+_FEW = 100  # of so many characters one may be wrong, and one must be common
 _CONTROL = re.compile("[\0-\x08\x0e-\x1a\x1c-\x1f]")
 _COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.MULTILINE | re.ASCII)
 _HIGH = re.compile(rb"[\x80-\xff]")
 _ASIAN = ("gb18030", "big5", "cp932", "euc_jp", "cp949")
-_PRIVATE = re.compile("[\ue000-\uf8ff]")  # no text has these: another encoding's bytes taken for gb18030 do
+_PRIVATE = re.compile("[\ue000-\uf8ff]")  # in no text, but in other encodings' bytes when they are read as gb18030
 _ESCAPED = re.compile("[\udc80-\udcff]")
 # Larger encodings of Windows and newer standards, which often go by the name of the smaller one.
 _LARGER = {"shift_jis": "cp932", "euc_kr": "cp949", "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs"}
 
 
 def guess(address: str) -> str:
-    """The encoding of a file: by its byte order mark, as UTF-16 without one, as UTF-8, by the declaration in Python
-    source code (PEP 263), else guessed from the bytes beyond ASCII.
+    """The encoding of a file, by the first that applies: a byte order mark, the look of UTF-16, UTF-8, the declaration
+    in Python source code (PEP 263), a guess from the bytes beyond ASCII.
 
     Reads the whole file in bounded memory, twice where the guess is Chinese, Japanese or Korean. A file that is UTF-8
-    but for some broken places is UTF-8. The guessed encoding can decode the whole file.
+    except for some broken places is UTF-8. A guessed encoding can decode the whole file.
     """
     seen = _Seen(kind(address) == ".py")
     for block in _large(address):
@@ -61,27 +61,27 @@ def byte_order(first: bytes, encoding: str) -> str | None:
 
 
 def _common(first: bytes, encoding: str) -> int:
-    """How many common characters there are in this encoding; 0 where they are too few, or it is impossible."""
+    """The number of common characters in this encoding; 0 where there are too few, or it is not possible."""
     text = codecs.getincrementaldecoder(encoding)("replace").decode(first)  # the last character may be cut
     wrong, common = text.count("\ufffd") + len(_CONTROL.findall(text)), sum(map(text.count, _COMMON))
     return common if wrong <= max(1, len(text) // _FEW) and common >= len(text) // _FEW else 0
 
 
 class _Seen:
-    """What is known of a file from the blocks so far."""
+    """What the blocks of a file so far show."""
 
     def __init__(self, is_python: bool) -> None:
         self.decided: str | None = None
         self.characters = 0  # beyond ASCII, as UTF-8
         self.broken = 0  # bytes that are no UTF-8
         self.sample = b""  # lines with bytes beyond ASCII
-        self.bytes = b""  # the different ones beyond ASCII
+        self.bytes = b""  # each byte beyond ASCII once
         self.cookie: str | None = None
         self._is_python, self._first = is_python, True
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
 
     def add(self, block: bytes) -> None:
-        """Examine the next block, which has a megabyte, unless it is the last one."""
+        """Examine the next block: a megabyte, or the rest."""
         if self._first:
             self._begin(block)
         self._count(self._decoder.decode(block))
@@ -108,7 +108,7 @@ class _Seen:
     def _begin(self, block: bytes) -> None:
         self.decided = next((name for mark, name in BYTE_ORDER_MARKS if block.startswith(mark)), None)
         if self.decided is None and b"\0" in block:
-            # What is neither is refused later as a binary file.
+            # What is neither UTF-16 nor UTF-32 is refused later, as a binary file.
             self.decided = byte_order(block, "utf-16") or byte_order(block, "utf-32") or "utf-8"
         if self._is_python:
             declared = _COOKIE.search(b"\n".join(block.split(b"\n", 2)[:2]))
@@ -117,7 +117,7 @@ class _Seen:
                 self.cookie = None if name == AUTO else name
 
     def _collect(self, block: bytes) -> None:
-        """Whole lines, as a character of several bytes must not be cut, unless the sample ends there."""
+        """Add whole lines to the sample, as a character of several bytes must not be cut, except at its end."""
         at = 0 if self._first else block.find(b"\n") + 1
         while len(self.sample) < _SAMPLE and (high := _HIGH.search(block, at)):
             begin = block.rfind(b"\n", at, high.start()) + 1 or at
@@ -137,7 +137,7 @@ def _is_multibyte(encoding: str) -> bool:
 
 
 def _can_be(encoding: str, seen: _Seen, address: str) -> bool:
-    """Whether the whole file is text in an encoding; one of several bytes a character is tried on the file."""
+    """Whether the whole file is text in an encoding; one with several bytes a character is tried on the file."""
     if not _is_multibyte(encoding):
         return len(seen.bytes.decode(encoding, "ignore")) == len(seen.bytes)
     decoder = codecs.getincrementaldecoder(encoding)()
@@ -181,7 +181,7 @@ def _by_language(seen: _Seen) -> Iterator[str]:
 
 
 def _large(address: str) -> Iterator[bytes]:
-    """The file's bytes in blocks of a megabyte at least, but for the last; ends where a damaged file does."""
+    """The file's bytes in blocks of at least a megabyte, except for the last; ends where a damaged file does."""
     held: list[bytes] = []
     size = 0
     with contextlib.suppress(Damaged):  # reading the text reports it

@@ -1,4 +1,4 @@
-"""Which inputs there are: the files and streams of the sources, their sizes, and how they are grouped into tasks."""
+"""The inputs: files and streams of the sources, their sizes, and their division into tasks."""
 
 import fnmatch
 import glob
@@ -9,13 +9,14 @@ import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from inheritune.corpus.sources.saved import DEFAULT_SPLIT, SAVED, saved_files
 from inheritune.corpus.sources.storage import Damaged, connect, explained, is_remote, is_web, kind, packing
 from inheritune.corpus.sources.streaming import open_stream
-from inheritune.errors import InputError, Problem
+from inheritune.errors import InputError, check_all
 from inheritune.recipe import Size, Source
 from inheritune.recipe.data import DocumentRule
 
@@ -30,20 +31,20 @@ _RECORDS = (".jsonl", ".ndjson", ".csv", *TABLES)
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A file, a range of one, or a stream: what one task reads from beginning to end."""
+    """A file, a range of a file, or a stream, which one task reads from beginning to end."""
 
     source: int
     """Number of its source."""
     address: str
     """A local path, an fsspec address, or the id of a data set."""
     size: int | None
-    """Bytes of the whole file as it is stored; None where the server does not tell it, and for streams."""
+    """Bytes of the whole file as it is stored; None for streams, and where the server does not tell it."""
     start: int = 0
     """A range has the lines that begin at `start` or later ..."""
     end: int | None = None
     """... and before `end`; None: up to the end of the file."""
     encoding: str = "utf-8"
-    """That of the source; `transcoding.settled` turns it into that of the file."""
+    """The encoding of the source; `transcoding.settled` turns it into that of the file."""
     guessed: bool = False
     """Whether `auto` decided it."""
 
@@ -54,13 +55,13 @@ class Input:
 
     @property
     def text_bytes(self) -> int:
-        """Bytes of text, about."""
+        """The approximate bytes of text."""
         packed = packing(self.address) is not None or kind(self.address) == ".parquet"
         return (self.length or 0) * (_PACKED if packed else 1)
 
 
 def state_of(entry: Input) -> dict[str, Any]:
-    """A description of an input that is another one after the file has changed."""
+    """A description of an input, which changes when the file changes."""
     return {**asdict(entry), "file": _stamp(entry.address)}
 
 
@@ -72,7 +73,7 @@ def file_states(settings: Any) -> dict[str, Any]:
 
 
 def _stamp(file: str) -> list[int] | None:
-    """Size and time of the last change; None for what is no file on this machine."""
+    """Size and time of the last change; None where no such file is on this machine."""
     try:
         status = os.stat(file)  # noqa: PTH116 (text, as there may be millions)
     except (OSError, ValueError):
@@ -81,31 +82,26 @@ def _stamp(file: str) -> list[int] | None:
 
 
 def list_inputs(sources: Sequence[Source], range_bytes: int = _RANGE) -> list[Input]:
-    """All inputs: source by source, sorted by address, each file of a source once however many links lead to it.
+    """All inputs, source by source, sorted by address; each file of a source is there once, even with several links.
 
-    Unpacked files whose documents are lines are split into ranges of about `range_bytes`; the split depends on the
-    files alone. Raises InputError with all sources that have no text, cannot be reached or may not be read.
+    Unpacked files whose documents are lines are split into ranges of about `range_bytes`, by the files alone. Raises
+    InputError with all sources that have no text, cannot be reached or may not be read.
     """
-    inputs: list[Input] = []
-    problems: list[Problem] = []
-    for number, source in enumerate(sources):
-        try:
-            if source.dataset is not None:
-                open_stream(source)
-                inputs.append(Input(number, source.dataset, None))
-            else:
-                inputs.extend(_files(number, source, range_bytes))
-        except InputError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise InputError.of(problems)
-    return inputs
+
+    def inputs_of(number: int, source: Source) -> list[Input]:
+        if source.dataset is None:
+            return list(_files(number, source, range_bytes))
+        open_stream(source)
+        return [Input(number, source.dataset, None)]
+
+    each = check_all(partial(inputs_of, number, source) for number, source in enumerate(sources))
+    return list(itertools.chain.from_iterable(each))
 
 
 def gather(inputs: Sequence[Input], bytes_per_task: int) -> list[list[Input]]:
-    """Inputs in tasks, in their order: neighbours share a task as long as it has at most `bytes_per_task`.
+    """Divide inputs into tasks in their order: neighbours share a task of at most `bytes_per_task`.
 
-    An input of unknown size is a task of its own. A pure function of the inputs.
+    An input of unknown size is a task of its own.
     """
     tasks: list[list[Input]] = []
     room = -1
@@ -132,7 +128,7 @@ def _files(number: int, source: Source, range_bytes: int) -> Iterator[Input]:
     place = f"data.sources: {source.title}"
     files = dict(_remote(path, source) if is_remote(path) else _local(path, source, place))
     if not files:
-        raise InputError(place, *_nothing_taken([] if is_remote(path) else _some_below(path), source))
+        raise InputError(place, *_nothing_taken(path, source))
     if not any(size is None or size > 0 for size, _ in files.values()):
         raise InputError(place, "no text: every file is empty", "give files with text")
     if source.encoding not in ("utf-8", "auto") and all(kind(address) in TABLES for address in files):
@@ -145,7 +141,7 @@ def _files(number: int, source: Source, range_bytes: int) -> Iterator[Input]:
 def _ranges(whole: Input, source: Source, range_bytes: int | None) -> Iterator[Input]:
     rule = rule_of(source, whole.address)
     lines = rule == "line" or (rule == "record" and kind(whole.address) not in (".csv", *TABLES))
-    # In other encodings a byte that looks like a line's end may be half a character.
+    # In other encodings, a byte that looks like the end of a line may be half a character.
     divisible = lines and whole.encoding == "utf-8" and not packing(whole.address)
     if range_bytes is None or whole.size is None or whole.size <= range_bytes or not divisible:
         yield whole
@@ -156,13 +152,13 @@ def _ranges(whole: Input, source: Source, range_bytes: int | None) -> Iterator[I
 
 def _local(path: str, source: Source, place: str) -> Iterator[tuple[str, tuple[int, bool]]]:
     path = os.path.expanduser(path)  # noqa: PTH111 (pathlib would change the pattern)
-    # A name that exists is that file, even when it has the signs of a pattern.
+    # A name that exists is that file, even when it looks like a pattern.
     roots = [path] if _exists(path) else sorted(glob.glob(path, recursive=True))  # noqa: PTH207
     if not roots:
         what = "no file matches the pattern" if glob.has_magic(path) else "no such file or folder"
         raise InputError(place, what + ("" if path == source.title else f": {path}"), "correct the path")
     seen: set[str] = set()
-    # Sorted before links are told apart, so that of several names of a file the first is used.
+    # Sorted first, so that the first of several names of a file is used.
     for file in sorted(name for root in roots for name in _below(root, source)):
         real = os.path.realpath(file)
         if real not in seen:
@@ -181,7 +177,7 @@ def _exists(path: str) -> bool:
 
 
 def _below(root: str, source: Source) -> Iterator[str]:
-    """The files of a folder that the source takes, at every depth, links to folders followed; or the file itself."""
+    """The files of a folder that the source takes, at every depth, also behind links to folders; or the file itself."""
     if not os.path.isdir(root):  # noqa: PTH112 (here and below: text, as there may be millions)
         _check_no_split(source, root)
         yield root
@@ -213,10 +209,8 @@ def _saved(source: Source, root: str, content: Callable[[str], bytes | None]) ->
     if files is None:
         _check_no_split(source, root)
         return None
-    by_default = source.include == _DEFAULT_INCLUDE
-    return [
-        name for name in files if (by_default or _matches(name, source.include)) and not _matches(name, source.exclude)
-    ]
+    include = ["*"] if source.include == _DEFAULT_INCLUDE else source.include
+    return [name for name in files if _matches(name, include) and not _matches(name, source.exclude)]
 
 
 def _check_no_split(source: Source, root: str) -> None:
@@ -237,14 +231,10 @@ def _content(file: str) -> bytes | None:
         raise InputError(file, f"cannot be read ({error.strerror})", "change its permissions") from None
 
 
-def _some_below(root: str) -> list[tuple[str, str]]:
-    """Folder and name of the files in a folder; of a very large one some."""
-    walk = os.walk(os.path.expanduser(root))  # noqa: PTH111
-    return list(itertools.islice(((folder, name) for folder, _, names in walk for name in sorted(names)), _LOOKED_AT))
-
-
-def _nothing_taken(files: list[tuple[str, str]], source: Source) -> tuple[str, str]:
-    """What is wrong, and the remedy, where a folder has none of the files that the source takes."""
+def _nothing_taken(root: str, source: Source) -> tuple[str, str]:
+    """What is wrong and the remedy, where a folder has no file that the source takes."""
+    walk = iter(()) if is_remote(root) else os.walk(os.path.expanduser(root))  # noqa: PTH111
+    files = list(itertools.islice(((folder, name) for folder, _, names in walk for name in sorted(names)), _LOOKED_AT))
     saved = sorted(folder for folder, name in files if name in SAVED and source.include == _DEFAULT_INCLUDE)
     if saved:
         return "`datasets` saved data sets in folders of it", f"give each as a source of its own: path: {saved[0]}"
@@ -313,7 +303,7 @@ def _remote(address: str, source: Source) -> Iterator[tuple[str, tuple[int | Non
 
 
 def _remote_below(filesystem: Any, top: str, source: Source, web: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The files of a remote folder that the source takes, each with what is known of it."""
+    """The files of a remote folder that the source takes, each with the server's facts about it."""
 
     def whole(name: str) -> str:
         return f"{top.rstrip('/')}/{name}" if top else name
@@ -321,7 +311,7 @@ def _remote_below(filesystem: Any, top: str, source: Source, web: bool) -> Itera
     def content(name: str) -> bytes | None:
         return filesystem.cat_file(whole(name)) if filesystem.isfile(whole(name)) else None
 
-    saved = _saved(source, top, (lambda name: None) if web else content)  # `datasets` writes to no plain web server
+    saved = _saved(source, top, (lambda name: None) if web else content)  # `datasets` writes to no web server
     if saved is not None:
         yield from ((whole(name), filesystem.info(whole(name))) for name in saved)
         return

@@ -12,14 +12,10 @@ from inheritune.limits import LINE_BYTES
 _SHORTER = "exclude the file, or write shorter lines; `document: 2K characters` cuts a file of plain text"
 
 
-class TooLong(Exception):
-    """A line has more bytes than the limit."""
-
-
 class Lines:
     """The lines of a settled input with their line ends, as UTF-8, without a byte order mark.
 
-    A range has the lines that begin in it, so ranges side by side have every line once.
+    A range has the lines that begin in it, so neighbouring ranges have every line once.
     """
 
     def __init__(self, of: Input) -> None:
@@ -32,26 +28,38 @@ class Lines:
     def __iter__(self) -> Iterator[bytes]:
         start, end = self.input.start, self.input.end
         # Read from the byte before a range: if that ends a line, the range's first line begins at its start.
-        offset = max(start - 1, 0)
-        lines = split_lines(text_blocks(self.input, offset))
+        self._begin = offset = max(start - 1, 0)
+        lines = self._split(text_blocks(self.input, offset))
         if start:
             offset += len(next(lines, b""))
-        self._begin = offset
-        while True:
-            try:
-                line = next(lines, None)
-            except TooLong:
-                self.number += 1
-                what = f"{self.place().removeprefix(f'{self.input.address}: ')} has more than {LINE_BYTES:,} bytes"
-                raise Damaged(what, _SHORTER) from None
-            if line is None or (end is not None and offset >= end):
+            self._begin = offset
+        for line in lines:
+            if end is not None and offset >= end:
                 return
             self.number, self.offset = self.number + 1, offset
             yield line.removeprefix(codecs.BOM_UTF8) if offset == 0 else line
             offset += len(line)
 
+    def _split(self, stream: Iterable[bytes]) -> Iterator[bytes]:
+        """The lines of a stream of blocks. Raises Damaged for a line beyond the limit."""
+        held: list[bytes] = []
+        size = 0
+        for block in stream:
+            cut = block.rfind(b"\n") + 1
+            if cut:
+                yield from io.BytesIO(b"".join([*held, block[:cut]])).readlines()
+                held, size = [], 0
+            held.append(block[cut:])
+            size += len(block) - cut
+            if size > LINE_BYTES:
+                self.number += 1
+                what = f"{self.place().removeprefix(f'{self.input.address}: ')} has more than {LINE_BYTES:,} bytes"
+                raise Damaged(what, _SHORTER)
+        if size:
+            yield b"".join(held)
+
     def place(self) -> str:
-        """File and number of the current line. For errors: in a range this reads the file up to the range, once."""
+        """File and number of the current line, for errors: in a range this reads the file up to the range, once."""
         if self._before is None:
             self._before, left = 0, self._begin
             for block in blocks(self.input.address):
@@ -62,23 +70,6 @@ class Lines:
         return f"{self.input.address}: line {self._before + self.number}"
 
     def here(self) -> str:
-        """The place in short: the line's number, or in a range, where that is unknown, the line's first byte."""
+        """File and number of the current line; in a range, where the number is unknown, the line's first byte."""
         address = self.input.address
         return f"{address}: byte {self.offset}" if self.input.start else f"{address}: line {self.number}"
-
-
-def split_lines(stream: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a stream of blocks, line ends kept. Raises TooLong for one beyond the limit."""
-    held: list[bytes] = []
-    size = 0
-    for block in stream:
-        cut = block.rfind(b"\n") + 1
-        if cut:
-            yield from io.BytesIO(b"".join([*held, block[:cut]])).readlines()
-            held, size = [], 0
-        held.append(block[cut:])
-        size += len(block) - cut
-        if size > LINE_BYTES:
-            raise TooLong
-    if size:
-        yield b"".join(held)

@@ -1,4 +1,4 @@
-"""Reading documents from an input: where each begins and ends, by the source's rule, in bounded memory."""
+"""Reading the documents of an input by the source's rule, in bounded memory."""
 
 import ast
 import codecs
@@ -26,11 +26,10 @@ def read(
 ) -> Iterator[Text]:  # fmt: skip
     """The documents of an input that are not empty: in the file's order, or a stream's in an order drawn with `seed`.
 
-    A document holds at most `limits.DOCUMENT` characters. With `on_error: stop` raises InputError with file and line
-    for text that cannot be read. With `on_error: skip` calls `skipped(place, reason)` for each such document; of a file
-    that cannot be read to its end, the whole documents before that place are yielded, and the rest counts once. Where
-    the source's encoding is `auto`, `guessed(encoding)` is called before the first document. Raises RunError when a
-    disk or a connection fails.
+    A document has at most `limits.DOCUMENT` characters. For text that cannot be read, raises InputError with file and
+    line, or with `on_error: skip` calls `skipped(place, reason)`; of a file that cannot be read to its end, the whole
+    documents before that place are yielded, and the rest counts once. Where the source's encoding is `auto`, calls
+    `guessed(encoding)` before the first document. Raises RunError when a disk or a connection fails.
     """
     fault = Fault(source, skipped)
     try:
@@ -81,7 +80,7 @@ def _content(one: Input, most: int = LINE_BYTES) -> bytes:
 
 
 def _decoded(raw: bytes, one: Input, line: int, fault: Fault) -> str | None:
-    """Bytes that begin at a line of a file as text; None where they are none and `fault` skips them."""
+    """The text of bytes that begin at a line of a file; None where they are no text and `fault` skips them."""
     try:
         return decode(raw, one)
     except NotText as error:
@@ -100,7 +99,7 @@ def _lines(one: Input, fault: Fault) -> Iterator[Text]:
 
 
 def _blocks(one: Input, fault: Fault) -> Iterator[Text]:
-    """The blocks between lines that are empty or white."""
+    """The blocks between empty lines."""
     lines = Lines(one)
     block: list[bytes] = []
     size = 0
@@ -122,11 +121,11 @@ def _blocks(one: Input, fault: Fault) -> Iterator[Text]:
 
 
 def _literals(one: Input, fault: Fault) -> Iterator[Text]:
-    """The long string literals of a Python file, in the order of their places."""
+    """The long string literals of a Python file, in its order."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # for the author of the file
+        with warnings.catch_warnings(action="ignore"):  # they are for the author of the file
             content = _content(one, PYTHON_BYTES)
-            # Python reads bytes by the encoding that the file declares (PEP 263), which is wrong once transcoded.
+            # Python would read bytes by the encoding that the file declares (PEP 263), which is wrong here.
             tree = ast.parse(content if one.encoding == UTF8 else decode(content, one))
     except NotText as error:
         fault(one.address, error.what, error.remedy)
@@ -143,7 +142,7 @@ def _literals(one: Input, fault: Fault) -> Iterator[Text]:
 
 
 def _pieces(one: Input, fault: Fault, length: int) -> Iterator[Text]:
-    """Pieces of at most `length` characters, which joined are the file."""
+    """Pieces of at most `length` characters, which together are the file."""
     line, text = 1, ""  # decoded and not yet yielded, and the line on which it begins
     for more, wrong in _characters(one):
         text += more
@@ -163,7 +162,7 @@ def _pieces(one: Input, fault: Fault, length: int) -> Iterator[Text]:
 
 
 def _cut(text: str, at: int, length: int) -> int:
-    """The end of the piece that begins at `at`: after the last white space in its last eighth, if there is any."""
+    """The end of the piece that begins at `at`: after the last white space of its last eighth, if there is any."""
     end = at + length
     last = text[end - max(length // 8, 1) : end]
     if last[-1].isspace() or text[end].isspace():
@@ -173,13 +172,12 @@ def _cut(text: str, at: int, length: int) -> int:
 
 
 def _characters(one: Input) -> Iterator[tuple[str, NotText | None]]:
-    """The file's text in order, each part with the fault directly after it, whose bytes are excluded."""
+    """The file's text in order, each part with the fault that follows it, whose bytes are left out."""
     raw, first = b"", True
     for block in itertools.chain(text_blocks(one), [b""]):  # the empty one ends the last character
         raw += block
         if b"\0" in block:
-            error = nul_byte(raw, raw.index(b"\0"), one)
-            raise Damaged(error.what, error.remedy)
+            raise nul_byte(raw, raw.index(b"\0"), one)
         if first:
             raw, first = raw.removeprefix(codecs.BOM_UTF8), False
         at = 0

@@ -14,7 +14,7 @@ from inheritune.limits import DOCUMENT
 
 
 def read_json_lines(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
-    """The texts under `text_key`, one a line. Empty lines count for nothing."""
+    """The texts under `text_key`, one a line. Empty lines are ignored."""
     from orjson import loads
 
     lines = Lines(one)
@@ -41,9 +41,9 @@ def read_json_lines(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
 
 
 def _patient_loads(line: bytes, one: Input) -> Any:
-    """A record with what Python's own writer writes and stricter readers refuse: NaN and infinity beside the text."""
+    """A record that Python's reader accepts and stricter ones refuse: it has NaN or infinity beside the text."""
     record = json.loads(decode(line, one))
-    # It also accepts half a surrogate pair, which is no text and cannot be written as UTF-8.
+    # Python also accepts half a surrogate pair, which is no text and cannot be written as UTF-8.
     json.dumps(record, ensure_ascii=False).encode()
     return record
 
@@ -59,7 +59,7 @@ def read_csv(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
             try:
                 yield decode(line, one)
             except NotText as error:
-                # Its quotes must still be seen, else the records after it would be divided otherwise.
+                # The reader must see its quotes, or it would divide the records after it otherwise.
                 broken.append(error)
                 yield line.replace(b"\0", b"?").decode(errors="replace")
 

@@ -13,11 +13,11 @@ _AGAIN = "write it again with `save_to_disk`"
 
 
 def saved_files(split: str, content: Callable[[str], bytes | None]) -> list[str] | None:
-    """The Arrow files of a folder with a saved data set, in their order, by their names below it; of several splits
-    those of `split`. None for another folder.
+    """The Arrow files of a saved data set in their order, by their names below its folder; of several splits those of
+    `split`. None for another folder.
 
     `content` gives the bytes of a file below the folder, None where it is missing. Raises Damaged for a split that
-    does not exist, and for files that are no longer as they were written.
+    does not exist, and for damaged files.
     """
     splits = _read(content, _SPLITS)
     if splits is not None:

@@ -1,4 +1,4 @@
-"""Local files and fsspec addresses, and the bytes of a file, unpacked, block by block."""
+"""Local files and fsspec addresses, and the unpacked bytes of a file, block by block."""
 
 import contextlib
 import zlib
@@ -10,14 +10,13 @@ from inheritune.errors import InherituneError, InputError, RunError
 
 BLOCK = 1 << 20
 _PACKED_BLOCK = 1 << 16
-# Unpacked at once. So few, as 4 bytes of zstd may hold 128 KB of a text that repeats itself.
-_BITE = 1 << 9
+_BITE = 1 << 9  # unpacked at once: 4 bytes of zstd may hold 128 KB of a text that repeats itself
 _PADDING = 16_000_000  # bytes
 _PACKED = {".gz": "gzip", ".dz": "gzip", ".zst": "zstd"}
 
 
 class Damaged(ValueError):
-    """A file cannot be read further: cut short, another kind than its name, or one document too large for memory."""
+    """A file cannot be read further: it is cut short, of another kind than its name, or has too large a document."""
 
     def __init__(self, what: str, remedy: str) -> None:
         self.what, self.remedy = what, remedy
@@ -47,7 +46,7 @@ def _name(address: str) -> PurePosixPath:
 
 
 def is_web(address: str) -> bool:
-    """Whether a plain web server has the file: some of these can only send a file from its beginning."""
+    """Whether a plain web server has the file. Some of them can only send a file from its beginning."""
     return address.startswith(("http://", "https://"))
 
 
@@ -59,16 +58,13 @@ def connect(address: str) -> tuple[Any, str]:
     if is_web(address):
         import aiohttp
 
-        # Its default ends every download after five minutes; a file is read as fast as its text is processed.
+        # By default every download ends after five minutes; here the text is processed meanwhile.
         options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=300)}
     filesystem, path = url_to_fs(address, **options)
     return filesystem, str(path)
 
 
-def explain(address: str, error: Exception, reading: bool) -> InherituneError:
-    """An error of a storage back end for people: InputError, or during `reading` RunError."""
-    if isinstance(error, InherituneError):
-        return error
+def _explain(address: str, error: Exception, reading: bool) -> InherituneError:
     cause = error.__cause__
     if isinstance(error, FileNotFoundError):
         # fsspec reports a server that does not answer as a missing file, with the reason as the cause.
@@ -80,9 +76,8 @@ def explain(address: str, error: Exception, reading: bool) -> InherituneError:
         package = getattr(cause, "name", None) or error.name or "the package it names"
         return InputError(address, f"a package is missing to read it ({_line(error)})", f"pip install {package}")
     if isinstance(error, ValueError) and "Protocol not known" in str(error):
-        return InputError(
-            address, "no such kind of address", "legal are paths, s3://, gs://, hf://, https:// and all fsspec knows"
-        )
+        remedy = "legal are paths, s3://, gs://, hf://, https:// and all that fsspec knows"
+        return InputError(address, "no such kind of address", remedy)
     if reading:
         return RunError(address, f"cannot be read any more ({_line(error)})", "repair the disk or network, start again")
     return InputError(address, f"cannot be reached ({_line(error)})", "check the address, the network and your rights")
@@ -95,23 +90,23 @@ def _line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def explained(address: str, reading: bool = True) -> Iterator[None]:
-    """Turn what a storage back end raises, each its own classes, into one of our errors."""
+    """Turn the errors of a storage back end into InputError, or while `reading` RunError."""
     try:
         yield
     except (InherituneError, Damaged):
         raise
     except Exception as error:
-        raise explain(address, error, reading) from None
+        raise _explain(address, error, reading) from None
 
 
 @contextlib.contextmanager
 def open_bytes(address: str, seeking: bool = False) -> Iterator[Any]:
-    """The file as stored, opened for reading from its beginning, or for `seeking` too."""
+    """The file as it is stored, opened to be read from its beginning, or with `seeking` at any place."""
     if not is_remote(address):
         with open(address, "rb") as file:  # noqa: PTH123 (pathlib would change some paths)
             yield file
         return
-    filesystem, path = connect(address)  # held until the end: that of an archive closes the file when it is dropped
+    filesystem, path = connect(address)  # kept to the end: an archive's filesystem closes the file when it is dropped
     # One request for the whole file, which every web server understands.
     options = {"block_size": 0} if is_web(address) and not seeking else {}
     with filesystem.open(path, "rb", **options) as file:
@@ -121,8 +116,8 @@ def open_bytes(address: str, seeking: bool = False) -> Iterator[Any]:
 def blocks(address: str, start: int = 0) -> Iterator[bytes]:
     """The file's bytes from `start`, unpacked, in blocks of about a megabyte or less.
 
-    Raises Damaged for a packed file that is cut short or broken, after all blocks before that; InputError for a file
-    that is missing or may not be read; RunError for one that fails while it is read.
+    Raises Damaged, after all blocks before that place, for a packed file that is cut short or broken; InputError for a
+    file that is missing or unreadable; RunError for one that fails while it is read.
     """
     with explained(address), open_bytes(address, seeking=start > 0) as file:
         how = packing(address)
@@ -143,7 +138,7 @@ def _unpacked(file: Any, how: str) -> Iterator[bytes]:
         while packed:
             if unpacker is None:
                 padding += len(packed)
-                packed = packed.lstrip(b"\0")  # padding between members, as tapes and some tools leave it
+                packed = packed.lstrip(b"\0")  # padding between members, which tapes and some tools write
                 if padding - len(packed) > _PADDING:
                     raise Damaged(f"more than {_PADDING:,} zeros, no {how} data", "fetch the file again, or exclude it")
                 if not packed:
@@ -169,7 +164,7 @@ def _bites(file: Any) -> Iterator[bytes]:
 
 
 def _unpacker(how: str) -> tuple[Callable[[], Any], type[Exception]]:
-    """A function that begins one member of a packed file, and the error that it raises."""
+    """A function that begins a member of a packed file, and the class of its errors."""
     if how == "gzip":
         return lambda: zlib.decompressobj(wbits=31), zlib.error
     import zstandard

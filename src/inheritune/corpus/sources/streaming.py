@@ -1,4 +1,4 @@
-"""Hub data sets, streamed: opening one, and its texts in an order drawn with a seed from a buffer."""
+"""Streams of data sets of the Hub, and their texts in an order drawn with a seed from a buffer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +13,8 @@ from inheritune.recipe import Source
 def open_stream(source: Source) -> Any:
     """The data set as a `datasets.IterableDataset` of the text column alone; no text is read yet.
 
-    Raises InputError for a data set, configuration, split, revision or column that does not exist, a data set that is
-    a script, and a hub that cannot be reached; it names what exists.
+    Raises InputError, which names what exists, for an unknown data set, configuration, split, revision or column, for a
+    data set that is a script, and where the Hub cannot be reached.
     """
     import datasets
 
@@ -35,10 +35,10 @@ def open_stream(source: Source) -> Any:
 
 
 def read_stream(source: Source, seed: int, fault: Fault) -> Iterator[Text]:
-    """Its texts: files shuffled, then drawn from a buffer; the same for the same seed, buffer and revision.
+    """The texts of shuffled files, drawn from a buffer; the same for the same seed, buffer and revision.
 
-    Rows without text go to `fault`, and so does the rest of a stream that cannot be read further. Raises RunError
-    when the connection is lost.
+    `fault` is called for rows without text, and where a stream cannot be read further. Raises RunError when the
+    connection is lost.
     """
     rows = enumerate(open_stream(source).shuffle(seed=seed, buffer_size=source.buffer), start=1)
     while True:
@@ -59,7 +59,7 @@ def read_stream(source: Source, seed: int, fault: Fault) -> Iterator[Text]:
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """What is wrong, and the remedy. The library's own words name what exists."""
+    """What is wrong, in the words of the library, which name what exists; and the remedy."""
     what = " ".join(str(error).split())[:300].partition(" Example of usage")[0]
     if "scripts are no longer supported" in what:
         return what, "give the files that the script would fetch with `path`, or another data set"

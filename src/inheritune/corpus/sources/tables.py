@@ -11,7 +11,7 @@ from inheritune.limits import BATCH_BYTES, CHUNK_BYTES, CHUNK_RATIO, DOCUMENT
 
 _ROWS = 256  # of a parquet file at once: these are in memory, and a page of the file
 _MOST_BYTES = 4 * DOCUMENT  # a character has 1 to 4
-_FILE_MARK = b"ARROW1"  # of the form of Arrow with an index at its end; the other one is a stream of batches
+_FILE_MARK = b"ARROW1"  # begins an Arrow file with an index at its end; the other form is a stream of batches
 
 
 def read_arrow(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
@@ -48,7 +48,7 @@ def read_parquet(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
 
 @contextlib.contextmanager
 def _opened(one: Input, suffix: str) -> Iterator[Any]:
-    """The open file; what pyarrow raises about its content becomes Damaged."""
+    """The open file; pyarrow's errors about its content become Damaged."""
     import pyarrow
 
     with explained(one.address), open_bytes(one.address, seeking=True) as file:
@@ -61,7 +61,7 @@ def _opened(one: Input, suffix: str) -> Iterator[Any]:
 
 
 def _rows_at_once(table: Any, file: Any, group: int, text_key: str) -> int:
-    """How many rows of a row group can be unpacked at once: a text that many rows share is stored once.
+    """How many rows of a row group can be unpacked at once: a text of many rows may be stored once.
 
     Raises Damaged for a column that unpacks to far more than is stored.
     """
@@ -85,7 +85,7 @@ def _rows_at_once(table: Any, file: Any, group: int, text_key: str) -> int:
 
 
 def _texts(one: Input, column: Any, before: int, text_key: str, fault: Fault) -> Iterator[Text]:
-    """The values of an Arrow column of text, after `before` rows of the file."""
+    """The values of an Arrow column of text, which follows `before` rows of the file."""
     from pyarrow import DictionaryScalar
 
     for number, value in enumerate(column, start=before + 1):
@@ -97,7 +97,7 @@ def _texts(one: Input, column: Any, before: int, text_key: str, fault: Fault) ->
         try:
             text = value.as_py()
         except UnicodeDecodeError:
-            fault(place, "not UTF-8 text", "write the file anew")
+            fault(place, "not UTF-8 text", "write the file again")
             continue
         if text is None:
             fault(place, *no_text({text_key: None}, text_key))

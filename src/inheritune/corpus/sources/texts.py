@@ -16,7 +16,7 @@ class Text(NamedTuple):
 
 
 class Fault:
-    """Called for each text that cannot be read: raises, or with `on_error: skip` counts it."""
+    """Called for each text that cannot be read: raises an error, or with `on_error: skip` counts the text."""
 
     def __init__(self, source: Source, skipped: Callable[[str, str], None]) -> None:
         self.stop, self.skipped = source.on_error == "stop", skipped
@@ -29,23 +29,21 @@ class Fault:
 
 
 def too_long(characters: int) -> tuple[str, str]:
-    """What is wrong, and the remedy, where a document is longer than the limit."""
+    """What is wrong and the remedy, where a document is longer than the limit."""
     what = f"a document of {characters:,} characters, at most {DOCUMENT:,} are allowed"
     return what, "split it into several documents (in text files `document: 2K characters` does), or exclude it"
 
 
 def no_column(text_key: str, columns: list[str]) -> tuple[str, str]:
-    """What is wrong, and the remedy, where a table has other columns."""
+    """What is wrong and the remedy, where a table has other columns."""
     return f"no column {text_key!r}; there are: {_names(columns)}", "name the column with the source's `text_key`"
 
 
 def no_text(record: Any, text_key: str) -> tuple[str, str]:
-    """What is wrong, and the remedy, where a record has no text."""
+    """What is wrong and the remedy, where a record has no text."""
     if not isinstance(record, dict):
-        return (
-            f"a JSON {_kind(record)}, not an object with keys",
-            'write records as {"text": "..."}, or exclude the file',
-        )
+        remedy = 'write records as {"text": "..."}, or exclude the file'
+        return f"a JSON {_kind(record)}, not an object with keys", remedy
     remedy = "name the key that holds the text with the source's `text_key`"
     if text_key not in record:
         return f"no text under {text_key!r}; the keys are: {_names(list(record))}", remedy
@@ -53,7 +51,7 @@ def no_text(record: Any, text_key: str) -> tuple[str, str]:
 
 
 def _names(names: list[str]) -> str:
-    """A list short enough for a line, even where what should be names are texts."""
+    """A list short enough for a line, even where the names are whole texts."""
     return ", ".join(repr(name[:40]) for name in names[:20]) + (", ..." if len(names) > 20 else "") or "none"
 
 

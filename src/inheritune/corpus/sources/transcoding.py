@@ -1,12 +1,11 @@
-"""Text files of any encoding as UTF-8, block by block, so that all other code knows one encoding only.
+"""Text files of any encoding as UTF-8, block by block, so that other code knows one encoding only.
 
-A byte that is wrong in the file's encoding becomes three bytes that are wrong in UTF-8 too. So it is found where all
-broken UTF-8 is found, on its own line.
+A byte that is wrong in the file's encoding becomes three bytes that are wrong in UTF-8, so both are found in one place.
 """
 
 import codecs
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from inheritune.corpus.sources.guessing import BYTE_ORDER_MARKS, byte_order, guess
@@ -14,7 +13,7 @@ from inheritune.corpus.sources.inputs import Input
 from inheritune.corpus.sources.storage import Damaged, blocks
 
 UTF8 = "utf-8"
-# First bytes of files that are no text, what such a file is, and the remedy.
+# The first bytes of files that are no text, the kind of file, and the remedy.
 _OTHER_KINDS = (
     (b"\x1f\x8b", "gzip data", "give the file a name that ends in .gz"),
     (b"\x28\xb5\x2f\xfd", "zstd data", "give the file a name that ends in .zst"),
@@ -26,19 +25,19 @@ _OTHER_KINDS = (
     (b"ARROW1", "an Arrow file", "give it a name that ends in .arrow"),
 )
 _MARKED = "inheritune.marked"
-_FIRST_MARK, _LAST_MARK = 0xDC00, 0xDCFF  # half surrogate pairs, which no encoding of text gives
+_FIRST_MARK, _LAST_MARK = 0xDC00, 0xDCFF  # half surrogate pairs, which no encoding of text yields
 
 
-class NotText(ValueError):
+class NotText(Damaged):
     """Bytes that are no text in the file's encoding, and their place in its UTF-8."""
 
     def __init__(self, what: str, remedy: str, start: int, end: int) -> None:
-        self.what, self.remedy, self.start, self.end = what, remedy, start, end
-        super().__init__(what)
+        super().__init__(what, remedy)
+        self.start, self.end = start, end
 
 
 def settled(one: Input) -> Input:
-    """The input with its final encoding: `auto` is decided, the order of bytes is known.
+    """The input with its final encoding, with `auto` and the order of bytes decided.
 
     Reads the whole file once for `auto`, its beginning for other encodings than UTF-8. Raises Damaged where the
     beginning contradicts the declared encoding.
@@ -71,11 +70,10 @@ def text_blocks(one: Input, start: int = 0) -> Iterator[bytes]:
     Only UTF-8 can begin inside a file.
     """
     stored = blocks(one.address, start)
-    return stored if one.encoding == UTF8 else _transcoded(stored, one.encoding)
-
-
-def _transcoded(stored: Iterable[bytes], encoding: str) -> Iterator[bytes]:
-    decoder = codecs.getincrementaldecoder(encoding)(_MARKED)
+    if one.encoding == UTF8:
+        yield from stored
+        return
+    decoder = codecs.getincrementaldecoder(one.encoding)(_MARKED)
     for block in itertools.chain(stored, [b""]):  # the empty one ends the last character
         text = decoder.decode(block, not block)
         if text:
@@ -103,20 +101,18 @@ def decode(raw: bytes, one: Input) -> str:
 
 def nul_byte(raw: bytes, position: int, one: Input) -> NotText:
     """The fault of a file with a NUL byte: it is UTF-16, or no text."""
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return NotText(
-            "UTF-16 text", "set the source's `encoding: utf-16`, or exclude the file", position, position + 1
-        )
-    other = _other_kind(one)
-    if other is not None:
-        return NotText(*other, position, position + 1)
-    # With `auto` UTF-16 has been ruled out already.
+    # With `auto`, UTF-16 has been ruled out already.
     remedy = "exclude it" if one.guessed else "exclude it; if it is UTF-16 text, set the source's `encoding: auto`"
-    return NotText("a binary file (it has NUL bytes)", remedy, position, position + 1)
+    what = "a binary file (it has NUL bytes)"
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        what, remedy = "UTF-16 text", "set the source's `encoding: utf-16`, or exclude the file"
+    else:
+        what, remedy = _other_kind(one) or (what, remedy)
+    return NotText(what, remedy, position, position + 1)
 
 
 def _other_kind(one: Input) -> tuple[str, str] | None:
-    """What a file is, and the remedy, where its first bytes are those of a known kind that is no text."""
+    """The kind of a file and the remedy, where its first bytes are those of a known kind that is no text."""
     first = next(iter(blocks(one.address)), b"")
     return next(((what, remedy) for mark, what, remedy in _OTHER_KINDS if first.startswith(mark)), None)
 

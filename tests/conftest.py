@@ -1,5 +1,6 @@
 """What many tests share: a small text, a tokenizer learnt from it, tiny random models, the program as a process."""
 
+import gc
 import json
 import os
 import sys
@@ -24,6 +25,13 @@ os.environ.setdefault(
 collect_ignore = [] if "INHERITUNE_COMPAT_PYTHON" in os.environ else ["compat"]
 if not collect_ignore:
     sys.path.append(str(Path(__file__).parent / "arch"))
+
+
+def pytest_collection_finish() -> None:
+    """Take torch, transformers and the tests themselves out of garbage collection, which else walks them again and again."""
+    gc.collect()
+    gc.freeze()
+
 
 SENTENCE = "the small model keeps some of the large one's blocks and learns again what it has lost while it reads"
 

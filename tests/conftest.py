@@ -4,9 +4,11 @@ import gc
 import json
 import os
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes run side by side
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "passive"
 )  # where a test has two, the one that waits leaves its core to others
+
+# loguru, which datatrove sets up anew for every task, asks for these paths each time: half the time of preparing a small text
+sysconfig.get_path = cache(sysconfig.get_path)
 
 # tests/compat needs another environment (`make compat`), and makers of tokenizers and files in tests/arch
 collect_ignore = [] if "INHERITUNE_COMPAT_PYTHON" in os.environ else ["compat"]

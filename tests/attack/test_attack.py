@@ -10,6 +10,8 @@ import pytest
 from tests.attack import worker
 from tests.attack.worker import Case
 
+pytestmark = pytest.mark.long
+
 GOOD = "error: a.yaml: got 5; give a text"
 
 

@@ -58,7 +58,9 @@ def test_new_writes_a_recipe_and_does_not_write_over_one(
     assert "exists already" in capsys.readouterr().err
 
 
-def test_run_prints_a_table_and_json(text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path) -> None:
+def test_run_prints_a_table_and_json(
+    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = write_recipe(tiny_recipe(text, reference_folder))
     done = program(
         "run", recipe, "--out", tmp_path / "out", "--train.length=2 steps", "--train.schedule.warm_up=1 steps"
@@ -68,10 +70,9 @@ def test_run_prints_a_table_and_json(text: Path, reference_folder: Path, write_r
     assert "atched" in done.stdout
     assert str(tmp_path / "out" / "report" / "index.html") in done.stdout
     assert all(len(line) <= 80 or "/" in line for line in done.stdout.splitlines())
-    again = program(
-        "run", recipe, "--out", tmp_path / "out", "--train.length=2 steps", "--train.schedule.warm_up=1 steps", "--json"
-    )
-    assert json.loads(again.stdout)["result"]["model"]
+    words = ["--out", str(tmp_path / "out"), "--train.length=2 steps", "--train.schedule.warm_up=1 steps", "--json"]
+    assert main(["run", str(recipe), *words]) == 0
+    assert json.loads(capsys.readouterr().out)["result"]["model"]
     saved = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
     assert saved["train"]["length"] == "2 steps"
     assert saved["seed"] == 1

@@ -226,6 +226,7 @@ def test_inherit_does_not_write_over_anything(
     assert (tmp_path / "mine").read_text() == "x"
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_with_status_1_and_the_last_checkpoint_is_good(
     text: Path, write_recipe: Any, tmp_path: Path
 ) -> None:

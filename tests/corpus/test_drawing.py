@@ -134,6 +134,7 @@ def test_another_budget_reads_nothing_again(
     assert contents(found.folder) == contents(fresh.folder)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_tasks")
 def test_a_file_that_is_mended_is_read_again_and_no_other(
     corpus: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -152,6 +153,7 @@ def test_a_file_that_is_mended_is_read_again_and_no_other(
     assert contents(found.folder) == contents(prepare(request(corpus), tokenizer, tmp_path / "fresh").folder)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_tasks")
 def test_what_is_broken_is_passed_over_and_counted(corpus: Path, tokenizer: Any, tmp_path: Path) -> None:
     clean = contents(prepare(request(corpus), tokenizer, tmp_path / "clean").folder)

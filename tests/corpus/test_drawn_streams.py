@@ -84,6 +84,7 @@ def test_weights_share_a_size_between_a_stream_and_files(stream: Any, tokenizer:
     assert not set(decoded(found, tokenizer, "train")) & set(decoded(found, tokenizer, "validation"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("filters", [[], ["exact_duplicates"]])
 def test_a_stream_that_was_read_to_its_end_before_changes_nothing(
     filters: Any, stream: Any, tokenizer: Any, tmp_path: Path

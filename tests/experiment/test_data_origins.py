@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from conftest import read_json, tiny_recipe
 from inheritune.corpus import prepare
@@ -35,6 +36,7 @@ def test_windows_that_begin_anywhere_leave_nothing_over() -> None:
     assert [Sequences(row, 16, "", how).left_over for how in ("shuffled", "with replacement")] == [10, 0]
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_does_not_read_the_data_again(text: Path, reference_folder: Path, tmp_path: Path) -> None:
     tree = tiny_recipe(text, reference_folder) | {"controls": [], "grow": None}
     recipe = Recipe.model_validate(tree)
@@ -55,6 +57,7 @@ def test_an_empty_folder_is_filled_with_a_recipes_data(
     open_prepared(tmp_path / "data").verify()
 
 
+@pytest.mark.long
 def test_a_reference_of_the_run_learns_inside_documents_too(text: Path, tmp_path: Path) -> None:
     found = {}
     for attention in ("sequence", "document"):

@@ -13,6 +13,8 @@ from conftest import read_json, tiny_recipe, weights
 from inheritune.runlog import read_metrics
 from processes import Started, program
 
+pytestmark = pytest.mark.long
+
 
 def recipe(text: Path) -> dict[str, Any]:
     """Both rounds are always trained, and every stage is long enough to be hit."""

@@ -75,6 +75,7 @@ def test_a_choice_that_was_interrupted_in_a_run_resumes(
     assert resumed | {"seconds": 0} == straight | {"seconds": 0}
 
 
+@pytest.mark.long
 def test_rounds_put_back_what_was_dropped_last(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_budget_in_a_recipe(text: Path, reference_folder: Path, write_recipe: 
         run(load_recipe(write_recipe(tree)), tmp_path / "other")
 
 
+@pytest.mark.long
 def test_of_less_training_text_than_asked_for_all_is_seen(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:

@@ -202,6 +202,7 @@ def test_a_starter_recipe_is_legal_and_runs(reference_folder: Path, text: Path, 
     shutil.rmtree(tmp_path / "out")
 
 
+@pytest.mark.long
 def test_a_silent_round_begins_where_the_round_before_ended(text: Path, write_recipe: Any, tmp_path: Path) -> None:
     tree = tiny_recipe(text)
     tree["grow"] = {"by": 1, "max_layers": 2, "until": "max_layers", "start": "trained", "function_preserving": True}

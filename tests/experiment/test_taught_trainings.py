@@ -218,6 +218,7 @@ def test_from_the_command_line(reference_folder: Path, data: Path, tmp_path: Pat
     assert main([*words, "--dry-run", "--teacher", str(reference_folder)]) == 0
 
 
+@pytest.mark.long
 def test_every_round_learns_from_the_reference(
     reference_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

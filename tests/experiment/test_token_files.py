@@ -30,6 +30,7 @@ def recipe(text: Path, reference: Path, data: dict[str, Any], **train: Any) -> R
     return Recipe.model_validate(tree | {"train": tree["train"] | train})
 
 
+@pytest.mark.long
 def test_a_folder_and_named_files_give_the_same_run(
     tmp_path: Path, text: Path, reference_folder: Path, files: Path
 ) -> None:
@@ -55,6 +56,7 @@ def test_changed_files_are_refused_when_the_run_goes_on(
         run(wanted, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_documents_and_replacement_from_end_to_end(
     tmp_path: Path, text: Path, reference_folder: Path, files: Path
 ) -> None:

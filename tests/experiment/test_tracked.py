@@ -48,6 +48,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
     return Recorder.opened
 
 
+@pytest.mark.long
 def test_every_training_of_a_run_is_shown_under_its_name(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, opened: list[Recorder]
 ) -> None:

@@ -202,6 +202,7 @@ def stop_at_the_second(number: signal.Signals) -> None:
     byte_copy._copy = stopped
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_in_the_middle_of_the_copy(number: signal.Signals, reference_folder: Path, tmp_path: Path) -> None:
     words = ["inherit", str(reference_folder), str(tmp_path / "out"), "--layers", "0,2"]

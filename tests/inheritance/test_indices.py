@@ -73,6 +73,7 @@ def expected(model: LlamaForCausalLM, blocks: tuple[int, ...], width: Selection)
     return found
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(width=widths(), blocks=st.sampled_from([(0, 1, 2), (0, 2), (1,), (0, 0, 1, 1)]))
 def test_a_llama_gets_exactly_the_selected_rows_and_columns(

@@ -26,6 +26,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.mark.long
 def test_all_together_verdicts_first_then_a_row_for_each(places: dict[str, Path], tmp_path: Path) -> None:
     page = write_reports(list(places.values()), tmp_path / "out")
     markdown = page.with_name("report.md").read_text(encoding="utf-8")

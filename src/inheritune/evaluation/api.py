@@ -93,7 +93,7 @@ def _check(names: Sequence[str], folder: Path | None, trusted: bool, published: 
         raise InputError("--tasks-folder", "no task of it is asked for", "name some with --tasks")
     entries = check_names(names, "--tasks", folder=folder, trusted=trusted) if names else ()
     if published:
-        own = from_files([entry.name for entry in entries], folder)
+        own = from_files([entry.name for entry in entries], folder) if entries else ()
         check_published([entry for entry in entries if entry.name not in own], "--published")
     return entries
 

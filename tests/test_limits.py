@@ -32,6 +32,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: words for name, _, words in lines}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(limited.cases(Path("unused"))))
 def test_what_is_beyond_a_limit_is_refused_in_little_time_and_memory(name: str, said: dict[str, str]) -> None:
     expected = next(words for key, words in WORDS.items() if re.search(rf"\b{key}\b", name.partition(": ")[2]))

@@ -186,6 +186,7 @@ def test_analyze_sees_the_prefix(reference: Path, text: Path, tmp_path: Path) ->
     assert as_text["loss"]["mean"] == pytest.approx(np.mean([every[at] for at in where]), abs=5e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reference", ["nothing", "several"], indirect=True)
 @pytest.mark.parametrize("attention", ["sequence", "document"])
 def test_a_run_judges_and_trains_so(

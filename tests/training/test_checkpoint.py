@@ -330,6 +330,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
             unmount("-l", tmp_path / "disk")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("room", ["8k", "16k", "300k", "420k", "900k"])
 def test_a_full_disk(
     disk: Path, data: Path, reference_folder: Path, undisturbed: dict[str, bytes],

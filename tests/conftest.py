@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hypothesis  # noqa: F401 (before gc.freeze, as it looks for referrers of its random states when it is imported)
 import pytest
 import yaml
 

@@ -17,7 +17,7 @@ WITHOUT_TORCH = (
     "experiment.rounds", "experiment.store", "experiment.suite", "harness", "inheritance", "lazy", "limits", "losses.base",
     "losses.cross_entropy", "losses.kl", "losses.router", "optimizers.adamw", "optimizers.base", "optimizers.muon",
     "planner.planning", "recipe", "redaction", "report", "results", "runlog", "runtime", "settings", "training.schedule",
-    "vocabulary",
+    "token_ids",
 )  # fmt: skip
 """Rooms and modules of which none loads torch: a command that ends early, or reads results only, starts at once."""
 

@@ -15,7 +15,7 @@ from inheritune.errors import InputError
 from inheritune.evaluation import evaluate
 from inheritune.experiment import run
 from inheritune.recipe import Recipe, Reference, TokenFiles
-from inheritune.vocabulary import vocabulary_size
+from inheritune.token_ids import vocabulary_size
 
 GAP = 100
 

@@ -15,7 +15,7 @@ from inheritune.errors import InputError, Interrupted
 from inheritune.experiment import choice, run
 from inheritune.experiment.stages import Stages
 from inheritune.recipe import load_recipe
-from inheritune.results import Round, RoundResult, Selection
+from inheritune.results import BlockChoice, Round, RoundResult
 
 
 def recipe(text: Path, reference: Path, **inherit: Any) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def recipe(text: Path, reference: Path, **inherit: Any) -> dict[str, Any]:
 
 
 def check_nested(out: Path, rounds: Sequence[Round | RoundResult], folders: list[Path]) -> None:
-    selection = Selection.read(out / "selection.json")
+    selection = BlockChoice.read(out / "selection.json")
     order = [one.block for one in selection.dropped]
     assert selection.choose == "auto"
     assert len(order) == 3
@@ -109,7 +109,7 @@ def test_rounds_put_back_what_was_dropped_last(
     # 128 tokens to see and 1,024 to recover on behind each of three drops, in rows as long as the recipe's sequences,
     # all of them training text; nothing is left to choose behind the third; a step is of 512 tokens
     assert seen[0].windows.shape == (8 + 3 * 64, 17)
-    selection = Selection.read(tmp_path / "out" / "selection.json")
+    selection = BlockChoice.read(tmp_path / "out" / "selection.json")
     assert (selection.calibration.sequences, selection.recovery_steps) == (8, 4)
     tokens = np.fromfile(next((tmp_path / "out" / "data").glob("train*.bin")), np.uint16).tolist()
     for row in seen[0].windows.tolist():
@@ -169,6 +169,6 @@ def test_of_less_training_text_than_asked_for_all_is_seen(
 ) -> None:
     tree = recipe(text, reference_folder, calibration="5M tokens")
     run(load_recipe(write_recipe(tree)), tmp_path / "out")
-    found = Selection.read(tmp_path / "out" / "selection.json").calibration
+    found = BlockChoice.read(tmp_path / "out" / "selection.json").calibration
     tokens = read_json(tmp_path / "out" / "data" / "manifest.json")["tokens"]["train"]
     assert found.sequences == (tokens - 1) // found.sequence_length

@@ -32,7 +32,7 @@ from inheritune.errors import InputError
 from inheritune.inheritance import check_free, free_output
 from inheritune.recipe import Inherit, Reference
 from inheritune.report import write_report
-from inheritune.results import Analysis, AnalyzedModel, AnalyzedText, Selection
+from inheritune.results import Analysis, AnalyzedModel, AnalyzedText, BlockChoice
 from inheritune.runlog import new_folder
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def choose(
     data: str | Path | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto",
     dtype: str = "auto", micro_batch: int = 8, prefix: str = "auto", say: Callable[[str], None] = lambda _: None,
     progress: Path | None = None,
-) -> Selection:  # fmt: skip
+) -> BlockChoice:  # fmt: skip
     """A measured choice of blocks on text, or on the training text of prepared data: see `choose_blocks`.
 
     `spec` has choose, layers and calibration; `progress` is that of `choose_blocks`; the other arguments are those of
@@ -211,7 +211,7 @@ class _Text:
     def choose(
         self, source: Any, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", spec: Inherit,
         **options: Any,
-    ) -> Selection:  # fmt: skip
+    ) -> BlockChoice:  # fmt: skip
         """A measured choice of blocks, on the training text of prepared data. `options` are for `choose_blocks`."""
         length = min(_CALIBRATION_LENGTH, position_count(model.config) or _CALIBRATION_LENGTH)
         count = sequences_wanted(spec, length, layer_count(model.config))

@@ -22,7 +22,7 @@ from inheritune.data import Rows
 from inheritune.errors import InputError, Interrupted
 from inheritune.inheritance import count_layers, draft_target, keeps_budget, replace_budget, resolve, select_blocks
 from inheritune.recipe import Inherit, Size
-from inheritune.results import Calibration, Dropped, Selection
+from inheritune.results import BlockChoice, Calibration, Dropped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +35,7 @@ def choose_blocks(
     model: "PreTrainedModel", rows: Rows, spec: Inherit, *, micro_batch: int = 8,
     precision: str = "float32", trust_remote_code: bool = False, say: Callable[[str], None] = lambda _: None,
     progress: Path | None = None,
-) -> Selection:  # fmt: skip
+) -> BlockChoice:  # fmt: skip
     """The blocks that a measured choice keeps, and the order in which it drops the others.
 
     `rows` are calibration sequences, which must not be validation text. auto drops one block after the
@@ -68,7 +68,7 @@ def choose_blocks(
 def _chosen(
     model: "PreTrainedModel", rows: Rows, spec: Inherit, micro_batch: int, precision: str, trust: bool,
     say: Callable[[str], None], progress: Progress,
-) -> Selection:  # fmt: skip
+) -> BlockChoice:  # fmt: skip
     total = layer_count(model.config)
     seen, spare = divide(rows, spec)
     pieces = seen.cut(min(_RANK_LENGTH, rows.sequence_length))
@@ -98,7 +98,7 @@ def _chosen(
     kept = _kept(model, spec, [one.block for one in order], trust)
     lazy = [block for block, rank in enumerate(max_ranks) if rank is not None and is_lazy(rank)]
     gone = order[: total - len(kept)]
-    return Selection(
+    return BlockChoice(
         choose=spec.choose,
         blocks=kept,
         dropped=gone,

@@ -10,7 +10,7 @@ from inheritune.arch.structure import check_decoder, find_structure
 from inheritune.errors import BUILD_ERRORS, InputError
 from inheritune.limits import check_counts
 from inheritune.recipe import NewTokenizer, Reference, model_at
-from inheritune.vocabulary import vocabulary_size
+from inheritune.token_ids import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.errors import InputError
 from inheritune.limits import WIDTH
-from inheritune.vocabulary import vocabulary_size
+from inheritune.token_ids import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

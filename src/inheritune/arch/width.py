@@ -128,6 +128,8 @@ def _selected(config: "PretrainedConfig", fields: dict[Path, int], selection: Se
         if indices is not None and len({fields[path] for path in general}) != 1:
             listed = ", ".join(f"{dotted(path)} {fields[path]}" for path in general) or "none"
             what = f"{attribute} are selected, and its config has {listed}"
+            if attribute == "neurons" and not general:
+                what = "neurons are selected, and its config gives no width of the MLP (GPT-2: n_inner is null)"
             raise InputError(title(config), what, "select them by field" if general else REMEDY)
         for path in own:
             chosen = single.pop(dotted(path), indices if path in general else None)

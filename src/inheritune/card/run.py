@@ -26,12 +26,12 @@ from inheritune.report import (
     with_error,
 )
 from inheritune.results import (
+    BlockChoice,
     EvaluationResult,
     Inherited,
     Manifest,
     Round,
     RunSummary,
-    Selection,
     Start,
     TrainingSpent,
 )
@@ -144,7 +144,7 @@ def _lead(summary: RunSummary, own: Round, origin: Origin, is_result: bool) -> s
 
 def _kept(folder: Path, spec: Inherit, own: Round, total: int) -> list[tuple[str, str]]:
     """Which blocks, how they were chosen and why, and what else was inherited."""
-    made = Selection.read_if_there(folder / "selection.json")
+    made = BlockChoice.read_if_there(folder / "selection.json")
     if isinstance(spec.layers, list):
         chosen = "listed in the recipe"
     elif spec.choose in MEASURED and made is not None:

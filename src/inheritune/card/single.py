@@ -9,7 +9,7 @@ from inheritune.card.run import blocks_rows, costs, machine, put
 from inheritune.card.text import PAPER, Card, code, lineage_rows, render
 from inheritune.recipe import Inherit, Reference, Training, model_at
 from inheritune.report import markdown_text, short, spans, with_error
-from inheritune.results import Inherited, Selection, Start, TrainingResult
+from inheritune.results import BlockChoice, Inherited, Start, TrainingResult
 from inheritune.runlog import versions
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _NOTES = "inheritance.json"
 
 def inherited_files(
     reference: "Reference | PreTrainedModel", spec: Inherit, notes: Inherited, parameters: int, readers: Readers,
-    selection: Selection | None = None,
+    selection: BlockChoice | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """README.md and the reference's licence, by name, for a checkpoint that is inherited and not trained.
 

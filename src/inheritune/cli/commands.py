@@ -1,4 +1,6 @@
-"""The commands. Each checks its words, calls one function, and shows the result."""
+"""The commands. Each checks its arguments, calls one function and prints the result. Those with a file of their own are
+registered here.
+"""
 
 import json
 from contextlib import ExitStack

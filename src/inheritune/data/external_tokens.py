@@ -26,7 +26,7 @@ from inheritune.errors import InputError
 from inheritune.recipe import TokenFiles, check
 from inheritune.runlog import claimed, new_folder, versions, write_json
 from inheritune.runtime import Runtime
-from inheritune.vocabulary import vocabulary_size
+from inheritune.token_ids import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -29,8 +29,8 @@ from inheritune.inheritance import check_function_preserving
 from inheritune.recipe import Basis, Recipe, Training
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
+from inheritune.token_ids import vocabulary_size
 from inheritune.training import check_compiler, check_float8
-from inheritune.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

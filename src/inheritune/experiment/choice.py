@@ -14,7 +14,7 @@ from inheritune.experiment.store import once
 from inheritune.inheritance import replace_budget
 from inheritune.recipe import Inherit, Reference
 from inheritune.report import spans
-from inheritune.results import Selection
+from inheritune.results import BlockChoice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,7 +36,7 @@ def decide(
         return replace_budget(config, inherit, context.trust_remote_code), None
     runtime, drops = context.runtime, file.with_name(f"{file.stem}-drops.json")
     selection = once(
-        runtime, file, Selection, lambda: runtime.on_rank0(lambda: _choose(source, inherit, context, drops))
+        runtime, file, BlockChoice, lambda: runtime.on_rank0(lambda: _choose(source, inherit, context, drops))
     )
     runtime.on_rank0(lambda: drops.unlink(missing_ok=True))
     context.terminal.say(f"chose blocks {spans(selection.blocks)}: {selection.reason}")
@@ -46,7 +46,7 @@ def decide(
 
 def _choose(
     source: "Reference | PreTrainedModel", inherit: Inherit, context: RunContext, drops: Path
-) -> Selection:  # fmt: skip
+) -> BlockChoice:  # fmt: skip
     runtime, text = context.runtime, context.train_sequences
     model = load_model(source) if isinstance(source, Reference) else copy.deepcopy(source)
     model = in_dtype(model, "float32").eval().to(runtime.device)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch import first_half, layer_count, narrow
+from inheritune.arch import layer_count, narrow
 from inheritune.data import open_prepared, tokens_in, typed
 from inheritune.distillation import Layout
 from inheritune.errors import InputError
@@ -141,8 +141,8 @@ class _Pricing:
         steps = self._steps(training, tokens) if times else 0
         steps = None if steps is None else steps * times
         epochs = None if not steps or not sequences else steps * training.batch_sequences / sequences
-        half = one.stage.width == "half"
-        profile = self._profile(narrow(one.source, first_half(one.source)) if half else one.source)
+        width = one.stage.spec(one.source).width
+        profile = self._profile(one.source if width.is_full_width else narrow(one.source, width))
         counts = counts or (SUMS if one.stage.is_certain else SUMS[1:])
         return Planned(
             name, profile, tuple(one.stage.blocks), one.target, training, steps, epochs, counts, seeds, teacher,

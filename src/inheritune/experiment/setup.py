@@ -28,7 +28,7 @@ from inheritune.recipe import Basis, NewTokenizer, Reference, model_at, referenc
 from inheritune.results import ModelResult
 from inheritune.runlog import Terminal, add_lineage, read_mapping
 from inheritune.runtime import Runtime
-from inheritune.vocabulary import vocabulary_size
+from inheritune.token_ids import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -24,8 +24,8 @@ class Stage:
     before has trained replace those of the source, without a change of its function where `function_preserving`.
 
     `name` is added to the arm's name, `folder` is relative to the arm's. `share` is the part of the arm's steps; None:
-    all of them. `is_certain` is False where the stage depends on the results before it, `is_provisional` where the
-    blocks are chosen by measuring and have not been chosen yet.
+    all of them. `is_certain` is False where the stage depends on the results before it. `is_provisional` is True until
+    a measured choice has picked the blocks.
     """
 
     blocks: Sequence[int]

@@ -49,7 +49,7 @@ class ArmSettings(Part):
     start: Start
     """The method: a name, or a mapping of `kind` and its settings."""
     train: dict[str, Any] = {}
-    """Keys of the suite's `train` that are otherwise for this arm, e.g. {optimizer: {learning_rate: 1e-3}} or
+    """Keys of the suite's `train` that this arm overrides, e.g. {optimizer: {learning_rate: 1e-3}} or
     {distillation: {}}. `sequence_length` and `attention` are the suite's, as all are judged alike."""
     teacher: Origin = None
     """Whom an arm with `train.distillation` learns from: an arm by its name, else a hub id, a folder or a .gguf file.

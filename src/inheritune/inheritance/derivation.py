@@ -35,7 +35,7 @@ from inheritune.inheritance.plan import Plan, describe_plan
 from inheritune.inheritance.resolution import resolve
 from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
 from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check, model_at
-from inheritune.results import Inherited, Selection
+from inheritune.results import BlockChoice, Inherited
 from inheritune.runlog import check_name, claimed
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def write(
     dtype: "torch.dtype | None" = None,
     seed: int = 1,
     say: Callable[[str], None] | None = None,
-    selection: Selection | None = None,
+    selection: BlockChoice | None = None,
 ) -> PlannedTarget:
     """Write the target of `spec` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
 
@@ -115,7 +115,7 @@ def write(
 
 def _notes(
     reference: "Reference | PreTrainedModel", spec: Inherit, plan: Plan, target: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase | None", selection: Selection | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None", selection: BlockChoice | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The files beside the weights: the plan in figures, the model card, the reference's licence."""
     figures = describe_plan(plan)

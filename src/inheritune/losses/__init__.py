@@ -1,4 +1,4 @@
-"""What trainings minimise: losses, one in a file, registered by being here. Imports no torch; `functional` does."""
+"""What trainings minimise. Each file with a `Loss` is found and registered automatically, without loading torch."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from inheritune.losses.kl import Distillation, KullbackLeibler
 from inheritune.losses.router import RouterBalance, RouterChoice
 from inheritune.settings import subclasses_in
 
-KINDS: dict[str, type[Loss]] = {
+LOSSES: dict[str, type[Loss]] = {
     kind.key.name: kind
     for kind in subclasses_in(__name__, __path__, Loss, helpers=["combining", "functional", "streaming"])
     if kind.key is not None
@@ -31,6 +31,6 @@ KINDS: dict[str, type[Loss]] = {
 
 def build_losses(train: Any, setup: LossSetup) -> list[Loss]:
     """The losses that the settings `train` switch on: the cross-entropy of the text, and the others behind it."""
-    others = [loss for key, kind in KINDS.items() if (loss := kind.build(getattr(train, key), setup)) is not None]
+    others = [loss for key, kind in LOSSES.items() if (loss := kind.build(getattr(train, key), setup)) is not None]
     share = next((loss.text_weight for loss in others if loss.text_weight is not None), 1.0)
     return [CrossEntropy(share), *others]

@@ -153,9 +153,9 @@ class Loss:
     - `needs`: what it needs of a teacher.
     - `blocks`: blocks of the model, counted from 0, whose outputs it needs.
     - `needs_router_logits`: whether the model has to return its routers' logits.
-    - `text_weight`: the weight that it gives to the cross-entropy of the text; None leaves that at 1.
+    - `text_weight`: replaces the weight of the text's cross-entropy; None keeps 1.
     - `module`: parameters of its own (None: none). They are trained, sharded and kept in checkpoints like the model's,
-      but do not belong to the saved model. They must begin with the same values in all processes.
+      but do not belong to the saved model. Draw their first values from a seed: all processes begin with the same.
     """
 
     name: ClassVar[str]
@@ -195,7 +195,7 @@ class LogitsLoss(Loss, ABC):
 
 
 class BatchLoss(Loss, ABC):
-    """A loss on anything else that the model computes."""
+    """A loss that needs the whole batch: hidden states or router logits."""
 
     @abstractmethod
     def of_batch(self, inputs: LossInputs) -> "torch.Tensor":

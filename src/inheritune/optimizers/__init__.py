@@ -1,4 +1,4 @@
-"""Optimizers, one in a file, registered by being here: settings, build, states. Imports no torch; `stepping` does."""
+"""One file for each optimizer, found and registered automatically. Only `stepping` imports torch at its top."""
 
 from functools import reduce
 from operator import or_
@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 from inheritune.optimizers.base import Optimizer
 from inheritune.settings import subclasses_in
 
-KINDS: list[type[Optimizer]] = subclasses_in(__name__, __path__, Optimizer, helpers=["stepping"])
+OPTIMIZERS: list[type[Optimizer]] = subclasses_in(__name__, __path__, Optimizer, helpers=["stepping"])
 """All optimizers."""
 
 
@@ -18,14 +18,17 @@ def _read(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     value = {"name": "adamw", **value}
-    names = {kind.model_fields["name"].default: kind for kind in KINDS}
+    names = {kind.model_fields["name"].default: kind for kind in OPTIMIZERS}
     if str(value["name"]) not in names:
-        raise ValueError(f"name: got {value['name']!r}; legal are {' and '.join(names)}")
+        raise ValueError(f"name: got {value['name']!r}; legal are {', '.join(names)}")
     own = names[value["name"]].model_fields
     for name, kind in names.items():
         for key in value.keys() & kind.model_fields.keys() - own.keys():
             if value[key] != kind.model_fields[key].default:
-                raise ValueError(f"{key}: only {name} has it; give name: {name}, or remove it")
+                owners = " or ".join(one for one, owner in names.items() if key in owner.model_fields)
+                raise ValueError(
+                    f"{key}: a setting of {owners}, not of {value['name']}; remove it, or give name: {name}"
+                )
             value = {other: one for other, one in value.items() if other != key}
     return value
 
@@ -33,7 +36,7 @@ def _read(value: Any) -> Any:
 if TYPE_CHECKING:
     AnyOptimizer = Optimizer
 else:
-    AnyOptimizer = Annotated[reduce(or_, KINDS), Field(discriminator="name"), BeforeValidator(_read)]
+    AnyOptimizer = Annotated[reduce(or_, OPTIMIZERS), Field(discriminator="name"), BeforeValidator(_read)]
 
 
 def read_optimizer(settings: dict[str, Any]) -> Optimizer:

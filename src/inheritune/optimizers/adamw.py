@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import model_validator
 
 from inheritune.errors import InputError
-from inheritune.optimizers.base import Optimizer
+from inheritune.optimizers.base import Beta, Optimizer, Positive
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,16 @@ _EIGHT_BIT = 2 * (1 + 4 / 256)  # torchao: a byte each, and a float32 scale for 
 _LEAST_EIGHT_BIT = 4096  # smaller tensors stay in float32, and those whose size is no multiple of 256
 
 
-class AdamW(Optimizer):
+class _WithAdamW(Optimizer):
+    """An optimizer that trains some parameters by AdamW."""
+
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """Decay of AdamW's running means of gradient and squared gradient."""
+    epsilon: Positive = 1e-8
+    """Added to AdamW's denominator."""
+
+
+class AdamW(_WithAdamW):
     """AdamW (Loshchilov and Hutter, 2019). Defaults follow the paper's GPT-2 experiments."""
 
     name: Literal["adamw"] = "adamw"
@@ -144,7 +153,7 @@ class AdamW(Optimizer):
 
 
 def adamw_arguments(
-    trained: "Sequence[torch.nn.Parameter]", settings: Optimizer
+    trained: "Sequence[torch.nn.Parameter]", settings: _WithAdamW
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The groups and options of all kinds of AdamW. Norms and biases (fewer than two dimensions) do not decay."""
     groups: list[dict[str, Any]] = [

@@ -19,17 +19,14 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class Optimizer(Part):
     """The optimizer of a training, as its settings. A new one is a subclass in a file of its own in this package.
 
-    A torch optimizer that `build` returns is later handed to the class methods of the class that `owns` it.
+    It needs `build`, `state_bytes`, `owns` and `initial_state`. `build` returns torch optimizers. `owns` tells which
+    subclass handles one of them; the class methods of that subclass step it and make its state.
     """
 
     name: str
     """The optimizer's name."""
     learning_rate: Positive = 3e-4
     """Peak rate, reached after warm-up."""
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """Decay of AdamW's running means of gradient and squared gradient."""
-    epsilon: Positive = 1e-8
-    """Added to AdamW's denominator."""
     weight_decay: NotNegative = 0.1
     """Decoupled decay, on tensors of two or more dimensions only (matrices and embeddings, not norms or biases)."""
     clip: Positive | None = 1.0
@@ -88,7 +85,7 @@ class Optimizer(Part):
 
     @classmethod
     def skips_on_device(cls, optimizer: Any) -> bool:
-        """Whether its step reads `found_inf` on the device and then does nothing, so that the host need not wait."""
+        """Whether its step skips itself when `found_inf` on the device is 1, so that the host need not wait."""
         return False
 
     @classmethod

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from inheritune.errors import InputError
-from inheritune.optimizers.adamw import adamw_arguments
-from inheritune.optimizers.base import Beta, Optimizer
+from inheritune.optimizers.adamw import _WithAdamW, adamw_arguments
+from inheritune.optimizers.base import Beta
 
 if TYPE_CHECKING:
     import torch
 
 
-class Muon(Optimizer):
+class Muon(_WithAdamW):
     """Muon (Jordan et al., 2024) for the blocks' matrices, its updates scaled to the size of AdamW's so that AdamW's
     rates fit (Liu et al., 2025). AdamW for all else: embeddings and head, vectors, and three-dimensional tensors, which
     hold a matrix for each expert.

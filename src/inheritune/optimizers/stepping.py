@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from inheritune.optimizers import KINDS
+from inheritune.optimizers import OPTIMIZERS
 from inheritune.optimizers.base import Optimizer
 
 _Optimizers = Iterable[torch.optim.Optimizer]
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> type[Optimizer]:
-    return next(kind for kind in KINDS if kind.owns(optimizer))
+    return next(kind for kind in OPTIMIZERS if kind.owns(optimizer))
 
 
 def set_learning_rate(optimizers: _Optimizers, rate: float) -> None:

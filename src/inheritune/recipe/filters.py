@@ -30,8 +30,7 @@ class FilterConfig(Part):
 def _find_filters() -> dict[str, type[FilterConfig]]:
     """Every filter by its name in a recipe: the classes in corpus/filters/ whose key `filter` has one legal value.
 
-    The modules are imported by their names, since this room may not depend on a higher floor. At their top they import
-    nothing that takes long.
+    The modules are imported by name, because `recipe` may not import `corpus`. At their top they import nothing slow.
     """
     package = import_module("inheritune.corpus.filters")
     models = subclasses_in(package.__name__, package.__path__, FilterConfig)

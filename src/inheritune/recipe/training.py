@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from inheritune.limits import BATCH
-from inheritune.losses import KINDS, Distillation, RouterChoice
+from inheritune.losses import LOSSES, Distillation, RouterChoice
 from inheritune.optimizers import AnyOptimizer, read_optimizer
 from inheritune.settings import Part
 from inheritune.settings.size import Batch, Interval, Length, Size, WarmUp
@@ -101,7 +101,7 @@ class _Training(Part):
                 f"micro_batch: {self.micro_batch} is more than the batch's {self.batch_sequences} sequences;"
                 f" give at most {self.batch_sequences}"
             )
-        for key, loss in KINDS.items():
+        for key, loss in LOSSES.items():
             loss.check(getattr(self, key), self)
         return self
 
@@ -148,7 +148,7 @@ class _Training(Part):
     @property
     def needs_teacher(self) -> bool:
         """Whether one of its losses asks for a teacher."""
-        return any(loss.asks_teacher(getattr(self, key)) for key, loss in KINDS.items())
+        return any(loss.asks_teacher(getattr(self, key)) for key, loss in LOSSES.items())
 
 
 # The keys of the losses, each from the file of its loss.
@@ -164,6 +164,6 @@ else:
         "Training", __base__=_Training, __doc__=_Training.__doc__, __module__=__name__,
         **{
             loss.key.name: (loss.key.type, Field(loss.key.default, description=loss.key.description))
-            for loss in KINDS.values()
+            for loss in LOSSES.values()
         },
     )  # fmt: skip

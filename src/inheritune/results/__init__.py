@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from inheritune.results.files import ResultFile, ResultPart
     from inheritune.results.run import (
+        BlockChoice,
         Calibration,
         Continuations,
         Control,
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
         RunState,
         RunSummary,
         Samples,
-        Selection,
         Start,
         TrainedSummary,
     )

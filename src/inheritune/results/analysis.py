@@ -1,7 +1,7 @@
 """The results of `analyze`: analysis.json."""
 
 from inheritune.results.files import ResultFile, ResultPart
-from inheritune.results.run import Selection
+from inheritune.results.run import BlockChoice
 
 
 class Figure(ResultPart):
@@ -103,7 +103,7 @@ class AnalyzedModel(ModelFigures):
     """None: a model in memory."""
     parameters: int
     prefix: list[int] | None = None
-    selection: Selection | None
+    selection: BlockChoice | None
 
 
 class AnalyzedText(ResultPart):

@@ -112,7 +112,7 @@ class Calibration(ResultPart):
     sequence_length: int
 
 
-class Selection(ResultFile):
+class BlockChoice(ResultFile):
     """selection.json: a measured choice of blocks."""
 
     choose: str

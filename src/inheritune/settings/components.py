@@ -1,4 +1,4 @@
-"""Components that are registered by being there: each is a class in a file of its own in the package of its kind."""
+"""Components such as losses and methods: each file of a package is found and its class registered automatically."""
 
 import difflib
 from collections.abc import Iterable, Mapping

@@ -43,7 +43,7 @@ from inheritune.errors import InputError, RunError
 from inheritune.recipe import Data, NewTokenizer, check
 from inheritune.redaction import confidential
 from inheritune.runlog import locked, new_folder, package_versions, put_in_place, refuse_link, versions, write_json
-from inheritune.vocabulary import vocabulary_size
+from inheritune.token_ids import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -41,7 +41,7 @@ class Filter(FilterConfig):
 
 
 class DocumentFilter(Filter):
-    """A filter that looks at one document at a time, with classes of datatrove."""
+    """A filter that judges one document at a time. Use datatrove's `LambdaFilter` for a rule of your own."""
 
     def prepare(self, work: Path, place: str) -> None:
         """Make the files that the filter needs, once, in the working folder."""

@@ -14,9 +14,9 @@ class GopherQuality(DocumentFilter):
     filter: Literal["gopher_quality"] = "gopher_quality"
     """The filter's name."""
     min_words: Count = 50
-    """Fewest words, those that are more than symbols."""
+    """The smallest number of words. Symbols alone do not count."""
     max_words: Count | None = 100_000
-    """Most words, those that are more than symbols."""
+    """The largest number of words. Symbols alone do not count."""
     min_word_length: Count | None = 3
     """Smallest mean length of a word, in characters."""
     max_word_length: Count | None = 10

@@ -19,10 +19,10 @@ from inheritune.results import RoundResult
 from inheritune.settings.part import Part
 
 LAYERS = "start.layers"  # the key that errors about a number of blocks name
-Origin = Annotated[str, Field(min_length=1)] | None
-Count = Annotated[int | float, BeforeValidator(parse_layers)]
-Blocks = Annotated[int | float | list[int], BeforeValidator(parse_layers)]
-Depth = int | float | list[int]
+Origin = Annotated[str, Field(min_length=1)] | None  # another arm or model
+Count = Annotated[int | float, BeforeValidator(parse_layers)]  # how many blocks: a number, or a share such as 1/2
+Blocks = Annotated[int | float | list[int], BeforeValidator(parse_layers)]  # the same, or which ones
+Depth = int | float | list[int]  # what `Blocks` has read
 
 
 class Method(Part):

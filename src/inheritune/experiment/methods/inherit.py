@@ -14,7 +14,7 @@ from inheritune.recipe import Choice, Inherit, Submodules, Width
 
 
 class InheritMethod(Method):
-    """Blocks of the reference with their weights: the method, and its sub-modules."""
+    """The paper's method: blocks of the reference with their weights, or with some of their parts."""
 
     kind: Literal["inherit"] = "inherit"
     """The method's name."""

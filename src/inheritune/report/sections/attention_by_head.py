@@ -11,7 +11,7 @@ PLACE = 45
 
 
 def section(shown: Shown) -> Section:
-    """Of an analysis that is shown alone: a map for each measure and model."""
+    """Return a map for each measure and model, if the page shows one analysis only."""
     title = "Attention by head"
     if (folder := shown.only(AnalysisFolder)) is None:
         return Section(title)

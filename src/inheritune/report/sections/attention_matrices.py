@@ -17,7 +17,7 @@ PLACE = 60
 
 
 def section(shown: Shown) -> Section:
-    """Of an analysis that is shown alone: two matrices of each model."""
+    """Return two matrices of each model, if the page shows one analysis only."""
     title = "A potent and a lazy layer"
     if (analysis := shown.only(AnalysisFolder)) is None:
         return Section(title)

@@ -13,7 +13,7 @@ _COLUMNS = ("training", "tokens", "steps", "FLOPs", "teacher FLOPs", "time", "to
 
 
 def section(shown: Shown) -> Section:
-    """Of a run that is shown alone: a row for each training, of its own cost alone."""
+    """Return a row for each training with its own cost, if the page shows one run only."""
     if (run := shown.only(RunFolder)) is None:
         return Section("Cost")
     state, rows, seconds, flops = run.state, [], 0.0, 0.0

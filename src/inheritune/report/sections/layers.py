@@ -8,7 +8,7 @@ PLACE = 70
 
 
 def section(shown: Shown) -> Section:
-    """Of an analysis that is shown alone: a table for each model."""
+    """Return a table for each model, if the page shows one analysis only."""
     title, models = "Layer by layer", shown.models
     if (analysis := shown.only(AnalysisFolder)) is None:
         return Section(title)

@@ -11,7 +11,7 @@ PLACE = 95
 
 
 def section(shown: Shown) -> Section:
-    """Of a run that is shown alone."""
+    """Return how to load the result, if the page shows one run only."""
     run, title = shown.only(RunFolder), "The model"
     if run is None or run.best is None:
         return Section(title)

@@ -8,7 +8,7 @@ PLACE = 5
 
 
 def section(shown: Shown) -> Section:
-    """Of an analysis that is shown alone."""
+    """Return a row for each model, if the page shows one analysis only."""
     if (analysis := shown.only(AnalysisFolder)) is None:
         return Section("")
     return Section("", tables=[("", models_table(shown.models))], notes=[about_text(analysis.analysis)])

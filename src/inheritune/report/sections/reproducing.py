@@ -15,7 +15,7 @@ _TITLE = "How to reproduce it"
 
 
 def section(shown: Shown) -> Section:
-    """Of a run or a comparison that is shown alone."""
+    """Return commands, versions and settings, if the page shows one run or comparison only."""
     if (compared := shown.only(ComparisonFolder)) is not None:
         return _comparison(compared)
     run = shown.only(RunFolder)

@@ -12,7 +12,7 @@ _COLUMNS = ("", "block dropped", "change of the loss", "loss then")
 
 
 def section(shown: Shown) -> Section:
-    """Of an analysis that is shown alone."""
+    """Return the chosen blocks, if the page shows one analysis only."""
     title, models = "Selection", shown.models
     if shown.only(AnalysisFolder) is None:
         return Section(title)

@@ -1,6 +1,7 @@
 """What many tests share: a small text, a tokenizer learnt from it, tiny random models, the program as a process."""
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from inheritune.runlog import logger
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -161,6 +164,20 @@ def stored_tensors(folder: Path) -> Any:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def heard(hear: Callable[[str], object]) -> Iterator[None]:
+    """Inside, `hear` gets each line of the log, and may raise."""
+    handler, before = logging.Handler(), logger.level
+    handler.emit = lambda record: hear(record.getMessage())  # type: ignore[method-assign,assignment,return-value]
+    logger.addHandler(handler)
+    logger.setLevel("INFO")
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""What several commands have in common: options, overrides of the recipe, the terminal, results."""
+"""What several commands have in common: options, overrides of the recipe, the log, results."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 from inheritune.errors import InputError
 from inheritune.recipe import Reference, check
 from inheritune.redaction import visible_text, without_secrets
-from inheritune.runlog import Terminal
+from inheritune.runlog import logger
 from inheritune.runtime import place_of_process
 
 DOTTED: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -46,9 +47,9 @@ def is_first_process() -> bool:
     return place_of_process()[0] == 0
 
 
-def terminal_of(quiet: bool) -> Terminal:
-    """The terminal of this process, which is quiet unless the process is the first."""
-    return Terminal(quiet or not is_first_process())
+def show_log(quiet: bool = False) -> None:
+    """From now on the first process shows all of the log, or nothing if `quiet`; other processes show nothing."""
+    logger.setLevel(logging.CRITICAL if quiet or not is_first_process() else logging.INFO)
 
 
 def overrides(words: Sequence[str]) -> list[str]:

@@ -69,7 +69,7 @@ def test_stored_outputs_are_the_online_ones(distillation: dict[str, Any], packin
     model, row = a_teacher(), text(packing=packing)
     stored, cost = Teacher(model, tmp_path).outputs(a_request(packing=packing, distillation=distillation), HERE)
     online, other = Teacher(model, tmp_path).outputs(
-        a_request(packing=packing, distillation=distillation | {"outputs": "online"}), HERE, print
+        a_request(packing=packing, distillation=distillation | {"outputs": "online"}), HERE
     )
     assert isinstance(stored, StoredOutputs)
     assert isinstance(online, OnlineOutputs)
@@ -92,7 +92,7 @@ def test_stored_outputs_are_the_online_ones(distillation: dict[str, Any], packin
 def test_online_outputs_are_the_models_own_softmax(tmp_path: Path) -> None:
     model, row = a_teacher(), text()
     online, _ = Teacher(model, tmp_path).outputs(
-        a_request(distillation={"outputs": "online", "temperature": 3.0}), HERE, print
+        a_request(distillation={"outputs": "online", "temperature": 3.0}), HERE
     )
     with torch.no_grad():
         logits = model(row.rows([2, 9]).examples().inputs).logits.double().flatten(0, 1)
@@ -177,6 +177,7 @@ def test_a_making_that_was_killed_goes_on_behind_its_last_shard(
     half = next((tmp_path / "killed").glob(".*.partial"))
     (half / "outputs-00003.bin").write_bytes(b"half of it")
     monkeypatch.setattr(storing._Work, "compute", until(99))
+    caplog.clear()
     Teacher(a_teacher(), tmp_path / "killed").outputs(size, HERE)
     assert [numbers.start for numbers in computed] == [0, 5, 10, 15, 20]  # each once
     assert shards(only_store(tmp_path / "killed")) == expected

@@ -68,9 +68,9 @@ def overrides(words: Sequence[str]) -> list[str]:
     return assignments
 
 
-def echo(text: str, err: bool = False) -> None:
+def echo(text: str) -> None:
     """Print a text for people on standard output, without credentials; control characters are shown as escapes."""
-    typer.echo(visible_text(without_secrets(text)), err=err)
+    typer.echo(visible_text(without_secrets(text)))
 
 
 def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:

@@ -304,8 +304,8 @@ class Preparation:
         put_in_place(result, self.out)
         for line in encoding_lines(manifest["sources"]):
             logger.info(line)
-        tokens_of = {split: written.tokens for split, written in splits.items()}
-        logger.info(f"data: {tokens_of['train']:,} training tokens, {tokens_of['validation']:,} validation tokens")
+        count = manifest["tokens"]
+        logger.info(f"data: {count['train']:,} training tokens, {count['validation']:,} validation tokens")
 
 
 def _tokenizer_texts(collected: list[Part], validation_tokens: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ choices see `--calibration` sequences of the training tokens, never the validati
 
 import argparse
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--evaluate-every", default="20 steps")
     parser.add_argument("--threads", type=int)
     given = parser.parse_args()
+    logging.basicConfig(level="INFO", format="%(message)s")
     if given.threads:
         import torch
 
@@ -89,7 +91,7 @@ def chosen(given: argparse.Namespace, name: str, folder: Path) -> list[int]:
     fields = {
         "layers": given.layers, "choose": name, "calibration": given.calibration, "recovery": given.recovery,
     }  # fmt: skip
-    selection = choose(given.model, check(Inherit, fields, "choices"), data=given.data, say=print)
+    selection = choose(given.model, check(Inherit, fields, "choices"), data=given.data)
     selection.write(folder / "selection.json")
     return selection.blocks
 

@@ -31,7 +31,7 @@ from inheritune.arch import block_modules, build_random, new_config, split_head
 from inheritune.bench import SHAPES
 from inheritune.data import Batches, Packing, Sequences
 from inheritune.recipe import Training, check
-from inheritune.runlog import Terminal, read_metrics
+from inheritune.runlog import read_metrics
 from inheritune.training import Job, train_steps
 
 STEPS = 5
@@ -68,7 +68,7 @@ def memory(rounds: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             train_steps(Job(
                 label="x", model=model, sequences=Sequences(row, 256, "x"), settings=check(Training, tree, "x"), seed=1,
-                folder=Path(folder), runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=validate,
+                folder=Path(folder), runtime=runtime.start("cpu"), validate=validate,
                 validate_every=1, blocks=block_modules(model), head=split_head(model),
             ))  # fmt: skip
             assert len(read_metrics(Path(folder) / "metrics.jsonl")) > STEPS

@@ -103,12 +103,15 @@ def ours(text: Path, tokenizer: Path, out: Path) -> dict[str, float]:
     from transformers import AutoTokenizer
 
     from inheritune.corpus import prepare
+    from inheritune.runlog import logger
 
     core = AutoTokenizer.from_pretrained(tokenizer)
     request = {"sources": [{"path": str(text)}], "validation": "100K tokens"}
     began = time.perf_counter()
     stages: list[tuple[str, float]] = []
-    prepared = prepare(request, core, out / "data", say=lambda line: stages.append((line, time.perf_counter())))
+    logger.setLevel("INFO")
+    logger.addFilter(lambda record: stages.append((record.getMessage(), time.perf_counter())) or True)
+    prepared = prepare(request, core, out / "data")
     ended = time.perf_counter()
     spent = next(at for line, at in stages if line == "data: tokenising")
     until = next(at for line, at in stages if line == "data: writing")

@@ -233,7 +233,6 @@ def ours(task: Task, turns: Turns, folder: Path) -> None:
     from inheritune.arch import build_random, parts_of
     from inheritune.data import Sequences
     from inheritune.recipe import Training, check
-    from inheritune.runlog import Terminal
     from inheritune.training import Job, train_steps
 
     def wait(score: Any) -> float:
@@ -249,7 +248,7 @@ def ours(task: Task, turns: Turns, folder: Path) -> None:
         Job(
             label="benchmark", model=model,
             sequences=Sequences(row, task.length, "benchmark"), settings=check(Training, tree, "benchmark"), seed=1,
-            folder=folder, runtime=task.runtime, terminal=Terminal(quiet=True), validate=wait,
+            folder=folder, runtime=task.runtime, validate=wait,
             validate_every=task.steps, **parts_of(model),
         )
     )  # fmt: skip

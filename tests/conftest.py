@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import os
 import sys
 import sysconfig
@@ -16,6 +17,8 @@ from typing import Any
 import hypothesis  # noqa: F401 (before gc.freeze, as it looks for referrers of its random states when it is imported)
 import pytest
 import yaml
+
+from inheritune.runlog import logger
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -175,6 +178,20 @@ def stored_tensors(folder: Path) -> Any:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def heard(hear: Callable[[str], object]) -> Iterator[None]:
+    """Inside, `hear` gets each line of the log, and may raise."""
+    handler, before = logging.Handler(), logger.level
+    handler.emit = lambda record: hear(record.getMessage())  # type: ignore[method-assign,assignment,return-value]
+    logger.addHandler(handler)
+    logger.setLevel("INFO")
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 @pytest.fixture

@@ -30,7 +30,6 @@ from inheritune.losses.functional import (
 )
 from inheritune.losses.streaming import linear_token_losses
 from inheritune.recipe import Training
-from inheritune.runlog import Terminal
 from inheritune.training import Job, train_steps
 
 N, D, V = 10, 6, 23
@@ -251,7 +250,7 @@ def test_a_training_ends_with_an_error_that_says_so(taught: bool, tmp_path: Path
         teacher = OnlineOutputs(small(20), TeacherNeeds(1.0), runtime.start("cpu"), "float32")
     job = Job(
         label="test", model=model, sequences=Sequences(row, 8, "x"), settings=settings, seed=1, folder=tmp_path,
-        runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=lambda score: 0.5, validate_every=9,
+        runtime=runtime.start("cpu"), validate=lambda score: 0.5, validate_every=9,
         teacher=teacher, losses=tuple(build_losses(settings, LossSetup())),
     )  # fmt: skip
     with pytest.raises(RunError, match=r"step 1: the loss is inf, .* gives probability 0 to a token .*; check which"):

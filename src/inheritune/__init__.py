@@ -1,6 +1,7 @@
 """Make a smaller language model out of a larger one: inherit its blocks, train briefly, grow until it matches.
 
-The functions are loaded when first used, so that `import inheritune` is cheap.
+The functions are loaded when first used, so that `import inheritune` is cheap. They report to the logger
+"inheritune": `logging.basicConfig(level="INFO")` shows all of it; without, warnings alone appear on standard error.
 """
 
 from typing import TYPE_CHECKING

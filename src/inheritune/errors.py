@@ -34,10 +34,6 @@ def shown_line(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} [...] {line[-_LONGEST // 2 :]}"
 
 
-class Notice(UserWarning):
-    """Something that a person should know and that stops nothing. The program prints it as a line."""
-
-
 class InherituneError(Exception):
     """Base of all errors that are reported in a line, without a traceback."""
 

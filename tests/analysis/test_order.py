@@ -118,7 +118,10 @@ def test_it_takes_fewer_trials() -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_with_a_model_it_is_the_greedy_search_over_inherited_targets(kind: str) -> None:
+def test_with_a_model_it_is_the_greedy_search_over_inherited_targets(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "inheritune")
     model, tokens_BT = build(kind), some_tokens(3, 11)
     mean: dict[frozenset[int], float] = {}
 
@@ -129,15 +132,14 @@ def test_with_a_model_it_is_the_greedy_search_over_inherited_targets(kind: str) 
         return mean[gone]
 
     expected, _ = greedy(4, loss, 1)
-    said: list[str] = []
-    order = search(Trials(model, as_rows(tokens_BT)), until(1), anything, said.append)
+    order = search(Trials(model, as_rows(tokens_BT)), until(1), anything)
     assert [one.block for one in order] == expected
     before = loss(frozenset())
     for at, one in enumerate(order):
         after = loss(frozenset(expected[: at + 1]))
         assert one.loss == pytest.approx(after, abs=2e-5)
         assert one.increase == pytest.approx(after - before, abs=4e-5)
-        assert said[at] == f"dropped {one.block}: {one.increase:+.2f}, loss {one.loss:.3f}"
+        assert caplog.messages[at] == f"dropped {one.block}: {one.increase:+.2f}, loss {one.loss:.3f}"
         before = after
 
 

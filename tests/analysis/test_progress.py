@@ -8,7 +8,7 @@ import pytest
 from forward import as_rows, some_tokens
 from tiny_families import build
 
-from conftest import read_json
+from conftest import heard, read_json
 from inheritune.analysis import choose_blocks
 from inheritune.errors import DamagedFile, Interrupted
 from inheritune.recipe import Inherit
@@ -24,13 +24,14 @@ def choose(model: Any, file: Path | None = None, stop_after: int | None = None, 
     """A choice that gets Ctrl-C right after so many drops."""
     drops = 0
 
-    def say(line: str) -> None:
+    def hear(line: str) -> None:
         nonlocal drops
         drops += line.startswith("dropped")
         if drops == stop_after:
             raise KeyboardInterrupt
 
-    found = choose_blocks(model, as_rows(ROWS), Inherit(**spec), progress=file, say=say).to_json()
+    with heard(hear):
+        found = choose_blocks(model, as_rows(ROWS), Inherit(**spec), progress=file).to_json()
     del found["seconds"]
     return found
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from transformers.integrations import hub_kernels
 
 from inheritune.arch import load_config, load_model
 from inheritune.cli import main
-from inheritune.errors import Notice
 from inheritune.recipe import Reference
 
 KERNEL = "kernels-community/nobody-may-fetch-this"
@@ -41,15 +39,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_ignored_and_said(
-    name: str, key: str, asked: list[Any], reference_folder: Path, tmp_path: Path,
+    name: str, key: str, asked: list[Any], reference_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     folder = Path(shutil.copytree(reference_folder, tmp_path / "large"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {key: name}))
-    with pytest.warns(Notice, match="which is code of others"):
-        assert load_config(Reference(path=str(folder)))._attn_implementation is None
-    with pytest.warns(Notice, match="trust_remote_code"):
-        model = load_model(Reference(path=str(folder)))
+    assert load_config(Reference(path=str(folder)))._attn_implementation is None
+    assert "which is code of others" in caplog.text
+    caplog.clear()
+    model = load_model(Reference(path=str(folder)))
+    assert "trust_remote_code" in caplog.text
     plain = AutoModelForCausalLM.from_pretrained(reference_folder)
     tokens = torch.arange(8)[None]
     assert torch.equal(model(tokens).logits, plain(tokens).logits)
@@ -61,7 +60,9 @@ def test_it_is_ignored_and_said(
 
 
 @pytest.mark.parametrize("name", ["sonicmoe", "deepgemm", 5])
-def test_experts_by_code_of_others_are_ignored_too(name: Any, asked: list[Any], tmp_path: Path) -> None:
+def test_experts_by_code_of_others_are_ignored_too(
+    name: Any, asked: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = MixtralConfig(
         vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
         num_local_experts=2,
@@ -69,8 +70,8 @@ def test_experts_by_code_of_others_are_ignored_too(name: Any, asked: list[Any], 
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(stored | {"experts_implementation": name}))
-    with pytest.warns(Notice, match=f"asks for the experts {name!r}, which is code of others"):
-        model = load_model(Reference(path=str(tmp_path)))
+    model = load_model(Reference(path=str(tmp_path)))
+    assert f"asks for the experts {name!r}, which is code of others" in caplog.text
     assert model.config._experts_implementation in ("eager", "grouped_mm")
     assert asked == []
 
@@ -86,13 +87,14 @@ def test_what_a_forward_returns_is_not_for_a_config_to_say(reference_folder: Pat
     assert main(["inherit", str(folder), str(tmp_path / "out"), "--layers", "1"]) == 0
 
 
-def test_what_comes_with_transformers_is_kept(reference_folder: Path, tmp_path: Path) -> None:
+def test_what_comes_with_transformers_is_kept(
+    reference_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = Path(shutil.copytree(reference_folder, tmp_path / "large"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "eager"}))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert load_model(Reference(path=str(folder))).config._attn_implementation == "eager"
+    assert load_model(Reference(path=str(folder))).config._attn_implementation == "eager"
+    assert caplog.messages == []
 
 
 def test_the_program_says_it_in_a_line(
@@ -101,9 +103,7 @@ def test_the_program_says_it_in_a_line(
     folder = Path(shutil.copytree(reference_folder, tmp_path / "large"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": KERNEL}))
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        assert main(["inherit", str(folder), str(tmp_path / "out"), "--layers", "1"]) == 0
+    assert main(["inherit", str(folder), str(tmp_path / "out"), "--layers", "1"]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if KERNEL in line]
     assert lines
     assert all(line.startswith(f"warning: {folder}: its config asks for") for line in lines)

@@ -98,18 +98,18 @@ def travelled(tokenizer: Any, source: Path, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ids_are_those_of_sentencepiece(kind: str, tmp_path: Path) -> None:
+def test_ids_are_those_of_sentencepiece(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "inheritune")
     settings, fields = KINDS[kind]
     source = tmp_path / "source"
     judge = train(source, **settings)
     settle(source, **fields)
-    said: list[str] = []
-    tokenizer = load_tokenizer(Reference(path=str(source)), said.append)
+    tokenizer = load_tokenizer(Reference(path=str(source)), log=True)
     assert differing(tokenizer, judge) == []
     plain = AutoTokenizer.from_pretrained(source)
     wrong = differing(plain, judge)
     assert wrong, "transformers is right here; then this kind is no test"
-    (line,) = said
+    (line,) = caplog.messages
     assert line.startswith("tokenizer: transformers' ")
     assert "tokenizer.model" in line
     again = travelled(tokenizer, source, tmp_path / "target")
@@ -122,16 +122,16 @@ def test_ids_are_those_of_sentencepiece(kind: str, tmp_path: Path) -> None:
         assert all(again.decode(judge.encode(text)) == judge.decode(judge.encode(text)) for text in NASTY)
 
 
-def test_merges_go_by_score_and_not_by_number(tmp_path: Path) -> None:
+def test_merges_go_by_score_and_not_by_number(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Otherwise whole words fall to pieces, as OpenLLaMA's did."""
+    caplog.set_level("INFO", "inheritune")
     train(tmp_path, allow_whitespace_only_pieces=False)
     settle(tmp_path)
     judge = reorder(tmp_path)
     assert len(ids(AutoTokenizer.from_pretrained(tmp_path), SENTENCE)) > len(judge.encode(SENTENCE))
-    said: list[str] = []
-    tokenizer = load_tokenizer(Reference(path=str(tmp_path)), said.append)
+    tokenizer = load_tokenizer(Reference(path=str(tmp_path)), log=True)
     assert differing(tokenizer, judge) == []
-    assert "a fast tokenizer built from that file" in said[0]
+    assert "a fast tokenizer built from that file" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(("legacy", "after"), [(None, "▁b"), (True, "▁b"), (False, "b")])
@@ -168,30 +168,34 @@ def test_settings_chat_template_and_added_tokens_survive(tmp_path: Path) -> None
     assert text == "<|user|>hello"
 
 
-def test_a_published_tokenizer_json_that_is_right_is_taken_as_it_stands(tmp_path: Path) -> None:
+def test_a_published_tokenizer_json_that_is_right_is_taken_as_it_stands(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """LLaMA 2's: transformers rebuilds it from its vocabulary, and loses how it treats a space at the start."""
+    caplog.set_level("INFO", "inheritune")
     judge = train(tmp_path / "source")
     settle(tmp_path / "source")
     right = load_tokenizer(Reference(path=str(tmp_path / "source")))
     right.save_pretrained(tmp_path / "right")
     shutil.copy(tmp_path / "right" / "tokenizer.json", tmp_path / "source")
-    said: list[str] = []
     assert differing(AutoTokenizer.from_pretrained(tmp_path / "source"), judge)
-    tokenizer = load_tokenizer(Reference(path=str(tmp_path / "source")), said.append)
+    tokenizer = load_tokenizer(Reference(path=str(tmp_path / "source")), log=True)
     assert differing(tokenizer, judge) == []
-    assert "the tokenizer.json as published" in said[0]
+    assert "the tokenizer.json as published" in caplog.messages[0]
 
 
-def test_a_model_file_of_other_entries_decides_nothing(reference_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_model_file_of_other_entries_decides_nothing(
+    reference_folder: Path, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As where a tokenizer was replaced and the older file left behind, or the file is tiktoken's."""
+    caplog.set_level("INFO", "inheritune")
     folder = Path(shutil.copytree(reference_folder, tmp_path / "copy"))
-    said: list[str] = []
     train(tmp_path / "other")
     for content in ((tmp_path / "other" / "tokenizer.model").read_bytes(), b"IQ== 0\nIg== 1\n"):
         (folder / "tokenizer.model").write_bytes(content)
-        found = load_tokenizer(Reference(path=str(folder)), said.append)
+        found = load_tokenizer(Reference(path=str(folder)), log=True)
         assert all(ids(found, text) == ids(tokenizer, text) for text in NASTY)
-    assert said == []
+    assert caplog.messages == []
 
 
 def only_settings(folder: Path) -> None:
@@ -266,8 +270,11 @@ def test_a_tokenizer_with_code_of_its_own(tmp_path: Path) -> None:
     assert ids(again, "abc!") == [0, 1, 2, 26]
 
 
-def test_inherit_writes_the_right_one_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inherit_writes_the_right_one_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     """From the command line, as for OpenLLaMA; what was written needs no correction again, its model file beside it."""
+    caplog.set_level("INFO", "inheritune")
     source, target = tmp_path / "source", tmp_path / "target"
     config = LlamaConfig(
         vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2
@@ -283,6 +290,6 @@ def test_inherit_writes_the_right_one_and_says_so(tmp_path: Path, capsys: pytest
     assert differing(AutoTokenizer.from_pretrained(target), judge) == []
     assert "local_files_only" not in (target / "tokenizer_config.json").read_text(encoding="utf-8")
     shutil.copy(source / "tokenizer.model", target)
-    again: list[str] = []
-    assert differing(load_tokenizer(Reference(path=str(target)), again.append), judge) == []
-    assert again == []
+    caplog.clear()
+    assert differing(load_tokenizer(Reference(path=str(target)), log=True), judge) == []
+    assert caplog.messages == []

@@ -92,15 +92,17 @@ def test_several_processes_give_the_same_bytes(corpus: Path, tokenizer: Any, tmp
 
 
 @pytest.mark.usefixtures("small_tasks")
-def test_a_small_budget_reads_on_until_it_has_enough(corpus: Path, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_small_budget_reads_on_until_it_has_enough(
+    corpus: Path, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """One token in ten is asked for; a filter that leaves few documents makes the first threshold too low."""
+    caplog.set_level("INFO", "inheritune")
     whole = prepare(request(corpus), tokenizer, tmp_path / "whole")
     rest: dict[str, Any] = {"filters": [{"filter": "length", "min_characters": 200}]}
     kept = prepare(request(corpus, **rest), tokenizer, tmp_path / "kept")
     assert kept.manifest["documents"]["train"] < whole.manifest["documents"]["train"] / 2
-    said: list[str] = []
-    part = prepare(request(corpus, size="400 tokens", **rest), tokenizer, tmp_path / "part", say=said.append)
-    assert any("more documents are needed" in line for line in said)
+    part = prepare(request(corpus, size="400 tokens", **rest), tokenizer, tmp_path / "part")
+    assert any("more documents are needed" in line for line in caplog.messages)
     assert part.manifest["documents"]["drawn"] < 600
     assert part.tokens("validation").read().tolist() == kept.tokens("validation").read().tolist()
     assert part.tokens("train").read().tolist() == kept.tokens("train").read(0, 400).tolist()
@@ -137,19 +139,20 @@ def test_another_budget_reads_nothing_again(
 @pytest.mark.long
 @pytest.mark.usefixtures("small_tasks")
 def test_a_file_that_is_mended_is_read_again_and_no_other(
-    corpus: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "inheritune")
     good = (corpus / "4.jsonl").read_text()
     (corpus / "4.jsonl").write_text(good + "{broken\n")
     with pytest.raises(InputError, match=r"4\.jsonl: line 81: not a JSON record"):
         prepare(request(corpus), tokenizer, tmp_path / "data")
     read = counting(monkeypatch, Collect)
     (corpus / "4.jsonl").write_text(good)
-    said: list[str] = []
-    found = prepare(request(corpus), tokenizer, tmp_path / "data", say=said.append)
+    caplog.clear()
+    found = prepare(request(corpus), tokenizer, tmp_path / "data")
     assert read[0] == 4
     assert not {0, 1, 2, 3} & set(read)
-    assert "1 of" in said[0]
+    assert "1 of" in caplog.messages[0]
     assert contents(found.folder) == contents(prepare(request(corpus), tokenizer, tmp_path / "fresh").folder)
 
 

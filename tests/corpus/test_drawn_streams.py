@@ -87,9 +87,10 @@ def test_weights_share_a_size_between_a_stream_and_files(stream: Any, tokenizer:
 @pytest.mark.long
 @pytest.mark.parametrize("filters", [[], ["exact_duplicates"]])
 def test_a_stream_that_was_read_to_its_end_before_changes_nothing(
-    filters: Any, stream: Any, tokenizer: Any, tmp_path: Path
+    filters: Any, stream: Any, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its end is known then, which must not be taken for the end of what a lower threshold admits."""
+    caplog.set_level("INFO", "inheritune")
     rest: list[Any] = [{"filter": "length", "min_characters": 175}, *filters]
     with pytest.raises(InputError, match="would fit") as caught:
         prepare(request(stream, size="1M tokens", filters=rest), tokenizer, tmp_path / "data")
@@ -97,11 +98,12 @@ def test_a_stream_that_was_read_to_its_end_before_changes_nothing(
     for size in (fits, "700"):
         with pytest.raises(InputError, match="would fit"):
             prepare(request(stream, size="1M tokens", filters=rest), tokenizer, tmp_path / size)
-        said: list[str] = []
         asked = request(stream, size=f"{size} tokens", filters=rest)
-        fresh = prepare(asked, tokenizer, tmp_path / f"fresh-{size}", say=said.append)
+        caplog.clear()
+        fresh = prepare(asked, tokenizer, tmp_path / f"fresh-{size}")
+        again = "more documents are needed" in caplog.text
         assert contents(prepare(asked, tokenizer, tmp_path / size)) == contents(fresh)
-    assert any("more documents are needed" in line for line in said)
+    assert again
 
 
 def test_validation_is_read_on_for_where_training_takes_all(stream: Any, tokenizer: Any, tmp_path: Path) -> None:
@@ -114,13 +116,15 @@ def test_validation_is_read_on_for_where_training_takes_all(stream: Any, tokeniz
     assert found.manifest["tokens"]["validation"] >= 100
 
 
-def test_files_that_are_too_short_are_read_once(tokenizer: Any, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_files_that_are_too_short_are_read_once(
+    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "inheritune")
     source = {"path": str(write(tmp_path / "files", texts(60, "filed")))}
     rest: list[Any] = [{"filter": "length", "min_characters": 140}]
     with pytest.raises(InputError, match="would fit"):
-        prepare(request(source, size="100K tokens", filters=rest), tokenizer, tmp_path / "data", say=said.append)
-    assert [line for line in said if "more documents" in line] == []
+        prepare(request(source, size="100K tokens", filters=rest), tokenizer, tmp_path / "data")
+    assert [line for line in caplog.messages if "more documents" in line] == []
 
 
 class Killed(BaseException):

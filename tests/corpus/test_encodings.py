@@ -265,7 +265,10 @@ def test_tables_have_no_encoding(tmp_path: Path) -> None:
         Source(dataset="a", encoding="cp1252")
 
 
-def test_guesses_are_in_the_manifest_and_on_the_terminal(tmp_path: Path, tokenizer: Any) -> None:
+def test_guesses_are_in_the_manifest_and_on_the_terminal(
+    tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "inheritune")
     for number in range(30):
         encoding = ("utf-8", "cp1252", "utf-16")[number % 3]
         (tmp_path / "in" / f"{number:02d}.txt").parent.mkdir(exist_ok=True)
@@ -273,13 +276,12 @@ def test_guesses_are_in_the_manifest_and_on_the_terminal(tmp_path: Path, tokeniz
     source = {"path": str(tmp_path / "in")}
     with pytest.raises(InputError, match=r"encoding` \(auto finds it out\)"):
         prepare({"sources": [source], "validation": "50 tokens"}, tokenizer, tmp_path / "out")
-    said: list[str] = []
     data = {"sources": [source | {"encoding": "auto"}], "validation": "50 tokens"}
-    found = prepare(data, tokenizer, tmp_path / "out", say=said.append).manifest["sources"][0]
+    found = prepare(data, tokenizer, tmp_path / "out").manifest["sources"][0]
     assert found["encodings"] == {"cp1252": 10, "utf-16-le": 10, "utf-8": 10}
     assert found["guessed"][0] == {"file": str(tmp_path / "in" / "01.txt"), "encoding": "cp1252"}
     assert len(found["guessed"]) == 20
-    assert any("10 in cp1252, 10 in utf-16-le, 10 in utf-8; not UTF-8: " in line for line in said)
+    assert any("10 in cp1252, 10 in utf-16-le, 10 in utf-8; not UTF-8: " in line for line in caplog.messages)
     # The same documents, and so the same tokens, as when all were UTF-8.
     for number in range(30):
         (tmp_path / "in" / f"{number:02d}.txt").write_bytes(f"Nummer {number} für Müller.\n".encode())

@@ -40,7 +40,7 @@ class Leave(PipelineStep):  # type: ignore[misc]
 
 def stages(tmp_path: Path, workers: int, **more: Any) -> Stages:
     data = check(Data, {"sources": [{"path": "x"}], "workers": workers, **more}, "data")
-    return Stages(data, tmp_path / "logs", lambda line: None)
+    return Stages(data, tmp_path / "logs")
 
 
 @pytest.fixture(autouse=True)

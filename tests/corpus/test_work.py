@@ -75,15 +75,21 @@ def half_done(text: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFacto
     "pattern", ["request.json", "gates.json", "collected-0/*.json", "collected-0/*.jsonl", "tokens-0/*.bin", "tokens-0/*.npy", "tokens-0/*.json"]
 )  # fmt: skip
 def test_what_is_damaged_is_never_taken_for_whole(
-    pattern: str, fault: Callable[[Path], None], half_done: Any, text: Path, tokenizer: Any, tmp_path: Path
+    pattern: str,
+    fault: Callable[[Path], None],
+    half_done: Any,
+    text: Path,
+    tokenizer: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "inheritune")
     if fault is edit and not pattern.startswith("tokens"):
         pytest.skip("edited JSON is a request of its own, and a part is no longer read when it has been tokenised")
     work, expected = shutil.copytree(half_done[0], tmp_path / ".data.work"), half_done[1]
     fault(largest(work, pattern))
-    said: list[str] = []
-    found = prepare(request(text), tokenizer, tmp_path / "data", say=said.append)
-    assert any("resuming" in line for line in said) == (pattern not in ("request.json", "gates.json"))
+    found = prepare(request(text), tokenizer, tmp_path / "data")
+    assert any("resuming" in line for line in caplog.messages) == (pattern not in ("request.json", "gates.json"))
     assert contents(found) == expected
 
 

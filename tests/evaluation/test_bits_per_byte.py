@@ -160,16 +160,18 @@ def test_a_ratio_and_its_error_against_a_bootstrap() -> None:
     assert ratio([1.0], [2.0]).error is None
 
 
-def test_text_that_a_tokenizer_cannot_spell_is_said(files: Path, tmp_path: Path) -> None:
+def test_text_that_a_tokenizer_cannot_spell_is_said(
+    files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "inheritune")
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     made = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "The": 2, "small": 3}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", eos_token="</s>")
     model = GPT2LMHeadModel(GPT2Config(vocab_size=4, n_layer=1, n_embd=4, n_head=1, n_positions=64))
-    said: list[str] = []
-    inheritune.evaluate(model, text=files / "0.txt", tokenizer=tokenizer, device="cpu", say=said.append)
-    assert any("cannot spell" in line and "of 13 tokens" in line for line in said), said
+    inheritune.evaluate(model, text=files / "0.txt", tokenizer=tokenizer, device="cpu")
+    assert any("cannot spell" in line and "of 13 tokens" in line for line in caplog.messages), caplog.messages
 
 
 def test_what_is_no_text_is_refused(reference_folder: Path, tokenizer: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import inheritune
-from conftest import read_json, tiny_recipe, weights
+from conftest import heard, read_json, tiny_recipe, weights
 from inheritune import prepare
 from inheritune.errors import InputError, Interrupted
 from inheritune.experiment import choice, run
@@ -43,7 +43,7 @@ def test_a_choice_that_was_interrupted_in_a_run_resumes(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C behind each drop: the choice of an uninterrupted run, and no drop is looked for twice."""
-    path, choose, said = write_recipe(recipe(text, reference_folder)), choice.choose_blocks, []
+    path, said = write_recipe(recipe(text, reference_folder)), list[str]()
 
     class Stopped(Exception):
         pass
@@ -51,18 +51,14 @@ def test_a_choice_that_was_interrupted_in_a_run_resumes(
     def stop(*_: Any, **__: Any) -> None:
         raise Stopped
 
-    def interrupted(*given: Any, say: Any, **named: Any) -> Any:
-        def tell(line: str) -> None:
-            said.append(line)
-            if line.startswith("dropped"):
-                raise KeyboardInterrupt
-
-        return choose(*given, say=tell, **named)
+    def tell(line: str) -> None:
+        said.append(line)
+        if line.startswith("dropped"):
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(Stages, "train", stop)  # behind the choice
     out, drops = tmp_path / "out", tmp_path / "out" / "selection-drops.json"
-    with monkeypatch.context() as signalled:
-        signalled.setattr(choice, "choose_blocks", interrupted)
+    with heard(tell):
         for kept in ("first drop is", "first 2 drops are", "first 3 drops are"):
             with pytest.raises(Interrupted, match=f"{kept} kept in {drops}: run the same command again"):
                 run(load_recipe(path), out)

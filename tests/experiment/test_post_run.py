@@ -10,16 +10,6 @@ from conftest import tiny_recipe
 from inheritune.experiment import post_run, run
 from inheritune.recipe import Recipe, load_recipe
 from inheritune.results import Analysis, RunSummary, Samples
-from inheritune.runlog import Terminal
-
-
-class Heard(Terminal):
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture
@@ -29,8 +19,10 @@ def recipe(text: Path, reference_folder: Path, write_recipe: Any) -> Path:
     return write_recipe(tree)
 
 
-@pytest.mark.long
-def test_samples_of_both_and_other_prompts_when_asked(recipe: Path, tmp_path: Path) -> None:
+def test_samples_of_both_and_other_prompts_when_asked(
+    recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "inheritune")
     folder = tmp_path / "run"
     run(load_recipe(recipe, ["--evaluate.new_tokens=4 tokens"]), folder)
     found = Samples.read(folder / "samples.json")
@@ -48,9 +40,8 @@ def test_samples_of_both_and_other_prompts_when_asked(recipe: Path, tmp_path: Pa
     assert Samples.read(folder / "samples.json").prompts == ["the large"]
     # the text was taken away: said, and all else is shown
     shutil.rmtree(folder / "data")
-    heard = Heard()
-    run(load_recipe(recipe, ["--evaluate.analyze=true"]), folder, heard)
-    assert f"analysis and samples: not made, as {folder / 'data'} is gone" in heard.lines
+    run(load_recipe(recipe, ["--evaluate.analyze=true"]), folder)
+    assert f"analysis and samples: not made, as {folder / 'data'} is gone" in caplog.messages
     assert "the large" in (folder / "report" / "report.md").read_text(encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from inheritune.errors import InputError
 from inheritune.experiment.rounds import best_round, continues, depths, round_stages
 from inheritune.recipe import Grow, Inherit
 from inheritune.results import RoundResult
-from inheritune.runlog import Terminal, locked
+from inheritune.runlog import locked
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,9 @@ def test_the_result_is_the_shallowest_match_else_the_best_loss() -> None:
 
 
 def test_rounds_are_tracked_and_belong_to_one_request(
-    text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "inheritune")
     prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, tmp_path / "data")
     more: dict[str, Any] = {
         "train": {"length": "2 steps", "batch": "2 sequences", "sequence_length": 16},
@@ -77,10 +78,9 @@ def test_rounds_are_tracked_and_belong_to_one_request(
         tmp_path / "out",
         inherit={"layers": 1, "choose": "first"},
         track="tensorboard",
-        terminal=Terminal(),
         **more,
     )
-    said = capsys.readouterr().err
+    said = caplog.text
     for found in rounds:
         assert list((tmp_path / "out" / found.folder / "tensorboard").iterdir())
         assert f"round {found.folder}: validation loss {found.val_loss:.4f}, gap {found.gap:+.4f}" in said

@@ -7,23 +7,13 @@ import pytest
 import torch
 import yaml
 
-from conftest import read_json, tiny_recipe
+from conftest import heard, read_json, tiny_recipe
 from inheritune.errors import InputError
 from inheritune.experiment.folders import asked, begun, check_request, identity, opened
 from inheritune.recipe import Recipe, Training
-from inheritune.runlog import Terminal
 from inheritune.runtime import Runtime
 
 RUNTIME = Runtime("cpu", 1)
-
-
-class Warned(Terminal):
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.lines: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def recipe(text: Path, **train: Any) -> Recipe:
@@ -33,10 +23,13 @@ def recipe(text: Path, **train: Any) -> Recipe:
 
 def start(folder: Path, given: Recipe, check: Any = lambda: "checked", runtime: Runtime = RUNTIME) -> list[str]:
     """Open the folder and leave it again; what was warned of."""
-    terminal = Warned()
-    with opened(folder, "recipe.yaml", given, ("train.checkpoint", "hardware"), check, terminal, runtime) as answer:
+    lines: list[str] = []
+    with (
+        heard(lines.append),
+        opened(folder, "recipe.yaml", given, ("train.checkpoint", "hardware"), check, runtime) as answer,
+    ):
         assert answer == "checked"
-    return terminal.lines
+    return lines
 
 
 def test_a_folder_keeps_its_recipe_and_every_start(text: Path, tmp_path: Path) -> None:
@@ -84,7 +77,7 @@ def test_one_job_at_a_time_and_the_folder_is_looked_at_again_inside(text: Path, 
 
     with pytest.raises(InputError, match=r"train\.length \(11 steps there, 10 steps here\)"):
         start(out, recipe(text), another_begins)
-    held = opened(out, "recipe.yaml", recipe(text, length="11 steps"), (), lambda: None, Terminal(quiet=True), RUNTIME)
+    held = opened(out, "recipe.yaml", recipe(text, length="11 steps"), (), lambda: None, RUNTIME)
     with held, pytest.raises(InputError, match="another process is at work in it"):
         start(out, recipe(text, length="11 steps"))
     start(out, recipe(text, length="11 steps"))  # given back

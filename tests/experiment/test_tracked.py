@@ -86,7 +86,6 @@ def test_only_the_first_process_tracks(tmp_path: Path, opened: list[Recorder]) -
 
     from inheritune.experiment.training_run import TrainingRun, _open_trackers
     from inheritune.recipe import Training
-    from inheritune.runlog import Terminal
     from inheritune.runtime import start
 
     model: Any = SimpleNamespace(config=SimpleNamespace(num_hidden_layers=2), parameters=lambda: iter(()))
@@ -94,7 +93,7 @@ def test_only_the_first_process_tracks(tmp_path: Path, opened: list[Recorder]) -
     for rank in (0, 1):
         context: Any = SimpleNamespace(
             runtime=dataclasses.replace(start("cpu"), rank=rank, world_size=2), track=("trackio",), title="demo",
-            seed=1, terminal=Terminal(quiet=True),
+            seed=1,
         )  # fmt: skip
         with _open_trackers(TrainingRun("arm", tmp_path / str(rank), lambda: model, settings), context, model):
             pass

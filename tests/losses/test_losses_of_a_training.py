@@ -30,7 +30,7 @@ from inheritune.losses import (
     weight_at,
 )
 from inheritune.recipe import Training, check
-from inheritune.runlog import Terminal, read_metrics
+from inheritune.runlog import read_metrics
 from inheritune.training import Job, Objective, list_checkpoints, train_steps
 from inheritune.training.checkpoint import stored_shapes
 from processes import in_processes
@@ -62,7 +62,7 @@ def train(
     falling = iter(range(9, 0, -1))
     job = Job(
         label="test", model=trained, sequences=sequences(), settings=check(Training, TREE | more, "train"), seed=5,
-        folder=folder, runtime=runtime.start("cpu", 1), terminal=Terminal(quiet=True), validate=lambda score: next(falling),
+        folder=folder, runtime=runtime.start("cpu", 1), validate=lambda score: next(falling),
         validate_every=3, blocks=block_modules(trained), head=split_head(trained), losses=tuple(losses), teacher=teacher,
         parallel=parallel,
     )  # fmt: skip

@@ -75,27 +75,30 @@ def test_a_micro_batch_in_which_nothing_counts_adds_nothing() -> None:
     assert all(one.grad is None or bool((one.grad == 0).all()) for one in model.parameters())
 
 
-def test_models_without_one_have_none_and_it_is_an_error_to_ask() -> None:
-    said: list[str] = []
+def test_models_without_one_have_none_and_it_is_an_error_to_ask(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "inheritune")
     for kind in ("llama", "deepseek_v3"):
         model = reference_of(kind)
         assert find_router_loss(model) is None
-        assert router_loss_of(model, "auto", "round 1", said.append) is None
+        assert router_loss_of(model, "auto", "round 1") is None
         with pytest.raises(InputError, match=r"^round 1: train.router_loss: true, but \w+ computes no router loss"):
-            router_loss_of(model, True, "round 1", said.append)
-    assert not said
+            router_loss_of(model, True, "round 1")
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(("by_config", "wanted", "added"), [
     (True, "auto", True), (False, "auto", False), (False, True, True), (True, False, False),
 ])  # fmt: skip
-def test_the_config_decides_unless_the_recipe_does(by_config: bool, wanted: Any, added: bool) -> None:
-    model, said = reference_of("mixtral"), list[str]()
+def test_the_config_decides_unless_the_recipe_does(
+    by_config: bool, wanted: Any, added: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "inheritune")
+    model = reference_of("mixtral")
     model.config.output_router_logits = by_config
-    found = router_loss_of(model, wanted, "round 1", said.append)
+    found = router_loss_of(model, wanted, "round 1")
     assert (found is not None) == added
     if wanted is not False:
-        assert ("is added with the weight" if added else "train.router_loss: true adds it") in said[0]
+        assert ("is added with the weight" if added else "train.router_loss: true adds it") in caplog.messages[0]
 
 
 def test_a_training_follows_the_config_and_records_the_term(text: Path, tokenizer: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Names and texts with escapes, markup and credentials on pages, in Markdown and in the terminal: only text."""
 
 import io
+import logging
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from inheritune.report.figures import draw
 from inheritune.report.markup import markdown_block, markdown_text, recipe_for_readers
 from inheritune.report.page import Page, Section, Table, write_page
 from inheritune.report.shown import Shown
-from inheritune.runlog import PlainConsole, Terminal
+from inheritune.runlog import LiveLine, PlainConsole, log_on_terminal, logger
 
 EVIL = (
     "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil\x00 [bold]b[/] <b>x</b> hf_abcdefghijklmnopqrst https://u:PASS@h/x?k=PASS"
@@ -46,10 +47,9 @@ def test_in_a_figure() -> None:
 
 
 def test_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal = Terminal()
-    terminal.say(EVIL)
-    terminal.warn(EVIL)
-    with terminal.live(EVIL, 1, 0) as line:
+    with log_on_terminal(logging.INFO), LiveLine(EVIL, 1, 0) as line:
+        logger.info(EVIL)
+        logger.warning(EVIL)
         line.show({"step": 1, "loss": 1.0})
     shown = capsys.readouterr().err
     check(shown)

@@ -14,7 +14,7 @@ import pytest
 
 from inheritune.errors import InputError
 from inheritune.recipe.models import Tracker as RecipeTracker
-from inheritune.runlog import MetricsLog, Terminal, Trackers, check_trackers, read_json, read_metrics
+from inheritune.runlog import MetricsLog, Trackers, check_trackers, read_json, read_metrics
 from inheritune.runlog.trackers import TRACKERS
 
 Points = list[tuple[int, dict[str, float]]]
@@ -100,6 +100,11 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Service:
     return service
 
 
+@pytest.fixture(autouse=True)
+def shown(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "inheritune")
+
+
 @pytest.fixture
 def trackio(monkeypatch: pytest.MonkeyPatch) -> Service:
     service, module = Service(), types.ModuleType("trackio")
@@ -132,7 +137,7 @@ def numbers(step: int) -> dict[str, float]:
 
 def train(folder: Path, names: list[str], start: int, end: int, close: bool = True) -> None:
     """What a training does from the checkpoint of step `start` (0: the beginning) on; not closed, it was killed."""
-    trackers = Trackers(names, folder, "demo/round 1", {"seed": 1}, Terminal())
+    trackers = Trackers(names, folder, "demo/round 1", {"seed": 1})
     log = MetricsLog(folder / "metrics.jsonl", lambda record: 0 < start >= record["step"])
     for step in range(start + 1 if start else 0, end + 1):
         log.write(record(step))
@@ -173,22 +178,29 @@ def test_the_numbers_of_every_step_are_sent(name: str, tmp_path: Path, request: 
 
 
 def test_standard_output_stays_free_for_results(
-    tmp_path: Path, trackio: Service, wandb: Service, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    trackio: Service,
+    wandb: Service,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     train(tmp_path, ["trackio", "wandb"], 0, 2)
     said = capsys.readouterr()
     assert said.out == ""
-    assert "demo/round 1: trackio: trackio show --project inheritune" in said.err
-    assert "demo/round 1: wandb: https://elsewhere/run" in said.err
+    assert "demo/round 1: trackio: trackio show --project inheritune" in caplog.messages
+    assert "demo/round 1: wandb: https://elsewhere/run" in caplog.messages
 
 
-def test_wandb_is_asked_for_a_run_of_our_name_in_the_arms_folder(tmp_path: Path, wandb: Service) -> None:
+def test_wandb_is_asked_for_a_run_of_our_name_in_the_arms_folder(
+    tmp_path: Path, wandb: Service, caplog: pytest.LogCaptureFixture
+) -> None:
     train(tmp_path, ["wandb"], 0, 1)
     asked = wandb.asked[0]
     assert (asked["project"], asked["name"], asked["group"]) == ("inheritune", "demo/round 1", "demo")
     assert (asked["dir"], asked["config"], asked["resume"]) == (str(tmp_path), {"seed": 1}, "allow")
     assert asked["settings"].given == {"finish_timeout": 120.0}
-    Trackers(["wandb"], tmp_path, "demo/round 1", {}, Terminal(quiet=True))
+    caplog.set_level("WARNING", "inheritune")
+    Trackers(["wandb"], tmp_path, "demo/round 1", {})
     assert wandb.asked[1]["settings"].given["silent"] is True
 
 
@@ -230,7 +242,7 @@ def test_what_a_kill_kept_from_being_sent_comes_from_the_metrics(
 def test_a_folder_that_was_moved_goes_on_under_its_first_title(tmp_path: Path, trackio: Service) -> None:
     train(tmp_path / "demo", ["trackio"], 0, 3)
     (tmp_path / "demo").rename(tmp_path / "other")
-    with Trackers(["trackio"], tmp_path / "other", "other/round 1", {}, Terminal()) as trackers:
+    with Trackers(["trackio"], tmp_path / "other", "other/round 1", {}) as trackers:
         trackers.write(record(4))
     assert list(trackio.stored.values()) == [[(step, numbers(step)) for step in range(5)]]
     assert [asked["group"] for asked in trackio.asked] == ["demo", "demo"]
@@ -276,12 +288,12 @@ def test_a_training_without_a_step_left_hands_over_what_is_there(tmp_path: Path,
 
 
 def test_a_tracker_that_fails_is_left_out_and_the_others_go_on(
-    tmp_path: Path, wandb: Service, trackio: Service, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, wandb: Service, trackio: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     wandb.broken_at = 3
     train(tmp_path, ["wandb", "trackio"], 0, 6)
-    said = " ".join(capsys.readouterr().err.split())
-    assert said.count("warning") == 1
+    said = " ".join(caplog.messages)
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
     assert "demo/round 1: wandb failed and is switched off: ConnectionError: the line is dead" in said
     assert wandb.runs[0].exit_code == 1
     (sent,) = trackio.stored.values()
@@ -292,29 +304,27 @@ def test_a_tracker_that_fails_is_left_out_and_the_others_go_on(
     assert [step for step, _ in sent] == list(range(9))
 
 
-def test_a_service_out_of_reach_is_a_warning(
-    tmp_path: Path, wandb: Service, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_service_out_of_reach_is_a_warning(tmp_path: Path, wandb: Service, caplog: pytest.LogCaptureFixture) -> None:
     wandb.unreachable = True
     train(tmp_path, ["wandb"], 0, 3)
-    assert "no such host; the training continues" in " ".join(capsys.readouterr().err.split())
+    assert "no such host; the training continues" in " ".join(caplog.messages)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 4
 
 
 def test_a_training_that_breaks_off_is_said_to_have_failed(tmp_path: Path, wandb: Service) -> None:
-    with pytest.raises(ZeroDivisionError), Trackers(["wandb"], tmp_path, "demo/a", {}, Terminal()):
+    with pytest.raises(ZeroDivisionError), Trackers(["wandb"], tmp_path, "demo/a", {}):
         raise ZeroDivisionError
     assert wandb.runs[0].exit_code == 1
 
 
 @pytest.mark.parametrize("content", ['{"wandb":', "[]", '{"wandb": {"id": 1}}'])
 def test_a_damaged_note_begins_anew(
-    content: str, tmp_path: Path, wandb: Service, capsys: pytest.CaptureFixture[str]
+    content: str, tmp_path: Path, wandb: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     train(tmp_path, ["wandb"], 0, 2)
     (tmp_path / "trackers.json").write_text(content, encoding="utf-8")
     train(tmp_path, ["wandb"], 2, 4)
-    assert "the trackers start again" in " ".join(capsys.readouterr().err.split())
+    assert "the trackers start again" in " ".join(caplog.messages)
     assert [[step for step, _ in points] for points in wandb.stored.values()] == [[0, 1, 2], [0, 1, 2, 3, 4]]
 
 
@@ -352,7 +362,7 @@ def test_tensorboard_has_no_hole_where_it_failed(tmp_path: Path, monkeypatch: py
 
 def test_tensorboard_follows_a_training_that_goes_back(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is an extra")
-    trackers: Trackers = Trackers(["tensorboard"], tmp_path, "demo/a", {}, Terminal())
+    trackers: Trackers = Trackers(["tensorboard"], tmp_path, "demo/a", {})
     for step, loss in [(1, 3.0), (2, 2.0), (3, 9.0), (2, 1.5), (3, 1.0)]:
         trackers.write({"step": step, "loss": loss})
     trackers.close()

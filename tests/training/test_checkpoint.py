@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import weights
+from conftest import heard, weights
 from inheritune import runtime
 from inheritune.cli import main
 from inheritune.corpus import prepare
@@ -67,7 +67,8 @@ def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
     held, position = Checkpoints(tmp_path, 2, PLACE), TrainProgress(7, 1.5, 2.5, 3, 4)
     held.save(position, tensors())
     held.wait()
-    target = held.newest(no_warning)
+    with heard(no_warning):
+        target = held.newest()
     assert target is not None
     assert read_position(target) == position
     assert stored_shapes(target) == {name: tuple(tensor.shape) for name, tensor in tensors().items()}
@@ -107,7 +108,8 @@ def test_it_has_no_name_until_it_is_whole(tmp_path: Path, monkeypatch: pytest.Mo
         gate.set()
         held.wait()
     assert list_checkpoints(tmp_path) == [2]
-    assert held.newest(no_warning) == tmp_path / "step-000000002"
+    with heard(no_warning):
+        assert held.newest() == tmp_path / "step-000000002"
     held.close()
 
 
@@ -125,7 +127,8 @@ def test_what_a_kill_left_is_brought_to_an_end(tmp_path: Path) -> None:
     (half / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"x")
     (tmp_path / "step-000000000").mkdir()  # one beyond those that are kept, half deleted
     again = Checkpoints(tmp_path, 3, PLACE)
-    assert again.newest(no_warning) == tmp_path / "step-000000003"
+    with heard(no_warning):
+        assert again.newest() == tmp_path / "step-000000003"
     assert again.best_loss() == 1.25
     assert sorted(path.name for path in tmp_path.iterdir()) == [BEST, *(f"step-{step:09d}" for step in (1, 2, 3))]
     held.close()

@@ -17,7 +17,7 @@ from inheritune import runtime
 from inheritune.data import Sequences
 from inheritune.errors import InputError, Interrupted
 from inheritune.recipe import Training
-from inheritune.runlog import Terminal, read_metrics
+from inheritune.runlog import read_metrics
 from inheritune.training import Job, fault_of, list_checkpoints, train_steps
 from inheritune.training.checkpoint import Checkpoints, TrainProgress, read_tensors
 
@@ -41,7 +41,7 @@ def train(folder: Path, trained: torch.nn.Module, validate: Callable[[], float] 
     row = np.cumsum(np.random.default_rng(0).integers(1, 4, 400)) % 40
     job = Job(
         label="test", model=trained, sequences=Sequences(row.astype(np.uint16), 8, "test"),
-        settings=Training.model_validate(tree), seed=5, folder=folder, runtime=runtime.start("cpu"), terminal=Terminal(),
+        settings=Training.model_validate(tree), seed=5, folder=folder, runtime=runtime.start("cpu"),
         validate=lambda score: validate(), validate_every=2,
     )  # fmt: skip
     train_steps(job)
@@ -56,8 +56,8 @@ def step(folder: Path, number: int) -> Path:
     return folder / "checkpoints" / f"step-{number:09d}"
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
-    return " ".join(capsys.readouterr().err.split())
+def said(caplog: pytest.LogCaptureFixture) -> str:
+    return " ".join(caplog.messages)
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +89,14 @@ def broken_off(finished: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_a_changed_fact_is_noticed_and_the_checkpoint_before_is_used(
-    finished: Path, broken_off: Path, capsys: pytest.CaptureFixture[str], before: str, after: str, fault: str
+    finished: Path, broken_off: Path, caplog: pytest.LogCaptureFixture, before: str, after: str, fault: str
 ) -> None:
     facts = step(broken_off, 4) / "checkpoint.json"
     assert before in facts.read_text()
     facts.write_text(facts.read_text().replace(before, after, 1))
+    caplog.set_level("INFO", "inheritune")
     trained = train(broken_off, model())
-    words = said(capsys)
+    words = said(caplog)
     assert f"{step(broken_off, 4)} is damaged (checkpoint.json {fault}); it is removed" in words
     assert "resuming from step 2 of 6" in words
     assert same(trained, train(finished, model()))
@@ -126,18 +127,18 @@ def test_what_cannot_be_seen_is_not_taken_for_damage(broken_off: Path, monkeypat
     assert list_checkpoints(broken_off / "checkpoints") == [2, 4]
 
 
-def test_a_file_under_a_checkpoints_name_is_taken_away(broken_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_under_a_checkpoints_name_is_taken_away(broken_off: Path, caplog: pytest.LogCaptureFixture) -> None:
     step(broken_off, 99).write_text("x")
     train(broken_off, model())
-    assert "step-000000099 is damaged (checkpoint.json is missing)" in said(capsys)
+    assert "step-000000099 is damaged (checkpoint.json is missing)" in said(caplog)
     assert list_checkpoints(broken_off / "checkpoints") == [2, 4, 6]
 
 
-def test_damaged_best_weights_are_named_and_removed(broken_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_best_weights_are_named_and_removed(broken_off: Path, caplog: pytest.LogCaptureFixture) -> None:
     best = broken_off / "checkpoints" / "best"
     next(best.glob("*.safetensors")).write_bytes(b"")
     train(broken_off, model(), lambda: 1.6)
-    assert f"{best} is damaged" in said(capsys)
+    assert f"{best} is damaged" in said(caplog)
     assert not best.exists()  # 1.6 is above the 1.5 that metrics.jsonl has at step 4
 
 
@@ -163,14 +164,14 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path, shape: tuple[int, ..
 
 @pytest.mark.parametrize("line", ["", "17", '{"step": 3, "lo', '{"loss": 1.0}', '{"step": "3"}', "\x00\x00"])
 def test_a_damaged_line_of_the_metrics_costs_that_line(
-    finished: Path, broken_off: Path, capsys: pytest.CaptureFixture[str], line: str
+    finished: Path, broken_off: Path, caplog: pytest.LogCaptureFixture, line: str
 ) -> None:
     file = broken_off / "metrics.jsonl"
     lines = file.read_text().splitlines()
     lines[3] = line
     file.write_text("\n".join(lines) + "\n")
     trained = train(broken_off, model())
-    assert "metrics.jsonl is damaged: 1 of the steps up to 4 are missing" in said(capsys)
+    assert "metrics.jsonl is damaged: 1 of the steps up to 4 are missing" in said(caplog)
     assert [record["step"] for record in read_metrics(file)] == [0, 1, 2, 4, 5, 6]
     assert same(trained, train(finished, model()))
 

@@ -15,7 +15,7 @@ from inheritune.data import Packing, Sequences
 from inheritune.errors import InputError
 from inheritune.evaluation import judge
 from inheritune.recipe import Training
-from inheritune.runlog import Terminal, read_metrics
+from inheritune.runlog import read_metrics
 from inheritune.training import Job, Objective, check_documents_apart, train_steps
 from inheritune.training.documents import document_positions
 from inheritune.training.objective import checkpoint_activations
@@ -115,7 +115,7 @@ def first_loss(folder: Path, compiled: bool = False, parallel: str = "auto", end
     job = Job(
         label="test", model=model, settings=Training(**tree), seed=5,
         sequences=Sequences(row.astype(np.uint16), 16, "x", packing=Packing((), end, end is not None)),
-        folder=folder, runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=lambda score: 0.5,
+        folder=folder, runtime=runtime.start("cpu"), validate=lambda score: 0.5,
         validate_every=2, blocks=block_modules(model), head=split_head(model), parallel=parallel,
     )  # fmt: skip
     train_steps(job)

@@ -20,7 +20,7 @@ from inheritune.recipe import Training
 from inheritune.report.curves import Curve, Curves
 from inheritune.report.run_folder import TrainingFolder
 from inheritune.report.sections.loss_curves import draw_curves
-from inheritune.runlog import MetricsLog, Terminal, read_metrics
+from inheritune.runlog import MetricsLog, read_metrics
 from inheritune.training import Job, fault_of, list_checkpoints, train_steps
 from inheritune.training.checkpoint import Checkpoints, read_position
 from inheritune.training.loop import _Loop
@@ -56,7 +56,7 @@ def batches(*which: int) -> set[int]:
 
 
 def train(
-    folder: Path, trained: torch.nn.Module, odd: set[int] = frozenset(), terminal: Terminal | None = None,  # type: ignore[assignment]
+    folder: Path, trained: torch.nn.Module, odd: set[int] = frozenset(),  # type: ignore[assignment]
     validate: Callable[[], float] = lambda: 0.5, **more: Any,
 ) -> torch.nn.Module:  # fmt: skip
     tree = {
@@ -66,7 +66,7 @@ def train(
     }  # fmt: skip
     job = Job(
         label="test", model=trained, sequences=sequences(odd), settings=Training.model_validate(tree | more), seed=SEED,
-        folder=folder, runtime=runtime.start("cpu"), terminal=terminal or Terminal(quiet=True),
+        folder=folder, runtime=runtime.start("cpu"),
         validate=lambda score: validate(), validate_every=5,
     )  # fmt: skip
     train_steps(job)
@@ -102,11 +102,12 @@ def ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("ahead")
-def test_a_spike_goes_back_and_leaves_out_the_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trained = train(tmp_path / "run", model(0.1), batches(17), Terminal())
+def test_a_spike_goes_back_and_leaves_out_the_batches(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "inheritune")
+    trained = train(tmp_path / "run", model(0.1), batches(17))
     # batch 17 is step 18; the checkpoint before it is that of step 16
     assert events(tmp_path / "run") == [(16, 18, [16, 17])]
-    said = " ".join(capsys.readouterr().err.split())
+    said = " ".join(caplog.messages)
     assert "at step 18; resuming from step 16 without the batches 16 to 17" in said
     steps = [record["step"] for record in story(tmp_path / "run") if "event" not in record]
     assert steps == list(range(STEPS + 1))

@@ -15,7 +15,7 @@ from inheritune import runtime
 from inheritune.data import Sequences, batch_numbers
 from inheritune.errors import InputError, Interrupted, RunError
 from inheritune.recipe import Training
-from inheritune.runlog import Terminal, read_metrics
+from inheritune.runlog import read_metrics
 from inheritune.training import Job, list_checkpoints, train_steps
 
 GOLDEN = [
@@ -67,7 +67,7 @@ def train(
 ) -> torch.nn.Module:
     job = Job(
         label="test", model=trained, sequences=sequences(), settings=settings(**more), seed=5, folder=folder,
-        runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=lambda score: validate(), validate_every=2,
+        runtime=runtime.start("cpu"), validate=lambda score: validate(), validate_every=2,
     )  # fmt: skip
     train_steps(job)
     return trained
@@ -157,8 +157,9 @@ TENSORS = "shard-00001-model-00001-of-00001.safetensors"
 @pytest.mark.parametrize("file", [TENSORS, "checkpoint.json"])
 @pytest.mark.parametrize("fault", ["cut", "changed", "missing"])
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, fault: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, fault: str
 ) -> None:
+    caplog.set_level("INFO", "inheritune")
     straight = train(tmp_path / "straight", model())
     with pytest.raises(Stop):
         train(tmp_path / "run", model(), stop_at(6))
@@ -172,13 +173,12 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
         broken.write_bytes(
             content[:middle] if fault == "cut" else content[:middle] + b"\x00\xff" + content[middle + 2 :]
         )
-    job_output = Terminal()
     job = Job(
         label="test", model=model(), sequences=sequences(), settings=settings(), seed=5, folder=tmp_path / "run",
-        runtime=runtime.start("cpu"), terminal=job_output, validate=lambda score: 0.5, validate_every=2,
+        runtime=runtime.start("cpu"), validate=lambda score: 0.5, validate_every=2,
     )  # fmt: skip
     train_steps(job)
-    said = " ".join(capsys.readouterr().err.split())
+    said = " ".join(caplog.messages)
     assert "step-000000004 is damaged" in said
     assert "resuming from step 2" in said
     assert same(straight, job.model)
@@ -250,7 +250,7 @@ def test_interrupted_in_the_first_validation_it_waits_for_no_more_of_it(tmp_path
 
     job = Job(
         label="test", model=model(), sequences=sequences(), settings=settings(), seed=5, folder=tmp_path,
-        runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=validate, validate_every=2,
+        runtime=runtime.start("cpu"), validate=validate, validate_every=2,
     )  # fmt: skip
     with pytest.raises(Interrupted, match="stopped by SIGTERM before the first step; nothing of it was done"):
         train_steps(job)
@@ -281,7 +281,7 @@ def test_bfloat16_stays_near_float32(tmp_path: Path, device: str) -> None:
     def losses(precision: str) -> list[float]:
         job = Job(
             label="test", model=model().to(device), sequences=sequences(), settings=settings(precision=precision), seed=5,
-            folder=tmp_path / precision, runtime=runtime.start(device), terminal=Terminal(quiet=True),
+            folder=tmp_path / precision, runtime=runtime.start(device),
             validate=lambda score: 0.5, validate_every=2,
         )  # fmt: skip
         train_steps(job)

@@ -13,7 +13,6 @@ from inheritune import runtime
 from inheritune.arch import block_modules, split_head
 from inheritune.losses import functional
 from inheritune.losses.functional import has_chunked_form
-from inheritune.runlog import Terminal
 from inheritune.training import Job, Objective, objective, train_steps
 from inheritune.training.objective import checkpoint_activations
 
@@ -86,7 +85,7 @@ def test_blocks_get_back_the_forward_they_had(monkeypatch: pytest.MonkeyPatch) -
 def train(folder: Path, trained: GPT2LMHeadModel, validate: Callable[[], float] = lambda: 0.5, **more: Any) -> None:
     job = Job(
         label="test", model=trained, sequences=sequences(), settings=settings(**more), seed=5, folder=folder,
-        runtime=runtime.start("cpu"), terminal=Terminal(quiet=True), validate=lambda score: validate(),
+        runtime=runtime.start("cpu"), validate=lambda score: validate(),
         validate_every=2, blocks=block_modules(trained), head=split_head(trained),
     )  # fmt: skip
     train_steps(job)

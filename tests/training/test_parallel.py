@@ -14,7 +14,7 @@ from inheritune import runtime
 from inheritune.data import Sequences
 from inheritune.errors import RunError
 from inheritune.recipe import Training
-from inheritune.runlog import Terminal, read_metrics
+from inheritune.runlog import read_metrics
 from inheritune.training import Job, Objective, train_steps
 from processes import in_processes
 
@@ -60,7 +60,7 @@ def train(folder: Path, parallel: str, batch: int, micro_batch: int = 1) -> tupl
     })  # fmt: skip
     job = Job(
         label="test", model=trained, sequences=Sequences(row, LENGTH, "test"), settings=settings, seed=5,
-        folder=folder, runtime=runtime.start("cpu", 1), terminal=Terminal(quiet=True), validate=lambda score: 0.5,
+        folder=folder, runtime=runtime.start("cpu", 1), validate=lambda score: 0.5,
         validate_every=5, blocks=list(trained.transformer.h), parallel=parallel,
     )  # fmt: skip
     train_steps(job)

@@ -21,7 +21,7 @@ from inheritune.data import Batches, Sequences, batch_numbers
 from inheritune.errors import RunError
 from inheritune.optimizers.stepping import allocate_state, state_tensors
 from inheritune.recipe import Training
-from inheritune.runlog import Terminal, read_metrics
+from inheritune.runlog import read_metrics
 from inheritune.training import Job, Objective, list_checkpoints, parallelize, train_steps
 from inheritune.training.checkpoint import read_position
 from inheritune.training.loop import _Loop
@@ -67,13 +67,12 @@ def train(
     folder: Path,
     trained: torch.nn.Module,
     row: Sequences,
-    terminal: Terminal | None = None,
     matrices: frozenset[str] = frozenset(),
     **more: Any,
 ) -> None:
     job = Job(
         label="test", model=trained, sequences=row, settings=settings(**more), seed=SEED, folder=folder,
-        runtime=runtime.start("cpu"), terminal=terminal or Terminal(quiet=True), validate=lambda score: 0.5,
+        runtime=runtime.start("cpu"), validate=lambda score: 0.5,
         validate_every=2, matrices=matrices,
     )  # fmt: skip
     train_steps(job)
@@ -261,17 +260,18 @@ CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("error", [OUT_OF_MEMORY, CPU], ids=["gpu", "cpu"])
 def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
-    tmp_path: Path, memory: Any, where: str, error: Exception, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, memory: Any, where: str, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "inheritune")
     small, trained = model(), model()
     train(tmp_path / "small", small, sequences(), micro_batch=1)
     sizes = memory(1, 2, where, error)
-    train(tmp_path / "halved", trained, sequences(), Terminal(), micro_batch=4)
+    train(tmp_path / "halved", trained, sequences(), micro_batch=4)
     assert sizes == [4, 4, 4, 2, *[1] * 16]  # third step, at first with 4, then with 2
     assert losses(tmp_path / "halved") == pytest.approx(losses(tmp_path / "small"), abs=1e-5)
     for one, other in zip(small.parameters(), trained.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
-    said = " ".join(capsys.readouterr().err.split())
+    said = " ".join(caplog.messages)
     assert "out of memory at step 3; continuing with micro-batches of 2 sequences" in said
     assert "out of memory at step 3; continuing with micro-batches of 1 sequences" in said
 

@@ -1,7 +1,7 @@
 """`analyze`: figures of models on text, in analysis.json and on a page."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +47,6 @@ def analyze(
     sequence_length: int = 100, tau: float | Sequence[float] = 0.9, loss_sequences: int = 8,
     selection: Inherit | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto",
     dtype: str = "auto", micro_batch: int = 8, prefix: str = "auto", out: str | Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
 ) -> Analysis:  # fmt: skip
     """What the heads and blocks of one or several decoders do on text (docs/analysis.md has every field).
 
@@ -75,7 +74,7 @@ def analyze(
         precision = _loss_precision(dtype, runtime)
         text_of = _Text(paths, data, runtime, prefix)
         measure = partial(
-            _measured, text_of=text_of, tokenizer=tokenizer, dtype=dtype, say=say, sequences=sequences,
+            _measured, text_of=text_of, tokenizer=tokenizer, dtype=dtype, sequences=sequences,
             sequence_length=sequence_length, micro_batch=micro_batch, precision=precision, tau=shares,
             loss_sequences=loss_sequences, progress=None if folder is None else drops_beside(folder),
         )  # fmt: skip
@@ -96,7 +95,7 @@ def analyze(
 
 def _measured(
     one: "str | Path | Reference | PreTrainedModel", *, text_of: "_Text", selection: Inherit | None,
-    tokenizer: "PreTrainedTokenizerBase | None", dtype: str, say: Callable[[str], None], sequences: int,
+    tokenizer: "PreTrainedTokenizerBase | None", dtype: str, sequences: int,
     sequence_length: int, micro_batch: int, precision: str, progress: Path | None, **more: Any,
 ) -> tuple[AnalyzedModel, tuple[torch.Tensor, torch.Tensor] | None]:  # fmt: skip
     """The figures of one model, and its two maps of attention, None where there are none."""
@@ -106,12 +105,10 @@ def _measured(
         check_positions(model.config, sequence_length, "--length")
         rows = text_of.rows("validation", its, model.config, sequences, sequence_length)
         name, path = title(one)
-        figures, drawings = describe(
-            model, rows, micro_batch=micro_batch, precision=precision, say=lambda line: say(f"{name}: {line}"), **more
-        )
+        figures, drawings = describe(model, rows, micro_batch=micro_batch, precision=precision, name=name, **more)
         chosen = None
         if selection is not None:
-            options = {"micro_batch": micro_batch, "precision": precision, "say": say, "progress": progress}
+            options = {"micro_batch": micro_batch, "precision": precision, "progress": progress}
             chosen = text_of.choose(one, model, its, selection, **options)
         return AnalyzedModel.of(
             figures, name=name, path=path, parameters=parameter_count(model), prefix=list(rows.packing.prefix),
@@ -127,8 +124,7 @@ def drops_beside(folder: Path) -> Path:
 def choose(
     model: "str | Path | Reference | PreTrainedModel", spec: Inherit, *, text: str | Path | Sequence[str | Path] = (),
     data: str | Path | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto",
-    dtype: str = "auto", micro_batch: int = 8, prefix: str = "auto", say: Callable[[str], None] = lambda _: None,
-    progress: Path | None = None,
+    dtype: str = "auto", micro_batch: int = 8, prefix: str = "auto", progress: Path | None = None,
 ) -> BlockChoice:  # fmt: skip
     """A measured choice of blocks on text, or on the training text of prepared data: see `choose_blocks`.
 
@@ -140,7 +136,7 @@ def choose(
     runtime = rt.start(device)
     with ready(model, tokenizer, runtime.device, dtype) as (loaded, its):
         precision = _loss_precision(dtype, runtime)
-        options = {"micro_batch": micro_batch, "precision": precision, "say": say, "progress": progress}
+        options = {"micro_batch": micro_batch, "precision": precision, "progress": progress}
         return _Text(paths, data, runtime, prefix).choose(model, loaded, its, spec, **options)
 
 
@@ -220,9 +216,7 @@ class _Text:
         return choose_blocks(model, rows, spec, trust_remote_code=trusted, **options)
 
 
-def _write(
-    analysis: Analysis, drawings: Sequence[tuple[torch.Tensor, torch.Tensor] | None], folder: Path
-) -> Analysis:  # fmt: skip
+def _write(analysis: Analysis, drawings: Sequence[tuple[torch.Tensor, torch.Tensor] | None], folder: Path) -> Analysis:
     """Write maps, analysis.json and its page; the analysis with the names of the maps' files."""
     models = []
     with new_folder(folder) as filled:

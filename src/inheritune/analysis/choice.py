@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from inheritune.errors import InputError, Interrupted
 from inheritune.inheritance import count_layers, draft_target, keeps_budget, replace_budget, resolve, select_blocks
 from inheritune.recipe import Inherit, Size
 from inheritune.results import BlockChoice, Calibration, Dropped
+from inheritune.runlog import logger
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,9 +33,8 @@ _RANK_LENGTH, _RANK_SEQUENCES = 100, 20  # ranks grow with the length: the paper
 
 
 def choose_blocks(
-    model: "PreTrainedModel", rows: Rows, spec: Inherit, *, micro_batch: int = 8,
-    precision: str = "float32", trust_remote_code: bool = False, say: Callable[[str], None] = lambda _: None,
-    progress: Path | None = None,
+    model: "PreTrainedModel", rows: Rows, spec: Inherit, *, micro_batch: int = 8, precision: str = "float32",
+    trust_remote_code: bool = False, progress: Path | None = None,
 ) -> BlockChoice:  # fmt: skip
     """The blocks that a measured choice keeps, and the order in which it drops the others.
 
@@ -60,14 +60,14 @@ def choose_blocks(
         fingerprint = _fingerprint(model, rows, spec, micro_batch=micro_batch, precision=precision)
     saved = open_progress(progress, fingerprint)
     try:
-        return _chosen(model, rows, spec, micro_batch, precision, trust_remote_code, say, saved)
+        return _chosen(model, rows, spec, micro_batch, precision, trust_remote_code, saved)
     except KeyboardInterrupt:
         raise Interrupted(f"choosing blocks: interrupted; {saved.describe()}") from None
 
 
 def _chosen(
     model: "PreTrainedModel", rows: Rows, spec: Inherit, micro_batch: int, precision: str, trust: bool,
-    say: Callable[[str], None], progress: Progress,
+    progress: Progress,
 ) -> BlockChoice:  # fmt: skip
     total = layer_count(model.config)
     seen, spare = divide(rows, spec)
@@ -86,13 +86,14 @@ def _chosen(
         if spec.choose == "auto":
             trials = Trials(tried, seen, micro_batch, recovery)
             start = float(trials.losses.mean())
-            say(f"choosing blocks: loss {start:.3f} with all {total}")
+            logger.info(f"choosing blocks: loss {start:.3f} with all {total}")
             if not trials.resumes:
-                say("choosing blocks: blocks take more than the output of the one before: each trial is a whole pass")
+                what = "blocks take more than the output of the one before: each trial is a whole pass"
+                logger.info(f"choosing blocks: {what}")
             if progress.drops:
-                say(f"choosing blocks: resuming from {progress.file}, drops so far: {len(progress.drops)}")
+                logger.info(f"choosing blocks: resuming from {progress.file}, drops so far: {len(progress.drops)}")
             enough = partial(_is_enough, model, spec, trust)
-            order = search(trials, enough, partial(_is_model, model, spec), say, progress)
+            order = search(trials, enough, partial(_is_model, model, spec), progress)
         else:
             order = order_by(_values(model, seen, spec.choose, max_ranks, micro_batch))
     kept = _kept(model, spec, [one.block for one in order], trust)

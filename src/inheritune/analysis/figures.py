@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from inheritune.analysis.gradients import gradient_norms
 from inheritune.analysis.measures import COLLAPSED_BELOW, is_lazy, lazy_groups
 from inheritune.data import Rows
 from inheritune.results import Attention, AttentionMap, Block, Distances, Figure, Gradients, Head, Maps, ModelFigures
+from inheritune.runlog import logger
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def describe(
     model: "PreTrainedModel", rows: Rows, *, tau: Sequence[float] = (0.9,), micro_batch: int = 8,
-    loss_sequences: int | None = None, precision: str = "float32", say: Callable[[str], None] = lambda _: None,
+    loss_sequences: int | None = None, precision: str = "float32", name: str = "model",
 ) -> tuple[ModelFigures, tuple[torch.Tensor, torch.Tensor] | None]:  # fmt: skip
     """A model's figures on sequences of text, and the attention matrices (T, T) of a potent and a lazy head; None for
     these where no block shows attention weights.
@@ -31,12 +32,12 @@ def describe(
     Raises InputError for a tau outside (0, 1), RunError for hidden states that are not finite.
     """
     clock = _Clock()
-    say("attention and distances")
+    logger.info(f"{name}: attention and distances")
     passed = pass_through(model, rows, tau, micro_batch)
     clock.note("attention", less=passed.rank_seconds)
     clock.seconds["rank"] = round(passed.rank_seconds, 3)
     some = rows.rows(range(len(rows))[:loss_sequences])
-    say(f"losses with each of {len(passed.heads)} blocks skipped, and at every depth")
+    logger.info(f"{name}: losses with each of {len(passed.heads)} blocks skipped, and at every depth")
     count = len(passed.heads)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=precision != "float32"):
         trials = Trials(model, some, micro_batch)

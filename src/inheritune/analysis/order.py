@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune.analysis.progress import Progress
 from inheritune.errors import InputError
 from inheritune.results import Dropped
+from inheritune.runlog import logger
 
 if TYPE_CHECKING:
     from inheritune.analysis.ablation import Trials
@@ -23,7 +24,6 @@ def search(
     trials: "Trials",
     enough: Callable[[list[int]], bool],
     allowed: Callable[[list[int]], bool],
-    say: Callable[[str], None] = lambda _: None,
     progress: Progress | None = None,
 ) -> list[Dropped]:
     """Drop one block after the other, each time the one without which the loss on the calibration text rises least.
@@ -59,7 +59,7 @@ def search(
             progress.promises.pop(best.block)
             progress.drops = list(order)
             progress.save()
-            say(f"dropped {best.block}: {best.increase:+.2f}, loss {best.loss:.3f}")
+            logger.info(f"dropped {best.block}: {best.increase:+.2f}, loss {best.loss:.3f}")
         else:
             trials.drop(best.block, *trials.without(best.block))
         if not enough(trials.kept):

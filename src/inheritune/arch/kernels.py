@@ -1,10 +1,9 @@
 """Third-party attention and experts: a config may name kernels on the hub, which transformers would fetch and run."""
 
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from inheritune.errors import Notice
+from inheritune.runlog import logger
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -19,7 +18,7 @@ _OWN = {
 def keep_own_code(config: "PretrainedConfig", place: str) -> bool:
     """Reset third-party attention and experts in `config`, and in configs inside it, to transformers' own choice.
 
-    Returns whether there were any, with a warning (`Notice`). Changes `config`.
+    Returns whether there were any, with a warning. Changes `config`.
     """
     replaced = False
     for what, (field, own) in _OWN.items():
@@ -33,7 +32,7 @@ def keep_own_code(config: "PretrainedConfig", place: str) -> bool:
                 " transformers would fetch and run; it is ignored, and transformers' own is used; if you trust it,"
                 " switch it on with trust_remote_code"
             )
-            warnings.warn(text, Notice, stacklevel=2)
+            logger.warning(text)
             replaced = True
     return replaced
 

@@ -46,6 +46,7 @@ from inheritune.arch.weights import Names, Placement, check_fits, check_nothing_
 from inheritune.errors import InherituneError, InputError, is_failure
 from inheritune.limits import check_folder, read_json
 from inheritune.recipe import Reference
+from inheritune.runlog import logger
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -127,26 +128,26 @@ def frame_config(frame: Path, trust_remote_code: bool = False) -> "PretrainedCon
     return config
 
 
-def load_tokenizer(reference: Reference, say: Callable[[str], None] | None = None) -> "PreTrainedTokenizerBase":
+def load_tokenizer(reference: Reference, log: bool = False) -> "PreTrainedTokenizerBase":
     """The reference's tokenizer; see `find_tokenizer`. Raises InputError when there is none."""
-    tokenizer = find_tokenizer(reference, say)
+    tokenizer = find_tokenizer(reference, log)
     if tokenizer is None:
         raise InputError(str(reference.tokenizer or reference.path), "no tokenizer files there", _TOKENIZER_REMEDY)
     return tokenizer
 
 
-def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = None) -> "PreTrainedTokenizerBase | None":
+def find_tokenizer(reference: Reference, log: bool = False) -> "PreTrainedTokenizerBase | None":
     """The reference's tokenizer; None where it comes without any tokenizer file.
 
-    Where there is a SentencePiece model, the tokenizer splits text as that does (see `truest`); `log` gets a line on
-    what that took. Raises InputError for files that make no tokenizer.
+    Where there is a SentencePiece model, the tokenizer splits text as that does (see `truest`); with `log`
+    a line says what that took. Raises InputError for files that make no tokenizer.
     """
     from transformers import AutoTokenizer
 
     place = reference.tokenizer or _place(reference)
     silence_libraries()
     located = locate_tokenizer(place, None if reference.tokenizer else reference.revision)
-    notes: list[str] = []
+    note = None
     with _plain_errors(place, _TOKENIZER_REMEDY):
         if located.gguf is None and not has_tokenizer(located):
             return None
@@ -159,12 +160,11 @@ def find_tokenizer(reference: Reference, say: Callable[[str], None] | None = Non
             trained = next(filter(None, (fetch(located, name) for name in SENTENCEPIECE_FILES)), None)
             if trained is not None:
                 beside = (fetch(located, name) for name in ("tokenizer.json", "tokenizer_config.json"))
-                tokenizer = truest(tokenizer, SentencePieceFiles(trained, *beside), notes.append)
+                tokenizer, note = truest(tokenizer, SentencePieceFiles(trained, *beside))
     for name in ("local_files_only", "is_local"):  # how it was loaded here is not to be saved with it
         tokenizer.init_kwargs.pop(name, None)
-    if say is not None:
-        for note in notes:  # not earlier: output inside the block above is discarded
-            say(note)
+    if log and note is not None:  # not earlier: output inside the block above is discarded
+        logger.info(note)
     return tokenizer
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inheritune.errors import InputError
+from inheritune.runlog import logger
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,8 +67,8 @@ def find_router_loss(model: "PreTrainedModel") -> RouterLoss | None:
         model.train(training)
 
 
-def router_loss_of(model: "PreTrainedModel", wanted: Any, name: str, say: "Callable[[str], None]") -> RouterLoss | None:
-    """The router loss that the training `name` adds, or None; `say` reports which.
+def router_loss_of(model: "PreTrainedModel", wanted: Any, name: str) -> RouterLoss | None:
+    """The router loss that the training `name` adds, or None; the log says which.
 
     `wanted` is `train.router_loss`: "auto", true, false, or a weight in place of the config's. Raises InputError where
     the recipe or the model's config asks for a router loss that the model does not have.
@@ -85,10 +86,10 @@ def router_loss_of(model: "PreTrainedModel", wanted: Any, name: str, say: "Calla
         return None
     if asked or router.asked_for:
         weight = f"{router.weight:g}" if isinstance(wanted, bool | str) else str(wanted)
-        say(f"{name}: the router loss is added with the weight {weight}")
+        logger.info(f"{name}: the router loss is added with the weight {weight}")
         return router
     if router.weight:
-        say(
+        logger.info(
             f"{name}: trained without the router loss, as the model's config has output_router_logits: false"
             f" (its weight would be {router.weight:g}); train.router_loss: true adds it"
         )

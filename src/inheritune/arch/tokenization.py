@@ -78,13 +78,13 @@ def check_ids(tokenizer: "PreTrainedTokenizerBase", place: str, remedy: str) -> 
 
 
 def truest(
-    tokenizer: "PreTrainedTokenizerBase", files: SentencePieceFiles, say: Callable[[str], None]
-) -> "PreTrainedTokenizerBase":
-    """`tokenizer`, or one that splits text as its SentencePiece model does, where this one does not.
+    tokenizer: "PreTrainedTokenizerBase", files: SentencePieceFiles
+) -> "tuple[PreTrainedTokenizerBase, str | None]":
+    """`tokenizer`, or one that splits text as its SentencePiece model does, where this one does not; a line on that.
 
     Tried in turn: the tokenizer.json as it was published, a fast one built from the SentencePiece model's own settings,
-    and SentencePiece itself (a slow one). `say` gets a line on what was done. Plain transformers loads what each one
-    saves. A file that is not SentencePiece's, or has other entries, is ignored.
+    and SentencePiece itself (a slow one). Plain transformers loads what each one saves. A file that is not
+    SentencePiece's, or has other entries, is ignored.
     """
     from sentencepiece import SentencePieceProcessor
 
@@ -92,12 +92,12 @@ def truest(
     try:
         processor = SentencePieceProcessor(model_file=str(file))
     except (RuntimeError, OSError):  # a file of another kind under such a name, as tiktoken's
-        return tokenizer
+        return tokenizer, None
     if not _same_entries(tokenizer, processor):
-        return tokenizer
+        return tokenizer, None
     wrong = _wrong(tokenizer, processor)
     if not wrong:
-        return tokenizer
+        return tokenizer, None
     fault = (
         f"tokenizer: transformers' {type(tokenizer).__name__} splits {len(wrong)} of {len(PROBES) + 1} test texts"
         f" differently from {file.name} (such as {wrong[0][:40]!r})"
@@ -113,10 +113,8 @@ def truest(
             continue
         same_around = tokenizer("")["input_ids"] == other("")["input_ids"]
         if same_around and tokenizer.get_vocab() == other.get_vocab():
-            say(f"{fault}; taken instead: {kind}")
-            return other
-    say(f"{fault}, and no other could be made that does not")
-    return tokenizer
+            return other, f"{fault}; taken instead: {kind}"
+    return tokenizer, f"{fault}, and no other could be made that does not"
 
 
 def _same_entries(tokenizer: "PreTrainedTokenizerBase", processor: Any) -> bool:

@@ -36,7 +36,7 @@ from inheritune.errors import InputError
 from inheritune.evaluation import sequence_losses
 from inheritune.losses import CrossEntropy, Loss, LossSetup, TeacherNeeds, build_losses
 from inheritune.recipe import Evaluate, Training, check
-from inheritune.runlog import LiveLine, Terminal, checksum, read_json, read_metrics, versions
+from inheritune.runlog import checksum, logger, read_json, read_metrics, versions
 from inheritune.runtime import Runtime
 from inheritune.training import Job, list_checkpoints, train_steps
 
@@ -53,14 +53,6 @@ _DISK_RATE = 0.3e9  # bytes per second that a checkpoint is expected to be writt
 
 class _Enough(Exception):
     """Ends a training from within, without a last checkpoint, as all is measured."""
-
-
-class _NoLiveLine(Terminal):
-    """The loop's live line would show what the meter returns as a validation loss."""
-
-    def live(self, label: str, steps: int, done: int) -> LiveLine:
-        """A live line that shows nothing."""
-        return LiveLine(Terminal(quiet=True), label, steps, done)
 
 
 @dataclass
@@ -108,7 +100,7 @@ class _Meter:
 def bench(
     shape: "str | PretrainedConfig", training: Training | dict[str, Any] | None = None, *,
     evaluate: Evaluate | None = None, steps: int = 20, end_to_end: int = 0, minutes: float | None = None,
-    device: str = "auto", threads: int | None = None, folder: str | Path = ".", terminal: Terminal | None = None,
+    device: str = "auto", threads: int | None = None, folder: str | Path = ".",
 ) -> dict[str, Any]:  # fmt: skip
     """Train a random model of a shape for `steps` steps after warm-up, and compare that with the machine's limit.
 
@@ -121,7 +113,7 @@ def bench(
     Returns JSON values: rates in tokens and FLOPs a second, times in seconds, memory in bytes; docs/benchmarks.md
     explains how each is measured. Raises InputError for a shape or settings that are not possible.
     """
-    began, terminal, evaluate = time.perf_counter(), terminal or Terminal(quiet=True), evaluate or Evaluate()
+    began, evaluate = time.perf_counter(), evaluate or Evaluate()
     if steps < _ROUNDS - 1:
         raise InputError("steps", f"{steps} steps are too few to measure", f"give at least {_ROUNDS - 1}")
     runtime = rt.start(device, threads)
@@ -132,15 +124,15 @@ def bench(
         raise InputError("train.distillation", "there is no teacher to measure with", "remove it")
     if minutes is None and runtime.device == "cuda":
         minutes = 2.5
-    terminal.say(f"{name}: building a random model, compiling, measuring")
+    logger.info(f"{name}: building a random model, compiling, measuring")
     with tempfile.TemporaryDirectory(prefix=".inheritune-bench-", dir=folder) as place:
-        work = _Work(build(config, runtime), settings, evaluate, runtime, terminal, Path(place))
+        work = _Work(build(config, runtime), settings, evaluate, runtime, Path(place))
         each = steps // (_ROUNDS - 1)
         meter, records = work.measure(each, None if minutes is None else began + 60 * minutes)
         result = {"shape": name, **work.describe(), **_figures(work, meter, records, each)}
         result["memory"] = peak_memory(runtime)
         if end_to_end:
-            terminal.say(f"{name}: training {end_to_end} steps")
+            logger.info(f"{name}: training {end_to_end} steps")
         result["end_to_end_direct"] = work.whole(end_to_end) if end_to_end else None
     result["bench_seconds"] = time.perf_counter() - began
     return result
@@ -170,7 +162,7 @@ def one_step(
         return 1.0
 
     with tempfile.TemporaryDirectory(prefix=".inheritune-bench-", dir=folder) as place:
-        work = _Work(build(config, runtime), settings, Evaluate(), runtime, Terminal(quiet=True), Path(place))
+        work = _Work(build(config, runtime), settings, Evaluate(), runtime, Path(place))
         work.losses = tuple(build_losses(settings, LossSetup(None, config, teacher)))
         if teacher is not None:
             precision = runtime.resolve_precision(settings.precision)
@@ -187,7 +179,6 @@ class _Work:
     settings: Training
     evaluate: Evaluate
     runtime: Runtime
-    terminal: Terminal
     folder: Path
     teacher: OnlineOutputs | None = None
     losses: tuple[Loss, ...] = (CrossEntropy(),)
@@ -242,8 +233,9 @@ class _Work:
         folder = self.folder / f"{steps}steps"
         job = Job(
             label="bench", model=self.model, sequences=self.sequences, settings=check(Training, tree, "bench"), seed=1,
-            folder=folder, runtime=self.runtime, terminal=_NoLiveLine(self.terminal.quiet), validate=validate,
-            validate_every=every, teacher=self.teacher, losses=self.losses, **parts_of(self.model),
+            folder=folder, runtime=self.runtime, validate=validate, validate_every=every, teacher=self.teacher,
+            losses=self.losses, live=False,  # the live line would show what the meter returns as a validation loss
+            **parts_of(self.model),
         )  # fmt: skip
         with contextlib.suppress(_Enough):
             train_steps(job)

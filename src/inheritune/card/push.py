@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from inheritune.errors import InherituneError, InputError, RunError
 from inheritune.limits import check_front_matter
 from inheritune.redaction import holds_secret, without_secrets
 from inheritune.results import RunSummary
-from inheritune.runlog import is_own, package_versions
+from inheritune.runlog import is_own, logger, package_versions
 
 _TOKEN_REMEDY = "set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or `hf auth login`"
 _KEEP = " (and take its last line away, so that no run writes it anew)"
@@ -109,9 +109,9 @@ def token_source() -> str | None:
     return "the hub's own login" if Path(constants.HF_TOKEN_PATH).is_file() else None
 
 
-def upload(planned: Upload, warn: Callable[[str], None] = lambda _: None) -> str:
+def upload(planned: Upload) -> str:
     """Upload a model in one commit, to a repository that is made where there is none; returns the commit's address.
-    `warn` gets what the hub says about the card.
+    What the hub says about the card is a warning.
 
     Raises InputError where the hub refuses (no token, no right to write, a public repository where a private one was
     asked for), RunError where it cannot be reached or fails. No message has the token in it.
@@ -138,7 +138,7 @@ def upload(planned: Upload, warn: Callable[[str], None] = lambda _: None) -> str
             warnings.simplefilter("always")
             done = api.create_commit(planned.repo_id, operations, revision=planned.revision, commit_message=message)
         for warning in caught:
-            warn(without_token(" ".join(str(warning.message).split()), token))
+            logger.warning(without_token(" ".join(str(warning.message).split()), token))
         return str(done.commit_url)
 
 

@@ -1,7 +1,7 @@
 """Cards of a run's models, from the files in its folder."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from inheritune.results import (
     Start,
     TrainingSpent,
 )
-from inheritune.runlog import read_json, write_json, write_text
+from inheritune.runlog import logger, read_json, write_json, write_text
 
 _ORIGIN = "origin.json"  # in the run's reference/: kept in case the reference is moved later
 
@@ -55,13 +55,13 @@ def write_cards(folder: Path, recipe: Recipe, summary: RunSummary) -> None:
 
 
 @contextlib.contextmanager
-def without_stopping(say: Callable[[str], None], remedy: str) -> Iterator[None]:
-    """Inside, an error does not stop what is finished; `say` gets it with the remedy."""
+def without_stopping(remedy: str) -> Iterator[None]:
+    """Inside, an error does not stop what is finished; a warning has it with the remedy."""
     try:
         yield
     except Exception as error:
         what = str(error) if isinstance(error, InherituneError) else f"{type(error).__name__}: {error}"
-        say(f"the model's card cannot be written ({shown_line(what)[:300]}); the model is whole; {remedy}")
+        logger.warning(f"the model's card cannot be written ({shown_line(what)[:300]}); the model is whole; {remedy}")
 
 
 def put(place: Path, text: str, origin: Origin) -> None:
@@ -89,9 +89,7 @@ def _origin(folder: Path, recipe: Recipe, summary: RunSummary, revision: str | N
     return origin
 
 
-def _card(
-    folder: Path, recipe: Recipe, summary: RunSummary, number: int, origin: Origin, starts: list[Start]
-) -> Card:  # fmt: skip
+def _card(folder: Path, recipe: Recipe, summary: RunSummary, number: int, origin: Origin, starts: list[Start]) -> Card:
     own, reference = summary.rounds[number - 1], summary.reference
     is_result = own.model == summary.result.model
     tasks = EvaluationResult.read_if_there(folder / "tasks.json") if is_result else None
@@ -162,7 +160,7 @@ def _kept(folder: Path, spec: Inherit, own: Round, total: int) -> list[tuple[str
 
 def blocks_rows(
     blocks: list[int], total: int, chosen: str, spec: Inherit, notes: Inherited | None
-) -> list[tuple[str, str]]:  # fmt: skip
+) -> list[tuple[str, str]]:
     """Which blocks were kept, how they were chosen, and which of their weights were inherited."""
     which = spec.submodules if isinstance(spec.submodules, str) else ", ".join(spec.submodules)
     words = "all" if which == "all" else f"{which}; the rest began anew"

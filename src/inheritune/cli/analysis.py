@@ -19,7 +19,7 @@ from inheritune.cli.options import (
     Trust,
     print_result,
     reference_of,
-    terminal_of,
+    show_log,
 )
 from inheritune.cli.tables import show_analysis
 from inheritune.errors import InputError
@@ -78,10 +78,11 @@ def analyze(
             "layers": layers or "half", "choose": choose or "auto", "calibration": calibration, "recovery": recovery,
         }  # fmt: skip
         selection = check(Inherit, fields, "command line")
+    if quiet or not as_json:
+        show_log(quiet)
     result = analysis.analyze(
         [reference_of(model, tokenizer, revision, trust_remote_code) for model in models], text=text or (), data=data,
         sequences=sequences, sequence_length=length, tau=shares, out=out, loss_sequences=loss_sequences,
         selection=selection, device=device, dtype=dtype, micro_batch=micro_batch, prefix=prefix,
-        say=terminal_of(quiet or as_json).say,
     )  # fmt: skip
     print_result(result.to_json(), as_json, lambda: show_analysis(result, out))

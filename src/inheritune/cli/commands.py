@@ -31,7 +31,7 @@ from inheritune.cli.options import (
     overrides,
     print_result,
     reference_of,
-    terminal_of,
+    show_log,
 )
 from inheritune.cli.planning import plan
 from inheritune.cli.preparation import prepare
@@ -91,7 +91,8 @@ def run(
         trial = experiment.dry_run(checked)
         print_result(trial, as_json, lambda: show_trial(trial))
         return
-    summary = experiment.run(checked, folder, terminal_of(quiet))
+    show_log(quiet)
+    summary = experiment.run(checked, folder)
 
     def show() -> None:
         show_summary(summary, folder)
@@ -176,24 +177,19 @@ def inherit(
         raise InputError("command line", "no folder to write", "name it behind the reference, or ask for --show")
     spec = inheritance.inherit_settings(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
     kind, selection, drops = inheritance.as_dtype(dtype), None, None
-
-    def say(line: str) -> None:
-        echo(line, err=True)
-
+    show_log()
     with ExitStack() as held:  # during the choice too, whose drops are kept beside the output
         folder = None if out is None or show else held.enter_context(inheritance.free_output(out))
         if spec.choose in MEASURED and (text or data):
             drops = None if folder is None else analysis.drops_beside(folder)
-            selection = analysis.choose(
-                source, spec, text=text or (), data=data, prefix=prefix, progress=drops, say=say
-            )
+            selection = analysis.choose(source, spec, text=text or (), data=data, prefix=prefix, progress=drops)
             spec = spec.model_copy(update={"layers": selection.blocks, "choose": "first"})
         elif text or data:
             raise InputError("command line", f"text does not go with --choose {choose}", f"take {', '.join(MEASURED)}")
         if folder is None:
             derived = inheritance.plan_for(source, spec)
         else:
-            derived = inheritance.write(source, spec, folder, dtype=kind, seed=seed, say=say, selection=selection)
+            derived = inheritance.write(source, spec, folder, dtype=kind, seed=seed, selection=selection)
             if drops is not None:
                 drops.unlink(missing_ok=True)
     result: dict[str, Any] = {
@@ -255,9 +251,10 @@ def train(
         trial = experiment.try_step(arch.load_config(model_at(model)), settings, place, teacher_config)
         print_result(trial, as_json, lambda: show_trial(trial))
         return
+    show_log(quiet)
     _, trained = experiment.train(
         model, data, out, settings=settings, evaluate=evaluation, seed=seed, device=device, parallel=hardware.parallel,
-        timeout=hardware.timeout.amount, terminal=terminal_of(quiet), track=track or (), teacher=teacher, prefix=prefix,
+        timeout=hardware.timeout.amount, track=track or (), teacher=teacher, prefix=prefix,
     )  # fmt: skip
     result = {key: value for key, value in trained.to_json().items() if key != "sequence_losses"}
     result["model"] = str(out / "model")
@@ -323,9 +320,10 @@ def bench(
             pass
     named = {"batch": batch, "micro_batch": micro_batch, "sequence_length": sequence_length, "precision": precision}
     words = [f"{key}={value}" for key, value in named.items() if value is not None] + overrides(context.args)
+    show_log(quiet)
     figures = benchmark.bench(
         **benchmark.request(shape, model, recipe, words, device, threads), steps=steps, end_to_end=end_to_end,
-        minutes=minutes, folder=folder, terminal=terminal_of(quiet),
+        minutes=minutes, folder=folder,
     )  # fmt: skip
     if out is not None:
         write_json(out, figures)

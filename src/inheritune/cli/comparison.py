@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from inheritune import experiment
-from inheritune.cli.options import Json, Quiet, is_first_process, overrides, print_result, terminal_of
+from inheritune.cli.options import Json, Quiet, is_first_process, overrides, print_result, show_log
 from inheritune.cli.tables import table_of
 from inheritune.errors import RunError
 from inheritune.report import comparison_table, notes_on
@@ -30,7 +30,8 @@ def compare(
     """Train several arms under one budget and show them side by side; the same command resumes the comparison."""
     checked = experiment.load_suite(suite, overrides(context.args))
     folder = out or Path("runs") / suite.stem
-    compared = experiment.compare(checked, folder, shared=shared, terminal=terminal_of(quiet))
+    show_log(quiet)
+    compared = experiment.compare(checked, folder, shared=shared)
     print_result(compared.to_json(), as_json, lambda: show_comparison(compared, folder))
     failed = [arm.name for arm in compared.arms if arm.failures]
     if failed and is_first_process():

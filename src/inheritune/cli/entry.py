@@ -3,17 +3,17 @@
 import contextlib
 import errno
 import io
+import logging
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from inheritune.errors import InherituneError, Notice, OtherProcessFailed, is_failure, shown_line
+from inheritune.errors import InherituneError, OtherProcessFailed, is_failure, shown_line
 from inheritune.runtime import answer, leave, place_of_process
 
 _MOMENT = 3.0  # seconds
@@ -50,8 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals = [signal.SIGTERM] + [signal.SIGINT] * (signal.getsignal(signal.SIGINT) != signal.SIG_IGN)
     handled = {number: signal.signal(number, _interrupt) for number in signals}
     sys.unraisablehook, before = _again, sys.unraisablehook
-    shown, warnings.showwarning = warnings.showwarning, _show_notice
-    _others.append(shown)
     _open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
@@ -67,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # while the program is loaded, or while it ends
         return _fail([_interrupted(arguments)], 130)
     finally:
-        warnings.showwarning = _others.pop()
         sys.unraisablehook = before
         if not ends:
             for number, handler in handled.items():
@@ -100,13 +97,15 @@ def _run(arguments: Sequence[str] | None) -> int:
     import typer
 
     from inheritune.cli.commands import app  # here, so that a signal while it is loaded is handled
+    from inheritune.runlog import log_on_terminal
 
     # depending on its version typer has its own click or uses the installed one; this is the error class of both
     usage_error = typer.BadParameter.__mro__[1]
     try:
-        # typer may turn an interruption into a status
-        if app(args=arguments, standalone_mode=False, prog_name="inheritune") == 130:
-            raise KeyboardInterrupt
+        with log_on_terminal(logging.CRITICAL if place_of_process()[0] else logging.WARNING):
+            # typer may turn an interruption into a status
+            if app(args=arguments, standalone_mode=False, prog_name="inheritune") == 130:
+                raise KeyboardInterrupt
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -153,17 +152,6 @@ def _explained(error: BaseException, resumes: bool) -> tuple[str, int]:
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{last.filename}:{last.lineno}"
     return f"a fault in inheritune or a library: {kind}: {text[:300]} ({place}); INHERITUNE_DEBUG=1 shows all of it", 1
-
-
-_others: list[Any] = []  # the functions that show other libraries' warnings
-
-
-def _show_notice(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-    """Show a notice as a line, and warnings of libraries as before."""
-    if not issubclass(category, Notice):
-        _others[-1](message, category, *where, **more)
-    elif place_of_process()[0] == 0:
-        print(shown_line(f"warning: {message}"), file=sys.stderr, flush=True)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -20,7 +20,7 @@ from inheritune.cli.options import (
     echo,
     print_result,
     reference_of,
-    terminal_of,
+    show_log,
 )
 from inheritune.cli.tables import table_of
 from inheritune.errors import InputError
@@ -83,11 +83,13 @@ def evaluate(
     names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks is not None else []
     if tasks is not None and not names:
         raise InputError("--tasks", "names none", "name some, with commas between them")
+    if quiet or not as_json:
+        show_log(quiet)
     result = evaluation.evaluate(
         [reference_of(model, tokenizer, revision, trust_remote_code) if has_options else model for model in models],
         data, sequence_length, text=text or (), tasks=names, tasks_folder=tasks_folder,
         trust_task_files=trust_task_files, published=published, limit=limit, device=device, dtype=dtype,
-        attention=attention, prefix=prefix, micro_batch=micro_batch, out=out, say=terminal_of(quiet or as_json).say,
+        attention=attention, prefix=prefix, micro_batch=micro_batch, out=out,
     )  # fmt: skip
     print_result(result.to_json(), as_json, lambda: show_evaluation(result, out))
 

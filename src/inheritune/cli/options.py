@@ -1,6 +1,7 @@
-"""What several commands have in common: options, overrides of the recipe, the terminal, results."""
+"""What several commands have in common: options, overrides of the recipe, the log, results."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 from inheritune.errors import InputError
 from inheritune.recipe import Reference, check
 from inheritune.redaction import visible_text, without_secrets
-from inheritune.runlog import Terminal
+from inheritune.runlog import logger
 from inheritune.runtime import place_of_process
 
 DOTTED: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -46,9 +47,9 @@ def is_first_process() -> bool:
     return place_of_process()[0] == 0
 
 
-def terminal_of(quiet: bool) -> Terminal:
-    """The terminal of this process, which is quiet unless the process is the first."""
-    return Terminal(quiet or not is_first_process())
+def show_log(quiet: bool = False) -> None:
+    """From now on the first process shows all of the log, or nothing if `quiet`; other processes show nothing."""
+    logger.setLevel(logging.CRITICAL if quiet or not is_first_process() else logging.INFO)
 
 
 def overrides(words: Sequence[str]) -> list[str]:
@@ -67,9 +68,9 @@ def overrides(words: Sequence[str]) -> list[str]:
     return assignments
 
 
-def echo(text: str, err: bool = False) -> None:
+def echo(text: str) -> None:
     """Print a text for people on standard output, without credentials; control characters are shown as escapes."""
-    typer.echo(visible_text(without_secrets(text)), err=err)
+    typer.echo(visible_text(without_secrets(text)))
 
 
 def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:

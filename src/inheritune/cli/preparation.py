@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from inheritune import arch, corpus, data, experiment
-from inheritune.cli.options import Json, Quiet, echo, overrides, terminal_of
+from inheritune.cli.options import Json, Quiet, echo, overrides, show_log
 from inheritune.cli.tables import show_prepared
 from inheritune.errors import InputError
 from inheritune.inheritance import check_free
@@ -16,7 +16,7 @@ from inheritune.recipe import Data, Reference, check, load_recipe, model_at, ove
 from inheritune.redaction import visible_text
 from inheritune.settings.part import Part
 
-Make = Callable[[Path, Callable[[str], None]], "data.Prepared"]
+Make = Callable[[Path], "data.Prepared"]
 Text = Annotated[
     list[str] | None,
     typer.Argument(
@@ -99,7 +99,8 @@ def prepare(
         else:
             check_free(out)
         _check_nanogpt(nanogpt, out)
-        prepared = make(out, terminal_of(quiet).say)
+        show_log(quiet)
+        prepared = make(out)
     _finish(prepared, sample, nanogpt, as_json)
 
 
@@ -124,7 +125,7 @@ def _of_recipe(file: Path, words: list[str]) -> Make:
     recipe = load_recipe(file, words)
     if recipe.data.prepared is not None and data.nanogpt_files(recipe.data.prepared) is None:
         raise InputError(str(file), "its data is prepared already", "use it directly, or give data.sources")
-    return lambda out, say: experiment.prepare_data(recipe, out, say, compare=True)
+    return lambda out: experiment.prepare_data(recipe, out, compare=True)
 
 
 class _Words(Part):
@@ -145,9 +146,9 @@ def _of_text(text: list[str], options: dict[str, Any], words: list[str]) -> Make
             raise InputError("command line", f"{option} and --data.{key} are the same setting", "give one of them")
     settings = check(_Words, override({"data": request}, words), "command line").data
 
-    def make(out: Path, say: Callable[[str], None]) -> "data.Prepared":
+    def make(out: Path) -> "data.Prepared":
         corpus.list_inputs(settings.sources)  # before the tokenizer is loaded, or downloaded
-        return corpus.prepare(settings, arch.load_tokenizer(model_at(tokenizer), say), out, say=say)
+        return corpus.prepare(settings, arch.load_tokenizer(model_at(tokenizer), log=True), out)
 
     return make
 
@@ -173,7 +174,7 @@ def _of_token_files(text: list[str], options: dict[str, Any], words: list[str]) 
         remedy = "give one folder that has both, or name other files in a recipe's data.tokens"
         raise InputError(", ".join(text), "--dtype is for a folder with train.bin and val.bin", remedy)
     data.list_token_files(files)  # before the tokenizer is loaded, or downloaded
-    return lambda out, say: data.adopt(files, arch.load_tokenizer(model_at(tokenizer), say), out)
+    return lambda out: data.adopt(files, arch.load_tokenizer(model_at(tokenizer), log=True), out)
 
 
 def _finish(prepared: "data.Prepared", sample: bool, nanogpt: Path | None, as_json: bool) -> None:

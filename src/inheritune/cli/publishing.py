@@ -54,7 +54,7 @@ def push(
             from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
             disable_progress_bars()
-        facts["commit"] = card.upload(planned, lambda text: echo(f"warning: {text}", err=True))
+        facts["commit"] = card.upload(planned)
         if not as_json:
             echo(f"uploaded: {facts['commit']}")
     elif not as_json and not quiet:

@@ -18,7 +18,7 @@ from inheritune.distillation.choice import in_bytes
 from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs
 from inheritune.errors import DamagedFile, InherituneError, InputError, OtherProcessFailed, RunError
-from inheritune.runlog import named, open_new, put_in_place, read_json, read_mapping, refuse_link, write_json
+from inheritune.runlog import logger, named, open_new, put_in_place, read_json, read_mapping, refuse_link, write_json
 from inheritune.runtime import Runtime
 
 MANIFEST = "manifest.json"
@@ -72,7 +72,7 @@ class Store:
         if verified != known:
             write_json(note, verified)
 
-    def make(self, sequences: Sequences, teacher: OnlineOutputs, runtime: Runtime, say: Callable[[str], None]) -> None:
+    def make(self, sequences: Sequences, teacher: OnlineOutputs, runtime: Runtime) -> None:
         """Compute and write the outputs of all sequences; the processes share the shards.
 
         A shard counts once it is on the disk, and the folder gets its name when all shards are there. Raises RunError
@@ -88,11 +88,11 @@ class Store:
             partial.mkdir(parents=True, exist_ok=True)
             missing = [number for number in range(len(firsts)) if not _note(partial, number).exists()]
             missing_count = sum(min(each, sequences.count - firsts[number]) for number in missing)
-            self._check_room(missing_count, sequences.count, say)
+            self._check_room(missing_count, sequences.count)
             return missing
 
         missing: list[int] = runtime.on_rank0(begin)
-        work = _Work(self.layout, sequences, teacher, runtime.device, say)
+        work = _Work(self.layout, sequences, teacher, runtime.device)
 
         def share() -> None:
             for number in missing[runtime.dp_rank :: runtime.dp_size]:
@@ -102,7 +102,7 @@ class Store:
         _all_do(share, runtime)
         runtime.on_rank0(lambda: self._finish(partial, len(firsts)))
 
-    def _check_room(self, missing: int, count: int, say: Callable[[str], None]) -> None:
+    def _check_room(self, missing: int, count: int) -> None:
         """Report how much will be written. Raises RunError where the disk has no room for it."""
         needed, free = missing * self.layout.size, shutil.disk_usage(self.folder.parent).free
         amount = f"{in_bytes(count * self.layout.size)} ({count:,} sequences x {self.layout.size:,} bytes)"
@@ -114,7 +114,7 @@ class Store:
                 f"the teacher's outputs take {amount}, and {in_bytes(free)} are free",
                 "make room, lower train.distillation.top_k, or set train.distillation.outputs to online",
             )
-        say(f"teacher: its outputs take {amount} in {self.folder}; {in_bytes(free)} are free")
+        logger.info(f"teacher: its outputs take {amount} in {self.folder}; {in_bytes(free)} are free")
 
     def _finish(self, partial: Path, shards: int) -> None:
         notes = [
@@ -140,7 +140,6 @@ class _Work:
     sequences: Sequences
     teacher: OnlineOutputs
     device: str
-    say: Callable[[str], None]
 
     def __post_init__(self) -> None:
         self._reported = time.monotonic()
@@ -182,7 +181,7 @@ class _Work:
     def _report(self, done: int) -> None:
         if time.monotonic() - self._reported >= _MOMENT:
             self._reported = time.monotonic()
-            self.say(f"teacher: outputs of {done:,} of {self.sequences.count:,} sequences")
+            logger.info(f"teacher: outputs of {done:,} of {self.sequences.count:,} sequences")
 
 
 def batch_size(layout: Layout) -> int:

@@ -27,7 +27,7 @@ from inheritune.distillation.storing import Store, batch_size
 from inheritune.errors import InputError
 from inheritune.losses import Distillation, TeacherNeeds
 from inheritune.recipe import Reference, Training, model_at
-from inheritune.runlog import read_mapping, write_json
+from inheritune.runlog import logger, read_mapping, write_json
 from inheritune.runtime import Runtime
 from inheritune.training import check_documents_apart
 
@@ -72,7 +72,7 @@ class Teacher:
         return self._source.title if isinstance(self._source, Reference) else type(self._source).__name__
 
     def outputs(
-        self, request: "DistillationRequest", runtime: Runtime, say: Callable[[str], None]
+        self, request: "DistillationRequest", runtime: Runtime
     ) -> tuple["OnlineOutputs | StoredOutputs", dict[str, Any]]:
         """The outputs that a training learns from, and their cost: teacher_outputs, teacher_flops, and for stored ones
         teacher_seconds.
@@ -104,11 +104,11 @@ class Teacher:
                 model = None
             return online
 
-        if self._choose(store, request, teacher, runtime, say) == "online":
+        if self._choose(store, request, teacher, runtime) == "online":
             uses = request.uses * settings.sequence_length
             return teacher(), {"teacher_outputs": "online", "teacher_flops": uses * known.flops}
         if not runtime.on_rank0(lambda: store.exists):
-            store.make(request.sequences, teacher(), runtime, say)
+            store.make(request.sequences, teacher(), runtime)
         words, manifest = store.open()
         runtime.on_rank0(lambda: store.verify(words))
         cost = {
@@ -133,9 +133,8 @@ class Teacher:
         return TeacherInfo(checksum_of(model), logits_width(model), forward)
 
     def _choose(
-        self, store: Store, request: "DistillationRequest", teacher: Callable[[], OnlineOutputs], runtime: Runtime,
-        say: Callable[[str], None],
-    ) -> str:  # fmt: skip
+        self, store: Store, request: "DistillationRequest", teacher: Callable[[], OnlineOutputs], runtime: Runtime
+    ) -> str:
         """`stored` or `online`. The choice of `auto` is kept beside the folder for all arms and restarts."""
         wanted = "online" if request.settings.distillation is None else request.settings.distillation.outputs
         if request.needs.hidden_states:
@@ -148,7 +147,8 @@ class Teacher:
             return "online"
         if request.settings.sampling == "with replacement":
             if wanted == "auto":
-                say(f"{request.arm}: teacher online, as with train.sampling: with replacement sequences begin anywhere")
+                why = "as with train.sampling: with replacement sequences begin anywhere"
+                logger.info(f"{request.arm}: teacher online, {why}")
             return "online"
         if wanted != "auto":
             return wanted
@@ -171,7 +171,7 @@ class Teacher:
             estimated = Estimate(
                 request.sequences.count, request.uses * self._trainings, seconds, store.layout.size, free
             )
-            say(f"{request.arm}: teacher {estimated}")
+            logger.info(f"{request.arm}: teacher {estimated}")
             write_json(decided, {"outputs": estimated.choice, "estimate": str(estimated)})
             return estimated.choice
 

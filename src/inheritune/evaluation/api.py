@@ -1,6 +1,6 @@
 """`evaluate`: models on the same text and the same tasks, side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from inheritune.harness import from_files, version
 from inheritune.inheritance import check_free, free_output
 from inheritune.recipe import Reference
 from inheritune.results import EvaluatedModel, EvaluationResult, Harness
-from inheritune.runlog import new_folder
+from inheritune.runlog import logger, new_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,7 +28,7 @@ def evaluate(
     tasks: str | Sequence[str] = (), tasks_folder: str | Path | None = None, trust_task_files: bool = False,
     published: bool = False, limit: int | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None,
     device: str = "auto", dtype: str = "auto", attention: str | None = None, prefix: str = "auto",
-    micro_batch: int = 8, out: str | Path | None = None, say: Callable[[str], None] = lambda _: None,
+    micro_batch: int = 8, out: str | Path | None = None,
 ) -> EvaluationResult:  # fmt: skip
     """Validation loss, perplexity, bits per byte and tasks of one or several decoders.
 
@@ -63,11 +63,11 @@ def evaluate(
         # only the first process asks questions; the others wait for its scores
         opened: list[Task] = []
         runtime.on_rank0(lambda: opened.extend(open_tasks(entries, "--tasks", own)))
-        measure = Measure(spec, runtime, entries, opened, say)
+        measure = Measure(spec, runtime, entries, opened)
 
         def judged(name: str, one: Any) -> EvaluatedModel:
             """A function, so that a model is freed before the next one is loaded."""
-            say(f"{name}: loading")
+            logger.info(f"{name}: loading")
             with ready(one, tokenizer, runtime.device, dtype) as (model, its):
                 return measure.judge(name, title(one)[1], model, its)
 

@@ -1,6 +1,6 @@
 """What models are evaluated on, and the figures of one model after the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ from inheritune.evaluation.run_folder import EvaluatedRun
 from inheritune.evaluation.tasks import Task, judge_task, on_harness
 from inheritune.recipe import Reference, model_at
 from inheritune.results import EvaluatedModel, EvaluatedText, TaskScore
+from inheritune.runlog import logger
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -113,10 +114,9 @@ class Measure:
     """Measures one model after the other, and keeps what they have in common."""
 
     def __init__(
-        self, spec: EvaluationSpec, runtime: rt.Runtime, entries: Sequence[Entry], opened: Sequence[Task],
-        say: Callable[[str], None],
-    ) -> None:  # fmt: skip
-        self.spec, self.runtime, self.entries, self.opened, self.say = spec, runtime, entries, opened, say
+        self, spec: EvaluationSpec, runtime: rt.Runtime, entries: Sequence[Entry], opened: Sequence[Task]
+    ) -> None:
+        self.spec, self.runtime, self.entries, self.opened = spec, runtime, entries, opened
         assert spec.length is not None
         self._length = spec.length
         self._texts = list(documents(spec.paths)) if spec.paths else None
@@ -130,7 +130,7 @@ class Measure:
         on_text: dict[str, float | None] = {}
         if self.spec.paths or self.spec.data is not None:
             reading = self._reading(name, model, tokenizer)
-            self.say(
+            logger.info(
                 f"{name}: {reading.sequences.count:,} sequences of {self.spec.length} tokens, {reading.bytes:,} bytes"
             )
             with scoring(
@@ -139,7 +139,7 @@ class Measure:
                 on_text, tokens = score(reading, losses_of, self.runtime, self.spec.micro_batch)
             self._seen.append((reading.sequences.count, tokens, reading.bytes))
             if reading.unknown:
-                self.say(
+                logger.info(
                     f"{name}: its tokenizer cannot spell {reading.unknown:,} of {tokens:,} tokens of this text,"
                     " so its bits per byte are too low"
                 )
@@ -215,6 +215,6 @@ class Measure:
         lm = on_harness(model, tokenizer, self.spec.micro_batch)
         scores: dict[str, TaskScore] = {}
         for number, task in enumerate(self.opened, 1):
-            self.say(f"{name}: {task.entry.name} ({number} of {len(self.opened)} tasks)")
+            logger.info(f"{name}: {task.entry.name} ({number} of {len(self.opened)} tasks)")
             scores |= judge_task(task, lm, self.spec.limit)
         return with_averages(scores)

@@ -21,7 +21,7 @@ from inheritune.experiment.training_run import TrainingRun, run_training
 from inheritune.inheritance import replace_budget
 from inheritune.recipe import Distillation, Evaluate, Grow, Inherit, Reference, Training, check, model_at
 from inheritune.results import RoundResult, Start, TrainingResult
-from inheritune.runlog import Terminal, check_trackers
+from inheritune.runlog import check_trackers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,11 +29,9 @@ if TYPE_CHECKING:
 
 def train(
     model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
-    settings: Training | dict[str, Any],
-    evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto", parallel: str = "auto",
-    tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
-    track: str | Sequence[str] = (), timeout: float = 10, teacher: "PreTrainedModel | str | Path | None" = None,
-    prefix: str = "auto",
+    settings: Training | dict[str, Any], evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
+    parallel: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None, track: str | Sequence[str] = (),
+    timeout: float = 10, teacher: "PreTrainedModel | str | Path | None" = None, prefix: str = "auto",
 ) -> "tuple[PreTrainedModel, TrainingResult]":  # fmt: skip
     """Train one model on prepared data, or resume an unfinished training; returns the trained model and its result.
 
@@ -44,7 +42,7 @@ def train(
     evaluation.json in the folder `out`. Raises InputError when model, tokenizer and data do not fit each other, a
     tracker is not installed, or `out` holds anything else.
     """
-    out, terminal = Path(out), terminal or Terminal(quiet=True)
+    out = Path(out)
     training = check(Training, settings, "train")
     if teacher is not None and training.distillation is None:
         training = training.model_copy(update={"distillation": Distillation()})
@@ -52,7 +50,7 @@ def train(
     opened, context, request = _open(
         model, data, out, training, {} if teacher is None else {"teacher": identity(teacher)}, kind="model",
         evaluate=evaluate or Evaluate(), seed=seed, device=device, parallel=parallel, timeout=timeout, prefix=prefix,
-        tokenizer=tokenizer, terminal=terminal, track=track,
+        tokenizer=tokenizer, track=track,
     )  # fmt: skip
     start = copy.deepcopy(opened) if opened is model else opened
     teaching = None if teacher is None else open_teacher(teacher, out / "teacher", context.prepared)
@@ -61,7 +59,7 @@ def train(
         result = run_training(TrainingRun("training", out, lambda: start, training, teaching), context)
 
         def describe() -> None:
-            with without_stopping(terminal.warn, "start the training again to write it"):
+            with without_stopping("start the training again to write it"):
                 start = Start.model_validate(runtime.describe())
                 write_trained_card(out, model, result, training, start, teacher)
 
@@ -71,11 +69,10 @@ def train(
 
 def grow(
     reference: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: str | Path, *,
-    train: Training | dict[str, Any],
-    inherit: Inherit | dict[str, Any] | None = None, rounds: Grow | dict[str, Any] | None = None,
-    evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto", parallel: str = "auto",
-    tokenizer: "PreTrainedTokenizerBase | None" = None, terminal: Terminal | None = None,
-    track: str | Sequence[str] = (), prefix: str = "auto",
+    train: Training | dict[str, Any], inherit: Inherit | dict[str, Any] | None = None,
+    rounds: Grow | dict[str, Any] | None = None, evaluate: Evaluate | None = None, seed: int = 1, device: str = "auto",
+    parallel: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None, track: str | Sequence[str] = (),
+    prefix: str = "auto",
 ) -> "tuple[PreTrainedModel, list[RoundResult]]":  # fmt: skip
     """Rounds of inherit, train and judge on prepared data in the folder `out`; resumes unfinished rounds.
 
@@ -85,7 +82,7 @@ def grow(
     when reference, data and settings do not fit each other, a tracker is not installed, or `out` holds anything else or
     is in use by another process.
     """
-    out, terminal, evaluate = Path(out), terminal or Terminal(quiet=True), evaluate or Evaluate()
+    out, evaluate = Path(out), evaluate or Evaluate()
     training, first = check(Training, train, "train"), check(Inherit, inherit or {}, "inherit")
     further = check(Grow, rounds or {}, "rounds")
     request = {
@@ -95,7 +92,7 @@ def grow(
     }
     model, context, request = _open(
         reference, data, out, training, request, kind="reference", evaluate=evaluate, seed=seed, device=device,
-        parallel=parallel, timeout=10, prefix=prefix, tokenizer=tokenizer, terminal=terminal, track=track,
+        parallel=parallel, timeout=10, prefix=prefix, tokenizer=tokenizer, track=track,
     )  # fmt: skip
     total = layer_count(model.config)
     possible = round_stages(replace_budget(model.config, first), further, total)
@@ -104,17 +101,14 @@ def grow(
         first, dropped = decide(model, first, context, out / "selection.json")
         stages = round_stages(first, further, total, dropped)
         own = Stages(model, out, replace(context, judged=context.judge(model)), teacher=teacher)
-        results = own.train(
-            stages, [training] * len(stages), lambda matched: continues(matched, further, len(stages))
-        )  # fmt: skip
+        results = own.train(stages, [training] * len(stages), lambda matched: continues(matched, further, len(stages)))
     return load_trained(out / best_round(results).folder), results
 
 
 def _open(
     model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: Path, training: Training,
-    request: dict[str, Any], *,
-    kind: str, evaluate: Evaluate, seed: int, device: str, parallel: str, timeout: float, prefix: str,
-    tokenizer: "PreTrainedTokenizerBase | None", terminal: Terminal, track: str | Sequence[str],
+    request: dict[str, Any], *, kind: str, evaluate: Evaluate, seed: int, device: str, parallel: str, timeout: float,
+    prefix: str, tokenizer: "PreTrainedTokenizerBase | None", track: str | Sequence[str],
 ) -> "tuple[PreTrainedModel, RunContext, dict[str, Any]]":  # fmt: skip
     """Open model, tokenizer and data; `kind` names the model in errors.
 
@@ -138,7 +132,7 @@ def _open(
     check_vocabulary(prepared, model.config.vocab_size, kind)
     check_positions(model.config, training.sequence_length, "train.sequence_length")
     context = RunContext.of(
-        training, evaluate, seed, runtime, terminal, tokenizer, prepared, prefix=prefix, parallel=parallel,
+        training, evaluate, seed, runtime, tokenizer, prepared, prefix=prefix, parallel=parallel,
         track=names, title=out.resolve().name,
     )  # fmt: skip
     return model, context, request | {"data": prepared.checksums, "prefix": list(context.packing.prefix)}

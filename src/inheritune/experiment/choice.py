@@ -15,6 +15,7 @@ from inheritune.inheritance import replace_budget
 from inheritune.recipe import Inherit, Reference
 from inheritune.report import spans
 from inheritune.results import BlockChoice
+from inheritune.runlog import logger
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,14 +40,12 @@ def decide(
         runtime, file, BlockChoice, lambda: runtime.on_rank0(lambda: _choose(source, inherit, context, drops))
     )
     runtime.on_rank0(lambda: drops.unlink(missing_ok=True))
-    context.terminal.say(f"chose blocks {spans(selection.blocks)}: {selection.reason}")
+    logger.info(f"chose blocks {spans(selection.blocks)}: {selection.reason}")
     dropped = [one.block for one in selection.dropped]
     return inherit.model_copy(update={"layers": len(selection.blocks)}), dropped
 
 
-def _choose(
-    source: "Reference | PreTrainedModel", inherit: Inherit, context: RunContext, drops: Path
-) -> BlockChoice:  # fmt: skip
+def _choose(source: "Reference | PreTrainedModel", inherit: Inherit, context: RunContext, drops: Path) -> BlockChoice:
     runtime, text = context.runtime, context.train_sequences
     model = load_model(source) if isinstance(source, Reference) else copy.deepcopy(source)
     model = in_dtype(model, "float32").eval().to(runtime.device)
@@ -56,6 +55,6 @@ def _choose(
     count = sequences_wanted(inherit, length, layer_count(model.config))
     rows = sample(pieces, count, "inherit.calibration", or_fewer=True)
     return choose_blocks(
-        model, rows, inherit, precision=runtime.quick_precision(), say=context.terminal.say,
+        model, rows, inherit, precision=runtime.quick_precision(),
         trust_remote_code=context.trust_remote_code, progress=drops,
     )  # fmt: skip

@@ -9,7 +9,6 @@ from inheritune.data import Packing, Prepared, Sequences, packing_of
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, judge
 from inheritune.recipe import Evaluate, Training
-from inheritune.runlog import Terminal
 from inheritune.runtime import Runtime
 from inheritune.training import planned_steps
 
@@ -30,7 +29,6 @@ class RunContext:
     evaluate: Evaluate
     seed: int
     runtime: Runtime
-    terminal: Terminal
     tokenizer: "PreTrainedTokenizerBase"
     prepared: Prepared
     train_sequences: Sequences
@@ -43,7 +41,7 @@ class RunContext:
 
     @classmethod
     def of(
-        cls, training: Training, evaluate: Evaluate, seed: int, runtime: Runtime, terminal: Terminal,
+        cls, training: Training, evaluate: Evaluate, seed: int, runtime: Runtime,
         tokenizer: "PreTrainedTokenizerBase", prepared: Prepared, *, prefix: str = "auto", **more: Any,
     ) -> "RunContext":  # fmt: skip
         """The context of trainings on prepared data; `more` are further fields.
@@ -58,7 +56,7 @@ class RunContext:
         if packing.documents and not prepared.manifest["documents"]["train"]:
             what = f"document, and the data has no end-of-text token ({packing.end_of_text})"
             raise InputError("train.attention", what, "give sequence")
-        return cls(training, evaluate, seed, runtime, terminal, tokenizer, prepared, train, validation, **more)
+        return cls(training, evaluate, seed, runtime, tokenizer, prepared, train, validation, **more)
 
     @property
     def packing(self) -> Packing:

@@ -12,7 +12,7 @@ from inheritune.errors import DamagedFile, InputError
 from inheritune.inheritance import check_free
 from inheritune.limits import YAML_BYTES, check_yaml, read_text
 from inheritune.recipe import Basis, Training, changes, completed, dump_recipe, with_new_names
-from inheritune.runlog import Terminal, check_name, locked, note_start, read_mapping, write_json, write_text
+from inheritune.runlog import check_name, locked, logger, note_start, read_mapping, write_json, write_text
 from inheritune.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -87,9 +87,8 @@ def check_request(out: Path, request: dict[str, Any]) -> None:
 
 @contextmanager
 def opened(
-    folder: Path, file: str, asked_for: Basis, free: Sequence[str], check: Callable[[], Result], terminal: Terminal,
-    runtime: Runtime,
-) -> Iterator[Result]:  # fmt: skip
+    folder: Path, file: str, asked_for: Basis, free: Sequence[str], check: Callable[[], Result], runtime: Runtime
+) -> Iterator[Result]:
     """Inside, this job alone works on a recipe or suite in `folder`; yields what `check` returns.
 
     Its resolved form is kept there in `file`, and this start is recorded in manifest.json. `check` looks for mistakes
@@ -109,7 +108,7 @@ def opened(
     checked = runtime.on_rank0(check_all)
     with only_job(folder, runtime):
         for difference in runtime.on_rank0(begin):
-            terminal.warn(f"{difference}: the result may differ from an uninterrupted one's in the last bits")
+            logger.warning(f"{difference}: the result may differ from an uninterrupted one's in the last bits")
         yield checked
 
 

@@ -11,7 +11,7 @@ from inheritune.experiment.setup import Setup
 from inheritune.recipe import Recipe, Reference
 from inheritune.report import PAIR
 from inheritune.results import Continuations, Samples
-from inheritune.runlog import read_mapping
+from inheritune.runlog import logger, read_mapping
 
 _SEQUENCES, _LENGTH = 100, 100  # the paper's; fewer and shorter where there is less text
 _PROMPTS = 3
@@ -49,7 +49,7 @@ def _wanted(recipe: Recipe, setup: Setup, target: Path) -> list[str]:
             wanted.append("samples")
     gone = [place for place in (setup.data, target) if not place.is_dir()]
     if wanted and gone:
-        setup.terminal.say(f"{' and '.join(wanted)}: not made, as {gone[0]} is gone")
+        logger.info(f"{' and '.join(wanted)}: not made, as {gone[0]} is gone")
     return [] if gone else wanted
 
 
@@ -60,11 +60,10 @@ def _analyze(recipe: Recipe, setup: Setup, models: list[Reference], packing: Pac
     tokens = len(open_prepared(data).tokens("validation"))
     count = min(_SEQUENCES, (tokens - packing.context) // length)  # a run has at least one sequence
     fewer = "" if count == _SEQUENCES else ", as the validation text has no more"
-    setup.terminal.say(f"analysis: reference and target on {count} sequences of {length} tokens{fewer}")
+    logger.info(f"analysis: reference and target on {count} sequences of {length} tokens{fewer}")
     analyze(
         models, data=data, sequences=count, sequence_length=length, device=runtime.device,
         prefix=recipe.data.prefix, out=setup.folder / "analysis" if runtime.is_rank0 else None,
-        say=setup.terminal.say,
     )  # fmt: skip
 
 
@@ -73,7 +72,7 @@ def _sample(recipe: Recipe, setup: Setup, models: list[Reference], packing: Pack
     spec, tokenizer = recipe.evaluate, load_tokenizer(models[1])
     prompts = spec.prompts or document_starts(open_prepared(setup.data), tokenizer, _PROMPTS)
     count = spec.new_tokens.count
-    setup.terminal.say(f"samples: {len(prompts)} prompts, continued by reference and target")
+    logger.info(f"samples: {len(prompts)} prompts, continued by reference and target")
 
     def continued(name: str, place: Reference) -> Continuations:  # in a function, so that one model is freed first
         model = in_dtype(load_model(place), "float32").to(setup.runtime.device)

@@ -19,7 +19,7 @@ from inheritune.experiment.tasks import judge_tasks
 from inheritune.recipe import Recipe, Size
 from inheritune.report import write_report
 from inheritune.results import Control, ModelResult, Outcome, ReferenceSummary, Round, RoundResult, RunSummary
-from inheritune.runlog import Terminal
+from inheritune.runlog import logger
 
 # Keys of a recipe that affect how a run executes but not its result; they may differ when a run is resumed.
 _FREE = (
@@ -29,12 +29,12 @@ _FREE = (
 _ROUNDS, _CONTROLS = "rounds", "controls"
 
 
-def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) -> RunSummary:
+def run(recipe: Recipe, folder: str | Path) -> RunSummary:
     """Run a recipe in `folder`, or resume an unfinished run; returns what is in summary.json.
 
     Raises InputError when the input is wrong, RunError when the work fails, Interrupted when a signal stopped it.
     """
-    folder, terminal = Path(folder), terminal or Terminal(quiet=True)
+    folder = Path(folder)
     hardware = recipe.hardware
     runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
     file = folder / "summary.json"
@@ -43,18 +43,18 @@ def run(recipe: Recipe, folder: str | Path, terminal: Terminal | None = None) ->
         if not file.exists():
             check_recipe(recipe, runtime)
 
-    with opened(folder, "recipe.yaml", recipe, _FREE, check, terminal, runtime):
-        setup = Setup(recipe, folder, folder / "data", folder / "reference", runtime, terminal)
+    with opened(folder, "recipe.yaml", recipe, _FREE, check, runtime):
+        setup = Setup(recipe, folder, folder / "data", folder / "reference", runtime)
         summary = runtime.on_rank0(lambda: RunSummary.read_if_there(file))
         if summary is not None and summary.finished:
-            terminal.say(f"{folder}: finished before; its report is written again")
+            logger.info(f"{folder}: finished before; its report is written again")
             judge_tasks(recipe, setup, summary.result.model)
             runtime.on_rank0(lambda: write_report(folder, summary))
         else:
             summary = _train(recipe, setup)
 
         def describe() -> None:
-            with without_stopping(terminal.warn, "start the run again to write it"):
+            with without_stopping("start the run again to write it"):
                 write_cards(folder, recipe, summary)
 
         runtime.on_rank0(describe)
@@ -83,7 +83,7 @@ def _train(recipe: Recipe, setup: Setup) -> RunSummary:
     own = Stages(source, folder / _ROUNDS, context, teacher=teacher)
     rounds = own.train(
         stages, [recipe.train] * len(stages), lambda matched: continues(matched, recipe.grow, len(stages)), write
-    )  # fmt: skip
+    )
     for name in recipe.controls:
         control, took = _control(name, recipe, best_round(rounds), setup, context, teacher)
         controls.append(control)

@@ -1,7 +1,6 @@
 """What a run and a comparison start with: the text as prepared data, and the reference, trained or judged."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from inheritune.experiment.store import once
 from inheritune.experiment.training_run import TrainingRun, run_training
 from inheritune.recipe import Basis, NewTokenizer, Reference, model_at, reference_training
 from inheritune.results import ModelResult
-from inheritune.runlog import Terminal, add_lineage, read_mapping
+from inheritune.runlog import add_lineage, logger, read_mapping
 from inheritune.runtime import Runtime
 from inheritune.token_ids import vocabulary_size
 
@@ -46,7 +45,6 @@ class Setup:
     data: Path
     reference: Path
     runtime: Runtime
-    terminal: Terminal
 
     @property
     def model(self) -> Reference:
@@ -59,19 +57,19 @@ class Setup:
 
         Trackers show them under the folder's name.
         """
-        basis, runtime, say = self.basis, self.runtime, self.terminal.say
+        basis, runtime = self.basis, self.runtime
 
         def fill() -> None:
-            prepare_data(basis, self.data, say)
+            prepare_data(basis, self.data)
 
         runtime.on_rank0(fill)
         prepared = open_prepared(self.data)
-        tokenizer = _tokenizer(basis, say)
+        tokenizer = _tokenizer(basis)
         if isinstance(tokenizer, NewTokenizer):
             tokenizer = load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
         check_tokenizer(prepared, tokenizer, "data")
         context = RunContext.of(
-            basis.train, basis.evaluate, basis.seed, runtime, self.terminal, tokenizer, prepared,
+            basis.train, basis.evaluate, basis.seed, runtime, tokenizer, prepared,
             prefix=basis.data.prefix, parallel=basis.hardware.parallel, track=tuple(basis.track),
             title=self.folder.resolve().name, trust_remote_code=basis.reference.trust_remote_code,
         )  # fmt: skip
@@ -113,7 +111,7 @@ class Setup:
 
     def _judge(self, context: RunContext) -> ModelResult:
         began, origin = time.monotonic(), self.basis.reference
-        self.terminal.say(f"reference: loading and evaluating {origin.title}")
+        logger.info(f"reference: loading and evaluating {origin.title}")
         model = load_model(origin)
         check_vocabulary(context.prepared, model.config.vocab_size, origin.title)
         check_tokenizer_fits(context.tokenizer, model.config, origin.title)
@@ -130,11 +128,11 @@ class Setup:
             sequence_losses=list(evaluation.losses),
             **context.framing,
         )
-        self.terminal.say(f"reference: {result.layers} blocks, validation loss {result.val_loss:.4f}")
+        logger.info(f"reference: {result.layers} blocks, validation loss {result.val_loss:.4f}")
         return result
 
 
-def prepare_data(basis: Basis, out: Path, say: Callable[[str], None], *, compare: bool = False) -> Prepared:
+def prepare_data(basis: Basis, out: Path, *, compare: bool = False) -> Prepared:
     """Fill `out` with the recipe's data, or link it to where they are.
 
     Data that is there already is verified; NAME-verified.json beside it records that, so that it is not read each time.
@@ -151,19 +149,19 @@ def prepare_data(basis: Basis, out: Path, say: Callable[[str], None], *, compare
         open_prepared(data.prepared).verify(note)
         out.symlink_to(data.prepared.resolve(), target_is_directory=True)
         return open_prepared(out)
-    tokenizer = _tokenizer(basis, say)
+    tokenizer = _tokenizer(basis)
     if files is not None:
         assert not isinstance(tokenizer, NewTokenizer)  # the recipe's check
-        say("data: reading the token files")
+        logger.info("data: reading the token files")
         return adopt(files, tokenizer, out)
-    return prepare(data, tokenizer, out, seed=basis.seed, say=say)
+    return prepare(data, tokenizer, out, seed=basis.seed)
 
 
-def _tokenizer(basis: Basis, say: Callable[[str], None]) -> "PreTrainedTokenizerBase | NewTokenizer":
+def _tokenizer(basis: Basis) -> "PreTrainedTokenizerBase | NewTokenizer":
     """The reference's tokenizer, or the settings of one that is trained on the text."""
     new = basis.reference.train
     if new is None:
-        return load_tokenizer(basis.reference, say)
+        return load_tokenizer(basis.reference, log=True)
     if isinstance(new.tokenizer, NewTokenizer):
         return new.tokenizer
     return load_tokenizer(model_at(new.tokenizer, "reference.train.tokenizer"))

@@ -14,7 +14,7 @@ from inheritune.experiment.training_run import TrainingRun, run_training
 from inheritune.inheritance import derive, describe_plan, insert_blocks, target_config
 from inheritune.recipe import Reference, Training
 from inheritune.results import RoundResult
-from inheritune.runlog import write_json
+from inheritune.runlog import logger, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +47,7 @@ class Stages:
             number = len(results)
             results.append(self.train_one(stages[number], trainings[number], results[-1] if results else None))
             if say_verdict:
-                self.context.terminal.say(verdict_line(results[-1]))
+                logger.info(verdict_line(results[-1]))
             after_each(results)
         return results
 

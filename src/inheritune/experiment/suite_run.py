@@ -24,16 +24,15 @@ from inheritune.experiment.suite import Suite, load_suite
 from inheritune.recipe import Reference, check
 from inheritune.report import write_report
 from inheritune.results import ArmResult, Comparison, Failure, ReferenceSummary
-from inheritune.runlog import Terminal
+from inheritune.runlog import logger
 
 # Keys of a suite that may differ when a comparison is resumed. What an arm was started with is in its own folder.
 _FREE = ("train.checkpoint", "train.micro_batch", "hardware", "track", "arms", "layers", "seeds", "published")
 
 
 def compare(
-    suite: "Suite | Mapping[str, Any] | str | Path", out: str | Path, *, shared: str | Path | None = None,
-    terminal: Terminal | None = None,
-) -> Comparison:  # fmt: skip
+    suite: "Suite | Mapping[str, Any] | str | Path", out: str | Path, *, shared: str | Path | None = None
+) -> Comparison:
     """Train and judge all arms of a suite in the folder `out`, or resume an unfinished comparison.
 
     `suite` is the path of a YAML file, a mapping like one, or a Suite. Prepared text, references that are trained for
@@ -45,7 +44,7 @@ def compare(
     """
     if not isinstance(suite, Suite):
         suite = check(Suite, dict(suite), "suite") if isinstance(suite, Mapping) else load_suite(suite)
-    out, terminal = Path(out), terminal or Terminal(quiet=True)
+    out = Path(out)
     shared = out.parent / "shared" if shared is None else Path(shared)
     hardware = suite.hardware
     runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
@@ -58,17 +57,15 @@ def compare(
                     check_request(arm_folder(out, arm.name, seed), request_of(arm, seed))
         return arms
 
-    with opened(out, "suite.yaml", suite, _FREE, check_all, terminal, runtime) as arms:
-        return _Comparing(suite, arms, out, shared, terminal, runtime).run()
+    with opened(out, "suite.yaml", suite, _FREE, check_all, runtime) as arms:
+        return _Comparing(suite, arms, out, shared, runtime).run()
 
 
 class _Comparing:
     """One call of `compare`."""
 
-    def __init__(
-        self, suite: Suite, arms: list[PlannedArm], folder: Path, shared: Path, terminal: Terminal, runtime: rt.Runtime
-    ) -> None:
-        self.suite, self.arms, self.folder, self.terminal, self.runtime = suite, arms, folder, terminal, runtime
+    def __init__(self, suite: Suite, arms: list[PlannedArm], folder: Path, shared: Path, runtime: rt.Runtime) -> None:
+        self.suite, self.arms, self.folder, self.runtime = suite, arms, folder, runtime
         self.shared = Shared(shared, folder)
         self.results: dict[str, list[ArmResult]] = {arm.name: [] for arm in arms}
         self.failures: dict[str, list[Failure]] = {arm.name: [] for arm in arms}
@@ -115,7 +112,7 @@ class _Comparing:
             is_made = suite.reference.train is not None
             return data, self.shared.reference(suite, data) if is_made else self.folder / "reference"
 
-        return Setup(suite, self.folder, *self.runtime.on_rank0(places), self.runtime, self.terminal)
+        return Setup(suite, self.folder, *self.runtime.on_rank0(places), self.runtime)
 
     def _context(self, arm: PlannedArm, context: RunContext) -> RunContext:
         """The context of an arm, which trains on the suite's text or on a selection of its own."""
@@ -127,7 +124,7 @@ class _Comparing:
             def make() -> Path:
                 place = self.shared.data(suite, data)
                 if not place.exists():
-                    prepare(data, context.tokenizer, place, seed=suite.seed, say=self.terminal.say)
+                    prepare(data, context.tokenizer, place, seed=suite.seed)
                 return place
 
             prepared = open_prepared(self.runtime.on_rank0(make))
@@ -155,7 +152,7 @@ class _Comparing:
                 raise
             words = shown_line(f"{error}") or type(error).__name__
             self.failures[arm.name].append(Failure(seed=seed, error=words))
-            self.terminal.warn(f"arm {arm.name}, seed {seed}, failed: {words}; the other arms are still trained")
+            logger.warning(f"arm {arm.name}, seed {seed}, failed: {words}; the other arms are still trained")
             return
         self.results[arm.name].append(result)
 
@@ -190,4 +187,4 @@ class _Comparing:
             "tolerance": self.suite.evaluate.tolerance,
         }
         if self.runtime.on_rank0(lambda: self.shared.arm(folder, spec)):
-            self.terminal.say(f"{arm.name}, seed {context.seed}: trained already, {folder.resolve()}")
+            logger.info(f"{arm.name}, seed {context.seed}: trained already, {folder.resolve()}")

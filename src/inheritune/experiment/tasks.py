@@ -27,7 +27,7 @@ from inheritune.experiment.setup import Setup
 from inheritune.harness import version
 from inheritune.recipe import Recipe, Reference
 from inheritune.results import EvaluatedModel, EvaluatedText, EvaluationResult, TaskScore
-from inheritune.runlog import read_mapping, write_json
+from inheritune.runlog import logger, read_mapping, write_json
 
 TASKS_FILE = "tasks.json"
 _PLACE = "evaluate.tasks"
@@ -76,8 +76,8 @@ def _is_scored(folder: Path, side: str, entry: Entry) -> bool:
 
 def _judge(folder: Path, side: str, place: Reference, tasks: Sequence[Task], context: RunContext) -> None:
     """Loss and bits per byte of a model on the run's validation text, as the run judges it, then its tasks."""
-    runtime, settings, say = context.runtime, context.training, context.terminal.say
-    say(f"{side}: loading for tasks")
+    runtime, settings = context.runtime, context.training
+    logger.info(f"{side}: loading for tasks")
     model = in_dtype(load_model(place), "float32")
     reading = read_tokens(context.validation_sequences, context.tokenizer)
     with scoring(
@@ -93,7 +93,7 @@ def _judge(folder: Path, side: str, place: Reference, tasks: Sequence[Task], con
         half = runtime.resolve_precision(settings.precision) != "float32"
         lm = on_harness(model.to(runtime.device), context.tokenizer, settings.micro_batch_sequences, half=half)
         for number, task in enumerate(tasks, 1):
-            say(f"{side}: {task.entry.name} ({number} of {len(tasks)} tasks)")
+            logger.info(f"{side}: {task.entry.name} ({number} of {len(tasks)} tasks)")
             scores = {name: one.model_dump() for name, one in judge_task(task, lm, None).items()}
             write_json(_scores_file(folder, side, task.entry), {"harness": version(), "tasks": scores})
 

@@ -30,7 +30,7 @@ from inheritune.experiment.store import once
 from inheritune.losses import LossSetup, TeacherNeeds, build_losses
 from inheritune.recipe import Reference, Training
 from inheritune.results import TrainingCost, TrainingResult
-from inheritune.runlog import Trackers, read_mapping, write_json
+from inheritune.runlog import Trackers, logger, read_mapping, write_json
 from inheritune.training import Job, check_documents_apart, lacking_compiler, planned_steps, train_steps, whole_state
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run_training(run: TrainingRun, context: RunContext) -> TrainingResult:
         check_has_teacher(run.teacher, run.training, run.name)
         cost = _train_once(run, context)
         began = time.monotonic()
-        context.terminal.say(f"{run.name}: evaluating")
+        logger.info(f"{run.name}: evaluating")
         trained = Reference(path=str(run.folder / "model"), trust_remote_code=context.trust_remote_code)
         evaluation = context.judge(load_model(trained))
         return TrainingResult.of(
@@ -110,17 +110,17 @@ def _train(run: TrainingRun, context: RunContext) -> TrainingCost:
     tokens = steps * settings.batch_tokens
     flops = tokens * training_flops_per_token(model, settings.sequence_length)
     size, layers = parameter_count(model), model.config.num_hidden_layers
-    context.terminal.say(
+    logger.info(
         f"{run.name}: {layers} blocks, {size:,} parameters, {steps:,} steps of {settings.batch_tokens:,} tokens"
     )
-    router = router_loss_of(model, settings.router_loss, run.name, context.terminal.say)
+    router = router_loss_of(model, settings.router_loss, run.name)
     teacher = run.teacher
     losses = build_losses(settings, LossSetup(router, model.config, None if teacher is None else teacher.config))
     outputs, teaching = None, dict[str, Any]()
     if teacher is not None:
         uses, needs = steps * settings.batch_sequences, TeacherNeeds.of(losses)
         request = DistillationRequest(run.name, settings, context.train_sequences, uses, logits_width(model), needs)
-        outputs, teaching = teacher.outputs(request, runtime, context.terminal.say)
+        outputs, teaching = teacher.outputs(request, runtime)
     job = replace(_job(run, context, model, flops), teacher=outputs, losses=tuple(losses))
     runtime.on_rank0(lambda: keep_frame(model, context.tokenizer, run.folder / "checkpoints"))
     building = time.monotonic() - began
@@ -178,7 +178,7 @@ def _open_trackers(
         "seed": context.seed,
         "train": run.training.model_dump(mode="json"),
     }
-    return Trackers(context.track, run.folder, f"{context.title}/{run.name}", config, context.terminal)
+    return Trackers(context.track, run.folder, f"{context.title}/{run.name}", config)
 
 
 def _job(run: TrainingRun, context: RunContext, model: "PreTrainedModel", flops: float) -> Job:
@@ -187,7 +187,7 @@ def _job(run: TrainingRun, context: RunContext, model: "PreTrainedModel", flops:
         worth = runtime.device == "cuda" or (runtime.device == "cpu" and flops >= _WORTH_COMPILING)
         lacking = lacking_compiler(runtime.device) if worth else None
         if lacking is not None:
-            context.terminal.say(f"{run.name}: not compiled, as {lacking} is missing; steps would be faster")
+            logger.info(f"{run.name}: not compiled, as {lacking} is missing; steps would be faster")
         settings = settings.model_copy(update={"compile": worth and lacking is None})
 
     def validate(score: "Score") -> float:
@@ -204,7 +204,6 @@ def _job(run: TrainingRun, context: RunContext, model: "PreTrainedModel", flops:
         seed=context.seed,
         folder=run.folder,
         runtime=runtime,
-        terminal=context.terminal,
         validate=validate,
         validate_every=context.evaluate.every.count,
         parallel=context.parallel,

@@ -3,8 +3,7 @@
 import contextlib
 import os
 import re
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +28,14 @@ from inheritune.arch import (
     save_stored,
 )
 from inheritune.card import inherited_files, without_stopping
-from inheritune.errors import InputError, Notice
+from inheritune.errors import InputError
 from inheritune.inheritance.application import from_files, from_model, place
 from inheritune.inheritance.plan import Plan, describe_plan
 from inheritune.inheritance.resolution import resolve
 from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
 from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check, model_at
 from inheritune.results import BlockChoice, Inherited
-from inheritune.runlog import check_name, claimed
+from inheritune.runlog import check_name, claimed, logger
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +63,7 @@ def inherit(
     as the architecture does it, drawn with `seed`, like the whole model with 'none'. Width 'half' takes the first half
     of heads, hidden size and MLP. Weights keep the reference's dtype unless `dtype` names another; no memory is shared
     with the reference. Of safetensors files only what is inherited is read. With `out`, model and tokenizer are written
-    there as a Hugging Face checkpoint, with the plan in figures in inheritance.json; a rebuilt tokenizer is a warning.
+    there as a Hugging Face checkpoint, with the plan in figures in inheritance.json; the log names a rebuilt tokenizer.
 
     Raises InputError for a selection that does not exist or would change what a block computes, for a damaged
     checkpoint or one whose weights are NaN (large tensors are sampled), and when `out` exists or another process is
@@ -79,7 +78,7 @@ def inherit(
             reference = model_at(reference)
         target, plan = derive(reference, spec, seed=seed, dtype=kind)
         if folder is not None:
-            tokenizer = find_tokenizer(reference, warnings.warn) if isinstance(reference, Reference) else None
+            tokenizer = find_tokenizer(reference, log=True) if isinstance(reference, Reference) else None
             save_model(target, tokenizer, folder, _notes(reference, spec, plan, target, tokenizer))
     return target
 
@@ -91,18 +90,17 @@ def write(
     *,
     dtype: "torch.dtype | None" = None,
     seed: int = 1,
-    say: Callable[[str], None] | None = None,
     selection: BlockChoice | None = None,
 ) -> PlannedTarget:
     """Write the target of `spec` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
 
-    Where every tensor of the target is a stored one of the reference, the bytes go from file to file. `say` gets notes,
-    such as that there is no tokenizer; `selection` is the measured choice that led to `spec`, for the model card.
+    Where every tensor of the target is a stored one of the reference, the bytes go from file to file. The log says
+    where there is no tokenizer; `selection` is the measured choice that led to `spec`, for the model card.
     """
     source = open_source(reference, spec)
-    tokenizer = find_tokenizer(reference, say)
-    if tokenizer is None and say is not None:  # a checkpoint that is only trained further needs none
-        say(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
+    tokenizer = find_tokenizer(reference, log=True)
+    if tokenizer is None:  # a checkpoint that is only trained further needs none
+        logger.info(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
     notes = _notes(reference, spec, source.planned.plan, source.planned.target, tokenizer, selection)
     placement = source.placement
     if placement is not None and placement.is_plain and source.planned.plan.is_whole and dtype is None:
@@ -121,7 +119,7 @@ def _notes(
     figures = describe_plan(plan)
     readers = readers_of(target.config, tokenizer)
     notes: dict[str, Any] = {NOTES: figures}
-    with without_stopping(lambda line: warnings.warn(line, Notice, stacklevel=2), "write README.md by hand"):
+    with without_stopping("write README.md by hand"):
         notes |= inherited_files(
             reference, spec, Inherited.model_validate(figures), parameter_count(target), readers, selection
         )
@@ -185,7 +183,7 @@ def plan_for(reference: Reference, spec: Inherit | TargetSpec) -> PlannedTarget:
 
 def _planned(
     reference: Reference, config: "PretrainedConfig", spec: TargetSpec
-) -> "tuple[PreTrainedModel, PlannedTarget]":  # fmt: skip
+) -> "tuple[PreTrainedModel, PlannedTarget]":
     """The reference without memory, and the target."""
     target_config(config, spec)  # what the config shows, before a second is spent on the model
     skeleton = build_skeleton(config, reference.trust_remote_code)

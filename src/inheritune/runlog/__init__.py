@@ -1,4 +1,4 @@
-"""What a run writes besides weights: complete files, metrics, the manifest, terminal output, and trackers."""
+"""What a run writes besides weights: complete files, metrics, the manifest, the log, and trackers."""
 
 from typing import TYPE_CHECKING
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
         write_json,
         write_text,
     )
+    from inheritune.runlog.log import logger
     from inheritune.runlog.manifest import add_lineage, note_start, package_versions, versions
     from inheritune.runlog.metrics import MetricsLog, read_metrics
-    from inheritune.runlog.terminal import LiveLine, PlainConsole, Terminal
+    from inheritune.runlog.terminal import LiveLine, PlainConsole, log_on_terminal
     from inheritune.runlog.trackers import Trackers, check_trackers
 
 __getattr__, __dir__ = lazy.exports(__name__)

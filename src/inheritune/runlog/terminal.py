@@ -1,6 +1,9 @@
-"""What a person sees during the work, on standard error: lines, and one live line for a training."""
+"""The log on standard error, and one live line for a training."""
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 from rich.console import Console
@@ -8,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from inheritune.redaction import visible, visible_text, without_secrets
+from inheritune.runlog.log import logger
 
 _PLAIN_SECONDS = 15.0  # between two lines where the output is not a terminal
 
@@ -23,42 +27,56 @@ class PlainConsole(Console):
         return super().render_str(visible_text(without_secrets(text)), **settings)
 
 
-class Terminal:
-    """Lines for people; a `quiet` one prints nothing. Errors are raised, not printed here."""
+class TerminalHandler(logging.Handler):
+    """Prints the log on standard error."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self.console = PlainConsole(stderr=True, quiet=quiet)
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = PlainConsole(stderr=True)
 
-    def say(self, line: str) -> None:
-        """Print one line."""
-        self.console.print(line, soft_wrap=True)
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line; a warning is marked as one."""
+        text, warns = record.getMessage(), record.levelno >= logging.WARNING
+        self.console.print(f"warning: {text}" if warns else text, style="yellow" if warns else None, soft_wrap=True)
 
-    def warn(self, line: str) -> None:
-        """Print one line that must not be missed."""
-        self.console.print(f"warning: {line}", style="yellow", soft_wrap=True)
 
-    def live(self, label: str, steps: int, done: int) -> "LiveLine":
-        """A live line for a training that begins after `done` of `steps` steps; a context manager."""
-        return LiveLine(self, label, steps, done)
+@contextmanager
+def log_on_terminal(level: int) -> Iterator[None]:
+    """Inside, standard error shows the log from `level` on (`logger.setLevel` changes it), and the root's handlers do
+    not. Afterwards the logger is as it was.
+    """
+    handler, before, propagated = TerminalHandler(), logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        logger.propagate = propagated
 
 
 class LiveLine:
-    """The loss, validation loss, tokens per second and remaining time of one training."""
+    """The loss, validation loss, tokens per second and remaining time of a training that begins after `done` steps.
 
-    def __init__(self, terminal: Terminal, label: str, steps: int, done: int) -> None:
-        self._terminal, self._label, self._steps, self._done = terminal, visible(label), steps, done
+    A context manager. Where the log is not on a terminal, these are lines of it.
+    """
+
+    def __init__(self, label: str, steps: int, done: int) -> None:
+        self._label, self._steps, self._done = visible(label), steps, done
         self._val = ""
         self._last = time.monotonic()
         self._started, self._first = time.monotonic(), done
         self._progress: Progress | None = None
-        if terminal.console.is_terminal and not terminal.quiet:
+        handler = next((one for one in logger.handlers if isinstance(one, TerminalHandler)), None)
+        if handler is not None and handler.console.is_terminal and logger.isEnabledFor(logging.INFO):
             self._progress = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=20),
                 TextColumn("{task.completed:,}/{task.total:,}  {task.fields[figures]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
-                console=terminal.console,
+                console=handler.console,
             )
 
     def __enter__(self) -> Self:
@@ -84,4 +102,4 @@ class LiveLine:
             self._last = time.monotonic()
             speed = (self._done - self._first) / max(self._last - self._started, 1e-9)
             left = (self._steps - self._done) / max(speed, 1e-9)
-            self._terminal.say(f"{self._label}  {self._done:,}/{self._steps:,}  {figures}  {left:,.0f} s left")
+            logger.info(f"{self._label}  {self._done:,}/{self._steps:,}  {figures}  {left:,.0f} s left")

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import io
 import json
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +19,8 @@ from typing import Any, Self
 from inheritune.errors import InputError, check_all
 from inheritune.redaction import public
 from inheritune.runlog.files import read_json, write_json
+from inheritune.runlog.log import logger
 from inheritune.runlog.metrics import read_metrics
-from inheritune.runlog.terminal import Terminal
 
 PROJECT = "inheritune"
 _UPLOAD_SECONDS = 120.0  # the longest that the end of a training waits for wandb's uploads
@@ -73,7 +74,6 @@ class Origin:
     title: str
     id: str
     config: dict[str, Any]
-    quiet: bool
 
     @property
     def group(self) -> str:
@@ -126,7 +126,7 @@ class _Wandb(Tracker):
             "WANDB_RUN_GROUP": ("group", origin.group),
         }
         fields = dict(field for variable, field in ours.items() if variable not in os.environ)
-        settings: dict[str, Any] = {"silent": True} if origin.quiet else {}
+        settings: dict[str, Any] = {} if logger.isEnabledFor(logging.INFO) else {"silent": True}
         for name in ("x_disable_meta", "_disable_meta"):  # else it sends the command line, the user's name and folders
             if name in wandb.Settings.model_fields:
                 settings[name] = True
@@ -239,9 +239,9 @@ class Trackers:
     warning; nothing is raised.
     """
 
-    def __init__(self, names: Sequence[str], folder: Path, title: str, config: dict[str, Any], terminal: Terminal):
+    def __init__(self, names: Sequence[str], folder: Path, title: str, config: dict[str, Any]):
         """`folder` is the training's, `title` its name in trackers ("run/arm"), `config` its settings there."""
-        self._folder, self._title, self._terminal = folder, title, terminal
+        self._folder, self._title = folder, title
         self._open: dict[str, Tracker] = {}
         self._has_begun = False
         folder.mkdir(parents=True, exist_ok=True)
@@ -277,12 +277,12 @@ class Trackers:
 
     def _start(self, name: str, config: dict[str, Any]) -> None:
         known = self._state.get(name) or {"id": uuid.uuid4().hex[:8], "title": self._title, "sent": -1}
-        origin = Origin(self._folder, known["title"], known["id"], public(config), self._terminal.quiet)
+        origin = Origin(self._folder, known["title"], known["id"], public(config))
         tracker = TRACKERS[name][0](origin)  # under its first title, by which trackio finds it, wherever the folder is
         tracker.sent = known["sent"] if tracker.last is None else tracker.last
         self._open[name] = tracker
         self._state[name] = known | {"sent": tracker.sent, "open": True}
-        self._terminal.say(f"{self._title}: {name}: {tracker.where}")
+        logger.info(f"{self._title}: {name}: {tracker.where}")
 
     def _catch_up(self, end: int | None) -> None:
         """Send every tracker the steps before `end` (None: all in metrics.jsonl) that it lacks."""
@@ -301,7 +301,7 @@ class Trackers:
             work(*arguments)
         except Exception as error:
             line = " ".join(f"{type(error).__name__}: {error}".split())
-            self._terminal.warn(
+            logger.warning(
                 f"{self._title}: {name} failed and is switched off: {line};"
                 " the training continues, and metrics.jsonl has every step"
             )
@@ -328,7 +328,7 @@ class Trackers:
                 for name, known in read_json(file).items()
             }
         except Exception:
-            self._terminal.warn(f"{file} is damaged; the trackers start again")
+            logger.warning(f"{file} is damaged; the trackers start again")
             return {}
         if any(known["open"] for known in state.values()):
             last = max((record["step"] for record in read_metrics(self._folder / "metrics.jsonl")), default=-1)

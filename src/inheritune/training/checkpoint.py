@@ -22,7 +22,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 
 from inheritune.errors import DamagedFile, InputError, RunError
-from inheritune.runlog import checksum, new_folder, read_json, read_mapping, write_json
+from inheritune.runlog import checksum, logger, new_folder, read_json, read_mapping, write_json
 from inheritune.runtime import Runtime, side_group
 
 _NAME = re.compile(r"^step-(\d{9})$")
@@ -170,9 +170,9 @@ class Checkpoints:
         if self._group is not None:
             dist.barrier(group=self._group)
 
-    def newest(self, warn: Callable[[str], None]) -> Path | None:
+    def newest(self) -> Path | None:
         """The newest whole checkpoint. Damaged ones are removed, with a warning."""
-        newest = self.runtime.on_rank0(lambda: self._newest(warn))
+        newest = self.runtime.on_rank0(self._newest)
         return None if newest is None else Path(newest)
 
     def best_loss(self) -> float:
@@ -205,11 +205,12 @@ class Checkpoints:
         for old in list_checkpoints(self.folder)[: -self.keep]:
             _remove(self.folder / f"step-{old:09d}")
 
-    def _newest(self, warn: Callable[[str], None]) -> str | None:
+    def _newest(self) -> str | None:
         self._finish_interrupted()
         best = self.folder / BEST
         if best.exists() and (fault := fault_of(best)) is not None:
-            warn(f"{best} is damaged ({fault}); it is removed, and made again when a lower validation loss is seen")
+            again = "it is removed, and made again when a lower validation loss is seen"
+            logger.warning(f"{best} is damaged ({fault}); {again}")
             _remove(best)
         for step in reversed(list_checkpoints(self.folder)):
             target = self.folder / f"step-{step:09d}"
@@ -217,7 +218,7 @@ class Checkpoints:
             if fault is None:
                 self._drop_old()  # a kill may have interrupted a removal
                 return str(target)
-            warn(f"checkpoint {target} is damaged ({fault}); it is removed, going back to the one before")
+            logger.warning(f"checkpoint {target} is damaged ({fault}); it is removed, going back to the one before")
             _remove(target)
         return None
 

@@ -11,7 +11,7 @@ from inheritune.data import Examples, Sequences
 from inheritune.errors import InputError
 from inheritune.losses import CrossEntropy, Loss
 from inheritune.recipe import Training
-from inheritune.runlog import Terminal, Trackers
+from inheritune.runlog import Trackers
 from inheritune.runtime import Runtime
 from inheritune.training.objective import TeacherOutputs
 from inheritune.training.schedule import check_schedule
@@ -29,6 +29,7 @@ class Job:
     `blocks` are the model's blocks, `matrices` the names of their two-dimensional weights, `head` splits the model into
     hidden states and a linear layer (None: it is not split). `parallel` is the recipe's key for several processes.
     `losses` are what the training minimises; `teacher` has the outputs that they ask for.
+    `live`: whether a person sees the steps while they run.
     """
 
     label: str
@@ -38,7 +39,6 @@ class Job:
     seed: int
     folder: Path
     runtime: Runtime
-    terminal: Terminal
     validate: Callable[[Score], float]
     validate_every: int
     blocks: Sequence[torch.nn.Module] = ()
@@ -49,6 +49,7 @@ class Job:
     trackers: Trackers | None = None
     teacher: TeacherOutputs | None = None
     losses: tuple[Loss, ...] = (CrossEntropy(),)
+    live: bool = True
 
 
 def planned_steps(settings: Training, sequences: Sequences) -> int:

@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from inheritune import runtime as rt
 from inheritune.data import Batches, Examples, nothing_stored
 from inheritune.errors import Interrupted, RunError
 from inheritune.optimizers.stepping import allocate_state, copy_parameters, state_tensors
-from inheritune.runlog import LiveLine, MetricsLog, read_metrics
+from inheritune.runlog import LiveLine, MetricsLog, logger, read_metrics
 from inheritune.training.checkpoint import (
     Checkpoints,
     TrainProgress,
@@ -57,11 +58,12 @@ def train_steps(job: Job) -> tuple[TrainProgress, How]:
             restored = state.restore()
             position = state.with_micro_batch(restored or TrainProgress())
             if position.step:
-                job.terminal.say(f"{job.label}: resuming from step {position.step:,} of {steps:,}")
+                logger.info(f"{job.label}: resuming from step {position.step:,} of {steps:,}")
             if job.runtime.is_rank0:
                 log = MetricsLog(job.folder / "metrics.jsonl", known_at(restored))
                 _warn_of_gaps(job, position.step)
-            with job.terminal.live(job.label, steps, position.step) as line, state.batches.reading_ahead():
+            shown = LiveLine(job.label, steps, position.step) if job.live else nullcontext()
+            with shown as line, state.batches.reading_ahead():
                 loop = _Loop(job, state, log, line, stop, steps)
                 return loop.run(position, is_new=restored is None), state.parallel.how
     finally:
@@ -78,9 +80,7 @@ def _warn_of_gaps(job: Job, step: int) -> None:
     file = job.folder / "metrics.jsonl"
     missing = set(range(1, step + 1)) - {record["step"] for record in read_metrics(file)}
     if missing:
-        job.terminal.warn(
-            f"{file} is damaged: {len(missing):,} of the steps up to {step:,} are missing, resuming anyway"
-        )
+        logger.warning(f"{file} is damaged: {len(missing):,} of the steps up to {step:,} are missing, resuming anyway")
 
 
 class _State:
@@ -114,7 +114,7 @@ class _State:
 
     def restore(self) -> TrainProgress | None:
         """Load the newest good checkpoint, if there is one."""
-        target = self.checkpoints.newest(self.job.terminal.warn)
+        target = self.checkpoints.newest()
         if target is None:
             return None
         position = read_position(target)
@@ -159,7 +159,7 @@ class _State:
         if runtime.device != "cuda":
             return min(self.batches.share, 8)
         size = largest_micro_batch(self.parallel, settings, runtime, self.batches, self.job.vocabulary)
-        self.job.terminal.say(f"{self.job.label}: micro-batches of {size} sequences fit")
+        logger.info(f"{self.job.label}: micro-batches of {size} sequences fit")
         return size
 
 
@@ -172,7 +172,7 @@ class _Loop:
     """Runs a training. On a GPU a step is queued before the results of the one before it are read."""
 
     def __init__(
-        self, job: Job, state: _State, log: MetricsLog | None, line: LiveLine, stop: rt.StopRequest, steps: int
+        self, job: Job, state: _State, log: MetricsLog | None, line: LiveLine | None, stop: rt.StopRequest, steps: int
     ) -> None:
         self.job, self.state, self.log, self.line, self.stop, self.steps = job, state, log, line, stop, steps
         self.settings = job.settings
@@ -252,7 +252,7 @@ class _Loop:
             # outside of `except`, as the error's frames hold the step's tensors
             self.state.checkpoints.note_too_large(self.stepper.micro_batch, position.asked_micro_batch)
             self.stepper.halve(f"{self.job.label}, step {step + 1}")
-            self.job.terminal.warn(
+            logger.warning(
                 f"{self.job.label}: out of memory at step {step + 1:,}; continuing with micro-batches of"
                 f" {self.stepper.micro_batch} sequences, the batch stays the same"
             )
@@ -317,7 +317,7 @@ class _Loop:
             )
         first, last, before = position.step + position.skipped, spike.step - 1 + position.skipped, position
         position = replace(position, skipped=last + 1 - position.step, micro_batch=self.stepper.micro_batch)
-        self.job.terminal.warn(
+        logger.warning(
             f"{self.job.label}: the loss spiked to {spike.loss:.3f} at step {spike.step:,}; resuming from step"
             f" {position.step:,} without the batches {first:,} to {last:,}"
         )
@@ -364,7 +364,8 @@ class _Loop:
     def _record(self, record: dict[str, Any]) -> None:
         if self.log is not None:
             self.log.write(record)
-        self.line.show(record)
+        if self.line is not None:
+            self.line.show(record)
         if self.job.trackers is not None:  # after metrics.jsonl, from which they are completed after a kill
             self.job.trackers.write(record)
 

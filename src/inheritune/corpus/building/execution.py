@@ -17,13 +17,12 @@ from queue import SimpleQueue
 from typing import Any
 
 from datatrove.executor.base import DistributedEnvVars, PipelineExecutor
-from loguru import logger
+from loguru import logger as loguru
 
 from inheritune.errors import InputError, Problem, RunError
 from inheritune.recipe import Data
-from inheritune.runlog import open_new
+from inheritune.runlog import logger, open_new
 
-Say = Callable[[str], None]
 Step = Callable[..., Any]
 """A step of a pipeline: `step(data, rank, world_size)` takes what the step before it yields."""
 
@@ -39,11 +38,11 @@ class Stages:
     The result of a task must not depend on where it runs, nor on how many run at once.
     """
 
-    def __init__(self, data: Data, logs: Path, say: Say) -> None:
+    def __init__(self, data: Data, logs: Path) -> None:
         """Raises InputError as `check_executor` does."""
         check_executor(data)
-        logger.disable("datatrove")  # its logs are for operators of clusters; errors are raised anyway
-        self.data, self.logs, self.say = data, logs, say
+        loguru.disable("datatrove")  # its logs are for operators of clusters; errors are raised anyway
+        self.data, self.logs = data, logs
 
     def run(self, name: str, steps: Sequence[Step], tasks: int, threads: int = 1, about: str = "") -> None:
         """Run `steps` for the ranks 0 to tasks - 1; a task keeps about `threads` processors busy.
@@ -52,14 +51,14 @@ class Stages:
         """
         place = self.logs / name
         if about and len(list(place.glob("completions/*"))) < tasks:
-            self.say(f"data: {about}")
+            logger.info(f"data: {about}")
         if self.data.executor == "slurm":
             self._slurm(name, list(steps), tasks, place)
         elif self.data.executor == "ray":
             self._ray(list(steps), tasks, place)
         else:
             workers = min(tasks, self.data.workers or max(1, (os.cpu_count() or 1) // threads))
-            LocalExecutor(list(steps), tasks, workers, place).run(self.say)
+            LocalExecutor(list(steps), tasks, workers, place).run()
 
     def _slurm(self, name: str, steps: list[Step], tasks: int, place: Path) -> None:
         from datatrove.executor.slurm import SlurmPipelineExecutor
@@ -102,7 +101,7 @@ class Stages:
         while open_ranks := executor.get_incomplete_ranks(skip_completed=True):
             if len(open_ranks) != shown:
                 shown = len(open_ranks)
-                self.say(f"data: {name}: {tasks - shown} of {tasks} tasks done, Slurm job {job}")
+                logger.info(f"data: {name}: {tasks - shown} of {tasks} tasks done, Slurm job {job}")
             time.sleep(_ASK_EVERY)
             missed = 0 if _in_queue(job) else missed + 1
             if missed > _GONE_LOOKS:
@@ -146,19 +145,19 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
         super().__init__(pipeline, str(place))
         self.tasks, self.workers, self.place = tasks, workers, place
 
-    def run(self, say: Say) -> None:
+    def run(self) -> None:
         """Run the open tasks. Raises what a task raised; RunError when a worker process is killed."""
         ranks = list(self.get_incomplete_ranks())
         workers = min(self.workers, len(ranks))
         if workers > 1:
-            self._run_in_processes(ranks, workers, say)
+            self._run_in_processes(ranks, workers)
             return
         for rank in ranks:
             deepcopy(self).run_task(rank)  # a copy, as a step keeps its counts
 
     def run_task(self, rank: int) -> None:
         """Run one task in this process."""
-        logger.disable("datatrove")  # as in Stages; this may be a worker process
+        loguru.disable("datatrove")  # as in Stages; this may be a worker process
         self._run_for_rank(rank)
 
     @property
@@ -171,7 +170,7 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
         names = DistributedEnvVars.__annotations__
         return DistributedEnvVars(**{**dict.fromkeys(names, "-1"), "datatrove_executor": "LOCAL"})
 
-    def _run_in_processes(self, ranks: list[int], workers: int, say: Say) -> None:
+    def _run_in_processes(self, ranks: list[int], workers: int) -> None:
         idle: SimpleQueue[subprocess.Popen[str]] = SimpleQueue()
         processes = self._start_workers(workers)
         for process in processes:
@@ -190,7 +189,7 @@ class LocalExecutor(PipelineExecutor):  # type: ignore[misc]
                 task.result()
                 if time.monotonic() - shown > _SAY_EVERY:
                     shown = time.monotonic()
-                    say(f"data: {self.place.name}: {done} of {len(ranks)} tasks")
+                    logger.info(f"data: {self.place.name}: {done} of {len(ranks)} tasks")
         finally:
             for process in processes:
                 process.kill()  # files appear complete or not at all, so a worker may end anywhere

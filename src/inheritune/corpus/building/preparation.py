@@ -7,7 +7,7 @@ import shutil
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -42,13 +42,21 @@ from inheritune.data import (
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import Data, NewTokenizer, check
 from inheritune.redaction import confidential
-from inheritune.runlog import locked, new_folder, package_versions, put_in_place, refuse_link, versions, write_json
+from inheritune.runlog import (
+    locked,
+    logger,
+    new_folder,
+    package_versions,
+    put_in_place,
+    refuse_link,
+    versions,
+    write_json,
+)
 from inheritune.token_ids import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Say = Callable[[str], None]
 _THREADS = 4  # processors that a process keeps busy where threads of libraries and a disk do the work
 _PACKAGES = ("datatrove", "datasets", "pyarrow", "chardet", "spacy")
 _TASK_BYTES = 64_000_000  # of input: enough for a process, and little is lost when one is killed
@@ -65,7 +73,6 @@ def prepare(
     out: str | Path,
     *,
     seed: int = 1,
-    say: Say = lambda line: None,
 ) -> Prepared:
     """Tokenise `data.sources` into the folder `out`: shards of training and validation, tokenizer/, manifest.json.
 
@@ -81,7 +88,7 @@ def prepare(
     out = Path(out)
     data = data if isinstance(data, Data) else check(Data, data, "data")
     remove_left_over(out)
-    return Preparation(data, tokenizer, out, seed if data.seed is None else data.seed, say).run()
+    return Preparation(data, tokenizer, out, seed if data.seed is None else data.seed).run()
 
 
 class Preparation:
@@ -90,18 +97,16 @@ class Preparation:
     One round is usually enough. Another follows when the thresholds of the first admit too few tokens.
     """
 
-    def __init__(
-        self, data: Data, tokenizer: "PreTrainedTokenizerBase | NewTokenizer", out: Path, seed: int, say: Say
-    ) -> None:
+    def __init__(self, data: Data, tokenizer: "PreTrainedTokenizerBase | NewTokenizer", out: Path, seed: int) -> None:
         if not has_result(out):
             check_new(out)
         check_executor(data)
         check_filters(data.filters)
-        self.data, self.out, self.seed, self.say = data, out, seed, say
+        self.data, self.out, self.seed = data, out, seed
         self._tokenizer = tokenizer
         if not isinstance(tokenizer, NewTokenizer):
             separator(tokenizer, "reference.tokenizer")  # raises before anything is read
-        self.work = Work(work_folder(out), say)
+        self.work = Work(work_folder(out))
         self.inputs = list_inputs(data.sources)
         self.groups = gather(self.inputs, _TASK_BYTES)
         self._states = [[state_of(entry) for entry in group] for group in self.groups]
@@ -113,7 +118,7 @@ class Preparation:
         if has_result(self.out):
             fixed = None if isinstance(self._tokenizer, NewTokenizer) else fingerprint(self._tokenizer)
             prepared = open_same(self.out, self._request(), fixed)
-            self.say(f"data: {self.out} is complete already; nothing to do")
+            logger.info(f"data: {self.out} is complete already; nothing to do")
             return prepared
         with locked(self.work.folder):
             check_new(self.out)  # another process may have been at work until now
@@ -176,7 +181,7 @@ class Preparation:
         rounds = self.work.thresholds
         if not rounds or not rounds[-1].covers(thresholds):
             if rounds:
-                self.say("data: more documents are needed, reading again")
+                logger.info("data: more documents are needed, reading again")
             self.work.add_thresholds(rounds[-1].joined(thresholds) if rounds else thresholds)
         parts: list[TokenPart] = []
         collected: list[Part] = []
@@ -211,7 +216,7 @@ class Preparation:
 
     @cached_property
     def _stages(self) -> Stages:
-        return Stages(self.data, self.work.folder / "tasks", self.say)
+        return Stages(self.data, self.work.folder / "tasks")
 
     def _collect(self, number: int, thresholds: Thresholds, before: Thresholds | None) -> list[Part]:
         work, folder = self.work.folder, self.work.folder / f"collected-{number}"
@@ -256,7 +261,7 @@ class Preparation:
 
         place = self.work.folder / "tokenizer"
         if not place.exists():
-            self.say(f"data: training a tokenizer of {self._tokenizer.vocabulary} entries")
+            logger.info(f"data: training a tokenizer of {self._tokenizer.vocabulary} entries")
             texts = _tokenizer_texts(parts(self.work.folder / "collected-0"), self.data.validation.count)
             with new_folder(place) as partial:
                 train_tokenizer(texts, self._tokenizer.vocabulary).save_pretrained(partial)
@@ -264,7 +269,7 @@ class Preparation:
         return loaded
 
     def _write(self, drawn: Drawn, began: float) -> None:
-        self.say("data: writing")
+        logger.info("data: writing")
         free = {"executor", "workers", "slurm", "prefix"}  # settings that do not change the shards
         # The key of the first version, whose shards are kept too.
         result = self.work.result(
@@ -298,8 +303,9 @@ class Preparation:
         write_json(result / "manifest.json", manifest)
         put_in_place(result, self.out)
         for line in encoding_lines(manifest["sources"]):
-            self.say(line)
-        self.say(f"data: {splits['train'].tokens:,} training tokens, {splits['validation'].tokens:,} validation tokens")
+            logger.info(line)
+        count = manifest["tokens"]
+        logger.info(f"data: {count['train']:,} training tokens, {count['validation']:,} validation tokens")
 
 
 def _tokenizer_texts(collected: list[Part], validation_tokens: int) -> Iterator[str]:

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from inheritune.corpus.building.drawing import Threshold, Thresholds
 from inheritune.data import has_result
 from inheritune.errors import DamagedFile, InputError
-from inheritune.runlog import locked, read_json, remove_old_claim, write_json
+from inheritune.runlog import locked, logger, read_json, remove_old_claim, write_json
 
 
 def work_folder(out: Path) -> Path:
@@ -42,8 +41,8 @@ def remove_left_over(out: Path) -> None:
 class Work:
     """A folder with collected-N/, tokens-N/ for each round N of reading, and the executors' records in tasks/."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self.folder, self.say = folder, say
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._request = folder / "request.json"
         self._thresholds = folder / "gates.json"
 
@@ -58,13 +57,13 @@ class Work:
             pairs = itertools.zip_longest(before["tasks"], now["tasks"])  # tasks may have been added or removed
             changed = [rank for rank, (old, new) in enumerate(pairs) if old != new]
             again = f", {len(changed)} of {len(tasks)} tasks again, as their files have changed" if changed else ""
-            self.say(f"data: resuming {self.folder}{again}")
+            logger.info(f"data: resuming {self.folder}{again}")
             for rank in changed:
                 self._drop(rank)
             self._forget_damaged([len(task) for task in tasks])
         else:
             if before is not None:
-                self.say(f"data: {self.folder} has work for other text or settings, starting again")
+                logger.info(f"data: {self.folder} has work for other text or settings, starting again")
             self.clear()
         write_json(self._request, now)
 

@@ -270,7 +270,7 @@ def test_a_fault_of_a_library_is_one_line_too(
     def broken(*_: Any) -> None:
         raise RuntimeError("something\nodd")
 
-    monkeypatch.setattr("inheritune.cli.commands.load_recipe", broken)
+    monkeypatch.setattr("inheritune.recipe.load_recipe", broken)
     assert main(["run", "any.yaml"]) == 1
     said = capsys.readouterr().err
     assert "RuntimeError: something odd" in said

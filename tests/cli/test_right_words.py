@@ -119,7 +119,7 @@ def test_errors_of_the_system(
     def broken(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number), "/some/place")
 
-    monkeypatch.setattr("inheritune.cli.commands.load_recipe", broken)
+    monkeypatch.setattr("inheritune.recipe.load_recipe", broken)
     monkeypatch.setattr(inheritune.card, "prepare_upload", broken, raising=False)
     monkeypatch.setattr("inheritune.card.push.find_model", broken)
     found, lines = said([command, "any", *(["me/model"] if command == "push" else [])])

@@ -19,6 +19,7 @@ def recipe(text: Path, reference_folder: Path, write_recipe: Any) -> Path:
     return write_recipe(tree)
 
 
+@pytest.mark.long
 def test_samples_of_both_and_other_prompts_when_asked(
     recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -38,7 +38,7 @@ def test_the_log_is_as_it_was_after_a_command(
         logger.warning("shown")
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(commands, "load_recipe", broken)
+    monkeypatch.setattr("inheritune.recipe.load_recipe", broken)
     assert cli.main(["run", "any.yaml"]) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first == "warning: shown"
@@ -56,7 +56,7 @@ def test_one_process_shows_the_log_unless_it_is_quiet(
 ) -> None:
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(commands, "load_recipe", lambda *_: logger.warning("early"))
+    monkeypatch.setattr("inheritune.recipe.load_recipe", lambda *_: logger.warning("early"))
 
     def run(*_: Any) -> None:
         logger.info("a line")

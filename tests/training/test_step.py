@@ -328,7 +328,7 @@ def test_what_does_not_even_fit_alone_ends_with_a_line(
     def broken(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("inheritune.cli.commands.load_recipe", broken)
+    monkeypatch.setattr("inheritune.recipe.load_recipe", broken)
     assert main(["run", "any.yaml"]) == 1
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from inheritune import analysis
+from inheritune import recipe as recipes
 from inheritune.cli.options import (
     Calibration,
     Device,
@@ -23,7 +24,6 @@ from inheritune.cli.options import (
 )
 from inheritune.cli.tables import show_analysis
 from inheritune.errors import InputError
-from inheritune.recipe import MEASURED, Inherit, check
 
 
 def analyze(
@@ -72,12 +72,12 @@ def analyze(
         raise InputError("--tau", f"got {tau!r}", "give numbers above 0 and below 1: 0.9, or 0.9,0.95") from None
     selection = None
     if choose is not None or layers is not None:
-        if choose not in (*MEASURED, None):
-            raise InputError("--choose", f"got {choose!r}", f"legal are {', '.join(MEASURED)}")
+        if choose not in (*recipes.MEASURED, None):
+            raise InputError("--choose", f"got {choose!r}", f"legal are {', '.join(recipes.MEASURED)}")
         fields = {
             "layers": layers or "half", "choose": choose or "auto", "calibration": calibration, "recovery": recovery,
         }  # fmt: skip
-        selection = check(Inherit, fields, "command line")
+        selection = recipes.check(recipes.Inherit, fields, "command line")
     if quiet or not as_json:
         show_log(quiet)
     result = analysis.analyze(

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 import inheritune
-from inheritune import __version__, analysis, arch, experiment, inheritance, runtime
+from inheritune import __version__, analysis, arch, experiment, inheritance, results, runtime
 from inheritune import bench as benchmark
+from inheritune import recipe as recipes
 from inheritune.cli.analysis import analyze
 from inheritune.cli.comparison import compare
 from inheritune.cli.evaluation import evaluate, show_tasks
@@ -39,9 +40,7 @@ from inheritune.cli.publishing import push
 from inheritune.cli.reporting import report
 from inheritune.cli.tables import show_bench, show_inherited, show_plan, show_summary, show_trial
 from inheritune.errors import InputError
-from inheritune.recipe import MEASURED, Evaluate, Hardware, Training, check, load_recipe, model_at, override
 from inheritune.report import with_error
-from inheritune.results import EvaluationResult
 from inheritune.runlog import check_name, claimed, write_json, write_text
 
 app = typer.Typer(
@@ -85,7 +84,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a whole recipe; the same command resumes an unfinished run."""
-    checked = load_recipe(recipe, overrides(context.args))
+    checked = recipes.load_recipe(recipe, overrides(context.args))
     folder = out or Path("runs") / recipe.stem
     if dry_run:
         trial = experiment.dry_run(checked)
@@ -97,7 +96,7 @@ def run(
     def show() -> None:
         show_summary(summary, folder)
         if checked.evaluate.tasks:
-            show_tasks(EvaluationResult.read(folder / experiment.TASKS_FILE))
+            show_tasks(results.EvaluationResult.read(folder / experiment.TASKS_FILE))
 
     print_result(summary.to_json(), as_json, show)
 
@@ -180,12 +179,14 @@ def inherit(
     show_log()
     with ExitStack() as held:  # during the choice too, whose drops are kept beside the output
         folder = None if out is None or show else held.enter_context(inheritance.free_output(out))
-        if spec.choose in MEASURED and (text or data):
+        if spec.choose in recipes.MEASURED and (text or data):
             drops = None if folder is None else analysis.drops_beside(folder)
             selection = analysis.choose(source, spec, text=text or (), data=data, prefix=prefix, progress=drops)
             spec = spec.model_copy(update={"layers": selection.blocks, "choose": "first"})
         elif text or data:
-            raise InputError("command line", f"text does not go with --choose {choose}", f"take {', '.join(MEASURED)}")
+            raise InputError(
+                "command line", f"text does not go with --choose {choose}", f"take {', '.join(recipes.MEASURED)}"
+            )
         if folder is None:
             derived = inheritance.plan_for(source, spec)
         else:
@@ -242,13 +243,13 @@ def train(
     tree: dict[str, Any] = {"length": length, "batch": batch, "sequence_length": sequence_length}
     if teacher is not None:
         tree["distillation"] = {}
-    settings = check(Training, override(tree, overrides(context.args)), "command line: train")
-    evaluation = check(Evaluate, {"every": evaluate_every}, "command line: evaluate")
-    hardware = check(Hardware, {"parallel": parallel, "timeout": timeout}, "command line")
+    settings = recipes.check(recipes.Training, recipes.override(tree, overrides(context.args)), "command line: train")
+    evaluation = recipes.check(recipes.Evaluate, {"every": evaluate_every}, "command line: evaluate")
+    hardware = recipes.check(recipes.Hardware, {"parallel": parallel, "timeout": timeout}, "command line")
     if dry_run:
         place = runtime.start(device, timeout_minutes=hardware.timeout.amount)
-        teacher_config = None if teacher is None else arch.load_config(model_at(teacher))
-        trial = experiment.try_step(arch.load_config(model_at(model)), settings, place, teacher_config)
+        teacher_config = None if teacher is None else arch.load_config(recipes.model_at(teacher))
+        trial = experiment.try_step(arch.load_config(recipes.model_at(model)), settings, place, teacher_config)
         print_result(trial, as_json, lambda: show_trial(trial))
         return
     show_log(quiet)

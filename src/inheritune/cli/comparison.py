@@ -5,12 +5,11 @@ from typing import Annotated
 
 import typer
 
-from inheritune import experiment
+from inheritune import experiment, results
 from inheritune.cli.options import Json, Quiet, is_first_process, overrides, print_result, show_log
 from inheritune.cli.tables import table_of
 from inheritune.errors import RunError
 from inheritune.report import comparison_table, notes_on
-from inheritune.results import Comparison
 from inheritune.runlog import PlainConsole
 
 
@@ -42,7 +41,7 @@ def compare(
         )
 
 
-def show_comparison(compared: Comparison, folder: Path) -> None:
+def show_comparison(compared: "results.Comparison", folder: Path) -> None:
     """The table, whole where the terminal is wide enough, and what its marks mean, on standard output."""
     console = PlainConsole()
     wide = table_of(*comparison_table(compared))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from inheritune import evaluation
+from inheritune import evaluation, results
 from inheritune.cli.options import (
     Device,
     Dtype,
@@ -25,7 +25,6 @@ from inheritune.cli.options import (
 from inheritune.cli.tables import table_of
 from inheritune.errors import InputError
 from inheritune.report import short, start_note, with_error
-from inheritune.results import EvaluatedModel, EvaluatedText, EvaluationResult, Harness
 from inheritune.runlog import PlainConsole
 
 _HEADER = 12  # the fewest characters of a line of a model's name
@@ -94,7 +93,7 @@ def evaluate(
     print_result(result.to_json(), as_json, lambda: show_evaluation(result, out))
 
 
-def show_evaluation(result: EvaluationResult, out: Path | None) -> None:
+def show_evaluation(result: "results.EvaluationResult", out: Path | None) -> None:
     """Losses and tasks of the models, as tables on standard output, and where they were written."""
     if result.text is not None:
         _show_losses(result.models, result.text)
@@ -104,7 +103,7 @@ def show_evaluation(result: EvaluationResult, out: Path | None) -> None:
         echo(f"\nfigures {out / 'evaluation.json'}")
 
 
-def _show_losses(models: Sequence[EvaluatedModel], text: EvaluatedText) -> None:
+def _show_losses(models: "Sequence[results.EvaluatedModel]", text: "results.EvaluatedText") -> None:
     console = PlainConsole()
     known = "" if text.bytes is None else f", {text.bytes:,} bytes"
     console.print(f"\n{text.source}: sequences of {text.sequence_length} tokens{known}", soft_wrap=True)
@@ -118,7 +117,7 @@ def _show_losses(models: Sequence[EvaluatedModel], text: EvaluatedText) -> None:
     console.print(table_of(names, rows, whole=slice(1, None)))
 
 
-def show_tasks(result: EvaluationResult) -> None:
+def show_tasks(result: "results.EvaluationResult") -> None:
     """A row for each task, a column for each model and each published row, on standard output.
 
     Models that the terminal has no room for are shown in further tables.
@@ -163,7 +162,7 @@ def _width(columns: Sequence[Sequence[str]]) -> int:
     return sum(2 + max(len(line) for cell in column for line in cell.split("\n")) for column in columns)
 
 
-def _notes(result: EvaluationResult, harness: Harness) -> list[str]:
+def _notes(result: "results.EvaluationResult", harness: "results.Harness") -> list[str]:
     lines = []
     if harness.limit is not None:
         lines.append(f"The first {harness.limit} questions of each task: a trial, not the tasks' figures.")

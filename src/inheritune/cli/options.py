@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from inheritune import recipe as recipes
 from inheritune.errors import InputError
-from inheritune.recipe import Reference, check
 from inheritune.redaction import visible_text, without_secrets
 from inheritune.runlog import logger
 from inheritune.runtime import place_of_process
@@ -36,10 +36,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16. auto: float32, on a GPU bfloat16.")]
 
 
-def reference_of(path: str, tokenizer: str | None, revision: str | None, trust_remote_code: bool) -> Reference:
+def reference_of(
+    path: str, tokenizer: str | None, revision: str | None, trust_remote_code: bool
+) -> "recipes.Reference":
     """The model that a command names. Raises InputError where the options do not go together."""
     fields = {"path": path, "tokenizer": tokenizer, "revision": revision, "trust_remote_code": trust_remote_code}
-    return check(Reference, fields, "command line")
+    return recipes.check(recipes.Reference, fields, "command line")
 
 
 def is_first_process() -> bool:

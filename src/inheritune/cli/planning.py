@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from inheritune import experiment
+from inheritune import recipe as recipes
 from inheritune.cli.options import Json, overrides, print_result
 from inheritune.cli.plan_tables import show_costs
 from inheritune.errors import InputError
 from inheritune.planner import choose_devices, measured_device
-from inheritune.recipe import Recipe, is_suite, load_recipe
 
 _BYTES = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _HOURS = {"m": 1 / 60, "min": 1 / 60, "minutes": 1 / 60, "h": 1, "hours": 1, "d": 24, "days": 24}
@@ -56,14 +56,14 @@ def _priced(
     bounds: tuple[int, float | None, float | None],
 ) -> dict[str, Any]:  # fmt: skip
     """The plan of a recipe or of a suite, whichever the file is."""
-    loaded = experiment.load_suite(file, words) if is_suite(file) else load_recipe(file, words)
+    loaded = experiment.load_suite(file, words) if recipes.is_suite(file) else recipes.load_recipe(file, words)
     devices = choose_devices(device or (), dict(_price(word) for word in price or ()))
     shape = None
     if rate is not None:
         measured, shape = measured_device(rate)
         devices.append(measured)
     together, memory, hours = bounds
-    if isinstance(loaded, Recipe):
+    if isinstance(loaded, recipes.Recipe):
         costs = experiment.plan_recipe(loaded, devices, together=together, memory=memory, hours=hours)
     else:
         costs = experiment.plan_suite(loaded, devices, together=together, memory=memory, hours=hours)

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from inheritune import arch, corpus, data, experiment
+from inheritune import arch, corpus, data, experiment, inheritance
+from inheritune import recipe as recipes
 from inheritune.cli.options import Json, Quiet, echo, overrides, show_log
 from inheritune.cli.tables import show_prepared
 from inheritune.errors import InputError
-from inheritune.inheritance import check_free
-from inheritune.recipe import Data, Reference, check, load_recipe, model_at, override
 from inheritune.redaction import visible_text
 from inheritune.settings.part import Part
 
@@ -97,7 +96,7 @@ def prepare(
         if data.has_result(out):  # `make` accepts the result of the same request
             corpus.remove_left_over(out)
         else:
-            check_free(out)
+            inheritance.check_free(out)
         _check_nanogpt(nanogpt, out)
         show_log(quiet)
         prepared = make(out)
@@ -118,20 +117,14 @@ def _check_nanogpt(nanogpt: Path | None, out: Path) -> None:
     if nanogpt.resolve() == out.resolve():
         raise InputError("command line", "--out and --nanogpt are the same folder", "give each its own")
     if not (data.has_result(out) and nanogpt.is_dir()):  # a folder with the same tokens is accepted later
-        check_free(nanogpt)
+        inheritance.check_free(nanogpt)
 
 
 def _of_recipe(file: Path, words: list[str]) -> Make:
-    recipe = load_recipe(file, words)
+    recipe = recipes.load_recipe(file, words)
     if recipe.data.prepared is not None and data.nanogpt_files(recipe.data.prepared) is None:
         raise InputError(str(file), "its data is prepared already", "use it directly, or give data.sources")
     return lambda out: experiment.prepare_data(recipe, out, compare=True)
-
-
-class _Words(Part):
-    """The part of a recipe that the words may override."""
-
-    data: Data
 
 
 def _of_text(text: list[str], options: dict[str, Any], words: list[str]) -> Make:
@@ -139,16 +132,22 @@ def _of_text(text: list[str], options: dict[str, Any], words: list[str]) -> Make
     of_each = {key: options[key] for key in _SOURCE if key in options}
     request: dict[str, Any] = {"sources": [{"path": path} | of_each for path in text]}
     request |= {key: options[key] for key in ("size", "validation", "seed") if key in options}
-    overridden = override({}, words).get("data")
+    overridden = recipes.override({}, words).get("data")
     for key in request:
         if isinstance(overridden, dict) and key in overridden:
             option = "TEXT" if key == "sources" else f"--{key}"
             raise InputError("command line", f"{option} and --data.{key} are the same setting", "give one of them")
-    settings = check(_Words, override({"data": request}, words), "command line").data
+
+    class Words(Part):
+        """The part of a recipe that the words may override."""
+
+        data: recipes.Data
+
+    settings = recipes.check(Words, recipes.override({"data": request}, words), "command line").data
 
     def make(out: Path) -> "data.Prepared":
         corpus.list_inputs(settings.sources)  # before the tokenizer is loaded, or downloaded
-        return corpus.prepare(settings, arch.load_tokenizer(model_at(tokenizer), log=True), out)
+        return corpus.prepare(settings, arch.load_tokenizer(recipes.model_at(tokenizer), log=True), out)
 
     return make
 
@@ -174,14 +173,14 @@ def _of_token_files(text: list[str], options: dict[str, Any], words: list[str]) 
         remedy = "give one folder that has both, or name other files in a recipe's data.tokens"
         raise InputError(", ".join(text), "--dtype is for a folder with train.bin and val.bin", remedy)
     data.list_token_files(files)  # before the tokenizer is loaded, or downloaded
-    return lambda out: data.adopt(files, arch.load_tokenizer(model_at(tokenizer), log=True), out)
+    return lambda out: data.adopt(files, arch.load_tokenizer(recipes.model_at(tokenizer), log=True), out)
 
 
 def _finish(prepared: "data.Prepared", sample: bool, nanogpt: Path | None, as_json: bool) -> None:
     if nanogpt is not None:
         data.write_nanogpt(prepared, nanogpt)
     manifest = prepared.manifest | ({} if nanogpt is None else {"nanogpt": str(nanogpt)})
-    own = Reference(path=str(prepared.tokenizer_folder))
+    own = recipes.Reference(path=str(prepared.tokenizer_folder))
     shown = list(data.preview(prepared, 10, arch.load_tokenizer(own))) if sample else []
     if as_json:
         typer.echo(json.dumps(manifest | ({"sample": shown} if sample else {}), indent=2))

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
+from inheritune import results
 from inheritune.cli.options import echo
 from inheritune.report import spans, table, verdict
-from inheritune.results import Analysis, AnalyzedModel, Block, RunSummary
 from inheritune.runlog import PlainConsole
 
 
@@ -26,7 +26,7 @@ def table_of(
     return shown
 
 
-def show_summary(summary: RunSummary, folder: Path) -> None:
+def show_summary(summary: "results.RunSummary", folder: Path) -> None:
     """The table and the verdict of a run."""
     console = PlainConsole()
     console.print()
@@ -131,7 +131,7 @@ def show_prepared(manifest: dict[str, Any]) -> None:
         console.print()
 
 
-def show_analysis(analysis: Analysis, out: Path | None) -> None:
+def show_analysis(analysis: "results.Analysis", out: Path | None) -> None:
     """A row for each block of each model, and a summary of each."""
     console = PlainConsole()
     header = ["block", "max rank", "mass", "sink", "influence", "skipped", "depth loss", "grad q", "grad k", ""]
@@ -146,7 +146,7 @@ def show_analysis(analysis: Analysis, out: Path | None) -> None:
         console.print(f"figures {out / 'analysis.json'}", soft_wrap=True)
 
 
-def _analysis_row(block: Block, tau: str) -> list[str]:
+def _analysis_row(block: "results.Block", tau: str) -> list[str]:
     attention, gradients = block.attention, block.gradients
     sinks = [head.sink.mean for head in attention.heads] if attention else []
     figures = [
@@ -163,7 +163,7 @@ def _analysis_row(block: Block, tau: str) -> list[str]:
     return [str(block.block), *shown, "lazy" if attention and attention.lazy else ""]
 
 
-def _analysis_summary(model: AnalyzedModel, collapsed_below: float) -> str:
+def _analysis_summary(model: "results.AnalyzedModel", collapsed_below: float) -> str:
     if model.no_attention is not None:
         text = f"No ranks: {model.no_attention}."
     else:

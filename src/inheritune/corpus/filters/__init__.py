@@ -1,3 +1,3 @@
 """Filters exclude documents. Each filter is one file with its keys in a recipe, its checks and its rules."""
 
-import inheritune.recipe
+import inheritune.recipe.filters

@@ -69,7 +69,7 @@ def test_the_last_step_is_the_model_that_was_saved_file_by_file(trained: Path, t
     model, found = export(last(trained), tmp_path / "out")
     assert files(tmp_path / "out") == files(trained / "model")
     assert set(files(tmp_path / "out")) >= {"config.json", "generation_config.json", "tokenizer.json"}
-    assert found == {"step": 6, "val_loss": None, "parameters": model.num_parameters()}
+    assert found == conversion.ExportedCheckpoint(6, None, model.num_parameters())
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokens = torch.arange(9)[None]
     assert torch.equal(model(tokens).logits, loaded(tokens).logits)
@@ -77,7 +77,7 @@ def test_the_last_step_is_the_model_that_was_saved_file_by_file(trained: Path, t
 
 def test_a_step_in_between_holds_the_weights_of_that_step(trained: Path, tmp_path: Path) -> None:
     _, found = export(trained / "checkpoints" / "step-000000002", tmp_path / "out")
-    assert found["step"] == 2
+    assert found.step == 2
     stored = stored_tensors(trained / "checkpoints" / "step-000000002")
     for name, tensor in stored_tensors(tmp_path / "out").items():
         assert torch.equal(tensor, stored[f"model/{name}"])

@@ -3,6 +3,7 @@
 The rest of it (config, generation config, tokenizer) is kept beside the checkpoints, in frame/.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 _FRAME = "frame"
 
 
+@dataclass(frozen=True)
+class ExportedCheckpoint:
+    """A checkpoint that was exported: its step, its validation loss (None but for best), the model's parameters."""
+
+    step: int
+    val_loss: float | None
+    parameters: int
+
+
 def keep_frame(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", checkpoints: Path) -> None:
     """Write what `export` needs besides a checkpoint, into the folder of a training's checkpoints, once."""
     if not (checkpoints / _FRAME).exists():
@@ -28,11 +38,11 @@ def keep_frame(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", c
 
 def export(
     checkpoint: str | Path, out: str | Path, *, trust_remote_code: bool = False
-) -> "tuple[PreTrainedModel, dict[str, Any]]":
+) -> "tuple[PreTrainedModel, ExportedCheckpoint]":
     """Write a training's checkpoint, such as checkpoints/best, to `out` as a Hugging Face checkpoint.
 
-    Returns the model, in float32 on the CPU, and figures: `step`, `val_loss` (only for best, else None), `parameters`.
-    The weights are those of the step, bit for bit. `trust_remote_code` runs the model's own code, where it has some.
+    Returns the model, in float32 on the CPU, and what it is. The weights are those of the step,
+    bit for bit. `trust_remote_code` runs the model's own code, where it has some.
 
     Raises InputError when `checkpoint` is no checkpoint, is damaged or has no frame beside it, and when `out` exists;
     RunError when the disk is full.
@@ -46,8 +56,7 @@ def export(
         facts = _read(place, model)
         save_model(model, None, target, frame=frame)
     step = facts["step"] if "step" in facts else facts["position"]["step"]
-    figures = {"step": step, "val_loss": facts.get("val_loss"), "parameters": parameter_count(model)}
-    return model.eval(), figures
+    return model.eval(), ExportedCheckpoint(step, facts.get("val_loss"), parameter_count(model))
 
 
 def _check_checkpoint(place: Path) -> None:

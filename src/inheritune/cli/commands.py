@@ -4,6 +4,7 @@ registered here.
 
 import json
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -273,10 +274,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Make a Hugging Face checkpoint of a training's checkpoint."""
-    _, facts = inheritune.export(checkpoint, out, trust_remote_code=trust_remote_code)
-    loss = "" if facts["val_loss"] is None else f", validation loss {facts['val_loss']:.4f}"
-    line = f"{out}: step {facts['step']:,}, {facts['parameters']:,} parameters{loss}"
-    print_result({"model": str(out), **facts}, as_json, lambda: echo(line))
+    _, exported = inheritune.export(checkpoint, out, trust_remote_code=trust_remote_code)
+    loss = "" if exported.val_loss is None else f", validation loss {exported.val_loss:.4f}"
+    line = f"{out}: step {exported.step:,}, {exported.parameters:,} parameters{loss}"
+    print_result({"model": str(out), **asdict(exported)}, as_json, lambda: echo(line))
 
 
 @app.command(

@@ -132,9 +132,9 @@ def _best_weights(folder: Path, result: RoundResult, context: RunContext) -> dic
 
     loss, error, step, losses = result.val_loss, result.val_loss_se, result.steps, result.sequence_losses
     if context.runtime.on_rank0(is_kept):
-        with tempfile.TemporaryDirectory() as exported:
-            model, facts = export(best, Path(exported) / "best", trust_remote_code=context.trust_remote_code)
+        with tempfile.TemporaryDirectory() as scratch:
+            model, exported = export(best, Path(scratch) / "best", trust_remote_code=context.trust_remote_code)
         judged = context.judge(model)
         if judged.loss.value < loss:  # else the fewer sequences during training ranked them differently
-            loss, error, step, losses = judged.loss.value, judged.loss.error, facts["step"], list(judged.losses)
+            loss, error, step, losses = judged.loss.value, judged.loss.error, exported.step, list(judged.losses)
     return {"best_val_loss": loss, "best_val_loss_se": error, "best_step": step, "best_sequence_losses": losses}

@@ -243,6 +243,8 @@ def test_a_misspelt_key_is_named_as_written_with_line_and_nearest(
         ("--train.micro-batch=2", "train.micro-batch", "micro_batch"),
         ("--train.optimizer.learning-rate=2", "train.optimizer.learning-rate", "learning_rate"),
         ("--learning-rate=2", "learning-rate", "train.optimizer.learning_rate"),
+        ("--filters=[c4]", "filters", "data.filters"),
+        ("--optimizer.name=muon", "optimizer", "train.optimizer"),
         ("--train.optimizer.lr=2", "train.optimizer.lr", "learning_rate"),
         ("--data.sources.0.On-Error=skip", "data.sources.0.On-Error", "on_error"),
     ],

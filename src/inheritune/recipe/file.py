@@ -200,9 +200,10 @@ def nearest(written: str, model: type[BaseModel], here: type[BaseModel]) -> str 
     close = difflib.get_close_matches(word, own, n=1)
     if close:
         return own[close[0]]
-    everywhere = {_plain(dotted.rpartition(".")[2]): dotted for dotted in _outermost_last(model)}
-    if word in everywhere:
-        return everywhere[word]
+    exact = _by_last_part(model, parts_too=True)
+    if word in exact:
+        return exact[word]
+    everywhere = _by_last_part(model)
     short = [name for plain, name in own.items() if len(word) > 1 and word == _initials(plain)]
     if short:
         return short[0]
@@ -223,18 +224,23 @@ def _initials(key: str) -> str:
     return "".join(part[:1] for part in key.split("_"))
 
 
-def _outermost_last(model: type[BaseModel]) -> list[str]:
-    return sorted(_dotted(model), key=lambda dotted: -dotted.count("."))
+def _by_last_part(model: type[BaseModel], parts_too: bool = False) -> dict[str, str]:
+    """The dotted keys below `model` by their last part; of keys with the same last part, the outermost."""
+    dotted = sorted(_dotted(model, parts_too), key=lambda one: -one.count("."))
+    return {_plain(one.rpartition(".")[2]): one for one in dotted}
 
 
-def _dotted(model: type[BaseModel], at: str = "") -> Iterator[str]:
-    """Every key below `model` that has a single value, those of a part before those of its parts."""
+def _dotted(model: type[BaseModel], parts_too: bool, at: str = "") -> Iterator[str]:
+    """Every key below `model` that has a single value, those of a part before those of its parts.
+
+    With `parts_too` also those of lists and parts.
+    """
     for name, field in model.model_fields.items():
-        if not _models_in(field.annotation) and get_origin(field.annotation) not in (list, dict):
+        if parts_too or (not _models_in(field.annotation) and get_origin(field.annotation) not in (list, dict)):
             yield f"{at}{name}"
     for name, field in model.model_fields.items():
         for inner in _models_in(field.annotation)[:1]:
-            yield from _dotted(inner, f"{at}{name}.")
+            yield from _dotted(inner, parts_too, f"{at}{name}.")
 
 
 def _follow(model: type[BaseModel], location: list[str]) -> tuple[list[str], type[BaseModel]]:

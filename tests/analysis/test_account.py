@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from forward import logits_of
+from test_partial import losses_by_hand
 from tiny_families import build
 from transformers import AutoModelForCausalLM
 
 import inheritune
 from conftest import read_json
 from inheritune import prepare
-from inheritune.analysis import api
+from inheritune.analysis import choose_blocks
 from inheritune.data import Rows, Sequences, open_prepared, sample
 from inheritune.errors import InputError
 from inheritune.recipe import Inherit, Reference
@@ -138,35 +139,24 @@ def test_the_folder_has_the_same_figures_and_opens_by_itself(written: tuple[Any,
                 assert not np.triu(drawn[kind], 1).any()
 
 
-def test_figures_are_of_validation_text_and_the_choice_of_training_text(
-    data: Path, reference_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: dict[str, Rows] = {}
-    describe, choose = api.describe, api.choose_blocks
-
-    def described(model: Any, given: Rows, **more: Any) -> Any:
-        rows["figures"] = given
-        return describe(model, given, **more)
-
-    def chose(model: Any, given: Rows, *more: Any, **named: Any) -> Any:
-        rows["choice"] = given
-        return choose(model, given, *more, **named)
-
-    monkeypatch.setattr(api, "describe", described)
-    monkeypatch.setattr(api, "choose_blocks", chose)
+def test_figures_are_of_validation_text_and_the_choice_of_training_text(data: Path, reference_folder: Path) -> None:
     spec = Inherit(layers=2, choose="influence", calibration="600 tokens")
-    inheritune.analyze(reference_folder, data=data, selection=spec, **SMALL)
-    prepared = open_prepared(data)
-    judged = prepared.tokens("validation").read(0, len(prepared.tokens("validation"))).tolist()
-    assert rows["figures"].windows.shape == (4, 13)
-    assert rows["choice"].windows.shape == (600 // 64, 65)  # as long as the model's positions allow
+    found = inheritune.analyze(reference_folder, data=data, selection=spec, dtype="float32", **SMALL).to_json()
+    model, prepared = AutoModelForCausalLM.from_pretrained(reference_folder), open_prepared(data)
 
-    def stands_in(row: list[int], tokens: list[int]) -> bool:
-        return any(tokens[at : at + len(row)] == row for at in range(len(tokens) - len(row) + 1))
+    def rows(split: str, count: int, length: int) -> Rows:
+        return sample(Sequences(prepared.tokens(split), length, split), count, split)
 
-    assert all(stands_in(row, judged) for row in rows["figures"].windows.tolist())
-    train = sample(Sequences(prepared.tokens("train"), 64, "train"), 600 // 64, "train")
-    assert rows["choice"].windows.tolist() == train.windows.tolist()
+    judged = torch.from_numpy(rows("validation", 4, 12).windows)
+    assert judged.shape == (4, 13)
+    losses = losses_by_hand(model.eval(), judged)
+    assert found["models"][0]["loss"]["mean"] == pytest.approx(np.mean(losses), abs=1e-5)
+    train = rows("train", 600 // 64, 64)  # as long as the model's positions allow
+    of_train, of_validation = (
+        choose_blocks(model, some, spec).to_json() | {"seconds": 0}
+        for some in (train, rows("validation", 600 // 64, 64))
+    )
+    assert found["models"][0]["selection"] | {"seconds": 0, "version": 1} == of_train != of_validation
 
 
 def test_text_is_files_folders_and_patterns(text: Path, reference_folder: Path, tmp_path: Path, tokenizer: Any) -> None:

@@ -9,10 +9,10 @@ from forward import as_rows, some_tokens
 from tiny_families import build
 
 from conftest import heard, read_json
+from cut_off import cut_off_at_file
 from inheritune.analysis import choose_blocks
 from inheritune.errors import DamagedFile, Interrupted
 from inheritune.recipe import Inherit
-from inheritune.runlog import write_json
 from processes import Started, program
 
 ROWS = some_tokens(12, 21)
@@ -72,20 +72,9 @@ def test_without_a_file_the_message_says_that_nothing_is_kept() -> None:
 
 
 @pytest.mark.parametrize(("at", "kept"), [(1, "nothing of the choice is kept"), (2, "the first drop is kept in")])
-def test_a_drop_that_a_signal_keeps_from_being_saved_is_not_said_to_be_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, kept: str
-) -> None:
-    calls = 0
-
-    def write(file: Path, content: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == at:
-            raise KeyboardInterrupt
-        write_json(file, content)
-
-    monkeypatch.setattr("inheritune.analysis.progress.write_json", write)
-    with pytest.raises(Interrupted, match=kept):
+def test_a_drop_that_a_signal_keeps_from_being_saved_is_not_said_to_be_kept(tmp_path: Path, at: int, kept: str) -> None:
+    cut_off = cut_off_at_file(at, lambda file: file.name == "drops.json", KeyboardInterrupt)
+    with cut_off, pytest.raises(Interrupted, match=kept):
         choose(build("llama"), tmp_path / "drops.json", **PLAIN)
     assert (tmp_path / "drops.json").exists() == (at == 2)
 

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers.core_model_loading import MergeModulelist
 
 from conftest import stored_tensors
-from inheritune.arch import StoredWeights, weights
+from inheritune.arch import StoredWeights
 from inheritune.cli import main
 from inheritune.inheritance import derive, inherit, inherit_settings, write
 from inheritune.inheritance.derivation import open_source
@@ -306,12 +307,18 @@ def test_half_width_from_files_as_from_memory(kind: str, submodules: Any, tmp_pa
     assert all(torch.equal(tensor, there.state_dict()[name]) for name, tensor in here.state_dict().items())
 
 
-def test_half_width_of_experts_in_a_form_whose_parts_are_not_known(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def another_form() -> Iterator[None]:
+    """Transformers stacks experts by an operation of another name."""
+    name, MergeModulelist.__name__ = MergeModulelist.__name__, "Another"
+    yield
+    MergeModulelist.__name__ = name
+
+
+@pytest.mark.usefixtures("another_form")
+def test_half_width_of_experts_in_a_form_whose_parts_are_not_known(tmp_path: Path) -> None:
     """Then the model is loaded whole, and the target is the same."""
     model = save("mixtral", tmp_path / "reference")
-    monkeypatch.setattr(weights, "_SIDE_BY_SIDE", ())
     spec = inherit_settings([0, 2], width="half")
     source = open_source(Reference(path=str(tmp_path / "reference")), spec)
     assert source.placement is None

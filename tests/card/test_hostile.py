@@ -104,10 +104,10 @@ def test_a_run_is_finished_whatever_the_card_says(large: Path, text: Path, tmp_p
 def test_a_card_that_fails_stops_nothing(
     large: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_: Any) -> str:
+    def fail(*_: Any, **__: Any) -> None:
         raise TypeError("no such card")
 
-    monkeypatch.setattr("inheritune.card.single.render", fail)
+    monkeypatch.setattr("huggingface_hub.ModelCard.from_template", fail)
     inheritune.inherit(large, 1, out=tmp_path / "out")
     assert "card cannot be written (TypeError: no such card" in caplog.text
     assert (tmp_path / "out" / "model.safetensors").exists()

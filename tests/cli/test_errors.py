@@ -267,11 +267,12 @@ def test_a_fault_of_a_library_is_one_line_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
 
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("something\nodd")
 
-    monkeypatch.setattr("inheritune.recipe.load_recipe", broken)
-    assert main(["run", "any.yaml"]) == 1
+    monkeypatch.setattr("yaml.compose", broken)
+    (tmp_path / "any.yaml").write_text("seed: 1\n")
+    assert main(["run", str(tmp_path / "any.yaml")]) == 1
     said = capsys.readouterr().err
     assert "RuntimeError: something odd" in said
     assert len(said.splitlines()) == 1

@@ -112,17 +112,19 @@ def test_every_command_that_writes_a_folder_keeps_to_the_lock(
 )
 @pytest.mark.parametrize("command", ["run", "push"])
 def test_errors_of_the_system(
-    said: Said, monkeypatch: pytest.MonkeyPatch, number: int, status: int, words: str, command: str
-) -> None:
-    import inheritune.card
+    said: Said, text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, number: int, status: int, words: str, command: str,
+) -> None:  # fmt: skip
+    """A run cannot make its folder; the folder to be pushed cannot be listed."""
 
     def broken(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number), "/some/place")
 
-    monkeypatch.setattr("inheritune.recipe.load_recipe", broken)
-    monkeypatch.setattr(inheritune.card, "prepare_upload", broken, raising=False)
-    monkeypatch.setattr("inheritune.card.push.find_model", broken)
-    found, lines = said([command, "any", *(["me/model"] if command == "push" else [])])
+    asked: list[str | Path] = ["push", reference_folder, "me/model"]
+    if command == "run":
+        asked = ["run", write_recipe(tiny_recipe(text, reference_folder)), "--out", tmp_path / "run"]
+    monkeypatch.setattr(*((os, "mkdir") if command == "run" else (Path, "rglob")), broken)
+    found, lines = said(asked)
     assert found == status
     assert lines[0].startswith("/some/place: ")
     assert words in lines[0]
@@ -133,21 +135,23 @@ def test_errors_of_the_system(
     ("words", "kept"),
     [
         (["run", "any"], "what was finished is kept: run the same command again to resume"),
-        (["prepare", "any"], "what was finished is kept: run the same command again to resume"),
+        (["prepare", "any.yaml", "--out", "out"], "what was finished is kept: run the same command again to resume"),
         (["run", "any", "--dry-run"], "nothing half-made is kept: if there is no result, run the same command again"),
-        (["inherit", "any"], "nothing half-made is kept: if there is no result, run the same command again"),
-        (["push", "any"], "nothing half-made is kept: if there is no result, run the same command again"),
+        (["inherit", "any", "out"], "nothing half-made is kept: if there is no result, run the same command again"),
+        (["push", "any", "me/model"], "nothing half-made is kept: if there is no result, run the same command again"),
     ],
 )
 def test_an_interruption_says_what_is_kept(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], kept: str
 ) -> None:
-    import inheritune.cli.commands
+    real = os.stat
 
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+    def interrupted(path: Any, *more: Any, **named: Any) -> os.stat_result:
+        if str(path) in ("any", "any.yaml"):
+            raise KeyboardInterrupt
+        return real(path, *more, **named)
 
-    monkeypatch.setattr(inheritune.cli.commands, "app", interrupted)
+    monkeypatch.setattr(os, "stat", interrupted)
     assert entry.main(words) == 130
     assert capsys.readouterr().err == f"interrupted; {kept}\n"
 

@@ -6,12 +6,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from pieces import cut_small
 
 from inheritune.corpus import prepare
-from inheritune.corpus.building import preparation
-from inheritune.corpus.building.collection import Collect
-from inheritune.corpus.building.tokenising import TokeniseParts
 from inheritune.errors import InputError
 
 WORDS = (
@@ -53,11 +53,10 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "_TASK_BYTES", 20_000)
-    monkeypatch.setattr(preparation, "_PART_BYTES", 6_000)
+    cut_small(monkeypatch, 20_000, 6_000)
 
 
-def request(corpus: Path, **more: Any) -> dict[str, Any]:
+def request(corpus: Path | str, **more: Any) -> dict[str, Any]:
     return {"sources": [{"path": str(corpus)}], "validation": "300 tokens", "workers": 1, **more}
 
 
@@ -70,8 +69,7 @@ def test_the_bytes_do_not_depend_on_how_the_text_is_split(corpus: Path, tokenize
     whole = contents(prepare(request(corpus, **more), tokenizer, tmp_path / "whole").folder)
     for task, part in ((3_000, 500), (50_000, 9_000)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(preparation, "_TASK_BYTES", task)
-            patch.setattr(preparation, "_PART_BYTES", part)
+            cut_small(patch, task, part)
             assert contents(prepare(request(corpus, **more), tokenizer, tmp_path / str(task)).folder) == whole
     one = tmp_path / "one"
     one.mkdir()
@@ -108,50 +106,63 @@ def test_a_small_budget_reads_on_until_it_has_enough(
     assert part.tokens("train").read().tolist() == kept.tokens("train").read(0, 400).tolist()
 
 
-def counting(monkeypatch: pytest.MonkeyPatch, step: type) -> list[int]:
-    """The ranks for which a step runs from now on."""
-    ranks: list[int] = []
-    run = step.__call__
+@pytest.fixture
+def opened() -> list[str]:
+    """The names of the files that are opened at an address counted://PATH."""
+    names: list[str] = []
 
-    def counted(self: Any, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        ranks.append(rank)
-        return run(self, data, rank, world_size)
+    class Counted(LocalFileSystem):
+        protocol = "counted"
 
-    monkeypatch.setattr(step, "__call__", counted)
-    return ranks
+        def _open(self, path: str, *words: Any, **more: Any) -> Any:
+            names.append(Path(path).name)
+            return super()._open(path, *words, **more)
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(super()._strip_protocol(path.removeprefix("counted://")))
+
+    fsspec.register_implementation("counted", Counted, clobber=True)
+    return names
 
 
 @pytest.mark.usefixtures("small_tasks")
 def test_another_budget_reads_nothing_again(
-    corpus: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, tokenizer: Any, tmp_path: Path, opened: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "inheritune")
+    asked = request(f"counted://{corpus}", size="2000 tokens", validation="200 tokens")
     with pytest.raises(InputError, match=r"data\.size of .* tokens would fit"):
-        prepare(request(corpus, size="1M tokens"), tokenizer, tmp_path / "data")
-    read, encoded = counting(monkeypatch, Collect), counting(monkeypatch, TokeniseParts)
-    found = prepare(request(corpus, size="2000 tokens", validation="200 tokens"), tokenizer, tmp_path / "data")
-    assert (read, encoded) == ([], [])
+        prepare({**asked, "size": "1M tokens", "validation": "300 tokens"}, tokenizer, tmp_path / "data")
+    opened.clear()
+    caplog.clear()
+    found = prepare(asked, tokenizer, tmp_path / "data")
+    assert opened == []
+    assert "data: writing" in caplog.messages
+    assert "data: tokenising" not in caplog.messages
     assert not list(tmp_path.glob(".*"))
-    fresh = prepare(request(corpus, size="2000 tokens", validation="200 tokens"), tokenizer, tmp_path / "fresh")
-    assert read
+    fresh = prepare(asked, tokenizer, tmp_path / "fresh")
+    assert opened
+    assert "data: tokenising" in caplog.messages
     assert contents(found.folder) == contents(fresh.folder)
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("small_tasks")
 def test_a_file_that_is_mended_is_read_again_and_no_other(
-    corpus: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    corpus: Path, tokenizer: Any, tmp_path: Path, opened: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "inheritune")
+    asked = request(f"counted://{corpus}")
     good = (corpus / "4.jsonl").read_text()
     (corpus / "4.jsonl").write_text(good + "{broken\n")
     with pytest.raises(InputError, match=r"4\.jsonl: line 81: not a JSON record"):
-        prepare(request(corpus), tokenizer, tmp_path / "data")
-    read = counting(monkeypatch, Collect)
+        prepare(asked, tokenizer, tmp_path / "data")
     (corpus / "4.jsonl").write_text(good)
+    opened.clear()
     caplog.clear()
-    found = prepare(request(corpus), tokenizer, tmp_path / "data")
-    assert read[0] == 4
-    assert not {0, 1, 2, 3} & set(read)
+    found = prepare(asked, tokenizer, tmp_path / "data")
+    assert opened == ["4.jsonl", "5.jsonl", "6.jsonl.gz"]
     assert "1 of" in caplog.messages[0]
     assert contents(found.folder) == contents(prepare(request(corpus), tokenizer, tmp_path / "fresh").folder)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pieces import cut_small
 
+from cut_off import Killed, cut_off_at_file
 from inheritune.corpus import prepare
-from inheritune.corpus.building import collection, preparation
 from inheritune.corpus.sources.streaming import read_stream
 from inheritune.data import Prepared
 from inheritune.errors import InputError
@@ -21,7 +22,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
-    monkeypatch.setattr(preparation, "_PART_BYTES", 3_000)
+    cut_small(monkeypatch, None, 3_000)
 
 
 def texts(count: int, mark: str) -> list[str]:
@@ -127,28 +128,13 @@ def test_files_that_are_too_short_are_read_once(
     assert [line for line in caplog.messages if "more documents" in line] == []
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("after", [1, 3, 6])
-def test_a_stream_that_was_cut_off_goes_on(
-    after: int, stream: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_that_was_cut_off_goes_on(after: int, stream: Any, tokenizer: Any, tmp_path: Path) -> None:
     expected = prepare(request(stream), tokenizer, tmp_path / "fresh")
-    calls, write_whole = 0, collection.write_whole
-
-    def killing(*words: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > after:
-            raise Killed
-        write_whole(*words)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(collection, "write_whole", killing)
-        with pytest.raises(Killed):
-            prepare(request(stream), tokenizer, tmp_path / "data")
+    cut_off = cut_off_at_file(after + 1, lambda file: file.parent.name.startswith("collected"))
+    with cut_off, pytest.raises(Killed):
+        prepare(request(stream), tokenizer, tmp_path / "data")
+    assert len(list((tmp_path / ".data.work").glob("collected-0/[0-9]*"))) == after
     found = prepare(request(stream), tokenizer, tmp_path / "data")
     assert contents(found) == contents(expected)
     assert found.manifest["documents"] == expected.manifest["documents"]

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pieces import cut_small
 
+from cut_off import Killed, cut_off_at, cut_off_at_file
 from inheritune.corpus import prepare
-from inheritune.corpus.building import collection, preparation, tokenising
 from inheritune.data import Prepared
 from inheritune.errors import InputError
 
 WORDS = [f"{a}{b}" for a in ("ba", "do", "ke", "li", "mu", "na", "po", "ri", "su", "te") for b in ("n", "r", "st", "l")]
-
-WRITE_WHOLE = collection.write_whole
 
 
 def texts(count: int = 240, seed: int = 5) -> list[str]:
@@ -69,11 +68,6 @@ def contents(prepared: Prepared) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(prepared.folder.glob("*.bin"))}
 
 
-def small(patch: pytest.MonkeyPatch, task: int, part: int) -> None:
-    patch.setattr(preparation, "_TASK_BYTES", task)
-    patch.setattr(preparation, "_PART_BYTES", part)
-
-
 @pytest.mark.parametrize("filters", SOME)
 def test_the_order_and_number_of_files_change_nothing(filters: str, tokenizer: Any, tmp_path: Path) -> None:
     some, found = texts(), []
@@ -81,7 +75,7 @@ def test_the_order_and_number_of_files_change_nothing(filters: str, tokenizer: A
         random.Random(number).shuffle(some)
         folder = write(tmp_path / f"c{number}", some, files)
         with pytest.MonkeyPatch.context() as patch:
-            small(patch, task, part)
+            cut_small(patch, task, part)
             asked = request([folder], filters=FILTERS[filters])
             found.append(contents(prepare(asked, tokenizer, tmp_path / f"d{number}")))
     assert found[0] == found[1]
@@ -115,10 +109,6 @@ def test_validation_depends_on_no_budget_weight_or_seed(
     assert all(one == found[0] for one in found)
 
 
-class Killed(BaseException):
-    pass
-
-
 def outcome(asked: dict[str, Any], tokenizer: Any, out: Path) -> dict[str, bytes] | str:
     """The bytes, or what is wrong."""
     try:
@@ -147,26 +137,14 @@ def test_what_was_begun_and_given_up_before_changes_nothing(seed: int, tokenizer
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        small(patch, 9_000, 4_000)
+        cut_small(patch, 9_000, 4_000)
         last = drawn_request()
         while last.get("size") == "1000000 tokens":
             last = drawn_request()
         for _ in range(4):
-            calls, stop = 0, draw.randrange(1, 60)
-
-            def killing(*words: Any, stop: int = stop) -> Any:
-                nonlocal calls
-                calls += 1
-                if calls == stop:
-                    raise Killed
-                return WRITE_WHOLE(*words)
-
-            with pytest.MonkeyPatch.context() as inner:
-                inner.setattr(collection, "write_whole", killing)
-                inner.setattr(tokenising, "write_whole", killing)
-                inner.setattr(preparation.Preparation, "_write", lambda *_: (_ for _ in ()).throw(Killed()))
-                with pytest.raises((Killed, InputError)):
-                    prepare(drawn_request(), tokenizer, tmp_path / "data")
+            cut_off = cut_off_at_file(draw.randrange(1, 60), lambda file: file.parent.name[:6] in ("collec", "tokens"))
+            with cut_off, cut_off_at("data: writing"), pytest.raises((Killed, InputError)):
+                prepare(drawn_request(), tokenizer, tmp_path / "data")
         assert outcome(last, tokenizer, tmp_path / "data") == outcome(last, tokenizer, tmp_path / "fresh")
 
 
@@ -192,10 +170,8 @@ def test_the_size_that_would_fit_fits_and_no_larger_one(
 
 def test_a_task_that_ended_before_it_was_noted_counts_once(tokenizer: Any, tmp_path: Path) -> None:
     asked = request([write(tmp_path / "a", texts(60), 3)])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation.Preparation, "_write", lambda *_: (_ for _ in ()).throw(Killed()))
-        with pytest.raises(Killed):
-            prepare(asked, tokenizer, tmp_path / "data")
+    with cut_off_at("data: writing"), pytest.raises(Killed):
+        prepare(asked, tokenizer, tmp_path / "data")
     for done in (tmp_path / ".data.work" / "tasks").glob("*/completions/*"):
         done.unlink()
     assert prepare(asked, tokenizer, tmp_path / "data").manifest["documents"]["found"] == 60

@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -290,15 +292,25 @@ def test_what_came_before_a_cut_is_kept(tmp_path: Path, name: str) -> None:
         texts(file, **rule)
 
 
-def test_a_disk_that_fails_is_no_fault_of_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_is_no_fault_of_the_input(tmp_path: Path) -> None:
     class Lost(io.BytesIO):
         def read(self, *_: Any) -> bytes:
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("inheritune.corpus.sources.storage.open_bytes", lambda *_, **__: Lost())
+    class Disk(LocalFileSystem):
+        protocol = "lost"
+
+        def _open(self, *_: Any, **__: Any) -> Any:
+            return Lost()
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(super()._strip_protocol(path.removeprefix("lost://")))
+
+    fsspec.register_implementation("lost", Disk, clobber=True)
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(RunError, match=r"a\.txt: .*Input/output error"):
-        texts(tmp_path / "a.txt", on_error="skip")
+        texts(f"lost://{tmp_path}/a.txt", on_error="skip")
 
 
 @pytest.fixture

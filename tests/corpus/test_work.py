@@ -8,24 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pieces import cut_small
 
-from conftest import make_text
+from conftest import heard, make_text
+from cut_off import Killed, cut_off_at
 from inheritune.corpus import prepare
-from inheritune.corpus.building import preparation, writing
-from inheritune.corpus.building.collection import Collect
+from inheritune.corpus.building import writing
 from inheritune.data import Prepared
 from inheritune.errors import InputError, RunError
 from inheritune.recipe import NewTokenizer
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "_TASK_BYTES", 9_000)
-    monkeypatch.setattr(preparation, "_PART_BYTES", 4_000)
+    cut_small(monkeypatch, 9_000, 4_000)
 
 
 def request(text: Path, **more: Any) -> dict[str, Any]:
@@ -38,10 +34,8 @@ def contents(prepared: Prepared) -> dict[str, bytes]:
 
 def begun(asked: dict[str, Any], tokenizer: Any, out: Path) -> Path:
     """A working folder in which all is done but the writing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation.Preparation, "_write", lambda *_: (_ for _ in ()).throw(Killed()))
-        with pytest.raises(Killed):
-            prepare(asked, tokenizer, out)
+    with cut_off_at("data: writing"), pytest.raises(Killed):
+        prepare(asked, tokenizer, out)
     return out.with_name(f".{out.name}.work")
 
 
@@ -64,8 +58,7 @@ def half_done(text: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFacto
     """A working folder in which all is done but the writing; and the shards that another request is to make of it."""
     place = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "_TASK_BYTES", 9_000)
-        patch.setattr(preparation, "_PART_BYTES", 4_000)
+        cut_small(patch, 9_000, 4_000)
         expected = contents(prepare(request(text), tokenizer, place / "fresh"))
         return begun(request(text, size="300 tokens"), tokenizer, place / "data"), expected
 
@@ -104,21 +97,17 @@ def test_a_part_that_was_edited_before_it_is_tokenised_is_named(text: Path, toke
     assert found == contents(prepare(request(text), tokenizer, tmp_path / "fresh"))
 
 
-def test_a_file_that_grows_while_it_is_read_is_an_error_and_read_again(
-    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_grows_while_it_is_read_is_an_error_and_read_again(tokenizer: Any, tmp_path: Path) -> None:
     text = make_text(tmp_path / "text")
-    run = Collect.__call__
 
-    def growing(self: Any, *words: Any) -> Any:
-        with (text / "007.txt").open("a") as file:
-            file.write("More and more.\n")
-        return run(self, *words)
+    def grow(line: str) -> None:
+        if line.startswith("data: reading"):
+            with (text / "007.txt").open("a") as file:
+                file.write("More and more.\n")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Collect, "__call__", growing)
-        with pytest.raises(RunError, match=r"007\.txt: was changed while it was read; run the same command again"):
-            prepare(request(text), tokenizer, tmp_path / "data")
+    changed = r"007\.txt: was changed while it was read; run the same command again"
+    with heard(grow), pytest.raises(RunError, match=changed):
+        prepare(request(text), tokenizer, tmp_path / "data")
     found = contents(prepare(request(text), tokenizer, tmp_path / "data"))
     assert found == contents(prepare(request(text), tokenizer, tmp_path / "fresh"))
 
@@ -176,7 +165,7 @@ def test_many_parts_keep_few_files_open(text: Path, tokenizer: Any, tmp_path: Pa
     asked = request(make_text(tmp_path / "many", documents=200, words=10), validation="50 tokens")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "_PART_BYTES", 1)
+        cut_small(patch, None, 1)
         patch.setattr("inheritune.data.shards._OPEN_FILES", 20)
         here = len(list(Path("/proc/self/fd").iterdir()))
         resource.setrlimit(resource.RLIMIT_NOFILE, (here + 60, limits[1]))

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 import inheritune
 from conftest import heard, read_json, tiny_recipe, weights
+from cut_off import Killed, cut_off_at
 from inheritune import prepare
+from inheritune.data import Sequences, open_prepared, sample
 from inheritune.errors import InputError, Interrupted
-from inheritune.experiment import choice, run
-from inheritune.experiment.stages import Stages
+from inheritune.experiment import run
 from inheritune.recipe import load_recipe
 from inheritune.results import BlockChoice, Round, RoundResult
 
@@ -40,23 +43,16 @@ def check_nested(out: Path, rounds: Sequence[Round | RoundResult], folders: list
 
 
 def test_a_choice_that_was_interrupted_in_a_run_resumes(
-    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:
     """Ctrl-C behind each drop: the choice of an uninterrupted run, and no drop is looked for twice."""
     path, said = write_recipe(recipe(text, reference_folder)), list[str]()
-
-    class Stopped(Exception):
-        pass
-
-    def stop(*_: Any, **__: Any) -> None:
-        raise Stopped
 
     def tell(line: str) -> None:
         said.append(line)
         if line.startswith("dropped"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Stages, "train", stop)  # behind the choice
     out, drops = tmp_path / "out", tmp_path / "out" / "selection-drops.json"
     with heard(tell):
         for kept in ("first drop is", "first 2 drops are", "first 3 drops are"):
@@ -64,7 +60,7 @@ def test_a_choice_that_was_interrupted_in_a_run_resumes(
                 run(load_recipe(path), out)
     assert sum(line.startswith("dropped") for line in said) == 3
     for folder in (out, tmp_path / "straight"):
-        with pytest.raises(Stopped):
+        with cut_off_at("chose blocks"), pytest.raises(Killed):  # behind the choice
             run(load_recipe(path), folder)
         assert not list(folder.glob("*drops*"))
     resumed, straight = (read_json(folder / "selection.json") for folder in (out, tmp_path / "straight"))
@@ -73,42 +69,47 @@ def test_a_choice_that_was_interrupted_in_a_run_resumes(
 
 @pytest.mark.long
 def test_rounds_put_back_what_was_dropped_last(
-    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also after a stop between the choice and the first step: the choice stands, and is not made again."""
-    path, seen = write_recipe(recipe(text, reference_folder)), []
-    choose = choice.choose_blocks
+    caplog.set_level("INFO", "inheritune")
+    path, seen, choosing = write_recipe(recipe(text, reference_folder)), set[tuple[int, ...]](), False
 
-    def chose(model: Any, rows_NT: Any, *more: Any, **named: Any) -> Any:
-        seen.append(rows_NT)
-        return choose(model, rows_NT, *more, **named)
+    def hear(line: str) -> None:
+        nonlocal choosing
+        choosing = choosing or (line.startswith("reference: ") and "validation loss" in line)
 
-    class Stopped(Exception):
-        pass
+    def see(module: torch.nn.Module, given: Any) -> None:
+        if choosing and isinstance(module, torch.nn.Embedding):
+            seen.update(tuple(row) for row in given[0].tolist() if len(row) == 16)  # others are probes
 
-    def stop(*_: Any, **__: Any) -> None:
-        raise Stopped
-
-    monkeypatch.setattr(choice, "choose_blocks", chose)
-    with monkeypatch.context() as before_training:
-        before_training.setattr(Stages, "train", stop)
-        with pytest.raises(Stopped):
-            run(load_recipe(path), tmp_path / "out")
+    watching = register_module_forward_pre_hook(see)
+    with heard(hear), cut_off_at("chose blocks"), pytest.raises(Killed):
+        run(load_recipe(path), tmp_path / "out")
+    watching.remove()
     chosen = (tmp_path / "out" / "selection.json").read_bytes()
     assert not (tmp_path / "out" / "rounds").exists()
+    assert sum(line.startswith("dropped") for line in caplog.messages) == 3
+    caplog.clear()
     summary = run(load_recipe(path), tmp_path / "out")
     assert (tmp_path / "out" / "selection.json").read_bytes() == chosen
-    assert len(seen) == 1
+    assert not any(line.startswith("dropped") for line in caplog.messages)
     assert [found.layers for found in summary.rounds] == [1, 2, 3]
     folders = [(tmp_path / "out" / found.model).parent for found in summary.rounds]
     check_nested(tmp_path / "out", summary.rounds, folders)
     # 128 tokens to see and 1,024 to recover on behind each of three drops, in rows as long as the recipe's sequences,
     # all of them training text; nothing is left to choose behind the third; a step is of 512 tokens
-    assert seen[0].windows.shape == (8 + 3 * 64, 17)
+    train = open_prepared(tmp_path / "out" / "data").tokens("train")
+    rows = sample(Sequences(train, 16, "train"), 8 + 3 * 64, "train").windows
+    assert rows.shape == (8 + 3 * 64, 17)
+    assert seen
+    assert seen < {tuple(row[:-1]) for row in rows.tolist()}
+    fewer = sample(Sequences(train, 16, "train"), 8 + 2 * 64, "train").windows
+    assert not seen <= {tuple(row[:-1]) for row in fewer.tolist()}
     selection = BlockChoice.read(tmp_path / "out" / "selection.json")
     assert (selection.calibration.sequences, selection.recovery_steps) == (8, 4)
     tokens = np.fromfile(next((tmp_path / "out" / "data").glob("train*.bin")), np.uint16).tolist()
-    for row in seen[0].windows.tolist():
+    for row in rows.tolist():
         assert any(tokens[at : at + 17] == row for at in range(len(tokens) - 16))
     # the recipe asks for auto still, so another run chooses for itself
     assert "choose: auto" in (tmp_path / "out" / "recipe.yaml").read_text(encoding="utf-8")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from conftest import tiny_recipe
-from inheritune.experiment import post_run, run
+from cut_off import cut_off_at
+from inheritune.experiment import run
 from inheritune.recipe import Recipe, load_recipe
 from inheritune.results import Analysis, RunSummary, Samples
 
@@ -47,18 +48,10 @@ def test_samples_of_both_and_other_prompts_when_asked(
 
 
 @pytest.mark.long
-def test_analysis_of_both_goes_on_where_it_stopped(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_analysis_of_both_goes_on_where_it_stopped(recipe: Path, tmp_path: Path) -> None:
     folder, spec = tmp_path / "run", load_recipe(recipe, ["--evaluate.analyze=true", "--evaluate.prompts=[]"])
-
-    def killed(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(post_run, "analyze", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(spec, folder)
+    with cut_off_at("analysis: reference and target", KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        run(spec, folder)
     assert RunSummary.read(folder / "summary.json").finished
     assert "How to reproduce it" in (folder / "report" / "report.md").read_text(encoding="utf-8")
     assert not (folder / "analysis").exists()

@@ -43,7 +43,7 @@ class Recorder(Tracker):
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
-    monkeypatch.setattr(Recorder, "opened", [])
+    Recorder.opened, Recorder.stop_at = [], None
     monkeypatch.setitem(trackers.TRACKERS, "trackio", (Recorder, "json"))
     return Recorder.opened
 
@@ -67,16 +67,14 @@ def test_every_training_of_a_run_is_shown_under_its_name(
 
 
 def test_trackers_may_differ_when_a_run_goes_on(
-    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, opened: list[Recorder],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, opened: list[Recorder]
+) -> None:
     recipe = write_recipe(tiny_recipe(text, reference_folder))
     chosen = ["grow=null", "controls=[]"]
-    monkeypatch.setattr(Recorder, "stop_at", 5)
+    Recorder.stop_at = 5
     with pytest.raises(KeyboardInterrupt):
         run(load_recipe(recipe, [*chosen, "track=trackio"]), tmp_path / "demo")
     assert opened[0].failed is True
-    monkeypatch.undo()
     run(load_recipe(recipe, chosen), tmp_path / "demo")
     assert len(opened) == 1
 

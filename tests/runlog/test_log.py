@@ -3,12 +3,15 @@
 import logging
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
+from conftest import tiny_recipe
 from inheritune import cli
-from inheritune.cli import commands
 from inheritune.runlog import log_on_terminal, logger
 
 SECRET = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ01234567"
@@ -28,18 +31,20 @@ def test_no_handler_sees_credentials(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_log_is_as_it_was_after_a_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     caplog.set_level("INFO", "inheritune")
     before = state()
 
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         logger.info("not shown, as no command has asked for it")
         logger.warning("shown")
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("inheritune.recipe.load_recipe", broken)
-    assert cli.main(["run", "any.yaml"]) == 1
+    monkeypatch.setattr("yaml.compose", broken)
+    (tmp_path / "any.yaml").write_text("seed: 1\n")
+    assert cli.main(["run", str(tmp_path / "any.yaml")]) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first == "warning: shown"
     assert "broken" in second
@@ -52,20 +57,28 @@ def test_the_log_is_as_it_was_after_a_command(
 
 @pytest.mark.parametrize(("rank", "quiet"), [(0, False), (0, True), (1, False)])
 def test_one_process_shows_the_log_unless_it_is_quiet(
-    rank: int, quiet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("RANK", str(rank))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("inheritune.recipe.load_recipe", lambda *_: logger.warning("early"))
+    rank: int, quiet: bool, text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Lines come while the recipe is read, and when the processes are to meet."""
+    for name, value in {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    compose = yaml.compose
 
-    def run(*_: Any) -> None:
+    def early(*given: Any, **named: Any) -> Any:
+        logger.warning("early")
+        return compose(*given, **named)
+
+    def meet(*_: Any, **__: Any) -> None:
         logger.info("a line")
         logger.warning("another")
         raise SystemExit
 
-    monkeypatch.setattr(commands.experiment, "run", run)
+    monkeypatch.setattr(yaml, "compose", early)
+    monkeypatch.setattr(torch.distributed, "init_process_group", meet)
+    recipe = write_recipe(tiny_recipe(text, reference_folder))
     with pytest.raises(SystemExit):
-        cli.main(["run", "any.yaml", *["--quiet"] * quiet])
+        cli.main(["run", str(recipe), "--out", str(tmp_path / "run"), *["--quiet"] * quiet])
     shown = [] if rank else ["warning: early"] if quiet else ["warning: early", "a line", "warning: another"]
     assert capsys.readouterr().err.splitlines() == shown
 

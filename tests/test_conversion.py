@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,12 +21,12 @@ from transformers import (
 )
 
 from conftest import stored_tensors, tiny_recipe
-from inheritune import conversion, export, load_recipe, prepare, run, train
+from inheritune import export, load_recipe, prepare, run, train
 from inheritune.cli import main
 from inheritune.errors import InputError
 from inheritune.inheritance import free_output
 from inheritune.recipe import Evaluate
-from inheritune.training import fault_of, read_tensors
+from inheritune.training import fault_of
 from processes import together
 
 SETTINGS = {
@@ -182,15 +183,17 @@ def test_a_damaged_checkpoint_is_refused_and_the_others_are_named(copied: Path, 
 def test_a_checkpoint_that_its_training_replaces_meanwhile_is_not_mixed(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    def read(*given: Any) -> None:
-        if moment == "after":
-            read_tensors(*given)
+    plain = HuggingFaceStorageReader.read_data
+
+    def read(*given: Any) -> Any:
+        done = plain(*given) if moment == "after" else None
         facts = json.loads((copied / "best" / "checkpoint.json").read_text())
         (copied / "best" / "checkpoint.json").write_text(json.dumps(facts | {"step": 99}))
         if moment == "before":
             raise FileNotFoundError(2, "No such file or directory", "a shard")
+        return done
 
-    monkeypatch.setattr(conversion, "read_tensors", read)
+    monkeypatch.setattr(HuggingFaceStorageReader, "read_data", read)
     with pytest.raises(InputError, match=r"best: was taken away or replaced by its training while it was read; export"):
         export(copied / "best", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,11 +1,13 @@
 """The place of a process among others, as its environment says it."""
 
+import datetime
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from inheritune import runtime
 from inheritune.cli import main
@@ -18,7 +20,8 @@ ALL = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT"
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ALL:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(runtime, "_join", lambda *_: None)
+    for name in ("init_process_group", "new_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_, **named: None)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +59,13 @@ def test_what_no_torchrun_sets_is_said_and_not_waited_for(
 def test_how_long_a_training_waits_for_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     waits = []
 
-    def start(device: str, timeout_minutes: float) -> None:
-        waits.append(timeout_minutes)
+    def join(backend: str, timeout: datetime.timedelta) -> None:
+        waits.append(timeout.total_seconds() / 60)
         raise InputError("here", "enough", "stop")
 
-    monkeypatch.setattr(runtime, "start", start)
+    monkeypatch.setattr(torch.distributed, "init_process_group", join)
+    for name, value in (ALL | {"RANK": "0"}).items():
+        monkeypatch.setenv(name, value)
     words = ["train", "model", str(tmp_path / "out"), "--data", str(tmp_path), "--length", "1 steps"]
     assert main([*words, "--timeout", "0.5 minutes"]) == 2
     assert main(words) == 2

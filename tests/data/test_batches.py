@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inheritune.data import Batches, Sequences, Shard, Tokens, batch_numbers
+from inheritune.data import Array, Batches, Sequences, Shard, Tokens, batch_numbers
 from inheritune.data.loader import IGNORED
 from inheritune.errors import RunError
 
@@ -69,34 +69,32 @@ def test_reading_ahead_gives_the_same_whatever_is_asked_for_next() -> None:
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("reader")]
 
 
-def test_the_next_batch_is_read_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[tuple[int, str]] = []
-    whole = Batches._read
+def test_the_next_batch_is_read_in_the_background() -> None:
+    read: list[tuple[tuple[int, ...], str]] = []
 
-    def note(self: Batches, batch: int, size: int) -> list[object]:
-        read.append((batch, threading.current_thread().name.split("_")[0]))
-        return list(whole(self, batch, size))
+    def note(starts: Array) -> tuple[torch.Tensor, ...]:
+        read.append((tuple(starts.tolist()), threading.current_thread().name.split("_")[0]))
+        return ()
 
-    monkeypatch.setattr(Batches, "_read", note)
-    batches = Batches(ROW, 4, 1)
+    batches = Batches(ROW, 4, 1, stored=note)
     with batches.reading_ahead():
         for step in range(3):
             batches.micro_batches(step, 2)
-    assert sorted(batch for batch, _ in read)[:3] == [0, 1, 2]  # each once, and some of those behind
-    assert len(read) == len(set(read)) <= 3 + 4
+    expected = [tuple(ROW.batch_starts(step, 4, 1).tolist()) for step in range(7)]
+    assert [starts for starts, _ in read] == expected[: len(read)]  # each once, and some of those behind
+    assert 3 <= len(read) <= 3 + 4
     assert {name for _, name in read} == {"reader"}
 
 
-def test_reading_keeps_ahead_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_keeps_ahead_of_a_step() -> None:
     """Reads that take as long as four steps, now and then, are not waited for."""
-    whole = Batches._read
+    reads = iter(range(99))
 
-    def slow(self: Batches, batch: int, size: int) -> list[object]:
-        time.sleep(0.2 if batch % 5 == 4 else 0.0)
-        return list(whole(self, batch, size))
+    def slow(starts: Array) -> tuple[torch.Tensor, ...]:
+        time.sleep(0.2 if next(reads) % 5 == 4 else 0.0)
+        return ()
 
-    monkeypatch.setattr(Batches, "_read", slow)
-    batches = Batches(ROW, 4, 1)
+    batches = Batches(ROW, 4, 1, stored=slow)
     before, waited = sys.getswitchinterval(), 0.0
     with batches.reading_ahead():
         for step in range(16):
@@ -137,16 +135,15 @@ def test_windows_do_not_depend_on_processes_and_micro_batches(batch: int, size: 
     ]
 
 
-def test_an_error_of_the_reader_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Batches._read
+def test_an_error_of_the_reader_comes_through() -> None:
+    reads = iter(range(99))
 
-    def fail(self: Batches, batch: int, size: int) -> list[object]:
-        if batch == 2:
+    def fail(starts: Array) -> tuple[torch.Tensor, ...]:
+        if next(reads) == 2:
             raise OSError(5, "Input/output error", "train.bin")
-        return list(whole(self, batch, size))
+        return ()
 
-    monkeypatch.setattr(Batches, "_read", fail)
-    batches = Batches(ROW, 4, 1)
+    batches = Batches(ROW, 4, 1, stored=fail)
     with batches.reading_ahead():
         batches.micro_batches(0, 2)
         batches.micro_batches(1, 2)

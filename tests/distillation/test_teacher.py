@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from conftest import heard
 from inheritune import runtime
 from inheritune.data import Batches, Packing, Sequences
-from inheritune.distillation import DistillationRequest, OnlineOutputs, StoredOutputs, Teacher, storing, teacher
+from inheritune.distillation import DistillationRequest, OnlineOutputs, StoredOutputs, Teacher, storing
 from inheritune.errors import InputError, RunError
 from inheritune.losses import LossSetup, TeacherNeeds, build_losses
 from inheritune.recipe import Training, check
@@ -139,6 +140,27 @@ def test_a_batch_finds_its_sequences_whatever_its_order_and_split(
                 assert (found.log_probabilities.exp() - expected.log_probabilities.exp()).abs().max() < 5e-4
 
 
+def heeded(hear: Callable[[torch.Tensor], None], loads: list[int] | None = None) -> GPT2LMHeadModel:
+    """A teacher that calls `hear` with each batch before it computes, and adds to `loads` when it is copied."""
+
+    class Heeded(GPT2LMHeadModel):
+        def __deepcopy__(self, memo: Any) -> GPT2LMHeadModel:
+            if loads is not None:
+                loads.append(1)
+            return heeded(hear, loads)
+
+    def note(_: Any, given: Any, named: dict[str, Any]) -> None:
+        inputs_BT = given[0] if given else named["input_ids"]
+        if len(inputs_BT) == 8:  # a batch of what is stored
+            hear(inputs_BT)
+
+    plain = a_teacher()
+    made = Heeded(plain.config).eval()
+    made.load_state_dict(plain.state_dict())
+    made.transformer.register_forward_pre_hook(note, with_kwargs=True)
+    return made
+
+
 def shards(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.glob("*.bin"))}
 
@@ -157,48 +179,40 @@ def test_a_making_that_was_killed_goes_on_behind_its_last_shard(
     Teacher(a_teacher(), tmp_path / "whole").outputs(size, HERE)
     expected = shards(only_store(tmp_path / "whole"))
     assert [len(data) for data in expected.values()] == [5 * 16 * 18] * 4 + [4 * 16 * 18]
-    computed: list[range] = []
-    compute = storing._Work.compute
+    computed: list[torch.Tensor] = []
 
-    def until(number: int) -> Callable[..., bytes]:
-        def work(self: Any, numbers: range) -> bytes:
+    def until(number: int) -> GPT2LMHeadModel:
+        def before(inputs_BT: torch.Tensor) -> None:
             if len(computed) == number:
                 raise KeyboardInterrupt
-            computed.append(numbers)
-            return compute(self, numbers)
+            computed.append(inputs_BT[0])
 
-        return work
+        return heeded(before)
 
     for kill in (0, 2, 3):  # before the first shard, before the third, before the fourth
-        monkeypatch.setattr(storing._Work, "compute", until(kill))
         with pytest.raises(KeyboardInterrupt):
-            Teacher(a_teacher(), tmp_path / "killed").outputs(size, HERE)
+            Teacher(until(kill), tmp_path / "killed").outputs(size, HERE)
         assert not list((tmp_path / "killed").glob("*/manifest.json"))
     half = next((tmp_path / "killed").glob(".*.partial"))
     (half / "outputs-00003.bin").write_bytes(b"half of it")
-    monkeypatch.setattr(storing._Work, "compute", until(99))
     caplog.clear()
-    Teacher(a_teacher(), tmp_path / "killed").outputs(size, HERE)
-    assert [numbers.start for numbers in computed] == [0, 5, 10, 15, 20]  # each once
+    Teacher(until(99), tmp_path / "killed").outputs(size, HERE)
+    assert torch.equal(torch.stack(computed), text().rows([0, 5, 10, 15, 20]).examples().inputs)  # each once
     assert shards(only_store(tmp_path / "killed")) == expected
     assert "of which 2.59 KB are missing" in caplog.messages[0]
     assert not list((tmp_path / "killed").glob(".*"))
 
 
-def test_outputs_are_made_once_for_all_that_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes: list[int] = []
-    call = OnlineOutputs.__call__
-    monkeypatch.setattr(OnlineOutputs, "__call__", lambda *given, **named: (passes.append(1), call(*given, **named))[1])
+def test_outputs_are_made_once_for_all_that_ask(tmp_path: Path) -> None:
+    passes: list[torch.Tensor] = []
     loads: list[int] = []
-    load = Teacher._load
-    monkeypatch.setattr(Teacher, "_load", lambda self: (loads.append(1), load(self))[1])
-    shared = Teacher(a_teacher(), tmp_path)
+    shared = Teacher(heeded(passes.append, loads), tmp_path)
     shared.outputs(a_request(), HERE)
     made = len(passes)
     assert made == 3  # 24 sequences, 8 at once
     shared.outputs(a_request(batch="4 sequences"), HERE)
     assert (len(passes), len(loads)) == (made, 1)  # not even the weights are looked at again
-    Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE)  # another call of the program
+    Teacher(heeded(passes.append, loads), tmp_path).outputs(a_request(), HERE)  # another call of the program
     assert (len(passes), len(loads)) == (made, 2)
 
 
@@ -271,15 +285,22 @@ def test_a_choice_is_made_once(
 ) -> None:
     caplog.set_level("INFO", "inheritune")
     auto = {"distillation": {"outputs": "auto"}}
-    monkeypatch.setattr(teacher, "_seconds", lambda *_: 1.0)
-    found, cost = Teacher(a_teacher(), tmp_path, trainings=1).outputs(a_request(uses=24, **auto), HERE)
+    now = 0.0
+
+    def take_eight_seconds(inputs_BT: torch.Tensor) -> None:  # for eight sequences
+        nonlocal now
+        now += 8.0
+
+    teacher = heeded(take_eight_seconds)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    found, cost = Teacher(teacher, tmp_path, trainings=1).outputs(a_request(uses=24, **auto), HERE)
     assert cost["teacher_outputs"] == "online"
     assert isinstance(found, OnlineOutputs)
     assert caplog.messages[0].startswith("arm one: teacher online 24 sequences x 1 s = 24 s; stored 24 x 1 s, and")
     Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE)  # others may store them
-    found, cost = Teacher(a_teacher(), tmp_path, trainings=9).outputs(a_request(uses=24, **auto), HERE)
+    found, cost = Teacher(teacher, tmp_path, trainings=9).outputs(a_request(uses=24, **auto), HERE)
     assert cost["teacher_outputs"] == "online"
-    found, cost = Teacher(a_teacher(), tmp_path / "b", trainings=2).outputs(a_request(uses=24, **auto), HERE)
+    found, cost = Teacher(teacher, tmp_path / "b", trainings=2).outputs(a_request(uses=24, **auto), HERE)
     assert cost["teacher_outputs"] == "stored"
     assert isinstance(found, StoredOutputs)
     assert cost["teacher_seconds"] >= 0

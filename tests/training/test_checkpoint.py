@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from conftest import heard, weights
 from inheritune import runtime
@@ -22,7 +25,6 @@ from inheritune.errors import RunError
 from inheritune.runlog import read_metrics
 from inheritune.training import checkpoint, fault_of, list_checkpoints
 from inheritune.training.checkpoint import BEST, Checkpoints, TrainProgress, read_position, read_tensors, stored_shapes
-from inheritune.training.loop import _Loop
 
 PLACE = runtime.Runtime("cpu", 1)
 
@@ -40,6 +42,13 @@ def tensors() -> dict[str, torch.Tensor]:
     }
 
 
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def empty(like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: torch.zeros_like(tensor) for name, tensor in like.items()}
 
@@ -48,19 +57,15 @@ def no_warning(line: str) -> None:
     raise AssertionError(line)
 
 
-@contextmanager
-def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Inside, no checkpoint comes to its end before the event."""
-    gate, whole = threading.Event(), checkpoint.write_json
+def held_up(gate: threading.Event) -> runtime.Runtime:
+    """A process beside another one that has nothing to write before the event."""
 
-    def write(*given: Any) -> None:
-        assert gate.wait(20)
-        whole(*given)
+    class Waits(runtime.Runtime):
+        def gather(self, value: Any, group: Any = None) -> list[Any]:
+            assert gate.wait(20)
+            return super().gather(value, group)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_json", write)
-        yield gate
-        gate.set()
+    return Waits("cpu", 1)
 
 
 def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
@@ -78,15 +83,9 @@ def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
     held.close()
 
 
-def test_it_is_a_copy_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held, live, begun = Checkpoints(tmp_path, 2, PLACE), tensors(), threading.Event()
-    plain = Checkpoints._write_tensors
-
-    def late(self: Checkpoints, *given: Any) -> Any:
-        assert begun.wait(20)
-        return plain(self, *given)
-
-    monkeypatch.setattr(Checkpoints, "_write_tensors", late)
+def test_it_is_a_copy_of_the_moment(tmp_path: Path) -> None:
+    begun = threading.Event()
+    held, live = Checkpoints(tmp_path, 2, held_up(begun)), tensors()
     held.save(TrainProgress(1), live)  # returns before anything is written
     for tensor in live.values():
         tensor.zero_()
@@ -98,15 +97,18 @@ def test_it_is_a_copy_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     held.close()
 
 
-def test_it_has_no_name_until_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Checkpoints(tmp_path, 1, PLACE)
+def test_it_has_no_name_until_it_is_whole(tmp_path: Path) -> None:
+    gate = threading.Event()
+    gate.set()
+    held = Checkpoints(tmp_path, 1, held_up(gate))
     held.save(TrainProgress(1), tensors())
     held.wait()
-    with held_up(monkeypatch) as gate:
-        held.save(TrainProgress(2), tensors())
-        assert list_checkpoints(tmp_path) == [1]
-        gate.set()
-        held.wait()
+    gate.clear()
+    held.save(TrainProgress(2), tensors())
+    until(lambda: (tmp_path / ".step-000000002.partial").exists())
+    assert list_checkpoints(tmp_path) == [1]
+    gate.set()
+    held.wait()
     assert list_checkpoints(tmp_path) == [2]
     with heard(no_warning):
         assert held.newest() == tmp_path / "step-000000002"
@@ -182,19 +184,55 @@ def undisturbed(data: Path, reference_folder: Path, tmp_path_factory: pytest.Tem
 
 
 @contextmanager
-def at_step(step: int, act: Callable[[], object]) -> Iterator[None]:
-    """Inside, `act` is done when a training has come to this step, and what it was writing is written."""
-    plain = _Loop._finish
+def at_step(step: int, out: Path, saved: int, act: Callable[[], object]) -> Iterator[None]:
+    """Inside, `act` is done when a training in `out` has come to this step and its checkpoint `saved` (0: none) is
+    there, the last one that it was writing.
+    """
+    steps = iter(range(1, 99))
 
-    def finish(self: _Loop, outcome: Any, position: TrainProgress) -> TrainProgress:
-        if position.step + 1 == step:
-            self.state.checkpoints.wait()
+    def stepped(*_: Any) -> None:
+        if next(steps) == step:
+            until(lambda: saved in (0, *list_checkpoints(out / "checkpoints")))
+            time.sleep(0.1)  # its name reaches the disk too
             act()
-        return plain(self, outcome, position)
+
+    hook = register_optimizer_step_post_hook(stepped)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def failing(error: Exception, where: str) -> Iterator[Callable[[], None]]:
+    """Inside, checkpoints cannot be written from the moment on at which what is yielded is called.
+
+    `where`: their folder cannot be made, a file of tensors cannot be written, or checkpoint.json cannot.
+    """
+    mkdir, opened = Path.mkdir, os.open
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    def make(self: Path, *given: Any, **named: Any) -> None:
+        return fail() if self.name.endswith(".partial") else mkdir(self, *given, **named)
+
+    def open_file(path: Any, *given: Any, **named: Any) -> int:
+        if str(path).endswith(".checkpoint.json.partial"):
+            fail()
+        return opened(path, *given, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Loop, "_finish", finish)
-        yield
+
+        def begin() -> None:
+            if where == "folder":
+                patch.setattr(Path, "mkdir", make)
+            elif where == "tensors":
+                patch.setattr(HuggingFaceStorageWriter, "write_data", fail)
+            else:
+                patch.setattr(os, "open", open_file)
+
+        yield begin
 
 
 def check_line(capsys: pytest.CaptureFixture[str], *words: str) -> None:
@@ -219,23 +257,14 @@ def goes_on(model: Path, out: Path, data: Path, undisturbed: dict[str, bytes], *
 
 
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("where", ["write_json", "_write_tensors", "new_folder"])
+@pytest.mark.parametrize("where", ["folder", "tensors", "facts"])
 def test_a_write_that_fails_is_noticed_at_the_next_one(
     tmp_path: Path, data: Path, reference_folder: Path, undisturbed: dict[str, bytes],
     capsys: pytest.CaptureFixture[str], fault: int, where: str,
 ) -> None:  # fmt: skip
     place = str(tmp_path / "run" / "checkpoints" / "x")
-    patch = pytest.MonkeyPatch()
-
-    def fail(*_: Any) -> None:
-        raise OSError(fault, os.strerror(fault), place)
-
-    def begin() -> None:
-        patch.setattr(Checkpoints if where.startswith("_") else checkpoint, where, fail)
-
-    with at_step(7, begin):
+    with failing(OSError(fault, os.strerror(fault), place), where) as begin, at_step(7, tmp_path / "run", 6, begin):
         assert run(reference_folder, tmp_path / "run", data) == 1
-    patch.undo()
     check_line(capsys, place, "disk is full; make room" if fault == errno.ENOSPC else "run the same command again")
     check_good(tmp_path / "run", [2, 4, 6])
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 9
@@ -247,29 +276,25 @@ def test_a_write_that_fails_is_noticed_when_none_follows(
     tmp_path: Path, data: Path, reference_folder: Path, undisturbed: dict[str, bytes],
     capsys: pytest.CaptureFixture[str], what: str,
 ) -> None:  # fmt: skip
-    patch = pytest.MonkeyPatch()
-
-    def fail(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "here")
-
-    def begin() -> None:
-        patch.setattr(checkpoint, "write_json", fail)
-        if what == "a stop":
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    before = signal.getsignal(signal.SIGTERM)
-    step = {"the last": STEPS, "a stop": 7, "the best": 5}[what]
+    step, saved = {"the last": (STEPS, STEPS - 2), "a stop": (7, 6), "the best": (5, 0)}[what]
     more = {
         "the last": ["--checkpoint.best=false"],  # else it is noticed when this one is written
         "a stop": [],
         "the best": ["--checkpoint.every=5 minutes"],
     }[what]
-    try:
-        with at_step(step, begin):
-            assert run(reference_folder, tmp_path / "run", data, *more) == 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        patch.undo()
+    before = signal.getsignal(signal.SIGTERM)
+    with failing(OSError(errno.ENOSPC, "No space left on device", "here"), "facts") as begin:
+
+        def act() -> None:
+            begin()
+            if what == "a stop":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        try:
+            with at_step(step, tmp_path / "run", saved, act):
+                assert run(reference_folder, tmp_path / "run", data, *more) == 1
+        finally:
+            signal.signal(signal.SIGTERM, before)
     check_line(capsys, "here: the disk is full; make room")
     if what == "the best":
         return
@@ -280,8 +305,6 @@ def test_a_write_that_fails_is_noticed_when_none_follows(
 
 def test_an_interruption_while_tensors_are_read_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch wraps what its reader raises, KeyboardInterrupt too, in an exception of its own."""
-    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-
     held = Checkpoints(tmp_path, 2, PLACE)
     held.save(TrainProgress(1), tensors())
     held.wait()
@@ -301,7 +324,7 @@ def test_an_error_of_the_format_says_what_to_do(tmp_path: Path, monkeypatch: pyt
     def fail(*_: Any) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(Checkpoints, "_write_tensors", fail)
+    monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", fail)
     held = Checkpoints(tmp_path, 2, PLACE)
     held.save(TrainProgress(1), tensors())
     with pytest.raises(RunError, match=r"step-000000001: .*No space left.*the one before it is good; make room"):
@@ -360,7 +383,7 @@ def test_a_folder_that_becomes_read_only(
         mount("-o", "remount,bind,ro", folder)
 
     try:
-        with at_step(7, lock):
+        with at_step(7, tmp_path / "run", 6, lock):
             assert run(reference_folder, tmp_path / "run", data) == 1
         check_line(capsys, str(folder), "Read-only file system", "run the same command again")
         check_good(tmp_path / "run", [2, 4, 6])
@@ -381,7 +404,7 @@ def test_a_mount_that_vanishes(
     mount("-t", "tmpfs", "-o", "size=50m", "tmpfs", other)
     try:
         mount("--bind", other, disk)
-        with at_step(7, lambda: unmount("-l", disk)):
+        with at_step(7, disk / "run", 6, lambda: unmount("-l", disk)):
             assert run(reference_folder, disk / "run", data) == 1
         check_line(capsys, str(disk / "run" / "checkpoints"), "unmounted", "run the same command again")
         assert list(disk.iterdir()) == []
@@ -398,7 +421,7 @@ def test_a_folder_that_is_deleted(
 ) -> None:
     import shutil
 
-    with at_step(7, lambda: shutil.rmtree(tmp_path / "run")):
+    with at_step(7, tmp_path / "run", 6, lambda: shutil.rmtree(tmp_path / "run")):
         assert run(reference_folder, tmp_path / "run", data) == 1
     check_line(capsys, str(tmp_path / "run" / "checkpoints"), "no longer there")
     assert not (tmp_path / "run").exists()

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +14,17 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from conftest import stored_tensors
+from conftest import heard, stored_tensors
 from inheritune import runtime
-from inheritune.data import Sequences, batch_numbers
+from inheritune.data import Array, Sequences, batch_numbers
 from inheritune.errors import RunError
 from inheritune.recipe import Training
 from inheritune.report.curves import Curve, Curves
 from inheritune.report.run_folder import TrainingFolder
 from inheritune.report.sections.loss_curves import draw_curves
-from inheritune.runlog import MetricsLog, read_metrics
+from inheritune.runlog import read_metrics
 from inheritune.training import Job, fault_of, list_checkpoints, train_steps
-from inheritune.training.checkpoint import Checkpoints, read_position
-from inheritune.training.loop import _Loop
+from inheritune.training.checkpoint import read_position
 
 LENGTH, BATCH, SEED, STEPS = 8, 4, 5, 30
 ODD = 39  # a token that occurs only in poisoned sequences, and that the model finds very unlikely
@@ -57,7 +58,8 @@ def batches(*which: int) -> set[int]:
 
 def train(
     folder: Path, trained: torch.nn.Module, odd: set[int] = frozenset(),  # type: ignore[assignment]
-    validate: Callable[[], float] = lambda: 0.5, **more: Any,
+    validate: Callable[[], float] = lambda: 0.5, queued: int | None = None, row: Sequences | None = None,
+    trackers: Any = None, **more: Any,
 ) -> torch.nn.Module:  # fmt: skip
     tree = {
         "length": f"{STEPS} steps", "batch": f"{BATCH} sequences", "sequence_length": LENGTH, "micro_batch": 4,
@@ -65,8 +67,8 @@ def train(
         "checkpoint": {"every": "4 steps", "keep": 2},
     }  # fmt: skip
     job = Job(
-        label="test", model=trained, sequences=sequences(odd), settings=Training.model_validate(tree | more), seed=SEED,
-        folder=folder, runtime=runtime.start("cpu"),
+        label="test", model=trained, sequences=row or sequences(odd), settings=Training.model_validate(tree | more),
+        seed=SEED, folder=folder, runtime=runtime.start("cpu"), trackers=trackers, queued=queued,
         validate=lambda score: validate(), validate_every=5,
     )  # fmt: skip
     train_steps(job)
@@ -90,21 +92,23 @@ def events(folder: Path) -> list[tuple[int, int, list[int]]]:
 
 
 @pytest.fixture(params=[0, 1], ids=["plain", "queued"])
-def ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def queued(request: pytest.FixtureRequest) -> int:
     """Steps are looked at at once, or when another one is queued, as on a GPU."""
-    plain = _Loop.__init__
-
-    def init(self: _Loop, *given: Any) -> None:
-        plain(self, *given)
-        self.ahead = request.param
-
-    monkeypatch.setattr(_Loop, "__init__", init)
+    return int(request.param)
 
 
-@pytest.mark.usefixtures("ahead")
-def test_a_spike_goes_back_and_leaves_out_the_batches(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+class WithoutTwo(Sequences):
+    """A text whose batches 16 and 17 are left out."""
+
+    def batch_starts(self, step: int, batch: int, seed: int) -> Array:
+        return super().batch_starts(step + 2 * (step >= 16), batch, seed)
+
+
+def test_a_spike_goes_back_and_leaves_out_the_batches(
+    tmp_path: Path, queued: int, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO", "inheritune")
-    trained = train(tmp_path / "run", model(0.1), batches(17))
+    trained = train(tmp_path / "run", model(0.1), batches(17), queued=queued)
     # batch 17 is step 18; the checkpoint before it is that of step 16
     assert events(tmp_path / "run") == [(16, 18, [16, 17])]
     said = " ".join(caplog.messages)
@@ -117,85 +121,69 @@ def test_a_spike_goes_back_and_leaves_out_the_batches(tmp_path: Path, caplog: py
     assert spike["loss"] > 1.5 * max(record["loss"] for record in story(tmp_path / "run")[1:16])
     place = tmp_path / "run" / "checkpoints" / f"step-{STEPS:09d}"
     assert (read_position(place).step, read_position(place).skipped) == (STEPS, 2)
-    assert same(trained, train(tmp_path / "again", model(0.1), batches(17)))
+    assert same(trained, train(tmp_path / "again", model(0.1), batches(17), queued=queued))
     assert story(tmp_path / "run") == story(tmp_path / "again")
     # what was learned is what a training on the other batches learns
-    monkey = pytest.MonkeyPatch()
-    with monkey.context() as patch:
-        patch.setattr(
-            "inheritune.data.sequences.batch_numbers",
-            lambda step, *rest: batch_numbers(step + 2 * (step >= 16), *rest),
-        )
-        assert same(trained, train(tmp_path / "without", model(0.1), spike=None))
+    row = WithoutTwo(sequences().tokens, LENGTH, "test")
+    assert same(trained, train(tmp_path / "without", model(0.1), row=row, queued=queued, spike=None))
 
 
-@pytest.mark.usefixtures("ahead")
-def test_without_spike_in_the_recipe_it_goes_on(tmp_path: Path) -> None:
-    train(tmp_path, model(), batches(17), spike=None)
+def test_without_spike_in_the_recipe_it_goes_on(tmp_path: Path, queued: int) -> None:
+    train(tmp_path, model(), batches(17), queued=queued, spike=None)
     assert events(tmp_path) == []
     losses = [record["loss"] for record in story(tmp_path) if "loss" in record]
     assert losses[17] > 1.5 * max(losses[:17])
 
 
-@pytest.mark.usefixtures("ahead")
-def test_several_spikes_at_one_checkpoint_and_at_others(tmp_path: Path) -> None:
+def test_several_spikes_at_one_checkpoint_and_at_others(tmp_path: Path, queued: int) -> None:
     odd = batches(17, 20, 21, 30)
-    trained = train(tmp_path, model(), odd)
+    trained = train(tmp_path, model(), odd, queued=queued)
     # 16 without 16, 17; then 18, 19, 20 are steps 17 to 19; then 21; then from step 16 on it is batch 22
     assert events(tmp_path) == [(16, 18, [16, 17]), (16, 19, [18, 20]), (16, 17, [21, 21]), (24, 25, [30, 30])]
     assert [record["step"] for record in story(tmp_path) if "event" not in record] == list(range(STEPS + 1))
     assert trained is not None
 
 
-@pytest.mark.usefixtures("ahead")
-def test_a_spike_before_the_first_checkpoint_goes_back_to_the_start(tmp_path: Path) -> None:
-    trained = train(tmp_path / "run", model(), batches(12), checkpoint={"every": "15 steps"})
+def test_a_spike_before_the_first_checkpoint_goes_back_to_the_start(tmp_path: Path, queued: int) -> None:
+    more: dict[str, Any] = {"checkpoint": {"every": "15 steps"}, "queued": queued}
+    trained = train(tmp_path / "run", model(), batches(12), **more)
     assert events(tmp_path / "run") == [(0, 13, [0, 12])]
-    begun = stopped(tmp_path / "stopped", batches(12), "record 5 again", checkpoint={"every": "15 steps"})
+    begun = stopped(tmp_path / "stopped", batches(12), "record 5 again", **more)
     assert events(tmp_path / "stopped") == [(0, 13, [0, 12])]
     assert begun
-    assert same(trained, train(tmp_path / "stopped", model(), batches(12), checkpoint={"every": "15 steps"}))
+    assert same(trained, train(tmp_path / "stopped", model(), batches(12), **more))
     assert story(tmp_path / "run") == story(tmp_path / "stopped")
 
 
-@pytest.mark.usefixtures("ahead")
-def test_it_gives_up_after_five_returns(tmp_path: Path) -> None:
+def test_it_gives_up_after_five_returns(tmp_path: Path, queued: int) -> None:
     odd = batches(*range(12, 50))  # up to the end of the epoch
     with pytest.raises(RunError, match=r"the loss spikes .* however many batches are skipped \(5 attempts\)"):
-        train(tmp_path, model(), odd)
+        train(tmp_path, model(), odd, queued=queued)
     assert [event[0] for event in events(tmp_path)] == [12] * 5
     assert list_checkpoints(tmp_path / "checkpoints")[-1] == 12
     assert fault_of(tmp_path / "checkpoints" / "step-000000012") is None
     with pytest.raises(RunError, match="5 attempts"):  # started again, it does not begin to count anew
-        train(tmp_path, model(), odd)
+        train(tmp_path, model(), odd, queued=queued)
     assert len(events(tmp_path)) == 5
 
 
-def test_a_step_queued_behind_a_spike_does_not_stop_the_learning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_queued_behind_a_spike_does_not_stop_the_learning(tmp_path: Path) -> None:
     """That step may have found numbers that are not finite, in weights that are given up."""
-    plain = _Loop.__init__
+    expected = train(tmp_path / "one", model(), batches(16), queued=1)
+    inputs: list[torch.Tensor] = []
+    spoilt = model()
 
-    def init(self: _Loop, *given: Any) -> None:
-        plain(self, *given)
-        self.ahead = 1
+    def spoil(_: Any, given: Any, named: dict[str, Any], outputs: Any) -> Any:
+        inputs.append(named["input_ids"])
+        if len(inputs) == 18:  # queued behind the spike of batch 16
+            outputs.logits = outputs.logits * float("nan")
+        return outputs
 
-    monkeypatch.setattr(_Loop, "__init__", init)
-    expected = train(tmp_path / "one", model(), batches(16))
-    import inheritune.training.step as step
-
-    whole, launches = step.Stepper.launch, []
-
-    def launch(self: step.Stepper, *given: Any) -> Any:
-        launches.append(given[1])
-        if launches.count(17) == 1 and given[1] == 17:  # queued behind the spike of batch 16
-            self._bad.fill_(1.0)
-        return whole(self, *given)
-
-    monkeypatch.setattr(step.Stepper, "launch", launch)
-    found = train(tmp_path / "two", model(), batches(16))
-    assert launches[16:19] == [16, 17, 17]
+    spoilt.register_forward_hook(spoil, with_kwargs=True)
+    found = train(tmp_path / "two", spoilt, batches(16), queued=1)
+    for at, batch in ((16, 16), (17, 17), (18, 17)):  # batch 17 once before and once after the return
+        rows = sequences(batches(16)).rows(batch_numbers(batch, BATCH, sequences().count, SEED)).examples()
+        assert torch.equal(inputs[at], rows.inputs)
     assert same(expected, found)
 
 
@@ -205,45 +193,53 @@ class Killed(BaseException):
 
 def stopped(folder: Path, odd: set[int], moment: str, **more: Any) -> bool:
     """Train until a moment, and leave what a kill there would leave; False where the moment never came."""
-    seen = {"saves": 0, "spiked": False}
-    patch = pytest.MonkeyPatch()
-    write, settle, cut = MetricsLog.write, Checkpoints._write, MetricsLog.cut
+    kept, spiked = folder.with_name("kept"), False
+    replace, mkdir, fsync = Path.replace, Path.mkdir, os.fsync
 
-    def log(self: MetricsLog, record: dict[str, Any]) -> None:
-        if moment == "before the event" and "event" in record:
-            raise Killed
-        write(self, record)
-        seen["spiked"] |= "event" in record
-        if moment == "after the event" and "event" in record:
-            raise Killed
-        if moment.startswith("record") and seen["spiked"] and record["step"] == int(moment.split()[1]):
+    def hear(line: str) -> None:
+        nonlocal spiked
+        spiked |= "the loss spiked" in line
+        if spiked and moment == "before the cut":
             raise Killed
 
-    def save(self: Checkpoints, target: Path, *rest: Any) -> None:
-        if moment == "in the write" and seen["spiked"]:
-            raise Killed
-        settle(self, target, *rest)
-        if moment == "while it replaces" and seen["spiked"]:
+    class Trackers:
+        def write(self, record: dict[str, Any]) -> None:
+            if moment.startswith("record") and spiked and record["step"] == int(moment.split()[1]):
+                raise Killed
+
+    def name(self: Path, target: Path) -> Path:
+        if moment == "while it replaces" and spiked and target.name.startswith("step-"):
             # the old one is half deleted, the new one whole and not named yet
-            target.rename(target.with_name(f".{target.name}.partial"))
             target.mkdir()
             (target / "checkpoint.json").write_text("{}")
+            shutil.copytree(target.parent, kept)  # as a kill, unlike an exception, removes nothing
             raise Killed
-
-    def before_cut(self: MetricsLog, *given: Any) -> None:
-        if moment == "before the cut":
+        named = replace(self, target)
+        if moment == "before the event" and spiked and target.name == "metrics.jsonl":
             raise Killed
-        cut(self, *given)
+        return named
 
-    patch.setattr(MetricsLog, "write", log)
-    patch.setattr(MetricsLog, "cut", before_cut)
-    patch.setattr(Checkpoints, "_write", save)
+    def make(self: Path, *given: Any, **named: Any) -> None:
+        if moment == "in the write" and spiked and self.name.startswith(".step-"):
+            raise Killed
+        mkdir(self, *given, **named)
+
+    def sync(descriptor: int) -> None:
+        if moment == "after the event" and events(folder):
+            raise Killed
+        fsync(descriptor)
+
     try:
-        train(folder, model(), odd, **more)
+        with pytest.MonkeyPatch.context() as patch, heard(hear):
+            patch.setattr(Path, "replace", name)
+            patch.setattr(Path, "mkdir", make)
+            patch.setattr(os, "fsync", sync)
+            train(folder, model(), odd, trackers=Trackers(), **more)
     except Killed:
+        if kept.exists():
+            shutil.rmtree(folder / "checkpoints")
+            kept.rename(folder / "checkpoints")
         return True
-    finally:
-        patch.undo()
     return False
 
 
@@ -267,18 +263,19 @@ def test_killed_after_a_spike_it_ends_the_same(tmp_path: Path, moment: str, keep
     )
 
 
-def test_a_spike_with_no_good_checkpoint_left_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = _Loop._roll_back
+def test_a_spike_with_no_good_checkpoint_left_is_an_error(tmp_path: Path) -> None:
+    trained, passes = model(), iter(range(99))
 
-    def broken(self: _Loop, *given: Any) -> Any:
-        self.state.checkpoints.wait()
-        for file in (tmp_path / "checkpoints").rglob("*.safetensors"):
-            file.write_bytes(b"")
-        return whole(self, *given)
+    def damage(*_: Any) -> None:
+        if next(passes) == 17:  # the step that spikes
+            while list_checkpoints(tmp_path / "checkpoints") != [12, 16]:
+                time.sleep(0.01)
+            for file in (tmp_path / "checkpoints").rglob("*.safetensors"):
+                file.write_bytes(b"")
 
-    monkeypatch.setattr(_Loop, "_roll_back", broken)
+    trained.register_forward_pre_hook(damage)
     with pytest.raises(RunError, match=r"step 18: the loss spiked to .*no checkpoint to go back to"):
-        train(tmp_path, model(), batches(17))
+        train(tmp_path, trained, batches(17))
 
 
 def test_curves_are_drawn_of_a_training_with_a_spike(tmp_path: Path) -> None:
@@ -323,11 +320,10 @@ def is_stored(folder: Path, expected: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-@pytest.mark.usefixtures("ahead")
-def test_the_best_weights_are_those_of_the_lowest_validation_loss(tmp_path: Path) -> None:
+def test_the_best_weights_are_those_of_the_lowest_validation_loss(tmp_path: Path, queued: int) -> None:
     trained = model()
     seen = Validation(trained, VALUES)
-    train(tmp_path, trained, validate=seen)
+    train(tmp_path, trained, validate=seen, queued=queued)
     assert best(tmp_path) == (20, 1.9)
     assert is_stored(tmp_path, seen.weights[4])
     assert not is_stored(tmp_path, seen.weights[5])

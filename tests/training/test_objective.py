@@ -1,6 +1,6 @@
 """What is minimised: the head's form and the model's own logits agree; recomputing the blocks changes no bit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from inheritune import runtime
 from inheritune.arch import block_modules, split_head
 from inheritune.losses import functional
 from inheritune.losses.functional import has_chunked_form
-from inheritune.training import Job, Objective, objective, train_steps
+from inheritune.training import Job, Objective, train_steps
 from inheritune.training.objective import checkpoint_activations
 
 
@@ -62,10 +62,24 @@ def test_without_gradients_nothing_is_recomputed() -> None:
     undo()
 
 
-def test_blocks_get_back_the_forward_they_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, whole = [], objective.checkpoint
-    monkeypatch.setattr(objective, "checkpoint", lambda *a, **k: (calls.append(1), whole(*a, **k))[1])
+def computed(blocks: Sequence[torch.nn.Module]) -> list[int]:
+    """How often each block is computed from now on, also when it is computed again: the passes of its MLP."""
+    counts = [0] * len(blocks)
+
+    def count(number: int) -> Callable[..., None]:
+        def note(*_: Any) -> None:
+            counts[number] += torch.is_grad_enabled()  # not where the head is tried out
+
+        return note
+
+    for number, block in enumerate(blocks):
+        block.get_submodule("mlp").register_forward_pre_hook(count(number))
+    return counts
+
+
+def test_blocks_get_back_the_forward_they_had() -> None:
     trained = model()
+    counts = computed(block_modules(trained))
     first, second = block_modules(trained)
     own = first.forward
 
@@ -75,8 +89,10 @@ def test_blocks_get_back_the_forward_they_had(monkeypatch: pytest.MonkeyPatch) -
     first.forward = wrapped
     undo = checkpoint_activations([first, second, second])  # a block may stand at several depths
     assert first.forward is not wrapped
-    Objective(trained)(*tokens())
-    assert len(calls) == 2
+    loss = Objective(trained)(*tokens())
+    assert counts == [1, 1]
+    loss.backward()
+    assert counts == [2, 2]
     undo()
     assert first.forward is wrapped
     assert "forward" not in vars(second)
@@ -91,14 +107,14 @@ def train(folder: Path, trained: GPT2LMHeadModel, validate: Callable[[], float] 
     train_steps(job)
 
 
-def test_a_training_that_recomputes_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_recomputes_ends_with_the_same_bits(tmp_path: Path) -> None:
     dropout = {"resid_pdrop": 0.2, "attn_pdrop": 0.2}
-    plain, trained, calls = model(**dropout), model(**dropout), []
+    plain, trained = model(**dropout), model(**dropout)
+    once, again = computed(block_modules(plain)), computed(block_modules(trained))
     train(tmp_path / "plain", plain)
-    whole = objective.checkpoint
-    monkeypatch.setattr(objective, "checkpoint", lambda *a, **k: (calls.append(1), whole(*a, **k))[1])
     train(tmp_path / "less", trained, activation_checkpointing=True)
-    assert len(calls) == 6 * 2 * 2  # steps, micro-batches, blocks
+    assert once == [6 * 2] * 2  # steps, micro-batches
+    assert again == [6 * 2 * 2] * 2
     assert losses(tmp_path / "less") == losses(tmp_path / "plain")
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), trained.parameters(), strict=True))
     assert all("forward" not in vars(block) for block in block_modules(trained))
@@ -121,14 +137,14 @@ def test_blocks_are_as_before_after_an_error_too(tmp_path: Path) -> None:
 @pytest.mark.skipif(not has_chunked_form(), reason="this torch has no chunked form")
 def test_the_form_follows_the_size_of_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = model()
-    computed = Objective(trained, split_head(trained))
+    objective = Objective(trained, split_head(trained))
     found = {}
     for limit, expected in ((40 * 32 * 4, "whole"), (40 * 32 * 4 - 1, "chunked")):
         monkeypatch.setattr(functional, "_WHOLE_LOGITS", limit)
-        computed.choose_form(32)
-        assert computed.form == expected
-        computed.zero_grad()
-        loss = computed(*tokens())
+        objective.choose_form(32)
+        assert objective.form == expected
+        objective.zero_grad()
+        loss = objective(*tokens())
         loss.backward()
         found[expected] = [loss, *(parameter.grad for parameter in trained.parameters())]
     for one, other in zip(found["whole"], found["chunked"], strict=True):

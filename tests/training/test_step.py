@@ -3,7 +3,7 @@ behind; too little memory halves the micro-batch.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from inheritune import runtime
@@ -24,7 +25,6 @@ from inheritune.recipe import Training
 from inheritune.runlog import read_metrics
 from inheritune.training import Job, Objective, list_checkpoints, parallelize, train_steps
 from inheritune.training.checkpoint import read_position
-from inheritune.training.loop import _Loop
 from inheritune.training.step import Stepper
 
 BAD = 39  # a token that occurs only where a test puts it
@@ -68,12 +68,14 @@ def train(
     trained: torch.nn.Module,
     row: Sequences,
     matrices: frozenset[str] = frozenset(),
+    queued: int | None = None,
+    place: runtime.Runtime | None = None,
     **more: Any,
 ) -> None:
     job = Job(
         label="test", model=trained, sequences=row, settings=settings(**more), seed=SEED, folder=folder,
-        runtime=runtime.start("cpu"), validate=lambda score: 0.5,
-        validate_every=2, matrices=matrices,
+        runtime=place or runtime.start("cpu"), validate=lambda score: 0.5,
+        validate_every=2, matrices=matrices, queued=queued,
     )  # fmt: skip
     train_steps(job)
 
@@ -87,38 +89,35 @@ def numbers(step: int) -> list[int]:
     return batch_numbers(step, BATCH, sequences().count, SEED)
 
 
-@pytest.fixture
-def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step is queued before the one before it is looked at, as on a GPU."""
-    plain = _Loop.__init__
-
-    def init(self: _Loop, *given: Any) -> None:
-        plain(self, *given)
-        self.ahead = 1
-
-    monkeypatch.setattr(_Loop, "__init__", init)
-
-
 class Course:
-    """Every weight and optimizer state before each launch, and at the end."""
+    """Every weight and optimizer state of a training before each step, and at the end."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.states: list[dict[str, torch.Tensor]] = []
-        self.stepper: Stepper | None = None
-        plain = Stepper.launch
+    def __init__(self, trained: torch.nn.Module) -> None:
+        self.trained, self.states, self.passes = trained, list[dict[str, torch.Tensor]](), 0
+        self.optimizers: list[torch.optim.Optimizer] = []
+        trained.register_forward_pre_hook(self._note)
 
-        def launch(stepper: Stepper, *given: Any) -> Any:
-            self.stepper = stepper
+    def note_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if optimizer not in self.optimizers:
+            self.optimizers.append(optimizer)
+
+    def _note(self, *_: Any) -> None:
+        if self.passes % 2 == 0:  # two micro-batches a step
             self.states.append(self.state())
-            return plain(stepper, *given)
-
-        monkeypatch.setattr(Stepper, "launch", launch)
+        self.passes += 1
 
     def state(self) -> dict[str, torch.Tensor]:
-        assert self.stepper is not None
-        held = self.stepper.parallel.module.model
-        parts = dict(held.named_parameters()) | state_tensors(held, self.stepper.optimizers)
+        parts = dict(self.trained.named_parameters()) | state_tensors(self.trained, self.optimizers)
         return {name: tensor.detach().clone() for name, tensor in parts.items()}
+
+
+@pytest.fixture
+def course() -> Iterator[Course]:
+    """The course of a training of `poisoned()`; it knows the optimizers from their first step on."""
+    followed = Course(poisoned())
+    hook = register_optimizer_step_pre_hook(followed.note_optimizer)
+    yield followed
+    hook.remove()
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -130,9 +129,9 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("place", range(BATCH))
 def test_a_loss_that_is_not_finite_changes_nothing_and_names_its_micro_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, optimizer: str
+    tmp_path: Path, course: Course, place: int, optimizer: str
 ) -> None:
-    course, step = Course(monkeypatch), 3
+    step = 3
     if optimizer == "muon":
         blocks = model().transformer.h
         matrices = frozenset(f"transformer.h.{name}" for name, p in blocks.named_parameters() if p.dim() == 2)
@@ -140,7 +139,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_its_micro_batch(
         matrices = frozenset()
     row = sequences(bad=(numbers(step)[place],))
     with pytest.raises(RunError) as caught:
-        train(tmp_path, poisoned(), row, matrices=matrices, optimizer={"learning_rate": 0.02, "name": optimizer})
+        train(tmp_path, course.trained, row, matrices=matrices, optimizer={"learning_rate": 0.02, "name": optimizer})
     blamed = numbers(step)[place // 2 * 2 :][:2]
     assert re.search(rf"test, step {step + 1}: the loss is nan", str(caught.value))
     assert f"(sequences {blamed[0]}, {blamed[1]})" in str(caught.value)
@@ -151,22 +150,18 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_its_micro_batch(
     assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == list(range(step + 1))
 
 
-@pytest.mark.usefixtures("ahead")
 @pytest.mark.parametrize("step", [2, 3, 4])
-def test_steps_queued_behind_a_bad_one_change_nothing_either(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    course = Course(monkeypatch)
+def test_steps_queued_behind_a_bad_one_change_nothing_either(tmp_path: Path, course: Course, step: int) -> None:
     row = sequences(bad=(numbers(step)[1],))
     with pytest.raises(RunError, match=f"step {step + 1}: the loss is nan"):
-        train(tmp_path, poisoned(), row, checkpoint={"every": "60 minutes"}, length="8 steps")
+        train(tmp_path, course.trained, row, queued=1, checkpoint={"every": "60 minutes"}, length="8 steps")
     # a step is queued behind, unless the bad one is the last before a validation
     assert len(course.states) == step + 1 + (step % 2 == 0)
     assert equal(course.state(), course.states[step])
     assert not equal(course.states[step], course.states[step - 1])
 
 
-def test_the_flag_stays_for_good_steps_after_a_bad_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flag_stays_for_good_steps_after_a_bad_one() -> None:
     stepper = a_stepper(poisoned(), sequences(bad=(numbers(1)[0],)))
     launched = [stepper.launch(step, step, 0.01, lambda: (False, False)) for step in range(3)]
     after = [parameter.detach().clone() for parameter in stepper.parallel.module.parameters()]
@@ -189,17 +184,16 @@ def a_stepper(trained: torch.nn.Module, row: Sequences) -> Stepper:
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_gradient_that_is_not_finite_under_a_finite_loss_names_the_whole_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+    tmp_path: Path, course: Course, value: float
 ) -> None:
-    course, step, calls = Course(monkeypatch), 2, iter(range(99))
-    trained = model()
+    step, calls = 2, iter(range(99))
 
     def spoil(gradient: torch.Tensor) -> torch.Tensor:
         return gradient * value if next(calls) == step * 2 + 1 else gradient
 
-    trained.transformer.ln_f.bias.register_hook(spoil)
+    dict(course.trained.named_parameters())["transformer.ln_f.bias"].register_hook(spoil)
     with pytest.raises(RunError, match=f"step {step + 1}: the loss is [0-9.]+, the gradient norm {value}") as caught:
-        train(tmp_path, trained, sequences())
+        train(tmp_path, course.trained, sequences())
     assert f"(sequences {', '.join(map(str, numbers(step)))})" in str(caught.value)
     assert equal(course.state(), course.states[step])
 
@@ -212,45 +206,50 @@ def test_of_many_sequences_some_are_shown_and_the_rest_counted(tmp_path: Path) -
         train(tmp_path, broken, sequences(), batch="20 sequences", micro_batch=5)
 
 
-def test_what_other_processes_find_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime.Runtime, "gather", lambda self, value: [([], [1, 2]), ([7], [7, 8])])
+class OfTwo(runtime.Runtime):
+    """The first of two processes, of which the second has found something."""
+
+    def gather(self, value: Any, group: Any = None) -> list[Any]:
+        return [([], [1, 2]), ([7], [7, 8])]
+
+
+def test_what_other_processes_find_is_named_too(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"\(sequences 7\)"):
-        train(tmp_path, poisoned(), sequences(bad=(numbers(0)[0],)))
+        train(tmp_path, poisoned(), sequences(bad=(numbers(0)[0],)), place=OfTwo("cpu", 1))
 
 
 # Too little memory
 
 
-@pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[int]]]:
-    """Makes the forward or backward pass of more than `most` sequences fail, from the call of number `first` on."""
+def short_of_memory(trained: torch.nn.Module, most: int, first: int, where: str, error: Exception) -> list[int]:
+    """Let the forward or backward pass of more than `most` sequences fail, from the call of number `first` on.
 
-    def limit(most: int, first: int, where: str, error: Exception) -> list[int]:
-        sizes: list[int] = []
-        plain = Objective.forward
+    Returns the sizes of the batches that the model gets from now on.
+    """
+    sizes: list[int] = []
 
-        class Fails(torch.autograd.Function):
-            @staticmethod
-            def forward(context: Any, loss: torch.Tensor) -> torch.Tensor:
-                return loss.clone()
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, logits: torch.Tensor) -> torch.Tensor:
+            return logits.clone()
 
-            @staticmethod
-            def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
-                raise error
+        @staticmethod
+        def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+            raise error
 
-        def forward(self: Objective, inputs_BT: torch.Tensor, targets_BT: torch.Tensor, **more: Any) -> torch.Tensor:
-            sizes.append(len(inputs_BT))
-            fails = len(inputs_BT) > most and len(sizes) > first
-            if fails and where == "forward":
-                raise error
-            loss = plain(self, inputs_BT, targets_BT, **more)
-            return Fails.apply(loss) if fails else loss  # type: ignore[no-untyped-call]
+    def before(_: Any, given: Any, named: dict[str, Any]) -> None:
+        sizes.append(len(named["input_ids"]))
+        if where == "forward" and sizes[-1] > most and len(sizes) > first:
+            raise error
 
-        monkeypatch.setattr(Objective, "forward", forward)
-        return sizes
+    def after(_: Any, given: Any, outputs: Any) -> Any:
+        if where == "backward" and sizes[-1] > most and len(sizes) > first:
+            outputs.logits = Fails.apply(outputs.logits)  # type: ignore[no-untyped-call]
+        return outputs
 
-    yield limit
-    monkeypatch.undo()
+    trained.register_forward_pre_hook(before, with_kwargs=True)
+    trained.register_forward_hook(after)
+    return sizes
 
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB.")
@@ -260,12 +259,12 @@ CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("error", [OUT_OF_MEMORY, CPU], ids=["gpu", "cpu"])
 def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
-    tmp_path: Path, memory: Any, where: str, error: Exception, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, where: str, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "inheritune")
     small, trained = model(), model()
     train(tmp_path / "small", small, sequences(), micro_batch=1)
-    sizes = memory(1, 2, where, error)
+    sizes = short_of_memory(trained, 1, 2, where, error)
     train(tmp_path / "halved", trained, sequences(), micro_batch=4)
     assert sizes == [4, 4, 4, 2, *[1] * 16]  # third step, at first with 4, then with 2
     assert losses(tmp_path / "halved") == pytest.approx(losses(tmp_path / "small"), abs=1e-5)
@@ -276,41 +275,34 @@ def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
     assert "out of memory at step 3; continuing with micro-batches of 1 sequences" in said
 
 
-def test_a_step_that_is_repeated_drops_out_what_it_would_have_dropped_out(
-    tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_is_repeated_drops_out_what_it_would_have_dropped_out(tmp_path: Path) -> None:
     found = []
     for where in ("forward", "backward"):  # before any mask is drawn, and after all of them
-        memory(2, 2, where, OUT_OF_MEMORY)
         trained = model(resid_pdrop=0.5)
+        short_of_memory(trained, 2, 2, where, OUT_OF_MEMORY)
         train(tmp_path / where, trained, sequences(), micro_batch=4)
         found.append(trained)
-        monkeypatch.undo()
     assert all(torch.equal(a, b) for a, b in zip(*(each.parameters() for each in found), strict=True))
     assert losses(tmp_path / "forward") == losses(tmp_path / "backward")
 
 
-def test_the_smaller_micro_batch_is_remembered(tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory(2, 2, "forward", OUT_OF_MEMORY)
-    straight = model()
+def test_the_smaller_micro_batch_is_remembered(tmp_path: Path) -> None:
+    straight, broken_off, resumed = model(), model(), model()
+    short_of_memory(straight, 2, 2, "forward", OUT_OF_MEMORY)
     train(tmp_path / "straight", straight, sequences(), micro_batch=4)
-    plain, calls = _Loop._finish, iter(range(99))
+    sizes = short_of_memory(broken_off, 2, 2, "forward", OUT_OF_MEMORY)
 
-    def finish(self: _Loop, *given: Any) -> Any:
-        if next(calls) == 4:
+    def interrupt(*_: Any) -> None:
+        if len(sizes) == 8:  # the fifth step begins
             raise KeyboardInterrupt
-        return plain(self, *given)
 
-    monkeypatch.undo()
-    sizes = memory(2, 2, "forward", OUT_OF_MEMORY)
-    monkeypatch.setattr(_Loop, "_finish", finish)
+    broken_off.register_forward_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run", model(), sequences(), micro_batch=4)
+        train(tmp_path / "run", broken_off, sequences(), micro_batch=4)
+    assert sizes == [4, 4, 4, *[2] * 5]
+    assert list_checkpoints(tmp_path / "run" / "checkpoints") == [3, 4]
     assert read_position(tmp_path / "run" / "checkpoints" / "step-000000004").micro_batch == 2
-    sizes.clear()
-    monkeypatch.undo()
-    resumed = model()
-    sizes = memory(2, 0, "forward", OUT_OF_MEMORY)
+    sizes = short_of_memory(resumed, 2, 0, "forward", OUT_OF_MEMORY)
     train(tmp_path / "run", resumed, sequences(), micro_batch=4)
     assert sizes == [2] * 4
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
@@ -318,27 +310,29 @@ def test_the_smaller_micro_batch_is_remembered(tmp_path: Path, memory: Any, monk
 
 @pytest.mark.parametrize("error", [OUT_OF_MEMORY, CPU], ids=["gpu", "cpu"])
 def test_what_does_not_even_fit_alone_ends_with_a_line(
-    tmp_path: Path, memory: Any, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    memory(0, 2, "forward", error)
+    trained = model()
+    short_of_memory(trained, 0, 2, "forward", error)
     with pytest.raises(RunError, match="test, step 3: out of memory with micro-batches of 1 sequences; shorten"):
-        train(tmp_path, model(), sequences(), micro_batch=4)
+        train(tmp_path, trained, sequences(), micro_batch=4)
     assert list_checkpoints(tmp_path / "checkpoints") == [1, 2]
 
-    def broken(*_: Any) -> None:
+    def fail() -> bool:
         raise error
 
-    monkeypatch.setattr("inheritune.recipe.load_recipe", broken)
-    assert main(["run", "any.yaml"]) == 1
+    monkeypatch.setattr(torch.cuda, "is_available", fail)
+    assert main(["bench", "--device", "cpu"]) == 1
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     assert "out of memory; set train.activation_checkpointing" in said
 
 
-def test_another_error_is_no_lack_of_memory(tmp_path: Path, memory: Any) -> None:
-    sizes = memory(0, 2, "forward", RuntimeError("shapes do not fit"))
+def test_another_error_is_no_lack_of_memory(tmp_path: Path) -> None:
+    trained = model()
+    sizes = short_of_memory(trained, 0, 2, "forward", RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes"):
-        train(tmp_path, model(), sequences(), micro_batch=4)
+        train(tmp_path, trained, sequences(), micro_batch=4)
     assert sizes == [4] * 3
 
 

@@ -56,7 +56,9 @@ class MetricsLog:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Bring everything to the disk and close the file."""
+        """Bring everything to the disk and close the file; it is closed already where `cut` failed."""
+        if self._file.closed:
+            return
         with named(self._path):
             try:
                 self.sync()

@@ -29,7 +29,8 @@ class Job:
     `blocks` are the model's blocks, `matrices` the names of their two-dimensional weights, `head` splits the model into
     hidden states and a linear layer (None: it is not split). `parallel` is the recipe's key for several processes.
     `losses` are what the training minimises; `teacher` has the outputs that they ask for.
-    `live`: whether a person sees the steps while they run.
+    `live`: whether a person sees the steps while they run. `queued`: how many steps are queued before the results of an
+    earlier one are read (None: 1 on a GPU, else 0).
     """
 
     label: str
@@ -50,6 +51,7 @@ class Job:
     teacher: TeacherOutputs | None = None
     losses: tuple[Loss, ...] = (CrossEntropy(),)
     live: bool = True
+    queued: int | None = None
 
 
 def planned_steps(settings: Training, sequences: Sequences) -> int:

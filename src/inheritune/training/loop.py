@@ -177,7 +177,7 @@ class _Loop:
         self.job, self.state, self.log, self.line, self.stop, self.steps = job, state, log, line, stop, steps
         self.settings = job.settings
         self.warm_up, self.decay = self.settings.warm_up_steps(steps), self.settings.decay_steps(steps)
-        self.ahead = 1 if job.runtime.device == "cuda" else 0
+        self.ahead = job.queued if job.queued is not None else int(job.runtime.device == "cuda")
         self.saved_at = time.monotonic()
         self.recent: deque[float] = deque(maxlen=_RECENT)
 

@@ -23,6 +23,7 @@ from transformers import (
 from conftest import stored_tensors, tiny_recipe
 from inheritune import export, load_recipe, prepare, run, train
 from inheritune.cli import main
+from inheritune.conversion import ExportedCheckpoint
 from inheritune.errors import InputError
 from inheritune.inheritance import free_output
 from inheritune.recipe import Evaluate
@@ -70,7 +71,7 @@ def test_the_last_step_is_the_model_that_was_saved_file_by_file(trained: Path, t
     model, found = export(last(trained), tmp_path / "out")
     assert files(tmp_path / "out") == files(trained / "model")
     assert set(files(tmp_path / "out")) >= {"config.json", "generation_config.json", "tokenizer.json"}
-    assert found == conversion.ExportedCheckpoint(6, None, model.num_parameters())
+    assert found == ExportedCheckpoint(6, None, model.num_parameters())
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokens = torch.arange(9)[None]
     assert torch.equal(model(tokens).logits, loaded(tokens).logits)

@@ -1,10 +1,10 @@
 """The commands as a stranger uses them."""
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +93,13 @@ def test_importing_the_package_does_not_import_torch() -> None:
 
 @pytest.mark.long
 def test_help_answers_within_half_a_second() -> None:
+    """Of a processor: how long it waits for one is not the program's doing."""
     took = []
     for _ in range(5):
-        began = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert fresh_program("--help").returncode == 0
-        took.append(time.monotonic() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert statistics.median(took) < 0.5
 
 

@@ -200,10 +200,12 @@ def nearest(written: str, model: type[BaseModel], here: type[BaseModel]) -> str 
     close = difflib.get_close_matches(word, own, n=1)
     if close:
         return own[close[0]]
-    exact = _by_last_part(model, parts_too=True)
-    if word in exact:
-        return exact[word]
     everywhere = _by_last_part(model)
+    if word in everywhere:
+        return everywhere[word]
+    part = _by_last_part(model, parts_too=True).get(word)
+    if part is not None and part.count(".") == 1:  # a list or part far inside is hardly what was meant
+        return part
     short = [name for plain, name in own.items() if len(word) > 1 and word == _initials(plain)]
     if short:
         return short[0]

@@ -373,3 +373,21 @@ def test_a_dtype_that_is_none(said: Said, reference_folder: Path, tmp_path: Path
     status, lines = said(["inherit", model, tmp_path / "out"])
     assert status == 2, lines
     assert lines[0].startswith(f"{model}: cannot be loaded: ")
+
+
+def test_an_error_that_takes_the_place_of_an_interruption_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A library's `finally` may fail when a signal comes before its first line, as one of transformers does."""
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("seed: 1\n")
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise UnboundLocalError("original_init_weights")
+
+    monkeypatch.setattr("yaml.compose", interrupted)
+    assert entry.main(["run", str(recipe)]) == 130
+    assert "interrupted; what was finished is kept" in capsys.readouterr().err

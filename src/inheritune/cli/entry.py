@@ -117,6 +117,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BaseException as error:
         if not is_failure(error):
             raise
+        if _hides_an_interruption(error):
+            return _fail([_interrupted(arguments)], 130)
         if isinstance(error, usage_error):
             return _fail([_usage(error)], 2)
         line, status = _explained(error, _command(arguments) in _RESUMING)
@@ -165,6 +167,14 @@ def _interrupt(number: int, frame: object) -> None:
     if not repeated:
         answer(f"{signal.Signals(number).name}: stopping; a second signal ends at once")
     raise KeyboardInterrupt
+
+
+def _hides_an_interruption(error: BaseException) -> bool:
+    """Whether an error came up while a KeyboardInterrupt was handled, as in a library's `finally`."""
+    context = error.__context__
+    while context is not None and not isinstance(context, KeyboardInterrupt):
+        context = context.__context__
+    return context is not None
 
 
 def _interrupted(arguments: Sequence[str] | None) -> str:

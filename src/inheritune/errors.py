@@ -74,10 +74,18 @@ def check_all(checks: Iterable[Callable[[], _T]]) -> list[_T]:
         try:
             results.append(check())
         except InputError as error:
-            problems += error.problems
+            problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise InputError.of(problems)
     return results
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch had no memory for a tensor, on a device or in the CPU's memory. Needs no torch."""
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    return "OutOfMemoryError" in kinds or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
 
 
 class DamagedFile(InputError):

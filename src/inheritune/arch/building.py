@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.padding import draw_padding_rows, train_padding_rows
 from inheritune.arch.weights import Placement
-from inheritune.errors import BUILD_ERRORS, InputError
+from inheritune.errors import BUILD_ERRORS, InputError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ def _refusals(config: "PretrainedConfig", place: str | None = None) -> Iterator[
         yield
     except BUILD_ERRORS as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        if "Allocator" in reason or type(error).__name__ == "OutOfMemoryError":
+        if is_out_of_memory(error):
             raise
         place = place or config.name_or_path or config.model_type
         what = f"{config.model_type} cannot be built: transformers refuses this config ({reason})"

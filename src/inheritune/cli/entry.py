@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from inheritune.errors import InherituneError, OtherProcessFailed, is_failure, shown_line
+from inheritune.errors import InherituneError, OtherProcessFailed, is_failure, is_out_of_memory, shown_line
 from inheritune.runtime import answer, leave, place_of_process
 
 _MOMENT = 3.0  # seconds
@@ -141,7 +141,7 @@ def _explained(error: BaseException, resumes: bool) -> tuple[str, int]:
         return wrong_name, 2
     if isinstance(error, MemoryError):
         return "out of memory; in training, lower train.micro_batch or train.sequence_length, then run again", 1
-    if kind == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
+    if is_out_of_memory(error):
         remedy = "set train.activation_checkpointing, or lower train.micro_batch or train.sequence_length"
         return f"out of memory; {remedy}, then run again", 1
     if os.environ.get("INHERITUNE_DEBUG"):

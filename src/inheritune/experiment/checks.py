@@ -21,7 +21,7 @@ from inheritune.bench import one_step
 from inheritune.corpus import check_filters, list_inputs
 from inheritune.data import check_tokenizer, list_token_files, open_prepared, typed
 from inheritune.distillation import check_distillation
-from inheritune.errors import InputError, Problem
+from inheritune.errors import InputError, check_all, is_out_of_memory
 from inheritune.experiment.plan import Models, PlannedArm, check_budgets, plan_arms, plan_rounds, token_files
 from inheritune.experiment.suite import ArmSettings, Suite
 from inheritune.experiment.tasks import check_recipe_tasks
@@ -79,20 +79,13 @@ def plan_checked(suite: Suite, runtime: Runtime) -> list[PlannedArm]:
 
 def _check_basis(basis: Basis, runtime: Runtime, *further: Callable[[], object]) -> None:
     """Raise InputError with the problems of text, reference, trackers and hardware, and of the checks `further`."""
-    problems: list[Problem] = []
     own: tuple[Callable[[], object], ...] = (
         partial(_check_text, basis),
         partial(_check_reference, basis),
         partial(check_trackers, basis.track),
         partial(_check_hardware, basis, basis.train, runtime),
     )
-    for check in (*own, *further):
-        try:
-            check()
-        except InputError as error:
-            problems.extend(problem for problem in error.problems if problem not in problems)
-    if problems:
-        raise InputError.of(problems)
+    check_all((*own, *further))
 
 
 def _check_text(basis: Basis) -> None:
@@ -175,7 +168,7 @@ def try_step(
     try:
         step = one_step(config, training, runtime, tempfile.gettempdir(), teacher)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+        if is_out_of_memory(error):
             raise
         what = f"a model of its config cannot be trained ({type(error).__name__}: {error})"
         raise InputError(config.name_or_path or config.model_type, what, "correct the config") from None

@@ -12,7 +12,7 @@ import torch
 
 from inheritune import runtime as rt
 from inheritune.data import Batches, Examples, nothing_stored
-from inheritune.errors import Interrupted, RunError
+from inheritune.errors import Interrupted, RunError, is_out_of_memory
 from inheritune.optimizers.stepping import allocate_state, copy_parameters, state_tensors
 from inheritune.runlog import LiveLine, MetricsLog, logger, read_metrics
 from inheritune.training.checkpoint import (
@@ -29,7 +29,7 @@ from inheritune.training.job import Job, planned_steps
 from inheritune.training.objective import Objective, checkpoint_activations
 from inheritune.training.parallel import How, ParallelModel, check_compiler, choose, parallelize
 from inheritune.training.schedule import learning_rate
-from inheritune.training.step import Launched, Outcome, Stepper, is_out_of_memory, largest_micro_batch
+from inheritune.training.step import Launched, Outcome, Stepper, largest_micro_batch
 
 _RECENT = 50  # steps whose median a spike is measured by
 _FEWEST = 10

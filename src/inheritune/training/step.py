@@ -219,10 +219,3 @@ def expected_peak(peaks: list[int], resting: int) -> int:
     if len(peaks) == 1:
         return peaks[0] + max(0, peaks[0] - resting)
     return peaks[-1] + 2 * (peaks[-1] - peaks[-2])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the CPU had no memory for a tensor."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    )

@@ -23,12 +23,15 @@ def exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]
         for statement in branch.body
         if isinstance(statement, ast.ImportFrom)
     ]
-    homes = {alias.name: statement.module for statement in imports for alias in statement.names}
+    homes = {
+        one.asname or one.name: (str(statement.module), one.name) for statement in imports for one in statement.names
+    }
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(str(homes[name])), name)
+        home, original = homes[name]
+        value = getattr(import_module(home), original)
         setattr(module, name, value)  # later uses find it without this function
         return value
 

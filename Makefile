@@ -16,7 +16,7 @@ fast: .venv/installed-dev lint   ## lint, and the quick tests of what changed si
 	if [ -z "$$files" ]; then echo "no test file belongs to what changed"; \
 	else $(BIN)/python -m pytest -x -m "not long" $$files || [ $$? = 5 ]; fi
 
-test: .venv/installed-dev lint   ## lint, types, import contract, quick tests: about 3 minutes on 2 cores
+test: .venv/installed-dev lint   ## lint, types, import contract, quick tests: under 4 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 -m "not long"
 
 check: .venv/installed-dev attack ## what takes long: kills, time limits, compiled training, a real model

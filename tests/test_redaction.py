@@ -9,7 +9,7 @@ from inheritune.redaction import holds_secret, public, visible, visible_text, wi
 
 SECRETS = [
     "https://user:PASS@host/x.txt?key=PASS", "s3://key:PASS@bucket/part-*.txt", "https://PASS@host/x", "sftp://u:a/PASS@h/x",
-    "https://host/x?X-Amz-Signature=PASS&b=1", "https://host/x#access_token=PASS", "gs://b/x?token=PASS",
+    "https://host/x?X-Amz-Signature=PASS&b=1", "https://host/x#access_token=PASS", "https://host/x?PASS", "https://host/x#PASS", "gs://b/x?token=PASS",
     "simplecache::https://u:PASS@host/x", "--data.sources.0.path=https://u:PASS@h/x", "HF_TOKEN=PASS", "--token=PASS",
     "AWS_SECRET_ACCESS_KEY='PASS'", "api-key = PASS", "Authorization: Bearer PASSPASSPASS",
     "hf_PASSabcdefghijklmnop", "sk-PASSabcdefghijklmn", "sk-proj-PASS_abcdefghijklmn", "ghp_PASSabcdefghijklmnop",

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inheritune.data import IGNORED, Packing, Rows, Sequences
+from inheritune.data import IGNORED, Examples, Packing, Rows, Sequences
 
 END = 9
 
@@ -130,3 +131,11 @@ def test_a_stored_prefix_is_not_predicted_and_not_doubled() -> None:
     assert examples.inputs[1, :6].tolist() == [1, 2, 5, END, 1, 2]
     assert not set(examples.targets.unique().tolist()) & {1, 2}
     assert rows.predicted.tolist() == [[-100, -100, 5, 6, 7], [5, END, -100, -100, 6], [-100, 5, 6, 7, 8]]
+
+
+def test_a_row_without_targets_counts_as_one_so_that_its_loss_is_zero() -> None:
+    """A rank's last micro-batch may be filled up with rows that are padding alone."""
+    targets = torch.tensor([[3, IGNORED], [IGNORED, IGNORED]])
+    examples = Examples(torch.zeros(2, 2, dtype=torch.long), targets, (2, 2))
+    assert examples.counts.tolist() == [1, 1]
+    assert examples.counted == 1

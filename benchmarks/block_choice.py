@@ -108,10 +108,11 @@ def row(given: argparse.Namespace, name: str, seed: int) -> str:
 
 
 def over(found: dict, auto: Path) -> str:
-    """The mean difference to `auto`, sequence by sequence, with its standard error; nothing where that is missing."""
+    """The difference to `auto` on the same text, with its standard error; nothing where that is missing."""
     if not auto.exists():
         return ""
-    apart = gap(found["sequence_losses"], json.loads(auto.read_text())["sequence_losses"])
+    other = json.loads(auto.read_text())["cluster_losses"]
+    apart = gap(found["cluster_losses"], other, found["cluster_tokens"])
     return f"{apart.value:+.4f} ±{apart.error:.4f}"
 
 

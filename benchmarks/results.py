@@ -3,8 +3,9 @@
     python benchmarks/results.py runs/table-5-2-cores runs/lazy-layers-2-cores
     python benchmarks/results.py runs/*-2-cores --into docs/results.md
 
-A difference is that of two arms of one comparison: its mean, the standard error over the validation sequences (both
-arms on the same ones, their losses averaged over the seeds), and over the seeds (the difference within each seed).
+A difference is that of two arms of one comparison: its mean, the standard error over documents of the validation text
+(both arms on the same ones, their losses averaged over the seeds), and half the 95 % interval over the seeds (of the
+difference within each seed; Student's t).
 Beside it what the paper has, where it has both. A folder's name begins with its suite's.
 """
 
@@ -15,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from inheritune.evaluation import gap, mean
-from inheritune.report import notes_on
+from inheritune.report import notes_on, speed_up_cell
 from inheritune.report.markup import markdown_table, markdown_text
 from inheritune.report.notation import duration, short, with_error
-from inheritune.results import Comparison
+from inheritune.results import Comparison, JudgedArm
 from inheritune.runlog import read_json
 
 
@@ -170,13 +171,11 @@ def _row(arm: dict[str, Any]) -> dict[str, str]:
         "s": f"{arm['seconds']:,.0f}", "val. loss": with_error(arm["val_loss"], arm["val_loss_se"]),
         "gap": with_error(arm["gap"], arm["gap_se"], sign=True),
     }  # fmt: skip
-    if arm["val_loss_se_seeds"] is not None:
-        row["± seeds"] = f"{arm['val_loss_se_seeds']:.4f}"
+    if arm["val_loss_margin_seeds"] is not None:
+        row["± seeds"] = f"{arm['val_loss_margin_seeds']:.4f}"
     if arm.get("random"):
         row["over random"] = with_error(arm["over_random"], arm["over_random_se"], sign=True)
-        speed = arm["speed_up"]
-        never = "not reached" if arm["steps_to_random"] is None else "at once"
-        row["speed-up"] = never if speed is None else f"{speed:.2f}x"
+        row["speed-up"] = speed_up_cell(JudgedArm.model_validate(arm))
     if arm["start"] == "growth":
         row["FLOPs to match"] = "not reached" if arm["flops_to_match"] is None else f"{arm['flops_to_match']:.3g}"
     return row
@@ -191,9 +190,10 @@ def _differences(folder: Path, found: dict[str, Any]) -> list[str]:
             continue
         left, right = (_losses(folder, arms[name]) for name in (wanted.left, wanted.right))
         seeds = [seed for seed in left if seed in right]
-        over = gap(_averaged(left, seeds), _averaged(right, seeds))
-        between = mean([mean(left[seed]).value - mean(right[seed]).value for seed in seeds])
-        error = "" if between.error is None else f"{between.error:.4f}"
+        sizes = _clusters(folder, arms[wanted.left])
+        over = gap(_averaged(left, seeds), _averaged(right, seeds), sizes)
+        between = mean([gap(left[seed], right[seed], sizes).value for seed in seeds])
+        error = "" if between.margin is None else f"{between.margin:.4f}"
         rows.append([f"{wanted.left} - {wanted.right}", with_error(over.value, over.error, True), error, wanted.paper])
     return markdown_table(["difference", "val. loss", "± seeds", "paper"], rows) if rows else []
 
@@ -213,9 +213,15 @@ def _rounds(found: dict[str, Any]) -> list[str]:
 
 
 def _losses(folder: Path, arm: dict[str, Any]) -> dict[int, list[float]]:
-    """By seed, the loss of each validation sequence."""
+    """By seed, the loss of each cluster of the validation text."""
     runs = {run["seed"]: folder / run["folder"] / "result.json" for run in arm["runs"]}
-    return {seed: read_json(file)["sequence_losses"] for seed, file in runs.items()}
+    return {seed: read_json(file)["cluster_losses"] for seed, file in runs.items()}
+
+
+def _clusters(folder: Path, arm: dict[str, Any]) -> list[int]:
+    """The tokens of each cluster."""
+    sizes: list[int] = read_json(folder / arm["runs"][0]["folder"] / "result.json")["cluster_tokens"]
+    return sizes
 
 
 def _averaged(losses: dict[int, list[float]], seeds: Sequence[int]) -> list[float]:

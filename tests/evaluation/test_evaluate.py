@@ -40,6 +40,7 @@ def test_models_have_names_of_their_own_and_loaded_ones_stay_as_they_are(
     assert found["text"] == {
         "source": str(page), "sequences": found["text"]["sequences"], "sequence_length": 64,
         "tokens": found["text"]["tokens"], "bytes": 5 * len(LINE) - 3,  # nothing predicts the first token
+        "documents": 1,
     }  # fmt: skip
     assert (found["version"], found["harness"], found["published"]) == (1, None, [])
 

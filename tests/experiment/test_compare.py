@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import read_json, weights
@@ -67,7 +68,7 @@ def test_every_arm_has_the_figures_of_a_round(found: Comparison, folder: Path) -
             continue
         for key in (
             "layers", "parameters", "tokens", "steps", "flops", "seconds", "val_loss", "val_loss_se", "gap", "gap_se",
-            "matched", "tokens_per_second", "model",
+            "gap_upper", "decision", "tokens_per_second", "model",
         ):  # fmt: skip
             assert key in arm, (arm["name"], key)
         assert (folder / "out" / arm["model"] / "model.safetensors").is_file()
@@ -93,12 +94,17 @@ def test_equal_budgets_by_the_recorded_tokens(found: Comparison, folder: Path) -
     assert [stage.tokens for stage in arm_of(found, "stacking").runs[0].stages] == [256, 256]
 
 
-def test_figures_over_sequences_and_seeds(found: Comparison, folder: Path) -> None:
+def test_figures_over_clusters_and_seeds(found: Comparison, folder: Path) -> None:
     arm = arm_of(found, "inherit")
     results = [ArmResult.read(folder / "out" / "arms" / "inherit" / f"seed-{seed}" / "result.json") for seed in (1, 2)]
-    losses = [sum(result.sequence_losses) / len(result.sequence_losses) for result in results]
+    losses = [np.average(result.cluster_losses, weights=result.cluster_tokens) for result in results]
     assert arm.val_loss == pytest.approx(sum(losses) / 2)
-    assert arm.val_loss_se_seeds == pytest.approx(abs(losses[0] - losses[1]) / 2)
+    assert arm.val_loss_margin_seeds == pytest.approx(12.7062 * abs(losses[0] - losses[1]) / 2, rel=1e-4)
+    random = arm_of(found, "random")
+    assert arm.random == "random"
+    assert arm.over_random == pytest.approx(arm.val_loss - random.val_loss)
+    apart = [a.val_loss - b.val_loss for a, b in zip(arm.runs, random.runs, strict=True)]
+    assert arm.over_random_margin_seeds == pytest.approx(12.7062 * abs(apart[0] - apart[1]) / 2, rel=1e-4)
     assert arm.gap == pytest.approx(arm.val_loss - found.reference.val_loss)
     assert arm.best_val_loss <= arm.val_loss + 1e-12
 
@@ -213,7 +219,7 @@ def test_interrupted_it_goes_on_to_the_same_bits(
     arms = [arm for arm in ARMS if arm["name"] in ("inherit", "stacking")]
     apart = folder / "apart"
     shutil.copytree(folder / "shared", apart, ignore=shutil.ignore_patterns("arms"))
-    losses, calls = training_run.sequence_losses, 0
+    losses, calls = training_run.mean_loss, 0
 
     def interrupting(*words: Any) -> Any:
         nonlocal calls
@@ -223,7 +229,7 @@ def test_interrupted_it_goes_on_to_the_same_bits(
         return losses(*words)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training_run, "sequence_losses", interrupting)
+        patched.setattr(training_run, "mean_loss", interrupting)
         with pytest.raises(Interrupted, match="stacking, seed 1: stopped"):
             compare(suite | {"arms": arms}, folder / "interrupted", shared=apart)
     before = Comparison.read(folder / "interrupted" / "comparison.json")

@@ -45,22 +45,43 @@ def test_depths_that_cannot_be(layers: int, max_layers: int | None, words: str) 
         depths(Inherit(layers=layers), Grow(max_layers=max_layers), 12)
 
 
-def test_another_round_follows_until_matched_or_as_deep_as_allowed() -> None:
-    assert continues([], Grow(), 3)
-    assert continues([False], Grow(), 3)
-    assert not continues([False, True], Grow(), 3)
-    assert continues([False, True], Grow(until="max_layers"), 3)
-    assert not continues([False, False, False], Grow(), 3)
-    assert not continues([False], None, 1)
+def rounds(decisions: str, losses: list[float] | None = None, gap: float = -0.1) -> list[RoundResult]:
+    words = {"m": "matched", "u": "undecided", "b": "behind"}
+    return [
+        RoundResult.model_construct(decision=words[one], gap=-gap if one == "b" else gap, val_loss=loss)
+        for one, loss in zip(decisions, losses or [3.0] * len(decisions), strict=True)
+    ]
 
 
-def test_the_result_is_the_shallowest_match_else_the_best_loss() -> None:
-    def best(matched: list[bool], losses: list[float]) -> int:
-        rounds = [RoundResult.model_construct(matched=a, val_loss=b) for a, b in zip(matched, losses, strict=True)]
-        return rounds.index(best_round(rounds))
+@pytest.mark.parametrize(
+    ("until", "goes_on"),
+    [("matched", "ub"), ("undecided", "b"), ("published", "b"), ("max_layers", "mub")],
+)
+def test_another_round_follows_until_good_enough_or_as_deep_as_allowed(until: Any, goes_on: str) -> None:
+    grow = Grow(until=until)
+    assert continues([], grow, 3)
+    assert "".join(one for one in "mub" if continues(rounds(one), grow, 3)) == goes_on
+    assert not continues(rounds("bbb"), grow, 3)
+    assert not continues(rounds("b"), None, 1)
 
-    assert best([False, True, True], [3.0, 2.9, 2.8]) == 1
-    assert best([False, False, False], [3.0, 2.9, 3.3]) == 1
+
+def test_the_published_criterion_is_the_gap_alone() -> None:
+    close = rounds("u", gap=0.005)  # within the tolerance
+    assert continues(close, Grow(until="published"), 3)
+    assert not continues(rounds("u", gap=0.0), Grow(until="published"), 3)
+
+
+def test_the_result_is_the_shallowest_good_round_else_the_best_loss() -> None:
+    def best(decisions: str, losses: list[float], until: Any = "matched") -> int:
+        results = rounds(decisions, losses)
+        return results.index(best_round(results, Grow(until=until)))
+
+    assert best("bmm", [3.0, 2.9, 2.8]) == 1
+    assert best("bum", [3.0, 2.9, 2.8]) == 2
+    assert best("bum", [3.0, 2.9, 2.8], "undecided") == 1
+    assert best("bum", [3.0, 2.9, 2.8], "published") == 1
+    assert best("bmm", [3.0, 2.9, 2.8], "max_layers") == 1
+    assert best("bbb", [3.0, 2.9, 3.3]) == 1
 
 
 def test_rounds_are_tracked_and_belong_to_one_request(

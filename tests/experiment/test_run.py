@@ -11,8 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import inheritune
 from conftest import read_json, tiny_recipe, weights
+from inheritune import runtime
+from inheritune.data import Sequences, open_prepared
 from inheritune.errors import InputError
-from inheritune.evaluation import judge_on
+from inheritune.evaluation import judge
 from inheritune.experiment import run
 from inheritune.recipe import load_recipe
 from inheritune.results import RunSummary
@@ -34,14 +36,14 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def test_summary_has_the_keys_that_the_design_names(finished: tuple[Path, Path]) -> None:
     summary = read_json(finished[1] / "summary.json")
     assert {"layers", "parameters", "val_loss"} <= summary["reference"].keys()
-    keys = {"layers", "parameters", "tokens", "steps", "flops", "val_loss", "val_loss_se", "gap", "gap_se", "matched"}
-    keys |= {"tokens_per_second", "model"}
+    keys = {"layers", "parameters", "tokens", "steps", "flops", "val_loss", "val_loss_se", "gap", "gap_se", "gap_upper"}
+    keys |= {"tokens_per_second", "model", "decision"}
     assert summary["rounds"]
     for found in summary["rounds"]:
         assert keys <= found.keys()
     assert [control["name"] for control in summary["controls"]] == ["random"]
     assert keys <= summary["controls"][0].keys()
-    assert {"matched", "layers", "parameters", "val_loss", "model"} <= summary["result"].keys()
+    assert {"decision", "layers", "parameters", "val_loss", "model"} <= summary["result"].keys()
     assert summary["wall_seconds"] > 0
     assert summary["finished"] is True
 
@@ -51,7 +53,9 @@ def test_figures_agree_with_each_other(finished: tuple[Path, Path]) -> None:
     for found in [*summary.rounds, *summary.controls]:
         assert found.tokens == found.steps * 4 * 16
         assert found.gap == pytest.approx(found.val_loss - summary.reference.val_loss, abs=1e-9)
-        assert found.matched == (found.gap <= 0)
+        assert found.gap_upper is not None
+        within = "matched" if found.gap_upper <= summary.tolerance else "undecided"
+        assert found.decision == ("behind" if found.gap > summary.tolerance else within)
     assert [found.layers for found in summary.rounds] == list(range(1, len(summary.rounds) + 1))
     best = next(found for found in summary.rounds if found.model == summary.result.model)
     assert best.val_loss == summary.result.val_loss
@@ -75,9 +79,10 @@ def test_each_round_starts_from_the_references_own_blocks(finished: tuple[Path, 
     reference = AutoModelForCausalLM.from_pretrained(finished[1] / "reference" / "model")
     for number, found in enumerate(RunSummary.read(finished[1] / "summary.json").rounds, 1):
         target = inheritune.inherit(reference, number)
-        losses = judge_on(target, finished[1] / "data", sequence_length=16, device="cpu", micro_batch=2).losses
+        first_four = Sequences(open_prepared(finished[1] / "data").tokens("validation").read(0, 65), 16, "x")
+        loss = judge(target, first_four, runtime.start("cpu"), micro_batch=2).loss.value
         first = read_metrics((finished[1] / found.model).parent / "metrics.jsonl")[0]
-        assert first["val_loss"] == pytest.approx(sum(losses[:4]) / 4, abs=1e-6)
+        assert first["val_loss"] == pytest.approx(loss, abs=1e-6)
 
 
 def test_run_again_it_is_done_at_once_and_changes_nothing(finished: tuple[Path, Path]) -> None:

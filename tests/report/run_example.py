@@ -31,7 +31,8 @@ def metrics(folder: Path, first: float, last: float, steps: int = 40) -> None:
 def figures(layers: int, loss: float, trained: bool = True) -> dict[str, Any]:
     found: dict[str, Any] = {
         "name": "training", "layers": layers, "parameters": 1000 * layers, "val_loss": loss, "val_loss_se": 0.01, "validation_sequences": 3,
-        "sequence_losses": [loss - 0.1, loss, loss + 0.1], "wall_seconds": 9.0,
+        "validation_documents": 30, "cluster_losses": [loss - 0.1, loss, loss + 0.1], "cluster_tokens": [16] * 3,
+        "curve_loss": loss - 0.05, "wall_seconds": 9.0, "version": 2,
     }  # fmt: skip
     if trained:
         found |= {
@@ -45,7 +46,8 @@ def judged(layers: int, loss: float) -> dict[str, Any]:
     return figures(layers, loss) | {
         "gap": loss - 3.0,
         "gap_se": 0.01,
-        "matched": loss <= 3.0,
+        "gap_upper": loss - 3.0 + 0.02,
+        "decision": "matched" if loss < 3.0 else "behind",
         "blocks": list(range(layers)),
     }
 
@@ -74,15 +76,15 @@ def make_comparison(folder: Path, arms: int = 3) -> Path:
         stage_keys = ("layers", "parameters", "tokens", "steps", "flops", "seconds", "val_loss")
         stage = {key: arm[key] for key in stage_keys} | {"folder": "."}
         run = judged(3, loss) | best | {"seed": 1, "folder": f"arms/{number}", "best_step": 40, "stages": [stage]}
-        arm |= best | {"equal": True, "val_loss_se_seeds": None, "best_val_loss_se_seeds": None, "runs": [run]}
-        arm["verdict"] = "matched" if loss <= 3 else "behind"
+        arm |= best | {"equal": True, "val_loss_margin_seeds": None, "best_val_loss_margin_seeds": None, "runs": [run]}
+        arm["verdict"] = arm["decision"]
         found.append(arm)
     found.append({"name": "broken", "start": "random", "state": "failed", "failures": [{"seed": 1, "error": "no room"}],
                   "allow_unequal": None, "verdict": "failed"})  # fmt: skip
     save(
         folder / "comparison.json",
-        {"finished": True, "reference": reference, "arms": found, "budget_tokens": 4000, "seeds": [1], "tolerance": 0.0,
-         "validation_sequences": 3, "curve_sequences": 2, "published": None},
+        {"version": 2, "finished": True, "reference": reference, "arms": found, "budget_tokens": 4000, "seeds": [1], "tolerance": 0.0,
+         "validation_sequences": 3, "validation_documents": 30, "curve_sequences": 2, "published": None},
     )  # fmt: skip
     return folder
 
@@ -124,9 +126,9 @@ def make_run(folder: Path, upto: str = "all", name: str = "models/large", seed: 
         save(folder / "controls" / "random-4layers" / "evaluation.json", random)
     models = [found | {"model": f"rounds/{place}/model"} for place, found in rounds.items()]
     summary = {
-        "finished": True, "reference": {"name": name, **figures(6, 3.0, trained=False)}, "rounds": models,
+        "version": 2, "finished": True, "reference": {"name": name, **figures(6, 3.0, trained=False)}, "rounds": models,
         "controls": [random | {"name": "random", "model": "controls/random-4layers/model"}],
-        "result": models[1], "tolerance": 0.0, "validation_sequences": 3, "wall_seconds": 75.0,
+        "result": models[1], "tolerance": 0.0, "validation_sequences": 3, "validation_documents": 30, "wall_seconds": 75.0,
         "peak_memory_bytes": 2 * 10**9,
     }  # fmt: skip
     if upto in ("round 1", "controls"):

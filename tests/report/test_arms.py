@@ -49,9 +49,9 @@ def arm(name: str, **more: Any) -> dict[str, Any]:
     return {
         "name": name, "start": "inherit", "state": "finished", "failures": [], "allow_unequal": None, "layers": 2,
         "parameters": 10, "blocks": [0, 1], "tokens": 100, "steps": 10, "epochs": 1.0, "left_over_tokens": 0, "flops": 1e3, "seconds": 2.0,
-        "tokens_per_second": 50.0, "model": "m", "runs": [], "best_val_loss_se_seeds": None, "val_loss": 3.0, "val_loss_se": 0.01,
-        "val_loss_se_seeds": None, "best_val_loss": 2.9, "best_val_loss_se": 0.01, "gap": 0.1, "gap_se": 0.01,
-        "matched": False, "flops_to_match": None, "equal": True, **more,
+        "tokens_per_second": 50.0, "model": "m", "runs": [], "best_val_loss_margin_seeds": None, "val_loss": 3.0, "val_loss_se": 0.01,
+        "val_loss_margin_seeds": None, "best_val_loss": 2.9, "best_val_loss_se": 0.01, "gap": 0.1, "gap_se": 0.01,
+        "gap_upper": 0.12, "decision": "behind", "flops_to_match": None, "equal": True, **more,
     }  # fmt: skip
 
 
@@ -62,10 +62,11 @@ def test_the_table_marks_names_and_leaves_away() -> None:
         "seeds": [1],
         "tolerance": 0.0,
         "validation_sequences": 3,
+        "validation_documents": 30,
         "curve_sequences": 3,
         "reference": {"name": "large", "layers": 4, "parameters": 20, "val_loss": 2.9, "val_loss_se": None},
         "arms": [
-            arm("one", random="other", over_random=-0.2, over_random_se=0.05, steps_to_random=5, speed_up=2.0),
+            arm("one", random="other", over_random=-0.2, over_random_se=0.05, speed_up=2.0, speed_up_range=(1.8, None)),
             arm("twice", equal=False, allow_unequal="twice"),
             {
                 "name": "broken",
@@ -84,7 +85,7 @@ def test_the_table_marks_names_and_leaves_away() -> None:
     table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     assert list(table) == ["reference", "one", "twice", "broken", "elsewhere"]
     assert (table["one"]["tokens"], table["twice"]["tokens"]) == ("100", "100 *")
-    assert (table["one"]["speed-up"], table["one"]["verdict"]) == ("2.00x", "behind, better than other (4 se)")
+    assert (table["one"]["speed-up"], table["one"]["verdict"]) == ("2x (1.8-start)", "behind, better than other")
     assert table["broken"]["verdict"] == "failed"
     assert (table["one"]["published"], table["elsewhere"]["published"]) == ("2.8", "2.7")
     assert "± seeds" not in header

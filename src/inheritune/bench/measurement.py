@@ -33,7 +33,7 @@ from inheritune.bench.shapes import build, resolve
 from inheritune.data import Packing, Sequences, Shard, Tokens
 from inheritune.distillation import OnlineOutputs, check_has_teacher
 from inheritune.errors import InputError
-from inheritune.evaluation import sequence_losses
+from inheritune.evaluation import mean_loss
 from inheritune.losses import CrossEntropy, Loss, LossSetup, TeacherNeeds, build_losses
 from inheritune.recipe import Evaluate, Training, check
 from inheritune.runlog import checksum, logger, read_json, read_metrics, versions
@@ -220,7 +220,7 @@ class _Work:
     def validate(self, score: "Score") -> float:
         """The mean loss of as many sequences as a training validates on."""
         micro_batch, most = self.settings.micro_batch_sequences, self.evaluate.sequences
-        return statistics.fmean(sequence_losses(score, self.sequences, self.runtime, micro_batch, most))
+        return mean_loss(score, self.sequences, self.runtime, micro_batch, most)
 
     def train(
         self, validate: "Callable[[Score], float]", steps: int, every: int, saved_each: int | None = None

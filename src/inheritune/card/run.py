@@ -99,7 +99,7 @@ def _card(folder: Path, recipe: Recipe, summary: RunSummary, number: int, origin
     losses.rows[1][0] = "this model"
     tree = public(recipe.model_dump(mode="json", exclude_defaults=True))
     recipe_yaml = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-    note = loss_note(summary.validation_sequences, summary.tolerance, recipe.train.sequence_length)
+    note = loss_note(summary, recipe.train.sequence_length)
     return Card(
         title=f"{own.layers} of {reference.layers} blocks of {origin.name.rpartition('/')[2]}",
         lead=_lead(summary, own, origin, is_result),

@@ -258,7 +258,7 @@ def train(
         model, data, out, settings=settings, evaluate=evaluation, seed=seed, device=device, parallel=hardware.parallel,
         timeout=hardware.timeout.amount, track=track or (), teacher=teacher, prefix=prefix,
     )  # fmt: skip
-    result = {key: value for key, value in trained.to_json().items() if key != "sequence_losses"}
+    result = {key: value for key, value in trained.to_json().items() if not key.startswith("cluster_")}
     result["model"] = str(out / "model")
     loss = with_error(trained.val_loss, trained.val_loss_se)
     print_result(result, as_json, lambda: echo(f"{out / 'model'}: {trained.steps:,} steps, validation loss {loss}"))

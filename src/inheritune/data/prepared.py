@@ -54,6 +54,15 @@ class Prepared:
         """SHA-256 of each shard by its name, in hexadecimal."""
         return {shard["file"]: shard["sha256"] for split in SPLITS for shard in self.manifest["shards"][split]}
 
+    @property
+    def validation_origins(self) -> list[list[int]] | None:
+        """For each validation document a number that pieces of one file share, and its place there.
+
+        None where every document is a text of its own.
+        """
+        origins: list[list[int]] | None = self.manifest.get("validation_origins")
+        return origins
+
     def tokens(self, split: str) -> Tokens:
         """The tokens of 'train' or 'validation'."""
         return self.splits[split]

@@ -7,20 +7,10 @@ from inheritune import lazy
 if TYPE_CHECKING:
     from inheritune.evaluation.api import evaluate, harness_facts
     from inheritune.evaluation.groups import Entry, expand, with_averages
-    from inheritune.evaluation.judging import (
-        Evaluation,
-        Mean,
-        figures,
-        gap,
-        is_matched,
-        judge,
-        judge_on,
-        mean,
-        scoring,
-        sequence_losses,
-    )
+    from inheritune.evaluation.judging import Evaluation, figures, gap_figures, judge, judge_on, mean_loss, scoring
     from inheritune.evaluation.reading import read_tokens, score
     from inheritune.evaluation.samples import document_starts, greedy_continuation
+    from inheritune.evaluation.statistics import Estimate, decide, few_documents, gap, loss_of, mean, ratio
     from inheritune.evaluation.tasks import Task, check_names, judge_task, on_harness, open_tasks
 
 __getattr__, __dir__ = lazy.exports(__name__)

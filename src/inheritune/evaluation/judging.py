@@ -1,4 +1,4 @@
-"""Judging models: the loss of every validation sequence, and the gap between two models, sequence by sequence."""
+"""Judging models: the validation loss in every cluster of the text, and the gap between two models."""
 
 import copy
 import math
@@ -13,6 +13,8 @@ import torch
 from inheritune import runtime as rt
 from inheritune.arch import block_modules, load_tokenizer
 from inheritune.data import (
+    IGNORED,
+    Clusters,
     Examples,
     Packing,
     Prepared,
@@ -20,10 +22,12 @@ from inheritune.data import (
     Sequences,
     check_prefix_fits,
     check_vocabulary,
+    clusters_of,
     open_data,
     packing_of,
 )
 from inheritune.errors import InputError, RunError
+from inheritune.evaluation.statistics import Estimate, decide, gap, loss_of, tokens_to_decide
 from inheritune.recipe import Reference
 from inheritune.runtime import Runtime
 from inheritune.training import Objective, check_documents_apart, choose, parallelize
@@ -34,100 +38,111 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Mean:
-    """A mean and its standard error; the error is None where there is only one value."""
-
-    value: float
-    error: float | None
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """The loss of each validation sequence, in nats a token (see `sequence_losses`)."""
+    """The mean loss of each cluster of the validation text in nats a token, and the clusters' predicted tokens.
+
+    `documents` is the number of documents. `curve_loss` is the loss on the sequences that the curves are taken on.
+    """
 
     losses: tuple[float, ...]
+    tokens: tuple[int, ...]
+    documents: int
+    curve_loss: float
 
     @property
-    def loss(self) -> Mean:
+    def loss(self) -> Estimate:
         """Validation loss: the mean over all tokens that are predicted."""
-        return mean(self.losses)
+        return loss_of(self.losses, self.tokens)
 
 
-def mean(values: Sequence[float]) -> Mean:
-    """The mean of independent values and its standard error (sample deviation over the root of their number)."""
-    count = len(values)
-    middle = math.fsum(values) / count
-    if count < 2:
-        return Mean(middle, None)
-    variance = math.fsum((value - middle) ** 2 for value in values) / (count - 1)
-    return Mean(middle, math.sqrt(variance / count))
+def cluster_sums(
+    figures_of: Callable[[Examples], torch.Tensor], text: Sequences | Rows, clusters: Clusters, runtime: Runtime,
+    micro_batch: int, first: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """The sums of F figures of targets over each of C clusters (C, F), and over the `first` sequences (F,), in float64.
 
-
-def gap(target: Sequence[float], reference: Sequence[float]) -> Mean:
-    """Mean over the sequences of the target's loss less the reference's, with its standard error (paired)."""
-    return mean([a - b for a, b in zip(target, reference, strict=True)])
-
-
-def is_matched(gap_value: float, tolerance: float) -> bool:
-    """Whether the gap is at most the tolerance (both in nats a token)."""
-    return gap_value <= tolerance
-
-
-def sequence_losses(
-    score: Score, sequences: Sequences, runtime: Runtime, micro_batch: int, most: int | None = None
-) -> tuple[float, ...]:
-    """The loss of each of the first `most` sequences (default: all), in nats a token.
-
-    `score` gives the loss of each target (B, T), 0 where it does not count. Where sequences have different numbers of
-    targets that count, each sequence's loss is multiplied by its number over the average number, so that the mean over
-    sequences is the mean over tokens. Several processes share the sequences, and each has the result. Raises RunError
-    for a loss that is not finite.
+    `figures_of` gives the figures of some sequences' targets (B, T, F), the first of which is the loss; all are 0 where
+    a target does not count. The processes share the sequences, and each has the result. Raises RunError for a loss
+    that is not finite.
     """
+    sums_CF: torch.Tensor | None = None
+    for numbers, examples, figures_BTF in _scored(figures_of, text, runtime, micro_batch, text.count):
+        count = len(clusters.tokens)
+        if sums_CF is None:
+            sums_CF = torch.zeros(count + 1, figures_BTF.shape[-1], dtype=torch.float64)
+        ids_BT = clusters.of(numbers, examples.targets.cpu().numpy())
+        sums_CF[:count].index_add_(0, torch.from_numpy(ids_BT).flatten(), figures_BTF.flatten(0, 1))
+        sums_CF[count] += figures_BTF[[number < first for number in numbers]].sum(dim=(0, 1))
+    sums_CF = _over_processes(sums_CF, runtime)
+    return sums_CF[:-1], sums_CF[-1]
+
+
+def mean_loss(score: Score, sequences: Sequences, runtime: Runtime, micro_batch: int, most: int) -> float:
+    """The mean loss of the first `most` sequences in nats a token. Raises RunError as `cluster_sums` does."""
+    total_2: torch.Tensor | None = None
+    for _, _, figures_BT2 in _scored(_counted(score), sequences, runtime, micro_batch, most):
+        part_2 = figures_BT2.sum(dim=(0, 1))
+        total_2 = part_2 if total_2 is None else total_2 + part_2
+    loss, counted = _over_processes(total_2, runtime).tolist()
+    return float(loss / counted)
+
+
+def _counted(score: Score) -> Callable[[Examples], torch.Tensor]:
+    """A function from examples to the loss of each target and 1 where the target counts, (B, T, 2)."""
 
     def figures_of(examples: Examples) -> torch.Tensor:
-        means_B = score(examples).double().sum(dim=1) / examples.counts
-        return torch.stack([means_B, examples.counts.double()], dim=1)
+        losses_BT = score(examples).double()
+        return torch.stack([losses_BT, (examples.targets != IGNORED).double()], dim=-1)
 
-    rows = score_rows(sequences, figures_of, runtime, micro_batch, most)
-    losses = [loss for loss, _ in rows]
-    check_finite(losses)
-    if len({counted for _, counted in rows}) > 1:
-        average = math.fsum(counted for _, counted in rows) / len(rows)
-        losses = [loss * counted / average for loss, counted in rows]
-    return tuple(losses)
+    return figures_of
 
 
-def score_rows(
-    text: Sequences | Rows, figures_of: Callable[[Examples], torch.Tensor], runtime: Runtime, micro_batch: int,
-    most: int | None = None,
-) -> list[list[float]]:  # fmt: skip
-    """The figures (F) of each of the first `most` sequences (default: all), in their order.
+def _scored(
+    figures_of: Callable[[Examples], torch.Tensor], text: Sequences | Rows, runtime: Runtime, micro_batch: int,
+    most: int,
+) -> Iterator[tuple[list[int], Examples, torch.Tensor]]:  # fmt: skip
+    """The process's share of the first `most` sequences: their numbers, and their examples and figures (B, T, F).
 
-    `figures_of` gives those of some sequences (B, F). The processes share the sequences, and each has the result.
+    The figures are on the CPU, in float64. Every process makes as many calls, as sharded models meet in each.
     """
-    count = text.count if most is None else min(most, text.count)
+    count = min(most, text.count)
     share = -(-count // runtime.dp_size)
     own = list(range(count))[runtime.dp_rank * share : (runtime.dp_rank + 1) * share]
-    rows: list[list[float]] = []
+    wrong: tuple[int, float] | None = None
     with torch.no_grad():
-        for first in range(0, share, micro_batch):  # as many calls in every process, as sharded models meet in each
+        for first in range(0, share, micro_batch):
             numbers = own[first : first + micro_batch]
             filled = numbers if runtime.world_size == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
-            figures = figures_of(text.rows(filled).examples().to(runtime.device))
-            rows.extend(figures.tolist()[: len(numbers)])
-    parts = runtime.gather(rows)
-    return [row for part in parts[:: runtime.world_size // runtime.dp_size] for row in part]
+            examples = text.rows(filled).examples().to(runtime.device)
+            figures_BTF = figures_of(examples).double().cpu()
+            if not numbers:
+                continue
+            examples, figures_BTF = examples.part(0, len(numbers)), figures_BTF[: len(numbers)]
+            figures_BTF = figures_BTF[:, : examples.targets.shape[1]]
+            losses_B = figures_BTF[..., 0].sum(dim=1)
+            if wrong is None and not bool(losses_B.isfinite().all()):
+                at = int((~losses_B.isfinite()).nonzero()[0])
+                wrong = numbers[at], float(losses_B[at])
+            yield numbers, examples, figures_BTF
+    _check_finite([one for one in runtime.gather(wrong) if one is not None])
 
 
-def check_finite(losses: Sequence[float]) -> None:
-    """Raise RunError where the loss of a sequence is not finite."""
-    for number, loss in enumerate(losses):
-        if not math.isfinite(loss):
-            what, remedy = f"the loss of validation sequence {number} is {loss}", "check the model's weights"
-            if loss == math.inf:
-                what += ": the model gives one of its tokens probability 0"
-                remedy += ", and whether its head forbids tokens (a bias or a mask of -inf) that the text has"
-            raise RunError("evaluation", what, remedy)
+def _over_processes(sums: torch.Tensor | None, runtime: Runtime) -> torch.Tensor:
+    """The sum over the processes that have different sequences; None: a process without any."""
+    parts = runtime.gather(None if sums is None else sums.tolist())
+    own = [part for part in parts[:: runtime.world_size // runtime.dp_size] if part is not None]
+    return torch.tensor(own, dtype=torch.float64).sum(dim=0)
+
+
+def _check_finite(wrong: Sequence[tuple[int, float]]) -> None:
+    """Raise RunError for the first of these sequences, whose losses are not finite."""
+    if wrong:
+        number, loss = min(wrong)
+        what, remedy = f"the loss of validation sequence {number} is {loss}", "check the model's weights"
+        if loss == math.inf:
+            what += ": the model gives one of its tokens probability 0"
+            remedy += ", and whether its head forbids tokens (a bias or a mask of -inf) that the text has"
+        raise RunError("evaluation", what, remedy)
 
 
 @contextmanager
@@ -162,19 +177,25 @@ def scoring(
 
 
 def judge(
-    model: "PreTrainedModel", sequences: Sequences, runtime: Runtime, *, precision: str = "auto", micro_batch: int = 8,
-    parallel: str = "auto",
+    model: "PreTrainedModel", sequences: Sequences, runtime: Runtime, *, clusters: Clusters | None = None,
+    precision: str = "auto", micro_batch: int = 8, parallel: str = "auto", curve_sequences: int | None = None,
 ) -> Evaluation:  # fmt: skip
     """The losses of a model on all `sequences`. It is moved to the device, or with FSDP a copy of it is sharded.
 
-    Where attention stays inside documents, raises InputError for a model that does not keep them apart. The model's
-    mode (training or evaluation) stays the same. Raises RunError as `sequence_losses` does.
+    `clusters` are those of the text (default: its documents). `curve_sequences` is how many of the first sequences the
+    curves are taken on (default: all). Where attention stays inside documents, raises InputError for a model that does
+    not keep them apart. The model's mode (training or evaluation) stays the same. Raises RunError as `cluster_sums`
+    does.
     """
-    length = sequences.sequence_length
+    clusters = clusters or clusters_of(sequences)
+    most = min(curve_sequences or sequences.count, sequences.count)
     with scoring(
-        model, runtime, sequences.packing, sequence_length=length, precision=precision, parallel=parallel
-    ) as score:
-        return Evaluation(sequence_losses(score, sequences, runtime, micro_batch))
+        model, runtime, sequences.packing, sequence_length=sequences.sequence_length, precision=precision,
+        parallel=parallel,
+    ) as score:  # fmt: skip
+        sums_C2, curve_2 = cluster_sums(_counted(score), sequences, clusters, runtime, micro_batch, most)
+    losses = tuple((sums_C2[:, 0] / sums_C2[:, 1]).tolist())
+    return Evaluation(losses, clusters.tokens, clusters.documents, float(curve_2[0] / curve_2[1]))
 
 
 def judge_on(
@@ -195,7 +216,8 @@ def judge_on(
     check_vocabulary(prepared, model.config.vocab_size, "data")
     packing = packing_of(prepared, tokenizer or tokenizer_of(prepared), attention=attention, prefix=prefix)
     sequences = Sequences(prepared.tokens("validation"), sequence_length, "data.validation", packing=packing)
-    return judge(model, sequences, runtime, precision=precision, micro_batch=micro_batch)
+    clusters = clusters_of(sequences, prepared.validation_origins)
+    return judge(model, sequences, runtime, clusters=clusters, precision=precision, micro_batch=micro_batch)
 
 
 def tokenizer_of(prepared: Prepared) -> "PreTrainedTokenizerBase | None":
@@ -205,9 +227,26 @@ def tokenizer_of(prepared: Prepared) -> "PreTrainedTokenizerBase | None":
 
 
 def figures(evaluation: Evaluation, reference: Evaluation | None, tolerance: float) -> dict[str, Any]:
-    """The keys that every judged model has in summary.json."""
-    keys: dict[str, Any] = {"val_loss": evaluation.loss.value, "val_loss_se": evaluation.loss.error}
+    """The keys that every judged model has in its evaluation.json."""
+    keys: dict[str, Any] = {
+        "val_loss": evaluation.loss.value,
+        "val_loss_se": evaluation.loss.error,
+        "curve_loss": evaluation.curve_loss,
+        "validation_documents": evaluation.documents,
+        "cluster_losses": list(evaluation.losses),
+        "cluster_tokens": list(evaluation.tokens),
+    }
     if reference is not None:
-        between = gap(evaluation.losses, reference.losses)
-        keys |= {"gap": between.value, "gap_se": between.error, "matched": is_matched(between.value, tolerance)}
+        keys |= gap_figures(gap(evaluation.losses, reference.losses, reference.tokens), tolerance, reference.tokens)
+    return keys
+
+
+def gap_figures(between: Estimate, tolerance: float, tokens: Sequence[int]) -> dict[str, Any]:
+    """The keys of a gap to the reference: value, error, bound, and what they decide."""
+    keys: dict[str, Any] = {
+        "gap": between.value, "gap_se": between.error, "gap_upper": between.upper,
+        "decision": decide(between, tolerance),
+    }  # fmt: skip
+    if keys["decision"] == "undecided":
+        keys["tokens_to_decide"] = tokens_to_decide(between, tolerance, sum(tokens))
     return keys

@@ -39,6 +39,7 @@ from inheritune.evaluation.reading import (
     score,
 )
 from inheritune.evaluation.run_folder import EvaluatedRun
+from inheritune.evaluation.statistics import few_documents
 from inheritune.evaluation.tasks import Task, judge_task, on_harness
 from inheritune.recipe import Reference, model_at
 from inheritune.results import EvaluatedModel, EvaluatedText, TaskScore
@@ -120,8 +121,9 @@ class Measure:
         assert spec.length is not None
         self._length = spec.length
         self._texts = list(documents(spec.paths)) if spec.paths else None
+        self._origins: list[list[int]] | None = None  # of the texts
         self._prepared: Prepared | None = None
-        self._seen: list[tuple[int, int, int]] = []  # sequences, tokens, bytes of each model
+        self._seen: list[tuple[int, int, int, int]] = []  # sequences, tokens, bytes, documents of each model
 
     def judge(
         self, name: str, path: str | None, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None"
@@ -137,7 +139,10 @@ class Measure:
                 model, self.runtime, reading.packing, sequence_length=self._length, precision="float32", parallel="ddp"
             ) as losses_of:
                 on_text, tokens = score(reading, losses_of, self.runtime, self.spec.micro_batch)
-            self._seen.append((reading.sequences.count, tokens, reading.bytes))
+            documents = reading.clusters.documents
+            self._seen.append((reading.sequences.count, tokens, reading.bytes, documents))
+            if len(self._seen) == 1 and (words := few_documents(reading.clusters)):
+                logger.warning(words)
             if reading.unknown:
                 logger.info(
                     f"{name}: its tokenizer cannot spell {reading.unknown:,} of {tokens:,} tokens of this text,"
@@ -159,8 +164,9 @@ class Measure:
         spec = self.spec
         source = ", ".join(str(path) for path in spec.paths) if spec.paths else f"{spec.data} (validation)"
         return EvaluatedText(
-            source=source, sequences=same[0], sequence_length=self._length, tokens=same[1], bytes=same[2] or None
-        )
+            source=source, sequences=same[0], sequence_length=self._length, tokens=same[1], bytes=same[2] or None,
+            documents=same[3],
+        )  # fmt: skip
 
     def _reading(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
         spec = self.spec
@@ -183,14 +189,16 @@ class Measure:
         if tokenizer is None or fingerprint(tokenizer) == prepared.manifest["tokenizer"]:
             check_vocabulary(prepared, model.config.vocab_size, str(self.spec.data))
             tokenizer = tokenizer or tokenizer_of(prepared)
-            return read_tokens(self._sequences(tokenizer), tokenizer)
+            return read_tokens(self._sequences(tokenizer), tokenizer, prepared.validation_origins)
         check_tokenizer_fits(tokenizer, model.config, name)
         if self._texts is None:
             made_by = tokenizer_of(prepared)
             if made_by is None:
                 what = "token files of one tokenizer, and a model with another one is to be judged on them"
                 raise InputError(str(self.spec.data), what, "give the text itself, with --text")
-            self._texts = predicted_texts(self._sequences(made_by), made_by)
+            texts, origins = predicted_texts(self._sequences(made_by), made_by), prepared.validation_origins
+            self._texts = list(texts.values())
+            self._origins = None if origins is None else [origins[number] for number in texts]
         return self._of_text(tokenizer, str(self.spec.data))
 
     def _of_text(self, tokenizer: "PreTrainedTokenizerBase", place: str) -> Reading:
@@ -199,7 +207,7 @@ class Measure:
         by_data = self._prepared is not None and self._prepared.manifest.get("prefix") == "none"
         prefix = () if self.spec.prefix == "none" or by_data else prefix_tokens(tokenizer)
         packing = Packing(prefix, separator(tokenizer, place), self.spec.attention == "document")
-        return read_text(self._texts, tokenizer, packing, self._length, place)
+        return read_text(self._texts, tokenizer, packing, self._length, place, self._origins)
 
     def _sequences(self, tokenizer: "PreTrainedTokenizerBase | None") -> Sequences:
         assert self._prepared is not None

@@ -78,9 +78,9 @@ def grow(
 
     `train`, `inherit` and `rounds` are the recipe's `train`, `inherit` and `grow`; with `train.distillation` the
     reference teaches the rounds. `track` and `prefix` are as in a recipe. Returns the model of the shallowest round
-    that matched the reference (of the best round, where none did) and the results of all rounds. Raises InputError
-    when reference, data and settings do not fit each other, a tracker is not installed, or `out` holds anything else or
-    is in use by another process.
+    that reached the reference, as `rounds.until` says (of the best round, where none did), and the results of all
+    rounds. Raises InputError when reference, data and settings do not fit each other, a tracker is not installed, or
+    `out` holds anything else or is in use by another process.
     """
     out, evaluate = Path(out), evaluate or Evaluate()
     training, first = check(Training, train, "train"), check(Inherit, inherit or {}, "inherit")
@@ -88,7 +88,7 @@ def grow(
     request = {
         "inherit": first.model_dump(mode="json"),
         "rounds": further.model_dump(mode="json"),
-        "tolerance": evaluate.tolerance,  # it says whether a round has matched
+        "tolerance": evaluate.tolerance,  # it decides whether a round has matched
     }
     model, context, request = _open(
         reference, data, out, training, request, kind="reference", evaluate=evaluate, seed=seed, device=device,
@@ -101,8 +101,8 @@ def grow(
         first, dropped = decide(model, first, context, out / "selection.json")
         stages = round_stages(first, further, total, dropped)
         own = Stages(model, out, replace(context, judged=context.judge(model)), teacher=teacher)
-        results = own.train(stages, [training] * len(stages), lambda matched: continues(matched, further, len(stages)))
-    return load_trained(out / best_round(results).folder), results
+        results = own.train(stages, [training] * len(stages), lambda results: continues(results, further, len(stages)))
+    return load_trained(out / best_round(results, further).folder), results
 
 
 def _open(

@@ -83,7 +83,7 @@ def _train(
     own = Stages(origin, folder / _ROUNDS if method.is_rounds else folder, context, label, teacher)
     trainings = stage_trainings(arm.training, stages, planned_steps(arm.training, context.train_sequences))
     results = own.train(
-        stages, trainings, lambda matched: method.continues(matched, len(stages)), say_verdict=method.is_rounds
+        stages, trainings, lambda results: method.continues(results, len(stages)), say_verdict=method.is_rounds
     )  # fmt: skip
     if method.is_rounds:
         results = [one.model_copy(update={"folder": f"{_ROUNDS}/{one.folder}"}) for one in results]
@@ -94,7 +94,7 @@ def _train(
         at = f"../../{arm.source}/{folder.name}"
         before = [one.model_copy(update={"folder": f"{at}/{one.folder}"}) for one in source.stages]
     to_match = None
-    if last.matched:  # rounds after the one that matched do not count
+    if method.has_reached(last):  # rounds after the one that matched do not count
         trained = results[: results.index(last) + 1] if method.is_rounds else results
         to_match = sum(one.flops for one in before) + sum(one.flops for one in trained)
     costs = _costs([*before, *results], is_shared=last.teacher_outputs == "stored")
@@ -130,11 +130,11 @@ def _best_weights(folder: Path, result: RoundResult, context: RunContext) -> dic
         step = min(records, key=lambda record: record["val_loss"])["step"] if records else result.steps
         return step != result.steps and is_checkpoint(best)
 
-    loss, error, step, losses = result.val_loss, result.val_loss_se, result.steps, result.sequence_losses
+    loss, error, step, losses = result.val_loss, result.val_loss_se, result.steps, result.cluster_losses
     if context.runtime.on_rank0(is_kept):
         with tempfile.TemporaryDirectory() as scratch:
             model, exported = export(best, Path(scratch) / "best", trust_remote_code=context.trust_remote_code)
         judged = context.judge(model)
         if judged.loss.value < loss:  # else the fewer sequences during training ranked them differently
             loss, error, step, losses = judged.loss.value, judged.loss.error, exported.step, list(judged.losses)
-    return {"best_val_loss": loss, "best_val_loss_se": error, "best_step": step, "best_sequence_losses": losses}
+    return {"best_val_loss": loss, "best_val_loss_se": error, "best_step": step, "best_cluster_losses": losses}

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inheritune.evaluation import gap, is_matched, mean
+from inheritune.evaluation import gap, gap_figures, loss_of, mean
 from inheritune.experiment.plan import PlannedArm, is_equal
 from inheritune.experiment.suite import Suite
-from inheritune.report import arm_curve, tokens_to_reach, verdict_of
+from inheritune.report import arm_curve, speed_up, verdict_of
 from inheritune.results import (
     Arm,
     ArmResult,
     Comparison,
     Failure,
     JudgedArm,
+    ModelResult,
     PublishedFigures,
     ReferenceSummary,
     SeedSummary,
@@ -21,12 +22,12 @@ from inheritune.results import (
 
 
 def set_side_by_side(
-    suite: Suite, planned: Sequence[PlannedArm], folder: Path, reference: ReferenceSummary, losses: Sequence[float],
+    suite: Suite, planned: Sequence[PlannedArm], folder: Path, reference: ReferenceSummary, judged: ModelResult,
     results: dict[str, list[ArmResult]], failures: dict[str, list[Failure]], budget: int, finished: bool,
 ) -> Comparison:  # fmt: skip
     """The comparison so far. Losses and gaps in nats a token; paths relative to `folder`.
 
-    `losses` are the reference's, `budget` the tokens of the suite's arms.
+    `judged` is the reference's result, `budget` the tokens of the suite's arms.
     """
     by_name = {arm.name: arm for arm in planned}
     arms: list[Arm] = []
@@ -40,7 +41,7 @@ def set_side_by_side(
             allow_unequal=settings.allow_unequal,
         )
         if own:
-            over_seeds = _over_seeds(settings.name, own, losses, suite.evaluate.tolerance)
+            over_seeds = _over_seeds(settings.name, own, judged, suite.evaluate.tolerance)
             equal = is_equal(over_seeds["tokens"], budget, suite, by_name[settings.name])
             arm = JudgedArm.of(arm, **over_seeds, equal=equal)
         arms.append(arm)
@@ -52,38 +53,35 @@ def set_side_by_side(
         budget_tokens=budget,
         seeds=suite.all_seeds,
         tolerance=suite.evaluate.tolerance,
-        validation_sequences=len(losses),
-        curve_sequences=min(suite.evaluate.sequences, len(losses)),
+        validation_sequences=judged.validation_sequences,
+        validation_documents=judged.validation_documents,
+        curve_sequences=min(suite.evaluate.sequences, judged.validation_sequences),
         published=None if suite.published is None else PublishedFigures(**suite.published.model_dump(mode="json")),
     )
 
 
-def _over_seeds(name: str, results: list[ArmResult], reference: Sequence[float], tolerance: float) -> dict[str, Any]:
-    """The fields of an arm that are means over its seeds.
-
-    Each `_se` is the standard error over the validation sequences (of the mean over seeds), each `_se_seeds` that over
-    seeds, None with one seed.
-    """
-    first = results[0]
+def _over_seeds(
+    name: str, results: list[ArmResult], reference: ModelResult, tolerance: float
+) -> dict[str, Any]:  # fmt: skip
+    """The fields of an arm that are means over its seeds, with both errors (`JudgedArm`)."""
+    first, tokens = results[0], reference.cluster_tokens
     fields: dict[str, Any] = {key: value for key, value in first.given().items() if key in _OF_FIRST_SEED}
-    for key, of_sequences in (("val_loss", "sequence_losses"), ("best_val_loss", "best_sequence_losses")):
-        loss = mean(_mean_losses([getattr(one, of_sequences) for one in results]))
-        over_seeds = mean([getattr(one, key) for one in results])
-        fields |= {key: loss.value, f"{key}_se": loss.error, f"{key}_se_seeds": over_seeds.error}
+    for key, of_clusters in (("val_loss", "cluster_losses"), ("best_val_loss", "best_cluster_losses")):
+        loss = loss_of(_mean_losses([getattr(one, of_clusters) for one in results]), tokens)
+        margin = mean([getattr(one, key) for one in results]).margin
+        fields |= {key: loss.value, f"{key}_se": loss.error, f"{key}_margin_seeds": margin}
     for cost in ("tokens", "steps", "flops", "epochs"):  # growth may need more rounds with one seed than with another
         values = [getattr(one, cost) for one in results]
         fields[cost] = values[0] if len(set(values)) == 1 else mean(values).value
     for rate in ("flops_to_match", "tokens_per_second"):
         values = [getattr(one, rate) for one in results]
         fields[rate] = None if None in values else mean(values).value
-    between = gap(_mean_losses([one.sequence_losses for one in results]), reference)
+    between = gap(_mean_losses([one.cluster_losses for one in results]), reference.cluster_losses, tokens)
     folders = [f"arms/{name}/seed-{one.seed}" for one in results]
     return {
         **fields,
         "seconds": mean([one.seconds for one in results]).value,
-        "gap": between.value,
-        "gap_se": between.error,
-        "matched": is_matched(between.value, tolerance),
+        **gap_figures(between, tolerance, tokens),
         "model": f"{folders[0]}/{first.model}",
         "runs": [SeedSummary.of(one, folder=folder) for one, folder in zip(results, folders, strict=True)],
     }
@@ -93,7 +91,7 @@ _OF_FIRST_SEED = ("layers", "parameters", "blocks", "left_over_tokens", "teacher
 
 
 def _mean_losses(losses: Sequence[Sequence[float]]) -> list[float]:
-    """The loss of each validation sequence, its mean over seeds."""
+    """The loss of each cluster, its mean over seeds."""
     return [mean(each).value for each in zip(*losses, strict=True)]
 
 
@@ -106,17 +104,21 @@ def _beside_random(
     random = next((one for one in arms if isinstance(one, JudgedArm) and _is_random_of(one, arm, planned)), None)
     if random is None or random.name == arm.name:
         return arm
-    own, theirs = (_mean_losses([one.sequence_losses for one in results[each.name]]) for each in (arm, random))
-    over = gap(own, theirs)
-    goal = arm_curve(folder, random.runs)[-1]
-    reached = tokens_to_reach(arm_curve(folder, arm.runs), goal["val_loss"])
-    return arm.model_copy(update={
+    own, theirs = results[arm.name], results[random.name]
+    losses = [_mean_losses([one.cluster_losses for one in each]) for each in (own, theirs)]
+    over = gap(losses[0], losses[1], own[0].cluster_tokens)
+    by_seed = {one.seed: one.val_loss for one in theirs}
+    pairs = [one.val_loss - by_seed[one.seed] for one in own if one.seed in by_seed]
+    found = {
         "random": random.name,
         "over_random": over.value,
         "over_random_se": over.error,
-        "steps_to_random": None if reached is None else reached * arm.steps / arm.tokens,
-        "speed_up": goal["tokens"] / reached if reached else None,
-    })  # fmt: skip
+        "over_random_margin_seeds": mean(pairs).margin if pairs else None,
+    }
+    if over.value < 0:
+        sooner = speed_up(arm_curve(folder, arm.runs), arm_curve(folder, random.runs))
+        found |= {"speed_up": sooner.middle, "speed_up_range": sooner.range}
+    return arm.model_copy(update=found)
 
 
 def _is_random_of(random: JudgedArm, arm: JudgedArm, planned: dict[str, PlannedArm]) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.data import Packing, Prepared, Sequences, packing_of
+from inheritune.data import Clusters, Packing, Prepared, Sequences, clusters_of, packing_of
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, judge
 from inheritune.recipe import Evaluate, Training
@@ -21,8 +21,8 @@ class RunContext:
     """Settings, text and machine of a run.
 
     `track` names the trackers that show its trainings, under the run's name `title`. With `trust_remote_code`, its
-    models are loaded with the code that came with the reference. `judged` are the losses of the reference, once they
-    are known: each training is then compared with them.
+    models are loaded with the code that came with the reference. `clusters` are those of the validation text. `judged`
+    are the losses of the reference, once they are known: each training is then compared with them.
     """
 
     training: Training
@@ -33,6 +33,7 @@ class RunContext:
     prepared: Prepared
     train_sequences: Sequences
     validation_sequences: Sequences
+    clusters: Clusters
     parallel: str = "auto"
     track: tuple[str, ...] = ()
     title: str = "inheritune"
@@ -56,7 +57,8 @@ class RunContext:
         if packing.documents and not prepared.manifest["documents"]["train"]:
             what = f"document, and the data has no end-of-text token ({packing.end_of_text})"
             raise InputError("train.attention", what, "give sequence")
-        return cls(training, evaluate, seed, runtime, tokenizer, prepared, train, validation, **more)
+        clusters = clusters_of(validation, prepared.validation_origins)
+        return cls(training, evaluate, seed, runtime, tokenizer, prepared, train, validation, clusters, **more)
 
     @property
     def packing(self) -> Packing:
@@ -72,8 +74,9 @@ class RunContext:
         """The model's losses on all validation sequences."""
         settings = self.training
         return judge(
-            model, self.validation_sequences, self.runtime, precision=settings.precision,
+            model, self.validation_sequences, self.runtime, clusters=self.clusters, precision=settings.precision,
             micro_batch=settings.micro_batch_sequences, parallel=self.parallel,
+            curve_sequences=self.evaluate.sequences,
         )  # fmt: skip
 
 

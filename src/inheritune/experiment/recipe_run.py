@@ -82,10 +82,10 @@ def _train(recipe: Recipe, setup: Setup) -> RunSummary:
 
     own = Stages(source, folder / _ROUNDS, context, teacher=teacher)
     rounds = own.train(
-        stages, [recipe.train] * len(stages), lambda matched: continues(matched, recipe.grow, len(stages)), write
+        stages, [recipe.train] * len(stages), lambda results: continues(results, recipe.grow, len(stages)), write
     )
     for name in recipe.controls:
-        control, took = _control(name, recipe, best_round(rounds), setup, context, teacher)
+        control, took = _control(name, recipe, best_round(rounds, recipe.grow), setup, context, teacher)
         controls.append(control)
         seconds += took
     if recipe.evaluate.tasks:  # which may take long, so the summary is written before
@@ -112,7 +112,8 @@ def _control(
         settings = settings.model_copy(update={"distillation": None})
     own = Stages(setup.model, setup.folder / _CONTROLS, context, lambda one: f"control {one.folder}", teacher)
     trained = own.train_one(stage, settings)
-    over, model = gap(trained.sequence_losses, result.sequence_losses), f"{_CONTROLS}/{trained.folder}/model"
+    over = gap(trained.cluster_losses, result.cluster_losses, result.cluster_tokens)
+    model = f"{_CONTROLS}/{trained.folder}/model"
     control = Control.of(trained, name=name, model=model, over_result=over.value, over_result_se=over.error)
     return control, trained.wall_seconds
 
@@ -122,7 +123,7 @@ def _write(
     seconds: float, finished: bool,
 ) -> RunSummary:  # fmt: skip
     """Write summary.json and the report, by rank 0."""
-    best = best_round(rounds)
+    best = best_round(rounds, recipe.grow)
     summary = RunSummary(
         finished=finished,
         reference=ReferenceSummary.of(reference, name=recipe.reference.title),
@@ -131,6 +132,7 @@ def _write(
         result=Outcome.of(best, model=f"{_ROUNDS}/{best.folder}/model"),
         tolerance=recipe.evaluate.tolerance,
         validation_sequences=reference.validation_sequences,
+        validation_documents=reference.validation_documents,
         wall_seconds=round(seconds, 1),
         peak_memory_bytes=rt.peak_memory(),
     )

@@ -10,6 +10,7 @@ from inheritune.errors import InputError
 from inheritune.experiment.stage import Stage
 from inheritune.inheritance import count_layers, is_grown, select_blocks
 from inheritune.recipe import MEASURED, Grow, Inherit
+from inheritune.report import short
 from inheritune.results import RoundResult
 
 
@@ -30,26 +31,36 @@ def depths(inherit: Inherit, grow: Grow | None, total: int) -> list[int]:
     return [*range(first, deepest, grow.by), deepest]
 
 
-def continues(matched: Sequence[bool], grow: Grow | None, rounds: int) -> bool:
-    """Whether another of at most `rounds` rounds follows those that have `matched` the reference or not."""
-    if not matched:
+def has_reached(result: RoundResult, grow: Grow | None) -> bool:
+    """Whether a round is good enough by `grow.until`; through all depths, and without growth, where it has matched."""
+    until = "matched" if grow is None else grow.until
+    if until == "published":
+        return result.gap is not None and result.gap <= 0
+    return result.decision == "matched" or (until == "undecided" and result.decision == "undecided")
+
+
+def continues(results: Sequence[RoundResult], grow: Grow | None, rounds: int) -> bool:
+    """Whether another of at most `rounds` rounds follows those with these results."""
+    if not results:
         return True
-    if grow is None or len(matched) >= rounds:
+    if grow is None or len(results) >= rounds:
         return False
-    return grow.until == "max_layers" or not matched[-1]
+    return grow.until == "max_layers" or not has_reached(results[-1], grow)
 
 
-def best_round(results: Sequence[RoundResult]) -> RoundResult:
-    """The round that is the result: the first (shallowest) that matched, else the one with the lowest loss."""
-    matched = [one for one in results if one.matched]
-    return matched[0] if matched else min(results, key=lambda one: one.val_loss)
+def best_round(results: Sequence[RoundResult], grow: Grow | None) -> RoundResult:
+    """The round that is the result: the first (shallowest) good enough, else the one with the lowest loss."""
+    reached = [one for one in results if has_reached(one, grow)]
+    return reached[0] if reached else min(results, key=lambda one: one.val_loss)
 
 
 def verdict_line(result: RoundResult) -> str:
     """A round's outcome in words."""
     error = "" if result.gap_se is None else f" ± {result.gap_se:.4f}"
-    verdict = "matched the reference" if result.matched else "did not match the reference"
-    return f"{result.name}: validation loss {result.val_loss:.4f}, gap {result.gap:+.4f}{error}: {verdict}"
+    line = f"{result.name}: validation loss {result.val_loss:.4f}, gap {result.gap:+.4f}{error}: {result.decision}"
+    if result.tokens_to_decide is not None:
+        line += f"; about {short(result.tokens_to_decide)} tokens of validation text would decide"
+    return line
 
 
 def is_measured(inherit: Inherit) -> bool:

@@ -18,7 +18,7 @@ from inheritune.arch import (
 )
 from inheritune.corpus import prepare, remove_left_over
 from inheritune.data import Prepared, adopt, check_tokenizer, check_vocabulary, note_beside, open_prepared
-from inheritune.evaluation import Evaluation
+from inheritune.evaluation import Evaluation, few_documents, figures
 from inheritune.experiment.context import RunContext, check_framing
 from inheritune.experiment.plan import token_files
 from inheritune.experiment.store import once
@@ -73,6 +73,8 @@ class Setup:
             prefix=basis.data.prefix, parallel=basis.hardware.parallel, track=tuple(basis.track),
             title=self.folder.resolve().name, trust_remote_code=basis.reference.trust_remote_code,
         )  # fmt: skip
+        if words := few_documents(context.clusters):
+            logger.warning(words)
         judged = self.reference / "evaluation.json"
         if judged.exists():
             check_framing(read_mapping(judged), context.packing, judged)
@@ -98,7 +100,10 @@ class Setup:
             },
         }
         self.runtime.on_rank0(lambda: add_lineage(self.folder / "manifest.json", lineage))
-        return result, replace(context, judged=Evaluation(tuple(result.sequence_losses)))
+        judged = Evaluation(
+            tuple(result.cluster_losses), tuple(result.cluster_tokens), result.validation_documents, result.curve_loss
+        )
+        return result, replace(context, judged=judged)
 
     def _train(self, context: RunContext) -> ModelResult:
         new, basis = self.basis.reference.train, self.basis
@@ -120,12 +125,10 @@ class Setup:
             name="reference",
             layers=layer_count(model.config),
             parameters=parameter_count(model),
-            val_loss=evaluation.loss.value,
-            val_loss_se=evaluation.loss.error,
-            validation_sequences=len(evaluation.losses),
+            **figures(evaluation, None, context.evaluate.tolerance),
+            validation_sequences=context.validation_sequences.count,
             revision=getattr(model.config, "_commit_hash", None),
             wall_seconds=round(time.monotonic() - began, 3),
-            sequence_losses=list(evaluation.losses),
             **context.framing,
         )
         logger.info(f"reference: {result.layers} blocks, validation loss {result.val_loss:.4f}")

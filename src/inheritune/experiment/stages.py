@@ -35,15 +35,15 @@ class Stages:
     teacher: Teacher | None = None
 
     def train(
-        self, stages: Sequence[Stage], trainings: Sequence[Training], continues: Callable[[list[bool]], bool],
+        self, stages: Sequence[Stage], trainings: Sequence[Training], continues: Callable[[list[RoundResult]], bool],
         after_each: Callable[[list[RoundResult]], object] = lambda _: None, *, say_verdict: bool = True,
     ) -> list[RoundResult]:  # fmt: skip
-        """Train and judge stages while `continues`, given which of them matched; finished ones are read back.
+        """Train and judge stages while `continues`, given the results so far; finished ones are read back.
 
-        `after_each` is called with the results so far. With `say_verdict`, a line says whether each matched.
+        `after_each` is called with the results so far. With `say_verdict`, a line says what each gap decides.
         """
         results: list[RoundResult] = []
-        while continues([bool(one.matched) for one in results]):
+        while continues(results):
             number = len(results)
             results.append(self.train_one(stages[number], trainings[number], results[-1] if results else None))
             if say_verdict:

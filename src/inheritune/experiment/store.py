@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from inheritune.corpus import list_inputs, state_of
 from inheritune.recipe import Basis, Data, reference_training
 from inheritune.results import ResultFile
-from inheritune.runlog import read_mapping, write_json
+from inheritune.runlog import logger, read_mapping, write_json
 from inheritune.runtime import Runtime
 
 Result = TypeVar("Result", bound=ResultFile)
@@ -20,11 +20,17 @@ _EXECUTION = {"executor", "workers", "slurm"}  # keys of data that change how it
 def once(runtime: Runtime, file: Path, kind: type[Result], make: Callable[[], Result], *needed: Path) -> Result:
     """The result in `file`, read by rank 0 for all processes.
 
-    Where it or a folder of `needed` is missing, `make` computes it on all processes and rank 0 writes it.
+    Where it or a folder of `needed` is missing, or an earlier version wrote it, `make` computes it on all processes and
+    rank 0 writes it.
     """
 
     def read() -> Result | None:
-        return kind.read_if_there(file) if all(folder.is_dir() for folder in needed) else None
+        if not all(folder.is_dir() for folder in needed):
+            return None
+        if kind.is_outdated(file):
+            logger.info(f"{file}: written by an earlier version, so this stage's last part is done again")
+            return None
+        return kind.read_if_there(file)
 
     result = runtime.on_rank0(read)
     if result is None:

@@ -88,7 +88,7 @@ class _Comparing:
 
         def write(*, report: bool = False, finished: bool = False) -> Comparison:
             comparison = set_side_by_side(
-                suite, self.arms, self.folder, reference, result.sequence_losses, self.results, self.failures,
+                suite, self.arms, self.folder, reference, result, self.results, self.failures,
                 self.budget, finished,
             )  # fmt: skip
             comparison.write(self.folder / "comparison.json")

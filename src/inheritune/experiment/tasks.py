@@ -79,7 +79,7 @@ def _judge(folder: Path, side: str, place: Reference, tasks: Sequence[Task], con
     runtime, settings = context.runtime, context.training
     logger.info(f"{side}: loading for tasks")
     model = in_dtype(load_model(place), "float32")
-    reading = read_tokens(context.validation_sequences, context.tokenizer)
+    reading = read_tokens(context.validation_sequences, context.tokenizer, context.prepared.validation_origins)
     with scoring(
         model, runtime, context.packing, sequence_length=settings.sequence_length, precision=settings.precision,
         parallel=context.parallel,

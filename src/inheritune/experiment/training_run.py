@@ -24,7 +24,7 @@ from inheritune.arch import (
 from inheritune.conversion import keep_frame
 from inheritune.data import check_prefix_fits
 from inheritune.distillation import DistillationRequest, Teacher, check_has_teacher
-from inheritune.evaluation import figures, mean, sequence_losses
+from inheritune.evaluation import figures, mean_loss
 from inheritune.experiment.context import RunContext, check_framing
 from inheritune.experiment.store import once
 from inheritune.losses import LossSetup, TeacherNeeds, build_losses
@@ -59,7 +59,7 @@ def run_training(run: TrainingRun, context: RunContext) -> TrainingResult:
     """Build, train and judge a model, or resume an unfinished training.
 
     Writes metrics.jsonl, checkpoints/, model/, training.json and evaluation.json in the run's folder. Where the
-    context knows the reference's losses, the result has gap, gap_se and matched; with a teacher, teacher_outputs and
+    context knows the reference's losses, the result has its gap and decision; with a teacher, teacher_outputs and
     teacher_flops. Raises InputError where the teacher does not fit the model, and where the folder holds results of
     another prefix.
     """
@@ -76,10 +76,9 @@ def run_training(run: TrainingRun, context: RunContext) -> TrainingResult:
             cost,
             **figures(evaluation, context.judged, context.evaluate.tolerance),
             name=run.name,
-            validation_sequences=len(evaluation.losses),
+            validation_sequences=context.validation_sequences.count,
             model="model",
             wall_seconds=round(cost.wall_seconds + time.monotonic() - began, 3),
-            sequence_losses=list(evaluation.losses),
         )
 
     result = once(runtime, file, TrainingResult, judged)
@@ -191,10 +190,9 @@ def _job(run: TrainingRun, context: RunContext, model: "PreTrainedModel", flops:
         settings = settings.model_copy(update={"compile": worth and lacking is None})
 
     def validate(score: "Score") -> float:
-        losses = sequence_losses(
+        return mean_loss(
             score, context.validation_sequences, runtime, settings.micro_batch_sequences, context.evaluate.sequences
         )
-        return mean(losses).value
 
     return Job(
         label=run.name,

@@ -149,8 +149,11 @@ class Grow(Part):
 
     by: Annotated[int, Field(ge=1)] = 2
     """Blocks added each round."""
-    until: Literal["matched", "max_layers"] = "matched"
-    """Stop at the first round that matches the reference, or go through all depths up to max_layers."""
+    until: Literal["matched", "undecided", "published", "max_layers"] = "matched"
+    """When to stop: at the first round that has matched the reference (the upper bound of its gap is at most
+    evaluate.tolerance); at the first that is matched or undecided (the gap itself is at most the tolerance); at the
+    first whose gap is at most 0, whatever its error and the tolerance are (the published criterion); or at max_layers,
+    through all depths."""
     max_layers: Annotated[int, Field(ge=1)] | None = None
     """The deepest round. Default: one block fewer than the reference."""
     start: Literal["reference", "trained"] = "reference"
@@ -172,8 +175,9 @@ class Grow(Part):
 class Evaluate(Part):
     """How models are judged."""
 
-    tolerance: Annotated[float, Field(ge=0)] = 0.0
-    """Matched: the target's mean validation loss exceeds the reference's by at most this, in nats a token."""
+    tolerance: Annotated[float, Field(ge=0)] = 0.01
+    """The gap up to which a target counts as good as the reference, in nats a token. It has matched where the upper
+    bound of its gap (one-sided, 95 %, over documents) is at most this, and is undecided where only the gap is."""
     every: Steps = Size(100, "steps")
     """How often a validation loss is taken during training (for the curves; it decides nothing)."""
     sequences: Annotated[int, Field(ge=1)] = 32

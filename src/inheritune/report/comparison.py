@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inheritune.report.curves import Curve, Curves, arm_curve, final_level, reference_curve
-from inheritune.report.notation import short, with_error
-from inheritune.report.page import BAD, GOOD, OPEN, Table
+from inheritune.report.notation import many, short, with_error
+from inheritune.report.page import OPEN, Table
+from inheritune.report.run_summary import COLOURS_OF
 from inheritune.results import Arm, Comparison, JudgedArm, ReferenceSummary
 
 _COLUMNS = (
@@ -39,7 +40,7 @@ class ComparisonFolder:
         if self.comparison is None:
             return [(OPEN, "Not finished: no arm has begun.")]
         best = best_arm(self.comparison)
-        colour = OPEN if best is None else GOOD if best.matched else BAD
+        colour = OPEN if best is None else COLOURS_OF[best.decision]
         return [(colour, comparison_verdict(self.comparison))]
 
     def curves(self, prefix: str = "") -> Curves:
@@ -53,7 +54,7 @@ class ComparisonFolder:
         last = max((arm.points[-1]["tokens"] for arm in arms if arm.points), default=math.inf)
         points = [point for point in reference_curve(folder, compared.reference) if point["tokens"] <= last]
         curves = [Curve(f"{prefix}reference", points, "reference"), *arms]
-        levels = final_level(folder / (compared.reference.folder or "."), prefix, compared.curve_sequences)
+        levels = final_level(folder / (compared.reference.folder or "."), prefix)
         return Curves([curve for curve in curves if curve.points], levels)
 
 
@@ -61,14 +62,21 @@ def verdict_of(arm: Arm) -> str:
     """An arm's outcome in a few words."""
     if not isinstance(arm, JudgedArm):
         return arm.state
-    words = ["matched" if arm.matched else "behind"]
+    words = [str(arm.decision)]
     if arm.over_random is not None:
-        side = "better" if arm.over_random < 0 else "worse"
-        clear = f" ({abs(arm.over_random) / arm.over_random_se:.0f} se)" if arm.over_random_se else ""
-        words.append(f"{side} than {arm.random}{clear}")
+        words.append(f"{_side(arm)} {arm.random}")
     if arm.failures:
         words.append(f"{len(arm.failures)} seeds failed")
     return ", ".join(words)
+
+
+def _side(arm: JudgedArm) -> str:
+    """Whether an arm is better or worse than its random arm beyond both errors, of the text and of the seeds."""
+    assert arm.over_random is not None
+    text = 2 * (arm.over_random_se or 0)
+    if arm.over_random_se is None or abs(arm.over_random) <= max(text, arm.over_random_margin_seeds or 0):
+        return "not told apart from"
+    return "better than" if arm.over_random < 0 else "worse than"
 
 
 def comparison_table(compared: Comparison, narrow: bool = False) -> Table:
@@ -110,20 +118,26 @@ def _arm_row(arm: Arm, narrow: bool) -> dict[str, str]:
     row["arm" if narrow else "tokens"] += "" if arm.equal else " *"
     return row | verdict | {
         "teacher's": "" if arm.teacher_flops is None else f"{arm.teacher_flops:.2g}",
-        "± seeds": "" if arm.val_loss_se_seeds is None else f"{arm.val_loss_se_seeds:.4f}",
+        "± seeds": "" if arm.val_loss_margin_seeds is None else f"{arm.val_loss_margin_seeds:.4f}",
         "gap": with_error(arm.gap, arm.gap_se, sign=True),
-        "speed-up": _speed_up(arm),
+        "speed-up": speed_up_cell(arm),
         "best": with_error(arm.best_val_loss, arm.best_val_loss_se),
         "FLOPs to match": "not reached" if arm.flops_to_match is None else f"{arm.flops_to_match:.2g}",
     }  # fmt: skip
 
 
-def _speed_up(arm: JudgedArm) -> str:
-    if arm.random is None:
+def speed_up_cell(arm: JudgedArm) -> str:
+    """The speed-up and its range; nothing for an arm that ends behind its random arm."""
+    if arm.speed_up_range is None:
         return ""
-    if arm.steps_to_random is None:
-        return "not reached"
-    return "at once" if arm.speed_up is None else f"{arm.speed_up:.2f}x"
+    low, high = arm.speed_up_range
+    if arm.speed_up is None:
+        return "from the start"
+    middle = f"{arm.speed_up:.3g}x"
+    if low is not None and high is not None and f"{low:.2g}" == f"{high:.2g}":
+        return middle
+    least, most = "?" if low is None else f"{low:.2g}", "start" if high is None else f"{high:.2g}"
+    return f"{middle} ({least}-{most})"
 
 
 def notes_on(compared: Comparison) -> list[str]:
@@ -131,8 +145,10 @@ def notes_on(compared: Comparison) -> list[str]:
     judged, seeds = compared.judged, len(compared.seeds)
     notes = [
         f"Equal budget: {compared.budget_tokens:,} training tokens, all stages of an arm counted."
-        f" Validation loss in nats a token on {compared.validation_sequences} sequences; ± is one standard error over"
-        f" them{f', ± seeds one over {seeds} seeds' if seeds > 1 else ''}."
+        f" Validation loss in nats a token on {compared.validation_sequences} sequences of"
+        f" {many(compared.validation_documents, 'document')}; ± is one standard error, for which documents (long"
+        f" stretches of few documents) are taken as independent{_of_seeds(seeds)}. Matched: the gap's upper bound"
+        f" (one-sided, 95 %) is at most {compared.tolerance:g}; undecided: only the gap is."
     ]
     notes += [
         f"* {arm.name}: another budget, {short(round(arm.tokens))} tokens: {arm.allow_unequal}."
@@ -146,7 +162,8 @@ def notes_on(compared: Comparison) -> list[str]:
     if any(arm.random for arm in judged):
         notes.append(
             "Speed-up: tokens of the random model of the same size over the tokens after which the arm has its final"
-            f" validation loss, read off the curves ({compared.curve_sequences} sequences)."
+            f" validation loss, read off the curves ({compared.curve_sequences} sequences); in brackets what the noise"
+            " of both curves allows. Empty for an arm that ends behind."
         )
     notes += [
         f"{arm.name}, seed {failure.seed}, failed: {failure.error}" for arm in compared.arms for failure in arm.failures
@@ -154,6 +171,10 @@ def notes_on(compared: Comparison) -> list[str]:
     if compared.published:
         notes.append(f"Published: {compared.published.figure}, {compared.published.source}.")
     return notes
+
+
+def _of_seeds(seeds: int) -> str:
+    return f"; ± seeds is half the 95 % interval over {seeds} seeds (Student's t)" if seeds > 1 else ""
 
 
 def best_arm(compared: Comparison) -> JudgedArm | None:

@@ -1,6 +1,7 @@
 """Loss curves over steps, tokens and FLOPs, read from metrics files."""
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,13 +47,12 @@ class Curves:
         return [f"By FLOPs without {', '.join(partly)}: they are counted when a training ends."] if partly else []
 
 
-def final_level(folder: Path, prefix: str, sequences: int) -> dict[str, float]:
-    """The final loss of the reference in `folder` on the first sequences, by its label; empty where it is not known."""
+def final_level(folder: Path, prefix: str) -> dict[str, float]:
+    """The final loss of the reference in `folder` on the curves' sequences, by its label; empty where unknown."""
     file = folder / "evaluation.json"
     if not file.is_file():
         return {}
-    losses = read_judged(file).sequence_losses[:sequences]
-    return {f"{prefix}reference, final": math.fsum(losses) / len(losses)}
+    return {f"{prefix}reference, final": read_judged(file).curve_loss}
 
 
 def arm_curve(folder: Path, runs: Sequence[SeedSummary]) -> Points:
@@ -93,9 +93,44 @@ def tokens_to_reach(curve: Points, loss: float) -> float | None:
     before: dict[str, float] | None = None
     for point in curve:
         if point["val_loss"] <= loss:
-            if before is None or before["val_loss"] <= point["val_loss"]:
+            if before is None:
                 return point["tokens"]
             share = (before["val_loss"] - loss) / (before["val_loss"] - point["val_loss"])
             return before["tokens"] + share * (point["tokens"] - before["tokens"])
         before = point
     return None
+
+
+def noise(curve: Points) -> float:
+    """The standard deviation of a point about a smooth curve, from the second differences of neighbouring points.
+
+    The median of their sizes is taken, so that a steep beginning does not count. 0 for fewer than five points.
+    """
+    losses = [point["val_loss"] for point in curve]
+    if len(losses) < 5:
+        return 0.0
+    bends = [abs(a - 2 * b + c) for a, b, c in zip(losses, losses[1:], losses[2:], strict=False)]
+    return statistics.median(bends) / statistics.NormalDist().inv_cdf(0.75) / math.sqrt(6)
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """How much sooner a training has the final loss of another one: `middle`, and what the noise allows at least and at
+    most. None in `middle` and as the highest: from the start. None as the lowest: it may not have reached it.
+    """
+
+    middle: float | None
+    range: tuple[float | None, float | None]
+
+
+def speed_up(own: Points, other: Points) -> SpeedUp:
+    """The tokens of another training over those after which this one has its final loss."""
+    goal, doubt = other[-1], math.hypot(noise(own), noise(other))
+    low, middle, high = (tokens_to_reach(own, goal["val_loss"] + shift) for shift in (-doubt, 0, doubt))
+
+    def times(tokens: float | None) -> float | None:
+        return goal["tokens"] / tokens if tokens else None
+
+    if middle is None:  # the curves' sequences and the whole text disagree on which of the two is ahead
+        middle = own[-1]["tokens"]
+    return SpeedUp(times(middle), (times(low), times(high)))

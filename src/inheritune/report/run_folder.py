@@ -178,7 +178,7 @@ class RunFolder:
         """Curves of all trainings, and the reference's final loss on the sequences that they are taken on."""
         models = {one.model: one for one in [*self.state.rounds, *self.state.controls]}
         curves = [Curve(prefix + one.name, one.points(models.get(one.model)), one.role) for one in self.trainings]
-        levels = final_level(self.folder / "reference", prefix, self.curve_sequences)
+        levels = final_level(self.folder / "reference", prefix)
         return Curves([curve for curve in curves if curve.points], levels)
 
 
@@ -227,6 +227,7 @@ def _state(
             finished=False, rounds=[], controls=[], result=None, tolerance=recipe.tolerance,
             reference=None if judged is None else ReferenceSummary.of(judged, name=recipe.reference_name),
             validation_sequences=None if judged is None else judged.validation_sequences,
+            validation_documents=None if judged is None else judged.validation_documents,
         )  # fmt: skip
     rounds, controls = list(state.rounds), list(state.controls)
     known = {one.model for one in [*rounds, *controls]}

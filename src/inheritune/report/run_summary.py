@@ -2,11 +2,18 @@
 
 from inheritune.report.notation import many, short, with_error
 from inheritune.report.page import BAD, GOOD, OPEN, Table
-from inheritune.results import Control, ReferenceSummary, RunState, TrainedSummary
+from inheritune.results import ComparedLoss, Control, ReferenceSummary, RunState, TrainedSummary
+
+COLOURS_OF = {"matched": GOOD, "undecided": OPEN, "behind": BAD}
+"""The colour of each decision."""
 
 
 def verdict(run: RunState) -> str:
-    """The result of a run: matched or not, at which depth, and how far ahead of the random control."""
+    """The result of a run: what its gap decides, at which depth, and how far ahead of the random control.
+
+    Where the reference itself gains from the same training, the first sentence says so: then a target may be as good as
+    the reference without being good.
+    """
     reference, result = run.reference, run.result
     if reference is None:
         return "Not finished: the reference is not judged yet."
@@ -20,17 +27,34 @@ def verdict(run: RunState) -> str:
     parts = f"{result.layers} of the reference's {reference.layers} blocks and {share}"
     gap = with_error(result.gap, result.gap_se, sign=True)
     losses = f"validation loss {result.val_loss:.4f}, the reference {reference.val_loss:.4f} (gap {gap})."
-    if result.matched:
-        tolerance = f" (tolerance {run.tolerance:g})" if run.tolerance else ""
-        text = f"Matched{tolerance}: with {parts} the target reaches {losses}"
-    else:
+    if result.decision == "behind":
         deepest = max(one.layers for one in run.rounds)
-        text = f"Not matched up to {deepest} blocks: the best target, with {parts}, reaches {losses}"
+        text = f"Behind the reference up to {deepest} blocks: the best target, with {parts}, reaches {losses}"
+    elif result.decision == "matched":
+        within = f" within {run.tolerance:g} nats" if run.tolerance else ""
+        text = f"Matched{within}: with {parts} the target reaches {losses}"
+    else:
+        text = f"Undecided: with {parts} the target reaches {losses} {_undecided(result, run.tolerance)}"
+    gained = next((one for one in run.controls if one.name != "random" and (one.gap_upper or 0) < 0), None)
+    if gained is not None:
+        text = (
+            f"The reference is under-trained on this text: the same training brings it to {gained.val_loss:.4f} (gap"
+            f" {with_error(gained.gap, gained.gap_se, sign=True)}), so its loss is easy to reach. {text}"
+        )
     if not run.finished:
         text = "Not finished. So far: " + text[0].lower() + text[1:]
-    return " ".join(
-        [text, *(_control_sentence(control) for control in run.controls if control.over_result is not None)]
-    )
+    compared = [one for one in run.controls if one.over_result is not None and one is not gained]
+    return " ".join([text, *map(_control_sentence, compared)])
+
+
+def _undecided(model: ComparedLoss, tolerance: float) -> str:
+    """What an undecided gap lacks, in a sentence."""
+    if model.gap_upper is None:
+        return "The validation text is a single stretch, so the gap has no error: give more validation text."
+    text = f"The gap may be up to {model.gap_upper:+.4f}, which is more than {tolerance:g}"
+    if model.tokens_to_decide is None:
+        return f"{text}; it is so close to {tolerance:g} that more validation text would hardly decide."
+    return f"{text}; about {short(model.tokens_to_decide)} tokens of validation text would decide."
 
 
 def _control_sentence(control: Control) -> str:
@@ -50,16 +74,18 @@ def _control_sentence(control: Control) -> str:
 
 def verdict_colour(run: RunState) -> str:
     """The colour of a run's verdict."""
-    return OPEN if run.result is None else GOOD if run.result.matched else BAD
+    return OPEN if run.result is None else COLOURS_OF[run.result.decision]
 
 
-def loss_note(sequences: int, tolerance: float, length: int | None = None) -> str:
+def loss_note(run: RunState, length: int | None = None) -> str:
     """What the losses and gaps of a table are, in sentences."""
     of = "" if length is None else f" of {length:,} tokens"
     return (
-        f"Validation loss in nats a token over {sequences:,} sequences{of} that no model was trained on; ± is one"
-        " standard error over the sequences. The gap is the mean, sequence by sequence, of the model's loss less the"
-        f" reference's; a model has matched when its gap is at most {tolerance:g}. FLOPs are those of training."
+        f"Validation loss in nats a token over {run.validation_sequences or 0:,} sequences{of}"
+        f" ({many(run.validation_documents or 0, 'document')}), which hold none of our training text; ± is one standard"
+        " error, for which documents, or long stretches of few documents, are taken as independent. The gap is the"
+        f" model's loss less the reference's on the same text. Matched: its upper bound (one-sided, 95 %) is at most"
+        f" {run.tolerance:g}. Undecided: only the gap itself is. FLOPs are those of training."
     )
 
 
@@ -72,7 +98,7 @@ def entries(run: RunState) -> list[tuple[str, ReferenceSummary | TrainedSummary]
     ]
 
 
-_COLUMNS = ("model", "blocks", "params", "tokens", "FLOPs", "teacher FLOPs", "val. loss", "gap", "matched", "tokens/s")
+_COLUMNS = ("model", "blocks", "params", "tokens", "FLOPs", "teacher FLOPs", "val. loss", "gap", "decision", "tokens/s")
 _WIDE = {"FLOPs", "tokens/s", "teacher FLOPs"}  # columns that a terminal of 80 characters has no room for
 
 
@@ -96,7 +122,7 @@ def model_row(name: str, model: ReferenceSummary | TrainedSummary, narrow: bool 
         row["tokens/s"] = f"{model.tokens_per_second:,.0f}"
     if isinstance(model, TrainedSummary):
         row["gap"] = with_error(model.gap, model.gap_se, sign=True)
-        row["matched"] = "yes" if model.matched else "no"
+        row["decision"] = model.decision
         if model.teacher_flops is not None:
             shared = " (shared)" if model.teacher_outputs == "stored" else ""  # computed once for all models
             row["teacher FLOPs"] = f"{model.teacher_flops + (model.teacher_flops_before or 0):.2g}{shared}"

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
         TrainedSummary,
     )
     from inheritune.results.training import (
+        ComparedLoss,
+        Decision,
         ModelResult,
         RoundResult,
         TrainingCost,

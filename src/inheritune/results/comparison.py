@@ -1,13 +1,13 @@
 """The results of a comparison: result.json of an arm, comparison.json."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Discriminator, Tag
 
 from inheritune.results.files import ResultFile, ResultPart
 from inheritune.results.run import ReferenceSummary
-from inheritune.results.training import ComparedLoss, Sized, Spent, TrainingSpent
+from inheritune.results.training import ClusterLosses, ComparedLoss, Decision, Sized, Spent, TrainingSpent
 
 
 class ArmStage(Sized):
@@ -20,7 +20,7 @@ class ArmStage(Sized):
     flops: int
     seconds: float
     val_loss: float
-    matched: bool | None = None
+    decision: Decision | None = None
 
 
 class _Seed(ComparedLoss, TrainingSpent, Sized):
@@ -47,14 +47,15 @@ class SeedSummary(_Seed):
     """From that of the comparison."""
 
 
-class ArmResult(ResultFile, _Seed):
-    """result.json: an arm with one seed, and the losses of all sequences."""
+class ArmResult(ResultFile, ClusterLosses, _Seed):
+    """result.json: an arm with one seed, and the losses of all clusters."""
+
+    VERSION: ClassVar[int] = 2
 
     prefix: list[int] | None = None
     validation_sequences: int
     wall_seconds: float
-    best_sequence_losses: list[float]
-    sequence_losses: list[float]
+    best_cluster_losses: list[float]
 
 
 class Failure(ResultPart):
@@ -81,14 +82,15 @@ class Arm(ResultPart):
 class JudgedArm(Arm, ComparedLoss, Spent, Sized):
     """An arm in comparison.json with a result: means over its seeds.
 
-    Each `_se` is the standard error over the validation sequences, each `_se_seeds` that over seeds (None: one seed).
+    Each `_se` is the standard error over the clusters of the validation text. Each `_margin_seeds` is half the width of
+    the 95 % interval over seeds (Student's t; None: one seed).
     """
 
     blocks: list[int] | None
-    val_loss_se_seeds: float | None
+    val_loss_margin_seeds: float | None
     best_val_loss: float
     best_val_loss_se: float | None
-    best_val_loss_se_seeds: float | None
+    best_val_loss_margin_seeds: float | None
     flops_to_match: int | float | None
     model: str
     """Folder of the first seed's model."""
@@ -98,12 +100,16 @@ class JudgedArm(Arm, ComparedLoss, Spent, Sized):
     random: str | None = None
     """The random arm of the same size that it is measured by; absent where there is none."""
     over_random: float | None = None
-    """Mean over the sequences of its loss less that arm's, in nats a token."""
+    """Its loss less that arm's, in nats a token, paired by cluster and seed."""
     over_random_se: float | None = None
-    steps_to_random: float | None = None
-    """Steps after which it has that arm's final loss; None where it never has."""
+    """The standard error over the clusters of the validation text."""
+    over_random_margin_seeds: float | None = None
     speed_up: float | None = None
-    """That arm's tokens over its own until then; None where it has that loss from the start, or never."""
+    """That arm's tokens over the tokens after which it has that arm's final loss; None where it has it from the start.
+    Absent where it ends behind that arm."""
+    speed_up_range: tuple[float | None, float | None] | None = None
+    """The lowest and the highest speed-up that the noise of the curves allows; None: not reached, and from the start.
+    """
 
 
 def _kind(arm: Any) -> str:
@@ -124,6 +130,7 @@ class Comparison(ResultFile):
     """comparison.json."""
 
     REMEDY = "run the comparison again, which writes it anew"
+    VERSION: ClassVar[int] = 2
 
     finished: bool
     reference: ReferenceSummary
@@ -132,6 +139,7 @@ class Comparison(ResultFile):
     seeds: list[int]
     tolerance: float
     validation_sequences: int
+    validation_documents: int
     curve_sequences: int
     """Validation sequences that the curves are taken on."""
     published: PublishedFigures | None

@@ -41,6 +41,8 @@ class EvaluatedText(ResultPart):
     tokens: int | None
     bytes: int | None
     """None where it is not known."""
+    documents: int | None = None
+    """Pieces of one file count as one."""
 
 
 class Harness(ResultPart):

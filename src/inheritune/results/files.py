@@ -27,8 +27,8 @@ class ResultPart(BaseModel):
         return cls.model_validate({name: shared[name] for name in cls.model_fields if name in shared} | more)
 
     def given(self) -> dict[str, Any]:
-        """The fields that were given, by name, but the version."""
-        names = [name for name in type(self).model_fields if name in self.model_fields_set and name != "version"]
+        """The fields that were given, by name."""
+        names = [name for name in type(self).model_fields if name in self.model_fields_set]
         return {name: getattr(self, name) for name in names}
 
 
@@ -40,8 +40,6 @@ class ResultFile(ResultPart):
 
     REMEDY: ClassVar[str] = "delete it; the stage that wrote it is then done again"
     """What to do about a damaged file."""
-
-    version: int = VERSION
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -58,9 +56,14 @@ class ResultFile(ResultPart):
         return cls.read(path) if path.is_file() else None
 
     @classmethod
+    def is_outdated(cls, path: Path) -> bool:
+        """Whether there is a file, and an earlier version wrote it. Raises DamagedFile where it is no mapping."""
+        return path.is_file() and _version(read_mapping(path, remedy=cls.REMEDY)) in range(1, cls.VERSION)
+
+    @classmethod
     def parse(cls, tree: dict[str, Any], path: Path) -> Self:
         """The value of what was read from `path`. Raises as `read` does."""
-        version = tree.get("version", tree.get("format", 1))  # `format` was the name in three files
+        version = _version(tree)
         if version != cls.VERSION:
             what = f"is of version {version}, not {cls.VERSION}"
             raise InputError(str(path), what, f"use the inheritune that wrote it, or {cls.REMEDY}")
@@ -75,7 +78,11 @@ class ResultFile(ResultPart):
 
     def to_json(self) -> dict[str, Any]:
         """The value as plain data, as it is in the file."""
-        return {"version": self.version} | self.model_dump(mode="json", exclude_unset=True)
+        return {"version": self.VERSION} | self.model_dump(mode="json", exclude_unset=True)
+
+
+def _version(tree: dict[str, Any]) -> Any:
+    return tree.get("version", tree.get("format", 1))  # `format` was the name in three files
 
 
 def _problem(error: ValidationError) -> str:

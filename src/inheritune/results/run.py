@@ -1,5 +1,7 @@
 """The results of a run: summary.json, selection.json, samples.json; and with what it was made: manifest.json."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from inheritune.results.files import ResultFile, ResultPart
@@ -56,7 +58,7 @@ class Control(TrainedSummary):
     name: str
     """`random` or `reference-continued`."""
     over_result: float | None = None
-    """Mean over the sequences of its loss less the result's, in nats a token. Absent until all rounds are done."""
+    """Its loss less the result's, in nats a token, paired by cluster. Absent until all rounds are done."""
     over_result_se: float | None = None
 
 
@@ -77,8 +79,9 @@ class RunState(ResultPart):
     result: Outcome | None
     """The best round so far; None before the first one is judged."""
     tolerance: float
-    """The gap at which a round has matched the reference, in nats a token."""
+    """The gap up to which a round matches the reference, in nats a token."""
     validation_sequences: int | None
+    validation_documents: int | None
     wall_seconds: float | None = None
     """The time of all stages, as far as they were finished."""
     peak_memory_bytes: int | None = None
@@ -88,10 +91,12 @@ class RunSummary(ResultFile, RunState):
     """summary.json."""
 
     REMEDY = "delete it and run the recipe again, which writes it anew"
+    VERSION: ClassVar[int] = 2
 
     reference: ReferenceSummary
     result: Outcome
     validation_sequences: int
+    validation_documents: int
     wall_seconds: float
     peak_memory_bytes: int
 

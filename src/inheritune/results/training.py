@@ -1,9 +1,13 @@
 """The results of one training, and of a model that was judged: training.json and evaluation.json."""
 
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from inheritune.results.files import ResultFile, ResultPart
 from inheritune.runlog import read_mapping
+
+Decision = Literal["matched", "undecided", "behind"]
+"""What a gap decides: its upper bound is at most the tolerance; only the gap itself is; the gap is larger."""
 
 
 class Spent(ResultPart):
@@ -50,12 +54,15 @@ class Loss(ResultPart):
 
     val_loss: float
     val_loss_se: float | None
-    """Standard error over the validation sequences; None for a single one."""
+    """Standard error over the clusters of the validation text; None for a single one."""
     gap: float | None = None
-    """Mean over the sequences of the model's loss less the reference's. Absent where there is no reference."""
+    """The model's loss less the reference's, paired by cluster. Absent where there is no reference."""
     gap_se: float | None = None
-    matched: bool | None = None
-    """Whether the gap is at most the tolerance."""
+    gap_upper: float | None = None
+    """The upper bound of the gap, one-sided, with confidence 0.95; None for a single cluster."""
+    decision: Decision | None = None
+    tokens_to_decide: int | None = None
+    """About how many validation tokens would decide; absent unless undecided, None where no number would."""
 
 
 class ComparedLoss(Loss):
@@ -63,7 +70,26 @@ class ComparedLoss(Loss):
 
     gap: float
     gap_se: float | None
-    matched: bool
+    gap_upper: float | None
+    decision: Decision
+
+    @property
+    def is_matched(self) -> bool:
+        """Whether the gap is shown to be at most the tolerance."""
+        return self.decision == "matched"
+
+
+class ClusterLosses(ResultPart):
+    """The losses that errors are computed from."""
+
+    validation_documents: int
+    """Pieces of one file count as one."""
+    cluster_losses: list[float]
+    """The mean loss of each cluster of the validation text, in nats a token."""
+    cluster_tokens: list[int]
+    """The predicted tokens of each cluster."""
+    curve_loss: float
+    """The loss on the sequences that the curves are taken on."""
 
 
 class TrainingCost(ResultFile, TrainingSpent, Sized):
@@ -75,8 +101,10 @@ class TrainingCost(ResultFile, TrainingSpent, Sized):
     """The time of building, training and saving, checkpoints and validations included."""
 
 
-class ModelResult(ResultFile, Loss, Sized):
+class ModelResult(ResultFile, ClusterLosses, Loss, Sized):
     """evaluation.json of a model that was judged and not trained: a reference."""
+
+    VERSION: ClassVar[int] = 2  # 1 had the losses of sequences, whose errors are too small
 
     name: str
     prefix: list[int] | None = None
@@ -84,8 +112,6 @@ class ModelResult(ResultFile, Loss, Sized):
     revision: str | None = None
     """The commit of a model of the hub."""
     wall_seconds: float
-    sequence_losses: list[float]
-    """The loss of each validation sequence, in nats a token."""
 
 
 class TrainingResult(ModelResult, TrainingSpent):

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from typing_extensions import override
 
 from inheritune.errors import InputError
+from inheritune.experiment.rounds import has_reached
 from inheritune.experiment.stage import Stage as Stage
 from inheritune.inheritance import count_layers
 from inheritune.recipe import Inherit
@@ -69,9 +70,13 @@ class Method(Part):
             what = "growth trains as many rounds as it needs, so its budget differs from the others'"
             raise InputError("start", what, "say so in allow_unequal")
 
-    def continues(self, matched: Sequence[bool], stages: int) -> bool:
-        """Whether another of `stages` stages follows those that have `matched` the reference or not."""
-        return len(matched) < stages
+    def continues(self, results: Sequence[RoundResult], stages: int) -> bool:
+        """Whether another of `stages` stages follows those with these results."""
+        return len(results) < stages
+
+    def has_reached(self, result: RoundResult) -> bool:
+        """Whether a stage's result is as good as the reference."""
+        return has_reached(result, None)
 
     def result(self, results: Sequence[RoundResult]) -> RoundResult:
         """Which of the trained stages is the arm's result."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from typing_extensions import override
 
 from inheritune.experiment.methods.base import SizedMethod, Stage
-from inheritune.experiment.rounds import best_round, continues, is_measured, round_stages
+from inheritune.experiment.rounds import best_round, continues, has_reached, is_measured, round_stages
 from inheritune.recipe import Choice, Grow, Inherit
 from inheritune.results import RoundResult
 
@@ -37,9 +37,13 @@ class GrowthMethod(SizedMethod):
         return round_stages(self._first(depth), self.grow, total, dropped)
 
     @override
-    def continues(self, matched: Sequence[bool], stages: int) -> bool:
-        return continues(matched, self.grow, stages)
+    def continues(self, results: Sequence[RoundResult], stages: int) -> bool:
+        return continues(results, self.grow, stages)
+
+    @override
+    def has_reached(self, result: RoundResult) -> bool:
+        return has_reached(result, self.grow)
 
     @override
     def result(self, results: Sequence[RoundResult]) -> RoundResult:
-        return best_round(results)
+        return best_round(results, self.grow)

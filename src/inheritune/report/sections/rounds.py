@@ -10,7 +10,7 @@ from inheritune.report.shown import Shown, prefix, stacked
 PLACE = 10
 
 _COLUMNS = (
-    "run", "reference", "its loss", "blocks", "params", "tokens", "FLOPs", "val. loss", "gap", "matched", "took",
+    "run", "reference", "its loss", "blocks", "params", "tokens", "FLOPs", "val. loss", "gap", "decision", "took",
     "memory",
 )  # fmt: skip
 
@@ -26,8 +26,8 @@ def section(shown: Shown) -> Section:
         state = runs[0][1].state
         if not models.rows:
             return Section("Rounds and controls", missing=missing)
-        note = loss_note(state.validation_sequences or 0, state.tolerance)
-        return Section("Rounds and controls", missing=missing, tables=[("", models)], notes=[note])
+        notes = [loss_note(state)]
+        return Section("Rounds and controls", missing=missing, tables=[("", models)], notes=notes)
     tables = [("", Table.of(_COLUMNS, [{"run": label} | _cells(run) for label, run in runs]))]
     if models.rows:
         tables.append(("Rounds and controls", models))
@@ -47,7 +47,7 @@ def _cells(run: RunFolder) -> dict[str, str]:
         return cells
     return model_row("", best) | cells | {
         "blocks": f"{best.layers} of {reference.layers}",
-        "matched": ("yes" if best.matched else "no") + ("" if state.finished else ", so far"),
+        "decision": best.decision + ("" if state.finished else ", so far"),
         "took": "" if state.wall_seconds is None else duration(state.wall_seconds),
         "memory": "" if state.peak_memory_bytes is None else f"{state.peak_memory_bytes / 1e9:.1f} GB",
     }  # fmt: skip

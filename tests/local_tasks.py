@@ -17,6 +17,14 @@ PAGES = [
     },
     {"page": "Document 5. keeps of large blocks learns what has while reads."},
 ]
+PASSAGES = [
+    {"passage": f"{words} and learns again what it has lost while it reads.", "q": q, "choices": [" large", " small"], "right": right}
+    for words, q, right in (
+        ("the small model", "it is", 0), ("the small model", "they are", 0), ("the small model", "not", 0),
+        ("blocks of the large one", "it is", 1), ("blocks of the large one", "it was", 1), ("what the river", "it is", 0),
+        ("what the river", "it is not", 1), ("a dog", "it is", 1), ("seven dogs", "they are", 0),
+    )
+]  # fmt: skip
 SHOTS = [
     {"q": "the small model", "choices": [" keeps", " reads"], "right": 0},
     {"q": "of the", "choices": [" it", " large"], "right": 1},
@@ -34,6 +42,18 @@ doc_to_choice: "{{{{choices}}}}"
 doc_to_target: right
 target_delimiter: ""
 metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
+"""
+_PASSAGES = """
+task: own_passages
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/passages.jsonl}}, cache_dir: {folder}/cache}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{passage}}}} {{{{q}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: right
+target_delimiter: ""
+metric_list: [{{metric: acc}}]
 """
 _PAGES = """
 task: own_pages
@@ -64,14 +84,15 @@ doc_to_text: "{{{{question}}}}"
 
 def write_tasks(folder: Path) -> Path:
     """own_choice (five questions, acc and acc_norm), own_shots (with two shots), own_zero (with none, whatever is asked
-    for), own_faulty (its template names what its data lack), own_pages (perplexities).
+    for), own_faulty (its template names what its data lack), own_pages (perplexities), own_passages (nine questions on five passages).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, records in (("rows", ROWS), ("shots", SHOTS), ("pages", PAGES)):
+    for name, records in (("rows", ROWS), ("shots", SHOTS), ("pages", PAGES), ("passages", PASSAGES)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     for name, content in (
         ("choice", _CHOICE),
         ("pages", _PAGES),
+        ("passages", _PASSAGES),
         ("shots", _SHOTS),
         ("zero", _ZERO),
         ("faulty", _FAULTY),

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -32,11 +33,11 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Figures = dict[tuple[str, str], tuple[float, float | None]]
 
 
-def by_its_own_command(model: Path, tasks: Path, names: str, out: Path) -> Figures:
+def by_its_own_command(model: Path, tasks: Path, names: str, out: Path, *more: str) -> Figures:
     command = [
         sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={model},dtype=float32",
         "--tasks", names, "--include_path", str(tasks), "--device", "cpu", "--batch_size", "3",
-        "--output_path", str(out),
+        "--output_path", str(out), *more,
     ]  # fmt: skip
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(out / "home")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
@@ -70,6 +71,27 @@ def test_figures_are_those_of_its_own_command_line_to_the_last_digit(
     ).to_json()["models"]
     assert asked["tasks"]["own_choice"] == found["tasks"]["own_shots"]
     assert asked["tasks"]["own_choice"]["shots"] == 2
+
+
+def test_questions_on_one_passage_are_taken_together(reference_folder: Path, tasks: Path, tmp_path: Path) -> None:
+    """The value is the harness's; the error is that of five passages, by the answers that the harness logs."""
+    theirs = by_its_own_command(reference_folder, tasks, "own_passages", tmp_path, "--log_samples")
+    (found,) = inheritune.evaluate(
+        reference_folder, tasks="own_passages", tasks_folder=tasks, trust_task_files=True, device="cpu"
+    ).models
+    own = found.tasks["own_passages"]
+    (file,) = tmp_path.rglob("samples_*.jsonl")
+    samples = [json.loads(line) for line in file.read_text().splitlines()]
+    names = list(dict.fromkeys(sample["doc"]["passage"] for sample in samples))
+    answers = np.array([sample["acc"] for sample in samples])
+    belongs = np.array([[sample["doc"]["passage"] == name for name in names] for sample in samples], float)
+    sums, sizes = answers @ belongs, belongs.sum(axis=0)
+    annihilator = np.eye(5) - np.outer(sizes, np.ones(5)) / 9
+    factor = (sizes**2).sum() / np.trace(annihilator @ np.diag(sizes**2) @ annihilator.T)
+    assert own.value == answers.mean() == theirs["own_passages", "acc"][0]
+    assert 0 < answers.sum() < 9
+    assert own.se == pytest.approx(np.sqrt(factor * ((annihilator @ sums) ** 2).sum()) / 9)
+    assert own.se != pytest.approx(theirs["own_passages", "acc"][1])
 
 
 def rolling_sum(model: Any, before: list[int], ids: list[int]) -> float:

@@ -1,6 +1,8 @@
 """Tasks of lm-evaluation-harness on a model in memory, through the harness's own functions."""
 
+import math
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +15,7 @@ import torch
 from inheritune import runtime as rt
 from inheritune.errors import InputError
 from inheritune.evaluation.groups import GROUPS, Entry, expand
+from inheritune.evaluation.statistics import ratio
 from inheritune.harness import check_tasks, load_task, silenced
 from inheritune.report import ONE_START
 from inheritune.results import TaskScore
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _ROLLING = "loglikelihood_rolling"
+_SHORTEST_PASSAGE = 40  # characters: shorter fields that questions share are labels
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def judge_task(task: Task, lm: Any, limit: int | None) -> dict[str, TaskScore]:
 
     A task without a chosen metric has all of them, the first one under the task's name and the others as NAME:METRIC.
     A group without a mean over its tasks has the scores of each task. `limit` is the most questions of each task.
+    Standard errors are the harness's, except that questions on one passage are taken together (`statistics.ratio`).
     Raises InputError where the task's own templates or data fail.
 
     `HFLM.loglikelihood_rolling` (0.4.13) puts a start token before the text's tokens, which may begin with the
@@ -104,7 +109,8 @@ def _judged(task: Task, lm: Any, limit: int | None) -> dict[str, TaskScore]:
     kept = [name] if name in outcome.get("groups", {}) else [part for part in parts if part in task.parts["tasks"]]
     scores: dict[str, TaskScore] = {}
     for part in kept:
-        scores |= _scores(part, parts[part], outcome["n-shot"].get(part, 0), task.entry.metric)
+        result = parts[part] | _errors_by_passage(parts[part], outcome["samples"].get(part, []))
+        scores |= _scores(part, result, outcome["n-shot"].get(part, 0), task.entry.metric)
     return scores
 
 
@@ -123,8 +129,46 @@ def _evaluate(task: Task, lm: Any, limit: int | None) -> dict[str, Any]:
         elif part.get_config("num_fewshot") is None:
             part.set_config(key="num_fewshot", value=0)
         part.set_fewshot_seed(seed=1234)
-    outcome: dict[str, Any] = evaluator.evaluate(lm=lm, task_dict=task.parts, limit=limit, log_samples=False)
+    outcome: dict[str, Any] = evaluator.evaluate(lm=lm, task_dict=task.parts, limit=limit, log_samples=True)
     return outcome
+
+
+def _errors_by_passage(result: dict[str, Any], samples: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The errors of a task's metrics, by the harness's keys, where several questions are on one passage.
+
+    Only of metrics that are means over questions; the harness's bootstrap of others has no clusters.
+    """
+    passages = _passages([sample["doc"] for sample in samples])
+    if passages is None:
+        return {}
+    errors = {}
+    for key, mean in result.items():
+        metric, comma, kind = key.partition(",")
+        values = [sample.get(metric) for sample in samples if sample.get("filter", "none") == kind]
+        if not comma or len(values) != len(passages) or not all(isinstance(one, int | float) for one in values):
+            continue
+        sums, counts = dict.fromkeys(passages, 0.0), Counter(passages)
+        for passage, value in zip(passages, values, strict=True):
+            sums[passage] += float(value or 0)
+        of = ratio(list(sums.values()), [counts[passage] for passage in sums])
+        if of.error is not None and math.isclose(of.value, mean, abs_tol=1e-9):
+            errors[f"{metric}_stderr,{kind}"] = of.error
+    return errors
+
+
+def _passages(documents: Sequence[Any]) -> list[str] | None:
+    """The passage of each question: the longest text field that several share; None where none does."""
+    if not documents or not all(isinstance(document, dict) for document in documents):
+        return None
+    found: list[str] | None = None
+    longest: float = _SHORTEST_PASSAGE
+    for name, first in documents[0].items():
+        texts = [document.get(name) for document in documents]
+        if isinstance(first, str) and all(isinstance(text, str) for text in texts):
+            length = math.fsum(map(len, texts)) / len(texts)
+            if length >= longest and 1 < len(set(texts)) < len(texts):
+                found, longest = texts, length
+    return found
 
 
 def _scores(name: str, result: dict[str, Any], shots: int, metric: str | None) -> dict[str, TaskScore]:

@@ -18,6 +18,7 @@ from inheritune.planner import (
     MemoryConfig,
     ModelProfile,
     Planned,
+    Taught,
     choose_devices,
     known_devices,
     largest_micro_batch,
@@ -111,6 +112,14 @@ def test_hours_and_price_by_hand() -> None:
     assert row["price"]["least"] == pytest.approx([2 * 2.0 * hours for hours in row["hours"]["least"]])
     assert (row["parallel"], row["fits"]) == ("ddp", True)
     json.dumps(found)  # all of it is plain data
+
+
+def test_a_teacher_costs_its_forward_pass_by_hand() -> None:
+    """2 FLOPs for each matrix entry, and 4 for each block, position and channel of attention: a third of a training."""
+    matrices = sum(part.size for part in PROFILE.parts() if not part.is_embedding)
+    forward = 2 * matrices + 4 * 6 * 64 * 32
+    (found,) = plan([replace(planned(), teacher=Taught("t", PROFILE))], CONDITIONS, choose_devices(["L4"]))["trainings"]
+    assert found["teacher"] == {"name": "t", "outputs": "online", "flops": pytest.approx(10 * 8 * 32 * forward)}
 
 
 def test_recomputed_activations_take_time() -> None:

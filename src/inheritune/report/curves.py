@@ -93,7 +93,7 @@ def tokens_to_reach(curve: Points, loss: float) -> float | None:
     before: dict[str, float] | None = None
     for point in curve:
         if point["val_loss"] <= loss:
-            if before is None or before["val_loss"] <= point["val_loss"]:
+            if before is None:
                 return point["tokens"]
             share = (before["val_loss"] - loss) / (before["val_loss"] - point["val_loss"])
             return before["tokens"] + share * (point["tokens"] - before["tokens"])

@@ -191,12 +191,13 @@ class TestSingleCommands:
         assert (tmp_path / "half" / "LICENSE").read_text() == "Do as you like on Sundays.\n"
         sources = {"sources": [{"path": str(text)}], "validation": "600 tokens"}
         inheritune.prepare(sources, tokenizer, tmp_path / "data")
-        settings = {"length": "2 steps", "batch": "4 sequences", "sequence_length": 16}
+        settings = {"length": "150 tokens", "batch": "4 sequences", "sequence_length": 16}
         _, found = inheritune.train(tmp_path / "half", tmp_path / "data", tmp_path / "out", settings=settings)
         card = card_of(tmp_path / "out" / "model")
         assert (card.data.base_model, card.data.license) == ("org/large", "other")
         assert card.data.base_model_relation == "finetune"
-        for said in ("itself made of [org/large]", "2-3 of 4, inherited before", f"{found.val_loss:.4f}"):
+        steps = "2 steps of 64, sequences of 16; 22 more were asked for, and fill no step"
+        for said in ("itself made of [org/large]", "2-3 of 4, inherited before", f"{found.val_loss:.4f}", steps):
             assert said in card.text
         assert AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").config.num_hidden_layers == 2
         assert (tmp_path / "out" / "model" / "LICENSE").is_file()

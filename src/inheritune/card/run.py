@@ -182,13 +182,14 @@ def _training(recipe: Recipe, summary: RunSummary, own: Round, starts: list[Star
 def costs(spent: TrainingSpent, settings: Training) -> list[tuple[str, str]]:
     """What a training cost, and how it was done. Rounds before it count where `spent` is a round's."""
     optimizer, before = settings.optimizer, spent.given()
-    tokens = before.get("tokens_before", 0)
+    tokens, left = before.get("tokens_before", 0), spent.left_over_tokens
+    unfilled = f"; {left:,} more were asked for, and fill no step" if left else ""
     earlier = f"; {tokens:,} more in the rounds that it resumed from" if tokens else ""
     return [
         (
             "tokens",
             f"{spent.tokens:,} ({spent.epochs:.3g} times through the text), {spent.steps:,} steps of"
-            f" {settings.batch_tokens:,}, sequences of {settings.sequence_length:,}{earlier}",
+            f" {settings.batch_tokens:,}, sequences of {settings.sequence_length:,}{unfilled}{earlier}",
         ),
         ("FLOPs", f"{spent.flops + before.get('flops_before', 0):.3g} (6 N + 12 L H Q T a token)"),
         ("optimizer", f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, {settings.schedule.name}"),

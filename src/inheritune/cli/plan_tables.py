@@ -54,6 +54,8 @@ def _trainings(console: PlainConsole, plan: dict[str, Any]) -> None:
     seeds = " of all seeds" if several else ""
     title = f"Models. FLOP: training and all validation{seeds}; causal attention not halved"
     _table(console, title, names, [[row[name] for name in names] for row in rows])
+    for sentence in plan["rounded_down"]:
+        console.print(f"Rounded down: {sentence}")
     if any("least" not in each["counts"] for each in plan["trainings"]):
         console.print("* only where the rounds before do not match the reference")
     if any(each["teacher"] and each["teacher"]["outputs"] == "stored" for each in plan["trainings"]):

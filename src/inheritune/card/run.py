@@ -100,6 +100,8 @@ def _card(folder: Path, recipe: Recipe, summary: RunSummary, number: int, origin
     tree = public(recipe.model_dump(mode="json", exclude_defaults=True))
     recipe_yaml = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     note = loss_note(summary.validation_sequences, summary.tolerance, recipe.train.sequence_length)
+    before = " What the reference was trained on is not known here; this validation text may be among it."
+    before = before if recipe.reference.train is None else ""
     return Card(
         title=f"{own.layers} of {reference.layers} blocks of {origin.name.rpartition('/')[2]}",
         lead=_lead(summary, own, origin, is_result),
@@ -115,9 +117,9 @@ def _card(folder: Path, recipe: Recipe, summary: RunSummary, number: int, origin
         tasks=tasks_table(tasks) if tasks else "",
         recipe="\n".join(markdown_block(recipe_yaml.strip(), "yaml")),
         unknown=(
-            "Nothing was measured but what is shown above. Validation text is of the same sources as the training text,"
-            " so other text may show another distance to the reference. This model has its weights from the reference,"
-            " with whatever that was trained on, and whatever errors and biases it has."
+            "Nothing was measured but what is shown above. Other text than this validation text may show another"
+            f" distance to the reference.{before} This model has its weights from the reference, with whatever that was"
+            " trained on, and whatever errors and biases it has."
         ),
         datasets=datasets_of(recipe.data.sources),
         own_code=recipe.reference.trust_remote_code,

@@ -57,9 +57,9 @@ def loss_note(sequences: int, tolerance: float, length: int | None = None) -> st
     """What the losses and gaps of a table are, in sentences."""
     of = "" if length is None else f" of {length:,} tokens"
     return (
-        f"Validation loss in nats a token over {sequences:,} sequences{of} that no model was trained on; ± is one"
-        " standard error over the sequences. The gap is the mean, sequence by sequence, of the model's loss less the"
-        f" reference's; a model has matched when its gap is at most {tolerance:g}. FLOPs are those of training."
+        f"Validation loss in nats a token over {sequences:,} sequences{of}, none of them from our training text; ± is"
+        " one standard error over the sequences. The gap is the mean, sequence by sequence, of the model's loss less"
+        f" the reference's; a model has matched when its gap is at most {tolerance:g}. FLOPs are those of training."
     )
 
 

@@ -29,6 +29,8 @@ def test_it_fits_into_a_terminal(
         "round 2 *",
         "Memory of a device",
         "RTX 4090",
+        "45%-65%",
+        "Peaks are of bfloat16 on A6000",
         "Rounded down: 1,000 tokens",
         "What fits into 92% of 24.0 GB",
         "Not counted",

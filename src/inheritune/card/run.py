@@ -100,8 +100,9 @@ def _card(folder: Path, recipe: Recipe, summary: RunSummary, number: int, origin
     tree = public(recipe.model_dump(mode="json", exclude_defaults=True))
     recipe_yaml = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     note = loss_note(summary.validation_sequences, summary.tolerance, recipe.train.sequence_length)
-    before = " What the reference was trained on is not known here; this validation text may be among it."
-    before = before if recipe.reference.train is None else ""
+    before = ""
+    if recipe.reference.train is None:
+        before = " What the reference was trained on is not known here; this validation text may be among it."
     return Card(
         title=f"{own.layers} of {reference.layers} blocks of {origin.name.rpartition('/')[2]}",
         lead=_lead(summary, own, origin, is_result),

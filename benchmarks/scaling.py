@@ -1,4 +1,4 @@
-"""The arithmetic of docs/scaling.md and docs/training.md: memory, bytes moved, expected MFU. Nothing is measured.
+"""The arithmetic of docs/scaling.md: memory, bytes moved, expected MFU. Nothing is measured.
 
     python benchmarks/scaling.py
 
@@ -23,12 +23,10 @@ BUCKET = 25 * 2**20  # bytes of gradients in one all-reduce of DDP, torch's defa
 
 # bytes a parameter
 WEIGHT, GRADIENT, ADAMW = 4, 4, 8
-ADAMW_8BIT = 2 * (1 + 4 / 256)  # torchao: a byte each, and a float32 scale for 256 of them
 CAST = 2  # bfloat16
 
 # bytes a token and logit: float32 log-probabilities, their gradient, and the gradient in bfloat16
 LOGIT = 4 + 4 + 2
-CARD = 24 * 2**30
 
 
 @dataclass(frozen=True)
@@ -122,28 +120,6 @@ def shapes() -> None:
     )  # fmt: skip
     head = ["shape", "parameters", "in a block", "outside", "FLOPs a token", "checkpoint, GB", "best, GB"]
     table("Shapes", head, rows)
-
-
-def one_card() -> None:
-    """One process, FSDP not asked for; a micro-batch of one sequence."""
-    s, n = SMALL, SMALL.parameters
-    fixed = (WEIGHT + GRADIENT) * n + CAST * (n - s.embedding) + s.logits(1)
-    rows = []
-    for name, states in (("AdamW", ADAMW), ("states: 8bit", ADAMW_8BIT), ("offload: true", 0)):
-        for checkpointed in (False, True):
-            activations = s.activations(1, False, checkpointed)
-            total = fixed + states * n + activations
-            rows.append([
-                name, "yes" if checkpointed else "no", gb(WEIGHT * n), gb(GRADIENT * n), gb(states * n),
-                gb(CAST * (n - s.embedding)), gb(activations), gb(s.logits(1)), gb(total),
-                f"{gb(CARD - total)} left" if total < CARD else "does not fit",
-            ])  # fmt: skip
-    head = [
-        "optimizer", "activation_checkpointing", "weights", "gradients", "states", "bf16 casts", "activations",
-        "logits", "sum", f"of {gb(CARD)}",
-    ]  # fmt: skip
-    table(f"{s.name}, one sequence of {T}, one GPU with 24 GiB; GB", head, rows)
-    print(f"In the host's memory with offload: {gb((WEIGHT + GRADIENT + ADAMW) * n)} GB, pinned but for the states.\n")
 
 
 def memory() -> None:
@@ -273,7 +249,6 @@ def steps() -> None:
 
 if __name__ == "__main__":
     shapes()
-    one_card()
     memory()
     host()
     steps()

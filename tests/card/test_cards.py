@@ -191,13 +191,15 @@ class TestSingleCommands:
         assert (tmp_path / "half" / "LICENSE").read_text() == "Do as you like on Sundays.\n"
         sources = {"sources": [{"path": str(text)}], "validation": "600 tokens"}
         inheritune.prepare(sources, tokenizer, tmp_path / "data")
-        settings = {"length": "2 steps", "batch": "4 sequences", "sequence_length": 16}
+        settings = {"length": "150 tokens", "batch": "4 sequences", "sequence_length": 16}
         _, found = inheritune.train(tmp_path / "half", tmp_path / "data", tmp_path / "out", settings=settings)
         card = card_of(tmp_path / "out" / "model")
         assert (card.data.base_model, card.data.license) == ("org/large", "other")
         assert card.data.base_model_relation == "finetune"
-        for said in ("itself made of [org/large]", "2-3 of 4, inherited before", f"{found.val_loss:.4f}"):
+        steps = "2 steps of 64, sequences of 16; 22 more were asked for, and fill no step"
+        for said in ("itself made of [org/large]", "2-3 of 4, inherited before", f"{found.val_loss:.4f}", steps):
             assert said in card.text
+        assert "none of them from our training text" in card.text
         assert AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").config.num_hidden_layers == 2
         assert (tmp_path / "out" / "model" / "LICENSE").is_file()
         assert str(tmp_path) not in card.content  # no stranger learns of folders here
@@ -240,7 +242,7 @@ class TestRuns:
             f"{result['layers']} of 4 blocks of large", f"{result['val_loss']:.4f} ±{result['val_loss_se']:.4f}",
             f"{summary['reference']['val_loss']:.4f}", f"{own['tokens']:,}", "`auto`, measured on 3,072 tokens",
             read_json(folder / "selection.json")["reason"], "the run's result", "control: random", "taken over from",
-            "time of the whole run",
+            "time of the whole run", "none of them from our training text", "this validation text may be among it",
         ):  # fmt: skip
             assert said in card.text, said
         block = yaml.safe_load(card.text.split("```yaml\n")[1].split("```")[0])
@@ -283,4 +285,5 @@ class TestRuns:
         card = card_of(tmp_path / "run" / summary["result"]["model"])
         assert card.data.license == "unknown"
         assert "for whoever ran it to state" in card.text
+        assert "may be among it" not in card.text  # it was trained on the run's own training text
         assert "base_model" not in card.data.to_dict()

@@ -127,8 +127,10 @@ def test_a_dry_run_of_a_training(reference_folder: Path, tmp_path: Path, capsys:
         "--data",
         str(tmp_path / "data"),
         "--length",
-        "9 steps",
+        "300 tokens",
     ]
     assert main([*words, "--sequence-length", "16", "--batch", "2 sequences", "--dry-run"]) == 0
-    assert "a step of 32 tokens takes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "a step of 32 tokens takes" in said
+    assert said.endswith("300 tokens asked for; 9 whole steps of 32 are 288\n")
     assert list(tmp_path.iterdir()) == []

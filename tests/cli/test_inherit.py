@@ -56,7 +56,7 @@ def test_the_plan_in_figures(reference_folder: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     ("layers", "choose", "kept"),
-    [("3", "ends", [0, 1, 2]), ("2", "every", [0, 2]), ("6", "stacked", [0, 1, 2] * 2), ("all", "first", [0, 1, 2, 3])],
+    [("3", "ends", [0, 1, 3]), ("2", "every", [0, 2]), ("6", "stacked", [0, 1, 2] * 2), ("all", "first", [0, 1, 2, 3])],
 )
 def test_choices(
     reference_folder: Path,

@@ -20,11 +20,21 @@ def test_it_fits_into_a_terminal(
     width: int, recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    assert main(["plan", recipe, "--fit", "24GB", "--within", "12h"]) == 0
+    words = ["--fit", "24GB", "--within", "12h", "--train.length=1000 tokens"]
+    assert main(["plan", recipe, *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    for said in ("round 2 *", "Memory of a device", "RTX 4090", "What fits into 92% of 24.0 GB", "Not counted"):
+    for said in (
+        "round 2 *",
+        "Memory of a device",
+        "RTX 4090",
+        "45%-65%",
+        "Peaks are of bfloat16 on A6000",
+        "Rounded down: 1,000 tokens",
+        "What fits into 92% of 24.0 GB",
+        "Not counted",
+    ):
         assert said in text
 
 

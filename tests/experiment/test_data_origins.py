@@ -17,7 +17,10 @@ from inheritune.runlog import read_metrics
 from processes import Started, program
 
 
-def test_the_records_say_what_a_run_leaves_over(text: Path, reference_folder: Path, tmp_path: Path) -> None:
+def test_records_and_log_say_what_a_run_leaves_over(
+    text: Path, reference_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "inheritune")
     tree = tiny_recipe(text, reference_folder) | {"controls": [], "grow": None}
     tree["data"]["size"] = "1003 tokens"
     tree["train"]["length"] = "1.5 epochs"
@@ -29,6 +32,8 @@ def test_the_records_say_what_a_run_leaves_over(text: Path, reference_folder: Pa
     }  # fmt: skip
     found = summary.rounds[0]
     assert (found.steps, found.tokens, found.left_over_tokens) == (23, 23 * 64, 16)
+    said = "round 1-1layers: 1,488 tokens (1.5 epochs) asked for; 23 whole steps of 64 are 1,472"
+    assert caplog.messages.count(said) == 1
 
 
 def test_windows_that_begin_anywhere_leave_nothing_over() -> None:

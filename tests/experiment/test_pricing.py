@@ -127,6 +127,15 @@ def test_too_little_text_or_length(
         priced_recipe(tree)
 
 
+def test_a_length_that_fills_no_whole_steps(text: Path, reference: Path) -> None:
+    tree = tiny_suite(text, reference, [{"name": "a", "start": "inherit"}, {"name": "b", "start": "random"}])
+    assert priced_suite(tree)["rounded_down"] == []
+    tree["train"]["length"] = "600 tokens"
+    assert priced_suite(tree)["rounded_down"] == ["600 tokens asked for; 9 whole steps of 64 are 576"]
+    tree["arms"][1] |= {"train": {"batch": "5 sequences"}}
+    assert priced_suite(tree)["rounded_down"][1:] == ["600 tokens asked for; 7 whole steps of 80 are 560"]
+
+
 def test_a_recipe_turned_round(text: Path, reference_folder: Path) -> None:
     found = priced_recipe(tiny_recipe(text, reference_folder), memory=1e9, hours=0.01)["fit"]
     assert found["most_blocks"]["as the recipe says"] == 4

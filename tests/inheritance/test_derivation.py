@@ -23,7 +23,7 @@ from inheritune.inheritance import derive, inherit, inherit_settings
 SELECTIONS: list[tuple[Any, Any, list[int]]] = [
     (2, "last", [2, 3]),
     (2, "middle", [1, 2]),
-    (3, "ends", [0, 1, 2]),  # four fifths of 3, rounded up, are 3
+    (3, "ends", [0, 1, 3]),  # a fifth of 3 is none, and one block is the least
     (0.25, "last", [3]),
     ([0, 2, 3], "first", [0, 2, 3]),
     ("[1, 3]", "first", [1, 3]),

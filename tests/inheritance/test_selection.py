@@ -94,12 +94,24 @@ def test_choices_take_the_place_they_name(spec: tuple[int | float, int]) -> None
     before, after = middle[0], total - 1 - middle[-1]
     assert 0 <= after - before <= 1
     ends = select_blocks(layers, "ends", total)
-    tail = count // 5  # the number less four fifths of it rounded up
+    tail = count // 5 if count >= 5 else int(count >= 2)
     assert ends == [*range(count - tail), *range(total - tail, total)]
 
 
 def test_ends_of_a_model_of_26() -> None:
     assert select_blocks(13, "ends", 26) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 24, 25]
+
+
+def test_ends_have_the_last_block_from_two_blocks_on() -> None:
+    chosen = [select_blocks(count, "ends", 6) for count in range(1, 7)]
+    assert chosen[:4] == [[0], [0, 5], [0, 1, 5], [0, 1, 2, 5]]
+    assert chosen[4:] == [[0, 1, 2, 3, 5], [0, 1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize("total", [2, 7, 26])
+def test_ends_grow_without_losing_a_block(total: int) -> None:
+    chosen = [set(select_blocks(count, "ends", total)) for count in range(1, total + 1)]
+    assert all(fewer < more for fewer, more in pairwise(chosen))
 
 
 @settings(deadline=None)

@@ -86,6 +86,21 @@ def test_models_without_one_have_none_and_it_is_an_error_to_ask(caplog: pytest.L
     assert not caplog.messages
 
 
+@pytest.mark.parametrize(("factor", "taken"), [(1.0, True), (1.01, False)])
+def test_a_model_whose_own_term_is_another_has_none(factor: float, taken: bool) -> None:
+    """The term is computed here as most models compute it; one that scales its own would be trained on another loss."""
+    model = reference_of("mixtral")
+    plain = model.forward
+
+    def scaled(*args: Any, **words: Any) -> Any:
+        seen = plain(*args, **words)
+        seen.aux_loss = factor * seen.aux_loss
+        return seen
+
+    model.forward = scaled
+    assert (find_router_loss(model) is not None) == taken
+
+
 @pytest.mark.parametrize(("by_config", "wanted", "added"), [
     (True, "auto", True), (False, "auto", False), (False, True, True), (True, False, False),
 ])  # fmt: skip

@@ -9,7 +9,7 @@ from conftest import tiny_recipe
 from inheritune.errors import InputError
 from inheritune.experiment import Suite, load_suite
 from inheritune.experiment.folders import check_request
-from inheritune.recipe import Recipe, completed, dump_recipe, load_recipe
+from inheritune.recipe import Recipe, Training, completed, dump_recipe, load_recipe
 from inheritune.runlog import write_json
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -179,6 +179,22 @@ def test_length_in_every_unit(write_recipe: Any, text: Path) -> None:
     assert load_recipe(path, ["train.length=1.5 epochs"]).train.steps(10) == 3
     assert load_recipe(path, ["train.batch=70 tokens"]).train.batch_sequences == 4
     assert yaml.safe_load(dump_recipe(load_recipe(path)))["train"]["length"] == "10 steps"
+
+
+@pytest.mark.parametrize(
+    ("length", "sequences", "said"),
+    [
+        ("8K tokens", None, "8,000 tokens asked for; 7 whole steps of 1,024 are 7,168"),
+        ("1.5 epochs", 21, "1,984 tokens (1.5 epochs) asked for; 1 whole step of 1,024 are 1,024"),
+        ("1.5 epochs", None, None),  # nobody knows
+        ("7168 tokens", None, None),
+        ("2 epochs", 16, None),
+        ("7 steps", None, None),
+    ],
+)
+def test_what_whole_steps_make_of_a_length(length: str, sequences: int | None, said: str | None) -> None:
+    settings = {"length": length, "batch": "16 sequences", "sequence_length": 64}
+    assert Training.model_validate(settings).rounded_down(sequences) == said
 
 
 def test_keys_of_a_base_hold_where_the_file_has_none(write_recipe: Any, text: Path, tmp_path: Path) -> None:

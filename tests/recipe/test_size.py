@@ -33,6 +33,26 @@ def test_refuses_the_rest_and_says_what_is_legal(text: object) -> None:
         parse_size(text, UNITS)
 
 
+@pytest.mark.parametrize(
+    ("size", "steps"),
+    [
+        ("2%", 1),  # 1.6 of 80
+        ("3%", 2),  # 2.4
+        ("100%", 80),
+        ("1%", 0),
+        ("7 steps", 7),
+        ("2999 tokens", 2),  # of 1,000
+    ],
+)
+def test_a_part_of_a_training_is_rounded_down_to_whole_steps(size: str, steps: int) -> None:
+    assert parse_size(size, ("%", "steps", "tokens")).in_steps(80, 1000) == steps
+
+
+def test_a_whole_percentage_is_exact() -> None:
+    """29 / 100 * 100 is 28.999999999999996."""
+    assert [Size(percent, "%").in_steps(100, 1) for percent in range(1, 101)] == list(range(1, 101))
+
+
 @given(st.integers(1, 10**15), st.sampled_from(["tokens", "steps"]))
 def test_what_it_prints_reads_back(amount: int, unit: str) -> None:
     assert parse_size(str(Size(amount, unit)), UNITS) == Size(amount, unit)

@@ -100,6 +100,9 @@ def _card(folder: Path, recipe: Recipe, summary: RunSummary, number: int, origin
     tree = public(recipe.model_dump(mode="json", exclude_defaults=True))
     recipe_yaml = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     note = loss_note(summary, recipe.train.sequence_length)
+    before = ""
+    if recipe.reference.train is None:
+        before = " What the reference was trained on is not known here; this validation text may be among it."
     return Card(
         title=f"{own.layers} of {reference.layers} blocks of {origin.name.rpartition('/')[2]}",
         lead=_lead(summary, own, origin, is_result),
@@ -115,9 +118,9 @@ def _card(folder: Path, recipe: Recipe, summary: RunSummary, number: int, origin
         tasks=tasks_table(tasks) if tasks else "",
         recipe="\n".join(markdown_block(recipe_yaml.strip(), "yaml")),
         unknown=(
-            "Nothing was measured but what is shown above. Validation text is of the same sources as the training text,"
-            " so other text may show another distance to the reference. This model has its weights from the reference,"
-            " with whatever that was trained on, and whatever errors and biases it has."
+            "Nothing was measured but what is shown above. Other text than this validation text may show another"
+            f" distance to the reference.{before} This model has its weights from the reference, with whatever that was"
+            " trained on, and whatever errors and biases it has."
         ),
         datasets=datasets_of(recipe.data.sources),
         own_code=recipe.reference.trust_remote_code,
@@ -182,13 +185,14 @@ def _training(recipe: Recipe, summary: RunSummary, own: Round, starts: list[Star
 def costs(spent: TrainingSpent, settings: Training) -> list[tuple[str, str]]:
     """What a training cost, and how it was done. Rounds before it count where `spent` is a round's."""
     optimizer, before = settings.optimizer, spent.given()
-    tokens = before.get("tokens_before", 0)
+    tokens, left = before.get("tokens_before", 0), spent.left_over_tokens
+    unfilled = f"; {left:,} more were asked for, and fill no step" if left else ""
     earlier = f"; {tokens:,} more in the rounds that it resumed from" if tokens else ""
     return [
         (
             "tokens",
             f"{spent.tokens:,} ({spent.epochs:.3g} times through the text), {spent.steps:,} steps of"
-            f" {settings.batch_tokens:,}, sequences of {settings.sequence_length:,}{earlier}",
+            f" {settings.batch_tokens:,}, sequences of {settings.sequence_length:,}{unfilled}{earlier}",
         ),
         ("FLOPs", f"{spent.flops + before.get('flops_before', 0):.3g} (6 N + 12 L H Q T a token)"),
         ("optimizer", f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, {settings.schedule.name}"),

@@ -64,7 +64,7 @@ def write_trained_card(
     lead = (
         f"{markdown_text(origin.name)} trained on {short(result.tokens)} tokens: {result.layers} blocks,"
         f" {short(result.parameters)} parameters. Validation loss {loss} on {result.validation_sequences:,} sequences,"
-        " none of which was trained on; ± is one standard error."
+        " none of them from our training text; ± is one standard error."
     )
     training = [*costs(result, settings), *machine(start.model_copy(update={"versions": versions()}))]
     if teacher is not None:

@@ -54,6 +54,8 @@ def _trainings(console: PlainConsole, plan: dict[str, Any]) -> None:
     seeds = " of all seeds" if several else ""
     title = f"Models. FLOP: training and all validation{seeds}; causal attention not halved"
     _table(console, title, names, [[row[name] for name in names] for row in rows])
+    for sentence in plan["rounded_down"]:
+        console.print(f"Rounded down: {sentence}")
     if any("least" not in each["counts"] for each in plan["trainings"]):
         console.print("* only where the rounds before do not match the reference")
     if any(each["teacher"] and each["teacher"]["outputs"] == "stored" for each in plan["trainings"]):
@@ -113,21 +115,22 @@ def _disk(console: PlainConsole, plan: dict[str, Any]) -> None:
 def _devices(console: PlainConsole, plan: dict[str, Any]) -> None:
     several = any(each["hours"]["least"] != each["hours"]["most"] for each in plan["devices"])
     rows = []
-    ways: dict[str, list[str]] = {}
+    precisions: dict[str, list[str]] = {}
     for each in plan["devices"]:
-        count = "" if each["devices"] == 1 else f"{each['devices']} x "
-        low, high = each["utilisation"] or (0, 0)
-        how = f"{each['precision']} at {low:.0%} to {high:.0%} of the peak" if high else "as measured"
-        ways.setdefault(how, []).append(each["name"])
+        precisions.setdefault(each["precision"], []).append(each["name"])
         row = [
-            count + each["name"], str(each["micro_batch"]), _gigabytes(each["needs"]),
-            f"{_gigabytes(each['memory'])}{' ' if each['fits'] else '!'}", _range(each["hours"]["least"]),
+            ("" if each["devices"] == 1 else f"{each['devices']} x ") + each["name"], str(each["micro_batch"]),
+            _gigabytes(each["needs"]), f"{_gigabytes(each['memory'])}{' ' if each['fits'] else '!'}",
+            "measured" if each["utilisation"] is None else "{:.0%}-{:.0%}".format(*each["utilisation"]),
+            _range(each["hours"]["least"]),
         ]  # fmt: skip
         rows.append([*row, *([_range(each["hours"]["most"])] if several else []), _range(each["price"]["most"])])
-    names = ("device", "seqs", "GB", "of GB ", *(("hours, least", "hours, most") if several else ("hours",)), "dollars")
-    _table(console, "Devices (!: does not fit)", names, rows)
-    assumed = "; ".join(f"{', '.join(devices)}: {how}" for how, devices in ways.items())
-    console.print(f"Assumed, as the prices are (--price, --rate): {assumed}")
+    hours = ("hours, least", "hours, most") if several else ("hours",)
+    _table(console, "Devices (!: does not fit)", ("device", "seqs", "GB", "of GB ", "of peak", *hours, "dollars"), rows)
+    computed = "; ".join(f"{precision} on {', '.join(names)}" for precision, names in precisions.items())
+    console.print(
+        f"Assumed: the share of its peak that a device reaches (--rate), and prices (--price). Peaks are of {computed}"
+    )
 
 
 def _fit(console: PlainConsole, plan: dict[str, Any]) -> None:

@@ -187,3 +187,5 @@ def show_trial(trial: dict[str, Any]) -> None:
         f" {trial['tokens_per_second']:,.0f} tokens/s, not compiled"
     )
     echo(f"peak memory {memory['peak_bytes'] / 1e9:.2f} GB ({memory['of']})")
+    if trial["rounded_down"] is not None:
+        echo(trial["rounded_down"])

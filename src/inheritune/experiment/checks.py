@@ -163,7 +163,8 @@ def try_step(
 ) -> dict[str, Any]:
     """One step of a random model of this config: seconds, tokens a second (not compiled), peak memory in bytes.
 
-    With a distillation, a random model of the config `teacher` passes the batch too.
+    With a distillation, a random model of the config `teacher` passes the batch too. `rounded_down` says what whole
+    steps make of a length in tokens.
     """
     try:
         step = one_step(config, training, runtime, tempfile.gettempdir(), teacher)
@@ -177,4 +178,5 @@ def try_step(
         "seconds": step["seconds"],
         "tokens_per_second": training.batch_tokens / step["seconds"],
         "memory": step["memory"],
+        "rounded_down": training.rounded_down(None),
     }

@@ -69,11 +69,13 @@ def plan_suite(
 class _Pricing:
     """Trainings of a recipe or a suite as the planner wants them.
 
-    `text` are the tokens of training and validation text, None where they are not known.
+    `text` are the tokens of training and validation text, None where they are not known. `rounded_down` collects, in
+    sentences, which lengths fill no whole number of steps.
     """
 
     def __init__(self, basis: Basis, models: Models) -> None:
         self.basis, self.models = basis, models
+        self.rounded_down: list[str] = []
         self._profiles: dict[str, ModelProfile] = {}
         self.whole = self._profile(models.reference)
         self.text = _text_size(basis, models.reference.vocab_size)
@@ -82,7 +84,7 @@ class _Pricing:
         self, trainings: list[Planned], devices: Sequence[Device], together: int, memory: float | None,
         hours: float | None, inherit: Inherit,
     ) -> dict[str, Any]:  # fmt: skip
-        """The planner's answer, with the reference's name and number of blocks.
+        """The planner's answer, with the reference's name and number of blocks, and what lengths are rounded down.
 
         Targets like that of `inherit` are the candidates for what fits into `memory` and `hours`.
         """
@@ -94,7 +96,8 @@ class _Pricing:
             like = next((each for each in candidates if len(each.kept) == own), candidates[-1])
             bounds = Bounds(memory, hours, like, candidates)
         reference = {"name": self.basis.reference.title, "blocks": self.whole.depth}
-        return {"reference": reference, **plan(trainings, conditions, devices, bounds)}
+        rounded = list(dict.fromkeys(self.rounded_down))
+        return {"reference": reference, "rounded_down": rounded, **plan(trainings, conditions, devices, bounds)}
 
     def reference(self) -> Planned:
         """The reference: trained first where the basis says so, otherwise only judged."""
@@ -178,6 +181,9 @@ class _Pricing:
         if steps == 0:
             what = f"{training.length} is less than one step of {training.batch_tokens:,} tokens"
             raise InputError("train.length", what, "give a longer length or a smaller batch")
+        rounded = training.rounded_down(sequences)
+        if rounded is not None:
+            self.rounded_down.append(rounded)
         return steps
 
     def _profile(self, config: "PretrainedConfig") -> ModelProfile:

@@ -112,6 +112,9 @@ def _train(run: TrainingRun, context: RunContext) -> TrainingCost:
     logger.info(
         f"{run.name}: {layers} blocks, {size:,} parameters, {steps:,} steps of {settings.batch_tokens:,} tokens"
     )
+    rounded = settings.rounded_down(context.train_sequences.count)
+    if rounded is not None:
+        logger.info(f"{run.name}: {rounded}")
     router = router_loss_of(model, settings.router_loss, run.name)
     teacher = run.teacher
     losses = build_losses(settings, LossSetup(router, model.config, None if teacher is None else teacher.config))

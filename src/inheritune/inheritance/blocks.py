@@ -33,10 +33,11 @@ def select_blocks(
 ) -> list[int]:
     """The blocks to inherit, in their new order; `choose` decides when `layers` is a number or a fraction.
 
-    first: 0 .. n-1 (paper, algorithm 1). last: the last n. middle: n around the middle. ends: four fifths of n
-    (rounded up) from the start and the rest from the end. every: n spread evenly from block 0, so every second for
-    half. stacked: the first n/2, twice (paper, baselines: stacking and hybrid stacking). A measured choice (auto, rank,
-    influence, loss) keeps all but the first of `dropped`, the order in which blocks are dropped.
+    first: 0 .. n-1 (paper, algorithm 1). last: the last n. middle: n around the middle. ends: a fifth of n (rounded
+    down, but at least one of two or more) from the end and the rest from the start. every: n spread evenly from block
+    0, so every second for half. stacked: the first n/2, twice (paper, baselines: stacking and hybrid stacking). A
+    measured choice (auto, rank, influence, loss) keeps all but the first of `dropped`, the order in which blocks are
+    dropped.
 
     Raises InputError when a block is not there or there are too few.
     """
@@ -67,5 +68,5 @@ def select_blocks(
         return list(range(starts[choose], starts[choose] + count))
     if choose == "every":
         return [at * total // count for at in range(count)]
-    head = math.ceil(count * 4 / 5)
-    return list(range(head)) + list(range(total - (count - head), total))
+    tail = min(max(1, count // 5), count - 1)
+    return [*range(count - tail), *range(total - tail, total)]

@@ -44,10 +44,14 @@ class AdamW(_WithAdamW):
             raise ValueError("offload: offloaded states are float32; give either states: 8bit or offload: true")
         return self
 
-    def less_memory(self) -> tuple[str, Self] | None:
-        """The running means in 8 bits."""
-        small = self.model_copy(update={"states": "8bit", "offload": False})
-        return None if self.states == "8bit" else ("train.optimizer.states=8bit", small)
+    def less_memory(self) -> dict[str, Self]:
+        """The running means in 8 bits, or in the CPU's memory; they exclude each other."""
+        if self.one_process_only is not None:
+            return {}
+        return {
+            "optimizer.states=8bit": self.model_copy(update={"states": "8bit"}),
+            "optimizer.offload=true": self.model_copy(update={"offload": True}),
+        }
 
     @property
     def one_process_only(self) -> tuple[str, str] | None:

@@ -32,9 +32,12 @@ class Optimizer(Part):
     clip: Positive | None = 1.0
     """Largest norm of the whole gradient; null: no clipping."""
 
-    def less_memory(self) -> tuple[str, Self] | None:
-        """The override of a recipe that makes the states smaller, and the settings with it; None without one."""
-        return None
+    def less_memory(self) -> dict[str, Self]:
+        """The overrides of `train` by which states take less of the device's memory, with the settings that they give.
+
+        The most expensive is last.
+        """
+        return {}
 
     @property
     def one_process_only(self) -> tuple[str, str] | None:

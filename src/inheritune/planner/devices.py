@@ -24,8 +24,8 @@ _CORE_PRICE = 0.04
 class Device:
     """A device: dense FLOP/s in bfloat16 and float32, bytes of memory as its driver reports them (rounded down), and
     `price` in dollars an hour. `utilisation` is the range of the fraction of the peak that a training is assumed to
-    reach. `measured` is a user's own rate in FLOP/s, in place of both. `usable` is the share of its memory that a
-    training's tensors may take.
+    reach (docs/planning.md has the sources). `measured` is a user's own rate in FLOP/s, in place of both. `usable` is
+    the share of its memory that a training's tensors may take.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Device:
     float32: float
     memory: float
     price: float
-    utilisation: tuple[float, float] = (0.30, 0.55)
+    utilisation: tuple[float, float]
     pattern: str = ""
     has_float8: bool = False
     is_processor: bool = False
@@ -52,13 +52,17 @@ class Device:
         return low * self.peak(precision), high * self.peak(precision)
 
 
+# Utilisations are others' figures, as no GPU was measured here. A100 and H100: trainings of LLM Foundry, 125M to 13B
+# parameters (H100: from 760M), 8 GPUs, sequences of 2048; H200: the H100's chip. There a training reaches 43 to 74 % of
+# the rate of a large product, 271 and 794 TFLOP/s (Bekman, Machine Learning Engineering). The others: the same part of
+# theirs, 95 TFLOP/s (A6000) and 161 (RTX 4090; transformers-benchmarks and a fork of it), 91 (L4; mag-/gpu_benchmark).
 DEVICES = (
-    Device("A6000", 155e12, 38.7e12, 50e9, 0.60, pattern=r"RTX A6000"),
-    Device("A100", 312e12, 19.5e12, 84e9, 1.60, pattern=r"A100"),
-    Device("H100", 989e12, 67e12, 84e9, 2.80, pattern=r"H100 80GB HBM3", has_float8=True),
-    Device("H200", 989e12, 67e12, 149e9, 3.60, pattern=r"H200(?! NVL)", has_float8=True),
-    Device("RTX 4090", 165e12, 82.6e12, 25e9, 0.45, pattern=r"RTX 4090(?! D| Laptop)", has_float8=True),
-    Device("L4", 121e12, 30.3e12, 23e9, 0.60, pattern=r"L4", has_float8=True),
+    Device("A6000", 155e12, 38.7e12, 50e9, 0.60, (0.25, 0.45), pattern=r"RTX A6000"),
+    Device("A100", 312e12, 19.5e12, 84e9, 1.60, (0.45, 0.65), pattern=r"A100"),
+    Device("H100", 989e12, 67e12, 84e9, 2.80, (0.35, 0.45), pattern=r"H100 80GB HBM3", has_float8=True),
+    Device("H200", 989e12, 67e12, 149e9, 3.60, (0.35, 0.45), pattern=r"H200(?! NVL)", has_float8=True),
+    Device("RTX 4090", 165e12, 82.6e12, 25e9, 0.45, (0.40, 0.70), pattern=r"RTX 4090(?! D| Laptop)", has_float8=True),
+    Device("L4", 121e12, 30.3e12, 23e9, 0.60, (0.35, 0.55), pattern=r"L4", has_float8=True),
 )
 """GPUs. Peaks are the data sheets' (A100 with 80 GB, H100 SXM); prices are what renting one costs about."""
 
@@ -70,10 +74,9 @@ def processor() -> Device:
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):  # Windows
         memory = 16e9
-    return Device(
-        "CPU", cores * _CORE, cores * _CORE, memory, cores * _CORE_PRICE, utilisation=(0.5, 0.85), is_processor=True,
-        usable=_HEAP,
-    )  # fmt: skip
+    # small matrices are multiplied slower; the standard shape reaches 0.86 (docs/benchmarks.md)
+    utilisation, peak = (0.5, 0.85), cores * _CORE
+    return Device("CPU", peak, peak, memory, cores * _CORE_PRICE, utilisation, is_processor=True, usable=_HEAP)
 
 
 def known_devices() -> list[Device]:
@@ -126,5 +129,5 @@ def measured_device(file: str | Path, price: float | None = None) -> tuple[Devic
     known = processor() if kind == "cpu" else by_cuda_name(name)
     if known is None:
         memory = float(bench["memory"]["peak_bytes"]) / USABLE  # all that is known of it: so much was enough
-        known = Device(name, rate, rate, memory, 0.0)
+        known = Device(name, rate, rate, memory, 0.0, (1.0, 1.0))
     return replace(known, name=f"{known.name}, measured", measured=rate, price=price or known.price), bench

@@ -18,11 +18,10 @@ def savings(planned: Planned, devices: int) -> dict[str, MemoryConfig]:
     setups = {"as the recipe says": setup}
     if not setup.activation_checkpointing:
         setups["activation_checkpointing"] = replace(setup, activation_checkpointing=True)
-    smaller = setup.optimizer.less_memory()
-    if smaller is not None and devices == 1:
-        for name, each in list(setups.items()):
-            key = f"{name}, 8-bit states".removeprefix("as the recipe says, ")
-            setups[key] = replace(each, optimizer=smaller[1])
+    plain = list(setups.items())
+    for override, optimizer in setup.optimizer.less_memory().items() if devices == 1 else ():
+        for name, each in plain:
+            setups[f"{name}, {override}".removeprefix("as the recipe says, ")] = replace(each, optimizer=optimizer)
     return setups
 
 

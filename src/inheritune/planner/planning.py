@@ -102,9 +102,7 @@ def _memory(trainings: Sequence[Planned], devices: Sequence[dict[str, Any]]) -> 
     largest = most_demanding(trainings)
     settings = largest.training
     ways = [] if settings.activation_checkpointing else ["train.activation_checkpointing=true"]
-    smaller = settings.optimizer.less_memory()
-    if smaller is not None:
-        ways.append(smaller[0])
+    ways += [f"train.{override}" for override in settings.optimizer.less_memory()]
     if settings.micro_batch != 1:
         ways.append("train.micro_batch=1")
     ways.append("several devices (--gpus N)")

@@ -115,11 +115,11 @@ class Inherit(Part):
     choose: Choice = "auto"
     """Which ones when `layers` is a number. auto, on training text (docs/analysis.md): one block after the other is
     dropped, each time the one without which the loss rises least, neighbours being parted for a clear gain alone.
-    first: the paper's choice; recipes that follow it say so. last, middle; ends (the first four fifths of the number,
-    and the rest from the end); every (k-th, spread evenly from block 0); stacked (the first half of the number, twice:
-    stacking and hybrid stacking). Measured as auto is: the blocks of the highest rank (of attention), influence (on the
-    hidden states) or loss (when skipped alone). A measured choice is an order: further rounds put blocks back in the
-    reverse of the order in which they were dropped."""
+    first: the paper's choice; recipes that follow it say so. last, middle; ends (a fifth of the number from the end,
+    rounded down but at least one of two or more, and the rest from the start); every (k-th, spread evenly from block
+    0); stacked (the first half of the number, twice: stacking and hybrid stacking). Measured as auto is: the blocks of
+    the highest rank (of attention), influence (on the hidden states) or loss (when skipped alone). A measured choice is
+    an order: further rounds put blocks back in the reverse of the order in which they were dropped."""
     calibration: Tokens = Size(3072, "tokens")
     """How many training tokens a measured choice sees; all where there are fewer."""
     recovery: Annotated[Tokens | None, BeforeValidator(_or_none)] = Size(1024, "tokens")

@@ -120,22 +120,33 @@ class _Training(Part):
         """Sequences that pass through the model at once where `auto` is not found by trying."""
         return min(self.batch_sequences, 8) if self.micro_batch == "auto" else self.micro_batch
 
+    def tokens_asked(self, sequences: int) -> int:
+        """Tokens of this length over a training set of `sequences` sequences, whether they fill whole steps or not."""
+        if self.length.unit == "epochs":
+            return int(self.length.amount * sequences) * self.sequence_length
+        return self.length.count * (self.batch_tokens if self.length.unit == "steps" else 1)
+
     def steps(self, sequences: int) -> int:
         """Optimizer steps of this length over a training set of `sequences` sequences, rounded down (may be 0)."""
-        if self.length.unit == "steps":
-            return self.length.count
-        if self.length.unit == "tokens":
-            return self.length.count // self.batch_tokens
-        return int(self.length.amount * sequences) // self.batch_sequences
+        return self.tokens_asked(sequences) // self.batch_tokens
 
     def left_over(self, sequences: int) -> int:
         """Tokens of this length that fill no step, and so are not trained on."""
-        if self.length.unit == "steps":
-            return 0
-        tokens = self.length.count if self.length.unit == "tokens" else None
-        if tokens is None:
-            tokens = int(self.length.amount * sequences) * self.sequence_length
-        return tokens - self.steps(sequences) * self.batch_tokens
+        return self.tokens_asked(sequences) % self.batch_tokens
+
+    def rounded_down(self, sequences: int | None) -> str | None:
+        """What is asked for and what whole steps make of it, in words; None where they are the same.
+
+        None too where the length is in epochs and the number of `sequences` is not known.
+        """
+        if sequences is None and self.length.unit == "epochs":
+            return None
+        asked, steps = self.tokens_asked(sequences or 0), self.steps(sequences or 0)
+        if asked == steps * self.batch_tokens:
+            return None
+        epochs = f" ({self.length})" if self.length.unit == "epochs" else ""
+        whole = f"{steps:,} whole step" + ("" if steps == 1 else "s")
+        return f"{asked:,} tokens{epochs} asked for; {whole} of {self.batch_tokens:,} are {steps * self.batch_tokens:,}"
 
     def warm_up_steps(self, steps: int) -> int:
         """Steps of warm-up in a training of `steps` steps, rounded down."""

@@ -82,7 +82,7 @@ def loss_note(run: RunState, length: int | None = None) -> str:
     of = "" if length is None else f" of {length:,} tokens"
     return (
         f"Validation loss in nats a token over {run.validation_sequences or 0:,} sequences{of}"
-        f" ({many(run.validation_documents or 0, 'document')}), which hold none of our training text; ± is one standard"
+        f" ({many(run.validation_documents or 0, 'document')}), none of them from our training text; ± is one standard"
         " error, for which documents, or long stretches of few documents, are taken as independent. The gap is the"
         f" model's loss less the reference's on the same text. Matched: its upper bound (one-sided, 95 %) is at most"
         f" {run.tolerance:g}. Undecided: only the gap itself is. FLOPs are those of training."

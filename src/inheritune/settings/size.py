@@ -48,7 +48,7 @@ class Size:
     def in_steps(self, steps: int, batch_tokens: int) -> int:
         """Steps, tokens or a share of a training of `steps` steps as a number of steps, rounded down."""
         if self.unit == "%":
-            return int(self.amount / 100 * steps)
+            return int(self.amount * steps / 100)  # not / 100 * steps, by which 29% of 100 are 28
         return self.count if self.unit == "steps" else self.count // batch_tokens
 
 

@@ -2,12 +2,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from inheritune.report import arm_curve, comparison_table, tokens_to_reach, verdict_of
-from inheritune.report.curves import Curve, Curves
+from inheritune.report import arm_curve, comparison_table, speed_up, speed_up_cell, tokens_to_reach, verdict_of
+from inheritune.report.curves import Curve, Curves, noise
 from inheritune.report.sections.loss_curves import draw_curves
-from inheritune.results import ArmStage, Comparison, SeedSummary
+from inheritune.results import ArmStage, Comparison, JudgedArm, SeedSummary
 
 
 def write_metrics(folder: Path, losses: dict[int, float]) -> None:
@@ -103,3 +104,40 @@ def test_curves_of_many_arms_leave_room_for_themselves() -> None:
         picture = draw_curves(Curves(curves, {"reference, final": 2.5}), "steps")
         assert picture is not None
         assert all(curve.name in picture.svg for curve in curves)
+
+
+def fallen(name: str, start: float, end: float, wave: float = 0.0) -> Curve:
+    """A straight line over 1000 tokens in 11 points, with a wave from point to point."""
+    points = [
+        {"steps": at, "tokens": 100.0 * at, "val_loss": start + (end - start) * at / 10 + wave * (-1) ** at}
+        for at in range(11)
+    ]
+    return Curve(name, points)
+
+
+def test_the_noise_of_a_curve_is_that_about_a_smooth_line() -> None:
+    assert noise(fallen("smooth", 5, 3).points) == pytest.approx(0, abs=1e-12)
+    random = np.random.default_rng(1)
+    steep = [{"tokens": float(at), "val_loss": 9 * 0.7**at + random.normal(0, 0.02)} for at in range(2000)]
+    assert noise(steep) == pytest.approx(0.02, rel=0.1)
+    assert noise(steep[:4]) == 0.0
+
+
+def test_speed_up_is_read_off_the_curves_with_their_noise() -> None:
+    random = fallen("random", 6, 4)
+    plain = speed_up(fallen("inherit", 5, 3).points, random.points)
+    assert plain.middle == pytest.approx(2)
+    assert plain.range == pytest.approx((2, 2))
+    noisy = speed_up(fallen("inherit", 5, 3, 0.02).points, random.points)
+    assert noisy.range[0] < 2 < noisy.range[1]  # type: ignore[operator]
+    assert speed_up(fallen("from the start", 3.9, 3).points, random.points).middle is None
+    close = speed_up(fallen("close", 6, 3.999).points, fallen("random", 6, 4, 0.1).points)
+    assert close.range[0] is None  # within the noise it may not have been reached
+
+
+def test_an_arm_that_ends_behind_has_no_speed_up() -> None:
+    one = JudgedArm.model_validate(arm("one", random="other", over_random=0.2, over_random_se=0.05))
+    assert speed_up_cell(one) == ""
+    assert "worse than other" in verdict_of(one)
+    unclear = one.model_copy(update={"over_random": -0.04, "over_random_margin_seeds": 0.05})
+    assert "not told apart from other" in verdict_of(unclear)

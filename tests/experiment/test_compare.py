@@ -5,11 +5,14 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from conftest import read_json, weights
 from inheritune import compare
@@ -239,6 +242,28 @@ def test_interrupted_it_goes_on_to_the_same_bits(
     for name in ("inherit", "stacking"):
         model = Path(arm_of(found, name).model)
         assert weights(folder / "interrupted" / model) == weights(folder / "out" / model)
+
+
+def test_two_comparisons_at_once_train_what_they_share_once(
+    found: Comparison, suite: dict[str, Any], tmp_path: Path
+) -> None:
+    """Both begin with the same text, reference and arm; the later one waits for each and reads it."""
+    arms = [arm for arm in ARMS if arm["name"] in ("inherit", "random")]
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite | {"arms": arms}))
+    command = [sys.executable, "-m", "inheritune", "compare", str(tmp_path / "suite.yaml")]
+    started = [
+        subprocess.Popen(
+            [*command, "--out", str(tmp_path / name)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        for name in ("one", "two")
+    ]
+    said = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "another process is at work in it; waiting for its result" in said[0] + said[1]
+    assert (said[0] + said[1]).count("inherit, seed 1: evaluating") == 1
+    results = [Comparison.read(tmp_path / name / "comparison.json") for name in ("one", "two")]
+    for result in results:
+        assert [arm.val_loss for arm in result.judged] == [arm_of(found, arm["name"]).val_loss for arm in arms]
 
 
 def test_arms_with_text_of_their_own(text: Path, tmp_path: Path, tokenizer: Any) -> None:

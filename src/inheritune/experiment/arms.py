@@ -52,8 +52,8 @@ def train_arm(
     """Train and judge an arm with one seed in `folder`, or resume it; returns its result.
 
     `origin` is where its weights come from (of random ones: their shape). Tokens, steps, FLOPs and seconds are those of
-    all its stages, which `stages` lists. Raises InputError where its folder belongs to other settings, what a training
-    raises, and RunError where something fails.
+    all its stages, which `stages` lists. While another comparison trains an arm that both share, this one waits. Raises
+    InputError where its folder belongs to other settings, what a training raises, and RunError where something fails.
     """
     context = replace(context, training=arm.training)
     request = request_of(arm, context.seed) | {"data": context.prepared.checksums}
@@ -61,7 +61,7 @@ def train_arm(
     def train() -> ArmResult:
         return _train(arm, folder, origin, context, teacher)
 
-    with in_name_of(arm.name), begun(folder, request, context.runtime):
+    with in_name_of(arm.name), begun(folder, request, context.runtime, wait=folder.is_symlink()):
         return once(context.runtime, folder / "result.json", ArmResult, train)
 
 

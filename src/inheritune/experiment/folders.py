@@ -37,25 +37,25 @@ def identity(model: "PreTrainedModel | str | Path") -> str:
 
 
 @contextmanager
-def only_job(folder: Path, runtime: Runtime) -> Iterator[None]:
-    """Inside, no other job works in the folder. Raises InputError where one does."""
+def only_job(folder: Path, runtime: Runtime, wait: bool = False) -> Iterator[None]:
+    """Inside, no other job works in the folder. With `wait`, waits for one that does; else raises InputError."""
     with ExitStack() as held:
-        runtime.on_rank0(lambda: held.enter_context(locked(folder)))
+        runtime.on_rank0(lambda: held.enter_context(locked(folder, wait)))
         yield
 
 
 @contextmanager
-def begun(out: Path, request: dict[str, Any], runtime: Runtime) -> Iterator[None]:
+def begun(out: Path, request: dict[str, Any], runtime: Runtime, wait: bool = False) -> Iterator[None]:
     """Inside, this job alone works on the request in `out`, and request.json there records the request.
 
-    Raises InputError as `check_request` does, and where another process works there.
+    Raises InputError as `check_request` and `only_job` do.
     """
 
     def begin() -> None:
         check_request(out, request)
         write_json(out / _REQUEST, request)
 
-    with only_job(out, runtime):
+    with only_job(out, runtime, wait):
         runtime.on_rank0(begin)
         yield
 

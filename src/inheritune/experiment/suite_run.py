@@ -75,7 +75,7 @@ class _Comparing:
     def run(self) -> Comparison:
         """Text, reference, arms; the results are written after each arm."""
         suite = self.suite
-        with only_job(self.shared.place, self.runtime):
+        with only_job(self.shared.place, self.runtime, wait=True):
             setup = self._set_up()
             result, context = setup.judge_reference(setup.context())
             contexts = {arm.name: self._context(arm, context) for arm in self.arms}

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any, BinaryIO
 
 from inheritune.errors import DamagedFile, InputError
 from inheritune.limits import RESULT_BYTES, read_bytes
+from inheritune.runlog.log import logger
 
+_PAUSE = 1.0  # seconds between two looks at a lock
 _LONGEST = 240  # bytes of a name: an unfinished file has a longer one, and most file systems allow 255
 _REMEDY = "delete it; the stage that wrote it is then done again"
 
@@ -191,15 +194,27 @@ def _open_to_others(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keep other processes out of a folder, which is made if it is missing. Some file systems have no locks.
 
-    The system releases the lock when this process ends, however it ends. Raises InputError where another process has
-    it, and where `.lock` is a link.
+    The system releases the lock when this process ends, however it ends. With `wait`, waits for another process that
+    has it, and says so. Raises InputError where another process has it and `wait` is False, and where `.lock` is a
+    link.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open_new(folder / ".lock") as file:
-        _lock(file.fileno(), folder)
+        is_said = False
+        while True:
+            try:
+                _lock(file.fileno(), folder)
+                break
+            except InputError:
+                if not wait:
+                    raise
+            if not is_said:
+                logger.info(f"{folder}: another process is at work in it; waiting for its result")
+                is_said = True
+            time.sleep(_PAUSE)  # not a lock that blocks, so that signals are seen
         yield
 
 

@@ -16,16 +16,16 @@ fast: .venv/installed-dev lint   ## lint, and the quick tests of what changed si
 	if [ -z "$$files" ]; then echo "no test file belongs to what changed"; \
 	else $(BIN)/python -m pytest -x -m "not long" $$files || [ $$? = 5 ]; fi
 
-test: .venv/installed-dev lint   ## lint, types, import contract, quick tests: under 4 minutes on 2 cores
+test: .venv/installed-dev lint   ## lint, types, import contract, quick tests: about 3 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 -m "not long"
 
-check: .venv/installed-dev attack ## what takes long: kills, time limits, compiled training, a real model
+check: .venv/installed-dev attack ## what takes long: kills, time limits, compiled training, all families
 	$(BIN)/python -m pytest -n 2 -m long
 
 attack: .venv/installed-dev      ## bad inputs and kills at random moments, in two minutes; `python -m tests.attack --help` for more of them
 	$(BIN)/python -m tests.attack
 
-compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) ## what is written, read by transformers 4 in an environment of its own (COMPAT_PYTHON=PATH: in that one)
+compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) ## a real model that is downloaded; what is written, read by transformers 4 in an environment of its own (COMPAT_PYTHON=PATH: in that one)
 	INHERITUNE_COMPAT_PYTHON=$(COMPAT_PYTHON) $(BIN)/python -m pytest tests/compat
 
 bench: .venv/installed           ## training speed beside the machine's own limit, and what is lost end to end

@@ -195,6 +195,7 @@ def test_one_sequence_has_no_errors_and_a_loaded_model_stays_as_it_was(text: Pat
     assert torch.equal(logits_of(model.eval(), tokens), logits)
 
 
+@pytest.mark.long
 def test_a_model_that_shows_no_attention_stands_beside_one_that_does(
     text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ def call(*words: Any) -> int:
     return main(["analyze", *map(str, words)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("choose", ["auto", "rank"])
 def test_it_prints_a_table_and_writes_a_page(
     choose: str, text: Path, reference_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

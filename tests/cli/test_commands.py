@@ -58,6 +58,7 @@ def test_new_writes_a_recipe_and_does_not_write_over_one(
     assert "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_run_prints_a_table_and_json(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -362,6 +362,7 @@ def be_nobody() -> None:
     os.setgid(65534), os.setuid(65534)
 
 
+@pytest.mark.long
 def test_what_is_closed_to_us(text: Path, made: Path, reference_folder: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("needs root, to become somebody who may not read")

@@ -15,6 +15,7 @@ def recipe(text: Path, reference_folder: Path, write_recipe: Any) -> str:
     return str(write_recipe(tiny_recipe(text, reference_folder)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [80, 120])
 def test_it_fits_into_a_terminal(
     width: int, recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -138,6 +138,7 @@ def refusal(*sources: dict[str, Any], **more: Any) -> str:
     return line
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", FILES.values(), ids=FILES)
 def test_bad_files(tmp_path: Path, case: File) -> None:
     file = tmp_path / "folder" / case.name

@@ -64,6 +64,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.glob("*.bin"))}
 
 
+@pytest.mark.long
 def test_the_bytes_do_not_depend_on_how_the_text_is_split(corpus: Path, tokenizer: Any, tmp_path: Path) -> None:
     more: dict[str, Any] = {"size": "5000 tokens", "filters": ["exact_duplicates"]}
     whole = contents(prepare(request(corpus, **more), tokenizer, tmp_path / "whole").folder)
@@ -89,6 +90,7 @@ def test_several_processes_give_the_same_bytes(corpus: Path, tokenizer: Any, tmp
         assert crew.manifest[name] == alone.manifest[name]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_tasks")
 def test_a_small_budget_reads_on_until_it_has_enough(
     corpus: Path, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -55,6 +55,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_task_is_done_once(workers: int, folder: Path, tmp_path: Path) -> None:
     for _ in range(2):
@@ -66,6 +67,7 @@ def test_every_task_is_done_once(workers: int, folder: Path, tmp_path: Path) -> 
     assert (processes == {str(os.getpid())}) == (workers == 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_is_wrong_with_a_task_is_said_and_the_others_are_not_done_again(
     workers: int, folder: Path, tmp_path: Path
@@ -87,6 +89,7 @@ def test_a_killed_worker_ends_the_stage_at_once(folder: Path, tmp_path: Path) ->
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.long
 def test_errors_of_the_system_and_of_ours_are_told_apart(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="/some/file: No space left on device"):
         stages(tmp_path, 2).run("disk", [Leave(folder, {0: "disk"})], 2)

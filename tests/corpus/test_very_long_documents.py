@@ -79,6 +79,7 @@ def read_in_process(file: Path) -> list[str]:
     return done.stdout.split("\n")[0].split(" ") if not done.returncode else done.stderr.splitlines()[-1:]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stored_type", [True, False])
 def test_a_table_that_stores_a_text_once_for_many_rows(tmp_path: Path, stored_type: bool) -> None:
     """256 rows of 4 MB in a file of some hundred KB: a gigabyte, of which little is in memory at any time."""
@@ -93,6 +94,7 @@ def test_a_table_that_stores_a_text_once_for_many_rows(tmp_path: Path, stored_ty
     assert int(megabytes) < 400
 
 
+@pytest.mark.long
 def test_a_column_that_unpacks_to_far_more_than_it_stores(tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet

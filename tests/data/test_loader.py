@@ -49,6 +49,7 @@ def test_all_orders_of_a_few_are_equally_likely() -> None:
         assert abs(chi_square(found, len(number_of))) < 4.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [11, 100, 1009])
 def test_places_and_pairs_of_places_are_uniform(count: int) -> None:
     orders = np.stack([order(count, 5, epoch) for epoch in range(4000)])

@@ -222,6 +222,7 @@ def test_a_run_judges_and_trains_so(
     assert next(one["loss"] for one in records if "loss" in one) == pytest.approx(np.mean(expected), abs=2e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reference", ["bos"], indirect=True)
 def test_results_of_earlier_versions_are_not_continued(
     reference: Path, text: Path, write_recipe: Any, tmp_path: Path

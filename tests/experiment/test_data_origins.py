@@ -76,6 +76,7 @@ def test_a_reference_of_the_run_learns_inside_documents_too(text: Path, tmp_path
     assert found["sequence"][1] != found["document"][1]
 
 
+@pytest.mark.long
 def test_data_cut_short_on_the_way_is_a_line_and_the_run_goes_on_when_it_is_back(
     text: Path, tokenizer: Any, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:

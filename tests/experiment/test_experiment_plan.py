@@ -46,6 +46,7 @@ def facts(arm: PlannedArm) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_what_is_checked_is_what_is_priced(suite: Suite) -> None:
     """Targets that are built without weights have the configs that pricing computes from configs alone."""
     checked = plan_checked(suite, Runtime("cpu", 1))

@@ -42,6 +42,7 @@ def check_nested(out: Path, rounds: Sequence[Round | RoundResult], folders: list
         assert read_json(folder / "inherited.json")["blocks"] == found.blocks
 
 
+@pytest.mark.long
 def test_a_choice_that_was_interrupted_in_a_run_resumes(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_rounds_put_back_what_was_dropped_last(
         run(load_recipe(write_recipe(recipe(text, reference_folder, choose="rank"))), tmp_path / "out")
 
 
+@pytest.mark.long
 def test_an_order_that_was_decided_is_the_one_that_is_trained(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:
@@ -149,6 +151,7 @@ def test_grow_from_python(start: str, text: Path, tokenizer: Any, reference_fold
         assert notes.get("blocks_from_round") == (before.blocks if start == "trained" else None)
 
 
+@pytest.mark.long
 def test_a_budget_in_a_recipe(text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path) -> None:
     two = sum(parameter.numel() for parameter in set(inheritune.inherit(reference_folder, 2).parameters()))
     tree = recipe(text, reference_folder, layers=f"{two} parameters")

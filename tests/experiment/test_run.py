@@ -145,6 +145,7 @@ def test_two_processes_do_not_share_a_folder(finished: tuple[Path, Path], tmp_pa
             run(load_recipe(finished[0]), finished[1])
 
 
+@pytest.mark.long
 def test_a_given_reference_with_all_controls_and_prepared_data(
     write_recipe: Any, text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path
 ) -> None:
@@ -186,6 +187,7 @@ def test_python_functions_do_the_stages(text: Path, tokenizer: Any, reference_fo
     assert model.config.num_hidden_layers in (1, 3)
 
 
+@pytest.mark.long
 def test_a_starter_recipe_is_legal_and_runs(reference_folder: Path, text: Path, tmp_path: Path) -> None:
     from inheritune.experiment import starter_recipe
 
@@ -241,6 +243,7 @@ def test_rounds_that_cannot_go_on_are_refused_before_anything_is_done(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_half_width_and_submodules_run(text: Path, write_recipe: Any, tmp_path: Path) -> None:
     tree = tiny_recipe(text)
     tree["inherit"] = {"layers": 2, "width": "half", "submodules": ["attention", "mlp"]}

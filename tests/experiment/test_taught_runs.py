@@ -38,6 +38,7 @@ def test_the_reference_teaches(text: Path, reference_folder: Path, write_recipe:
     assert "teacher FLOPs" in page
 
 
+@pytest.mark.long
 def test_a_reference_that_is_made_first_has_no_teacher(text: Path, write_recipe: Any, tmp_path: Path) -> None:
     tree = tiny_recipe(text)
     tree["train"]["distillation"] = {"outputs": "online"}

@@ -149,6 +149,7 @@ def test_in_bfloat16_sharded_stored_outputs_stay_in_float16(
     assert records[0]["kl"] == pytest.approx(expected[0]["kl"], rel=0.05)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("outputs", ["stored", "online"])
 def test_a_training_that_was_stopped_ends_with_the_same_bits(
     student: Any, teacher: Any, data: Path, tmp_path: Path, outputs: str

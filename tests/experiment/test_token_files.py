@@ -44,6 +44,7 @@ def test_a_folder_and_named_files_give_the_same_run(
     assert judged.loss.value == pytest.approx(losses[0], rel=1e-6)
 
 
+@pytest.mark.long
 def test_changed_files_are_refused_when_the_run_goes_on(
     tmp_path: Path, text: Path, reference_folder: Path, files: Path
 ) -> None:

@@ -66,6 +66,7 @@ def test_every_training_of_a_run_is_shown_under_its_name(
     assert weights(tmp_path / "plain" / model) == weights(tmp_path / "demo" / model)
 
 
+@pytest.mark.long
 def test_trackers_may_differ_when_a_run_goes_on(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path, opened: list[Recorder]
 ) -> None:

@@ -322,6 +322,7 @@ def test_different_distributions_cannot_be_asked_of_one_teacher() -> None:
         TeacherNeeds.of(losses)
 
 
+@pytest.mark.long
 def test_a_file_in_the_package_is_a_loss_with_a_key_of_train(tmp_path: Path) -> None:
     """What adding a loss takes: here the file of `matching` in a folder that belongs to the package."""
     (tmp_path / "matching.py").write_text((Path(__file__).parent / "matching.py").read_text())

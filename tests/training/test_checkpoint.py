@@ -256,6 +256,7 @@ def goes_on(model: Path, out: Path, data: Path, undisturbed: dict[str, bytes], *
     assert not list((out / "checkpoints").glob(".*"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("where", ["folder", "tensors", "facts"])
 def test_a_write_that_fails_is_noticed_at_the_next_one(
@@ -372,6 +373,7 @@ def test_a_full_disk(
     goes_on(reference_folder, disk / "run", data, undisturbed)
 
 
+@pytest.mark.long
 def test_a_folder_that_becomes_read_only(
     tmp_path: Path, data: Path, reference_folder: Path, undisturbed: dict[str, bytes],
     capsys: pytest.CaptureFixture[str],

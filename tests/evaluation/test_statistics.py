@@ -21,7 +21,8 @@ def test_with_equal_clusters_it_is_the_textbook() -> None:
     assert found.upper == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval(0.90).high)
     assert loss_of(values.tolist(), [5] * 12).error == pytest.approx(found.error)
     assert mean([1.5]) == Estimate(1.5)
-    assert mean([1.5]).upper is mean([1.5]).margin is None
+    assert found.interval == pytest.approx((expected.low, expected.high))
+    assert mean([1.5]).upper is mean([1.5]).margin is mean([1.5]).interval is None
 
 
 def test_error_and_degrees_of_freedom_with_unequal_clusters_against_matrices() -> None:
@@ -51,6 +52,10 @@ def test_the_bound_is_the_inverse_of_halls_transformation() -> None:
 
     quantile = optimize.brentq(lambda at: transformed(at) - stats.t.ppf(0.05, 24), -20, 20)
     assert found.upper == pytest.approx(found.value - found.error * quantile)
+    assert found.interval is not None
+    for at, probability in ((0, 0.975), (1, 0.025)):
+        quantile = optimize.brentq(lambda at, p=probability: transformed(at) - stats.t.ppf(p, 24), -20, 20)
+        assert found.interval[at] == pytest.approx(found.value - found.error * quantile)
     assert found.upper > mean(values.tolist()).upper  # type: ignore[operator]  # a long tail above
 
 

@@ -107,6 +107,8 @@ def test_figures_over_clusters_and_seeds(found: Comparison, folder: Path) -> Non
     assert arm.random == "random"
     assert arm.over_random == pytest.approx(arm.val_loss - random.val_loss)
     apart = [a.val_loss - b.val_loss for a, b in zip(arm.runs, random.runs, strict=True)]
+    assert arm.over_random_interval is not None
+    assert arm.over_random_interval[0] < arm.over_random < arm.over_random_interval[1]
     assert arm.over_random_margin_seeds == pytest.approx(12.7062 * abs(apart[0] - apart[1]) / 2, rel=1e-4)
     assert arm.gap == pytest.approx(arm.val_loss - found.reference.val_loss)
     assert arm.best_val_loss <= arm.val_loss + 1e-12

@@ -67,7 +67,15 @@ def test_the_table_marks_names_and_leaves_away() -> None:
         "curve_sequences": 3,
         "reference": {"name": "large", "layers": 4, "parameters": 20, "val_loss": 2.9, "val_loss_se": None},
         "arms": [
-            arm("one", random="other", over_random=-0.2, over_random_se=0.05, speed_up=2.0, speed_up_range=(1.8, None)),
+            arm(
+                "one",
+                random="other",
+                over_random=-0.2,
+                over_random_se=0.05,
+                over_random_interval=(-0.3, -0.1),
+                speed_up=2.0,
+                speed_up_range=(1.8, None),
+            ),
             arm("twice", equal=False, allow_unequal="twice"),
             {
                 "name": "broken",
@@ -136,8 +144,8 @@ def test_speed_up_is_read_off_the_curves_with_their_noise() -> None:
 
 
 def test_an_arm_that_ends_behind_has_no_speed_up() -> None:
-    one = JudgedArm.model_validate(arm("one", random="other", over_random=0.2, over_random_se=0.05))
+    one = JudgedArm.model_validate(arm("one", random="other", over_random=0.2, over_random_interval=(0.1, 0.3)))
     assert speed_up_cell(one) == ""
     assert "worse than other" in verdict_of(one)
-    unclear = one.model_copy(update={"over_random": -0.04, "over_random_margin_seeds": 0.05})
-    assert "not told apart from other" in verdict_of(unclear)
+    for unclear in ({"over_random_margin_seeds": 0.21}, {"over_random_interval": (-0.1, 0.4)}):
+        assert "not told apart from other" in verdict_of(one.model_copy(update=unclear))

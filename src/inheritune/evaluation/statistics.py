@@ -35,8 +35,16 @@ class Estimate:
         return None if self.error is None else self.value - self.error * self._quantile(1 - CONFIDENCE)
 
     @property
+    def interval(self) -> tuple[float, float] | None:
+        """The two-sided interval, with confidence 0.95; None where there is no error."""
+        if self.error is None:
+            return None
+        tail = (1 - CONFIDENCE) / 2
+        return self.value - self.error * self._quantile(1 - tail), self.value - self.error * self._quantile(tail)
+
+    @property
     def margin(self) -> float | None:
-        """Half the width of the symmetric two-sided interval, with confidence 0.95; None where there is no error."""
+        """Half the width of the interval without the correction for skewness, as for seeds; None without an error."""
         return None if self.error is None else self.error * _student(self.df, (1 + CONFIDENCE) / 2)
 
     def _quantile(self, probability: float) -> float:

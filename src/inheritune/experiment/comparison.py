@@ -113,6 +113,7 @@ def _beside_random(
         "random": random.name,
         "over_random": over.value,
         "over_random_se": over.error,
+        "over_random_interval": over.interval,
         "over_random_margin_seeds": mean(pairs).margin if pairs else None,
     }
     if over.value < 0:

@@ -72,11 +72,10 @@ def verdict_of(arm: Arm) -> str:
 
 def _side(arm: JudgedArm) -> str:
     """Whether an arm is better or worse than its random arm beyond both errors, of the text and of the seeds."""
-    assert arm.over_random is not None
-    text = 2 * (arm.over_random_se or 0)
-    if arm.over_random_se is None or abs(arm.over_random) <= max(text, arm.over_random_margin_seeds or 0):
+    over, low, high = arm.over_random or 0.0, *(arm.over_random_interval or (-math.inf, math.inf))
+    if low <= 0 <= high or abs(over) <= (arm.over_random_margin_seeds or 0):
         return "not told apart from"
-    return "better than" if arm.over_random < 0 else "worse than"
+    return "better than" if over < 0 else "worse than"
 
 
 def comparison_table(compared: Comparison, narrow: bool = False) -> Table:

@@ -103,6 +103,8 @@ class JudgedArm(Arm, ComparedLoss, Spent, Sized):
     """Its loss less that arm's, in nats a token, paired by cluster and seed."""
     over_random_se: float | None = None
     """The standard error over the clusters of the validation text."""
+    over_random_interval: tuple[float, float] | None = None
+    """The 95 % interval over the clusters of the validation text."""
     over_random_margin_seeds: float | None = None
     speed_up: float | None = None
     """That arm's tokens over the tokens after which it has that arm's final loss; None where it has it from the start.

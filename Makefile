@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PIP_COMPAT := .venv-compat/bin/python -m pip install --quiet --disable-pip-version-check
 COMPAT_PYTHON ?= .venv-compat/bin/python
 
-.PHONY: demo fast test check attack compat bench lint format docs lock clean
+.PHONY: demo fast test check attack compat bench results lint format docs lock clean
 
 demo: .venv/installed            ## a smaller model out of a larger one, from nothing, in minutes
 	$(BIN)/inheritune run recipes/demo.yaml
@@ -30,6 +30,10 @@ compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv
 
 bench: .venv/installed           ## training speed beside the machine's own limit, and what is lost end to end
 	$(BIN)/inheritune bench
+
+results: .venv/installed         ## docs/results.md from nothing: text, references, suites for two cores, tables; resumes, takes hours
+	$(BIN)/python benchmarks/run_suites.py
+	$(BIN)/python benchmarks/results.py runs/*-2-cores runs/miniature-* --into docs/results.md
 
 lint: .venv/installed-dev        ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -4,10 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from run_example import make_comparison
 
 from inheritune.report import arm_curve, comparison_table, speed_up, speed_up_cell, tokens_to_reach, verdict_of
+from inheritune.report.comparison import ComparisonFolder, comparison_verdict
 from inheritune.report.curves import Curve, Curves, noise
+from inheritune.report.notation import short
 from inheritune.report.sections.loss_curves import draw_curves
+from inheritune.report.sections.tokens_to_reach import section
+from inheritune.report.shown import Shown
 from inheritune.results import ArmStage, Comparison, JudgedArm, SeedSummary
 
 
@@ -94,12 +99,32 @@ def test_the_table_marks_names_and_leaves_away() -> None:
     table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     assert list(table) == ["reference", "one", "twice", "broken", "elsewhere"]
     assert (table["one"]["tokens"], table["twice"]["tokens"]) == ("100", "100 *")
-    assert (table["one"]["speed-up"], table["one"]["verdict"]) == ("2x (1.8-start)", "behind, better than other")
+    assert (table["one"]["speed-up"], table["one"]["verdict"]) == ("2x (at least 1.8)", "behind, better than other")
     assert table["broken"]["verdict"] == "failed"
     assert (table["one"]["published"], table["elsewhere"]["published"]) == ("2.8", "2.7")
     assert "± seeds" not in header
     assert "FLOPs to match" not in header
     assert "params" not in comparison_table(compared, narrow=True)[0]
+
+
+def test_an_under_trained_reference_is_said_first(tmp_path: Path) -> None:
+    folder = ComparisonFolder.read(make_comparison(tmp_path / "out"))
+    assert folder.comparison is not None
+    ahead = JudgedArm.model_validate(arm("all", start="reference", val_loss=2.5, gap=-0.5) | {"gap_upper": -0.4})
+    found = folder.comparison.model_copy(update={"arms": [*folder.comparison.arms, ahead]})
+    assert comparison_verdict(found).startswith("The reference is under-trained on this text: the same training brings")
+    assert comparison_verdict(folder.comparison).startswith("Lowest of 3 arms: arm 0")
+
+
+def test_tokens_to_reach_losses_between_the_worst_arm_and_the_best(tmp_path: Path) -> None:
+    """Straight curves from 5 to 2.9, 3.0 and 3.1 over 4000 tokens."""
+    found = section(Shown([("", ComparisonFolder.read(make_comparison(tmp_path / "out")))]))
+    ((_, (header, rows)),) = found.tables
+    assert header == ["arm", "3.100", "3.050", "3.000", "2.950", "2.900"]
+    by_arm = {row[0]: row[1:] for row in rows}
+    assert list(by_arm) == ["reference", "arm 0", "arm 1", "arm 2"]
+    assert by_arm["arm 0"] == [short(round(4000 * (5 - level) / 2.1)) for level in (3.1, 3.05, 3.0, 2.95, 2.9)]
+    assert by_arm["arm 2"] == ["4K", "", "", "", ""]
 
 
 def test_curves_of_many_arms_leave_room_for_themselves() -> None:

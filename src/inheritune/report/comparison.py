@@ -7,7 +7,7 @@ from pathlib import Path
 from inheritune.report.curves import Curve, Curves, arm_curve, final_level, reference_curve
 from inheritune.report.notation import many, short, with_error
 from inheritune.report.page import OPEN, Table
-from inheritune.report.run_summary import COLOURS_OF
+from inheritune.report.run_summary import COLOURS_OF, under_trained
 from inheritune.results import Arm, Comparison, JudgedArm, ReferenceSummary
 
 _COLUMNS = (
@@ -135,8 +135,9 @@ def speed_up_cell(arm: JudgedArm) -> str:
     middle = f"{arm.speed_up:.3g}x"
     if low is not None and high is not None and f"{low:.2g}" == f"{high:.2g}":
         return middle
-    least, most = "?" if low is None else f"{low:.2g}", "start" if high is None else f"{high:.2g}"
-    return f"{middle} ({least}-{most})"
+    if low is None or high is None:
+        return f"{middle} (at most {high:.2g})" if high is not None else f"{middle} (at least {low or 1:.2g})"
+    return f"{middle} ({low:.2g}-{high:.2g})"
 
 
 def notes_on(compared: Comparison) -> list[str]:
@@ -187,8 +188,10 @@ def comparison_verdict(compared: Comparison) -> str:
     if best is None:
         return f"Not finished: no arm of {count} has a result yet."
     gap = with_error(best.gap, best.gap_se, sign=True)
+    gained = next((arm for arm in compared.judged if arm.start == "reference" and (arm.gap_upper or 0) < 0), None)
+    before = "" if gained is None else under_trained(gained)
     text = (
-        f"Lowest of {done} arms: {best.name}, with validation loss {best.val_loss:.4f}, the reference"
+        f"{before}Lowest of {done} arms: {best.name}, with validation loss {best.val_loss:.4f}, the reference"
         f" {compared.reference.val_loss:.4f} (gap {gap}); {best.verdict}."
     )
     return text if compared.finished else f"Not finished, {done} of {count} arms have a result. So far: {text}"

@@ -13,6 +13,8 @@ from inheritune.runlog import read_metrics
 AXES = ("steps", "tokens", "flops")
 """What curves are drawn over. All stages of a training count."""
 
+_ROUNDING = 1e-9  # nats
+
 Points = list[dict[str, float]]
 """Each has `val_loss` and those of AXES that are known."""
 
@@ -110,7 +112,8 @@ def noise(curve: Points) -> float:
     if len(losses) < 5:
         return 0.0
     bends = [abs(a - 2 * b + c) for a, b, c in zip(losses, losses[1:], losses[2:], strict=False)]
-    return statistics.median(bends) / statistics.NormalDist().inv_cdf(0.75) / math.sqrt(6)
+    found = statistics.median(bends) / statistics.NormalDist().inv_cdf(0.75) / math.sqrt(6)
+    return found if found > _ROUNDING else 0.0
 
 
 @dataclass(frozen=True)

@@ -37,14 +37,19 @@ def verdict(run: RunState) -> str:
         text = f"Undecided: with {parts} the target reaches {losses} {_undecided(result, run.tolerance)}"
     gained = next((one for one in run.controls if one.name != "random" and (one.gap_upper or 0) < 0), None)
     if gained is not None:
-        text = (
-            f"The reference is under-trained on this text: the same training brings it to {gained.val_loss:.4f} (gap"
-            f" {with_error(gained.gap, gained.gap_se, sign=True)}), so its loss is easy to reach. {text}"
-        )
+        text = under_trained(gained) + text
     if not run.finished:
         text = "Not finished. So far: " + text[0].lower() + text[1:]
     compared = [one for one in run.controls if one.over_result is not None and one is not gained]
     return " ".join([text, *map(_control_sentence, compared)])
+
+
+def under_trained(continued: ComparedLoss) -> str:
+    """What a verdict begins with where the reference itself, trained further, is ahead of the reference."""
+    return (
+        f"The reference is under-trained on this text: the same training brings it to {continued.val_loss:.4f} (gap"
+        f" {with_error(continued.gap, continued.gap_se, sign=True)}), so its loss is easy to reach. "
+    )
 
 
 def _undecided(model: ComparedLoss, tolerance: float) -> str:

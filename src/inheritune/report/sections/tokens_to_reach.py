@@ -30,6 +30,14 @@ def section(shown: Shown) -> Section:
 
 def _cell(curve: Curve, loss: float) -> str:
     doubt = noise(curve.points)
-    reached = [tokens_to_reach(curve.points, loss + shift) for shift in (0, doubt, -doubt)]
-    middle, least, most = ("" if tokens is None else short(round(tokens)) if tokens else "start" for tokens in reached)
-    return middle if not middle or least == middle == most else f"{middle} ({least}-{most or 'never'})"
+    middle, least, most = (tokens_to_reach(curve.points, loss + shift) for shift in (0, doubt, -doubt))
+    if middle is None or least is None:
+        return ""
+    if most is None:
+        return f"{_amount(middle)} ({_amount(least)} or later)"
+    words = [_amount(tokens) for tokens in (middle, least, most)]
+    return words[0] if len(set(words)) == 1 else f"{words[0]} ({words[1]}-{words[2]})"
+
+
+def _amount(tokens: float) -> str:
+    return short(round(tokens)) if tokens else "start"

@@ -141,7 +141,7 @@ class Measure:
                 on_text, tokens = score(reading, losses_of, self.runtime, self.spec.micro_batch)
             documents = reading.clusters.documents
             self._seen.append((reading.sequences.count, tokens, reading.bytes, documents))
-            if len(self._seen) == 1 and (words := few_documents(reading.clusters)):
+            if len(self._seen) == 1 and (words := few_documents(reading.clusters, "text")):
                 logger.warning(words)
             if reading.unknown:
                 logger.info(

@@ -139,15 +139,15 @@ def tokens_to_decide(between: Estimate, tolerance: float, tokens: int) -> int | 
     return math.ceil(tokens * ((between.upper - between.value) / (tolerance - between.value)) ** 2)
 
 
-def few_documents(clusters: Clusters) -> str | None:
-    """A sentence where the text has too few documents for an error that holds for other ones."""
+def few_documents(clusters: Clusters, place: str) -> str | None:
+    """A sentence where the text in `place` has too few documents for an error that holds for other ones."""
     if clusters.effective_documents >= FEW_DOCUMENTS:
         return None
     many = "1 document" if clusters.documents == 1 else f"{clusters.documents} documents"
     if clusters.documents >= FEW_DOCUMENTS:
         many += f" of very unequal size, like {clusters.effective_documents:.0f} equal ones"
     divided = "; errors hold for more text of the same documents, not for others" if clusters.is_divided else ""
-    return f"validation text: {many}, so standard errors are rough{divided}. Give {FEW_DOCUMENTS} documents or more"
+    return f"{place}: {many}, so standard errors are rough{divided}. Give {FEW_DOCUMENTS} documents or more"
 
 
 def _student(df: float, probability: float) -> float:

@@ -50,6 +50,15 @@ class Prepared:
         return int(self.manifest["end_of_text"])
 
     @property
+    def validation_origins(self) -> list[tuple[int, int]] | None:
+        """For each validation document its origin and its place there, by which its pieces are ordered.
+
+        Documents with the same origin were cut from one file. None where no file was cut into documents of a size.
+        """
+        origins = self.manifest.get("validation_origins")
+        return None if origins is None else [(origin, place) for origin, place in origins]
+
+    @property
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each shard by its name, in hexadecimal."""
         return {shard["file"]: shard["sha256"] for split in SPLITS for shard in self.manifest["shards"][split]}

@@ -1,4 +1,4 @@
-"""Small text in many tasks and parts, as much text has them."""
+"""Small text in many tasks and parts, as much text has them; and cut documents with their ends again."""
 
 import pytest
 
@@ -10,3 +10,14 @@ def cut_small(patch: pytest.MonkeyPatch, task: int | None, part: int) -> None:
     if task is not None:
         patch.setattr(preparation, "_TASK_BYTES", task)
     patch.setattr(preparation, "_PART_BYTES", part)
+
+
+def completed(beginnings: list[str], whole: list[str]) -> list[str]:
+    """For each beginning the text that goes on so, each text once; the beginning itself where there is none."""
+    left, found = list(whole), []
+    for beginning in sorted(beginnings, key=len, reverse=True):
+        match = next((text for text in left if text.startswith(beginning)), beginning)
+        found.append(match)
+        if match in left:
+            left.remove(match)
+    return found

@@ -1,6 +1,8 @@
 """What is drawn, beside slow formulas on plain lists."""
 
 import io
+import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,12 @@ from inheritune.corpus.building.selection import (
     Candidates,
     Piece,
     available,
-    choose_validation,
     cut,
     filter_counts,
     training_pieces,
 )
 from inheritune.corpus.building.tokenising import INDEX, TokenPart
+from inheritune.corpus.building.validation import choose_validation, origins_of
 from inheritune.corpus.filters.exact_duplicates import ExactDuplicates
 from inheritune.errors import InputError
 from inheritune.recipe import Data, check
@@ -48,6 +50,8 @@ class Row:
     source: int
     removed: int
     position: int = -1
+    origin: int = 0
+    offset: int = -1
 
 
 def candidates(folder: Path, parts: list[list[Row]], thresholds: Thresholds = WHOLE, removed: Any = None) -> Candidates:
@@ -55,7 +59,18 @@ def candidates(folder: Path, parts: list[list[Row]], thresholds: Thresholds = WH
     for number, rows in enumerate(parts):
         place = TokenPart(Part(folder / f"{number}.jsonl", {}), folder)
         table = [
-            (r.validation_key, r.training_key, (r.text, 7), r.position, r.tokens, r.source, r.removed) for r in rows
+            (
+                r.validation_key,
+                r.training_key,
+                (r.text, 7),
+                r.position,
+                r.origin,
+                r.offset,
+                r.tokens,
+                r.source,
+                r.removed,
+            )
+            for r in rows
         ]
         body = io.BytesIO()
         np.save(body, np.array(table, INDEX))
@@ -97,24 +112,87 @@ def flat(parts: list[list[Row]]) -> list[tuple[int, int, Row]]:
     return found
 
 
-@settings(deadline=None, max_examples=60)
-@given(part_lists, st.integers(1, 60), st.integers(1, 3))
-def test_validation_is_the_first_by_key_each_text_once(
-    tmp_path_factory: pytest.TempPathFactory, parts: list[list[Row]], wanted: int, in_memory: int
+def slow_choice(parts: list[list[Row]], wanted: int, most: int | None) -> tuple[list[Row], int]:
+    """The documents of validation, and the number of tokens at which long ones are cut; as the rule is told."""
+    cap, chosen, seen = max(2, math.ceil(wanted / 20)), list[Row](), set[int]()
+    for _, _, row in sorted(flat(parts), key=lambda entry: (entry[2].validation_key, entry[2].source, entry[0])):
+        enough = tokens_below(chosen, cap) >= wanted
+        whole = sum(one.tokens for one in chosen)
+        beyond = most is not None and (row.validation_key >= KEYS // 10 or whole + row.tokens > most)
+        if row.text in seen:
+            continue
+        if enough or (whole >= wanted and beyond):
+            break
+        seen.add(row.text)
+        chosen.append(row)
+    there = sum(row.tokens for row in chosen)
+    level = next(level for level in itertools.count(cap) if tokens_below(chosen, level) >= min(wanted, there))
+    return chosen, level
+
+
+def tokens_below(some: list[Row], level: int) -> int:
+    return sum(min(row.tokens, level) for row in some)
+
+
+@settings(deadline=None, max_examples=300)
+@given(part_lists, st.integers(1, 300), st.one_of(st.none(), st.integers(0, 100)), st.integers(1, 3))
+def test_validation_is_the_first_by_key_each_text_once_and_no_more_than_its_share(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[list[Row]], wanted: int, most: int | None, in_memory: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("inheritune.corpus.building.selection._IN_MEMORY", in_memory)
-        found = candidates(tmp_path_factory.mktemp("c"), parts)
-        pieces, taken = choose_validation(found, wanted)
-    expected: list[tuple[int, int]] = []
-    have, seen = 0, set()
+        found = choose_validation(candidates(tmp_path_factory.mktemp("c"), parts), wanted, most)
+    chosen, level = slow_choice(parts, wanted, most)
+    assert [(p.tokens, p.source, p.key) for p in found.pieces] == [
+        (min(row.tokens, level), row.source, row.validation_key) for row in chosen
+    ]
+    assert found.taken == {np.array([row.text, 7], "<u8").tobytes() for row in chosen}
+    there, everything = sum(row.tokens for row in chosen), len({row.text for _, _, row in flat(parts)})
+    assert (found.counted >= wanted) == (
+        there >= wanted and (level == max(2, -(-wanted // 20)) or len(chosen) < everything)
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(part_lists, st.integers(241, 600), st.one_of(st.none(), st.integers(0, 600)))
+def test_validation_of_documents_below_the_cap_is_whole(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[list[Row]], wanted: int, most: int | None
+) -> None:
+    """No document of these has more than 13 tokens, and a twentieth of what is wanted is 13 at least."""
+    pieces = choose_validation(candidates(tmp_path_factory.mktemp("c"), parts), wanted, most).pieces
+    expected: list[int] = []
+    seen = set()
     for _, _, row in sorted(flat(parts), key=lambda entry: (entry[2].validation_key, entry[2].source, entry[0])):
-        if row.text not in seen and have < wanted:
+        if row.text not in seen and sum(expected) < wanted:
             seen.add(row.text)
-            have += row.tokens
-            expected.append((row.tokens, row.source))
-    assert [(piece.tokens, piece.source) for piece in pieces] == expected
-    assert len(taken) == len(expected)
+            expected.append(row.tokens)
+    assert [piece.tokens for piece in pieces] == expected
+
+
+def test_only_a_tenth_of_the_text_is_withheld_for_the_sake_of_many_documents(tmp_path: Path) -> None:
+    """A hundred documents of 50 tokens: ten of them have keys in the first tenth."""
+
+    def chosen(wanted: int, most: int | None) -> list[int]:
+        table = [Row(KEYS * number // 100, 0, number, 50, 0, 0) for number in range(100)]
+        return [piece.tokens for piece in choose_validation(candidates(tmp_path, [table]), wanted, most).pieces]
+
+    assert chosen(100, None) == [5] * 20
+    assert chosen(100, 10**6) == [10] * 10
+    assert chosen(101, 10**6) == [11] * 10
+    assert chosen(100, 300) == [17] * 6
+    assert chosen(100, 299) == [20] * 5
+    assert chosen(100, 0) == [50] * 2
+    assert chosen(700, 10**6) == [50] * 14  # ten have too few tokens, and at fourteen there are enough
+    assert chosen(660, 0) == [48] * 14
+    assert chosen(4990, 0) == [50] * 100
+
+
+def test_pieces_of_one_file_have_one_origin_and_all_others_their_own() -> None:
+    found = [(3, 900), (0, -1), (3, 100), (2**64 - 1, 0), (0, -1), (3, 0)]
+    pieces = [Piece(0, 0, 5, 0, origin=origin, offset=offset) for origin, offset in found]
+    cut_in_pieces = data(2, of=[{"document": "2K characters"}])
+    assert origins_of(cut_in_pieces, pieces) == [(0, 900), (1, 0), (0, 100), (2, 0), (3, 0), (0, 0)]
+    assert origins_of(data(2, of=[{"document": "line"}]), pieces) is None
 
 
 @settings(deadline=None, max_examples=60)
@@ -127,7 +205,7 @@ def test_training_is_drawn_by_key_exactly_and_without_validation(
         of[1]["limit"] = f"{limit} tokens"
     asked = data(size=f"{size} tokens", of=of)
     found = candidates(tmp_path_factory.mktemp("c"), parts)
-    _, taken = choose_validation(found, 10)
+    taken = choose_validation(found, 10, None).taken
     held = {row.text for _, _, row in flat(parts) if np.array([row.text, 7], "<u8").tobytes() in taken}
     pool = sorted(
         (entry for entry in flat(parts) if entry[2].text not in held),
@@ -206,17 +284,17 @@ def test_thresholds_are_as_high_as_needed_and_rise_until_they_are_high_enough() 
     first = first_thresholds(asked, [300_000, 4_000])
     assert first.training[0].keys == pytest.approx(KEYS * 500 * 6 / 300_000)
     assert first.training[1].keys == KEYS  # three quarters of it are needed at least
-    assert raised(asked, first, Supply(10, (500, 500), (True, True))) is None
-    higher = raised(asked, first, Supply(10, (100, 500), (True, True)))
+    assert raised(asked, first, Supply(10, 10, (500, 500), (True, True))) is None
+    higher = raised(asked, first, Supply(10, 10, (100, 500), (True, True)))
     assert higher is not None
     assert higher.training[0].keys == pytest.approx(first.training[0].keys * 6.5)
     assert (higher.training[1], higher.validation) == (first.training[1], first.validation)
-    more = raised(asked, first, Supply(9, (500, 500), (True, True)))
+    more = raised(asked, first, Supply(10, 9, (500, 500), (True, True)))
     assert more is not None
     assert more.training == first.training
     assert more.validation[0].keys == pytest.approx(first.validation[0].keys * 2)
     for _ in range(70):
-        higher = raised(asked, higher, Supply(1, (1, 1), (True, True)))
+        higher = raised(asked, higher, Supply(1, 1, (1, 1), (True, True)))
         if higher is None:
             break
     assert higher is None  # they admit everything, so there is no more
@@ -225,12 +303,12 @@ def test_thresholds_are_as_high_as_needed_and_rise_until_they_are_high_enough() 
 @pytest.mark.parametrize(
     ("more", "supply", "message"),
     [
-        ({}, Supply(9, (100, 1), (False, False)), "data.validation: 10 tokens asked for, the text has 9"),
-        ({}, Supply(10, (0, 0), (False, False)), "some text besides validation is needed"),
-        ({"size": "50 tokens"}, Supply(10, (30, 10), (False, False)), "data.size: 50 training tokens asked for, there are 40 .* data.size of 40 tokens would fit"),
+        ({}, Supply(9, 9, (100, 1), (False, False)), "data.validation: 10 tokens asked for, the text has 9"),
+        ({}, Supply(10, 10, (0, 0), (False, False)), "some text besides validation is needed"),
+        ({"size": "50 tokens"}, Supply(10, 10, (30, 10), (False, False)), "data.size: 50 training tokens asked for, there are 40 .* data.size of 40 tokens would fit"),
         (
             {"size": "50 tokens", "of": [{"weight": 1}, {"weight": 4}]},
-            Supply(10, (99, 20), (False, False)),
+            Supply(10, 10, (99, 20), (False, False)),
             "data.sources: s1: 40 training tokens asked for, there are 20 .* data.size of 25 tokens would fit",
         ),
     ],

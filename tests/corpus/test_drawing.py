@@ -192,7 +192,8 @@ def test_filters_report_what_goes_in_and_out_and_keep_a_sample(corpus: Path, tok
         {"filter": "length", "max_characters": 300},
         "exact_duplicates",
     ]
-    found = prepare(request(corpus, filters=filters), tokenizer, tmp_path / "data")
+    whole = "4000 tokens"  # so many that no document is cut
+    found = prepare(request(corpus, filters=filters, validation=whole), tokenizer, tmp_path / "data")
     texts = [*documents(600), *documents(600)[:160]]
     medium = [text for text in texts if len(text) >= 100]
     short = [text for text in medium if len(text) <= 300]
@@ -218,13 +219,16 @@ def test_filters_report_what_goes_in_and_out_and_keep_a_sample(corpus: Path, tok
 
 
 def test_special_tokens_spelt_out_in_text_stay_text(tokenizer: Any, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text(f"one {tokenizer.eos_token} two")
+    spelt_out = f"one {tokenizer.eos_token} two"
+    (tmp_path / "a.txt").write_text(spelt_out)
     (tmp_path / "b.txt").write_text("three")
     sources = [{"path": str(tmp_path / name)} for name in ("a.txt", "b.txt")]
-    found = prepare({"sources": sources, "validation": "1 tokens", "workers": 1}, tokenizer, tmp_path / "data")
+    whole = len(tokenizer(spelt_out, split_special_tokens=True)["input_ids"]) + 1
+    asked = {"sources": sources, "validation": f"{whole} tokens", "workers": 1}
+    found = prepare(asked, tokenizer, tmp_path / "data")
     rows = [found.tokens(split).read().tolist() for split in ("train", "validation")]
     assert sorted(row.count(tokenizer.eos_token_id) for row in rows) == [1, 1]
-    assert sorted(tokenizer.decode(row[:-1]) for row in rows) == [f"one {tokenizer.eos_token} two", "three"]
+    assert sorted(tokenizer.decode(row[:-1]) for row in rows) == [spelt_out, "three"]
 
 
 def test_two_at_work_in_one_folder(corpus: Path, tokenizer: Any, tmp_path: Path) -> None:

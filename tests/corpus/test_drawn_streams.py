@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pieces import cut_small
+from pieces import completed, cut_small
 
 from cut_off import Killed, cut_off_at_file
 from inheritune.corpus import prepare
@@ -57,9 +57,9 @@ def request(*sources: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def test_a_whole_stream_has_every_document_once(stream: Any, tokenizer: Any, tmp_path: Path) -> None:
-    found = prepare(request(stream), tokenizer, tmp_path / "data")
+    found, expected = prepare(request(stream), tokenizer, tmp_path / "data"), texts(150, "streamed")
     parts = decoded(found, tokenizer, "train"), decoded(found, tokenizer, "validation")
-    assert sorted(parts[0] + parts[1]) == sorted(texts(150, "streamed"))
+    assert sorted(parts[0] + completed(parts[1], [*{*expected} - {*parts[0]}])) == sorted(expected)
     assert parts[1]
     assert "from a stream" in found.manifest["sources"][0]["drawn"]
 
@@ -73,13 +73,15 @@ def test_a_part_of_a_stream_is_its_beginning_as_shuffled(stream: Any, tokenizer:
     shuffled = [text.text for text in read_stream(source, 3, Fault(source, lambda place, reason: None))]
     read = found.manifest["documents"]["found"]
     assert 0 < read < 150
-    assert {*decoded(found, tokenizer, "train")[:-1], *decoded(found, tokenizer, "validation")} <= set(shuffled[:read])
+    train, validation = decoded(found, tokenizer, "train")[:-1], decoded(found, tokenizer, "validation")
+    assert {*train, *completed(validation, [*{*shuffled[:read]} - {*train}])} <= set(shuffled[:read])
     assert len(found.tokens("train")) == 500
 
 
 def test_weights_share_a_size_between_a_stream_and_files(stream: Any, tokenizer: Any, tmp_path: Path) -> None:
     files = {"path": str(write(tmp_path / "files", texts(150, "filed") + texts(150, "streamed")[:40]))}
-    asked = request({**stream, "weight": 1}, {**files, "weight": 2}, size="900 tokens")
+    whole = "3500 tokens"  # so many that no document is cut
+    asked = request({**stream, "weight": 1}, {**files, "weight": 2}, size="900 tokens", validation=whole)
     found = prepare(asked, tokenizer, tmp_path / "data")
     assert [source["train_tokens"] for source in found.manifest["sources"]] == [300, 600]
     assert not set(decoded(found, tokenizer, "train")) & set(decoded(found, tokenizer, "validation"))
@@ -113,8 +115,35 @@ def test_validation_is_read_on_for_where_training_takes_all(stream: Any, tokeniz
     kept = [text for text in texts(150, "streamed") if len(text) >= 165]
     found = prepare(request(stream, filters=rest), tokenizer, tmp_path / "data")
     parts = decoded(found, tokenizer, "train"), decoded(found, tokenizer, "validation")
-    assert sorted(parts[0] + parts[1]) == sorted(kept)
+    assert sorted(parts[0] + completed(parts[1], [*{*kept} - {*parts[0]}])) == sorted(kept)
     assert found.manifest["tokens"]["validation"] >= 100
+
+
+def test_a_stream_of_long_documents_is_read_on_for_many_of_them(tokenizer: Any, tmp_path: Path) -> None:
+    """The same ones whatever training takes."""
+    long = [" ".join(texts(4, f"long {number}")) for number in range(250)]
+    source = {"dataset": str(write(tmp_path / "set", long)), "buffer": 20}
+    found = [
+        prepare(request(source, **more), tokenizer, tmp_path / str(number))
+        for number, more in enumerate([{}, {"size": "600 tokens"}])
+    ]
+    rows = [one.tokens("validation").read().tolist() for one in found]
+    assert rows[0] == rows[1]
+    assert rows[0].count(found[0].end_of_text) == 20
+
+
+def test_of_a_stream_with_few_long_documents_some_are_left(tokenizer: Any, tmp_path: Path) -> None:
+    """It has fewer than twenty; its end shows that, and that each must give more."""
+    few = [" ".join(texts(4, f"long {number}")) for number in range(15)]
+    source = {"dataset": str(write(tmp_path / "set", few)), "buffer": 20}
+    found = [
+        prepare(request(source, **more), tokenizer, tmp_path / str(number))
+        for number, more in enumerate([{}, {"size": "600 tokens"}])
+    ]
+    rows = [one.tokens("validation").read().tolist() for one in found]
+    assert rows[0] == rows[1]
+    assert 100 <= len(rows[0]) < 120
+    assert rows[0].count(found[0].end_of_text) <= 6
 
 
 def test_files_that_are_too_short_are_read_once(

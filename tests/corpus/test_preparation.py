@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pieces import completed
 
 from conftest import make_text
 from inheritune.corpus import prepare
@@ -25,8 +26,9 @@ def request(*paths: Path, **more: Any) -> dict[str, Any]:
     return {"sources": [{"path": str(path)} for path in paths], "validation": "500 tokens", **more}
 
 
-def test_every_document_is_in_one_of_the_two_files_once(text: Path, tokenizer: Any, tmp_path: Path) -> None:
-    prepared = prepare(request(text), tokenizer, tmp_path / "data")
+def test_every_document_is_in_one_of_the_two_files_once(tokenizer: Any, tmp_path: Path) -> None:
+    text = make_text(tmp_path / "text", words=20)  # so short that no document is cut
+    prepared = prepare(request(text, validation="1600 tokens"), tokenizer, tmp_path / "data")
     expected = Counter(
         tuple(tokenizer(file.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"])
         for file in text.iterdir()
@@ -34,8 +36,8 @@ def test_every_document_is_in_one_of_the_two_files_once(text: Path, tokenizer: A
     train = documents_of(prepared.tokens("train").read(), tokenizer.eos_token_id)
     validation = documents_of(prepared.tokens("validation").read(), tokenizer.eos_token_id)
     assert Counter(train + validation) == expected
-    assert prepared.manifest["tokens"]["validation"] >= 500
-    assert prepared.manifest["tokens"]["validation"] - len(validation[-1]) - 1 < 500  # no more than needed
+    assert prepared.manifest["tokens"]["validation"] >= 1600
+    assert prepared.manifest["tokens"]["validation"] - len(validation[-1]) - 1 < 1600  # no more than needed
 
 
 def test_size_is_exact_and_validation_stays_when_it_changes(text: Path, tokenizer: Any, tmp_path: Path) -> None:
@@ -53,11 +55,11 @@ def test_the_seed_draws_other_documents_from_the_whole_corpus(text: Path, tokeni
     assert one.tokens("validation").read().tolist() == two.tokens("validation").read().tolist()
 
 
-def test_a_copy_of_a_validation_document_is_kept_out_of_training(text: Path, tokenizer: Any, tmp_path: Path) -> None:
-    copies = tmp_path / "copies"
+def test_a_copy_of_a_validation_document_is_kept_out_of_training(tokenizer: Any, tmp_path: Path) -> None:
+    text, copies = make_text(tmp_path / "text", words=20), tmp_path / "copies"
     shutil.copytree(text, copies / "a")
     shutil.copytree(text, copies / "b")
-    prepared = prepare(request(copies), tokenizer, tmp_path / "data")
+    prepared = prepare(request(copies, validation="1600 tokens"), tokenizer, tmp_path / "data")
     train = set(documents_of(prepared.tokens("train").read(), tokenizer.eos_token_id))
     validation = documents_of(prepared.tokens("validation").read(), tokenizer.eos_token_id)
     assert not train & set(validation)
@@ -100,26 +102,26 @@ def test_the_same_bytes_every_time(text: Path, tmp_path: Path) -> None:
 
 
 def test_records_lines_blocks_and_string_literals(tokenizer: Any, tmp_path: Path) -> None:
-    def found(name: str, content: str, **rule: str) -> list[str]:
+    def check(expected: list[str], name: str, content: str, **rule: str) -> None:
         (tmp_path / name).write_text(content, encoding="utf-8")
         tree = {"sources": [{"path": str(tmp_path / name), **rule}], "validation": "1 tokens"}
         data = prepare(tree, tokenizer, tmp_path / f"{name}-{rule.get('document')}")
-        ids = documents_of(
-            np.concatenate([data.tokens("train").read(), data.tokens("validation").read()]), tokenizer.eos_token_id
+        train, validation = (
+            [tokenizer.decode(row) for row in documents_of(data.tokens(split).read(), tokenizer.eos_token_id)]
+            for split in ("train", "validation")
         )
-        return sorted(tokenizer.decode(row) for row in ids)
+        assert len(validation) == 1
+        assert sorted(train + completed(validation, [text for text in expected if text not in train])) == expected
 
     records = "\n".join(json.dumps({"text": word, "n": 1}) for word in ("alpha", "beta", "gamma")) + "\n\n"
-    assert found("r.jsonl", records) == ["alpha", "beta", "gamma"]
-    assert found("k.jsonl", records.replace("text", "body"), text_key="body") == ["alpha", "beta", "gamma"]
-    assert found("l.txt", "one\n\ntwo\nthree", document="line") == ["one\n", "three", "two\n"]
-    assert found("b.txt", "a\nb\n\n\nc\n \nd", document="blank line") == ["a\nb\n", "c\n", "d"]
+    check(["alpha", "beta", "gamma"], "r.jsonl", records)
+    check(["alpha", "beta", "gamma"], "k.jsonl", records.replace("text", "body"), text_key="body")
+    check(["one\n", "three", "two\n"], "l.txt", "one\n\ntwo\nthree", document="line")
+    check(["a\nb\n", "c\n", "d"], "b.txt", "a\nb\n\n\nc\n \nd", document="blank line")
     long = "x y " * 60
-    assert found("s.py", f"t = {{'a': {long!r}, 'b': {long + 'z'!r}}}\nu = 'short'", document="string literal") == [
-        long,
-        long + "z",
-    ]
-    assert found("w.jsonl", "\ufeff" + records) == ["alpha", "beta", "gamma"]  # a byte order mark is no text
+    literals = f"t = {{'a': {long!r}, 'b': {long + 'z'!r}}}\nu = 'short'"
+    check([long, long + "z"], "s.py", literals, document="string literal")
+    check(["alpha", "beta", "gamma"], "w.jsonl", "\ufeff" + records)  # a byte order mark is no text
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,8 @@ def test_validation_depends_on_no_budget_weight_or_seed(
         [(None, None, 1), ([1, 1], "600 tokens", 1), ([9, 1], "900 tokens", 1), (None, "700 tokens", 2)]
     ):
         more = {"size": size} if size else {}
-        asked = request(folders, weights, filters=FILTERS[filters], **more)
+        # So much validation that no document is cut, and copies of it would be found.
+        asked = request(folders, weights, filters=FILTERS[filters], validation="5800 tokens", **more)
         prepared = prepare(asked, tokenizer, tmp_path / str(number), seed=seed)
         found.append(prepared.tokens("validation").read().tolist())
         assert not documents(prepared, "validation") & documents(prepared, "train")

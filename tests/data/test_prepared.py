@@ -50,6 +50,14 @@ def test_opening_gives_the_tokens_in_the_order_of_the_shards(tmp_path: Path, tok
     assert sorted(found.checksums) == ["train-00000.bin", "train-00001.bin", "validation-00000.bin"]
 
 
+def test_origins_of_validation_are_pairs_and_none_where_the_manifest_has_none(tmp_path: Path, tokenizer: Any) -> None:
+    origins = [[0, 0], [1, 900], [0, 300]]
+    assert open_prepared(make(tmp_path / "new", tokenizer, validation_origins=origins)).validation_origins == [
+        (0, 0), (1, 900), (0, 300),
+    ]  # fmt: skip
+    assert open_prepared(make(tmp_path / "old", tokenizer)).validation_origins is None
+
+
 def test_what_prepare_writes_is_of_this_format(text: Path, tokenizer: Any, tmp_path: Path) -> None:
     made = prepare({"sources": [{"path": str(text)}], "validation": "500 tokens"}, tokenizer, tmp_path / "data")
     opened = open_prepared(tmp_path / "data")

@@ -26,7 +26,7 @@ Text = Annotated[
 Out = Annotated[Path | None, typer.Option(help="The folder to write; without TEXT one that exists.")]
 Tokenizer = Annotated[str | None, typer.Option(help="The model whose tokenizer to use: hub id, folder or .gguf file.")]
 Size = Annotated[str | None, typer.Option(help='Training tokens, e.g. "10M tokens". Default: all the text.')]
-Validation = Annotated[str | None, typer.Option(help='Validation tokens, whole documents. Default: "100K tokens".')]
+Validation = Annotated[str | None, typer.Option(help='Validation tokens, of many documents. Default: "100K tokens".')]
 Seed = Annotated[int | None, typer.Option(help="Draws the documents. Default: 1, or the recipe's.")]
 Sample = Annotated[bool, typer.Option("--sample", help="Print ten training documents as the model will see them.")]
 Nanogpt = Annotated[Path | None, typer.Option(help="Write train.bin and val.bin for nanoGPT into this folder as well.")]
@@ -70,7 +70,7 @@ def prepare(
     dtype: Dtype = None,
     seed: Seed = None, sample: Sample = False, nanogpt: Nanogpt = None, as_json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Turn text into token shards: a validation set of whole documents and an exact training subset."""
+    """Turn text into token shards: a validation set of many documents and an exact training subset."""
     words = [word for word in text or () if word.startswith("--")]
     text = [word for word in text or () if not word.startswith("--")]
     options: dict[str, Any] = {

@@ -50,18 +50,18 @@ class Prepared:
         return int(self.manifest["end_of_text"])
 
     @property
+    def validation_origins(self) -> list[tuple[int, int]] | None:
+        """For each validation document its origin and its place there, by which its pieces are ordered.
+
+        Documents with the same origin were cut from one file. None where no file was cut into documents of a size.
+        """
+        origins = self.manifest.get("validation_origins")
+        return None if origins is None else [(origin, place) for origin, place in origins]
+
+    @property
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each shard by its name, in hexadecimal."""
         return {shard["file"]: shard["sha256"] for split in SPLITS for shard in self.manifest["shards"][split]}
-
-    @property
-    def validation_origins(self) -> list[list[int]] | None:
-        """For each validation document a number that pieces of one file share, and its place there.
-
-        None where every document is a text of its own.
-        """
-        origins: list[list[int]] | None = self.manifest.get("validation_origins")
-        return origins
 
     def tokens(self, split: str) -> Tokens:
         """The tokens of 'train' or 'validation'."""

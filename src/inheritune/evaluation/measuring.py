@@ -121,7 +121,7 @@ class Measure:
         assert spec.length is not None
         self._length = spec.length
         self._texts = list(documents(spec.paths)) if spec.paths else None
-        self._origins: list[list[int]] | None = None  # of the texts
+        self._origins: list[tuple[int, int]] | None = None  # of the texts
         self._prepared: Prepared | None = None
         self._seen: list[tuple[int, int, int, int]] = []  # sequences, tokens, bytes, documents of each model
 

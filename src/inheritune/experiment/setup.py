@@ -73,7 +73,8 @@ class Setup:
             prefix=basis.data.prefix, parallel=basis.hardware.parallel, track=tuple(basis.track),
             title=self.folder.resolve().name, trust_remote_code=basis.reference.trust_remote_code,
         )  # fmt: skip
-        if words := few_documents(context.clusters, "validation text"):
+        words = None if basis.data.sources else few_documents(context.clusters, "validation text")
+        if words:  # preparing says it of sources
             logger.warning(words)
         judged = self.reference / "evaluation.json"
         if judged.exists():

@@ -153,7 +153,8 @@ class Data(Part):
     size: Tokens | None = None
     """Training tokens: whole documents drawn at random with the seed, the last one cut. Default: all there are."""
     validation: Tokens = Size(100_000, "tokens")
-    """Whole documents, chosen by a hash of their content and kept out of training, until at least so many tokens."""
+    """Documents, chosen by a hash of their content and kept out of training, until at least so many tokens. Of long
+    documents only the beginning is taken, so that there are at least 20 where the text allows."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Draws the documents. Default: the recipe's seed."""
     filters: Filters = []

@@ -118,6 +118,7 @@ class Collect:
 
     def _read(self, entry: Input, start: Reached) -> Iterator[tuple[Document, Reached]]:
         number, source = entry.source, self.sources[entry.source]
+        file = int.from_bytes(text_digest(_in_utf8(entry.address))[:8], "big")
         documents, characters = 0, 0
 
         def passed_over(place: str, reason: str) -> None:
@@ -146,7 +147,8 @@ class Collect:
             if self.thresholds.admits(number, keys, position) and not (
                 self.before is not None and self.before.admits(number, keys, position)
             ):
-                facts = {"source": number, "keys": keys, "position": position}
+                origin = None if text.offset is None else (file, text.offset)
+                facts = {"source": number, "keys": keys, "position": position, "origin": origin}
                 yield Document(text=text.text, id=text.place, metadata=facts), Reached(start.input, documents)
 
     def _write(self, rank: int, number: int, lines: list[bytes], reached: Reached) -> None:
@@ -181,7 +183,7 @@ def _record(document: Document) -> dict[str, Any]:
         "text": document.text,
         "place": _in_utf8(document.id),
         "digest": text_digest(document.text).hex(),
-        **{name: facts[name] for name in ("source", "keys", "position", "removed")},
+        **{name: facts[name] for name in ("source", "keys", "position", "origin", "removed")},
         "reason": facts.get("reason"),
     }
 

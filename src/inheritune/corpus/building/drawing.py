@@ -13,7 +13,7 @@ from inheritune.errors import InputError
 from inheritune.recipe import Data, Size
 
 KEYS = 2**64  # keys are drawn from range(KEYS)
-_BYTES_PER_TOKEN = 6  # of text; a high estimate, as the first reading should be enough
+BYTES_PER_TOKEN = 6  # of text; a high estimate, as the first reading should be enough
 _WIDEN = 1.3  # what is missing is an estimate
 _VALIDATION_MARGIN = 4  # the mean length of so few documents varies much
 
@@ -116,14 +116,14 @@ def first_thresholds(data: Data, sizes: Sequence[int | None], least: int = 0) ->
     `least` bytes of text are admitted, where there are so many.
     """
     files = sum(size or 0 for size in sizes)
-    validation = data.validation.count * _BYTES_PER_TOKEN * _VALIDATION_MARGIN
+    validation = data.validation.count * BYTES_PER_TOKEN * _VALIDATION_MARGIN
     training = []
     for wanted, size in zip(budgets(data), sizes, strict=True):
         if wanted is None and data.size is None:
             training.append(_threshold(size, 1.0, 2**62))
             continue
         # Without weights it is one draw from all sources, so the same fraction of each.
-        needed = (data.size.count if wanted is None and data.size else wanted or 0) * _BYTES_PER_TOKEN
+        needed = (data.size.count if wanted is None and data.size else wanted or 0) * BYTES_PER_TOKEN
         needed = max(needed, least)
         of = files if wanted is None else size or 0
         training.append(_threshold(size, needed / of if of else 1.0, needed + validation))
@@ -141,10 +141,13 @@ def _threshold(size: int | None, fraction: float, characters: int) -> Threshold:
 class Supply:
     """What the thresholds admitted: the tokens of validation, and those of training by source.
 
+    `counted` has validation's tokens too, but of each document no more than a cap; too few of these mean that more
+    documents are read.
     `ends` has the characters of each stream that was read to its end, None for the others and for files.
     """
 
     validation: int
+    counted: int
     training: tuple[int, ...]
     ends: tuple[int | None, ...]
 
@@ -156,7 +159,7 @@ class Supply:
 
 def raised(data: Data, thresholds: Thresholds, supply: Supply) -> Thresholds | None:
     """Higher thresholds where these admitted too little; None where it is enough, or where they admit everything."""
-    lacking = [data.validation.count / max(0.5, supply.validation)] * len(data.sources)
+    lacking = [data.validation.count / max(0.5, supply.counted)] * len(data.sources)
     validation = _raised(thresholds.validation, lacking, supply.ends)
     asked = budgets(data)
     if data.size is not None and None in asked:

@@ -11,7 +11,8 @@ import numpy as np
 
 from inheritune.corpus.building.collection import Part, records, total
 from inheritune.corpus.building.drawing import Supply
-from inheritune.corpus.building.selection import NOT_ADMITTED, Candidates, Piece, filter_counts
+from inheritune.corpus.building.selection import NOT_ADMITTED, Candidates, filter_counts
+from inheritune.corpus.building.validation import DOCUMENTS, Validation, origins_of
 from inheritune.corpus.building.writing import Written
 from inheritune.recipe import Data
 from inheritune.redaction import without_secrets
@@ -25,13 +26,10 @@ _STREAMED = "from a stream: files and a buffer of documents shuffled with the se
 
 @dataclass(frozen=True)
 class Drawn:
-    """The result of drawing: the documents of validation and their digests, the supply of other text, and the parts of
-    the last round of reading.
-    """
+    """The result of drawing: validation, the supply of other text, and the parts of the last round of reading."""
 
     candidates: Candidates
-    validation: list[Piece]
-    taken: set[bytes]
+    validation: Validation
     supply: Supply
     last_parts: list[Part]
 
@@ -42,7 +40,7 @@ class Drawn:
 
 
 def describe(data: Data, drawn: Drawn, splits: dict[str, Written]) -> dict[str, Any]:
-    """The manifest's `documents`, `sources` and `filters`.
+    """The manifest's `documents`, `sources` and `filters`, and `validation_origins` where files were cut.
 
     Documents found and passed over are counted in all text that was read, what filters removed in the documents drawn
     from it.
@@ -80,7 +78,9 @@ def describe(data: Data, drawn: Drawn, splits: dict[str, Written]) -> dict[str, 
         )
     documents = {split: splits[split].documents for split in ("train", "validation")}
     documents |= {"found": sum(counts["documents"].values()), "drawn": int(removed[:, 0].sum())}
-    return {"documents": documents, "sources": sources, "filters": filters}
+    origins = origins_of(data, drawn.validation.pieces)
+    cut_files = {} if origins is None else {"validation_origins": origins}
+    return {"documents": documents, "sources": sources, "filters": filters, **cut_files}
 
 
 def _of(counts: Counter[str], number: int) -> dict[str, int]:
@@ -98,6 +98,35 @@ def encoding_lines(sources: list[dict[str, Any]]) -> Iterator[str]:
             more = ", ..." if len(source["guessed"]) > _SHOWN else ""
             named = f"; not UTF-8: {', '.join(files)}{more}" if files else ""
             yield f"data: encoding of {source['name']}, decided by the files' bytes: {counts}{named}"
+
+
+def summary_line(manifest: dict[str, Any]) -> str:
+    """How many tokens there are, and how many documents validation has."""
+    tokens, origins = manifest["tokens"], manifest.get("validation_origins")
+    texts = "" if origins is None else f" from {_count(_separate(manifest), 'separate text')}"
+    documents = _count(manifest["documents"]["validation"], "document")
+    return (
+        f"data: {tokens['train']:,} training tokens, {tokens['validation']:,} validation tokens of {documents}{texts}"
+    )
+
+
+def few_documents(manifest: dict[str, Any]) -> str | None:
+    """A warning where validation has too few documents for errors that hold for other text."""
+    if _separate(manifest) >= DOCUMENTS:
+        return None
+    they = "documents" if manifest.get("validation_origins") is None else "separate texts"
+    what = f"validation comes from fewer than {DOCUMENTS} {they}, so the errors of its losses speak about these only"
+    return f"data: {what}; give text with more of them, or a larger data.validation"
+
+
+def _separate(manifest: dict[str, Any]) -> int:
+    """The documents of validation; those that were cut from one file count once."""
+    origins = manifest.get("validation_origins")
+    return manifest["documents"]["validation"] if origins is None else len({origin for origin, _ in origins})
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def write_removed(data: Data, drawn: Drawn, folder: Path) -> None:

@@ -18,9 +18,17 @@ import numpy as np
 from inheritune.corpus.building.collection import Collect, Part, parts, records, total
 from inheritune.corpus.building.drawing import Supply, Thresholds, check_enough, first_thresholds, raised
 from inheritune.corpus.building.execution import Stages, check_executor
-from inheritune.corpus.building.manifest import Drawn, describe, encoding_lines, write_removed
-from inheritune.corpus.building.selection import Candidates, available, choose_validation, training_pieces
-from inheritune.corpus.building.tokenising import TokeniseParts, TokenPart
+from inheritune.corpus.building.manifest import (
+    Drawn,
+    describe,
+    encoding_lines,
+    few_documents,
+    summary_line,
+    write_removed,
+)
+from inheritune.corpus.building.selection import Candidates, available, training_pieces
+from inheritune.corpus.building.tokenising import INDEX, TokeniseParts, TokenPart
+from inheritune.corpus.building.validation import DOCUMENTS, Needed, choose_validation, most_withheld
 from inheritune.corpus.building.work import Work, remove_left_over, work_folder
 from inheritune.corpus.building.writing import write_split
 from inheritune.corpus.filters.base import CorpusFilter, check_filters, prepare_filters
@@ -65,6 +73,7 @@ _TOKENIZER_BYTES = 200_000_000  # the least text that a new tokenizer is trained
 # A byte-level tokenizer makes at least one token of so many bytes of ordinary text. A new tokenizer is not trained on
 # documents that may become validation, and these must be known before tokens can be counted.
 _VALIDATION_BYTES_PER_TOKEN = 16
+_TOKENIZER_MARGIN = 2  # more documents than needed: filters may remove some, and others become validation then
 
 
 def prepare(
@@ -76,10 +85,11 @@ def prepare(
 ) -> Prepared:
     """Tokenise `data.sources` into the folder `out`: shards of training and validation, tokenizer/, manifest.json.
 
-    Validation takes whole documents in the order of a hash of their text, until it has `data.validation` tokens.
-    Training takes whole documents in an order drawn with the seed, until it has exactly `data.size` tokens; the last
-    one is cut. A document whose text is in validation is never in training. Every document that is not cut ends with
-    the end-of-text token.
+    Validation takes documents in the order of a hash of their text, until it has `data.validation` tokens. It takes
+    only the beginnings of long ones, so that it has at least 20 documents, as far as the text allows. Training takes
+    whole documents in an order drawn with the seed, until it has exactly `data.size` tokens; the last one is cut. A
+    document that is in validation, whole or not, is never in training. Every document but the one that training cuts
+    ends with the end-of-text token.
 
     The folder appears complete or not at all; the result of an earlier equal call is opened and verified. Until then
     the work is kept beside it, in .NAME.work, and the same call resumes it. Raises InputError for text that cannot be
@@ -149,6 +159,7 @@ class Preparation:
             "files": [file_states(entry) for entry in self.data.filters],
             "seed": self.seed,
             "format": FORMAT,
+            "index": INDEX.descr,
         }
         if any(source.encoding == "auto" for source in self.data.sources):
             reading |= package_versions(("chardet",))  # which guesses
@@ -203,16 +214,22 @@ class Preparation:
         """Validation's documents and the supply of other text; with `compare`, all filters are applied."""
         # Validation's candidates are compared with each other only: nothing else changes validation.
         alone = self._compared(candidates.of_validation(), set()) if compare else candidates
-        pieces, taken = choose_validation(alone, self.data.validation.count)
-        candidates = self._compared(candidates, taken) if compare else candidates
-        stock = available(candidates, taken, len(self.data.sources))
         characters, asked = total(last_parts, "characters"), self.work.thresholds[-1]
+        open_streams = [
+            characters[str(number)] >= candidates.thresholds.validation[number].characters
+            for number, source in enumerate(self.data.sources)
+            if source.dataset is not None
+        ]  # by validation's own thresholds, as it must not depend on how much training takes
+        most = None if any(open_streams) else most_withheld(characters.total())
+        chosen = choose_validation(alone, self.data.validation.count, most)
+        candidates = self._compared(candidates, chosen.taken) if compare else candidates
+        stock = available(candidates, chosen.taken, len(self.data.sources))
         ends = [
             there if (there := characters[str(number)]) < asked.characters(number) else None
             for number in range(len(self.data.sources))
         ]
-        supply = Supply(sum(piece.tokens for piece in pieces), tuple(stock), tuple(ends))
-        return Drawn(candidates, pieces, taken, supply, last_parts)
+        tokens = sum(piece.tokens for piece in chosen.pieces)
+        return Drawn(candidates, chosen, Supply(tokens, chosen.counted, tuple(stock), tuple(ends)), last_parts)
 
     @cached_property
     def _stages(self) -> Stages:
@@ -262,7 +279,7 @@ class Preparation:
         place = self.work.folder / "tokenizer"
         if not place.exists():
             logger.info(f"data: training a tokenizer of {self._tokenizer.vocabulary} entries")
-            texts = _tokenizer_texts(parts(self.work.folder / "collected-0"), self.data.validation.count)
+            texts = _tokenizer_texts(self.data, parts(self.work.folder / "collected-0"))
             with new_folder(place) as partial:
                 train_tokenizer(texts, self._tokenizer.vocabulary).save_pretrained(partial)
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
@@ -279,10 +296,11 @@ class Preparation:
         tokens = Tokens(
             [Shard(file, file.stat().st_size // self.dtype.itemsize, "") for file in files], self.dtype.name
         )
-        training = training_pieces(self.data, drawn.candidates, drawn.taken)
+        training = training_pieces(self.data, drawn.candidates, drawn.validation.taken)
+        end = separator(self.tokenizer, "reference.tokenizer")
         splits = {
-            split: write_split(pieces, tokens, result, split, self.work.folder / f"written-{split}.json")
-            for split, pieces in (("train", training), ("validation", drawn.validation))
+            split: write_split(pieces, tokens, result, split, self.work.folder / f"written-{split}.json", last=last)
+            for split, pieces, last in (("train", training, None), ("validation", drawn.validation.pieces, end))
         }
         self.tokenizer.save_pretrained(result / "tokenizer")
         manifest = {
@@ -291,7 +309,7 @@ class Preparation:
             "tokens": {split: written.tokens for split, written in splits.items()},
             "shards": {split: written.shards for split, written in splits.items()},
             "largest_token": max(written.largest for written in splits.values()),
-            "end_of_text": separator(self.tokenizer, "reference.tokenizer"),
+            "end_of_text": end,
             "tokenizer": fingerprint(self.tokenizer),
             "prefix": self.data.prefix,
             **self._request(),
@@ -304,11 +322,12 @@ class Preparation:
         put_in_place(result, self.out)
         for line in encoding_lines(manifest["sources"]):
             logger.info(line)
-        count = manifest["tokens"]
-        logger.info(f"data: {count['train']:,} training tokens, {count['validation']:,} validation tokens")
+        logger.info(summary_line(manifest))
+        if warning := few_documents(manifest):
+            logger.warning(warning)
 
 
-def _tokenizer_texts(collected: list[Part], validation_tokens: int) -> Iterator[str]:
+def _tokenizer_texts(data: Data, collected: list[Part]) -> Iterator[str]:
     """Texts to train a tokenizer on, each once, without those that may become validation (at most half of all)."""
 
     def kept() -> Iterator[dict[str, Any]]:
@@ -320,8 +339,12 @@ def _tokenizer_texts(collected: list[Part], validation_tokens: int) -> Iterator[
         sizes.append(len(record["text"].encode()))
     all_keys = np.array(keys, np.uint64)
     order = np.argsort(all_keys, kind="stable")
-    held = np.cumsum(np.array(sizes, np.int64)[order])
-    count = min(int(np.searchsorted(held, validation_tokens * _VALIDATION_BYTES_PER_TOKEN)) + 1, len(keys) // 2)
+    streams = any(source.dataset is not None for source in data.sources)
+    unit = _VALIDATION_BYTES_PER_TOKEN
+    most = None if streams else most_withheld(total(collected, "characters").total()) * unit
+    needed = Needed(data.validation.count * unit, most, _TOKENIZER_MARGIN * DOCUMENTS)
+    taken = itertools.takewhile(lambda place: needed.takes(keys[place], sizes[place]), order)
+    count = min(sum(1 for _ in taken), len(keys) // 2)
     last = keys[int(order[count - 1])] if count else -1
     first = np.zeros(len(keys), bool)
     first[np.unique(all_keys, return_index=True)[1]] = True

@@ -16,7 +16,7 @@ _AS_OBJECTS = 10_000  # rows that are Python objects at once, which need five ti
 _PLACED = np.dtype(
     [
         ("validation_key", "<u8"), ("training_key", "<u8"), ("digest", "<u8", (2,)), ("tokens", "<u4"),
-        ("source", "<u2"), ("part", "<u4"), ("start", "<u8"),
+        ("source", "<u2"), ("part", "<u4"), ("start", "<u8"), ("origin", "<u8"), ("offset", "<i8"),
     ]
 )  # fmt: skip
 Rows = Callable[[Array], Array]
@@ -25,12 +25,18 @@ Rows = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens of a document: their part, their place in it, and their source."""
+    """Tokens of a document: their part, their place in it, and their source.
+
+    `key` is the validation key; `origin` and `offset` are those of the index.
+    """
 
     part: int
     start: int
     tokens: int
     source: int
+    key: int = 0
+    origin: int = 0
+    offset: int = -1
     digest: bytes = b""
 
 
@@ -102,7 +108,8 @@ class Candidates:
             placed = placed[np.lexsort((placed["part"], placed["source"], placed[key]))]
             for start in range(0, len(placed), _AS_OBJECTS):
                 some = placed[start : start + _AS_OBJECTS]
-                columns = (some[name].tolist() for name in ("part", "start", "tokens", "source"))
+                names = ("part", "start", "tokens", "source", "validation_key", "origin", "offset")
+                columns = (some[name].tolist() for name in names)
                 yield from map(Piece, *columns, map(bytes, some["digest"]))
 
     def _rows(self, part: int, key: str, low: int, high: int, wanted: Rows) -> Array:
@@ -139,23 +146,6 @@ def among(taken: set[bytes]) -> Rows:
         return equal
 
     return is_taken
-
-
-def choose_validation(candidates: Candidates, wanted: int) -> tuple[list[Piece], set[bytes]]:
-    """Whole documents, each text once, in the order of their validation keys, up to at least `wanted` tokens; and the
-    digests of their texts.
-    """
-    pieces: list[Piece] = []
-    taken: set[bytes] = set()
-    have = 0
-    for piece in candidates.in_order("validation_key", candidates.for_validation):
-        if piece.digest not in taken:
-            taken.add(piece.digest)
-            pieces.append(piece)
-            have += piece.tokens
-            if have >= wanted:
-                break
-    return pieces, taken
 
 
 def available(candidates: Candidates, taken: set[bytes], sources: int) -> list[int]:

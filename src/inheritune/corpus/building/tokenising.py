@@ -24,6 +24,8 @@ INDEX = np.dtype(
         ("training_key", "<u8"),
         ("digest", "<u8", (2,)),
         ("position", "<i8"),  # characters of its stream before it; -1 for a document of a file
+        ("origin", "<u8"),  # the file that it was cut from ...
+        ("offset", "<i8"),  # ... and the characters of that file before it; -1 for a document that was not cut out
         ("tokens", "<u4"),  # end-of-text included
         ("source", "<u2"),
         ("removed", "u1"),  # the number of the filter that removed it, from 1; 0: kept
@@ -102,8 +104,9 @@ class TokeniseParts:
                     body += array(self.dtype.char, [*ids, self.end_of_text]).tobytes()
                 halves = tuple(int(record["digest"][at : at + 16], 16) for at in (0, 16))
                 position = -1 if record["position"] is None else record["position"]
+                origin = record["origin"] or (0, -1)
                 facts = len(ids) + 1, record["source"], record["removed"]
-                rows.append((*record["keys"], halves, position, *facts))
+                rows.append((*record["keys"], halves, position, *origin, *facts))
         index = io.BytesIO()
         np.save(index, np.array(rows, dtype=INDEX))
         files.write(bytes(body), index.getvalue())

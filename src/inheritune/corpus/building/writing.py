@@ -29,16 +29,23 @@ class Written:
 
 
 def write_split(
-    pieces: Iterable[Piece], tokens: Tokens, folder: Path, split: str, note: Path, shard_tokens: int | None = None
+    pieces: Iterable[Piece],
+    tokens: Tokens,
+    folder: Path,
+    split: str,
+    note: Path,
+    shard_tokens: int | None = None,
+    last: int | None = None,
 ) -> Written:
     """Write pieces one after the other into `folder`, as SPLIT-00000.bin and so on.
 
+    `last` replaces the last token of each piece, so that one that is cut ends as whole documents do; None: it stays.
     `tokens` has a file for each part; the file `note` lists the finished shards, which are not written again. Raises
     OSError for a disk that is full or gone.
     """
     done: list[dict[str, Any]] = read_json(note) if note.exists() else []
     written = Written()
-    blocks = _blocks(pieces, tokens, written, sum(shard["tokens"] for shard in done))
+    blocks = _blocks(pieces, tokens, written, sum(shard["tokens"] for shard in done), last)
     block = next(blocks, None)
     while block is not None:
         file = folder / f"{split}-{len(done):05d}.bin"
@@ -50,7 +57,7 @@ def write_split(
     return written
 
 
-def _blocks(pieces: Iterable[Piece], tokens: Tokens, written: Written, skip: int) -> Iterator[Array]:
+def _blocks(pieces: Iterable[Piece], tokens: Tokens, written: Written, skip: int, last: int | None) -> Iterator[Array]:
     """The tokens of the pieces in large blocks, without the first `skip` tokens."""
     held: list[Array] = []
     size = 0
@@ -62,6 +69,8 @@ def _blocks(pieces: Iterable[Piece], tokens: Tokens, written: Written, skip: int
         written.by_source[piece.source] = written.by_source.get(piece.source, 0) + piece.tokens
         if before < piece.tokens:
             held.append(tokens.read(firsts[piece.part] + piece.start + before, piece.tokens - before))
+            if last is not None:
+                held[-1][-1] = last
             size += len(held[-1])
         if size >= _BLOCK_TOKENS:
             yield np.concatenate(held)

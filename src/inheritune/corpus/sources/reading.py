@@ -143,22 +143,22 @@ def _literals(one: Input, fault: Fault) -> Iterator[Text]:
 
 def _pieces(one: Input, fault: Fault, length: int) -> Iterator[Text]:
     """Pieces of at most `length` characters, which together are the file."""
-    line, text = 1, ""  # decoded and not yet yielded, and the line on which it begins
+    line, offset, text = 1, 0, ""  # decoded and not yet yielded, and where it begins
     for more, wrong in _characters(one):
         text += more
         at = 0
         while len(text) - at > length:
             cut = _cut(text, at, length)
-            yield Text(f"{one.address}: line {line}", text[at:cut])
+            yield Text(f"{one.address}: line {line}", text[at:cut], offset + at)
             line += text.count("\n", at, cut)
             at = cut
-        text = text[at:]
+        text, offset = text[at:], offset + at
         if wrong is not None:
-            line += text.count("\n")
+            line, offset = line + text.count("\n"), offset + len(text)
             text = ""
             fault(f"{one.address}: line {line}", wrong.what, wrong.remedy)
     if text:
-        yield Text(f"{one.address}: line {line}", text)
+        yield Text(f"{one.address}: line {line}", text, offset)
 
 
 def _cut(text: str, at: int, length: int) -> int:

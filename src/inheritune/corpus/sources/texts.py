@@ -9,10 +9,14 @@ from inheritune.recipe import Source
 
 
 class Text(NamedTuple):
-    """A document's text and its place, for messages and samples."""
+    """A document's text and its place, for messages and samples.
+
+    `offset` is for a document that the source cut from a file: how many characters of the file are before it.
+    """
 
     place: str
     text: str
+    offset: int | None = None
 
 
 class Fault:

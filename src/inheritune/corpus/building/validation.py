@@ -1,0 +1,103 @@
+"""Which documents become validation, how much each gives, and which of them come from one file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from inheritune.corpus.building.drawing import BYTES_PER_TOKEN, KEYS
+from inheritune.corpus.building.selection import Candidates, Piece
+from inheritune.recipe import Data, Size
+
+DOCUMENTS = 20
+"""A document gives at most one part in so many of the validation tokens, where the text has enough documents."""
+_WITHHELD = (
+    10  # training does not get what is cut off, so validation takes about one part in so many of all text at most
+)
+
+
+class Needed:
+    """Says which documents validation needs, asked for one after the other in the order of their keys.
+
+    They are needed until they have `wanted` tokens, where each counts for at most `cap`. As soon as their whole texts
+    have `wanted` tokens, a document is needed only if it is in the first tenth of all text. Two limits hold, as filters
+    may leave little text, and near-duplicates that are kept have small keys: a tenth of the keys, and `most` tokens.
+    Where `most` is None, nobody knows how much text there is, and there is no limit.
+    """
+
+    def __init__(self, wanted: int, most: int | None, documents: int = DOCUMENTS) -> None:
+        self.wanted, self.most = wanted, most
+        self.cap = max(2, -(-wanted // documents))  # one token of text and the end-of-text token at least
+        self.counted = 0
+        """Tokens so far, each document up to the cap; `wanted` where no further document is needed."""
+        self._whole = 0
+
+    def takes(self, key: int, tokens: int) -> bool:
+        """Whether the document with this key is needed; its tokens are counted then."""
+        beyond = self.most is not None and (key >= KEYS // _WITHHELD or self._whole + tokens > self.most)
+        if beyond and self._whole >= self.wanted:
+            self.counted = self.wanted
+        if self.counted >= self.wanted:
+            return False
+        self._whole += tokens
+        self.counted += min(tokens, self.cap)
+        return True
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The pieces of validation, the digests of the whole texts, and `Needed.counted` of them."""
+
+    pieces: list[Piece]
+    taken: set[bytes]
+    counted: int
+
+
+def most_withheld(characters: int) -> int:
+    """A tenth of all text, in tokens."""
+    return characters // (BYTES_PER_TOKEN * _WITHHELD)
+
+
+def choose_validation(candidates: Candidates, wanted: int, most: int | None) -> Validation:
+    """The documents that validation needs (`Needed`), each text once, in the order of their validation keys.
+
+    Where documents are longer than the cap, only their beginnings are taken, of at least as many tokens as the cap, and
+    of as few as give `wanted` tokens together. All is whole where there are fewer.
+    """
+    needed, pieces, taken = Needed(wanted, most), list[Piece](), set[bytes]()
+    for piece in candidates.in_order("validation_key", candidates.for_validation):
+        if piece.digest in taken:
+            continue
+        if not needed.takes(piece.key, piece.tokens):
+            break
+        taken.add(piece.digest)
+        pieces.append(piece)
+    level = _level([piece.tokens for piece in pieces], wanted, needed.cap)
+    cut = [replace(piece, tokens=level) if piece.tokens > level else piece for piece in pieces]
+    return Validation(cut, taken, needed.counted)
+
+
+def _level(sizes: Sequence[int], wanted: int, least: int) -> int:
+    """The lowest level, at least `least`, at which documents that are cut there have `wanted` tokens together."""
+    rest = wanted
+    for number, tokens in enumerate(sorted(sizes)):
+        longer = len(sizes) - number
+        if tokens * longer >= rest:
+            return max(least, -(-rest // longer))
+        rest -= tokens
+    return max([least, *sizes])
+
+
+def origins_of(data: Data, pieces: Sequence[Piece]) -> list[tuple[int, int]] | None:
+    """For each document of validation the number of its origin, and its place there in characters.
+
+    Documents that were cut from one file have one origin, every other one has its own. Origins are numbered as they
+    come. None where no source is cut into documents of a size.
+    """
+    if not any(isinstance(source.document, Size) for source in data.sources):
+        return None
+    numbers: dict[tuple[bool, int], int] = {}
+    origins = []
+    for place, piece in enumerate(pieces):
+        cut_out = piece.offset >= 0
+        origin = numbers.setdefault((cut_out, piece.origin if cut_out else place), len(numbers))
+        origins.append((origin, max(piece.offset, 0)))
+    return origins

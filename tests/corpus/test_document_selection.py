@@ -32,7 +32,7 @@ from inheritune.corpus.building.selection import (
     training_pieces,
 )
 from inheritune.corpus.building.tokenising import INDEX, TokenPart
-from inheritune.corpus.building.validation import choose_validation, origins_of
+from inheritune.corpus.building.validation import Validation, choose_validation, origins_of
 from inheritune.corpus.filters.exact_duplicates import ExactDuplicates
 from inheritune.errors import InputError
 from inheritune.recipe import Data, check
@@ -143,9 +143,7 @@ def test_validation_is_the_first_by_key_each_text_once_and_no_more_than_its_shar
         patch.setattr("inheritune.corpus.building.selection._IN_MEMORY", in_memory)
         found = choose_validation(candidates(tmp_path_factory.mktemp("c"), parts), wanted, most)
     chosen, level = slow_choice(parts, wanted, most)
-    assert [(p.tokens, p.source, p.key) for p in found.pieces] == [
-        (min(row.tokens, level), row.source, row.validation_key) for row in chosen
-    ]
+    assert [(p.tokens, p.source) for p in found.pieces] == [(min(row.tokens, level), row.source) for row in chosen]
     assert found.taken == {np.array([row.text, 7], "<u8").tobytes() for row in chosen}
     there, everything = sum(row.tokens for row in chosen), len({row.text for _, _, row in flat(parts)})
     assert (found.counted >= wanted) == (
@@ -189,10 +187,10 @@ def test_only_a_tenth_of_the_text_is_withheld_for_the_sake_of_many_documents(tmp
 
 def test_pieces_of_one_file_have_one_origin_and_all_others_their_own() -> None:
     found = [(3, 900), (0, -1), (3, 100), (2**64 - 1, 0), (0, -1), (3, 0)]
-    pieces = [Piece(0, 0, 5, 0, origin=origin, offset=offset) for origin, offset in found]
+    validation = Validation([Piece(0, 0, 5, 0)] * len(found), set(), 0, found)
     cut_in_pieces = data(2, of=[{"document": "2K characters"}])
-    assert origins_of(cut_in_pieces, pieces) == [(0, 900), (1, 0), (0, 100), (2, 0), (3, 0), (0, 0)]
-    assert origins_of(data(2, of=[{"document": "line"}]), pieces) is None
+    assert origins_of(cut_in_pieces, validation) == [(0, 900), (1, 0), (0, 100), (2, 0), (3, 0), (0, 0)]
+    assert origins_of(data(2, of=[{"document": "line"}]), validation) is None
 
 
 @settings(deadline=None, max_examples=60)

@@ -170,7 +170,9 @@ def test_ranges_together_have_every_line_once(
 def test_pieces_together_are_the_text(tmp_path: Path, text: str, length: int, packed: bool) -> None:
     file = tmp_path / ("a.txt.gz" if packed else "a.txt")
     file.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
-    pieces = texts(file, document=f"{length} characters")
+    found = documents(file, document=f"{length} characters")
+    assert all(piece.text == text[piece.offset :][: len(piece.text)] for piece in found)
+    pieces = [piece.text for piece in found]
     assert max(map(len, pieces), default=0) <= length
     # White pieces are left out, so all but white space is compared.
     assert "".join("".join(pieces).split()) == "".join(text.split())
@@ -264,8 +266,8 @@ def test_skip_in_pieces_and_blocks(tmp_path: Path) -> None:
 
     found = texts(file, document="blank line", on_error="skip", skipped=note)
     assert found == ["one two\n", "six"]
-    found = texts(file, document="8 characters", on_error="skip", skipped=note)
-    assert found == ["one two\n", " four\nfi", "ve\n\nsix"]
+    pieces = documents(file, document="8 characters", on_error="skip", skipped=note)
+    assert [(piece.text, piece.offset) for piece in pieces] == [("one two\n", 0), (" four\nfi", 14), ("ve\n\nsix", 22)]
     assert places == [f"{file}: line 3"] * 2
 
 

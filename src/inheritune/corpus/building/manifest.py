@@ -78,7 +78,7 @@ def describe(data: Data, drawn: Drawn, splits: dict[str, Written]) -> dict[str, 
         )
     documents = {split: splits[split].documents for split in ("train", "validation")}
     documents |= {"found": sum(counts["documents"].values()), "drawn": int(removed[:, 0].sum())}
-    origins = origins_of(data, drawn.validation.pieces)
+    origins = origins_of(data, drawn.validation)
     cut_files = {} if origins is None else {"validation_origins": origins}
     return {"documents": documents, "sources": sources, "filters": filters, **cut_files}
 

@@ -1,7 +1,7 @@
 """Which candidates become validation and training text, decided by their index rows alone, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -25,19 +25,12 @@ Rows = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens of a document: their part, their place in it, and their source.
-
-    `key` is the validation key; `origin` and `offset` are those of the index.
-    """
+    """Tokens of a document: their part, their place in it, and their source."""
 
     part: int
     start: int
     tokens: int
     source: int
-    key: int = 0
-    origin: int = 0
-    offset: int = -1
-    digest: bytes = b""
 
 
 class Candidates:
@@ -91,7 +84,12 @@ class Candidates:
         return (~self.for_validation(rows)).astype("<u8"), rows["validation_key"], rows["source"].astype("<u8")
 
     def in_order(self, key: str, wanted: Rows) -> Iterator[Piece]:
-        """The kept documents that are `wanted`, in the order of `key`; a bounded number of rows is in memory.
+        """The kept documents that are `wanted`, in the order of `key`."""
+        for rows in self.rows_in_order(key, wanted):
+            yield from map(Piece, *(rows[field.name].tolist() for field in fields(Piece)))
+
+    def rows_in_order(self, key: str, wanted: Rows) -> Iterator[Array]:
+        """The rows of the kept documents that are `wanted`, in the order of `key`; a bounded number is in memory.
 
         Equal keys are equal texts, except for collisions. Their order, by source, decides which source the text
         counts for.
@@ -107,10 +105,7 @@ class Candidates:
             placed = np.concatenate(rows)
             placed = placed[np.lexsort((placed["part"], placed["source"], placed[key]))]
             for start in range(0, len(placed), _AS_OBJECTS):
-                some = placed[start : start + _AS_OBJECTS]
-                names = ("part", "start", "tokens", "source", "validation_key", "origin", "offset")
-                columns = (some[name].tolist() for name in names)
-                yield from map(Piece, *columns, map(bytes, some["digest"]))
+                yield placed[start : start + _AS_OBJECTS]
 
     def _rows(self, part: int, key: str, low: int, high: int, wanted: Rows) -> Array:
         rows, written = self.index(part), self.parts[part].load_index()

@@ -1,7 +1,8 @@
 """Which documents become validation, how much each gives, and which of them come from one file."""
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from inheritune.corpus.building.drawing import BYTES_PER_TOKEN, KEYS
 from inheritune.corpus.building.selection import Candidates, Piece
@@ -9,18 +10,16 @@ from inheritune.recipe import Data, Size
 
 DOCUMENTS = 20
 """A document gives at most one part in so many of the validation tokens, where the text has enough documents."""
-_WITHHELD = (
-    10  # training does not get what is cut off, so validation takes about one part in so many of all text at most
-)
+_WITHHELD = 10  # for the sake of many documents, training loses at most about one part in so many of all text
 
 
 class Needed:
     """Says which documents validation needs, asked for one after the other in the order of their keys.
 
-    They are needed until they have `wanted` tokens, where each counts for at most `cap`. As soon as their whole texts
-    have `wanted` tokens, a document is needed only if it is in the first tenth of all text. Two limits hold, as filters
-    may leave little text, and near-duplicates that are kept have small keys: a tenth of the keys, and `most` tokens.
-    Where `most` is None, nobody knows how much text there is, and there is no limit.
+    They are needed until they have `wanted` tokens, where each counts for at most `cap`. Once their whole texts have
+    `wanted` tokens, a document is needed only within the first tenth of all text. This tenth has two limits: a tenth of
+    the keys, as filters may leave little text, and `most` tokens, as the near-duplicates that are kept have small keys.
+    There is no limit where `most` is None, as nobody knows how much text there is.
     """
 
     def __init__(self, wanted: int, most: int | None, documents: int = DOCUMENTS) -> None:
@@ -44,11 +43,15 @@ class Needed:
 
 @dataclass(frozen=True)
 class Validation:
-    """The pieces of validation, the digests of the whole texts, and `Needed.counted` of them."""
+    """The pieces of validation, the digests of the whole texts, `Needed.counted` of them, and where they come from.
+
+    `origins` has `origin` and `offset` of the index for each piece.
+    """
 
     pieces: list[Piece]
     taken: set[bytes]
     counted: int
+    origins: list[tuple[int, int]]
 
 
 def most_withheld(characters: int) -> int:
@@ -59,20 +62,23 @@ def most_withheld(characters: int) -> int:
 def choose_validation(candidates: Candidates, wanted: int, most: int | None) -> Validation:
     """The documents that validation needs (`Needed`), each text once, in the order of their validation keys.
 
-    Where documents are longer than the cap, only their beginnings are taken, of at least as many tokens as the cap, and
-    of as few as give `wanted` tokens together. All is whole where there are fewer.
+    Of documents longer than a level only the beginning is taken. The level is the cap, or the lowest above it at which
+    all together have `wanted` tokens.
     """
-    needed, pieces, taken = Needed(wanted, most), list[Piece](), set[bytes]()
-    for piece in candidates.in_order("validation_key", candidates.for_validation):
-        if piece.digest in taken:
+    needed, pieces, taken, origins = Needed(wanted, most), list[Piece](), set[bytes](), list[tuple[int, int]]()
+    rows = candidates.rows_in_order("validation_key", candidates.for_validation)
+    for row in itertools.chain.from_iterable(rows):
+        digest, piece = row["digest"].tobytes(), Piece(*(int(row[field.name]) for field in fields(Piece)))
+        if digest in taken:
             continue
-        if not needed.takes(piece.key, piece.tokens):
+        if not needed.takes(int(row["validation_key"]), piece.tokens):
             break
-        taken.add(piece.digest)
+        taken.add(digest)
         pieces.append(piece)
+        origins.append((int(row["origin"]), int(row["offset"])))
     level = _level([piece.tokens for piece in pieces], wanted, needed.cap)
     cut = [replace(piece, tokens=level) if piece.tokens > level else piece for piece in pieces]
-    return Validation(cut, taken, needed.counted)
+    return Validation(cut, taken, needed.counted, origins)
 
 
 def _level(sizes: Sequence[int], wanted: int, least: int) -> int:
@@ -86,7 +92,7 @@ def _level(sizes: Sequence[int], wanted: int, least: int) -> int:
     return max([least, *sizes])
 
 
-def origins_of(data: Data, pieces: Sequence[Piece]) -> list[tuple[int, int]] | None:
+def origins_of(data: Data, validation: Validation) -> list[tuple[int, int]] | None:
     """For each document of validation the number of its origin, and its place there in characters.
 
     Documents that were cut from one file have one origin, every other one has its own. Origins are numbered as they
@@ -96,8 +102,8 @@ def origins_of(data: Data, pieces: Sequence[Piece]) -> list[tuple[int, int]] | N
         return None
     numbers: dict[tuple[bool, int], int] = {}
     origins = []
-    for place, piece in enumerate(pieces):
-        cut_out = piece.offset >= 0
-        origin = numbers.setdefault((cut_out, piece.origin if cut_out else place), len(numbers))
-        origins.append((origin, max(piece.offset, 0)))
+    for number, (file, offset) in enumerate(validation.origins):
+        cut_out = offset >= 0
+        origin = numbers.setdefault((cut_out, file if cut_out else number), len(numbers))
+        origins.append((origin, max(offset, 0)))
     return origins

@@ -91,8 +91,8 @@ def _counted(score: Score) -> Callable[[Examples], torch.Tensor]:
     """A function from examples to the loss of each target and 1 where the target counts, (B, T, 2)."""
 
     def figures_of(examples: Examples) -> torch.Tensor:
-        losses_BT = score(examples).double()
-        return torch.stack([losses_BT, (examples.targets != IGNORED).double()], dim=-1)
+        losses_BT = score(examples)
+        return torch.stack([losses_BT, (examples.targets != IGNORED).to(losses_BT.dtype)], dim=-1)
 
     return figures_of
 
@@ -114,7 +114,7 @@ def _scored(
             numbers = own[first : first + micro_batch]
             filled = numbers if runtime.world_size == 1 else [*numbers, *[0] * (micro_batch - len(numbers))]
             examples = text.rows(filled).examples().to(runtime.device)
-            figures_BTF = figures_of(examples).double().cpu()
+            figures_BTF = figures_of(examples).cpu().double()
             if not numbers:
                 continue
             examples, figures_BTF = examples.part(0, len(numbers)), figures_BTF[: len(numbers)]

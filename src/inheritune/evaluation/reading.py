@@ -119,9 +119,9 @@ def score(
     end = reading.packing.end_of_text
 
     def figures_of(examples: Examples) -> torch.Tensor:
-        losses_BT, counts_BT = losses_of(examples).double(), examples.targets != IGNORED
+        losses_BT, counts_BT = losses_of(examples), examples.targets != IGNORED
         is_text_BT = counts_BT if end is None else counts_BT & (examples.targets != end)
-        return torch.stack([losses_BT, counts_BT.double(), torch.where(is_text_BT, losses_BT, 0.0)], dim=-1)
+        return torch.stack([losses_BT, counts_BT.to(losses_BT.dtype), torch.where(is_text_BT, losses_BT, 0.0)], dim=-1)
 
     sums_C3 = cluster_sums(figures_of, reading.sequences, reading.clusters, runtime, micro_batch)[0]
     sums, counts, text_sums = sums_C3.T.tolist()

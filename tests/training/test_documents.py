@@ -11,7 +11,7 @@ from tiny_families import build
 
 from inheritune import runtime
 from inheritune.arch import block_modules, split_head
-from inheritune.data import Packing, Sequences
+from inheritune.data import Packing, Sequences, clusters_of
 from inheritune.errors import InputError
 from inheritune.evaluation import judge
 from inheritune.recipe import Training
@@ -33,6 +33,11 @@ def packed() -> tuple[torch.Tensor, list[list[int]]]:
 
 def apart(model: Any, tokens_BT: torch.Tensor, bounds: list[list[int]]) -> list[float]:
     """The mean loss of each sequence, every document passed alone."""
+    return [float(np.mean(losses)) for losses in tokens_apart(model, tokens_BT, bounds)]
+
+
+def tokens_apart(model: Any, tokens_BT: torch.Tensor, bounds: list[list[int]]) -> list[list[float]]:
+    """The losses of each sequence, every document passed alone."""
     found = []
     for row, places in zip(tokens_BT, bounds, strict=True):
         losses = []
@@ -40,7 +45,7 @@ def apart(model: Any, tokens_BT: torch.Tensor, bounds: list[list[int]]) -> list[
             with torch.no_grad():
                 logits = model(input_ids=row[None, start:end], use_cache=False).logits[0]
             losses.append(torch.nn.functional.cross_entropy(logits, row[start + 1 : end + 1], reduction="none"))
-        found.append(torch.cat(losses).double().mean().item())
+        found.append(torch.cat(losses).double().tolist())
     return found
 
 
@@ -101,7 +106,11 @@ def test_judging_keeps_them_apart_too() -> None:
     rows = torch.from_numpy(sequences.rows(range(4)).windows)
     bounds = [[0, *(np.flatnonzero(r[:15] == END) + 1).tolist(), 16] for r in rows.numpy()]
     found = judge(model, sequences, runtime.start("cpu"), micro_batch=3)
-    assert list(found.losses) == pytest.approx(apart(model, rows, bounds), rel=1e-4)
+    expected = tokens_apart(model, rows, bounds)
+    assert found.loss.value == pytest.approx(np.mean(np.concatenate(expected)), rel=1e-4)
+    ids = clusters_of(sequences).of(range(4), sequences.rows(range(4)).predicted)
+    sums = np.bincount(ids.ravel(), np.ravel(expected))
+    assert list(found.losses) == pytest.approx(sums / np.bincount(ids.ravel()), rel=1e-4)
     with pytest.raises(InputError, match="MambaForCausalLM does not keep the documents of a sequence apart"):
         judge(build("mamba"), sequences, runtime.start("cpu"))
 

@@ -17,12 +17,14 @@ OF_THE_ISSUE = (
     "low-data", "data", "hyper-parameters",
 )  # fmt: skip
 
+LLAMA_BLOCKS = {"low-data.yaml": 26, "lazy-layers-smollm2.yaml": 30}  # suites whose reference is downloaded
+
 
 def narrow(file: Path, text: Path) -> Suite:
     """A suite with its reference's depth and heads, but hardly any width, so that planning takes no time; and a text."""
     words = []
-    if file.name == "low-data.yaml":
-        llama = {"model_type": "llama", "num_hidden_layers": 26, "hidden_size": 16}
+    if file.name in LLAMA_BLOCKS:
+        llama = {"model_type": "llama", "num_hidden_layers": LLAMA_BLOCKS[file.name], "hidden_size": 16}
         llama |= {"intermediate_size": 16, "num_attention_heads": 2}
         words = [f"reference={{train: {{model: {llama}, tokenizer: {{vocabulary: 300}}}}}}"]
     else:

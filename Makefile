@@ -33,7 +33,7 @@ bench: .venv/installed           ## training speed beside the machine's own limi
 
 results: .venv/installed         ## docs/results.md from nothing: text, references, suites for two cores, tables; resumes, takes hours
 	$(BIN)/python benchmarks/run_suites.py
-	$(BIN)/python benchmarks/results.py runs/*-2-cores runs/miniature-* --into docs/results.md
+	$(BIN)/python benchmarks/results.py runs/*-2-cores runs/miniature-* runs/*-smollm2 --into docs/results.md
 
 lint: .venv/installed-dev        ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

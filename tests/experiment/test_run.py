@@ -1,5 +1,6 @@
 """A whole recipe on a tiny model: what it leaves, that it goes on, what it refuses."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -90,6 +91,29 @@ def test_run_again_it_is_done_at_once_and_changes_nothing(finished: tuple[Path, 
     summary = run(load_recipe(finished[0]), finished[1])
     assert summary.to_json() == read_json(finished[1] / "summary.json")
     assert before == {path: path.stat().st_mtime_ns for path in finished[1].rglob("*.safetensors")}
+
+
+def test_results_of_an_earlier_version_are_judged_again_and_nothing_is_trained(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Version 1 had the losses of sequences. A finished run's summary is refused with what to do about it."""
+    old = Path(shutil.copytree(finished[1], tmp_path / "old"))
+    for file in old.rglob("evaluation.json"):
+        tree = read_json(file)
+        kept = {key: value for key, value in tree.items() if not key.startswith("cluster_") and key != "version"}
+        file.write_text(json.dumps(kept | {"matched": False, "sequence_losses": [3.0, 4.0]}))
+    before = {path: path.stat().st_mtime_ns for path in old.rglob("*.safetensors")}
+    summary = read_json(old / "summary.json") | {"version": 1}
+    (old / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(
+        InputError, match=r"summary\.json: is of version 1, not 2; use the inheritune that wrote it, or delete"
+    ):
+        run(load_recipe(finished[0]), old)
+    (old / "summary.json").unlink()
+    again = run(load_recipe(finished[0]), old).to_json()
+    assert again["rounds"] == summary["rounds"]
+    assert again["reference"] == summary["reference"]
+    assert before == {path: path.stat().st_mtime_ns for path in old.rglob("*.safetensors")}
 
 
 def test_the_page_needs_nothing_else(finished: tuple[Path, Path]) -> None:

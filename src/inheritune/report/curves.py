@@ -51,10 +51,8 @@ class Curves:
 
 def final_level(folder: Path, prefix: str) -> dict[str, float]:
     """The final loss of the reference in `folder` on the curves' sequences, by its label; empty where unknown."""
-    file = folder / "evaluation.json"
-    if not file.is_file():
-        return {}
-    return {f"{prefix}reference, final": read_judged(file).curve_loss}
+    judged = read_judged(folder / "evaluation.json")
+    return {} if judged is None else {f"{prefix}reference, final": judged.curve_loss}
 
 
 def arm_curve(folder: Path, runs: Sequence[SeedSummary]) -> Points:

@@ -67,7 +67,8 @@ class TrainingFolder:
     @property
     def judged(self) -> TrainingResult | None:
         """evaluation.json, which is written when the training is done."""
-        return TrainingResult.read_if_there(self.folder / "evaluation.json")
+        result = read_judged(self.folder / "evaluation.json")
+        return result if isinstance(result, TrainingResult) else None
 
     def points(self, model: TrainedSummary | None) -> Points:
         """Validation losses during training; the cost of the rounds before `model` counts."""
@@ -221,8 +222,7 @@ def _state(
         return summary
     state: RunState | None = summary
     if state is None:
-        file = folder / "reference" / "evaluation.json"
-        judged = read_judged(file) if file.is_file() else None
+        judged = read_judged(folder / "reference" / "evaluation.json")
         state = RunState(
             finished=False, rounds=[], controls=[], result=None, tolerance=recipe.tolerance,
             reference=None if judged is None else ReferenceSummary.of(judged, name=recipe.reference_name),

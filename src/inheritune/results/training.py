@@ -134,8 +134,13 @@ class RoundResult(TrainingResult):
     teacher_flops_before: int | None = None
 
 
-def read_judged(path: Path) -> ModelResult | TrainingResult:
-    """evaluation.json of a model that may have been trained. Raises as `ResultFile.read` does."""
+def read_judged(path: Path) -> ModelResult | TrainingResult | None:
+    """evaluation.json of a model that may have been trained. Raises as `ResultFile.read` does.
+
+    None where there is none, or an earlier version wrote it: the model is then judged again.
+    """
+    if not path.is_file() or ModelResult.is_outdated(path):
+        return None
     tree = read_mapping(path, remedy=ModelResult.REMEDY)
     kind = TrainingResult if "steps" in tree else ModelResult
     return kind.parse(tree, path)

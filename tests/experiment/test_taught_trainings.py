@@ -235,6 +235,24 @@ def test_hidden_states_of_a_teacher_as_deep(reference_folder: Path, teacher: Any
     assert record["loss"] == pytest.approx(mixed, rel=1e-5)
 
 
+def test_hidden_states_of_the_model_that_the_blocks_come_from(
+    reference_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    """Of the first 3 of 4 blocks only the last has a gap behind it; the others begin with the teacher's states."""
+    inherit(reference_folder, 3, out=tmp_path / "short")
+    values = {}
+    for blocks in ("all", "gaps"):
+        settings = {"student": 1, "hidden_states": {"weight": 2, "blocks": blocks}}
+        (record,), _ = taught(tmp_path / "short", reference_folder, data, tmp_path / blocks, settings, length="1 steps")
+        values[blocks] = record["hidden_states"]
+    assert values["gaps"] == pytest.approx(3 * values["all"], rel=1e-4)
+    assert values["gaps"] > 1e-3
+    words = ["train", tmp_path / "short", tmp_path / "out", "--data", data, "--length", "1 steps", "--device", "cpu"]
+    words += ["--batch", "4 sequences", "--sequence-length", "16", "--dry-run"]
+    words += ["--teacher", reference_folder, "--distillation.hidden_states.weight=3"]
+    assert main([str(word) for word in words]) == 0
+
+
 def test_hidden_states_of_a_deeper_teacher_are_refused(
     reference_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

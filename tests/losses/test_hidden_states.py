@@ -205,6 +205,13 @@ def test_nothing_that_only_changes_how_it_is_computed_changes_it(tmp_path: Path,
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
+@pytest.mark.parametrize("more", [{}, {"parallel": "fsdp"}], ids=str)
+def test_in_bfloat16_it_is_nearly_the_same(tmp_path: Path, more: dict[str, Any]) -> None:
+    expected = taught_training(tmp_path / "plain", length="1 steps")
+    found = taught_training(tmp_path / "other", length="1 steps", precision="bfloat16", **more)
+    assert found[0]["hidden_states"] == pytest.approx(expected[0]["hidden_states"], rel=0.02)
+
+
 def agrees(rank: int, folder: Path, losses: list[float]) -> None:
     for parallel in ("ddp", "fsdp"):
         records = taught_training(folder / parallel, parallel=parallel)

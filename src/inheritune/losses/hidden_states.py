@@ -35,11 +35,6 @@ class HiddenStatesDistance(BatchLoss):
             return None
         return cls(settings.hidden_states, _pairs(settings.hidden_states, setup))
 
-    @classmethod
-    def asks_teacher(cls, settings: Distillation | None) -> bool:
-        """Where there are `hidden_states`."""
-        return settings is not None and settings.hidden_states is not None
-
     def of_batch(self, inputs: LossInputs) -> "torch.Tensor":
         """The sum of the distances of all tokens whose targets count."""
         import torch

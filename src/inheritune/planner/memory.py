@@ -66,9 +66,7 @@ def memory_of(profile: ModelProfile, kept: Sequence[int], setup: MemoryConfig) -
     states = state_bytes(parts, setup.optimizer) / setup.devices if setup.optimizer.states_on_device else 0.0
     learnt = setup.micro_batch * setup.sequence_length * setup.teacher_states
     each = 2.0 if half else _FLOAT32
-    as_float32 = (
-        2 if sharded and half else 1
-    )  # copies: of the teacher's states (or the difference), and of halved own ones
+    as_float32 = 2 if sharded and half else 1  # copies of the teacher's states or the difference, and of half own ones
     teacher = setup.teacher * each + learnt * (each + as_float32 * _FLOAT32)
     fixed = Memory(weights, weights, states, teacher=teacher)
     if use is None:

@@ -13,6 +13,8 @@ from inheritune.recipe import check
 from inheritune.runtime import Runtime
 from tiny_suites import make_reference, tiny_suite
 
+STATES = {"hidden_states": {"weight": 10}}
+
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
@@ -74,6 +76,25 @@ def test_filters_of_suite_and_arm(text: Path) -> None:
             "arm on it: train.length: 768 tokens",
         ),
         ([{"start": "inherit", "train": {"distillation": {"top_k": 10**6}}}], "arm it: train.distillation.top_k"),
+        (
+            [{"start": "half-width", "train": {"distillation": STATES}}],
+            r"arm it: train\.distillation\.hidden_states: the model's hidden size is 8, the teacher's 16; give",
+        ),
+        (
+            [{"start": {"kind": "hybrid-stacking", "layers": 4}, "train": {"distillation": STATES}}],
+            r"hidden_states: the model's blocks \[0, 1, 0, 1\] are not some of the teacher's 6 in their order",
+        ),
+        (
+            [
+                {"start": {"kind": "inherit", "layers": 3}},
+                {
+                    "name": "on it",
+                    "start": {"kind": "inherit", "layers": 2, "of": "it"},
+                    "train": {"distillation": STATES},
+                },
+            ],
+            "arm on it: .*hidden_states: which of the teacher's 6 blocks the model's 2 are is not known",
+        ),
     ],
 )
 def test_what_the_models_show(text: Path, reference: Path, arms: list[dict[str, Any]], words: str) -> None:
@@ -116,3 +137,20 @@ def test_other_batches_of_as_many_tokens_are_equal(text: Path, reference: Path) 
         {"name": "it", "start": "random", "train": {"length": "512 tokens", "batch": "3 sequences", "micro_batch": 1}}
     ]
     assert plan(check(Suite, tiny_suite(text, reference, arms), "suite"), Runtime("cpu", 1))
+
+
+def test_whose_states_can_be_learnt(text: Path, reference: Path) -> None:
+    """From the reference, from an arm as deep, and with random weights. Blocks that repeat have no place in the teacher."""
+    taught = {"train": {"distillation": STATES}}
+    arms = [
+        {"name": "whole", "start": "reference"},
+        {"name": "some", "start": {"kind": "inherit", "layers": [0, 2, 5]}, "teacher": "whole", **taught},
+        {"name": "of whole", "start": {"kind": "inherit", "of": "whole", "layers": [1, 4]}, **taught},
+        {"name": "random", "start": {"kind": "random", "layers": 3}, **taught},
+        {"name": "as deep", "start": {"kind": "random", "layers": 3}, "teacher": "some", **taught},
+        {"name": "stacked", "start": {"kind": "hybrid-stacking", "layers": 6}, **taught},
+    ]
+    with pytest.raises(InputError) as raised:
+        plan(check(Suite, tiny_suite(text, reference, arms), "suite"), Runtime("cpu", 1))
+    (problem,) = raised.value.problems
+    assert problem.place.startswith("arm stacked: ")

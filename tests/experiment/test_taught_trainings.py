@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from conftest import read_json, weights
-from inheritune import grow, prepare, train
+from inheritune import grow, inherit, prepare, train
 from inheritune.cli import main
 from inheritune.data import Sequences, batch_numbers, open_prepared, train_tokenizer
 from inheritune.errors import InputError
@@ -183,7 +183,9 @@ def test_without_a_teacher_nothing_is_said_of_one(student: Any, data: Path, tmp_
 def test_a_teacher_without_settings_has_the_papers(student: Any, teacher: Any, data: Path, tmp_path: Path) -> None:
     train(student, data, tmp_path / "out", settings=SETTINGS, teacher=teacher, device="cpu")
     asked = read_json(tmp_path / "out" / "request.json")
-    assert asked["train"]["distillation"] == {"student": 0.6, "temperature": 1.0, "top_k": None, "outputs": "auto"}
+    assert asked["train"]["distillation"] == {
+        "student": 0.6, "temperature": 1.0, "top_k": None, "outputs": "auto", "hidden_states": None,
+    }  # fmt: skip
     with pytest.raises(InputError, match="another training: teacher"):
         train(student, data, tmp_path / "out", settings=SETTINGS, teacher=student, device="cpu")
 
@@ -218,6 +220,52 @@ def test_from_the_command_line(reference_folder: Path, data: Path, tmp_path: Pat
     record = read_metrics(tmp_path / "out" / "metrics.jsonl")[1]
     assert abs(record["kl"]) < 1e-3  # it is its own teacher
     assert main([*words, "--dry-run", "--teacher", str(reference_folder)]) == 0
+
+
+def test_hidden_states_of_a_teacher_as_deep(reference_folder: Path, teacher: Any, data: Path, tmp_path: Path) -> None:
+    """Without a word on where its blocks come from, a model's blocks are the teacher's of the same places."""
+    student = AutoModelForCausalLM.from_pretrained(reference_folder)
+    settings = {"student": 0.5, "hidden_states": {"weight": 2}}
+    records, found = taught(student, student, data, tmp_path / "itself", settings, length="1 steps")
+    assert records[0]["hidden_states"] == pytest.approx(0, abs=1e-6)
+    assert found.teacher_outputs == "online"
+    (record,), _ = taught(student, teacher, data, tmp_path / "other", settings, length="1 steps")
+    assert record["hidden_states"] > 0.1
+    mixed = 0.5 * record["cross_entropy"] + 0.5 * record["kl"] + 2 * record["hidden_states"]
+    assert record["loss"] == pytest.approx(mixed, rel=1e-5)
+
+
+def test_hidden_states_of_the_model_that_the_blocks_come_from(
+    reference_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    """Of the first 3 of 4 blocks only the last has a gap behind it; the others begin with the teacher's states."""
+    inherit(reference_folder, 3, out=tmp_path / "short")
+    values = {}
+    for blocks in ("all", "gaps"):
+        settings = {"student": 1, "hidden_states": {"weight": 2, "blocks": blocks}}
+        (record,), _ = taught(tmp_path / "short", reference_folder, data, tmp_path / blocks, settings, length="1 steps")
+        values[blocks] = record["hidden_states"]
+    assert values["gaps"] == pytest.approx(3 * values["all"], rel=1e-4)
+    assert values["gaps"] > 1e-3
+    words = ["train", tmp_path / "short", tmp_path / "out", "--data", data, "--length", "1 steps", "--device", "cpu"]
+    words += ["--batch", "4 sequences", "--sequence-length", "16", "--dry-run"]
+    words += ["--teacher", reference_folder, "--distillation.hidden_states.weight=3"]
+    assert main([str(word) for word in words]) == 0
+
+
+def test_hidden_states_of_a_deeper_teacher_are_refused(
+    reference_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inherit(reference_folder, 2).save_pretrained(tmp_path / "short")
+    AutoTokenizer.from_pretrained(reference_folder).save_pretrained(tmp_path / "short")
+    words = ["train", str(tmp_path / "short"), str(tmp_path / "out"), "--data", str(data), "--length", "1 steps"]
+    words += ["--batch", "4 sequences", "--sequence-length", "16", "--device", "cpu"]
+    words += ["--teacher", str(reference_folder), "--distillation.hidden_states.weight=3"]
+    for more in ([], ["--dry-run"]):
+        assert main([*words, *more]) == 2
+        assert (
+            "hidden_states: which of the teacher's 4 blocks the model's 2 are is not known" in capsys.readouterr().err
+        )
 
 
 @pytest.mark.long

@@ -122,6 +122,22 @@ def test_a_teacher_costs_its_forward_pass_by_hand() -> None:
     assert found["teacher"] == {"name": "t", "outputs": "online", "flops": pytest.approx(10 * 8 * 32 * forward)}
 
 
+@pytest.mark.parametrize(("blocks", "learnt"), [("all", 3), ("gaps", 2)])
+def test_learnt_hidden_states_take_memory(blocks: str, learnt: int) -> None:
+    """Those of 2 bytes of a teacher in bfloat16, and the float32 that the loss keeps; of 2 x 32 tokens."""
+    found = []
+    for hidden_states in (None, {"weight": 1, "blocks": blocks}):
+        training = Training.model_validate({
+            "length": "10 steps", "batch": "8 sequences", "sequence_length": 32, "micro_batch": 2,
+            "distillation": {"hidden_states": hidden_states},
+        })  # fmt: skip
+        one = replace(planned(), kept=(0, 1, 3), training=training, teacher=Taught("t", PROFILE))
+        rows = plan([one], CONDITIONS, choose_devices(["L4"]))["memory"]
+        found.append(next(row for row in rows if row["precision"] == "bfloat16" and row["devices"] == 1))
+    assert found[1]["teacher"] - found[0]["teacher"] == 2 * 32 * learnt * 64 * (2 + 4)
+    assert found[1]["activations"] == found[0]["activations"]
+
+
 def test_recomputed_activations_take_time() -> None:
     devices = choose_devices(["A100"])
     plain, again = (plan([planned(activation_checkpointing=flag)], CONDITIONS, devices) for flag in (False, True))

@@ -9,7 +9,7 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -140,13 +140,14 @@ def bench(
 
 def one_step(
     config: "PretrainedConfig", training: Training, runtime: Runtime, folder: str | Path,
-    teacher: "PretrainedConfig | None" = None,
+    teacher: "PretrainedConfig | None" = None, blocks: Sequence[int] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Two steps through the engine, not compiled, which show whether a training fits and works here.
 
-    With a distillation, `teacher` is the config of one that is made of random weights too, and passes every batch.
-    Returns the first step's loss (nats a token; about log of the vocabulary for a random model), the second's seconds,
-    and the peak memory in bytes. Whatever the engine raises comes through, an out-of-memory error too.
+    With a distillation, `teacher` is the config of one that is made of random weights too, and passes every batch;
+    `blocks` are those of it that the model's come from. Returns the first step's loss (nats a token; about log of the
+    vocabulary for a random model), the second's seconds, and the peak memory in bytes. Whatever the engine raises comes
+    through, an out-of-memory error too.
     """
     check_has_teacher(teacher, training, "dry run")
     settings = training.model_copy(update={"compile": False})
@@ -163,7 +164,7 @@ def one_step(
 
     with tempfile.TemporaryDirectory(prefix=".inheritune-bench-", dir=folder) as place:
         work = _Work(build(config, runtime), settings, Evaluate(), runtime, Path(place))
-        work.losses = tuple(build_losses(settings, LossSetup(None, config, teacher)))
+        work.losses = tuple(build_losses(settings, LossSetup(None, config, teacher, blocks)))
         if teacher is not None:
             precision = runtime.resolve_precision(settings.precision)
             work.teacher = OnlineOutputs(build(teacher, runtime), TeacherNeeds.of(work.losses), runtime, precision)

@@ -250,7 +250,8 @@ def train(
     if dry_run:
         place = runtime.start(device, timeout_minutes=hardware.timeout.amount)
         teacher_config = None if teacher is None else arch.load_config(recipes.model_at(teacher))
-        trial = experiment.try_step(arch.load_config(recipes.model_at(model)), settings, place, teacher_config)
+        blocks = None if teacher_config is None else experiment.inherited_blocks(model, teacher_config)
+        trial = experiment.try_step(arch.load_config(recipes.model_at(model)), settings, place, teacher_config, blocks)
         print_result(trial, as_json, lambda: show_trial(trial))
         return
     show_log(quiet)

@@ -137,6 +137,7 @@ class Teacher:
     ) -> str:
         """`stored` or `online`. The choice of `auto` is kept beside the folder for all arms and restarts."""
         wanted = "online" if request.settings.distillation is None else request.settings.distillation.outputs
+        why = None
         if request.needs.hidden_states:
             if wanted == "stored":
                 raise InputError(
@@ -144,10 +145,11 @@ class Teacher:
                     "stored, and a loss asks for the teacher's hidden states, which are not stored",
                     "give online or auto",
                 )
-            return "online"
-        if request.settings.sampling == "with replacement":
+            why = "as its hidden states are not stored"
+        elif request.settings.sampling == "with replacement":
+            why = "as with train.sampling: with replacement sequences begin anywhere"
+        if why is not None:
             if wanted == "auto":
-                why = "as with train.sampling: with replacement sequences begin anywhere"
                 logger.info(f"{request.arm}: teacher online, {why}")
             return "online"
         if wanted != "auto":

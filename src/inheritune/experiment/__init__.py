@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from inheritune import lazy
 
 if TYPE_CHECKING:
-    from inheritune.experiment.api import grow, train
+    from inheritune.experiment.api import grow, inherited_blocks, train
     from inheritune.experiment.checks import dry_run, try_step
     from inheritune.experiment.pricing import plan_recipe, plan_suite
     from inheritune.experiment.recipe_run import run

@@ -19,12 +19,13 @@ from inheritune.experiment.rounds import best_round, continues, round_stages
 from inheritune.experiment.stages import Stages
 from inheritune.experiment.training_run import TrainingRun, run_training
 from inheritune.inheritance import replace_budget
+from inheritune.inheritance.derivation import NOTES
 from inheritune.recipe import Distillation, Evaluate, Grow, Inherit, Reference, Training, check, model_at
-from inheritune.results import RoundResult, Start, TrainingResult
+from inheritune.results import Inherited, RoundResult, Start, TrainingResult
 from inheritune.runlog import check_trackers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def train(
@@ -56,7 +57,8 @@ def train(
     teaching = None if teacher is None else open_teacher(teacher, out / "teacher", context.prepared)
     runtime = context.runtime
     with begun(out, request, runtime):
-        result = run_training(TrainingRun("training", out, lambda: start, training, teaching), context)
+        blocks = None if teaching is None else inherited_blocks(model, teaching.config)
+        result = run_training(TrainingRun("training", out, lambda: start, training, teaching, blocks), context)
 
         def describe() -> None:
             with without_stopping("start the training again to write it"):
@@ -136,6 +138,12 @@ def _open(
         track=names, title=out.resolve().name,
     )  # fmt: skip
     return model, context, request | {"data": prepared.checksums, "prefix": list(context.packing.prefix)}
+
+
+def inherited_blocks(model: "PreTrainedModel | str | Path", teacher: "PretrainedConfig") -> list[int] | None:
+    """The blocks of a teacher that a model in a folder was made of; None where `inherit` has not made it of as many."""
+    notes = None if not isinstance(model, str | Path) else Inherited.read_if_there(Path(model) / NOTES)
+    return notes.blocks if notes is not None and notes.total == layer_count(teacher) else None
 
 
 def load_trained(folder: Path) -> "PreTrainedModel":

@@ -1,7 +1,7 @@
 """What can be found wrong before anything is spent: checks of all inputs, and one real step (`--dry-run`)."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,15 @@ from inheritune.corpus import check_filters, list_inputs
 from inheritune.data import check_tokenizer, list_token_files, open_prepared, typed
 from inheritune.distillation import check_distillation
 from inheritune.errors import InputError, check_all, is_out_of_memory
-from inheritune.experiment.plan import Models, PlannedArm, check_budgets, plan_arms, plan_rounds, token_files
+from inheritune.experiment.plan import (
+    Models,
+    PlannedArm,
+    check_budgets,
+    check_losses,
+    plan_arms,
+    plan_rounds,
+    token_files,
+)
 from inheritune.experiment.suite import ArmSettings, Suite
 from inheritune.experiment.tasks import check_recipe_tasks
 from inheritune.inheritance import check_function_preserving
@@ -135,9 +143,10 @@ def _check_rounds(recipe: Recipe, models: Models) -> None:
     """
     _, stages = plan_rounds(recipe, models)
     reference = models.reference
+    teacher = reference if recipe.train.needs_teacher else None
     for stage in stages:
         if not stage.is_provisional or len(stage.blocks) == layer_count(reference):
-            models.target(reference, stage)
+            check_losses(recipe.train, stage, reference, models.target(reference, stage), teacher)
     if models.drafts and stages[0].is_provisional and stages[0].function_preserving:
         check_function_preserving(build_skeleton(reference, models.trust))
 
@@ -155,19 +164,20 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     deepest = max(stages, key=lambda stage: len(stage.blocks))
     target = models.target(models.reference, deepest)
     teacher = models.reference if recipe.train.distillation is not None else None
-    return {"layers": len(deepest.blocks), **try_step(target, recipe.train, runtime, teacher)}
+    return {"layers": len(deepest.blocks), **try_step(target, recipe.train, runtime, teacher, deepest.blocks)}
 
 
 def try_step(
-    config: "PretrainedConfig", training: Training, runtime: rt.Runtime, teacher: "PretrainedConfig | None" = None
-) -> dict[str, Any]:
+    config: "PretrainedConfig", training: Training, runtime: rt.Runtime, teacher: "PretrainedConfig | None" = None,
+    blocks: Sequence[int] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """One step of a random model of this config: seconds, tokens a second (not compiled), peak memory in bytes.
 
-    With a distillation, a random model of the config `teacher` passes the batch too. `rounded_down` says what whole
-    steps make of a length in tokens.
+    With a distillation, a random model of the config `teacher` passes the batch too; `blocks` are those of it that the
+    model's come from. `rounded_down` says what whole steps make of a length in tokens.
     """
     try:
-        step = one_step(config, training, runtime, tempfile.gettempdir(), teacher)
+        step = one_step(config, training, runtime, tempfile.gettempdir(), teacher, blocks)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if is_out_of_memory(error):
             raise

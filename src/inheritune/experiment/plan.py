@@ -15,6 +15,7 @@ from inheritune.experiment.rounds import round_stages
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import ArmSettings, Suite
 from inheritune.inheritance import TargetSpec, check_function_preserving, draft_target, replace_budget, target_config
+from inheritune.losses import LossSetup, build_losses
 from inheritune.recipe import Basis, Data, Inherit, Recipe, Size, TokenFiles, Training, model_at
 
 if TYPE_CHECKING:
@@ -158,12 +159,23 @@ def _plan_arm(suite: Suite, arm: ArmSettings, training: Training, models: Models
     total = layer_count(source)
     depth = method.depth(suite.layers, layer_count(models.reference) if method.is_sized_by_reference else total)
     stages = models.planned(source, method.stages(depth, total))
+    for one in stages:
+        check_losses(training, one.stage, one.source, one.target, teacher)
     source_arm = method.origin if method.origin in models.arms else None
     needed = tuple(needs(arm, list(models.arms)))
     models.arms[arm.name] = stages[-1].target
     return PlannedArm(
         arm, training, depth, needed, source_arm, method.describe(depth, total), stages, teacher
     )  # fmt: skip
+
+
+def check_losses(
+    training: Training, stage: Stage, source: "PretrainedConfig", target: "PretrainedConfig",
+    teacher: "PretrainedConfig | None",
+) -> None:  # fmt: skip
+    """Raise InputError where a stage's target cannot learn from the teacher what the losses ask for."""
+    blocks = None if teacher is None else stage.teacher_blocks(source, teacher)
+    build_losses(training, LossSetup(None, target, teacher, blocks))
 
 
 def stage_trainings(training: Training, stages: Sequence[Stage], steps: int) -> list[Training]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from inheritune.arch import layer_count
 from inheritune.inheritance import TargetSpec, resolve
 from inheritune.recipe import Inherit, Submodules, Width
 
@@ -44,3 +45,8 @@ class Stage:
     def spec(self, source: "PretrainedConfig") -> TargetSpec:
         """The target of a source with this config. Raises InputError where the config has no half width."""
         return resolve(Inherit(submodules=self.submodules, width=self.width), source, self.blocks)
+
+    def teacher_blocks(self, source: "PretrainedConfig", teacher: "PretrainedConfig") -> Sequence[int] | None:
+        """The blocks of a teacher that the target's blocks come from; None where the arm's source has other blocks."""
+        same = not self.after_previous and layer_count(source) == layer_count(teacher)
+        return self.blocks if same else None

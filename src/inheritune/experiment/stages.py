@@ -17,7 +17,7 @@ from inheritune.results import RoundResult
 from inheritune.runlog import logger, write_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Stages:
         """Train and judge a stage, or read its result."""
         teacher = None if training.distillation is None else self.teacher
         folder = self.folder / stage.folder
-        run = TrainingRun(self.label(stage), folder, lambda: self._build(stage, previous), training, teacher)
+        blocks = None if teacher is None else stage.teacher_blocks(_config_of(self.source), teacher.config)
+        run = TrainingRun(self.label(stage), folder, lambda: self._build(stage, previous), training, teacher, blocks)
         result = run_training(run, self.context)
         spent: dict[str, int] = {}
         if stage.insert_trained and previous is not None:
@@ -65,8 +66,8 @@ class Stages:
             spent = {
                 f"{key}_before": getattr(previous, key) + (getattr(previous, f"{key}_before") or 0) for key in keys
             }
-        blocks = None if stage.weights == "random" else list(stage.blocks)
-        return RoundResult.of(result, folder=stage.folder, blocks=blocks, **spent)
+        inherited = None if stage.weights == "random" else list(stage.blocks)
+        return RoundResult.of(result, folder=stage.folder, blocks=inherited, **spent)
 
     def _build(self, stage: Stage, previous: RoundResult | None) -> "PreTrainedModel":
         """The model of a stage before training."""
@@ -75,7 +76,7 @@ class Stages:
             source = self._trained(previous)
         if stage.weights == "whole":
             return load_model(source)
-        config = load_config(source) if isinstance(source, Reference) else source.config
+        config = _config_of(source)
         if stage.weights == "random":
             config = target_config(config, stage.spec(config))
             trust = isinstance(source, Reference) and source.trust_remote_code
@@ -97,3 +98,7 @@ class Stages:
         assert result is not None
         place = str(self.folder / result.folder / "model")
         return Reference(path=place, trust_remote_code=self.context.trust_remote_code)
+
+
+def _config_of(source: "Reference | PreTrainedModel") -> "PretrainedConfig":
+    return load_config(source) if isinstance(source, Reference) else source.config

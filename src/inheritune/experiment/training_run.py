@@ -1,7 +1,7 @@
 """One training of a run: built, trained, judged, and kept in a folder from which it resumes after a stop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,7 +45,8 @@ _WORTH_COMPILING = 1e15  # FLOPs of a training on a CPU, about two hours on two 
 class TrainingRun:
     """A training: `build` returns the model at its start, on the CPU; `training` are its settings.
 
-    `teacher` is given where the settings have a `distillation`, and only there.
+    `teacher` is given where the settings have a `distillation`, and only there; `blocks` are those of it that the
+    model's blocks come from, where that is known.
     """
 
     name: str
@@ -53,6 +54,7 @@ class TrainingRun:
     build: Callable[[], "PreTrainedModel"] = field(repr=False)
     training: Training
     teacher: Teacher | None = None
+    blocks: Sequence[int] | None = None
 
 
 def run_training(run: TrainingRun, context: RunContext) -> TrainingResult:
@@ -117,7 +119,8 @@ def _train(run: TrainingRun, context: RunContext) -> TrainingCost:
         logger.info(f"{run.name}: {rounded}")
     router = router_loss_of(model, settings.router_loss, run.name)
     teacher = run.teacher
-    losses = build_losses(settings, LossSetup(router, model.config, None if teacher is None else teacher.config))
+    taught_by = None if teacher is None else teacher.config
+    losses = build_losses(settings, LossSetup(router, model.config, taught_by, run.blocks))
     outputs, teaching = None, dict[str, Any]()
     if teacher is not None:
         uses, needs = steps * settings.batch_sequences, TeacherNeeds.of(losses)

@@ -113,12 +113,14 @@ class Key(NamedTuple):
 @dataclass(frozen=True)
 class LossSetup:
     """What losses are built from besides their settings: the model's router loss, or None, and the configs of model and
-    teacher, for the sizes of hidden states.
+    teacher, for the sizes of hidden states. `blocks` are the teacher's that the model's were made of; None where that
+    is not known.
     """
 
     router: RouterTerm | None = None
     config: "PretrainedConfig | None" = None
     teacher_config: "PretrainedConfig | None" = None
+    blocks: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,47 +1,14 @@
-"""Distillation: the divergence of the model's distribution from a teacher's."""
+"""The divergence of the model's distribution from a teacher's."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, Tag, model_validator
-
-from inheritune.losses.base import Key, LogitsLoss, LossSetup, NumberOrRamp, Ramp, TeacherNeeds
-from inheritune.settings import Part
+from inheritune.losses.base import LogitsLoss, LossSetup, Ramp, TeacherNeeds
+from inheritune.losses.distillation import DISTILLATION, Distillation
 
 if TYPE_CHECKING:
     import torch
 
     from inheritune.losses.functional import Distribution
-
-_Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Distillation(Part):
-    """Learning from a teacher's distribution besides the text: the loss is student x CE + (1 - student) x t^2 x KL. CE
-    is the cross-entropy of the text, KL the divergence of the model's distribution from the teacher's, both at
-    temperature t. Defaults follow the paper. In `run` the reference is the teacher.
-    """
-
-    student: Annotated[Annotated[_Share, Tag("float")] | Annotated[Ramp, Tag("Ramp")], NumberOrRamp] = 0.6
-    """The cross-entropy's share of the loss; the rest is the teacher's. A mapping changes it over the training:
-    {start: 1, end: 0, over: 50%}."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    """t, by which the logits of both are divided for the KL. The KL is multiplied by t^2, so that its gradient stays of
-    the same size at every temperature (Hinton, Vinyals and Dean, 2015)."""
-    top_k: Annotated[int, Field(ge=1)] | None = None
-    """How many of the teacher's most probable tokens are told apart; all others count as one, with the sum of their
-    probabilities. null: the whole vocabulary."""
-    outputs: Literal["auto", "stored", "online"] = "auto"
-    """stored: the teacher's outputs for all training sequences are computed once, and read by every training of the
-    run. online: the teacher passes every batch anew. auto: whichever takes less time by an estimate that is printed."""
-
-    @model_validator(mode="after")
-    def _shares(self) -> Self:
-        if isinstance(self.student, Ramp):
-            if max(self.student.start, self.student.end) > 1:
-                raise ValueError("student: a share is at most 1; give start and end from 0 to 1")
-            if self.student.start == self.student.end == 1:
-                raise ValueError("student: the teacher would have no share; give a start or an end below 1")
-        return self
 
 
 class KullbackLeibler(LogitsLoss):
@@ -50,10 +17,7 @@ class KullbackLeibler(LogitsLoss):
     """
 
     name = "kl"
-    key = Key(
-        "distillation", Distillation | None, None,
-        "Learn from a teacher too; {} takes the paper's settings. null: from the text alone.",
-    )  # fmt: skip
+    key = DISTILLATION
 
     def __init__(self, settings: Distillation) -> None:
         share, factor = settings.student, settings.temperature**2
@@ -63,8 +27,8 @@ class KullbackLeibler(LogitsLoss):
 
     @classmethod
     def build(cls, settings: Distillation | None, setup: LossSetup) -> Self | None:
-        """None without a `distillation`."""
-        return None if settings is None else cls(settings)
+        """None without a `distillation`, and where the text has the whole share."""
+        return None if settings is None or settings.student == 1 else cls(settings)
 
     @classmethod
     def check(cls, settings: Distillation | None, train: Any) -> None:

@@ -217,11 +217,15 @@ def memory_config_of(planned: Planned, precision: str, devices: int = 1, sharded
     """How the recipe trains it, with its number of sequences at once (at most 8 where it leaves that open)."""
     training = planned.training
     share = math.ceil(training.batch_sequences / devices)
-    teacher = planned.teacher
+    teacher, distillation, learnt = planned.teacher, training.distillation, 0
+    if teacher is not None and distillation is not None and distillation.hidden_states is not None:
+        pairs = distillation.hidden_states.pairs(planned.kept, teacher.profile.depth)
+        learnt = len(pairs) * teacher.profile.config.hidden_size
     return MemoryConfig(
         precision, min(training.micro_batch_sequences, share), training.sequence_length, training.optimizer,
         training.activation_checkpointing, devices, sharded,
         teacher=teacher.profile.size() if teacher is not None and teacher.stored_tokens is None else 0,
+        teacher_states=learnt,
     )  # fmt: skip
 
 

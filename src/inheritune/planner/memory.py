@@ -20,7 +20,7 @@ class Memory:
 
     `working` is what copies of weights in another precision take (with FSDP those that are gathered at once, and
     gradients on their way), and what a block's backward pass takes beyond the loss's. `teacher` are the weights of one
-    that passes every batch, whole on each device.
+    that passes every batch, whole on each device, and its hidden states that are learnt.
     """
 
     weights: float
@@ -41,7 +41,8 @@ class Memory:
 class MemoryConfig:
     """How a model is trained, as far as memory goes: `devices` above 1 share it by FSDP (`sharded` for FSDP on one).
 
-    `teacher` are the parameters of a teacher that passes every batch.
+    `teacher` are the parameters of a teacher that passes every batch, `teacher_states` the numbers of its hidden states
+    that are learnt, for each token.
     """
 
     precision: str
@@ -52,6 +53,7 @@ class MemoryConfig:
     devices: int = 1
     sharded: bool = False
     teacher: int = 0
+    teacher_states: int = 0
 
 
 def memory_of(profile: ModelProfile, kept: Sequence[int], setup: MemoryConfig) -> Memory:
@@ -62,7 +64,11 @@ def memory_of(profile: ModelProfile, kept: Sequence[int], setup: MemoryConfig) -
     parts = profile.parts(kept)
     weights = _FLOAT32 * profile.size(kept) / setup.devices
     states = state_bytes(parts, setup.optimizer) / setup.devices if setup.optimizer.states_on_device else 0.0
-    fixed = Memory(weights, weights, states, teacher=setup.teacher * (2.0 if half else _FLOAT32))
+    learnt = setup.micro_batch * setup.sequence_length * setup.teacher_states
+    each = 2.0 if half else _FLOAT32
+    as_float32 = 2 if sharded and half else 1  # copies of the teacher's states or the difference, and of half own ones
+    teacher = setup.teacher * each + learnt * (each + as_float32 * _FLOAT32)
+    fixed = Memory(weights, weights, states, teacher=teacher)
     if use is None:
         return fixed
     kinds = [profile.kinds[block] for block in kept]

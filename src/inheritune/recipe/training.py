@@ -101,8 +101,8 @@ class _Training(Part):
                 f"micro_batch: {self.micro_batch} is more than the batch's {self.batch_sequences} sequences;"
                 f" give at most {self.batch_sequences}"
             )
-        for key, loss in LOSSES.items():
-            loss.check(getattr(self, key), self)
+        for key, loss in LOSSES:
+            loss.check(getattr(self, key.name), self)
         return self
 
     @property
@@ -159,7 +159,7 @@ class _Training(Part):
     @property
     def needs_teacher(self) -> bool:
         """Whether one of its losses asks for a teacher."""
-        return any(loss.asks_teacher(getattr(self, key)) for key, loss in LOSSES.items())
+        return any(loss.asks_teacher(getattr(self, key.name)) for key, loss in LOSSES)
 
 
 # The keys of the losses, each from the file of its loss.
@@ -173,8 +173,5 @@ if TYPE_CHECKING:
 else:
     Training = create_model(
         "Training", __base__=_Training, __doc__=_Training.__doc__, __module__=__name__,
-        **{
-            loss.key.name: (loss.key.type, Field(loss.key.default, description=loss.key.description))
-            for loss in LOSSES.values()
-        },
+        **{key.name: (key.type, Field(key.default, description=key.description)) for key, _ in LOSSES},
     )  # fmt: skip

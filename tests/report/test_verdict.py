@@ -32,7 +32,7 @@ def test_matched() -> None:
     assert verdict(summary()) == (
         "Matched within 0.01 nats: with 4 of the reference's 8 blocks and 60% of its parameters the target reaches validation loss 2.9000, the"
         " reference 3.0000 (gap -0.1000 ±0.0100). The same small model from random weights, on the same tokens, is worse:"
-        " 3.2000, +0.3000 ±0.0100 against the inherited one (30 standard errors)."
+        " 3.2000, +0.3000 ±0.0100 against the inherited one."
     )
 
 
@@ -65,7 +65,10 @@ def test_undecided_says_what_would_decide(more: dict[str, object], words: str) -
 
 
 def test_a_control_that_wins_is_said_to_be_better() -> None:
-    assert "is better: 2.8000, -0.1000 ±0.0100" in verdict(summary(val_loss=2.8, over_result=-0.1))
+    ahead = {"val_loss": 2.8, "over_result": -0.1}
+    assert "is better: 2.8000, -0.1000 ±0.0100" in verdict(summary(**ahead, over_result_interval=(-0.12, -0.08)))
+    for unknown in ((-0.22, 0.02), None):
+        assert "is not told apart: 2.8000, -0.1000 ±0.0100" in verdict(summary(**ahead, over_result_interval=unknown))
 
 
 def test_an_under_trained_reference_is_said_first() -> None:

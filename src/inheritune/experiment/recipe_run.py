@@ -114,7 +114,10 @@ def _control(
     trained = own.train_one(stage, settings)
     over = gap(trained.cluster_losses, result.cluster_losses, result.cluster_tokens)
     model = f"{_CONTROLS}/{trained.folder}/model"
-    control = Control.of(trained, name=name, model=model, over_result=over.value, over_result_se=over.error)
+    control = Control.of(
+        trained, name=name, model=model, over_result=over.value, over_result_se=over.error,
+        over_result_interval=over.interval,
+    )  # fmt: skip
     return control, trained.wall_seconds
 
 

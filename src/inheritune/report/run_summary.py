@@ -1,5 +1,7 @@
 """A run as people read it: the verdict in a few sentences, and the table. Pure functions of its results."""
 
+import math
+
 from inheritune.report.notation import many, short, with_error
 from inheritune.report.page import BAD, GOOD, OPEN, Table
 from inheritune.results import ComparedLoss, Control, ReferenceSummary, RunState, TrainedSummary
@@ -66,12 +68,12 @@ def _control_sentence(control: Control) -> str:
     """The sentence of a control that was compared with the result."""
     assert control.over_result is not None
     if control.name == "random":
-        word = "worse" if control.over_result > 0 else "better"
-        over, error = with_error(control.over_result, control.over_result_se, sign=True), control.over_result_se
-        errors = f" ({abs(control.over_result) / error:.0f} standard errors)" if error else ""
+        low, high = control.over_result_interval or (-math.inf, math.inf)
+        word = "worse" if low > 0 else "better" if high < 0 else "not told apart"
+        over = with_error(control.over_result, control.over_result_se, sign=True)
         return (
             f"The same small model from random weights, on the same tokens, is {word}: {control.val_loss:.4f},"
-            f" {over} against the inherited one{errors}."
+            f" {over} against the inherited one."
         )
     gap = with_error(control.gap, control.gap_se, sign=True)
     return f"The reference itself, trained on the same tokens, would reach {control.val_loss:.4f} (gap {gap})."

@@ -60,6 +60,8 @@ class Control(TrainedSummary):
     over_result: float | None = None
     """Its loss less the result's, in nats a token, paired by cluster. Absent until all rounds are done."""
     over_result_se: float | None = None
+    over_result_interval: tuple[float, float] | None = None
+    """The 95 % interval over the clusters of the validation text; None for a single cluster."""
 
 
 class Outcome(ComparedLoss, Sized):

@@ -21,6 +21,7 @@ def summary(
         "over_result": 0.3,
         "over_result_se": 0.01,
     }
+    control["over_result_interval"] = (0.28, 0.32)
     return RunState.model_validate({
         "finished": finished, "tolerance": 0.01, "reference": {"name": "large", "layers": 8, "parameters": 100, "val_loss": 3.0, "val_loss_se": 0.02},
         "rounds": [round_1], "controls": [control | control_more], "result": round_1,

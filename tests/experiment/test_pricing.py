@@ -1,5 +1,6 @@
 """What `plan` prices is what `run` and `compare` do."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,11 @@ def test_every_suite_that_comes_along(file: Path, tmp_path: Path) -> None:
     if file.stem.startswith("low-data") and not file.stem.endswith("cores"):
         fields = {"model_type": "llama", "hidden_size": 3200, "intermediate_size": 8640, "num_hidden_layers": 26}
         (tmp_path / "config.json").write_text(str(fields | {"num_attention_heads": 32}).replace("'", '"'))
+        words = [f"reference={tmp_path}"]
+    if file.stem.endswith("smollm2"):
+        fields = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+        fields |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
+        (tmp_path / "config.json").write_text(json.dumps(fields))
         words = [f"reference={tmp_path}"]
     suite = load_suite(file, words)
     found = plan_suite(suite, choose_devices(["A100"]))

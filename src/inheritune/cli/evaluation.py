@@ -24,7 +24,7 @@ from inheritune.cli.options import (
 )
 from inheritune.cli.tables import table_of
 from inheritune.errors import InputError
-from inheritune.report import short, start_note, with_error
+from inheritune.report import many, short, start_note, with_error
 from inheritune.runlog import PlainConsole
 
 _HEADER = 12  # the fewest characters of a line of a model's name
@@ -105,8 +105,10 @@ def show_evaluation(result: "results.EvaluationResult", out: Path | None) -> Non
 
 def _show_losses(models: "Sequence[results.EvaluatedModel]", text: "results.EvaluatedText") -> None:
     console = PlainConsole()
-    known = "" if text.bytes is None else f", {text.bytes:,} bytes"
-    console.print(f"\n{text.source}: sequences of {text.sequence_length} tokens{known}", soft_wrap=True)
+    known = [] if text.documents is None else [many(text.documents, "document")]
+    known += [] if text.bytes is None else [f"{text.bytes:,} bytes"]
+    facts = ", ".join([f"sequences of {text.sequence_length} tokens", *known])
+    console.print(f"\n{text.source}: {facts}", soft_wrap=True)
     rows = []
     for model in models:
         pairs = ((model.val_loss, model.val_loss_se), (model.bits_per_byte, model.bits_per_byte_se))

@@ -58,7 +58,10 @@ class ResultFile(ResultPart):
     @classmethod
     def is_outdated(cls, path: Path) -> bool:
         """Whether there is a file, and an earlier version wrote it. Raises DamagedFile where it is no mapping."""
-        return path.is_file() and _version(read_mapping(path, remedy=cls.REMEDY)) in range(1, cls.VERSION)
+        if not path.is_file():
+            return False
+        tree = read_mapping(path, remedy=cls.REMEDY)
+        return "val_loss" in tree and _version(tree) in range(1, cls.VERSION)  # else it is damaged
 
     @classmethod
     def parse(cls, tree: dict[str, Any], path: Path) -> Self:

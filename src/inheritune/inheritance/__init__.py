@@ -8,9 +8,12 @@ if TYPE_CHECKING:
     from inheritune.inheritance.block_insertion import check_function_preserving, insert_blocks, is_grown
     from inheritune.inheritance.blocks import count_layers, select_blocks
     from inheritune.inheritance.derivation import (
+        REFIT_TOKENS,
         as_dtype,
+        calibration_text,
         check_free,
         derive,
+        derive_refitted,
         free_output,
         inherit,
         inherit_settings,
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
         write,
     )
     from inheritune.inheritance.plan import Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
+    from inheritune.inheritance.refit import RIDGE, CalibrationText, refit, refit_length, refitted_matrices
     from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve
     from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
 

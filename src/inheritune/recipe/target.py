@@ -125,6 +125,10 @@ class Inherit(Part):
     recovery: Annotated[Tokens | None, BeforeValidator(_or_none)] = Size(1024, "tokens")
     """With auto: after each dropped block the remaining ones (of a copy) are trained on so many further training
     tokens, so that the next choice disregards what training repairs. none: not at all."""
+    refit: Annotated[Tokens | None, BeforeValidator(_or_none)] = None
+    """From how many training tokens the kept blocks are refitted before training, such as `32K tokens`; none: not at
+    all. The last matrices of attention and MLP of each block are fitted by least squares to the reference's hidden
+    states just before the next kept block, so that they stand in for the dropped blocks between."""
     submodules: Submodules = "all"
     """Whose weights are copied: all, none (random weights), or a list of attention, mlp, norms, final_norm, embeddings,
     head. The others are initialised as the architecture does it. A tied head belongs to the embeddings."""
@@ -141,6 +145,12 @@ class Inherit(Part):
                     f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list of them"
                 )
             self.__dict__["choose"] = "first"  # the list is the choice
+        return self
+
+    @model_validator(mode="after")
+    def _refit_needs_whole_blocks(self) -> "Inherit":
+        if self.refit is not None and (self.submodules != "all" or self.width == "half" or self.choose == "stacked"):
+            raise ValueError("refit goes with submodules: all, width: full, and without choose: stacked")
         return self
 
 

@@ -1,0 +1,216 @@
+"""Closed-form refit: kept blocks take over, as far as least squares can, what the dropped blocks did.
+
+For each kept block in turn, the goal is the reference's hidden state just before the next kept block. The last
+matrices of its attention and its MLP are fitted to it, on the states that the target's own blocks before it give.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from inheritune.arch import (
+    assumed_head,
+    block_modules,
+    build_skeleton,
+    check_room,
+    find_structure,
+    hidden_of,
+    output_matrices,
+    position_count,
+    replaced_forwards,
+    with_hidden,
+)
+from inheritune.corpus import sample_text
+from inheritune.data import IGNORED, Examples, Rows
+from inheritune.errors import InputError, RunError
+from inheritune.inheritance.target import PlannedTarget
+from inheritune.recipe import Size
+from inheritune.results import Refit
+from inheritune.runlog import logger
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_LENGTH = 256  # tokens a sequence: enough for attention to work as usual
+RIDGE = 0.1
+"""How strongly a matrix is held to its present weights, as a share of the mean square of its inputs."""
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """What a refit looks at: text, how many tokens of it, and whether sequences begin with the tokenizer's prefix."""
+
+    paths: Sequence[str | Path]
+    tokens: Size
+    prefix: str = "auto"
+
+    def rows(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Rows:
+        """Sequences for this model. Raises InputError without a tokenizer, and for text that cannot be read."""
+        if tokenizer is None:
+            raise InputError("refit", "a loaded model comes without a tokenizer", "give the tokenizer")
+        length = refit_length(model.config)
+        count = max(1, self.tokens.count // length)
+        return sample_text(self.paths, tokenizer, count, length, or_fewer=True, prefix=self.prefix)
+
+
+def refit_length(config: "PretrainedConfig") -> int:
+    """The tokens of a sequence that a refit looks at."""
+    return min(_LENGTH, position_count(config) or _LENGTH)
+
+
+def refitted_matrices(planned: PlannedTarget) -> list[list[str]]:
+    """The modules that a refit changes: for each block of the target, names in the block, in the order of fitting.
+
+    Blocks before the first dropped one have none, as their input and their goal are the reference's.
+
+    Raises InputError for random or narrower weights, for blocks that repeat, and for an architecture whose blocks
+    cannot be refitted (see `output_matrices`).
+    """
+    kept, total, remedy = list(planned.plan.kept), planned.plan.total, "inherit without the refit"
+    if planned.plan.fresh or any(line.indices is not None for line in planned.plan.lines):
+        raise InputError("refit", "it takes whole blocks with all their weights", f"inherit all of them, or {remedy}")
+    if kept != sorted(set(kept)):
+        raise InputError("refit", f"blocks {kept} repeat or are not in order, so they have no goals", remedy)
+    skeleton = build_skeleton(planned.target.config, planned.target.is_remote_code())
+    structure, names = find_structure(skeleton), []
+    for place in range(len(kept)):
+        same = [*kept, total][: place + 2] == list(range(place + 2))
+        roles = {} if same else output_matrices(skeleton, structure, place)
+        names.append([roles[role] for role in ("attention", "mlp") if role in roles])
+    return names
+
+
+@torch.no_grad()
+def refit(
+    target: "PreTrainedModel", reference: "PreTrainedModel", kept: Sequence[int], names: Sequence[Sequence[str]],
+    rows: Rows, *, ridge: float = RIDGE, micro_batch: int = 8,
+) -> Refit:  # fmt: skip
+    """Refit the blocks of `target`, which are the reference's blocks `kept`, in place; returns a record of it.
+
+    `names` are those of `refitted_matrices`. Both models are in float32, in evaluation mode and on one device; `rows`
+    are sequences of training text. A matrix W becomes the one with the smallest sum of squared errors + ridge * (mean
+    of the inputs' sums of squares) * |W - present W|^2, computed from sums in float64. All tokens count alike, those
+    with enormous states too: without them attention loses its sink, and the loss rises (docs/log.md). Memory: two
+    hidden states for each token of `rows`, and the squared width of the MLP.
+
+    Raises InputError for blocks that take more than the hidden states of the block before, RunError where a matrix gets
+    values that are not finite.
+    """
+    batches = [examples.to(reference.device) for _, examples in rows.batches(micro_batch)]
+    check_room(reference, max(one.inputs.shape[1] for one in batches))
+    source, own, began = _Blocks(reference), _Blocks(target), time.monotonic()
+    ends = [*kept[1:], len(source.blocks)]
+    goals, states = ([blocks.run(one, 0, 0, None) for one in batches] for blocks in (source, own))
+    for place, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        goals = [source.run(one, start, end, goal) for one, goal in zip(batches, goals, strict=True)]
+        for number in range(len(names[place])):
+            # The modules that follow are fitted too: they stand in for what their own fit will do.
+            modules = [own.blocks[place].get_submodule(name) for name in names[place][number:]]
+            sums = _Sums(modules)
+            for one, state, goal in zip(batches, states, goals, strict=True):
+                with sums.watching():
+                    output = own.run(one, place, place + 1, state)
+                sums.add(output, goal, one.targets != IGNORED)
+            sums.change_first(ridge, f"block {kept[place]}, {names[place][number]}")
+        states = [own.run(one, place, place + 1, state) for one, state in zip(batches, states, strict=True)]
+    done = Refit(matrices=sum(map(len, names)), sequences=len(rows), sequence_length=rows.sequence_length, ridge=ridge)
+    seconds = time.monotonic() - began
+    logger.info(f"refit: {done.matrices} matrices on {done.sequences} sequences in {seconds:.0f} s")
+    return done
+
+
+class _Blocks:
+    """Runs some of a model's blocks inside the model's own forward, so that masks and positions are right."""
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        self._base, self.blocks = assumed_head(model).base, block_modules(model)
+        self._outputs: dict[int, Any] = {}  # what each block returns: hidden states alone, or in a tuple
+
+        def keep(place: int, own: Any) -> Any:
+            return lambda *args, **kwargs: self._outputs.setdefault(place, own(*args, **kwargs))
+
+        with replaced_forwards(self.blocks, keep):
+            self._base(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
+
+    def run(self, examples: Examples, start: int, stop: int, hidden: torch.Tensor | None) -> torch.Tensor:
+        """The input (B, T, D) of block `stop`, or the last output, given the input `hidden` of block `start`.
+
+        Block 0 takes the embeddings. Blocks before `start` return `hidden`, those from `stop` on their input.
+        """
+        reached: list[torch.Tensor] = []
+
+        def new(place: int, own: Any) -> Any:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                before = hidden_of(args, kwargs)
+                if place < start:
+                    assert hidden is not None
+                    return with_hidden(self._outputs[place], hidden)
+                if place == start and hidden is not None and start and not torch.equal(before, hidden):
+                    what = f"the input of block {place} is not the output of the block before it"
+                    raise InputError("refit", what, "inherit without the refit")
+                output = own(*args, **kwargs) if place < stop else with_hidden(self._outputs[place], before)
+                if place == max(stop - 1, 0):
+                    reached.append(hidden_of(output))
+                return output
+
+            return run
+
+        with replaced_forwards(self.blocks, new):
+            self._base(input_ids=examples.inputs, use_cache=False)
+        return reached[0]
+
+
+class _Sums:
+    """The normal equations of the output matrices of a block, for the change of their weights."""
+
+    def __init__(self, modules: "Sequence[torch.nn.Module]") -> None:
+        self._modules = list(modules)
+        self._inputs: dict[torch.nn.Module, torch.Tensor] = {}
+        self._products: Any = 0  # (K, K): inputs with inputs; K are the widths of all modules, one after the other
+        self._errors: Any = 0  # (K, D): inputs with what is missing to the goal
+
+    def watching(self) -> ExitStack:
+        """Inside, the modules' inputs are kept for `add`."""
+
+        def keep(module: torch.nn.Module, args: Any) -> None:
+            self._inputs[module] = args[0]
+
+        hooks = ExitStack()
+        for module in self._modules:
+            hooks.callback(module.register_forward_pre_hook(keep).remove)
+        return hooks
+
+    def add(self, output: torch.Tensor, goal: torch.Tensor, counted: torch.Tensor) -> None:
+        """Add tokens: a block's output and goal (B, T, D), and which tokens count (B, T)."""
+        parts = []
+        for module in self._modules:
+            inputs = self._inputs[module].reshape(*counted.shape, -1)
+            parts.append(inputs if module.bias is None else torch.nn.functional.pad(inputs, (0, 1), value=1.0))
+        inputs_NK, errors_ND = torch.cat(parts, -1)[counted].double(), (goal - output)[counted].double()
+        self._products = self._products + inputs_NK.T @ inputs_NK
+        self._errors = self._errors + inputs_NK.T @ errors_ND
+
+    def change_first(self, ridge: float, place: str) -> None:
+        """Change the first module's weight and bias. Raises RunError for values that are not finite."""
+        from transformers.pytorch_utils import Conv1D
+
+        diagonal = self._products.diagonal()
+        sizes = []
+        for module in self._modules:
+            assert isinstance(module.weight, torch.Tensor)
+            width = module.weight.shape[0 if isinstance(module, Conv1D) else 1]
+            sizes.append(width + (module.bias is not None))
+        scales = torch.cat([part.mean().expand(len(part)) for part in diagonal.split(sizes)])
+        change_KD = torch.linalg.solve(self._products + ridge * torch.diag(scales), self._errors)[: sizes[0]]
+        if not bool(change_KD.isfinite().all()):
+            raise RunError(f"refit: {place}", "the fitted weights are not finite", "give more text, or a larger ridge")
+        first: Any = self._modules[0]
+        if first.bias is not None:
+            first.bias += change_KD[-1].to(first.bias.dtype)
+            change_KD = change_KD[:-1]
+        first.weight += (change_KD if isinstance(first, Conv1D) else change_KD.T).to(first.weight.dtype)

@@ -10,7 +10,7 @@ from tiny import tiny_config
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from inheritune.arch import block_modules, build_skeleton, find_structure, output_matrices
+from inheritune.arch import block_modules, build_skeleton, find_output_matrices, find_structure
 from inheritune.errors import InputError
 from inheritune.inheritance import draft_target, inherit, refit, refitted_matrices
 from inheritune.inheritance.target import TargetSpec
@@ -159,13 +159,13 @@ def test_what_the_named_modules_give_is_added_to_the_hidden_states_as_it_is(kind
 def test_an_architecture_whose_output_cannot_be_fitted_is_refused(kind: str) -> None:
     skeleton = build_skeleton(tiny_config(kind))
     with pytest.raises(InputError, match=r"block 2: no single matrix of its MLP .* inherit without the refit"):
-        output_matrices(skeleton, find_structure(skeleton), 2)
+        find_output_matrices(skeleton, find_structure(skeleton), 2)
 
 
 def test_a_factor_behind_the_matrix_is_refused() -> None:
     skeleton = build_skeleton(tiny_config("granite", residual_multiplier=0.22))
     with pytest.raises(InputError, match="a norm or a factor follows it"):
-        output_matrices(skeleton, find_structure(skeleton), 2)
+        find_output_matrices(skeleton, find_structure(skeleton), 2)
 
 
 @pytest.mark.parametrize("more", [{"submodules": ("attention",)}, {"submodules": "none"}])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 REMEDY = "inherit without the refit"
 
 
-def output_matrices(model: "PreTrainedModel", structure: Structure, index: int) -> "dict[Role, str]":
+def find_output_matrices(model: "PreTrainedModel", structure: Structure, index: int) -> "dict[Role, str]":
     """The modules of block `index`, by role, whose output is added to the hidden states as it is.
 
     These are the last projection of the MLP ("mlp") and, where the architecture adds it as it is, that of attention.

@@ -33,6 +33,7 @@ from inheritune.card import inherited_files, without_stopping
 from inheritune.errors import InputError
 from inheritune.inheritance.application import from_files, from_model, place
 from inheritune.inheritance.plan import Plan, describe_plan
+from inheritune.inheritance.refit_plan import CalibrationText, refitted_matrices
 from inheritune.inheritance.resolution import resolve
 from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
 from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check, model_at
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from inheritune.data import Rows
-    from inheritune.inheritance.refit import CalibrationText
 
 REFIT_TOKENS = "8192 tokens"
 """From how much text kept blocks are refitted, unless the caller says otherwise."""
@@ -107,7 +107,7 @@ def write(
     dtype: "torch.dtype | None" = None,
     seed: int = 1,
     selection: BlockChoice | None = None,
-    refit: "CalibrationText | None" = None,
+    refit: CalibrationText | None = None,
 ) -> PlannedTarget:
     """Write the target of `spec` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
 
@@ -171,7 +171,7 @@ def derive_refitted(
     """
     import torch
 
-    from inheritune.inheritance.refit import refit, refitted_matrices
+    from inheritune.inheritance.fitting import refit
 
     if isinstance(reference, Reference):
         planned, place = plan_for(reference, spec), reference.title
@@ -188,10 +188,8 @@ def derive_refitted(
 
 def calibration_text(
     paths: str | Path | Sequence[str | Path], tokens: str, prefix: str = "auto"
-) -> "CalibrationText | None":  # fmt: skip
+) -> CalibrationText | None:  # fmt: skip
     """What a refit looks at; None without paths. Raises InputError for a number of tokens that is none."""
-    from inheritune.inheritance.refit import CalibrationText
-
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     count = check(Inherit, {"refit": tokens}, "refit").refit
     if not listed:

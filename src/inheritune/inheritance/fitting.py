@@ -7,85 +7,29 @@ matrices of its attention and its MLP are fitted to it, on the states that the t
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from inheritune.arch import (
     assumed_head,
     block_modules,
-    build_skeleton,
     check_room,
-    find_structure,
     hidden_of,
-    output_matrices,
-    position_count,
     replaced_forwards,
     with_hidden,
 )
-from inheritune.corpus import sample_text
 from inheritune.data import IGNORED, Examples, Rows
 from inheritune.errors import InputError, RunError
-from inheritune.inheritance.target import PlannedTarget
-from inheritune.recipe import Size
 from inheritune.results import Refit
 from inheritune.runlog import logger
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    import torch
+    from transformers import PreTrainedModel
 
-_LENGTH = 256  # tokens a sequence: enough for attention to work as usual
 RIDGE = 0.1
 """How strongly a matrix is held to its present weights, as a share of the mean square of its inputs."""
 
 
-@dataclass(frozen=True)
-class CalibrationText:
-    """What a refit looks at: text, how many tokens of it, and whether sequences begin with the tokenizer's prefix."""
-
-    paths: Sequence[str | Path]
-    tokens: Size
-    prefix: str = "auto"
-
-    def rows(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Rows:
-        """Sequences for this model. Raises InputError without a tokenizer, and for text that cannot be read."""
-        if tokenizer is None:
-            raise InputError("refit", "a loaded model comes without a tokenizer", "give the tokenizer")
-        length = refit_length(model.config)
-        count = max(1, self.tokens.count // length)
-        return sample_text(self.paths, tokenizer, count, length, or_fewer=True, prefix=self.prefix)
-
-
-def refit_length(config: "PretrainedConfig") -> int:
-    """The tokens of a sequence that a refit looks at."""
-    return min(_LENGTH, position_count(config) or _LENGTH)
-
-
-def refitted_matrices(planned: PlannedTarget) -> list[list[str]]:
-    """The modules that a refit changes: for each block of the target, names in the block, in the order of fitting.
-
-    Blocks before the first dropped one have none, as their input and their goal are the reference's.
-
-    Raises InputError for random or narrower weights, for blocks that repeat, and for an architecture whose blocks
-    cannot be refitted (see `output_matrices`).
-    """
-    kept, total, remedy = list(planned.plan.kept), planned.plan.total, "inherit without the refit"
-    if planned.plan.fresh or any(line.indices is not None for line in planned.plan.lines):
-        raise InputError("refit", "it takes whole blocks with all their weights", f"inherit all of them, or {remedy}")
-    if kept != sorted(set(kept)):
-        raise InputError("refit", f"blocks {kept} repeat or are not in order, so they have no goals", remedy)
-    skeleton = build_skeleton(planned.target.config, planned.target.is_remote_code())
-    structure, names = find_structure(skeleton), []
-    for place in range(len(kept)):
-        same = [*kept, total][: place + 2] == list(range(place + 2))
-        roles = {} if same else output_matrices(skeleton, structure, place)
-        names.append([roles[role] for role in ("attention", "mlp") if role in roles])
-    return names
-
-
-@torch.no_grad()
 def refit(
     target: "PreTrainedModel", reference: "PreTrainedModel", kept: Sequence[int], names: Sequence[Sequence[str]],
     rows: Rows, *, ridge: float = RIDGE, micro_batch: int = 8,
@@ -101,9 +45,24 @@ def refit(
     Raises InputError for blocks that take more than the hidden states of the block before, RunError where a matrix gets
     values that are not finite.
     """
+    import torch
+
     batches = [examples.to(reference.device) for _, examples in rows.batches(micro_batch)]
     check_room(reference, max(one.inputs.shape[1] for one in batches))
-    source, own, began = _Blocks(reference), _Blocks(target), time.monotonic()
+    began = time.monotonic()
+    with torch.no_grad():
+        _fit_in_turn(_Blocks(target), _Blocks(reference), kept, names, batches, ridge)
+    done = Refit(matrices=sum(map(len, names)), sequences=len(rows), sequence_length=rows.sequence_length, ridge=ridge)
+    seconds = time.monotonic() - began
+    logger.info(f"refit: {done.matrices} matrices on {done.sequences} sequences in {seconds:.0f} s")
+    return done
+
+
+def _fit_in_turn(
+    own: "_Blocks", source: "_Blocks", kept: Sequence[int], names: Sequence[Sequence[str]],
+    batches: Sequence[Examples], ridge: float,
+) -> None:  # fmt: skip
+    """Fit block after block, each on the states that the fitted ones before it give."""
     ends = [*kept[1:], len(source.blocks)]
     goals, states = ([blocks.run(one, 0, 0, None) for one in batches] for blocks in (source, own))
     for place, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
@@ -118,16 +77,14 @@ def refit(
                 sums.add(output, goal, one.targets != IGNORED)
             sums.change_first(ridge, f"block {kept[place]}, {names[place][number]}")
         states = [own.run(one, place, place + 1, state) for one, state in zip(batches, states, strict=True)]
-    done = Refit(matrices=sum(map(len, names)), sequences=len(rows), sequence_length=rows.sequence_length, ridge=ridge)
-    seconds = time.monotonic() - began
-    logger.info(f"refit: {done.matrices} matrices on {done.sequences} sequences in {seconds:.0f} s")
-    return done
 
 
 class _Blocks:
     """Runs some of a model's blocks inside the model's own forward, so that masks and positions are right."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
+        import torch
+
         self._base, self.blocks = assumed_head(model).base, block_modules(model)
         self._outputs: dict[int, Any] = {}  # what each block returns: hidden states alone, or in a tuple
 
@@ -137,11 +94,13 @@ class _Blocks:
         with replaced_forwards(self.blocks, keep):
             self._base(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
 
-    def run(self, examples: Examples, start: int, stop: int, hidden: torch.Tensor | None) -> torch.Tensor:
+    def run(self, examples: Examples, start: int, stop: int, hidden: "torch.Tensor | None") -> "torch.Tensor":
         """The input (B, T, D) of block `stop`, or the last output, given the input `hidden` of block `start`.
 
         Block 0 takes the embeddings. Blocks before `start` return `hidden`, those from `stop` on their input.
         """
+        import torch
+
         reached: list[torch.Tensor] = []
 
         def new(place: int, own: Any) -> Any:
@@ -177,7 +136,7 @@ class _Sums:
     def watching(self) -> ExitStack:
         """Inside, the modules' inputs are kept for `add`."""
 
-        def keep(module: torch.nn.Module, args: Any) -> None:
+        def keep(module: "torch.nn.Module", args: Any) -> None:
             self._inputs[module] = args[0]
 
         hooks = ExitStack()
@@ -185,8 +144,10 @@ class _Sums:
             hooks.callback(module.register_forward_pre_hook(keep).remove)
         return hooks
 
-    def add(self, output: torch.Tensor, goal: torch.Tensor, counted: torch.Tensor) -> None:
+    def add(self, output: "torch.Tensor", goal: "torch.Tensor", counted: "torch.Tensor") -> None:
         """Add tokens: a block's output and goal (B, T, D), and which tokens count (B, T)."""
+        import torch
+
         parts = []
         for module in self._modules:
             inputs = self._inputs[module].reshape(*counted.shape, -1)
@@ -197,6 +158,7 @@ class _Sums:
 
     def change_first(self, ridge: float, place: str) -> None:
         """Change the first module's weight and bias. Raises RunError for values that are not finite."""
+        import torch
         from transformers.pytorch_utils import Conv1D
 
         diagonal = self._products.diagonal()

@@ -4,7 +4,7 @@
     python benchmarks/refit.py MODEL TEXT --blocks 0-5,9-11 --tokens 8192 --ridges 0.1
 
 Calibration sequences are drawn at random from the first 5 MB of the text, losses are taken on sequences drawn from 5.5
-to 6 MB. ± is one standard error over these sequences, as if they were independent. One thread, float32.
+to 6 MB. ± is one standard error over these sequences, as if they were independent. One thread.
 """
 
 import argparse
@@ -49,7 +49,16 @@ def main() -> None:
     parser.add_argument("--ridges", type=float, nargs="+", default=[0.1])
     parser.add_argument("--matrices", choices=["all", "mlp"], nargs="+", default=["all"])
     parser.add_argument("--sequences", type=int, default=64, help="how many are judged")
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16"], default="bfloat16", help="of the models' products"
+    )
     given = parser.parse_args()
+    with torch.autocast("cpu", torch.bfloat16, enabled=given.precision == "bfloat16"):
+        measure(given)
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Print a row for each way."""
     torch.set_num_threads(1)
     silence_libraries()
     origin = model_at(given.model)

@@ -65,19 +65,20 @@ def stored(module: torch.nn.Module) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox"])
 def test_the_mlp_has_the_weights_that_lstsq_gives_on_the_targets_own_states(kind: str) -> None:
-    """Of the second kept block, whose input comes from a refitted block: goals, ridge and bias."""
+    """Of the second kept block, whose input comes from a refitted block: goals, ridge, bias and weights of tokens."""
     reference, kept, ridge = reference_of(kind), [0, 2, 5], 0.1
     target, names = refitted(reference, kept, ridge)
     place, mlp = 1, names[1][-1]
     goal = seen(reference, 4, mlp)[1]  # the output of the block before the next kept one
     _, output, inputs = seen(target, place, mlp)
     module = block_modules(target)[place].get_submodule(mlp)
+    root = 1 / np.sqrt(np.linalg.norm(goal, axis=1, keepdims=True))
     fitted, before = stored(module), stored(block_modules(reference)[kept[place]].get_submodule(mlp))
     if module.bias is not None:
         inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
     rest = output - inputs @ fitted  # what the block adds beside the matrix
-    held = np.sqrt(ridge * (inputs**2).sum(0).mean()) * np.eye(len(before))  # a row for each weight
-    expected = np.linalg.lstsq(np.vstack([inputs, held]), np.vstack([goal - rest, held @ before]))[0]
+    held = np.sqrt(ridge * ((inputs * root) ** 2).sum(0).mean()) * np.eye(len(before))  # a row for each weight
+    expected = np.linalg.lstsq(np.vstack([inputs * root, held]), np.vstack([(goal - rest) * root, held @ before]))[0]
     np.testing.assert_allclose(fitted, expected, atol=2e-4 * np.abs(expected).max())
     assert np.abs(fitted - before).max() > 0.05 * np.abs(before).max()
 
@@ -90,13 +91,14 @@ def test_attention_is_fitted_together_with_the_mlp_that_follows() -> None:
     goal = seen(reference, 2, "mlp.down_proj")[1]
     _, output, hidden = seen(reference, 0, "mlp.down_proj")
     inputs = np.hstack([seen(reference, 0, "self_attn.o_proj")[2], hidden])
+    root = 1 / np.sqrt(np.linalg.norm(goal, axis=1, keepdims=True))
     width = inputs.shape[1] - hidden.shape[1]
-    squares = (inputs**2).sum(0)
+    squares = ((inputs * root) ** 2).sum(0)
     held = np.diag(
         np.sqrt(ridge * np.repeat([squares[:width].mean(), squares[width:].mean()], [width, hidden.shape[1]]))
     )
     change = np.linalg.lstsq(
-        np.vstack([inputs, held]), np.vstack([goal - output, np.zeros((len(held), goal.shape[1]))])
+        np.vstack([inputs * root, held]), np.vstack([(goal - output) * root, np.zeros((len(held), goal.shape[1]))])
     )[0]
     before, fitted = (stored(block_modules(model)[0].self_attn.o_proj) for model in (reference, target))
     np.testing.assert_allclose(fitted - before, change[:width], atol=2e-4 * np.abs(change).max())

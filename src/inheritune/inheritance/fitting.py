@@ -37,10 +37,11 @@ def refit(
     """Refit the blocks of `target`, which are the reference's blocks `kept`, in place; returns a record of it.
 
     `names` are those of `refitted_matrices`. Both models are in float32, in evaluation mode and on one device; `rows`
-    are sequences of training text. A matrix W becomes the one with the smallest sum of squared errors + ridge * (mean
-    of the inputs' sums of squares) * |W - present W|^2, computed from sums in float64. All tokens count alike, those
-    with enormous states too: without them attention loses its sink, and the loss rises (docs/log.md). Memory: two
-    hidden states for each token of `rows`, and the squared width of the MLP.
+    are sequences of training text. A matrix W becomes the one with the smallest sum of weighted squared errors + ridge
+    * (mean of the inputs' weighted sums of squares) * |W - present W|^2, computed from sums in float64. A token's
+    weight is one over the norm of its goal. So the few with enormous states still count more than others: without them
+    attention loses its sink, and the loss rises (docs/log.md). Memory: two hidden states for each token of `rows`, and
+    the squared width of the MLP.
 
     Raises InputError for blocks that take more than the hidden states of the block before, RunError where a matrix gets
     values that are not finite.
@@ -152,7 +153,9 @@ class _Sums:
         for module in self._modules:
             inputs = self._inputs[module].reshape(*counted.shape, -1)
             parts.append(inputs if module.bias is None else torch.nn.functional.pad(inputs, (0, 1), value=1.0))
-        inputs_NK, errors_ND = torch.cat(parts, -1)[counted].double(), (goal - output)[counted].double()
+        roots_N1 = goal[counted].double().norm(dim=1, keepdim=True).clamp(min=1e-30).rsqrt()
+        inputs_NK = torch.cat(parts, -1)[counted].double() * roots_N1
+        errors_ND = (goal - output)[counted].double() * roots_N1
         self._products = self._products + inputs_NK.T @ inputs_NK
         self._errors = self._errors + inputs_NK.T @ errors_ND
 

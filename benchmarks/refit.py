@@ -1,7 +1,7 @@
 """Untrained losses of kept blocks as they are and refitted, against tokens of calibration, ridge and matrices.
 
     python benchmarks/refit.py SmolLM2-135M-Instruct.Q4_1.gguf gcide.txt
-    python benchmarks/refit.py MODEL TEXT --blocks 0-5,9-11 --tokens 8192 --ridges 0.1
+    python benchmarks/refit.py MODEL TEXT --blocks 0-5,9-11 --tokens 8192 --ridges 0.1 0.3
 
 Calibration sequences are drawn at random from the first 5 MB of the text, losses are taken on sequences drawn from 5.5
 to 6 MB. ± is one standard error over these sequences, as if they were independent. One thread.
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("text", type=Path)
     parser.add_argument("--blocks", default="0-2,8-11,20-24,27-29")
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 8192, 32768])
-    parser.add_argument("--ridges", type=float, nargs="+", default=[0.1])
+    parser.add_argument("--ridges", type=float, nargs="+", default=[0.3])
     parser.add_argument("--matrices", choices=["all", "mlp"], nargs="+", default=["all"])
     parser.add_argument("--sequences", type=int, default=64, help="how many are judged")
     parser.add_argument(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-RIDGE = 0.1
+RIDGE = 0.3
 """How strongly a matrix is held to its present weights, as a share of the mean square of its inputs."""
 
 

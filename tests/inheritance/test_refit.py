@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from inheritune.arch import block_modules, build_skeleton, find_output_matrices, find_structure
-from inheritune.errors import InputError
+from inheritune.errors import InputError, RunError
 from inheritune.inheritance import draft_target, inherit, refit, refitted_matrices
 from inheritune.inheritance.target import TargetSpec
 
@@ -130,6 +130,15 @@ def test_blocks_before_the_first_dropped_one_keep_their_weights() -> None:
     assert torch.equal(target.model.layers[0].mlp.down_proj.weight, reference.model.layers[0].mlp.down_proj.weight)
     assert torch.equal(target.model.layers[1].mlp.up_proj.weight, reference.model.layers[1].mlp.up_proj.weight)
     assert not torch.equal(target.model.layers[3].mlp.down_proj.weight, reference.model.layers[5].mlp.down_proj.weight)
+
+
+def test_a_state_that_is_not_finite_ends_in_a_line() -> None:
+    reference = reference_of("llama")
+    with torch.no_grad():
+        reference.model.layers[1].mlp.up_proj.weight[0, 0] = float("inf")
+    with pytest.raises(RunError, match=r"block 0, self_attn.o_proj: the fitted weights are not finite"):
+        target = inherit(reference_of("llama"), [0, 2])
+        refit(target, reference, [0, 2], matrices_of(reference, [0, 2]), as_inputs(TOKENS_BT))
 
 
 FAMILIES = {

@@ -166,7 +166,8 @@ def derive_refitted(
 ) -> "tuple[PreTrainedModel, Plan, Refit]":  # fmt: skip
     """As `derive`, with blocks refitted (see `refit`) on the sequences that `rows_of` gives for model and tokenizer.
 
-    The reference is loaded whole, and computes in float32 on `device`. Raises InputError as `inherit` does, before a
+    The reference is loaded whole, and computes in float32 on `device` (mps has no float64, so the CPU stands in for
+    it). Raises InputError as `inherit` does, before a
     weight is read where the blocks cannot be refitted.
     """
     import torch
@@ -178,6 +179,7 @@ def derive_refitted(
     else:
         planned, place = open_source(reference, spec).planned, "reference"
     names, stored = refitted_matrices(planned), dtype or planned.target.dtype
+    device = "cpu" if device == "mps" else device
     with ready(reference, tokenizer, device, "float32") as (model, its):
         rows = rows_of(model, its)
         decided = resolve(spec, model.config)

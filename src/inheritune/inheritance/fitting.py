@@ -171,8 +171,10 @@ class _Sums:
             width = module.weight.shape[0 if isinstance(module, Conv1D) else 1]
             sizes.append(width + (module.bias is not None))
         scales = torch.cat([part.mean().expand(len(part)) for part in diagonal.split(sizes)])
-        change_KD = torch.linalg.solve(self._products + ridge * torch.diag(scales), self._errors)[: sizes[0]]
-        if not bool(change_KD.isfinite().all()):
+        held = self._products + ridge * torch.diag(scales)
+        change_KD, fault = torch.linalg.solve_ex(held, self._errors)
+        change_KD = change_KD[: sizes[0]]
+        if fault or not bool(change_KD.isfinite().all()):
             raise RunError(f"refit: {place}", "the fitted weights are not finite", "give more text, or a larger ridge")
         first: Any = self._modules[0]
         if first.bias is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inheritune.arch import build_skeleton, find_output_matrices, find_structure, position_count
+from inheritune.arch import build_skeleton, check_tokenizer_fits, find_output_matrices, find_structure, position_count
 from inheritune.corpus import sample_text
 from inheritune.data import Rows
 from inheritune.errors import InputError
@@ -30,6 +30,7 @@ class CalibrationText:
         """Sequences for this model. Raises InputError without a tokenizer, and for text that cannot be read."""
         if tokenizer is None:
             raise InputError("refit", "a loaded model comes without a tokenizer", "give the tokenizer")
+        check_tokenizer_fits(tokenizer, model.config, "refit")
         length = refit_length(model.config)
         count = max(1, self.tokens.count // length)
         return sample_text(self.paths, tokenizer, count, length, or_fewer=True, prefix=self.prefix)

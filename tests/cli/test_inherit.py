@@ -152,6 +152,9 @@ def test_kept_blocks_are_refitted_on_text(
     assert call(capsys, reference_folder, *words, "--show")["refit"] == changed
     call(capsys, reference_folder, tmp_path / "out", *words)
     call(capsys, reference_folder, tmp_path / "plain", "--layers", "0,1,3")
+    call(capsys, reference_folder, tmp_path / "half", *words, "--dtype", "bfloat16")
+    assert read_json(tmp_path / "half" / "config.json")["dtype"] == "bfloat16"
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
     record = {"matrices": 4, "sequences": 10, "sequence_length": 64, "ridge": 0.3}
     assert read_json(tmp_path / "out" / "inheritance.json")["refit"] == record
     assert "4 matrices by least squares" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

@@ -38,11 +38,11 @@ def find_output_matrices(model: "PreTrainedModel", structure: Structure, index: 
         if whole.hands_on_more:
             raise InputError(place, "later blocks use more of it than its hidden states", REMEDY)
         last = whole.fact(whole.output).same or {}
-        owners = {tensor.rpartition(".")[0] for tensor in last}
+        owners = {tensor.rpartition(".")[0] for tensor in last if "." in tensor}
         found: dict[Role, list[str]] = {}
         for owner in sorted(owners):
             module, role = block.get_submodule(owner), role_in_block(block, f"{owner}.weight")
-            if not owner or role not in ("attention", "mlp") or not isinstance(module, nn.Linear | Conv1D):
+            if role not in ("attention", "mlp") or not isinstance(module, nn.Linear | Conv1D):
                 continue
             branch = follow_block(model, name, owner)
             assert branch.output is not None
@@ -52,10 +52,9 @@ def find_output_matrices(model: "PreTrainedModel", structure: Structure, index: 
         raise InputError(place, f"its output depends on values, so it cannot be followed ({error})", REMEDY) from None
     matrices = {role: names[0] for role, names in found.items() if len(names) == 1}
     if "mlp" not in matrices:
-        several = "several" if len(found.get("mlp", ())) > 1 else "no"
         what = (
-            f"{several} single matrix of its MLP is added to the hidden states as it is"
-            " (a norm or a factor follows it, or there are experts)"
+            "no single matrix of its MLP is added to the hidden states as it is"
+            " (a norm or a factor follows it, or there are several, such as experts)"
         )
         raise InputError(place, what, REMEDY)
     return matrices

@@ -112,14 +112,16 @@ def write(
     """Write the target of `spec` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
 
     Where every tensor of the target is a stored one of the reference, the bytes go from file to file. The log says
-    where there is no tokenizer; `selection` is the measured choice that led to `spec`, for the model card.
+    where there is no tokenizer; `selection` is the measured choice that led to `spec`, for the model card. With
+    `refit`, blocks are refitted on that text.
     """
-    tokenizer = find_tokenizer(reference, log=True)
     if refit is not None:
+        tokenizer = find_tokenizer(reference, log=True)
         target, plan, done = derive_refitted(reference, spec, refit.rows, seed=seed, dtype=dtype, tokenizer=tokenizer)
         save_model(target, tokenizer, folder, _notes(reference, spec, plan, target, tokenizer, selection, done))
         return PlannedTarget(plan, target)
     source = open_source(reference, spec)
+    tokenizer = find_tokenizer(reference, log=True)
     if tokenizer is None:  # a checkpoint that is only trained further needs none
         logger.info(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
     notes = _notes(reference, spec, source.planned.plan, source.planned.target, tokenizer, selection)
@@ -167,8 +169,7 @@ def derive_refitted(
     """As `derive`, with blocks refitted (see `refit`) on the sequences that `rows_of` gives for model and tokenizer.
 
     The reference is loaded whole, and computes in float32 on `device` (mps has no float64, so the CPU stands in for
-    it). Raises InputError as `inherit` does, before a
-    weight is read where the blocks cannot be refitted.
+    it). Raises InputError as `inherit` does, and before a weight is read where the blocks cannot be refitted.
     """
     import torch
 

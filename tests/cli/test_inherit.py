@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import inheritune
 from conftest import read_json, weights
 from inheritune.cli import main
 from processes import program
@@ -140,3 +142,34 @@ def test_wrong_words_are_a_line(
     assert shown.err.count("\n") == 1
     assert shown.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_kept_blocks_are_refitted_on_text(
+    reference_folder: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--layers", "0,1,3", "--refit", text, "--refit-tokens", "640 tokens")
+    changed = [[], ["self_attn.o_proj", "mlp.down_proj"], ["self_attn.o_proj", "mlp.down_proj"]]
+    assert call(capsys, reference_folder, *words, "--show")["refit"] == changed
+    call(capsys, reference_folder, tmp_path / "out", *words)
+    call(capsys, reference_folder, tmp_path / "plain", "--layers", "0,1,3")
+    call(capsys, reference_folder, tmp_path / "half", *words, "--dtype", "bfloat16")
+    assert read_json(tmp_path / "half" / "config.json")["dtype"] == "bfloat16"
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
+    record = {"matrices": 4, "sequences": 10, "sequence_length": 64, "ridge": 0.3}
+    assert read_json(tmp_path / "out" / "inheritance.json")["refit"] == record
+    assert "4 matrices by least squares" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    fitted, plain = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "plain"))
+    expected = {f"model.layers.{place}.{name}.weight" for place, names in enumerate(changed) for name in names}
+    assert {name for name in plain if not torch.equal(fitted[name], plain[name])} == expected
+    in_memory = inheritune.inherit(reference_folder, [0, 1, 3], refit=text, refit_tokens="640 tokens").state_dict()
+    assert all(torch.equal(in_memory[name], tensor) for name, tensor in fitted.items())
+
+
+def test_a_refit_that_cannot_be_is_refused_before_the_text_is_read(
+    reference_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["inherit", str(reference_folder), "--show", "--refit", "no such text"]
+    assert main([*words, "--width", "half"]) == 2
+    assert "whole blocks with all their weights" in capsys.readouterr().err
+    assert main([*words, "--refit-tokens", "none"]) == 2
+    assert "give a number of tokens" in capsys.readouterr().err

@@ -56,6 +56,7 @@ def test_what_comes_along() -> None:
     ):  # fmt: skip
         stage = arm(start).start.stages(4, 8)[-1]
         assert ("none" if stage.weights == "random" else stage.submodules, stage.width) == (submodules, width)
+    assert str(arm({"kind": "inherit", "refit": "8K tokens"}).start.stages(4, 8)[-1].refit) == "8K tokens"
     first, second = arm("stacking").start.stages(6, 8)
     assert (first.weights, first.blocks, first.share) == ("random", [0, 1, 2], 0.5)
     assert (second.weights, second.blocks, second.after_previous) == ("inherit", [0, 1, 2, 0, 1, 2], True)
@@ -88,6 +89,11 @@ def test_the_distilbert_style_blocks_of_the_paper() -> None:
 def test_methods_that_cannot_be(start: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         blocks(start, 8)
+
+
+def test_a_refit_needs_whole_blocks() -> None:
+    with pytest.raises(ValueError, match="refit goes with submodules: all"):
+        arm({"kind": "inherit", "refit": "8K tokens", "width": "half"})
 
 
 def described(start: Any, total: int = 8, default: int | float = 0.5) -> dict[str, Any]:

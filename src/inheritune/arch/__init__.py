@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         position_count,
         special_tokens,
     )
+    from inheritune.arch.output_matrices import find_output_matrices
     from inheritune.arch.padding import train_padding_rows
     from inheritune.arch.patching import hidden_of, keep_outputs, replace_forwards, replaced_forwards, with_hidden
     from inheritune.arch.precision import in_dtype

@@ -33,7 +33,7 @@ _WORDS: tuple[dict[Role, re.Pattern[str]], ...] = (
 )
 _EMBEDDING = re.compile(r"embd|embed|(^|[._])w[tp]e([._]|$)|position")
 _ANY_BLOCK = ("mixer", "block", "layer", "module", "operator")  # names of modules whose class tells what they are
-_ERRORS = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, KeyError, IndexError)
+TRACE_ERRORS = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, KeyError, IndexError)
 
 
 def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Role]:
@@ -50,7 +50,7 @@ def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Ro
 
     try:
         moments = moments_of_use(model, model.get_submodule(structure.blocks))
-    except _ERRORS:
+    except TRACE_ERRORS:
         moments = None
     inputs: Any = model.get_input_embeddings()
     embeddings = {id(tensor) for tensor in inputs.parameters()}
@@ -62,7 +62,7 @@ def tensor_roles(model: "PreTrainedModel", structure: Structure) -> dict[str, Ro
         block = structure.split(name)
         role: Role | None
         if block is not None:
-            role = _role_in(model.get_submodule(f"{structure.blocks}.{block[0]}"), block[1])
+            role = role_in_block(model.get_submodule(f"{structure.blocks}.{block[0]}"), block[1])
         elif id(tensors.get(name)) in embeddings:
             role = "embeddings"
         elif moments is None:
@@ -94,7 +94,7 @@ def identity_values(model: "PreTrainedModel", structure: Structure, index: int) 
         raise ValueError("identity_values needs a model on the meta device")
     try:
         trace = follow_block(model, f"{structure.blocks}.{index}")
-    except _ERRORS as error:
+    except TRACE_ERRORS as error:
         what = f"it cannot be proved that the block can be made to return its input, as it depends on values ({error})"
         raise InputError(place, what, remedy) from None
     if trace.hands_on_more:
@@ -108,7 +108,7 @@ def identity_values(model: "PreTrainedModel", structure: Structure, index: int) 
     return dict(values)
 
 
-def _role_in(module: "nn.Module", rest: str) -> Role | None:
+def role_in_block(module: "nn.Module", rest: str) -> Role | None:
     """The role of a block's tensor, by the outermost module in the block that holds it."""
     name, _, inner = rest.partition(".")
     if not inner:
@@ -118,7 +118,7 @@ def _role_in(module: "nn.Module", rest: str) -> Role | None:
     child = module.get_submodule(name)
     kind = type(child).__name__.lower()
     if kind.endswith("decoderlayer"):  # a block around a block, as Zamba's
-        return _role_in(child, inner)
+        return role_in_block(child, inner)
     if _NORM.search(kind) or all(tensor.dim() <= 1 for tensor in child.state_dict().values()):
         return "norms"  # gains in a module of their own, such as layer scales, for the same reason
     by_name = None if name in _ANY_BLOCK else _role_of_words(name)

@@ -197,10 +197,16 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._facts.get(id(value), (value, _NOTHING))[1]
         return _ZEROS if isinstance(value, int | float) and value == 0 else _NOTHING
 
-    def enter_block(self, stream: torch.Tensor) -> None:
-        """Start to follow operations; `stream` is the block's input."""
+    def enter_block(self, stream: torch.Tensor, is_zero: bool = False) -> None:
+        """Start to follow operations; `stream` is the block's input. `is_zero`: as if it were zero."""
         self._inside, self._stream = True, stream
-        self._facts[id(stream)] = (stream, Fact(same={}))
+        self._facts[id(stream)] = (stream, _ZEROS if is_zero else Fact(same={}))
+
+    def enter_branch(self, output: torch.Tensor) -> None:
+        """From now on `same` means: the same as `output`, which a module of the block has just returned."""
+        for key, (tensor, fact) in list(self._facts.items()):
+            self._facts[key] = (tensor, Fact(zero=fact.zero, own=fact.own))
+        self._facts[id(output)] = (output, Fact(same={}))
 
     def leave_block(self, output: Any) -> None:
         """Stop following; from now on note uses of any other tensor that the block made."""
@@ -259,10 +265,11 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._facts[key] = (tensor, Fact(zero=_both(known.zero, fact.zero)))
 
 
-def follow_block(model: "PreTrainedModel", name: str) -> Trace:
+def follow_block(model: "PreTrainedModel", name: str, branch: str | None = None) -> Trace:
     """Run `model`, which is on the meta device, and follow what its block called `name` does.
 
-    The trace's `output` is what the block returned. Raises whatever the model raises.
+    The trace's `output` is what the block returned. With `branch`, a module in the block, facts say what makes a tensor
+    the `same` as that module's output when the block's input is zero. Raises whatever the model raises.
     """
     block = model.get_submodule(name)
     outside = (
@@ -274,14 +281,18 @@ def follow_block(model: "PreTrainedModel", name: str) -> Trace:
 
     def follow(_: int, own: Forward) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
-            trace.enter_block(hidden_of(args, kwargs))
+            trace.enter_block(hidden_of(args, kwargs), is_zero=branch is not None)
             output = own(*args, **kwargs)
             trace.leave_block(output)
             return output
 
         return run
 
-    with replaced_forwards([block], follow):
+    with contextlib.ExitStack() as held:
+        held.enter_context(replaced_forwards([block], follow))
+        if branch is not None:
+            hook = block.get_submodule(branch).register_forward_hook(lambda _, __, output: trace.enter_branch(output))
+            held.callback(hook.remove)
         run_few_tokens(model, trace)
     return trace
 

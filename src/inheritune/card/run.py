@@ -170,7 +170,14 @@ def blocks_rows(
     if spec.width == "half":
         words += "; the first half of heads, hidden size and MLP"
     words += f" ({notes.tensors_fresh} tensors new)" if notes is not None and notes.tensors_fresh else ""
-    return [("blocks kept", f"{spans(blocks)} of 0-{total - 1}"), ("chosen", chosen), ("weights inherited", words)]
+    rows = [("blocks kept", f"{spans(blocks)} of 0-{total - 1}"), ("chosen", chosen), ("weights inherited", words)]
+    if notes is not None and (fit := notes.refit) is not None:
+        what = (
+            f"{fit.matrices} matrices by least squares to the reference's hidden states behind the removed blocks, on"
+            f" {fit.sequences:,} sequences of {fit.sequence_length:,} tokens"
+        )
+        rows.append(("refitted", what))
+    return rows
 
 
 def _training(recipe: Recipe, summary: RunSummary, own: Round, starts: list[Start]) -> list[tuple[str, str]]:

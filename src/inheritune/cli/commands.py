@@ -161,6 +161,11 @@ def inherit(
         ),
     ] = "all",
     width: Annotated[str, typer.Option(help="full, or half: half of the heads, hidden size and MLP.")] = "full",
+    refit: Annotated[
+        list[str] | None,
+        typer.Option(help="A file, folder, pattern or address with text to refit the kept blocks on; repeatable."),
+    ] = None,
+    refit_tokens: Annotated[str, typer.Option(help="How much of that text is used.")] = inheritance.REFIT_TOKENS,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16, float16 or float64. Default: as stored.")
     ] = None,
@@ -177,6 +182,7 @@ def inherit(
         raise InputError("command line", "no folder to write", "name it behind the reference, or ask for --show")
     spec = inheritance.inherit_settings(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
     kind, selection, drops = inheritance.as_dtype(dtype), None, None
+    fit = inheritance.calibration_text(refit or (), refit_tokens, prefix)
     show_log()
     with ExitStack() as held:  # during the choice too, whose drops are kept beside the output
         folder = None if out is None or show else held.enter_context(inheritance.free_output(out))
@@ -190,8 +196,9 @@ def inherit(
             )
         if folder is None:
             derived = inheritance.plan_for(source, spec)
+            matrices = inheritance.refitted_matrices(derived) if fit else []
         else:
-            derived = inheritance.write(source, spec, folder, dtype=kind, seed=seed, selection=selection)
+            derived = inheritance.write(source, spec, folder, dtype=kind, seed=seed, selection=selection, refit=fit)
             if drops is not None:
                 drops.unlink(missing_ok=True)
     result: dict[str, Any] = {
@@ -203,7 +210,7 @@ def inherit(
     } | ({"selection": selection.to_json()} if selection else {})
     if show:
         rows = inheritance.plan_rows(derived.plan, (kind or derived.target.dtype).itemsize)
-        result |= {"plan": rows, "dropped": list(derived.plan.dropped)}
+        result |= {"plan": rows, "dropped": list(derived.plan.dropped)} | ({"refit": matrices} if fit else {})
     if as_json:
         typer.echo(json.dumps(result, indent=2 if show else None))
     else:

@@ -53,6 +53,9 @@ def show_plan(plan: dict[str, Any]) -> None:
         f" {len(plan['dropped'])} tensors of the reference are left behind",
         soft_wrap=True,
     )
+    if "refit" in plan:
+        changed = [f"{place} ({', '.join(names)})" for place, names in enumerate(plan["refit"]) if names]
+        console.print(f"refitted in the target's blocks: {'; '.join(changed) or 'nothing'}", soft_wrap=True)
 
 
 def show_inherited(made: dict[str, Any]) -> None:

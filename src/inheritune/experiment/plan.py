@@ -14,7 +14,14 @@ from inheritune.errors import InputError, Problem
 from inheritune.experiment.rounds import round_stages
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import ArmSettings, Suite
-from inheritune.inheritance import TargetSpec, check_function_preserving, draft_target, replace_budget, target_config
+from inheritune.inheritance import (
+    TargetSpec,
+    check_function_preserving,
+    draft_target,
+    refitted_matrices,
+    replace_budget,
+    target_config,
+)
 from inheritune.losses import LossSetup, build_losses
 from inheritune.recipe import Basis, Data, Inherit, Recipe, Size, TokenFiles, Training, model_at
 
@@ -77,7 +84,7 @@ class Models:
         self.reference = planned_config(basis.reference, self._length, weights=drafts)
         check_positions(self.reference, self._length, "train.sequence_length")
         self.arms: dict[str, PretrainedConfig] = {}
-        self._drafted: dict[tuple[str, TargetSpec, bool], PretrainedConfig] = {}
+        self._drafted: dict[tuple[str, TargetSpec, bool, bool], PretrainedConfig] = {}
 
     def config_of(self, name: str | None, place: str) -> "PretrainedConfig":
         """The config of the reference (None), of an arm, or of a model elsewhere.
@@ -100,9 +107,12 @@ class Models:
         """The config of a stage's target. Raises InputError for a target that cannot be built."""
         if not self.drafts:
             return target_config(source, stage.spec(source))
-        key = (source.to_json_string(use_diff=False), stage.spec(source), stage.function_preserving)
+        key = (source.to_json_string(use_diff=False), stage.spec(source), stage.function_preserving, bool(stage.refit))
         if key not in self._drafted:
-            model = draft_target(build_skeleton(source, self.trust), stage.spec(source)).target
+            drafted = draft_target(build_skeleton(source, self.trust), stage.spec(source))
+            model = drafted.target
+            if stage.refit is not None:
+                refitted_matrices(drafted)  # raises InputError where blocks cannot be refitted
             if stage.function_preserving:
                 check_function_preserving(model)
             self._drafted[key] = model.config

@@ -80,13 +80,16 @@ def round_stages(inherit: Inherit, grow: Grow | None, total: int, dropped: Seque
     trained = grow is not None and grow.start == "trained"
     if trained:
         _check_nested(kept)
+        if inherit.refit is not None:
+            what = "a round that continues the one before cannot be refitted: its blocks are trained"
+            raise InputError("inherit.refit", what, "leave it out, or set grow.start to reference")
     every = grow is not None and grow.until == "max_layers"
     return [
         Stage(
             blocks, submodules=inherit.submodules, width=inherit.width, name=f"round {number}",
             folder=f"{number}-{depth}layers", insert_trained=trained and number > 1,
             function_preserving=grow is not None and grow.function_preserving, is_certain=every or number == 1,
-            is_provisional=is_provisional,
+            is_provisional=is_provisional, refit=inherit.refit,
         )
         for number, (depth, blocks) in enumerate(zip(possible, kept, strict=True), 1)
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from inheritune.arch import layer_count
 from inheritune.inheritance import TargetSpec, resolve
-from inheritune.recipe import Inherit, Submodules, Width
+from inheritune.recipe import Inherit, Size, Submodules, Width
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -26,7 +26,7 @@ class Stage:
 
     `name` is added to the arm's name, `folder` is relative to the arm's. `share` is the part of the arm's steps; None:
     all of them. `is_certain` is False where the stage depends on the results before it. `is_provisional` is True until
-    a measured choice has picked the blocks.
+    a measured choice has picked the blocks. `refit`: from how many training tokens the blocks are refitted.
     """
 
     blocks: Sequence[int]
@@ -41,6 +41,7 @@ class Stage:
     share: float | None = None
     is_certain: bool = True
     is_provisional: bool = False
+    refit: Size | None = None
 
     def spec(self, source: "PretrainedConfig") -> TargetSpec:
         """The target of a source with this config. Raises InputError where the config has no half width."""

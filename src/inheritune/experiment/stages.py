@@ -1,18 +1,26 @@
 """The stages of an arm, trained one after the other."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inheritune.arch import build_random, in_dtype, load_config, load_model
+from inheritune.data import Rows, Sequences, sample
 from inheritune.distillation import Teacher
 from inheritune.experiment.context import RunContext
 from inheritune.experiment.rounds import verdict_line
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.training_run import TrainingRun, run_training
-from inheritune.inheritance import derive, describe_plan, insert_blocks, target_config
-from inheritune.recipe import Reference, Training
+from inheritune.inheritance import (
+    derive,
+    derive_refitted,
+    describe_plan,
+    insert_blocks,
+    refit_length,
+    target_config,
+)
+from inheritune.recipe import Reference, Size, Training
 from inheritune.results import RoundResult
 from inheritune.runlog import logger, write_json
 
@@ -81,8 +89,15 @@ class Stages:
             config = target_config(config, stage.spec(config))
             trust = isinstance(source, Reference) and source.trust_remote_code
             return build_random(config, context.seed, trust_remote_code=trust)
-        target, plan = derive(source, stage.spec(config), seed=context.seed)
-        notes = describe_plan(plan)
+        spec, fitted = stage.spec(config), None
+        if stage.refit is None:
+            target, plan = derive(source, spec, seed=context.seed)
+        else:
+            target, plan, fitted = derive_refitted(
+                source, spec, self._refit_rows(stage.refit), seed=context.seed, tokenizer=context.tokenizer,
+                device=context.runtime.device,
+            )  # fmt: skip
+        notes = describe_plan(plan) | ({} if fitted is None else {"refit": fitted.model_dump()})
         if stage.insert_trained:
             assert previous is not None
             assert previous.blocks is not None
@@ -93,6 +108,18 @@ class Stages:
             notes["function_preserving"] = preserves
         context.runtime.on_rank0(lambda: write_json(self.folder / stage.folder / "inherited.json", notes))
         return target
+
+    def _refit_rows(self, tokens: Size) -> "Callable[..., Rows]":
+        """Training sequences for a refit, spread evenly over the text, for the model that is given."""
+        text = self.context.train_sequences
+
+        def rows(model: "PreTrainedModel", _: object) -> "Rows":
+            length = min(refit_length(model.config), text.sequence_length)
+            packing = replace(text.packing, documents=False)
+            pieces = Sequences(text.tokens, length, "inherit.refit", packing=packing)
+            return sample(pieces, max(1, tokens.count // length), "inherit.refit", or_fewer=True)
+
+        return rows
 
     def _trained(self, result: RoundResult | None) -> Reference:
         assert result is not None

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,14 @@ from inheritune.arch import (
     check_stored_numbers,
     find_structure,
     find_tokenizer,
+    in_dtype,
     load_config,
     load_generation_config,
     load_model,
     open_weights,
     parameter_count,
     readers_of,
+    ready,
     save_model,
     save_stored,
 )
@@ -31,16 +33,21 @@ from inheritune.card import inherited_files, without_stopping
 from inheritune.errors import InputError
 from inheritune.inheritance.application import from_files, from_model, place
 from inheritune.inheritance.plan import Plan, describe_plan
+from inheritune.inheritance.refit_plan import CalibrationText, refitted_matrices
 from inheritune.inheritance.resolution import resolve
 from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
 from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check, model_at
-from inheritune.results import BlockChoice, Inherited
+from inheritune.results import BlockChoice, Inherited, Refit
 from inheritune.runlog import check_name, claimed, logger
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from inheritune.data import Rows
+
+REFIT_TOKENS = "8192 tokens"
+"""From how much text kept blocks are refitted, unless the caller says otherwise."""
 NOTES = "inheritance.json"
 """The file in a checkpoint with figures of what was inherited."""
 
@@ -54,6 +61,9 @@ def inherit(
     width: Width = "full",
     dtype: "torch.dtype | str | None" = None,
     seed: int = 1,
+    refit: str | Path | Sequence[str | Path] = (),
+    refit_tokens: str = REFIT_TOKENS,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     out: str | Path | None = None,
 ) -> "PreTrainedModel":
     """A smaller model made of some of the reference's blocks, its embeddings, final norm and head.
@@ -64,10 +74,12 @@ def inherit(
     of heads, hidden size and MLP. Weights keep the reference's dtype unless `dtype` names another; no memory is shared
     with the reference. Of safetensors files only what is inherited is read. With `out`, model and tokenizer are written
     there as a Hugging Face checkpoint, with the plan in figures in inheritance.json; the log names a rebuilt tokenizer.
+    `refit` is text (files, folders, patterns or addresses) from whose first `refit_tokens` tokens the kept blocks are
+    fitted to stand in for the dropped ones (see `refit`); a loaded model then needs its `tokenizer`.
 
-    Raises InputError for a selection that does not exist or would change what a block computes, for a damaged
-    checkpoint or one whose weights are NaN (large tensors are sampled), and when `out` exists or another process is
-    making it.
+    Raises InputError for a selection that does not exist or would change what a block computes, for blocks that cannot
+    be refitted, for a damaged checkpoint or one whose weights are NaN (large tensors are sampled), and when `out`
+    exists or another process is making it.
     Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3; half width: table 5.
     """
     spec = inherit_settings(layers, choose, submodules, width)
@@ -76,10 +88,14 @@ def inherit(
         kind = as_dtype(dtype)
         if isinstance(reference, str | Path):
             reference = model_at(reference)
-        target, plan = derive(reference, spec, seed=seed, dtype=kind)
+        text, done = calibration_text(refit, refit_tokens), None
+        if text is None:
+            target, plan = derive(reference, spec, seed=seed, dtype=kind)
+        else:
+            target, plan, done = derive_refitted(reference, spec, text.rows, seed=seed, dtype=kind, tokenizer=tokenizer)
         if folder is not None:
-            tokenizer = find_tokenizer(reference, log=True) if isinstance(reference, Reference) else None
-            save_model(target, tokenizer, folder, _notes(reference, spec, plan, target, tokenizer))
+            found = find_tokenizer(reference, log=True) if isinstance(reference, Reference) else tokenizer
+            save_model(target, found, folder, _notes(reference, spec, plan, target, found, refit=done))
     return target
 
 
@@ -91,12 +107,19 @@ def write(
     dtype: "torch.dtype | None" = None,
     seed: int = 1,
     selection: BlockChoice | None = None,
+    refit: CalibrationText | None = None,
 ) -> PlannedTarget:
     """Write the target of `spec` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
 
     Where every tensor of the target is a stored one of the reference, the bytes go from file to file. The log says
-    where there is no tokenizer; `selection` is the measured choice that led to `spec`, for the model card.
+    where there is no tokenizer; `selection` is the measured choice that led to `spec`, for the model card. With
+    `refit`, blocks are refitted on that text.
     """
+    if refit is not None:
+        tokenizer = find_tokenizer(reference, log=True)
+        target, plan, done = derive_refitted(reference, spec, refit.rows, seed=seed, dtype=dtype, tokenizer=tokenizer)
+        save_model(target, tokenizer, folder, _notes(reference, spec, plan, target, tokenizer, selection, done))
+        return PlannedTarget(plan, target)
     source = open_source(reference, spec)
     tokenizer = find_tokenizer(reference, log=True)
     if tokenizer is None:  # a checkpoint that is only trained further needs none
@@ -113,10 +136,10 @@ def write(
 
 def _notes(
     reference: "Reference | PreTrainedModel", spec: Inherit, plan: Plan, target: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase | None", selection: BlockChoice | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None", selection: BlockChoice | None = None, refit: Refit | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The files beside the weights: the plan in figures, the model card, the reference's licence."""
-    figures = describe_plan(plan)
+    figures = describe_plan(plan) | ({} if refit is None else {"refit": refit.model_dump()})
     readers = readers_of(target.config, tokenizer)
     notes: dict[str, Any] = {NOTES: figures}
     with without_stopping("write README.md by hand"):
@@ -136,6 +159,47 @@ def derive(
     """The target of `spec` and the plan by which it was made; see `inherit`."""
     source = open_source(reference, spec)
     return source.build(seed, dtype), source.planned.plan
+
+
+def derive_refitted(
+    reference: "Reference | PreTrainedModel", spec: Inherit | TargetSpec,
+    rows_of: "Callable[[PreTrainedModel, PreTrainedTokenizerBase | None], Rows]", *, seed: int = 1,
+    dtype: "torch.dtype | None" = None, tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "cpu",
+) -> "tuple[PreTrainedModel, Plan, Refit]":  # fmt: skip
+    """As `derive`, with blocks refitted (see `refit`) on the sequences that `rows_of` gives for model and tokenizer.
+
+    The reference is loaded whole, and computes in float32 on `device` (mps has no float64, so the CPU stands in for
+    it). Raises InputError as `inherit` does, and before a weight is read where the blocks cannot be refitted.
+    """
+    import torch
+
+    from inheritune.inheritance.fitting import refit
+
+    if isinstance(reference, Reference):
+        planned, place = plan_for(reference, spec), reference.title
+    else:
+        planned, place = open_source(reference, spec).planned, "reference"
+    names, stored = refitted_matrices(planned), dtype or planned.target.dtype
+    device = "cpu" if device == "mps" else device
+    with ready(reference, tokenizer, device, "float32") as (model, its):
+        rows = rows_of(model, its)
+        decided = resolve(spec, model.config)
+        target = _loaded(model, decided, place).build(seed, torch.float32).to(device)
+        done = refit(target, model, planned.plan.kept, names, rows)
+    return in_dtype(target.cpu(), stored), planned.plan, done
+
+
+def calibration_text(
+    paths: str | Path | Sequence[str | Path], tokens: str, prefix: str = "auto"
+) -> CalibrationText | None:  # fmt: skip
+    """What a refit looks at; None without paths. Raises InputError for a number of tokens that is none."""
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    count = check(Inherit, {"refit": tokens}, "refit").refit
+    if not listed:
+        return None
+    if count is None:
+        raise InputError("refit", f"text to refit on, and {tokens!r} of it", "give a number of tokens, or no text")
+    return CalibrationText(listed, count, prefix)
 
 
 def _check_loaded(model: object) -> None:

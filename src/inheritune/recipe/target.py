@@ -105,6 +105,15 @@ def _or_none(value: Any) -> Any:
     return None if value == "none" else value
 
 
+Refit = Annotated[Tokens | None, BeforeValidator(_or_none)]
+
+
+def check_refit(refit: Size | None, submodules: Submodules, width: Width, choose: Choice) -> None:
+    """Raise ValueError for settings that a refit of kept blocks does not go with."""
+    if refit is not None and (submodules != "all" or width == "half" or choose == "stacked"):
+        raise ValueError("refit goes with submodules: all, width: full, and without choose: stacked")
+
+
 class Inherit(Part):
     """What the target starts with: which of the reference's blocks, and which of their weights."""
 
@@ -125,6 +134,10 @@ class Inherit(Part):
     recovery: Annotated[Tokens | None, BeforeValidator(_or_none)] = Size(1024, "tokens")
     """With auto: after each dropped block the remaining ones (of a copy) are trained on so many further training
     tokens, so that the next choice disregards what training repairs. none: not at all."""
+    refit: Refit = None
+    """From how many training tokens the kept blocks are refitted before training, such as `32K tokens`; none: not at
+    all. The last matrices of attention and MLP of each block are fitted by least squares to the reference's hidden
+    states just before the next kept block, so that they stand in for the dropped blocks between."""
     submodules: Submodules = "all"
     """Whose weights are copied: all, none (random weights), or a list of attention, mlp, norms, final_norm, embeddings,
     head. The others are initialised as the architecture does it. A tied head belongs to the embeddings."""
@@ -141,6 +154,11 @@ class Inherit(Part):
                     f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list of them"
                 )
             self.__dict__["choose"] = "first"  # the list is the choice
+        return self
+
+    @model_validator(mode="after")
+    def _refit_needs_whole_blocks(self) -> "Inherit":
+        check_refit(self.refit, self.submodules, self.width, self.choose)
         return self
 
 

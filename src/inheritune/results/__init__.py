@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         Manifest,
         Outcome,
         ReferenceSummary,
+        Refit,
         Round,
         RunState,
         RunSummary,

@@ -139,6 +139,16 @@ class BlockChoice(ResultFile):
     seconds: float
 
 
+class Refit(ResultPart):
+    """How kept blocks were fitted to the states that the source has behind the dropped blocks."""
+
+    matrices: int
+    """How many were changed."""
+    sequences: int
+    sequence_length: int
+    ridge: float
+
+
 class Inherited(ResultFile):
     """Which weights a model began with, to be read: inherited.json of a round or an arm, inheritance.json elsewhere."""
 
@@ -149,6 +159,8 @@ class Inherited(ResultFile):
     tensors_fresh: int | None = None
     """Those that were drawn anew."""
     tensors_dropped: int | None = None
+    refit: Refit | None = None
+    """Absent where the blocks have the source's own weights."""
     from_round: str | None = None
     """Folder of the round that it resumed from; absent where it began with the reference."""
     blocks_from_round: list[int] | None = None

@@ -11,6 +11,7 @@ from inheritune.experiment.rounds import is_measured
 from inheritune.experiment.stage import Weights
 from inheritune.inheritance import count_layers, select_blocks
 from inheritune.recipe import Choice, Inherit, Submodules, Width
+from inheritune.recipe.target import Refit, check_refit
 
 
 class InheritMethod(Method):
@@ -27,12 +28,15 @@ class InheritMethod(Method):
     """Which weights are inherited, as `inherit.submodules` of a recipe."""
     width: Width = "full"
     """full, or half: the first half of heads, hidden size and MLP."""
+    refit: Refit = None
+    """From how many training tokens the blocks are refitted before training, as `inherit.refit` of a recipe."""
     of: Origin = None
     """Where the blocks come from: an arm of the suite by its name, else a hub id, a folder or a .gguf file. Default:
     the reference."""
 
     @model_validator(mode="after")
-    def _choose_needs_a_number(self) -> Self:
+    def _settings_go_together(self) -> Self:
+        check_refit(self.refit, self.submodules, self.width, self.choose)
         if isinstance(self.layers, list) and self.choose != "first":
             raise ValueError(f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list")
         return self
@@ -56,4 +60,4 @@ class InheritMethod(Method):
             layers = self.layers if isinstance(self.layers, list) else depth
             blocks = select_blocks(layers, self.choose, total, LAYERS, dropped)
         weights: Weights = "random" if self.submodules == "none" else "inherit"
-        return [Stage(blocks, weights, self.submodules, self.width, is_provisional=is_provisional)]
+        return [Stage(blocks, weights, self.submodules, self.width, is_provisional=is_provisional, refit=self.refit)]

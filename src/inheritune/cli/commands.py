@@ -165,7 +165,7 @@ def inherit(
         list[str] | None,
         typer.Option(help="A file, folder, pattern or address with text to refit the kept blocks on; repeatable."),
     ] = None,
-    refit_tokens: Annotated[str, typer.Option(help="How much of that text is used.")] = inheritance.REFIT_TOKENS,
+    refit_tokens: Annotated[str | None, typer.Option(help="How much of that text is used. Default: 8192 tokens.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16, float16 or float64. Default: as stored.")
     ] = None,
@@ -182,7 +182,7 @@ def inherit(
         raise InputError("command line", "no folder to write", "name it behind the reference, or ask for --show")
     spec = inheritance.inherit_settings(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
     kind, selection, drops = inheritance.as_dtype(dtype), None, None
-    fit = inheritance.calibration_text(refit or (), refit_tokens, prefix)
+    fit = inheritance.calibration_text(refit or (), refit_tokens or inheritance.REFIT_TOKENS, prefix)
     show_log()
     with ExitStack() as held:  # during the choice too, whose drops are kept beside the output
         folder = None if out is None or show else held.enter_context(inheritance.free_output(out))

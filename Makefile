@@ -17,10 +17,10 @@ fast: .venv/installed-dev lint   ## lint, and the quick tests of what changed si
 	else $(BIN)/python -m pytest -x -m "not long" $$files || [ $$? = 5 ]; fi
 
 test: .venv/installed-dev lint   ## lint, types, import contract, quick tests: about 3 minutes on 2 cores
-	$(BIN)/python -m pytest -n 2 -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long"
 
 check: .venv/installed-dev attack ## what takes long: kills, time limits, compiled training, all families
-	$(BIN)/python -m pytest -n 2 -m long
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 attack: .venv/installed-dev      ## bad inputs and kills at random moments, in two minutes; `python -m tests.attack --help` for more of them
 	$(BIN)/python -m tests.attack

@@ -165,7 +165,7 @@ def inherit(
         list[str] | None,
         typer.Option(help="A file, folder, pattern or address with text to refit the kept blocks on; repeatable."),
     ] = None,
-    refit_tokens: Annotated[str | None, typer.Option(help="How much of that text is used. Default: 8192 tokens.")] = None,
+    refit_tokens: Annotated[str | None, typer.Option(help="How much of that text. Default: 8192 tokens.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16, float16 or float64. Default: as stored.")
     ] = None,

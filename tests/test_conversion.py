@@ -247,6 +247,7 @@ class OwnForCausalLM(LlamaForCausalLM):
 """
 
 
+@pytest.mark.long
 def test_a_model_with_code_of_its_own_keeps_it(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:

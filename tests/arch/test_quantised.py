@@ -119,6 +119,7 @@ CASES: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_what_is_inherited(case: str, tmp_path: Path) -> None:
     """The reference is what a slow formula says, and the target's file holds the same bytes and no mark."""

@@ -252,6 +252,7 @@ def llamas(draw: st.DrawFn) -> dict[str, Any]:
 
 
 class TestAnyWidths:
+    @pytest.mark.long
     @settings(deadline=None, max_examples=25)
     @given(kind=st.sampled_from(["llama", "phi3", "mixtral", "starcoder2"]), fields=llamas())
     def test_grouped_queries(self, kind: str, fields: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from inheritune.recipe import load_recipe
 from processes import fresh_program, program
 
 
+@pytest.mark.long
 def test_the_stages_one_by_one(
     text: Path, reference_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +80,7 @@ def test_run_prints_a_table_and_json(
     assert saved["seed"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [[], ["run"], ["new"], ["prepare"], ["inherit"], ["train"], ["export"], ["bench"]])
 def test_every_command_has_help_without_torch(command: list[str]) -> None:
     code = f"import sys; from inheritune.cli import main; main({[*command, '--help']!r}); print('torch' in sys.modules)"

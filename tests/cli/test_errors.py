@@ -305,6 +305,7 @@ sys.exit(entry.main([]))
     assert (done.returncode, done.stderr) == (130, "SIGTERM: stopping; a second signal ends at once\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
 def test_a_closed_descriptor_is_no_file_of_ours(closed: str, tmp_path: Path) -> None:
     """Errors do not go to standard output where there is no standard error, nor into a file that is opened later."""

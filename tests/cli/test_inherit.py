@@ -21,6 +21,7 @@ def call(capsys: pytest.CaptureFixture[str], *words: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_the_plan_is_shown_and_nothing_written(reference_folder: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in reference_folder.iterdir()}
     done = program("inherit", reference_folder, "--layers", "0,3", "--show", cwd=tmp_path)
@@ -144,6 +145,7 @@ def test_wrong_words_are_a_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_kept_blocks_are_refitted_on_text(
     reference_folder: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

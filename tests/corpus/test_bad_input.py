@@ -248,6 +248,7 @@ except InputError as error:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("closed", ["folder", "folder/in", "folder/in/a.txt"])
 def test_closed_to_us(closed: str) -> None:
     if os.getuid() != 0:

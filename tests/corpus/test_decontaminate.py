@@ -58,6 +58,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [5, 8, 12, 14])
 def test_documents_that_share_a_run_of_words_go(n: int, tmp_path: Path) -> None:
     file = write_records(tmp_path / "exam.jsonl", {"q": QUESTION, "a": ANSWER, "id": 3}, {"q": "Why?", "a": "So."})

@@ -134,6 +134,7 @@ def tokens_below(some: list[Row], level: int) -> int:
     return sum(min(row.tokens, level) for row in some)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=300)
 @given(part_lists, st.integers(1, 300), st.one_of(st.none(), st.integers(0, 100)), st.integers(1, 3))
 def test_validation_is_the_first_by_key_each_text_once_and_no_more_than_its_share(
@@ -151,6 +152,7 @@ def test_validation_is_the_first_by_key_each_text_once_and_no_more_than_its_shar
     )
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(part_lists, st.integers(241, 600), st.one_of(st.none(), st.integers(0, 600)))
 def test_validation_of_documents_below_the_cap_is_whole(

@@ -128,6 +128,7 @@ def opened() -> list[str]:
     return names
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_tasks")
 def test_another_budget_reads_nothing_again(
     corpus: Path, tokenizer: Any, tmp_path: Path, opened: list[str], caplog: pytest.LogCaptureFixture

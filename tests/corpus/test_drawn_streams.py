@@ -119,6 +119,7 @@ def test_validation_is_read_on_for_where_training_takes_all(stream: Any, tokeniz
     assert found.manifest["tokens"]["validation"] >= 100
 
 
+@pytest.mark.long
 def test_a_stream_of_long_documents_is_read_on_for_many_of_them(tokenizer: Any, tmp_path: Path) -> None:
     """The same ones whatever training takes."""
     long = [" ".join(texts(4, f"long {number}")) for number in range(250)]

@@ -175,6 +175,7 @@ def test_bytes_far_behind_the_first_megabyte_count(tmp_path: Path) -> None:
     assert texts(file, encoding="gb18030") == [text]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("packed", PACK)
 def test_characters_cut_where_blocks_end(tmp_path: Path, packed: str) -> None:
     file = tmp_path / f"a.txt{packed}"
@@ -308,6 +309,7 @@ def test_another_encoding_is_another_text(tmp_path: Path, tokenizer: Any) -> Non
     assert "fⁿr Mⁿller" in found["cp437"]
 
 
+@pytest.mark.long
 def test_memory_and_marks_of_long_lines(tmp_path: Path) -> None:
     """A file without line ends of several megabytes, decided and read a block at a time."""
     text = "süß " * 1_000_000

@@ -40,6 +40,7 @@ def test_labels_are_those_that_fasttext_sees(files: dict[str, Path], name: str) 
     assert labels == list(MANY if name == "output" else WORDS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["plain", "norms", "output"])
 def test_every_shorter_file_is_refused(files: dict[str, Path], name: str, tmp_path: Path) -> None:
     raw, cut = files[name].read_bytes(), tmp_path / "cut.bin"

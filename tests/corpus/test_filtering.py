@@ -146,6 +146,7 @@ CASES: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_decides_as_datatrove_does(
     case: str, texts: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -328,6 +329,7 @@ def problems(*entries: Any) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+@pytest.mark.long
 def test_what_is_there_passes_the_check(model: Path, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("word\n", encoding="utf-8")
     (tmp_path / "exam.txt").write_text("a question\n", encoding="utf-8")
@@ -343,6 +345,7 @@ def test_what_is_there_passes_the_check(model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_all_that_is_missing_is_said_at_once(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n", encoding="utf-8")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")

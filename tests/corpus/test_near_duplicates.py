@@ -88,6 +88,7 @@ def slow_clusters(settings: NearDuplicates) -> list[set[tuple[int, int]]]:
     return list({id(found): found for found in cluster.values()}.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [NearDuplicates(), NearDuplicates(n_grams=3, buckets=5, hashes_per_bucket=3)])
 def test_one_document_of_each_cluster_stays(settings: NearDuplicates, tmp_path: Path) -> None:
     removed = removed_by_stages(settings, tmp_path, workers=1)
@@ -99,6 +100,7 @@ def test_one_document_of_each_cluster_stays(settings: NearDuplicates, tmp_path: 
         assert len(cluster - gone) == 1, cluster
 
 
+@pytest.mark.long
 def test_what_goes_is_like_something_that_stays(tmp_path: Path) -> None:
     removed = removed_by_stages(NearDuplicates(), tmp_path, workers=1)
     grams = {(part, number): shingles(text, 5) for part, texts in enumerate(TEXTS) for number, text in enumerate(texts)}

@@ -68,6 +68,7 @@ def contents(prepared: Prepared) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(prepared.folder.glob("*.bin"))}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("filters", SOME)
 def test_the_order_and_number_of_files_change_nothing(filters: str, tokenizer: Any, tmp_path: Path) -> None:
     some, found = texts(), []

@@ -86,6 +86,7 @@ def test_what_is_damaged_is_never_taken_for_whole(
     assert contents(found) == expected
 
 
+@pytest.mark.long
 def test_a_part_that_was_edited_before_it_is_tokenised_is_named(text: Path, tokenizer: Any, tmp_path: Path) -> None:
     work = begun(request(text), tokenizer, tmp_path / "data")
     edit(largest(work, "collected-0/*.jsonl"))

@@ -86,6 +86,7 @@ def test_the_next_batch_is_read_in_the_background() -> None:
     assert {name for _, name in read} == {"reader"}
 
 
+@pytest.mark.long
 def test_reading_keeps_ahead_of_a_step() -> None:
     """Reads that take as long as four steps, now and then, are not waited for."""
     reads = iter(range(99))

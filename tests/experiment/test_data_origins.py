@@ -17,6 +17,7 @@ from inheritune.runlog import read_metrics
 from processes import Started, program
 
 
+@pytest.mark.long
 def test_records_and_log_say_what_a_run_leaves_over(
     text: Path, reference_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -53,6 +54,7 @@ def test_a_run_that_goes_on_does_not_read_the_data_again(text: Path, reference_f
     assert sorted(Path(file).name for file in noted) == ["train-00000.bin", "validation-00000.bin"]
 
 
+@pytest.mark.long
 def test_an_empty_folder_is_filled_with_a_recipes_data(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_arms_are_planned_with_the_models_that_they_start_from(suite: Suite) -> 
     assert [arm.stages[0].stage.is_provisional for arm in (arms["auto"], arms["lazy"])] == [True, False]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [
     {"inherit": {"layers": 2, "width": "half"}}, {"inherit": {"layers": 1, "choose": "auto"}}, {"grow": None},
     {"grow": {"by": 1, "until": "max_layers", "max_layers": 3, "start": "trained", "function_preserving": True}},

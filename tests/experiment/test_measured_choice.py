@@ -136,6 +136,7 @@ def test_an_order_that_was_decided_is_the_one_that_is_trained(
     assert not (tmp_path / "list" / "selection.json").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("start", ["reference", "trained"])
 def test_grow_from_python(start: str, text: Path, tokenizer: Any, reference_folder: Path, tmp_path: Path) -> None:
     prepare({"sources": [{"path": str(text)}], "validation": "600 tokens"}, tokenizer, tmp_path / "data")

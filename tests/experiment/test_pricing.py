@@ -194,6 +194,7 @@ def test_a_suite_lists_every_stage_and_its_sums(text: Path, reference: Path) -> 
     assert row["hours"]["most"][1] == pytest.approx(work / row["flops_per_second"][0] / 3600)
 
 
+@pytest.mark.long
 def test_of_a_suite_the_config_is_enough(text: Path, reference: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((reference / "config.json").read_bytes())
     expected = priced_suite(tiny_suite(text, reference, ARMS))
@@ -255,6 +256,7 @@ def test_a_reference_whose_config_cannot_be_read(capsys: pytest.CaptureFixture[s
     assert (shown.err.count("\n"), shown.out) == (1, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_command_takes_suites_too(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

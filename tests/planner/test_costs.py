@@ -248,6 +248,7 @@ def of_openllama(depth: int) -> Planned:
     return Planned(f"{depth}", OPENLLAMA, tuple(range(depth)), config, Training.model_validate(settings), 61035, 8.0)
 
 
+@pytest.mark.long
 def test_what_the_documentation_says_of_a_card_of_24_gb() -> None:
     """The two tables of docs/training.md."""
     own, candidates = of_openllama(13), [of_openllama(depth) for depth in range(1, 18)]

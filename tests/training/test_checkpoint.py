@@ -396,6 +396,7 @@ def test_a_folder_that_becomes_read_only(
     goes_on(reference_folder, tmp_path / "run", data, undisturbed)
 
 
+@pytest.mark.long
 def test_a_mount_that_vanishes(
     tmp_path: Path, disk: Path, data: Path, reference_folder: Path, undisturbed: dict[str, bytes],
     capsys: pytest.CaptureFixture[str],

@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields, replace
 
 from inheritune.corpus.building.drawing import BYTES_PER_TOKEN, KEYS
 from inheritune.corpus.building.selection import Candidates, Piece
+from inheritune.data import FEW_DOCUMENTS
 from inheritune.recipe import Data, Size
 
-DOCUMENTS = 20
+DOCUMENTS = FEW_DOCUMENTS
 """A document gives at most one part in so many of the validation tokens, where the text has enough documents."""
 _WITHHELD = 10  # for the sake of many documents, training loses at most about one part in so many of all text
 

@@ -117,7 +117,7 @@ def test_few_long_documents_are_not_all_withheld(words: Any, tmp_path: Path, cap
     assert 2 <= len(sizes) <= 12
     assert set(sizes) == {-(-400 // len(sizes))}
     assert len(split(found, "train")) + len(sizes) == 60
-    assert "from fewer than 20 documents, so the errors of its losses speak about these only" in caplog.text
+    assert "from fewer than 20 documents, so the standard errors of its losses are rough" in caplog.text
 
 
 def pieces_and_records(folder: Path) -> list[dict[str, Any]]:

@@ -115,7 +115,7 @@ def few_documents(manifest: dict[str, Any]) -> str | None:
     if _separate(manifest) >= DOCUMENTS:
         return None
     they = "documents" if manifest.get("validation_origins") is None else "separate texts"
-    what = f"validation comes from fewer than {DOCUMENTS} {they}, so the errors of its losses speak about these only"
+    what = f"validation comes from fewer than {DOCUMENTS} {they}, so the standard errors of its losses are rough"
     return f"data: {what}; give text with more of them, or a larger data.validation"
 
 

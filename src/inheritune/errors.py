@@ -48,6 +48,10 @@ class RunError(InherituneError):
         super().__init__(str(self.problems[0]))
 
 
+class Diverged(RunError):
+    """A training whose loss or gradient is no number any more. Exit status 1."""
+
+
 class InputError(InherituneError):
     """The input (recipe, data, model, command line) is wrong. Exit status 2."""
 

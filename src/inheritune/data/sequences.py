@@ -5,6 +5,7 @@ before a text, precedes every sequence and every document in it. Its tokens are 
 count in no budget.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -172,12 +173,21 @@ class Sequences:
         """Raises InputError when there are too few tokens for one sequence."""
         self.tokens, self.sequence_length, self.sampling, self.packing = tokens, sequence_length, sampling, packing
         self.count = (len(tokens) - packing.context) // sequence_length
+        self._first = 0  # where a part of the text begins, in tokens
+        self._starts = len(tokens) - packing.context - sequence_length + 1  # of windows that begin anywhere
         if self.count < 1:
             raise InputError(
                 place,
                 f"{len(tokens)} tokens do not fill one sequence of {sequence_length}",
                 "give more text, or a smaller train.sequence_length",
             )
+
+    def part(self, first: int, count: int) -> "Sequences":
+        """`count` sequences from number `first` on, as a text of their own."""
+        own = copy.copy(self)
+        own.count, own._first = count, self._first + first * self.sequence_length
+        own._starts = (count - 1) * self.sequence_length + 1
+        return own
 
     @property
     def longest(self) -> int:
@@ -193,7 +203,7 @@ class Sequences:
 
     def rows(self, numbers: Sequence[int] | Array) -> Rows:
         """The sequences of these numbers."""
-        return self.windows(np.asarray(numbers, np.int64) * self.sequence_length)
+        return self.windows(self._first + np.asarray(numbers, np.int64) * self.sequence_length)
 
     def windows(self, starts: Array) -> Rows:
         """The sequences that begin at these tokens of the text."""
@@ -205,9 +215,8 @@ class Sequences:
     def batch_starts(self, step: int, batch: int, seed: int) -> Array:
         """The tokens at which the sequences of a training's batch of this number begin, shape (batch,)."""
         if self.sampling == "with replacement":
-            windows = len(self.tokens) - self.packing.context - self.sequence_length + 1
-            return np.asarray(batch_windows(step, batch, windows, seed))
-        return np.asarray(batch_numbers(step, batch, self.count, seed)) * self.sequence_length
+            return self._first + np.asarray(batch_windows(step, batch, self._starts, seed))
+        return self._first + np.asarray(batch_numbers(step, batch, self.count, seed)) * self.sequence_length
 
 
 def _examples(windows: Array, packing: Packing) -> Examples:

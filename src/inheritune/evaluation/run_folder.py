@@ -27,8 +27,14 @@ def open_run(folder: Path) -> EvaluatedRun | None:
     if not summary.is_file():
         raise InputError(str(folder), "a run without a result yet", "let it finish a round first: `inheritune run`")
     model = RunSummary.read(summary).result.model
-    reference = recipe.reference
-    if reference.train is not None:
-        reference = Reference(path=str(folder / "reference" / "model"))
+    reference = trained_reference(recipe.reference, folder / "reference")
     result = Reference(path=str(folder / model), trust_remote_code=recipe.reference.trust_remote_code)
     return EvaluatedRun(folder, recipe, reference, result)
+
+
+def trained_reference(reference: Reference, folder: Path) -> Reference:
+    """The reference with the weights that were trained for it in `folder`; itself where there are none."""
+    made = folder / "model"
+    if not reference.is_trained or (reference.tune is not None and not made.is_dir()):
+        return reference
+    return Reference(path=str(made), trust_remote_code=reference.trust_remote_code)

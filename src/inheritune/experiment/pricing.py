@@ -101,10 +101,9 @@ class _Pricing:
 
     def reference(self) -> Planned:
         """The reference: trained first where the basis says so, otherwise only judged."""
-        new = self.basis.reference.train
-        training = self.basis.train if new is None else reference_training(self.basis, new)
+        training = reference_training(self.basis)
         stage = PlannedStage(Stage(range(self.whole.depth)), self.models.reference, self.models.reference)
-        return self.training("reference", stage, training, times=0 if new is None else 1)
+        return self.training("reference", stage, training or self.basis.train, times=0 if training is None else 1)
 
     def arm(self, arm: PlannedArm, seeds: int) -> list[Planned]:
         """All stages of an arm."""

@@ -18,7 +18,16 @@ from inheritune.experiment.stages import Stages
 from inheritune.experiment.tasks import judge_tasks
 from inheritune.recipe import Recipe, Size
 from inheritune.report import write_report
-from inheritune.results import Control, ModelResult, Outcome, ReferenceSummary, Round, RoundResult, RunSummary
+from inheritune.results import (
+    Control,
+    ModelResult,
+    Outcome,
+    ReferenceSummary,
+    Round,
+    RoundResult,
+    RunSummary,
+    TunedReference,
+)
 from inheritune.runlog import logger
 
 # Keys of a recipe that affect how a run executes but not its result; they may differ when a run is resumed.
@@ -66,8 +75,9 @@ def run(recipe: Recipe, folder: str | Path) -> RunSummary:
 
 def _train(recipe: Recipe, setup: Setup) -> RunSummary:
     """Reference, rounds, controls and tasks; summary.json and the report are written after each round."""
-    folder, source = setup.folder, setup.model
+    folder = setup.folder
     reference, context = setup.judge_reference(setup.context())
+    source = setup.model
     inherit, dropped = decide(source, recipe.inherit, context, folder / "selection.json")
     stages = round_stages(inherit, recipe.grow, reference.layers, dropped)
     teacher = None
@@ -132,7 +142,7 @@ def _write(
         reference=ReferenceSummary.of(reference, name=recipe.reference.title),
         rounds=[Round.of(one, model=f"{_ROUNDS}/{one.folder}/model") for one in rounds],
         controls=controls,
-        result=Outcome.of(best, model=f"{_ROUNDS}/{best.folder}/model"),
+        result=Outcome.of(best, model=f"{_ROUNDS}/{best.folder}/model", **_over_untuned(reference, best)),
         tolerance=recipe.evaluate.tolerance,
         validation_sequences=reference.validation_sequences,
         validation_documents=reference.validation_documents,
@@ -142,3 +152,11 @@ def _write(
     write_report(folder, summary)
     summary.write(folder / "summary.json")
     return summary
+
+
+def _over_untuned(reference: ModelResult, result: RoundResult) -> dict[str, float | None]:
+    """The result's distance to the reference before tuning, where it was tuned."""
+    if not isinstance(reference, TunedReference):
+        return {}
+    over = gap(result.cluster_losses, reference.untuned.cluster_losses, result.cluster_tokens)
+    return {"over_untuned": over.value, "over_untuned_se": over.error}

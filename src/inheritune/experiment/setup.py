@@ -18,13 +18,14 @@ from inheritune.arch import (
 )
 from inheritune.corpus import prepare, remove_left_over
 from inheritune.data import Prepared, adopt, check_tokenizer, check_vocabulary, note_beside, open_prepared
-from inheritune.evaluation import Evaluation, few_documents, figures
+from inheritune.evaluation import Evaluation, few_documents, figures, gap, trained_reference
 from inheritune.experiment.context import RunContext, check_framing
 from inheritune.experiment.plan import token_files
 from inheritune.experiment.store import once
 from inheritune.experiment.training_run import TrainingRun, run_training
+from inheritune.experiment.tuning import tune
 from inheritune.recipe import Basis, NewTokenizer, Reference, model_at, reference_training
-from inheritune.results import ModelResult
+from inheritune.results import ModelResult, TunedReference, UntunedReference
 from inheritune.runlog import add_lineage, logger, read_mapping
 from inheritune.runtime import Runtime
 from inheritune.token_ids import vocabulary_size
@@ -48,9 +49,8 @@ class Setup:
 
     @property
     def model(self) -> Reference:
-        """Where the reference's weights are, once it is made."""
-        made = Reference(path=str(self.reference / "model"))
-        return self.basis.reference if self.basis.reference.train is None else made
+        """Where the reference's weights are, once it is judged: its own where it is not trained, or gains nothing."""
+        return trained_reference(self.basis.reference, self.reference)
 
     def context(self) -> RunContext:
         """Prepare the text, or open it where it is prepared, and return the context of all trainings.
@@ -82,14 +82,18 @@ class Setup:
         return context
 
     def judge_reference(self, context: RunContext) -> tuple[ModelResult, RunContext]:
-        """The reference's result, and the context with its losses; it is trained first if the recipe says so.
+        """The reference's result, and the context with its losses; the recipe may have it trained or tuned first.
 
         manifest.json records where it came from.
         """
+        file = self.reference / "evaluation.json"
+        result: ModelResult
         if self.basis.reference.train is not None:
-            result: ModelResult = self._train(context)
+            result = self._train(context)
+        elif self.basis.reference.tune is not None:
+            result = once(self.runtime, file, TunedReference, lambda: self._tune(context))
         else:
-            result = once(self.runtime, self.reference / "evaluation.json", ModelResult, lambda: self._judge(context))
+            result = once(self.runtime, file, ModelResult, lambda: self._judge(context, self.basis.reference))
         lineage = {
             "reference": self.basis.reference.title,
             "revision": result.revision,
@@ -111,12 +115,35 @@ class Setup:
         assert new is not None
         tokenizer, length = context.tokenizer, basis.train.sequence_length
         config = new_config(new.model, vocabulary_size(tokenizer), special_tokens(tokenizer), length)
-        settings = reference_training(basis, new)
+        settings = reference_training(basis)
+        assert settings is not None
         run = TrainingRun("reference", self.reference, lambda: build_random(config, basis.seed), settings)
         return run_training(run, context)
 
-    def _judge(self, context: RunContext) -> ModelResult:
-        began, origin = time.monotonic(), self.basis.reference
+    def _tune(self, context: RunContext) -> TunedReference:
+        """Tune the reference, and judge it before and after; see `recipe.Tuning`."""
+        origin = self.basis.reference
+        file = self.reference / "untuned" / "evaluation.json"
+        untuned = once(self.runtime, file, ModelResult, lambda: self._judge(context, origin))
+        tuned = tune(origin, self.basis, context, self.reference)
+        judged = self._judge(context, self.model) if tuned.step else untuned
+        gained = gap(untuned.cluster_losses, judged.cluster_losses, judged.cluster_tokens)
+        logger.info(
+            f"reference, tuned: validation loss {judged.val_loss:.4f}, {untuned.val_loss:.4f} before"
+            if tuned.step
+            else f"reference: tuning on this text gains nothing on the {tuned.sequences} sequences held out, so it is"
+            " taken as it is"
+        )
+        before = UntunedReference.of(
+            untuned, gap=gained.value, gap_se=gained.error, gap_interval=gained.interval
+        )  # fmt: skip
+        return TunedReference.of(
+            judged, tuned.cost, name="reference", untuned=before, tuned_step=tuned.step,
+            held_out_losses=tuned.losses, wall_seconds=untuned.wall_seconds + tuned.cost.wall_seconds,
+        )  # fmt: skip
+
+    def _judge(self, context: RunContext, origin: Reference) -> ModelResult:
+        began = time.monotonic()
         logger.info(f"reference: loading and evaluating {origin.title}")
         model = load_model(origin)
         check_vocabulary(context.prepared, model.config.vocab_size, origin.title)

@@ -58,16 +58,16 @@ class Shared:
 
     def reference(self, basis: Basis, data: Path) -> Path:
         """The folder for a reference that is trained on the text in the folder `data`."""
-        new = basis.reference.train
-        assert new is not None
+        training, new, tune = reference_training(basis), basis.reference.train, basis.reference.tune
+        assert training is not None
         spec = {
             "data": data.name,
-            "model": new.model,
-            "train": reference_training(basis, new).model_dump(mode="json", exclude={"micro_batch", "checkpoint"}),
+            "model": new.model if new is not None else basis.reference.model_dump(mode="json", exclude={"train"}),
+            "train": training.model_dump(mode="json", exclude={"micro_batch", "checkpoint"}),
             "evaluate": basis.evaluate.model_dump(mode="json", exclude={"tolerance"}),
             "seed": basis.seed,
         }
-        return self._folder("reference", spec, list)
+        return self._folder("reference", spec, list if tune is None else lambda: _files_of(basis.reference.title))
 
     def arm(self, folder: Path, spec: dict[str, Any]) -> bool:
         """Make `folder`, where an arm is trained, a link to the folder in which all suites have the arm `spec`.
@@ -95,6 +95,14 @@ class Shared:
             known[key] = f"{kind}-{_digest([spec, states()])}"
             write_json(self._notes, known)
         return self.place / known[key]
+
+
+def _files_of(model: str) -> list[Any]:
+    """The files of a model on this machine, with sizes and times; none where it is a hub id."""
+    place = Path(model)
+    files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
+    states = [(str(file), file.stat()) for file in files if file.exists()]
+    return [[name, state.st_size, state.st_mtime_ns] for name, state in states]
 
 
 def _digest(value: Any) -> str:

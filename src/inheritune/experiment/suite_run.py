@@ -109,8 +109,8 @@ class _Comparing:
 
         def places() -> tuple[Path, Path]:
             data = self.shared.data(suite, suite.data)
-            is_made = suite.reference.train is not None
-            return data, self.shared.reference(suite, data) if is_made else self.folder / "reference"
+            is_trained = suite.reference.is_trained
+            return data, self.shared.reference(suite, data) if is_trained else self.folder / "reference"
 
         return Setup(suite, self.folder, *self.runtime.on_rank0(places), self.runtime)
 
@@ -177,7 +177,7 @@ class _Comparing:
 
     def _share(self, arm: PlannedArm, folder: Path, context: RunContext, setup: Setup) -> None:
         """Let an arm that depends on a shared reference alone be trained once for all suites that have it."""
-        if self.suite.reference.train is None or not arm.needs_reference_only:
+        if not self.suite.reference.is_trained or not arm.needs_reference_only:
             return
         spec = {
             **request_of(arm, context.seed),

@@ -69,7 +69,7 @@ def run_training(run: TrainingRun, context: RunContext) -> TrainingResult:
 
     def judged() -> TrainingResult:
         check_has_teacher(run.teacher, run.training, run.name)
-        cost = _train_once(run, context)
+        cost = train_once(run, context)
         began = time.monotonic()
         logger.info(f"{run.name}: evaluating")
         trained = Reference(path=str(run.folder / "model"), trust_remote_code=context.trust_remote_code)
@@ -88,8 +88,8 @@ def run_training(run: TrainingRun, context: RunContext) -> TrainingResult:
     return result
 
 
-def _train_once(run: TrainingRun, context: RunContext) -> TrainingCost:
-    """Train the model unless it is there already; returns what the training cost."""
+def train_once(run: TrainingRun, context: RunContext) -> TrainingCost:
+    """Train the model unless it is there already; returns what the training cost. Raises as `run_training` does."""
     runtime, file = context.runtime, run.folder / "training.json"
 
     def make() -> TrainingCost:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from inheritune.recipe.data import Data
 from inheritune.recipe.file import load_file
-from inheritune.recipe.reference import AnyReference, NewReference
+from inheritune.recipe.reference import AnyReference
 from inheritune.recipe.target import Control, Evaluate, EvaluateRun, Grow, Inherit, parse_names
 from inheritune.recipe.training import Training
 from inheritune.settings.part import Part
@@ -75,9 +75,16 @@ class Basis(Part):
         return self
 
 
-def reference_training(basis: Basis, new: NewReference) -> Training:
-    """How a reference is trained that is made first: as the targets, without a teacher and with its own settings."""
-    own = {name: value for name in ("length", "optimizer", "schedule") if (value := getattr(new, name)) is not None}
+def reference_training(basis: Basis) -> Training | None:
+    """How the reference is trained, new or tuned: as the targets, without a teacher and with its own settings.
+
+    None where it is taken as it is.
+    """
+    new = basis.reference.train or basis.reference.tune
+    if new is None:
+        return None
+    keys = ("length", "batch", "optimizer", "schedule")
+    own = {name: value for name in keys if (value := getattr(new, name, None)) is not None}
     return basis.train.model_copy(update={**own, "distillation": None})
 
 
@@ -98,6 +105,8 @@ class Recipe(Basis):
     def _consistent(self) -> Self:
         if len(set(self.controls)) < len(self.controls):
             raise ValueError("controls: a control is named twice; name each once")
+        if "reference-continued" in self.controls and self.reference.tune is not None:
+            raise ValueError("controls: the tuned reference is what reference-continued would be; remove the control")
         if self.grow is not None and isinstance(self.inherit.layers, list):
             raise ValueError(
                 "inherit.layers: a list of blocks cannot be grown by number; give grow: null for a single round, or"

@@ -1,13 +1,13 @@
 """The recipe's `reference`: the large model, taken from somewhere or made first."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from inheritune.optimizers import AnyOptimizer
+from inheritune.optimizers import AnyOptimizer, read_optimizer
 from inheritune.recipe.training import Schedule
 from inheritune.settings.part import Part
-from inheritune.settings.size import Length
+from inheritune.settings.size import Batch, In, Length, Size
 
 
 class NewTokenizer(Part):
@@ -33,6 +33,31 @@ class NewReference(Part):
     """Default: `train.schedule`."""
 
 
+class Tuning(Part):
+    """Training of the reference on the recipe's training text before anything else. The tuned reference is the source
+    of the blocks, the teacher, and the model that targets are compared with. Keys that are not given are those of
+    `train`, without its distillation.
+    """
+
+    length: Length = Size(1, "epochs")
+    """How long the reference is trained."""
+    batch: Batch | None = None
+    """The batch of one optimizer step. Default: `train.batch`."""
+    optimizer: AnyOptimizer = read_optimizer({"learning_rate": 1e-4})
+    """The optimizer's settings."""
+    schedule: Schedule | None = None
+    """Default: `train.schedule`."""
+    held_out: Annotated[Size, In("%")] = Size(10, "%")
+    """The share of the training text, from its end, that tells when to stop: the weights are those with the lowest loss
+    on it, or the reference's own where tuning gains nothing. Targets are trained on all of the text."""
+
+    @model_validator(mode="after")
+    def _part_is_held_out(self) -> Self:
+        if self.held_out.amount > 50:
+            raise ValueError(f"held_out: {self.held_out} leaves little to train on; give at most 50%")
+        return self
+
+
 class Reference(Part):
     """The large model."""
 
@@ -46,6 +71,13 @@ class Reference(Part):
     """Run model code that comes with the checkpoint. Only for sources that you trust: it can do anything you can."""
     train: NewReference | None = None
     """Instead of `path`: make the reference first."""
+    tune: Tuning | None = None
+    """Train the reference on the recipe's text first; {} takes the defaults. null: take it as it is."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether weights are trained for it, from random ones or its own."""
+        return self.train is not None or self.tune is not None
 
     @property
     def title(self) -> str:
@@ -63,7 +95,8 @@ def _from_string(value: Any) -> Any:
             raise ValueError(
                 "give a hub id, a folder or a .gguf file (path), or {train: ...} to make one: exactly one of them"
             )
-        extra = sorted(key for key in ("revision", "tokenizer", "trust_remote_code") if value.get(key))
+        own = ("revision", "tokenizer", "trust_remote_code", "tune")
+        extra = sorted(key for key in own if value.get(key) or isinstance(value.get(key), dict))
         if "train" in origins and extra:
             raise ValueError(f"{', '.join(extra)} goes with path, not with train")
     return value

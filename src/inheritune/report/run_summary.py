@@ -4,7 +4,15 @@ import math
 
 from inheritune.report.notation import many, short, with_error
 from inheritune.report.page import BAD, GOOD, OPEN, Table
-from inheritune.results import ComparedLoss, Control, ReferenceSummary, RunState, TrainedSummary
+from inheritune.results import (
+    ComparedLoss,
+    Control,
+    Outcome,
+    ReferenceSummary,
+    RunState,
+    TrainedSummary,
+    UntunedReference,
+)
 
 COLOURS_OF = {"matched": GOOD, "undecided": OPEN, "behind": BAD}
 """The colour of each decision."""
@@ -40,6 +48,8 @@ def verdict(run: RunState) -> str:
     gained = next((one for one in run.controls if one.name != "random" and (one.gap_upper or 0) < 0), None)
     if gained is not None:
         text = under_trained(gained) + text
+    if reference.untuned is not None:
+        text = _tuned(reference, reference.untuned, result) + text
     if not run.finished:
         text = "Not finished. So far: " + text[0].lower() + text[1:]
     compared = [one for one in run.controls if one.over_result is not None and one is not gained]
@@ -51,6 +61,20 @@ def under_trained(continued: ComparedLoss) -> str:
     return (
         f"The reference is under-trained on this text: the same training brings it to {continued.val_loss:.4f} (gap"
         f" {with_error(continued.gap, continued.gap_se, sign=True)}), so its loss is easy to reach. "
+    )
+
+
+def _tuned(reference: ReferenceSummary, untuned: UntunedReference, result: Outcome) -> str:
+    """What a verdict begins with where the reference was tuned."""
+    if reference.tuned_step == 0:
+        return "Tuning the reference on this text gained nothing, so it was taken as it is. "
+    assert untuned.gap is not None
+    assert result.over_untuned is not None
+    gained = with_error(untuned.gap, untuned.gap_se)
+    over = with_error(result.over_untuned, result.over_untuned_se, sign=True)
+    return (
+        f"The reference was tuned on this text first, which gained {gained}: losses are compared with the tuned one."
+        f" Against the reference as it was ({untuned.val_loss:.4f}) the target is at {over}. "
     )
 
 

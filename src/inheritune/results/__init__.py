@@ -67,6 +67,8 @@ if TYPE_CHECKING:
         TrainingCost,
         TrainingResult,
         TrainingSpent,
+        TunedReference,
+        UntunedReference,
         read_judged,
     )
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from inheritune.results.files import ResultFile, ResultPart
-from inheritune.results.training import ComparedLoss, Loss, Sized, TrainingSpent
+from inheritune.results.training import ComparedLoss, Loss, Sized, TrainingSpent, UntunedReference
 
 
 class ReferenceSummary(Loss, Sized):
@@ -21,6 +21,10 @@ class ReferenceSummary(Loss, Sized):
     flops: int | None = None
     tokens_per_second: float | None = None
     seconds: float | None = None
+    untuned: UntunedReference | None = None
+    """The reference as it was given; absent where it was not tuned."""
+    tuned_step: int | None = None
+    """0: tuning gained nothing, and the reference is as it was given."""
 
 
 class TrainedSummary(ComparedLoss, TrainingSpent, Sized):
@@ -68,6 +72,9 @@ class Outcome(ComparedLoss, Sized):
     """The round that is a run's result."""
 
     model: str
+    over_untuned: float | None = None
+    """Its loss less that of the reference before tuning, paired by cluster. Absent where that was not tuned."""
+    over_untuned_se: float | None = None
 
 
 class RunState(ResultPart):

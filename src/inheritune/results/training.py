@@ -134,6 +134,27 @@ class RoundResult(TrainingResult):
     teacher_flops_before: int | None = None
 
 
+class UntunedReference(Loss):
+    """The reference as it was before it was tuned on the run's text. `gap` is what tuning gained: its loss less the
+    tuned one's.
+    """
+
+    gap_interval: tuple[float, float] | None = None
+    """The 95 % interval over the clusters of the validation text."""
+    cluster_losses: list[float]
+
+
+class TunedReference(TrainingResult):
+    """evaluation.json of a tuned reference. Its cost is that of tuning."""
+
+    model: str = "model"
+    untuned: UntunedReference
+    tuned_step: int
+    """The step whose weights were taken: the best one on the text held out. 0: the reference's own."""
+    held_out_losses: dict[int, float]
+    """By step, on the text held out."""
+
+
 def read_judged(path: Path) -> ModelResult | TrainingResult | None:
     """evaluation.json of a model that may have been trained. Raises as `ResultFile.read` does.
 
@@ -142,5 +163,5 @@ def read_judged(path: Path) -> ModelResult | TrainingResult | None:
     if not path.is_file() or ModelResult.is_outdated(path):
         return None
     tree = read_mapping(path, remedy=ModelResult.REMEDY)
-    kind = TrainingResult if "steps" in tree else ModelResult
+    kind = TunedReference if "untuned" in tree else TrainingResult if "steps" in tree else ModelResult
     return kind.parse(tree, path)

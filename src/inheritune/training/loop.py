@@ -12,7 +12,7 @@ import torch
 
 from inheritune import runtime as rt
 from inheritune.data import Batches, Examples, nothing_stored
-from inheritune.errors import Interrupted, RunError, is_out_of_memory
+from inheritune.errors import Diverged, Interrupted, RunError, is_out_of_memory
 from inheritune.optimizers.stepping import allocate_state, copy_parameters, state_tensors
 from inheritune.runlog import LiveLine, MetricsLog, logger, read_metrics
 from inheritune.training.checkpoint import (
@@ -266,7 +266,7 @@ class _Loop:
             shown = ", ".join(map(str, to_blame[:_SHOWN]))
             more = f" and {len(to_blame) - _SHOWN:,} more" if len(to_blame) > _SHOWN else ""
             what, remedy = outcome.fault
-            raise RunError(
+            raise Diverged(
                 f"{self.job.label}, step {step}",
                 f"{what} (sequences {shown}{more})",
                 f"{remedy}; no checkpoint holds this step",

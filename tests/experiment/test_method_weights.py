@@ -52,6 +52,17 @@ ARMS: list[dict[str, Any]] = [
             "grow": {"by": 1, "max_layers": 4, "until": "max_layers", "start": "trained", "function_preserving": True},
         },
     },
+    {
+        "name": "staged",
+        "start": {"kind": "staged", "layers": [0, 2, 5], "through": ["0-3,5", [0, 2, 3, 5]], "share": 0.67},
+        "train": {"length": "3 steps", "distillation": {"hidden_states": {"weight": 1.0}}},
+        "allow_unequal": "a step for each stage",
+    },
+    {
+        "name": "staged auto",
+        "start": {"kind": "staged", "layers": 2, "share": 0.5},
+        "train": {"distillation": {"hidden_states": {"weight": 1.0}}},
+    },
     {"name": "of an arm", "start": {"kind": "inherit", "layers": 2, "of": "lazy", "choose": "last"}},
 ]
 
@@ -117,6 +128,7 @@ def assert_rest(arm: Tensors, source: Tensors) -> None:
         ("hybrid", [0, 1, 2, 0, 1, 2]),
         ("distilbert", [0, 2, 4, 4, 5]),
         ("whole", [0, 1, 2, 3, 4, 5]),
+        ("staged", [0, 2, 5]),
         ("grown anew", [0, 1, 2, 3]),
     ],
 )

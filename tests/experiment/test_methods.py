@@ -64,7 +64,8 @@ def test_what_comes_along() -> None:
 
 def test_methods_register_themselves() -> None:
     assert sorted(METHODS) == [
-        "distilbert", "growth", "half-width", "hybrid-stacking", "inherit", "lazy", "random", "reference", "stacking",
+        "distilbert", "growth", "half-width", "hybrid-stacking", "inherit", "lazy", "random", "reference",
+        "stacking", "staged",
     ]  # fmt: skip
     for kind, method in METHODS.items():
         assert method().kind == kind
@@ -89,6 +90,37 @@ def test_the_distilbert_style_blocks_of_the_paper() -> None:
 def test_methods_that_cannot_be(start: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         blocks(start, 8)
+
+
+def test_stages_of_a_removal_are_nested() -> None:
+    method = arm({"kind": "staged", "layers": 3, "through": ["all", 5], "share": 0.4}).start
+    dropped = [4, 1, 6, 2, 5, 0, 3, 7]
+    stages = method.stages(method.depth(4, 8), 8, dropped)
+    assert [list(one.origins or ()) for one in stages] == [list(range(8)), [0, 2, 3, 5, 7], [0, 3, 7]]
+    assert [list(one.blocks) for one in stages] == [list(range(8)), [0, 2, 3, 5, 7], [0, 2, 4]]
+    assert [one.after_previous for one in stages] == [False, True, True]
+    assert [one.share for one in stages] == pytest.approx([0.2, 0.2, 0.6])
+    assert all(one.is_provisional for one in method.stages(3, 8))
+    listed = arm({"kind": "staged", "layers": "0-1,7", "through": ["0-3,7"]}).start
+    assert [list(one.blocks) for one in listed.stages(listed.depth(4, 8), 8)] == [[0, 1, 2, 3, 7], [0, 1, 4]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"layers": 4, "through": [4]}, "give falling numbers"),
+        ({"layers": 4, "through": [5, 6]}, "give falling numbers"),
+        ({"layers": [0, 1], "through": [[0, 2, 3]]}, "of nested blocks"),
+        ({"layers": 4, "through": [9]}, "9 blocks asked for"),
+        ({"layers": 4, "through": [[0, 1, 2, 3, 4]]}, "give numbers of blocks"),
+        ({"layers": [0, 1], "choose": "auto"}, "does not go with stages"),
+        ({"choose": "stacked"}, "does not go with stages"),
+    ],
+)
+def test_stages_that_cannot_be(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises((InputError, ValueError), match=words):
+        method = arm({"kind": "staged", **settings}).start
+        method.stages(method.depth(4, 8), 8)
 
 
 def test_a_refit_needs_whole_blocks() -> None:

@@ -170,7 +170,7 @@ def _plan_arm(suite: Suite, arm: ArmSettings, training: Training, models: Models
     depth = method.depth(suite.layers, layer_count(models.reference) if method.is_sized_by_reference else total)
     stages = models.planned(source, method.stages(depth, total))
     for one in stages:
-        check_losses(training, one.stage, one.source, one.target, teacher)
+        check_losses(training, one.stage, source, one.target, teacher)
     source_arm = method.origin if method.origin in models.arms else None
     needed = tuple(needs(arm, list(models.arms)))
     models.arms[arm.name] = stages[-1].target

@@ -148,7 +148,7 @@ class _Pricing:
         counts = counts or (SUMS if one.stage.is_certain else SUMS[1:])
         return Planned(
             name, profile, tuple(one.stage.blocks), one.target, training, steps, epochs, counts, seeds, teacher,
-            one.stage.share or 1.0,
+            one.stage.share or 1.0, None if one.stage.origins is None else tuple(one.stage.origins),
         )  # fmt: skip
 
     def tokens_of(self, arm: PlannedArm) -> int | None:

@@ -21,7 +21,8 @@ class Stage:
 
     `weights` says how the model gets its weights. `inherit`: the source's `blocks` with the parts `submodules`.
     `random`: all random, in the shape of these blocks. `whole`: the source as it is. The source is the arm's own, or
-    with `after_previous` the model that the stage before has trained. With `insert_trained`, the blocks that the stage
+    with `after_previous` the model that the stage before has trained; `origins` are the blocks of the arm's source that
+    `blocks` were there, where that is known. With `insert_trained`, the blocks that the stage
     before has trained replace those of the source, without a change of its function where `function_preserving`.
 
     `name` is added to the arm's name, `folder` is relative to the arm's. `share` is the part of the arm's steps; None:
@@ -42,12 +43,16 @@ class Stage:
     is_certain: bool = True
     is_provisional: bool = False
     refit: Size | None = None
+    origins: Sequence[int] | None = None
 
     def spec(self, source: "PretrainedConfig") -> TargetSpec:
         """The target of a source with this config. Raises InputError where the config has no half width."""
         return resolve(Inherit(submodules=self.submodules, width=self.width), source, self.blocks)
 
     def teacher_blocks(self, source: "PretrainedConfig", teacher: "PretrainedConfig") -> Sequence[int] | None:
-        """The blocks of a teacher that the target's blocks come from; None where the arm's source has other blocks."""
-        same = not self.after_previous and layer_count(source) == layer_count(teacher)
-        return self.blocks if same else None
+        """The blocks of a teacher that the target's blocks come from, for the arm's `source`; None where that has other
+        blocks.
+        """
+        if layer_count(source) != layer_count(teacher):
+            return None
+        return self.origins if self.after_previous else self.blocks

@@ -53,7 +53,8 @@ class Planned:
     `steps` are None where the text's size is not known, 0 for a model that is only judged. `epochs` is how often the
     training goes through its text. `counts` says in which sums it is: `least` of what will be made whatever the others
     come to, `most` of all that there may be. It is done once with each of `seeds`. `share` is what a stage has of the
-    tokens that are assumed where steps are not known.
+    tokens that are assumed where steps are not known. `origins` are the teacher's blocks that `kept` were, where the
+    profile's model has others.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Planned:
     seeds: int = 1
     teacher: Taught | None = field(default=None, repr=False)
     share: float = 1.0
+    origins: tuple[int, ...] | None = None
 
     @property
     def tokens(self) -> int:
@@ -219,7 +221,7 @@ def memory_config_of(planned: Planned, precision: str, devices: int = 1, sharded
     share = math.ceil(training.batch_sequences / devices)
     teacher, distillation, learnt = planned.teacher, training.distillation, 0
     if teacher is not None and distillation is not None and distillation.hidden_states is not None:
-        pairs = distillation.hidden_states.pairs(planned.kept, teacher.profile.depth)
+        pairs = distillation.hidden_states.pairs(planned.origins or planned.kept, teacher.profile.depth)
         learnt = len(pairs) * teacher.profile.config.hidden_size
     return MemoryConfig(
         precision, min(training.micro_batch_sequences, share), training.sequence_length, training.optimizer,

@@ -141,6 +141,7 @@ def tiny_recipe(text: Path, reference: Path | None = None) -> dict[str, Any]:
             "checkpoint": {"every": "3 steps"},
         },
         "grow": {"by": 1, "max_layers": 2},
+        "recovery": "paper",
         "controls": ["random"],
         "evaluate": {"every": "4 steps", "sequences": 4, "analyze": False, "prompts": []},
     }

@@ -274,7 +274,7 @@ def test_a_misspelt_key_on_the_command_line(
 
 def test_a_misspelt_key_in_an_arm_and_in_a_base(write_recipe: Any, text: Path) -> None:
     tree = tiny_recipe(text)
-    for key in ("inherit", "grow", "controls", "evaluate"):
+    for key in ("inherit", "grow", "controls", "evaluate", "recovery"):
         tree.pop(key, None)
     arm = {"name": "first", "start": "inherit", "train": {"optimizer": {"Learning-Rate": 1}}}
     path = write_recipe(tree | {"arms": [arm]})

@@ -35,6 +35,6 @@ def open_run(folder: Path) -> EvaluatedRun | None:
 def trained_reference(reference: Reference, folder: Path) -> Reference:
     """The reference with the weights that were trained for it in `folder`; itself where there are none."""
     made = folder / "model"
-    if not reference.is_trained or (reference.tune is not None and not made.is_dir()):
+    if reference.train is None and not made.is_dir():
         return reference
     return Reference(path=str(made), trust_remote_code=reference.trust_remote_code)

@@ -31,6 +31,7 @@ from inheritune.experiment.plan import (
     plan_rounds,
     token_files,
 )
+from inheritune.experiment.recovery import provisional, usable_memory
 from inheritune.experiment.suite import ArmSettings, Suite
 from inheritune.experiment.tasks import check_recipe_tasks
 from inheritune.inheritance import check_function_preserving
@@ -52,7 +53,9 @@ def check_recipe(recipe: Recipe, runtime: Runtime) -> None:
     """
 
     def configs() -> None:
+        nonlocal recipe
         models = Models(recipe, drafts=False)
+        recipe, _ = provisional(recipe, models, usable_memory(runtime))
         if recipe.train.distillation is not None:
             check_distillation(recipe.train.distillation, models.reference.vocab_size, "train.distillation.top_k")
         _check_rounds(recipe, models)
@@ -160,6 +163,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
     runtime.on_rank0(lambda: check_recipe(recipe, runtime))
     models = Models(recipe, drafts=False)
+    recipe, _ = provisional(recipe, models, usable_memory(runtime))
     _, stages = plan_rounds(recipe, models)
     deepest = max(stages, key=lambda stage: len(stage.blocks))
     target = models.target(models.reference, deepest)

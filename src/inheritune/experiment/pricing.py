@@ -1,5 +1,6 @@
 """`plan`: what a recipe or a suite will cost, before anything is spent. Reads configs alone."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from inheritune.experiment.plan import (
     stage_trainings,
     token_files,
 )
+from inheritune.experiment.recovery import provisional
 from inheritune.experiment.rounds import round_stages
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import Suite
@@ -38,11 +40,13 @@ def plan_recipe(
     reference whose config cannot be read.
     """
     models = Models(recipe, drafts=False)
+    recipe, decision = provisional(recipe, models, memory or math.inf)
     inherit, stages = plan_rounds(recipe, models)
     rounds = models.planned(models.reference, stages)
     pricing = _Pricing(recipe, models)
     trainings = [pricing.reference(), *(pricing.round(one) for one in rounds), *_controls(recipe, rounds, pricing)]
-    return pricing.plan(trainings, devices, together, memory, hours, inherit)
+    costs = pricing.plan(trainings, devices, together, memory, hours, inherit)
+    return costs if decision is None else costs | {"recovery": decision.model_dump(mode="json")}
 
 
 def plan_suite(

@@ -1,5 +1,6 @@
 """`run`: from a recipe to a smaller model and the evidence. A grown arm and its controls."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from inheritune import runtime as rt
@@ -10,11 +11,14 @@ from inheritune.experiment.checks import check_recipe
 from inheritune.experiment.choice import decide
 from inheritune.experiment.context import RunContext
 from inheritune.experiment.folders import opened
+from inheritune.experiment.plan import Models
 from inheritune.experiment.post_run import write_post_run
+from inheritune.experiment.recovery import Facts, decide_recovery, usable_memory, with_decision
 from inheritune.experiment.rounds import best_round, continues, round_stages
 from inheritune.experiment.setup import Setup
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.stages import Stages
+from inheritune.experiment.store import once
 from inheritune.experiment.tasks import judge_tasks
 from inheritune.recipe import Recipe, Size
 from inheritune.report import write_report
@@ -22,6 +26,7 @@ from inheritune.results import (
     Control,
     ModelResult,
     Outcome,
+    RecoveryDecision,
     ReferenceSummary,
     Round,
     RoundResult,
@@ -54,6 +59,8 @@ def run(recipe: Recipe, folder: str | Path) -> RunSummary:
 
     with opened(folder, "recipe.yaml", recipe, _FREE, check, runtime):
         setup = Setup(recipe, folder, folder / "data", folder / "reference", runtime)
+        recipe = _decided(recipe, setup)
+        setup = replace(setup, basis=recipe)
         summary = runtime.on_rank0(lambda: RunSummary.read_if_there(file))
         if summary is not None and summary.finished:
             logger.info(f"{folder}: finished before; its report is written again")
@@ -71,6 +78,23 @@ def run(recipe: Recipe, folder: str | Path) -> RunSummary:
         if write_post_run(recipe, setup, summary.result.model):
             runtime.on_rank0(lambda: write_report(folder, summary))
         return summary
+
+
+def _decided(recipe: Recipe, setup: Setup) -> Recipe:
+    """The recipe with what its recovery decides, once for all starts; recovery.json keeps it."""
+    if not recipe.recovery.decides:
+        return recipe
+    runtime, file = setup.runtime, setup.folder / "recovery.json"
+
+    def decide_now() -> RecoveryDecision:
+        tokens = len(setup.prepared().tokens("train"))
+        return runtime.on_rank0(
+            lambda: decide_recovery(recipe, Models(recipe, drafts=False), Facts(tokens, usable_memory(runtime)))
+        )
+
+    decision = once(runtime, file, RecoveryDecision, decide_now)
+    logger.info(f"recovery: {decision.kind}. {' '.join(decision.reasons)}")
+    return with_decision(recipe, decision)
 
 
 def _train(recipe: Recipe, setup: Setup) -> RunSummary:

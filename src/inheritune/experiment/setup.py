@@ -52,18 +52,18 @@ class Setup:
         """Where the reference's weights are, once it is judged: its own where it is not trained, or gains nothing."""
         return trained_reference(self.basis.reference, self.reference)
 
-    def context(self) -> RunContext:
-        """Prepare the text, or open it where it is prepared, and return the context of all trainings.
-
-        Trackers show them under the folder's name.
-        """
-        basis, runtime = self.basis, self.runtime
+    def prepared(self) -> Prepared:
+        """Prepare the text, or open it where it is prepared."""
 
         def fill() -> None:
-            prepare_data(basis, self.data)
+            prepare_data(self.basis, self.data)
 
-        runtime.on_rank0(fill)
-        prepared = open_prepared(self.data)
+        self.runtime.on_rank0(fill)
+        return open_prepared(self.data)
+
+    def context(self) -> RunContext:
+        """The context of all trainings, with the text prepared. Trackers show them under the folder's name."""
+        basis, runtime, prepared = self.basis, self.runtime, self.prepared()
         tokenizer = _tokenizer(basis)
         if isinstance(tokenizer, NewTokenizer):
             tokenizer = load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))

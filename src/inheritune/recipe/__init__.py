@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from inheritune.recipe.file import changes, check, completed, dump_recipe, is_suite, merged, model_at, override
     from inheritune.recipe.filters import FILTERS, FilterConfig
     from inheritune.recipe.models import Basis, Hardware, Recipe, load_recipe, reference_training
+    from inheritune.recipe.recovery import Recovery, RecoveryKind
     from inheritune.recipe.reference import NewReference, NewTokenizer, Reference
     from inheritune.recipe.renamed import with_new_names
     from inheritune.recipe.target import (

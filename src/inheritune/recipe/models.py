@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from inheritune.recipe.data import Data
 from inheritune.recipe.file import load_file
+from inheritune.recipe.recovery import Recovery, with_recovery
 from inheritune.recipe.reference import AnyReference
 from inheritune.recipe.target import Control, Evaluate, EvaluateRun, Grow, Inherit, parse_names
 from inheritune.recipe.training import Training
@@ -97,9 +98,16 @@ class Recipe(Basis):
     """What the target starts with."""
     grow: Grow | None = Grow()
     """Rounds with more blocks while the target does not match; null: a single round."""
+    recovery: Recovery = Recovery()
+    """How the small model gets its quality back, where the keys of this recipe do not say."""
     controls: list[Control] = []
     """`random`: the same small model from random weights, on the same tokens. `reference-continued`: the reference
     trained on the same tokens, for text that is new to it. Made for the depth of the result."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _decided_keys(cls, tree: Any) -> Any:
+        return with_recovery(tree)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

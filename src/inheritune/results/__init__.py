@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         Inherited,
         Manifest,
         Outcome,
+        RecoveryDecision,
         ReferenceSummary,
         Refit,
         Round,

@@ -1,6 +1,6 @@
 """The results of a run: summary.json, selection.json, samples.json; and with what it was made: manifest.json."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -144,6 +144,17 @@ class BlockChoice(ResultFile):
     """The loss with all blocks, in nats a token; None where only single blocks were looked at."""
     trials: int
     seconds: float
+
+
+class RecoveryDecision(ResultFile):
+    """recovery.json: what a recipe's `recovery` decided, and why."""
+
+    kind: str
+    """distilled, plain or paper."""
+    settings: dict[str, Any]
+    """By dotted key of the recipe."""
+    reasons: list[str]
+    """In sentences."""
 
 
 class Refit(ResultPart):

@@ -18,6 +18,8 @@ def show_costs(plan: dict[str, Any], title: str) -> None:
     console.print(
         f"{title}: {reference['name']}, {reference['blocks']} blocks. From the config alone; nothing measured."
     )
+    if "recovery" in plan:
+        console.print(f"\nrecovery: {plan['recovery']['kind']}. {' '.join(plan['recovery']['reasons'])}")
     _trainings(console, plan)
     _memory(console, plan)
     _disk(console, plan)

@@ -4,8 +4,9 @@
 
 Every training below the folders counts that has a metrics.jsonl and, beside it, a training.json. Its first 25, 50 and
 75 % forecast its final loss. The columns have the absolute error in nats, median and 90th percentile, of the forecast,
-of the last loss so far, and of a straight line over the logarithm of the tokens. Then how often the 80 % interval had
-the final loss, and how often it had when its width was fitted to the other folders only (a folder: one that is named).
+of the last loss so far, and of a straight line over the logarithm of the tokens. Then the median half width of the 80 %
+intervals, how often they had the final loss, and how often they would have had it with the width that fits all folders
+but the training's own (folders as they are named in the command).
 
 The second table is on trainings of one comparison that differ in their length alone: the whole curve of the shorter one
 forecasts the final loss of the longer one. Beside it the error of the shorter one's own final loss.
@@ -13,6 +14,7 @@ forecasts the final loss of the longer one. Beside it the error of the shorter o
 
 import argparse
 import json
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from inheritune.report.forecast import LONGEST, WIDENED, forecast, rates_of
+from inheritune.report.forecast import LONGEST, WIDENED, WIDENED_LONGER, forecast, rates_of
 from inheritune.runlog import read_metrics
 
 SHARES = (0.25, 0.5, 0.75)
@@ -30,13 +32,14 @@ INSIDE = 0.8
 
 @dataclass(frozen=True)
 class Training:
-    """A training that is done; `like` is the same for those that differ in their length alone."""
+    """A training that is done; `like` is the same for those that differ in their length alone, None if unknown."""
 
     group: str
-    folder: Path
     losses: list[tuple[int, float]]
     rates: list[float]
     like: str | None
+    start: str
+    """inherited, random or other (a reference, or not known)."""
 
 
 @dataclass
@@ -49,6 +52,10 @@ class Row:
     straight: list[float] = field(default_factory=list)
     widths: list[float] = field(default_factory=list)
     halves: list[float] = field(default_factory=list)
+
+    def extend(self, other: "Row") -> None:
+        for name, values in vars(other).items():
+            getattr(self, name).extend(values)
 
 
 def trainings_in(group: Path) -> list[Training]:
@@ -63,16 +70,17 @@ def trainings_in(group: Path) -> list[Training]:
             continue
         if losses and losses[-1][0] == len(rates) == json.loads(done.read_text())["steps"]:
             seen.add(tuple(losses))
-            found.append(Training(str(group), file.parent, losses, rates, _like(file.parent / "request.json")))
+            found.append(Training(str(group), losses, rates, *_request(file.parent / "request.json")))
     return found
 
 
-def _like(request: Path) -> str | None:
-    if not request.is_file():
-        return None
-    tree: dict[str, Any] = json.loads(request.read_text())
+def _request(file: Path) -> tuple[str | None, str]:
+    """What an arm was asked for, without its length, and whether it inherited blocks."""
+    if not file.is_file():
+        return None, "other"
+    tree: dict[str, Any] = json.loads(file.read_text())
     tree.get("train", {}).pop("length", None)
-    return json.dumps(tree, sort_keys=True)
+    return json.dumps(tree, sort_keys=True), "random" if tree["start"].get("submodules") == "none" else "inherited"
 
 
 def straight_line(losses: list[tuple[int, float]], steps: int) -> float:
@@ -97,36 +105,38 @@ def add(row: Row, training: Training, losses: list[tuple[int, float]], times: fl
     return True
 
 
-def held(row: Row, fitted: dict[str, float]) -> str:
-    """How often the intervals hold, as they are and with the widths that are fitted without a curve's own folder."""
-    shipped = np.mean([width <= WIDENED for width in row.widths])
-    apart = [width <= fitted[group] for group, width in zip(row.group, row.widths, strict=True) if group in fitted]
-    return f"{shipped:.0%} | {f'{np.mean(apart):.0%}' if apart else ''}"
-
-
 def cells(errors: list[float]) -> str:
     sizes = np.abs(errors)
     return f"{np.median(sizes):.4f}, {np.quantile(sizes, 0.9):.4f}"
 
 
-def show(title: str, rows: dict[str, Row], fitted: dict[str, float]) -> None:
+def show(title: str, rows: dict[str, Row], total: Row, widened: float) -> None:
+    """A table; `total` has all that is in its rows, `widened` is what the half widths are multiplied by."""
     columns = (
         title, "forecasts", "error", "of the last loss", "of a straight line", "half width", "interval held",
-        "width fitted apart",
+        "with the width of the other folders",
     )  # fmt: skip
     print(f"\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+    fitted = {name: width_of(total, without=name) for name in set(total.group)}
     for name, row in rows.items():
-        if row.own:
-            errors = " | ".join(cells(one) for one in (row.own, row.last, row.straight))
-            half = WIDENED * np.median(row.halves)
-            print(f"| {name} | {len(row.own)} | {errors} | {half:.4f} | {held(row, fitted)} |")
+        errors = " | ".join(cells(one) for one in (row.own, row.last, row.straight))
+        half = widened * np.median(row.halves)
+        apart = [width <= fitted[group] for group, width in zip(row.group, row.widths, strict=True)]
+        held = np.mean([width <= widened for width in row.widths])
+        print(f"| {name} | {len(row.own)} | {errors} | {half:.4f} | {held:.0%} | {np.mean(apart):.0%} |")
+    print(f"\nThe width that holds {INSIDE:.0%}: {width_of(total):.2f}; in use: {widened:g}")
 
 
-def joined(rows: list[Row]) -> Row:
+def width_of(row: Row, without: str | None = None) -> float:
+    """The width that holds INSIDE of the forecasts, of all or of all without a folder's; not a number for none."""
+    widths = [width for group, width in zip(row.group, row.widths, strict=True) if group != without]
+    return float(np.quantile(widths, INSIDE)) if widths else math.nan
+
+
+def joined(rows: dict[str, Row]) -> Row:
     total = Row()
-    for row in rows:
-        for name, values in vars(row).items():
-            getattr(total, name).extend(values)
+    for row in rows.values():
+        total.extend(row)
     return total
 
 
@@ -134,36 +144,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     trainings = [one for folder in parser.parse_args().folders for one in trainings_in(folder)]
-    by_share: dict[float, Row] = {share: Row() for share in SHARES}
-    by_group: dict[str, Row] = defaultdict(Row)
+    by_share: dict[str, Row] = defaultdict(Row)
+    by_folder: dict[str, Row] = defaultdict(Row)
+    by_start: dict[str, Row] = defaultdict(Row)
     without = 0
     for training in trainings:
         for share in SHARES:
             losses = [one for one in training.losses if one[0] <= share * len(training.rates)]
             one = Row()
-            if not losses or not add(one, training, losses, 1.0, training.losses[-1][1]):
+            if losses and add(one, training, losses, 1.0, training.losses[-1][1]):
+                by_share[f"first {share:.0%}"].extend(one)
+                by_folder[f"below {training.group}"].extend(one)
+                by_start[training.start].extend(one)
+            else:
                 without += 1
-                continue
-            by_share[share] = joined([by_share[share], one])
-            by_group[training.group] = joined([by_group[training.group], one])
-    total = joined(list(by_share.values()))
-    groups = sorted(set(total.group))
-    fitted = {}
-    for group in groups:
-        others = [width for name, width in zip(total.group, total.widths, strict=True) if name != group]
-        if others:
-            fitted[group] = float(np.quantile(others, INSIDE))
     print(f"{len(trainings)} trainings; {without} times no forecast")
-    shares = {f"first {share:.0%}": row for share, row in by_share.items()}
-    show("of a curve", shares | {f"below {name}": by_group[name] for name in groups} | {"all": total}, fitted)
-    if total.widths:
-        print(f"\nwidth that holds {INSIDE:.0%}: {np.quantile(total.widths, INSIDE):.2f} (WIDENED is {WIDENED:g})")
+    total = joined(by_share)
+    show("of a curve", by_share | by_folder | by_start | {"all": total}, total, WIDENED)
     longer: dict[str, Row] = defaultdict(Row)
     for short, long in combinations(sorted(trainings, key=lambda one: len(one.rates)), 2):
         times = len(long.rates) / len(short.rates)
         if short.like is not None and short.like == long.like and 1 < times <= LONGEST:
-            add(longer[f"{times:.3g} times as long"], short, short.losses, times, long.losses[-1][1])
-    show("a training", longer | {"all": joined(list(longer.values()))}, fitted)
+            name = f"{times:.3g} times as long, {short.start}"
+            add(longer[name], short, short.losses, times, long.losses[-1][1])
+    if longer:
+        total = joined(longer)
+        show("a training", longer | {"all": total}, total, WIDENED_LONGER)
 
 
 if __name__ == "__main__":

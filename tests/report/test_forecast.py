@@ -173,9 +173,23 @@ def test_a_folder_gives_what_its_curve_gives(tmp_path: Path) -> None:
     assert done.last is not None
 
 
-@pytest.mark.parametrize("plan", [None, "much", [], [[1, 2, 3]], [[1, 0.1], [10**12, 0.1]], [[1, 0.1], [20, 0.1]]])
+@pytest.mark.parametrize(
+    "plan", [None, "much", [], [[1, 2, 3]], [[1, 0.1], [10**12, 0.1]], [[1, 0.1], [20, 0.1]], [[1, 10**400]]]
+)
 def test_a_training_under_way_without_a_usable_plan_gives_no_forecast(tmp_path: Path, plan: object) -> None:
     write_metrics(tmp_path, 0.5, plan)
+    assert forecast_of(tmp_path, is_done=False) is None
+
+
+@pytest.mark.parametrize("value", [10**400, "much", None, [1]])
+def test_damaged_values_give_no_forecast(tmp_path: Path, value: object) -> None:
+    write_metrics(tmp_path, 0.5)
+    file = tmp_path / "metrics.jsonl"
+    before = file.read_text()
+    file.write_text(before + json.dumps({"step": 1001, "learning_rate": value}) + "\n")
+    made = forecast_of(tmp_path, is_done=False)
+    assert made is not None  # the damaged record is left out
+    file.write_text(before.replace('"learning_rate": ', '"learning_rate": [0], "other": '))
     assert forecast_of(tmp_path, is_done=False) is None
 
 

@@ -34,11 +34,12 @@ _EXPONENT, _EXPONENT_SPREAD = 0.2, 0.5  # what is expected before a curve is see
 _HEAT, _HEAT_SPREAD = 0.4, 0.4  # nats at the peak rate
 _DEVIATIONS = np.linspace(-2, 2, 9)
 _NOISE, _NOISE_POINTS = 0.005, 4.0  # nats; expected of a curve, with the weight of so many points
+_HUGE = 1e300  # what a damaged file may hold
 _MOST_STEPS = 10**7  # of a training that is forecast while it runs
 
-WIDENED = 1.25
+WIDENED, WIDENED_LONGER = 1.25, 2.0
 """The half width of an 80 % interval, in standard deviations of the candidates times 1 + log(all progress / progress so
-far). benchmarks/forecast.py gives it."""
+far): of the end of a training, and of longer trainings than one that is done. benchmarks/forecast.py gives them."""
 LONGEST = 4.0
 """How many times the length of a training is looked ahead: no longer trainings were compared with their forecasts."""
 
@@ -79,12 +80,15 @@ class Forecast:
     last: float | None
     """The final loss, where the training is done."""
 
-    def final(self, times: float = 1.0, widened: float = WIDENED) -> Interval:
+    def final(self, times: float = 1.0, widened: float | None = None) -> Interval:
         """The final loss of a training `times` as long, its schedule stretched.
 
         Of one that is done, the final loss is taken as it is: its candidates only tell what a longer one would gain.
+        `widened` is WIDENED or WIDENED_LONGER, if it is not given.
         """
         losses = self._losses(times)
+        if widened is None:
+            widened = WIDENED if self.last is None else WIDENED_LONGER
         if self.last is not None:
             losses = self.last + losses - self._losses(1.0)
             if times == 1:
@@ -186,8 +190,10 @@ def forecast_of(training: Path, is_done: bool) -> Forecast | None:
     """The forecast of the training in a folder, as far as its metrics.jsonl goes; None where it says too little."""
     records = read_metrics(training / "metrics.jsonl")
     rates = rates_of(records, is_done)
-    losses = [(one["step"], one["val_loss"]) for one in records if one["step"] and _is_number(one.get("val_loss"))]
-    return None if rates is None else forecast(losses, rates)
+    if rates is None:
+        return None
+    seen = (one for one in records if 0 < one["step"] <= len(rates) and _is_number(one.get("val_loss")))
+    return forecast([(one["step"], one["val_loss"]) for one in seen], rates)
 
 
 def rates_of(records: Sequence[dict[str, Any]], is_done: bool) -> list[float] | None:
@@ -205,7 +211,7 @@ def rates_of(records: Sequence[dict[str, Any]], is_done: bool) -> list[float] | 
     plan = next((one["planned_rates"] for one in records if "planned_rates" in one), None)
     try:
         steps, values = np.asarray(plan, dtype=np.float64).T
-    except (ValueError, TypeError):  # none, by an earlier version, or damaged
+    except (ValueError, TypeError, OverflowError):  # none, by an earlier version, or damaged
         return None
     end = steps.max(initial=0)
     if not last <= end <= _MOST_STEPS:
@@ -214,4 +220,4 @@ def rates_of(records: Sequence[dict[str, Any]], is_done: bool) -> list[float] | 
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and -_HUGE < value < _HUGE

@@ -18,6 +18,7 @@ from inheritune.errors import InputError
 from inheritune.evaluation import judge
 from inheritune.experiment import run
 from inheritune.recipe import load_recipe
+from inheritune.report import verdict
 from inheritune.results import RunSummary
 from inheritune.runlog import read_metrics
 
@@ -276,3 +277,27 @@ def test_half_width_and_submodules_run(text: Path, write_recipe: Any, tmp_path: 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / summary.result.model)
     assert (model.config.n_head, model.config.n_embd, model.config.n_layer) == (1, 8, 2)
     assert summary.controls[0].parameters == summary.result.parameters
+
+
+@pytest.mark.long
+def test_a_run_that_is_behind_says_what_would_match_and_where_random_weights_were_behind(
+    text: Path, write_recipe: Any, tmp_path: Path
+) -> None:
+    tree = tiny_recipe(text)
+    tree["reference"]["train"] |= {"length": "300 steps", "optimizer": {"learning_rate": 0.01}}
+    tree["inherit"] = {"layers": 1, "choose": "last"}
+    tree["train"] |= {"length": "40 steps", "schedule": {"name": "constant"}}
+    tree["evaluate"] |= {"every": "2 steps", "tolerance": 0.0}
+    summary = run(load_recipe(write_recipe(tree | {"grow": None})), tmp_path / "out")
+    found = summary.result.tokens_to_match
+    assert found is not None
+    assert (found.trained, found.most) == (40 * 64, 4 * 40 * 64)
+    assert found.loss_at_most < summary.result.val_loss
+    assert "Its curve suggests that " in verdict(summary)
+    until = summary.controls[0].behind_until
+    assert until is not None
+    assert 0 <= until <= 40 * 64
+    assert RunSummary.read(tmp_path / "out" / "summary.json") == summary
+    page = (tmp_path / "out" / "report" / "report.md").read_text(encoding="utf-8")
+    assert "Its curve suggests that " in page
+    assert "## Forecast" in page

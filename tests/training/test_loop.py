@@ -290,3 +290,16 @@ def test_bfloat16_stays_near_float32(tmp_path: Path, device: str) -> None:
     exact, rough = losses("float32"), losses("bfloat16")
     assert rough != exact
     assert rough == pytest.approx(exact, abs=0.05)
+
+
+def test_the_rates_that_are_planned_are_recorded_before_the_first_step(tmp_path: Path) -> None:
+    train(tmp_path, model())
+    first, *steps = read_metrics(tmp_path / "metrics.jsonl")
+    assert first["step"] == 0
+    assert first["planned_rates"] == [[record["step"], record["learning_rate"]] for record in steps]
+    train(tmp_path / "long", model(), length="250 steps")
+    first, *steps = read_metrics(tmp_path / "long" / "metrics.jsonl")
+    rates = {record["step"]: record["learning_rate"] for record in steps}
+    assert (first["planned_rates"][0][0], first["planned_rates"][-1][0]) == (1, 250)
+    assert len(first["planned_rates"]) == 101
+    assert all(rates[step] == rate for step, rate in first["planned_rates"])

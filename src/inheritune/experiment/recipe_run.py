@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from inheritune import runtime as rt
 from inheritune.card import without_stopping, write_cards
@@ -21,7 +22,7 @@ from inheritune.experiment.stages import Stages
 from inheritune.experiment.store import once
 from inheritune.experiment.tasks import judge_tasks
 from inheritune.recipe import Recipe, Size
-from inheritune.report import write_report
+from inheritune.report import behind_until, tokens_to_match, write_report
 from inheritune.results import (
     Control,
     ModelResult,
@@ -147,10 +148,14 @@ def _control(
     own = Stages(setup.model, setup.folder / _CONTROLS, context, lambda one: f"control {one.folder}", teacher)
     trained = own.train_one(stage, settings)
     over = gap(trained.cluster_losses, result.cluster_losses, result.cluster_tokens)
+    more: dict[str, Any] = {}
+    if name == "random" and not result.steps_before:
+        until = behind_until(setup.folder / _CONTROLS / trained.folder, setup.folder / _ROUNDS / result.folder)
+        more = {} if until is None else {"behind_until": until}
     model = f"{_CONTROLS}/{trained.folder}/model"
     control = Control.of(
         trained, name=name, model=model, over_result=over.value, over_result_se=over.error,
-        over_result_interval=over.interval,
+        over_result_interval=over.interval, **more,
     )  # fmt: skip
     return control, trained.wall_seconds
 
@@ -160,14 +165,18 @@ def _write(
     seconds: float, finished: bool,
 ) -> RunSummary:  # fmt: skip
     """Write summary.json and the report, by rank 0."""
-    best = best_round(rounds, recipe.grow)
+    best, tolerance = best_round(rounds, recipe.grow), recipe.evaluate.tolerance
+    result = Outcome.of(best, model=f"{_ROUNDS}/{best.folder}/model", **_over_untuned(reference, best))
+    to_match = tokens_to_match(folder / _ROUNDS / best.folder, result, best.tokens, tolerance)
+    if to_match is not None:
+        result = Outcome.of(result, tokens_to_match=to_match)
     summary = RunSummary(
         finished=finished,
         reference=ReferenceSummary.of(reference, name=recipe.reference.title),
         rounds=[Round.of(one, model=f"{_ROUNDS}/{one.folder}/model") for one in rounds],
         controls=controls,
-        result=Outcome.of(best, model=f"{_ROUNDS}/{best.folder}/model", **_over_untuned(reference, best)),
-        tolerance=recipe.evaluate.tolerance,
+        result=result,
+        tolerance=tolerance,
         validation_sequences=reference.validation_sequences,
         validation_documents=reference.validation_documents,
         wall_seconds=round(seconds, 1),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from inheritune import lazy
 
 if TYPE_CHECKING:
+    from inheritune.report.advice import behind_until, tokens_to_match
     from inheritune.report.comparison import comparison_table, notes_on, speed_up_cell, verdict_of
     from inheritune.report.curves import arm_curve, speed_up, tokens_to_reach
     from inheritune.report.folders import kind_of, write_report, write_reports

@@ -15,6 +15,11 @@ def short(count: float, digits: int = 3) -> str:
     return f"{count:.{digits}g}"
 
 
+def about(count: float) -> str:
+    """The same to two digits: `410K` for 408,123."""
+    return short(float(f"{count:.2g}"))
+
+
 def many(count: int, word: str) -> str:
     """`1 block`, `2 blocks`."""
     return f"{count:,} {word}{'' if count == 1 else 's'}"

@@ -2,6 +2,7 @@
 
 import math
 
+from inheritune.report.advice import blocks_sentence, random_sentence, tokens_sentence
 from inheritune.report.notation import many, short, with_error
 from inheritune.report.page import BAD, GOOD, OPEN, Table
 from inheritune.results import (
@@ -19,7 +20,8 @@ COLOURS_OF = {"matched": GOOD, "undecided": OPEN, "behind": BAD}
 
 
 def verdict(run: RunState) -> str:
-    """The result of a run: what its gap decides, at which depth, and how far ahead of the random control.
+    """The result of a run: what its gap decides, at which depth, how far ahead of the random control, and what would
+    match.
 
     Where the reference itself gains from the same training, the first sentence says so: then a target may be as good as
     the reference without being good.
@@ -52,8 +54,9 @@ def verdict(run: RunState) -> str:
         text = _tuned(reference, reference.untuned, result) + text
     if not run.finished:
         text = "Not finished. So far: " + text[0].lower() + text[1:]
+    advice = [tokens_sentence(result, reference), blocks_sentence(run)]
     compared = [one for one in run.controls if one.over_result is not None and one is not gained]
-    return " ".join([text, *map(_control_sentence, compared)])
+    return " ".join(filter(None, [text, *advice, *map(_control_sentence, compared)]))
 
 
 def under_trained(continued: ComparedLoss) -> str:
@@ -97,8 +100,8 @@ def _control_sentence(control: Control) -> str:
         over = with_error(control.over_result, control.over_result_se, sign=True)
         return (
             f"The same small model from random weights, on the same tokens, is {word}: {control.val_loss:.4f},"
-            f" {over} against the inherited one."
-        )
+            f" {over} against the inherited one. {random_sentence(control)}"
+        ).rstrip()
     gap = with_error(control.gap, control.gap_se, sign=True)
     return f"The reference itself, trained on the same tokens, would reach {control.val_loss:.4f} (gap {gap})."
 

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         RunSummary,
         Samples,
         Start,
+        TokensToMatch,
         TrainedSummary,
     )
     from inheritune.results.training import (

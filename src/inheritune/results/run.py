@@ -66,6 +66,26 @@ class Control(TrainedSummary):
     over_result_se: float | None = None
     over_result_interval: tuple[float, float] | None = None
     """The 95 % interval over the clusters of the validation text; None for a single cluster."""
+    behind_until: int | None = None
+    """The training tokens up to which its curve is above the result's (0: at no point). Absent where the result has
+    earlier rounds, and where a curve is too short."""
+
+
+class TokensToMatch(ResultPart):
+    """How many training tokens would match the reference, by a forecast from a training's curve (80 % interval).
+
+    None: more than `most`.
+    """
+
+    trained: int
+    """Those of the training itself."""
+    middle: int | None
+    low: int | None
+    high: int | None
+    most: int
+    """How far the forecast looks."""
+    loss_at_most: float
+    """The validation loss with so many tokens."""
 
 
 class Outcome(ComparedLoss, Sized):
@@ -75,6 +95,8 @@ class Outcome(ComparedLoss, Sized):
     over_untuned: float | None = None
     """Its loss less that of the reference before tuning, paired by cluster. Absent where that was not tuned."""
     over_untuned_se: float | None = None
+    tokens_to_match: TokensToMatch | None = None
+    """Absent where it has matched, and where its curve gives no forecast."""
 
 
 class RunState(ResultPart):

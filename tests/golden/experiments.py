@@ -41,7 +41,7 @@ def recipe(text: Path, **changes: Any) -> dict[str, Any]:
     tree: dict[str, Any] = {
         "reference": MADE, "data": {"sources": [{"path": str(text)}], "validation": "600 tokens"}, "train": TRAIN,
         "inherit": {"layers": 2, "choose": "first"}, "grow": {"by": 2, "max_layers": 4}, "controls": ["random"],
-        "evaluate": {"every": "3 steps", "sequences": 4, "analyze": False, "prompts": []},
+        "evaluate": {"every": "3 steps", "sequences": 4, "analyze": False, "prompts": []}, "recovery": "paper",
     }  # fmt: skip
     for key, value in changes.items():
         tree[key] = {**tree[key], **value} if isinstance(tree.get(key), dict) and isinstance(value, dict) else value

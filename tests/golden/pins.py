@@ -22,6 +22,8 @@ def _decisive(tree: dict[str, Any]) -> dict[str, Any]:
     """The parts that decide what is trained on what, and when it has matched."""
     parts = {key: tree[key] for key in ("reference", "layers", "arms", "inherit", "grow", "controls") if key in tree}
     parts["train"] = {key: value for key, value in tree["train"].items() if key not in _FREE}
+    if "recovery" in tree:
+        parts["recovery"] = tree["recovery"]
     parts["tolerance"] = tree["evaluate"]["tolerance"]
     data = tree["data"]
     parts["data"] = {key: data[key] for key in ("size", "validation", "prefix", "filters", "tokens", "prepared")}

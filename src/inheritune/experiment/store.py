@@ -52,7 +52,8 @@ class Shared:
     def data(self, basis: Basis, data: Data) -> Path:
         """The folder for the text `data` of a basis."""
         new = basis.reference.train
-        tokenizer = basis.reference.model_dump(mode="json") if new is None else new.model_dump(mode="json")["tokenizer"]
+        given = basis.reference.model_dump(mode="json", exclude={"tune"})
+        tokenizer = given if new is None else new.model_dump(mode="json")["tokenizer"]
         spec = {"data": data.model_dump(mode="json", exclude=_EXECUTION), "seed": basis.seed, "tokenizer": tokenizer}
         return self._folder("data", spec, lambda: [state_of(entry) for entry in list_inputs(data.sources)])
 

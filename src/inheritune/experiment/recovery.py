@@ -101,6 +101,8 @@ class _Decision:
             self._teach()
         self._refit()
         self._lengths(kind)
+        if self.recipe.grow is not None and self.recipe.grow.until != "max_layers":
+            self.settings["grow.stop_early"] = True
         settings = {key: value for key, value in self.settings.items() if key in self.asked}
         return RecoveryDecision(kind=kind, settings=settings, reasons=self.reasons)
 

@@ -90,6 +90,7 @@ def round_stages(inherit: Inherit, grow: Grow | None, total: int, dropped: Seque
             folder=f"{number}-{depth}layers", insert_trained=trained and number > 1,
             function_preserving=grow is not None and grow.function_preserving, is_certain=every or number == 1,
             is_provisional=is_provisional, refit=inherit.refit,
+            may_stop=grow is not None and grow.stop_early and number < len(possible),
         )
         for number, (depth, blocks) in enumerate(zip(possible, kept, strict=True), 1)
     ]  # fmt: skip

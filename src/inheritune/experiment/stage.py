@@ -27,7 +27,8 @@ class Stage:
 
     `name` is added to the arm's name, `folder` is relative to the arm's. `share` is the part of the arm's steps; None:
     all of them. `is_certain` is False where the stage depends on the results before it. `is_provisional` is True until
-    a measured choice has picked the blocks. `refit`: from how many training tokens the blocks are refitted.
+    a measured choice has picked the blocks. `refit`: from how many training tokens the blocks are refitted. `may_stop`:
+    whether the training ends where a forecast says that it cannot match.
     """
 
     blocks: Sequence[int]
@@ -43,6 +44,7 @@ class Stage:
     is_certain: bool = True
     is_provisional: bool = False
     refit: Size | None = None
+    may_stop: bool = False
     origins: Sequence[int] | None = None
 
     def spec(self, source: "PretrainedConfig") -> TargetSpec:

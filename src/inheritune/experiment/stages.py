@@ -21,6 +21,7 @@ from inheritune.inheritance import (
     target_config,
 )
 from inheritune.recipe import Reference, Size, Training
+from inheritune.report import forecast_of
 from inheritune.results import RoundResult
 from inheritune.runlog import logger, write_json
 
@@ -64,7 +65,10 @@ class Stages:
         teacher = None if training.distillation is None else self.teacher
         folder = self.folder / stage.folder
         blocks = None if teacher is None else stage.teacher_blocks(_config_of(self.source), teacher.config)
-        run = TrainingRun(self.label(stage), folder, lambda: self._build(stage, previous), training, teacher, blocks)
+        run = TrainingRun(
+            self.label(stage), folder, lambda: self._build(stage, previous), training, teacher, blocks,
+            self._hopeless(folder) if stage.may_stop else None,
+        )  # fmt: skip
         result = run_training(run, self.context)
         spent: dict[str, int] = {}
         if stage.insert_trained and previous is not None:
@@ -76,6 +80,17 @@ class Stages:
             }
         inherited = None if stage.weights == "random" else list(stage.blocks)
         return RoundResult.of(result, folder=stage.folder, blocks=inherited, **spent)
+
+    def _hopeless(self, folder: Path) -> Callable[[], bool]:
+        """Whether the training in a folder cannot match the reference, by the forecast of its curve."""
+        judged, tolerance = self.context.judged, self.context.evaluate.tolerance
+        assert judged is not None
+
+        def hopeless() -> bool:
+            made = forecast_of(folder, is_done=False)
+            return made is not None and made.final().low > judged.curve_loss + tolerance
+
+        return hopeless
 
     def _build(self, stage: Stage, previous: RoundResult | None) -> "PreTrainedModel":
         """The model of a stage before training."""

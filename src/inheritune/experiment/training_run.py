@@ -46,7 +46,7 @@ class TrainingRun:
     """A training: `build` returns the model at its start, on the CPU; `training` are its settings.
 
     `teacher` is given where the settings have a `distillation`, and only there; `blocks` are those of it that the
-    model's blocks come from, where that is known.
+    model's blocks come from, where that is known. `gives_up`: see `training.Job`.
     """
 
     name: str
@@ -55,6 +55,7 @@ class TrainingRun:
     training: Training
     teacher: Teacher | None = None
     blocks: Sequence[int] | None = None
+    gives_up: Callable[[], bool] | None = None
 
 
 def run_training(run: TrainingRun, context: RunContext) -> TrainingResult:
@@ -108,8 +109,7 @@ def _train(run: TrainingRun, context: RunContext) -> TrainingCost:
     train_padding_rows(model)  # a model that a caller hands over was not built here
     _check_fits(model, run, context)
     steps = planned_steps(settings, context.train_sequences)
-    tokens = steps * settings.batch_tokens
-    flops = tokens * training_flops_per_token(model, settings.sequence_length)
+    step_flops = settings.batch_tokens * training_flops_per_token(model, settings.sequence_length)
     size, layers = parameter_count(model), model.config.num_hidden_layers
     logger.info(
         f"{run.name}: {layers} blocks, {size:,} parameters, {steps:,} steps of {settings.batch_tokens:,} tokens"
@@ -126,22 +126,28 @@ def _train(run: TrainingRun, context: RunContext) -> TrainingCost:
         uses, needs = steps * settings.batch_sequences, TeacherNeeds.of(losses)
         request = DistillationRequest(run.name, settings, context.train_sequences, uses, logits_width(model), needs)
         outputs, teaching = teacher.outputs(request, runtime)
-    job = replace(_job(run, context, model, flops), teacher=outputs, losses=tuple(losses))
+    job = replace(_job(run, context, model, steps * step_flops), teacher=outputs, losses=tuple(losses))
     runtime.on_rank0(lambda: keep_frame(model, context.tokenizer, run.folder / "checkpoints"))
     building = time.monotonic() - began
     with _open_trackers(run, context, model) as trackers:
         progress, how = train_steps(replace(job, trackers=trackers))
     began = time.monotonic()
     _save(model, how == "fsdp", context, run.folder / "model")
+    done, tokens = progress.step, progress.step * settings.batch_tokens
+    if done < steps:
+        logger.info(f"{run.name}: ended after {done:,} of {steps:,} steps, as its curve shows that it cannot match")
+        teaching |= {"planned_steps": steps}
+        if teaching.get("teacher_outputs") == "online":
+            teaching["teacher_flops"] = teaching["teacher_flops"] * done // steps
     return TrainingCost(
         layers=layers,
         parameters=size,
         tokens=tokens,
-        epochs=round(steps * settings.batch_sequences / context.train_sequences.count, 4),
-        steps=steps,
+        epochs=round(done * settings.batch_sequences / context.train_sequences.count, 4),
+        steps=done,
         left_over_tokens=settings.left_over(context.train_sequences.count),
         **context.framing,
-        flops=flops,
+        flops=done * step_flops,
         **teaching,
         tokens_per_second=round(tokens / progress.seconds, 1),
         seconds=round(progress.seconds, 3),
@@ -211,6 +217,7 @@ def _job(run: TrainingRun, context: RunContext, model: "PreTrainedModel", flops:
         validate=validate,
         validate_every=context.evaluate.every.count,
         parallel=context.parallel,
+        gives_up=run.gives_up,
         **parts_of(model),
     )
 

@@ -10,7 +10,7 @@ from inheritune.settings.part import Part
 RecoveryKind = Literal["auto", "distilled", "plain", "paper"]
 DECIDED = (
     "reference.tune", "inherit.refit", "train.length", "train.batch", "train.optimizer.learning_rate",
-    "train.distillation",
+    "train.distillation", "grow.stop_early",
 )  # fmt: skip
 """Keys that a recovery decides about where the recipe does not have them."""
 
@@ -41,7 +41,9 @@ def with_recovery(tree: Any) -> Any:
     if "decides" not in recovery and kind != "paper":
         reference = tree.get("reference")
         is_given = isinstance(reference, str) or _value(reference, "path") is not None
-        missing = [key for key in DECIDED if not _has(tree, key.split(".")) and (is_given or key != "reference.tune")]
+        grows = "grow" not in tree or tree["grow"] is not None
+        possible = {"reference.tune": is_given, "grow.stop_early": grows}
+        missing = [key for key in DECIDED if possible.get(key, True) and not _has(tree, key.split("."))]
         tree["recovery"] = {**recovery, "decides": missing}
     train = tree.get("train", {})
     if kind != "paper" and isinstance(train, dict):

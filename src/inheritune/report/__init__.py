@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from inheritune.report.comparison import comparison_table, notes_on, speed_up_cell, verdict_of
     from inheritune.report.curves import arm_curve, speed_up, tokens_to_reach
     from inheritune.report.folders import kind_of, write_report, write_reports
+    from inheritune.report.forecast import forecast_of
     from inheritune.report.markup import markdown_block, markdown_table, markdown_text
     from inheritune.report.notation import duration, many, short, spans, with_error
     from inheritune.report.run_summary import loss_note, table, verdict

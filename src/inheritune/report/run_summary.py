@@ -10,6 +10,7 @@ from inheritune.results import (
     Control,
     Outcome,
     ReferenceSummary,
+    Round,
     RunState,
     TrainedSummary,
     UntunedReference,
@@ -127,9 +128,13 @@ def entries(run: RunState) -> list[tuple[str, ReferenceSummary | TrainedSummary]
     """Reference, rounds and controls, as far as they are judged, with their names."""
     return [
         *([("reference", run.reference)] if run.reference else []),
-        *((f"round {number}", one) for number, one in enumerate(run.rounds, 1)),
+        *((_round_name(number, one), one) for number, one in enumerate(run.rounds, 1)),
         *((f"control: {one.name}", one) for one in run.controls),
     ]
+
+
+def _round_name(number: int, one: Round) -> str:
+    return f"round {number}" if one.planned_steps is None else f"round {number}, ended early"
 
 
 _COLUMNS = ("model", "blocks", "params", "tokens", "FLOPs", "teacher FLOPs", "val. loss", "gap", "decision", "tokens/s")

@@ -40,6 +40,8 @@ class TrainingSpent(Spent):
     steps: int
     flops: int
     teacher_flops: int | None = None
+    planned_steps: int | None = None
+    """Steps that were asked for; absent unless the training ended before them, as it could not match."""
 
 
 class Sized(ResultPart):

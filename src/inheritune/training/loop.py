@@ -197,6 +197,9 @@ class _Loop:
                 self._save(position)  # so that there is a checkpoint to return to
         self.mark = time.perf_counter()
         while position.step < self.steps and not self.stop_asked:
+            if self._gives_up(position):
+                self._save(position)
+                break
             try:
                 position = self._some_steps(position)
             except _Spike as spike:
@@ -209,6 +212,14 @@ class _Loop:
                 f" {position.step:,} of {self.steps:,}; the state is saved: run the same command again to resume"
             )
         return position
+
+    def _gives_up(self, position: TrainProgress) -> bool:
+        """Whether the job gives up at a step with a validation; the same after a restart as without one."""
+        if self.job.gives_up is None or not position.step or position.step % self.job.validate_every:
+            return False
+        if self.log is not None:
+            self.log.sync()
+        return self.job.runtime.on_rank0(self.job.gives_up)
 
     def _begin(self, position: TrainProgress) -> None:
         """Set up what depends on the records before `position`, the same after a restart as without one."""

@@ -125,7 +125,7 @@ def test_a_reference_that_is_made_first_is_not_tuned(text: Path) -> None:
     tree = recipe(text, None)
     tree["inherit"] = {"layers": 1, "choose": "first"}
     loaded = check(Recipe, tree, "recipe")
-    assert set(loaded.recovery.decides) == set(DECIDED) - {"reference.tune"}
+    assert set(loaded.recovery.decides) == set(DECIDED) - {"reference.tune", "grow.stop_early"}
     assert "reference.tune" not in decided(tree).settings
 
 
@@ -135,13 +135,21 @@ def test_the_resolved_recipe_decides_the_same(text: Path, reference_folder: Path
     loaded = load_recipe(write_recipe(recipe(text, reference_folder, batch="2 sequences")))
     again = check(Recipe, yaml.safe_load(dump_recipe(loaded)), "again")
     assert again == loaded
-    assert set(again.recovery.decides) == set(DECIDED) - {"train.batch"}
+    assert set(again.recovery.decides) == set(DECIDED) - {"train.batch", "grow.stop_early"}
 
 
 @pytest.mark.parametrize("recovery", ["fast", {"kind": "auto", "decides": ["train.spike"]}, 3])
 def test_no_recovery(recovery: Any, text: Path, reference_folder: Path) -> None:
     with pytest.raises(InputError, match="recovery"):
         check(Recipe, recipe(text, reference_folder, recovery), "recipe")
+
+
+def test_rounds_end_early_where_there_are_any(text: Path, reference_folder: Path) -> None:
+    tree = recipe(text, reference_folder) | {"inherit": {"layers": 1, "choose": "first"}}
+    assert "grow.stop_early" not in decided(tree).settings
+    assert decided(tree | {"grow": {"by": 1}}).settings["grow.stop_early"] is True
+    assert "grow.stop_early" not in decided(tree | {"grow": {"by": 1, "stop_early": False}}).settings
+    assert "grow.stop_early" not in decided(tree | {"grow": {"by": 1, "until": "max_layers"}}).settings
 
 
 def test_a_run_decides_says_why_and_resumes(

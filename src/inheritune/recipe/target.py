@@ -178,8 +178,8 @@ class Grow(Part):
     """Where a round starts: again from the reference's own blocks (the published runs), or from the model that the
     round before has trained, with further blocks of the reference put in."""
     stop_early: bool = False
-    """End a round that cannot match by the forecast of its curve (docs/evaluating.md): where the lower bound of its last
-    loss is above what matches. The last round is not ended."""
+    """End a round where the forecast of its curve (docs/evaluating.md) says that it cannot match: where the lower bound
+    of its final loss is above what matches. The last round is not ended."""
     function_preserving: bool = False
     """With `start: trained`: insert the further blocks with zeroed output projections, so that the model's function
     does not change when it grows."""

@@ -70,6 +70,8 @@ def test_the_tuned_reference_is_source_teacher_and_measure(
     assert any("reference, tuned: validation loss" in line for line in lines)
     page = (out / "report" / "index.html").read_text(encoding="utf-8")
     assert "The reference was tuned on this text first" in page
+    card = (out / found.result.model / "README.md").read_text(encoding="utf-8")
+    assert "tuned on the same text, and was trained on" in card
 
 
 def iter_metrics(out: Path) -> Any:

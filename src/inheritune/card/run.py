@@ -129,9 +129,10 @@ def _card(folder: Path, recipe: Recipe, summary: RunSummary, number: int, origin
 
 def _lead(summary: RunSummary, own: Round, origin: Origin, is_result: bool) -> str:
     reference = summary.reference
+    tuned = ", tuned on the same text," if reference.tuned_step else ""
     made = (
         f"A language model of {own.layers} blocks and {short(own.parameters)} parameters: it began with blocks"
-        f" {spans(own.blocks)} of {markdown_text(origin.name)} ({reference.layers} blocks) and was trained on"
+        f" {spans(own.blocks)} of {markdown_text(origin.name)} ({reference.layers} blocks){tuned} and was trained on"
         f" {short(own.all_tokens)} tokens, by the method of {PAPER}."
     )
     if is_result:

@@ -132,7 +132,7 @@ def _check_hardware(basis: Basis, train: Training, runtime: Runtime) -> None:
         check_compiler(runtime.device)
     if train.precision == "float8":
         check_float8(runtime.device)
-    new = basis.reference.train
+    new = basis.reference.train or basis.reference.tune
     for optimizer in (train.optimizer, *([new.optimizer] if new is not None and new.optimizer else [])):
         optimizer.check_device(runtime.device)
         if runtime.world_size > 1 or basis.hardware.parallel == "fsdp":

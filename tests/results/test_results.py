@@ -78,7 +78,17 @@ def save(path: Path, tree: Any) -> Path:
     ("kind", "tree"),
     [
         (TrainingCost, COST),
-        (TrainingCost, COST | {"prefix": [1], "teacher_outputs": "stored", "teacher_flops": 7, "teacher_seconds": 0.5}),
+        (
+            TrainingCost,
+            COST
+            | {
+                "prefix": [1],
+                "teacher_outputs": "stored",
+                "teacher_flops": 7,
+                "teacher_head_flops": 3,
+                "teacher_seconds": 0.5,
+            },
+        ),
         (TrainingResult, JUDGED),
         (ArmResult, ARM),
         (Comparison, COMPARED),

@@ -69,6 +69,8 @@ def _training(each: dict[str, Any]) -> dict[str, str]:
         teaching = ""
     elif teacher["outputs"] == "stored":
         teaching = f"{teacher['flops']:.2e} +"
+        if teacher["head_flops"]:
+            teaching += f" {teacher['head_flops'] * each['seeds']:.1e}"
     else:
         teaching = f"{teacher['flops'] * each['seeds']:.2e}"
     return {

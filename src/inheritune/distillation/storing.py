@@ -24,7 +24,7 @@ from inheritune.runtime import Runtime
 MANIFEST = "manifest.json"
 _SHARD = 2**25  # bytes, so that a kill costs seconds
 _MOST_SHARDS = 4096
-_LOGITS = 2**30  # bytes of float32 logits that the teacher computes at once
+_LOGITS = 2**30  # bytes of float32 logits, and of what is stored, that the teacher computes at once
 _BATCH = 8  # sequences at once, at most: the same whatever a training's micro-batch, as sums round with the shape
 _MOMENT = 15.0  # seconds between two lines
 
@@ -178,7 +178,8 @@ class _Work:
 
 def batch_size(layout: Layout) -> int:
     """Sequences in a batch of the teacher: a function of the shape only, so that no setting changes a bit."""
-    return int(np.clip(_LOGITS // (4 * layout.sequence_length * layout.vocabulary), 1, _BATCH))
+    largest = max(4 * layout.sequence_length * layout.vocabulary, layout.size)
+    return int(np.clip(_LOGITS // largest, 1, _BATCH))
 
 
 def _all_do(work: Callable[[], None], runtime: Runtime) -> None:

@@ -129,10 +129,10 @@ class Teacher:
             "teacher_flops": passed * (known.flops - (0 if layout.top_k is not None else known.head_flops)),
             "teacher_seconds": manifest["seconds"],
         }
-        if layout.states and known.linear is not None:
-            cost["teacher_head_flops"] = uses * known.head_flops
-        linear = None if known.linear is None else _on(known.linear, runtime.device)
-        return StoredOutputs(layout, words, request.needs, linear), cost
+        if not layout.states or known.linear is None:
+            return StoredOutputs(layout, words, request.needs, None), cost
+        cost["teacher_head_flops"] = uses * known.head_flops
+        return StoredOutputs(layout, words, request.needs, _on(known.linear, runtime.device)), cost
 
     def _load(self) -> "PreTrainedModel":
         """The teacher's own copy of the weights, on the CPU."""

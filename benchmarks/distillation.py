@@ -72,7 +72,7 @@ def main() -> None:
 
 def top_k(teacher: Any, tokens_BT: torch.Tensor) -> None:
     """The table over top k."""
-    length, student = tokens_BT.shape[1], derive(teacher, Inherit(layers="half"))[0].eval()
+    length, student = tokens_BT.shape[1], derive(teacher, Inherit(layers="half", choose="first"))[0].eval()
     began = time.perf_counter()
     with torch.no_grad():
         taught_NV = torch.cat([teacher(tokens_BT[i : i + 1]).logits.flatten(0, 1) for i in range(len(tokens_BT))])
@@ -126,7 +126,7 @@ def steps(teacher: Any, row: Any, length: int, count: int) -> None:
     """The table of seconds: a step with outputs online and stored."""
     here, sequences = runtime.start("cpu"), Sequences(row, length, "benchmark")
     tree = {"length": "1 steps", "batch": f"{BATCH} sequences", "sequence_length": length, "precision": "float32"}
-    student, plan = derive(teacher, Inherit(layers="half"))
+    student, plan = derive(teacher, Inherit(layers="half", choose="first"))
     kept = list(plan.kept)
     asked: dict[str, dict[str, Any]] = {
         "online": {"outputs": "online"}, "stored": {"outputs": "stored"},

@@ -104,6 +104,11 @@ def test_a_file_comes_back_with_every_key(tmp_path: Path, kind: Any, tree: Any) 
     assert kind.read(tmp_path / "new.json").to_json() == written
 
 
+def test_a_teachers_head_counts_with_its_passes(tmp_path: Path) -> None:
+    for more, expected in (({}, None), ({"teacher_flops": 7}, 7), ({"teacher_flops": 7, "teacher_head_flops": 3}, 10)):
+        assert TrainingCost.read(save(tmp_path / "one.json", COST | more)).all_teacher_flops == expected
+
+
 def test_a_file_without_a_version_is_the_first(tmp_path: Path) -> None:
     assert TrainingCost.read(save(tmp_path / "old.json", COST)).to_json() == {"version": 1} | COST
     assert not TrainingCost.is_outdated(tmp_path / "old.json")

@@ -59,7 +59,9 @@ def _trainings(console: PlainConsole, plan: dict[str, Any]) -> None:
     if any("least" not in each["counts"] for each in plan["trainings"]):
         console.print("* only where the rounds before do not match the reference")
     if any(each["teacher"] and each["teacher"]["outputs"] == "stored" for each in plan["trainings"]):
-        console.print("+ a teacher's outputs that are stored are computed once for all that share them")
+        console.print(
+            "+ stored outputs of a teacher are computed once for all that share them; after it: its head, at each use"
+        )
 
 
 def _training(each: dict[str, Any]) -> dict[str, str]:

@@ -173,7 +173,8 @@ def rows_of(folder: Path, name: str) -> list[list[str]]:
              with_error(tuned, reference["val_loss_se"]), "", ""]]  # fmt: skip
     for arm in arms:
         own = arm["name"].startswith("plain") or arm["name"] in ("untrained", "untrained, refitted")
-        flops = arm["flops"] + (arm.get("teacher_flops") or 0) + (0 if own else tuning)
+        teaching = (arm.get("teacher_flops") or 0) + (arm.get("teacher_head_flops") or 0)
+        flops = arm["flops"] + teaching + (0 if own else tuning)
         over = ""
         if arm["name"] == "recovered":
             better = [other for other in arms if other["name"].startswith("plain")]

@@ -13,7 +13,7 @@ from inheritune.runlog import read_metrics
 
 TRAIN = [
     "--length", "10 steps", "--sequence-length", "16", "--batch", "7 sequences", "--micro_batch=2", "--quiet",
-    "--optimizer.learning_rate=1e-2", "--device", "cpu", "--evaluate-every", "5 steps", "--distillation.top_k=8",
+    "--optimizer.learning_rate=1e-2", "--device", "cpu", "--evaluate-every", "5 steps",
 ]  # fmt: skip
 
 
@@ -48,14 +48,17 @@ def train(processes: int, *words: Any) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("outputs", ["stored", "online"])
+@pytest.mark.parametrize(("outputs", "asked"), [
+    ("stored", "top_k=8"), ("online", "top_k=8"), ("stored", "hidden_states.weight=2"),
+])  # fmt: skip
 def test_two_processes_learn_what_one_learns(
-    outputs: str, reference_folder: Path, teacher: Path, data: Path, tmp_path: Path
+    outputs: str, asked: str, reference_folder: Path, teacher: Path, data: Path, tmp_path: Path
 ) -> None:
     records, stored = {}, {}
     for name, processes, parallel in (("one", 1, "auto"), ("ddp", 2, "ddp"), ("fsdp", 2, "fsdp")):
         out = tmp_path / name
-        words = [reference_folder, out, "--data", data, "--teacher", teacher, f"--distillation.outputs={outputs}"]
+        words = [reference_folder, out, "--data", data, "--teacher", teacher]
+        words += [f"--distillation.outputs={outputs}", f"--distillation.{asked}"]
         done = train(processes, *words, "--parallel", parallel)
         assert done.returncode == 0, done.stderr
         records[name] = [record for record in read_metrics(out / "metrics.jsonl") if "loss" in record]
@@ -64,7 +67,7 @@ def test_two_processes_learn_what_one_learns(
     assert records["one"][0]["kl"] > 0.1
     for name in ("ddp", "fsdp"):
         for one, other in zip(records["one"], records[name], strict=True):
-            for key in ("loss", "cross_entropy", "kl"):
+            for key in ("loss", "cross_entropy", "kl", *(["hidden_states"] if "hidden_states" in one else [])):
                 assert other[key] == pytest.approx(one[key], rel=1e-3, abs=1e-5)
         assert stored[name] == stored["one"]
     assert bool(stored["one"]) == (outputs == "stored")

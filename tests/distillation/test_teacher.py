@@ -1,4 +1,4 @@
-"""A teacher's outputs: stored ones are the online ones, rounded; found whatever asks; made once, also when killed."""
+"""A teacher's outputs: stored ones are the online ones; found whatever asks; made once, also when killed."""
 
 import json
 import shutil
@@ -76,16 +76,21 @@ def test_stored_outputs_are_the_online_ones(distillation: dict[str, Any], packin
     assert isinstance(online, OnlineOutputs)
     for numbers in ([0, 1, 2], [row.count - 1, 3], [7]):
         (p, chosen), (q, expected) = asked(stored, numbers, row), asked(online, numbers, row)
-        assert (p - q).abs().max() < 5e-4
+        # float16 rounds the top k; hidden states are not rounded, but sums round with the batch's shape
+        assert (p - q).abs().max() < (5e-4 if distillation.get("top_k") == 6 else 1e-5)
         torch.testing.assert_close(p.sum(dim=1), torch.ones(len(numbers) * LENGTH))
         if expected is None:
             assert chosen is None
         else:
             assert chosen is not None
             assert torch.equal(chosen.long(), expected)
-    per_token = cost["teacher_flops"] / (row.count * LENGTH)
-    assert other["teacher_flops"] == 40 * LENGTH * per_token
     blocks, hidden = 2, 16
+    has_head = "teacher_head_flops" in cost
+    assert has_head == (distillation.get("top_k") != 6)
+    if has_head:
+        assert cost["teacher_head_flops"] == 40 * LENGTH * 2 * VOCABULARY * hidden
+    per_token = cost["teacher_flops"] / (row.count * LENGTH) + (2 * VOCABULARY * hidden if has_head else 0)
+    assert other["teacher_flops"] == 40 * LENGTH * per_token
     matrices = blocks * 12 * hidden**2 + VOCABULARY * hidden
     assert 2 * matrices < per_token < 2.2 * (matrices + blocks * LENGTH * hidden)
 
@@ -217,11 +222,12 @@ def test_outputs_are_made_once_for_all_that_ask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"distillation": {"top_k": 3}}, {"distillation": {"temperature": 2.0}}, {"sequence_length": 8},
+    {"distillation": {"top_k": 3}}, {"distillation": {"top_k": 2, "temperature": 2.0}}, {"sequence_length": 8},
     {"precision": "bfloat16"}, {"packing": Packing((), 5, True)}, {"packing": Packing((5,))}, {"teacher": 1}, {"text": 401},
 ], ids=lambda change: "-".join(change))  # fmt: skip
 def test_whatever_outputs_depend_on_has_outputs_of_its_own(change: dict[str, Any], tmp_path: Path) -> None:
-    Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE)
+    first = {"top_k": 2} if change.get("distillation", {}).get("top_k") == 2 else {}
+    Teacher(a_teacher(), tmp_path).outputs(a_request(distillation=first), HERE)
     before = only_store(tmp_path)
     seed, tokens = change.pop("teacher", 0), change.pop("text", 400)
     wanted = a_request(**change)
@@ -260,6 +266,8 @@ def test_a_disk_without_room_is_told_before_a_byte_is_written(tmp_path: Path, mo
     assert not list(tmp_path.rglob("*.bin"))
     usage.free = 6912
     Teacher(a_teacher(), tmp_path).outputs(a_request(distillation={"top_k": 4}), HERE)
+    with pytest.raises(RunError, match=r"; make room, set a small train\.distillation\.top_k, or set .*online"):
+        Teacher(a_teacher(), tmp_path / "whole").outputs(a_request(), HERE)
 
 
 def test_damage_is_found_where_it_is(tmp_path: Path) -> None:
@@ -278,6 +286,14 @@ def test_damage_is_found_where_it_is(tmp_path: Path) -> None:
     (place / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest\.json: is damaged; remove"):
         Teacher(a_teacher(), tmp_path).outputs(a_request(), HERE)
+
+
+@pytest.mark.parametrize(("epochs", "chosen"), [(1, "online"), (4, "stored")])
+def test_several_epochs_are_worth_storing(epochs: int, chosen: str, tmp_path: Path) -> None:
+    """With the seconds that the teacher takes here."""
+    wanted = a_request(uses=24 * epochs, distillation={"outputs": "auto"})
+    _, cost = Teacher(a_teacher(n_embd=64, n_layer=6), tmp_path).outputs(wanted, HERE)
+    assert cost["teacher_outputs"] == chosen
 
 
 def test_a_choice_is_made_once(
@@ -311,8 +327,9 @@ def test_a_choice_is_made_once(
 def test_how_long_a_sequence_takes_is_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "inheritune")
     Teacher(a_teacher(), tmp_path).outputs(a_request(distillation={"outputs": "auto"}), HERE)
-    seconds = float(caplog.messages[0].split(" sequences x ")[1].split(" s ")[0])
-    assert 1e-6 < seconds < 1
+    both = caplog.messages[0].split(" sequences x (")[1].split(" s)")[0].split(" + ")
+    assert len(both) == 2
+    assert all(1e-7 < float(seconds) < 1 for seconds in both)
 
 
 def test_windows_that_begin_anywhere_are_taught_online(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

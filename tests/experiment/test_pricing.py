@@ -29,6 +29,12 @@ ARMS: list[dict[str, Any]] = [
      "train": {"distillation": {"outputs": "stored", "top_k": 8}}},
     {"name": "grown", "start": {"kind": "growth", "layers": 1, "grow": {"by": 1, "max_layers": 2, "until": "max_layers"}},
      "allow_unequal": "rounds"},
+    {"name": "by states", "start": "inherit", "train": {"distillation": {"outputs": "stored"}}},
+    {"name": "by the same", "start": "random", "train": {"distillation": {"outputs": "stored", "temperature": 2}}},
+    {"name": "by gaps", "start": {"kind": "inherit", "layers": [0, 2, 5]}, "allow_unequal": "more blocks",
+     "train": {"distillation": {"outputs": "stored", "student": 1, "hidden_states": {"weight": 2, "blocks": "gaps"}}}},
+    {"name": "grown by all", "start": {"kind": "growth", "layers": 1, "grow": {"by": 1, "max_layers": 2, "until": "max_layers"}},
+     "allow_unequal": "rounds", "train": {"distillation": {"outputs": "stored", "hidden_states": {"weight": 2}}}},
 ]  # fmt: skip
 
 
@@ -148,6 +154,7 @@ def test_a_recipe_turned_round(text: Path, reference_folder: Path) -> None:
 def test_a_comparison_does_what_was_priced_suite(text: Path, reference: Path, tmp_path: Path) -> None:
     tree = tiny_suite(text, reference, ARMS, seeds=[1, 2])
     tree["data"]["size"] = "1K tokens"
+    tree["hardware"] = {"device": "cpu"}  # so that `precision: auto` is known
     done = compare(tree, tmp_path / "out")
     found = priced_suite(tree)
     by_name = {each["name"]: each for each in found["trainings"]}
@@ -159,17 +166,26 @@ def test_a_comparison_does_what_was_priced_suite(text: Path, reference: Path, tm
         ]
         last = stages[-1]
         assert last["seeds"] == len(arm.runs) == 2
-        if arm.name != "grown":  # whose result is one of its rounds
+        if "grown" not in arm.name:  # whose result is one of its rounds
             assert (last["blocks"], last["parameters"]["total"]) == (arm.layers, arm.parameters)
         before = by_name["random"] if arm.name == "stacked" else None  # whose training counts as this arm's, too
         for what in ("tokens", "flops", "steps"):
             own = sum(stage[what] for stage in stages) + (before[what] if before else 0)
             assert own == pytest.approx(getattr(arm, what)), (arm.name, what)
         if arm.teacher_flops is not None:
-            assert last["teacher"]["flops"] == pytest.approx(arm.teacher_flops, rel=1e-3)
+            own = sum(stage["teacher"]["flops"] for stage in stages)  # each stage learns from other blocks
+            assert own == pytest.approx(arm.teacher_flops, rel=1e-3)
+            heads = sum(stage["teacher"]["head_flops"] for stage in stages)
+            assert heads == pytest.approx(arm.teacher_head_flops or 0)
             assert last["teacher"]["outputs"] == arm.teacher_outputs
-    teachers = by_name["taught"]["teacher"]["flops"] * 2 + by_name["taught by inherit"]["teacher"]["flops"] * 2
-    assert found["flops"]["least"]["teachers"] == pytest.approx(teachers)
+    assert by_name["by states"]["teacher"]["head_flops"] > 0
+    passes = {each["name"]: each["teacher"]["flops"] for each in found["trainings"] if each["teacher"]}
+    assert passes["by states"] == passes["by the same"]
+    del passes["by the same"]
+    heads = sum(2 * each["teacher"]["head_flops"] for each in found["trainings"] if each["teacher"])
+    twice = passes["taught"] + passes["taught by inherit"]  # of each seed
+    assert found["flops"]["least"]["teachers"] == pytest.approx(sum(passes.values()) + twice + heads)
+    assert len(list((tmp_path / "shared" / "teachers").glob("*/manifest.json"))) == 2 + 1 + 1 + 2
     stored = sum(file.stat().st_size for file in (tmp_path / "shared" / "teachers").rglob("*.bin"))
     assert found["disk"]["least"]["teachers"] == pytest.approx(stored)
 

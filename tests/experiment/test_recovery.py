@@ -37,7 +37,7 @@ def test_text_is_scarce_where_the_training_sees_all_of_it(text: Path, reference_
         assert found.kind == "distilled"
         assert found.settings["reference.tune"]["length"] == "1 epochs"
         assert found.settings["train.distillation"] == {"student": 0.0, "hidden_states": {"weight": 10.0}}
-        assert found.settings["inherit.refit"] == "1000 tokens"
+        assert found.settings["inherit.refit"] == "1000 tokens"  # 62 steps an epoch
         assert ("train.length" in found.settings) == (not train)
     for train in ({"length": "999 tokens"}, {"length": "0.5 epochs"}):
         found = decided(recipe(text, reference_folder, **train), 1000)
@@ -61,6 +61,13 @@ def test_a_batch_gives_about_a_thousand_steps(text: Path, reference_folder: Path
         assert found.settings["train.batch"] == f"{sequences} sequences"
     found = decided(recipe(text, reference_folder, length="1 epochs", micro_batch=8), 1_000)
     assert found.settings["train.batch"] == "8 sequences"
+
+
+def test_long_trainings_are_not_refitted(text: Path, reference_folder: Path) -> None:
+    for length, is_short in (("5 epochs", True), ("6 epochs", False), ("320 steps", True), ("321 steps", False)):
+        found = decided(recipe(text, reference_folder, length=length, batch="1 sequences"), 1_000)
+        assert ("inherit.refit" in found.settings) == is_short
+        assert any("Blocks are not refitted" in reason for reason in found.reasons) != is_short
 
 
 def test_a_narrower_model_has_a_higher_rate(text: Path, reference_folder: Path) -> None:

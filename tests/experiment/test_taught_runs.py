@@ -59,7 +59,7 @@ def test_a_round_learns_the_states_behind_its_gaps(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:
     """Blocks 0 and 2 of 4 learn the outputs of 1 and 3; so does the random control, which has their places."""
-    tree = recipe(text, reference_folder, student=1, hidden_states={"weight": 3})
+    tree = recipe(text, reference_folder, student=1, hidden_states={"weight": 3}, outputs="stored")
     tree |= {"inherit": {"layers": [0, 2]}, "grow": None, "controls": ["random"]}
     found = run(load_recipe(write_recipe(tree)), tmp_path / "run")
     reference = AutoModelForCausalLM.from_pretrained(reference_folder).eval()
@@ -69,11 +69,12 @@ def test_a_round_learns_the_states_behind_its_gaps(
     ]
     (one,), (random,) = found.rounds, found.controls
     for arm in (one, random):
-        assert arm.teacher_outputs == "online"
+        assert arm.teacher_outputs == "stored"
         records = read_metrics((tmp_path / "run" / arm.model).parent / "metrics.jsonl")
         for record in (each for each in records if "loss" in each):
             assert record["loss"] == pytest.approx(record["cross_entropy"] + 3 * record["hidden_states"], rel=1e-5)
             assert "kl" not in record
+    assert len(list((tmp_path / "run" / "teacher").glob("*/manifest.json"))) == 1
     records = read_metrics((tmp_path / "run" / one.model).parent / "metrics.jsonl")
     with torch.no_grad():
         seen: list[torch.Tensor] = []

@@ -119,7 +119,29 @@ def test_a_teacher_costs_its_forward_pass_by_hand() -> None:
     matrices = sum(part.size for part in PROFILE.parts() if not part.is_embedding)
     forward = 2 * matrices + 4 * 6 * 64 * 32
     (found,) = plan([replace(planned(), teacher=Taught("t", PROFILE))], CONDITIONS, choose_devices(["L4"]))["trainings"]
-    assert found["teacher"] == {"name": "t", "outputs": "online", "flops": pytest.approx(10 * 8 * 32 * forward)}
+    expected = {"name": "t", "outputs": "online", "flops": pytest.approx(10 * 8 * 32 * forward), "head_flops": 0}
+    assert found["teacher"] == expected
+
+
+def test_a_head_computes_distributions_again_at_each_use() -> None:
+    """The passes of 96 stored tokens are without it; it alone is in memory, and each training has its own uses."""
+    matrices = sum(part.size for part in PROFILE.parts() if not part.is_embedding)
+    assert PROFILE.head is not None
+    head = PROFILE.head.weight.numel()
+    forward = 2 * matrices + 4 * 6 * 64 * 32
+    stored = Taught("t", PROFILE, 96, head_runs="at each use")
+    found = plan([replace(planned(), teacher=stored)] * 2, CONDITIONS, choose_devices(["L4"]))
+    passes, uses = 96 * (forward - 2 * head), 10 * 8 * 32 * 2 * head
+    for one in found["trainings"]:
+        expected = {"name": "t", "outputs": "stored", "flops": pytest.approx(passes), "head_flops": uses}
+        assert one["teacher"] == expected
+    assert found["flops"]["most"]["teachers"] == pytest.approx(passes + 2 * uses)
+    row = next(row for row in found["memory"] if row["precision"] == "bfloat16" and row["devices"] == 1)
+    assert row["teacher"] == 2 * head
+    states = Taught("t", PROFILE, 96, head_runs="never", blocks=(1,))
+    found = plan([replace(planned(), teacher=states)], CONDITIONS, choose_devices(["L4"]))
+    assert found["trainings"][0]["teacher"]["flops"] == pytest.approx(passes)
+    assert found["trainings"][0]["teacher"]["head_flops"] == found["memory"][0]["teacher"] == 0
 
 
 @pytest.mark.parametrize(("blocks", "learnt"), [("all", 3), ("gaps", 2)])

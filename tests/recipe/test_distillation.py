@@ -28,7 +28,6 @@ def test_the_papers_settings_are_the_defaults() -> None:
     ({"hidden_states": {"weight": 0}}, "hidden_states: weight: with 0 nothing is learnt"),
     ({"hidden_states": {"weight": {"start": 0, "end": 0}}}, "hidden_states: weight: with 0 nothing is learnt"),
     ({"hidden_states": {"weight": 1, "distance": "l2"}}, "distillation.hidden_states.distance"),
-    ({"hidden_states": {"weight": 1}, "outputs": "stored"}, "outputs: stored, and hidden_states are not stored; give online"),
     ({"topk": 5}, "unknown key 'distillation.topk'; did you mean 'top_k'?"),
 ])  # fmt: skip
 def test_what_is_not_legal(wrong: dict[str, Any], expected: str) -> None:

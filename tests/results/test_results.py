@@ -78,7 +78,17 @@ def save(path: Path, tree: Any) -> Path:
     ("kind", "tree"),
     [
         (TrainingCost, COST),
-        (TrainingCost, COST | {"prefix": [1], "teacher_outputs": "stored", "teacher_flops": 7, "teacher_seconds": 0.5}),
+        (
+            TrainingCost,
+            COST
+            | {
+                "prefix": [1],
+                "teacher_outputs": "stored",
+                "teacher_flops": 7,
+                "teacher_head_flops": 3,
+                "teacher_seconds": 0.5,
+            },
+        ),
         (TrainingResult, JUDGED),
         (ArmResult, ARM),
         (Comparison, COMPARED),
@@ -92,6 +102,11 @@ def test_a_file_comes_back_with_every_key(tmp_path: Path, kind: Any, tree: Any) 
     assert written == tree
     assert isinstance(written.get("flops", 0), int)  # whole numbers stay whole, however large
     assert kind.read(tmp_path / "new.json").to_json() == written
+
+
+def test_a_teachers_head_counts_with_its_passes(tmp_path: Path) -> None:
+    for more, expected in (({}, None), ({"teacher_flops": 7}, 7), ({"teacher_flops": 7, "teacher_head_flops": 3}, 10)):
+        assert TrainingCost.read(save(tmp_path / "one.json", COST | more)).all_teacher_flops == expected
 
 
 def test_a_file_without_a_version_is_the_first(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from inheritune.arch.families import Rescale, compensated_attributes, constant_inits, packed_dimension, rescales
     from inheritune.arch.finite import check_numbers, check_stored_numbers
     from inheritune.arch.gguf_header import read_gguf
-    from inheritune.arch.head import Head, assumed_head, logits_width, parts_of, split_head
+    from inheritune.arch.head import Head, assumed_head, logits_width, parts_of, plain_linear, split_head
     from inheritune.arch.loading import (
         check_tokenizer_fits,
         find_tokenizer,

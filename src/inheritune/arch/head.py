@@ -84,8 +84,7 @@ def split_head(model: "PreTrainedModel") -> Head:
     """
     import torch
 
-    whole, assumed = Head(model), assumed_head(model)
-    linear = assumed.linear
+    whole, assumed, linear = Head(model), assumed_head(model), plain_linear(model)
     if linear is None:
         return whole
     vocabulary = model.get_input_embeddings().weight.shape[0]
@@ -132,6 +131,11 @@ def assumed_head(model: "PreTrainedModel") -> Head:
     if base is None or base is model or type(linear) is not torch.nn.Linear:
         return Head(model)
     return Head(base, linear)
+
+
+def plain_linear(model: "PreTrainedModel") -> "torch.nn.Linear | None":
+    """The linear layer of a model's head, by structure and config alone; None where the config caps its logits, too."""
+    return None if getattr(model.config, "final_logit_softcapping", None) else assumed_head(model).linear
 
 
 def _scales(model: "PreTrainedModel") -> list[float]:

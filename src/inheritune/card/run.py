@@ -185,7 +185,7 @@ def _training(recipe: Recipe, summary: RunSummary, own: Round, starts: list[Star
     names = [code(public(source.title)) for source in recipe.data.sources]
     rows = [("text", ", ".join(names) or "prepared before the run"), *costs(own, recipe.train)]
     if recipe.train.distillation is not None:
-        rows.append(("teacher", f"the reference; {own.teacher_flops or 0:.2g} FLOPs of its own"))
+        rows.append(("teacher", f"the reference; {own.all_teacher_flops or 0:.2g} FLOPs of its own"))
     rows.append(("time of the whole run", duration(summary.wall_seconds)))
     return rows + [row for start in starts for row in machine(start)]
 

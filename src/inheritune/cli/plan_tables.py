@@ -61,7 +61,9 @@ def _trainings(console: PlainConsole, plan: dict[str, Any]) -> None:
     if any("least" not in each["counts"] for each in plan["trainings"]):
         console.print("* only where the rounds before do not match the reference")
     if any(each["teacher"] and each["teacher"]["outputs"] == "stored" for each in plan["trainings"]):
-        console.print("+ a teacher's outputs that are stored are computed once for all that share them")
+        console.print(
+            "+ stored outputs of a teacher are computed once for all that share them; after it: its head, at each use"
+        )
 
 
 def _training(each: dict[str, Any]) -> dict[str, str]:
@@ -71,6 +73,8 @@ def _training(each: dict[str, Any]) -> dict[str, str]:
         teaching = ""
     elif teacher["outputs"] == "stored":
         teaching = f"{teacher['flops']:.2e} +"
+        if teacher["head_flops"]:
+            teaching += f" {teacher['head_flops'] * each['seeds']:.1e}"
     else:
         teaching = f"{teacher['flops'] * each['seeds']:.2e}"
     return {

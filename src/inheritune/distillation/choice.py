@@ -11,13 +11,15 @@ _SHARE = 0.5  # of the free disk that `auto` takes at most
 class Estimate:
     """What both ways would cost.
 
-    `sequences` are those of the training text, `uses` how many all trainings together see, `seconds` how long the
-    teacher takes for one, `bytes` how much its outputs for one take on the disk, `free` the bytes there.
+    `sequences` are those of the training text, `uses` how many all trainings together see. For one sequence, `seconds`
+    are those of what storing saves, the teacher's pass; `again` those of what is computed at every use either way, the
+    distribution from final hidden states; and `bytes` those of the stored outputs. `free` are the bytes on the disk.
     """
 
     sequences: int
     uses: int
     seconds: float
+    again: float
     bytes: int
     free: int
 
@@ -29,28 +31,36 @@ class Estimate:
     @property
     def online_seconds(self) -> float:
         """The teacher passes every sequence as often as it is seen."""
-        return self.uses * self.seconds
+        return self.uses * (self.seconds + self.again)
 
     @property
     def stored_seconds(self) -> float:
         """The teacher passes every sequence once; its outputs are written once, and read as often as they are seen."""
-        return self.sequences * self.seconds + (self.sequences + self.uses) * self.bytes / _DISK_RATE
+        disk = (self.sequences + self.uses) * self.bytes / _DISK_RATE
+        return self.sequences * self.seconds + self.uses * self.again + disk
+
+    @property
+    def fits(self) -> bool:
+        """Whether stored outputs leave half of the free disk."""
+        return self.size <= _SHARE * self.free
 
     @property
     def choice(self) -> Literal["stored", "online"]:
-        """What takes less time, as long as stored outputs leave half of the free disk."""
-        fits = self.size <= _SHARE * self.free
-        return "stored" if fits and self.stored_seconds < self.online_seconds else "online"
+        """What takes less time, as long as stored outputs fit."""
+        return "stored" if self.fits and self.stored_seconds < self.online_seconds else "online"
 
     def __str__(self) -> str:
         """The arithmetic in words."""
-        online = f"online {self.uses:,} sequences x {self.seconds:.3g} s = {self.online_seconds:,.3g} s"
+        each = f"({self.seconds:.3g} + {self.again:.3g} s)" if self.again else f"{self.seconds:.3g} s"
+        online = f"online {self.uses:,} sequences x {each} = {self.online_seconds:,.3g} s"
+        heads = f", {self.uses:,} x {self.again:.3g} s" if self.again else ""
         stored = (
-            f"stored {self.sequences:,} x {self.seconds:.3g} s, and {in_bytes(self.size)} written once and"
+            f"stored {self.sequences:,} x {self.seconds:.3g} s{heads}, and {in_bytes(self.size)} written once and"
             f" {in_bytes(self.uses * self.bytes)} read at {in_bytes(_DISK_RATE)} a second"
             f" = {self.stored_seconds:,.3g} s ({in_bytes(self.free)} free)"
         )
-        return f"{online}; {stored}: {self.choice}"
+        why = "" if self.fits else ", as stored outputs would take more than half of the free disk"
+        return f"{online}; {stored}: {self.choice}{why}"
 
 
 def in_bytes(count: float) -> str:

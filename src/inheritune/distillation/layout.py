@@ -1,56 +1,83 @@
 """The format of the outputs for one sequence: 16-bit words, so that each sequence has a known place on the disk."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from inheritune.data import Array
+from inheritune.losses import TeacherNeeds
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A sequence's log-probabilities in float16, (T, K + 1), then its indices, (T, K), little-endian.
+    """The arrays (T, columns) of a sequence, one after the other, little-endian.
 
-    Indices are uint16 where the vocabulary allows it, else uint32. Without `top_k` there are no indices, and the
-    log-probabilities are those of the whole vocabulary, (T, V).
+    - The distribution, as the final hidden states, (T, `states`), or as the `top_k` most probable entries: their
+      log-probabilities and that of all others together in float16, (T, K + 1), and their indices, (T, K), in uint16
+      where the vocabulary allows it, else uint32. Neither, where no loss needs it.
+    - The hidden states (T, `hidden_size`) of each of `blocks`.
+
+    Hidden states have the teacher's own `precision`, so storing them rounds nothing. The arrays of bfloat16 are int16,
+    as numpy has no bfloat16.
     """
 
     sequence_length: int
     vocabulary: int
-    top_k: int | None
+    precision: str
+    states: int = 0
+    top_k: int | None = None
+    hidden_size: int = 0
+    blocks: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls, needs: TeacherNeeds, sequence_length: int, vocabulary: int, states: int, hidden_size: int, precision: str
+    ) -> "Layout":
+        """What takes least: the `top_k` entries or the final hidden states, of so many `states` a token."""
+        blocks = tuple(sorted(needs.hidden_states))
+        none = cls(sequence_length, vocabulary, precision, hidden_size=hidden_size, blocks=blocks)
+        if needs.temperature is None:
+            return none
+        exact = replace(none, states=states)
+        few = None if needs.top_k is None else replace(none, top_k=needs.top_k)
+        return exact if few is None or exact.size <= few.size else few
 
     @property
-    def columns(self) -> int:
-        """Log-probabilities of a token; the last one is that of all entries that are not among the K."""
-        return self.vocabulary if self.top_k is None else min(self.top_k + 1, self.vocabulary)
-
-    @property
-    def index_type(self) -> "np.dtype[Any]":
-        """What an index is stored in."""
-        return np.dtype("<u2" if self.vocabulary <= 2**16 else "<u4")
-
-    @property
-    def words(self) -> int:
-        """16-bit words of a sequence."""
-        return self.sequence_length * (self.columns + (self.top_k or 0) * self.index_type.itemsize // 2)
+    def arrays(self) -> list[tuple["np.dtype[Any]", int]]:
+        """Type and columns of each array."""
+        kind = np.dtype("<f4" if self.precision == "float32" else "<i2")
+        found = [(kind, self.states)] if self.states else []
+        if self.top_k is not None:
+            index = np.dtype("<u2" if self.vocabulary <= 2**16 else "<u4")
+            found += [(np.dtype("<f2"), min(self.top_k + 1, self.vocabulary)), (index, self.top_k)]
+        return found + [(kind, self.hidden_size)] * len(self.blocks)
 
     @property
     def size(self) -> int:
         """Bytes of a sequence."""
-        return 2 * self.words
+        return self.sequence_length * sum(kind.itemsize * columns for kind, columns in self.arrays)
 
-    def pack(self, values: Array, indices: Array | None) -> bytes:
-        """The bytes of one sequence, of log-probabilities (T, columns) and indices (T, K)."""
-        packed = np.ascontiguousarray(values, "<f2").tobytes()
-        return packed if indices is None else packed + np.ascontiguousarray(indices, self.index_type).tobytes()
+    @property
+    def words(self) -> int:
+        """16-bit words of a sequence."""
+        return self.size // 2
 
-    def unpack(self, words: Array) -> tuple[Array, Array | None]:
-        """Log-probabilities (B, T, columns) in float16 and indices (B, T, K) in int32, of words (B, words)."""
-        split = self.sequence_length * self.columns
-        shape = (len(words), self.sequence_length)
-        values = np.ascontiguousarray(words[:, :split]).view("<f2").reshape(*shape, self.columns)
-        if self.top_k is None:
-            return values, None
-        indices = np.ascontiguousarray(words[:, split:]).view(self.index_type).reshape(*shape, self.top_k)
-        return values, indices.astype(np.int32)
+    def pack(self, arrays: Sequence[Array]) -> bytes:
+        """The bytes of the arrays (T, columns) of one sequence."""
+        packed = b""
+        for array, (kind, columns) in zip(arrays, self.arrays, strict=True):
+            assert array.shape == (self.sequence_length, columns)
+            packed += np.ascontiguousarray(array, kind).tobytes()
+        return packed
+
+    def unpack(self, words: Array) -> list[Array]:
+        """The arrays (B, T, columns), of words (B, words)."""
+        arrays, first = [], 0
+        for kind, columns in self.arrays:
+            last = first + self.sequence_length * columns * kind.itemsize // 2
+            array = np.ascontiguousarray(words[:, first:last]).view(kind)
+            arrays.append(array.reshape(len(words), self.sequence_length, columns))
+            first = last
+        return arrays

@@ -16,7 +16,7 @@ import torch
 from inheritune.data import Sequences, Shard, Tokens
 from inheritune.distillation.choice import in_bytes
 from inheritune.distillation.layout import Layout
-from inheritune.distillation.outputs import OnlineOutputs
+from inheritune.distillation.outputs import OnlineOutputs, packed
 from inheritune.errors import DamagedFile, InherituneError, InputError, OtherProcessFailed, RunError
 from inheritune.runlog import logger, named, open_new, put_in_place, read_json, read_mapping, refuse_link, write_json
 from inheritune.runtime import Runtime
@@ -24,7 +24,7 @@ from inheritune.runtime import Runtime
 MANIFEST = "manifest.json"
 _SHARD = 2**25  # bytes, so that a kill costs seconds
 _MOST_SHARDS = 4096
-_LOGITS = 2**30  # bytes of float32 logits that the teacher computes at once
+_LOGITS = 2**30  # bytes of float32 logits, and of what is stored, that the teacher computes at once
 _BATCH = 8  # sequences at once, at most: the same whatever a training's micro-batch, as sums round with the shape
 _MOMENT = 15.0  # seconds between two lines
 
@@ -109,11 +109,13 @@ class Store:
         if missing < count:
             amount += f", of which {in_bytes(needed)} are missing"
         if needed > free:
-            raise RunError(
-                str(self.folder.parent),
-                f"the teacher's outputs take {amount}, and {in_bytes(free)} are free",
-                "make room, lower train.distillation.top_k, or set train.distillation.outputs to online",
-            )
+            ways = ["make room", "set train.distillation.outputs to online"]
+            if self.layout.top_k is not None:
+                ways.insert(1, "lower train.distillation.top_k")
+            elif self.layout.states:
+                ways.insert(1, "set a small train.distillation.top_k")
+            what = f"the teacher's outputs take {amount}, and {in_bytes(free)} are free"
+            raise RunError(str(self.folder.parent), what, f"{', '.join(ways[:-1])}, or {ways[-1]}")
         logger.info(f"teacher: its outputs take {amount} in {self.folder}; {in_bytes(free)} are free")
 
     def _finish(self, partial: Path, shards: int) -> None:
@@ -161,22 +163,12 @@ class _Work:
 
     def compute(self, numbers: range) -> bytes:
         """The outputs for some sequences, as they are stored. All batches are filled up to one shape."""
-        layout, length = self.layout, self.layout.sequence_length
+        layout = self.layout
         filled = [*numbers, *[numbers.start] * (batch_size(layout) - len(numbers))]
         examples = self.sequences.rows(filled).examples().to(self.device)
-        per_pass = max(1, _LOGITS // (4 * layout.vocabulary))
-        packed = []
         with torch.no_grad():
             taught = self.teacher(examples.inputs, positions=examples.positions, places=examples.places)
-            for number in range(len(numbers)):
-                parts = [
-                    taught.distribution(slice(first, min(first + per_pass, (number + 1) * length)))
-                    for first in range(number * length, (number + 1) * length, per_pass)
-                ]
-                values = torch.cat([part.log_probabilities.half() for part in parts]).cpu().numpy()
-                chosen = [part.indices for part in parts if part.indices is not None]
-                packed.append(layout.pack(values, torch.cat(chosen).cpu().numpy() if chosen else None))
-        return b"".join(packed)
+            return b"".join(packed(taught, layout, _LOGITS // 4)[: len(numbers)])
 
     def _report(self, done: int) -> None:
         if time.monotonic() - self._reported >= _MOMENT:
@@ -186,7 +178,8 @@ class _Work:
 
 def batch_size(layout: Layout) -> int:
     """Sequences in a batch of the teacher: a function of the shape only, so that no setting changes a bit."""
-    return int(np.clip(_LOGITS // (4 * layout.sequence_length * layout.vocabulary), 1, _BATCH))
+    largest = max(4 * layout.sequence_length * layout.vocabulary, layout.size)
+    return int(np.clip(_LOGITS // largest, 1, _BATCH))
 
 
 def _all_do(work: Callable[[], None], runtime: Runtime) -> None:

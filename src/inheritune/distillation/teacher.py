@@ -5,7 +5,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,18 +34,30 @@ from inheritune.training import check_documents_apart
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-FORMAT = 1
+FORMAT = 2  # 1 had the log-probabilities of the whole vocabulary
 
 
 @dataclass(frozen=True)
 class TeacherInfo:
     """Facts about a teacher that are kept without its weights: their SHA-256, the entries of its logits, the FLOPs of
-    a forward pass per token.
+    a forward pass per token, and the layer that makes logits of final hidden states (`OnlineOutputs.linear`), on the
+    CPU.
     """
 
     checksum: str
     vocabulary: int
     flops: int
+    linear: "torch.nn.Linear | None"
+
+    @property
+    def states(self) -> int:
+        """Numbers of a final hidden state; of logits, where these cannot be made of one by a linear layer."""
+        return self.vocabulary if self.linear is None else self.linear.in_features
+
+    @property
+    def head_flops(self) -> int:
+        """FLOPs per token of the linear layer, which are among `flops`."""
+        return 0 if self.linear is None else 2 * sum(parameter.numel() for parameter in self.linear.parameters())
 
 
 class Teacher:
@@ -59,7 +71,7 @@ class Teacher:
 
     def __init__(self, source: "Reference | PreTrainedModel", kept: Path, trainings: int = 1) -> None:
         self._source, self._kept, self._trainings = source, kept, trainings
-        self._known: dict[tuple[int, bool], TeacherInfo] = {}
+        self._known: dict[tuple[int, bool, str], TeacherInfo] = {}
 
     @property
     def config(self) -> "PretrainedConfig":
@@ -75,82 +87,89 @@ class Teacher:
         self, request: "DistillationRequest", runtime: Runtime
     ) -> tuple["OnlineOutputs | StoredOutputs", dict[str, Any]]:
         """The outputs that a training learns from, and their cost: teacher_outputs, teacher_flops, and for stored ones
-        teacher_seconds.
+        teacher_seconds and, where the head computes distributions again, teacher_head_flops.
 
         Missing outputs are computed before they are stored; this resumes after a kill. Raises InputError where the
         teacher has another vocabulary than the model or cannot do what the request needs, and RunError where the disk
         has no room.
         """
-        settings = request.settings
-        model: PreTrainedModel | None = None
-        use = settings.sequence_length, request.sequences.packing.documents
-        if use not in self._known:
-            model = self._load()
-            self._known[use] = self._inspect(model, request)
-        known = self._known[use]
-        check_distillation(request.needs, known.vocabulary, f"{request.arm}: train.distillation.top_k")
-        check_same_vocabulary(self.title, known.vocabulary, request.vocabulary, request.arm)
-        layout = Layout(settings.sequence_length, known.vocabulary, request.needs.top_k)
+        settings, length = request.settings, request.settings.sequence_length
         precision = runtime.resolve_precision(settings.precision)
         precision = "float32" if precision == "float32" else "bfloat16"
-        store = Store.of(self._kept, layout, _facts(known, request, precision))
+        use = length, request.sequences.packing.documents, precision
         online: OnlineOutputs | None = None
+        if use not in self._known:
+            online, self._known[use] = self._open(request, runtime, precision)
+        known = self._known[use]
+        self._check(request, known.vocabulary)
+        hidden_size = self.config.hidden_size if request.needs.hidden_states else 0
+        layout = Layout.of(request.needs, length, known.vocabulary, known.states, hidden_size, precision)
+        store = Store.of(self._kept, layout, _facts(known, request, layout))
 
         def teacher() -> OnlineOutputs:
-            nonlocal model, online
+            nonlocal online
             if online is None:
-                ready = model if model is not None else self._load()
-                online = OnlineOutputs(ready, request.needs, runtime, precision)
-                model = None
+                online = OnlineOutputs(self._load(), request.needs, runtime, precision)
             return online
 
+        uses, passed = request.uses * length, request.sequences.count * length
+        has_distribution = request.needs.temperature is not None
         if self._choose(store, request, teacher, runtime) == "online":
-            uses = request.uses * settings.sequence_length
-            return teacher(), {"teacher_outputs": "online", "teacher_flops": uses * known.flops}
+            each = known.flops - (0 if has_distribution else known.head_flops)
+            return teacher(), {"teacher_outputs": "online", "teacher_flops": uses * each}
         if not runtime.on_rank0(lambda: store.exists):
+            if layout.states and known.linear is None:
+                what = "the teacher's logits are stored, as no linear layer makes them of hidden states"
+                logger.info(f"{request.arm}: {what}")
             store.make(request.sequences, teacher(), runtime)
         words, manifest = store.open()
         runtime.on_rank0(lambda: store.verify(words))
         cost = {
             "teacher_outputs": "stored",
-            "teacher_flops": request.sequences.count * settings.sequence_length * known.flops,
+            "teacher_flops": passed * (known.flops - (0 if layout.top_k is not None else known.head_flops)),
             "teacher_seconds": manifest["seconds"],
         }
-        return StoredOutputs(layout, words), cost
+        if not layout.states or known.linear is None:
+            return StoredOutputs(layout, words, request.needs, None), cost
+        cost["teacher_head_flops"] = uses * known.head_flops
+        return StoredOutputs(layout, words, request.needs, _on(known.linear, runtime.device)), cost
 
     def _load(self) -> "PreTrainedModel":
         """The teacher's own copy of the weights, on the CPU."""
         return load_model(self._source) if isinstance(self._source, Reference) else copy.deepcopy(self._source)
 
-    def _inspect(self, model: "PreTrainedModel", request: "DistillationRequest") -> TeacherInfo:
-        """The facts about the teacher, after checks that it can do what the request needs."""
+    def _check(self, request: "DistillationRequest", vocabulary: int) -> None:
+        """Raise InputError where a teacher of this vocabulary does not have what is asked for."""
+        check_distillation(request.needs, vocabulary, f"{request.arm}: train.distillation.top_k")
+        check_same_vocabulary(self.title, vocabulary, request.vocabulary, request.arm)
+
+    def _open(
+        self, request: "DistillationRequest", runtime: Runtime, precision: str
+    ) -> tuple[OnlineOutputs, TeacherInfo]:
+        """The teacher on the device, and the facts about it, after checks that it can do what the request needs."""
+        model = self._load()
         length, packing = request.settings.sequence_length, request.sequences.packing
         check_positions(model.config, length, f"{request.arm}: train.sequence_length, for the teacher {self.title}")
         if packing.documents and packing.end_of_text is not None:
             place = f"{request.arm}: train.attention: document, for the teacher {self.title}"
             check_documents_apart(model, packing.end_of_text, length, place)
+        checksum, vocabulary = checksum_of(model), logits_width(model)
+        self._check(request, vocabulary)
         forward = training_flops_per_token(model, length) // 3
-        return TeacherInfo(checksum_of(model), logits_width(model), forward)
+        online = OnlineOutputs(model, request.needs, runtime, precision)
+        linear = None if online.linear is None else _on(online.linear, "cpu")
+        return online, TeacherInfo(checksum, vocabulary, forward, linear)
 
     def _choose(
         self, store: Store, request: "DistillationRequest", teacher: Callable[[], OnlineOutputs], runtime: Runtime
     ) -> str:
         """`stored` or `online`. The choice of `auto` is kept beside the folder for all arms and restarts."""
         wanted = "online" if request.settings.distillation is None else request.settings.distillation.outputs
-        why = None
-        if request.needs.hidden_states:
-            if wanted == "stored":
-                raise InputError(
-                    f"{request.arm}: train.distillation.outputs",
-                    "stored, and a loss asks for the teacher's hidden states, which are not stored",
-                    "give online or auto",
-                )
-            why = "as its hidden states are not stored"
-        elif request.settings.sampling == "with replacement":
-            why = "as with train.sampling: with replacement sequences begin anywhere"
-        if why is not None:
+        if request.settings.sampling == "with replacement":
             if wanted == "auto":
-                logger.info(f"{request.arm}: teacher online, {why}")
+                logger.info(
+                    f"{request.arm}: teacher online, as with train.sampling: with replacement sequences begin anywhere"
+                )
             return "online"
         if wanted != "auto":
             return wanted
@@ -169,9 +188,11 @@ class Teacher:
         def estimate() -> str:
             self._kept.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self._kept).free
-            seconds = _seconds(online, request, store.layout, runtime.device)
+            seconds, again = _seconds(online, request, store.layout, runtime.device)
+            # other trainings learn from other blocks
+            trainings = 1 if request.needs.hidden_states else self._trainings
             estimated = Estimate(
-                request.sequences.count, request.uses * self._trainings, seconds, store.layout.size, free
+                request.sequences.count, request.uses * trainings, seconds, again, store.layout.size, free
             )
             logger.info(f"{request.arm}: teacher {estimated}")
             write_json(decided, {"outputs": estimated.choice, "estimate": str(estimated)})
@@ -239,27 +260,23 @@ def check_same_vocabulary(title: str, teacher: int, model: int, arm: str) -> Non
         )
 
 
-def _facts(known: TeacherInfo, request: DistillationRequest, precision: str) -> dict[str, Any]:
+def _facts(known: TeacherInfo, request: DistillationRequest, layout: Layout) -> dict[str, Any]:
     """Everything that outputs depend on."""
-    settings, packing, tokens = request.settings, request.sequences.packing, request.sequences.tokens
+    packing, tokens = request.sequences.packing, request.sequences.tokens
     if isinstance(tokens, Tokens):
         data = [shard.sha256 for shard in tokens.shards]
     else:
         data = [hashlib.sha256(tokens.tobytes()).hexdigest()]
-    # keys that only a prefix adds, so that stored outputs without one keep their name
-    framed = {"prefix": packing.prefix, "documents_end": packing.end_of_text} if packing.prefix else {}
     return {
         "format": FORMAT,
         "teacher": known.checksum,
-        "vocabulary": known.vocabulary,
         "data": data,
-        "sequence_length": settings.sequence_length,
         "sequences": request.sequences.count,
-        "top_k": request.needs.top_k,
-        "temperature": request.needs.temperature,
-        "precision": precision,
-        "end_of_text": packing.end_of_text if packing.documents else None,
-        **framed,
+        **asdict(layout),
+        "temperature": None if layout.top_k is None else request.needs.temperature,
+        "prefix": packing.prefix,
+        "attention": "document" if packing.documents else "sequence",
+        "end_of_text": packing.end_of_text if packing.documents or packing.prefix else None,
     }
 
 
@@ -272,17 +289,29 @@ def checksum_of(model: "PreTrainedModel") -> str:
     return digest.hexdigest()
 
 
-def _seconds(teacher: OnlineOutputs, request: DistillationRequest, layout: Layout, device: str) -> float:
-    """How long the teacher takes for a sequence: the second of two passes, the first of which warms up."""
-    size = min(batch_size(layout), request.sequences.count)
+def _on(linear: torch.nn.Linear, device: str) -> torch.nn.Linear:
+    """The layer on a device: itself, or a copy."""
+    return linear if linear.weight.device.type == device else copy.deepcopy(linear).to(device)
+
+
+def _seconds(teacher: OnlineOutputs, request: DistillationRequest, layout: Layout, device: str) -> tuple[float, float]:
+    """How long a sequence takes: what storing saves, and what is computed at each use either way.
+
+    Of two rounds the second counts; the first one warms up.
+    """
+    size, length = min(batch_size(layout), request.sequences.count), layout.sequence_length
     examples = request.sequences.rows(range(size)).examples().to(device)
-    took = 0.0
     for _ in range(2):
         began = time.perf_counter()
         with torch.no_grad():
             taught = teacher(examples.inputs, positions=examples.positions, places=examples.places)
-            for first in range(0, size * layout.sequence_length, layout.sequence_length):
-                last = taught.distribution(slice(first, first + layout.sequence_length))
-        last.log_probabilities[:1].cpu()  # waits for the device
-        took = time.perf_counter() - began
-    return took / size
+            taught.states_ND[:1].cpu()  # waits for the device
+            passed = time.perf_counter()
+            if request.needs.temperature is not None:
+                for first in range(0, size * length, length):
+                    last = taught.distribution(slice(first, first + length))
+                last.log_probabilities[:1].cpu()
+        ended = time.perf_counter()
+    if not layout.states:  # nothing is computed again
+        passed = ended
+    return (passed - began) / size, (ended - passed) / size

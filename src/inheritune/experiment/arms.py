@@ -14,7 +14,7 @@ from inheritune.experiment.context import RunContext
 from inheritune.experiment.folders import asked, begun
 from inheritune.experiment.plan import PlannedArm, in_name_of, stage_trainings
 from inheritune.experiment.stage import Stage
-from inheritune.experiment.stages import Stages
+from inheritune.experiment.stages import Stages, shares_outputs
 from inheritune.experiment.store import once
 from inheritune.recipe import Reference
 from inheritune.results import ArmResult, ArmStage, RoundResult
@@ -22,7 +22,10 @@ from inheritune.runlog import read_metrics
 from inheritune.training import is_checkpoint, planned_steps
 
 _ROUNDS = "rounds"
-_COSTS = ("tokens", "steps", "epochs", "flops", "seconds", "wall_seconds", "teacher_flops", "left_over_tokens")
+_COSTS = (
+    "tokens", "steps", "epochs", "flops", "seconds", "wall_seconds", "teacher_flops", "teacher_head_flops",
+    "left_over_tokens",
+)  # fmt: skip
 
 
 def arm_folder(folder: Path, name: str, seed: int) -> Path:
@@ -97,7 +100,7 @@ def _train(
     if method.has_reached(last):  # rounds after the one that matched do not count
         trained = results[: results.index(last) + 1] if method.is_rounds else results
         to_match = sum(one.flops for one in before) + sum(one.flops for one in trained)
-    costs = _costs([*before, *results], is_shared=last.teacher_outputs == "stored")
+    costs = _costs([*before, *results], is_shared=shares_outputs(last.teacher_outputs, arm.training))
     return ArmResult.of(
         last, **costs, **_best_weights(folder, last, context), seed=context.seed, flops_to_match=to_match,
         tokens_per_second=round(costs["tokens"] / costs["seconds"], 1) if costs["seconds"] else None,

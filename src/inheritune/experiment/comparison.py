@@ -87,7 +87,9 @@ def _over_seeds(
     }
 
 
-_OF_FIRST_SEED = ("layers", "parameters", "blocks", "left_over_tokens", "teacher_outputs", "teacher_flops")
+_OF_FIRST_SEED = (
+    "layers", "parameters", "blocks", "left_over_tokens", "teacher_outputs", "teacher_flops", "teacher_head_flops",
+)  # fmt: skip
 
 
 def _mean_losses(losses: Sequence[Sequence[float]]) -> list[float]:

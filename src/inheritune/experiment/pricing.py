@@ -22,7 +22,8 @@ from inheritune.experiment.recovery import provisional
 from inheritune.experiment.rounds import round_stages
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import Suite
-from inheritune.planner import SUMS, Bounds, Conditions, Device, ModelProfile, Planned, Taught, plan
+from inheritune.losses import LossSetup, TeacherNeeds, build_losses
+from inheritune.planner import SUMS, Bounds, Conditions, Device, HeadRuns, ModelProfile, Planned, Taught, plan
 from inheritune.recipe import Basis, Inherit, Recipe, Training, reference_training
 
 if TYPE_CHECKING:
@@ -112,29 +113,25 @@ class _Pricing:
     def arm(self, arm: PlannedArm, seeds: int) -> list[Planned]:
         """All stages of an arm."""
         tokens, stages = self.tokens_of(arm), [one.stage for one in arm.stages]
-        steps, teacher, trainings = self._steps(arm.training, tokens), None, [arm.training] * len(stages)
+        steps, trainings = self._steps(arm.training, tokens), [arm.training] * len(stages)
         if steps is not None:
             trainings = stage_trainings(arm.training, stages, steps)
-        if arm.teacher is not None:
-            name = arm.settings.teacher
-            own = seeds if name in self.models.arms else 1  # each seed of an arm is a teacher of its own
-            teacher = self._teacher(name or "the reference", arm.teacher, arm.training, tokens, own)
-        return [
-            self.training(
-                f"{arm.name}, {one.stage.name}" if one.stage.name else arm.name, one, training, tokens=tokens,
-                seeds=seeds, teacher=teacher,
-            )
-            for one, training in zip(arm.stages, trainings, strict=True)
-        ]  # fmt: skip
+        name = arm.settings.teacher
+        own = seeds if name in self.models.arms else 1  # each seed of an arm is a teacher of its own
+        planned = []
+        for one, training in zip(arm.stages, trainings, strict=True):
+            title = f"{arm.name}, {one.stage.name}" if one.stage.name else arm.name
+            teacher = self._teacher(name or "the reference", arm.teacher, one, training, tokens, own)
+            planned.append(self.training(title, one, training, tokens=tokens, seeds=seeds, teacher=teacher))
+        return planned
 
     def round(
         self, one: PlannedStage, name: str = "", *, times: int = 1, counts: tuple[str, ...] | None = None,
         training: Training | None = None,
     ) -> Planned:  # fmt: skip
         """A recipe's round, or a model like it, trained `times` as long, with other settings where there are some."""
-        training, teacher = training or self.basis.train, None
-        if training.distillation is not None:
-            teacher = self._teacher("the reference", self.models.reference, training, self.text[0])
+        training = training or self.basis.train
+        teacher = self._teacher("the reference", self.models.reference, one, training, self.text[0])
         return self.training(name or one.stage.name, one, training, times=times, counts=counts, teacher=teacher)
 
     def training(
@@ -161,18 +158,31 @@ class _Pricing:
         return self.text[0] if own is None or own.size is None else own.size.count
 
     def _teacher(
-        self, name: str, config: "PretrainedConfig", training: Training, tokens: int | None, seeds: int = 1
-    ) -> Taught:
-        """What a teacher costs a training that learns from it.
+        self, name: str, config: "PretrainedConfig | None", one: PlannedStage, training: Training, tokens: int | None,
+        seeds: int = 1,
+    ) -> Taught | None:  # fmt: skip
+        """What a teacher costs a stage that learns from it; None for one that learns from the text alone.
 
-        `outputs: auto` is priced as online: outputs are stored only where that takes less time.
+        `outputs: auto` is priced as online: outputs are stored only where that takes less time. `precision: auto` is
+        bfloat16, as on a GPU, unless the recipe asks for a CPU.
         """
-        assert training.distillation is not None
-        length, sequences = training.sequence_length, _sequences(tokens, training)
-        if training.distillation.outputs != "stored" or sequences is None:
-            return Taught(name, self._profile(config), seeds=seeds)
-        size = Layout(length, config.vocab_size, training.distillation.top_k).size
-        return Taught(name, self._profile(config), sequences * length, sequences * size, seeds)
+        asked = training.distillation
+        if config is None or asked is None:
+            return None
+        profile, length, sequences = self._profile(config), training.sequence_length, _sequences(tokens, training)
+        blocks = one.stage.teacher_blocks(one.source, config)
+        needs = TeacherNeeds.of(build_losses(training, LossSetup(None, one.target, config, blocks)))
+        runs: HeadRuns = "never" if needs.temperature is None else "in passes"
+        if asked.outputs != "stored" or sequences is None:
+            return Taught(name, profile, seeds=seeds, head_runs=runs)
+        states = config.vocab_size if profile.head is None else profile.head.in_features
+        precision = training.precision
+        if precision == "auto":
+            precision = "float32" if self.basis.hardware.device == "cpu" else "bfloat16"
+        layout = Layout.of(needs, length, config.vocab_size, states, config.hidden_size, precision)
+        if layout.states:
+            runs = "at each use"
+        return Taught(name, profile, sequences * length, sequences * layout.size, seeds, runs, layout.blocks)
 
     def _steps(self, training: Training, tokens: int | None) -> int | None:
         """Optimizer steps on `tokens` of text; None where that depends on how many there are.

@@ -9,7 +9,7 @@ from inheritune.errors import InputError
 from inheritune.experiment.plan import Models, plan_rounds
 from inheritune.inheritance import draft_target, refitted_matrices
 from inheritune.planner.devices import USABLE, processor
-from inheritune.recipe import Recipe, RecoveryKind, check
+from inheritune.recipe import Recipe, RecoveryKind, check, parse_size
 from inheritune.report import many, short
 from inheritune.results import RecoveryDecision
 from inheritune.runtime import Runtime
@@ -21,6 +21,7 @@ _STEPS = 1000  # that a training should have at least
 _MOST_SEQUENCES = 64  # of a batch
 _RATE_TIMES_WIDTH = 0.35  # learning rate x hidden size
 _REFIT_TOKENS = 8192
+_REFIT_STEPS = 320  # of a training that gains from refitted blocks; a longer one ends no better, or worse
 _HIDDEN_STATES = 10.0  # their weight beside the KL
 _TRAINED_BYTES, _READ_BYTES = 16, 4  # for each parameter: weights, gradients and two running means; weights alone
 
@@ -99,12 +100,11 @@ class _Decision:
             kind = "plain"
         if kind == "distilled":
             self._teach()
-        self._refit()
         self._lengths(kind)
+        self._refit()
         if self.recipe.grow is not None and self.recipe.grow.until != "max_layers":
-            self.settings["grow.stop_early"] = True
-        settings = {key: value for key, value in self.settings.items() if key in self.asked}
-        return RecoveryDecision(kind=kind, settings=settings, reasons=self.reasons)
+            self._set("grow.stop_early", True)
+        return RecoveryDecision(kind=kind, settings=self.settings, reasons=self.reasons)
 
     def _by_what_is_scarce(self) -> RecoveryKind:
         """Distilled where text is scarce, plain where compute is."""
@@ -134,32 +134,86 @@ class _Decision:
         )
         return False
 
+    def _set(self, key: str, value: Any, reason: str = "") -> None:
+        """Decide a key, if it is left to decide."""
+        if key in self.asked:
+            self.settings[key] = value
+            if reason:
+                self.reasons.append(reason)
+
     def _teach(self) -> None:
         """A tuned reference as teacher."""
         if self.recipe.reference.path is not None:
-            needed = _TRAINED_BYTES * self.large
-            if needed <= self.facts.memory:
-                self.settings["reference.tune"] = {"length": "1 epochs", "batch": self._batch(1)}
-                self.reasons.append("The reference is tuned on the text first, up to where held-out text says to stop.")
-            else:
-                self.reasons.append(
-                    f"The reference is not tuned: training it takes {short(needed)}B of memory, and"
-                    f" {short(self.facts.memory)}B may be used."
-                )
-        hidden = {"weight": _HIDDEN_STATES}
+            self._tune()
         has_places = self.inherit.width == "full" and self.inherit.choose != "stacked"
-        self.settings["train.distillation"] = {"student": 0.0, "hidden_states": hidden if has_places else None}
-        self.reasons.append(
-            f"Its distribution{' and hidden states are' if has_places else ' is'} learnt: the target has"
-            f" {self.small / self.large:.0%} of its parameters."
-        )
+        hidden = {"weight": _HIDDEN_STATES} if has_places else None
+        self._set(
+            "train.distillation", {"student": 0.0, "hidden_states": hidden},
+            f"The target, with {self.small / self.large:.0%} of the reference's parameters, learns its"
+            f" distribution{' and hidden states' if has_places else ''}.",
+        )  # fmt: skip
+
+    def _tune(self) -> None:
+        needed = _TRAINED_BYTES * self.large
+        if needed <= self.facts.memory:
+            settings = {"length": "1 epochs", "batch": self._batch(self.facts.tokens)}
+            why = "The reference is tuned on the text first, up to where held-out text says to stop."
+            self._set("reference.tune", settings, why)
+        elif "reference.tune" in self.asked:
+            self.reasons.append(
+                f"The reference is not tuned: training it takes {short(needed)}B of memory, and"
+                f" {short(self.facts.memory)}B may be used."
+            )
+
+    def _lengths(self, kind: str) -> None:
+        """Epochs, batch and learning rate."""
+        tokens, epochs = self.facts.tokens, 1
+        if kind == "distilled":
+            ratio = math.inf if tokens is None else self.small / tokens
+            epochs = min(_MOST_EPOCHS, max(1, round(min(ratio, 1e9) ** _EPOCHS_POWER)))
+        of = "" if tokens is None else f" of {short(tokens)} tokens"
+        self._set("train.length", f"{epochs} epochs", f"The training takes {many(epochs, 'epoch')}{of}.")
+        self._set("train.batch", self._batch(self._total()))
+        if self.hidden_size:
+            self._set("train.optimizer.learning_rate", float(f"{_RATE_TIMES_WIDTH / self.hidden_size:.1g}"))
+
+    def _total(self) -> float | None:
+        """The tokens of the training, as decided or asked for; None where the text or the batch must be known first."""
+        decided = self.settings.get("train.length")
+        length = self.recipe.train.length if decided is None else parse_size(decided, ("epochs",))
+        if length.unit == "tokens":
+            return length.amount
+        if length.unit == "epochs" and self.facts.tokens is not None:
+            return length.amount * self.facts.tokens
+        return None
+
+    def _batch(self, total: float | None) -> str:
+        """A batch with which a training on so many tokens has about a thousand steps."""
+        train = self.recipe.train
+        if total is None:
+            return "8 sequences"
+        sequences = math.floor(total / _STEPS / train.sequence_length)
+        sequences = 2 ** int(math.log2(max(1, min(_MOST_SEQUENCES, sequences))))
+        return f"{sequences if train.micro_batch == 'auto' else max(sequences, train.micro_batch)} sequences"
+
+    def _steps(self) -> float | None:
+        """The steps of the training, as decided or asked for; None where they are not known yet."""
+        train, total = self.recipe.train, self._total()
+        if "train.length" not in self.settings and train.length.unit == "steps":
+            return train.length.amount
+        batch = self.settings.get("train.batch")
+        sequences = train.batch_sequences if batch is None else parse_size(batch, ("sequences",)).count
+        return None if total is None else total / sequences / train.sequence_length
 
     def _refit(self) -> None:
-        """The kept blocks are refitted where that is possible."""
-        inherit, grow = self.recipe.inherit, self.recipe.grow
+        """The kept blocks are refitted where the training is short, and where that is possible."""
+        inherit, grow, steps = self.recipe.inherit, self.recipe.grow, self._steps()
         if inherit.submodules != "all" or inherit.width != "full" or inherit.choose == "stacked":
             return
-        if grow is not None and grow.start == "trained":
+        if "inherit.refit" not in self.asked or (grow is not None and grow.start == "trained"):
+            return
+        if steps is None or steps > _REFIT_STEPS:
+            self.reasons.append(f"Blocks are not refitted: that helps trainings of up to {_REFIT_STEPS} steps.")
             return
         try:
             skeleton = build_skeleton(self.reference, self.models.trust)
@@ -169,35 +223,5 @@ class _Decision:
             return
         if any(names):
             tokens = _REFIT_TOKENS if self.facts.tokens is None else min(_REFIT_TOKENS, self.facts.tokens)
-            self.settings["inherit.refit"] = f"{tokens} tokens"
-            self.reasons.append(f"Kept blocks are refitted on {tokens:,} tokens to stand in for the dropped ones.")
-
-    def _lengths(self, kind: str) -> None:
-        """Epochs, batch and learning rate."""
-        tokens, epochs = self.facts.tokens, 1.0
-        if kind == "distilled":
-            epochs = float(_MOST_EPOCHS)
-            if tokens is not None:
-                epochs = float(min(_MOST_EPOCHS, max(1, round((self.small / tokens) ** _EPOCHS_POWER))))
-        if "train.length" in self.asked:
-            self.settings["train.length"] = f"{epochs:g} epochs"
-            of = "" if tokens is None else f" of {short(tokens)} tokens"
-            self.reasons.append(f"The training takes {many(int(epochs), 'epoch')}{of}.")
-        else:
-            length = self.recipe.train.length
-            epochs = length.amount if length.unit == "epochs" else 0.0
-        self.settings["train.batch"] = self._batch(epochs)
-        if self.hidden_size:
-            self.settings["train.optimizer.learning_rate"] = float(f"{_RATE_TIMES_WIDTH / self.hidden_size:.1g}")
-
-    def _batch(self, epochs: float) -> str:
-        """A batch with which a training of so many epochs has about a thousand steps; 0: the recipe's own length."""
-        train, tokens = self.recipe.train, self.facts.tokens
-        total: float | None = None if tokens is None else epochs * tokens
-        if not epochs:
-            total = train.tokens_asked(0) if train.length.unit == "tokens" else None
-        if total is None:
-            return "8 sequences"
-        sequences = math.floor(total / _STEPS / train.sequence_length)
-        sequences = 2 ** int(math.log2(max(1, min(_MOST_SEQUENCES, sequences))))
-        return f"{sequences if train.micro_batch == 'auto' else max(sequences, train.micro_batch)} sequences"
+            why = f"Kept blocks are refitted on {tokens:,} tokens to stand in for the dropped ones."
+            self._set("inherit.refit", f"{tokens} tokens", why)

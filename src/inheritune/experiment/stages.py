@@ -73,10 +73,13 @@ class Stages:
         spent: dict[str, int] = {}
         if stage.insert_trained and previous is not None:
             keys = ["tokens", "steps", "flops"]
-            if previous.teacher_outputs == "online":  # stored outputs are computed once for all rounds
+            if not shares_outputs(previous.teacher_outputs, training):
                 keys.append("teacher_flops")
+            keys.append("teacher_head_flops")
             spent = {
-                f"{key}_before": getattr(previous, key) + (getattr(previous, f"{key}_before") or 0) for key in keys
+                f"{key}_before": value + (getattr(previous, f"{key}_before") or 0)
+                for key in keys
+                if (value := getattr(previous, key)) is not None
             }
         inherited = None if stage.weights == "random" else list(stage.blocks)
         return RoundResult.of(result, folder=stage.folder, blocks=inherited, **spent)
@@ -140,6 +143,15 @@ class Stages:
         assert result is not None
         place = str(self.folder / result.folder / "model")
         return Reference(path=place, trust_remote_code=self.context.trust_remote_code)
+
+
+def shares_outputs(outputs: str | None, training: Training) -> bool:
+    """Whether a teacher's outputs (`TrainingResult.teacher_outputs`) are computed once for all stages of an arm.
+
+    With hidden states each stage learns from other blocks.
+    """
+    asked = training.distillation
+    return outputs == "stored" and asked is not None and asked.hidden_states is None
 
 
 def _config_of(source: "Reference | PreTrainedModel") -> "PretrainedConfig":

@@ -136,9 +136,10 @@ def _train(run: TrainingRun, context: RunContext) -> TrainingCost:
     done, tokens = progress.step, progress.step * settings.batch_tokens
     if done < steps:
         logger.info(f"{run.name}: ended after {done:,} of {steps:,} steps, as its curve shows that it cannot match")
-        teaching |= {"planned_steps": steps}
-        if teaching.get("teacher_outputs") == "online":
-            teaching["teacher_flops"] = teaching["teacher_flops"] * done // steps
+        shared = {"teacher_flops"} if teaching.get("teacher_outputs") == "stored" else set()  # made once for all
+        by_step = {key for key in teaching if key.endswith("_flops")} - shared
+        teaching |= {key: teaching[key] * done // steps for key in by_step}
+        teaching["planned_steps"] = steps
     return TrainingCost(
         layers=layers,
         parameters=size,

@@ -58,7 +58,7 @@ class TeacherNeeds:
 
     `temperature`, if not None, is that of the distributions: of the `top_k` most probable entries and all others as
     one, or (`top_k` None) of the whole vocabulary. `hidden_states` are blocks of the teacher, counted from 0, whose
-    outputs are needed; only a teacher that runs on every batch has them.
+    outputs are needed.
     """
 
     temperature: float | None = None
@@ -84,7 +84,9 @@ class Taught(Protocol):
 
     @property
     def hidden_states(self) -> "Mapping[int, torch.Tensor]":
-        """The outputs (B, T, D) of the blocks that were asked for, by their numbers."""
+        """The outputs of the blocks that were asked for, by their numbers, at the N inputs that predict the tokens
+        (N, D).
+        """
 
     def distribution(self, tokens: slice) -> "Distribution":
         """The distribution of some of the B x L predicted tokens."""

@@ -56,8 +56,9 @@ class Distillation(Part):
     probabilities. null: the whole vocabulary."""
     outputs: Literal["auto", "stored", "online"] = "auto"
     """stored: the teacher's outputs for all training sequences are computed once, and read by every training of the
-    run. online: the teacher passes every batch anew. auto: whichever takes less time by an estimate that is printed.
-    Hidden states are not stored, so auto is online with them."""
+    run that needs the same. online: the teacher passes every batch anew. auto: whichever takes less time by an estimate
+    that is printed. Stored are its final hidden states, from which its head computes the distribution again, or the
+    top_k where these take less."""
     hidden_states: HiddenStates | None = None
     """Learn the teacher's hidden states too, such as {weight: 10}. null: its distribution alone."""
 
@@ -72,12 +73,6 @@ class Distillation(Part):
             raise ValueError("student: with 1 the teacher would have no share; give less, or add hidden_states")
         elif self.student == 1 and (self.temperature != 1 or self.top_k is not None):
             raise ValueError("student: with 1 there is no KL for temperature and top_k; remove these, or give less")
-        return self
-
-    @model_validator(mode="after")
-    def _hidden_states_are_not_stored(self) -> Self:
-        if self.hidden_states is not None and self.outputs == "stored":
-            raise ValueError("outputs: stored, and hidden_states are not stored; give online or auto")
         return self
 
 

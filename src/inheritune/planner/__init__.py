@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from inheritune import lazy
 
 if TYPE_CHECKING:
-    from inheritune.planner.costs import SUMS, Conditions, Planned, Taught, counted_flops, figures
+    from inheritune.planner.costs import SUMS, Conditions, HeadRuns, Planned, Taught, counted_flops, figures
     from inheritune.planner.devices import (
         DEVICES,
         Device,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from inheritune.arch import flops_per_token
 from inheritune.planner.devices import Device
@@ -20,6 +20,9 @@ AGREES = 0.02
 ASSUMED_TOKENS = 10**9
 """What is priced where nobody knows how much text there is."""
 
+HeadRuns = Literal["in passes", "at each use", "never"]
+"""When a teacher's head computes distributions."""
+
 SUMS = ("least", "most")
 """What a plan adds up: the trainings that are certain, and all that there may be."""
 
@@ -32,6 +35,9 @@ class Taught:
     """Whom a training learns from. `stored_tokens`: those of the text, for which its outputs are computed once, for all
     trainings that share them, and take `bytes` on the disk; None where it passes every batch. There are `seeds` of it,
     as of an arm that is trained with several: each has outputs of its own.
+
+    Its head computes distributions in its passes, at each use of stored hidden states, or never, where nothing but
+    hidden states is learnt. `blocks` are those whose hidden states are stored.
     """
 
     name: str
@@ -39,11 +45,26 @@ class Taught:
     stored_tokens: int | None = None
     bytes: int = 0
     seeds: int = 1
+    head_runs: HeadRuns = "in passes"
+    blocks: tuple[int, ...] = ()
 
     def flops_per_token(self, sequence_length: int) -> float:
-        """FLOPs of a forward pass, by the convention."""
+        """FLOPs of a pass, by the convention."""
         active = sum(part.size * part.share for part in self.profile.parts())
-        return flops_per_token(self.profile.config, active, sequence_length) / 3
+        whole = flops_per_token(self.profile.config, active, sequence_length) / 3
+        return whole if self.head_runs == "in passes" else whole - 2 * self.profile.head_size
+
+    @property
+    def flops_per_use(self) -> int:
+        """FLOPs of a stored token at each use."""
+        return 2 * self.profile.head_size if self.head_runs == "at each use" else 0
+
+    @property
+    def held(self) -> int:
+        """Parameters in the device's memory while a model learns."""
+        if self.stored_tokens is None:
+            return self.profile.size()
+        return self.profile.head_size if self.head_runs == "at each use" else 0
 
 
 @dataclass(frozen=True)
@@ -136,6 +157,7 @@ def figures(planned: Planned, conditions: Conditions) -> dict[str, Any]:
             "name": teacher.name,
             "outputs": "online" if teacher.stored_tokens is None else "stored",
             "flops": _teacher_flops(planned),
+            "head_flops": planned.tokens * teacher.flops_per_use,
         },
         "device_flops": planned.tokens * work * (1 + again) + judged * work / 3,
         "disk": {
@@ -147,7 +169,7 @@ def figures(planned: Planned, conditions: Conditions) -> dict[str, Any]:
 
 
 def _teacher_flops(planned: Planned) -> float:
-    """FLOPs of a training's teacher with one seed."""
+    """FLOPs of the passes of a training's teacher with one seed."""
     teacher = planned.teacher
     if teacher is None:
         return 0.0
@@ -165,6 +187,7 @@ def teacher_flops(trainings: Sequence[Planned], key: str) -> float:
                 total += _teacher_flops(planned) * planned.seeds
             else:
                 shared[teacher] = _teacher_flops(planned) * teacher.seeds
+                total += planned.tokens * teacher.flops_per_use * planned.seeds
     return total + sum(shared.values())
 
 
@@ -226,7 +249,7 @@ def memory_config_of(planned: Planned, precision: str, devices: int = 1, sharded
     return MemoryConfig(
         precision, min(training.micro_batch_sequences, share), training.sequence_length, training.optimizer,
         training.activation_checkpointing, devices, sharded,
-        teacher=teacher.profile.size() if teacher is not None and teacher.stored_tokens is None else 0,
+        teacher=0 if teacher is None else teacher.held,
         teacher_states=learnt,
     )  # fmt: skip
 

@@ -88,8 +88,9 @@ def _tokens(
     again = setup.activation_checkpointing and not training.activation_checkpointing
     work, teacher = estimate["device_flops"] - estimate["evaluation_flops"], estimate["teacher"]
     each = work / planned.tokens * (4 / 3 if again else 1)
-    if teacher is not None and teacher["outputs"] == "online":
-        each += teacher["flops"] / planned.tokens
+    if teacher is not None:
+        passes = teacher["flops"] if teacher["outputs"] == "online" else 0
+        each += (passes + teacher["head_flops"]) / planned.tokens
     rates = device.rates(resolved(training.precision, device))
     share = work / estimate["device_flops"]  # the rest is for judging
     tokens = [3600 * hours * rate * conditions.devices * share / each for rate in rates]

@@ -20,7 +20,7 @@ class Memory:
 
     `working` is what copies of weights in another precision take (with FSDP those that are gathered at once, and
     gradients on their way), and what a block's backward pass takes beyond the loss's. `teacher` are the weights of one
-    that passes every batch, whole on each device, and its hidden states that are learnt.
+    that passes every batch, or of its head alone, whole on each device, and its hidden states that are learnt.
     """
 
     weights: float
@@ -41,7 +41,7 @@ class Memory:
 class MemoryConfig:
     """How a model is trained, as far as memory goes: `devices` above 1 share it by FSDP (`sharded` for FSDP on one).
 
-    `teacher` are the parameters of a teacher that passes every batch, `teacher_states` the numbers of its hidden states
+    `teacher` are the parameters of a teacher that are in memory, `teacher_states` the numbers of its hidden states
     that are learnt, for each token.
     """
 

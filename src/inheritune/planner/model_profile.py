@@ -12,6 +12,7 @@ from inheritune.arch import (
     differences,
     find_structure,
     packed_dimension,
+    plain_linear,
     shares_of_tokens,
 )
 
@@ -63,6 +64,16 @@ class ModelProfile:
     def depth(self) -> int:
         """The number of blocks."""
         return len(self._blocks)
+
+    @property
+    def head(self) -> "torch.nn.Linear | None":
+        """The linear layer that makes logits of the final hidden states; None where no such layer does it alone."""
+        return plain_linear(self._model)
+
+    @property
+    def head_size(self) -> int:
+        """The number of parameters of `head`; 0 without one."""
+        return 0 if self.head is None else sum(parameter.numel() for parameter in self.head.parameters())
 
     def size(self, kept: Sequence[int] | None = None) -> int:
         """The number of parameters of a model of the blocks `kept` (default: all)."""

@@ -116,7 +116,7 @@ def _arm_row(arm: Arm, narrow: bool) -> dict[str, str]:
     row = _row(arm.name, arm)
     row["arm" if narrow else "tokens"] += "" if arm.equal else " *"
     return row | verdict | {
-        "teacher's": "" if arm.teacher_flops is None else f"{arm.teacher_flops:.2g}",
+        "teacher's": "" if arm.all_teacher_flops is None else f"{arm.all_teacher_flops:.2g}",
         "± seeds": "" if arm.val_loss_margin_seeds is None else f"{arm.val_loss_margin_seeds:.4f}",
         "gap": with_error(arm.gap, arm.gap_se, sign=True),
         "speed-up": speed_up_cell(arm),

@@ -162,7 +162,8 @@ def model_row(name: str, model: ReferenceSummary | TrainedSummary, narrow: bool 
     if isinstance(model, TrainedSummary):
         row["gap"] = with_error(model.gap, model.gap_se, sign=True)
         row["decision"] = model.decision
-        if model.teacher_flops is not None:
+        if (teacher := model.all_teacher_flops) is not None:
+            teacher += (model.teacher_flops_before or 0) + (model.teacher_head_flops_before or 0)
             shared = " (shared)" if model.teacher_outputs == "stored" else ""  # computed once for all models
-            row["teacher FLOPs"] = f"{model.teacher_flops + (model.teacher_flops_before or 0):.2g}{shared}"
+            row["teacher FLOPs"] = f"{teacher:.2g}{shared}"
     return row

@@ -35,6 +35,7 @@ class TrainedSummary(ComparedLoss, TrainingSpent, Sized):
     steps_before: int | None = None
     flops_before: int | None = None
     teacher_flops_before: int | None = None
+    teacher_head_flops_before: int | None = None
     model: str
     """Folder of the model, from that of the run."""
 

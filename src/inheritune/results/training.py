@@ -26,11 +26,20 @@ class Spent(ResultPart):
     teacher_outputs: str | None = None
     """`online` or `stored`: where a teacher's outputs came from. Absent without a teacher."""
     teacher_flops: int | float | None = None
+    """FLOPs of the teacher's passes. Those of stored outputs are spent once for all trainings that share them."""
+    teacher_head_flops: int | float | None = None
+    """FLOPs of the teacher's head, which computes distributions from stored hidden states at each use. Absent where it
+    does not."""
     teacher_seconds: float | None = None
     """The time to compute stored outputs; absent for online ones."""
     tokens_per_second: float | None
     seconds: float
     """The time of the steps alone."""
+
+    @property
+    def all_teacher_flops(self) -> int | float | None:
+        """FLOPs of the teacher's passes and of its head; None without a teacher."""
+        return None if self.teacher_flops is None else self.teacher_flops + (self.teacher_head_flops or 0)
 
 
 class TrainingSpent(Spent):
@@ -42,6 +51,7 @@ class TrainingSpent(Spent):
     teacher_flops: int | None = None
     planned_steps: int | None = None
     """Steps that were asked for; absent unless the training ended before them, as it could not match."""
+    teacher_head_flops: int | None = None
 
 
 class Sized(ResultPart):
@@ -134,6 +144,7 @@ class RoundResult(TrainingResult):
     steps_before: int | None = None
     flops_before: int | None = None
     teacher_flops_before: int | None = None
+    teacher_head_flops_before: int | None = None
 
 
 class UntunedReference(Loss):

@@ -139,17 +139,13 @@ class Objective(torch.nn.Module):
         places: torch.Tensor | None,
     ) -> LossInputs:  # fmt: skip
         """The inputs of losses on the whole batch."""
-
-        def aligned(states: "dict[int, torch.Tensor]") -> dict[int, torch.Tensor]:
-            return {block: at_places(one, places).flatten(0, 1) for block, one in states.items()}
-
         # 1 for each position up to the last target that counts, 0 for padding and for rows that fill up a batch
         attended_BT = (targets_BT >= 0).int().flip(1).cummax(dim=1).values.flip(1)
-        own = aligned(self._kept)
+        own = {block: at_places(states, places).flatten(0, 1) for block, states in self._kept.items()}
         self._kept.clear()
         return LossInputs(
             targets_N, attended_BT, getattr(outputs, "router_logits", None) or (), own,
-            {} if taught is None else aligned(dict(taught.hidden_states)),
+            {} if taught is None else taught.hidden_states,
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ def section(shown: Shown) -> Section:
     for name, one in entries(state):
         if one.flops is None or one.seconds is None:
             continue
-        teacher = one.teacher_flops if isinstance(one, TrainedSummary) else None
+        teacher = one.all_teacher_flops if isinstance(one, TrainedSummary) else None
         cells = (
             name, f"{one.tokens:,}", f"{one.steps:,}", f"{one.flops:.3g}", "" if teacher is None else f"{teacher:.3g}",
             duration(one.seconds), f"{one.tokens_per_second:,.0f}",

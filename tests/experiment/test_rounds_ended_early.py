@@ -54,12 +54,14 @@ def test_a_hopeless_round_ends_and_the_last_one_does_not(text: Path, tmp_path: P
     assert any("ended early" in row[0] for row in table(found).rows)
 
 
+@pytest.mark.long
 def test_without_the_key_no_round_ends_early(text: Path, tmp_path: Path) -> None:
     found = run(recipe(text, stop_early=False), tmp_path / "run")
     assert [one.steps for one in found.rounds] == [80, 80]
     assert [one.planned_steps for one in found.rounds] == [None, None]
 
 
+@pytest.mark.long
 def test_stopped_before_the_round_was_recorded_it_ends_at_the_same_step(text: Path, tmp_path: Path) -> None:
     def stop(line: str) -> None:
         if "as its curve shows" in line:
@@ -77,6 +79,7 @@ def test_stopped_before_the_round_was_recorded_it_ends_at_the_same_step(text: Pa
         }
 
 
+@pytest.mark.long
 def test_a_teacher_is_counted_as_far_as_it_taught(text: Path, tmp_path: Path) -> None:
     found = run(recipe(text, distillation={"outputs": "online"}), tmp_path / "run")
     first, last = found.rounds

@@ -34,6 +34,7 @@ def losses(folder: Path, sequences: Sequences) -> list[float]:
     return means
 
 
+@pytest.mark.long
 def test_the_tuned_reference_is_source_teacher_and_measure(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_tuning_that_diverges_ends_with_the_best_weights_before(
     assert found.reference.val_loss <= found.reference.untuned.val_loss
 
 
+@pytest.mark.long
 def test_an_interrupted_tuning_resumes_to_the_same_weights(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:

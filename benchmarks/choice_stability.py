@@ -12,6 +12,7 @@ import json
 import time
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from inheritune.corpus import sample_text
 from inheritune.recipe import Inherit, Reference, check
 from inheritune.report import spans
 
-Choice = dict[str, object]
+Choice = dict[str, Any]
 
 
 def main() -> None:
@@ -56,20 +57,26 @@ def part(text: Path, number: int, of: int, folder: Path) -> Path:
 
 
 def measured(given: argparse.Namespace, text: Path, draw: int, file: Path) -> Choice:
-    if file.exists():
-        return dict(json.loads(file.read_text()))
+    found: Choice = json.loads(file.read_text()) if file.exists() else chosen(given, text, draw, file)
+    if "untrained" not in found:
+        found["untrained"] = judged(given, found["blocks"])
+        file.write_text(json.dumps(found))
+    return found
+
+
+def chosen(given: argparse.Namespace, text: Path, draw: int, file: Path) -> Choice:
     fields = {
         "layers": given.layers, "choose": "auto", "calibration": given.calibration, "recovery": given.recovery,
     }  # fmt: skip
-    calibration = part(text, draw, given.draws + 1, given.out)
+    calibration, drops = part(text, draw, given.draws + 1, given.out), file.with_suffix(".drops.json")
     began = time.process_time()
-    chosen = choose(
-        given.model, check(Inherit, fields, "choices"), text=calibration, progress=file.with_suffix(".drops.json")
-    )
-    found: Choice = {"blocks": chosen.blocks, "dropped": [one.block for one in chosen.dropped], "trials": chosen.trials}
-    found["processor_seconds"] = round(time.process_time() - began, 1)
-    found["untrained"] = judged(given, chosen.blocks)
+    choice = choose(given.model, check(Inherit, fields, "choices"), text=calibration, progress=drops)
+    found = {
+        "blocks": choice.blocks, "dropped": [one.block for one in choice.dropped], "trials": choice.trials,
+        "processor_seconds": round(time.process_time() - began),
+    }  # fmt: skip
     file.write_text(json.dumps(found))
+    drops.unlink()
     return found
 
 
@@ -88,8 +95,8 @@ def judged(given: argparse.Namespace, blocks: list[int]) -> dict[str, float]:
 
 
 def row(name: str, choice: Choice) -> str:
-    losses = " | ".join(f"{loss:.3f}" for loss in choice["untrained"].values())  # type: ignore[attr-defined]
-    return f"| {name} | {spans(choice['blocks'])} | {losses} | {choice['trials']} | {choice['processor_seconds']} |"  # type: ignore[arg-type]
+    losses = " | ".join(f"{loss:.3f}" for loss in choice["untrained"].values())
+    return f"| {name} | {spans(choice['blocks'])} | {losses} | {choice['trials']} | {choice['processor_seconds']} |"
 
 
 def show(choices: dict[str, Choice], texts: list[str]) -> None:
@@ -98,7 +105,7 @@ def show(choices: dict[str, Choice], texts: list[str]) -> None:
     for name, choice in choices.items():
         print(row(name, choice))
     for (one, first), (other, second) in combinations(choices.items(), 2):
-        print(f"{one}, {other}: {len({*first['blocks']} & {*second['blocks']})} blocks in common")  # type: ignore[misc]
+        print(f"{one}, {other}: {len({*first['blocks']} & {*second['blocks']})} blocks in common")
 
 
 if __name__ == "__main__":

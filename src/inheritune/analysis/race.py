@@ -15,7 +15,7 @@ TOKENS = 512
 
 _STRETCH = 32  # tokens, taken together for standard errors, as the differences of neighbours are alike
 _FEWEST = 8  # stretches that a standard error is taken from
-_CLEAR = 3.0  # standard errors of the paired difference
+_CLEAR = 2.0  # standard errors of the paired difference
 
 
 @dataclass

@@ -21,26 +21,24 @@ Loss = Callable[[frozenset[int]], float]
 
 
 class Made:
-    """Trials with a made-up loss of the set of blocks dropped."""
+    """Trials with a made-up loss of the set of blocks dropped, on one token."""
 
     def __init__(self, total: int, loss: Loss) -> None:
         self.kept, self.loss, self.runs = list(range(total)), loss, 0
-        self.total = total
-        self.losses = self._of(self.kept)
+        self.total, self.parts = total, 1
+        self.whole_loss = loss(frozenset())
 
-    def _of(self, kept: list[int]) -> torch.Tensor:
-        return torch.tensor([self.loss(frozenset(range(self.total)) - frozenset(kept))], dtype=torch.float64)
-
-    def without(self, block: int) -> Any:
+    def rises(self, block: int, part: int) -> tuple[torch.Tensor, torch.Tensor]:
         self.runs += 1
-        return self._of([other for other in self.kept if other != block]), None
+        gone = frozenset(range(self.total)) - frozenset(self.kept)
+        after = torch.tensor([self.loss(gone | {block})], dtype=torch.float64)
+        return after - self.loss(gone), after - self.whole_loss
 
     def influence(self, block: int) -> float:
         return float(-block)  # says nothing of what the blocks are worth
 
-    def drop(self, block: int, losses: torch.Tensor, states: Any) -> None:
+    def drop(self, block: int) -> None:
         self.kept.remove(block)
-        self.losses = losses
 
     def recover(self) -> None:
         pass

@@ -86,19 +86,18 @@ def test_blocks_that_see_more_than_hidden_states_take_whole_passes() -> None:
     trials = Trials(model, as_rows(tokens_BT))
     assert not trials.resumes
     for block in range(4):
-        found = trials.without(block)[0].tolist()
+        found = trials.without(block).tolist()
         layers = without(model, block)
         expected = losses_by_hand(model, tokens_BT)
         model.model.layers = layers
         assert found == pytest.approx(expected, abs=2e-5)
-    losses, states = trials.without(2)
-    trials.drop(2, losses, states)
+    trials.drop(2)
     layers = without(model, 2)
     shorter = model.model.layers
     model.model.layers = torch.nn.ModuleList([shorter[0], shorter[2]])
     expected = losses_by_hand(model, tokens_BT)
     model.model.layers = layers
-    assert trials.without(1)[0].tolist() == pytest.approx(expected, abs=2e-5)
+    assert trials.without(1).tolist() == pytest.approx(expected, abs=2e-5)
     assert [block.__dict__["forward"] for block in model.model.layers] == overridden  # a forward of its own stays
 
 
@@ -119,8 +118,7 @@ def test_trials_go_on_from_what_was_dropped() -> None:
     assert trials.losses.shape == (5,)
     dropped: list[int] = []
     for block in (2, 0, 3):  # in the middle, the first, the last
-        losses, states = trials.without(block)
-        trials.drop(block, losses, states)
+        trials.drop(block)
         dropped.append(block)
         kept = [other for other in range(4) if other not in dropped]
         assert trials.kept == kept

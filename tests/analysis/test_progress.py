@@ -79,7 +79,7 @@ def test_a_drop_that_a_signal_keeps_from_being_saved_is_not_said_to_be_kept(tmp_
     assert (tmp_path / "drops.json").exists() == (at == 2)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"format": 1}', "{"])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"format": 2}', "{"])
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "drops.json"
     file.write_text(content, encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inheritune.arch import Head, block_modules, check_room, hidden_of, replaced_forwards, split_head
-from inheritune.data import Examples
+from inheritune.data import IGNORED, Examples
 from inheritune.errors import RunError
 
 if TYPE_CHECKING:
@@ -28,26 +28,32 @@ class Partial:
     """A model on one batch of examples, with any of its blocks skipped.
 
     A skipped block returns its input. The model's own forward runs, so masks, positions and whatever else an
-    architecture gives its blocks are right. The model does not change; it has to be in evaluation mode. `whole` has the
-    losses (B,) with all blocks, `states` the input of each block and the last output. Raises RunError for a loss that
-    is not finite.
+    architecture gives its blocks are right. The model does not change; it has to be in evaluation mode. `whole_BT` has
+    the losses of tokens with all blocks, `whole` their means (B,), `states` the input of each block and the last
+    output; `counts_BT` says which tokens count. `like` is the same model on other examples: what that found out
+    about the model is not tried again. Raises RunError for a loss that is not finite.
     """
 
-    def __init__(self, model: "PreTrainedModel", examples: Examples) -> None:
+    def __init__(self, model: "PreTrainedModel", examples: Examples, like: "Partial | None" = None) -> None:
         self.model, self.blocks = model, block_modules(model)
         self.examples = examples.to(model.device)
         self.count = len(self.blocks)
-        self._head = split_head(model)
+        self.counts_BT = self.examples.targets != IGNORED
+        self._head: Head = split_head(model) if like is None else like._head
         self._extras: dict[int, tuple[Any, ...] | None] = {}  # what blocks return beside hidden states; None: nothing
         everything = range(self.count)
         self.resumes = False
         self.states: list[torch.Tensor] = []
-        self.whole = self.losses(everything, states=self.states)
+        self.whole_BT = self.token_losses(everything, states=self.states)
+        self.whole = self.means(self.whole_BT)
         if not bool(self.whole.isfinite().all()):
             what = f"the loss of a sequence is {self.whole[~self.whole.isfinite()][0].item()}"
             raise RunError(
                 "analysis", what, "check the model's weights, and whether its head forbids tokens of the text"
             )
+        if like is not None:
+            self.resumes = like.resumes
+            return
         # Whether blocks take only their input from the blocks before them: tried at the second block, in the middle
         # and at the last. If they take more, every forward begins at the first block, which is slower.
         self.resumes = True
@@ -59,15 +65,25 @@ class Partial:
         self, kept: Collection[int], begin: int = 0, hidden: torch.Tensor | None = None,
         states: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """The mean loss of each sequence (B,) in nats a token, in float64, with the blocks `kept` alone.
+        """The mean loss of each sequence (B,) in nats a token, in float64: the means of `token_losses`."""
+        return self.means(self.token_losses(kept, begin, hidden, states))
+
+    def means(self, losses_BT: torch.Tensor) -> torch.Tensor:
+        """The mean over the tokens of each sequence (B,) that count, in float64."""
+        return losses_BT.double().sum(1) / self.examples.counts
+
+    def token_losses(
+        self, kept: Collection[int], begin: int = 0, hidden: torch.Tensor | None = None,
+        states: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        """The loss of each token (B, T) in nats with the blocks `kept` alone.
 
         With `hidden`, the input of block `begin`, the forward begins there; `kept` must name the blocks before it too.
         The input of each block from `begin` on, kept or not, and the last output are appended to `states`.
         """
         start = begin if hidden is not None and self.resumes else 0
         with torch.no_grad(), self._running(set(kept), start, hidden, begin, states):
-            losses_BT = losses_of_tokens(self.model, self._head, self.examples.inputs, self.examples.targets)
-            return losses_BT.double().sum(1) / self.examples.counts
+            return losses_of_tokens(self.model, self._head, self.examples.inputs, self.examples.targets)
 
     def loss_with_gradients(self, kept: Collection[int], examples: Examples) -> torch.Tensor:
         """The mean loss of other examples, in nats a token, with the blocks `kept` alone, and gradients."""

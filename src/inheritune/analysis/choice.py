@@ -16,6 +16,7 @@ from inheritune.analysis.forward_statistics import pass_through
 from inheritune.analysis.measures import is_lazy
 from inheritune.analysis.order import order_by, search
 from inheritune.analysis.progress import Progress, open_progress
+from inheritune.analysis.race import TOKENS
 from inheritune.analysis.recovery import Recovery
 from inheritune.arch import layer_count
 from inheritune.data import Rows
@@ -84,8 +85,8 @@ def _chosen(
     # around all trials, so that autocast rounds the weights once
     with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
         if spec.choose == "auto":
-            trials = Trials(tried, seen, micro_batch, recovery)
-            start = float(trials.losses.mean())
+            trials = Trials(tried, _shuffled(seen), min(micro_batch, max(1, TOKENS // rows.sequence_length)), recovery)
+            start = trials.whole_loss
             logger.info(f"choosing blocks: loss {start:.3f} with all {total}")
             if not trials.resumes:
                 what = "blocks take more than the output of the one before: each trial is a whole pass"
@@ -139,6 +140,11 @@ def divide(rows: Rows, spec: Inherit) -> tuple[Rows, Rows]:
     seen = np.zeros(len(rows), bool)
     seen[np.arange(count) * len(rows) // count] = True
     return rows.rows(seen), rows.rows(~seen)
+
+
+def _shuffled(rows: Rows) -> Rows:
+    """In an order in which the first sequences are from all over the text."""
+    return rows.rows(np.random.default_rng(0).permutation(len(rows)))
 
 
 def reason(dropped: Sequence[Dropped], lazy: Sequence[int], choose: str) -> str:

@@ -6,12 +6,14 @@ order, each at its place.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from inheritune.analysis.pace import Pace
 from inheritune.analysis.progress import Progress
+from inheritune.analysis.race import Runner, finish
 from inheritune.errors import InputError
 from inheritune.results import Dropped
-from inheritune.runlog import logger
+from inheritune.runlog import LiveLine, logger
 
 if TYPE_CHECKING:
     from inheritune.analysis.ablation import Trials
@@ -36,8 +38,9 @@ def search(
     when a block was last tried is a lower bound of its increase now. Candidates are tried from the lowest bound on,
     except those whose bound exceeds the best increase so far (Minoux, Accelerated greedy algorithms, 1978). Losses
     follow this rule only roughly, so the four of lowest bound are tried in any case, and the four of lowest influence
-    on the present hidden states. After each drop the kept blocks may recover (see `Trials.recover`). The search ends
-    when `enough(kept)`; `allowed` tells which sets of blocks make a model.
+    on the present hidden states. They race: all see a part of the text, and only those that are not clearly worse than
+    the best one see the next part (`race.finish`). After each drop the kept blocks may recover (see `Trials.recover`).
+    The search ends when `enough(kept)`; `allowed` tells which sets of blocks make a model.
 
     `progress` is saved after each drop. Drops that it already has are repeated without their trials, and a recovery
     trains again. So an interrupted search ends with the same bits as an uninterrupted one.
@@ -45,62 +48,65 @@ def search(
     Raises InputError where no further block can be dropped.
     """
     progress = progress or Progress()
-    known = list(progress.drops)
-    order: list[Dropped] = []
-    while not enough(trials.kept):
-        best = known[len(order)] if len(order) < len(known) else _round(trials, progress, allowed)
-        if best is None:
-            raise InputError(
-                "choose: auto", f"no block of {trials.kept} can be dropped without changing the others",
-                "ask for more blocks, or choose: first",
-            )  # fmt: skip
-        order.append(best)
-        if len(order) > len(known):
+    count = next((count for count in range(trials.total) if enough(trials.kept[count:])), trials.total)
+    for known in progress.drops:
+        _drop(trials, known, enough)
+    with LiveLine("choosing blocks", count, len(progress.drops)) as line:
+        pace = Pace(line, progress, count, 2 * _LIKELY)
+        while not enough(trials.kept):
+            pace.begin()
+            best = _round(trials, progress, allowed, pace)
+            if best is None:
+                raise InputError(
+                    "choose: auto", f"no block of {trials.kept} can be dropped without changing the others",
+                    "ask for more blocks, or choose: first",
+                )  # fmt: skip
+            pace.searched()
             progress.promises.pop(best.block)
-            progress.drops = list(order)
+            progress.drops.append(best)
             progress.save()
             logger.info(f"dropped {best.block}: {best.increase:+.2f}, loss {best.loss:.3f}")
-        else:
-            trials.drop(best.block, *trials.without(best.block))
-        if not enough(trials.kept):
-            trials.recover()
-    return order
+            _drop(trials, best, enough)
+            pace.recovered()
+        pace.show()
+    return list(progress.drops)
 
 
-def _round(trials: "Trials", progress: Progress, allowed: Callable[[list[int]], bool]) -> Dropped | None:
-    """Find and drop the next block; None where none may be dropped."""
-    promises, base = progress.promises, float(trials.losses.mean())
-    order = sorted(trials.kept, key=lambda block: promises.get(block, float("-inf")))
+def _drop(trials: "Trials", best: Dropped, enough: Callable[[list[int]], bool]) -> None:
+    trials.drop(best.block)
+    if not enough(trials.kept):
+        trials.recover()
+
+
+def _round(trials: "Trials", progress: Progress, allowed: Callable[[list[int]], bool], pace: Pace) -> Dropped | None:
+    """Find the next block to drop; None where none may be dropped."""
+    promises = progress.promises
+    order = sorted(trials.kept, key=lambda block: promises.get(block, -math.inf))
     likely = {*order[:_LIKELY], *sorted(trials.kept, key=trials.influence)[:_LIKELY]}
     order = [block for block in order if block in likely] + [block for block in order if block not in likely]
-    best: tuple[float, int] | None = None
-    held: Any = None
+    runners: list[Runner] = []
     for block in order:
-        weight = 1 + _SEAM * seams_made(block, trials.kept, trials.total)
-        if best is not None and block not in likely and best[0] <= _weighed(promises.get(block, float("-inf")), weight):
+        runner = Runner(block, 1 + _SEAM * seams_made(block, trials.kept, trials.total))
+        least = runner.counted(promises.get(block, -math.inf))
+        if runners and block not in likely and min(one.counted() for one in runners) <= least:
             continue
-        if not allowed([other for other in trials.kept if other != block]):
-            continue
-        losses, states = trials.without(block)
-        progress.trials += 1
-        promises[block] = float(losses.mean()) - base
-        counted = _weighed(promises[block], weight)
-        if best is None or counted < best[0] or math.isnan(best[0]):
-            best, held = (counted, block), (losses, states)
-    if best is None:
+        if allowed([other for other in trials.kept if other != block]):
+            runner.run(trials, 0)
+            progress.trials += 1
+            runners.append(runner)
+            pace.show()
+    if not runners:
         return None
-    trials.drop(best[1], *held)
-    return Dropped(block=best[1], loss=base + promises[best[1]], increase=promises[best[1]])
+    winner = finish(trials, runners, pace.show)
+    promises.update({one.block: one.increase for one in runners})
+    loss = trials.whole_loss + float(winner.over_whole.mean())
+    return Dropped(block=winner.block, loss=loss, increase=winner.increase)
 
 
 def seams_made(block: int, kept: Sequence[int], total: int) -> int:
     """How many seams dropping one of the blocks `kept` adds: 1, 0, or -1."""
     left, right = block - 1 in kept or block == 0, block + 1 in kept or block == total - 1
     return left + right - 1
-
-
-def _weighed(increase: float, weight: float) -> float:
-    return increase * (weight if increase > 0 else 2 - weight)
 
 
 def order_by(values: Sequence[float]) -> list[Dropped]:

@@ -10,7 +10,7 @@ from inheritune.errors import DamagedFile
 from inheritune.results import Dropped
 from inheritune.runlog import read_json, write_json
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from inheritune.redaction import visible, visible_text, without_secrets
@@ -57,8 +57,16 @@ def log_on_terminal(level: int) -> Iterator[None]:
         logger.propagate = propagated
 
 
+class _Left(TimeRemainingColumn):
+    """The remaining time that the task was given, or else what its speed so far predicts."""
+
+    def render(self, task: Task) -> Text:
+        left = task.fields["left"]
+        return super().render(task) if left is None else Text(left, style="progress.remaining")
+
+
 class LiveLine:
-    """The loss, validation loss, tokens per second and remaining time of a training that begins after `done` steps.
+    """The figures and remaining time of work of several steps, such as a training, that begins after `done` steps.
 
     A context manager. Where the log is not on a terminal, these are lines of it.
     """
@@ -75,14 +83,16 @@ class LiveLine:
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=20),
                 TextColumn("{task.completed:,}/{task.total:,}  {task.fields[figures]}"),
-                TimeRemainingColumn(elapsed_when_finished=True),
+                _Left(elapsed_when_finished=True),
                 console=handler.console,
             )
 
     def __enter__(self) -> Self:
         if self._progress is not None:
             self._progress.start()
-            self._task = self._progress.add_task(self._label, total=self._steps, completed=self._done, figures="")
+            self._task = self._progress.add_task(
+                self._label, total=self._steps, completed=self._done, figures="", left=None
+            )
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -90,16 +100,23 @@ class LiveLine:
             self._progress.stop()
 
     def show(self, record: dict[str, Any]) -> None:
-        """Show a metrics record: each one on a terminal, one every 15 seconds elsewhere."""
-        self._done = record["step"]
+        """Show a metrics record of a training: loss, validation loss and tokens per second."""
         if "val_loss" in record:
             self._val = f"  val {record['val_loss']:.3f}"
         rate = f"  {record['tokens_per_second']:,.0f} tok/s" if "tokens_per_second" in record else ""
-        figures = f"loss {record.get('loss', float('nan')):.3f}{self._val}{rate}"
+        self.update(record["step"], f"loss {record.get('loss', float('nan')):.3f}{self._val}{rate}")
+
+    def update(self, done: int, figures: str, left: str | None = None) -> None:
+        """Show figures: each time on a terminal, every 15 seconds and after the last step elsewhere.
+
+        `left` is the remaining time in words, for steps that take different times.
+        """
+        self._done = done
         if self._progress is not None:
-            self._progress.update(self._task, completed=self._done, figures=figures)
-        elif time.monotonic() - self._last >= _PLAIN_SECONDS or self._done == self._steps:
+            self._progress.update(self._task, completed=done, figures=figures, left=left)
+        elif time.monotonic() - self._last >= _PLAIN_SECONDS or done == self._steps:
             self._last = time.monotonic()
-            speed = (self._done - self._first) / max(self._last - self._started, 1e-9)
-            left = (self._steps - self._done) / max(speed, 1e-9)
-            logger.info(f"{self._label}  {self._done:,}/{self._steps:,}  {figures}  {left:,.0f} s left")
+            if left is None:
+                speed = (done - self._first) / max(self._last - self._started, 1e-9)
+                left = f"{(self._steps - done) / max(speed, 1e-9):,.0f} s left"
+            logger.info(f"{self._label}  {done:,}/{self._steps:,}  {figures}  {left}")

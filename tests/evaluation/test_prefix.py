@@ -194,6 +194,7 @@ def test_a_run_judges_and_trains_so(
 ) -> None:
     tree = {
         "reference": str(reference), "data": {"sources": [{"path": str(text)}], "validation": "500 tokens"},
+        "recovery": "paper",
         "inherit": {"layers": 1, "choose": "first"}, "grow": {"until": "max_layers", "max_layers": 1},
         "train": {
             "length": "2 steps", "batch": "2 sequences", "sequence_length": LENGTH, "precision": "float32",
@@ -230,6 +231,7 @@ def test_results_of_earlier_versions_are_not_continued(
     judged = tmp_path / "run" / "reference" / "evaluation.json"
     tree = {
         "reference": str(reference), "data": {"sources": [{"path": str(text)}], "validation": "500 tokens"},
+        "recovery": "paper",
         "train": {"length": "1 steps", "batch": "2 sequences", "sequence_length": LENGTH},
         "evaluate": {"analyze": False, "prompts": [], "every": "1 steps", "sequences": 4},
         "grow": {"until": "max_layers", "max_layers": 1}, "inherit": {"layers": 1}, "hardware": {"device": "cpu"},

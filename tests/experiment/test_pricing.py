@@ -15,7 +15,7 @@ from inheritune.experiment import Suite, load_suite, plan_recipe, plan_suite, ru
 from inheritune.planner import choose_devices
 from inheritune.recipe import Data, Recipe
 from inheritune.results import JudgedArm
-from tiny_suites import make_reference, tiny_suite
+from tiny_suites import make_reference, tiny_suite, without_models
 
 SUITES = Path(__file__).parents[2] / "recipes" / "suites"
 ARMS: list[dict[str, Any]] = [
@@ -300,7 +300,7 @@ def test_every_suite_that_comes_along(file: Path, tmp_path: Path) -> None:
         fields |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
         (tmp_path / "config.json").write_text(json.dumps(fields))
         words = [f"reference={tmp_path}"]
-    suite = load_suite(file, words)
+    suite = load_suite(file, [*words, *without_models(file)])
     found = plan_suite(suite, choose_devices(["A100"]))
     names = [each["name"] for each in found["trainings"]]
     assert names[0] == "reference"

@@ -9,6 +9,7 @@ import yaml
 from inheritune.experiment import Suite, load_suite
 from inheritune.experiment.checks import plan_checked as plan
 from inheritune.runtime import Runtime
+from tiny_suites import without_models
 
 SUITES = Path(__file__).parents[2] / "recipes" / "suites"
 FILES = sorted(SUITES.glob("*.yaml"))
@@ -17,7 +18,11 @@ OF_THE_ISSUE = (
     "low-data", "data", "hyper-parameters",
 )  # fmt: skip
 
-LLAMA_BLOCKS = {"low-data.yaml": 26, "lazy-layers-smollm2.yaml": 30}  # suites whose reference is downloaded
+LLAMA_BLOCKS = {
+    "low-data.yaml": 26,
+    "lazy-layers-smollm2.yaml": 30,
+    "recovery-smollm2.yaml": 30,
+}  # suites whose reference is downloaded
 
 
 def narrow(file: Path, text: Path) -> Suite:
@@ -30,7 +35,7 @@ def narrow(file: Path, text: Path) -> Suite:
     else:
         heads = load_suite(file).reference.train.model["n_head"]  # type: ignore[union-attr]
         words = [f"reference.train.model.n_embd={2 * heads}", "reference.train.tokenizer={vocabulary: 300}"]
-    return load_suite(file, [*words, f"data.sources=[{{path: {text}}}]"])
+    return load_suite(file, [*words, *without_models(file), f"data.sources=[{{path: {text}}}]"])
 
 
 @pytest.mark.long

@@ -20,7 +20,7 @@ test: .venv/installed-dev lint   ## lint, types, import contract, quick tests: a
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long"
 
 check: .venv/installed-dev attack ## what takes long: kills, time limits, compiled training, all families
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m long  # some of these tests wait more than they compute
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 attack: .venv/installed-dev      ## bad inputs and kills at random moments, in two minutes; `python -m tests.attack --help` for more of them
 	$(BIN)/python -m tests.attack

@@ -159,6 +159,7 @@ def test_rounds_end_early_where_there_are_any(text: Path, reference_folder: Path
     assert "grow.stop_early" not in decided(tree | {"grow": {"by": 1, "until": "max_layers"}}).settings
 
 
+@pytest.mark.long
 def test_a_run_decides_says_why_and_resumes(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import layer_count, narrow
@@ -121,7 +122,8 @@ class _Pricing:
         planned = []
         for one, training in zip(arm.stages, trainings, strict=True):
             title = f"{arm.name}, {one.stage.name}" if one.stage.name else arm.name
-            teacher = self._teacher(name or "the reference", arm.teacher, one, training, tokens, own)
+            first = replace(one, source=arm.stages[0].source)  # the arm's source, whose blocks a teacher knows
+            teacher = self._teacher(name or "the reference", arm.teacher, first, training, tokens, own)
             planned.append(self.training(title, one, training, tokens=tokens, seeds=seeds, teacher=teacher))
         return planned
 
@@ -161,7 +163,8 @@ class _Pricing:
         self, name: str, config: "PretrainedConfig | None", one: PlannedStage, training: Training, tokens: int | None,
         seeds: int = 1,
     ) -> Taught | None:  # fmt: skip
-        """What a teacher costs a stage that learns from it; None for one that learns from the text alone.
+        """What a teacher costs a stage that learns from it; None for one that learns from the text alone. The stage's
+        source is that of its arm.
 
         `outputs: auto` is priced as online: outputs are stored only where that takes less time. `precision: auto` is
         bfloat16, as on a GPU, unless the recipe asks for a CPU.

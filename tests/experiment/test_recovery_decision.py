@@ -128,6 +128,14 @@ def test_paper_decides_nothing(text: Path, reference_folder: Path) -> None:
     assert str(loaded.train.batch) == "64 sequences"
 
 
+def test_a_control_that_would_be_the_tuned_reference_stays(text: Path, reference_folder: Path) -> None:
+    tree = recipe(text, reference_folder) | {"controls": ["reference-continued"]}
+    found = decided(tree)
+    assert found.kind == "distilled"
+    assert "reference.tune" not in found.settings
+    assert with_decision(check(Recipe, tree, "recipe"), found).controls == ["reference-continued"]
+
+
 def test_a_reference_that_is_made_first_is_not_tuned(text: Path) -> None:
     tree = recipe(text, None)
     tree["inherit"] = {"layers": 1, "choose": "first"}
@@ -145,7 +153,10 @@ def test_the_resolved_recipe_decides_the_same(text: Path, reference_folder: Path
     assert set(again.recovery.decides) == set(DECIDED) - {"train.batch", "grow.stop_early"}
 
 
-@pytest.mark.parametrize("recovery", ["fast", {"kind": "auto", "decides": ["train.spike"]}, 3])
+@pytest.mark.parametrize(
+    "recovery",
+    ["fast", {"kind": "auto", "decides": ["train.spike"]}, {"kind": "paper", "decides": ["train.batch"]}, 3],
+)
 def test_no_recovery(recovery: Any, text: Path, reference_folder: Path) -> None:
     with pytest.raises(InputError, match="recovery"):
         check(Recipe, recipe(text, reference_folder, recovery), "recipe")

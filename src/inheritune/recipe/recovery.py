@@ -1,9 +1,9 @@
 """The recipe's `recovery`: how quality is got back, and which keys it decides about."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from inheritune.settings.part import Part
 
@@ -19,13 +19,19 @@ class Recovery(Part):
     """How the small model gets its quality back. `recovery: paper` is short for `recovery: {kind: paper}`."""
 
     kind: RecoveryKind = "auto"
-    """distilled: the reference is tuned on the text first; the target starts with its blocks, refitted, and learns its
-    distribution and hidden states, for several epochs. plain: refitted blocks of the reference as it is, trained on the
-    text alone. paper: as published, without any of this. auto: plain where the training sees less than the whole text,
-    since other text then helps more than a teacher; else distilled. Steps that the device has no memory for are
-    skipped. What is decided and why is printed, and kept in recovery.json."""
+    """distilled: the reference is tuned on the text first. The target starts with its blocks, and learns its
+    distribution and hidden states for several epochs. plain: blocks of the reference as it is, trained on the text
+    alone. Both refit the blocks for short trainings. paper: as published, without any of this. auto: plain where the
+    training sees less than the whole text, since more text then helps more than a teacher; else distilled. What the
+    device has no memory for is not done. What is decided and why is printed, and kept in recovery.json."""
     decides: list[Literal[DECIDED]] = []  # type: ignore[valid-type]
     """The keys that are decided. Default: those of them that the recipe does not have; none with paper."""
+
+    @model_validator(mode="after")
+    def _paper_decides_nothing(self) -> Self:
+        if self.kind == "paper" and self.decides:
+            raise ValueError("decides: paper decides nothing; give another kind, or remove decides")
+        return self
 
 
 def with_recovery(tree: Any) -> Any:
@@ -42,7 +48,8 @@ def with_recovery(tree: Any) -> Any:
         reference = tree.get("reference")
         is_given = isinstance(reference, str) or _value(reference, "path") is not None
         grows = "grow" not in tree or tree["grow"] is not None
-        possible = {"reference.tune": is_given, "grow.stop_early": grows}
+        tunes = is_given and "reference-continued" not in (tree.get("controls") or ())  # it would be the same
+        possible = {"reference.tune": tunes, "grow.stop_early": grows}
         missing = [key for key in DECIDED if possible.get(key, True) and not _has(tree, key.split("."))]
         tree["recovery"] = {**recovery, "decides": missing}
     train = tree.get("train", {})

@@ -28,14 +28,13 @@ from inheritune.training.float8 import check_float8, use_float8
 from inheritune.training.job import Job, planned_steps
 from inheritune.training.objective import Objective, checkpoint_activations
 from inheritune.training.parallel import How, ParallelModel, check_compiler, choose, parallelize
-from inheritune.training.schedule import learning_rate
+from inheritune.training.schedule import learning_rate, planned_rates
 from inheritune.training.step import Launched, Outcome, Stepper, largest_micro_batch
 
 _RECENT = 50  # steps whose median a spike is measured by
 _FEWEST = 10
 _ROLLBACKS = 5  # to one checkpoint, before it is given up
 _SHOWN = 16  # sequences in an error
-_PLANNED = 100  # intervals between the steps whose rates are recorded before the first one
 
 
 def train_steps(job: Job) -> tuple[TrainProgress, How]:
@@ -192,7 +191,7 @@ class _Loop:
         self.began_at, self.before, self.mark = time.monotonic(), position.wall_seconds, time.perf_counter()
         if is_new:
             first = {"step": 0, "tokens": 0, "val_loss": self._validate(position)}
-            self._record(first | {"planned_rates": self._planned_rates()})
+            self._record(first | {"planned_rates": planned_rates(self.steps, self._rate)})
             if self.settings.spike is not None:
                 self._save(position)  # so that there is a checkpoint to return to
         self.mark = time.perf_counter()
@@ -347,11 +346,6 @@ class _Loop:
     def _rate(self, step: int) -> float:
         optimizer, schedule = self.settings.optimizer, self.settings.schedule
         return learning_rate(step, self.steps, self.warm_up, self.decay, optimizer.learning_rate, schedule)
-
-    def _planned_rates(self) -> list[tuple[int, float]]:
-        """Number and learning rate of about a hundred evenly spaced steps, for forecasts."""
-        steps = sorted({1 + round(place * (self.steps - 1) / _PLANNED) for place in range(_PLANNED + 1)})
-        return [(step, self._rate(step - 1)) for step in steps]
 
     def _validate(self, position: TrainProgress) -> float:
         """A validation loss for the curves; the weights of the lowest one are kept."""

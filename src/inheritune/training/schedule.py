@@ -1,9 +1,12 @@
 """The learning rate over the steps of a training."""
 
 import math
+from collections.abc import Callable
 
 from inheritune.errors import InputError
 from inheritune.recipe import Schedule, Training
+
+_PLANNED = 100  # intervals between the steps whose rates are recorded before the first one
 
 
 def learning_rate(step: int, steps: int, warm_up: int, decay: int, peak: float, schedule: Schedule) -> float:
@@ -48,3 +51,12 @@ def check_schedule(settings: Training, steps: int) -> None:
             f" legal are at most {max(0, steps - warm_up):,}",
             "give a shorter decay or warm_up, or a longer train.length",
         )
+
+
+def planned_rates(steps: int, rate: Callable[[int], float]) -> list[tuple[int, float]]:
+    """Number (from 1) and learning rate of about a hundred evenly spaced steps, for forecasts.
+
+    `rate` gives the rate of a step, from 0.
+    """
+    chosen = sorted({1 + round(place * (steps - 1) / _PLANNED) for place in range(_PLANNED + 1)})
+    return [(step, rate(step - 1)) for step in chosen]

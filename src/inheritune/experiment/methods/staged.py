@@ -57,9 +57,9 @@ class StagedMethod(Method):
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
         is_provisional = self.measured(depth) is not None and dropped is None
         kept = []
-        for place, wanted in ((_THROUGH, one) for one in self.through):
-            layers = wanted if isinstance(wanted, list) else count_layers(wanted, total, place)
-            kept.append(self._blocks(layers, total, place, dropped, is_provisional))
+        for wanted in self.through:
+            layers = wanted if isinstance(wanted, list) else count_layers(wanted, total, _THROUGH)
+            kept.append(self._blocks(layers, total, _THROUGH, dropped, is_provisional))
         last = self.layers if isinstance(self.layers, list) else depth
         kept.append(self._blocks(last, total, LAYERS, dropped, is_provisional))
         for before, after in pairwise(kept):

@@ -55,6 +55,13 @@ def test_more_epochs_of_less_text(text: Path, reference_folder: Path) -> None:
     assert epochs[0] > epochs[-1] == 1
 
 
+def test_before_the_text_is_known_the_plan_says_what_is_open(text: Path, reference_folder: Path) -> None:
+    found = decided(recipe(text, reference_folder), None)
+    assert found.settings["train.length"] == "1 epochs"
+    assert any("up to 8 where the text turns out to be small" in reason for reason in found.reasons)
+    assert not any("refitted" in reason for reason in found.reasons)
+
+
 def test_a_batch_gives_about_a_thousand_steps(text: Path, reference_folder: Path) -> None:
     for tokens, sequences in ((1_000, 1), (1_000_000, 32), (10**9, 64)):
         found = decided(recipe(text, reference_folder, length="1 epochs"), tokens)

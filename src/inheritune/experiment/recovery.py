@@ -168,11 +168,14 @@ class _Decision:
     def _lengths(self, kind: str) -> None:
         """Epochs, batch and learning rate."""
         tokens, epochs = self.facts.tokens, 1
-        if kind == "distilled":
-            ratio = math.inf if tokens is None else self.small / tokens
-            epochs = min(_MOST_EPOCHS, max(1, round(min(ratio, 1e9) ** _EPOCHS_POWER)))
-        of = "" if tokens is None else f" of {short(tokens)} tokens"
-        self._set("train.length", f"{epochs} epochs", f"The training takes {many(epochs, 'epoch')}{of}.")
+        if kind == "distilled" and tokens is not None:
+            epochs = min(_MOST_EPOCHS, max(1, round((self.small / tokens) ** _EPOCHS_POWER)))
+        why = f"The training takes {many(epochs, 'epoch')}"
+        if tokens is not None:
+            why += f" of {short(tokens)} tokens"
+        elif kind == "distilled":
+            why += f", and up to {_MOST_EPOCHS} where the text turns out to be small"
+        self._set("train.length", f"{epochs} epochs", f"{why}.")
         self._set("train.batch", self._batch(self._total()))
         if self.hidden_size:
             self._set("train.optimizer.learning_rate", float(f"{_RATE_TIMES_WIDTH / self.hidden_size:.1g}"))
@@ -212,7 +215,9 @@ class _Decision:
             return
         if "inherit.refit" not in self.asked or (grow is not None and grow.start == "trained"):
             return
-        if steps is None or steps > _REFIT_STEPS:
+        if steps is None:  # decided when the text is prepared
+            return
+        if steps > _REFIT_STEPS:
             self.reasons.append(f"Blocks are not refitted: that helps trainings of up to {_REFIT_STEPS} steps.")
             return
         try:

@@ -51,13 +51,7 @@ def widths(draw: st.DrawFn) -> Selection:
 
 def expected(model: LlamaForCausalLM, blocks: tuple[int, ...], width: Selection) -> dict[str, torch.Tensor]:
     """What plain indexing of the source's tensors gives."""
-    heads, hidden = torch.tensor(width.heads), torch.tensor(width.hidden)
-    neurons = torch.tensor(width.neurons or range(NEURONS))
-    queries = (heads[:, None] * SIZE + torch.arange(SIZE)).flatten()
-    keys = ((heads // 2).unique()[:, None] * SIZE + torch.arange(SIZE)).flatten()
-    rows = {"q_proj": queries, "k_proj": keys, "v_proj": keys, "o_proj": hidden, "gate_proj": neurons, "up_proj": neurons,
-            "down_proj": hidden}  # fmt: skip
-    columns = {"o_proj": queries, "down_proj": neurons}
+    hidden = torch.tensor(width.hidden)
     source, found = model.state_dict(), {}
     for name, tensor in source.items():
         parts = name.split(".")
@@ -67,7 +61,13 @@ def expected(model: LlamaForCausalLM, blocks: tuple[int, ...], width: Selection)
         for place, block in enumerate(blocks):
             if int(parts[2]) != block:
                 continue
-            kind = parts[-2]
+            kind, own = parts[-2], width.of_block(place)
+            heads, neurons = torch.tensor(own.heads), torch.tensor(own.neurons or range(NEURONS))
+            queries = (heads[:, None] * SIZE + torch.arange(SIZE)).flatten()
+            keys = ((heads // 2).unique()[:, None] * SIZE + torch.arange(SIZE)).flatten()
+            rows = {"q_proj": queries, "k_proj": keys, "v_proj": keys, "o_proj": hidden, "gate_proj": neurons,
+                    "up_proj": neurons, "down_proj": hidden}  # fmt: skip
+            columns = {"o_proj": queries, "down_proj": neurons}
             part = tensor[rows[kind]][:, columns.get(kind, hidden)] if kind in rows else tensor[hidden]
             found[".".join([*parts[:2], str(place), *parts[3:]])] = part
     return found
@@ -89,6 +89,20 @@ def test_a_llama_gets_exactly_the_selected_rows_and_columns(
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in tensors.items())
         assert target.config.num_attention_heads == len(width.heads or ())
         target(torch.tensor([[1, 2, 3]]))
+
+
+def test_every_block_can_keep_indices_of_its_own(stored: tuple[LlamaForCausalLM, Reference]) -> None:
+    model, reference = stored
+    width = Selection(heads=((0, 1, 4, 5), (2, 3, 6, 7)), neurons=((0, 1, 69), (3, 4, 5)), hidden=tuple(range(8, 48)))
+    wanted = expected(model, (0, 2), width)
+    for source in (model, reference):
+        target, _ = derive(source, TargetSpec((0, 2), width=width))
+        assert target.config.intermediate_size == 3
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in target.state_dict().items())
+    with pytest.raises(InputError, match="each of 2 blocks, and there are 3"):
+        derive(model, TargetSpec((0, 1, 2), width=width))
+    with pytest.raises(InputError, match="not equally many in each group"):
+        derive(model, TargetSpec((0, 2), width=Selection(heads=((0, 1, 4, 5), (0, 1, 2, 4)))))
 
 
 def test_half_is_a_selection_like_any_other(stored: tuple[LlamaForCausalLM, Reference]) -> None:
@@ -122,6 +136,8 @@ def test_what_cannot_be_selected_is_named(width: Selection, said: str) -> None:
         (lambda: Selection(neurons=(2, 1)), "neurons: give indices in rising order"),
         (lambda: Selection(hidden=(1, 1)), "hidden: .* each once"),
         (lambda: Selection(by_field=(("n", (-1,)),)), "n: .* counted from 0"),
+        (lambda: Selection(heads=((0, 1), (2,))), "heads: give equally many indices for every block"),
+        (lambda: Selection(heads=((0,), (2,)), neurons=((0,),)), "the same number of blocks along each axis"),
         (lambda: TargetSpec(()), "blocks: give at least one"),
     ],
 )

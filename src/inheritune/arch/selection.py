@@ -3,8 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 Indices = tuple[int, ...]
+
+PerBlock = Indices | tuple[Indices, ...]
+"""The same indices for every block, or a tuple of them for each block, in the target's order."""
 
 Runs = tuple[tuple[int, int], ...]
 """Indices along one dimension of a tensor, as half-open ranges; end to end they make the target's dimension."""
@@ -14,27 +18,32 @@ Runs = tuple[tuple[int, int], ...]
 class Selection:
     """What a target keeps of its source's width: indices from 0 along each axis. None keeps all of an axis.
 
-    Raises ValueError for indices that are negative, repeated or not rising.
+    Raises ValueError for indices that are negative, repeated or not rising, and for blocks that keep different numbers.
     """
 
-    heads: Indices | None = None
+    heads: PerBlock | None = None
     """Query heads. Each key and value head with a query head stays; all of them must keep equally many."""
-    neurons: Indices | None = None
+    neurons: PerBlock | None = None
     """Hidden units of the MLPs."""
     hidden: Indices | None = None
     """Channels of the hidden states."""
-    by_field: tuple[tuple[str, Indices], ...] = ()
+    by_field: tuple[tuple[str, PerBlock], ...] = ()
     """Indices for the width in one field of the source's config, for models with several widths of a kind:
     "moe_intermediate_size", "intermediate_size.3" (block 3), "word_embed_proj_dim"."""
 
     def __post_init__(self) -> None:
         widths = [("heads", self.heads), ("neurons", self.neurons), ("hidden", self.hidden), *self.by_field]
-        for name, indices in widths:
-            if indices is None:
+        if len({len(value) for value in self._values() if _is_per_block(value)}) > 1:
+            raise ValueError("give indices for the same number of blocks along each axis")
+        for name, value in widths:
+            if value is None:
                 continue
-            if not indices or min(indices) < 0:
+            each: Any = value if _is_per_block(value) else (value,)
+            if len({len(indices) for indices in each}) != 1:
+                raise ValueError(f"{name}: give equally many indices for every block")
+            if any(not indices or min(indices) < 0 for indices in each):
                 raise ValueError(f"{name}: give at least one index, counted from 0")
-            if any(b <= a for a, b in pairwise(indices)):
+            if any(b <= a for indices in each for a, b in pairwise(indices)):
                 raise ValueError(f"{name}: give indices in rising order, each once")
 
     @property
@@ -42,9 +51,27 @@ class Selection:
         """Whether the blocks keep their width."""
         return self.heads is self.neurons is self.hidden is None and not self.by_field
 
+    @property
+    def blocks(self) -> int | None:
+        """For how many blocks there are indices of their own; None where all blocks keep the same."""
+        return next((len(value) for value in self._values() if _is_per_block(value)), None)
+
+    def of_block(self, place: int) -> "Selection":
+        """What the block at `place` keeps: a selection without indices for single blocks."""
+
+        def own(value: PerBlock | None) -> Any:
+            return value[place] if value is not None and _is_per_block(value) else value
+
+        fields = tuple((name, own(value)) for name, value in self.by_field)
+        return replace(self, heads=own(self.heads), neurons=own(self.neurons), by_field=fields)
+
+    def _values(self) -> list[PerBlock]:
+        values = [self.heads, self.neurons, self.hidden, *(value for _, value in self.by_field)]
+        return [value for value in values if value is not None]
+
     def at_places(self, blocks: Sequence[int]) -> "Selection":
         """The widths for a model of the source's `blocks`: fields of single blocks get the numbers of their places."""
-        fields = []
+        fields: list[tuple[str, PerBlock]] = []
         for name, indices in self.by_field:
             parts = name.split(".")
             number = next((at for at, part in enumerate(parts) if part.isdecimal()), None)
@@ -55,6 +82,10 @@ class Selection:
                 if block == int(parts[number]):
                     fields.append((".".join([*parts[:number], str(place), *parts[number + 1 :]]), indices))
         return replace(self, by_field=tuple(fields))
+
+
+def _is_per_block(value: PerBlock) -> bool:
+    return bool(value) and not isinstance(value[0], int)
 
 
 def as_runs(indices: Iterable[int]) -> Runs:

@@ -70,23 +70,28 @@ def kept_indices(
     config = source.config
     fields = widths(config)
     kept = kept_widths(config, selection)
+    each = [kept_widths(config, selection.of_block(place)) for place in range(selection.blocks or 0)]
     if {path: length(runs) for path, runs in kept.items()} != widths(target.config):
         raise InputError(title(config), "the two models have different kinds of widths", "give narrow's config")
     shapes, targets, forms = tensor_shapes(source), tensor_shapes(target), _forms(source, fields)
     check_hidden(config, kept, not any("heads" in form.each for all_of in forms.values() for form in all_of))
     structure = find_structure(source)
+    if each and len(each) != structure.count:
+        what = f"indices are given for each of {len(each)} blocks, and there are {structure.count}"
+        raise InputError(title(config), what, "give them for every block of the target")
     heads = _Heads(config.model_type, by_heads(fields) if derives_head_size(config) else 0, head_sizes(config))
     result: dict[str, tuple[Runs, ...]] = {}
     for name, shape in targets.items():
         if len(shapes.get(name, ())) != len(shape) or name not in forms:
             raise InputError(title(config), f"{name} is in only one of the two models", "give narrow's config")
         block = structure.split(name)
-        axes = _axes(fields, kept, None if block is None else block[0])
+        place = None if block is None else block[0]
+        axes = _axes(fields, each[place] if each and place is not None else kept, place)
         dimensions = []
-        for place, form in enumerate(forms[name]):
-            runs = _runs(name, form, (shapes[name][place], shape[place]), axes, heads)
+        for number, form in enumerate(forms[name]):
+            runs = _runs(name, form, (shapes[name][number], shape[number]), axes, heads)
             if runs is None:
-                what = f"it is not known which parts make up dimension {place} ({shapes[name][place]}, {form})"
+                what = f"it is not known which parts make up dimension {number} ({shapes[name][number]}, {form})"
                 raise InputError(title(config), f"{name}: {what}", REMEDY)
             dimensions.append(runs)
         result[name] = tuple(dimensions)

@@ -92,8 +92,11 @@ def narrow(config: "PretrainedConfig", selection: Selection) -> "PretrainedConfi
 
 
 def kept_widths(config: "PretrainedConfig", selection: Selection) -> dict[Path, Runs]:
-    """For each width in a config the indices that are kept of it. Raises InputError as `narrow` does."""
-    fields = widths(config)
+    """For each width in a config the indices that are kept of it, by the first block where blocks keep others.
+
+    Raises InputError as `narrow` does.
+    """
+    fields, selection = widths(config), selection.of_block(0)
     _check_kind(config, fields)
     kept = _selected(config, fields, selection)
     for path in (path for path in fields if kind(axis_of(fields, path)) == "kv heads"):
@@ -122,7 +125,7 @@ def _selected(config: "PretrainedConfig", fields: dict[Path, int], selection: Se
     """The indices that a selection gives for each width but those of keys and values."""
     single, kept = dict(selection.by_field), {}
     for group, attribute in _SELECTED.items():
-        indices: Indices | None = getattr(selection, attribute)
+        indices = getattr(selection, attribute)
         own = [path for path in fields if kind(axis_of(fields, path)) == group]
         general = [path for path in own if dotted(path) not in single and axis_of(fields, path) != "embedding"]
         if indices is not None and len({fields[path] for path in general}) != 1:
@@ -132,7 +135,7 @@ def _selected(config: "PretrainedConfig", fields: dict[Path, int], selection: Se
                 what = "neurons are selected, and its config gives no width of the MLP (GPT-2: n_inner is null)"
             raise InputError(title(config), what, "select them by field" if general else REMEDY)
         for path in own:
-            chosen = single.pop(dotted(path), indices if path in general else None)
+            chosen: Any = single.pop(dotted(path), indices if path in general else None)
             kept[path] = ((0, fields[path]),) if chosen is None else as_runs(chosen)
             if kept[path][-1][1] > fields[path]:
                 what = f"index {kept[path][-1][1] - 1} of {dotted(path)} is selected, which is {fields[path]}"

@@ -60,7 +60,7 @@ ARMS: list[dict[str, Any]] = [
     },
     {
         "name": "staged auto",
-        "start": {"kind": "staged", "layers": 2, "share": 0.5},
+        "start": {"kind": "staged", "layers": 2, "share": 0.5, "anneal": True},
         "train": {"distillation": {"hidden_states": {"weight": 1.0}}},
     },
     {"name": "of an arm", "start": {"kind": "inherit", "layers": 2, "of": "lazy", "choose": "last"}},

@@ -101,6 +101,9 @@ def test_stages_of_a_removal_are_nested() -> None:
     assert [one.after_previous for one in stages] == [False, True, True]
     assert [one.share for one in stages] == pytest.approx([0.2, 0.2, 0.6])
     assert all(one.is_provisional for one in method.stages(3, 8))
+    assert not any(one.fading for one in stages)
+    annealed = arm({"kind": "staged", "layers": 3, "through": ["all", 5], "anneal": True}).start.stages(3, 8, dropped)
+    assert [list(one.fading) for one in annealed] == [[1, 4, 6], [1, 3], []]
     listed = arm({"kind": "staged", "layers": "0-1,7", "through": ["0-3,7"]}).start
     assert [list(one.blocks) for one in listed.stages(listed.depth(4, 8), 8)] == [[0, 1, 2, 3, 7], [0, 1, 4]]
 

@@ -38,7 +38,14 @@ if TYPE_CHECKING:
     )
     from inheritune.arch.output_matrices import find_output_matrices
     from inheritune.arch.padding import train_padding_rows
-    from inheritune.arch.patching import hidden_of, keep_outputs, replace_forwards, replaced_forwards, with_hidden
+    from inheritune.arch.patching import (
+        fade_blocks,
+        hidden_of,
+        keep_outputs,
+        replace_forwards,
+        replaced_forwards,
+        with_hidden,
+    )
     from inheritune.arch.precision import in_dtype
     from inheritune.arch.roles import identity_values, tensor_roles
     from inheritune.arch.router import RouterLoss, find_router_loss, router_loss_of

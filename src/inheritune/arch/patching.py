@@ -70,6 +70,24 @@ def with_hidden(output: Any, hidden: "torch.Tensor") -> Any:
     return type(output)(hidden if value is own else value for value in output)
 
 
+def fade_blocks(blocks: "Iterable[torch.nn.Module]", strength: "torch.Tensor") -> Callable[[], None]:
+    """From now on scale what the blocks add to their hidden states by `strength`, a tensor with one value.
+
+    With 1 the blocks compute what they did, with 0 they return their input. Returns a function that undoes it.
+    """
+    import torch
+
+    def new(block: "torch.nn.Module", own: Forward) -> Forward:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            before, output = hidden_of(args, kwargs), own(*args, **kwargs)
+            after = hidden_of(output)
+            return with_hidden(output, torch.lerp(before.to(after.dtype), after, strength.to(after.dtype)))
+
+        return run
+
+    return replace_forwards(blocks, new)
+
+
 def keep_outputs(
     blocks: "Sequence[torch.nn.Module]", numbers: Iterable[int], kept: "dict[int, torch.Tensor]"
 ) -> Callable[[], None]:

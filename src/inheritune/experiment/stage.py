@@ -28,7 +28,8 @@ class Stage:
     `name` is added to the arm's name, `folder` is relative to the arm's. `share` is the part of the arm's steps; None:
     all of them. `is_certain` is False where the stage depends on the results before it. `is_provisional` is True until
     a measured choice has picked the blocks. `refit`: from how many training tokens the blocks are refitted. `may_stop`:
-    whether the training ends where a forecast says that it cannot match.
+    whether the training ends where a forecast says that it cannot match. `fading` are the model's blocks, by their
+    places in `blocks`, whose part falls to nothing over the training.
     """
 
     blocks: Sequence[int]
@@ -46,6 +47,7 @@ class Stage:
     refit: Size | None = None
     may_stop: bool = False
     origins: Sequence[int] | None = None
+    fading: Sequence[int] = ()
 
     def spec(self, source: "PretrainedConfig") -> TargetSpec:
         """The target of a source with this config. Raises InputError where the config has no half width."""

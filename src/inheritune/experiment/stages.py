@@ -67,7 +67,7 @@ class Stages:
         blocks = None if teacher is None else stage.teacher_blocks(_config_of(self.source), teacher.config)
         run = TrainingRun(
             self.label(stage), folder, lambda: self._build(stage, previous), training, teacher, blocks,
-            self._hopeless(folder) if stage.may_stop else None,
+            self._hopeless(folder) if stage.may_stop else None, stage.fading,
         )  # fmt: skip
         result = run_training(run, self.context)
         spent: dict[str, int] = {}

@@ -46,7 +46,7 @@ class TrainingRun:
     """A training: `build` returns the model at its start, on the CPU; `training` are its settings.
 
     `teacher` is given where the settings have a `distillation`, and only there; `blocks` are those of it that the
-    model's blocks come from, where that is known. `gives_up`: see `training.Job`.
+    model's blocks come from, where that is known. `gives_up`, `fading`: see `training.Job`.
     """
 
     name: str
@@ -56,6 +56,7 @@ class TrainingRun:
     teacher: Teacher | None = None
     blocks: Sequence[int] | None = None
     gives_up: Callable[[], bool] | None = None
+    fading: Sequence[int] = ()
 
 
 def run_training(run: TrainingRun, context: RunContext) -> TrainingResult:
@@ -219,6 +220,7 @@ def _job(run: TrainingRun, context: RunContext, model: "PreTrainedModel", flops:
         validate_every=context.evaluate.every.count,
         parallel=context.parallel,
         gives_up=run.gives_up,
+        fading=run.fading,
         **parts_of(model),
     )
 

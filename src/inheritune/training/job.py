@@ -28,7 +28,8 @@ class Job:
 
     `blocks` are the model's blocks, `matrices` the names of their two-dimensional weights, `head` splits the model into
     hidden states and a linear layer (None: it is not split). `parallel` is the recipe's key for several processes.
-    `losses` are what the training minimises; `teacher` has the outputs that they ask for.
+    `losses` are what the training minimises; `teacher` has the outputs that they ask for. `fading` are places of blocks
+    whose part in the model falls to nothing (`Objective`).
     `gives_up` says, on rank 0 after each validation, whether the training shall end there.
     `live`: whether a person sees the steps while they run. `queued`: how many steps are queued before the results of an
     earlier one are read (None: 1 on a GPU, else 0).
@@ -54,6 +55,7 @@ class Job:
     live: bool = True
     queued: int | None = None
     gives_up: Callable[[], bool] | None = None
+    fading: Sequence[int] = ()
 
 
 def planned_steps(settings: Training, sequences: Sequences) -> int:

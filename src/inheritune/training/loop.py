@@ -90,7 +90,7 @@ class _State:
         settings, runtime = job.settings, job.runtime
         self.job, self.checkpoints, self.runtime = job, checkpoints, runtime
         how = choose(job.parallel, job.model, runtime)
-        objective = Objective(job.model, job.head, job.losses, job.teacher, job.blocks)
+        objective = Objective(job.model, job.head, job.losses, job.teacher, job.blocks, job.fading)
         self.release = objective.release
         self.own: torch.nn.Module = objective.own
         precision = runtime.resolve_precision(settings.precision)

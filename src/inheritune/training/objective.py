@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from inheritune.arch import Head, keep_outputs, replace_forwards
+from inheritune.arch import Head, fade_blocks, keep_outputs, replace_forwards
 from inheritune.data import IGNORED, Array
 from inheritune.losses import (
     BatchLoss,
@@ -48,14 +48,16 @@ class Objective(torch.nn.Module):
     cross-entropy of each token (B, T). All in nats.
 
     `head` (default: the model as a whole) allows losses without holding all logits. `blocks` are the model's, for
-    losses that need hidden states. The parameters of losses are the objective's own: trained, but not the model's.
+    losses that need hidden states. The parameters of losses are the objective's own: trained, but not the model's. What
+    the blocks `fading` (their places) add falls linearly over the training, from all of it to nothing.
     """
 
     weights: torch.Tensor | None
+    strength: torch.Tensor | None
 
     def __init__(
         self, model: torch.nn.Module, head: Head | None = None, losses: Sequence[Loss] = (),
-        teacher: TeacherOutputs | None = None, blocks: Sequence[torch.nn.Module] = (),
+        teacher: TeacherOutputs | None = None, blocks: Sequence[torch.nn.Module] = (), fading: Sequence[int] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.model = model
@@ -72,14 +74,23 @@ class Objective(torch.nn.Module):
         self._needs = TeacherNeeds.of(self.losses)
         scheduled = any(isinstance(loss.weight, Ramp) for loss in self.losses)
         self.register_buffer("weights", torch.zeros(len(self.losses)) if scheduled else None, persistent=False)
-        self.set_step(0, 1, 1)
+        self.register_buffer("strength", torch.ones(()) if fading else None, persistent=False)
+        self.set_step(0, 2, 1)  # the first of several
         self._kept: dict[int, torch.Tensor] = {}
         wanted = frozenset().union(*(loss.blocks for loss in self.losses))
-        self.release = keep_outputs(blocks, wanted, self._kept)
-        """Restores the blocks' own forwards."""
+        # losses see what the faded blocks return, so their outputs are kept last
+        self._undo = [] if self.strength is None else [fade_blocks([blocks[one] for one in fading], self.strength)]
+        self._undo.append(keep_outputs(blocks, wanted, self._kept))
+
+    def release(self) -> None:
+        """Restore the blocks' own forwards."""
+        while self._undo:
+            self._undo.pop()()
 
     def set_step(self, step: int, steps: int, batch_tokens: int) -> None:
         """Use the weights of optimizer step `step` (from 0) of `steps`, each of `batch_tokens` tokens."""
+        if self.strength is not None:
+            self.strength.fill_(weight_at(Ramp(start=1.0, end=0.0), step, steps, batch_tokens))
         if self.weights is not None:
             values = [weight_at(loss.weight, step, steps, batch_tokens) for loss in self.losses]
             self.weights.copy_(torch.tensor(values))

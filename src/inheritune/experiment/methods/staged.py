@@ -30,6 +30,10 @@ class StagedMethod(Method):
     `layers` is a list."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """The share of the arm's steps before the last stage, in equal parts, each rounded down to whole steps."""
+    anneal: bool = False
+    """Fade out the blocks that the next stage drops: what they add to the hidden states falls linearly over the stage,
+    from all of it to nothing. With `through: [all]`, blocks are only faded out, never dropped at once. Source: Xu et
+    al., BERT-of-Theseus, 2020, where blocks are replaced at random instead."""
     of: Origin = None
     """Where the blocks come from, as `of` of `inherit`."""
 
@@ -60,8 +64,8 @@ class StagedMethod(Method):
         for wanted in self.through:
             layers = wanted if isinstance(wanted, list) else count_layers(wanted, total, _THROUGH)
             kept.append(self._blocks(layers, total, _THROUGH, dropped, is_provisional))
-        last = self.layers if isinstance(self.layers, list) else depth
-        kept.append(self._blocks(last, total, LAYERS, dropped, is_provisional))
+        final = self.layers if isinstance(self.layers, list) else depth
+        kept.append(self._blocks(final, total, LAYERS, dropped, is_provisional))
         for before, after in pairwise(kept):
             if len(after) >= len(before) or not set(after) <= set(before):
                 what = f"{len(after)} blocks {after} follow {len(before)} blocks {before}"
@@ -73,8 +77,9 @@ class StagedMethod(Method):
                 name="" if number == len(parts) - 1 else f"{len(blocks)} blocks",
                 folder="." if number == len(parts) - 1 else f"{len(blocks)}-blocks",
                 after_previous=number > 0, share=part, is_provisional=is_provisional, origins=blocks,
+                fading=[place for place, one in enumerate(blocks) if self.anneal and one not in following],
             )
-            for number, (blocks, part) in enumerate(zip(kept, parts, strict=True))
+            for number, (blocks, part, following) in enumerate(zip(kept, parts, [*kept[1:], kept[-1]], strict=True))
         ]  # fmt: skip
 
     def _blocks(

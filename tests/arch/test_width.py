@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from inheritune.arch import Runs, first_half, kept_indices, narrow
+from inheritune.arch import Runs, Selection, first_units, kept_indices, narrow
 from inheritune.errors import InputError
+from inheritune.recipe import HALF
 
 VOCABULARY = 40
 TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
@@ -87,11 +88,11 @@ def empty(given: Any) -> PreTrainedModel:
 
 
 def halve(given: Any) -> Any:
-    return narrow(given, first_half(given))
+    return narrow(given, first_units(given, HALF))
 
 
 def kept_ranges(source: PreTrainedModel, target: PreTrainedModel) -> dict[str, tuple[Runs, ...]]:
-    return kept_indices(source, target, first_half(source.config))
+    return kept_indices(source, target, first_units(source.config, HALF))
 
 
 def indices(ranges: Runs) -> Tensor:
@@ -166,9 +167,9 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("kind", "fields", "said"),
         [
-            ("gpt2", {"n_head": 1, "n_embd": 8}, "n_head is 1"),
-            ("llama", {"num_attention_heads": 1, "num_key_value_heads": 1}, "num_attention_heads is 1"),
-            ("llama", {"intermediate_size": 1}, "half of intermediate_size 1 is nothing"),
+            ("gpt2", {"n_head": 1, "n_embd": 8}, "0.5 of n_head 1 cannot be"),
+            ("llama", {"num_attention_heads": 1, "num_key_value_heads": 1}, "0.5 of num_attention_heads 1 cannot be"),
+            ("llama", {"intermediate_size": 1}, "0.5 of intermediate_size 1 is nothing"),
             ("mamba", {}, "neither heads nor MLP .state_size"),
             ("jamba", {}, "neither heads nor MLP .mamba_d_state"),
             ("recurrent_gemma", {}, "neither heads nor MLP .lru_width"),
@@ -404,3 +405,42 @@ def test_every_family_as_published_is_halved_or_refused() -> None:
             assert [sum(end - start for start, end in ranges) for ranges in found[name]] == list(tensor.shape)
         halved += 1
     assert halved >= 100
+
+
+class TestFirstUnits:
+    def test_numbers_and_fractions(self) -> None:
+        nine = config(
+            "llama", **(_LLAMA | {"hidden_size": 36, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 4})
+        )
+        assert first_units(nine, {}) == Selection()
+        assert first_units(nine, {"heads": 6, "mlp": 20, "hidden": 12}) == Selection(
+            heads=tuple(range(6)), neurons=tuple(range(20)), hidden=tuple(range(12))
+        )
+        assert first_units(nine, {"heads": 4}).heads == (0, 1, 3, 4)  # no whole groups: two of each of two
+        assert first_units(nine, {"heads": 1}).heads == (0,)
+        assert first_units(nine, {"heads": 2 / 3}).heads == tuple(range(6))
+
+    @pytest.mark.parametrize(
+        ("kind", "numbers", "said"),
+        [
+            ("llama", {"heads": 5}, "num_attention_heads"),
+            ("llama", {"mlp": 49}, "49 of intermediate_size asked for, which is 48"),
+            (
+                "gpt2",
+                {"heads": 2},
+                "its heads are slices of its hidden size, 8 channels each; with 2 heads give hidden: 16",
+            ),
+            ("gpt2", {"hidden": 16}, "with 4 heads give hidden: 32"),
+            ("gpt2", {"mlp": 5}, "its config gives no such width .GPT-2: n_inner is null"),
+            (
+                "llama, 9 heads of 3 groups",
+                {"heads": 7, "hidden": 28},
+                "of which 3 each share .* legal are 1, 2, 3, 4, 6, 9",
+            ),
+            ("deepseek_v3", {"mlp": 8}, "mlp: 8, and it has .* give a fraction"),
+        ],
+    )
+    def test_numbers_that_cannot_be_name_legal_ones(self, kind: str, numbers: Any, said: str) -> None:
+        name, fields = TINY[kind]
+        with pytest.raises(InputError, match=said):
+            first_units(config(name, **fields), numbers)

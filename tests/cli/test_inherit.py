@@ -42,7 +42,21 @@ def test_the_plan_needs_no_weights(reference_folder: Path, tmp_path: Path, capsy
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.write(header)
         file.truncate(len(whole))
-    words = ("--layers", "3", "--choose", "every", "--width", "half", "--submodules", "attention,norms", "--show")
+    words = (
+        "--layers",
+        "3",
+        "--choose",
+        "every",
+        "--heads",
+        "0.5",
+        "--mlp",
+        "half",
+        "--hidden",
+        "half",
+        "--submodules",
+        "attention,norms",
+        "--show",
+    )
     assert call(capsys, tmp_path, *words) == call(capsys, reference_folder, *words)
 
 
@@ -128,7 +142,7 @@ def test_without_a_tokenizer_the_weights_are_written_and_it_is_said(reference_fo
         (["--layers", "1.5"], "lies in (0, 1]"),
         (["--layers", "3", "--choose", "stacked"], "3 blocks cannot be the same blocks twice; give an even number"),
         (["--submodules", "heads"], "there is no 'heads'; legal are all, none, or a list of attention"),
-        (["--width", "third"], "'full' or 'half'"),
+        (["--mlp", "third"], "legal are a number (1024), a fraction (0.5)"),
         (["--dtype", "int8"], "legal are float64, float32, float16, bfloat16"),
         ([], "no folder to write; name it behind the reference, or ask for --show"),
     ],
@@ -171,7 +185,7 @@ def test_a_refit_that_cannot_be_is_refused_before_the_text_is_read(
     reference_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["inherit", str(reference_folder), "--show", "--refit", "no such text"]
-    assert main([*words, "--width", "half"]) == 2
+    assert main([*words, "--mlp", "half"]) == 2
     assert "whole blocks with all their weights" in capsys.readouterr().err
     assert main([*words, "--refit-tokens", "none"]) == 2
     assert "give a number of tokens" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from inheritune.experiment.methods import METHODS
 from inheritune.experiment.methods.baselines import LazyMethod, distilbert_blocks
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import ArmSettings
+from inheritune.recipe import HALF
 from inheritune.results import ArmResult
 from tiny_suites import make_reference, tiny_suite
 
@@ -51,11 +52,11 @@ def test_the_blocks_of_a_method(start: Any, expected: list[int]) -> None:
 
 
 def test_what_comes_along() -> None:
-    for start, submodules, width in (
-        ("inherit", "all", "full"), ("random", "none", "full"), ("half-width", "all", "half"), ("lazy", "all", "full"),
+    for start, submodules, widths in (
+        ("inherit", "all", {}), ("random", "none", {}), ("half-width", "all", HALF), ("lazy", "all", {}),
     ):  # fmt: skip
         stage = arm(start).start.stages(4, 8)[-1]
-        assert ("none" if stage.weights == "random" else stage.submodules, stage.width) == (submodules, width)
+        assert ("none" if stage.weights == "random" else stage.submodules, stage.widths.widths) == (submodules, widths)
     assert str(arm({"kind": "inherit", "refit": "8K tokens"}).start.stages(4, 8)[-1].refit) == "8K tokens"
     first, second = arm("stacking").start.stages(6, 8)
     assert (first.weights, first.blocks, first.share) == ("random", [0, 1, 2], 0.5)
@@ -128,7 +129,7 @@ def test_stages_that_cannot_be(settings: dict[str, Any], words: str) -> None:
 
 def test_a_refit_needs_whole_blocks() -> None:
     with pytest.raises(ValueError, match="refit goes with submodules: all"):
-        arm({"kind": "inherit", "refit": "8K tokens", "width": "half"})
+        arm({"kind": "inherit", "refit": "8K tokens", **HALF})
 
 
 def described(start: Any, total: int = 8, default: int | float = 0.5) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def described(start: Any, total: int = 8, default: int | float = 0.5) -> dict[st
         ("inherit", {"kind": "inherit", "layers": "half"}),
         ("distilbert", {"kind": "inherit", "choose": "every"}),
         ("hybrid-stacking", {"kind": "inherit", "choose": "stacked"}),
-        ("half-width", {"kind": "inherit", "layers": "all", "width": "half"}),
+        ("half-width", {"kind": "inherit", "layers": "all", **HALF}),
         ("random", {"kind": "inherit", "submodules": "none"}),
         ("stacking", {"kind": "stacking", "layers": 4}),
         ("growth", {"kind": "growth", "layers": 0.5, "choose": "first"}),
@@ -163,7 +164,7 @@ def test_what_starts_otherwise_is_described_otherwise() -> None:
         "inherit", "lazy", "distilbert", "hybrid-stacking", "half-width", "random", "reference", "stacking", "growth",
         {"kind": "inherit", "layers": 3}, {"kind": "inherit", "layers": [0, 1, 2, 4]}, {"kind": "inherit", "layers": "all"},
         {"kind": "inherit", "submodules": ["attention"]}, {"kind": "inherit", "choose": "auto"},
-        {"kind": "inherit", "choose": "rank"}, {"kind": "inherit", "of": "x"}, {"kind": "random", "width": "half"},
+        {"kind": "inherit", "choose": "rank"}, {"kind": "inherit", "of": "x"}, {"kind": "random", **HALF},
         {"kind": "random", "layers": 3}, {"kind": "stacking", "first_stage": 0.25}, {"kind": "stacking", "of": "small"},
         {"kind": "growth", "layers": 3}, {"kind": "growth", "grow": {"max_layers": 4}},
     ]  # fmt: skip
@@ -200,6 +201,7 @@ from typing import Literal
 
 from typing_extensions import override
 
+from inheritune.recipe import HALF
 from inheritune.experiment.methods.base import Method, Stage
 
 

@@ -12,6 +12,7 @@ from inheritune import load_recipe, run
 from inheritune.data import Sequences, batch_numbers, open_prepared
 from inheritune.errors import InputError
 from inheritune.experiment import dry_run
+from inheritune.recipe import HALF
 from inheritune.runlog import read_metrics
 
 
@@ -99,13 +100,13 @@ def test_states_that_are_not_there_are_said_before_anything_is_done(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:
     tree = recipe(text, reference_folder, hidden_states={"weight": 3})
-    tree["inherit"] |= {"width": "half"}
+    tree["inherit"] |= HALF
     words = r"^train\.distillation\.hidden_states: the model's hidden size is 16, the teacher's 32; "
     for act in (lambda recipe: run(recipe, tmp_path / "run"), dry_run):
         with pytest.raises(InputError, match=words):
             act(load_recipe(write_recipe(tree)))
     assert not (tmp_path / "run").exists()
-    tree["inherit"] |= {"width": "full"}
+    tree["inherit"] |= dict.fromkeys(HALF)
     assert dry_run(load_recipe(write_recipe(tree)))["layers"] == 2
 
 

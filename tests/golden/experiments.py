@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from inheritune.recipe import HALF
+
 sys.path.append(str(Path(__file__).parents[1]))
 
 MODEL = {"model_type": "gpt2", "n_layer": 6, "n_embd": 16, "n_head": 2, "n_positions": 32}
@@ -63,7 +65,7 @@ def recipes(text: Path, reference: Path) -> dict[str, dict[str, Any]]:
             text, reference=str(reference), inherit={"layers": 3, "choose": "auto", "calibration": "256 tokens", "recovery": "64 tokens"},
             evaluate={"analyze": True, "prompts": ["the small model"], "new_tokens": "4 tokens"},
         ),
-        "narrow": recipe(text, grow=None, inherit={"layers": "all", "choose": "first", "width": "half"}, controls=[]),
+        "narrow": recipe(text, grow=None, inherit={"layers": "all", "choose": "first", **HALF}, controls=[]),
         "listed": recipe(text, reference=str(reference), grow=None, inherit={"layers": [0, 2, 5], "submodules": ["attention", "mlp", "embeddings"]}),
     }  # fmt: skip
 
@@ -85,7 +87,7 @@ def suites(text: Path, reference: Path) -> dict[str, dict[str, Any]]:
         {"name": "half", "start": "half-width"},
         {"name": "continued", "start": "reference"},
         {"name": "attention", "start": {"kind": "inherit", "submodules": ["attention"], "choose": "ends"}},
-        {"name": "narrow random", "start": {"kind": "random", "layers": "all", "width": "half"}},
+        {"name": "narrow random", "start": {"kind": "random", "layers": "all", **HALF}},
         {"name": "grown", "start": {"kind": "growth", "layers": 2, "grow": {"by": 2, "max_layers": 4, "start": "trained"}},
          "allow_unequal": "rounds"},
     ]  # fmt: skip

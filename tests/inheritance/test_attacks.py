@@ -102,7 +102,9 @@ def test_what_older_versions_stored_beside_is_left_out(reference: Path, tmp_path
     assert not extra.keys() & stored_tensors(tmp_path / "out").keys()
 
 
-@pytest.mark.parametrize("words", [[], ["--width", "half"], ["--submodules", "attention"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [[], ["--heads", "half", "--mlp", "half", "--hidden", "half"], ["--submodules", "attention"]], ids=str
+)
 def test_where_the_config_names_no_dtype_the_files_do(
     reference: Path, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from inheritune.arch import (
     find_structure,
-    first_half,
+    first_units,
     flops_per_token,
     narrow,
     parameter_count,
@@ -24,6 +24,7 @@ from inheritune.arch import (
 from inheritune.errors import InputError
 from inheritune.inheritance import derive, inherit_settings
 from inheritune.planner import ModelProfile
+from inheritune.recipe import HALF
 
 LENGTH = 32
 SELECTIONS: tuple[list[int], ...] = ([0], [0, 1], [0, 1, 2, 3], [0, 2], [1, 2])
@@ -39,15 +40,15 @@ def config_of(kind: str) -> PretrainedConfig:
     return config
 
 
-def check_against_targets(config: PretrainedConfig, selections: Any, width: str = "full") -> int:
+def check_against_targets(config: PretrainedConfig, selections: Any, **widths: float) -> int:
     """What is predicted for each selection is what the inherited model has; says how many there were."""
     torch.manual_seed(0)
     reference = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    profile = ModelProfile(config if width == "full" else narrow(config, first_half(config)))
+    profile = ModelProfile(narrow(config, first_units(config, widths)))
     compared = 0
     for kept in selections:
         try:
-            target, _ = derive(reference, inherit_settings(kept, width=width))
+            target, _ = derive(reference, inherit_settings(kept, **widths))
         except InputError:  # such a target cannot be
             continue
         parts = profile.parts(kept)
@@ -76,7 +77,7 @@ def test_parameters_are_exact_for_every_model_type(kind: str) -> None:
 
 
 def test_half_width_and_stacked() -> None:
-    assert check_against_targets(config_of("llama"), SELECTIONS, width="half") == len(SELECTIONS)
+    assert check_against_targets(config_of("llama"), SELECTIONS, **HALF) == len(SELECTIONS)
     assert sum(part.size for part in ModelProfile(config_of("llama")).parts([0, 1, 0, 1])) == sum(
         part.size for part in ModelProfile(config_of("llama")).parts()
     )

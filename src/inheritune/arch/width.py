@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.config import remade
 from inheritune.arch.families import title
-from inheritune.arch.selection import Indices, Runs, Selection, as_runs, joined, length
+from inheritune.arch.selection import Runs, Selection, as_runs, joined, length
 from inheritune.errors import BUILD_ERRORS, InputError
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ _MLP_WIDTHS = {
 _AXIS = {name: axis for axis, names in _AXES.items() for name in names} | {name: name for name in _MLP_WIDTHS}
 _NESTED = {"attn_config", "ffn_config", "per_layer_config"}
 _HEAD_SIZE = r"head_dim|dim_head|d_head|kv_channels|attention_head_size"
-_SELECTED = {"heads": "heads", "mlp": "neurons", "hidden": "hidden"}
+SELECTED = {"heads": "heads", "mlp": "neurons", "hidden": "hidden"}
+"""The attributes of `Selection`, by the kind of width that they select."""
 
 # Widths of other kinds, of which no part is defined.
 _NOT_HEADS = re.compile(r"^(mamba_|ssm_|state_size$|lru_width$|time_step_rank$)")
@@ -52,31 +53,6 @@ _REFUSED: dict[str, str | None] = {
     "rwkv": "its blocks have no attention heads",
     "xlstm": "its blocks have no attention heads",
 }
-
-
-def first_half(config: "PretrainedConfig") -> Selection:
-    """The first half of the heads, the hidden channels and the MLP neurons.
-
-    Numbers are rounded down; of grouped queries whole groups stay, so that each key and value head keeps as many
-    query heads (with a single one for all, half of the query heads stay). The size of a head does not change: where
-    it is derived from the hidden size, or the hidden size must be a multiple of the heads, the hidden size follows the
-    heads (25 heads of 64 become 12, and 1600 becomes 768).
-
-    Raises InputError where a narrower model has no meaning or nothing would be left. Source: arXiv 2404.08634, table 5.
-    """
-    fields = widths(config)
-    _check_kind(config, fields)
-    counts = {path: _half(config, fields, path) for path in fields if kind(axis_of(fields, path)) in _SELECTED}
-    heads, hidden = _main(fields, "heads"), _main(fields, "hidden")
-    if derives_head_size(config) or (fields[hidden] % fields[heads] == 0 and counts[hidden] % counts[heads]):
-        counts |= {path: by_heads(fields) * counts[heads] for path in fields if axis_of(fields, path) == "hidden"}
-    chosen: dict[str, Indices] = {}
-    for group, attribute in _SELECTED.items():
-        own = {path: count for path, count in counts.items() if kind(axis_of(fields, path)) == group}
-        if len({(fields[path], count) for path, count in own.items()}) == 1:
-            chosen[attribute] = tuple(range(next(iter(own.values()))))
-            counts = {path: count for path, count in counts.items() if path not in own}
-    return Selection(**chosen, by_field=tuple((dotted(path), tuple(range(n))) for path, n in counts.items()))
 
 
 def narrow(config: "PretrainedConfig", selection: Selection) -> "PretrainedConfig":
@@ -97,13 +73,13 @@ def kept_widths(config: "PretrainedConfig", selection: Selection) -> dict[Path, 
     Raises InputError as `narrow` does.
     """
     fields, selection = widths(config), selection.of_block(0)
-    _check_kind(config, fields)
+    check_kind(config, fields)
     kept = _selected(config, fields, selection)
     for path in (path for path in fields if kind(axis_of(fields, path)) == "kv heads"):
-        heads = _counterpart(fields, path)
+        heads = counterpart(fields, path)
         kept[path] = ((0, fields[path]),) if heads is None else _key_heads(config, fields, heads, kept[heads], path)
     for path in fields:
-        shared = _counterpart(fields, path) if kind(axis_of(fields, path)) == "heads" else None
+        shared = counterpart(fields, path) if kind(axis_of(fields, path)) == "heads" else None
         if shared is not None and _key_heads(config, fields, path, kept[path], shared) != kept[shared]:
             what = f"{dotted(path)} and another kind of heads keep different parts of {dotted(shared)}"
             raise InputError(title(config), what, "select heads of the same groups")
@@ -114,7 +90,7 @@ def kept_widths(config: "PretrainedConfig", selection: Selection) -> dict[Path, 
 def check_hidden(config: "PretrainedConfig", kept: dict[Path, Runs], by_size: bool) -> None:
     """Raise InputError where heads are slices of the hidden size (`by_size`) and their channels are not those kept."""
     fields = widths(config)
-    heads, hidden = _main(fields, "heads"), _main(fields, "hidden")
+    heads, hidden = main_field(fields, "heads"), main_field(fields, "hidden")
     whole = kept[heads] == ((0, fields[heads]),) and kept[hidden] == ((0, fields[hidden]),)
     if by_size and not whole and kept[hidden] != scaled(kept[heads], by_heads(fields)):
         what = f"its heads are slices of its hidden size, {by_heads(fields)} channels each"
@@ -124,7 +100,7 @@ def check_hidden(config: "PretrainedConfig", kept: dict[Path, Runs], by_size: bo
 def _selected(config: "PretrainedConfig", fields: dict[Path, int], selection: Selection) -> dict[Path, Runs]:
     """The indices that a selection gives for each width but those of keys and values."""
     single, kept = dict(selection.by_field), {}
-    for group, attribute in _SELECTED.items():
+    for group, attribute in SELECTED.items():
         indices = getattr(selection, attribute)
         own = [path for path in fields if kind(axis_of(fields, path)) == group]
         general = [path for path in own if dotted(path) not in single and axis_of(fields, path) != "embedding"]
@@ -146,7 +122,7 @@ def _selected(config: "PretrainedConfig", fields: dict[Path, int], selection: Se
     return kept
 
 
-def _counterpart(fields: dict[Path, int], path: Path) -> Path | None:
+def counterpart(fields: dict[Path, int], path: Path) -> Path | None:
     """The key and value heads that go with a field of query heads, or the query heads with one of key and value heads.
 
     It is the field beside the other one, else one at the top level, else any.
@@ -170,7 +146,7 @@ def _key_heads(config: "PretrainedConfig", fields: dict[Path, int], heads: Path,
     return as_runs(sorted(counts))
 
 
-def _check_kind(config: "PretrainedConfig", fields: dict[Path, int]) -> None:
+def check_kind(config: "PretrainedConfig", fields: dict[Path, int]) -> None:
     """Raise InputError where a narrower model of such a kind has no meaning."""
     reason = _REFUSED.get(config.model_type)
     other = [name for name, value in config.to_dict().items() if _NOT_HEADS.match(name) and value]
@@ -183,21 +159,6 @@ def _check_kind(config: "PretrainedConfig", fields: dict[Path, int]) -> None:
             reason = f"its config has no {name} of a known name"
     if reason is not None:
         raise InputError(title(config), f"{config.model_type} cannot be made narrower: {reason}", REMEDY)
-
-
-def _half(config: "PretrainedConfig", fields: dict[Path, int], path: Path) -> int:
-    """Half of a width; of query heads in whole groups of those that share a key and value head."""
-    value = fields[path]
-    if kind(axis_of(fields, path)) != "heads":
-        if value < 2:
-            raise InputError(title(config), f"half of {_name(path)} {value} is nothing", "use a wider model")
-        return value // 2
-    shared = _counterpart(fields, path)
-    pairs = value if shared is None else fields[shared]
-    if value < 2 or value % pairs or (pairs == 1 and _AXIS[_name(path)].startswith("linear")):
-        what = f"{_name(path)} is {value}, in groups of {value / pairs:g}: half of it is no whole number of groups"
-        raise InputError(title(config), what, REMEDY)
-    return value // 2 if pairs == 1 else value // pairs * (pairs // 2)
 
 
 def derives_head_size(config: "PretrainedConfig") -> bool:
@@ -214,7 +175,7 @@ def head_sizes(config: "PretrainedConfig") -> set[int]:
 
 def by_heads(fields: dict[Path, int]) -> int:
     """The hidden size by the number of heads."""
-    return fields[_main(fields, "hidden")] // fields[_main(fields, "heads")]
+    return fields[main_field(fields, "hidden")] // fields[main_field(fields, "heads")]
 
 
 def widths(config: "PretrainedConfig") -> dict[Path, int]:
@@ -258,7 +219,7 @@ def scaled(runs: Runs, size: int, start: int = 0) -> Runs:
 def axis_of(fields: dict[Path, int], path: Path) -> str:
     """The axis that a field belongs to; an embedding of another size than the hidden states has its own."""
     axis = _AXIS[_name(path)]
-    return "embedding" if axis == "hidden" and fields[path] != fields[_main(fields, "hidden")] else axis
+    return "embedding" if axis == "hidden" and fields[path] != fields[main_field(fields, "hidden")] else axis
 
 
 def kind(axis: str) -> str:
@@ -268,7 +229,7 @@ def kind(axis: str) -> str:
     return "hidden" if axis == "embedding" else re.sub("^(swa|linear) ", "", axis)
 
 
-def _main(fields: dict[Path, int], axis: str) -> Path:
+def main_field(fields: dict[Path, int], axis: str) -> Path:
     """The field that gives a model's number of heads or its hidden size."""
     return next(path for name in _AXES[axis] for path in fields if path == (name,))
 

@@ -168,8 +168,8 @@ def blocks_rows(
     """Which blocks were kept, how they were chosen, and which of their weights were inherited."""
     which = spec.submodules if isinstance(spec.submodules, str) else ", ".join(spec.submodules)
     words = "all" if which == "all" else f"{which}; the rest began anew"
-    if spec.width == "half":
-        words += "; the first half of heads, hidden size and MLP"
+    if not spec.is_full_width:
+        words += f"; {', '.join(f'{axis} {value}' for axis, value in spec.widths.items())} (the {spec.importance} ones)"
     words += f" ({notes.tensors_fresh} tensors new)" if notes is not None and notes.tensors_fresh else ""
     rows = [("blocks kept", f"{spans(blocks)} of 0-{total - 1}"), ("chosen", chosen), ("weights inherited", words)]
     if notes is not None and (fit := notes.refit) is not None:

@@ -160,7 +160,9 @@ def inherit(
             help="Whose weights: all, none, or some of attention,mlp,norms,final_norm,embeddings,head. The rest is new."
         ),
     ] = "all",
-    width: Annotated[str, typer.Option(help="full, or half: half of the heads, hidden size and MLP.")] = "full",
+    heads: Annotated[str | None, typer.Option(help="Query heads of each block: a number or a fraction.")] = None,
+    mlp: Annotated[str | None, typer.Option(help="Neurons of each MLP: a number or a fraction.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Channels of the hidden states: a number or a fraction.")] = None,
     refit: Annotated[
         list[str] | None,
         typer.Option(help="A file, folder, pattern or address with text to refit the kept blocks on; repeatable."),
@@ -180,7 +182,9 @@ def inherit(
     source = reference_of(reference, tokenizer, revision, trust_remote_code)
     if out is None and not show:
         raise InputError("command line", "no folder to write", "name it behind the reference, or ask for --show")
-    spec = inheritance.inherit_settings(layers, choose, submodules, width, calibration=calibration, recovery=recovery)
+    spec = inheritance.inherit_settings(
+        layers, choose, submodules, calibration=calibration, recovery=recovery, heads=heads, mlp=mlp, hidden=hidden
+    )
     kind, selection, drops = inheritance.as_dtype(dtype), None, None
     fit = inheritance.calibration_text(refit or (), refit_tokens or inheritance.REFIT_TOKENS, prefix)
     show_log()

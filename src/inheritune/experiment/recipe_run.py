@@ -141,7 +141,7 @@ def _control(
     if name == "random":
         assert result.blocks is not None
         folder, inherit = f"{name}-{result.layers}layers", recipe.inherit
-        stage = Stage(result.blocks, "random", inherit.submodules, inherit.width, folder=folder)
+        stage = Stage(result.blocks, "random", inherit.submodules, inherit.only_widths, folder=folder)
     else:
         stage = Stage([], "whole", folder=name)
         settings = settings.model_copy(update={"distillation": None})

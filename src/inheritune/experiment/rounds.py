@@ -86,7 +86,7 @@ def round_stages(inherit: Inherit, grow: Grow | None, total: int, dropped: Seque
     every = grow is not None and grow.until == "max_layers"
     return [
         Stage(
-            blocks, submodules=inherit.submodules, width=inherit.width, name=f"round {number}",
+            blocks, submodules=inherit.submodules, widths=inherit.only_widths, name=f"round {number}",
             folder=f"{number}-{depth}layers", insert_trained=trained and number > 1,
             function_preserving=grow is not None and grow.function_preserving, is_certain=every or number == 1,
             is_provisional=is_provisional, refit=inherit.refit,

@@ -1,12 +1,12 @@
 """A stage: one training of an arm, as a method describes it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from inheritune.arch import layer_count
 from inheritune.inheritance import TargetSpec, resolve
-from inheritune.recipe import Inherit, Size, Submodules, Width
+from inheritune.recipe import Inherit, Size, Submodules, Widths
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -35,7 +35,7 @@ class Stage:
     blocks: Sequence[int]
     weights: Weights = "inherit"
     submodules: Submodules = "all"
-    width: Width = "full"
+    widths: Widths = field(default_factory=Widths)
     name: str = ""
     folder: str = "."
     after_previous: bool = False
@@ -50,8 +50,8 @@ class Stage:
     fading: Sequence[int] = ()
 
     def spec(self, source: "PretrainedConfig") -> TargetSpec:
-        """The target of a source with this config. Raises InputError where the config has no half width."""
-        return resolve(Inherit(submodules=self.submodules, width=self.width), source, self.blocks)
+        """The target of a source with this config. Raises InputError for widths that the config cannot have."""
+        return resolve(Inherit(submodules=self.submodules, **self.widths.widths), source, self.blocks)
 
     def teacher_blocks(self, source: "PretrainedConfig", teacher: "PretrainedConfig") -> Sequence[int] | None:
         """The blocks of a teacher that the target's blocks come from, for the arm's `source`; None where that has other

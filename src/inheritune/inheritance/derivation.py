@@ -36,7 +36,7 @@ from inheritune.inheritance.plan import Plan, describe_plan
 from inheritune.inheritance.refit_plan import CalibrationText, refitted_matrices
 from inheritune.inheritance.resolution import resolve
 from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
-from inheritune.recipe import Choice, Inherit, Reference, Submodules, Width, check, model_at
+from inheritune.recipe import Choice, Inherit, Reference, Submodules, check, model_at
 from inheritune.results import BlockChoice, Inherited, Refit
 from inheritune.runlog import check_name, claimed, logger
 
@@ -58,7 +58,9 @@ def inherit(
     choose: Choice = "first",
     *,
     submodules: Submodules = "all",
-    width: Width = "full",
+    heads: int | float | None = None,
+    mlp: int | float | None = None,
+    hidden: int | float | None = None,
     dtype: "torch.dtype | str | None" = None,
     seed: int = 1,
     refit: str | Path | Sequence[str | Path] = (),
@@ -70,19 +72,20 @@ def inherit(
 
     `reference` is a hub id, a folder, a .gguf file or a loaded model; `layers` is a number of blocks, a fraction,
     'half', 'all', or a list of block numbers from 0. The weights of `submodules` are copied; the others are initialised
-    as the architecture does it, drawn with `seed`, like the whole model with 'none'. Width 'half' takes the first half
-    of heads, hidden size and MLP. Weights keep the reference's dtype unless `dtype` names another; no memory is shared
-    with the reference. Of safetensors files only what is inherited is read. With `out`, model and tokenizer are written
-    there as a Hugging Face checkpoint, with the plan in figures in inheritance.json; the log names a rebuilt tokenizer.
-    `refit` is text (files, folders, patterns or addresses) from whose first `refit_tokens` tokens the kept blocks are
-    fitted to stand in for the dropped ones (see `refit`); a loaded model then needs its `tokenizer`.
+    as the architecture does it, drawn with `seed`, like the whole model with 'none'. `heads`, `mlp` and `hidden` are
+    how much each block keeps of its query heads, MLP neurons and hidden channels: a number, or a fraction. Weights keep
+    the reference's dtype unless `dtype` names another; no memory is shared with the reference. Of safetensors files
+    only what is inherited is read. With `out`, model and tokenizer are written there as a Hugging Face checkpoint, with
+    the plan in figures in inheritance.json; the log names a rebuilt tokenizer. `refit` is text (files, folders,
+    patterns or addresses) from whose first `refit_tokens` tokens the kept blocks are fitted to stand in for the dropped
+    ones (see `refit`); a loaded model then needs its `tokenizer`.
 
     Raises InputError for a selection that does not exist or would change what a block computes, for blocks that cannot
     be refitted, for a damaged checkpoint or one whose weights are NaN (large tensors are sampled), and when `out`
     exists or another process is making it.
     Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3; half width: table 5.
     """
-    spec = inherit_settings(layers, choose, submodules, width)
+    spec = inherit_settings(layers, choose, submodules, heads=heads, mlp=mlp, hidden=hidden)
     with ExitStack() as held:
         folder = None if out is None else held.enter_context(free_output(Path(out)))
         kind = as_dtype(dtype)
@@ -286,15 +289,12 @@ def _loaded(model: "PreTrainedModel", spec: TargetSpec, place: str) -> Source:
     return Source(planned, None, model, place)
 
 
-def inherit_settings(
-    layers: Any, choose: Any = "first", submodules: Any = "all", width: Any = "full", **measured: Any
-) -> Inherit:
-    """A caller's values as checked settings; `measured` are calibration and recovery, which have defaults.
+def inherit_settings(layers: Any, choose: Any = "first", submodules: Any = "all", **more: Any) -> Inherit:
+    """A caller's values as checked settings; `more` are further keys of `inherit`, which have defaults.
 
     Raises InputError that lists everything wrong, with what is legal.
     """
-    fields = {"layers": layers, "choose": choose, "submodules": submodules, "width": width}
-    return check(Inherit, fields | measured, "inherit")
+    return check(Inherit, {"layers": layers, "choose": choose, "submodules": submodules} | more, "inherit")
 
 
 def as_dtype(dtype: "torch.dtype | str | None") -> "torch.dtype | None":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from inheritune.arch import Selection, build_skeleton, first_half, layer_count, parameter_count
+from inheritune.arch import build_skeleton, first_units, layer_count, parameter_count
 from inheritune.errors import InputError
 from inheritune.inheritance.blocks import select_blocks
 from inheritune.inheritance.target import TargetSpec, target_config
@@ -24,7 +24,7 @@ def resolve(
     `blocks` are for blocks that are chosen elsewhere: by a measured choice, or for a round of growth.
 
     Raises InputError when a block does not exist, for a measured choice without `blocks`, for a budget below one block,
-    and where an architecture has no half width.
+    and for widths that the architecture cannot have.
     """
     if isinstance(inherit, TargetSpec):
         return inherit
@@ -32,7 +32,7 @@ def resolve(
         numbered = replace_budget(config, inherit, trust_remote_code)
         blocks = select_blocks(numbered.layers, inherit.choose, layer_count(config))
     submodules = inherit.submodules if isinstance(inherit.submodules, str) else tuple(inherit.submodules)
-    return TargetSpec(tuple(blocks), submodules, first_half(config) if inherit.width == "half" else Selection())
+    return TargetSpec(tuple(blocks), submodules, first_units(config, inherit.widths))
 
 
 def keeps_budget(

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
         Inherit,
         Layers,
         Submodules,
-        Width,
         parse_layers,
     )
     from inheritune.recipe.training import Checkpoints, Schedule, Training
+    from inheritune.recipe.widths import AXES, HALF, Widths
     from inheritune.settings import Part, Size, parse_size
 
 __getattr__, __dir__ = lazy.exports(__name__)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from inheritune.errors import InputError, Problem
 from inheritune.limits import check_yaml
 from inheritune.recipe.reference import Reference
-from inheritune.recipe.renamed import RENAMED, with_new_names
+from inheritune.recipe.renamed import RENAMED, REPLACED, with_new_names
 from inheritune.recipe.yaml_file import Lines, read_value, read_yaml
 from inheritune.settings.part import Unfit
 
@@ -172,6 +172,8 @@ def _problem(model: type[BaseModel], detail: Any, place: str, lines: Lines, insi
         above = shown[-2] if len(shown) > 1 else place
         if (above, shown[-1]) in RENAMED:
             return Problem(where, f"unknown key {dotted!r}", f"it is called {RENAMED[above, shown[-1]]!r} now")
+        if (above, shown[-1]) in REPLACED:
+            return Problem(where, f"unknown key {dotted!r}", REPLACED[above, shown[-1]])
         near = nearest(shown[-1], last if isinstance(given, dict) else model, last)
         hint = f"did you mean {near!r}? " if near else ""
         return Problem(where, f"unknown key {dotted!r}", f"{hint}legal keys are {', '.join(legal)}")

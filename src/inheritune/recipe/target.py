@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from inheritune.recipe.widths import Widths
 from inheritune.settings.part import Part
 from inheritune.settings.size import In, Size, Steps, Tokens, parse_size
 
@@ -15,7 +16,6 @@ MEASURED: tuple[Measured, ...] = get_args(Measured)
 """Choices that run the model on text."""
 _BUDGETS = ("parameters", "GB", "MB")
 Submodule = Literal["attention", "mlp", "norms", "final_norm", "embeddings", "head"]
-Width = Literal["full", "half"]
 
 
 def parse_layers(value: Any) -> Any:
@@ -108,14 +108,14 @@ def _or_none(value: Any) -> Any:
 Refit = Annotated[Tokens | None, BeforeValidator(_or_none)]
 
 
-def check_refit(refit: Size | None, submodules: Submodules, width: Width, choose: Choice) -> None:
+def check_refit(refit: Size | None, submodules: Submodules, widths: Widths, choose: Choice) -> None:
     """Raise ValueError for settings that a refit of kept blocks does not go with."""
-    if refit is not None and (submodules != "all" or width == "half" or choose == "stacked"):
-        raise ValueError("refit goes with submodules: all, width: full, and without choose: stacked")
+    if refit is not None and (submodules != "all" or not widths.is_full_width or choose == "stacked"):
+        raise ValueError("refit goes with submodules: all, the full width, and without choose: stacked")
 
 
-class Inherit(Part):
-    """What the target starts with: which of the reference's blocks, and which of their weights."""
+class Inherit(Widths):
+    """What the target starts with: which of the reference's blocks, how wide, and which of their weights."""
 
     layers: Layers = 0.5
     """How many blocks: a number, a fraction of the reference's, `half`, `all`, a list such as [0-11, 24, 25]
@@ -141,8 +141,6 @@ class Inherit(Part):
     submodules: Submodules = "all"
     """Whose weights are copied: all, none (random weights), or a list of attention, mlp, norms, final_norm, embeddings,
     head. The others are initialised as the architecture does it. A tied head belongs to the embeddings."""
-    width: Width = "full"
-    """full, or half: the first half of the heads (whole groups), of the hidden size and of the MLP, in every block."""
 
     @model_validator(mode="after")
     def _choose_needs_a_number(self) -> "Inherit":
@@ -158,7 +156,7 @@ class Inherit(Part):
 
     @model_validator(mode="after")
     def _refit_needs_whole_blocks(self) -> "Inherit":
-        check_refit(self.refit, self.submodules, self.width, self.choose)
+        check_refit(self.refit, self.submodules, self, self.choose)
         return self
 
 

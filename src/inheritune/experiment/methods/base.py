@@ -89,10 +89,11 @@ class Method(Part):
         """
         stages = self.stages(depth, total)
         last = stages[-1]
-        plain = Stage(last.blocks, last.weights, last.submodules, last.width)
+        plain = Stage(last.blocks, last.weights, last.submodules, last.widths)
         if stages == [plain] and plain.weights != "whole" and not self.counts_source:
             submodules = "none" if plain.weights == "random" else plain.submodules
-            return {"of": self.origin, "layers": list(plain.blocks), "submodules": submodules, "width": plain.width}
+            start = {"of": self.origin, "layers": list(plain.blocks), "submodules": submodules}
+            return start | {"widths": plain.widths.widths}
         settings: dict[str, Any] = self.model_dump(mode="json")
         return settings | ({"layers": depth} if "layers" in settings else {})
 

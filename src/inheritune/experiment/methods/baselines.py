@@ -11,7 +11,7 @@ from typing_extensions import override
 from inheritune.errors import InputError
 from inheritune.experiment.methods.base import LAYERS, Method, Origin, SizedMethod, Stage, repeated
 from inheritune.inheritance import select_blocks
-from inheritune.recipe import Width
+from inheritune.recipe import HALF, Widths
 
 
 class DistilbertMethod(SizedMethod):
@@ -50,7 +50,7 @@ class HalfWidthMethod(Method):
 
     @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
-        return [Stage(range(total), width="half")]
+        return [Stage(range(total), widths=Widths(**HALF))]
 
 
 class HybridStackingMethod(SizedMethod):
@@ -81,17 +81,15 @@ class LazyMethod(SizedMethod):
         return [Stage(select_blocks(depth, "last", total, LAYERS))]
 
 
-class RandomMethod(SizedMethod):
+class RandomMethod(Widths, SizedMethod):
     """Random weights, as the architecture initialises them, in the reference's shape."""
 
     kind: Literal["random"] = "random"
     """The method's name."""
-    width: Width = "full"
-    """full, or half: the size of the arm with half the width."""
 
     @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
-        return [Stage(repeated(depth, total), "random", width=self.width)]
+        return [Stage(repeated(depth, total), "random", widths=self.only_widths)]
 
 
 class ReferenceMethod(Method):

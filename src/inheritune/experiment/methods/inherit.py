@@ -10,11 +10,11 @@ from inheritune.experiment.methods.base import LAYERS, Blocks, Depth, Method, Or
 from inheritune.experiment.rounds import is_measured
 from inheritune.experiment.stage import Weights
 from inheritune.inheritance import count_layers, select_blocks
-from inheritune.recipe import Choice, Inherit, Submodules, Width
+from inheritune.recipe import Choice, Inherit, Submodules, Widths
 from inheritune.recipe.target import Refit, check_refit
 
 
-class InheritMethod(Method):
+class InheritMethod(Widths, Method):
     """The paper's method: blocks of the reference with their weights, or with some of their parts."""
 
     kind: Literal["inherit"] = "inherit"
@@ -26,8 +26,6 @@ class InheritMethod(Method):
     at the source at work on the arm's training text."""
     submodules: Submodules = "all"
     """Which weights are inherited, as `inherit.submodules` of a recipe."""
-    width: Width = "full"
-    """full, or half: the first half of heads, hidden size and MLP."""
     refit: Refit = None
     """From how many training tokens the blocks are refitted before training, as `inherit.refit` of a recipe."""
     of: Origin = None
@@ -36,7 +34,7 @@ class InheritMethod(Method):
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
-        check_refit(self.refit, self.submodules, self.width, self.choose)
+        check_refit(self.refit, self.submodules, self, self.choose)
         if isinstance(self.layers, list) and self.choose != "first":
             raise ValueError(f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list")
         return self
@@ -60,4 +58,8 @@ class InheritMethod(Method):
             layers = self.layers if isinstance(self.layers, list) else depth
             blocks = select_blocks(layers, self.choose, total, LAYERS, dropped)
         weights: Weights = "random" if self.submodules == "none" else "inherit"
-        return [Stage(blocks, weights, self.submodules, self.width, is_provisional=is_provisional, refit=self.refit)]
+        return [
+            Stage(
+                blocks, weights, self.submodules, self.only_widths, is_provisional=is_provisional, refit=self.refit
+            )
+        ]  # fmt: skip

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
     from inheritune.arch.families import Rescale, compensated_attributes, constant_inits, packed_dimension, rescales
     from inheritune.arch.finite import check_numbers, check_stored_numbers
-    from inheritune.arch.first_units import first_units
     from inheritune.arch.gguf_header import read_gguf
     from inheritune.arch.head import Head, assumed_head, logits_width, parts_of, plain_linear, split_head
     from inheritune.arch.loading import (
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
         tensor_shapes,
     )
     from inheritune.arch.tensor_axes import kept_indices
+    from inheritune.arch.unit_counts import first_units
     from inheritune.arch.weights import Names, Placement, check_fits, check_stored, place_tensors
     from inheritune.arch.width import narrow
 

@@ -1,0 +1,115 @@
+"""`inherit`: a smaller checkpoint out of a model's weights."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from inheritune import analysis, arch, inheritance
+from inheritune import recipe as recipes
+from inheritune.cli.options import (
+    Calibration,
+    Json,
+    Prefix,
+    Recovery,
+    Revision,
+    Tokenizer,
+    Trust,
+    reference_of,
+    show_log,
+)
+from inheritune.cli.tables import show_inherited, show_plan
+from inheritune.errors import InputError
+
+
+def inherit(
+    reference: Annotated[
+        str, typer.Argument(help="A hub id, a folder with a Hugging Face checkpoint, or a .gguf file.")
+    ],
+    out: Annotated[Path | None, typer.Argument(help="The folder to write. Not needed with --show.")] = None,
+    layers: Annotated[
+        str, typer.Option(help="Blocks: a number, a fraction, half, all, or a list such as 0-11,24,25 (from 0).")
+    ] = "half",
+    choose: Annotated[
+        str,
+        typer.Option(
+            help="Which, when a number is given: first, last, middle, ends, every (k-th), stacked;"
+            " or measured on --text or --data: auto, rank, influence, loss."
+        ),
+    ] = "first",
+    text: Annotated[
+        list[str] | None, typer.Option(help="A file, folder, pattern or address with text to choose on; repeatable.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder that `inheritune prepare` wrote; its training text is taken.")
+    ] = None,
+    calibration: Calibration = "3072 tokens",
+    recovery: Recovery = "1024 tokens",
+    prefix: Prefix = "auto",
+    submodules: Annotated[
+        str,
+        typer.Option(
+            help="Whose weights: all, none, or some of attention,mlp,norms,final_norm,embeddings,head. The rest is new."
+        ),
+    ] = "all",
+    heads: Annotated[str | None, typer.Option(help="Query heads of each block: a number or a fraction.")] = None,
+    mlp: Annotated[str | None, typer.Option(help="Neurons of each MLP: a number or a fraction.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Channels of the hidden states: a number or a fraction.")] = None,
+    refit: Annotated[
+        list[str] | None,
+        typer.Option(help="A file, folder, pattern or address with text to refit the kept blocks on; repeatable."),
+    ] = None,
+    refit_tokens: Annotated[str | None, typer.Option(help="How much of that text. Default: 8192 tokens.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, float16 or float64. Default: as stored.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the weights that are new.", min=0, max=2**63 - 1)] = 1,
+    revision: Revision = None,
+    tokenizer: Tokenizer = None,
+    trust_remote_code: Trust = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the plan; no weights are read or written.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a smaller checkpoint made of some of a model's blocks; it is not trained."""
+    source = reference_of(reference, tokenizer, revision, trust_remote_code)
+    if out is None and not show:
+        raise InputError("command line", "no folder to write", "name it behind the reference, or ask for --show")
+    spec = inheritance.inherit_settings(
+        layers, choose, submodules, calibration=calibration, recovery=recovery, heads=heads, mlp=mlp, hidden=hidden
+    )
+    kind, selection, drops = inheritance.as_dtype(dtype), None, None
+    fit = inheritance.calibration_text(refit or (), refit_tokens or inheritance.REFIT_TOKENS, prefix)
+    show_log()
+    with ExitStack() as held:  # during the choice too, whose drops are kept beside the output
+        folder = None if out is None or show else held.enter_context(inheritance.free_output(out))
+        if spec.choose in recipes.MEASURED and (text or data):
+            drops = None if folder is None else analysis.drops_beside(folder)
+            selection = analysis.choose(source, spec, text=text or (), data=data, prefix=prefix, progress=drops)
+            spec = spec.model_copy(update={"layers": selection.blocks, "choose": "first"})
+        elif text or data:
+            raise InputError(
+                "command line", f"text does not go with --choose {choose}", f"take {', '.join(recipes.MEASURED)}"
+            )
+        if folder is None:
+            derived = inheritance.plan_for(source, spec)
+            matrices = inheritance.refitted_matrices(derived) if fit else []
+        else:
+            derived = inheritance.write(source, spec, folder, dtype=kind, seed=seed, selection=selection, refit=fit)
+            if drops is not None:
+                drops.unlink(missing_ok=True)
+    result: dict[str, Any] = {
+        "model": None if show else str(out),
+        "blocks": list(derived.plan.kept),
+        "of": derived.plan.total,
+        "parameters": arch.parameter_count(derived.target),
+        "tensors_fresh": len(derived.plan.fresh),
+    } | ({"selection": selection.to_json()} if selection else {})
+    if show:
+        rows = inheritance.plan_rows(derived.plan, (kind or derived.target.dtype).itemsize)
+        result |= {"plan": rows, "dropped": list(derived.plan.dropped)} | ({"refit": matrices} if fit else {})
+    if as_json:
+        typer.echo(json.dumps(result, indent=2 if show else None))
+    else:
+        (show_plan if show else show_inherited)(result)

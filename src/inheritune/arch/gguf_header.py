@@ -52,7 +52,7 @@ class GgufHeader:
 
 
 def read_gguf(file: Path) -> GgufHeader:
-    """The header of a file. It takes seconds, once for each change of the file.
+    """The header of a file, read once for each change of the file.
 
     Raises InputError where it is damaged, and for one of several files that make a model together.
     """
@@ -74,11 +74,13 @@ def read_gguf(file: Path) -> GgufHeader:
 def _read(file: str, changed: int) -> "GgufHeader | str":
     """The header, or what is wrong with the file."""
     import numpy as np
-    from gguf import GGUFReader, dequantize
+    from gguf import dequantize
+
+    from inheritune.arch.gguf_reader import FastReader
 
     try:
         _check_sizes(Path(file))
-        reader = GGUFReader(file)
+        reader = FastReader(file)
         metadata = {
             name: entry.contents()
             for name, entry in reader.fields.items()

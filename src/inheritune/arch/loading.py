@@ -106,10 +106,13 @@ def _stored_config(reference: Reference, weights: bool = True) -> "tuple[Located
 
 @lru_cache(maxsize=8)
 def _gguf_config(file: Path, changed: int) -> "PretrainedConfig":
-    """The config of a .gguf file, with all that the file states. Takes seconds, once for each change of the file."""
+    """The config of a .gguf file, with all that the file states, read once for each change of the file."""
     from transformers import AutoConfig
 
-    config: PretrainedConfig = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    from inheritune.arch.gguf_reader import fast_reading
+
+    with fast_reading():
+        config: PretrainedConfig = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     return config if config.is_encoder_decoder else restored_config(config, read_gguf(file))
 
 
@@ -148,7 +151,7 @@ def find_tokenizer(reference: Reference, log: bool = False) -> "PreTrainedTokeni
     silence_libraries()
     located = locate_tokenizer(place, None if reference.tokenizer else reference.revision)
     note = None
-    with _plain_errors(place, _TOKENIZER_REMEDY):
+    with _plain_errors(place, _TOKENIZER_REMEDY), _reading(located):
         if located.gguf is None and not has_tokenizer(located):
             return None
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_options(located, reference))
@@ -223,7 +226,7 @@ def _load_whole(
     options = _options(located, reference) | ({} if gguf else loading_options(config))
     if gguf or replaced:
         options["config"] = config
-    with _plain_errors(place), warnings.catch_warnings():
+    with _plain_errors(place), _reading(located), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the settings given here win over the checkpoint's
         model, info = AutoModelForCausalLM.from_pretrained(
             **options, dtype="auto", output_loading_info=True, weights_only=True, ignore_mismatched_sizes=True
@@ -319,6 +322,15 @@ def silence_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+def _reading(located: Located) -> "contextlib.AbstractContextManager[None]":
+    """What is open while transformers reads a model's files."""
+    if located.gguf is None:
+        return contextlib.nullcontext()
+    from inheritune.arch.gguf_reader import fast_reading
+
+    return fast_reading()
 
 
 def _options(located: Located, reference: Reference) -> dict[str, Any]:

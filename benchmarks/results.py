@@ -18,9 +18,9 @@ from typing import Any
 from inheritune.evaluation import gap, mean
 from inheritune.report import notes_on, speed_up_cell
 from inheritune.report.markup import markdown_table, markdown_text
-from inheritune.report.notation import duration, short, with_error
+from inheritune.report.notation import short, with_error
 from inheritune.results import Comparison, JudgedArm
-from inheritune.runlog import read_json
+from inheritune.runlog import duration, read_json
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 from tests.attack.outcome import differences, digest, leftovers, outcome
 
-from inheritune.report.notation import duration
+from inheritune.runlog import duration
 
 
 def make(folder: Path, weight: float = 1.0, loss: float = 2.0, seconds: float = 3.0) -> Path:

@@ -106,7 +106,7 @@ def test_what_the_models_show(text: Path, reference: Path, arms: list[dict[str, 
 def test_half_width_where_nothing_is_left(text: Path, tmp_path: Path) -> None:
     suite = tiny_suite(text, None, [{"name": "it", "start": "half-width"}])
     suite["reference"]["train"]["model"] |= {"n_embd": 8, "n_head": 1}
-    with pytest.raises(InputError, match=r"^arm it: .*half of it is no whole number of groups"):
+    with pytest.raises(InputError, match=r"^arm it: .*0.5 of n_head 1 cannot be; legal are 1"):
         compare(suite, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

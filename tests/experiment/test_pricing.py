@@ -1,6 +1,7 @@
 """What `plan` prices is what `run` and `compare` do."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,11 @@ def test_a_recipe_whose_reference_is_made_first(text: Path) -> None:
 
 def test_of_a_recipe_the_config_is_enough(text: Path, reference_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((reference_folder / "config.json").read_bytes())
-    tree = tiny_recipe(Path("/nowhere/text"), tmp_path)
-    expected = priced_recipe(tiny_recipe(text, reference_folder))
-    assert priced_recipe(tree)["trainings"] == expected["trainings"]
+    tree, other = tiny_recipe(Path("/nowhere/text"), tmp_path), tiny_recipe(text, reference_folder)
+    assert {each["epochs"] for each in priced_recipe(tree)["trainings"]} == {None}
+    for one in (tree, other):
+        one["data"]["size"] = "2K tokens"
+    assert priced_recipe(tree)["trainings"] == priced_recipe(other)["trainings"]
     tree["data"] = {"prepared": "/nowhere/data"}
     assert priced_recipe(tree)["text"]["train_tokens"] is None
 
@@ -213,8 +216,10 @@ def test_a_suite_lists_every_stage_and_its_sums(text: Path, reference: Path) -> 
 @pytest.mark.long
 def test_of_a_suite_the_config_is_enough(text: Path, reference: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((reference / "config.json").read_bytes())
-    expected = priced_suite(tiny_suite(text, reference, ARMS))
-    assert priced_suite(tiny_suite(Path("/nowhere/text"), tmp_path, ARMS))["trainings"] == expected["trainings"]
+    tree, other = tiny_suite(Path("/nowhere/text"), tmp_path, ARMS), tiny_suite(text, reference, ARMS)
+    for one in (tree, other):
+        one["data"]["size"] = "2K tokens"
+    assert priced_suite(tree)["trainings"] == priced_suite(other)["trainings"]
 
 
 def test_a_reference_that_all_arms_share_is_trained_once(text: Path) -> None:
@@ -236,8 +241,19 @@ def test_text_of_an_arms_own_and_unknown_text(text: Path, reference: Path) -> No
         [{"name": "stacking", "start": {"kind": "stacking", "layers": 4}}],
     )
     found = priced_suite(tree)
+    size = sum(file.stat().st_size for file in text.rglob("*") if file.is_file())
+    assert found["text"]["estimated_from_bytes"] == size
+    tokens = round(size * 4 / math.log2(300)) - 600
+    assert found["text"]["train_tokens"] == tokens
+    assert sum(each["tokens"] for each in found["trainings"][1:]) == pytest.approx(2 * tokens, rel=0.02)
+    assert any(f"estimated from {size / 1e6:,.1f} MB" in sentence for sentence in found["warnings"])
+    tree["data"]["sources"] = [{"dataset": "someone/elsewhere"}]
+    found = priced_suite(tree)
     assert found["trainings"][1]["tokens"] + found["trainings"][2]["tokens"] == pytest.approx(1e9, rel=1e-6)
     assert any("not known without reading it" in sentence for sentence in found["warnings"])
+    tree["data"]["sources"] = [{"path": "/nowhere/text"}]
+    with pytest.raises(InputError, match="/nowhere/text: no such file or folder"):
+        priced_suite(tree)
 
 
 def test_a_suite_turned_round(text: Path, reference: Path) -> None:

@@ -1,8 +1,8 @@
 import pytest
 
 from inheritune.report import spans, table, verdict
-from inheritune.report.notation import duration
 from inheritune.results import RunState
+from inheritune.runlog import duration
 
 
 def summary(

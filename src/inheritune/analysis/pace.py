@@ -3,7 +3,7 @@
 import time
 
 from inheritune.analysis.progress import Progress
-from inheritune.runlog import LiveLine
+from inheritune.runlog import LiveLine, duration
 
 _LATEST = 3  # drops whose time predicts that of the others
 
@@ -45,4 +45,4 @@ class Pace:
             return "time left: known after the next drop"
         latest = self._costs[-_LATEST:]
         left = drops * sum(latest) / len(latest) - (time.monotonic() - self._began)
-        return f"about {max(0.0, left):,.0f} s left"
+        return f"about {duration(max(0.0, left))} left"

@@ -15,7 +15,6 @@ from inheritune.errors import InherituneError, InputError, shown_line
 from inheritune.recipe import MEASURED, Inherit, Recipe, Training
 from inheritune.redaction import public
 from inheritune.report import (
-    duration,
     loss_note,
     markdown_block,
     markdown_text,
@@ -35,7 +34,7 @@ from inheritune.results import (
     Start,
     TrainingSpent,
 )
-from inheritune.runlog import logger, read_json, write_json, write_text
+from inheritune.runlog import duration, logger, read_json, write_json, write_text
 
 _ORIGIN = "origin.json"  # in the run's reference/: kept in case the reference is moved later
 

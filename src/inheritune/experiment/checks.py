@@ -55,7 +55,7 @@ def check_recipe(recipe: Recipe, runtime: Runtime) -> None:
     def configs() -> None:
         nonlocal recipe
         models = Models(recipe, drafts=False)
-        recipe, _ = provisional(recipe, models, usable_memory(runtime))
+        recipe, _ = provisional(recipe, models, usable_memory(runtime), _tokens(recipe))
         if recipe.train.distillation is not None:
             check_distillation(recipe.train.distillation, models.reference.vocab_size, "train.distillation.top_k")
         _check_rounds(recipe, models)
@@ -97,6 +97,10 @@ def _check_basis(basis: Basis, runtime: Runtime, *further: Callable[[], object])
         partial(_check_hardware, basis, basis.train, runtime),
     )
     check_all((*own, *further))
+
+
+def _tokens(recipe: Recipe) -> int | None:
+    return None if recipe.data.size is None else recipe.data.size.count
 
 
 def _check_text(basis: Basis) -> None:
@@ -163,7 +167,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
     runtime.on_rank0(lambda: check_recipe(recipe, runtime))
     models = Models(recipe, drafts=False)
-    recipe, _ = provisional(recipe, models, usable_memory(runtime))
+    recipe, _ = provisional(recipe, models, usable_memory(runtime), _tokens(recipe))
     _, stages = plan_rounds(recipe, models)
     deepest = max(stages, key=lambda stage: len(stage.blocks))
     target = models.target(models.reference, deepest)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import layer_count, narrow
-from inheritune.data import open_prepared, tokens_in, typed
 from inheritune.distillation import Layout
 from inheritune.errors import InputError
 from inheritune.experiment.plan import (
@@ -17,12 +16,12 @@ from inheritune.experiment.plan import (
     plan_arms,
     plan_rounds,
     stage_trainings,
-    token_files,
 )
 from inheritune.experiment.recovery import provisional
 from inheritune.experiment.rounds import round_stages
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import Suite
+from inheritune.experiment.text_size import text_size
 from inheritune.losses import LossSetup, TeacherNeeds, build_losses
 from inheritune.planner import SUMS, Bounds, Conditions, Device, HeadRuns, ModelProfile, Planned, Taught, plan
 from inheritune.recipe import Basis, Inherit, Recipe, Training, reference_training
@@ -42,7 +41,8 @@ def plan_recipe(
     reference whose config cannot be read.
     """
     models = Models(recipe, drafts=False)
-    recipe, decision = provisional(recipe, models, memory or math.inf)
+    text = text_size(recipe, models.reference.vocab_size)
+    recipe, decision = provisional(recipe, models, memory or math.inf, text.train)
     inherit, stages = plan_rounds(recipe, models)
     rounds = models.planned(models.reference, stages)
     pricing = _Pricing(recipe, models)
@@ -64,7 +64,7 @@ def plan_suite(
     pricing = _Pricing(suite, models)
     arms = plan_arms(suite, models)
     sequences = {arm.name: _sequences(pricing.tokens_of(arm), suite.train) for arm in arms}
-    check_budgets(suite, arms, {**sequences, "": _sequences(pricing.text[0], suite.train)})
+    check_budgets(suite, arms, {**sequences, "": _sequences(pricing.text.train, suite.train)})
     by_name = {arm.name: pricing.arm(arm, len(suite.all_seeds)) for arm in arms}
     trainings = [pricing.reference(), *(stage for arm in suite.arms for stage in by_name[arm.name])]
     own = Inherit(layers=suite.layers, choose="first")
@@ -75,8 +75,8 @@ def plan_suite(
 class _Pricing:
     """Trainings of a recipe or a suite as the planner wants them.
 
-    `text` are the tokens of training and validation text, None where they are not known. `rounded_down` collects, in
-    sentences, which lengths fill no whole number of steps.
+    `text` is how much text there is. `rounded_down` collects, in sentences, which lengths fill no whole number of
+    steps.
     """
 
     def __init__(self, basis: Basis, models: Models) -> None:
@@ -84,7 +84,7 @@ class _Pricing:
         self.rounded_down: list[str] = []
         self._profiles: dict[str, ModelProfile] = {}
         self.whole = self._profile(models.reference)
-        self.text = _text_size(basis, models.reference.vocab_size)
+        self.text = text_size(basis, models.reference.vocab_size)
 
     def plan(
         self, trainings: list[Planned], devices: Sequence[Device], together: int, memory: float | None,
@@ -94,7 +94,10 @@ class _Pricing:
 
         Targets like that of `inherit` are the candidates for what fits into `memory` and `hours`.
         """
-        conditions = Conditions(self.basis.evaluate, *self.text, together, self.basis.hardware.parallel)
+        conditions = Conditions(
+            self.basis.evaluate, self.text.train, self.text.validation, together, self.basis.hardware.parallel,
+            self.text.estimated_from,
+        )  # fmt: skip
         bounds = None
         if memory is not None or hours is not None:
             candidates, depth = _every_depth(inherit, self), self.whole.depth
@@ -133,7 +136,7 @@ class _Pricing:
     ) -> Planned:  # fmt: skip
         """A recipe's round, or a model like it, trained `times` as long, with other settings where there are some."""
         training = training or self.basis.train
-        teacher = self._teacher("the reference", self.models.reference, one, training, self.text[0])
+        teacher = self._teacher("the reference", self.models.reference, one, training, self.text.train)
         return self.training(name or one.stage.name, one, training, times=times, counts=counts, teacher=teacher)
 
     def training(
@@ -141,7 +144,7 @@ class _Pricing:
         counts: tuple[str, ...] | None = None, seeds: int = 1, teacher: Taught | None = None,
     ) -> Planned:  # fmt: skip
         """A training on `tokens` of text (None: the basis's), `times` as long as it says (0: only judged)."""
-        tokens = self.text[0] if tokens is None else tokens
+        tokens = self.text.train if tokens is None else tokens
         sequences = _sequences(tokens, training)
         steps = self._steps(training, tokens) if times else 0
         steps = None if steps is None else steps * times
@@ -157,7 +160,7 @@ class _Pricing:
     def tokens_of(self, arm: PlannedArm) -> int | None:
         """The tokens of text that an arm trains on: its own `size`, else the suite's."""
         own = arm.settings.data
-        return self.text[0] if own is None or own.size is None else own.size.count
+        return self.text.train if own is None or own.size is None else own.size.count
 
     def _teacher(
         self, name: str, config: "PretrainedConfig | None", one: PlannedStage, training: Training, tokens: int | None,
@@ -244,27 +247,6 @@ def _every_depth(inherit: Inherit, pricing: _Pricing) -> list[Planned]:
         except InputError:  # an odd number of stacked blocks; a hybrid's blocks without attention
             continue
     return candidates
-
-
-def _text_size(basis: Basis, vocabulary: int) -> tuple[int | None, int]:
-    """Tokens of training and validation text, as far as the recipe or a manifest says: None where neither does, as
-    where prepared text lies on another machine. Reads no text. Raises InputError for prepared data that is damaged.
-    """
-    data = basis.data
-    if data.sources:
-        return None if data.size is None else data.size.count, data.validation.count
-    files = token_files(data)
-    if files is not None:
-        try:
-            train, validation = (sum(map(tokens_in, split)) for split in typed(files, vocabulary).values())
-        except InputError:  # they lie on another machine, or only the tokenizer shows their type
-            return None, data.validation.count
-        return train, validation
-    assert data.prepared is not None  # the recipe's check
-    if not data.prepared.exists():
-        return None, data.validation.count
-    prepared = open_prepared(data.prepared)
-    return len(prepared.tokens("train")), len(prepared.tokens("validation"))
 
 
 def _sequences(tokens: int | None, training: Training) -> int | None:

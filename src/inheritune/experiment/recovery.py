@@ -50,13 +50,15 @@ def usable_memory(runtime: Runtime) -> float:
 
 
 def provisional(
-    recipe: Recipe, models: Models, memory: float = math.inf
+    recipe: Recipe, models: Models, memory: float, tokens: int | None
 ) -> tuple[Recipe, RecoveryDecision | None]:  # fmt: skip
-    """The recipe with what is decided before the text is read, for checks and prices, and the decision, if any."""
+    """The recipe with what is decided before the text is read, for checks and prices, and the decision, if any.
+
+    `tokens` of training text are known or estimated; None where they are not.
+    """
     if not recipe.recovery.decides:
         return recipe, None
-    size = recipe.data.size
-    decision = decide_recovery(recipe, models, Facts(None if size is None else size.count, memory))
+    decision = decide_recovery(recipe, models, Facts(tokens, memory))
     return with_decision(recipe, decision), decision
 
 

@@ -103,6 +103,7 @@ class Planned:
 class Conditions:
     """What all trainings have in common: how they are judged, and tokens of text (`train_tokens` None: not known).
 
+    `text_bytes`: the bytes of the files that the tokens were estimated from; None where they were not estimated.
     `devices` of one kind work together; `parallel` is the recipe's word for how.
     """
 
@@ -111,6 +112,7 @@ class Conditions:
     validation_tokens: int
     devices: int = 1
     parallel: str = "auto"
+    text_bytes: int | None = None
 
 
 def figures(planned: Planned, conditions: Conditions) -> dict[str, Any]:

@@ -51,7 +51,11 @@ def plan(
         "memory": memory_table(largest),
         "memory_is_whole": largest.profile.unfollowed is None,
         "sequence_length": largest.training.sequence_length,
-        "text": {"train_tokens": conditions.train_tokens, "validation_tokens": conditions.validation_tokens},
+        "text": {
+            "train_tokens": conditions.train_tokens,
+            "validation_tokens": conditions.validation_tokens,
+            "estimated_from_bytes": conditions.text_bytes,
+        },
         "disk": disk(trainings, figured, conditions, vocabulary),
         "devices": rows,
         "warnings": _warnings(trainings, figured, rows, conditions, None if bounds is None else bounds.hours),
@@ -133,13 +137,20 @@ def _text(trainings: Sequence[Planned], conditions: Conditions) -> list[str]:
             "How much text there is is not known without reading it, so a length in epochs is none in tokens:"
             f" {some.tokens / 1e9:g}B tokens are priced. Give --data.size, or prepare the text first (data.prepared)."
         ]
+    sentences = []
+    if conditions.text_bytes is not None:
+        sentences.append(
+            f"The training text is taken to have {conditions.train_tokens:,} tokens, estimated from"
+            f" {conditions.text_bytes / 1e6:,.1f} MB of files without reading them; this may be wrong by a third."
+        )
     repeated = [planned for planned in trainings if (planned.epochs or 0) > _REPEATED]
     if not repeated:
-        return []
+        return sentences
     first, more = repeated[0], f" So do {len(repeated) - 1} more." if len(repeated) > 1 else ""
     return [
+        *sentences,
         f"{first.name}: {first.tokens:,} tokens go through {conditions.train_tokens:,} of text {first.epochs:.3g}"
-        f" times; beyond about {_REPEATED} times repeated text teaches less and less (Muennighoff et al., 2023).{more}"
+        f" times; beyond about {_REPEATED} times repeated text teaches less and less (Muennighoff et al., 2023).{more}",
     ]
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from inheritune.report.folders import kind_of, write_report, write_reports
     from inheritune.report.forecast import forecast_of
     from inheritune.report.markup import markdown_block, markdown_table, markdown_text
-    from inheritune.report.notation import duration, many, short, spans, with_error
+    from inheritune.report.notation import many, short, spans, with_error
     from inheritune.report.run_summary import loss_note, table, verdict
     from inheritune.report.shown import PAIR
     from inheritune.report.tasks import ONE_START, harness_note, start_note, task_table

@@ -7,9 +7,10 @@ from pathlib import Path
 from inheritune.redaction import without_folders
 from inheritune.report.figures import COLOURS
 from inheritune.report.measures import Measure, all_measures, written
-from inheritune.report.notation import duration, many, short, spans
+from inheritune.report.notation import many, short, spans
 from inheritune.report.page import Table
 from inheritune.results import Analysis, AnalyzedModel, Attention
+from inheritune.runlog import duration
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,3 @@ def spans(blocks: list[int]) -> str:
         else:
             runs.append([block, block])
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-
-
-def duration(seconds: float) -> str:
-    """`2 h 5 min`, `7 min 20 s`, `12 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from inheritune.runlog.log import logger
     from inheritune.runlog.manifest import add_lineage, note_start, package_versions, versions
     from inheritune.runlog.metrics import MetricsLog, read_metrics
-    from inheritune.runlog.terminal import LiveLine, PlainConsole, log_on_terminal
+    from inheritune.runlog.terminal import LiveLine, PlainConsole, duration, log_on_terminal
     from inheritune.runlog.trackers import Trackers, check_trackers
 
 __getattr__, __dir__ = lazy.exports(__name__)

@@ -65,6 +65,14 @@ class _Left(TimeRemainingColumn):
         return super().render(task) if left is None else Text(left, style="progress.remaining")
 
 
+def duration(seconds: float) -> str:
+    """`2 h 5 min`, `7 min 20 s`, `12 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
 class LiveLine:
     """The figures and remaining time of work of several steps, such as a training, that begins after `done` steps.
 
@@ -103,8 +111,9 @@ class LiveLine:
         """Show a metrics record of a training: loss, validation loss and tokens per second."""
         if "val_loss" in record:
             self._val = f"  val {record['val_loss']:.3f}"
+        loss = f"loss {record['loss']:.3f}" if "loss" in record else ""
         rate = f"  {record['tokens_per_second']:,.0f} tok/s" if "tokens_per_second" in record else ""
-        self.update(record["step"], f"loss {record.get('loss', float('nan')):.3f}{self._val}{rate}")
+        self.update(record["step"], f"{loss}{self._val}{rate}".strip())
 
     def update(self, done: int, figures: str, left: str | None = None) -> None:
         """Show figures: each time on a terminal, every 15 seconds and after the last step elsewhere.
@@ -116,7 +125,8 @@ class LiveLine:
             self._progress.update(self._task, completed=done, figures=figures, left=left)
         elif time.monotonic() - self._last >= _PLAIN_SECONDS or done == self._steps:
             self._last = time.monotonic()
-            if left is None:
-                speed = (done - self._first) / max(self._last - self._started, 1e-9)
-                left = f"{(self._steps - done) / max(speed, 1e-9):,.0f} s left"
-            logger.info(f"{self._label}  {done:,}/{self._steps:,}  {figures}  {left}")
+            if left is None and done > self._first:  # before the first step nothing is known
+                seconds = (self._last - self._started) / (done - self._first) * (self._steps - done)
+                left = f"{duration(seconds)} left"
+            parts = [self._label, f"{done:,}/{self._steps:,}", figures, left or ""]
+            logger.info("  ".join(part for part in parts if part))

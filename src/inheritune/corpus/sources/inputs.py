@@ -98,6 +98,16 @@ def list_inputs(sources: Sequence[Source], range_bytes: int = _RANGE) -> list[In
     return list(itertools.chain.from_iterable(each))
 
 
+def text_bytes(sources: Sequence[Source]) -> int | None:
+    """About how many bytes of text local sources have, from the sizes of their files; None where one is elsewhere.
+
+    Raises InputError as `list_inputs` does, so also where a folder is missing.
+    """
+    if any(source.dataset is not None or is_remote(source.path or "") for source in sources):
+        return None
+    return sum(entry.text_bytes for entry in list_inputs(sources))
+
+
 def gather(inputs: Sequence[Input], bytes_per_task: int) -> list[list[Input]]:
     """Divide inputs into tasks in their order: neighbours share a task of at most `bytes_per_task`.
 

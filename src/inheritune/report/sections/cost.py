@@ -1,11 +1,11 @@
 """What each training of a run cost, and the whole run."""
 
-from inheritune.report.notation import duration
 from inheritune.report.page import Section, Table
 from inheritune.report.run_folder import RunFolder
 from inheritune.report.run_summary import entries
 from inheritune.report.shown import Shown
 from inheritune.results import TrainedSummary
+from inheritune.runlog import duration
 
 PLACE = 90
 

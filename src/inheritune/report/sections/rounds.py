@@ -1,11 +1,12 @@
 """Runs, and their reference, rounds and controls."""
 
 from inheritune.redaction import without_folders
-from inheritune.report.notation import duration, with_error
+from inheritune.report.notation import with_error
 from inheritune.report.page import Section, Table
 from inheritune.report.run_folder import RunFolder
 from inheritune.report.run_summary import loss_note, model_row, table
 from inheritune.report.shown import Shown, prefix, stacked
+from inheritune.runlog import duration
 
 PLACE = 10
 

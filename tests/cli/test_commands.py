@@ -57,6 +57,20 @@ def test_new_writes_a_recipe_and_does_not_write_over_one(
     assert "#" in path.read_text()
     assert main(["new", str(reference_folder), str(path)]) == 2
     assert "exists already" in capsys.readouterr().err
+    assert main(["new", str(reference_folder), str(tmp_path / "none.yaml"), "--text", str(tmp_path / "none")]) == 2
+    assert f"{tmp_path}/none: no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "none.yaml").exists()
+
+
+def test_new_takes_the_size_of_the_text_into_account(reference_folder: Path, tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("word " * 8000)  # about 20,000 tokens of a vocabulary of 300
+    path = tmp_path / "mine.yaml"
+    assert main(["new", str(reference_folder), str(path), "--text", str(words)]) == 0
+    made = load_recipe(path)
+    assert made.data.sources[0].path == str(words)
+    assert made.data.validation.count < 3000
+    assert "about 19.4K tokens" in path.read_text()
 
 
 @pytest.mark.long

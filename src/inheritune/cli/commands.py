@@ -112,12 +112,14 @@ def new(
     out: Annotated[
         Path | None, typer.Argument(help="The recipe to write. Default: the model's name with .yaml.")
     ] = None,
+    text: Annotated[str | None, typer.Option(help="A file, folder, pattern or address with your text.")] = None,
 ) -> None:
-    """Write a commented starter recipe for a model."""
+    """Write a commented starter recipe for a model, and for your text."""
     file = out or Path(f"{Path(reference).stem if reference.endswith('.gguf') else Path(reference).name}.yaml".lower())
     inheritance.check_free(file)
-    write_text(file, experiment.starter_recipe(reference))
-    echo(f"{file}: written. Set data.sources to your text, then: inheritune run {file}")
+    write_text(file, experiment.starter_recipe(reference, text))
+    first = "" if text else "Set data.sources to your text, then: "
+    echo(f"{file}: written. {first}inheritune plan {file}, and inheritune run {file}")
 
 
 command(context_settings=DOTTED, epilog="Any key of the recipe's data can be set: --data.filters='[gopher_quality]'")(

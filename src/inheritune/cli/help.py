@@ -13,7 +13,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """The commands in the order of `inheritune --help`."""
 EXAMPLES: dict[str, tuple[str, ...]] = {
-    "new": ("inheritune new HuggingFaceTB/SmolLM2-135M", "inheritune new model.gguf recipe.yaml"),
+    "new": ("inheritune new HuggingFaceTB/SmolLM2-135M", "inheritune new model.gguf recipe.yaml --text text/"),
     "plan": ("inheritune plan recipe.yaml", "inheritune plan recipe.yaml --inherit.layers=10 --json"),
     "run": ("inheritune run recipe.yaml", 'inheritune run recipe.yaml --train.length="2 epochs" --seed=2'),
     "prepare": (

@@ -1,23 +1,38 @@
-"""`new`: a commented recipe to start from (starter.yaml), with numbers that fit the reference."""
+"""`new`: a commented recipe to start from (starter.yaml), with numbers that fit the reference and the text."""
 
 from importlib.resources import files
 
 from inheritune.arch import layer_count, load_config
-from inheritune.recipe import model_at
+from inheritune.corpus import text_bytes
+from inheritune.experiment.text_size import estimated_tokens
+from inheritune.recipe import Source, check, model_at
+from inheritune.report import short
+
+_SHORT_TEXT = 3_000_000  # tokens below which sequences are short, so that there are enough steps
+_VALIDATION = 100_000  # tokens, at most a tenth of the text
 
 
-def starter_recipe(reference: str) -> str:
-    """The text of a commented recipe for a reference, from its config alone.
+def starter_recipe(reference: str, text: str | None = None) -> str:
+    """The text of a commented recipe for a reference, from its config alone, and for a file or folder with text.
 
-    Raises InputError when there is no such model or it is not a decoder-only text model.
+    Raises InputError when there is no such model, when it is not a decoder-only text model, and where there is no text.
     """
+    source = None if text is None else check(Source, {"path": text}, "--text")
+    size = None if source is None else text_bytes([source])
     config = load_config(model_at(reference))
+    tokens = None if size is None else estimated_tokens(size, config.vocab_size)
     layers = layer_count(config)
     positions = getattr(config, "max_position_embeddings", None)
-    sequence = min(1024, positions) if isinstance(positions, int) and positions > 1 else 1024
+    longest = positions if isinstance(positions, int) and positions > 1 else 1024
+    sequence = min(1024 if tokens is None or tokens > _SHORT_TEXT else 256, longest)
+    validation = max(_VALIDATION, 32 * sequence)
+    if tokens is not None:
+        validation = max(2 * sequence, min(validation, tokens // 10))
     half = max(1, (layers + 1) // 2)
     template = files("inheritune.experiment").joinpath("starter.yaml").read_text(encoding="utf-8")
     return template.format(
-        path=reference, layers=layers, half=half, last=half - 1, sequence=sequence,
-        validation=max(100_000, 32 * sequence), deepest=max(half, layers - 1),
+        path=reference, layers=layers, half=half, last=half - 1, sequence=sequence, validation=validation,
+        deepest=max(half, layers - 1), text="text/" if text is None else text,
+        note="CHANGE THIS: a file or a folder with your text" if tokens is None else
+        f"about {short(tokens)} tokens, by the size of its files",
     )  # fmt: skip

@@ -22,6 +22,11 @@ class TextSize:
     estimated_from: int | None = None
 
 
+def estimated_tokens(size: int, vocabulary: int) -> int:
+    """About how many tokens a text of `size` bytes has: one for each log2(vocabulary) / 4 bytes."""
+    return max(1, round(4 * size / math.log2(max(2, vocabulary))))
+
+
 def text_size(basis: Basis, vocabulary: int) -> TextSize:
     """The size of a basis's text, from the recipe, a manifest or the sizes of files; `vocabulary` is the tokenizer's.
 
@@ -41,7 +46,7 @@ def text_size(basis: Basis, vocabulary: int) -> TextSize:
             size = None  # a plan for another machine
         if size is None:
             return TextSize(None, validation)
-        return TextSize(max(1, round(4 * size / math.log2(max(2, vocabulary))) - validation), validation, size)
+        return TextSize(max(1, estimated_tokens(size, vocabulary) - validation), validation, size)
     files = token_files(data)
     if files is not None:
         try:

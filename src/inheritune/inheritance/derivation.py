@@ -26,6 +26,7 @@ from inheritune.arch import (
     parameter_count,
     readers_of,
     ready,
+    renumbered,
     save_model,
     save_stored,
 )
@@ -42,7 +43,7 @@ from inheritune.runlog import check_name, claimed, logger
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from inheritune.data import Rows
 
@@ -265,7 +266,7 @@ def open_source(reference: "Reference | PreTrainedModel", spec: Inherit | Target
     config = load_config(reference)
     decided = resolve(spec, config, trust_remote_code=reference.trust_remote_code)
     skeleton, made = _planned(reference, config, decided)
-    made.target.generation_config = load_generation_config(reference) or made.target.generation_config
+    _set_generation(made, load_generation_config(reference), decided, config)
     names = Names(skeleton)
     wanted = made.plan.wanted()
     weights = open_weights(reference, config, lambda stored: names.of(stored) in wanted)
@@ -282,8 +283,18 @@ def open_source(reference: "Reference | PreTrainedModel", spec: Inherit | Target
 
 def _loaded(model: "PreTrainedModel", spec: TargetSpec, place: str) -> Source:
     planned = draft_target(model, spec)
-    planned.target.generation_config = model.generation_config
+    _set_generation(planned, model.generation_config, spec, model.config)
     return Source(planned, None, model, place)
+
+
+def _set_generation(
+    planned: PlannedTarget, settings: "GenerationConfig | None", spec: TargetSpec, config: "PretrainedConfig"
+) -> None:
+    """Give the target the reference's settings for generation, with the new ids of tokens."""
+    tokens = spec.width.vocabulary
+    if settings is not None:
+        kept = settings if tokens is None else renumbered(settings, tokens, config.vocab_size)
+        planned.target.generation_config = kept
 
 
 def inherit_settings(

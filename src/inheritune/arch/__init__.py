@@ -61,6 +61,8 @@ if TYPE_CHECKING:
         tensor_shapes,
     )
     from inheritune.arch.tensor_axes import kept_indices
+    from inheritune.arch.token_parts import TokenParts
+    from inheritune.arch.token_trimming import trim_tokenizer
     from inheritune.arch.vocabulary import named_tokens, renumbered, vocabulary_indices, with_vocabulary
     from inheritune.arch.weights import Names, Placement, check_fits, check_stored, place_tensors
     from inheritune.arch.width import first_half, narrow

@@ -72,7 +72,7 @@ class TokenParts:
         Bytes, single characters where no bytes stand in for them, special and added tokens (but those reserved for
         later use), and what a chat template writes by itself.
         """
-        ids = {one["id"] for one in self._added if not self._is_reserved(one["content"])}
+        ids = {one["id"] for one in self._added} - self.reserved
         ids |= {self._ids[name] for name in self._bytes}
         ids |= self._characters() | self._in_template()
         if self._model["type"] == "Unigram":
@@ -104,15 +104,17 @@ class TokenParts:
             made.add(symbols[at])
         return frozenset(self._ids[one] for one in made if one in self._ids) | {token}
 
-    def _is_reserved(self, content: str) -> bool:
-        tokenizer = self._tokenizer
-        roles = [value for name, value in tokenizer.special_tokens_map.items() if name.endswith("_token")]
-        used = content in roles or content in self._around or content in self._templates
-        return bool(_RESERVED.search(content)) and not used
-
     @cached_property
-    def _templates(self) -> str:
-        return json.dumps(self._tokenizer.chat_template or "", ensure_ascii=False)
+    def reserved(self) -> frozenset[int]:
+        """Added tokens that are there for later use, by their names, and that neither tokenizer nor template use."""
+        tokenizer = self._tokenizer
+        template = json.dumps(tokenizer.chat_template or "", ensure_ascii=False)
+        used = {word for name, word in tokenizer.special_tokens_map.items() if name.endswith("_token")} | self._around
+        return frozenset(
+            one["id"]
+            for one in self._added
+            if _RESERVED.search(one["content"]) and one["content"] not in used and one["content"] not in template
+        )
 
     def _in_template(self) -> set[int]:
         """The tokens of two conversations of which little but the chat template's own words is seen."""
@@ -150,10 +152,12 @@ class TokenParts:
             single = [word for word in self._ids if len(word) == 1]
             changed = (word for word in single if decoder and decoder.decode(["a", word, "a"]) != f"a{word}a")
             return {self._ids[word] for word in changed}
+        added = {one["id"] for one in self._added}
         return {
             index
             for word, index in self._ids.items()
-            if len(symbols := self._symbols(word)) == 1 or any(one not in self._ids for one in symbols)
+            if len(symbols := self._symbols(word)) == 1
+            or (index not in added and any(one not in self._ids for one in symbols))
         }
 
     def _symbols(self, word: str) -> list[str]:

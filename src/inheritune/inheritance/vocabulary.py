@@ -97,7 +97,8 @@ def needed_tokens(
     Always kept are bytes, single characters where no bytes stand in for them, special and added tokens but those that
     are reserved for later use, what the chat template writes, and the `named` ones (see `named_tokens`). With `size`,
     so many tokens are kept: the most frequent ones with what merges need on the way to them, and where the texts need
-    fewer, those with the lowest ids. Tokens from `rows` on have no row in the model, and are dropped.
+    fewer, those with the lowest ids, which tokenizers learn first. Tokens from `rows` on are dropped, as the model has
+    no rows for them.
 
     Raises InputError for a size that is too small, or not below the number of tokens, and for a tokenizer that
     cannot lose tokens.
@@ -110,17 +111,13 @@ def needed_tokens(
         raise InputError("vocabulary", what, f"legal are {len(always):,} (bytes, special tokens ...) to {count - 1:,}")
     frequency = _frequencies(tokenizer, texts, count)
     order = sorted(range(count), key=lambda token: (-frequency[token], token))
-    kept = set(always)
+    kept, usual = set(always), parts.ids - parts.reserved
     for token in order:
-        if size is None and not frequency[token]:
+        if len(kept) == size or (size is None and not frequency[token]):
             break
-        if token in kept or token not in parts.ids:
-            continue
-        wanted = parts.of(token) - kept
-        if size is None or len(kept) + len(wanted) <= size:
-            kept |= wanted
-        if len(kept) == size:
-            break
+        if token in usual:
+            wanted = sorted(parts.of(token) - kept, key=lambda part: len(parts.of(part)))  # as merges make them
+            kept.update(wanted if size is None else wanted[: size - len(kept)])
     return tuple(sorted(kept))
 
 

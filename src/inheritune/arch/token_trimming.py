@@ -31,9 +31,9 @@ def trim_tokenizer(tokenizer: "PreTrainedTokenizerBase", keep: Iterable[int]) ->
     place = tokenizer.name_or_path or type(tokenizer).__name__
     number = {token: new for new, token in enumerate(sorted(set(keep)))}
     core = _trimmed(fields, number, place)
-    roles = {name: value for name, value in tokenizer.special_tokens_map.items() if name.endswith("_token")}
-    for role, name in roles.items():
-        if tokenizer.convert_tokens_to_ids(name) not in number:
+    ids = tokenizer.get_vocab()
+    for role, name in tokenizer.special_tokens_map.items():
+        if role.endswith("_token") and ids.get(name, -1) not in number:
             raise InputError(place, f"its {role} {name} is not kept", _REMEDY)
     kept = {one["content"] for one in core["added_tokens"]} | set(_entries(core["model"]))
     with tempfile.TemporaryDirectory() as folder:

@@ -155,8 +155,9 @@ def test_a_tensor_with_slices_for_all_blocks_keeps_those_of_the_kept_ones() -> N
     source, target = SOURCE | {packed: (5, 12)}, FIRST | {packed: (5, 4)}
     plan = plan_copies(source, target, STRUCTURE, [2])
     assert line_of(plan, packed) == TensorCopy(packed, (5, 4), packed, (((0, 5),), ((8, 12),)))
-    with pytest.raises(InputError, match="cannot lose blocks and width at once"):
-        narrowed(plan, {name: tuple(((0, length // 2),) for length in shape) for name, shape in target.items()})
+    fewer = {name: tuple(((0, 1), (length - 1, length)) for length in shape) for name, shape in target.items()}
+    parts = (((0, 1), (4, 5)), ((8, 9), (11, 12)))
+    assert line_of(narrowed(plan, fewer), packed) == TensorCopy(packed, (2, 2), packed, parts)
 
 
 def test_a_tensor_can_be_filled_with_a_value() -> None:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from inheritune.arch.roles import identity_values, tensor_roles
     from inheritune.arch.router import RouterLoss, find_router_loss, router_loss_of
     from inheritune.arch.saving import save_frame, save_model, save_stored
-    from inheritune.arch.selection import Runs, Selection, lengths
+    from inheritune.arch.selection import Indices, Runs, Selection, composed, length, lengths
     from inheritune.arch.stored import StoredWeights, take
     from inheritune.arch.structure import (
         Structure,
@@ -68,7 +68,10 @@ if TYPE_CHECKING:
         tensor_shapes,
     )
     from inheritune.arch.tensor_axes import kept_indices
+    from inheritune.arch.token_parts import TokenParts
+    from inheritune.arch.token_trimming import trim_tokenizer
     from inheritune.arch.unit_counts import first_units
+    from inheritune.arch.vocabulary import named_tokens, renumbered, vocabulary_indices, with_vocabulary
     from inheritune.arch.weights import Names, Placement, check_fits, check_stored, place_tensors
     from inheritune.arch.width import narrow
 

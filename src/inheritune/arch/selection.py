@@ -1,8 +1,9 @@
 """Which part of a model's width is kept, as indices."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 Indices = tuple[int, ...]
@@ -16,7 +17,7 @@ Runs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Selection:
-    """What a target keeps of its source's width: indices from 0 along each axis. None keeps all of an axis.
+    """What a target keeps of its source's width and vocabulary: indices from 0 along each axis. None keeps all of it.
 
     Raises ValueError for indices that are negative, repeated or not rising, and for blocks that keep different numbers.
     """
@@ -27,12 +28,15 @@ class Selection:
     """Hidden units of the MLPs."""
     hidden: Indices | None = None
     """Channels of the hidden states."""
+    vocabulary: Indices | None = None
+    """The ids of the tokens that stay. They get the numbers from 0 in the same order."""
     by_field: tuple[tuple[str, PerBlock], ...] = ()
     """Indices for the width in one field of the source's config, for models with several widths of a kind:
     "moe_intermediate_size", "intermediate_size.3" (block 3), "word_embed_proj_dim"."""
 
     def __post_init__(self) -> None:
         widths = [("heads", self.heads), ("neurons", self.neurons), ("hidden", self.hidden), *self.by_field]
+        widths.append(("vocabulary", self.vocabulary))
         if len({len(value) for value in self._values() if _is_per_block(value)}) > 1:
             raise ValueError("give indices for the same number of blocks along each axis")
         for name, value in widths:
@@ -48,8 +52,13 @@ class Selection:
 
     @property
     def is_full_width(self) -> bool:
-        """Whether the blocks keep their width."""
-        return self.heads is self.neurons is self.hidden is None and not self.by_field
+        """Whether width and vocabulary stay as they are."""
+        return self.heads is self.neurons is self.hidden is self.vocabulary is None and not self.by_field
+
+    @property
+    def without_vocabulary(self) -> "Selection":
+        """The same widths, with all tokens."""
+        return replace(self, vocabulary=None)
 
     @property
     def blocks(self) -> int | None:
@@ -102,6 +111,21 @@ def joined(runs: Iterable[tuple[int, int]]) -> Runs:
         elif stop > start:
             merged.append((start, stop))
     return tuple(merged)
+
+
+def composed(outer: Runs, inner: Runs) -> Runs:
+    """`inner` indices of what `outer` takes, as indices of what `outer` takes from."""
+    ends = list(accumulate(stop - start for start, stop in outer))
+    parts: list[tuple[int, int]] = []
+    for start, stop in inner:
+        at = bisect_right(ends, start)
+        while start < stop:
+            first, last = outer[at]
+            before = ends[at] - (last - first)
+            end = min(stop, ends[at])
+            parts.append((first + start - before, first + end - before))
+            start, at = end, at + 1
+    return joined(parts)
 
 
 def length(runs: Runs) -> int:

@@ -110,6 +110,9 @@ def take(tensor: "torch.Tensor", dimension: int, runs: Runs) -> "torch.Tensor":
     """The indices of a tensor along one dimension, copied."""
     import torch
 
+    if len(runs) > _MANY_RUNS:
+        indices = torch.cat([torch.arange(start, stop, device=tensor.device) for start, stop in runs])
+        return tensor.index_select(dimension, indices)
     return torch.cat([tensor.narrow(dimension, start, stop - start) for start, stop in runs], dimension)
 
 

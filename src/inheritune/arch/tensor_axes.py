@@ -63,6 +63,7 @@ def kept_indices(
     """For every tensor of `target`, a narrower model of `source`: the indices that it takes of the source's tensor.
 
     Both may be on the meta device; `target.config` is `narrow(source.config, selection)`, so both have the same blocks.
+    Both have all tokens (see `vocabulary_indices` for others).
     For each name in `target.state_dict()` there are the indices along each dimension, in the target's order.
 
     Raises InputError for a tensor whose parts are not known, and where the models do not belong together.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from inheritune.arch.config import remade
 from inheritune.arch.families import title
 from inheritune.arch.selection import Runs, Selection, as_runs, joined, length
+from inheritune.arch.vocabulary import with_vocabulary
 from inheritune.errors import BUILD_ERRORS, InputError
 
 if TYPE_CHECKING:
@@ -56,12 +57,14 @@ _REFUSED: dict[str, str | None] = {
 
 
 def narrow(config: "PretrainedConfig", selection: Selection) -> "PretrainedConfig":
-    """The config of a model as deep as `config` that has the selected heads, neurons and hidden channels only.
+    """The config of a model as deep as `config` that has the selected heads, neurons, hidden channels and tokens only.
 
-    The size of a head does not change, nor does any other field.
+    Tokens get new ids (see `with_vocabulary`). The size of a head does not change, nor does any other field.
 
     Raises InputError where the architecture cannot be made narrower, or not in this way.
     """
+    if selection.vocabulary is not None:
+        return with_vocabulary(narrow(config, selection.without_vocabulary), selection.vocabulary)
     if selection.is_full_width:
         return copy.deepcopy(config)
     return with_widths(config, {path: length(runs) for path, runs in kept_widths(config, selection).items()})

@@ -13,5 +13,13 @@ if TYPE_CHECKING:
     from inheritune.evaluation.samples import document_starts, greedy_continuation
     from inheritune.evaluation.statistics import Estimate, decide, few_documents, gap, loss_of, mean, ratio
     from inheritune.evaluation.tasks import Task, check_names, judge_task, on_harness, open_tasks
+    from inheritune.evaluation.vocabulary import (
+        Split,
+        VocabularyCost,
+        compare_splits,
+        compare_vocabularies,
+        cost,
+        text_losses,
+    )
 
 __getattr__, __dir__ = lazy.exports(__name__)

@@ -25,5 +25,6 @@ if TYPE_CHECKING:
     from inheritune.inheritance.refit_plan import CalibrationText, refit_length, refitted_matrices
     from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve
     from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
+    from inheritune.inheritance.vocabulary import TrimmedVocabulary, needed_tokens, trim_vocabulary
 
 __getattr__, __dir__ = lazy.exports(__name__)

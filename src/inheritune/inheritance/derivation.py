@@ -5,13 +5,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import (
     Names,
     Placement,
+    Selection,
     build_skeleton,
     check_numbers,
     check_stored,
@@ -26,6 +27,7 @@ from inheritune.arch import (
     parameter_count,
     readers_of,
     ready,
+    renumbered,
     save_model,
     save_stored,
 )
@@ -42,7 +44,7 @@ from inheritune.runlog import check_name, claimed, logger
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from inheritune.data import Rows
 
@@ -178,6 +180,14 @@ def derive_refitted(
 
     from inheritune.inheritance.fitting import refit
 
+    if isinstance(spec, TargetSpec) and spec.width.vocabulary is not None:  # the text has the reference's tokens
+        whole = replace(spec, width=spec.width.without_vocabulary)
+        target, _, done = derive_refitted(
+            reference, whole, rows_of, seed=seed, dtype=dtype, tokenizer=tokenizer, device=device
+        )
+        fewer = TargetSpec(tuple(range(len(spec.blocks))), width=Selection(vocabulary=spec.width.vocabulary))
+        planned = plan_for(reference, spec) if isinstance(reference, Reference) else draft_target(reference, spec)
+        return derive(target, fewer)[0], planned.plan, done
     if isinstance(reference, Reference):
         planned, place = plan_for(reference, spec), reference.title
     else:
@@ -268,7 +278,7 @@ def open_source(reference: "Reference | PreTrainedModel", spec: Inherit | Target
     config = load_config(reference)
     decided = resolve(spec, config, trust_remote_code=reference.trust_remote_code)
     skeleton, made = _planned(reference, config, decided)
-    made.target.generation_config = load_generation_config(reference) or made.target.generation_config
+    _set_generation(made, load_generation_config(reference), decided, config)
     names = Names(skeleton)
     wanted = made.plan.wanted()
     weights = open_weights(reference, config, lambda stored: names.of(stored) in wanted)
@@ -285,8 +295,18 @@ def open_source(reference: "Reference | PreTrainedModel", spec: Inherit | Target
 
 def _loaded(model: "PreTrainedModel", spec: TargetSpec, place: str) -> Source:
     planned = draft_target(model, spec)
-    planned.target.generation_config = model.generation_config
+    _set_generation(planned, model.generation_config, spec, model.config)
     return Source(planned, None, model, place)
+
+
+def _set_generation(
+    planned: PlannedTarget, settings: "GenerationConfig | None", spec: TargetSpec, config: "PretrainedConfig"
+) -> None:
+    """Give the target the reference's settings for generation, with the new ids of tokens."""
+    tokens = spec.width.vocabulary
+    if settings is not None:
+        kept = settings if tokens is None else renumbered(settings, tokens, config.vocab_size)
+        planned.target.generation_config = kept
 
 
 def inherit_settings(layers: Any, choose: Any = "first", submodules: Any = "all", **more: Any) -> Inherit:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from inheritune.arch import Rescale, Runs, Structure, lengths, packed_dimension
+from inheritune.arch import Rescale, Runs, Structure, composed, length, lengths, packed_dimension
 from inheritune.errors import InputError
 
 Shape = tuple[int, ...]
+_MANY_RUNS = 50  # of which not each one is written out
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,9 @@ def _packed_indices(
 
 
 def narrowed(plan: Plan, indices: Mapping[str, tuple[Runs, ...]]) -> Plan:
-    """`plan` with parts of tensors in place of whole ones: `indices` along each dimension, by the target's names.
+    """`plan` with parts of its target's tensors in place of whole ones: `indices` along each dimension, by their names.
 
-    Raises InputError where a tensor is already a part, or is rescaled in slices that would move.
+    Raises InputError where a tensor is rescaled in slices that would move.
     """
     lines = []
     for line in plan.lines:
@@ -151,8 +152,7 @@ def narrowed(plan: Plan, indices: Mapping[str, tuple[Runs, ...]]) -> Plan:
                 line.target, what, "choose blocks that keep their places (choose: first), or the full width"
             )
         if line.indices is not None:
-            what = "holds a slice for each block, and cannot lose blocks and width at once"
-            raise InputError(line.target, what, "keep all blocks, or the full width")
+            parts = tuple(composed(outer, inner) for outer, inner in zip(line.indices, parts, strict=True))
         lines.append(replace(line, shape=shape, indices=parts))
     return replace(plan, lines=tuple(lines))
 
@@ -190,7 +190,13 @@ def _slice_in_words(line: TensorCopy) -> str:
         return "new" if line.value is None else f"all {line.value:g}"
     words = "all"
     if line.indices is not None:
-        words = "[" + ", ".join("+".join(f"{start}:{stop}" for start, stop in along) for along in line.indices) + "]"
+        words = "[" + ", ".join(map(_runs_in_words, line.indices)) + "]"
     if (rescale := line.rescale) is not None:
         words += f" x {rescale.factor:g} at {rescale.start}:{rescale.stop} of dimension {rescale.dimension}"
     return words
+
+
+def _runs_in_words(runs: Runs) -> str:
+    if len(runs) > _MANY_RUNS:
+        return f"{length(runs):,} of {runs[0][0]}:{runs[-1][1]}"
+    return "+".join(f"{start}:{stop}" for start, stop in runs)

@@ -25,6 +25,8 @@ from inheritune.arch import (
     shorten,
     tensor_roles,
     tensor_shapes,
+    vocabulary_indices,
+    with_vocabulary,
 )
 from inheritune.errors import BUILD_ERRORS, InputError
 from inheritune.inheritance.blocks import select_blocks
@@ -46,7 +48,7 @@ class TargetSpec:
     submodules: Literal["all", "none"] | tuple[str, ...] = "all"
     """Whose weights are copied: all, none, or roles such as attention and mlp. The others are newly initialised."""
     width: Selection = field(default_factory=Selection)
-    """The heads, MLP neurons and hidden channels that every block keeps; numbers are the source's."""
+    """The heads, MLP neurons and hidden channels that every block keeps, and the tokens; numbers are the source's."""
 
     def __post_init__(self) -> None:
         if not self.blocks or min(self.blocks) < 0:
@@ -100,9 +102,14 @@ def draft_target(reference: "PreTrainedModel", spec: TargetSpec) -> PlannedTarge
     )
     if spec.width.is_full_width:
         return PlannedTarget(plan, whole)
-    width = spec.width.at_places(kept)
-    target = build_skeleton(narrow(short, width), own_code)
-    return PlannedTarget(narrowed(plan, kept_indices(whole, target, width)), target)
+    width, target = spec.width.at_places(kept), whole
+    if not (widths := width.without_vocabulary).is_full_width:
+        target = build_skeleton(narrow(short, widths), own_code)
+        plan = narrowed(plan, kept_indices(whole, target, widths))
+    if width.vocabulary is not None:
+        wide, target = target, build_skeleton(with_vocabulary(target.config, width.vocabulary), own_code)
+        plan = narrowed(plan, vocabulary_indices(wide, target, width.vocabulary))
+    return PlannedTarget(plan, target)
 
 
 def target_config(config: "PretrainedConfig", spec: TargetSpec) -> "PretrainedConfig":

@@ -111,6 +111,16 @@ def test_of_a_recipe_the_config_is_enough(text: Path, reference_folder: Path, tm
     assert priced_recipe(tree)["text"]["train_tokens"] is None
 
 
+def test_a_smaller_vocabulary_is_priced(text: Path, reference_folder: Path) -> None:
+    tree = tiny_recipe(text, reference_folder)
+    whole = priced_recipe(tree)["trainings"][1]["parameters"]
+    tree["inherit"]["vocabulary"] = 280
+    fewer = priced_recipe(tree)["trainings"][1]["parameters"]
+    assert whole["total"] - fewer["total"] == 2 * 20 * 32  # rows of embeddings and head
+    tree["inherit"]["vocabulary"] = "text"
+    assert priced_recipe(tree)["trainings"][1]["parameters"] == whole
+
+
 def test_prepared_text_says_how_much_there_is(
     text: Path, reference_folder: Path, tokenizer: Any, tmp_path: Path
 ) -> None:

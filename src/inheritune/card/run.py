@@ -33,6 +33,7 @@ from inheritune.results import (
     RunSummary,
     Start,
     TrainingSpent,
+    VocabularyResult,
 )
 from inheritune.runlog import duration, logger, read_json, write_json, write_text
 
@@ -109,6 +110,7 @@ def _card(folder: Path, recipe: Recipe, summary: RunSummary, number: int, origin
         lineage=[
             *lineage_rows(origin, reference.layers, short(reference.parameters)),
             *_kept(folder, recipe.inherit, own, reference.layers),
+            *([] if summary.vocabulary is None else [_vocabulary(summary.vocabulary)]),
             ("round", place),
         ],
         readers=readers_in(folder / own.model),
@@ -159,6 +161,13 @@ def _kept(folder: Path, spec: Inherit, own: Round, total: int) -> list[tuple[str
         blocks = spans(notes.blocks_from_round or [])
         rows.append(("resumed from", f"round {code(notes.from_round)}, whose blocks were {blocks}"))
     return rows
+
+
+def _vocabulary(trimmed: VocabularyResult) -> tuple[str, str]:
+    longer = f"held-out text is {trimmed.longer:.1%} longer in tokens"
+    loss = f"{trimmed.nats_per_byte:.4f} nats a byte instead of {trimmed.reference_nats_per_byte:.4f}"
+    tokens = f"{trimmed.tokens:,} of {trimmed.reference_tokens:,} tokens"
+    return "vocabulary", f"{tokens}; of the reference with these alone, {longer}, at {loss}"
 
 
 def blocks_rows(

@@ -6,9 +6,18 @@ Checking, pricing and running all use this one list.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch import build_skeleton, check_positions, layer_count, load_config, planned_config
+from inheritune.arch import (
+    build_skeleton,
+    check_positions,
+    layer_count,
+    load_config,
+    named_tokens,
+    planned_config,
+    with_vocabulary,
+)
 from inheritune.data import nanogpt_files
 from inheritune.errors import InputError, Problem
 from inheritune.experiment.rounds import round_stages
@@ -23,7 +32,7 @@ from inheritune.inheritance import (
     target_config,
 )
 from inheritune.losses import LossSetup, build_losses
-from inheritune.recipe import Basis, Data, Inherit, Recipe, Size, TokenFiles, Training, model_at
+from inheritune.recipe import Basis, Data, Inherit, Recipe, Size, TokenFiles, Training, model_at, vocabulary_count
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -81,7 +90,7 @@ class Models:
 
     def __init__(self, basis: Basis, *, drafts: bool) -> None:
         self.trust, self.drafts, self._length = basis.reference.trust_remote_code, drafts, basis.train.sequence_length
-        self.reference = planned_config(basis.reference, self._length, weights=drafts)
+        self.reference = _trimmed(planned_config(basis.reference, self._length, weights=drafts), basis)
         check_positions(self.reference, self._length, "train.sequence_length")
         self.arms: dict[str, PretrainedConfig] = {}
         self._drafted: dict[tuple[str, TargetSpec, bool, bool], PretrainedConfig] = {}
@@ -125,6 +134,17 @@ class Models:
             origin = done[-1].target if stage.after_previous else source
             done.append(PlannedStage(stage, origin, self.target(origin, stage)))
         return tuple(done)
+
+
+def _trimmed(config: "PretrainedConfig", basis: Basis) -> "PretrainedConfig":
+    """The reference's config with as many tokens as `inherit.vocabulary` says; all of them where the text decides."""
+    vocabulary = basis.inherit.vocabulary if isinstance(basis, Recipe) else None
+    count = None if vocabulary is None else vocabulary_count(vocabulary, config.vocab_size)
+    if count is None or count >= config.vocab_size:
+        return config
+    named = sorted(named_tokens(config))
+    others = (token for token in range(config.vocab_size) if token not in set(named))
+    return with_vocabulary(config, tuple(sorted([*named, *islice(others, max(0, count - len(named)))])))
 
 
 def plan_rounds(recipe: Recipe, models: Models) -> tuple[Inherit, list[Stage]]:

@@ -21,6 +21,7 @@ from inheritune.experiment.stage import Stage
 from inheritune.experiment.stages import Stages
 from inheritune.experiment.store import once
 from inheritune.experiment.tasks import judge_tasks
+from inheritune.experiment.vocabulary import with_vocabulary
 from inheritune.recipe import Recipe, Size
 from inheritune.report import behind_until, tokens_to_match, write_report
 from inheritune.results import (
@@ -33,6 +34,7 @@ from inheritune.results import (
     RoundResult,
     RunSummary,
     TunedReference,
+    VocabularyResult,
 )
 from inheritune.runlog import logger
 
@@ -60,6 +62,9 @@ def run(recipe: Recipe, folder: str | Path) -> RunSummary:
 
     with opened(folder, "recipe.yaml", recipe, _FREE, check, runtime):
         setup = Setup(recipe, folder, folder / "data", folder / "reference", runtime)
+        asked = recipe
+        recipe, vocabulary = with_vocabulary(recipe, setup)
+        setup = replace(setup, basis=recipe)
         recipe = _decided(recipe, setup)
         setup = replace(setup, basis=recipe)
         summary = runtime.on_rank0(lambda: RunSummary.read_if_there(file))
@@ -68,11 +73,13 @@ def run(recipe: Recipe, folder: str | Path) -> RunSummary:
             judge_tasks(recipe, setup, summary.result.model)
             runtime.on_rank0(lambda: write_report(folder, summary))
         else:
-            summary = _train(recipe, setup)
+            summary = _train(recipe, setup, vocabulary)
 
         def describe() -> None:
+            inherit = recipe.inherit.model_copy(update={"vocabulary": asked.inherit.vocabulary})
             with without_stopping("start the run again to write it"):
-                write_cards(folder, recipe, summary)
+                own = asked.reference.model_copy(update={"tune": recipe.reference.tune})
+                write_cards(folder, recipe.model_copy(update={"reference": own, "inherit": inherit}), summary)
 
         runtime.on_rank0(describe)
         # Heads, layers and samples come last: a run is complete without them.
@@ -98,7 +105,7 @@ def _decided(recipe: Recipe, setup: Setup) -> Recipe:
     return with_decision(recipe, decision)
 
 
-def _train(recipe: Recipe, setup: Setup) -> RunSummary:
+def _train(recipe: Recipe, setup: Setup, vocabulary: VocabularyResult | None) -> RunSummary:
     """Reference, rounds, controls and tasks; summary.json and the report are written after each round."""
     folder = setup.folder
     reference, context = setup.judge_reference(setup.context())
@@ -113,7 +120,9 @@ def _train(recipe: Recipe, setup: Setup) -> RunSummary:
 
     def write(rounds: list[RoundResult], *, finished: bool = False) -> RunSummary:
         spent = seconds + sum(one.wall_seconds for one in rounds)
-        return setup.runtime.on_rank0(lambda: _write(recipe, folder, reference, rounds, controls, spent, finished))
+        return setup.runtime.on_rank0(
+            lambda: _write(recipe, folder, reference, rounds, controls, spent, finished, vocabulary)
+        )
 
     own = Stages(source, folder / _ROUNDS, context, teacher=teacher)
     rounds = own.train(
@@ -162,7 +171,7 @@ def _control(
 
 def _write(
     recipe: Recipe, folder: Path, reference: ModelResult, rounds: list[RoundResult], controls: list[Control],
-    seconds: float, finished: bool,
+    seconds: float, finished: bool, vocabulary: VocabularyResult | None,
 ) -> RunSummary:  # fmt: skip
     """Write summary.json and the report, by rank 0."""
     best, tolerance = best_round(rounds, recipe.grow), recipe.evaluate.tolerance
@@ -172,11 +181,12 @@ def _write(
         result = Outcome.of(result, tokens_to_match=to_match)
     summary = RunSummary(
         finished=finished,
-        reference=ReferenceSummary.of(reference, name=recipe.reference.title),
+        reference=ReferenceSummary.of(reference, name=vocabulary.reference if vocabulary else recipe.reference.title),
         rounds=[Round.of(one, model=f"{_ROUNDS}/{one.folder}/model") for one in rounds],
         controls=controls,
         result=result,
         tolerance=tolerance,
+        **({} if vocabulary is None else {"vocabulary": vocabulary}),
         validation_sequences=reference.validation_sequences,
         validation_documents=reference.validation_documents,
         wall_seconds=round(seconds, 1),

@@ -115,6 +115,10 @@ class Recipe(Basis):
             raise ValueError("controls: a control is named twice; name each once")
         if "reference-continued" in self.controls and self.reference.tune is not None:
             raise ValueError("controls: the tuned reference is what reference-continued would be; remove the control")
+        if self.inherit.vocabulary is not None and (not self.data.sources or self.reference.train is not None):
+            raise ValueError(
+                "inherit.vocabulary: it goes with data.sources and a reference that is there already; remove it"
+            )
         if self.grow is not None and isinstance(self.inherit.layers, list):
             raise ValueError(
                 "inherit.layers: a list of blocks cannot be grown by number; give grow: null for a single round, or"

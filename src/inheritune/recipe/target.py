@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from inheritune.recipe.widths import Widths
+from inheritune.recipe.widths import Vocabulary, Widths
 from inheritune.settings.part import Part
 from inheritune.settings.size import In, Size, Steps, Tokens, parse_size
 
@@ -138,6 +138,11 @@ class Inherit(Widths):
     """From how many training tokens the kept blocks are refitted before training, such as `32K tokens`; none: not at
     all. The last matrices of attention and MLP of each block are fitted by least squares to the reference's hidden
     states just before the next kept block, so that they stand in for the dropped blocks between."""
+    vocabulary: Vocabulary = None
+    """How many tokens the vocabulary keeps: a number, a fraction, `half`, or `text`: those that the training text
+    needs, which is then split as before. Bytes and special tokens always stay. The reference loses the other tokens
+    first, with their embeddings, and is then what the run's models inherit from and are compared with. Only with
+    data.sources."""
     submodules: Submodules = "all"
     """Whose weights are copied: all, none (random weights), or a list of attention, mlp, norms, final_norm, embeddings,
     head. The others are initialised as the architecture does it. A tied head belongs to the embeddings."""

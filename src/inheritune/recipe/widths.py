@@ -1,6 +1,6 @@
 """The recipe's keys for narrower blocks: how many units of each kind are kept, and how they are chosen."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -33,6 +33,26 @@ def parse_number(value: Any) -> Any:
 
 
 Number = Annotated[int | float | None, BeforeValidator(parse_number)]
+
+
+def parse_vocabulary(value: Any) -> Any:
+    """Read `vocabulary`: as `parse_number`, or `text`. Raises ValueError with what is legal."""
+    if value == "text":
+        return value
+    try:
+        return parse_number(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or text: what the training text needs") from None
+
+
+def vocabulary_count(vocabulary: int | float | str, total: int) -> int | None:
+    """How many of `total` tokens are kept; None for as many as the text needs."""
+    if isinstance(vocabulary, str):
+        return None
+    return int(total * vocabulary) if isinstance(vocabulary, float) else vocabulary
+
+
+Vocabulary = Annotated[int | float | Literal["text"] | None, BeforeValidator(parse_vocabulary)]
 
 
 class Widths(Part):

@@ -100,6 +100,28 @@ class Outcome(ComparedLoss, Sized):
     """Absent where it has matched, and where its curve gives no forecast."""
 
 
+class VocabularyResult(ResultFile):
+    """vocabulary/trimmed.json: the tokens that a run keeps, and what that costs on validation text."""
+
+    reference: str
+    """The reference's name."""
+    tokens: int
+    reference_tokens: int
+    parameters: int
+    reference_parameters: int
+    documents: int
+    """Validation documents that both were judged on."""
+    longer: float
+    """By which share they are longer in tokens."""
+    same: float
+    """The share of the reference's tokens that the trimmed tokenizer finds at the same places."""
+    nats_per_byte: float
+    reference_nats_per_byte: float
+    gap: float
+    """The trimmed reference's loss less the reference's, in nats a byte."""
+    gap_se: float | None
+
+
 class RunState(ResultPart):
     """What is known of a run, finished or not."""
 
@@ -114,6 +136,8 @@ class RunState(ResultPart):
     """The gap up to which a round matches the reference, in nats a token."""
     validation_sequences: int | None
     validation_documents: int | None
+    vocabulary: VocabularyResult | None = None
+    """What became of the vocabulary; absent where it is the reference's."""
     wall_seconds: float | None = None
     """The time of all stages, as far as they were finished."""
     peak_memory_bytes: int | None = None

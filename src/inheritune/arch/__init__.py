@@ -6,6 +6,7 @@ from inheritune import lazy
 
 if TYPE_CHECKING:
     from inheritune.arch.building import build_empty, build_from, build_random, build_skeleton
+    from inheritune.arch.channel_norms import channel_norms, gain_offset, is_root_mean_square, scale_gain
     from inheritune.arch.checkpoint_files import Located, fetch, locate
     from inheritune.arch.compatibility import Readers, readers_in, readers_of
     from inheritune.arch.compatible_types import TRIED
@@ -61,7 +62,8 @@ if TYPE_CHECKING:
         tensor_shapes,
     )
     from inheritune.arch.tensor_axes import kept_indices
+    from inheritune.arch.unit_matrices import UnitMatrix, channel_dimensions, find_unit_matrices
     from inheritune.arch.weights import Names, Placement, check_fits, check_stored, place_tensors
-    from inheritune.arch.width import first_half, narrow
+    from inheritune.arch.width import first_half, head_groups, narrow
 
 __getattr__, __dir__ = lazy.exports(__name__)

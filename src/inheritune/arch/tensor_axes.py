@@ -98,6 +98,17 @@ def kept_indices(
     return result
 
 
+def axes_of_tensors(model: "PreTrainedModel") -> dict[str, tuple[dict[str, int], ...]]:
+    """For each dimension of each tensor, the axes that it consists of, and how many entries each of their units has.
+
+    Empty for a dimension that has another part as well, such as the width of a latent.
+    """
+    return {
+        name: tuple({} if form.fixed else form.each for form in forms)
+        for name, forms in _forms(model, widths(model.config)).items()
+    }
+
+
 @dataclass(frozen=True)
 class _Form:
     """What a dimension is: a fixed part, and for each axis how many indices each unit of its width adds."""

@@ -217,6 +217,14 @@ def by_heads(fields: dict[Path, int]) -> int:
     return fields[_main(fields, "hidden")] // fields[_main(fields, "heads")]
 
 
+def head_groups(config: "PretrainedConfig") -> tuple[int, int]:
+    """The number of query heads, and of the key and value heads that they share: as many where they share none."""
+    fields = widths(config)
+    heads = _main(fields, "heads")
+    keys = _counterpart(fields, heads)
+    return fields[heads], fields[heads if keys is None else keys]
+
+
 def widths(config: "PretrainedConfig") -> dict[Path, int]:
     """The widths in a config, by their fields."""
     return {path: value for path, value in _walk(config.to_dict()) if _name(path) in _AXIS and value > 0}

@@ -1,7 +1,7 @@
 """Untrained losses of narrower models: criteria for their units, with and without the refit, and the rotation.
 
     python benchmarks/units.py SmolLM2-135M-Instruct.Q4_1.gguf gcide.txt --neurons 1024 --criteria error magnitude
-    python benchmarks/units.py MODEL TEXT --blocks 0-21 --heads 6 --refit --ridges 0.1 0.3
+    python benchmarks/units.py MODEL TEXT --blocks 0-21 --heads 6 --refit only --ridges 0.1 0.3
 
 Calibration sequences are drawn at random from the first 5 MB of the text, losses are taken on sequences drawn from 5.5
 to 6 MB. ± is one standard error over these sequences, as if they were independent. Losses are computed in bfloat16
@@ -9,6 +9,7 @@ to 6 MB. ± is one standard error over these sequences, as if they were independ
 """
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
@@ -16,9 +17,9 @@ import numpy as np
 import torch
 from refit import CALIBRATION, JUDGED, drawn, losses
 
-from inheritune.analysis.units import CRITERIA, DEFAULTS, Shape, choose_units, collect_statistics
+from inheritune.analysis.units import CRITERIA, DEFAULTS, Shape, collect_statistics, derive_shape
 from inheritune.arch import in_dtype, layer_count, load_model, load_tokenizer, parameter_count, silence_libraries
-from inheritune.inheritance import TargetSpec, derive, draft_target, inherit_settings, refit, refitted_matrices
+from inheritune.inheritance import inherit_settings
 from inheritune.recipe import model_at
 
 
@@ -32,7 +33,8 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[None])
     parser.add_argument("--criteria", nargs="+", default=["default"], choices=["default", *CRITERIA])
     parser.add_argument("--tokens", type=int, default=8192, help="of calibration")
-    parser.add_argument("--refit", action="store_true", help="with a refit as well")
+    parser.add_argument("--refit", choices=["no", "too", "only"], default="no", help="whether blocks are refitted")
+    parser.add_argument("--rotate", action="store_true", help="hidden channels are principal components")
     parser.add_argument("--ridges", type=float, nargs="+", default=[0.3])
     parser.add_argument("--sequences", type=int, default=32, help="how many are judged")
     given = parser.parse_args()
@@ -49,10 +51,8 @@ def measure(given: argparse.Namespace, reference, tokenizer) -> None:
         text = file.read(JUDGED[1])
     judged = drawn(text[slice(*JUDGED)], tokenizer, given.sequences, 0)
     rows = drawn(text[slice(*CALIBRATION)], tokenizer, given.tokens // 256, 1)
-    named = {CRITERIA[one] for one in DEFAULTS.values() if one != "router"} if "default" in given.criteria else set()
-    needs = {
-        need for one in {*named, *(CRITERIA[one] for one in given.criteria if one != "default")} for need in one.needs
-    }
+    named = [name for one in given.criteria for name in ([one] if one != "default" else DEFAULTS.values())]
+    needs = {need for name in named for need in CRITERIA[name].needs} - {"routing"}
     seen = collect_statistics(reference, rows, needs, axes=["neurons", "heads", "hidden"])
     blocks = range(layer_count(reference.config)) if given.blocks == "all" else inherit_settings(given.blocks).layers
     whole = judge(reference, judged)
@@ -60,29 +60,20 @@ def measure(given: argparse.Namespace, reference, tokenizer) -> None:
     def show(name: str, model, seconds: float) -> None:
         gap = (whole if model is reference else judge(model, judged)) - whole
         error, size = gap.std(ddof=1) / np.sqrt(len(gap)), block_parameters(model) / block_parameters(reference)
-        row = (
-            f"{name} | {size:.3f} | {whole.mean() + gap.mean():.3f} | {gap.mean():+.3f} ±{error:.3f} | {seconds:.0f} s"
-        )
-        print(f"| {row} |", flush=True)
+        row = [name, f"{size:.3f}", f"{whole.mean() + gap.mean():.3f}", f"{gap.mean():+.3f} ±{error:.3f}"]
+        print(f"| {' | '.join(row)} | {seconds:.0f} s |", flush=True)
 
     print("| target | of the block parameters | loss | gap | time |\n| --- | --- | --- | --- | --- |")
     show("reference", reference, 0)
-    for neurons in given.neurons:
-        for heads in given.heads:
-            for hidden in given.hidden:
-                for criterion in given.criteria:
-                    shape = Shape(neurons, heads, hidden)
-                    began = time.monotonic()
-                    by = None if criterion == "default" else criterion
-                    width = choose_units(reference, blocks, shape, rows, by, seen=seen)
-                    spec, name = TargetSpec(tuple(blocks), width=width), f"{described(shape, blocks)}, {criterion}"
-                    target, plan = derive(reference, spec)
-                    show(name, target, time.monotonic() - began)
-                    for ridge in given.ridges if given.refit else ():
-                        target, began = derive(reference, spec)[0], time.monotonic()
-                        names = refitted_matrices(draft_target(reference, spec))
-                        refit(target, reference, plan.kept, names, rows, hidden=width.hidden, ridge=ridge)
-                        show(f"{name}, refitted with ridge {ridge:g}", target, time.monotonic() - began)
+    for shape in itertools.starmap(Shape, itertools.product(given.neurons, given.heads, given.hidden)):
+        for criterion in given.criteria:
+            for ridge in ([] if given.refit == "only" else [None]) + ([] if given.refit == "no" else given.ridges):
+                began, by = time.monotonic(), None if criterion == "default" else criterion
+                options = {"criterion": by, "rotated": given.rotate, "ridge": ridge, "seen": seen}
+                done = derive_shape(reference, blocks, shape, rows, **options)
+                name = f"{described(shape, blocks)}, {'rotated' if done.rotated else criterion}"
+                name += "" if ridge is None else f", refitted with ridge {ridge:g}"
+                show(name, done.target, time.monotonic() - began)
 
 
 def judge(model, rows) -> np.ndarray:
@@ -93,10 +84,8 @@ def judge(model, rows) -> np.ndarray:
 
 def block_parameters(model) -> int:
     """Those outside embeddings and head."""
-    outside = {
-        id(one): one.numel() for one in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
-    }
-    return parameter_count(model) - sum(outside.values())
+    ends = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return parameter_count(model) - sum({id(one): one.numel() for one in ends}.values())
 
 
 def described(shape: Shape, blocks) -> str:

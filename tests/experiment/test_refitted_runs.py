@@ -36,11 +36,11 @@ def test_a_round_begins_with_refitted_blocks(
     assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize("more", [{"submodules": ["mlp"]}, {"width": "half"}, {"layers": 2, "choose": "stacked"}])
+@pytest.mark.parametrize("more", [{"submodules": ["mlp"]}, {"layers": 2, "choose": "stacked"}])
 def test_settings_that_a_refit_does_not_go_with(
     more: dict[str, Any], text: Path, reference_folder: Path, write_recipe: Any
 ) -> None:
-    with pytest.raises(InputError, match="refit goes with submodules: all, width: full"):
+    with pytest.raises(InputError, match="refit goes with submodules: all, and"):
         load_recipe(write_recipe(recipe(text, reference_folder, **more)))
 
 

@@ -108,10 +108,10 @@ def _or_none(value: Any) -> Any:
 Refit = Annotated[Tokens | None, BeforeValidator(_or_none)]
 
 
-def check_refit(refit: Size | None, submodules: Submodules, width: Width, choose: Choice) -> None:
+def check_refit(refit: Size | None, submodules: Submodules, choose: Choice) -> None:
     """Raise ValueError for settings that a refit of kept blocks does not go with."""
-    if refit is not None and (submodules != "all" or width == "half" or choose == "stacked"):
-        raise ValueError("refit goes with submodules: all, width: full, and without choose: stacked")
+    if refit is not None and (submodules != "all" or choose == "stacked"):
+        raise ValueError("refit goes with submodules: all, and without choose: stacked")
 
 
 class Inherit(Part):
@@ -157,8 +157,8 @@ class Inherit(Part):
         return self
 
     @model_validator(mode="after")
-    def _refit_needs_whole_blocks(self) -> "Inherit":
-        check_refit(self.refit, self.submodules, self.width, self.choose)
+    def _refit_needs_all_weights(self) -> "Inherit":
+        check_refit(self.refit, self.submodules, self.choose)
         return self
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
+from inheritune.arch.experts import listed_experts
 from inheritune.arch.families import title
-from inheritune.arch.selection import Runs, Selection, joined, length
+from inheritune.arch.selection import Runs, Selection, as_runs, joined, length
+from inheritune.arch.stated import derives_head_size, stated
 from inheritune.arch.structure import find_structure, tensor_shapes
 from inheritune.arch.width import (
     REMEDY,
@@ -19,7 +21,7 @@ from inheritune.arch.width import (
     axis_of,
     by_heads,
     check_hidden,
-    derives_head_size,
+    groups_of_experts,
     head_sizes,
     kept_widths,
     kind,
@@ -67,13 +69,17 @@ def kept_indices(
 
     Raises InputError for a tensor whose parts are not known, and where the models do not belong together.
     """
-    config = source.config
+    config = stated(source.config, selection)
     fields = widths(config)
     kept = kept_widths(config, selection)
     each = [kept_widths(config, selection.of_block(place)) for place in range(selection.blocks or 0)]
+    for path in (path for path in fields if axis_of(fields, path) == "experts"):
+        if any(groups_of_experts(config, own[path], path) != groups_of_experts(config, kept[path], path) for own in each):
+            raise InputError(title(config), "blocks keep experts of different numbers of groups", "keep equally many")
     if {path: length(runs) for path, runs in kept.items()} != widths(target.config):
         raise InputError(title(config), "the two models have different kinds of widths", "give narrow's config")
-    shapes, targets, forms = tensor_shapes(source), tensor_shapes(target), _forms(source, fields)
+    shapes, targets, forms = tensor_shapes(source), tensor_shapes(target), _forms(source, config)
+    repeats = {axis: _repeats(source, config, axis) for axis in _REPEATED if _is_cut(fields, [kept, *each], axis)}
     check_hidden(config, kept, not any("heads" in form.each for all_of in forms.values() for form in all_of))
     structure = find_structure(source)
     if each and len(each) != structure.count:
@@ -89,7 +95,14 @@ def kept_indices(
         axes = _axes(fields, each[place] if each and place is not None else kept, place)
         dimensions = []
         for number, form in enumerate(forms[name]):
-            runs = _runs(name, form, (shapes[name][number], shape[number]), axes, heads)
+            sizes, cuts = (shapes[name][number], shape[number]), []
+            for axis, found in repeats.items():
+                if name in found and found[name][number] != _NONE:
+                    cuts.append((found[name][number], axes[axis][0]))
+                    sizes = (sizes[0], found[name][number].before(sizes[1], axes[axis][0]))
+            runs = _runs(name, form, sizes, axes, heads)
+            for repeat, one in cuts:
+                runs = None if runs is None else repeat.within(runs, sizes[0], one)
             if runs is None:
                 what = f"it is not known which parts make up dimension {number} ({shapes[name][number]}, {form})"
                 raise InputError(title(config), f"{name}: {what}", REMEDY)
@@ -108,6 +121,38 @@ class _Form:
     def __str__(self) -> str:
         terms = [f"{count} x {axis}" for axis, count in self.each.items()]
         return " + ".join(terms + [str(self.fixed)] * bool(self.fixed or not terms))
+
+
+# Axes whose units repeat along a dimension, whatever else it depends on: all of one expert, then the next; the
+# dimensions of one head, then those of the next.
+_REPEATED = ("experts", "head size")
+
+
+@dataclass(frozen=True)
+class _Repeat:
+    """How a dimension depends on such an axis: entries of a fixed number come last."""
+
+    axis: str
+    fixed: int
+
+    def before(self, size: int, one: "_Kept") -> int:
+        """The size of a target's dimension before units of this axis went."""
+        return (size - self.fixed) // length(one.runs) * one.width + self.fixed
+
+    def within(self, runs: Runs, size: int, one: "_Kept") -> Runs:
+        """The part of `runs`, in a dimension of `size`, that belongs to the units that stay."""
+        each = (size - self.fixed) // one.width
+        units = frozenset(unit for start, stop in one.runs for unit in range(start, stop))
+
+        def stays(entry: int) -> bool:
+            if entry >= size - self.fixed:
+                return True
+            return (entry // each if self.axis == "experts" else entry % one.width) in units
+
+        return as_runs(entry for start, stop in runs for entry in range(start, stop) if stays(entry))
+
+
+_NONE = _Repeat("", 0)
 
 
 @dataclass(frozen=True)
@@ -133,6 +178,19 @@ class _Heads:
 
 _Part = tuple[int, _Kept]
 """Units, and how many entries each of them has."""
+
+
+def kept_experts(source: "PreTrainedModel", target: "PreTrainedModel", selection: Selection) -> dict[str, str]:
+    """For tensors of `target` whose experts are modules in a list: the tensor of `source` that each is made from."""
+    fields, structure, origins = widths(source.config), find_structure(source), dict[str, str]()
+    paths = [path for path in fields if axis_of(fields, path) == "experts"]
+    if selection.experts is None or not paths:
+        return {}
+    for name, (home, number, rest) in listed_experts(target.state_dict(), length(as_runs(selection.of_block(0).experts or ()))).items():
+        block = structure.split(name)
+        own = selection.of_block(0 if block is None else block[0]).experts or ()
+        origins[name] = f"{home}.{own[number]}.{rest}"
+    return origins
 
 
 def _axes(fields: dict[Path, int], kept: dict[Path, Runs], block: int | None) -> dict[str, list[_Kept]]:
@@ -259,9 +317,34 @@ def _layout(name: str, model_type: str) -> tuple[str, ...] | None:
     return None
 
 
-def _forms(source: "PreTrainedModel", fields: dict[Path, int]) -> dict[str, tuple[_Form, ...]]:
+def _is_cut(fields: dict[Path, int], kept: list[dict[Path, Runs]], axis: str) -> bool:
+    """Whether a part of an axis goes."""
+    own = [path for path in fields if axis_of(fields, path) == axis]
+    return any(each[path] != ((0, fields[path]),) for each in kept for path in own)
+
+
+def _repeats(source: "PreTrainedModel", config: "PretrainedConfig", axis: str) -> dict[str, tuple[_Repeat, ...]]:
+    """How each dimension of each tensor depends on an axis of `_REPEATED`, found by doubling it."""
+    fields = widths(config)
+    first = tensor_shapes(source)
+    more = _skeleton(source, with_widths(config, {path: 2 * fields[path] for path in fields if axis_of(fields, path) == axis}))
+    found = {
+        name: tuple(
+            _Repeat(axis, 2 * size - large) if large > size else _NONE
+            for size, large in zip(shape, more[name], strict=True)
+        )
+        for name, shape in first.items()
+        if name in more
+    }
+    listed = axis == "experts" and more.keys() - first.keys()
+    if not listed and all(repeat == _NONE for dimensions in found.values() for repeat in dimensions):
+        raise InputError(title(config), f"no tensor of this model depends on its {axis}", REMEDY)
+    return found
+
+
+def _forms(source: "PreTrainedModel", config: "PretrainedConfig") -> dict[str, tuple[_Form, ...]]:
     """How each dimension of each tensor depends on the widths, found by doubling one axis at a time."""
-    config = source.config
+    fields = {path: value for path, value in widths(config).items() if axis_of(widths(config), path) not in _REPEATED}
     derived = derives_head_size(config)
     sizes = {"heads": 48, "kv heads": 8, "hidden": 672, "mlp": 160}
     base = {axis: sizes[kind(axis)] for axis in (axis_of(fields, path) for path in fields)}

@@ -19,10 +19,12 @@ _ATTENTION_OUT = re.compile(
     r"|attention\.output\.dense$"
 )
 _MLP_OUT = re.compile(
-    r"(?<!gate\.)(down_proj|fc2|dense_4h_to_h|fc_out|mlp\.c_proj|mlp\.Wo|\.w2|output_linear|w_out|layer_2|proj_down|ffn\.2)(\.linear)?$"
+    r"(down_proj|fc2|dense_4h_to_h|fc_out|mlp\.c_proj|mlp\.Wo|\.w2|output_linear|w_out|layer_2|proj_down|ffn\.2)(\.linear)?$"
     r"|(?<!attention\.)output\.dense$"
 )
+_NOT_MLP = re.compile(r"attn|attention\.|norm|router|gate\.")
 _QUERIES = re.compile(r"(attn|attention|mixer)\.(q_proj|project_q)(\.linear)?$")
+_NOT_ROUTER = re.compile(r"attn|norm")
 _ROUTER = re.compile(r"(router|gate)$")
 
 Keep = Callable[[int], list[int]]
@@ -85,10 +87,10 @@ def without_neurons(model: PreTrainedModel, blocks: str, hidden: int, keep: Keep
     """The activations of all hidden units of MLPs but those that `keep` gives for their number are zero."""
     modules, handles, saved = dict(model.named_modules()), [], {}
     for name, module in modules.items():
-        if name.startswith(blocks + ".") and _MLP_OUT.search(name) and not list(module.children()):
+        if name.startswith(blocks + ".") and _is_mlp_out(name) and not list(module.children()):
             handles.append(module.register_forward_pre_hook(_masked_input(lambda width: _mask(keep, width))))
     for name, tensor in model.named_parameters():
-        experts = tensor.ndim == 3 and _MLP_OUT.search(name)
+        experts = tensor.ndim == 3 and _is_mlp_out(name)
         if name.startswith(blocks + ".") and (experts or name.endswith("experts.mlp.w2")):
             saved[name] = tensor.detach().clone()
             size = [width for width in tensor.shape[-2:] if width != hidden][-1] if tensor.ndim == 3 else 16
@@ -104,6 +106,10 @@ def without_neurons(model: PreTrainedModel, blocks: str, hidden: int, keep: Keep
     finally:
         for name, tensor in saved.items():
             model.get_parameter(name).data.copy_(tensor)
+
+
+def _is_mlp_out(name: str) -> bool:
+    return _MLP_OUT.search(name) is not None and _NOT_MLP.search(name.replace("norm_attn_norm", "")) is None
 
 
 class _Nothing:
@@ -133,11 +139,11 @@ def without_experts(model: PreTrainedModel, blocks: str, experts: int, keep: lis
     gone = [expert for expert in range(experts) if expert not in keep]
     mode, active, saved, handles = _NeverChosen(experts, keep), ExitStack(), {}, []
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name.startswith(blocks + ".") and "bias" in name and experts <= tensor.shape[-1] <= experts + 2:
+        if name.startswith(blocks + ".") and "bias" in name and not _NOT_ROUTER.search(name) and experts <= tensor.shape[-1] <= experts + 2:
             saved[name] = (tensor, tensor.detach().clone())
             tensor.data[..., gone] = -torch.inf
     for name, module in model.named_modules():
-        if name.startswith(blocks + ".") and _ROUTER.search(name):
+        if name.startswith(blocks + ".") and _ROUTER.search(name) and not _NOT_ROUTER.search(name):
             handles.append(module.register_forward_pre_hook(lambda *_: active.enter_context(mode) and None))
             handles.append(module.register_forward_hook(lambda *_: active.close()))
     try:
@@ -189,6 +195,10 @@ def _narrow_norm(norm: nn.Module, hidden: int, kept: torch.Tensor) -> None:
             setattr(small, name, (len(kept),))
 
     def forward(states: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        streams, rest_of_it = divmod(states.shape[-1], hidden)
+        if streams and not rest_of_it and not list(norm.parameters()) and streams > 1:
+            wide = torch.cat([kept + hidden * stream for stream in range(streams)])
+            return type(norm).forward(norm, states[..., wide])
         if states.shape[-1] != hidden:
             return type(norm).forward(norm, states, *rest, **named)
         rest = tuple(one[..., kept] if torch.is_tensor(one) and one.shape[-1:] == (hidden,) else one for one in rest)

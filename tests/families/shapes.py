@@ -31,6 +31,8 @@ def config_of(kind: str, **more: Any) -> PretrainedConfig:
     fields |= {name: EXPERTS for name in _EXPERT_NAMES if fields.get(name) == 4}
     if kind == "dbrx":
         fields["ffn_config"] = fields["ffn_config"] | {"hidden_size": HIDDEN, "moe_num_experts": EXPERTS}
+    if kind in ("phi", "persimmon"):  # an even number of dimensions to turn
+        fields["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.4}
     if kind == "laguna":
         fields["num_attention_heads_per_layer"] = [4] * 6
     return CONFIG_MAPPING[kind](**fields | more)
@@ -42,7 +44,9 @@ def reference_of(kind: str, **more: Any) -> PreTrainedModel:
 
 
 def some_neurons(width: int) -> list[int]:
-    """Two thirds of the neurons, not the first ones."""
+    """Some of the neurons; of shared experts, which are as wide as two, the same of each pair."""
+    if width in (96, 32):
+        return [2 * unit + one for unit in some_neurons(width // 2) for one in (0, 1)]
     return [unit for unit in range(width) if (unit % 3 != 1 if width == 48 else unit % 2)]
 
 

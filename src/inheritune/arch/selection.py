@@ -38,7 +38,7 @@ class Selection:
     """Whether the target must compute what the source computes without the rest, or be refused."""
 
     def __post_init__(self) -> None:
-        widths: list[tuple[str, PerBlock | None]] = [*self._axes().items(), *self.by_field]
+        widths: list[tuple[str, PerBlock | None]] = [*self.axes().items(), *self.by_field]
         if len({len(value) for value in self._values() if _is_per_block(value)}) > 1:
             raise ValueError("give indices for the same number of blocks along each axis")
         for name, value in widths:
@@ -69,14 +69,15 @@ class Selection:
             return value[place] if value is not None and _is_per_block(value) else value
 
         fields = tuple((name, own(value)) for name, value in self.by_field)
-        axes: dict[str, Any] = {name: own(value) for name, value in self._axes().items()}
+        axes: dict[str, Any] = {name: own(value) for name, value in self.axes().items()}
         return replace(self, **axes, by_field=fields)
 
-    def _axes(self) -> dict[str, PerBlock | None]:
+    def axes(self) -> dict[str, PerBlock | None]:
+        """The indices along each axis that has a name of its own."""
         return {name: getattr(self, name) for name in ("heads", "neurons", "hidden", "experts", "head_size")}
 
     def _values(self) -> list[PerBlock]:
-        values = [*self._axes().values(), *(value for _, value in self.by_field)]
+        values = [*self.axes().values(), *(value for _, value in self.by_field)]
         return [value for value in values if value is not None]
 
     def at_places(self, blocks: Sequence[int]) -> "Selection":

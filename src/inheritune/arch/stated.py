@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 HEAD_SIZE = r"head_dim|dim_head|d_head|kv_channels|attention_head_size|attention_head_dim"
 _HIDDEN, _HEADS = ("hidden_size", "n_embd", "d_model"), ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _MLP = ("n_inner", "intermediate_size", "ffn_hidden_size")  # None: four times the hidden size
+_SLICES = {"olmoe"}  # norms over queries and keys are as long as the hidden size by the heads says
 _READS_HEAD_SIZE = re.compile(r'self\.head_dim = \(?\s*getattr\(\s*(self\.)?config,\s*"head_dim"|self\.head_dim = config\.head_dim or')
 
 
@@ -35,7 +36,9 @@ def stated(config: "PretrainedConfig", selection: Selection) -> "PretrainedConfi
     hidden = next((values[name] for name in _HIDDEN if values.get(name)), None)
     heads = next((values[name] for name in _HEADS if values.get(name)), None)
     new: dict[str, int] = {}
-    if hidden and heads and derives_head_size(config) and reads_head_size(type(config).__module__):
+    by_heads = {selection.heads, selection.hidden, selection.head_size} != {None} or selection.by_field
+    own = config.model_type not in _SLICES and reads_head_size(type(config).__module__)
+    if hidden and heads and by_heads and own and derives_head_size(config):
         new["head_dim"] = hidden // heads
     mlp = next((name for name in _MLP if name in values and values[name] is None), None)
     if hidden and mlp and selection.neurons is not None:

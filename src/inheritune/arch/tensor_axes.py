@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
+from inheritune.arch.exactness import check_norm
 from inheritune.arch.experts import listed_experts
 from inheritune.arch.families import title
 from inheritune.arch.selection import Runs, Selection, as_runs, joined, length
@@ -95,7 +96,7 @@ def kept_indices(
         axes = _axes(fields, each[place] if each and place is not None else kept, place)
         dimensions = []
         for number, form in enumerate(forms[name]):
-            sizes, cuts = (shapes[name][number], shape[number]), []
+            sizes, cuts = (shapes[name][number], shape[number]), list[tuple[_Repeat, _Kept]]()
             for axis, found in repeats.items():
                 if name in found and found[name][number] != _NONE:
                     cuts.append((found[name][number], axes[axis][0]))
@@ -106,6 +107,10 @@ def kept_indices(
             if runs is None:
                 what = f"it is not known which parts make up dimension {number} ({shapes[name][number]}, {form})"
                 raise InputError(title(config), f"{name}: {what}", REMEDY)
+            if selection.exact and number == len(shape) - 1 and runs != ((0, shapes[name][number]),) and _is_norm(source, name):
+                is_hidden = form.each == {"heads": heads.size}
+                axes_of_it = {repeat.axis for repeat, _ in cuts} | (set() if is_hidden else {kind(axis) for axis in form.each})
+                check_norm(name, axes_of_it, config)
             dimensions.append(runs)
         result[name] = tuple(dimensions)
     return result
@@ -315,6 +320,10 @@ def _layout(name: str, model_type: str) -> tuple[str, ...] | None:
         if only in ("", model_type) and re.search(rf"(^|\.)({pattern})$", module):
             return layout
     return None
+
+
+def _is_norm(model: "PreTrainedModel", tensor: str) -> bool:
+    return "Norm" in type(model.get_submodule(tensor.rpartition(".")[0])).__name__
 
 
 def _is_cut(fields: dict[Path, int], kept: list[dict[Path, Runs]], axis: str) -> bool:

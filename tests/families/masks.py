@@ -23,8 +23,8 @@ _MLP_OUT = re.compile(
     r"|(?<!attention\.)output\.dense$"
 )
 _NOT_MLP = re.compile(r"attn|attention\.|norm|router|gate\.")
-_QUERIES = re.compile(r"(attn|attention|mixer)\.(q_proj|project_q)(\.linear)?$")
-_NOT_ROUTER = re.compile(r"attn|norm")
+_QUERIES = re.compile(r"(attn|attention|mixer)\.(q_proj|project_q|qkv_proj)(\.linear)?$")
+_NOT_ROUTER = re.compile(r"attn|norm|mamba")
 _ROUTER = re.compile(r"(router|gate)$")
 
 Keep = Callable[[int], list[int]]
@@ -67,16 +67,16 @@ def without_heads(model: PreTrainedModel, blocks: str, heads: int, keep: list[in
         return torch.cat([inside * (head in keep) for head in range(heads)])
 
     def queries(_: nn.Module, given: Any, got: torch.Tensor) -> torch.Tensor:
-        each = torch.zeros(got.shape[-1] // heads)
-        each[size] = 1
-        return got * each.repeat(heads)
+        each = _mask(lambda _: size or [], of_head).repeat(heads)
+        return got * torch.cat([each, torch.ones(got.shape[-1] - len(each))])  # keys and values may come after them
 
     inside = {name: module for name, module in model.named_modules() if name.startswith(blocks + ".")}
     outs = [module for name, module in inside.items() if _ATTENTION_OUT.search(name)]
+    of_head = max(module.weight.numel() // module.weight.shape[0] for module in outs if hasattr(module, "weight")) // heads
     handles = [module.register_forward_pre_hook(_masked_input(mask)) for module in outs]
     if size is not None:
         reading = [module for name, module in inside.items() if _QUERIES.search(name)]
-        assert reading, "no module makes queries alone"
+        assert reading, "no module makes queries"
         handles += [module.register_forward_hook(queries) for module in reading]
     with _hooks(handles):
         yield
@@ -87,10 +87,10 @@ def without_neurons(model: PreTrainedModel, blocks: str, hidden: int, keep: Keep
     """The activations of all hidden units of MLPs but those that `keep` gives for their number are zero."""
     modules, handles, saved = dict(model.named_modules()), [], {}
     for name, module in modules.items():
-        if name.startswith(blocks + ".") and _is_mlp_out(name) and not list(module.children()):
+        if name.startswith(blocks + ".") and _is_mlp_out(name[len(blocks) :]) and not list(module.children()):
             handles.append(module.register_forward_pre_hook(_masked_input(lambda width: _mask(keep, width))))
     for name, tensor in model.named_parameters():
-        experts = tensor.ndim == 3 and _is_mlp_out(name)
+        experts = tensor.ndim == 3 and _is_mlp_out(name[len(blocks) :])
         if name.startswith(blocks + ".") and (experts or name.endswith("experts.mlp.w2")):
             saved[name] = tensor.detach().clone()
             size = [width for width in tensor.shape[-2:] if width != hidden][-1] if tensor.ndim == 3 else 16

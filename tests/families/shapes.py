@@ -19,20 +19,23 @@ from inheritune.inheritance import TargetSpec, derive
 
 HIDDEN, HEADS, HEAD_SIZE, EXPERTS = 40, 4, 8, 6  # no width but the hidden size is 40
 TOLERANCE = 1e-5
-_HIDDEN_NAMES = "hidden_size n_embd d_model embedding_dim emb_dim embedding_size word_embed_proj_dim input_embedding_size output_embedding_size attention_hidden_size_".split()
+_HIDDEN_NAMES = "hidden_size n_embd d_model embedding_dim emb_dim embedding_size word_embed_proj_dim attention_hidden_size_".split()
 _EXPERT_NAMES = "num_experts n_routed_experts num_local_experts moe_num_experts".split()
+_HEAD_SIZES = {"phi": {"head_dim": 8}, "helium": {"head_dim": 10}, "xlnet": {"d_head": 10}}
 _MLP_NAMES = ("n_inner", "intermediate_size", "ffn_hidden_size")
 
 
 def config_of(kind: str, **more: Any) -> PretrainedConfig:
     """The family's tiny config, with a hidden size like no other width."""
     fields: dict[str, Any] = tiny_fields(kind) | CHANGES.get(kind, {}) | ({"is_decoder": True} if kind in DECODERS else {})
-    fields |= {name: HIDDEN for name in _HIDDEN_NAMES if fields.get(name) == 32}
+    if not any(name.startswith(("mamba_", "n_groups")) for name in fields):  # refused, and their sizes must fit
+        fields |= {name: HIDDEN for name in _HIDDEN_NAMES if fields.get(name) == 32}
     fields |= {name: EXPERTS for name in _EXPERT_NAMES if fields.get(name) == 4}
     if kind == "dbrx":
         fields["ffn_config"] = fields["ffn_config"] | {"hidden_size": HIDDEN, "moe_num_experts": EXPERTS}
-    if kind in ("phi", "persimmon"):  # an even number of dimensions to turn
+    if kind == "persimmon":  # an even number of dimensions to turn
         fields["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.4}
+    fields |= _HEAD_SIZES.get(kind, {})
     if kind == "laguna":
         fields["num_attention_heads_per_layer"] = [4] * 6
     return CONFIG_MAPPING[kind](**fields | more)

@@ -14,8 +14,10 @@ from inheritune.arch.families import Rescale, title
 from inheritune.arch.head_size import check_head_size
 from inheritune.arch.roles import tensor_roles
 from inheritune.arch.selection import Selection
+from inheritune.arch.slopes import check_slopes
+from inheritune.arch.stated import stated
 from inheritune.arch.structure import find_structure
-from inheritune.arch.width import axis_of, widths
+from inheritune.arch.width import axis_of, kept_widths, kind, widths
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,26 +32,28 @@ _FUSED_EXPERTS = 8  # grouped matrix products take widths in multiples of 16 byt
 
 @dataclass(frozen=True)
 class _Case:
-    """A part that an architecture cannot lose, the reason, and for which of its configs that holds."""
+    """Axes of which an architecture cannot lose a part, the reason, and for which of its configs that holds."""
 
     axes: tuple[str, ...]
     reason: str
-    holds: Callable[[Any], bool] = lambda config: True
+    holds: Callable[[Any, set[str]], bool] = lambda config, cut: True
 
 
-_ALIBI = "its positional slopes follow from the number of heads"
-_SQUARE = _Case(("heads", "head_size", "hidden"), "its code takes the hidden size for that of all heads together")
+_SQUARE = _Case(("heads", "head size", "hidden"), "its code takes the hidden size for that of all heads together")
 _CASES: dict[str, tuple[_Case, ...]] = {
-    "afmoe": (_Case(("hidden",), "it scales embeddings by the root of the hidden size", lambda c: c.mup_enabled),),
-    "big_bird": (_Case(("hidden",), "it scales embeddings by the root of the hidden size", lambda c: c.rescale_embeddings),),
+    "afmoe": (_Case(("hidden",), "it scales embeddings by the root of the hidden size", lambda c, _: c.mup_enabled),),
+    "big_bird": (_Case(("hidden",), "it scales embeddings by the root of the hidden size", lambda c, _: c.rescale_embeddings),),
     "bitnet": (_SQUARE,),
     "ctrl": (_Case(("hidden",), "it scales embeddings by the root of the hidden size"),),
     "gemma3n_text": (
         _Case(("hidden",), "it scales hidden states by their magnitude over all channels"),
-        _Case(("neurons",), "it chooses active neurons by the mean and deviation of all", lambda c: any(c.activation_sparsity_pattern)),
+        _Case(("mlp",), "it chooses active neurons by the mean and deviation of all", lambda c, _: any(c.activation_sparsity_pattern)),
     ),
     "helium": (_SQUARE,),
     "inkling2_text": (_Case(("hidden",), "it attends to blocks with a scale that follows from the hidden size"),),
+    "mimo_v2_flash": (
+        _Case(("heads",), "some blocks have twice as many key and value heads; select whole groups", lambda c, cut: "kv heads" not in cut),
+    ),
     "minicpm3": (_Case(("hidden",), "it divides hidden states by hidden_size / dim_model_base before its head"),),
     "olmoe": (_Case(("heads", "hidden"), "it normalises the queries and the keys of all heads together"),),
 }  # fmt: skip
@@ -64,31 +68,51 @@ def compensations(source: "PreTrainedModel", target: "PreTrainedModel", selectio
 
     Raises InputError where no factor makes it so, or where transformers could not run the target.
     """
-    config = source.config
-    cut = {name: value for name, value in selection.axes().items() if value is not None}
+    config = stated(source.config, selection)
+    fields = widths(config)
+    each = [kept_widths(config, selection.of_block(place)) for place in range(selection.blocks or 1)]
+    cut = {kind(axis_of(fields, path)) for path, runs in each[0].items() if runs != ((0, fields[path]),)}
     for case in _CASES.get(config.model_type, ()):
         axis = next((axis for axis in case.axes if axis in cut), None)
-        if axis is not None and case.holds(config):
-            what = f"{config.model_type} cannot lose {_words(axis)} and compute the same: {case.reason}"
+        if axis is not None and case.holds(config, cut):
+            what = f"{config.model_type} cannot lose {_WORDS[axis]} and compute the same: {case.reason}"
             raise InputError(title(config), what, _REMEDY)
-    _check_slopes(config, selection)
+    if "heads" in cut:
+        for kept in each:
+            check_slopes(config, fields, kept)
+    _check_tables(source, target)
     _check_fused_experts(source, target)
-    if selection.head_size is not None:
-        check_head_size(source, selection.head_size)
+    if "head size" in cut:
+        sizes = next(runs for path, runs in each[0].items() if axis_of(fields, path) == "head size")
+        check_head_size(source, tuple(index for start, stop in sizes for index in range(start, stop)))
         _check_norms_of_heads(source)
-    return _rescales(source, target, selection)
+    return _rescales(source, target, "head size" in cut)
+
+
+_WORDS = {
+    "heads": "heads", "kv heads": "heads", "mlp": "neurons", "head size": "dimensions of heads",
+    "hidden": "hidden channels", "experts": "experts",
+}  # fmt: skip
 
 
 def check_norm(name: str, axes: set[str], config: "PretrainedConfig") -> None:
     """Raise InputError where `axes`, of which a part goes, are those that the norm with the tensor `name` is over."""
-    for axis, word in (("heads", "heads"), ("kv heads", "heads"), ("mlp", "neurons"), ("head size", "dimensions of heads")):
-        if axis in axes:
-            what = f"{name} belongs to a norm over all {word}, so that those that stay would be normalised otherwise"
-            raise InputError(title(config), what, _REMEDY)
+    axis = next((axis for axis in _WORDS if axis in axes - {"hidden", "experts"}), None)
+    if axis is not None:
+        what = f"{name} belongs to a norm over all {_WORDS[axis]}, so that those that stay would be normalised otherwise"
+        raise InputError(title(config), what, _REMEDY)
 
 
-def _words(axis: str) -> str:
-    return {"head_size": "dimensions of heads", "hidden": "hidden channels"}.get(axis, axis)
+def _check_tables(source: "PreTrainedModel", target: "PreTrainedModel") -> None:
+    """Raise InputError for tables that a module computes from a width, such as sines of positions."""
+    modules = dict(source.named_modules())
+    for name, module in target.named_modules():
+        for key, new in module.named_buffers(recurse=False):
+            old = dict(modules[name].named_buffers(recurse=False)).get(key)
+            computed = key in module._non_persistent_buffers_set and "inv_freq" not in key
+            if computed and old is not None and old.shape != new.shape:
+                what = f"{name}.{key} is computed from the width, so that it would have other values"
+                raise InputError(title(source.config), what, _REMEDY)
 
 
 def _check_norms_of_heads(source: "PreTrainedModel") -> None:
@@ -115,43 +139,7 @@ def _check_fused_experts(source: "PreTrainedModel", target: "PreTrainedModel") -
                 raise InputError(title(source.config), what, f"choose {' or '.join(near)}")
 
 
-def _check_slopes(config: "PretrainedConfig", selection: Selection) -> None:
-    """Raise InputError where heads would get other slopes than they had (ALiBi)."""
-    values = config.to_dict()
-    given = values.get("attn_config") or {}
-    has_slopes = config.model_type == "bloom" or values.get("alibi") or given.get("alibi") or values.get("position_embedding_type") == "alibi"
-    if not has_slopes or selection.heads is None:
-        return
-    fields = widths(config)
-    total = next(value for path, value in fields.items() if axis_of(fields, path) == "heads")
-    old = _slopes(config, total)
-    for place in range(selection.blocks or 1):
-        heads: Any = selection.of_block(place).heads
-        if old is not None and [old[head] for head in heads] == _slopes(config, len(heads)):
-            continue
-        legal: list[str] = []
-        for count in range(1, total):
-            new = _slopes(config, count) or [math.nan]
-            if old is not None and set(new) <= set(old):
-                legal.append(f"{count} ({', '.join(str(old.index(slope)) for slope in new)})")
-        remedy = f"legal numbers of heads: {'; '.join(legal)}" if legal else _REMEDY
-        raise InputError(title(config), f"the heads {', '.join(map(str, heads))} would get other slopes: {_ALIBI}", remedy)
-
-
-def _slopes(config: "PretrainedConfig", heads: int) -> list[float] | None:
-    """The slopes of an architecture's heads; None where their formula is not known."""
-    if config.model_type not in ("bloom", "falcon", "mpt"):
-        return None
-    below = 2 ** math.floor(math.log2(heads))
-    if below == heads:
-        return [2.0 ** (-8 * (head + 1) / heads) for head in range(heads)]
-    above = [2.0 ** (-8 * (head + 1) / (2 * below)) for head in range(2 * below)]
-    if config.model_type == "mpt":
-        return (above[1::2] + above[::2])[:heads]
-    return ([2.0 ** (-8 * (head + 1) / below) for head in range(below)] + above[::2])[:heads]
-
-
-def _rescales(source: "PreTrainedModel", target: "PreTrainedModel", selection: Selection) -> dict[str, Rescale]:
+def _rescales(source: "PreTrainedModel", target: "PreTrainedModel", smaller_heads: bool) -> dict[str, Rescale]:
     """The factors that make up for numbers in modules that follow from a width.
 
     Raises InputError for numbers that nothing makes up for.
@@ -164,7 +152,7 @@ def _rescales(source: "PreTrainedModel", target: "PreTrainedModel", selection: S
             old = vars(modules[name]).get(key)
             if not isinstance(new, float) or not isinstance(old, float):
                 continue
-            attends = selection.head_size is not None and _SCALE.search(key) is not None and blocks.split(name + ".") is not None
+            attends = smaller_heads and _SCALE.search(key) is not None and blocks.split(name + ".") is not None
             if attends:
                 scaled.add(name)
             if math.isclose(old, new, rel_tol=1e-9):
@@ -176,7 +164,7 @@ def _rescales(source: "PreTrainedModel", target: "PreTrainedModel", selection: S
             else:
                 what = f"{name}.{key} follows from the width: it would be {new:.4g} and was {old:.4g}"
                 raise InputError(title(config), what, _REMEDY)
-    if selection.head_size is not None and not scaled:
+    if smaller_heads and not scaled:
         what = "its code does not show by what attention scores are divided"
         raise InputError(title(config), what, "keep the size of its heads")
     return result

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.families import title
 from inheritune.arch.selection import Indices, Selection
-from inheritune.arch.stated import derives_head_size, stated
+from inheritune.arch.stated import check_head_size_stated, stated
 from inheritune.arch.width import axis_of, narrow, widths
 from inheritune.errors import InputError
 
@@ -37,19 +37,9 @@ def legal_head_sizes(model: "PreTrainedModel") -> dict[int, Indices]:
 def head_size(config: "PretrainedConfig") -> int:
     """The size of a head. Raises InputError where the config does not give one, or several."""
     given = stated(config, Selection(head_size=(0,)))
+    check_head_size_stated(given)
     fields = widths(given)
-    sizes = [fields[path] for path in fields if axis_of(fields, path) == "head size"]
-    others = [
-        name
-        for name, value in given.to_dict().items()
-        if name in ("v_head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "swa_head_dim", "global_head_dim") and value
-    ]
-    if derives_head_size(given) or not sizes:
-        raise InputError(title(config), "its heads are slices of its hidden size", "keep the size of its heads")
-    if others or len(set(sizes)) > 1:
-        what = f"its heads have parts of several sizes ({', '.join(others) or 'by block'})"
-        raise InputError(title(config), what, "keep the size of its heads")
-    return sizes[0]
+    return next(fields[path] for path in fields if axis_of(fields, path) == "head size")
 
 
 def check_head_size(model: "PreTrainedModel", kept: Indices) -> None:

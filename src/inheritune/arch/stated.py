@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inheritune.arch.config import remade
+from inheritune.arch.families import title
 from inheritune.arch.selection import Selection
+from inheritune.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 HEAD_SIZE = r"head_dim|dim_head|d_head|kv_channels|attention_head_size|attention_head_dim"
+_PARTS = ("v_head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "swa_head_dim", "global_head_dim")
 _HIDDEN, _HEADS = ("hidden_size", "n_embd", "d_model"), ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _MLP = ("n_inner", "intermediate_size", "ffn_hidden_size")  # None: four times the hidden size
 _SLICES = {"olmoe"}  # norms over queries and keys are as long as the hidden size by the heads says
@@ -23,6 +26,16 @@ _READS_HEAD_SIZE = re.compile(r'self\.head_dim = \(?\s*getattr\(\s*(self\.)?conf
 def derives_head_size(config: "PretrainedConfig") -> bool:
     """Whether the size of a head is the hidden size by the heads, and no field of its own."""
     return not any(re.match(rf"(qk_\w*)?({HEAD_SIZE})", name) and v for name, v in config.to_dict().items())
+
+
+def check_head_size_stated(config: "PretrainedConfig") -> None:
+    """Raise InputError where a config has no size of heads, or several."""
+    remedy = "keep the size of its heads"
+    if derives_head_size(config):
+        raise InputError(title(config), "its heads are slices of its hidden size", remedy)
+    others = [name for name, value in config.to_dict().items() if name in _PARTS and value]
+    if others:
+        raise InputError(title(config), f"its heads have parts of several sizes ({', '.join(others)})", remedy)
 
 
 def stated(config: "PretrainedConfig", selection: Selection) -> "PretrainedConfig":
@@ -41,7 +54,7 @@ def stated(config: "PretrainedConfig", selection: Selection) -> "PretrainedConfi
     if hidden and heads and by_heads and own and derives_head_size(config):
         new["head_dim"] = hidden // heads
     mlp = next((name for name in _MLP if name in values and values[name] is None), None)
-    if hidden and mlp and selection.neurons is not None:
+    if hidden and mlp and {selection.neurons, selection.hidden} != {None}:
         new[mlp] = 4 * hidden
     return remade(config, copy.deepcopy(values) | new) if new else config
 

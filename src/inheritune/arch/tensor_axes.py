@@ -26,6 +26,7 @@ from inheritune.arch.width import (
     head_sizes,
     kept_widths,
     kind,
+    mlp_alone,
     scaled,
     widths,
     with_widths,
@@ -79,7 +80,7 @@ def kept_indices(
             raise InputError(title(config), "blocks keep experts of different numbers of groups", "keep equally many")
     if {path: length(runs) for path, runs in kept.items()} != widths(target.config):
         raise InputError(title(config), "the two models have different kinds of widths", "give narrow's config")
-    shapes, targets, forms = tensor_shapes(source), tensor_shapes(target), _forms(source, config)
+    shapes, targets, forms = tensor_shapes(source), tensor_shapes(target), _forms(source, config, mlp_alone(selection))
     repeats = {axis: _repeats(source, config, axis) for axis in _REPEATED if _is_cut(fields, [kept, *each], axis)}
     check_hidden(config, kept, not any("heads" in form.each for all_of in forms.values() for form in all_of))
     structure = find_structure(source)
@@ -351,18 +352,26 @@ def _repeats(source: "PreTrainedModel", config: "PretrainedConfig", axis: str) -
     return found
 
 
-def _forms(source: "PreTrainedModel", config: "PretrainedConfig") -> dict[str, tuple[_Form, ...]]:
-    """How each dimension of each tensor depends on the widths, found by doubling one axis at a time."""
-    fields = {path: value for path, value in widths(config).items() if axis_of(widths(config), path) not in _REPEATED}
-    derived = derives_head_size(config)
+def _forms(
+    source: "PreTrainedModel", config: "PretrainedConfig", mlp_only: bool
+) -> dict[str, tuple[_Form, ...]]:
+    """How each dimension of each tensor depends on the widths, found by doubling one axis at a time.
+
+    `mlp_only`: only on those of MLPs, with all others as they are.
+    """
+    of_all = widths(config)
+    fields = {path: value for path, value in of_all.items() if axis_of(of_all, path) not in _REPEATED}
+    if mlp_only:
+        fields = {path: value for path, value in fields.items() if kind(axis_of(of_all, path)) == "mlp"}
+    derived = derives_head_size(config) and not mlp_only
     sizes = {"heads": 48, "kv heads": 8, "hidden": 672, "mlp": 160}
-    base = {axis: sizes[kind(axis)] for axis in (axis_of(fields, path) for path in fields)}
+    base = {axis: sizes[kind(axis)] for axis in (axis_of(of_all, path) for path in fields)}
     base |= {"embedding": 104} if "embedding" in base else {}  # as in the source, not the hidden size
     if derived:
-        base["hidden"] = 48 * by_heads(fields)
+        base["hidden"] = 48 * by_heads(of_all)
 
     def built(sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
-        return _skeleton(source, with_widths(config, {path: sizes[axis_of(fields, path)] for path in fields}))
+        return _skeleton(source, with_widths(config, {path: sizes[axis_of(of_all, path)] for path in fields}))
 
     first = built(base)
     changed = {}

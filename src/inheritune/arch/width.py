@@ -10,7 +10,7 @@ from inheritune.arch.config import remade
 from inheritune.arch.experts import EXPERT_FIELDS, kept_groups
 from inheritune.arch.families import title
 from inheritune.arch.selection import Indices, Runs, Selection, as_runs, joined, length
-from inheritune.arch.stated import HEAD_SIZE, derives_head_size, stated
+from inheritune.arch.stated import HEAD_SIZE, check_head_size_stated, derives_head_size, stated
 from inheritune.errors import BUILD_ERRORS, InputError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ _SELECTED = _HALVED | {"experts": "experts", "head size": "head_size"}
 
 # Widths of other kinds, of which no part is defined.
 _NOT_HEADS = re.compile(r"^(mamba_|ssm_|state_size$|lru_width$|time_step_rank$)")
+_NOT_MLP = {"moshi", "lfm2"}
 _REFUSED: dict[str, str | None] = {
     "deepseek_v4": "its heads are projected in groups, whose number is not a width",
     "diffllama": "its attention subtracts the second half of the heads from the first",
@@ -114,7 +115,12 @@ def kept_widths(config: "PretrainedConfig", selection: Selection) -> dict[Path, 
     Raises InputError as `narrow` does.
     """
     fields, selection = widths(config), selection.of_block(0)
-    _check_kind(config, fields)
+    if not mlp_alone(selection):
+        _check_kind(config, fields)
+    elif config.model_type in _NOT_MLP or not any(path[:-1] == () and axis_of(fields, path) == "heads" for path in fields):
+        _check_kind(config, fields)
+    if selection.head_size is not None:
+        check_head_size_stated(config)
     kept = _selected(config, fields, selection)
     for path in (path for path in fields if kind(axis_of(fields, path)) == "kv heads"):
         heads = _counterpart(fields, path)
@@ -128,6 +134,13 @@ def kept_widths(config: "PretrainedConfig", selection: Selection) -> dict[Path, 
             groups_of_experts(config, kept[path], path)
     check_hidden(config, kept, derives_head_size(config))
     return kept
+
+
+def mlp_alone(selection: Selection) -> bool:
+    """Whether only neurons or experts are selected, so that widths of other kinds do not matter."""
+    others = {selection.heads, selection.hidden, selection.head_size} != {None}
+    fields = {_name(_path(name)) for name, _ in selection.by_field}
+    return selection.exact and not others and fields <= _MLP_WIDTHS
 
 
 def check_hidden(config: "PretrainedConfig", kept: dict[Path, Runs], by_size: bool) -> None:
@@ -285,6 +298,10 @@ def kind(axis: str) -> str:
 def _main(fields: dict[Path, int], axis: str) -> Path:
     """The field that gives a model's number of heads or its hidden size."""
     return next(path for name in _AXES[axis] for path in fields if path == (name,))
+
+
+def _path(field: str) -> Path:
+    return tuple(int(part) if part.isdecimal() else part for part in field.split("."))
 
 
 def dotted(path: Path) -> str:

@@ -31,6 +31,13 @@ Keep = Callable[[int], list[int]]
 """Which of so many are kept."""
 
 
+def output_width(model: PreTrainedModel, blocks: str) -> int:
+    """The number of columns of the output matrices of attention: of all heads together."""
+    outs = [module for name, module in model.named_modules() if name.startswith(blocks) and _ATTENTION_OUT.search(name)]
+    widths = {module.weight.numel() // model.config.hidden_size for module in outs if hasattr(module, "weight")}
+    return max(widths, default=0)
+
+
 def _mask(keep: Keep, width: int) -> torch.Tensor:
     mask = torch.zeros(width)
     mask[keep(width)] = 1
@@ -55,7 +62,9 @@ def _masked_input(mask_of: Callable[[int], torch.Tensor]) -> Any:
 
 
 @contextmanager
-def without_heads(model: PreTrainedModel, blocks: str, heads: int, keep: list[int], size: list[int] | None = None) -> Iterator[None]:
+def without_heads(
+    model: PreTrainedModel, blocks: str, heads: int, keep: list[int], size: list[int] | None = None
+) -> Iterator[None]:
     """The outputs of all heads but `keep` are zero; of those kept, all dimensions but `size` (None: all stay).
 
     Dimensions of queries are zero too, so that they add nothing to attention scores.
@@ -72,7 +81,7 @@ def without_heads(model: PreTrainedModel, blocks: str, heads: int, keep: list[in
 
     inside = {name: module for name, module in model.named_modules() if name.startswith(blocks + ".")}
     outs = [module for name, module in inside.items() if _ATTENTION_OUT.search(name)]
-    of_head = max(module.weight.numel() // module.weight.shape[0] for module in outs if hasattr(module, "weight")) // heads
+    of_head = output_width(model, blocks) // heads
     handles = [module.register_forward_pre_hook(_masked_input(mask)) for module in outs]
     if size is not None:
         reading = [module for name, module in inside.items() if _QUERIES.search(name)]
@@ -139,7 +148,12 @@ def without_experts(model: PreTrainedModel, blocks: str, experts: int, keep: lis
     gone = [expert for expert in range(experts) if expert not in keep]
     mode, active, saved, handles = _NeverChosen(experts, keep), ExitStack(), {}, []
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name.startswith(blocks + ".") and "bias" in name and not _NOT_ROUTER.search(name) and experts <= tensor.shape[-1] <= experts + 2:
+        if (
+            name.startswith(blocks + ".")
+            and "bias" in name
+            and not _NOT_ROUTER.search(name)
+            and experts <= tensor.shape[-1] <= experts + 2
+        ):
             saved[name] = (tensor, tensor.detach().clone())
             tensor.data[..., gone] = -torch.inf
     for name, module in model.named_modules():

@@ -27,6 +27,7 @@ _REMEDY = "keep all of them in this architecture"
 _SCALE = re.compile(r"scal|norm_factor")
 _QUERIES = re.compile(r"\.(q_proj|project_q)(\.linear)?\.(weight|bias)$")
 _FUSED_QUERIES = re.compile(r"(attn|attention)\.qkv_proj\.(weight|bias)$")  # queries come first
+_EXPERTS_OUT = re.compile(r"experts\.(down_proj|output_linear)")
 _FUSED_EXPERTS = 8  # grouped matrix products take widths in multiples of 16 bytes
 
 
@@ -39,20 +40,29 @@ class _Case:
     holds: Callable[[Any, set[str]], bool] = lambda config, cut: True
 
 
+_ROOT = "it scales embeddings by the root of the hidden size"
 _SQUARE = _Case(("heads", "head size", "hidden"), "its code takes the hidden size for that of all heads together")
 _CASES: dict[str, tuple[_Case, ...]] = {
-    "afmoe": (_Case(("hidden",), "it scales embeddings by the root of the hidden size", lambda c, _: c.mup_enabled),),
-    "big_bird": (_Case(("hidden",), "it scales embeddings by the root of the hidden size", lambda c, _: c.rescale_embeddings),),
+    "afmoe": (_Case(("hidden",), _ROOT, lambda config, _: config.mup_enabled),),
+    "big_bird": (_Case(("hidden",), _ROOT, lambda config, _: config.rescale_embeddings),),
     "bitnet": (_SQUARE,),
-    "ctrl": (_Case(("hidden",), "it scales embeddings by the root of the hidden size"),),
+    "ctrl": (_Case(("hidden",), _ROOT),),
     "gemma3n_text": (
         _Case(("hidden",), "it scales hidden states by their magnitude over all channels"),
-        _Case(("mlp",), "it chooses active neurons by the mean and deviation of all", lambda c, _: any(c.activation_sparsity_pattern)),
+        _Case(
+            ("mlp",),
+            "it chooses active neurons by the mean and deviation of all",
+            lambda config, _: any(config.activation_sparsity_pattern),
+        ),
     ),
     "helium": (_SQUARE,),
     "inkling2_text": (_Case(("hidden",), "it attends to blocks with a scale that follows from the hidden size"),),
     "mimo_v2_flash": (
-        _Case(("heads",), "some blocks have twice as many key and value heads; select whole groups", lambda c, cut: "kv heads" not in cut),
+        _Case(
+            ("heads",),
+            "some blocks have twice as many key and value heads; select whole groups",
+            lambda _, cut: "kv heads" not in cut,
+        ),
     ),
     "minicpm3": (_Case(("hidden",), "it divides hidden states by hidden_size / dim_model_base before its head"),),
     "olmoe": (_Case(("heads", "hidden"), "it normalises the queries and the keys of all heads together"),),
@@ -99,7 +109,7 @@ def check_norm(name: str, axes: set[str], config: "PretrainedConfig") -> None:
     """Raise InputError where `axes`, of which a part goes, are those that the norm with the tensor `name` is over."""
     axis = next((axis for axis in _WORDS if axis in axes - {"hidden", "experts"}), None)
     if axis is not None:
-        what = f"{name} belongs to a norm over all {_WORDS[axis]}, so that those that stay would be normalised otherwise"
+        what = f"{name} belongs to a norm over all {_WORDS[axis]}, so the rest would be normalised otherwise"
         raise InputError(title(config), what, _REMEDY)
 
 
@@ -121,7 +131,7 @@ def _check_norms_of_heads(source: "PreTrainedModel") -> None:
     for name, module in source.named_modules():
         inside = re.search(r"attn|attention", name) and name.startswith(structure.blocks)
         if inside and "Norm" in type(module).__name__ and not list(module.parameters()):
-            what = f"{name} normalises the dimensions of each head, so that those that stay would be normalised otherwise"
+            what = f"{name} normalises the dimensions of each head, so the rest would be normalised otherwise"
             raise InputError(title(source.config), what, "keep the size of its heads")
 
 
@@ -129,13 +139,13 @@ def _check_fused_experts(source: "PreTrainedModel", target: "PreTrainedModel") -
     """Raise InputError for experts whose width transformers' grouped matrix products do not take."""
     before = dict(source.named_parameters())
     for name, tensor in target.named_parameters():
-        if tensor.ndim != 3 or name not in before or "expert" not in name:
+        if tensor.ndim != 3 or name not in before or not _EXPERTS_OUT.search(name):
             continue
         for old, new in zip(before[name].shape[1:], tensor.shape[1:], strict=True):
             if new != old and new % _FUSED_EXPERTS and not old % _FUSED_EXPERTS:
                 less = new // _FUSED_EXPERTS * _FUSED_EXPERTS
                 near = [str(size) for size in (less, less + _FUSED_EXPERTS) if 0 < size <= old]
-                what = f"{name} would be {new} wide, and the products of experts take multiples of {_FUSED_EXPERTS}"
+                what = f"{name} would be {new} wide, and products of experts take multiples of {_FUSED_EXPERTS}"
                 raise InputError(title(source.config), what, f"choose {' or '.join(near)}")
 
 
@@ -174,17 +184,18 @@ def _of_queries(target: "PreTrainedModel", attention: str, factor: float) -> dic
     """The tensors of an attention module that make its queries, with the factor of the scale that changes."""
     config, found = target.config, dict[str, Rescale]()
     fields = widths(config)
-    (heads, *_), (size, *_) = ([v for p, v in fields.items() if axis_of(fields, p) == axis] for axis in ("heads", "head size"))
+    sizes = {axis_of(fields, path): value for path, value in fields.items()}
     if getattr(config, "clip_qkv", None) is not None:
-        raise InputError(title(config), "it clips queries (clip_qkv) before it scales them", "keep the size of its heads")
+        what = "it clips queries (clip_qkv) before it scales them"
+        raise InputError(title(config), what, "keep the size of its heads")
     for name, tensor in target.state_dict().items():
         inside = name.removeprefix(attention)
         if name.startswith(attention + ".") and _QUERIES.search(inside):
             found[name] = Rescale(name, 0, 0, tensor.shape[0], factor)
         elif name.startswith(attention + ".") and _FUSED_QUERIES.search(name):
-            found[name] = Rescale(name, 0, 0, heads * size, factor)
+            found[name] = Rescale(name, 0, 0, sizes["heads"] * sizes["head size"], factor)
     if not found:
-        what = f"the scale of {attention} follows from the size of its heads, and its queries have no tensor of their own"
+        what = f"the scale of {attention} follows from the size of its heads, and no tensor makes queries alone"
         raise InputError(title(config), what, "keep the size of its heads")
     return found
 

@@ -40,7 +40,9 @@ def kept_groups(
         return {}
     path, groups = by_name[field]
     size = total // groups
-    members = [sum(start <= e < stop for start, stop in kept for e in range(g * size, (g + 1) * size)) for g in range(groups)]
+    members = [
+        sum(start <= e < stop for start, stop in kept for e in range(g * size, (g + 1) * size)) for g in range(groups)
+    ]
     left = [number for number in members if number]
     least = by_name.get(_CHOSEN_GROUPS, (path, 1))[1]
     if len(set(left)) != 1 or len(left) < least or left[0] < _LEAST_OF_A_GROUP:
@@ -54,7 +56,9 @@ def kept_groups(
     for name in (name for name in _PER_TOKEN if name in by_name):
         if most < by_name[name][1]:
             what = f"{least} groups of {left[0]} experts are chosen for a token, which is sent to {by_name[name][1]}"
-            raise InputError(title(config), what, f"keep at least {-(-by_name[name][1] // least)} experts of each group")
+            raise InputError(
+                title(config), what, f"keep at least {-(-by_name[name][1] // least)} experts of each group"
+            )
     return {path: len(left)}
 
 

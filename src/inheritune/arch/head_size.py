@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-_RECOMPUTED = ("dynamic", "longrope")  # frequencies that depend on the text's length, or are listed in the config
+# Frequencies that depend on the text's length, are listed in the config, or are divided by what they count.
+_NOT_COMPARED = ("'dynamic'", "'longrope'", "mrope_section")
 
 
 def legal_head_sizes(model: "PreTrainedModel") -> dict[int, Indices]:
@@ -54,7 +55,9 @@ def check_head_size(model: "PreTrainedModel", kept: Indices) -> None:
     legal = legal_head_sizes(model)
     remedy = "keep the size of its heads"
     if legal:
-        remedy = f"legal are {', '.join(map(str, legal))} dimensions, such as {_words(legal[max(legal)])} for {max(legal)}"
+        remedy = (
+            f"legal are {', '.join(map(str, legal))} dimensions, such as {_words(legal[max(legal)])} for {max(legal)}"
+        )
     what = f"rotary embeddings would turn {len(kept)} of the {size} dimensions of a head by other angles than before"
     raise InputError(title(model.config), what, remedy)
 
@@ -106,11 +109,10 @@ def _pairs(model: "PreTrainedModel", size: int, smaller: int) -> dict[tuple[int,
 
 def _tables(model: "PreTrainedModel", size: int, smaller: int) -> "list[torch.Tensor] | None":
     """The frequencies that the model's rotary modules have with heads of a size; None where they cannot be built."""
-    rotary = [module for module in model.modules() if any("inv_freq" in name for name, _ in module.named_buffers(recurse=False))]
+    rotary = [module for module in model.modules() if any("inv_freq" in name for name in module._buffers)]
     config = model.config
-    if "mrope_section" in str(config.to_dict().get("rope_parameters")):
-        return None
-    if any(f"'{kind}'" in str(config.to_dict().get("rope_parameters")) for kind in _RECOMPUTED):
+    parameters = str(config.to_dict().get("rope_parameters"))
+    if any(word in parameters for word in _NOT_COMPARED):
         return None
     if smaller < size:
         try:
@@ -122,7 +124,11 @@ def _tables(model: "PreTrainedModel", size: int, smaller: int) -> "list[torch.Te
         built = _built(module, config)
         if built is None:
             return None
-        tables += [table for name, table in built.named_buffers(recurse=False) if name.endswith("inv_freq") and "original" not in name]
+        tables += [
+            table
+            for name, table in built.named_buffers(recurse=False)
+            if name.endswith("inv_freq") and "original" not in name
+        ]
     return tables
 
 
@@ -132,7 +138,7 @@ def _built(module: "nn.Module", config: "PretrainedConfig") -> "nn.Module | None
 
     try:
         with torch.device("cpu"):
-            return type(module)(config=config)  # type: ignore[call-arg]
+            return type(module)(config=config)
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, RuntimeError):
         return None
 

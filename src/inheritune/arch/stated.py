@@ -20,7 +20,9 @@ _PARTS = ("v_head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "swa_head_dim", 
 _HIDDEN, _HEADS = ("hidden_size", "n_embd", "d_model"), ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _MLP = ("n_inner", "intermediate_size", "ffn_hidden_size")  # None: four times the hidden size
 _SLICES = {"olmoe"}  # norms over queries and keys are as long as the hidden size by the heads says
-_READS_HEAD_SIZE = re.compile(r'self\.head_dim = \(?\s*getattr\(\s*(self\.)?config,\s*"head_dim"|self\.head_dim = config\.head_dim or')
+_READS_HEAD_SIZE = re.compile(
+    r'self\.head_dim = \(?\s*getattr\(\s*(self\.)?config,\s*"head_dim"|self\.head_dim = config\.head_dim or'
+)
 
 
 def derives_head_size(config: "PretrainedConfig") -> bool:

@@ -115,9 +115,8 @@ def kept_widths(config: "PretrainedConfig", selection: Selection) -> dict[Path, 
     Raises InputError as `narrow` does.
     """
     fields, selection = widths(config), selection.of_block(0)
-    if not mlp_alone(selection):
-        _check_kind(config, fields)
-    elif config.model_type in _NOT_MLP or not any(path[:-1] == () and axis_of(fields, path) == "heads" for path in fields):
+    has_heads = any(len(path) == 1 and axis_of(fields, path) == "heads" for path in fields)
+    if not mlp_alone(selection) or config.model_type in _NOT_MLP or not has_heads:
         _check_kind(config, fields)
     if selection.head_size is not None:
         check_head_size_stated(config)

@@ -109,13 +109,13 @@ def test_blocks_whose_sums_do_not_fit_into_memory_take_a_pass_each(monkeypatch: 
     ("kind", "shape", "criterion", "said"),
     [
         ("llama", Shape(neurons=49), "error", "index 48 of intermediate_size is selected, which is 48"),
-        ("llama", Shape(neurons=0), "error", "neurons: give at least one index"),
-        ("llama", Shape(heads=3), "error", "3 asked for, and 4 share 2 key and value heads; legal nearby are 2 and 4"),
+        ("llama", Shape(neurons=0), "error", "neurons: 0 asked for; ask for at least 1"),
+        ("llama", Shape(heads=3), "error", "3 asked for, of 4 in 2 groups .*; legal nearby are 2 and 4"),
         ("llama", Shape(hidden=15), "error", "refuses other widths"),
         ("llama", Shape(neurons=4), "router", "'router' for neurons; legal are activation, error, gradient, magnitude"),
         ("llama", Shape(neurons=4), "size", "'size' for neurons; legal are"),
-        ("mixtral", Shape(neurons=4), "error", "block 0 has no single matrix behind its neurons"),
-        ("olmo2", Shape(heads=2), "error", "slices of its hidden size"),
+        ("mixtral", Shape(neurons=8), "error", "block 0 has no single matrix behind its neurons"),
+        ("olmo2", Shape(heads=2), "error", "belongs to a norm over all heads"),
     ],
 )
 def test_what_cannot_be_chosen_is_refused(kind: str, shape: Shape, criterion: str, said: str) -> None:
@@ -171,3 +171,31 @@ def test_where_nothing_can_be_rotated_channels_are_selected() -> None:
 def test_every_criterion_is_registered_with_its_axes() -> None:
     assert sorted(CRITERIA) == ["activation", "error", "gradient", "magnitude", "router"]
     assert CRITERIA["router"].axes == {"experts"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"), [("mixtral", {}), ("qwen3_moe", {}), ("deepseek_v3", {"n_group": 2, "topk_group": 1})]
+)
+def test_an_expert_that_no_token_is_sent_to_goes_first(kind: str, fields: dict[str, Any]) -> None:
+    """Of experts in groups, two of each group stay or one whole group."""
+    fields = {"num_experts_per_tok": 1, **fields} | ({"n_routed_experts": 6} if "n_group" in fields else {})
+    model, count = tiny(kind, **fields), 4 if "n_group" in fields else 3
+    dead = {1, 4} if "n_group" in fields else {2}
+    with torch.no_grad():
+        for block in model.model.layers:
+            for gate in (module for name, module in block.named_modules() if name == "mlp.gate"):
+                gate.weight[sorted(dead)] = 0
+                if hasattr(gate, "e_score_correction_bias"):
+                    gate.e_score_correction_bias.zero_()[sorted(dead)] = -9
+                else:
+                    gate.weight *= 10
+    blocks = [3, 5]
+    seen = collect_statistics(model, ROWS, ["routing"])
+    width = choose_units(model, blocks, Shape(experts=count), ROWS)
+    for place, block in enumerate(blocks):
+        counts = seen.routing[block].counts_E
+        others = sorted(set(range(len(counts))) - dead)
+        assert counts[sorted(dead)].max() <= counts[others].min()
+        assert width.experts[place] == tuple(others)
+    target = derive(model, TargetSpec(tuple(blocks), width=width))[0]
+    logits_of(target, some_tokens())

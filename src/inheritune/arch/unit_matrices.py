@@ -4,14 +4,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from inheritune.arch.families import title
+from inheritune.arch.selection import Selection
+from inheritune.arch.stated import derives_head_size, stated
 from inheritune.arch.structure import find_structure
-from inheritune.arch.tensor_axes import axes_of_tensors
-from inheritune.arch.width import REMEDY, derives_head_size, kind
+from inheritune.arch.tensor_forms import forms_of
+from inheritune.arch.width import REMEDY, kind
 from inheritune.errors import InputError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
+_ALL = Selection(heads=(0,), neurons=(0,), hidden=(0,))  # whatever a config leaves to its defaults is of interest
 _AXES: dict[str, Literal["neurons", "heads"]] = {"mlp": "neurons", "heads": "heads"}
 
 
@@ -33,8 +36,8 @@ def find_unit_matrices(model: "PreTrainedModel") -> list[dict[Literal["neurons",
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    structure, axes = find_structure(model), axes_of_tensors(model)
-    derived = derives_head_size(model.config)
+    structure, config = find_structure(model), stated(model.config, _ALL)
+    axes, derived = _axes_of_tensors(model, config), derives_head_size(config)
     found: list[dict[Literal["neurons", "heads"], UnitMatrix]] = []
     for number in range(structure.count):
         own: dict[Literal["neurons", "heads"], list[UnitMatrix]] = {"neurons": [], "heads": []}
@@ -61,13 +64,25 @@ def channel_dimensions(model: "PreTrainedModel") -> dict[str, tuple[int, ...]]:
 
     Raises InputError where the heads are slices of the hidden size, so that channels cannot be told from heads.
     """
-    if derives_head_size(model.config):
+    config = stated(model.config, _ALL)
+    if derives_head_size(config):
         what = "its heads are slices of its hidden size, so hidden channels cannot be chosen without them"
         raise InputError(title(model.config), what, REMEDY)
     return {
         name: places
-        for name, dimensions in axes_of_tensors(model).items()
+        for name, dimensions in _axes_of_tensors(model, config).items()
         if (places := tuple(place for place, axes in enumerate(dimensions) if list(axes) == ["hidden"]))
+    }
+
+
+def _axes_of_tensors(model: "PreTrainedModel", config: "PretrainedConfig") -> dict[str, tuple[dict[str, int], ...]]:
+    """For each dimension of each tensor, the axes that it consists of, and how many entries each of their units has.
+
+    Empty for a dimension that has another part as well, such as the width of a latent.
+    """
+    return {
+        name: tuple({} if form.fixed else form.each for form in forms)
+        for name, forms in forms_of(model, config, mlp_only=False).items()
     }
 
 

@@ -15,9 +15,11 @@ from inheritune.arch import (
     check_movable,
     check_place,
     compensated_attributes,
+    compensations,
     constant_inits,
     differences,
     find_structure,
+    kept_experts,
     kept_indices,
     layer_count,
     narrow,
@@ -102,7 +104,9 @@ def draft_target(reference: "PreTrainedModel", spec: TargetSpec) -> PlannedTarge
         return PlannedTarget(plan, whole)
     width = spec.width.at_places(kept)
     target = build_skeleton(narrow(short, width), own_code)
-    return PlannedTarget(narrowed(plan, kept_indices(whole, target, width)), target)
+    indices = kept_indices(whole, target, width)
+    factors = compensations(whole, target, width) if width.exact else {}
+    return PlannedTarget(narrowed(plan, indices, kept_experts(whole, target, width), factors), target)
 
 
 def target_config(config: "PretrainedConfig", spec: TargetSpec) -> "PretrainedConfig":

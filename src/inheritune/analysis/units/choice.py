@@ -16,7 +16,7 @@ from inheritune.analysis.units.statistics import (
     sum_by_channel,
 )
 from inheritune.analysis.units.watching import InputSums
-from inheritune.arch import Selection, block_modules, find_unit_matrices, head_groups
+from inheritune.arch import Selection, block_modules, expert_groups, find_unit_matrices, head_groups
 from inheritune.data import Rows
 from inheritune.errors import InputError
 from inheritune.inheritance import TargetSpec, draft_target
@@ -29,8 +29,8 @@ DEFAULTS: dict[Axis, str] = {"neurons": "error", "heads": "error", "hidden": "ac
 
 _MEMORY = 2**32  # bytes of second moments that are held at once; further blocks take a pass of their own
 
-Groups = tuple[int, int]
-"""How many groups of query heads stay, and how many heads of each."""
+Split = tuple[int, int]
+"""How many groups of units stay, and how many units of each. What has no groups is one group."""
 
 
 @dataclass(frozen=True)
@@ -49,42 +49,38 @@ def choose_units(
 ) -> Selection:  # fmt: skip
     """The units of the reference's `blocks` that a target of this shape keeps, by their use on the text `rows`.
 
-    Neurons, heads and experts are chosen in each block, hidden channels for the whole model. Where heads share keys and
-    values, whole groups stay or equally many heads of each group, whichever loses less. `criterion` is a name, or a
-    mapping of axes to names; default: `DEFAULTS`. `magnitude` needs no text. The reference is in float32 and in
-    evaluation mode, and does not change. `seen` is what `collect_statistics` has found, for several choices by one
-    pass; there is no pass then.
+    Neurons, heads and experts are chosen in each block, hidden channels for the whole model. Of heads that share keys
+    and values, and of experts in groups, some groups stay with equally many of each, whichever numbers lose least.
+    `criterion` is a name, or a mapping of axes to names; default: `DEFAULTS`. `magnitude` needs no text. The reference
+    is in float32 and evaluation mode, and does not change. `seen` is what `collect_statistics` has found, for several
+    choices by one pass; there is no pass then.
 
     Raises InputError for numbers that the architecture cannot have, and for a criterion that does not apply.
     """
     wanted: dict[Axis, int] = {axis: count for axis, count in asdict(shape).items() if count is not None}  # type: ignore[misc]
     names = {axis: criterion if isinstance(criterion, str) else (criterion or {}).get(axis) for axis in wanted}
     criteria = {axis: _criterion(axis, name or DEFAULTS[axis], rows) for axis, name in names.items()}
-    options = _options(reference, blocks, wanted)
-    groups = head_groups(reference.config)[1]
-    kept: dict[Axis, dict[int | None, Any]] = {axis: {} for axis in wanted}
-    lost = [0.0] * len(options)
+    groups = {axis: _groups(reference, axis)[1] for axis in wanted}
+    splits = _splits(reference, blocks, wanted)
+    kept: dict[Axis, dict[int | None, list[tuple[int, ...]]]] = {axis: {} for axis in wanted}
+    lost = {axis: [0.0] * len(own) for axis, own in splits.items()}
     parts = _passes(reference, sorted(set(blocks)), rows, criteria, micro_batch) if seen is None else [(blocks, seen)]
     for number, units in _units(reference, parts, criteria):
-        make, count = criteria[units.axis], wanted[units.axis]
-        if units.axis != "heads":
-            worths = make.worths(units)
-            gone = worths.drop_least(range(units.count), units.count - count)
-            kept[units.axis][number] = _others(units.count, gone)
-            continue
-        kept["heads"][number] = []
-        for place, option in enumerate(options):
-            worths = make.worths(units)
-            kept["heads"][number].append(_keep_heads(worths, units.count, groups, option))
-            lost[place] += worths.lost
-    best = lost.index(min(lost))
-    chosen: dict[str, Any] = {
-        axis: own[None] if axis == "hidden" else tuple(own[block] for block in blocks)
-        for axis, own in kept.items()
-        if axis != "heads"
-    }
-    if "heads" in kept:
-        chosen["heads"] = tuple(kept["heads"][block][best] for block in blocks)
+        kept[units.axis][number] = []
+        for place, split in enumerate(splits[units.axis]):
+            worths = criteria[units.axis].worths(units)
+            kept[units.axis][number].append(_keep(worths, units.count, groups[units.axis], split))
+            lost[units.axis][place] += worths.lost
+    chosen: dict[str, Any] = {}
+    for axis, own in kept.items():
+        best = lost[axis].index(min(lost[axis]))
+        if axis == "hidden":
+            chosen[axis] = own[None][best]
+        elif axis == "experts" and not own:
+            raise InputError(axis, "no router is seen that gives experts the tokens", "keep all of them")
+        else:  # a block without experts has none to choose
+            everything = tuple(range(wanted[axis]))
+            chosen[axis] = tuple(own[block][best] if block in own else everything for block in blocks)
     return Selection(**chosen)
 
 
@@ -97,35 +93,61 @@ def _criterion(axis: Axis, name: str, rows: Rows | None) -> Criterion:
     return CRITERIA[name]()
 
 
-def _options(reference: "PreTrainedModel", blocks: Sequence[int], wanted: Mapping[Axis, int]) -> list[Groups]:
-    """The ways in which groups of heads may stay; one, without a meaning, where all heads do.
+def _splits(
+    reference: "PreTrainedModel", blocks: Sequence[int], wanted: Mapping[Axis, int]
+) -> dict[Axis, list[Split]]:  # fmt: skip
+    """For each axis the ways in which units may stay: how many groups, and how many of each.
 
     Raises InputError for a shape that the architecture cannot have.
     """
-    heads, groups = head_groups(reference.config)
-    each, options = heads // groups, [(groups, heads // groups)]
-    if "heads" in wanted:
-        count = wanted["heads"]
-        every = [(some, own) for some in range(1, groups + 1) for own in range(1, each + 1)]
-        options = [(some, own) for some, own in every if some * own == count]
-        if not options:
-            below = max((some * own for some, own in every if some * own < count), default=1)
-            above = min((some * own for some, own in every if some * own > count), default=heads)
-            what = f"{count} asked for, and {heads} share {groups} key and value heads"
-            raise InputError("heads", what, f"legal nearby are {below} and {above}")
-    legal, errors = list[Groups](), list[InputError]()
-    for some, own in options:
-        first: dict[str, Any] = {axis: tuple(range(count)) for axis, count in wanted.items()}
-        if "heads" in wanted:
-            first["heads"] = tuple(group * each + head for group in range(some) for head in range(own))
-        try:
-            draft_target(reference, TargetSpec(tuple(blocks), width=Selection(**first)))
-            legal.append((some, own))
-        except (InputError, ValueError) as error:
-            errors.append(error if isinstance(error, InputError) else InputError("shape", str(error), "ask for more"))
-    if not legal:
-        raise errors[-1]
-    return legal
+    every = {axis: _numbers(reference, axis, count) for axis, count in wanted.items()}
+    splits: dict[Axis, list[Split]] = {axis: [] for axis in wanted}
+    for axis, own in every.items():
+        errors = list[InputError]()
+        for split in own:
+            first: dict[str, Any] = {other: _first(reference, other, one[0]) for other, one in every.items()}
+            first[axis] = _first(reference, axis, split)
+            try:
+                draft_target(reference, TargetSpec(tuple(blocks), width=Selection(**first)))
+                splits[axis].append(split)
+            except InputError as error:
+                errors.append(error)
+        if not splits[axis]:
+            raise errors[-1]
+    return splits
+
+
+def _numbers(reference: "PreTrainedModel", axis: Axis, count: int) -> list[Split]:
+    """The splits that give so many units. Raises InputError where there is none."""
+    total, groups = _groups(reference, axis)
+    if count < 1:
+        raise InputError(axis, f"{count} asked for", "ask for at least 1")
+    if total is None:
+        return [(1, count)]
+    every = [(some, own) for some in range(1, groups + 1) for own in range(1, total // groups + 1)]
+    found = [(some, own) for some, own in every if some * own == count]
+    if not found:
+        numbers = sorted({some * own for some, own in every})
+        near = [
+            str(number) for number in (*[n for n in numbers if n < count][-1:], *[n for n in numbers if n > count][:1])
+        ]
+        what = f"{count} asked for, of {total} in {groups} groups (equally many of each group that stays)"
+        raise InputError(axis, what, f"legal nearby are {' and '.join(near) or 'none'}")
+    return found
+
+
+def _groups(reference: "PreTrainedModel", axis: Axis) -> tuple[int | None, int]:
+    """How many units there are (None: the config is not asked), and in how many groups."""
+    if axis == "heads":
+        return head_groups(reference.config)
+    return expert_groups(reference.config) if axis == "experts" else (None, 1)
+
+
+def _first(reference: "PreTrainedModel", axis: Axis, split: Split) -> tuple[int, ...]:
+    """The first units of such a split."""
+    total, groups = _groups(reference, axis)
+    each = 0 if total is None else total // groups
+    return tuple(group * each + unit for group in range(split[0]) for unit in range(split[1]))
 
 
 def _passes(
@@ -185,9 +207,9 @@ def _channels(reference: "PreTrainedModel", seen: UnitStatistics) -> Units:
     return Units("hidden", len(norms_D), norms_U=norms_D, inputs=inputs, gradients_U=gradients_D)
 
 
-def _keep_heads(worths: Worths, heads: int, groups: int, option: Groups) -> tuple[int, ...]:
-    """Drop whole groups first, each time the one that costs least, and then heads of each group that is left."""
-    each, (some, own) = heads // groups, option
+def _keep(worths: Worths, total: int, groups: int, split: Split) -> tuple[int, ...]:
+    """Drop whole groups first, each time the one that costs least, and then units of each group that is left."""
+    each, (some, own) = total // groups, split
     left = [list(range(group * each, (group + 1) * each)) for group in range(groups)]
     gone = list[int]()
     while len(left) > some:
@@ -197,8 +219,4 @@ def _keep_heads(worths: Worths, heads: int, groups: int, option: Groups) -> tupl
         gone += least
     for group in left:
         gone += worths.drop_least(group, each - own)
-    return _others(heads, gone)
-
-
-def _others(count: int, gone: Sequence[int]) -> tuple[int, ...]:
-    return tuple(sorted(set(range(count)) - set(gone)))
+    return tuple(sorted(set(range(total)) - set(gone)))

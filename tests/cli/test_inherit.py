@@ -185,7 +185,7 @@ def test_a_refit_that_cannot_be_is_refused_before_the_text_is_read(
     reference_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["inherit", str(reference_folder), "--show", "--refit", "no such text"]
-    assert main([*words, "--mlp", "half"]) == 2
-    assert "whole blocks with all their weights" in capsys.readouterr().err
+    assert main([*words, "--submodules", "attention"]) == 2
+    assert "blocks with all their weights" in capsys.readouterr().err
     assert main([*words, "--refit-tokens", "none"]) == 2
     assert "give a number of tokens" in capsys.readouterr().err

@@ -127,9 +127,9 @@ def test_stages_that_cannot_be(settings: dict[str, Any], words: str) -> None:
         method.stages(method.depth(4, 8), 8)
 
 
-def test_a_refit_needs_whole_blocks() -> None:
+def test_a_refit_needs_all_weights() -> None:
     with pytest.raises(ValueError, match="refit goes with submodules: all"):
-        arm({"kind": "inherit", "refit": "8K tokens", **HALF})
+        arm({"kind": "inherit", "refit": "8K tokens", "submodules": ["mlp"]})
 
 
 def described(start: Any, total: int = 8, default: int | float = 0.5) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from conftest import read_json, tiny_recipe
 from inheritune.errors import InputError
 from inheritune.experiment import run
-from inheritune.recipe import HALF, load_recipe
+from inheritune.recipe import load_recipe
 
 
 def recipe(text: Path, reference: Path, **inherit: Any) -> dict[str, Any]:
@@ -36,11 +36,11 @@ def test_a_round_begins_with_refitted_blocks(
     assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize("more", [{"submodules": ["mlp"]}, HALF, {"layers": 2, "choose": "stacked"}])
+@pytest.mark.parametrize("more", [{"submodules": ["mlp"]}, {"layers": 2, "choose": "stacked"}])
 def test_settings_that_a_refit_does_not_go_with(
     more: dict[str, Any], text: Path, reference_folder: Path, write_recipe: Any
 ) -> None:
-    with pytest.raises(InputError, match="refit goes with submodules: all, the full width"):
+    with pytest.raises(InputError, match="refit goes with submodules: all, and"):
         load_recipe(write_recipe(recipe(text, reference_folder, **more)))
 
 

@@ -90,7 +90,7 @@ def check(kind: str, kept: list[int], place: Path) -> Verdict:
     with tempfile.TemporaryDirectory() as folder:  # written before anything has run: rwkv's forward changes its weights
         saved = Path(folder) / "model"
         save_model(target, None, saved)
-        loaded, faults, stored, fields = _loaded(saved)
+        loaded, faults, stored, fields = loaded_from(saved)
     verdict.faults += faults
     found = logits_of(target, tokens_BT)
     expected = logits_with(reference, kept, tokens_BT)
@@ -118,7 +118,7 @@ def _faults_of_files(kind: str, kept: list[int], place: Path, expected: PreTrain
         save_model(reference_of(kind), None, reference)
     with tempfile.TemporaryDirectory() as folder:
         write(Reference(path=str(reference)), inherit_settings(kept), Path(folder) / "target")
-        found, faults, _, _ = _loaded(Path(folder) / "target")
+        found, faults, _, _ = loaded_from(Path(folder) / "target")
     tensors = found.state_dict()
     differing = [name for name, tensor in expected.state_dict().items() if not torch.equal(tensors[name], tensor)]
     if differing:
@@ -142,7 +142,7 @@ def _faults_of_whole(reference: PreTrainedModel, target: PreTrainedModel) -> lis
     return faults
 
 
-def _loaded(folder: Path) -> tuple[PreTrainedModel, list[str], Counter[tuple[int, ...]], dict[str, Any]]:
+def loaded_from(folder: Path) -> tuple[PreTrainedModel, list[str], Counter[tuple[int, ...]], dict[str, Any]]:
     """What plain transformers makes of a checkpoint, what it complains of, the stored tensors' shapes, the config."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -10,10 +10,19 @@ from tiny import tiny_config
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from inheritune.arch import block_modules, build_skeleton, find_output_matrices, find_structure
+from inheritune.arch import Selection, block_modules, build_skeleton, find_output_matrices, find_structure
 from inheritune.errors import InputError, RunError
-from inheritune.inheritance import draft_target, inherit, refit, refitted_matrices
+from inheritune.inheritance import (
+    derive,
+    derive_refitted,
+    draft_target,
+    inherit,
+    inherit_settings,
+    refit,
+    refitted_matrices,
+)
 from inheritune.inheritance.target import TargetSpec
+from inheritune.recipe import HALF
 
 TOKENS_BT = some_tokens(24, 16)
 
@@ -181,10 +190,63 @@ def test_a_factor_behind_the_matrix_is_refused() -> None:
 
 @pytest.mark.parametrize("more", [{"submodules": ("attention",)}, {"submodules": "none"}])
 def test_new_weights_are_not_refitted(more: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="whole blocks with all their weights"):
+    with pytest.raises(InputError, match="blocks with all their weights"):
         matrices_of(reference_of("llama"), [0, 2], **more)
 
 
 def test_repeated_blocks_are_refused() -> None:
     with pytest.raises(InputError, match=r"blocks \[0, 1, 0, 1\] repeat"):
         matrices_of(reference_of("llama"), [0, 1, 0, 1])
+
+
+NARROW = {
+    "neurons": Selection(neurons=((0, 5, 9, *range(20, 48)),) * 2),
+    "heads": Selection(heads=((0, 2), (1, 3))),
+    "hidden": Selection(hidden=tuple(range(0, 32, 2))),
+    "all": Selection(heads=(0, 1), neurons=tuple(range(1, 40)), hidden=tuple(range(28))),
+}
+
+
+@pytest.mark.parametrize("axis", NARROW)
+def test_narrower_blocks_are_fitted_to_the_references_states_at_the_kept_channels(axis: str) -> None:
+    """Against lstsq on the target's own states, in the second block, all blocks being kept."""
+    reference, width, ridge, kept = two_blocks(), NARROW[axis], 0.1, [0, 1]
+    spec = TargetSpec((0, 1), width=width)
+    target, before = derive(reference, spec)[0], derive(reference, spec)[0]
+    names = refitted_matrices(draft_target(reference, spec))
+    assert names == [["self_attn.o_proj", "mlp.down_proj"]] * 2
+    refit(target, reference, kept, names, as_inputs(TOKENS_BT), hidden=width.hidden, ridge=ridge, micro_batch=5)
+    goal = seen(reference, 1, "mlp.down_proj")[1][:, list(width.hidden or range(32))]
+    _, output, inputs = seen(target, 1, "mlp.down_proj")
+    fitted, present = (stored(block_modules(model)[1].mlp.down_proj) for model in (target, before))
+    rest, root = output - inputs @ fitted, 1 / np.sqrt(np.linalg.norm(goal, axis=1, keepdims=True))
+    held = np.sqrt(ridge * ((inputs * root) ** 2).sum(0).mean()) * np.eye(len(present))
+    expected = np.linalg.lstsq(np.vstack([inputs * root, held]), np.vstack([(goal - rest) * root, held @ present]))[0]
+    np.testing.assert_allclose(fitted, expected, atol=2e-4 * np.abs(expected).max())
+    first = [block_modules(model)[0].mlp.down_proj.weight for model in (target, before)]
+    assert not torch.equal(*first)
+
+
+def two_blocks() -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = tiny_config("llama", num_hidden_layers=2)
+    return randomised(AutoModelForCausalLM.from_config(config, dtype=torch.float32), scale=0.05)
+
+
+def test_channels_that_are_not_the_targets_are_refused() -> None:
+    reference = two_blocks()
+    spec = TargetSpec((0, 1), width=NARROW["hidden"])
+    names = refitted_matrices(draft_target(reference, spec))
+    with pytest.raises(InputError, match="the target has 16 hidden channels, which are not those that are named"):
+        refit(derive(reference, spec)[0], reference, [0, 1], names, as_inputs(TOKENS_BT))
+
+
+def test_half_of_the_width_is_refitted() -> None:
+    reference = reference_of("llama")
+    half = inherit_settings([0, 2, 5], **HALF)
+    target, _, done = derive_refitted(reference, half, lambda model, tokenizer: as_inputs(TOKENS_BT))
+    assert done.matrices == 6
+    plain = derive(reference, half)[0]
+    goal = seen(reference, 5, "mlp.down_proj")[1][:, :16]
+    errors = [np.linalg.norm(seen(model, 2, "mlp.down_proj")[1] - goal) for model in (plain, target)]
+    assert errors[1] < 0.8 * errors[0]

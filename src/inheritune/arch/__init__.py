@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from inheritune.arch.compatible_types import TRIED
     from inheritune.arch.config import shorten
     from inheritune.arch.cost import flops_per_token, parameter_count, shares_of_tokens, training_flops_per_token
+    from inheritune.arch.exactness import compensations
     from inheritune.arch.families import Rescale, compensated_attributes, constant_inits, packed_dimension, rescales
     from inheritune.arch.finite import check_numbers, check_stored_numbers
     from inheritune.arch.gguf_header import read_gguf
     from inheritune.arch.head import Head, assumed_head, logits_width, parts_of, plain_linear, split_head
+    from inheritune.arch.head_size import legal_head_sizes
+    from inheritune.arch.hidden_norms import channel_norms, gain_offset, is_root_mean_square, scale_gain
     from inheritune.arch.loading import (
         check_tokenizer_fits,
         find_tokenizer,
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
     from inheritune.arch.roles import identity_values, tensor_roles
     from inheritune.arch.router import RouterLoss, find_router_loss, router_loss_of
     from inheritune.arch.saving import save_frame, save_model, save_stored
-    from inheritune.arch.selection import Indices, Runs, Selection, composed, length, lengths
+    from inheritune.arch.selection import Indices, Runs, Selection, as_runs, composed, length, lengths
     from inheritune.arch.stored import StoredWeights, take
     from inheritune.arch.structure import (
         Structure,
@@ -67,12 +70,13 @@ if TYPE_CHECKING:
         layer_count,
         tensor_shapes,
     )
-    from inheritune.arch.tensor_axes import kept_indices
+    from inheritune.arch.tensor_axes import kept_experts, kept_indices
     from inheritune.arch.token_parts import TokenParts
     from inheritune.arch.token_trimming import trim_tokenizer
     from inheritune.arch.unit_counts import first_units
+    from inheritune.arch.unit_matrices import UnitMatrix, channel_dimensions, find_unit_matrices
     from inheritune.arch.vocabulary import named_tokens, renumbered, vocabulary_indices, with_vocabulary
     from inheritune.arch.weights import Names, Placement, check_fits, check_stored, place_tensors
-    from inheritune.arch.width import narrow
+    from inheritune.arch.width import expert_groups, head_groups, narrow
 
 __getattr__, __dir__ = lazy.exports(__name__)

@@ -14,17 +14,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rescale:
-    """Multiply the slice [start, stop) along `dimension` of a block's tensor, named as in the block, by `factor`."""
+    """Multiply the slice [start, stop) along `dimension` of a tensor by `factor`.
+
+    What is multiplied is each entry plus `offset` (Gemma's norms add 1 to their weights).
+    """
 
     tensor: str
     dimension: int
     start: int
     stop: int
     factor: float
+    offset: float = 0.0
 
     def apply(self, tensor: "torch.Tensor") -> None:
         """Multiply the slice of the whole `tensor`, in place."""
-        tensor.narrow(self.dimension, self.start, self.stop - self.start).mul_(self.factor)
+        part = tensor.narrow(self.dimension, self.start, self.stop - self.start)
+        part.add_(self.offset).mul_(self.factor).sub_(self.offset)
 
 
 # Fields that hold the number of blocks where num_hidden_layers means something else (here: attentions, two a block).

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -28,15 +28,20 @@ class Selection:
     """Hidden units of the MLPs."""
     hidden: Indices | None = None
     """Channels of the hidden states."""
+    experts: PerBlock | None = None
+    """Experts that a router chooses from. Shared experts stay."""
+    head_size: Indices | None = None
+    """Dimensions of each head."""
     vocabulary: Indices | None = None
     """The ids of the tokens that stay. They get the numbers from 0 in the same order."""
     by_field: tuple[tuple[str, PerBlock], ...] = ()
     """Indices for the width in one field of the source's config, for models with several widths of a kind:
     "moe_intermediate_size", "intermediate_size.3" (block 3), "word_embed_proj_dim"."""
+    exact: bool = field(default=True, compare=False)
+    """Whether the target must compute what the source computes without the rest, or be refused."""
 
     def __post_init__(self) -> None:
-        widths = [("heads", self.heads), ("neurons", self.neurons), ("hidden", self.hidden), *self.by_field]
-        widths.append(("vocabulary", self.vocabulary))
+        widths: list[tuple[str, PerBlock | None]] = [*self.axes().items(), *self.by_field]
         if len({len(value) for value in self._values() if _is_per_block(value)}) > 1:
             raise ValueError("give indices for the same number of blocks along each axis")
         for name, value in widths:
@@ -53,7 +58,7 @@ class Selection:
     @property
     def is_full_width(self) -> bool:
         """Whether width and vocabulary stay as they are."""
-        return self.heads is self.neurons is self.hidden is self.vocabulary is None and not self.by_field
+        return not self._values()
 
     @property
     def without_vocabulary(self) -> "Selection":
@@ -72,10 +77,16 @@ class Selection:
             return value[place] if value is not None and _is_per_block(value) else value
 
         fields = tuple((name, own(value)) for name, value in self.by_field)
-        return replace(self, heads=own(self.heads), neurons=own(self.neurons), by_field=fields)
+        axes: dict[str, Any] = {name: own(value) for name, value in self.axes().items()}
+        return replace(self, **axes, by_field=fields)
+
+    def axes(self) -> dict[str, PerBlock | None]:
+        """The indices along each axis that has a name of its own."""
+        names = ("heads", "neurons", "hidden", "experts", "head_size", "vocabulary")
+        return {name: getattr(self, name) for name in names}
 
     def _values(self) -> list[PerBlock]:
-        values = [self.heads, self.neurons, self.hidden, *(value for _, value in self.by_field)]
+        values = [*self.axes().values(), *(value for _, value in self.by_field)]
         return [value for value in values if value is not None]
 
     def at_places(self, blocks: Sequence[int]) -> "Selection":

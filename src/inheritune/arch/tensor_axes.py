@@ -8,29 +8,33 @@ of parts only where several follow each other in one dimension.
 import re
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from inheritune.arch.exactness import check_norm
+from inheritune.arch.experts import listed_experts
 from inheritune.arch.families import title
 from inheritune.arch.selection import Runs, Selection, joined, length
+from inheritune.arch.stated import derives_head_size, stated
 from inheritune.arch.structure import find_structure, tensor_shapes
+from inheritune.arch.tensor_forms import NO_REPEAT, REPEATED, Form, Kept, Repeat, forms_of, is_cut, repeats_of
 from inheritune.arch.width import (
     REMEDY,
     Path,
     axis_of,
     by_heads,
     check_hidden,
-    derives_head_size,
+    groups_of_experts,
     head_sizes,
     kept_widths,
     kind,
+    mlp_alone,
     scaled,
     widths,
-    with_widths,
 )
-from inheritune.errors import BUILD_ERRORS, InputError
+from inheritune.errors import InputError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 # Tensors in which several parts share a dimension, by the end of their name and the model type. A part is named after
 # the width that it depends on.
@@ -68,13 +72,23 @@ def kept_indices(
 
     Raises InputError for a tensor whose parts are not known, and where the models do not belong together.
     """
-    config = source.config
+    config = stated(source.config, selection)
     fields = widths(config)
     kept = kept_widths(config, selection)
     each = [kept_widths(config, selection.of_block(place)) for place in range(selection.blocks or 0)]
+    for path in (path for path in fields if axis_of(fields, path) == "experts"):
+        if any(
+            groups_of_experts(config, own[path], path) != groups_of_experts(config, kept[path], path) for own in each
+        ):
+            raise InputError(title(config), "blocks keep experts of different numbers of groups", "keep equally many")
     if {path: length(runs) for path, runs in kept.items()} != widths(target.config):
         raise InputError(title(config), "the two models have different kinds of widths", "give narrow's config")
-    shapes, targets, forms = tensor_shapes(source), tensor_shapes(target), _forms(source, fields)
+    shapes, targets, forms = (
+        tensor_shapes(source),
+        tensor_shapes(target),
+        forms_of(source, config, mlp_alone(selection)),
+    )
+    repeats = {axis: repeats_of(source, config, axis) for axis in REPEATED if is_cut(fields, [kept, *each], axis)}
     check_hidden(config, kept, not any("heads" in form.each for all_of in forms.values() for form in all_of))
     structure = find_structure(source)
     if each and len(each) != structure.count:
@@ -88,39 +102,21 @@ def kept_indices(
         block = structure.split(name)
         place = None if block is None else block[0]
         axes = _axes(fields, each[place] if each and place is not None else kept, place)
+        own = {axis: found[name] for axis, found in repeats.items() if name in found}
         dimensions = []
         for number, form in enumerate(forms[name]):
-            runs = _runs(name, form, (shapes[name][number], shape[number]), axes, heads)
+            cuts = [(found[number], axes[axis][0]) for axis, found in own.items() if found[number] != NO_REPEAT]
+            sizes = (shapes[name][number], shape[number])
+            runs = _dimension(name, form, sizes, axes, heads, cuts)
             if runs is None:
-                what = f"it is not known which parts make up dimension {number} ({shapes[name][number]}, {form})"
+                what = f"it is not known which parts make up dimension {number} ({sizes[0]}, {form})"
                 raise InputError(title(config), f"{name}: {what}", REMEDY)
+            if selection.exact and number == len(shape) - 1 and runs != ((0, sizes[0]),) and _is_norm(source, name):
+                over = set() if form.each == {"heads": heads.size} else {kind(axis) for axis in form.each}
+                check_norm(name, over | {repeat.axis for repeat, _ in cuts}, config)
             dimensions.append(runs)
         result[name] = tuple(dimensions)
     return result
-
-
-@dataclass(frozen=True)
-class _Form:
-    """What a dimension is: a fixed part, and for each axis how many indices each unit of its width adds."""
-
-    fixed: int
-    each: dict[str, int]
-
-    def __str__(self) -> str:
-        terms = [f"{count} x {axis}" for axis, count in self.each.items()]
-        return " + ".join(terms + [str(self.fixed)] * bool(self.fixed or not terms))
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A width, and the indices that are kept of it."""
-
-    width: int
-    runs: Runs
-
-    @property
-    def is_whole(self) -> bool:
-        return self.runs == ((0, self.width),)
 
 
 @dataclass(frozen=True)
@@ -132,24 +128,53 @@ class _Heads:
     sizes: set[int]
 
 
-_Part = tuple[int, _Kept]
+_Part = tuple[int, Kept]
 """Units, and how many entries each of them has."""
 
 
-def _axes(fields: dict[Path, int], kept: dict[Path, Runs], block: int | None) -> dict[str, list[_Kept]]:
+def kept_experts(source: "PreTrainedModel", target: "PreTrainedModel", selection: Selection) -> dict[str, str]:
+    """For tensors of `target` whose experts are modules in a list: the tensor of `source` that each is made from."""
+    structure, origins = find_structure(source), dict[str, str]()
+    each: list[Any] = [selection.of_block(place).experts or () for place in range(selection.blocks or 1)]
+    for name, (home, number, rest) in listed_experts(target.state_dict(), len(each[0])).items():
+        block = structure.split(name)
+        own = each[block[0] if block is not None and selection.blocks else 0]
+        origins[name] = f"{home}.{own[number]}.{rest}"
+    return origins
+
+
+def _axes(fields: dict[Path, int], kept: dict[Path, Runs], block: int | None) -> dict[str, list[Kept]]:
     """The widths that an axis may have for a tensor of a block (None: outside the blocks), the most likely first."""
 
     def order(path: Path) -> int:
         numbers = [int(part) for part in path if str(part).isdecimal()]
         return 1 if not numbers else 0 if block in numbers else 2
 
-    axes: dict[str, list[_Kept]] = {}
+    axes: dict[str, list[Kept]] = {}
     for path in sorted(fields, key=order):
-        axes.setdefault(axis_of(fields, path), []).append(_Kept(fields[path], kept[path]))
+        axes.setdefault(axis_of(fields, path), []).append(Kept(fields[path], kept[path]))
     return axes
 
 
-def _runs(name: str, form: _Form, sizes: tuple[int, int], axes: dict[str, list[_Kept]], heads: "_Heads") -> Runs | None:
+def _dimension(
+    name: str,
+    form: Form,
+    sizes: tuple[int, int],
+    axes: dict[str, list[Kept]],
+    heads: "_Heads",
+    cuts: list[tuple[Repeat, Kept]],
+) -> Runs | None:
+    """As `_runs`, where experts or dimensions of heads go too."""
+    before = sizes[1]
+    for repeat, one in cuts:
+        before = repeat.before(before, one)
+    runs = _runs(name, form, (sizes[0], before), axes, heads)
+    for repeat, one in cuts:
+        runs = None if runs is None else repeat.within(runs, sizes[0], one)
+    return runs
+
+
+def _runs(name: str, form: Form, sizes: tuple[int, int], axes: dict[str, list[Kept]], heads: "_Heads") -> Runs | None:
     """The indices that a target dimension takes of a source dimension of that form; None where they are not known."""
     if not form.each:
         return ((0, sizes[0]),) if sizes[0] == sizes[1] else None
@@ -183,11 +208,11 @@ def _runs(name: str, form: _Form, sizes: tuple[int, int], axes: dict[str, list[_
 
 
 def _fixed(size: int) -> _Part:
-    return size, _Kept(1, ((0, 1),))
+    return size, Kept(1, ((0, 1),))
 
 
 def _parts(
-    layout: tuple[str, ...], form: _Form, own: dict[str, _Kept], axes: dict[str, list[_Kept]]
+    layout: tuple[str, ...], form: Form, own: dict[str, Kept], axes: dict[str, list[Kept]]
 ) -> list[_Part] | None:
     """The parts that follow each other in a dimension; None where they are not known."""
     if layout in (_RUN, _GROUPS):
@@ -209,9 +234,7 @@ def _parts(
     return parts if set(own) <= set(chosen) else None
 
 
-def _run(
-    layout: tuple[str, ...], form: _Form, own: dict[str, _Kept], axes: dict[str, list[_Kept]]
-) -> list[_Part] | None:
+def _run(layout: tuple[str, ...], form: Form, own: dict[str, Kept], axes: dict[str, list[Kept]]) -> list[_Part] | None:
     """Units or groups of heads, then parts of a fixed size (such as one key and value for all)."""
     cut = {axis: one for axis, one in own.items() if not one.is_whole}
     fixed = form.fixed + sum(form.each[axis] * own[axis].width for axis in own.keys() - cut.keys())
@@ -233,12 +256,12 @@ def _run(
     return [(sum(form.each[axis] * each.width for axis, each in cut.items()) // keys.width, keys), *behind]
 
 
-def _are_groups(heads: _Kept, keys: _Kept) -> bool:
+def _are_groups(heads: Kept, keys: Kept) -> bool:
     """Whether exactly those query heads are kept whose key and value head is kept."""
     return heads.runs == scaled(keys.runs, heads.width // keys.width)
 
 
-def _quarters(heads: _Kept, size: int) -> Runs | None:
+def _quarters(heads: Kept, size: int) -> Runs | None:
     """CodeGen's layout: four blocks (for four devices), each with the queries, values and keys of its heads."""
     kept = [head for start, stop in heads.runs for head in range(start, stop)]
     if heads.width % 4 or len(kept) % 4:
@@ -260,44 +283,5 @@ def _layout(name: str, model_type: str) -> tuple[str, ...] | None:
     return None
 
 
-def _forms(source: "PreTrainedModel", fields: dict[Path, int]) -> dict[str, tuple[_Form, ...]]:
-    """How each dimension of each tensor depends on the widths, found by doubling one axis at a time."""
-    config = source.config
-    derived = derives_head_size(config)
-    sizes = {"heads": 48, "kv heads": 8, "hidden": 672, "mlp": 160}
-    base = {axis: sizes[kind(axis)] for axis in (axis_of(fields, path) for path in fields)}
-    base |= {"embedding": 104} if "embedding" in base else {}  # as in the source, not the hidden size
-    if derived:
-        base["hidden"] = 48 * by_heads(fields)
-
-    def built(sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
-        return _skeleton(source, with_widths(config, {path: sizes[axis_of(fields, path)] for path in fields}))
-
-    first = built(base)
-    changed = {}
-    for axis in base:
-        if not (derived and axis == "hidden"):
-            more = {axis: 2 * base[axis]} | ({"hidden": 2 * base["hidden"]} if derived and axis == "heads" else {})
-            changed[axis] = built(base | more)
-    forms = {}
-    for name, shape in first.items():
-        dimensions = []
-        for number, size in enumerate(shape):
-            grown = {axis: shapes[name][number] - size for axis, shapes in changed.items() if name in shapes}
-            each = {axis: growth // base[axis] for axis, growth in grown.items() if growth}
-            dimensions.append(_Form(size - sum(grown.values()), each))
-        forms[name] = tuple(dimensions)
-    return forms
-
-
-def _skeleton(source: "PreTrainedModel", config: "PretrainedConfig") -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors of a model of the source's class."""
-    import torch
-    from transformers.initialization import no_init_weights
-
-    try:
-        with torch.device("meta"), no_init_weights():
-            return tensor_shapes(type(source)(config))
-    except BUILD_ERRORS as error:
-        what = f"a {source.config.model_type} of another width cannot be built: {error}"
-        raise InputError(title(source.config), what, REMEDY) from None
+def _is_norm(model: "PreTrainedModel", tensor: str) -> bool:
+    return "Norm" in type(model.get_submodule(tensor.rpartition(".")[0])).__name__

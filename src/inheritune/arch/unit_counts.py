@@ -1,10 +1,11 @@
 """From how much of a width is kept to the first units of it."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.families import title
 from inheritune.arch.selection import Indices, Selection
+from inheritune.arch.stated import derives_head_size
 from inheritune.arch.width import (
     REMEDY,
     SELECTED,
@@ -13,7 +14,6 @@ from inheritune.arch.width import (
     by_heads,
     check_kind,
     counterpart,
-    derives_head_size,
     dotted,
     kind,
     main_field,
@@ -29,7 +29,7 @@ Numbers = Mapping[str, int | float]
 
 
 def first_units(config: "PretrainedConfig", numbers: Numbers) -> Selection:
-    """The first units along each axis in `numbers`; all of the others.
+    """The first units along each axis in `numbers`; all of the others. The target need not be exact (`Selection`).
 
     Fractions are rounded down. Of query heads that share a key and value head whole groups stay where the number allows
     it, else equally many heads of each of the first groups; with a single key and value head, the first heads. The size
@@ -50,7 +50,7 @@ def first_units(config: "PretrainedConfig", numbers: Numbers) -> Selection:
         if group in SELECTED and group in numbers:
             chosen[path] = _first(config, fields, path, numbers[group])
     chosen |= _following(config, fields, numbers, chosen)
-    attributes: dict[str, Indices] = {}
+    attributes: dict[str, Any] = {"exact": False}
     for group, attribute in SELECTED.items():
         own = {path: indices for path, indices in chosen.items() if kind(axis_of(fields, path)) == group}
         if len({(fields[path], indices) for path, indices in own.items()}) == 1:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-_SIDE_BY_SIDE = ("MergeModulelist", "Concatenate")
+_STACKED, _SIDE_BY_SIDE = "MergeModulelist", "Concatenate"
+_EXPERT = re.compile(r"(?<=\bexperts\.)\d+(?=\.)")  # of experts that are stored one by one
 _REMEDY = "get a checkpoint whose weights fit its config"
 
 
@@ -58,20 +59,27 @@ class Names:
         """The indices of a stored tensor that are `indices` of the model's tensor; None where that is not known.
 
         Known are tensors stored as they are, and those that are stacked and put side by side (experts one by one)
-        where the same is taken of each.
+        where the same is taken of each. Which experts are taken, `expert` tells.
         """
         name, operations = self._lookup(stored.name)
         shape = tuple(self.own[name].shape)
         if not operations:
             return indices if stored.shape == shape else None
-        if any(type(operation).__name__ not in _SIDE_BY_SIDE for operation in operations):
+        if any(type(operation).__name__ not in (_STACKED, _SIDE_BY_SIDE) for operation in operations):
             return None
-        if len(shape) == len(stored.shape) + 1 and indices[0] == ((0, shape[0]),):
+        known = indices[0] == ((0, shape[0]),) or self.expert(stored.name) is not None
+        if len(shape) == len(stored.shape) + 1 and known:
             shape, indices = shape[1:], indices[1:]
         if len(shape) != len(stored.shape):
             return None
         common = [_common(runs, *sizes) for runs, *sizes in zip(indices, stored.shape, shape, strict=True)]
         return None if None in common else tuple(runs for runs in common if runs is not None)
+
+    def expert(self, stored: str) -> int | None:
+        """The place in the model's tensor where a stored expert is stacked; None for other tensors."""
+        stacked = any(type(operation).__name__ == _STACKED for operation in self._lookup(stored)[1])
+        found = _EXPERT.search(stored) if stacked else None
+        return None if found is None else int(found[0])
 
     def _lookup(self, stored: str) -> tuple[str, list[Any]]:
         from transformers.core_model_loading import rename_source_key
@@ -160,6 +168,12 @@ def place_tensors(
             continue
         for goal in wanted.get(module if original is None else original, ()):
             name = _renamed(stored, module, goal if original is None else module, after, weights.place)
+            expert = before.expert(stored)
+            if goal in indices and expert is not None:
+                taken = [number for start, stop in indices[goal][0] for number in range(start, stop)]
+                if expert not in taken:
+                    continue
+                name = _EXPERT.sub(str(taken.index(expert)), name)
             names[name] = stored
             if goal in indices:
                 part = before.part(weights.tensors[stored], indices[goal])
@@ -175,6 +189,11 @@ def _renamed(stored: str, module: str, goal: str, names: Names, place: str) -> s
         return stored
     numbers = list(re.finditer(r"(?<![^.])(\d+)(?=\.)", stored))
     ours, theirs = (re.findall(r"(?<![^.])\d+(?=\.)", name) for name in (goal, module))
+    if [match[1] for match in numbers] == theirs and len(ours) == len(theirs):
+        new = iter(ours)
+        tried = re.sub(r"(?<![^.])\d+(?=\.)", lambda _: next(new), stored)
+        if names.of(tried) == goal:
+            return tried
     shift = next((int(new) - int(old) for new, old in zip(ours, theirs, strict=False) if new != old), 0)
     for match in numbers:
         tried = f"{stored[: match.start()]}{int(match[1]) + shift}{stored[match.end() :]}"

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.config import remade
+from inheritune.arch.experts import EXPERT_FIELDS, group_count, kept_groups
 from inheritune.arch.families import title
 from inheritune.arch.selection import Runs, Selection, as_runs, joined, length
+from inheritune.arch.stated import HEAD_SIZE, check_head_size_stated, derives_head_size, stated
 from inheritune.arch.vocabulary import with_vocabulary
 from inheritune.errors import BUILD_ERRORS, InputError
 
@@ -32,6 +34,8 @@ _AXES: dict[str, tuple[str, ...]] = {
     "linear heads": ("linear_num_value_heads", "linear_num_heads"),
     "linear kv heads": ("linear_num_key_heads",),
     "hidden": ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "embedding_size"),
+    "experts": EXPERT_FIELDS,
+    "head size": tuple(HEAD_SIZE.split("|")),
 }  # fmt: skip
 _MLP_WIDTHS = {
     "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "dim_ff", "dff", "d_inner", "decoder_ffn_dim",
@@ -41,12 +45,14 @@ _MLP_WIDTHS = {
 }  # fmt: skip
 _AXIS = {name: axis for axis, names in _AXES.items() for name in names} | {name: name for name in _MLP_WIDTHS}
 _NESTED = {"attn_config", "ffn_config", "per_layer_config"}
-_HEAD_SIZE = r"head_dim|dim_head|d_head|kv_channels|attention_head_size"
-SELECTED = {"heads": "heads", "mlp": "neurons", "hidden": "hidden"}
+SELECTED = {
+    "heads": "heads", "mlp": "neurons", "hidden": "hidden", "experts": "experts", "head size": "head_size",
+}  # fmt: skip
 """The attributes of `Selection`, by the kind of width that they select."""
 
 # Widths of other kinds, of which no part is defined.
 _NOT_HEADS = re.compile(r"^(mamba_|ssm_|state_size$|lru_width$|time_step_rank$)")
+_NOT_MLP = {"moshi", "lfm2"}
 _REFUSED: dict[str, str | None] = {
     "deepseek_v4": "its heads are projected in groups, whose number is not a width",
     "diffllama": "its attention subtracts the second half of the heads from the first",
@@ -57,9 +63,10 @@ _REFUSED: dict[str, str | None] = {
 
 
 def narrow(config: "PretrainedConfig", selection: Selection) -> "PretrainedConfig":
-    """The config of a model as deep as `config` that has the selected heads, neurons, hidden channels and tokens only.
+    """The config of a model as deep as `config` that has the selected part of its width and vocabulary only.
 
-    Tokens get new ids (see `with_vocabulary`). The size of a head does not change, nor does any other field.
+    Tokens get new ids (see `with_vocabulary`). No other field changes, but those that `stated` writes and the number of
+    groups of experts.
 
     Raises InputError where the architecture cannot be made narrower, or not in this way.
     """
@@ -67,7 +74,19 @@ def narrow(config: "PretrainedConfig", selection: Selection) -> "PretrainedConfi
         return with_vocabulary(narrow(config, selection.without_vocabulary), selection.vocabulary)
     if selection.is_full_width:
         return copy.deepcopy(config)
-    return with_widths(config, {path: length(runs) for path, runs in kept_widths(config, selection).items()})
+    config = stated(config, selection)
+    kept = kept_widths(config, selection)
+    new = {path: length(runs) for path, runs in kept.items()}
+    for path in kept:
+        if axis_of(new, path) == "experts":
+            new |= groups_of_experts(config, kept[path], path)
+    return with_widths(config, new)
+
+
+def groups_of_experts(config: "PretrainedConfig", kept: Runs, path: Path) -> dict[Path, int]:
+    """The fields of a config that hold the number of groups of experts, with the number of groups that stay."""
+    numbers = dict(_walk(config.to_dict()))
+    return kept_groups(config, numbers[path], kept, numbers)
 
 
 def kept_widths(config: "PretrainedConfig", selection: Selection) -> dict[Path, Runs]:
@@ -76,7 +95,11 @@ def kept_widths(config: "PretrainedConfig", selection: Selection) -> dict[Path, 
     Raises InputError as `narrow` does.
     """
     fields, selection = widths(config), selection.of_block(0)
-    check_kind(config, fields)
+    has_heads = any(len(path) == 1 and axis_of(fields, path) == "heads" for path in fields)
+    if not mlp_alone(selection) or config.model_type in _NOT_MLP or not has_heads:
+        check_kind(config, fields)
+    if selection.head_size is not None:
+        check_head_size_stated(config)
     kept = _selected(config, fields, selection)
     for path in (path for path in fields if kind(axis_of(fields, path)) == "kv heads"):
         heads = counterpart(fields, path)
@@ -86,8 +109,17 @@ def kept_widths(config: "PretrainedConfig", selection: Selection) -> dict[Path, 
         if shared is not None and _key_heads(config, fields, path, kept[path], shared) != kept[shared]:
             what = f"{dotted(path)} and another kind of heads keep different parts of {dotted(shared)}"
             raise InputError(title(config), what, "select heads of the same groups")
+        if axis_of(fields, path) == "experts":
+            groups_of_experts(config, kept[path], path)
     check_hidden(config, kept, derives_head_size(config))
     return kept
+
+
+def mlp_alone(selection: Selection) -> bool:
+    """Whether only neurons or experts are selected, so that widths of other kinds do not matter."""
+    others = {selection.heads, selection.hidden, selection.head_size} != {None}
+    fields = {_name(_path(name)) for name, _ in selection.by_field}
+    return selection.exact and not others and fields <= _MLP_WIDTHS
 
 
 def check_hidden(config: "PretrainedConfig", kept: dict[Path, Runs], by_size: bool) -> None:
@@ -164,21 +196,31 @@ def check_kind(config: "PretrainedConfig", fields: dict[Path, int]) -> None:
         raise InputError(title(config), f"{config.model_type} cannot be made narrower: {reason}", REMEDY)
 
 
-def derives_head_size(config: "PretrainedConfig") -> bool:
-    """Whether the size of a head is the hidden size by the heads, and no field of its own."""
-    return not any(re.match(rf"(qk_\w*)?({_HEAD_SIZE})", name) and v for name, v in config.to_dict().items())
-
-
 def head_sizes(config: "PretrainedConfig") -> set[int]:
     """The sizes that heads may have by a config."""
     values = config.to_dict()
-    stated = rf"(v_|swa_|linear_.*)?({_HEAD_SIZE})"
+    stated = rf"(v_|swa_|linear_.*)?({HEAD_SIZE})"
     return {value for path, value in _walk(values) if re.fullmatch(stated, _name(path))} | {by_heads(widths(config))}
 
 
 def by_heads(fields: dict[Path, int]) -> int:
     """The hidden size by the number of heads."""
     return fields[main_field(fields, "hidden")] // fields[main_field(fields, "heads")]
+
+
+def head_groups(config: "PretrainedConfig") -> tuple[int, int]:
+    """The number of query heads, and of the key and value heads that they share: as many where they share none."""
+    fields = widths(config)
+    heads = main_field(fields, "heads")
+    keys = counterpart(fields, heads)
+    return fields[heads], fields[heads if keys is None else keys]
+
+
+def expert_groups(config: "PretrainedConfig") -> tuple[int, int]:
+    """The number of experts, and that of the groups in which routers choose them; no experts: 0."""
+    fields = widths(config)
+    experts = next((width for path, width in fields.items() if axis_of(fields, path) == "experts"), 0)
+    return experts, group_count(dict(_walk(config.to_dict())))
 
 
 def widths(config: "PretrainedConfig") -> dict[Path, int]:
@@ -235,6 +277,10 @@ def kind(axis: str) -> str:
 def main_field(fields: dict[Path, int], axis: str) -> Path:
     """The field that gives a model's number of heads or its hidden size."""
     return next(path for name in _AXES[axis] for path in fields if path == (name,))
+
+
+def _path(field: str) -> Path:
+    return tuple(int(part) if part.isdecimal() else part for part in field.split("."))
 
 
 def dotted(path: Path) -> str:

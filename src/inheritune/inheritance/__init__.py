@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from inheritune.inheritance.plan import Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
     from inheritune.inheritance.refit_plan import CalibrationText, refit_length, refitted_matrices
     from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve
+    from inheritune.inheritance.rotation import keep_magnitudes, rotate
     from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
     from inheritune.inheritance.vocabulary import TrimmedVocabulary, needed_tokens, trim_vocabulary
 

@@ -198,7 +198,7 @@ def derive_refitted(
         rows = rows_of(model, its)
         decided = resolve(spec, model.config)
         target = _loaded(model, decided, place).build(seed, torch.float32).to(device)
-        done = refit(target, model, planned.plan.kept, names, rows)
+        done = refit(target, model, planned.plan.kept, names, rows, hidden=decided.width.hidden)
     return in_dtype(target.cpu(), stored), planned.plan, done
 
 

@@ -1,6 +1,7 @@
-"""Closed-form refit: kept blocks take over, as far as least squares can, what the dropped blocks did.
+"""Closed-form refit: what is kept takes over, as far as least squares can, what was dropped: blocks, heads, neurons.
 
-For each kept block in turn, the goal is the reference's hidden state just before the next kept block. The last
+For each kept block in turn, the goal is the reference's hidden state just before the next kept block, at the hidden
+channels that are kept. The last
 matrices of its attention and its MLP are fitted to it, on the states that the target's own blocks before it give.
 """
 
@@ -32,19 +33,20 @@ RIDGE = 0.3
 
 def refit(
     target: "PreTrainedModel", reference: "PreTrainedModel", kept: Sequence[int], names: Sequence[Sequence[str]],
-    rows: Rows, *, ridge: float = RIDGE, micro_batch: int = 8,
+    rows: Rows, *, hidden: Sequence[int] | None = None, ridge: float = RIDGE, micro_batch: int = 8,
 ) -> Refit:  # fmt: skip
     """Refit the blocks of `target`, which are the reference's blocks `kept`, in place; returns a record of it.
 
-    `names` are those of `refitted_matrices`. Both models are in float32, in evaluation mode and on one device; `rows`
-    are sequences of training text. A matrix W becomes the one with the smallest sum of weighted squared errors + ridge
+    The target's blocks may be narrower; `hidden` are the reference's hidden channels that it has (None: all). `names`
+    are those of `refitted_matrices`. Both models are in float32, in evaluation mode and on one device; `rows` are
+    sequences of training text. A matrix W becomes the one with the smallest sum of weighted squared errors + ridge
     * (mean of the inputs' weighted sums of squares) * |W - present W|^2, computed from sums in float64. A token's
     weight is one over the norm of its goal. So the few with enormous states still count more than others: without them
     attention loses its sink, and the loss rises (docs/log.md). Memory: two hidden states for each token of `rows`, and
     the squared width of the MLP.
 
-    Raises InputError for blocks that take more than the hidden states of the block before, RunError where a matrix gets
-    values that are not finite.
+    Raises InputError for blocks that take more than the hidden states of the block before, and for hidden channels that
+    are not the target's; RunError where a matrix gets values that are not finite.
     """
     import torch
 
@@ -52,7 +54,7 @@ def refit(
     check_room(reference, max(one.inputs.shape[1] for one in batches))
     began = time.monotonic()
     with torch.no_grad():
-        _fit_in_turn(_Blocks(target), _Blocks(reference), kept, names, batches, ridge)
+        _fit_in_turn(_Blocks(target), _Blocks(reference), kept, names, batches, hidden, ridge)
     done = Refit(matrices=sum(map(len, names)), sequences=len(rows), sequence_length=rows.sequence_length, ridge=ridge)
     seconds = time.monotonic() - began
     logger.info(f"refit: {done.matrices} matrices on {done.sequences} sequences in {seconds:.0f} s")
@@ -61,18 +63,22 @@ def refit(
 
 def _fit_in_turn(
     own: "_Blocks", source: "_Blocks", kept: Sequence[int], names: Sequence[Sequence[str]],
-    batches: Sequence[Examples], ridge: float,
+    batches: Sequence[Examples], hidden: Sequence[int] | None, ridge: float,
 ) -> None:  # fmt: skip
     """Fit block after block, each on the states that the fitted ones before it give."""
     ends = [*kept[1:], len(source.blocks)]
     goals, states = ([blocks.run(one, 0, 0, None) for one in batches] for blocks in (source, own))
+    if states[0].shape[-1] != (goals[0].shape[-1] if hidden is None else len(hidden)):
+        what = f"the target has {states[0].shape[-1]} hidden channels, which are not those that are named"
+        raise InputError("refit", what, "give the reference's channels that it has, as `hidden`")
     for place, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         goals = [source.run(one, start, end, goal) for one, goal in zip(batches, goals, strict=True)]
         for number in range(len(names[place])):
             # The modules that follow are fitted too: they stand in for what their own fit will do.
             modules = [own.blocks[place].get_submodule(name) for name in names[place][number:]]
             sums = _Sums(modules)
-            for one, state, goal in zip(batches, states, goals, strict=True):
+            for one, state, whole in zip(batches, states, goals, strict=True):
+                goal = whole if hidden is None else whole[..., hidden]
                 with sums.watching():
                     output = own.run(one, place, place + 1, state)
                 sums.add(output, goal, one.targets != IGNORED)

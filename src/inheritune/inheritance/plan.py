@@ -134,27 +134,48 @@ def _packed_indices(
     return tuple(slices if at == dimension else ((0, length),) for at, length in enumerate(source[name]))
 
 
-def narrowed(plan: Plan, indices: Mapping[str, tuple[Runs, ...]]) -> Plan:
-    """`plan` with parts of its target's tensors in place of whole ones: `indices` along each dimension, by their names.
+def narrowed(
+    plan: Plan,
+    indices: Mapping[str, tuple[Runs, ...]],
+    origins: Mapping[str, str] | None = None,
+    rescales: Mapping[str, Rescale] | None = None,
+) -> Plan:
+    """`plan` with parts of tensors in place of whole ones: `indices` along each dimension, by the target's names.
 
-    Raises InputError where a tensor is rescaled in slices that would move.
+    `indices` are those of the target at its full width. `origins` maps tensors of experts in lists to the tensors that
+    the target at full width has under the names of the experts that stay; `rescales` multiplies slices of the result.
     """
-    lines = []
-    for line in plan.lines:
-        parts = indices[line.target]
-        shape = lengths(parts)
-        if shape == line.shape or line.source is None:
-            lines.append(replace(line, shape=shape))
+    whole, origins, rescales, lines = {line.target: line for line in plan.lines}, origins or {}, rescales or {}, []
+    for name, parts in indices.items():
+        line = whole.get(origins.get(name, name))
+        if line is None:  # a second name
             continue
-        if line.rescale is not None:
-            what = "is rescaled for its block's new place, in slices that a narrower model would move"
-            raise InputError(
-                line.target, what, "choose blocks that keep their places (choose: first), or the full width"
-            )
-        if line.indices is not None:
-            parts = tuple(composed(outer, inner) for outer, inner in zip(line.indices, parts, strict=True))
-        lines.append(replace(line, shape=shape, indices=parts))
-    return replace(plan, lines=tuple(lines))
+        own = tuple(
+            composed(taken, part) for taken, part in zip(line.indices or _all_of(line.shape), parts, strict=True)
+        )
+        moved = line.rescale and moved_slice(line.rescale, parts)
+        new = rescales.get(name)
+        line = replace(line, target=name, shape=lengths(parts), rescale=new if line.source and new else moved)
+        if line.source is not None and line.shape != whole[origins.get(name, name)].shape:
+            line = replace(line, indices=own)
+        lines.append(line)
+    used = {line.source for line in lines}
+    dropped = tuple(line.source for line in plan.lines if line.source is not None and line.source not in used)
+    return replace(plan, lines=tuple(lines), dropped=plan.dropped + dropped)
+
+
+def _all_of(shape: Shape) -> tuple[Runs, ...]:
+    return tuple(((0, size),) for size in shape)
+
+
+def moved_slice(rescale: Rescale, parts: tuple[Runs, ...]) -> Rescale:
+    """The slice of a rescaling where parts of a tensor are taken, in rising order."""
+    kept = parts[rescale.dimension]
+    before, inside = (
+        sum(max(0, min(stop, end) - max(start, begin)) for start, stop in kept)
+        for begin, end in ((0, rescale.start), (rescale.start, rescale.stop))
+    )
+    return replace(rescale, start=before, stop=before + inside)
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:

@@ -44,20 +44,22 @@ def refit_length(config: "PretrainedConfig") -> int:
 def refitted_matrices(planned: PlannedTarget) -> list[list[str]]:
     """The modules that a refit changes: for each block of the target, names in the block, in the order of fitting.
 
-    Blocks before the first dropped one have none, as their input and their goal are the reference's.
+    Where the blocks keep their width, those before the first dropped one have none, as their input and their goal are
+    the reference's.
 
-    Raises InputError for random or narrower weights, for blocks that repeat, and for an architecture whose blocks
+    Raises InputError for random weights, for blocks that repeat, and for an architecture whose blocks
     cannot be refitted (see `find_output_matrices`).
     """
     kept, total, remedy = list(planned.plan.kept), planned.plan.total, "inherit without the refit"
-    if planned.plan.fresh or any(line.indices is not None for line in planned.plan.lines):
-        raise InputError("refit", "it takes whole blocks with all their weights", f"inherit all of them, or {remedy}")
+    if planned.plan.fresh:
+        raise InputError("refit", "it takes blocks with all their weights", f"inherit all of them, or {remedy}")
     if kept != sorted(set(kept)):
         raise InputError("refit", f"blocks {kept} repeat or are not in order, so they have no goals", remedy)
     skeleton = build_skeleton(planned.target.config, planned.target.is_remote_code())
     structure, names = find_structure(skeleton), []
+    narrower = any(line.indices is not None and structure.split(line.target) for line in planned.plan.lines)
     for place in range(len(kept)):
-        same = [*kept, total][: place + 2] == list(range(place + 2))
+        same = not narrower and [*kept, total][: place + 2] == list(range(place + 2))
         roles = {} if same else find_output_matrices(skeleton, structure, place)
         names.append([roles[role] for role in ("attention", "mlp") if role in roles])
     return names

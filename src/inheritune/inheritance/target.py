@@ -15,9 +15,11 @@ from inheritune.arch import (
     check_movable,
     check_place,
     compensated_attributes,
+    compensations,
     constant_inits,
     differences,
     find_structure,
+    kept_experts,
     kept_indices,
     layer_count,
     narrow,
@@ -105,7 +107,8 @@ def draft_target(reference: "PreTrainedModel", spec: TargetSpec) -> PlannedTarge
     width, target = spec.width.at_places(kept), whole
     if not (widths := width.without_vocabulary).is_full_width:
         target = build_skeleton(narrow(short, widths), own_code)
-        plan = narrowed(plan, kept_indices(whole, target, widths))
+        factors = compensations(whole, target, widths) if widths.exact else {}
+        plan = narrowed(plan, kept_indices(whole, target, widths), kept_experts(whole, target, widths), factors)
     if width.vocabulary is not None:
         wide, target = target, build_skeleton(with_vocabulary(target.config, width.vocabulary), own_code)
         plan = narrowed(plan, vocabulary_indices(wide, target, width.vocabulary))

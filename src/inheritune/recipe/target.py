@@ -108,10 +108,10 @@ def _or_none(value: Any) -> Any:
 Refit = Annotated[Tokens | None, BeforeValidator(_or_none)]
 
 
-def check_refit(refit: Size | None, submodules: Submodules, widths: Widths, choose: Choice) -> None:
+def check_refit(refit: Size | None, submodules: Submodules, choose: Choice) -> None:
     """Raise ValueError for settings that a refit of kept blocks does not go with."""
-    if refit is not None and (submodules != "all" or not widths.is_full_width or choose == "stacked"):
-        raise ValueError("refit goes with submodules: all, the full width, and without choose: stacked")
+    if refit is not None and (submodules != "all" or choose == "stacked"):
+        raise ValueError("refit goes with submodules: all, and without choose: stacked")
 
 
 class Inherit(Widths):
@@ -160,8 +160,8 @@ class Inherit(Widths):
         return self
 
     @model_validator(mode="after")
-    def _refit_needs_whole_blocks(self) -> "Inherit":
-        check_refit(self.refit, self.submodules, self, self.choose)
+    def _refit_needs_all_weights(self) -> "Inherit":
+        check_refit(self.refit, self.submodules, self.choose)
         return self
 
 

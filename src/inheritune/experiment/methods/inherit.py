@@ -34,7 +34,7 @@ class InheritMethod(Widths, Method):
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
-        check_refit(self.refit, self.submodules, self, self.choose)
+        check_refit(self.refit, self.submodules, self.choose)
         if isinstance(self.layers, list) and self.choose != "first":
             raise ValueError(f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list")
         return self

@@ -1,0 +1,108 @@
+"""From a loaded reference and a shape to a target of that shape: chosen, rotated, taken, refitted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from inheritune.analysis.units.choice import Shape, choose_units
+from inheritune.analysis.units.criteria.base import Axis
+from inheritune.analysis.units.statistics import UnitStatistics, collect_statistics
+from inheritune.arch import Selection
+from inheritune.data import Rows
+from inheritune.errors import InputError
+from inheritune.inheritance import (
+    RIDGE,
+    Plan,
+    TargetSpec,
+    derive,
+    draft_target,
+    keep_magnitudes,
+    refit,
+    refitted_matrices,
+    rotate,
+)
+from inheritune.results import Refit
+from inheritune.runlog import logger
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """A target with its weights, and how it was made.
+
+    `source` is the reference, or the copy with rotated hidden channels that `plan` and `width` speak of.
+    """
+
+    target: "PreTrainedModel"
+    source: "PreTrainedModel"
+    plan: Plan
+    width: Selection
+    rotated: bool
+    refit: Refit | None
+
+
+def derive_shape(
+    reference: "PreTrainedModel", blocks: Sequence[int], shape: Shape, rows: Rows, *,
+    criterion: str | Mapping[Axis, str] | None = None, rotated: bool = True, ridge: float | None = RIDGE,
+    seen: UnitStatistics | None = None, micro_batch: int = 8,
+) -> Narrowed:  # fmt: skip
+    """The target of the reference's `blocks` that has a shape, by its use on the text `rows`.
+
+    Neurons, heads and experts are chosen (see `choose_units`, also for `criterion` and `seen`). Fewer hidden channels
+    are the first principal components where the architecture can be rotated, unless `rotated` is false; else channels
+    are chosen, and the log says why. The gains of the norms make up for the channels that are gone. With a `ridge`,
+    the blocks are refitted (see `refit`). The reference is in float32 and evaluation mode, and does not change.
+
+    Raises InputError for a shape that the architecture cannot have, and for blocks that cannot be refitted.
+    """
+    source, is_rotated, width, own = reference, False, Selection(), shape
+    if shape.hidden is not None and rotated:
+        source, is_rotated = rotate_to_components(reference, rows, micro_batch=micro_batch)
+    if is_rotated and shape.hidden is not None:
+        own, width, seen = replace(shape, hidden=None), Selection(hidden=tuple(range(shape.hidden))), None
+    chosen = choose_units(source, blocks, own, rows, criterion, seen=seen, micro_batch=micro_batch)
+    width = replace(chosen, hidden=width.hidden) if is_rotated else chosen
+    spec = TargetSpec(tuple(blocks), width=width)
+    names = None if ridge is None else refitted_matrices(draft_target(source, spec))
+    target, plan = derive(source, spec)
+    if width.hidden is not None:
+        keep_magnitudes(target, source, plan.kept, norm_shares(source, rows, width.hidden, micro_batch=micro_batch))
+    done = None
+    if names is not None and ridge is not None:
+        options = {"hidden": width.hidden, "ridge": ridge, "micro_batch": micro_batch}
+        done = refit(target, source, plan.kept, names, rows, **options)  # type: ignore[arg-type]
+    return Narrowed(target, source, plan, width, is_rotated, done)
+
+
+def rotate_to_components(
+    reference: "PreTrainedModel", rows: Rows, *, micro_batch: int = 8
+) -> "tuple[PreTrainedModel, bool]":
+    """A copy of the model whose hidden channels are the principal components of its hidden states on `rows`.
+
+    The largest component is the first channel. Each hidden state counts as a direction, whatever its length. A tied
+    head gets a matrix of its own, which the log says. Where the architecture cannot be rotated, the log gives the
+    reason, and the result is the reference itself and False.
+    """
+    try:
+        seen = collect_statistics(reference, rows, ["stream"], axes=["hidden"], micro_batch=micro_batch)
+        model = rotate(reference, torch.linalg.eigh(seen.products_DD)[1].flip(1).T)
+    except InputError as error:
+        logger.info(f"hidden channels are selected, as they cannot be rotated: {error}")
+        return reference, False
+    if reference.config.tie_word_embeddings:
+        logger.info(
+            "hidden channels are rotated, so the head is not tied to the embeddings any more, and adds to the size"
+        )
+    return model, True
+
+
+def norm_shares(
+    model: "PreTrainedModel", rows: Rows, hidden: Sequence[int], *, micro_batch: int = 8
+) -> dict[str, float]:
+    """For each norm over the hidden channels, the mean share of these channels in the squared norm of its input."""
+    norms = collect_statistics(model, rows, ["stream"], axes=["hidden"], micro_batch=micro_batch).norms
+    return {name: float(shares_D[list(hidden)].sum()) for name, shares_D in norms.items()}

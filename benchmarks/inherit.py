@@ -53,7 +53,7 @@ def one_way(way: str, reference: Path, layers: int, out: Path) -> None:
 
     from inheritune import inheritance
     from inheritune.arch import load_config, save_model, silence_libraries
-    from inheritune.recipe import HALF, Reference
+    from inheritune.recipe import FIRST_HALF, Reference
 
     silence_libraries()
     origin = Reference(path=str(reference))
@@ -65,7 +65,7 @@ def one_way(way: str, reference: Path, layers: int, out: Path) -> None:
     elif way == "inherit, model built":
         save_model(inheritance.derive(origin, spec)[0], None, out)
     elif way == "inherit, half width":
-        inheritance.write(origin, inheritance.inherit_settings(layers, **HALF), out)
+        inheritance.write(origin, inheritance.inherit_settings(layers, **FIRST_HALF), out)
     else:
         whole = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
         config = type(whole.config).from_dict(whole.config.to_dict() | {"num_hidden_layers": layers})

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from refit import CALIBRATION, JUDGED, drawn, losses
 
-from inheritune.analysis.units import CRITERIA, DEFAULTS, Shape, collect_statistics, derive_shape
 from inheritune.arch import in_dtype, layer_count, load_model, load_tokenizer, parameter_count, silence_libraries
 from inheritune.inheritance import inherit_settings
+from inheritune.inheritance.units import CRITERIA, DEFAULTS, Shape, collect_statistics, derive_shape
 from inheritune.recipe import model_at
 
 

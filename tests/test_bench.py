@@ -18,7 +18,7 @@ from inheritune.bench import SHAPES, bench, end_to_end_rate, known_peak, matrix_
 from inheritune.bench import machine as bench_machine
 from inheritune.cli import main
 from inheritune.errors import InputError
-from inheritune.recipe import HALF, Evaluate, Recipe, Training
+from inheritune.recipe import FIRST_HALF, Evaluate, Recipe, Training
 from processes import fresh_program
 
 LENGTH = 32
@@ -180,7 +180,7 @@ def test_one_step(tmp_path: Path) -> None:
 def test_a_recipes_first_target(text: Path, reference_folder: Path) -> None:
     tree = tiny_recipe(text, reference_folder) | {"inherit": {"layers": 3}, "grow": None}
     assert recipe_shape(Recipe.model_validate(tree)).num_hidden_layers == 3
-    made = tiny_recipe(text) | {"inherit": {"layers": 2, **HALF}}
+    made = tiny_recipe(text) | {"inherit": {"layers": 2, **FIRST_HALF}}
     config = recipe_shape(Recipe.model_validate(made))
     assert (config.n_layer, config.n_embd, config.vocab_size) == (2, 8, 300)
 

@@ -23,7 +23,7 @@ from inheritune.arch import StoredWeights
 from inheritune.cli import main
 from inheritune.inheritance import derive, inherit, inherit_settings, write
 from inheritune.inheritance.derivation import open_source
-from inheritune.recipe import HALF, Reference
+from inheritune.recipe import FIRST_HALF, Reference
 
 _PLAIN = {
     "vocab_size": 67, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -300,7 +300,7 @@ def test_the_sound_checkpoints_are_taken(sound: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("submodules", ["all", ["attention"]])
 def test_half_width_from_files_as_from_memory(kind: str, submodules: Any, tmp_path: Path) -> None:
     model = save(kind, tmp_path / "reference")
-    spec = inherit_settings([0, 2], submodules=submodules, **HALF)
+    spec = inherit_settings([0, 2], submodules=submodules, **FIRST_HALF)
     here, _ = derive(model, spec)
     there, _ = derive(Reference(path=str(tmp_path / "reference")), spec)
     assert here.state_dict().keys() == there.state_dict().keys()
@@ -319,7 +319,7 @@ def another_form() -> Iterator[None]:
 def test_half_width_of_experts_in_a_form_whose_parts_are_not_known(tmp_path: Path) -> None:
     """Then the model is loaded whole, and the target is the same."""
     model = save("mixtral", tmp_path / "reference")
-    spec = inherit_settings([0, 2], **HALF)
+    spec = inherit_settings([0, 2], **FIRST_HALF)
     source = open_source(Reference(path=str(tmp_path / "reference")), spec)
     assert source.placement is None
     assert source.model is not None
@@ -340,7 +340,7 @@ def test_of_half_the_width_no_more_is_read_than_the_target_has(
         return read[-1]
 
     monkeypatch.setattr(os, "preadv", counted)
-    source = open_source(Reference(path=str(tmp_path / "reference")), inherit_settings([0, 2], **HALF))
+    source = open_source(Reference(path=str(tmp_path / "reference")), inherit_settings([0, 2], **FIRST_HALF))
     assert not read
     target = source.build(seed=1)
     in_parts = sum(tensor.numel() for name, tensor in target.named_parameters() if tensor.ndim > 1 or "ln_" not in name)

@@ -53,6 +53,8 @@ def test_the_plan_needs_no_weights(reference_folder: Path, tmp_path: Path, capsy
         "half",
         "--hidden",
         "half",
+        "--importance",
+        "first",
         "--submodules",
         "attention,norms",
         "--show",
@@ -163,7 +165,7 @@ def test_wrong_words_are_a_line(
 def test_kept_blocks_are_refitted_on_text(
     reference_folder: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--layers", "0,1,3", "--refit", text, "--refit-tokens", "640 tokens")
+    words = ("--layers", "0,1,3", "--text", text, "--refit", "640 tokens")
     changed = [[], ["self_attn.o_proj", "mlp.down_proj"], ["self_attn.o_proj", "mlp.down_proj"]]
     assert call(capsys, reference_folder, *words, "--show")["refit"] == changed
     call(capsys, reference_folder, tmp_path / "out", *words)
@@ -177,15 +179,15 @@ def test_kept_blocks_are_refitted_on_text(
     fitted, plain = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "plain"))
     expected = {f"model.layers.{place}.{name}.weight" for place, names in enumerate(changed) for name in names}
     assert {name for name in plain if not torch.equal(fitted[name], plain[name])} == expected
-    in_memory = inheritune.inherit(reference_folder, [0, 1, 3], refit=text, refit_tokens="640 tokens").state_dict()
+    in_memory = inheritune.inherit(reference_folder, [0, 1, 3], text=text, refit="640 tokens").state_dict()
     assert all(torch.equal(in_memory[name], tensor) for name, tensor in fitted.items())
 
 
 def test_a_refit_that_cannot_be_is_refused_before_the_text_is_read(
     reference_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["inherit", str(reference_folder), "--show", "--refit", "no such text"]
+    words = ["inherit", str(reference_folder), "--show", "--text", "no such text", "--refit", "8K tokens"]
     assert main([*words, "--submodules", "attention"]) == 2
     assert "blocks with all their weights" in capsys.readouterr().err
-    assert main([*words, "--refit-tokens", "none"]) == 2
-    assert "give a number of tokens" in capsys.readouterr().err
+    assert main(["inherit", str(reference_folder), "--show", "--refit", "8K tokens"]) == 2
+    assert "8K tokens, and there is no text" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from inheritune.experiment.methods import METHODS
 from inheritune.experiment.methods.baselines import LazyMethod, distilbert_blocks
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import ArmSettings
-from inheritune.recipe import HALF
+from inheritune.recipe import FIRST_HALF, HALF
 from inheritune.results import ArmResult
 from tiny_suites import make_reference, tiny_suite
 
@@ -146,7 +146,7 @@ def described(start: Any, total: int = 8, default: int | float = 0.5) -> dict[st
         ("inherit", {"kind": "inherit", "layers": "half"}),
         ("distilbert", {"kind": "inherit", "choose": "every"}),
         ("hybrid-stacking", {"kind": "inherit", "choose": "stacked"}),
-        ("half-width", {"kind": "inherit", "layers": "all", **HALF}),
+        ("half-width", {"kind": "inherit", "layers": "all", **FIRST_HALF}),
         ("random", {"kind": "inherit", "submodules": "none"}),
         ("stacking", {"kind": "stacking", "layers": 4}),
         ("growth", {"kind": "growth", "layers": 0.5, "choose": "first"}),
@@ -164,7 +164,7 @@ def test_what_starts_otherwise_is_described_otherwise() -> None:
         "inherit", "lazy", "distilbert", "hybrid-stacking", "half-width", "random", "reference", "stacking", "growth",
         {"kind": "inherit", "layers": 3}, {"kind": "inherit", "layers": [0, 1, 2, 4]}, {"kind": "inherit", "layers": "all"},
         {"kind": "inherit", "submodules": ["attention"]}, {"kind": "inherit", "choose": "auto"},
-        {"kind": "inherit", "choose": "rank"}, {"kind": "inherit", "of": "x"}, {"kind": "random", **HALF},
+        {"kind": "inherit", "choose": "rank"}, {"kind": "inherit", "of": "x"}, {"kind": "random", **FIRST_HALF},
         {"kind": "random", "layers": 3}, {"kind": "stacking", "first_stage": 0.25}, {"kind": "stacking", "of": "small"},
         {"kind": "growth", "layers": 3}, {"kind": "growth", "grow": {"max_layers": 4}},
     ]  # fmt: skip
@@ -201,7 +201,7 @@ from typing import Literal
 
 from typing_extensions import override
 
-from inheritune.recipe import HALF
+from inheritune.recipe import FIRST_HALF, HALF
 from inheritune.experiment.methods.base import Method, Stage
 
 

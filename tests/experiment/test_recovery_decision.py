@@ -12,7 +12,7 @@ from inheritune.experiment import plan_recipe, run
 from inheritune.experiment.plan import Models
 from inheritune.experiment.recovery import Facts, decide_recovery, with_decision
 from inheritune.planner import choose_devices
-from inheritune.recipe import HALF, Recipe, check, dump_recipe, load_recipe
+from inheritune.recipe import FIRST_HALF, Recipe, check, dump_recipe, load_recipe
 from inheritune.recipe.recovery import DECIDED
 
 
@@ -112,7 +112,8 @@ def test_what_has_no_memory_is_skipped(text: Path, reference_folder: Path) -> No
 @pytest.mark.parametrize(
     ("inherit", "lacks"),
     [
-        ({"layers": 2, **HALF}, {"hidden_states", "inherit.refit"}),
+        ({"layers": 2, **FIRST_HALF}, {"hidden_states"}),
+        ({"layers": 2, "mlp": 0.5}, set()),
         ({"layers": 2, "choose": "stacked"}, {"hidden_states", "inherit.refit"}),
         ({"layers": 2, "choose": "first", "submodules": ["attention"]}, {"inherit.refit"}),
         ({"layers": 4, "choose": "first"}, {"inherit.refit"}),

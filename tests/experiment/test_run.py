@@ -17,7 +17,7 @@ from inheritune.data import Sequences, open_prepared
 from inheritune.errors import InputError
 from inheritune.evaluation import judge
 from inheritune.experiment import run
-from inheritune.recipe import HALF, load_recipe
+from inheritune.recipe import FIRST_HALF, load_recipe
 from inheritune.report import verdict
 from inheritune.results import RunSummary
 from inheritune.runlog import read_metrics
@@ -271,7 +271,7 @@ def test_rounds_that_cannot_go_on_are_refused_before_anything_is_done(
 @pytest.mark.long
 def test_half_width_and_submodules_run(text: Path, write_recipe: Any, tmp_path: Path) -> None:
     tree = tiny_recipe(text)
-    tree["inherit"] = {"layers": 2, **HALF, "submodules": ["attention", "mlp"]}
+    tree["inherit"] = {"layers": 2, **FIRST_HALF, "submodules": ["attention", "mlp"]}
     del tree["grow"]
     summary = run(load_recipe(write_recipe(tree)), tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / summary.result.model)

@@ -12,7 +12,7 @@ from inheritune import load_recipe, run
 from inheritune.data import Sequences, batch_numbers, open_prepared
 from inheritune.errors import InputError
 from inheritune.experiment import dry_run
-from inheritune.recipe import HALF
+from inheritune.recipe import FIRST_HALF, HALF
 from inheritune.runlog import read_metrics
 
 
@@ -100,7 +100,7 @@ def test_states_that_are_not_there_are_said_before_anything_is_done(
     text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path
 ) -> None:
     tree = recipe(text, reference_folder, hidden_states={"weight": 3})
-    tree["inherit"] |= HALF
+    tree["inherit"] |= FIRST_HALF
     words = r"^train\.distillation\.hidden_states: the model's hidden size is 16, the teacher's 32; "
     for act in (lambda recipe: run(recipe, tmp_path / "run"), dry_run):
         with pytest.raises(InputError, match=words):

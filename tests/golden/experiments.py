@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from inheritune.recipe import HALF
+from inheritune.recipe import FIRST_HALF
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -65,7 +65,7 @@ def recipes(text: Path, reference: Path) -> dict[str, dict[str, Any]]:
             text, reference=str(reference), inherit={"layers": 3, "choose": "auto", "calibration": "256 tokens", "recovery": "64 tokens"},
             evaluate={"analyze": True, "prompts": ["the small model"], "new_tokens": "4 tokens"},
         ),
-        "narrow": recipe(text, grow=None, inherit={"layers": "all", "choose": "first", **HALF}, controls=[]),
+        "narrow": recipe(text, grow=None, inherit={"layers": "all", "choose": "first", **FIRST_HALF}, controls=[]),
         "listed": recipe(text, reference=str(reference), grow=None, inherit={"layers": [0, 2, 5], "submodules": ["attention", "mlp", "embeddings"]}),
     }  # fmt: skip
 
@@ -87,7 +87,7 @@ def suites(text: Path, reference: Path) -> dict[str, dict[str, Any]]:
         {"name": "half", "start": "half-width"},
         {"name": "continued", "start": "reference"},
         {"name": "attention", "start": {"kind": "inherit", "submodules": ["attention"], "choose": "ends"}},
-        {"name": "narrow random", "start": {"kind": "random", "layers": "all", **HALF}},
+        {"name": "narrow random", "start": {"kind": "random", "layers": "all", **FIRST_HALF}},
         {"name": "grown", "start": {"kind": "growth", "layers": 2, "grow": {"by": 2, "max_layers": 4, "start": "trained"}},
          "allow_unequal": "rounds"},
     ]  # fmt: skip

@@ -103,7 +103,13 @@ def test_what_older_versions_stored_beside_is_left_out(reference: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--heads", "half", "--mlp", "half", "--hidden", "half"], ["--submodules", "attention"]], ids=str
+    "words",
+    [
+        [],
+        ["--heads", "half", "--mlp", "half", "--hidden", "half", "--importance", "first"],
+        ["--submodules", "attention"],
+    ],
+    ids=str,
 )
 def test_where_the_config_names_no_dtype_the_files_do(
     reference: Path, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from inheritune.arch import Selection, first_units
 from inheritune.errors import InputError
 from inheritune.inheritance import TargetSpec, derive, inherit_settings, resolve, target_config
-from inheritune.recipe import HALF, Reference
+from inheritune.recipe import FIRST_HALF, HALF, Reference
 
 HEADS, KEYS, SIZE, HIDDEN, NEURONS = 8, 4, 6, 48, 70
 
@@ -109,9 +109,9 @@ def test_half_is_a_selection_like_any_other(stored: tuple[LlamaForCausalLM, Refe
     model, reference = stored
     half = Selection(heads=tuple(range(4)), neurons=tuple(range(35)), hidden=tuple(range(24)))
     assert first_units(model.config, HALF) == half
-    assert resolve(inherit_settings([0, 2], **HALF), model.config) == TargetSpec((0, 2), width=half)
+    assert resolve(inherit_settings([0, 2], **FIRST_HALF), model.config) == TargetSpec((0, 2), width=half)
     wanted = expected(model, (0, 2), half)
-    target = derive(reference, inherit_settings([0, 2], **HALF))[0].state_dict()
+    target = derive(reference, inherit_settings([0, 2], **FIRST_HALF))[0].state_dict()
     assert all(torch.equal(tensor, target[name]) for name, tensor in wanted.items())
 
 

@@ -22,7 +22,7 @@ from inheritune.inheritance import (
     refitted_matrices,
 )
 from inheritune.inheritance.target import TargetSpec
-from inheritune.recipe import HALF
+from inheritune.recipe import FIRST_HALF
 
 TOKENS_BT = some_tokens(24, 16)
 
@@ -243,7 +243,7 @@ def test_channels_that_are_not_the_targets_are_refused() -> None:
 
 def test_half_of_the_width_is_refitted() -> None:
     reference = reference_of("llama")
-    half = inherit_settings([0, 2, 5], **HALF)
+    half = inherit_settings([0, 2, 5], **FIRST_HALF)
     target, _, done = derive_refitted(reference, half, lambda model, tokenizer: as_inputs(TOKENS_BT))
     assert done.matrices == 6
     plain = derive(reference, half)[0]

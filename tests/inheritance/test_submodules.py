@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from inheritune.arch import build_random, first_units, narrow
 from inheritune.errors import InputError
 from inheritune.inheritance import derive, inherit, inherit_settings
-from inheritune.recipe import HALF
+from inheritune.recipe import FIRST_HALF, HALF
 
 # For each role what its tensors are called in a Llama.
 NAMES = {
@@ -99,7 +99,7 @@ def test_stacked_is_the_same_blocks_twice(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "phi3"])
 def test_half_width_is_saved_as_any_model(kind: str, tmp_path: Any) -> None:
     reference = build(kind)
-    target = inherit(reference, [0, 2], **HALF, out=tmp_path / "model")
+    target = inherit(reference, [0, 2], **FIRST_HALF, out=tmp_path / "model")
     assert target.config.num_attention_heads == reference.config.num_attention_heads // 2
     assert target.config.num_hidden_layers == 2
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
@@ -109,7 +109,7 @@ def test_half_width_is_saved_as_any_model(kind: str, tmp_path: Any) -> None:
 
 def test_half_width_of_a_llama_is_its_first_halves() -> None:
     reference = build("llama")
-    target = inherit(reference, "all", **HALF)
+    target = inherit(reference, "all", **FIRST_HALF)
     assert target.config.to_dict() == narrow(reference.config, first_units(reference.config, HALF)).to_dict()
     source, found = reference.model.layers[3], target.model.layers[3]
     assert torch.equal(found.self_attn.q_proj.weight, source.self_attn.q_proj.weight[:16, :16])
@@ -121,7 +121,7 @@ def test_half_width_of_a_llama_is_its_first_halves() -> None:
 
 def test_half_width_with_new_parts() -> None:
     reference = build("llama")
-    target, plan = derive(reference, inherit_settings(2, submodules=["attention"], **HALF), seed=7)
+    target, plan = derive(reference, inherit_settings(2, submodules=["attention"], **FIRST_HALF), seed=7)
     random = build_random(target.config, 7).state_dict()
     for name, tensor in target.state_dict().items():
         if ".self_attn." in name:

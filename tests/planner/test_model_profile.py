@@ -48,7 +48,7 @@ def check_against_targets(config: PretrainedConfig, selections: Any, **widths: f
     compared = 0
     for kept in selections:
         try:
-            target, _ = derive(reference, inherit_settings(kept, **widths))
+            target, _ = derive(reference, inherit_settings(kept, **widths, importance="first"))
         except InputError:  # such a target cannot be
             continue
         parts = profile.parts(kept)

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from inheritune.arch.building import build_skeleton
 from inheritune.arch.families import title
+from inheritune.arch.head_size import head_size, legal_head_sizes
 from inheritune.arch.selection import Indices, Selection
 from inheritune.arch.stated import derives_head_size
 from inheritune.arch.width import (
@@ -15,6 +17,7 @@ from inheritune.arch.width import (
     check_kind,
     counterpart,
     dotted,
+    expert_groups,
     kind,
     main_field,
     widths,
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Numbers = Mapping[str, int | float]
-"""How much is kept along an axis (heads, mlp, hidden): a number of units, or a fraction below or equal to 1.0."""
+"""How much is kept along an axis (heads, head_size, mlp, hidden, experts): a number of units, or a fraction."""
 
 
 def first_units(config: "PretrainedConfig", numbers: Numbers) -> Selection:
@@ -41,8 +44,13 @@ def first_units(config: "PretrainedConfig", numbers: Numbers) -> Selection:
     """
     if not numbers:
         return Selection()
+    size, numbers = numbers.get("head_size"), {axis: n for axis, n in numbers.items() if axis != "head_size"}
+    dimensions = None if size is None else _dimensions(config, size)
+    if not numbers:
+        return Selection(head_size=dimensions)
     fields = widths(config)
-    check_kind(config, fields)
+    if not numbers.keys() <= {"mlp", "experts"}:
+        check_kind(config, fields)
     _check_same_number(config, fields, numbers)
     chosen: dict[Path, Indices] = {}
     for path in fields:
@@ -50,7 +58,7 @@ def first_units(config: "PretrainedConfig", numbers: Numbers) -> Selection:
         if group in SELECTED and group in numbers:
             chosen[path] = _first(config, fields, path, numbers[group])
     chosen |= _following(config, fields, numbers, chosen)
-    attributes: dict[str, Any] = {"exact": False}
+    attributes: dict[str, Any] = {"exact": False, "head_size": dimensions}
     for group, attribute in SELECTED.items():
         own = {path: indices for path, indices in chosen.items() if kind(axis_of(fields, path)) == group}
         if len({(fields[path], indices) for path, indices in own.items()}) == 1:
@@ -68,12 +76,27 @@ def _first(config: "PretrainedConfig", fields: dict[Path, int], path: Path, want
         )
     if kind(axis_of(fields, path)) == "heads":
         return _first_heads(config, fields, path, wanted)
+    if kind(axis_of(fields, path)) == "experts":
+        return _first_experts(config, wanted)
     count = int(width * wanted) if isinstance(wanted, float) else wanted
     if not count:
         raise InputError(
             title(config), f"{wanted} of {dotted(path)} {width} is nothing", "keep more, or use a wider model"
         )
     return tuple(range(count))
+
+
+def _dimensions(config: "PretrainedConfig", wanted: int | float) -> Indices:
+    """The dimensions of a head that stay. Raises InputError for a size that heads cannot have, with the legal ones."""
+    size = head_size(config)
+    count = int(size * wanted) if isinstance(wanted, float) else wanted
+    if count == size:
+        return tuple(range(size))
+    legal = legal_head_sizes(build_skeleton(config))
+    if count not in legal:
+        remedy = f"legal are {', '.join(map(str, legal))}" if legal else "keep the size of its heads"
+        raise InputError(title(config), f"heads of {count} dimensions, of {size}", remedy)
+    return legal[count]
 
 
 def _first_heads(config: "PretrainedConfig", fields: dict[Path, int], path: Path, wanted: int | float) -> Indices:
@@ -95,6 +118,17 @@ def _first_heads(config: "PretrainedConfig", fields: dict[Path, int], path: Path
         what += " cannot be"
         raise InputError(title(config), what, f"legal are {', '.join(map(str, legal))}")
     return tuple(group * size + head for group in range(count // of_each) for head in range(of_each))
+
+
+def _first_experts(config: "PretrainedConfig", wanted: int | float) -> Indices:
+    total, groups = expert_groups(config)
+    each, count = total // groups, int(total * wanted) if isinstance(wanted, float) else wanted
+    of_each = next((n for n in range(each, 0, -1) if count % n == 0 and count // n <= groups), 0)
+    if not count or not of_each:
+        legal = sorted({n * own for n in range(1, groups + 1) for own in range(1, each + 1)})
+        what = f"{wanted} of {total} experts in {groups} groups"
+        raise InputError(title(config), what, f"legal are {', '.join(map(str, legal))}")
+    return tuple(group * each + one for group in range(count // of_each) for one in range(of_each))
 
 
 def _check_same_number(config: "PretrainedConfig", fields: dict[Path, int], numbers: Numbers) -> None:
@@ -119,6 +153,8 @@ def _following(
 
     Raises InputError where heads are slices of the hidden size and the numbers do not go together.
     """
+    if not numbers.keys() & {"heads", "hidden"}:
+        return {}
     heads, hidden, size = main_field(fields, "heads"), main_field(fields, "hidden"), by_heads(fields)
     count = len(chosen.get(heads, range(fields[heads])))
     derived = derives_head_size(config)

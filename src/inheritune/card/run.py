@@ -177,9 +177,14 @@ def blocks_rows(
     which = spec.submodules if isinstance(spec.submodules, str) else ", ".join(spec.submodules)
     words = "all" if which == "all" else f"{which}; the rest began anew"
     if not spec.is_full_width:
-        words += f"; {', '.join(f'{axis} {value}' for axis, value in spec.widths.items())} (the {spec.importance} ones)"
+        words += f"; of {', '.join(f'{axis} {value}' for axis, value in spec.widths.items())}"
     words += f" ({notes.tensors_fresh} tensors new)" if notes is not None and notes.tensors_fresh else ""
     rows = [("blocks kept", f"{spans(blocks)} of 0-{total - 1}"), ("chosen", chosen), ("weights inherited", words)]
+    if notes is not None and (units := notes.units) is not None:
+        chosen_by = [f"{units.kept[axis]:,} {axis} by {name}" for axis, name in units.criteria.items()]
+        if units.rotated:
+            chosen_by.append(f"{units.kept['hidden']:,} hidden channels, the first principal components")
+        rows.append(("units kept", ", ".join(chosen_by)))
     if notes is not None and (fit := notes.refit) is not None:
         what = (
             f"{fit.matrices} matrices by least squares to the reference's hidden states behind the removed blocks, on"

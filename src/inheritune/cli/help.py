@@ -22,7 +22,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "inherit": (
         "inheritune inherit HuggingFaceTB/SmolLM2-135M small --layers 15",
-        "inheritune inherit model.gguf small --layers 0-2,8-11,20-24,27-29 --refit text/",
+        "inheritune inherit model.gguf small --layers 0-2,8-11,20-24,27-29 --text text/",
+        "inheritune inherit model/ small --layers 20 --mlp 1024 --heads 6 --text text/",
+        "inheritune inherit model/ small --layers all --vocabulary text --text text/",
         "inheritune inherit model/ --layers 20 --mlp 1024 --show",
     ),
     "train": ('inheritune train small trained --data shards --length "10M tokens"',),

@@ -40,10 +40,15 @@ def inherit(
         ),
     ] = "first",
     text: Annotated[
-        list[str] | None, typer.Option(help="A file, folder, pattern or address with text to choose on; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="A file, folder, pattern or address with text: what blocks, units and tokens are chosen on, and the"
+            " blocks are refitted on; repeatable."
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="A folder that `inheritune prepare` wrote; its training text is taken.")
+        Path | None,
+        typer.Option(help="A folder that `inheritune prepare` wrote: blocks are chosen on its training text."),
     ] = None,
     calibration: Calibration = "3072 tokens",
     recovery: Recovery = "1024 tokens",
@@ -55,13 +60,27 @@ def inherit(
         ),
     ] = "all",
     heads: Annotated[str | None, typer.Option(help="Query heads of each block: a number or a fraction.")] = None,
+    head_size: Annotated[str | None, typer.Option(help="Dimensions of each head: a number or a fraction.")] = None,
     mlp: Annotated[str | None, typer.Option(help="Neurons of each MLP: a number or a fraction.")] = None,
     hidden: Annotated[str | None, typer.Option(help="Channels of the hidden states: a number or a fraction.")] = None,
-    refit: Annotated[
-        list[str] | None,
-        typer.Option(help="A file, folder, pattern or address with text to refit the kept blocks on; repeatable."),
+    experts: Annotated[str | None, typer.Option(help="Experts of each mixture: a number or a fraction.")] = None,
+    vocabulary: Annotated[
+        str | None, typer.Option(help="Tokens: a number (32000), a fraction, or text: what --text needs.")
     ] = None,
-    refit_tokens: Annotated[str | None, typer.Option(help="How much of that text. Default: 8192 tokens.")] = None,
+    importance: Annotated[
+        str,
+        typer.Option(
+            help="How heads, neurons, channels and experts are chosen: auto, error, activation, gradient, router (on"
+            " --text), magnitude (weights alone), or first."
+        ),
+    ] = "auto",
+    refit: Annotated[
+        str,
+        typer.Option(
+            help="From how much of --text the blocks are fitted to stand in for what was dropped: a size, none, or"
+            " auto: 8192 tokens where that can be done."
+        ),
+    ] = "auto",
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16, float16 or float64. Default: as stored.")
     ] = None,
@@ -77,10 +96,11 @@ def inherit(
     if out is None and not show:
         raise InputError("command line", "no folder to write", "name it behind the reference, or ask for --show")
     spec = inheritance.inherit_settings(
-        layers, choose, submodules, calibration=calibration, recovery=recovery, heads=heads, mlp=mlp, hidden=hidden
-    )
+        layers, choose, submodules, calibration=calibration, recovery=recovery, heads=heads, head_size=head_size,
+        mlp=mlp, hidden=hidden, experts=experts, vocabulary=vocabulary, importance=importance,
+    )  # fmt: skip
     kind, selection, drops = inheritance.as_dtype(dtype), None, None
-    fit = inheritance.calibration_text(refit or (), refit_tokens or inheritance.REFIT_TOKENS, prefix)
+    look = inheritance.calibration(text or (), refit, prefix)
     show_log()
     with ExitStack() as held:  # during the choice too, whose drops are kept beside the output
         folder = None if out is None or show else held.enter_context(inheritance.free_output(out))
@@ -88,17 +108,17 @@ def inherit(
             drops = None if folder is None else analysis.drops_beside(folder)
             selection = analysis.choose(source, spec, text=text or (), data=data, prefix=prefix, progress=drops)
             spec = spec.model_copy(update={"layers": selection.blocks, "choose": "first"})
-        elif text or data:
-            raise InputError(
-                "command line", f"text does not go with --choose {choose}", f"take {', '.join(recipes.MEASURED)}"
-            )
+        elif data:
+            what = f"--data does not go with --choose {choose}"
+            raise InputError("command line", what, f"take {', '.join(recipes.MEASURED)}, or give text by --text")
         if folder is None:
-            derived = inheritance.plan_for(source, spec)
-            matrices = inheritance.refitted_matrices(derived) if fit else []
+            written = inheritance.Written(inheritance.plan_for(source, spec))
+            matrices = inheritance.refitted_matrices(written.planned) if look.refit else []
         else:
-            derived = inheritance.write(source, spec, folder, dtype=kind, seed=seed, selection=selection, refit=fit)
+            written = inheritance.write(source, spec, folder, dtype=kind, seed=seed, selection=selection, look=look)
             if drops is not None:
                 drops.unlink(missing_ok=True)
+    derived = written.planned
     result: dict[str, Any] = {
         "model": None if show else str(out),
         "blocks": list(derived.plan.kept),
@@ -106,9 +126,10 @@ def inherit(
         "parameters": arch.parameter_count(derived.target),
         "tensors_fresh": len(derived.plan.fresh),
     } | ({"selection": selection.to_json()} if selection else {})
+    result |= {"units": written.units.model_dump()} if written.units else {}
     if show:
         rows = inheritance.plan_rows(derived.plan, (kind or derived.target.dtype).itemsize)
-        result |= {"plan": rows, "dropped": list(derived.plan.dropped)} | ({"refit": matrices} if fit else {})
+        result |= {"plan": rows, "dropped": list(derived.plan.dropped)} | ({"refit": matrices} if look.refit else {})
     if as_json:
         typer.echo(json.dumps(result, indent=2 if show else None))
     else:

@@ -19,7 +19,7 @@ from inheritune.experiment.rounds import best_round, continues, round_stages
 from inheritune.experiment.stages import Stages
 from inheritune.experiment.training_run import TrainingRun, run_training
 from inheritune.inheritance import replace_budget
-from inheritune.inheritance.derivation import NOTES
+from inheritune.inheritance.making import NOTES
 from inheritune.recipe import Distillation, Evaluate, Grow, Inherit, Reference, Training, check, model_at
 from inheritune.results import Inherited, RoundResult, Start, TrainingResult
 from inheritune.runlog import check_trackers

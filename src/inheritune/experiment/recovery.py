@@ -147,7 +147,7 @@ class _Decision:
         """A tuned reference as teacher."""
         if self.recipe.reference.path is not None:
             self._tune()
-        has_places = self.inherit.is_full_width and self.inherit.choose != "stacked"
+        has_places = "hidden" not in self.inherit.widths and self.inherit.choose != "stacked"
         hidden = {"weight": _HIDDEN_STATES} if has_places else None
         self._set(
             "train.distillation", {"student": 0.0, "hidden_states": hidden},
@@ -213,7 +213,7 @@ class _Decision:
     def _refit(self) -> None:
         """The kept blocks are refitted where the training is short, and where that is possible."""
         inherit, grow, steps = self.recipe.inherit, self.recipe.grow, self._steps()
-        if inherit.submodules != "all" or not inherit.is_full_width or inherit.choose == "stacked":
+        if inherit.submodules != "all" or inherit.choose == "stacked":
             return
         if "inherit.refit" not in self.asked or (grow is not None and grow.start == "trained"):
             return

@@ -51,7 +51,7 @@ class Stage:
 
     def spec(self, source: "PretrainedConfig") -> TargetSpec:
         """The target of a source with this config. Raises InputError for widths that the config cannot have."""
-        return resolve(Inherit(submodules=self.submodules, **self.widths.widths), source, self.blocks)
+        return resolve(Inherit(submodules=self.submodules, **self.widths.model_dump()), source, self.blocks)
 
     def teacher_blocks(self, source: "PretrainedConfig", teacher: "PretrainedConfig") -> Sequence[int] | None:
         """The blocks of a teacher that the target's blocks come from, for the arm's `source`; None where that has other

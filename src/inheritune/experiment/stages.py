@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inheritune.arch import build_random, in_dtype, load_config, load_model
+from inheritune.arch import build_random, in_dtype, load_config, load_model, ready
 from inheritune.data import Rows, Sequences, sample
 from inheritune.distillation import Teacher
 from inheritune.experiment.context import RunContext
@@ -13,13 +13,17 @@ from inheritune.experiment.rounds import verdict_line
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.training_run import TrainingRun, run_training
 from inheritune.inheritance import (
+    REFIT_TOKENS,
+    Made,
+    TargetSpec,
     derive,
     derive_refitted,
-    describe_plan,
+    describe_made,
     insert_blocks,
     refit_length,
     target_config,
 )
+from inheritune.inheritance.units.narrowing import derive_chosen
 from inheritune.recipe import Reference, Size, Training
 from inheritune.report import forecast_of
 from inheritune.results import RoundResult
@@ -107,15 +111,18 @@ class Stages:
             config = target_config(config, stage.spec(config))
             trust = isinstance(source, Reference) and source.trust_remote_code
             return build_random(config, context.seed, trust_remote_code=trust)
-        spec, fitted = stage.spec(config), None
-        if stage.refit is None:
-            target, plan = derive(source, spec, seed=context.seed)
+        spec = stage.spec(config)
+        if stage.widths.chooses_units:
+            made = self._with_chosen_units(source, spec, stage)
+        elif stage.refit is None:
+            made = Made(*derive(source, spec, seed=context.seed))
         else:
             target, plan, fitted = derive_refitted(
                 source, spec, self._refit_rows(stage.refit), seed=context.seed, tokenizer=context.tokenizer,
                 device=context.runtime.device,
             )  # fmt: skip
-        notes = describe_plan(plan) | ({} if fitted is None else {"refit": fitted.model_dump()})
+            made = Made(target, plan, refit=fitted)
+        target, notes = made.target, describe_made(made)
         if stage.insert_trained:
             assert previous is not None
             assert previous.blocks is not None
@@ -126,6 +133,14 @@ class Stages:
             notes["function_preserving"] = preserves
         context.runtime.on_rank0(lambda: write_json(self.folder / stage.folder / "inherited.json", notes))
         return target
+
+    def _with_chosen_units(self, source: "Reference | PreTrainedModel", spec: TargetSpec, stage: Stage) -> Made:
+        """The target whose units are chosen on training text."""
+        device, importance = self.context.runtime.device, stage.widths.importance
+        with ready(source, self.context.tokenizer, "cpu" if device == "mps" else device, "float32") as (model, _):
+            rows = self._refit_rows(stage.refit or REFIT_TOKENS)(model, None)
+            done = derive_chosen(model, spec, importance, rows, refits=stage.refit is not None)
+        return Made(done.target.cpu(), done.plan, refit=done.refit, units=done.choice)
 
     def _refit_rows(self, tokens: Size) -> "Callable[..., Rows]":
         """Training sequences for a refit, spread evenly over the text, for the model that is given."""

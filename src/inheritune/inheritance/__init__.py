@@ -8,19 +8,26 @@ if TYPE_CHECKING:
     from inheritune.inheritance.block_insertion import check_function_preserving, insert_blocks, is_grown
     from inheritune.inheritance.blocks import count_layers, select_blocks
     from inheritune.inheritance.derivation import (
-        REFIT_TOKENS,
         as_dtype,
-        calibration_text,
         check_free,
         derive,
         derive_refitted,
         free_output,
-        inherit,
         inherit_settings,
         plan_for,
-        write,
     )
     from inheritune.inheritance.fitting import RIDGE, refit
+    from inheritune.inheritance.making import (
+        REFIT_TOKENS,
+        Calibration,
+        Made,
+        Written,
+        calibration,
+        describe_made,
+        inherit,
+        make,
+        write,
+    )
     from inheritune.inheritance.plan import Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
     from inheritune.inheritance.refit_plan import CalibrationText, refit_length, refitted_matrices
     from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve

@@ -3,8 +3,8 @@
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,142 +16,30 @@ from inheritune.arch import (
     build_skeleton,
     check_numbers,
     check_stored,
-    check_stored_numbers,
     find_structure,
-    find_tokenizer,
     in_dtype,
     load_config,
     load_generation_config,
     load_model,
     open_weights,
-    parameter_count,
-    readers_of,
     ready,
     renumbered,
-    save_model,
-    save_stored,
 )
-from inheritune.card import inherited_files, without_stopping
 from inheritune.errors import InputError
 from inheritune.inheritance.application import from_files, from_model, place
-from inheritune.inheritance.plan import Plan, describe_plan
-from inheritune.inheritance.refit_plan import CalibrationText, refitted_matrices
+from inheritune.inheritance.plan import Plan
+from inheritune.inheritance.refit_plan import refitted_matrices
 from inheritune.inheritance.resolution import resolve
 from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
-from inheritune.recipe import Choice, Inherit, Reference, Submodules, check, model_at
-from inheritune.results import BlockChoice, Inherited, Refit
-from inheritune.runlog import check_name, claimed, logger
+from inheritune.recipe import Inherit, Reference, check
+from inheritune.results import Refit
+from inheritune.runlog import check_name, claimed
 
 if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from inheritune.data import Rows
-
-REFIT_TOKENS = "8192 tokens"
-"""From how much text kept blocks are refitted, unless the caller says otherwise."""
-NOTES = "inheritance.json"
-"""The file in a checkpoint with figures of what was inherited."""
-
-
-def inherit(
-    reference: "str | Path | Reference | PreTrainedModel",
-    layers: int | float | str | list[int] = 0.5,
-    choose: Choice = "first",
-    *,
-    submodules: Submodules = "all",
-    heads: int | float | None = None,
-    mlp: int | float | None = None,
-    hidden: int | float | None = None,
-    dtype: "torch.dtype | str | None" = None,
-    seed: int = 1,
-    refit: str | Path | Sequence[str | Path] = (),
-    refit_tokens: str = REFIT_TOKENS,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
-    out: str | Path | None = None,
-) -> "PreTrainedModel":
-    """A smaller model made of some of the reference's blocks, its embeddings, final norm and head.
-
-    `reference` is a hub id, a folder, a .gguf file or a loaded model; `layers` is a number of blocks, a fraction,
-    'half', 'all', or a list of block numbers from 0. The weights of `submodules` are copied; the others are initialised
-    as the architecture does it, drawn with `seed`, like the whole model with 'none'. `heads`, `mlp` and `hidden` are
-    how much each block keeps of its query heads, MLP neurons and hidden channels: a number, or a fraction. Weights keep
-    the reference's dtype unless `dtype` names another; no memory is shared with the reference. Of safetensors files
-    only what is inherited is read. With `out`, model and tokenizer are written there as a Hugging Face checkpoint, with
-    the plan in figures in inheritance.json; the log names a rebuilt tokenizer. `refit` is text (files, folders,
-    patterns or addresses) from whose first `refit_tokens` tokens the kept blocks are fitted to stand in for the dropped
-    ones (see `refit`); a loaded model then needs its `tokenizer`.
-
-    Raises InputError for a selection that does not exist or would change what a block computes, for blocks that cannot
-    be refitted, for a damaged checkpoint or one whose weights are NaN (large tensors are sampled), and when `out`
-    exists or another process is making it.
-    Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3; half width: table 5.
-    """
-    spec = inherit_settings(layers, choose, submodules, heads=heads, mlp=mlp, hidden=hidden)
-    with ExitStack() as held:
-        folder = None if out is None else held.enter_context(free_output(Path(out)))
-        kind = as_dtype(dtype)
-        if isinstance(reference, str | Path):
-            reference = model_at(reference)
-        text, done = calibration_text(refit, refit_tokens), None
-        if text is None:
-            target, plan = derive(reference, spec, seed=seed, dtype=kind)
-        else:
-            target, plan, done = derive_refitted(reference, spec, text.rows, seed=seed, dtype=kind, tokenizer=tokenizer)
-        if folder is not None:
-            found = find_tokenizer(reference, log=True) if isinstance(reference, Reference) else tokenizer
-            save_model(target, found, folder, _notes(reference, spec, plan, target, found, refit=done))
-    return target
-
-
-def write(
-    reference: Reference,
-    spec: Inherit,
-    folder: Path,
-    *,
-    dtype: "torch.dtype | None" = None,
-    seed: int = 1,
-    selection: BlockChoice | None = None,
-    refit: CalibrationText | None = None,
-) -> PlannedTarget:
-    """Write the target of `spec` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
-
-    Where every tensor of the target is a stored one of the reference, the bytes go from file to file. The log says
-    where there is no tokenizer; `selection` is the measured choice that led to `spec`, for the model card. With
-    `refit`, blocks are refitted on that text.
-    """
-    if refit is not None:
-        tokenizer = find_tokenizer(reference, log=True)
-        target, plan, done = derive_refitted(reference, spec, refit.rows, seed=seed, dtype=dtype, tokenizer=tokenizer)
-        save_model(target, tokenizer, folder, _notes(reference, spec, plan, target, tokenizer, selection, done))
-        return PlannedTarget(plan, target)
-    source = open_source(reference, spec)
-    tokenizer = find_tokenizer(reference, log=True)
-    if tokenizer is None:  # a checkpoint that is only trained further needs none
-        logger.info(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
-    notes = _notes(reference, spec, source.planned.plan, source.planned.target, tokenizer, selection)
-    placement = source.placement
-    if placement is not None and placement.is_plain and source.planned.plan.is_whole and dtype is None:
-        check_stored_numbers(placement.tensors().values(), source.place)
-        save_stored(placement, source.planned.target, tokenizer, folder, notes)
-    else:
-        save_model(source.build(seed, dtype), tokenizer, folder, notes)
-    return source.planned
-
-
-def _notes(
-    reference: "Reference | PreTrainedModel", spec: Inherit, plan: Plan, target: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase | None", selection: BlockChoice | None = None, refit: Refit | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """The files beside the weights: the plan in figures, the model card, the reference's licence."""
-    figures = describe_plan(plan) | ({} if refit is None else {"refit": refit.model_dump()})
-    readers = readers_of(target.config, tokenizer)
-    notes: dict[str, Any] = {NOTES: figures}
-    with without_stopping("write README.md by hand"):
-        notes |= inherited_files(
-            reference, spec, Inherited.model_validate(figures), parameter_count(target), readers, selection
-        )
-    return notes
 
 
 def derive(
@@ -202,20 +90,7 @@ def derive_refitted(
     return in_dtype(target.cpu(), stored), planned.plan, done
 
 
-def calibration_text(
-    paths: str | Path | Sequence[str | Path], tokens: str, prefix: str = "auto"
-) -> CalibrationText | None:  # fmt: skip
-    """What a refit looks at; None without paths. Raises InputError for a number of tokens that is none."""
-    listed = [paths] if isinstance(paths, str | Path) else list(paths)
-    count = check(Inherit, {"refit": tokens}, "refit").refit
-    if not listed:
-        return None
-    if count is None:
-        raise InputError("refit", f"text to refit on, and {tokens!r} of it", "give a number of tokens, or no text")
-    return CalibrationText(listed, count, prefix)
-
-
-def _check_loaded(model: object) -> None:
+def check_loaded(model: object) -> None:
     """Raise InputError for anything but a transformers model with weights."""
     from transformers import PreTrainedModel
 
@@ -273,7 +148,7 @@ def open_source(reference: "Reference | PreTrainedModel", spec: Inherit | Target
     Raises InputError as `inherit` does.
     """
     if not isinstance(reference, Reference):
-        _check_loaded(reference)
+        check_loaded(reference)
         return _loaded(reference, resolve(spec, reference.config), "reference")
     config = load_config(reference)
     decided = resolve(spec, config, trust_remote_code=reference.trust_remote_code)

@@ -1,9 +1,10 @@
 """From the user's `Inherit` settings to a `TargetSpec`: a number, a fraction or a budget becomes blocks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from inheritune.arch import build_skeleton, first_units, layer_count, parameter_count
+from inheritune.arch import Selection, build_skeleton, first_units, layer_count, parameter_count
 from inheritune.errors import InputError
 from inheritune.inheritance.blocks import select_blocks
 from inheritune.inheritance.target import TargetSpec, target_config
@@ -32,7 +33,13 @@ def resolve(
         numbered = replace_budget(config, inherit, trust_remote_code)
         blocks = select_blocks(numbered.layers, inherit.choose, layer_count(config))
     submodules = inherit.submodules if isinstance(inherit.submodules, str) else tuple(inherit.submodules)
-    return TargetSpec(tuple(blocks), submodules, first_units(config, inherit.widths))
+    return TargetSpec(tuple(blocks), submodules, _units(config, inherit))
+
+
+def _units(config: "PretrainedConfig", inherit: Inherit) -> Selection:
+    """The first units. Where units are chosen, others come in their place, and the target is exact or refused."""
+    width = first_units(config, inherit.widths)
+    return replace(width, exact=True) if inherit.importance != "first" else width
 
 
 def keeps_budget(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from inheritune.recipe.widths import HALF
+from inheritune.recipe.widths import FIRST_HALF
 
 RENAMED: dict[tuple[str, str], str] = {
     ("grow", "silent"): "function_preserving",
@@ -11,7 +11,7 @@ RENAMED: dict[tuple[str, str], str] = {
 """The key above and the old name, to the new name."""
 REPLACED: dict[tuple[str, str], str] = dict.fromkeys(
     (("inherit", "width"), ("start", "width")),
-    "half of everything is heads: 0.5, mlp: 0.5, hidden: 0.5 now; the full width needs no key",
+    "half of everything is heads: 0.5, mlp: 0.5, hidden: 0.5, importance: first now; the full width needs no key",
 )
 """The key above and the old name, to what is written instead."""
 
@@ -22,6 +22,6 @@ def with_new_names(tree: Any, above: str = "") -> Any:
         return [with_new_names(entry, above) for entry in tree]
     if not isinstance(tree, dict):
         return tree
-    halved = HALF if (above, "width") in REPLACED and tree.get("width") == "half" else {}
+    halved = FIRST_HALF if (above, "width") in REPLACED and tree.get("width") == "half" else {}
     names = {RENAMED.get((above, key), key): value for key, value in tree.items() if (above, key) not in REPLACED}
     return {key: with_new_names(value, str(key)) for key, value in names.items()} | halved

@@ -108,6 +108,12 @@ def _or_none(value: Any) -> Any:
 Refit = Annotated[Tokens | None, BeforeValidator(_or_none)]
 
 
+def check_widths(widths: Widths, submodules: Submodules) -> None:
+    """Raise ValueError for settings that a choice of units does not go with."""
+    if widths.chooses_units and submodules != "all":
+        raise ValueError("units are chosen with submodules: all; for other submodules set importance to first")
+
+
 def check_refit(refit: Size | None, submodules: Submodules, choose: Choice) -> None:
     """Raise ValueError for settings that a refit of kept blocks does not go with."""
     if refit is not None and (submodules != "all" or choose == "stacked"):
@@ -162,6 +168,7 @@ class Inherit(Widths):
     @model_validator(mode="after")
     def _refit_needs_all_weights(self) -> "Inherit":
         check_refit(self.refit, self.submodules, self.choose)
+        check_widths(self, self.submodules)
         return self
 
 

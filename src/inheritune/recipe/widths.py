@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from inheritune.settings.part import Part
 
-AXES = ("heads", "mlp", "hidden")
+AXES = ("heads", "head_size", "mlp", "hidden", "experts")
 """The keys of `Widths` that say how many units are kept."""
 
 
@@ -61,12 +61,20 @@ class Widths(Part):
     heads: Number = None
     """How many query heads each attention keeps: a number, a fraction, `half`; null: all. Queries that share a key and
     value head are kept in whole groups where the number allows it, else equally many of each group."""
+    head_size: Number = None
+    """How many dimensions each head keeps: a number, a fraction, `half`; null: all. Which sizes there are depends on
+    the rotary embeddings, as the dimensions that stay have to be turned as before."""
     mlp: Number = None
     """How many neurons each MLP keeps: a number, a fraction, `half`; null: all."""
     hidden: Number = None
     """How many channels the hidden states keep: a number, a fraction, `half`; null: all."""
-    importance: Annotated[str, Field(min_length=1)] = "first"
-    """How the units that are kept are chosen: first, the paper's choice for half the width."""
+    experts: Number = None
+    """How many experts the routers of a mixture choose from: a number, a fraction, `half`; null: all."""
+    importance: Annotated[str, Field(min_length=1)] = "auto"
+    """How the units that are kept are chosen. auto: the criterion of each axis that measured best (docs/inheriting.md),
+    on training text; of hidden channels the first principal components, where the architecture allows it. error,
+    activation, gradient, router and magnitude (weights alone, no text) are criteria. first: the first units, the
+    paper's choice for half the width."""
 
     @property
     def widths(self) -> dict[str, int | float]:
@@ -79,10 +87,17 @@ class Widths(Part):
         return Widths(importance=self.importance, **self.widths)
 
     @property
+    def chooses_units(self) -> bool:
+        """Whether units are chosen by their importance."""
+        return self.importance != "first" and any(axis != "head_size" for axis in self.widths)
+
+    @property
     def is_full_width(self) -> bool:
         """Whether the blocks keep their width."""
         return not self.widths
 
 
 HALF = {"heads": 0.5, "mlp": 0.5, "hidden": 0.5}
-"""Half the width in every direction (arXiv 2404.08634, table 5)."""
+"""Half of the heads, the MLP and the hidden size."""
+FIRST_HALF: dict[str, Any] = {**HALF, "importance": "first"}
+"""The first half of them (arXiv 2404.08634, table 5)."""

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         Start,
         TokensToMatch,
         TrainedSummary,
+        UnitChoice,
         VocabularyResult,
     )
     from inheritune.results.training import (

@@ -214,6 +214,17 @@ class Refit(ResultPart):
     ridge: float
 
 
+class UnitChoice(ResultPart):
+    """Which units a narrower model keeps, and how they were chosen."""
+
+    kept: dict[str, int]
+    """How many neurons, heads and experts of each block, and how many hidden channels."""
+    criteria: dict[str, str]
+    """By axis."""
+    rotated: bool
+    """Whether the hidden channels are the first principal components of the source's."""
+
+
 class Inherited(ResultFile):
     """Which weights a model began with, to be read: inherited.json of a round or an arm, inheritance.json elsewhere."""
 
@@ -226,6 +237,8 @@ class Inherited(ResultFile):
     tensors_dropped: int | None = None
     refit: Refit | None = None
     """Absent where the blocks have the source's own weights."""
+    units: UnitChoice | None = None
+    """Absent where all units were kept, or the first ones."""
     from_round: str | None = None
     """Folder of the round that it resumed from; absent where it began with the reference."""
     blocks_from_round: list[int] | None = None

@@ -11,7 +11,7 @@ from typing_extensions import override
 from inheritune.errors import InputError
 from inheritune.experiment.methods.base import LAYERS, Method, Origin, SizedMethod, Stage, repeated
 from inheritune.inheritance import select_blocks
-from inheritune.recipe import HALF, Widths
+from inheritune.recipe import FIRST_HALF, Widths
 
 
 class DistilbertMethod(SizedMethod):
@@ -50,7 +50,7 @@ class HalfWidthMethod(Method):
 
     @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
-        return [Stage(range(total), widths=Widths(**HALF))]
+        return [Stage(range(total), widths=Widths(**FIRST_HALF))]
 
 
 class HybridStackingMethod(SizedMethod):

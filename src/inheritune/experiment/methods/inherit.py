@@ -11,7 +11,7 @@ from inheritune.experiment.rounds import is_measured
 from inheritune.experiment.stage import Weights
 from inheritune.inheritance import count_layers, select_blocks
 from inheritune.recipe import Choice, Inherit, Submodules, Widths
-from inheritune.recipe.target import Refit, check_refit
+from inheritune.recipe.target import Refit, check_refit, check_widths
 
 
 class InheritMethod(Widths, Method):
@@ -35,6 +35,7 @@ class InheritMethod(Widths, Method):
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
         check_refit(self.refit, self.submodules, self.choose)
+        check_widths(self, self.submodules)
         if isinstance(self.layers, list) and self.choose != "first":
             raise ValueError(f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list")
         return self

@@ -6,10 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inheritune.analysis.units.choice import Shape, choose_units
-from inheritune.analysis.units.criteria.base import Axis
-from inheritune.analysis.units.statistics import UnitStatistics, collect_statistics
-from inheritune.arch import Selection
+from inheritune.arch import Indices, Selection
 from inheritune.data import Rows
 from inheritune.errors import InputError
 from inheritune.inheritance import (
@@ -23,7 +20,10 @@ from inheritune.inheritance import (
     refitted_matrices,
     rotate,
 )
-from inheritune.results import Refit
+from inheritune.inheritance.units.choice import DEFAULTS, Shape, choose_units
+from inheritune.inheritance.units.criteria.base import Axis
+from inheritune.inheritance.units.statistics import UnitStatistics, collect_statistics
+from inheritune.results import Refit, UnitChoice
 from inheritune.runlog import logger
 
 if TYPE_CHECKING:
@@ -43,39 +43,71 @@ class Narrowed:
     width: Selection
     rotated: bool
     refit: Refit | None
+    choice: UnitChoice | None = None
 
 
 def derive_shape(
-    reference: "PreTrainedModel", blocks: Sequence[int], shape: Shape, rows: Rows, *,
+    reference: "PreTrainedModel", blocks: Sequence[int], shape: Shape, rows: Rows | None, *,
     criterion: str | Mapping[Axis, str] | None = None, rotated: bool = True, ridge: float | None = RIDGE,
-    seen: UnitStatistics | None = None, micro_batch: int = 8,
+    head_size: Indices | None = None, seen: UnitStatistics | None = None, micro_batch: int = 8,
 ) -> Narrowed:  # fmt: skip
     """The target of the reference's `blocks` that has a shape, by its use on the text `rows`.
 
     Neurons, heads and experts are chosen (see `choose_units`, also for `criterion` and `seen`). Fewer hidden channels
     are the first principal components where the architecture can be rotated, unless `rotated` is false; else channels
     are chosen, and the log says why. The gains of the norms make up for the channels that are gone. With a `ridge`,
-    the blocks are refitted (see `refit`). The reference is in float32 and evaluation mode, and does not change.
+    the blocks are refitted (see `refit`). `head_size` are the dimensions of each head that stay. Without text there is
+    no rotation, no refit, and gains stay. The reference is in float32 and evaluation mode, and does not change.
 
     Raises InputError for a shape that the architecture cannot have, and for blocks that cannot be refitted.
     """
     source, is_rotated, width, own = reference, False, Selection(), shape
-    if shape.hidden is not None and rotated:
+    if shape.hidden is not None and rotated and rows is not None:
         source, is_rotated = rotate_to_components(reference, rows, micro_batch=micro_batch)
     if is_rotated and shape.hidden is not None:
         own, width, seen = replace(shape, hidden=None), Selection(hidden=tuple(range(shape.hidden))), None
     chosen = choose_units(source, blocks, own, rows, criterion, seen=seen, micro_batch=micro_batch)
     width = replace(chosen, hidden=width.hidden) if is_rotated else chosen
+    width = replace(width, head_size=head_size)
     spec = TargetSpec(tuple(blocks), width=width)
-    names = None if ridge is None else refitted_matrices(draft_target(source, spec))
+    names = None if ridge is None or rows is None else refitted_matrices(draft_target(source, spec))
     target, plan = derive(source, spec)
-    if width.hidden is not None:
+    if width.hidden is not None and rows is not None:
         keep_magnitudes(target, source, plan.kept, norm_shares(source, rows, width.hidden, micro_batch=micro_batch))
     done = None
-    if names is not None and ridge is not None:
+    if names is not None and ridge is not None and rows is not None:
         options = {"hidden": width.hidden, "ridge": ridge, "micro_batch": micro_batch}
         done = refit(target, source, plan.kept, names, rows, **options)  # type: ignore[arg-type]
     return Narrowed(target, source, plan, width, is_rotated, done)
+
+
+def derive_chosen(
+    reference: "PreTrainedModel", spec: TargetSpec, importance: str, rows: Rows | None, *, refits: bool,
+    micro_batch: int = 8,
+) -> Narrowed:  # fmt: skip
+    """The target of `spec` with other units: as many as its width has, chosen by their importance on the text `rows`.
+
+    `importance` is a criterion, or `auto`: the one of each axis that measured best. Raises InputError for a criterion
+    that does not exist or needs text, and as `derive_shape` does.
+    """
+    width = spec.width
+    if width.by_field:
+        what = f"{importance}, and the model has several widths of a kind ({width.by_field[0][0]})"
+        raise InputError("inherit.importance", what, "set it to first")
+    counts = {axis: len(width.of_block(0).axes()[axis] or ()) or None for axis in DEFAULTS}
+    criteria: dict[Axis, str] = {
+        axis: DEFAULTS[axis] if importance == "auto" else importance for axis, count in counts.items() if count
+    }
+    if rows is None and importance == "auto":
+        what = "auto looks at the model at work on text, and there is none"
+        raise InputError("inherit.importance", what, "give text, or set it to magnitude (weights alone) or first")
+    made = derive_shape(
+        reference, spec.blocks, Shape(**counts), rows, criterion=criteria, ridge=RIDGE if refits else None,
+        head_size=width.head_size, micro_batch=micro_batch,
+    )  # fmt: skip
+    named = {axis: name for axis, name in criteria.items() if not (axis == "hidden" and made.rotated)}
+    kept = {axis: count for axis, count in counts.items() if count}
+    return replace(made, choice=UnitChoice(kept=kept, criteria=named, rotated=made.rotated))
 
 
 def rotate_to_components(

@@ -2,7 +2,7 @@
 distillation (Minitron), arXiv 2407.14679, section 2.2, where the outgoing weights do not count.
 """
 
-from inheritune.analysis.units.criteria.base import Criterion, FixedWorths, Units, Worths
+from inheritune.inheritance.units.criteria.base import Criterion, FixedWorths, Units, Worths
 
 
 class Activation(Criterion):

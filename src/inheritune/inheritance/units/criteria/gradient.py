@@ -2,7 +2,7 @@
 networks for resource efficient inference (2017), and LLM-Pruner, arXiv 2305.11627, for groups of weights.
 """
 
-from inheritune.analysis.units.criteria.base import Criterion, FixedWorths, Units, Worths
+from inheritune.inheritance.units.criteria.base import Criterion, FixedWorths, Units, Worths
 
 
 class Gradient(Criterion):

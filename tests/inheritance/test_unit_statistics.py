@@ -8,8 +8,8 @@ from forward import as_inputs, as_rows, randomised, some_tokens
 from tiny import tiny_config
 from transformers import AutoModelForCausalLM
 
-from inheritune.analysis.units import collect_statistics
 from inheritune.arch import block_modules
+from inheritune.inheritance.units import collect_statistics
 
 TOKENS_BT = some_tokens(5, 12)
 

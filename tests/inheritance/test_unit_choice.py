@@ -8,7 +8,10 @@ from forward import as_rows, logits_of, randomised, some_tokens
 from tiny import tiny_config
 from transformers import AutoModelForCausalLM
 
-from inheritune.analysis.units import (
+from inheritune.arch import Selection
+from inheritune.errors import InputError
+from inheritune.inheritance import TargetSpec, derive
+from inheritune.inheritance.units import (
     CRITERIA,
     Shape,
     choice,
@@ -17,9 +20,6 @@ from inheritune.analysis.units import (
     derive_shape,
     rotate_to_components,
 )
-from inheritune.arch import Selection
-from inheritune.errors import InputError
-from inheritune.inheritance import TargetSpec, derive
 
 ROWS = as_rows(some_tokens(24, 17))
 

@@ -1,6 +1,6 @@
 """Experts by what the router gives them."""
 
-from inheritune.analysis.units.criteria.base import Criterion, FixedWorths, Units, Worths
+from inheritune.inheritance.units.criteria.base import Criterion, FixedWorths, Units, Worths
 
 
 class Router(Criterion):

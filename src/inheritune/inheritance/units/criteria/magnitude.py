@@ -1,6 +1,6 @@
 """Units by the size of their weights. Source: Han et al., Learning both weights and connections (2015), for units."""
 
-from inheritune.analysis.units.criteria.base import Criterion, FixedWorths, Units, Worths
+from inheritune.inheritance.units.criteria.base import Criterion, FixedWorths, Units, Worths
 
 
 class Magnitude(Criterion):

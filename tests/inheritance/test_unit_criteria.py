@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inheritune.analysis.units.criteria import CRITERIA
-from inheritune.analysis.units.criteria.base import Units, Worths
-from inheritune.analysis.units.criteria.error import RIDGE
-from inheritune.analysis.units.watching import InputSums, Routing
+from inheritune.inheritance.units.criteria import CRITERIA
+from inheritune.inheritance.units.criteria.base import Units, Worths
+from inheritune.inheritance.units.criteria.error import RIDGE
+from inheritune.inheritance.units.watching import InputSums, Routing
 
 Arrays = tuple[np.ndarray, np.ndarray]
 

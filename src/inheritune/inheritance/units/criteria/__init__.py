@@ -1,6 +1,6 @@
 """Criteria for units, one file each: each subclass of `Criterion` is found and registered by its name."""
 
-from inheritune.analysis.units.criteria.base import Criterion
+from inheritune.inheritance.units.criteria.base import Criterion
 from inheritune.settings import subclasses_in
 
 CRITERIA: dict[str, type[Criterion]] = {

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from inheritune.analysis.units.criteria import CRITERIA
-from inheritune.analysis.units.criteria.base import Axis, Criterion, Units, Worths
-from inheritune.analysis.units.statistics import (
+from inheritune.arch import Selection, block_modules, expert_groups, find_unit_matrices, head_groups
+from inheritune.data import Rows
+from inheritune.errors import InputError
+from inheritune.inheritance import TargetSpec, draft_target
+from inheritune.inheritance.units.criteria import CRITERIA
+from inheritune.inheritance.units.criteria.base import Axis, Criterion, Units, Worths
+from inheritune.inheritance.units.statistics import (
     UnitStatistics,
     channel_weights,
     collect_statistics,
     inputs_first,
     sum_by_channel,
 )
-from inheritune.analysis.units.watching import InputSums
-from inheritune.arch import Selection, block_modules, expert_groups, find_unit_matrices, head_groups
-from inheritune.data import Rows
-from inheritune.errors import InputError
-from inheritune.inheritance import TargetSpec, draft_target
+from inheritune.inheritance.units.watching import InputSums
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

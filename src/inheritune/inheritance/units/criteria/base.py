@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 if TYPE_CHECKING:
     import torch
 
-    from inheritune.analysis.units.watching import InputSums, Routing
+    from inheritune.inheritance.units.watching import InputSums, Routing
 
 Axis = Literal["neurons", "heads", "hidden", "experts"]
 Need = Literal["inputs", "stream", "gradients", "routing"]

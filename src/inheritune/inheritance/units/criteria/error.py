@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from inheritune.analysis.units.criteria.base import Criterion, Units, Worths
+from inheritune.inheritance.units.criteria.base import Criterion, Units, Worths
 
 RIDGE = 0.01
 """How strongly weights are held to their present ones, as a share of the mean square of the inputs."""

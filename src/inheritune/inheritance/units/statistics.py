@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from inheritune.analysis.block_skipping import losses_of_tokens
-from inheritune.analysis.units.criteria.base import Axis, Need
-from inheritune.analysis.units.watching import InputSums, Matrices, Routing, Watch
 from inheritune.arch import block_modules, channel_dimensions, channel_norms, check_room, find_unit_matrices, split_head
 from inheritune.data import Examples, Rows
+from inheritune.inheritance.units.criteria.base import Axis, Need
+from inheritune.inheritance.units.watching import InputSums, Matrices, Routing, Watch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -126,7 +125,7 @@ def _effects(model: "PreTrainedModel", head: Any, examples: Examples, weights: l
     """|gradient x weight| of the summed loss, entry by entry."""
     batch = examples.to(model.device)
     with torch.enable_grad():
-        loss = losses_of_tokens(model, head, batch.inputs, batch.targets).sum()
+        loss = head.token_losses(head.states(head.outputs(input_ids=batch.inputs)), batch.targets).sum()
         slopes = torch.autograd.grad(loss, weights, allow_unused=True)
     return [
         torch.zeros_like(weight) if slope is None else (slope * weight.detach()).abs()

@@ -1,0 +1,300 @@
+"""From a reference and settings to a small model: blocks and units chosen, copied, refitted, and written."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inheritune.arch import (
+    Indices,
+    Selection,
+    check_stored_numbers,
+    find_tokenizer,
+    in_dtype,
+    layer_count,
+    load_config,
+    load_generation_config,
+    named_tokens,
+    parameter_count,
+    readers_of,
+    ready,
+    save_model,
+    save_stored,
+    trim_tokenizer,
+)
+from inheritune.card import inherited_files, without_stopping
+from inheritune.corpus import documents
+from inheritune.errors import InputError
+from inheritune.inheritance.derivation import (
+    as_dtype,
+    check_loaded,
+    derive,
+    derive_refitted,
+    free_output,
+    inherit_settings,
+    open_source,
+    plan_for,
+)
+from inheritune.inheritance.plan import Plan, describe_plan
+from inheritune.inheritance.refit_plan import CalibrationText, refitted_matrices
+from inheritune.inheritance.resolution import resolve
+from inheritune.inheritance.target import PlannedTarget, TargetSpec
+from inheritune.inheritance.vocabulary import needed_tokens
+from inheritune.recipe import Choice, Inherit, Reference, Size, Submodules, check, model_at, vocabulary_count
+from inheritune.results import BlockChoice, Inherited, Refit, UnitChoice
+from inheritune.runlog import logger
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+REFIT_TOKENS = Size(8192, "tokens")
+"""How much text the choice of units and the refit look at, unless the caller says otherwise."""
+NOTES = "inheritance.json"
+"""The file in a checkpoint with figures of what was inherited."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A small model, and how it was made. `tokenizer` is that of its vocabulary."""
+
+    target: "PreTrainedModel"
+    plan: Plan
+    tokenizer: "PreTrainedTokenizerBase | None" = None
+    refit: Refit | None = None
+    units: UnitChoice | None = None
+
+
+def inherit(
+    reference: "str | Path | Reference | PreTrainedModel",
+    layers: int | float | str | list[int] = 0.5,
+    choose: Choice = "first",
+    *,
+    submodules: Submodules = "all",
+    heads: int | float | None = None,
+    head_size: int | float | None = None,
+    mlp: int | float | None = None,
+    hidden: int | float | None = None,
+    experts: int | float | None = None,
+    vocabulary: int | float | str | None = None,
+    importance: str = "auto",
+    text: str | Path | Sequence[str | Path] = (),
+    refit: str = "auto",
+    dtype: "torch.dtype | str | None" = None,
+    seed: int = 1,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    out: str | Path | None = None,
+) -> "PreTrainedModel":
+    """A smaller model made of some of the reference's blocks, its embeddings, final norm and head.
+
+    `reference` is a hub id, a folder, a .gguf file or a loaded model; `layers` is a number of blocks, a fraction,
+    'half', 'all', or a list of block numbers from 0. The weights of `submodules` are copied; the others are initialised
+    as the architecture does it, drawn with `seed`, like the whole model with 'none'.
+
+    `heads`, `head_size`, `mlp`, `hidden` and `experts` are how much each block keeps along these axes, `vocabulary` how
+    many tokens the model keeps: numbers or fractions, or 'text' for the tokens that the text needs. `importance` says
+    how units are chosen, see `inherit.importance` of a recipe. `text` (files, folders, patterns or addresses) is what
+    choices and the refit look at; a loaded model then needs its `tokenizer`. `refit` is how much of it is used to fit
+    the blocks to stand in for what was dropped: a size such as '16K tokens', 'none', or 'auto': 8,192 tokens where
+    there is text and the blocks can be refitted.
+
+    Weights keep the reference's dtype unless `dtype` names another; no memory is shared with the reference. Of
+    safetensors files only what is inherited is read, where nothing looks at text. With `out`, model and tokenizer are
+    written there as a Hugging Face checkpoint, with the plan in figures in inheritance.json.
+
+    Raises InputError for a selection that does not exist or would change what a block computes, for blocks that cannot
+    be refitted, for a damaged checkpoint or one whose weights are NaN (large tensors are sampled), and when `out`
+    exists or another process is making it.
+    Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3; half width: table 5.
+    """
+    spec = inherit_settings(
+        layers, choose, submodules, heads=heads, head_size=head_size, mlp=mlp, hidden=hidden, experts=experts,
+        vocabulary=vocabulary, importance=importance,
+    )  # fmt: skip
+    with ExitStack() as held:
+        folder = None if out is None else held.enter_context(free_output(Path(out)))
+        if isinstance(reference, str | Path):
+            reference = model_at(reference)
+        look = calibration(text, refit)
+        made = make(reference, spec, look, seed=seed, dtype=as_dtype(dtype), tokenizer=tokenizer)
+        if folder is not None:
+            found = made.tokenizer
+            if found is None and isinstance(reference, Reference):
+                found = find_tokenizer(reference, log=True)
+            save_model(made.target, found, folder, _notes(reference, spec, replace(made, tokenizer=found)))
+    return made.target
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What choices and the refit look at. `refit` says whether blocks are refitted; None: where they can be."""
+
+    text: CalibrationText | None
+    refit: bool | None
+
+
+def calibration(
+    paths: str | Path | Sequence[str | Path] = (), refit: str = "auto", prefix: str = "auto"
+) -> Calibration:  # fmt: skip
+    """What to look at, from a caller's values. Raises InputError for a refit without text, or a size that is none."""
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    tokens = None if refit == "auto" else check(Inherit, {"refit": refit}, "refit").refit
+    if not listed:
+        if tokens is not None:
+            raise InputError("refit", f"{refit}, and there is no text", "give text, or remove it")
+        return Calibration(None, False)
+    wanted = None if refit == "auto" else tokens is not None
+    return Calibration(CalibrationText(listed, tokens or REFIT_TOKENS, prefix), wanted)
+
+
+def make(
+    reference: "Reference | PreTrainedModel", spec: Inherit, look: Calibration, *, seed: int = 1,
+    dtype: "torch.dtype | None" = None, tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> Made:  # fmt: skip
+    """The small model that `spec` describes, with the weights of `reference`. Raises InputError as `inherit` does."""
+    if not isinstance(reference, Reference):
+        check_loaded(reference)
+    config = load_config(reference) if isinstance(reference, Reference) else reference.config
+    decided, refits = resolve(spec, config), _refits(reference, spec, look)
+    tokens = None
+    if spec.vocabulary is not None:
+        tokenizer = _tokenizer_of(reference, tokenizer)
+        tokens = _tokens(reference, config, spec, look, tokenizer)
+    if spec.chooses_units:
+        made = _with_chosen_units(reference, spec, look, refits, dtype, tokenizer)
+    elif refits:
+        assert look.text is not None
+        target, plan, done = derive_refitted(
+            reference, decided, look.text.rows, seed=seed, dtype=dtype, tokenizer=tokenizer
+        )
+        made = Made(target, plan, refit=done)
+    elif tokens is not None:
+        spec_of = replace(decided, width=replace(decided.width, vocabulary=tokens))
+        made = Made(*derive(reference, spec_of, seed=seed, dtype=dtype))
+    else:
+        made = Made(*derive(reference, decided, seed=seed, dtype=dtype))
+    if tokens is None:
+        return made
+    assert tokenizer is not None
+    if made.target.config.vocab_size != len(tokens):
+        every = tuple(range(layer_count(made.target.config)))
+        fewer, _ = derive(made.target, TargetSpec(every, width=Selection(vocabulary=tokens)))
+        made = replace(made, target=fewer)
+    return replace(made, tokenizer=trim_tokenizer(tokenizer, tokens))
+
+
+def _tokenizer_of(
+    reference: "Reference | PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None"
+) -> "PreTrainedTokenizerBase":
+    if tokenizer is None and isinstance(reference, Reference):
+        tokenizer = find_tokenizer(reference, log=True)
+    if tokenizer is None:
+        raise InputError("inherit.vocabulary", "the reference comes without a tokenizer", "give the tokenizer")
+    return tokenizer
+
+
+def _tokens(
+    reference: "Reference | PreTrainedModel", config: "PretrainedConfig", spec: Inherit, look: Calibration,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> Indices:  # fmt: skip
+    """The tokens that are kept. Raises InputError without text to choose them on."""
+    if look.text is None:
+        raise InputError("inherit.vocabulary", "tokens are chosen on text, and there is none", "give text")
+    generation = load_generation_config(reference) if isinstance(reference, Reference) else reference.generation_config
+    assert spec.vocabulary is not None
+    size = vocabulary_count(spec.vocabulary, config.vocab_size)
+    named = named_tokens(config, generation)
+    return needed_tokens(tokenizer, documents(look.text.paths), size, named=named, rows=config.vocab_size)
+
+
+def _refits(reference: "Reference | PreTrainedModel", spec: Inherit, look: Calibration) -> bool:
+    """Whether blocks are refitted. Raises InputError where they have to be and cannot."""
+    if look.refit is False or look.text is None:
+        return False
+    try:
+        if isinstance(reference, Reference):
+            planned = plan_for(reference, spec)
+        else:
+            planned = open_source(reference, spec).planned
+        return any(refitted_matrices(planned))
+    except InputError as error:
+        if look.refit:
+            raise
+        logger.info(f"blocks are not refitted: {error}")
+        return False
+
+
+def _with_chosen_units(
+    reference: "Reference | PreTrainedModel", spec: Inherit, look: Calibration, refits: bool,
+    dtype: "torch.dtype | None", tokenizer: "PreTrainedTokenizerBase | None",
+) -> Made:  # fmt: skip
+    """The target whose units are chosen by their importance."""
+    from inheritune.inheritance.units.narrowing import derive_chosen
+
+    with ready(reference, tokenizer, "cpu", "float32") as (model, its):
+        stored = model.config.dtype if isinstance(reference, Reference) else reference.dtype
+        rows = None if look.text is None else look.text.rows(model, its)
+        done = derive_chosen(model, resolve(spec, model.config), spec.importance, rows, refits=refits)
+    target = in_dtype(done.target, dtype or stored or done.target.dtype)
+    return Made(target, done.plan, refit=done.refit, units=done.choice)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write` has written; its target has no weights where none had to be computed."""
+
+    planned: PlannedTarget
+    refit: Refit | None = None
+    units: UnitChoice | None = None
+
+
+def write(
+    reference: Reference, spec: Inherit, folder: Path, *, dtype: "torch.dtype | None" = None, seed: int = 1,
+    selection: BlockChoice | None = None, look: Calibration | None = None,
+) -> Written:  # fmt: skip
+    """Write the target of `spec` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
+
+    Where every tensor of the target is a stored one of the reference, the bytes go from file to file. The log says
+    where there is no tokenizer; `selection` is the measured choice that led to `spec`, for the model card.
+    """
+    look = look or Calibration(None, False)
+    if spec.chooses_units or spec.vocabulary is not None or look.refit is not False:
+        tokenizer = find_tokenizer(reference, log=True)
+        made = make(reference, spec, look, seed=seed, dtype=dtype, tokenizer=tokenizer)
+        made = replace(made, tokenizer=made.tokenizer or tokenizer)
+        save_model(made.target, made.tokenizer, folder, _notes(reference, spec, made, selection))
+        return Written(PlannedTarget(made.plan, made.target), made.refit, made.units)
+    source = open_source(reference, spec)
+    tokenizer = find_tokenizer(reference, log=True)
+    if tokenizer is None:  # a checkpoint that is only trained further needs none
+        logger.info(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
+    planned = source.planned
+    notes = _notes(reference, spec, Made(planned.target, planned.plan, tokenizer), selection)
+    placement = source.placement
+    if placement is not None and placement.is_plain and planned.plan.is_whole and dtype is None:
+        check_stored_numbers(placement.tensors().values(), source.place)
+        save_stored(placement, planned.target, tokenizer, folder, notes)
+    else:
+        save_model(source.build(seed, dtype), tokenizer, folder, notes)
+    return Written(planned)
+
+
+def _notes(
+    reference: "Reference | PreTrainedModel", spec: Inherit, made: Made, selection: BlockChoice | None = None
+) -> dict[str, Any]:
+    """The files beside the weights: the plan in figures, the model card, the reference's licence."""
+    figures = describe_made(made)
+    readers = readers_of(made.target.config, made.tokenizer)
+    notes: dict[str, Any] = {NOTES: figures}
+    with without_stopping("write README.md by hand"):
+        notes |= inherited_files(
+            reference, spec, Inherited.model_validate(figures), parameter_count(made.target), readers, selection
+        )
+    return notes
+
+
+def describe_made(made: Made) -> dict[str, Any]:
+    """How a model was made, in figures, for manifests."""
+    parts = {"refit": made.refit, "units": made.units}
+    return describe_plan(made.plan) | {name: part.model_dump() for name, part in parts.items() if part is not None}

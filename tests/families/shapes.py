@@ -23,7 +23,15 @@ from inheritune.recipe import Reference
 AXES = ("heads", "neurons", "hidden", "experts", "head size")
 HIDDEN, HEADS, EXPERTS = 40, 4, 6  # no width but the hidden size is 40
 TOLERANCE = 1e-5
-_HIDDEN_NAMES = ("hidden_size", "n_embd", "d_model", "embedding_dim", "emb_dim", "embedding_size", "word_embed_proj_dim")
+_HIDDEN_NAMES = (
+    "hidden_size",
+    "n_embd",
+    "d_model",
+    "embedding_dim",
+    "emb_dim",
+    "embedding_size",
+    "word_embed_proj_dim",
+)
 _EXPERT_NAMES = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 _MLP_NAMES = (
     "intermediate_size", "ffn_dim", "n_inner", "dff", "dim_ff", "ffn_hidden_size", "d_inner", "decoder_ffn_dim",
@@ -124,7 +132,9 @@ def parts_of(reference: PreTrainedModel, axis: str) -> list[Part]:
         parts = []
         for heads in SOME_HEADS:
             channels = [head * 10 + one for head in heads for one in range(10)]
-            follow = (lambda _, own=channels: [4 * c + i for c in own for i in range(4)]) if kind in _FOLLOWING else None
+            follow = (
+                (lambda _, own=channels: [4 * c + i for c in own for i in range(4)]) if kind in _FOLLOWING else None
+            )
             chosen = {"heads": tuple(heads), "hidden": tuple(channels)}
             parts.append(Part(chosen, heads=heads, hidden=channels, neurons=follow))
         return parts
@@ -141,18 +151,16 @@ def parts_of(reference: PreTrainedModel, axis: str) -> list[Part]:
             sizes = {}
         some = [sizes[size] for size in (4, 2, 1) if size in sizes] or [(0, 1)]
         return [Part({"head_size": size}, size=list(size)) for size in some]
-    own = {name: values[name] for name in _MLP_NAMES if values.get(name) or (name in values and name == "n_inner")}
-    whole = Part({"neurons": tuple(some_neurons(next(iter(own.values()), None) or 4 * HIDDEN))}, neurons=some_neurons)
-    single = {
-        f"{name}.{block}" if isinstance(value, list) else name: tuple(some_neurons(value[0] if isinstance(value, list) else value))
-        for name, value in own.items()
-        if value
-        for block in (range(len(value)) if isinstance(value, list) else [0])
-    }
+    given = {name: values[name] for name in _MLP_NAMES if values.get(name) or (name in values and name == "n_inner")}
+    single = {name: width for name, width in given.items() if isinstance(width, int)}
+    for name, each in given.items():
+        single |= {f"{name}.{block}": width for block, width in enumerate(each)} if isinstance(each, list) else {}
+    width = next(iter(single.values()), 4 * HIDDEN)  # as GPT-2's is where its config does not say
+    whole = Part({"neurons": tuple(some_neurons(width))}, neurons=some_neurons)
     if kind == "dbrx":
-        single = {"ffn_config.ffn_hidden_size": tuple(some_neurons(16))}
-    by_field = [Part({"by_field": tuple(single.items())}, neurons=some_neurons)] if single else []
-    return [whole, *by_field]
+        single = {"ffn_config.ffn_hidden_size": 16}
+    by_field = tuple((name, tuple(some_neurons(width))) for name, width in single.items())
+    return [whole, Part({"by_field": by_field}, neurons=some_neurons)] if by_field else [whole]
 
 
 @dataclass
@@ -163,12 +171,22 @@ class Verdict:
     faults: list[str] = field(default_factory=list)
 
 
+def has_slices(kind: str) -> bool:
+    """Whether a family's heads are slices of its hidden size."""
+    reference = reference_of(kind)
+    return output_width(reference, find_structure(reference).blocks) == HIDDEN
+
+
 @lru_cache(maxsize=2)
 def verdicts(kind: str) -> dict[str, Verdict]:
     """The verdict on each axis of a family that it has, and on all that are taken at once ("all"), without blocks."""
     reference, found, taken = reference_of(kind), dict[str, Verdict](), list[Part]()
     for axis in AXES:
-        if axis == "experts" and not any(reference.config.to_dict().get(name) for name in _EXPERT_NAMES) and kind != "dbrx":
+        if (
+            axis == "experts"
+            and not any(reference.config.to_dict().get(name) for name in _EXPERT_NAMES)
+            and kind != "dbrx"
+        ):
             continue
         refused = ""
         for part in parts_of(reference, axis):

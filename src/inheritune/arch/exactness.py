@@ -94,8 +94,8 @@ def compensations(source: "PreTrainedModel", target: "PreTrainedModel", selectio
     _check_fused_experts(source, target)
     if "head size" in cut:
         sizes = next(runs for path, runs in each[0].items() if axis_of(fields, path) == "head size")
-        check_head_size(source, tuple(index for start, stop in sizes for index in range(start, stop)))
         _check_norms_of_heads(source)
+        check_head_size(source, tuple(index for start, stop in sizes for index in range(start, stop)))
     return _rescales(source, target, "head size" in cut)
 
 

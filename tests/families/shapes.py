@@ -43,6 +43,7 @@ _MLP_NAMES = (
 # What makes a tiny model of a hidden size of 40: heads of an even size, sizes that must fit each other.
 _FITTING: dict[str, dict[str, Any]] = {
     "helium": {"head_dim": 10},
+    "hunyuan_v1_moe": {"num_experts": EXPERTS, "moe_topk": 2},
     "laguna": {"num_attention_heads_per_layer": [4] * DEPTH},
     "persimmon": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.4}},
     "phi": {"head_dim": 8},

@@ -292,7 +292,8 @@ def with_widths(config: "PretrainedConfig", new: dict[Path, int]) -> "Pretrained
     try:
         return remade(config, values)
     except (*BUILD_ERRORS, StrictDataclassError) as error:
-        raise InputError(title(config), f"{config.model_type} refuses other widths: {error}", REMEDY) from None
+        reason = " ".join(str(error).split())
+        raise InputError(title(config), f"{config.model_type} refuses other widths: {reason}", REMEDY) from None
 
 
 def scaled(runs: Runs, size: int, start: int = 0) -> Runs:

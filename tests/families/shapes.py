@@ -75,7 +75,11 @@ def reference_of(kind: str) -> PreTrainedModel:
 
     def built(**more: Any) -> PreTrainedModel:
         torch.manual_seed(0)
-        return randomised(AutoModelForCausalLM.from_config(config_of(kind, **more), dtype=torch.float32), scale=0.1)
+        made = randomised(AutoModelForCausalLM.from_config(config_of(kind, **more), dtype=torch.float32), scale=0.1)
+        for name, buffer in made.named_buffers():  # of routers, which choose experts by it
+            if "bias" in name and name in made.state_dict() and buffer.is_floating_point():
+                buffer.add_(torch.randn_like(buffer) * 0.3)
+        return made
 
     model = built()
     if kind in _AS_IT_IS or output_width(model, find_structure(model).blocks) != HIDDEN:

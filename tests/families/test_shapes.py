@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import parity
 import pytest
 import shapes
 import torch
@@ -46,6 +47,7 @@ def test_some_families(kind: str) -> None:
         ("mixtral", Selection(neurons=tuple(range(13))), "multiples of 8; choose 8 or 16"),
         ("gemma3n_text", Selection(hidden=tuple(range(20))), "magnitude over all channels"),
         ("xglm", Selection(heads=(0, 2), hidden=(*range(10), *range(20, 30))), "computed from the width"),
+        ("deepseek_v4", Selection(experts=(0, 1, 2)), "sends tokens to experts by their numbers"),
         ("mimo_v2_flash", Selection(heads=(0, 2)), "select whole groups"),
         ("llama", Selection(heads=(0, 1, 2)), "such as 2 or 4 heads"),
         ("llama", Selection(heads=(1, 2), hidden=tuple(range(21))), "multiple of its 2 heads, such as 20 or 22"),
@@ -128,6 +130,25 @@ def test_a_head_size_that_the_config_leaves_to_its_defaults_is_written() -> None
     assert (target.config.hidden_size, target.config.head_dim) == (40, 10)
     with without_heads(reference, "model.layers", 4, [1, 2]):
         expected = logits_of(reference, some_tokens())
+    torch.testing.assert_close(logits_of(target, some_tokens()), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_that_are_scaled_by_the_root_of_the_hidden_size(tied: bool) -> None:
+    """A narrower Gemma scales them by less: the weights make up for it, and the final norm where the head is tied."""
+    torch.manual_seed(0)
+    config = shapes.config_of("gemma2", tie_word_embeddings=tied)
+    reference = randomised(AutoModelForCausalLM.from_config(config, dtype=torch.float32), scale=0.1)
+    target, plan = derive(reference, TargetSpec((1, 4), width=Selection(hidden=tuple(shapes.CHANNELS))))
+    factor = (40 / 24) ** 0.5
+    before, after = (model.get_input_embeddings().weight for model in (reference, target))
+    torch.testing.assert_close(after, before[:, shapes.CHANNELS] * factor)
+    gains = [1 + model.model.norm.weight for model in (reference, target)]
+    torch.testing.assert_close(gains[1], gains[0][shapes.CHANNELS] / (factor if tied else 1))
+    assert {line.target for line in plan.lines if line.rescale} == {
+        "model.embed_tokens.weight", *(["model.norm.weight"] if tied else [])
+    }  # fmt: skip
+    expected = parity.logits_with(projected(reference, 40, shapes.CHANNELS), [1, 4], some_tokens())
     torch.testing.assert_close(logits_of(target, some_tokens()), expected, rtol=0, atol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,21 @@ def check_shape(reference: MixtralForCausalLM, shape: dict[str, Any], kept: tupl
     ):
         expected = logits_with(model, list(kept), tokens_BT)
     torch.testing.assert_close(logits_of(target, tokens_BT), expected, rtol=0, atol=1e-5)
+
+
+def test_every_block_without_heads_neurons_and_experts_of_its_own(reference: MixtralForCausalLM) -> None:
+    heads, experts = ((0, 1, 4, 5), (2, 3, 4, 5)), ((0, 1, 4), (1, 2, 3))
+    neurons = (tuple(range(0, 48, 3)), tuple(range(1, 33, 2)))
+    width = Selection(heads=heads, neurons=neurons, experts=experts)
+    target, _ = derive(reference, TargetSpec((0, 2), width=width))
+    with ExitStack() as hooks:
+        for place, block in enumerate((0, 2)):
+            name = f"model.layers.{block}"
+            hooks.enter_context(without_heads(reference, name, HEADS, list(heads[place])))
+            hooks.enter_context(without_neurons(reference, name, HIDDEN, lambda _, own=neurons[place]: list(own)))
+            hooks.enter_context(without_experts(reference, name, EXPERTS, list(experts[place])))
+        expected = logits_with(reference, [0, 2], some_tokens())
+    torch.testing.assert_close(logits_of(target, some_tokens()), expected, rtol=0, atol=1e-5)
 
 
 @pytest.fixture

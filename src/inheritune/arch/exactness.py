@@ -47,6 +47,7 @@ _CASES: dict[str, tuple[_Case, ...]] = {
     "big_bird": (_Case(("hidden",), _ROOT, lambda config, _: config.rescale_embeddings),),
     "bitnet": (_SQUARE,),
     "ctrl": (_Case(("hidden",), _ROOT),),
+    "deepseek_v4": (_Case(("experts",), "a table of its first blocks sends tokens to experts by their numbers"),),
     "gemma3n_text": (
         _Case(("hidden",), "it scales hidden states by their magnitude over all channels"),
         _Case(

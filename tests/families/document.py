@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import shorten
 
 import parity
+import shapes
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
@@ -43,8 +44,22 @@ Llama 4, Mistral 3, LLaVA and Qwen 3.5 with the whole models on text.
 For every architecture: of a hybrid, blocks without any that has attention are refused, and so is a block without the
 earlier one whose keys and values, or selected tokens, it uses.
 
-| model type | supported | selections |
+## Narrower targets
+
+Which parts of its width a type can lose, by indices (`inheritune.arch.Selection`), so that the target computes what the reference
+computes without the rest: heads and neurons give zero, no token is sent to other experts, hidden channels are zero everywhere and norms
+are computed over those that stay, dimensions of heads are zero in queries and values. Each is compared in float32 (1e-5) with such
+a reference, then all of them at once without some blocks, saved, read from files, loaded and generating in plain transformers.
+
+| part | types that can lose it | and that cannot |
 | --- | --- | --- |
+{axes}
+
+"Heads with hidden" means that heads are slices of the hidden size, and go with their channels. A type without experts has none to lose.
+Neurons include those of experts. The reasons are in the last column; a part that it does not name can go.
+
+| model type | supported | selections | narrower |
+| --- | --- | --- | --- |
 """
 
 
@@ -75,11 +90,43 @@ def standing(kind: str) -> tuple[str, str]:
 def row(kind: str) -> str:
     """The table's line on a model type."""
     supported, why = standing(kind)
+    narrower = ""
     if supported == "yes":
-        why = _selections(verdicts(kind))
+        why, narrower = _selections(verdicts(kind)), _narrower(kind)
         if kind in DECODERS:
             supported = "where is_decoder is true"
-    return f"| {kind} | {supported} | {why} |"
+    return f"| {kind} | {supported} | {why} | {narrower} |"
+
+
+def _narrower(kind: str) -> str:
+    """Which axes a type can lose a part of, and the reasons why not of the others."""
+    with contextlib.redirect_stdout(sys.stderr):
+        found = shapes.verdicts(kind)
+    faults = [f"{axis}: {fault}" for axis, verdict in found.items() for fault in verdict.faults]
+    if faults:
+        return f"FAULTY: {faults[0]}"
+    taken = [axis for axis in shapes.AXES if axis in found and not found[axis].refused]
+    if {"heads", "hidden"} <= set(taken) and shapes.has_slices(kind):
+        taken = ["heads with hidden", *(axis for axis in taken if axis not in ("heads", "hidden"))]
+    by_reason: dict[str, list[str]] = {}
+    for axis, verdict in found.items():
+        if verdict.refused:
+            by_reason.setdefault(shorten(verdict.refused.replace("|", "/"), 110), []).append(axis)
+    refused = [f"not {', '.join(axes)}: {reason}" for reason, axes in by_reason.items()]
+    return "; ".join([", ".join(taken) or "nothing", *refused])
+
+
+def _axes(narrower: list[str]) -> str:
+    """How many types can lose a part of each axis, by the last column."""
+    lines = []
+    for axis in shapes.AXES:
+        taken = sum(axis in text.partition("; ")[0].replace(" with ", ", ").split(", ") for text in narrower)
+        refused = sum(
+            any(axis in part.partition(":")[0].removeprefix("not ").split(", ") for part in text.split("; ")[1:])
+            for text in narrower
+        )
+        lines.append(f"| {axis} | {taken} | {refused} |")
+    return "\n".join(lines)
 
 
 def _selections(found: tuple[parity.Verdict, ...]) -> str:
@@ -99,13 +146,14 @@ def _selections(found: tuple[parity.Verdict, ...]) -> str:
 
 def header(rows: Iterable[str]) -> str:
     """All that stands before the table's lines, with the numbers of `rows`."""
-    columns = [[cell.strip() for cell in line.split("|")[1:4]] for line in rows]
-    ways = [supported for _, supported, _ in columns]
+    columns = [[cell.strip() for cell in line.split("|")[1:5]] for line in rows]
+    ways = [supported for _, supported, *_ in columns]
     return _HEADER.format(
         version=transformers.__version__,
         total=len(columns),
         supported=sum(way == "yes" or way.startswith("where") for way in ways),
-        prefixes=sum(selections.startswith("only prefixes") for _, _, selections in columns),
+        prefixes=sum(selections.startswith("only prefixes") for _, _, selections, _ in columns),
+        axes=_axes([narrower for *_, narrower in columns if narrower]),
         wrapping=sum(way.startswith("as ") for way in ways),
         refused=ways.count("no"),
     )

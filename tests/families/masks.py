@@ -138,7 +138,7 @@ class _NeverChosen(TorchFunctionMode):
         if func in (nn.functional.linear, torch.matmul) and self.experts <= got.shape[-1] <= self.experts + 2:
             self.seen += 1
             gone = [expert for expert in range(self.experts) if expert not in self.keep]
-            got = got.index_fill(-1, torch.tensor(gone), -torch.inf)
+            got = got.index_fill(-1, torch.tensor(gone, dtype=torch.long), -torch.inf)
         return got
 
 

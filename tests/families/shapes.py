@@ -43,6 +43,7 @@ _MLP_NAMES = (
 # What makes a tiny model of a hidden size of 40: heads of an even size, sizes that must fit each other.
 _FITTING: dict[str, dict[str, Any]] = {
     "helium": {"head_dim": 10},
+    "hunyuan_v1_moe": {"num_experts": EXPERTS, "moe_topk": 2},
     "laguna": {"num_attention_heads_per_layer": [4] * DEPTH},
     "persimmon": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.4}},
     "phi": {"head_dim": 8},
@@ -74,7 +75,11 @@ def reference_of(kind: str) -> PreTrainedModel:
 
     def built(**more: Any) -> PreTrainedModel:
         torch.manual_seed(0)
-        return randomised(AutoModelForCausalLM.from_config(config_of(kind, **more), dtype=torch.float32), scale=0.1)
+        made = randomised(AutoModelForCausalLM.from_config(config_of(kind, **more), dtype=torch.float32), scale=0.1)
+        for name, buffer in made.named_buffers():  # of routers, which choose experts by it
+            if "bias" in name and name in made.state_dict() and buffer.is_floating_point():
+                buffer.add_(torch.randn_like(buffer) * 0.3)
+        return made
 
     model = built()
     if kind in _AS_IT_IS or output_width(model, find_structure(model).blocks) != HIDDEN:
@@ -151,20 +156,16 @@ def parts_of(reference: PreTrainedModel, axis: str) -> list[Part]:
             sizes = {}
         some = [sizes[size] for size in (4, 2, 1) if size in sizes] or [(0, 1)]
         return [Part({"head_size": size}, size=list(size)) for size in some]
-    own = {name: values[name] for name in _MLP_NAMES if values.get(name) or (name in values and name == "n_inner")}
-    whole = Part({"neurons": tuple(some_neurons(next(iter(own.values()), None) or 4 * HIDDEN))}, neurons=some_neurons)
-    single = {
-        f"{name}.{block}" if isinstance(value, list) else name: tuple(
-            some_neurons(value[0] if isinstance(value, list) else value)
-        )
-        for name, value in own.items()
-        if value
-        for block in (range(len(value)) if isinstance(value, list) else [0])
-    }
+    given = {name: values[name] for name in _MLP_NAMES if values.get(name) or (name in values and name == "n_inner")}
+    single = {name: width for name, width in given.items() if isinstance(width, int)}
+    for name, each in given.items():
+        single |= {f"{name}.{block}": width for block, width in enumerate(each)} if isinstance(each, list) else {}
+    width = next(iter(single.values()), 4 * HIDDEN)  # as GPT-2's is where its config does not say
+    whole = Part({"neurons": tuple(some_neurons(width))}, neurons=some_neurons)
     if kind == "dbrx":
-        single = {"ffn_config.ffn_hidden_size": tuple(some_neurons(16))}
-    by_field = [Part({"by_field": tuple(single.items())}, neurons=some_neurons)] if single else []
-    return [whole, *by_field]
+        single = {"ffn_config.ffn_hidden_size": 16}
+    by_field = tuple((name, tuple(some_neurons(width))) for name, width in single.items())
+    return [whole, Part({"by_field": by_field}, neurons=some_neurons)] if by_field else [whole]
 
 
 @dataclass
@@ -173,6 +174,12 @@ class Verdict:
 
     refused: str = ""
     faults: list[str] = field(default_factory=list)
+
+
+def has_slices(kind: str) -> bool:
+    """Whether a family's heads are slices of its hidden size."""
+    reference = reference_of(kind)
+    return output_width(reference, find_structure(reference).blocks) == HIDDEN
 
 
 @lru_cache(maxsize=2)

@@ -72,7 +72,7 @@ def test_every_model_type(kind: str) -> None:
 
 def test_the_document_has_every_model_type_and_its_own_numbers() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    rows = [line for line in text.partition("| narrower |")[2].splitlines() if line.startswith("| ")][1:]
     assert [line.split("|")[1].strip() for line in rows] == list(CAUSAL)
     assert text == document.header(rows) + "\n".join(rows) + "\n"
     assert sum("| yes |" in line or "| where " in line for line in rows) >= 120

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from inheritune.arch import Rescale, Structure
+from inheritune.arch import Rescale, Structure, as_runs
 from inheritune.errors import InputError
 from inheritune.inheritance import Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
 
@@ -155,9 +157,38 @@ def test_a_tensor_with_slices_for_all_blocks_keeps_those_of_the_kept_ones() -> N
     source, target = SOURCE | {packed: (5, 12)}, FIRST | {packed: (5, 4)}
     plan = plan_copies(source, target, STRUCTURE, [2])
     assert line_of(plan, packed) == TensorCopy(packed, (5, 4), packed, (((0, 5),), ((8, 12),)))
-    fewer = {name: tuple(((0, 1), (length - 1, length)) for length in shape) for name, shape in target.items()}
-    parts = (((0, 1), (4, 5)), ((8, 9), (11, 12)))
-    assert line_of(narrowed(plan, fewer), packed) == TensorCopy(packed, (2, 2), packed, parts)
+    halves = {name: tuple(((0, length // 2),) for length in shape) for name, shape in target.items()}
+    both = narrowed(plan, halves | {packed: (((0, 5),), ((1, 2), (3, 4)))})
+    assert line_of(both, packed) == TensorCopy(packed, (5, 2), packed, (((0, 5),), ((9, 10), (11, 12))))
+
+
+@given(data=st.data(), size=st.integers(1, 12))
+def test_parts_of_parts_are_those_of_plain_indexing(data: st.DataObject, size: int) -> None:
+    """A slice for each block, narrower blocks, and a rescaled slice, against lists of numbers."""
+    taken = data.draw(st.lists(st.integers(0, 3 * size - 1), min_size=size, max_size=size, unique=True))
+    part = sorted(data.draw(st.sets(st.integers(0, size - 1), min_size=1)))
+    start = data.draw(st.integers(0, size))
+    stop = data.draw(st.integers(start, size))
+    line = TensorCopy("t", (size,), "s", (as_runs(taken),), Rescale("t", 0, start, stop, 2.0))
+    (found,) = narrowed(Plan((0,), 1, (line,), ()), {"t": (as_runs(part),)}).lines
+    entries = range(3 * size) if found.indices is None else [i for a, b in found.indices[0] for i in range(a, b)]
+    assert list(entries)[: len(part)] == [taken[place] for place in part] or len(part) == size
+    assert found.rescale is not None
+    expected = [place for place, old in enumerate(part) if start <= old < stop]
+    assert list(range(found.rescale.start, found.rescale.stop)) == expected or not expected
+
+
+def test_experts_in_a_list_come_from_others_of_the_list() -> None:
+    lines = tuple(TensorCopy(f"experts.{k}.w", (4,), f"layers.2.experts.{k}.w") for k in range(3))
+    plan = narrowed(
+        Plan((2,), 3, lines, ()),
+        {f"experts.{k}.w": (((0, 4),),) for k in range(2)},
+        {"experts.0.w": "experts.0.w", "experts.1.w": "experts.2.w"},
+    )
+    assert [(line.target, line.source) for line in plan.lines] == [
+        ("experts.0.w", "layers.2.experts.0.w"), ("experts.1.w", "layers.2.experts.2.w"),
+    ]  # fmt: skip
+    assert plan.dropped == ("layers.2.experts.1.w",)
 
 
 def test_a_tensor_can_be_filled_with_a_value() -> None:

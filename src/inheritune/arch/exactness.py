@@ -47,6 +47,7 @@ _CASES: dict[str, tuple[_Case, ...]] = {
     "big_bird": (_Case(("hidden",), _ROOT, lambda config, _: config.rescale_embeddings),),
     "bitnet": (_SQUARE,),
     "ctrl": (_Case(("hidden",), _ROOT),),
+    "deepseek_v4": (_Case(("experts",), "a table of its first blocks sends tokens to experts by their numbers"),),
     "gemma3n_text": (
         _Case(("hidden",), "it scales hidden states by their magnitude over all channels"),
         _Case(
@@ -94,8 +95,8 @@ def compensations(source: "PreTrainedModel", target: "PreTrainedModel", selectio
     _check_fused_experts(source, target)
     if "head size" in cut:
         sizes = next(runs for path, runs in each[0].items() if axis_of(fields, path) == "head size")
-        check_head_size(source, tuple(index for start, stop in sizes for index in range(start, stop)))
         _check_norms_of_heads(source)
+        check_head_size(source, tuple(index for start, stop in sizes for index in range(start, stop)))
     return _rescales(source, target, "head size" in cut)
 
 

@@ -155,4 +155,4 @@ def _turns_halves(model: "PreTrainedModel") -> bool | None:
         turned = rotate(torch.arange(1.0, 9.0, device="cpu"))
     except (TypeError, ValueError, IndexError, RuntimeError):
         return None
-    return {-5.0: True, -2.0: False}.get(float(turned[0]))
+    return {5.0: True, 2.0: False}.get(abs(float(turned[0])))

@@ -142,5 +142,5 @@ def _skeleton(source: "PreTrainedModel", config: "PretrainedConfig") -> dict[str
         with torch.device("meta"), no_init_weights():
             return tensor_shapes(type(source)(config))
     except BUILD_ERRORS as error:
-        what = f"a {source.config.model_type} of another width cannot be built: {error}"
+        what = f"a {source.config.model_type} of another width cannot be built: {' '.join(str(error).split())}"
         raise InputError(title(source.config), what, REMEDY) from None

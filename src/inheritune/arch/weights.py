@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from inheritune.arch.selection import Runs, length, lengths
+from inheritune.arch.selection import Runs, joined, length, lengths
 from inheritune.arch.stored import FLOATS, StoredTensor, StoredWeights
 from inheritune.arch.structure import Structure, tensor_shapes
 from inheritune.arch.unused import CAUSAL_MASK, block_beyond, is_spare, left_over, refuse_left_over
@@ -97,7 +97,7 @@ def _common(runs: Runs, size: int, whole: int) -> Runs | None:
     if whole % size:
         return None
     pieces = {
-        tuple((start - first, stop - first) for start, stop in runs if first <= start and stop <= first + size)
+        joined((max(start - first, 0), min(stop - first, size)) for start, stop in runs if start < first + size)
         for first in range(0, whole, size)
     }
     each = pieces.pop()

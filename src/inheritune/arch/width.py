@@ -80,7 +80,21 @@ def narrow(config: "PretrainedConfig", selection: Selection) -> "PretrainedConfi
     for path in kept:
         if axis_of(new, path) == "experts":
             new |= groups_of_experts(config, kept[path], path)
-    return with_widths(config, new)
+    heads, hidden = new[_main(new, "heads")], new[_main(new, "hidden")]
+    try:
+        return with_widths(config, new)
+    except InputError as error:
+        if hidden % heads == 0:
+            raise
+        near = _near(hidden, set(range(heads, widths(config)[_main(new, "hidden")] + 1, heads)))
+        remedy = f"its hidden size must be a multiple of its {heads} heads, such as {near}"
+        raise InputError(title(config), error.problems[0].what, remedy) from None
+
+
+def _near(value: int, legal: set[int]) -> str:
+    """The legal values on both sides of a value."""
+    near = sorted(legal, key=lambda one: abs(one - value))[:2]
+    return " or ".join(map(str, sorted(near)))
 
 
 def groups_of_experts(config: "PretrainedConfig", kept: Runs, path: Path) -> dict[Path, int]:
@@ -128,8 +142,10 @@ def check_hidden(config: "PretrainedConfig", kept: dict[Path, Runs], by_size: bo
     heads, hidden = main_field(fields, "heads"), main_field(fields, "hidden")
     whole = kept[heads] == ((0, fields[heads]),) and kept[hidden] == ((0, fields[hidden]),)
     if by_size and not whole and kept[hidden] != scaled(kept[heads], by_heads(fields)):
-        what = f"its heads are slices of its hidden size, {by_heads(fields)} channels each"
-        raise InputError(title(config), what, "select the hidden channels of the selected heads")
+        size = by_heads(fields)
+        what = f"its heads are slices of its hidden size, {size} channels each"
+        remedy = f"select the hidden channels of the selected heads (those of head 1 are {size} to {2 * size - 1})"
+        raise InputError(title(config), what, remedy)
 
 
 def _selected(config: "PretrainedConfig", fields: dict[Path, int], selection: Selection) -> dict[Path, Runs]:
@@ -177,7 +193,10 @@ def _key_heads(config: "PretrainedConfig", fields: dict[Path, int], heads: Path,
     counts = Counter(head // group for start, stop in kept for head in range(start, stop)) if group and not rest else {}
     if len(set(counts.values())) != 1:
         what = f"the selected heads of {dotted(heads)} ({fields[heads]}) are not equally many in each group that shares"
-        raise InputError(title(config), f"{what} a head of {dotted(keys)} ({fields[keys]})", "select whole groups")
+        legal = {groups * members for groups in range(1, fields[keys] + 1) for members in range(1, max(group, 1) + 1)}
+        near = _near(length(kept), legal)
+        remedy = f"select whole groups, or equally many of each group that stays, such as {near} heads"
+        raise InputError(title(config), f"{what} a head of {dotted(keys)} ({fields[keys]})", remedy)
     return as_runs(sorted(counts))
 
 
@@ -253,7 +272,8 @@ def with_widths(config: "PretrainedConfig", new: dict[Path, int]) -> "Pretrained
     try:
         return remade(config, values)
     except (*BUILD_ERRORS, StrictDataclassError) as error:
-        raise InputError(title(config), f"{config.model_type} refuses other widths: {error}", REMEDY) from None
+        reason = " ".join(str(error).split())
+        raise InputError(title(config), f"{config.model_type} refuses other widths: {reason}", REMEDY) from None
 
 
 def scaled(runs: Runs, size: int, start: int = 0) -> Runs:

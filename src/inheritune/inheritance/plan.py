@@ -144,6 +144,8 @@ def narrowed(
 
     `indices` are those of the target at its full width. `origins` maps tensors of experts in lists to the tensors that
     the target at full width has under the names of the experts that stay; `rescales` multiplies slices of the result.
+
+    Raises InputError for a tensor that would be rescaled twice.
     """
     whole, origins, rescales, lines = {line.target: line for line in plan.lines}, origins or {}, rescales or {}, []
     for name, parts in indices.items():
@@ -154,8 +156,11 @@ def narrowed(
             composed(taken, part) for taken, part in zip(line.indices or _all_of(line.shape), parts, strict=True)
         )
         moved = line.rescale and moved_slice(line.rescale, parts)
-        new = rescales.get(name)
-        line = replace(line, target=name, shape=lengths(parts), rescale=new if line.source and new else moved)
+        new = rescales.get(name) if line.source is not None else None
+        if moved is not None and new is not None:
+            what = "would be rescaled for its block's new place and for its width"
+            raise InputError(name, what, "choose blocks that keep their places (choose: first), or the full width")
+        line = replace(line, target=name, shape=lengths(parts), rescale=new or moved)
         if line.source is not None and line.shape != whole[origins.get(name, name)].shape:
             line = replace(line, indices=own)
         lines.append(line)

@@ -50,7 +50,7 @@ class TargetSpec:
     submodules: Literal["all", "none"] | tuple[str, ...] = "all"
     """Whose weights are copied: all, none, or roles such as attention and mlp. The others are newly initialised."""
     width: Selection = field(default_factory=Selection)
-    """The heads, MLP neurons and hidden channels that every block keeps, and the tokens; numbers are the source's."""
+    """The part of the width and the vocabulary that is kept; numbers are the source's."""
 
     def __post_init__(self) -> None:
         if not self.blocks or min(self.blocks) < 0:

@@ -85,5 +85,5 @@ def test_other_norms_are_told_apart() -> None:
             return nn.functional.rms_norm(inputs, self.normalized_shape) * self.weight.exp()
 
     assert gain_offset(Exponential(16)) is None
-    with pytest.raises(InputError, match="model.norm has no gain that its weight gives"):
+    with pytest.raises(InputError, match=r"model.norm has no gain that its weight gives"):
         scale_gain(Exponential(16), 2.0, "model.norm")

@@ -6,7 +6,6 @@ from inheritune import lazy
 
 if TYPE_CHECKING:
     from inheritune.arch.building import build_empty, build_from, build_random, build_skeleton
-    from inheritune.arch.channel_norms import channel_norms, gain_offset, is_root_mean_square, scale_gain
     from inheritune.arch.checkpoint_files import Located, fetch, locate
     from inheritune.arch.compatibility import Readers, readers_in, readers_of
     from inheritune.arch.compatible_types import TRIED
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
         position_count,
         special_tokens,
     )
+    from inheritune.arch.norm_gains import channel_norms, gain_offset, is_root_mean_square, scale_gain
     from inheritune.arch.output_matrices import find_output_matrices
     from inheritune.arch.padding import train_padding_rows
     from inheritune.arch.patching import hidden_of, keep_outputs, replace_forwards, replaced_forwards, with_hidden

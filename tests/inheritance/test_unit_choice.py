@@ -199,3 +199,8 @@ def test_an_expert_that_no_token_is_sent_to_goes_first(kind: str, fields: dict[s
         assert width.experts[place] == tuple(others)
     target = derive(model, TargetSpec(tuple(blocks), width=width))[0]
     logits_of(target, some_tokens())
+
+
+def test_what_cannot_be_refitted_is_refused_before_a_pass() -> None:
+    with pytest.raises(InputError, match=r"no single matrix of its MLP is added .* inherit without the refit"):
+        derive_shape(tiny("gemma3_text"), range(6), Shape(neurons=24), None)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from tiny import tiny_config
 from transformers import AutoModelForCausalLM
 
 from inheritune.arch import block_modules
+from inheritune.errors import InputError
 from inheritune.inheritance.units import collect_statistics
 
 TOKENS_BT = some_tokens(5, 12)
@@ -101,3 +102,8 @@ def test_what_routers_give_experts(kind: str, fields: dict[str, Any]) -> None:
         assert found.routing[number].counts_E[expert] == (chosen == expert).sum()
         expected = weights[chosen == expert].double().sum()
         torch.testing.assert_close(found.routing[number].weights_E[expert], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_several_hidden_states_for_each_token_are_refused() -> None:
+    with pytest.raises(InputError, match="block 0 returns several hidden states for each token"):
+        collect_statistics(tiny("gemma3n_text", num_kv_shared_layers=0), as_inputs(TOKENS_BT), ["inputs"])

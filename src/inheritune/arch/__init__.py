@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from inheritune.arch.gguf_header import read_gguf
     from inheritune.arch.head import Head, assumed_head, logits_width, parts_of, plain_linear, split_head
     from inheritune.arch.head_size import legal_head_sizes
-    from inheritune.arch.hidden_norms import channel_norms, gain_offset, is_root_mean_square, scale_gain
-    from inheritune.arch.loading import (
         check_tokenizer_fits,
         find_tokenizer,
         frame_config,
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
         position_count,
         special_tokens,
     )
+    from inheritune.arch.norm_gains import channel_norms, gain_offset, is_root_mean_square, scale_gain
     from inheritune.arch.output_matrices import find_output_matrices
     from inheritune.arch.padding import train_padding_rows
     from inheritune.arch.patching import (

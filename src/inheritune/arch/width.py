@@ -80,13 +80,13 @@ def narrow(config: "PretrainedConfig", selection: Selection) -> "PretrainedConfi
     for path in kept:
         if axis_of(new, path) == "experts":
             new |= groups_of_experts(config, kept[path], path)
-    heads, hidden = new[_main(new, "heads")], new[_main(new, "hidden")]
+    heads, hidden = new[main_field(new, "heads")], new[main_field(new, "hidden")]
     try:
         return with_widths(config, new)
     except InputError as error:
         if hidden % heads == 0:
             raise
-        near = _near(hidden, set(range(heads, widths(config)[_main(new, "hidden")] + 1, heads)))
+        near = _near(hidden, set(range(heads, widths(config)[main_field(new, "hidden")] + 1, heads)))
         remedy = f"its hidden size must be a multiple of its {heads} heads, such as {near}"
         raise InputError(title(config), error.problems[0].what, remedy) from None
 

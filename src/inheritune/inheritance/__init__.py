@@ -29,7 +29,12 @@ if TYPE_CHECKING:
         write,
     )
     from inheritune.inheritance.plan import Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
-    from inheritune.inheritance.refit_plan import CalibrationText, refit_length, refitted_matrices
+    from inheritune.inheritance.refit_plan import (
+        CalibrationText,
+        check_can_be_refitted,
+        refit_length,
+        refitted_matrices,
+    )
     from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve
     from inheritune.inheritance.rotation import keep_magnitudes, rotate
     from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config

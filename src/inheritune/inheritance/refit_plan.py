@@ -41,6 +41,12 @@ def refit_length(config: "PretrainedConfig") -> int:
     return min(_LENGTH, position_count(config) or _LENGTH)
 
 
+def check_can_be_refitted(reference: "PreTrainedModel", blocks: Sequence[int]) -> None:
+    """Raise InputError where the first of these blocks cannot be refitted, before anything is computed."""
+    skeleton = build_skeleton(reference.config, reference.is_remote_code())
+    find_output_matrices(skeleton, find_structure(skeleton), blocks[0])
+
+
 def refitted_matrices(planned: PlannedTarget) -> list[list[str]]:
     """The modules that a refit changes: for each block of the target, names in the block, in the order of fitting.
 

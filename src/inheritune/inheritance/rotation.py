@@ -83,13 +83,15 @@ def keep_magnitudes(
     The target has the blocks `kept` of `source` and fewer hidden channels, so its norms take the mean square over
     fewer. `shares` has for each norm of the source the mean share of the kept channels in the squared norm of its
     input. So the mean square changes by this share, divided by the share of the channels that are kept.
+
+    Raises InputError for a norm whose gain cannot be changed by its weight.
     """
     wide, narrow = (one.get_input_embeddings().weight.shape[-1] for one in (source, target))
     structure, places = find_structure(source), find_structure(target)
     for name, norm in channel_norms(target).items():
         block = places.split(name)
         origin = name if block is None else structure.name_in(kept[block[0]], block[1])
-        scale_gain(norm, (shares[origin] * wide / narrow) ** 0.5)
+        scale_gain(norm, (shares[origin] * wide / narrow) ** 0.5, name)
 
 
 def _untied(reference: "PreTrainedModel") -> "PreTrainedModel":

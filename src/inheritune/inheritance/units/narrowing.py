@@ -13,6 +13,7 @@ from inheritune.inheritance import (
     RIDGE,
     Plan,
     TargetSpec,
+    check_can_be_refitted,
     derive,
     draft_target,
     keep_magnitudes,
@@ -61,6 +62,8 @@ def derive_shape(
 
     Raises InputError for a shape that the architecture cannot have, and for blocks that cannot be refitted.
     """
+    if ridge is not None:
+        check_can_be_refitted(reference, blocks)
     source, is_rotated, width, own = reference, False, Selection(), shape
     if shape.hidden is not None and rotated and rows is not None:
         source, is_rotated = rotate_to_components(reference, rows, micro_batch=micro_batch)
@@ -70,12 +73,12 @@ def derive_shape(
     width = replace(chosen, hidden=width.hidden) if is_rotated else chosen
     width = replace(width, head_size=head_size)
     spec = TargetSpec(tuple(blocks), width=width)
-    names = None if ridge is None or rows is None else refitted_matrices(draft_target(source, spec))
     target, plan = derive(source, spec)
     if width.hidden is not None and rows is not None:
         keep_magnitudes(target, source, plan.kept, norm_shares(source, rows, width.hidden, micro_batch=micro_batch))
     done = None
-    if names is not None and ridge is not None and rows is not None:
+    if ridge is not None and rows is not None:
+        names = refitted_matrices(draft_target(source, spec))
         options = {"hidden": width.hidden, "ridge": ridge, "micro_batch": micro_batch}
         done = refit(target, source, plan.kept, names, rows, **options)  # type: ignore[arg-type]
     return Narrowed(target, source, plan, width, is_rotated, done)

@@ -11,6 +11,7 @@ from torch import nn
 
 from inheritune.arch import UnitMatrix, hidden_of
 from inheritune.data import IGNORED, Examples
+from inheritune.errors import InputError
 
 Matrices = dict[tuple[int, str], tuple[Any, UnitMatrix]]
 """The linear modules behind units, by block and axis."""
@@ -89,7 +90,11 @@ class Watch:
         self.shares[name] = self.shares.get(name, 0) + shares_ND.sum(0).double()
 
     def _end(self, number: int, block: Any, args: Any, kwargs: Any, output: Any) -> None:
-        after_ND = self._tokens(hidden_of(output))
+        after = hidden_of(output)
+        if after.shape[:-1] != self._counts_BT.shape:
+            what = f"block {number} returns several hidden states for each token"
+            raise InputError("units", what, "select units of this architecture by index")
+        after_ND = self._tokens(after)
         weights_N1 = after_ND.norm(dim=1, keepdim=True).clamp(min=1e-30).reciprocal()
         for key in [key for key in self._caught if key[0] == number]:
             self.inputs.setdefault(key, InputSums()).add(self._caught.pop(key), weights_N1)

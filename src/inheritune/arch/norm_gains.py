@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.unit_matrices import channel_dimensions
+from inheritune.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -52,12 +53,13 @@ def is_root_mean_square(norm: Any, offset: float) -> bool:
         return bool(torch.allclose(norm(inputs_ND), expected_ND, rtol=1e-3, atol=1e-4))
 
 
-def scale_gain(norm: Any, factor: "float | torch.Tensor") -> None:
-    """Multiply a norm's gain, in place. Raises ValueError for a norm of another kind."""
+def scale_gain(norm: Any, factor: float, name: str) -> None:
+    """Multiply the gain of the norm `name` in place. Raises InputError for a norm of another kind."""
     import torch
 
     offset = gain_offset(norm)
     if offset is None:
-        raise ValueError(f"{type(norm).__name__} has no gain")
+        what = f"{name} has no gain that its weight gives, so it cannot make up for missing channels"
+        raise InputError("hidden", what, "keep all hidden channels of this architecture")
     with torch.no_grad():
         norm.weight.copy_((norm.weight + offset) * factor - offset)

@@ -135,6 +135,7 @@ def test_what_cannot_be_selected_is_named(width: Selection, said: str) -> None:
         (lambda: Selection(heads=()), "heads: give at least one"),
         (lambda: Selection(neurons=(2, 1)), "neurons: give indices in rising order"),
         (lambda: Selection(hidden=(1, 1)), "hidden: .* each once"),
+        (lambda: Selection(vocabulary=(2, 1)), "vocabulary: give indices in rising order"),
         (lambda: Selection(by_field=(("n", (-1,)),)), "n: .* counted from 0"),
         (lambda: Selection(heads=((0, 1), (2,))), "heads: give equally many indices for every block"),
         (lambda: Selection(heads=((0,), (2,)), neurons=((0,),)), "the same number of blocks along each axis"),

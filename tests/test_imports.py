@@ -24,8 +24,11 @@ WITHOUT_TORCH = (
 
 
 def names_of(part: str) -> list[str]:
-    """A room's or module's own name and those of all modules in it."""
-    return [name for name in MODULES if f"{name}.".startswith(f"inheritune.{part}.") and not name.endswith("__main__")]
+    """A room's or module's own name and those of all modules in it; `inheritance.units` looks at models at work."""
+    inside = [
+        name for name in MODULES if f"{name}.".startswith(f"inheritune.{part}.") and not name.endswith("__main__")
+    ]
+    return [name for name in inside if not name.startswith("inheritune.inheritance.units.")]
 
 
 def test_what_needs_no_torch_does_not_load_it() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from inheritune.arch.gguf_header import read_gguf
     from inheritune.arch.head import Head, assumed_head, logits_width, parts_of, plain_linear, split_head
     from inheritune.arch.head_size import legal_head_sizes
+    from inheritune.arch.loading import (
         check_tokenizer_fits,
         find_tokenizer,
         frame_config,

@@ -118,6 +118,10 @@ class Models:
             return target_config(source, stage.spec(source))
         key = (source.to_json_string(use_diff=False), stage.spec(source), stage.function_preserving, bool(stage.refit))
         if key not in self._drafted:
+            if stage.widths.chooses_units:
+                from inheritune.inheritance.units.choice import check_importance  # loads torch
+
+                check_importance(stage.widths)
             drafted = draft_target(build_skeleton(source, self.trust), stage.spec(source))
             model = drafted.target
             if stage.refit is not None:

@@ -22,7 +22,7 @@ from inheritune.experiment.stages import Stages
 from inheritune.experiment.store import once
 from inheritune.experiment.tasks import judge_tasks
 from inheritune.experiment.vocabulary import with_vocabulary
-from inheritune.recipe import Recipe, Size
+from inheritune.recipe import Recipe, Reference, Size
 from inheritune.report import behind_until, tokens_to_match, write_report
 from inheritune.results import (
     Control,
@@ -154,7 +154,11 @@ def _control(
     else:
         stage = Stage([], "whole", folder=name)
         settings = settings.model_copy(update={"distillation": None})
-    own = Stages(setup.model, setup.folder / _CONTROLS, context, lambda one: f"control {one.folder}", teacher)
+    shape = None
+    if name == "random" and recipe.inherit.chooses_units:
+        place = setup.folder / _ROUNDS / result.folder / "model"
+        shape = Reference(path=str(place), trust_remote_code=context.trust_remote_code)
+    own = Stages(setup.model, setup.folder / _CONTROLS, context, lambda one: f"control {one.folder}", teacher, shape)
     trained = own.train_one(stage, settings)
     over = gap(trained.cluster_losses, result.cluster_losses, result.cluster_tokens)
     more: dict[str, Any] = {}

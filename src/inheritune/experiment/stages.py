@@ -38,7 +38,8 @@ class Stages:
     """What the stages of an arm have in common.
 
     `source` are the arm's weights at its start, `folder` is the arm's, `teacher` is given where the stages learn from
-    one. `label` names the stages in messages.
+    one. `label` names the stages in messages. `shape` is a model whose shape random weights get, where the settings
+    do not say it alone, as units were chosen.
     """
 
     source: "Reference | PreTrainedModel"
@@ -46,6 +47,7 @@ class Stages:
     context: RunContext
     label: Callable[[Stage], str] = lambda stage: f"round {stage.folder}"
     teacher: Teacher | None = None
+    shape: Reference | None = None
 
     def train(
         self, stages: Sequence[Stage], trainings: Sequence[Training], continues: Callable[[list[RoundResult]], bool],
@@ -108,7 +110,7 @@ class Stages:
             return load_model(source)
         config = _config_of(source)
         if stage.weights == "random":
-            config = target_config(config, stage.spec(config))
+            config = target_config(config, stage.spec(config)) if self.shape is None else load_config(self.shape)
             trust = isinstance(source, Reference) and source.trust_remote_code
             return build_random(config, context.seed, trust_remote_code=trust)
         spec = stage.spec(config)

@@ -20,12 +20,16 @@ from inheritune.inheritance.units.statistics import (
     sum_by_channel,
 )
 from inheritune.inheritance.units.watching import InputSums
+from inheritune.recipe import Widths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DEFAULTS: dict[Axis, str] = {"neurons": "error", "heads": "error", "hidden": "activation", "experts": "router"}
 """The criterion of each axis that measured best (docs/log.md)."""
+
+UNITS: dict[str, Axis] = {"heads": "heads", "mlp": "neurons", "hidden": "hidden", "experts": "experts"}
+"""The axis of each key of `inherit` that says how many units are kept."""
 
 _MEMORY = 2**32  # bytes of second moments that are held at once; further blocks take a pass of their own
 
@@ -91,6 +95,14 @@ def _criterion(axis: Axis, name: str, rows: Rows | None) -> Criterion:
     if rows is None and CRITERIA[name].needs:
         raise InputError("criterion", f"{name!r} for {axis} without text", "give text, or the criterion magnitude")
     return CRITERIA[name]()
+
+
+def check_importance(widths: Widths) -> None:
+    """Raise InputError unless `widths.importance` is `auto`, or a criterion for the axes that have fewer units."""
+    for axis in (UNITS[key] for key in widths.widths if key in UNITS):
+        legal = ["auto", "first", *(known for known, kind in CRITERIA.items() if axis in kind.axes)]
+        if widths.importance not in legal:
+            raise InputError("inherit.importance", f"{widths.importance!r} for {axis}", f"legal are {', '.join(legal)}")
 
 
 def _splits(

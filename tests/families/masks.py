@@ -19,7 +19,7 @@ _ATTENTION_OUT = re.compile(
     r"|attention\.output\.dense$"
 )
 _MLP_OUT = re.compile(
-    r"(down_proj|fc2|dense_4h_to_h|fc_out|mlp\.c_proj|mlp\.Wo|\.w2|output_linear|w_out|layer_2|proj_down|ffn\.2)(\.linear)?$"
+    r"(down_proj|fc2|dense_4h_to_h|fc_out|mlp\.c_proj|mlp\.Wo|\.w2|output_linear|w_out|layer_2|proj_down|ffn\.2|experts\.mlp\.w2)(\.linear)?$"
     r"|(?<!attention\.)output\.dense$"
 )
 _NOT_MLP = re.compile(r"attn|attention\.|norm|router|gate\.")
@@ -93,37 +93,39 @@ def without_heads(
 
 @contextmanager
 def without_neurons(model: PreTrainedModel, blocks: str, hidden: int, keep: Keep) -> Iterator[None]:
-    """The activations of all hidden units of MLPs but those that `keep` gives for their number are zero."""
-    modules, handles, saved = dict(model.named_modules()), [], {}
-    for name, module in modules.items():
-        if name.startswith(blocks + ".") and _is_mlp_out(name[len(blocks) :]) and not list(module.children()):
+    """The activations of all hidden units of MLPs but those that `keep` gives for their number are zero.
+
+    Of experts in one tensor the weights that read them are zero instead.
+    """
+    handles, saved = [], {}
+    for name, module in model.named_modules():
+        if _is_mlp_out(name, blocks) and not list(module.children()):
             handles.append(module.register_forward_pre_hook(_masked_input(lambda width: _mask(keep, width))))
     for name, tensor in model.named_parameters():
-        experts = tensor.ndim == 3 and _is_mlp_out(name[len(blocks) :])
-        if name.startswith(blocks + ".") and (experts or name.endswith("experts.mlp.w2")):
-            saved[name] = tensor.detach().clone()
-            size = [width for width in tensor.shape[-2:] if width != hidden][-1] if tensor.ndim == 3 else 16
+        if not _is_mlp_out(name, blocks) or (tensor.ndim < 3 and not name.endswith("experts.mlp.w2")):
+            continue
+        saved[name] = tensor.detach().clone()
+        if tensor.ndim == 2:  # dbrx: the 16 units of one expert, then those of the next
+            tensor.data.mul_(_mask(keep, 16).repeat(tensor.shape[0] // 16)[:, None])
+        else:
+            size = next(width for width in reversed(tensor.shape[-2:]) if width != hidden)
             mask = _mask(keep, size)
-            if tensor.ndim == 2:  # dbrx: the units of one expert, then those of the next
-                mask = mask.repeat(tensor.shape[0] // size)[:, None]
-            elif tensor.shape[-2] == size:
-                mask = mask[:, None]
-            tensor.data.mul_(mask)
+            tensor.data.mul_(mask if tensor.shape[-1] == size else mask[:, None])
+    assert handles or saved, "nothing to switch off was found: a mask that does nothing would prove nothing"
     try:
-        with _hooks([*handles, *([handles[0]] if handles else [_Nothing()] * len(saved))]):
-            yield
+        yield
     finally:
-        for name, tensor in saved.items():
-            model.get_parameter(name).data.copy_(tensor)
+        for handle in handles:
+            handle.remove()
+        for name, before in saved.items():
+            model.get_parameter(name).data.copy_(before)
 
 
-def _is_mlp_out(name: str) -> bool:
-    return _MLP_OUT.search(name) is not None and _NOT_MLP.search(name.replace("norm_attn_norm", "")) is None
-
-
-class _Nothing:
-    def remove(self) -> None:
-        """Nothing was hooked: weights were changed instead."""
+def _is_mlp_out(name: str, blocks: str) -> bool:
+    if not name.startswith(blocks + "."):
+        return False
+    inside = name[len(blocks) :].replace("norm_attn_norm", "")
+    return _MLP_OUT.search(inside) is not None and _NOT_MLP.search(inside) is None
 
 
 class _NeverChosen(TorchFunctionMode):

@@ -44,6 +44,7 @@ _MLP_NAMES = (
 _FITTING: dict[str, dict[str, Any]] = {
     "helium": {"head_dim": 10},
     "hunyuan_v1_moe": {"num_experts": EXPERTS, "moe_topk": 2},
+    "hy_v4": {"index_topk": 12},  # all tokens of a generation: with a cache ties fall otherwise
     "laguna": {"num_attention_heads_per_layer": [4] * DEPTH},
     "persimmon": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.4}},
     "phi": {"head_dim": 8},
@@ -78,7 +79,7 @@ def reference_of(kind: str) -> PreTrainedModel:
         made = randomised(AutoModelForCausalLM.from_config(config_of(kind, **more), dtype=torch.float32), scale=0.1)
         for name, buffer in made.named_buffers():  # of routers, which choose experts by it
             if "bias" in name and name in made.state_dict() and buffer.is_floating_point():
-                buffer.add_(torch.randn_like(buffer) * 0.3)
+                buffer[:-1].add_(torch.randn_like(buffer[:-1]) * 0.3)  # ZAYA's last one is set whenever it is loaded
         return made
 
     model = built()

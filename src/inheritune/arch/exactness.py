@@ -130,7 +130,7 @@ def _check_norms_of_heads(source: "PreTrainedModel") -> None:
     """Raise InputError for norms without weights inside attention: those are over the dimensions of a head."""
     structure = find_structure(source)
     for name, module in source.named_modules():
-        inside = re.search(r"attn|attention", name) and name.startswith(structure.blocks)
+        inside = re.search(r"attn|attention", name.rpartition(".")[0]) and name.startswith(structure.blocks)
         if inside and "Norm" in type(module).__name__ and not list(module.parameters()):
             what = f"{name} normalises the dimensions of each head, so the rest would be normalised otherwise"
             raise InputError(title(source.config), what, "keep the size of its heads")

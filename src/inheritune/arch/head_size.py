@@ -19,9 +19,10 @@ _NOT_COMPARED = ("'dynamic'", "'longrope'", "mrope_section")
 
 
 def legal_head_sizes(model: "PreTrainedModel") -> dict[int, Indices]:
-    """For each smaller head size that `model` can have: the dimensions that stay. Empty where there is none.
+    """For each smaller head size that positions allow: the dimensions that stay. Empty where there is none.
 
-    With rotary embeddings those are the sizes whose frequencies are among the model's own: rotary modules are built
+    A norm over the dimensions of a head forbids all of them, which only a plan shows. With rotary embeddings the legal
+    sizes are those whose frequencies are among the model's own: rotary modules are built
     from both configs and compared. `model` may be on the meta device.
 
     Raises InputError where its config has no size of heads.

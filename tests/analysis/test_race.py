@@ -149,7 +149,7 @@ def test_the_time_left_is_that_of_the_latest_drops(monkeypatch: pytest.MonkeyPat
     now = 170.0
     pace.recovered()
     pace.begin()
-    assert lines[-1] == "1 drops, 70 s so far about 240 s left"  # eight times 20 and 10
+    assert lines[-1] == "1 drops, 1 min 10 s so far about 4 min 0 s left"  # eight times 20 and 10
     now = 175.0
     pace.show()
     assert lines[-1] == "1 drops, 75 s so far about 235 s left"

@@ -22,7 +22,7 @@ class Pace:
     def show(self) -> None:
         """Show the present state."""
         done = len(self._progress.drops)
-        figures = f"drops, {self._progress.seconds:,.0f} s so far"
+        figures = f"drops, {duration(self._progress.seconds)} so far"
         self._line.update(done, figures, self._left(self._drops - done))
 
     def begin(self) -> None:

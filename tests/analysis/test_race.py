@@ -152,7 +152,7 @@ def test_the_time_left_is_that_of_the_latest_drops(monkeypatch: pytest.MonkeyPat
     assert lines[-1] == "1 drops, 1 min 10 s so far about 4 min 0 s left"  # eight times 20 and 10
     now = 175.0
     pace.show()
-    assert lines[-1] == "1 drops, 75 s so far about 235 s left"
+    assert lines[-1] == "1 drops, 1 min 15 s so far about 3 min 55 s left"
     for _ in range(3):
         progress.trials += 8
         now += 3.0

@@ -24,7 +24,7 @@ from inheritune.inheritance import TargetSpec, draft_target
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DEFAULTS: dict[Axis, str] = {"neurons": "error", "heads": "error", "hidden": "activation", "experts": "router"}
+DEFAULTS: dict[Axis, str] = {"neurons": "error", "heads": "error", "hidden": "error", "experts": "router"}
 """The criterion of each axis that measured best (docs/log.md)."""
 
 _MEMORY = 2**32  # bytes of second moments that are held at once; further blocks take a pass of their own

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inheritune.analysis.units.criteria import CRITERIA
-from inheritune.analysis.units.criteria.base import Axis, Criterion, Units, Worths
+from inheritune.analysis.units.criteria.base import Axis, Criterion, Need, Units, Worths
 from inheritune.analysis.units.statistics import (
     UnitStatistics,
     channel_weights,
@@ -24,8 +24,8 @@ from inheritune.inheritance import TargetSpec, draft_target
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DEFAULTS: dict[Axis, str] = {"neurons": "error", "heads": "error", "hidden": "error", "experts": "router"}
-"""The criterion of each axis that measured best (docs/log.md)."""
+DEFAULTS: dict[Axis, str] = {"neurons": "error", "heads": "gradient", "hidden": "error", "experts": "router"}
+"""The criterion of each axis that measured best, for neurons and heads with the refit (docs/log.md)."""
 
 _MEMORY = 2**32  # bytes of second moments that are held at once; further blocks take a pass of their own
 
@@ -60,6 +60,10 @@ def choose_units(
     wanted: dict[Axis, int] = {axis: count for axis, count in asdict(shape).items() if count is not None}  # type: ignore[misc]
     names = {axis: criterion if isinstance(criterion, str) else (criterion or {}).get(axis) for axis in wanted}
     criteria = {axis: _criterion(axis, name or DEFAULTS[axis], rows) for axis, name in names.items()}
+    missing = set() if seen is None else {need for one in criteria.values() for need in one.needs} - seen.needs
+    if missing:
+        what = f"the statistics lack {', '.join(sorted(missing))}, which the criteria need"
+        raise InputError("seen", what, "collect them too, or give none")
     groups = {axis: _groups(reference, axis)[1] for axis in wanted}
     splits = _splits(reference, blocks, wanted)
     kept: dict[Axis, dict[int | None, list[tuple[int, ...]]]] = {axis: {} for axis in wanted}
@@ -158,14 +162,19 @@ def _passes(
     needs = {need for one in criteria.values() for need in one.needs}
     widest = max((one.count * one.size for own in find_unit_matrices(reference) for one in own.values()), default=1)
     together = max(1, _MEMORY // (2 * 8 * widest**2)) if "inputs" in needs else len(blocks)
-    whole = UnitStatistics()
+
+    def collect(wanted: set[Need], some: Sequence[int]) -> UnitStatistics:
+        if rows is None or not wanted:
+            return UnitStatistics()
+        return collect_statistics(reference, rows, wanted, blocks=some, axes=list(criteria), micro_batch=micro_batch)
+
+    if together >= len(blocks):
+        yield blocks, collect(needs, blocks)
+        return
+    whole = collect(needs - {"inputs"}, blocks)
     for first in range(0, len(blocks), together):
-        some, now = blocks[first : first + together], needs if first == 0 else needs & {"inputs"}
-        seen = UnitStatistics()
-        if now and rows is not None:
-            seen = collect_statistics(reference, rows, now, blocks=some, axes=list(criteria), micro_batch=micro_batch)
-        whole = seen if first == 0 else replace(whole, inputs=seen.inputs)
-        yield some, whole
+        some = blocks[first : first + together]
+        yield some, replace(whole, inputs=collect({"inputs"}, some).inputs)
 
 
 def _units(

@@ -161,7 +161,7 @@ def test_the_time_left_is_that_of_the_latest_drops(monkeypatch: pytest.MonkeyPat
         now += 2.0
         pace.recovered()
         pace.begin()
-    assert lines[-1] == "4 drops, 90 s so far about 33 s left"  # five times the mean of 10, 5 and 5
+    assert lines[-1] == "4 drops, 1 min 30 s so far about 33 s left"  # five times the mean of 10, 5 and 5
 
 
 def test_a_terminal_shows_the_time_left_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,11 +85,13 @@ def test_hidden_channels_that_nothing_writes_go_first(criterion: str) -> None:
 
 def test_several_axes_are_chosen_as_each_is_alone_and_a_pass_can_be_given() -> None:
     model, blocks, shape = tiny("llama"), [0, 3, 4], Shape(neurons=20, heads=2, hidden=16)
-    seen = collect_statistics(model, ROWS, ["inputs", "stream"])
+    seen = collect_statistics(model, ROWS, ["inputs", "stream", "gradients"])
     width = choose_units(model, blocks, shape, ROWS, seen=seen)
     assert width == choose_units(model, blocks, shape, ROWS)
     assert width.neurons == choose_units(model, blocks, Shape(neurons=20), ROWS).neurons
     assert width.heads == choose_units(model, blocks, Shape(heads=2), ROWS).heads
+    with pytest.raises(InputError, match="the statistics lack inputs, stream, which the criteria need"):
+        choose_units(model, blocks, shape, ROWS, seen=collect_statistics(model, ROWS, ["gradients"]))
 
 
 def test_blocks_whose_sums_do_not_fit_into_memory_take_a_pass_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +104,7 @@ def test_blocks_whose_sums_do_not_fit_into_memory_take_a_pass_each(monkeypatch: 
         choice, "collect_statistics", lambda *args, **more: passes.append(more["blocks"]) or collect(*args, **more)
     )
     assert choose_units(model, range(6), shape, ROWS) == expected
-    assert [list(blocks) for blocks in passes] == [[0, 1], [2, 3], [4, 5]]
+    assert [list(blocks) for blocks in passes] == [list(range(6)), [0, 1], [2, 3], [4, 5]]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from inheritune.data import Rows
 from inheritune.errors import InputError
 from inheritune.inheritance import TargetSpec, draft_target
 from inheritune.inheritance.units.criteria import CRITERIA
-from inheritune.inheritance.units.criteria.base import Axis, Criterion, Units, Worths
+from inheritune.inheritance.units.criteria.base import Axis, Criterion, Need, Units, Worths
 from inheritune.inheritance.units.statistics import (
     UnitStatistics,
     channel_weights,
@@ -25,8 +25,8 @@ from inheritune.recipe import Widths
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DEFAULTS: dict[Axis, str] = {"neurons": "error", "heads": "error", "hidden": "activation", "experts": "router"}
-"""The criterion of each axis that measured best (docs/log.md)."""
+DEFAULTS: dict[Axis, str] = {"neurons": "error", "heads": "gradient", "hidden": "error", "experts": "router"}
+"""The criterion of each axis that measured best, for neurons and heads with the refit (docs/log.md)."""
 
 UNITS: dict[str, Axis] = {"heads": "heads", "mlp": "neurons", "hidden": "hidden", "experts": "experts"}
 """The axis of each key of `inherit` that says how many units are kept."""
@@ -64,6 +64,10 @@ def choose_units(
     wanted: dict[Axis, int] = {axis: count for axis, count in asdict(shape).items() if count is not None}  # type: ignore[misc]
     names = {axis: criterion if isinstance(criterion, str) else (criterion or {}).get(axis) for axis in wanted}
     criteria = {axis: _criterion(axis, name or DEFAULTS[axis], rows) for axis, name in names.items()}
+    missing = set() if seen is None else {need for one in criteria.values() for need in one.needs} - seen.needs
+    if missing:
+        what = f"the statistics lack {', '.join(sorted(missing))}, which the criteria need"
+        raise InputError("seen", what, "collect them too, or give none")
     groups = {axis: _groups(reference, axis)[1] for axis in wanted}
     splits = _splits(reference, blocks, wanted)
     kept: dict[Axis, dict[int | None, list[tuple[int, ...]]]] = {axis: {} for axis in wanted}
@@ -170,14 +174,19 @@ def _passes(
     needs = {need for one in criteria.values() for need in one.needs}
     widest = max((one.count * one.size for own in find_unit_matrices(reference) for one in own.values()), default=1)
     together = max(1, _MEMORY // (2 * 8 * widest**2)) if "inputs" in needs else len(blocks)
-    whole = UnitStatistics()
+
+    def collect(wanted: set[Need], some: Sequence[int]) -> UnitStatistics:
+        if rows is None or not wanted:
+            return UnitStatistics()
+        return collect_statistics(reference, rows, wanted, blocks=some, axes=list(criteria), micro_batch=micro_batch)
+
+    if together >= len(blocks):
+        yield blocks, collect(needs, blocks)
+        return
+    whole = collect(needs - {"inputs"}, blocks)
     for first in range(0, len(blocks), together):
-        some, now = blocks[first : first + together], needs if first == 0 else needs & {"inputs"}
-        seen = UnitStatistics()
-        if now and rows is not None:
-            seen = collect_statistics(reference, rows, now, blocks=some, axes=list(criteria), micro_batch=micro_batch)
-        whole = seen if first == 0 else replace(whole, inputs=seen.inputs)
-        yield some, whole
+        some = blocks[first : first + together]
+        yield some, replace(whole, inputs=collect({"inputs"}, some).inputs)
 
 
 def _units(

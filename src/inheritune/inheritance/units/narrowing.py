@@ -98,9 +98,7 @@ def derive_chosen(
         what = f"{importance}, and the model has several widths of a kind ({width.by_field[0][0]})"
         raise InputError("inherit.importance", what, "set it to first")
     counts = {axis: len(width.of_block(0).axes()[axis] or ()) or None for axis in DEFAULTS}
-    criteria: dict[Axis, str] = {
-        axis: DEFAULTS[axis] if importance == "auto" else importance for axis, count in counts.items() if count
-    }
+    criteria: dict[Axis, str] = {axis: _criterion(axis, importance, refits) for axis, count in counts.items() if count}
     if rows is None and importance == "auto":
         what = "auto looks at the model at work on text, and there is none"
         raise InputError("inherit.importance", what, "give text, or set it to magnitude (weights alone) or first")
@@ -111,6 +109,13 @@ def derive_chosen(
     named = {axis: name for axis, name in criteria.items() if not (axis == "hidden" and made.rotated)}
     kept = {axis: count for axis, count in counts.items() if count}
     return replace(made, choice=UnitChoice(kept=kept, criteria=named, rotated=made.rotated))
+
+
+def _criterion(axis: Axis, importance: str, refits: bool) -> str:
+    """The criterion for an axis. What `error` chooses is only good with the refit (docs/log.md)."""
+    if importance != "auto":
+        return importance
+    return "gradient" if axis == "neurons" and not refits else DEFAULTS[axis]
 
 
 def rotate_to_components(

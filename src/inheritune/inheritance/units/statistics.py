@@ -23,6 +23,8 @@ _HELD = 512  # tokens whose activations are held at once for gradients
 class UnitStatistics:
     """What one pass has found, in float64."""
 
+    needs: frozenset[Need] = frozenset()
+    """What was asked for."""
     inputs: dict[tuple[int, str], InputSums] = field(default_factory=dict)
     """By block and axis, of the matrix behind its neurons and of that behind its heads."""
     routing: dict[int, Routing] = field(default_factory=dict)
@@ -49,7 +51,7 @@ def collect_statistics(
     squared widths of MLP and attention for each block.
     """
     check_room(model, max(rows.lengths))
-    seen, modules = UnitStatistics(), block_modules(model)
+    seen, modules = UnitStatistics(frozenset(needs)), block_modules(model)
     numbers = range(len(modules)) if blocks is None else blocks
     matrices: Matrices = {
         (number, axis): (modules[number].get_submodule(matrix.name), matrix)

@@ -38,12 +38,12 @@ def test_rounds_and_control_have_the_shape(text: Path, reference_folder: Path, t
     notes = read_json(tmp_path / "run" / "rounds" / "1-2layers" / "inherited.json")
     assert notes["units"] == {
         "kept": {"neurons": 20, "heads": 2, "hidden": 24},
-        "criteria": {"neurons": "error", "heads": "error"},
+        "criteria": {"neurons": "error", "heads": "gradient"},
         "rotated": True,
     }
     assert notes["refit"]["matrices"] == 4
     card = (tmp_path / "run" / summary.result.model / "README.md").read_text(encoding="utf-8")
-    assert "20 neurons by error, 2 heads by error, 24 hidden channels, the first principal components" in card
+    assert "20 neurons by error, 2 heads by gradient, 24 hidden channels, the first principal components" in card
     priced = plan_recipe(asked, choose_devices([], None))["trainings"][1]
     assert priced["parameters"]["blocks"][0] < 10_000
 

@@ -180,6 +180,9 @@ def blocks_rows(
         words += f"; of {', '.join(f'{axis} {value}' for axis, value in spec.widths.items())}"
     words += f" ({notes.tensors_fresh} tensors new)" if notes is not None and notes.tensors_fresh else ""
     rows = [("blocks kept", f"{spans(blocks)} of 0-{total - 1}"), ("chosen", chosen), ("weights inherited", words)]
+    if notes is not None and (shape := notes.shape) is not None:
+        tried = f"the best of {len(shape.candidates)} shapes of at most {shape.most:,} parameters"
+        rows.append(("shape", f"{shape.best.words}: {tried}"))
     if notes is not None and (units := notes.units) is not None:
         chosen_by = [f"{units.kept[axis]:,} {axis} by {name}" for axis, name in units.criteria.items()]
         if units.rotated:

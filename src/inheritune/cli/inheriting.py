@@ -30,8 +30,18 @@ def inherit(
     ],
     out: Annotated[Path | None, typer.Argument(help="The folder to write. Not needed with --show.")] = None,
     layers: Annotated[
-        str, typer.Option(help="Blocks: a number, a fraction, half, all, or a list such as 0-11,24,25 (from 0).")
-    ] = "half",
+        str | None,
+        typer.Option(
+            help="Blocks: a number, a fraction, half, all, or a list such as 0-11,24,25 (from 0). Default: half."
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="In place of layers, heads and mlp: '80M parameters', '2 GB', or a fraction such as 0.5."),
+    ] = None,
+    shape: Annotated[
+        str, typer.Option(help="With --size: auto compares shapes on --text; depth takes whole blocks.")
+    ] = "auto",
     choose: Annotated[
         str,
         typer.Option(
@@ -96,18 +106,23 @@ def inherit(
     if out is None and not show:
         raise InputError("command line", "no folder to write", "name it behind the reference, or ask for --show")
     spec = inheritance.inherit_settings(
-        layers, choose, submodules, calibration=calibration, recovery=recovery, heads=heads, head_size=head_size,
-        mlp=mlp, hidden=hidden, experts=experts, vocabulary=vocabulary, importance=importance,
+        layers, choose, submodules, size=size, shape=shape, calibration=calibration, recovery=recovery, heads=heads,
+        head_size=head_size, mlp=mlp, hidden=hidden, experts=experts, vocabulary=vocabulary, importance=importance,
     )  # fmt: skip
-    kind, selection, drops = inheritance.as_dtype(dtype), None, None
+    kind, selection, drops, chosen = inheritance.as_dtype(dtype), None, None, None
     look = inheritance.calibration(text or (), refit, prefix)
     show_log()
     with ExitStack() as held:  # during the choice too, whose drops are kept beside the output
         folder = None if out is None or show else held.enter_context(inheritance.free_output(out))
         if spec.choose in recipes.MEASURED and (text or data):
             drops = None if folder is None else analysis.drops_beside(folder)
-            selection = analysis.choose(source, spec, text=text or (), data=data, prefix=prefix, progress=drops)
-            spec = spec.model_copy(update={"layers": selection.blocks, "choose": "first"})
+            asked = inheritance.with_budget(source, spec)
+            selection = analysis.choose(source, asked, text=text or (), data=data, prefix=prefix, progress=drops)
+            if spec.size is None or spec.shape == "depth":
+                spec = asked.model_copy(update={"layers": selection.blocks, "choose": "first"})
+            elif not show:
+                dropped = [one.block for one in selection.dropped]
+                spec, chosen = inheritance.with_shape(source, spec, look, dropped=dropped)
         elif data:
             what = f"--data does not go with --choose {choose}"
             raise InputError("command line", what, f"take {', '.join(recipes.MEASURED)}, or give text by --text")
@@ -115,7 +130,9 @@ def inherit(
             written = inheritance.Written(inheritance.plan_for(source, spec))
             matrices = inheritance.refitted_matrices(written.planned) if look.refit else []
         else:
-            written = inheritance.write(source, spec, folder, dtype=kind, seed=seed, selection=selection, look=look)
+            written = inheritance.write(
+                source, spec, folder, dtype=kind, seed=seed, selection=selection, look=look, shape=chosen
+            )
             if drops is not None:
                 drops.unlink(missing_ok=True)
     derived = written.planned
@@ -127,6 +144,7 @@ def inherit(
         "tensors_fresh": len(derived.plan.fresh),
     } | ({"selection": selection.to_json()} if selection else {})
     result |= {"units": written.units.model_dump()} if written.units else {}
+    result |= {"shape": written.shape.to_json()} if written.shape else {}
     if show:
         rows = inheritance.plan_rows(derived.plan, (kind or derived.target.dtype).itemsize)
         result |= {"plan": rows, "dropped": list(derived.plan.dropped)} | ({"refit": matrices} if look.refit else {})

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inheritune.analysis import choose_blocks, sequences_wanted
-from inheritune.arch import in_dtype, layer_count, load_config, load_model
-from inheritune.data import Sequences, sample
+from inheritune.arch import in_dtype, layer_count, load_config, load_model, ready
+from inheritune.data import Rows, Sequences, sample
 from inheritune.experiment.context import RunContext
 from inheritune.experiment.rounds import is_measured
 from inheritune.experiment.store import once
-from inheritune.inheritance import replace_budget
+from inheritune.inheritance import REFIT_TOKENS, replace_budget, select_blocks, size_of
 from inheritune.recipe import Inherit, Reference
 from inheritune.report import spans
-from inheritune.results import BlockChoice
+from inheritune.results import BlockChoice, ShapeChoice
 from inheritune.runlog import logger
 
 if TYPE_CHECKING:
@@ -32,9 +32,14 @@ def decide(
     of the training tokens, spread evenly over them, and no validation document. Each drop is saved beside `file` until
     the choice is made, so that an interrupted choice resumes.
     """
+    if inherit.size is not None and inherit.shape == "auto":
+        return _shaped(source, inherit, context, file)
+    config = load_config(source) if isinstance(source, Reference) else source.config
     if not is_measured(inherit):
-        config = load_config(source) if isinstance(source, Reference) else source.config
         return replace_budget(config, inherit, context.trust_remote_code), None
+    if inherit.size is not None:
+        size = size_of(config, inherit, context.trust_remote_code)
+        inherit = inherit.model_copy(update={"layers": size, "size": None})
     runtime, drops = context.runtime, file.with_name(f"{file.stem}-drops.json")
     selection = once(
         runtime, file, BlockChoice, lambda: runtime.on_rank0(lambda: _choose(source, inherit, context, drops))
@@ -45,15 +50,47 @@ def decide(
     return inherit.model_copy(update={"layers": len(selection.blocks)}), dropped
 
 
+def _shaped(
+    source: "Reference | PreTrainedModel", inherit: Inherit, context: RunContext, file: Path
+) -> tuple[Inherit, list[int] | None]:
+    """`inherit` with the best shape of its size, which is kept in shape.json beside `file`."""
+    from inheritune.inheritance.units.shapes import choose_shape, split_rows
+
+    runtime, trust = context.runtime, context.trust_remote_code
+    spec, dropped = decide(source, inherit.model_copy(update={"shape": "depth"}), context, file)
+    config = load_config(source) if isinstance(source, Reference) else source.config
+    total = layer_count(config)
+
+    def blocks_of(layers: int) -> list[int]:
+        return select_blocks(layers, inherit.choose, total, dropped=dropped)
+
+    def search() -> ShapeChoice:
+        with ready(source, context.tokenizer, runtime.device, "float32") as (model, _):
+            rows, held_out = split_rows(_pieces(context, max(3, REFIT_TOKENS.count // _CALIBRATION_LENGTH)))
+            most = size_of(config, inherit, trust).count
+            return choose_shape(model, rows, held_out, most, blocks_of, trust_remote_code=trust)
+
+    choice = once(runtime, file.with_name("shape.json"), ShapeChoice, lambda: runtime.on_rank0(search))
+    best = choice.best
+    logger.info(f"shape: {best.words}, {best.parameters:,} parameters")
+    return spec.model_copy(update={"layers": best.layers, "heads": best.heads, "mlp": best.mlp}), dropped
+
+
+def _pieces(context: RunContext, count: int) -> Rows:
+    """Sequences of training text, spread evenly."""
+    text = context.train_sequences
+    length = min(_CALIBRATION_LENGTH, text.sequence_length)
+    packing = replace(text.packing, documents=False)
+    pieces = Sequences(text.tokens, length, "inherit.calibration", packing=packing)
+    return sample(pieces, count, "inherit.calibration", or_fewer=True)
+
+
 def _choose(source: "Reference | PreTrainedModel", inherit: Inherit, context: RunContext, drops: Path) -> BlockChoice:
     runtime, text = context.runtime, context.train_sequences
     model = load_model(source) if isinstance(source, Reference) else copy.deepcopy(source)
     model = in_dtype(model, "float32").eval().to(runtime.device)
     length = min(_CALIBRATION_LENGTH, text.sequence_length)
-    packing = replace(text.packing, documents=False)
-    pieces = Sequences(text.tokens, length, "inherit.calibration", packing=packing)
-    count = sequences_wanted(inherit, length, layer_count(model.config))
-    rows = sample(pieces, count, "inherit.calibration", or_fewer=True)
+    rows = _pieces(context, sequences_wanted(inherit, length, layer_count(model.config)))
     return choose_blocks(
         model, rows, inherit, precision=runtime.quick_precision(),
         trust_remote_code=context.trust_remote_code, progress=drops,

@@ -155,7 +155,7 @@ def _control(
         stage = Stage([], "whole", folder=name)
         settings = settings.model_copy(update={"distillation": None})
     shape = None
-    if name == "random" and recipe.inherit.chooses_units:
+    if name == "random" and (recipe.inherit.chooses_units or recipe.inherit.size is not None):
         place = setup.folder / _ROUNDS / result.folder / "model"
         shape = Reference(path=str(place), trust_remote_code=context.trust_remote_code)
     own = Stages(setup.model, setup.folder / _CONTROLS, context, lambda one: f"control {one.folder}", teacher, shape)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         describe_made,
         inherit,
         make,
+        with_budget,
+        with_shape,
         write,
     )
     from inheritune.inheritance.plan import Plan, TensorCopy, describe_plan, narrowed, plan_copies, plan_rows
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
         refit_length,
         refitted_matrices,
     )
-    from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve
+    from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve, size_of
     from inheritune.inheritance.rotation import keep_magnitudes, rotate
     from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
     from inheritune.inheritance.vocabulary import TrimmedVocabulary, needed_tokens, trim_vocabulary

@@ -185,11 +185,12 @@ def _set_generation(
 
 
 def inherit_settings(layers: Any, choose: Any = "first", submodules: Any = "all", **more: Any) -> Inherit:
-    """A caller's values as checked settings; `more` are further keys of `inherit`, which have defaults.
+    """A caller's values as checked settings; `more` are further keys of `inherit`. None stands for the default.
 
     Raises InputError that lists everything wrong, with what is legal.
     """
-    return check(Inherit, {"layers": layers, "choose": choose, "submodules": submodules} | more, "inherit")
+    fields = {"layers": layers, "choose": choose, "submodules": submodules} | more
+    return check(Inherit, {key: value for key, value in fields.items() if value is not None}, "inherit")
 
 
 def as_dtype(dtype: "torch.dtype | str | None") -> "torch.dtype | None":

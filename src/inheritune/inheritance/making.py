@@ -26,6 +26,7 @@ from inheritune.arch import (
 from inheritune.card import inherited_files, without_stopping
 from inheritune.corpus import documents
 from inheritune.errors import InputError
+from inheritune.inheritance.blocks import select_blocks
 from inheritune.inheritance.derivation import (
     as_dtype,
     check_loaded,
@@ -38,11 +39,11 @@ from inheritune.inheritance.derivation import (
 )
 from inheritune.inheritance.plan import Plan, describe_plan
 from inheritune.inheritance.refit_plan import CalibrationText, refitted_matrices
-from inheritune.inheritance.resolution import resolve
+from inheritune.inheritance.resolution import replace_budget, resolve, size_of
 from inheritune.inheritance.target import PlannedTarget, TargetSpec
 from inheritune.inheritance.vocabulary import needed_tokens
 from inheritune.recipe import Choice, Inherit, Reference, Size, Submodules, check, model_at, vocabulary_count
-from inheritune.results import BlockChoice, Inherited, Refit, UnitChoice
+from inheritune.results import BlockChoice, Inherited, Refit, ShapeChoice, UnitChoice
 from inheritune.runlog import logger
 
 if TYPE_CHECKING:
@@ -64,13 +65,16 @@ class Made:
     tokenizer: "PreTrainedTokenizerBase | None" = None
     refit: Refit | None = None
     units: UnitChoice | None = None
+    shape: ShapeChoice | None = None
 
 
 def inherit(
     reference: "str | Path | Reference | PreTrainedModel",
-    layers: int | float | str | list[int] = 0.5,
+    layers: int | float | str | list[int] | None = None,
     choose: Choice = "first",
     *,
+    size: str | float | None = None,
+    shape: str = "auto",
     submodules: Submodules = "all",
     heads: int | float | None = None,
     head_size: int | float | None = None,
@@ -89,7 +93,9 @@ def inherit(
     """A smaller model made of some of the reference's blocks, its embeddings, final norm and head.
 
     `reference` is a hub id, a folder, a .gguf file or a loaded model; `layers` is a number of blocks, a fraction,
-    'half', 'all', or a list of block numbers from 0. The weights of `submodules` are copied; the others are initialised
+    'half', 'all', or a list of block numbers from 0; default: half. `size` ('80M parameters', '2 GB', 0.5) takes the
+    place of layers, heads and mlp: the best shape of that size is looked for on the text (see `inherit.shape` of a
+    recipe). The weights of `submodules` are copied; the others are initialised
     as the architecture does it, drawn with `seed`, like the whole model with 'none'.
 
     `heads`, `head_size`, `mlp`, `hidden` and `experts` are how much each block keeps along these axes, `vocabulary` how
@@ -109,8 +115,8 @@ def inherit(
     Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3; half width: table 5.
     """
     spec = inherit_settings(
-        layers, choose, submodules, heads=heads, head_size=head_size, mlp=mlp, hidden=hidden, experts=experts,
-        vocabulary=vocabulary, importance=importance,
+        layers, choose, submodules, size=size, shape=shape, heads=heads, head_size=head_size, mlp=mlp, hidden=hidden,
+        experts=experts, vocabulary=vocabulary, importance=importance,
     )  # fmt: skip
     with ExitStack() as held:
         folder = None if out is None else held.enter_context(free_output(Path(out)))
@@ -155,6 +161,9 @@ def make(
     """The small model that `spec` describes, with the weights of `reference`. Raises InputError as `inherit` does."""
     if not isinstance(reference, Reference):
         check_loaded(reference)
+    chosen = None
+    if spec.size is not None:
+        spec, chosen = with_shape(reference, spec, look, tokenizer=tokenizer)
     config = load_config(reference) if isinstance(reference, Reference) else reference.config
     decided, refits = resolve(spec, config), _refits(reference, spec, look)
     tokens = None
@@ -174,6 +183,7 @@ def make(
         made = Made(*derive(reference, spec_of, seed=seed, dtype=dtype))
     else:
         made = Made(*derive(reference, decided, seed=seed, dtype=dtype))
+    made = replace(made, shape=chosen)
     if tokens is None:
         return made
     assert tokenizer is not None
@@ -182,6 +192,41 @@ def make(
         fewer, _ = derive(made.target, TargetSpec(every, width=Selection(vocabulary=tokens)))
         made = replace(made, target=fewer)
     return replace(made, tokenizer=trim_tokenizer(tokenizer, tokens))
+
+
+def with_budget(reference: Reference, spec: Inherit) -> Inherit:
+    """`spec` with its size, if any, as a budget for whole blocks."""
+    if spec.size is None:
+        return spec
+    return spec.model_copy(update={"layers": size_of(load_config(reference), spec), "size": None})
+
+
+def with_shape(
+    reference: "Reference | PreTrainedModel", spec: Inherit, look: Calibration, *,
+    dropped: Sequence[int] | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> tuple[Inherit, ShapeChoice | None]:  # fmt: skip
+    """`spec` with numbers of blocks, heads and neurons in place of its size, and what was compared for that.
+
+    `dropped` is the order of a measured choice of blocks. Raises InputError without text.
+    """
+    config = load_config(reference) if isinstance(reference, Reference) else reference.config
+    if spec.shape == "depth":
+        return replace_budget(config, spec), None
+    if look.text is None:
+        remedy = "give text, or set shape to depth"
+        raise InputError("inherit.size", "shapes are compared on text, and there is none", remedy)
+    from inheritune.inheritance.units.shapes import choose_shape, split_rows
+
+    def of(layers: int) -> list[int]:
+        return select_blocks(layers, spec.choose, layer_count(config), dropped=dropped)
+
+    with ready(reference, tokenizer, "cpu", "float32") as (model, its):
+        rows, held_out = split_rows(look.text.rows(model, its))
+        most = size_of(config, spec).count
+        choice = choose_shape(model, rows, held_out, most, of)
+    best = choice.best
+    found = {"layers": of(best.layers), "choose": "first", "heads": best.heads, "mlp": best.mlp, "size": None}
+    return spec.model_copy(update=found), choice
 
 
 def _tokenizer_of(
@@ -247,11 +292,12 @@ class Written:
     planned: PlannedTarget
     refit: Refit | None = None
     units: UnitChoice | None = None
+    shape: ShapeChoice | None = None
 
 
 def write(
     reference: Reference, spec: Inherit, folder: Path, *, dtype: "torch.dtype | None" = None, seed: int = 1,
-    selection: BlockChoice | None = None, look: Calibration | None = None,
+    selection: BlockChoice | None = None, look: Calibration | None = None, shape: ShapeChoice | None = None,
 ) -> Written:  # fmt: skip
     """Write the target of `spec` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
 
@@ -259,12 +305,12 @@ def write(
     where there is no tokenizer; `selection` is the measured choice that led to `spec`, for the model card.
     """
     look = look or Calibration(None, False)
-    if spec.chooses_units or spec.vocabulary is not None or look.refit is not False:
+    if spec.chooses_units or spec.size is not None or spec.vocabulary is not None or look.refit is not False:
         tokenizer = find_tokenizer(reference, log=True)
         made = make(reference, spec, look, seed=seed, dtype=dtype, tokenizer=tokenizer)
-        made = replace(made, tokenizer=made.tokenizer or tokenizer)
+        made = replace(made, tokenizer=made.tokenizer or tokenizer, shape=made.shape or shape)
         save_model(made.target, made.tokenizer, folder, _notes(reference, spec, made, selection))
-        return Written(PlannedTarget(made.plan, made.target), made.refit, made.units)
+        return Written(PlannedTarget(made.plan, made.target), made.refit, made.units, made.shape)
     source = open_source(reference, spec)
     tokenizer = find_tokenizer(reference, log=True)
     if tokenizer is None:  # a checkpoint that is only trained further needs none
@@ -296,5 +342,5 @@ def _notes(
 
 def describe_made(made: Made) -> dict[str, Any]:
     """How a model was made, in figures, for manifests."""
-    parts = {"refit": made.refit, "units": made.units}
+    parts = {"refit": made.refit, "units": made.units, "shape": made.shape}
     return describe_plan(made.plan) | {name: part.model_dump() for name, part in parts.items() if part is not None}

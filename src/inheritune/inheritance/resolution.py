@@ -54,12 +54,25 @@ def keeps_budget(
     return size <= inherit.layers.amount
 
 
+def size_of(config: "PretrainedConfig", inherit: Inherit, trust_remote_code: bool = False) -> Size:
+    """`inherit.size` as a number of parameters."""
+    assert inherit.size is not None
+    whole = build_skeleton(config, trust_remote_code)
+    if not isinstance(inherit.size, Size):
+        return Size(int(parameter_count(whole) * inherit.size), "parameters")
+    if inherit.size.unit in _BYTES:
+        return Size(int(inherit.size.amount * _BYTES[inherit.size.unit] // whole.dtype.itemsize), "parameters")
+    return inherit.size
+
+
 def replace_budget(config: "PretrainedConfig", inherit: Inherit, trust_remote_code: bool = False) -> Inherit:
-    """`inherit` with a number of blocks in place of a budget: the largest that keeps it.
+    """`inherit` with a number of whole blocks in place of a budget or a size: the largest that keeps it.
 
     A measured choice has no blocks yet, so the first ones are counted; they have the same size in nearly all models.
     Raises InputError where not even one block keeps the budget.
     """
+    if inherit.size is not None:
+        inherit = inherit.model_copy(update={"layers": size_of(config, inherit, trust_remote_code), "size": None})
     if not isinstance(inherit.layers, Size):
         return inherit
     total = layer_count(config)

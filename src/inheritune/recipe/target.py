@@ -47,6 +47,20 @@ def parse_layers(value: Any) -> Any:
     return _blocks(value, legal)
 
 
+def parse_budget(value: Any) -> Any:
+    """Read `size`: parameters, bytes, a fraction, `half`, or null. Raises ValueError with what is legal."""
+    if value is None or isinstance(value, Size):
+        return value
+    text = str(value).strip()
+    if text in ("half", "null", "none"):
+        return 0.5 if text == "half" else None
+    if _is_number(text.replace(".", "", 1)) and "." in text:
+        if not 0 < float(text) <= 1:
+            raise ValueError("a fraction of the reference's parameters lies in (0, 1]")
+        return float(text)
+    return parse_size(value, _BUDGETS)
+
+
 _ENDINGS = ("parameters", "parameter", "gb", "mb")
 _MOST_BLOCKS = 100_000  # more than any model has: a typing error shall not make a list of millions
 
@@ -144,6 +158,13 @@ class Inherit(Widths):
     """From how many training tokens the kept blocks are refitted before training, such as `32K tokens`; none: not at
     all. The last matrices of attention and MLP of each block are fitted by least squares to the reference's hidden
     states just before the next kept block, so that they stand in for the dropped blocks between."""
+    size: Annotated[Annotated[Size, In(*_BUDGETS)] | float | None, BeforeValidator(parse_budget)] = None
+    """How large the target may be: `80M parameters`, `2 GB` of weights in the reference's own dtype, or a fraction of
+    the reference's parameters. In place of `layers`, `heads` and `mlp`, which are then chosen by `shape`."""
+    shape: Literal["auto", "depth"] = "auto"
+    """With `size`: how its parameters are spent. auto: several numbers of blocks, with MLPs and heads as wide as the
+    size allows, are compared on training text after a refit and a short training. depth: as many whole blocks as the
+    size allows."""
     vocabulary: Vocabulary = None
     """How many tokens the vocabulary keeps: a number, a fraction, `half`, or `text`: those that the training text
     needs, which is then split as before. Bytes and special tokens always stay. The reference loses the other tokens
@@ -163,6 +184,15 @@ class Inherit(Widths):
                     f"choose: {self.choose} goes with a number or a fraction of blocks, not with a list of them"
                 )
             self.__dict__["choose"] = "first"  # the list is the choice
+        return self
+
+    @model_validator(mode="after")
+    def _size_decides_alone(self) -> "Inherit":
+        given = {"layers", "heads", "mlp"} & {key for key in self.model_fields_set if getattr(self, key) is not None}
+        if self.size is not None and given:
+            raise ValueError(f"size decides about {', '.join(sorted(given))}; give one or the other")
+        if self.size is not None and (self.submodules != "all" or self.choose == "stacked"):
+            raise ValueError("size goes with submodules: all, and without choose: stacked")
         return self
 
     @model_validator(mode="after")

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
         RunState,
         RunSummary,
         Samples,
+        ShapeCandidate,
+        ShapeChoice,
         Start,
         TokensToMatch,
         TrainedSummary,

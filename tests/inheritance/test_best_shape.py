@@ -13,7 +13,7 @@ from inheritune.cli import main
 from inheritune.errors import InputError
 from inheritune.experiment import run
 from inheritune.inheritance.units.shapes import possible_shapes
-from inheritune.recipe import Recipe
+from inheritune.recipe import Recipe, load_recipe
 
 
 def parameters(model: Any) -> int:
@@ -76,6 +76,7 @@ def test_from_python_and_from_the_command_line(
     ("settings", "said"),
     [
         ({"size": 0.5, "layers": 2}, "size decides about layers"),
+        ({"size": 0.5, "importance": "first"}, "without choose: stacked or importance: first"),
         ({"size": 0.5, "mlp": 20}, "size decides about mlp"),
         ({"size": 1.5}, "a fraction of the reference's parameters lies in"),
         ({"size": 0.5, "submodules": ["mlp"]}, "size goes with submodules: all"),
@@ -97,5 +98,5 @@ def test_a_run_of_a_size(text: Path, reference_folder: Path, tmp_path: Path) -> 
     best = shape["candidates"][shape["chosen"]]
     assert summary.result.parameters == best["parameters"] == summary.controls[0].parameters
     assert summary.result.layers == best["layers"]
-    again = run(Recipe.model_validate(tree), tmp_path / "run")
+    again = run(load_recipe(tmp_path / "run" / "recipe.yaml", saved=True), tmp_path / "run")
     assert again == summary

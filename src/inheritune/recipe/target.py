@@ -188,11 +188,16 @@ class Inherit(Widths):
 
     @model_validator(mode="after")
     def _size_decides_alone(self) -> "Inherit":
-        given = {"layers", "heads", "mlp"} & {key for key in self.model_fields_set if getattr(self, key) is not None}
+        # Compared with the defaults, as the resolved recipe of a run, which can be run itself, has every key.
+        given = [
+            key for key in ("layers", "heads", "mlp") if getattr(self, key) != type(self).model_fields[key].default
+        ]
         if self.size is not None and given:
-            raise ValueError(f"size decides about {', '.join(sorted(given))}; give one or the other")
-        if self.size is not None and (self.submodules != "all" or self.choose == "stacked"):
-            raise ValueError("size goes with submodules: all, and without choose: stacked")
+            raise ValueError(f"size decides about {', '.join(given)}; give one or the other")
+        if self.size is not None and (
+            self.submodules != "all" or "stacked" == self.choose or self.importance == "first"
+        ):
+            raise ValueError("size goes with submodules: all, and without choose: stacked or importance: first")
         return self
 
     @model_validator(mode="after")

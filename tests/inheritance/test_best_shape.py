@@ -46,6 +46,18 @@ def test_every_shape_is_nearly_as_large_as_the_size_allows() -> None:
     assert max(one.layers for one in shapes) > shapes[0].layers
 
 
+def test_an_order_that_ends_where_the_size_is_kept_is_enough() -> None:
+    with torch.device("meta"):
+        most = parameters(LlamaForCausalLM(config())) // 2
+
+    def blocks_of(layers: int) -> list[int]:
+        if layers < 5:
+            raise InputError("inherit.layers", "the order ends", "choose anew")
+        return list(range(layers))
+
+    assert possible_shapes(config(), most, blocks_of)[0].layers == 5
+
+
 def test_a_size_below_one_block_is_refused() -> None:
     with pytest.raises(InputError, match="1,000 parameters, and one block with embeddings and head has"):
         possible_shapes(config(), 1000, lambda layers: list(range(layers)))

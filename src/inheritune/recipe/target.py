@@ -195,7 +195,7 @@ class Inherit(Widths):
         if self.size is not None and given:
             raise ValueError(f"size decides about {', '.join(given)}; give one or the other")
         if self.size is not None and (
-            self.submodules != "all" or "stacked" == self.choose or self.importance == "first"
+            self.submodules != "all" or self.choose == "stacked" or self.importance == "first"
         ):
             raise ValueError("size goes with submodules: all, and without choose: stacked or importance: first")
         return self

@@ -71,10 +71,11 @@ def possible_shapes(
         spec = TargetSpec(tuple(blocks_of(layers)), width=first_units(config, given))
         return parameter_count(build_skeleton(target_config(config, spec), trust_remote_code))
 
-    deepest, beyond = 0, total  # the first are known to keep the size, more than `beyond` not to
-    while deepest < beyond:
-        middle = (deepest + beyond + 1) // 2
-        deepest, beyond = (middle, beyond) if size(middle) <= most else (deepest, middle - 1)
+    deepest = 0
+    for layers in range(total, 0, -1):  # downwards, as a measured order ends where the size is kept
+        if size(layers) <= most:
+            deepest = layers
+            break
     if not deepest:
         what = f"{most:,} parameters, and one block with embeddings and head has {size(1):,}"
         raise InputError("inherit.size", what, "allow more")

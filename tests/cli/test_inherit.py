@@ -27,7 +27,11 @@ def test_the_plan_is_shown_and_nothing_written(reference_folder: Path, tmp_path:
     done = program("inherit", reference_folder, "--layers", "0,3", "--show", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[0] == ["target", "tensor", "source", "tensor", "slice", "bytes"]
+    assert done.stdout.startswith("2 of 4 blocks (0, 3), ")
+    assert (
+        "num_attention_heads 4, num_key_value_heads 2, head_dim 8, intermediate_size 48, hidden_size 32" in done.stdout
+    )
+    assert lines[3] == ["target", "tensor", "source", "tensor", "slice", "bytes"]
     assert ["model.layers.1.mlp.up_proj.weight", "model.layers.3.mlp.up_proj.weight", "all", "6,144"] in lines
     assert "2 of 4 blocks (0, 3)" in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -23,6 +23,8 @@ from inheritune.cli.options import (
 from inheritune.cli.tables import show_inherited, show_plan
 from inheritune.errors import InputError
 
+_SHAPE = ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "hidden_size", "vocab_size")
+
 
 def inherit(
     reference: Annotated[
@@ -142,11 +144,13 @@ def inherit(
         "of": derived.plan.total,
         "parameters": arch.parameter_count(derived.target),
         "tensors_fresh": len(derived.plan.fresh),
+        "config": {name: value for name in _SHAPE if (value := getattr(derived.target.config, name, None)) is not None},
     } | ({"selection": selection.to_json()} if selection else {})
     result |= {"units": written.units.model_dump()} if written.units else {}
     result |= {"shape": written.shape.to_json()} if written.shape else {}
     if show:
         rows = inheritance.plan_rows(derived.plan, (kind or derived.target.dtype).itemsize)
+        result |= {"chooses_units": spec.chooses_units or spec.size is not None}
         result |= {"plan": rows, "dropped": list(derived.plan.dropped)} | ({"refit": matrices} if look.refit else {})
     if as_json:
         typer.echo(json.dumps(result, indent=2 if show else None))

@@ -38,24 +38,28 @@ def show_summary(summary: "results.RunSummary", folder: Path) -> None:
 
 
 def show_plan(plan: dict[str, Any]) -> None:
-    """A plan, a row for each tensor of the target."""
+    """A plan: its figures, then a row for each tensor of the target."""
     # A name that is broken over two lines can be neither read nor copied, so the terminal wraps long rows.
     console = PlainConsole(width=max(PlainConsole().width, 240))
     rows = [
         [row["target"], row["source"] or "-", row["slice"], f"{row['bytes']:,}" if row["bytes"] else ""]
         for row in plan["plan"]
     ]
-    console.print(table_of(("target tensor", "source tensor", "slice", "bytes"), rows, names=3, whole=slice(3)))
     total = sum(row["bytes"] for row in plan["plan"])
     console.print(
-        f"\n{len(plan['blocks'])} of {plan['of']} blocks ({', '.join(map(str, plan['blocks']))}),"
+        f"{len(plan['blocks'])} of {plan['of']} blocks ({', '.join(map(str, plan['blocks']))}),"
         f" {plan['parameters']:,} parameters, {total:,} bytes;"
         f" {len(plan['dropped'])} tensors of the reference are left behind",
         soft_wrap=True,
     )
+    console.print(", ".join(f"{name} {value:,}" for name, value in plan["config"].items()), soft_wrap=True)
+    if plan["chooses_units"]:
+        console.print("Units and shape are chosen when the model is made; until then the first units stand in.")
     if "refit" in plan:
         changed = [f"{place} ({', '.join(names)})" for place, names in enumerate(plan["refit"]) if names]
         console.print(f"refitted in the target's blocks: {'; '.join(changed) or 'nothing'}", soft_wrap=True)
+    console.print()
+    console.print(table_of(("target tensor", "source tensor", "slice", "bytes"), rows, names=3, whole=slice(3)))
 
 
 def show_inherited(made: dict[str, Any]) -> None:

@@ -219,7 +219,6 @@ def test_generation_settings_come_along_as_a_copy() -> None:
         ([2, 1], "rising"),
         ([1, 1], "rising"),
         (True, "legal are"),
-        (None, "legal are"),
         (5, "5 blocks asked for, the reference has 4"),
         ([0, 4], "block 4 is not there: the reference has 4"),
     ],

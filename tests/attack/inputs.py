@@ -21,7 +21,11 @@ from tests.attack.worker import Case
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "show": ("inherit {model} --show --layers 2", ()),
     "inherit": ("inherit {model} out --layers 2", ("out/config.json",)),
-    "half": ("inherit {model} out --layers 1 --heads 0.5 --mlp 0.5 --hidden 0.5 --dtype bfloat16", ("out/config.json",)),
+    "half": (
+        "inherit {model} out --layers 1 --heads 0.5 --mlp 0.5 --hidden 0.5 --importance first --dtype bfloat16",
+        ("out/config.json",),
+    ),
+    "narrow": ("inherit {model} out --layers 2 --mlp 20 --text {text} --refit '128 tokens'", ("out/config.json",)),
     "choose": ("inherit {model} out --layers 2 --choose influence --text {text} --calibration '64 tokens'", ("out",)),
     "new": ("new {model} out.yaml", ("out.yaml",)),
     "evaluate": ("evaluate {model} --text {text} --sequence-length 16 --out out --quiet", ("out/evaluation.json",)),

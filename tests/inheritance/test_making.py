@@ -13,13 +13,6 @@ from inheritune.errors import InputError
 from inheritune.recipe import FIRST_HALF
 
 
-def loss(model: Any, folder: Path, text: Path) -> float:
-    words = sorted(text.iterdir())[0].read_text(encoding="utf-8")
-    ids = AutoTokenizer.from_pretrained(folder)(words, return_tensors="pt")["input_ids"][:, :60]
-    with torch.no_grad():
-        return float(model(input_ids=ids, labels=ids).loss)
-
-
 def test_all_axes_at_once_are_written_and_loaded(reference_folder: Path, text: Path, tmp_path: Path) -> None:
     made = inheritune.inherit(
         reference_folder, [0, 1, 3], heads=2, mlp=20, hidden=24, vocabulary=290, text=text, out=tmp_path / "out"

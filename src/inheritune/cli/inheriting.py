@@ -150,7 +150,7 @@ def inherit(
     result |= {"shape": written.shape.to_json()} if written.shape else {}
     if show:
         rows = inheritance.plan_rows(derived.plan, (kind or derived.target.dtype).itemsize)
-        result |= {"chooses_units": spec.chooses_units or spec.size is not None}
+        result |= {"is_provisional": spec.chooses_units or spec.size is not None or spec.vocabulary is not None}
         result |= {"plan": rows, "dropped": list(derived.plan.dropped)} | ({"refit": matrices} if look.refit else {})
     if as_json:
         typer.echo(json.dumps(result, indent=2 if show else None))

@@ -53,8 +53,10 @@ def show_plan(plan: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     console.print(", ".join(f"{name} {value:,}" for name, value in plan["config"].items()), soft_wrap=True)
-    if plan["chooses_units"]:
-        console.print("Units and shape are chosen when the model is made; until then the first units stand in.")
+    if plan["is_provisional"]:
+        console.print(
+            "Units, tokens and shape are chosen when the model is made; the first units and all tokens stand in for them."
+        )
     if "refit" in plan:
         changed = [f"{place} ({', '.join(names)})" for place, names in enumerate(plan["refit"]) if names]
         console.print(f"refitted in the target's blocks: {'; '.join(changed) or 'nothing'}", soft_wrap=True)

@@ -223,7 +223,8 @@ def with_shape(
     with ready(reference, tokenizer, "cpu", "float32") as (model, its):
         rows, held_out = split_rows(look.text.rows(model, its))
         most = size_of(config, spec).count
-        choice = choose_shape(model, rows, held_out, most, of)
+        trust = isinstance(reference, Reference) and reference.trust_remote_code
+        choice = choose_shape(model, rows, held_out, most, of, trust_remote_code=trust)
     best = choice.best
     found = {"layers": of(best.layers), "choose": "first", "heads": best.heads, "mlp": best.mlp, "size": None}
     return spec.model_copy(update=found), choice

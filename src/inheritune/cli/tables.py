@@ -54,9 +54,7 @@ def show_plan(plan: dict[str, Any]) -> None:
     )
     console.print(", ".join(f"{name} {value:,}" for name, value in plan["config"].items()), soft_wrap=True)
     if plan["is_provisional"]:
-        console.print(
-            "Units, tokens and shape are chosen when the model is made; the first units and all tokens stand in for them."
-        )
+        console.print("Units, tokens and shape are chosen when the model is made; here first units and all tokens.")
     if "refit" in plan:
         changed = [f"{place} ({', '.join(names)})" for place, names in enumerate(plan["refit"]) if names]
         console.print(f"refitted in the target's blocks: {'; '.join(changed) or 'nothing'}", soft_wrap=True)

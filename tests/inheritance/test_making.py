@@ -35,6 +35,16 @@ def test_all_axes_at_once_are_written_and_loaded(reference_folder: Path, text: P
     assert "20 neurons by error" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_refit_sees_the_text_with_all_tokens(reference_folder: Path, text: Path) -> None:
+    fewer = inheritune.inherit(reference_folder, [0, 3], vocabulary=290, text=text).state_dict()
+    every = inheritune.inherit(reference_folder, [0, 3], text=text).state_dict()
+    plain = inheritune.inherit(reference_folder, [0, 3]).state_dict()
+    blocks = [name for name in every if ".layers." in name]
+    assert all(torch.equal(fewer[name], every[name]) for name in blocks)
+    assert not all(torch.equal(plain[name], every[name]) for name in blocks)
+    assert len(fewer["lm_head.weight"]) == 290
+
+
 def test_chosen_units_are_better_than_the_first(reference_folder: Path, text: Path) -> None:
     """On the text that they were chosen on: the reference's random weights say nothing about other text."""
     whole = AutoModelForCausalLM.from_pretrained(reference_folder)

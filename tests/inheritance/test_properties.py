@@ -79,7 +79,7 @@ def test_files_memory_and_slow_slicing_agree(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as place:
         reference, out = Path(place) / "reference", Path(place) / "out"
         model.save_pretrained(reference, max_shard_size=data.draw(st.sampled_from(["1KB", "5KB", "1GB"])))
-        made = write(Reference(path=str(reference)), inherit_settings(**words), out).planned
+        made = write(Reference(path=str(reference)), inherit_settings(**words), out)
         assert list(made.plan.kept) == kept
         assert [
             line.target for line in plan_for(Reference(path=str(reference)), inherit_settings(**words)).plan.lines

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from forward import as_inputs, logits_of, randomised
+from forward import logits_of, randomised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_config
@@ -20,7 +20,6 @@ from inheritune.errors import InputError
 from inheritune.inheritance import (
     TargetSpec,
     derive,
-    derive_refitted,
     draft_target,
     needed_tokens,
     plan_rows,
@@ -163,17 +162,6 @@ def test_indices_of_indices(outer: list[int], data: st.DataObject) -> None:
     runs = [tuple((index, index + 1) for index in some) for some in (first, second)]
     made = composed(runs[0], runs[1])
     assert [index for start, stop in made for index in range(start, stop)] == [outer[index] for index in inner]
-
-
-def test_a_refit_sees_the_text_with_all_tokens() -> None:
-    model = randomised(llama(), scale=0.05)
-    rows = as_inputs(torch.randint(0, SIZE, (24, 16), generator=torch.Generator().manual_seed(3)))
-    whole, _, _ = derive_refitted(model, TargetSpec((0, 2)), lambda *_: rows)
-    small, plan, done = derive_refitted(model, TargetSpec((0, 2), width=Selection(vocabulary=KEPT)), lambda *_: rows)
-    expected = expected_logits(whole, KEPT, some(len(KEPT)))
-    torch.testing.assert_close(logits_of(small, some(len(KEPT))), expected, rtol=0, atol=1e-6)
-    assert plan.kept == (0, 2)
-    assert done.matrices
 
 
 TEXTS = ["the small model keeps some blocks", "and the large one's blocks", "it reads\n  and keeps"]

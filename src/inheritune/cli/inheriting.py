@@ -129,29 +129,29 @@ def inherit(
             what = f"--data does not go with --choose {choose}"
             raise InputError("command line", what, f"take {', '.join(recipes.MEASURED)}, or give text by --text")
         if folder is None:
-            written = inheritance.Written(inheritance.plan_for(source, spec))
-            matrices = inheritance.refitted_matrices(written.planned) if look.refit else []
+            planned = inheritance.plan_for(source, spec)
+            made = inheritance.Made(planned.target, planned.plan)
+            matrices = inheritance.refitted_matrices(planned) if look.refit else []
         else:
-            written = inheritance.write(
+            made = inheritance.write(
                 source, spec, folder, dtype=kind, seed=seed, selection=selection, look=look, shape=chosen
             )
             if drops is not None:
                 drops.unlink(missing_ok=True)
-    derived = written.planned
     result: dict[str, Any] = {
         "model": None if show else str(out),
-        "blocks": list(derived.plan.kept),
-        "of": derived.plan.total,
-        "parameters": arch.parameter_count(derived.target),
-        "tensors_fresh": len(derived.plan.fresh),
-        "config": {name: value for name in _SHAPE if (value := getattr(derived.target.config, name, None)) is not None},
+        "blocks": list(made.plan.kept),
+        "of": made.plan.total,
+        "parameters": arch.parameter_count(made.target),
+        "tensors_fresh": len(made.plan.fresh),
+        "config": {name: value for name in _SHAPE if (value := getattr(made.target.config, name, None)) is not None},
     } | ({"selection": selection.to_json()} if selection else {})
-    result |= {"units": written.units.model_dump()} if written.units else {}
-    result |= {"shape": written.shape.to_json()} if written.shape else {}
+    result |= {"units": made.units.model_dump()} if made.units else {}
+    result |= {"shape": made.shape.to_json()} if made.shape else {}
     if show:
-        rows = inheritance.plan_rows(derived.plan, (kind or derived.target.dtype).itemsize)
+        rows = inheritance.plan_rows(made.plan, (kind or made.target.dtype).itemsize)
         result |= {"is_provisional": spec.chooses_units or spec.size is not None or spec.vocabulary is not None}
-        result |= {"plan": rows, "dropped": list(derived.plan.dropped)} | ({"refit": matrices} if look.refit else {})
+        result |= {"plan": rows, "dropped": list(made.plan.dropped)} | ({"refit": matrices} if look.refit else {})
     if as_json:
         typer.echo(json.dumps(result, indent=2 if show else None))
     else:

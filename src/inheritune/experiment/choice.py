@@ -11,7 +11,7 @@ from inheritune.data import Rows, Sequences, sample
 from inheritune.experiment.context import RunContext
 from inheritune.experiment.rounds import is_measured
 from inheritune.experiment.store import once
-from inheritune.inheritance import REFIT_TOKENS, replace_budget, select_blocks, size_of
+from inheritune.inheritance import REFIT_TOKENS, replace_budget, size_of
 from inheritune.recipe import Inherit, Reference
 from inheritune.report import spans
 from inheritune.results import BlockChoice, ShapeChoice
@@ -54,21 +54,15 @@ def _shaped(
     source: "Reference | PreTrainedModel", inherit: Inherit, context: RunContext, file: Path
 ) -> tuple[Inherit, list[int] | None]:
     """`inherit` with the best shape of its size, which is kept in shape.json beside `file`."""
-    from inheritune.inheritance.units.shapes import choose_shape, split_rows
+    from inheritune.inheritance.units.shapes import choose_shape
 
     runtime, trust = context.runtime, context.trust_remote_code
     spec, dropped = decide(source, inherit.model_copy(update={"shape": "depth"}), context, file)
-    config = load_config(source) if isinstance(source, Reference) else source.config
-    total = layer_count(config)
-
-    def blocks_of(layers: int) -> list[int]:
-        return select_blocks(layers, inherit.choose, total, dropped=dropped)
 
     def search() -> ShapeChoice:
         with ready(source, context.tokenizer, runtime.device, "float32") as (model, _):
-            rows, held_out = split_rows(_pieces(context, max(3, REFIT_TOKENS.count // _CALIBRATION_LENGTH)))
-            most = size_of(config, inherit, trust).count
-            return choose_shape(model, rows, held_out, most, blocks_of, trust_remote_code=trust)
+            rows = _pieces(context, max(1, REFIT_TOKENS.count // _CALIBRATION_LENGTH))
+            return choose_shape(model, rows, inherit, dropped, trust_remote_code=trust)
 
     choice = once(runtime, file.with_name("shape.json"), ShapeChoice, lambda: runtime.on_rank0(search))
     best = choice.best

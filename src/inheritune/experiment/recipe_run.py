@@ -21,7 +21,7 @@ from inheritune.experiment.stage import Stage
 from inheritune.experiment.stages import Stages
 from inheritune.experiment.store import once
 from inheritune.experiment.tasks import judge_tasks
-from inheritune.experiment.vocabulary import with_vocabulary
+from inheritune.experiment.vocabulary import trim_reference
 from inheritune.recipe import Recipe, Reference, Size
 from inheritune.report import behind_until, tokens_to_match, write_report
 from inheritune.results import (
@@ -63,7 +63,7 @@ def run(recipe: Recipe, folder: str | Path) -> RunSummary:
     with opened(folder, "recipe.yaml", recipe, _FREE, check, runtime):
         setup = Setup(recipe, folder, folder / "data", folder / "reference", runtime)
         asked = recipe
-        recipe, vocabulary = with_vocabulary(recipe, setup)
+        recipe, vocabulary = trim_reference(recipe, setup)
         setup = replace(setup, basis=recipe)
         recipe = _decided(recipe, setup)
         setup = replace(setup, basis=recipe)

@@ -24,7 +24,7 @@ FOLDER = "vocabulary"
 _JUDGED = 64  # validation documents, spread evenly
 
 
-def with_vocabulary(recipe: Recipe, setup: Setup) -> tuple[Recipe, VocabularyResult | None]:
+def trim_reference(recipe: Recipe, setup: Setup) -> tuple[Recipe, VocabularyResult | None]:
     """The recipe with the trimmed reference in the reference's place, and what was trimmed; None where nothing is.
 
     `vocabulary/` in the run's folder has the text as the reference splits it, and the trimmed reference. The tokens are

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         REFIT_TOKENS,
         Calibration,
         Made,
-        Written,
         calibration,
         describe_made,
         inherit,

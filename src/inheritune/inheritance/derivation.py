@@ -5,14 +5,13 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import (
     Names,
     Placement,
-    Selection,
     build_skeleton,
     check_numbers,
     check_stored,
@@ -68,14 +67,6 @@ def derive_refitted(
 
     from inheritune.inheritance.fitting import refit
 
-    if isinstance(spec, TargetSpec) and spec.width.vocabulary is not None:  # the text has the reference's tokens
-        whole = replace(spec, width=spec.width.without_vocabulary)
-        target, _, done = derive_refitted(
-            reference, whole, rows_of, seed=seed, dtype=dtype, tokenizer=tokenizer, device=device
-        )
-        fewer = TargetSpec(tuple(range(len(spec.blocks))), width=Selection(vocabulary=spec.width.vocabulary))
-        planned = plan_for(reference, spec) if isinstance(reference, Reference) else draft_target(reference, spec)
-        return derive(target, fewer)[0], planned.plan, done
     if isinstance(reference, Reference):
         planned, place = plan_for(reference, spec), reference.title
     else:

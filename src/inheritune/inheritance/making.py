@@ -14,8 +14,6 @@ from inheritune.arch import (
     in_dtype,
     layer_count,
     load_config,
-    load_generation_config,
-    named_tokens,
     parameter_count,
     readers_of,
     ready,
@@ -40,8 +38,8 @@ from inheritune.inheritance.derivation import (
 from inheritune.inheritance.plan import Plan, describe_plan
 from inheritune.inheritance.refit_plan import CalibrationText, refitted_matrices
 from inheritune.inheritance.resolution import replace_budget, resolve, size_of
-from inheritune.inheritance.target import PlannedTarget, TargetSpec
-from inheritune.inheritance.vocabulary import needed_tokens
+from inheritune.inheritance.target import TargetSpec
+from inheritune.inheritance.vocabulary import tokens_for
 from inheritune.recipe import Choice, Inherit, Reference, Size, Submodules, check, model_at, vocabulary_count
 from inheritune.results import BlockChoice, Inherited, Refit, ShapeChoice, UnitChoice
 from inheritune.runlog import logger
@@ -215,18 +213,14 @@ def with_shape(
     if look.text is None:
         remedy = "give text, or set shape to depth"
         raise InputError("inherit.size", "shapes are compared on text, and there is none", remedy)
-    from inheritune.inheritance.units.shapes import choose_shape, split_rows
-
-    def of(layers: int) -> list[int]:
-        return select_blocks(layers, spec.choose, layer_count(config), dropped=dropped)
+    from inheritune.inheritance.units.shapes import choose_shape
 
     with ready(reference, tokenizer, "cpu", "float32") as (model, its):
-        rows, held_out = split_rows(look.text.rows(model, its))
-        most = size_of(config, spec).count
         trust = isinstance(reference, Reference) and reference.trust_remote_code
-        choice = choose_shape(model, rows, held_out, most, of, trust_remote_code=trust)
+        choice = choose_shape(model, look.text.rows(model, its), spec, dropped, trust_remote_code=trust)
     best = choice.best
-    found = {"layers": of(best.layers), "choose": "first", "heads": best.heads, "mlp": best.mlp, "size": None}
+    blocks = select_blocks(best.layers, spec.choose, layer_count(config), dropped=dropped)
+    found = {"layers": blocks, "choose": "first", "heads": best.heads, "mlp": best.mlp, "size": None}
     return spec.model_copy(update=found), choice
 
 
@@ -247,11 +241,9 @@ def _tokens(
     """The tokens that are kept. Raises InputError without text to choose them on."""
     if look.text is None:
         raise InputError("inherit.vocabulary", "tokens are chosen on text, and there is none", "give text")
-    generation = load_generation_config(reference) if isinstance(reference, Reference) else reference.generation_config
     assert spec.vocabulary is not None
     size = vocabulary_count(spec.vocabulary, config.vocab_size)
-    named = named_tokens(config, generation)
-    return needed_tokens(tokenizer, documents(look.text.paths), size, named=named, rows=config.vocab_size)
+    return tokens_for(reference, tokenizer, documents(look.text.paths), size)
 
 
 def _refits(reference: "Reference | PreTrainedModel", spec: Inherit, look: Calibration) -> bool:
@@ -286,24 +278,15 @@ def _with_chosen_units(
     return Made(target, done.plan, refit=done.refit, units=done.choice)
 
 
-@dataclass(frozen=True)
-class Written:
-    """What `write` has written; its target has no weights where none had to be computed."""
-
-    planned: PlannedTarget
-    refit: Refit | None = None
-    units: UnitChoice | None = None
-    shape: ShapeChoice | None = None
-
-
 def write(
     reference: Reference, spec: Inherit, folder: Path, *, dtype: "torch.dtype | None" = None, seed: int = 1,
     selection: BlockChoice | None = None, look: Calibration | None = None, shape: ShapeChoice | None = None,
-) -> Written:  # fmt: skip
+) -> Made:  # fmt: skip
     """Write the target of `spec` as a checkpoint to `folder`, held by `free_output`, and nothing more: see `inherit`.
 
     Where every tensor of the target is a stored one of the reference, the bytes go from file to file. The log says
-    where there is no tokenizer; `selection` is the measured choice that led to `spec`, for the model card.
+    where there is no tokenizer; `selection` and `shape` are the measured choices that led to `spec`, for the model
+    card. The result's target has no weights where none had to be computed.
     """
     look = look or Calibration(None, False)
     if spec.chooses_units or spec.size is not None or spec.vocabulary is not None or look.refit is not False:
@@ -311,20 +294,21 @@ def write(
         made = make(reference, spec, look, seed=seed, dtype=dtype, tokenizer=tokenizer)
         made = replace(made, tokenizer=made.tokenizer or tokenizer, shape=made.shape or shape)
         save_model(made.target, made.tokenizer, folder, _notes(reference, spec, made, selection))
-        return Written(PlannedTarget(made.plan, made.target), made.refit, made.units, made.shape)
+        return made
     source = open_source(reference, spec)
     tokenizer = find_tokenizer(reference, log=True)
     if tokenizer is None:  # a checkpoint that is only trained further needs none
         logger.info(f"{reference.path}: no tokenizer there, so none is written; name one with --tokenizer")
     planned = source.planned
-    notes = _notes(reference, spec, Made(planned.target, planned.plan, tokenizer), selection)
+    made = Made(planned.target, planned.plan, tokenizer, shape=shape)
+    notes = _notes(reference, spec, made, selection)
     placement = source.placement
     if placement is not None and placement.is_plain and planned.plan.is_whole and dtype is None:
         check_stored_numbers(placement.tensors().values(), source.place)
         save_stored(placement, planned.target, tokenizer, folder, notes)
     else:
         save_model(source.build(seed, dtype), tokenizer, folder, notes)
-    return Written(planned)
+    return made
 
 
 def _notes(

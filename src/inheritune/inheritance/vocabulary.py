@@ -69,23 +69,32 @@ def trim_vocabulary(
         folder = held.enter_context(free_output(Path(out)))
         if isinstance(reference, str | Path):
             reference = model_at(reference)
-        if isinstance(reference, Reference):
-            config, generation = load_config(reference), load_generation_config(reference)
-            tokenizer = tokenizer or find_tokenizer(reference, log=True)
-        else:
-            config, generation = reference.config, reference.generation_config
-        place = title(reference)[0]
+        if tokenizer is None and isinstance(reference, Reference):
+            tokenizer = find_tokenizer(reference, log=True)
         if tokenizer is None:
-            raise InputError(place, "comes without a tokenizer", "give the tokenizer")
-        check_tokenizer_fits(tokenizer, config, place)
-        named = named_tokens(config, generation)
-        kept = needed_tokens(tokenizer, texts, size, named=named, rows=config.vocab_size)
+            raise InputError(title(reference)[0], "comes without a tokenizer", "give the tokenizer")
+        config = load_config(reference) if isinstance(reference, Reference) else reference.config
+        kept = tokens_for(reference, tokenizer, texts, size)
         trimmed = trim_tokenizer(tokenizer, kept)
         blocks = tuple(range(layer_count(config)))
         model, _ = derive(reference, TargetSpec(blocks, width=Selection(vocabulary=kept)), dtype=dtype)
         notes = {VOCABULARY: {"kept": list(kept), "of": config.vocab_size}} | origin_of_model(reference).files
         save_model(model, trimmed, folder, notes)
     return TrimmedVocabulary(kept, config.vocab_size, parameter_count(model))
+
+
+def tokens_for(
+    reference: "Reference | PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str],
+    size: int | None = None,
+) -> Indices:  # fmt: skip
+    """As `needed_tokens`, with those that the reference's config and settings for generation name."""
+    if isinstance(reference, Reference):
+        config, generation = load_config(reference), load_generation_config(reference)
+    else:
+        config, generation = reference.config, reference.generation_config
+    check_tokenizer_fits(tokenizer, config, title(reference)[0])
+    named = named_tokens(config, generation)
+    return needed_tokens(tokenizer, texts, size, named=named, rows=config.vocab_size)
 
 
 def needed_tokens(

@@ -24,11 +24,14 @@ from inheritune.arch import (
 )
 from inheritune.data import IGNORED, Examples, Rows
 from inheritune.errors import InputError
+from inheritune.inheritance.blocks import select_blocks
 from inheritune.inheritance.fitting import RIDGE
 from inheritune.inheritance.refit_plan import refitted_matrices
+from inheritune.inheritance.resolution import size_of
 from inheritune.inheritance.target import TargetSpec, draft_target, target_config
 from inheritune.inheritance.units.choice import Shape
 from inheritune.inheritance.units.narrowing import derive_shape
+from inheritune.recipe import Inherit
 from inheritune.results import ShapeCandidate, ShapeChoice
 from inheritune.runlog import LiveLine, logger
 
@@ -123,7 +126,7 @@ def _widest(size: Callable[[int], int], width: int, most: int) -> int | None:
     return low * step or None
 
 
-def split_rows(rows: Rows) -> tuple[Rows, Rows]:
+def _split(rows: Rows) -> tuple[Rows, Rows]:
     """Sequences to choose units and refit blocks on, and every third one to judge shapes on.
 
     Raises InputError for fewer than three.
@@ -136,15 +139,24 @@ def split_rows(rows: Rows) -> tuple[Rows, Rows]:
 
 
 def choose_shape(
-    model: "PreTrainedModel", rows: Rows, held_out: Rows, most: int, blocks_of: Callable[[int], Sequence[int]], *,
+    model: "PreTrainedModel", rows: Rows, spec: Inherit, dropped: Sequence[int] | None = None, *,
     trust_remote_code: bool = False, micro_batch: int = 8,
 ) -> ShapeChoice:  # fmt: skip
-    """The shape of at most `most` parameters with the lowest loss on `held_out`, and all that were tried.
+    """The shape of `spec.size` with the lowest loss, and all that were tried.
 
-    Each candidate (see `possible_shapes`) has its units chosen and, where the architecture allows it, its blocks
-    refitted on `rows`. The three best are trained on `rows` once. The model, in float32 and evaluation mode, does not
-    change. Raises InputError as `possible_shapes` does.
+    `spec.choose` says which blocks there are, `dropped` is the order of a measured choice. Each candidate (see
+    `possible_shapes`) has its units chosen and, where the architecture allows it, its blocks refitted on two thirds of
+    `rows`; losses are on the others. The three best are trained on the two thirds once. They are made again for that,
+    as three models at once may not fit into the memory. The model, in float32 and evaluation mode, does not change.
+
+    Raises InputError as `possible_shapes` does, and for fewer than three rows.
     """
+    most, total = size_of(model.config, spec, trust_remote_code).count, layer_count(model.config)
+
+    def blocks_of(layers: int) -> list[int]:
+        return select_blocks(layers, spec.choose, total, dropped=dropped)
+
+    rows, held_out = _split(rows)
     candidates = possible_shapes(model.config, most, blocks_of, trust_remote_code)
     logger.info(f"shape: comparing {len(candidates)} shapes of at most {most:,} parameters")
     scored: list[ShapeCandidate] = []

@@ -13,7 +13,7 @@ from inheritune.experiment.plan import Models, PlannedArm, in_order, plan_arms, 
 from inheritune.experiment.stage import Stage
 from inheritune.experiment.suite import ArmSettings
 from inheritune.planner import choose_devices
-from inheritune.recipe import FIRST_HALF, Recipe, Training
+from inheritune.recipe import FIRST_HALF, HALF, Recipe, Training
 from inheritune.runtime import Runtime
 from tiny_suites import make_reference, tiny_suite
 
@@ -22,7 +22,7 @@ STARTS: dict[str, Any] = {
     "lazy": "lazy", "half width": "half-width", "further": "reference", "distilbert": "distilbert",
     "auto": {"kind": "inherit", "choose": "auto"}, "random": "random", "hybrid": {"kind": "hybrid-stacking", "layers": 8},
     "stacking": {"kind": "stacking", "layers": 8}, "grown": {"kind": "growth", "layers": 1, "grow": {"max_layers": 4}},
-    "narrow": {"kind": "random", **FIRST_HALF},
+    "narrow": {"kind": "random", **HALF},
     "stacked": {"kind": "stacking", "layers": 6, "of": "random"}, "of lazy": {"kind": "inherit", "layers": 2, "of": "lazy"},
 }  # fmt: skip
 

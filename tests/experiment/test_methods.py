@@ -164,7 +164,7 @@ def test_what_starts_otherwise_is_described_otherwise() -> None:
         "inherit", "lazy", "distilbert", "hybrid-stacking", "half-width", "random", "reference", "stacking", "growth",
         {"kind": "inherit", "layers": 3}, {"kind": "inherit", "layers": [0, 1, 2, 4]}, {"kind": "inherit", "layers": "all"},
         {"kind": "inherit", "submodules": ["attention"]}, {"kind": "inherit", "choose": "auto"},
-        {"kind": "inherit", "choose": "rank"}, {"kind": "inherit", "of": "x"}, {"kind": "random", **FIRST_HALF},
+        {"kind": "inherit", "choose": "rank"}, {"kind": "inherit", "of": "x"}, {"kind": "random", **HALF},
         {"kind": "random", "layers": 3}, {"kind": "stacking", "first_stage": 0.25}, {"kind": "stacking", "of": "small"},
         {"kind": "growth", "layers": 3}, {"kind": "growth", "grow": {"max_layers": 4}},
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from inheritune.recipe import FIRST_HALF
+from inheritune.recipe import FIRST_HALF, HALF
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -87,7 +87,7 @@ def suites(text: Path, reference: Path) -> dict[str, dict[str, Any]]:
         {"name": "half", "start": "half-width"},
         {"name": "continued", "start": "reference"},
         {"name": "attention", "start": {"kind": "inherit", "submodules": ["attention"], "choose": "ends"}},
-        {"name": "narrow random", "start": {"kind": "random", "layers": "all", **FIRST_HALF}},
+        {"name": "narrow random", "start": {"kind": "random", "layers": "all", **HALF}},
         {"name": "grown", "start": {"kind": "growth", "layers": 2, "grow": {"by": 2, "max_layers": 4, "start": "trained"}},
          "allow_unequal": "rounds"},
     ]  # fmt: skip

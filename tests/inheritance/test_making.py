@@ -59,6 +59,12 @@ def test_chosen_units_are_better_than_the_first(reference_folder: Path, text: Pa
     assert far["error"] < far["first"]
 
 
+def test_the_tokenizer_of_a_loaded_model_is_saved_with_it(reference_folder: Path, tmp_path: Path) -> None:
+    model, tokenizer = (kind.from_pretrained(reference_folder) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    inheritune.inherit(model, 2, tokenizer=tokenizer, out=tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == tokenizer.get_vocab()
+
+
 def test_without_text(reference_folder: Path) -> None:
     with pytest.raises(InputError, match="auto looks at the model at work on text, and there is none; give text"):
         inheritune.inherit(reference_folder, 2, mlp=20)

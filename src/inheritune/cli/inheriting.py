@@ -3,11 +3,11 @@
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inheritune import analysis, arch, inheritance
+from inheritune import analysis, arch, inheritance, results
 from inheritune import recipe as recipes
 from inheritune.cli.options import (
     Calibration,
@@ -22,6 +22,9 @@ from inheritune.cli.options import (
 )
 from inheritune.cli.tables import show_inherited, show_plan
 from inheritune.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 _SHAPE = ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "hidden_size", "vocab_size")
 
@@ -111,20 +114,15 @@ def inherit(
         layers, choose, submodules, size=size, shape=shape, calibration=calibration, recovery=recovery, heads=heads,
         head_size=head_size, mlp=mlp, hidden=hidden, experts=experts, vocabulary=vocabulary, importance=importance,
     )  # fmt: skip
-    kind, selection, drops, chosen = inheritance.as_dtype(dtype), None, None, None
+    kind, selection, chosen = inheritance.as_dtype(dtype), None, None
     look = inheritance.calibration(text or (), refit, prefix)
     show_log()
     with ExitStack() as held:  # during the choice too, whose drops are kept beside the output
         folder = None if out is None or show else held.enter_context(inheritance.free_output(out))
+        drops = None if folder is None else analysis.drops_beside(folder)
         if spec.choose in recipes.MEASURED and (text or data):
-            drops = None if folder is None else analysis.drops_beside(folder)
-            asked = inheritance.with_budget(source, spec)
-            selection = analysis.choose(source, asked, text=text or (), data=data, prefix=prefix, progress=drops)
-            if spec.size is None or spec.shape == "depth":
-                spec = asked.model_copy(update={"layers": selection.blocks, "choose": "first"})
-            elif not show:
-                dropped = [one.block for one in selection.dropped]
-                spec, chosen = inheritance.with_shape(source, spec, look, dropped=dropped)
+            where = {"text": text or (), "data": data, "prefix": prefix, "progress": drops}
+            spec, selection, chosen = _measured(source, spec, look, where, show)
         elif data:
             what = f"--data does not go with --choose {choose}"
             raise InputError("command line", what, f"take {', '.join(recipes.MEASURED)}, or give text by --text")
@@ -138,21 +136,50 @@ def inherit(
             )
             if drops is not None:
                 drops.unlink(missing_ok=True)
-    result: dict[str, Any] = {
-        "model": None if show else str(out),
-        "blocks": list(made.plan.kept),
-        "of": made.plan.total,
-        "parameters": arch.parameter_count(made.target),
-        "tensors_fresh": len(made.plan.fresh),
-        "config": {name: value for name in _SHAPE if (value := getattr(made.target.config, name, None)) is not None},
-    } | ({"selection": selection.to_json()} if selection else {})
-    result |= {"units": made.units.model_dump()} if made.units else {}
-    result |= {"shape": made.shape.to_json()} if made.shape else {}
+    figures = _figures(made, selection)
     if show:
-        rows = inheritance.plan_rows(made.plan, (kind or made.target.dtype).itemsize)
-        result |= {"is_provisional": spec.chooses_units or spec.size is not None or spec.vocabulary is not None}
-        result |= {"plan": rows, "dropped": list(made.plan.dropped)} | ({"refit": matrices} if look.refit else {})
+        figures |= _provisional(made, spec, kind) | ({"refit": matrices} if look.refit else {})
+    figures["model"] = None if show else str(out)
     if as_json:
-        typer.echo(json.dumps(result, indent=2 if show else None))
+        typer.echo(json.dumps(figures, indent=2 if show else None))
     else:
-        (show_plan if show else show_inherited)(result)
+        (show_plan if show else show_inherited)(figures)
+
+
+def _measured(
+    source: "recipes.Reference",
+    spec: "recipes.Inherit",
+    look: "inheritance.Calibration",
+    where: dict[str, Any],
+    show: bool,
+) -> "tuple[recipes.Inherit, results.BlockChoice, results.ShapeChoice | None]":  # fmt: skip
+    """The settings with the blocks of a measured choice, and what was chosen; `where` is the text and its progress.
+
+    With `show`, no shapes are compared.
+    """
+    asked = inheritance.with_budget(source, spec)
+    selection = analysis.choose(source, asked, **where)
+    if spec.size is None or spec.shape == "depth" or show:
+        return asked.model_copy(update={"layers": selection.blocks, "choose": "first"}), selection, None
+    dropped = [one.block for one in selection.dropped]
+    spec, chosen = inheritance.with_shape(source, spec, look, dropped=dropped)
+    return spec, selection, chosen
+
+
+def _figures(made: "inheritance.Made", selection: "results.BlockChoice | None") -> dict[str, Any]:
+    """What was inherited, or would be."""
+    config = {name: value for name in _SHAPE if (value := getattr(made.target.config, name, None)) is not None}
+    found: dict[str, Any] = {
+        "blocks": list(made.plan.kept), "of": made.plan.total, "parameters": arch.parameter_count(made.target),
+        "tensors_fresh": len(made.plan.fresh), "config": config,
+    }  # fmt: skip
+    parts = {"selection": selection, "shape": made.shape}
+    found |= {name: part.to_json() for name, part in parts.items() if part is not None}
+    return found | ({"units": made.units.model_dump()} if made.units else {})
+
+
+def _provisional(made: "inheritance.Made", spec: "recipes.Inherit", dtype: "torch.dtype | None") -> dict[str, Any]:
+    """The plan, a row for each tensor, and whether making the model would choose other units, tokens or shapes."""
+    rows = inheritance.plan_rows(made.plan, (dtype or made.target.dtype).itemsize)
+    open_yet = spec.chooses_units or spec.size is not None or spec.vocabulary is not None
+    return {"plan": rows, "dropped": list(made.plan.dropped), "is_provisional": open_yet}

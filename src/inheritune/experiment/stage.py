@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from inheritune.arch import layer_count
 from inheritune.inheritance import TargetSpec, resolve
-from inheritune.recipe import Inherit, Size, Submodules, Widths
+from inheritune.recipe import ChosenWidths, Inherit, Size, Submodules
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -35,7 +35,7 @@ class Stage:
     blocks: Sequence[int]
     weights: Weights = "inherit"
     submodules: Submodules = "all"
-    widths: Widths = field(default_factory=Widths)
+    widths: ChosenWidths = field(default_factory=ChosenWidths)
     name: str = ""
     folder: str = "."
     after_previous: bool = False

@@ -93,8 +93,8 @@ def inherit(
     `reference` is a hub id, a folder, a .gguf file or a loaded model; `layers` is a number of blocks, a fraction,
     'half', 'all', or a list of block numbers from 0; default: half. `size` ('80M parameters', '2 GB', 0.5) takes the
     place of layers, heads and mlp: the best shape of that size is looked for on the text (see `inherit.shape` of a
-    recipe). The weights of `submodules` are copied; the others are initialised
-    as the architecture does it, drawn with `seed`, like the whole model with 'none'.
+    recipe). The weights of `submodules` are copied; the others are initialised as the architecture does it, drawn with
+    `seed`, like the whole model with 'none'.
 
     `heads`, `head_size`, `mlp`, `hidden` and `experts` are how much each block keeps along these axes, `vocabulary` how
     many tokens the model keeps: numbers or fractions, or 'text' for the tokens that the text needs. `importance` says
@@ -106,11 +106,10 @@ def inherit(
     Weights keep the reference's dtype unless `dtype` names another; no memory is shared with the reference. Of
     safetensors files only what is inherited is read, where nothing looks at text. With `out`, model and tokenizer are
     written there as a Hugging Face checkpoint, with the plan in figures in inheritance.json.
-
     Raises InputError for a selection that does not exist or would change what a block computes, for blocks that cannot
     be refitted, for a damaged checkpoint or one whose weights are NaN (large tensors are sampled), and when `out`
     exists or another process is making it.
-    Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3; half width: table 5.
+    Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3.
     """
     spec = inherit_settings(
         layers, choose, submodules, size=size, shape=shape, heads=heads, head_size=head_size, mlp=mlp, hidden=hidden,
@@ -123,9 +122,8 @@ def inherit(
         look = calibration(text, refit)
         made = make(reference, spec, look, seed=seed, dtype=as_dtype(dtype), tokenizer=tokenizer)
         if folder is not None:
-            found = made.tokenizer
-            if found is None and isinstance(reference, Reference):
-                found = find_tokenizer(reference, log=True)
+            own = find_tokenizer(reference, log=True) if isinstance(reference, Reference) else tokenizer
+            found = made.tokenizer or own
             save_model(made.target, found, folder, _notes(reference, spec, replace(made, tokenizer=found)))
     return made.target
 

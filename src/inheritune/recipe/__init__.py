@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         parse_layers,
     )
     from inheritune.recipe.training import Checkpoints, Schedule, Training
-    from inheritune.recipe.widths import AXES, FIRST_HALF, HALF, Widths, vocabulary_count
+    from inheritune.recipe.widths import FIRST_HALF, HALF, ChosenWidths, Widths, vocabulary_count
     from inheritune.settings import Part, Size, parse_size
 
 __getattr__, __dir__ = lazy.exports(__name__)

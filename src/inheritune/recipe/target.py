@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from inheritune.recipe.widths import Vocabulary, Widths
+from inheritune.recipe.widths import ChosenWidths, Vocabulary
 from inheritune.settings.part import Part
 from inheritune.settings.size import In, Size, Steps, Tokens, parse_size
 
@@ -122,7 +122,7 @@ def _or_none(value: Any) -> Any:
 Refit = Annotated[Tokens | None, BeforeValidator(_or_none)]
 
 
-def check_widths(widths: Widths, submodules: Submodules) -> None:
+def check_widths(widths: ChosenWidths, submodules: Submodules) -> None:
     """Raise ValueError for settings that a choice of units does not go with."""
     if widths.chooses_units and submodules != "all":
         raise ValueError("units are chosen with submodules: all; for other submodules set importance to first")
@@ -134,7 +134,7 @@ def check_refit(refit: Size | None, submodules: Submodules, choose: Choice) -> N
         raise ValueError("refit goes with submodules: all, and without choose: stacked")
 
 
-class Inherit(Widths):
+class Inherit(ChosenWidths):
     """What the target starts with: which of the reference's blocks, how wide, and which of their weights."""
 
     layers: Layers = 0.5

@@ -70,11 +70,6 @@ class Widths(Part):
     """How many channels the hidden states keep: a number, a fraction, `half`; null: all."""
     experts: Number = None
     """How many experts the routers of a mixture choose from: a number, a fraction, `half`; null: all."""
-    importance: Annotated[str, Field(min_length=1)] = "auto"
-    """How the units that are kept are chosen. auto: the criterion of each axis that measured best (docs/inheriting.md),
-    on training text; of hidden channels the first principal components, where the architecture allows it. error,
-    activation, gradient, router and magnitude (weights alone, no text) are criteria. first: the first units, the
-    paper's choice for half the width."""
 
     @property
     def widths(self) -> dict[str, int | float]:
@@ -82,19 +77,29 @@ class Widths(Part):
         return {axis: value for axis in AXES if (value := getattr(self, axis)) is not None}
 
     @property
-    def only_widths(self) -> "Widths":
+    def is_full_width(self) -> bool:
+        """Whether the blocks keep their width."""
+        return not self.widths
+
+
+class ChosenWidths(Widths):
+    """How wide the target's blocks are, and how their units are chosen."""
+
+    importance: Annotated[str, Field(min_length=1)] = "auto"
+    """How the units that are kept are chosen. auto: the criterion of each axis that measured best (docs/inheriting.md),
+    on training text; of hidden channels the first principal components, where the architecture allows it. error,
+    activation, gradient, router and magnitude (weights alone, no text) are criteria. first: the first units, the
+    paper's choice for half the width."""
+
+    @property
+    def only_widths(self) -> "ChosenWidths":
         """These keys alone, without those of a subclass."""
-        return Widths(importance=self.importance, **self.widths)
+        return ChosenWidths(importance=self.importance, **self.widths)
 
     @property
     def chooses_units(self) -> bool:
         """Whether units are chosen by their importance."""
         return self.importance != "first" and any(axis != "head_size" for axis in self.widths)
-
-    @property
-    def is_full_width(self) -> bool:
-        """Whether the blocks keep their width."""
-        return not self.widths
 
 
 HALF = {"heads": 0.5, "mlp": 0.5, "hidden": 0.5}

@@ -11,7 +11,7 @@ from typing_extensions import override
 from inheritune.errors import InputError
 from inheritune.experiment.methods.base import LAYERS, Method, Origin, SizedMethod, Stage, repeated
 from inheritune.inheritance import select_blocks
-from inheritune.recipe import FIRST_HALF, Widths
+from inheritune.recipe import FIRST_HALF, ChosenWidths, Widths
 
 
 class DistilbertMethod(SizedMethod):
@@ -50,7 +50,7 @@ class HalfWidthMethod(Method):
 
     @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
-        return [Stage(range(total), widths=Widths(**FIRST_HALF))]
+        return [Stage(range(total), widths=ChosenWidths(**FIRST_HALF))]
 
 
 class HybridStackingMethod(SizedMethod):
@@ -89,7 +89,7 @@ class RandomMethod(Widths, SizedMethod):
 
     @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
-        return [Stage(repeated(depth, total), "random", widths=self.only_widths)]
+        return [Stage(repeated(depth, total), "random", widths=ChosenWidths(**self.widths, importance="first"))]
 
 
 class ReferenceMethod(Method):

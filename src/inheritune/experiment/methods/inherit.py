@@ -10,11 +10,11 @@ from inheritune.experiment.methods.base import LAYERS, Blocks, Depth, Method, Or
 from inheritune.experiment.rounds import is_measured
 from inheritune.experiment.stage import Weights
 from inheritune.inheritance import count_layers, select_blocks
-from inheritune.recipe import Choice, Inherit, Submodules, Widths
+from inheritune.recipe import Choice, ChosenWidths, Inherit, Submodules
 from inheritune.recipe.target import Refit, check_refit, check_widths
 
 
-class InheritMethod(Widths, Method):
+class InheritMethod(ChosenWidths, Method):
     """The paper's method: blocks of the reference with their weights, or with some of their parts."""
 
     kind: Literal["inherit"] = "inherit"

@@ -20,7 +20,7 @@ from inheritune.inheritance.units.statistics import (
     sum_by_channel,
 )
 from inheritune.inheritance.units.watching import InputSums
-from inheritune.recipe import Widths
+from inheritune.recipe import ChosenWidths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -101,7 +101,7 @@ def _criterion(axis: Axis, name: str, rows: Rows | None) -> Criterion:
     return CRITERIA[name]()
 
 
-def check_importance(widths: Widths) -> None:
+def check_importance(widths: ChosenWidths) -> None:
     """Raise InputError unless `widths.importance` is `auto`, or a criterion for the axes that have fewer units."""
     for axis in (UNITS[key] for key in widths.widths if key in UNITS):
         legal = ["auto", "first", *(known for known, kind in CRITERIA.items() if axis in kind.axes)]

@@ -37,5 +37,9 @@ def test_examples_can_be_typed(example: str, capsys: pytest.CaptureFixture[str])
     free = context.args if command.context_settings.get("allow_extra_args") else []
     assert all(word.startswith("--") and "=" in word for word in free)  # keys of a recipe
     assert len(context.args) == len(free)
+    given = [value for value in context.params.values() if value is not None]
+    listed = [str(one) for value in given for one in (value if isinstance(value, list | tuple) else [value])]
+    assert not any(word.startswith("--") for word in listed)  # an option that is none, taken for a text
+    assert name != "prepare" or context.params["out"] is not None
     assert main([name, "--help"]) == 0
     assert example in capsys.readouterr().out

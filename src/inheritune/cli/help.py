@@ -17,8 +17,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "plan": ("inheritune plan recipe.yaml", "inheritune plan recipe.yaml --inherit.layers=10 --json"),
     "run": ("inheritune run recipe.yaml", 'inheritune run recipe.yaml --train.length="2 epochs" --seed=2'),
     "prepare": (
-        'inheritune prepare text/ shards --tokenizer gpt2 --size "10M tokens"',
-        "inheritune prepare --recipe recipe.yaml shards",
+        'inheritune prepare text/ --tokenizer gpt2 --size "10M tokens" --out shards',
+        "inheritune prepare recipe.yaml --out shards",
     ),
     "inherit": (
         "inheritune inherit HuggingFaceTB/SmolLM2-135M small --layers 15",

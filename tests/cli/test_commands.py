@@ -111,6 +111,11 @@ def test_importing_the_package_does_not_import_torch() -> None:
 @pytest.mark.long
 def test_help_answers_within_half_a_second() -> None:
     """Of a processor: how long it waits for one is not the program's doing."""
+    code = (
+        "import sys; from inheritune.cli import main; main(['--help']); print({'numpy', 'pydantic'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
     took = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

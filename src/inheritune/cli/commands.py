@@ -13,6 +13,7 @@ import inheritune
 from inheritune import __version__, arch, experiment, inheritance, results, runtime
 from inheritune import bench as benchmark
 from inheritune import recipe as recipes
+from inheritune import report as reports
 from inheritune.cli.analysis import analyze
 from inheritune.cli.comparison import compare
 from inheritune.cli.evaluation import evaluate, show_tasks
@@ -37,7 +38,6 @@ from inheritune.cli.publishing import push
 from inheritune.cli.reporting import report
 from inheritune.cli.tables import show_bench, show_summary, show_trial
 from inheritune.errors import InputError
-from inheritune.report import with_error
 from inheritune.runlog import check_name, claimed, write_json, write_text
 
 app = typer.Typer(
@@ -181,7 +181,7 @@ def train(
     )  # fmt: skip
     result = {key: value for key, value in trained.to_json().items() if not key.startswith("cluster_")}
     result["model"] = str(out / "model")
-    loss = with_error(trained.val_loss, trained.val_loss_se)
+    loss = reports.with_error(trained.val_loss, trained.val_loss_se)
     print_result(result, as_json, lambda: echo(f"{out / 'model'}: {trained.steps:,} steps, validation loss {loss}"))
 
 

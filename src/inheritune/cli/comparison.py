@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from inheritune import experiment, results
+from inheritune import report as reports
 from inheritune.cli.options import Json, Quiet, is_first_process, overrides, print_result, show_log
 from inheritune.cli.tables import table_of
 from inheritune.errors import RunError
-from inheritune.report import comparison_table, notes_on
 from inheritune.runlog import PlainConsole
 
 
@@ -44,12 +44,12 @@ def compare(
 def show_comparison(compared: "results.Comparison", folder: Path) -> None:
     """The table, whole where the terminal is wide enough, and what its marks mean, on standard output."""
     console = PlainConsole()
-    wide = table_of(*comparison_table(compared))
+    wide = table_of(*reports.comparison_table(compared))
     fits = console.measure(wide, options=console.options.update(max_width=1000)).maximum <= console.width
     console.print()
-    console.print(wide if fits else table_of(*comparison_table(compared, narrow=True), whole=slice(1, None)))
+    console.print(wide if fits else table_of(*reports.comparison_table(compared, narrow=True), whole=slice(1, None)))
     console.print()
-    for note in notes_on(compared):
+    for note in reports.notes_on(compared):
         console.print(note)
     console.print(f"\nfigures {folder / 'comparison.json'}", soft_wrap=True)
     console.print(f"report  {folder / 'report' / 'index.html'}", soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from inheritune import evaluation, results
+from inheritune import report as reports
 from inheritune.cli.options import (
     Device,
     Dtype,
@@ -24,7 +25,6 @@ from inheritune.cli.options import (
 )
 from inheritune.cli.tables import table_of
 from inheritune.errors import InputError
-from inheritune.report import many, short, start_note, with_error
 from inheritune.runlog import PlainConsole
 
 _HEADER = 12  # the fewest characters of a line of a model's name
@@ -105,16 +105,16 @@ def show_evaluation(result: "results.EvaluationResult", out: Path | None) -> Non
 
 def _show_losses(models: "Sequence[results.EvaluatedModel]", text: "results.EvaluatedText") -> None:
     console = PlainConsole()
-    known = [] if text.documents is None else [many(text.documents, "document")]
+    known = [] if text.documents is None else [reports.many(text.documents, "document")]
     known += [] if text.bytes is None else [f"{text.bytes:,} bytes"]
     facts = ", ".join([f"sequences of {text.sequence_length} tokens", *known])
     console.print(f"\n{text.source}: {facts}", soft_wrap=True)
     rows = []
     for model in models:
         pairs = ((model.val_loss, model.val_loss_se), (model.bits_per_byte, model.bits_per_byte_se))
-        loss, bits = ("-" if value is None else with_error(value, error) for value, error in pairs)
+        loss, bits = ("-" if value is None else reports.with_error(value, error) for value, error in pairs)
         perplexity = "-" if model.perplexity is None else f"{model.perplexity:,.4g}"
-        rows.append([model.name, str(model.layers), short(model.parameters), loss, perplexity, bits])
+        rows.append([model.name, str(model.layers), reports.short(model.parameters), loss, perplexity, bits])
     names = ["model", "blocks", "param.", "loss", "perplexity", "bits per byte"]
     console.print(table_of(names, rows, whole=slice(1, None)))
 
@@ -138,7 +138,7 @@ def show_tasks(result: "results.EvaluationResult") -> None:
     columns = []
     for title, tasks in shown:
         scores = [tasks.get(name) for name in names]
-        cells = ["-" if one is None else with_error(one.value, one.se) for one in scores]
+        cells = ["-" if one is None else reports.with_error(one.value, one.se) for one in scores]
         columns.append(["\n".join(textwrap.wrap(title, max(_HEADER, *map(len, cells)))), *cells])
     console.print(f"\ntasks of lm-eval {result.harness.version}, with their standard errors")
     for number, part in enumerate(_fitting(columns, console.width - _width(asked))):
@@ -170,7 +170,7 @@ def _notes(result: "results.EvaluationResult", harness: "results.Harness") -> li
         lines.append(f"The first {harness.limit} questions of each task: a trial, not the tasks' figures.")
     if harness.own:
         lines.append(f"From task files of your own: {', '.join(harness.own)}.")
-    if note := start_note(result.models):
+    if note := reports.start_note(result.models):
         lines.append(note)
     if harness.pinned not in (None, harness.version):
         lines.append(

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from inheritune import report as reports
 from inheritune.cli.tables import table_of
-from inheritune.report import short
 from inheritune.runlog import PlainConsole
 
 _SUMS = ("least", "most")
@@ -68,7 +68,7 @@ def _trainings(console: PlainConsole, plan: dict[str, Any]) -> None:
 
 def _training(each: dict[str, Any]) -> dict[str, str]:
     parameters, teacher = each["parameters"], each["teacher"]
-    smallest, largest = (short(select(parameters["blocks"])) for select in (min, max))
+    smallest, largest = (reports.short(select(parameters["blocks"])) for select in (min, max))
     if teacher is None:
         teaching = ""
     elif teacher["outputs"] == "stored":
@@ -80,11 +80,11 @@ def _training(each: dict[str, Any]) -> dict[str, str]:
     return {
         "": each["name"] + ("" if "least" in each["counts"] else " *"),
         "blocks": str(each["blocks"]),
-        "params": short(parameters["total"]),
-        "embed.": short(parameters["embedding"]),
+        "params": reports.short(parameters["total"]),
+        "embed.": reports.short(parameters["embedding"]),
         "a block": smallest if smallest == largest else f"{smallest}-{largest}",
         "GFLOP/tok": f"{each['flops_per_token'] / 1e9:.4g}",
-        "tokens": short(each["tokens"]) if each["steps"] != 0 else "-",
+        "tokens": reports.short(each["tokens"]) if each["steps"] != 0 else "-",
         "seeds": str(each["seeds"]),
         "FLOP": f"{(each['flops'] + each['evaluation_flops']) * each['seeds']:.2e}",
         "teacher": teaching,
@@ -152,8 +152,8 @@ def _fit(console: PlainConsole, plan: dict[str, Any]) -> None:
     devices = list(fit["rows"][0]["tokens"]) if hours is not None else []
     rows = [
         [
-            str(row["blocks"]), short(row["parameters"]), ways[row["settings"]], str(row["micro_batch"]),
-            *(short(row["tokens"][name][0]) for name in devices),
+            str(row["blocks"]), reports.short(row["parameters"]), ways[row["settings"]], str(row["micro_batch"]),
+            *(reports.short(row["tokens"][name][0]) for name in devices),
         ]
         for row in fit["rows"]
     ]  # fmt: skip

@@ -13,7 +13,6 @@ from inheritune.cli.options import Json, Quiet, echo, overrides, show_log
 from inheritune.cli.tables import show_prepared
 from inheritune.errors import InputError
 from inheritune.redaction import visible_text
-from inheritune.settings.part import Part
 
 Make = Callable[[Path], "data.Prepared"]
 Text = Annotated[
@@ -138,7 +137,7 @@ def _of_text(text: list[str], options: dict[str, Any], words: list[str]) -> Make
             option = "TEXT" if key == "sources" else f"--{key}"
             raise InputError("command line", f"{option} and --data.{key} are the same setting", "give one of them")
 
-    class Words(Part):
+    class Words(recipes.Part):
         """The part of a recipe that the words may override."""
 
         data: recipes.Data

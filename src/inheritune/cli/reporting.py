@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from inheritune import report as reports
 from inheritune.cli.options import Json, echo, print_result
-from inheritune.report import kind_of, write_reports
 
 
 def report(
@@ -24,6 +24,6 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the page of a run, a comparison or an analysis, or of several side by side: HTML, Markdown, PNG."""
-    page = write_reports(folders, out)
-    kinds = [{"folder": str(folder), "kind": kind_of(folder)} for folder in folders]
+    page = reports.write_reports(folders, out)
+    kinds = [{"folder": str(folder), "kind": reports.kind_of(folder)} for folder in folders]
     print_result({"page": str(page), "folders": kinds}, as_json, lambda: echo(f"{page}: written"))

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
+from inheritune import report as reports
 from inheritune import results
 from inheritune.cli.options import echo
-from inheritune.report import spans, table, verdict
 from inheritune.runlog import PlainConsole
 
 
@@ -30,9 +30,9 @@ def show_summary(summary: "results.RunSummary", folder: Path) -> None:
     """The table and the verdict of a run."""
     console = PlainConsole()
     console.print()
-    console.print(table_of(*table(summary, narrow=True)))
+    console.print(table_of(*reports.table(summary, narrow=True)))
     console.print()
-    console.print(verdict(summary))
+    console.print(reports.verdict(summary))
     console.print(f"\nmodel   {folder / summary.result.model}", soft_wrap=True)
     console.print(f"report  {folder / 'report' / 'index.html'}", soft_wrap=True)
 
@@ -185,13 +185,13 @@ def _analysis_summary(model: "results.AnalyzedModel", collapsed_below: float) ->
     if model.no_attention is not None:
         text = f"No ranks: {model.no_attention}."
     else:
-        lazy = spans(model.lazy_layers) if model.lazy_layers else "none"
+        lazy = reports.spans(model.lazy_layers) if model.lazy_layers else "none"
         text = (
             f"{model.collapsed_share:.0%} of the heads collapsed (rank below {collapsed_below:g}); lazy layers: {lazy}"
         )
     if model.selection is not None:
         chosen = model.selection
-        layers = ",".join(spans(chosen.blocks).split(", "))
+        layers = ",".join(reports.spans(chosen.blocks).split(", "))
         text += f"\n{chosen.choose}: keep {len(chosen.blocks)} blocks, --layers {layers}\n{chosen.reason}"
     return text
 

@@ -1,6 +1,7 @@
 """References on a hub: a server of its own on this machine, asked by the real client in a process of its own."""
 
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from conftest import web_server, weights
-from processes import fresh_program
+from processes import fresh_program, program
 
 TOKEN = "hf_let_me_in"
 
@@ -102,11 +103,22 @@ def sharded(reference_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def ask(hub: Hub, home: Path, *words: str, **variables: str) -> Any:
-    """Run `inheritune inherit` with this hub and a cache of its own."""
+def _read_settings_again() -> None:
+    """What huggingface_hub reads of the environment when it is imported: a warm process has imported it before."""
+    import huggingface_hub
+
+    importlib.reload(huggingface_hub.constants)
+    huggingface_hub.hf_api.api.endpoint = huggingface_hub.constants.ENDPOINT
+
+
+def ask(hub: Hub, home: Path, *words: str, fresh: bool = False, **variables: str) -> Any:
+    """Run `inheritune inherit` with this hub and a cache of its own, from nothing if `fresh`."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return fresh_program("inherit", *words, env=plain | settings | variables)
+    environment = plain | settings | variables
+    if fresh:
+        return fresh_program("inherit", *words, env=environment)
+    return program("inherit", *words, env=environment, first=_read_settings_again)
 
 
 def refusal(done: Any, out: Path) -> str:
@@ -129,7 +141,7 @@ def is_prefix(target: Path, reference: Path) -> None:
 @pytest.mark.long
 def test_of_a_sharded_model_only_the_needed_files_are_fetched(hub: Hub, sharded: Path, tmp_path: Path) -> None:
     hub.models["org/name"] = {"main": sharded}
-    done = ask(hub, tmp_path / "home", "org/name", str(tmp_path / "out"), "--layers", "2")
+    done = ask(hub, tmp_path / "home", "org/name", str(tmp_path / "out"), "--layers", "2", fresh=True)
     assert done.returncode == 0, done.stderr
     is_prefix(tmp_path / "out", sharded)
     where = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]

@@ -59,8 +59,9 @@ LONG: dict[str, dict[str, Any]] = {
     "falcon_h1": {**_MAMBA2, "mamba_d_ssm": 64},
     "granitemoehybrid": _MAMBA2,
     "mamba2": {"num_heads": 4, "head_dim": 16, "expand": 2, "n_groups": 2},
-    **dict.fromkeys(("deepseek_v3", "glm4_moe_lite", "kimi_linear", "minicpm3", "youtu", "axk1"), _LATENT),
+    **dict.fromkeys(("deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu", "axk1"), _LATENT),
     "deepseek_v2": {**_LATENT, "num_experts_per_tok": 2},
+    "kimi_linear": {**_LATENT, "linear_head_dim": 8, "linear_num_heads": 4},
     "gpt_neo": {"attention_types": [[["global", "local"], DEPTH // 2]]},
 }  # fmt: skip
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,14 @@ def test_data_are_divided_by_the_data_dimensions_of_the_mesh_only(
 def test_a_mesh_has_as_many_processes_as_there_are() -> None:
     with pytest.raises(ValueError, match="for 2 processes"):
         runtime.Runtime("cpu", 1, 0, 2).arranged(replicate=2, shard=2)
+
+
+def test_a_signal_is_answered_with_the_time_that_a_step_takes(capfd: pytest.CaptureFixture[str]) -> None:
+    with runtime.stop_on_signal() as stop:
+        stop.step_seconds = 11.6
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.signal_name == "SIGTERM"
+    line = "SIGTERM: stopping after this step (a step takes about 12 s); a second signal stops now, without saving\n"
+    assert capfd.readouterr().err == line

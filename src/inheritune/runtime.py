@@ -294,9 +294,10 @@ def answer(line: str) -> None:
 
 @dataclass
 class StopRequest:
-    """Set by Ctrl-C or SIGTERM; the training loop reads it after every step."""
+    """Set by Ctrl-C or SIGTERM; the training loop reads it after every step, and says how long a step took."""
 
     signal_name: str | None = None
+    step_seconds: float | None = None
 
 
 @contextmanager
@@ -314,7 +315,9 @@ def stop_on_signal() -> Iterator[StopRequest]:
         if request.signal_name is not None:
             raise KeyboardInterrupt
         request.signal_name = signal.Signals(number).name
-        answer(f"{request.signal_name}: stopping after this step; a second signal ends at once, without saving")
+        seconds = round(request.step_seconds or 0)
+        took = f" (a step takes about {seconds} s)" if seconds else ""
+        answer(f"{request.signal_name}: stopping after this step{took}; a second signal stops now, without saving")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

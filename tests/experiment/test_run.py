@@ -140,6 +140,22 @@ def test_no_validation_text_in_training(finished: tuple[Path, Path]) -> None:
     assert not documents(train) & documents(validation)
 
 
+def test_controls_may_be_dropped_and_added(finished: tuple[Path, Path]) -> None:
+    """The rounds stay as they are, and a control that is asked for again is not trained again."""
+    recipe, out = finished
+    before = RunSummary.read(out / "summary.json")
+    trained = weights(out / before.controls[0].model)
+    none = run(load_recipe(recipe, ["--controls=[]"]), out)
+    assert (none.finished, none.controls, none.rounds) == (True, [], before.rounds)
+    assert "control: random" not in (out / "report" / "index.html").read_text(encoding="utf-8")
+    both = run(load_recipe(recipe, ["--controls=[reference-continued, random]"]), out)
+    assert [control.name for control in both.controls] == ["reference-continued", "random"]
+    assert both.controls[1] == before.controls[0]
+    again = run(load_recipe(recipe), out)
+    assert (again.rounds, again.controls, again.result) == (before.rounds, before.controls, before.result)
+    assert weights(out / before.controls[0].model) == trained
+
+
 def test_another_recipe_is_refused_and_names_the_key(finished: tuple[Path, Path]) -> None:
     with pytest.raises(InputError, match=r"belongs to another recipe: train\.length \(10 steps there, 11 steps here\)"):
         run(load_recipe(finished[0], ["--train.length=11 steps"]), finished[1])

@@ -106,7 +106,8 @@ def make_run(folder: Path, upto: str = "all", name: str = "models/large", seed: 
     stages = ("begun", "reference", "training", "round 1", "controls", "all")
     done = stages.index(upto)
     recipe = {"reference": {"path": name}, "train": {"sequence_length": 16}, "seed": 1,
-              "evaluate": {"every": "10 steps", "sequences": 2, "tolerance": 0.0}}  # fmt: skip
+              "evaluate": {"every": "10 steps", "sequences": 2, "tolerance": 0.0},
+              "controls": ["random", "reference-continued"]}  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     start = {"command": ["/somewhere/inheritune/__main__.py", "run", "my recipe.yaml"], "versions": {"python": "3.11.7", "torch": "2.13.0"},

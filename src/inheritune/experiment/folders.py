@@ -23,6 +23,10 @@ _REQUEST = "request.json"
 _FREE = ("micro_batch", "checkpoint")  # settings of a training that may change when it is resumed
 
 
+def _listed(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:-1]) + f" and {keys[-1]}"
+
+
 def asked(training: Training) -> dict[str, Any]:
     """The settings that a training must have again to be resumed."""
     return {"train": training.model_dump(mode="json", exclude=set(_FREE))}
@@ -81,7 +85,8 @@ def check_request(out: Path, request: dict[str, Any]) -> None:
     if changed:
         raise InputError(
             str(out), f"belongs to another training: {', '.join(changed[:3])}",
-            "give another folder, or the model, data and settings it was started with",
+            "give another folder, or the model, data and settings it was started with"
+            f" (only {_listed(_FREE)} may differ)",
         )  # fmt: skip
 
 
@@ -137,5 +142,5 @@ def check_folder(folder: Path, file: str, asked_for: Basis, free: Sequence[str])
     if changed:
         raise InputError(
             str(folder), f"belongs to another {kind}: {', '.join(changed[:3])}",
-            f"give another --out, or the {kind} it was started with",
+            f"give another --out, or the {kind} it was started with (only {_listed(free)} may differ)",
         )  # fmt: skip

@@ -38,9 +38,9 @@ from inheritune.results import (
 )
 from inheritune.runlog import logger
 
-# Keys of a recipe that affect how a run executes but not its result; they may differ when a run is resumed.
+# Keys of a recipe that do not affect the models of the rounds; they may differ when a run is resumed.
 _FREE = (
-    "train.checkpoint", "train.micro_batch", "hardware", "track", "evaluate.analyze", "evaluate.prompts",
+    "controls", "train.checkpoint", "train.micro_batch", "hardware", "track", "evaluate.analyze", "evaluate.prompts",
     "evaluate.new_tokens", "evaluate.tasks", "evaluate.tasks_folder", "evaluate.trust_task_files",
 )  # fmt: skip
 _ROUNDS, _CONTROLS = "rounds", "controls"
@@ -57,7 +57,8 @@ def run(recipe: Recipe, folder: str | Path) -> RunSummary:
     file = folder / "summary.json"
 
     def check() -> None:
-        if not file.exists():
+        before = RunSummary.read_if_there(file)
+        if before is None or not _is_complete(before, recipe):
             check_recipe(recipe, runtime)
 
     with opened(folder, "recipe.yaml", recipe, _FREE, check, runtime):
@@ -68,7 +69,7 @@ def run(recipe: Recipe, folder: str | Path) -> RunSummary:
         recipe = _decided(recipe, setup)
         setup = replace(setup, basis=recipe)
         summary = runtime.on_rank0(lambda: RunSummary.read_if_there(file))
-        if summary is not None and summary.finished:
+        if summary is not None and _is_complete(summary, recipe):
             logger.info(f"{folder}: finished before; its report is written again")
             judge_tasks(recipe, setup, summary.result.model)
             runtime.on_rank0(lambda: write_report(folder, summary))
@@ -86,6 +87,11 @@ def run(recipe: Recipe, folder: str | Path) -> RunSummary:
         if write_post_run(recipe, setup, summary.result.model):
             runtime.on_rank0(lambda: write_report(folder, summary))
         return summary
+
+
+def _is_complete(summary: RunSummary, recipe: Recipe) -> bool:
+    """Whether the run is finished, with the controls that are asked for now."""
+    return summary.finished and [control.name for control in summary.controls] == list(recipe.controls)
 
 
 def _decided(recipe: Recipe, setup: Setup) -> Recipe:

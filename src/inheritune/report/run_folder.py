@@ -1,7 +1,7 @@
 """A run's folder, whole or half finished, as far as pages need it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class RunRecipe(ResultPart):
     every: str | int = Field(validation_alias=AliasPath("evaluate", "every"))
     sequences: int = Field(validation_alias=AliasPath("evaluate", "sequences"))
     tolerance: float = Field(validation_alias=AliasPath("evaluate", "tolerance"))
+    controls: list[str]
 
     @property
     def reference_name(self) -> str:
@@ -122,7 +123,7 @@ class RunFolder:
         Raises InputError where no recipe.yaml can be read, DamagedFile for another file that is damaged.
         """
         text, recipe = _recipe(folder)
-        trainings = list(_trainings(folder))
+        trainings = list(_trainings(folder, recipe.controls))
         summary = summary or RunSummary.read_if_there(folder / "summary.json")
         return cls(
             folder,
@@ -196,8 +197,8 @@ def _recipe(folder: Path) -> tuple[str, RunRecipe]:
         raise InputError(str(file), what, "run the recipe in another folder") from None
 
 
-def _trainings(folder: Path) -> Iterator[TrainingFolder]:
-    """The trainings that have a folder: the reference's (where it is trained), rounds, controls."""
+def _trainings(folder: Path, controls: Sequence[str]) -> Iterator[TrainingFolder]:
+    """The trainings that have a folder: the reference's (where it is trained), rounds, the controls asked for."""
     if (folder / "reference" / "metrics.jsonl").exists():
         yield TrainingFolder("reference", folder / "reference", "reference")
     rounds = [(place, match) for place in _folders(folder / "rounds") if (match := _ROUND.fullmatch(place.name))]
@@ -207,7 +208,8 @@ def _trainings(folder: Path) -> Iterator[TrainingFolder]:
         match = _CONTROL.fullmatch(place.name)
         assert match is not None  # it fits any name
         blocks = f", {many(int(match[2]), 'block')}" if match[2] else ""
-        yield TrainingFolder(f"control: {match[1]}{blocks}", place, "control")
+        if match[1] in controls:
+            yield TrainingFolder(f"control: {match[1]}{blocks}", place, "control")
 
 
 def _folders(place: Path) -> list[Path]:

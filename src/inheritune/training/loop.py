@@ -292,6 +292,7 @@ class _Loop:
         self.recent.append(outcome.loss)
         now = time.perf_counter()
         took, self.mark = now - self.mark, now
+        self.stop.step_seconds = took
         position = replace(position, step=step, seconds=position.seconds + took)
         record = {
             "step": step, "tokens": step * self.settings.batch_tokens, "loss": outcome.loss,

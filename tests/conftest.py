@@ -27,6 +27,8 @@ os.environ.setdefault(
     "OMP_WAIT_POLICY", "passive"
 )  # where a test has two, the one that waits leaves its core to others
 
+os.environ["INHERITUNE_CACHE"] = os.devnull  # no folder: what one test measures is not remembered in another
+
 # loguru, which datatrove sets up anew for every task, asks for these paths each time: half the time of preparing a small text
 sysconfig.get_path = cache(sysconfig.get_path)
 

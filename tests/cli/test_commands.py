@@ -141,6 +141,33 @@ def test_a_dry_run_does_one_step_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.yaml"]
 
 
+def test_the_plan_knows_the_rate_of_the_last_dry_run(
+    text: Path, write_recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, cache = str(write_recipe(tiny_recipe(text))), tmp_path / "cache" / "inheritune"
+    assert main(["run", recipe, "--dry-run"]) == 0
+    assert "the measured rate cannot be remembered" in capsys.readouterr().err  # tests have no such folder
+    monkeypatch.setenv("INHERITUNE_CACHE", str(cache))
+    assert main(["plan", recipe, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["devices"][-1]["name"] == "CPU"
+    assert main(["run", recipe, "--dry-run", "--json"]) == 0
+    trial = json.loads(capsys.readouterr().out)
+    assert main(["plan", recipe, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    here = plan["devices"][-1]
+    assert here["name"] == "CPU, measured"
+    for key in ("least", "most"):
+        assert here["hours"][key] == [trial["hours"][key]] * 2
+    flops = max(each["flops_per_token"] for each in plan["trainings"] if each["name"].startswith("round"))
+    assert here["flops_per_second"][0] == pytest.approx(flops * trial["tokens_per_second"])
+    assert "the last dry run on this machine (2 blocks of" in plan["warnings"][-1]
+    (file,) = cache.iterdir()
+    for damaged in ("{", "[]", json.dumps(json.loads(file.read_text()) | {"host": "another"})):
+        file.write_text(damaged)
+        assert main(["plan", recipe, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["devices"][-1]["name"] == "CPU"
+
+
 def test_a_dry_run_of_a_training(reference_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "train",

@@ -35,7 +35,7 @@ def _table(console: PlainConsole, title: str, names: Sequence[str], rows: Sequen
     console.print()
     console.print(title)
     shown = table_of(names, rows)
-    shown.padding = (0, 2, 0, 0)
+    shown.padding = (0, 2 if console.width >= _WIDE else 1, 0, 0)
     console.print(shown)
 
 

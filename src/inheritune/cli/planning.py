@@ -12,7 +12,7 @@ from inheritune import recipe as recipes
 from inheritune.cli.options import Json, overrides, print_result
 from inheritune.cli.plan_tables import show_costs
 from inheritune.errors import InputError
-from inheritune.planner import choose_devices, measured_device
+from inheritune.planner import choose_devices, measured_device, remembered_rate
 
 _BYTES = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _HOURS = {"m": 1 / 60, "min": 1 / 60, "minutes": 1 / 60, "h": 1, "hours": 1, "d": 24, "days": 24}
@@ -59,9 +59,12 @@ def _priced(
     loaded = experiment.load_suite(file, words) if recipes.is_suite(file) else recipes.load_recipe(file, words)
     devices = choose_devices(device or (), dict(_price(word) for word in price or ()))
     shape = None
+    here = remembered_rate() if rate is None and not device else None
     if rate is not None:
         measured, shape = measured_device(rate)
         devices.append(measured)
+    elif here is not None:
+        devices.append(here.device)
     together, memory, hours = bounds
     if isinstance(loaded, recipes.Recipe):
         costs = experiment.plan_recipe(loaded, devices, together=together, memory=memory, hours=hours)
@@ -73,6 +76,12 @@ def _priced(
             f" {shape['flops_per_token'] / 1e9:.4g} GFLOP a token; it is taken over by FLOPs. Another shape, precision"
             " or micro-batch reaches another share of the machine: measure this one with"
             " `inheritune bench --recipe RECIPE --out FILE`."
+        )
+    if here is not None:
+        costs["warnings"].append(
+            f"The rate of '{here.device.name}' is that of the last dry run on this machine ({here.of}, {here.date}); it"
+            " is taken over by FLOPs. Another model, precision or micro-batch has another rate, which"
+            " `inheritune run RECIPE --dry-run` measures."
         )
     return costs
 

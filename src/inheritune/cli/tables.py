@@ -9,7 +9,7 @@ from rich.table import Table
 from inheritune import report as reports
 from inheritune import results
 from inheritune.cli.options import echo
-from inheritune.runlog import PlainConsole
+from inheritune.runlog import PlainConsole, duration
 
 
 def table_of(
@@ -205,5 +205,9 @@ def show_trial(trial: dict[str, Any]) -> None:
         f" {trial['tokens_per_second']:,.0f} tokens/s, not compiled"
     )
     echo(f"peak memory {memory['peak_bytes'] / 1e9:.2f} GB ({memory['of']})")
+    if "hours" in trial:
+        least, most = (duration(3600 * trial["hours"][key]) for key in ("least", "most"))
+        whole = least if least == most else f"{least} if the first round matches, {most} if all rounds are needed"
+        echo(f"all trainings and validations of the run at this rate: {whole}")
     if trial["rounded_down"] is not None:
         echo(trial["rounded_down"])

@@ -9,7 +9,6 @@ from inheritune import lazy
 
 if TYPE_CHECKING:
     from inheritune.experiment.api import grow, inherited_blocks, train
-    from inheritune.experiment.checks import dry_run, try_step
     from inheritune.experiment.pricing import plan_recipe, plan_suite
     from inheritune.experiment.recipe_run import run
     from inheritune.experiment.setup import prepare_data
@@ -17,5 +16,6 @@ if TYPE_CHECKING:
     from inheritune.experiment.suite import Suite, load_suite
     from inheritune.experiment.suite_run import compare
     from inheritune.experiment.tasks import TASKS_FILE
+    from inheritune.experiment.trial import dry_run, try_step
 
 __getattr__, __dir__ = lazy.exports(__name__)

@@ -1,11 +1,9 @@
-"""What can be found wrong before anything is spent: checks of all inputs, and one real step (`--dry-run`)."""
+"""What can be found wrong before anything is spent: checks of all inputs."""
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from inheritune import runtime as rt
 from inheritune.arch import (
     build_skeleton,
     check_positions,
@@ -17,11 +15,10 @@ from inheritune.arch import (
     logits_width,
     planned_config,
 )
-from inheritune.bench import one_step
 from inheritune.corpus import check_filters, list_inputs
 from inheritune.data import check_tokenizer, list_token_files, open_prepared, typed
 from inheritune.distillation import check_distillation
-from inheritune.errors import InputError, check_all, is_out_of_memory
+from inheritune.errors import InputError, check_all
 from inheritune.experiment.plan import (
     Models,
     PlannedArm,
@@ -42,7 +39,7 @@ from inheritune.token_ids import vocabulary_size
 from inheritune.training import check_compiler, check_float8
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    pass
 
 
 def check_recipe(recipe: Recipe, runtime: Runtime) -> None:
@@ -156,45 +153,3 @@ def _check_rounds(recipe: Recipe, models: Models) -> None:
             check_losses(recipe.train, stage, reference, models.target(reference, stage), teacher)
     if models.drafts and stages[0].is_provisional and stages[0].function_preserving:
         check_function_preserving(build_skeleton(reference, models.trust))
-
-
-def dry_run(recipe: Recipe) -> dict[str, Any]:
-    """Check a recipe's inputs and train the deepest target that its rounds may come to for a step, with random weights.
-
-    Writes nothing that stays. Raises InputError for wrong input; what the step raises comes through (out of memory).
-    """
-    hardware = recipe.hardware
-    runtime = rt.start(hardware.device, hardware.threads, hardware.timeout.amount)
-    runtime.on_rank0(lambda: check_recipe(recipe, runtime))
-    models = Models(recipe, drafts=False)
-    recipe, _ = provisional(recipe, models, usable_memory(runtime), _tokens(recipe))
-    _, stages = plan_rounds(recipe, models)
-    deepest = max(stages, key=lambda stage: len(stage.blocks))
-    target = models.target(models.reference, deepest)
-    teacher = models.reference if recipe.train.distillation is not None else None
-    return {"layers": len(deepest.blocks), **try_step(target, recipe.train, runtime, teacher, deepest.blocks)}
-
-
-def try_step(
-    config: "PretrainedConfig", training: Training, runtime: rt.Runtime, teacher: "PretrainedConfig | None" = None,
-    blocks: Sequence[int] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """One step of a random model of this config: seconds, tokens a second (not compiled), peak memory in bytes.
-
-    With a distillation, a random model of the config `teacher` passes the batch too; `blocks` are those of it that the
-    model's come from. `rounded_down` says what whole steps make of a length in tokens.
-    """
-    try:
-        step = one_step(config, training, runtime, tempfile.gettempdir(), teacher, blocks)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        if is_out_of_memory(error):
-            raise
-        what = f"a model of its config cannot be trained ({type(error).__name__}: {error})"
-        raise InputError(config.name_or_path or config.model_type, what, "correct the config") from None
-    return {
-        "batch_tokens": training.batch_tokens,
-        "seconds": step["seconds"],
-        "tokens_per_second": training.batch_tokens / step["seconds"],
-        "memory": step["memory"],
-        "rounded_down": training.rounded_down(None),
-    }

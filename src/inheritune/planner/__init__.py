@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         known_devices,
         measured_device,
     )
+    from inheritune.planner.measured_rate import MeasuredRate, measured_here, remembered_rate
     from inheritune.planner.memory import Memory, MemoryConfig, largest_micro_batch, memory_of, state_bytes
     from inheritune.planner.model_profile import ModelProfile
     from inheritune.planner.planning import Bounds, plan

@@ -107,7 +107,7 @@ TEXTS: dict[str, Change] = {
     ),
     "validation that leaves nothing": lambda place, tree: [
         *file("a.txt", b"one document of many words " * 300, [])(place, tree)[1:],
-        "some text besides validation is needed, there are 0 tokens of it", "give more text, or a smaller validation",
+        "some text besides validation is needed, there are 0 tokens of it", "or shorter documents (`document: 4K characters`",
     ],
     "validation shorter than a sequence": given(
         ["data.validation: 10 tokens are less than a sequence (16)", "give '17 tokens' or more"], validation="10 tokens"

@@ -250,6 +250,28 @@ def test_a_starter_recipe_is_legal_and_runs(reference_folder: Path, text: Path, 
     shutil.rmtree(tmp_path / "out")
 
 
+def test_a_starter_recipe_divides_few_files_into_documents(
+    reference_folder: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    """A file is one document, and none would be left to train on."""
+    place = tmp_path / "texts"
+    place.mkdir()
+    for number in range(4):
+        (place / f"{number}.txt").write_text(" ".join(f"word{number}{n * n}" for n in range(4000)), encoding="utf-8")
+        if number not in (0, 3):
+            continue
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(inheritune.experiment.starter_recipe(str(reference_folder), str(place)), encoding="utf-8")
+        assert f"{number + 1} document" in path.read_text().replace("the file is 1", "1")
+        recipe = load_recipe(path)
+        prepared = inheritune.prepare(recipe.data, tokenizer, tmp_path / f"data{number}")
+        assert len(prepared.tokens("validation")) >= recipe.data.validation.count
+        assert len(prepared.tokens("train")) > 4 * recipe.data.validation.count
+    for number in range(300):
+        (place / f"{number}.txt").write_text(f"a text of its own, {number}", encoding="utf-8")
+    assert "document:" not in inheritune.experiment.starter_recipe(str(reference_folder), str(place))
+
+
 @pytest.mark.long
 def test_a_silent_round_begins_where_the_round_before_ended(text: Path, write_recipe: Any, tmp_path: Path) -> None:
     tree = tiny_recipe(text)

@@ -193,7 +193,8 @@ def check_enough(data: Data, supply: Supply) -> None:
         raise InputError("data.validation", what, "give more text, or a smaller validation")
     if not usable:
         what = f"some text besides validation is needed, there are 0 tokens of it{filtered}"
-        raise InputError("data", what, "give more text, or a smaller validation")
+        remedy = "give more text, a smaller validation, or shorter documents (`document: 4K characters` of a source)"
+        raise InputError("data", f"{what}; a document of validation is not trained on", remedy)
     if data.size is None:
         return
     one_draw = None in asked

@@ -108,6 +108,14 @@ def text_bytes(sources: Sequence[Source]) -> int | None:
     return sum(entry.text_bytes for entry in list_inputs(sources))
 
 
+def whole_files(source: Source) -> int | None:
+    """How many documents a local source has, where each of its files is one; None for any other source."""
+    if source.dataset is not None or is_remote(source.path or ""):
+        return None
+    entries = list_inputs([source])
+    return len(entries) if all(rule_of(source, entry.address) == "file" for entry in entries) else None
+
+
 def gather(inputs: Sequence[Input], bytes_per_task: int) -> list[list[Input]]:
     """Divide inputs into tasks in their order: neighbours share a task of at most `bytes_per_task`.
 

@@ -12,8 +12,9 @@ from conftest import read_json, tiny_recipe
 from inheritune.cli import main
 from inheritune.errors import InputError
 from inheritune.experiment import run
-from inheritune.inheritance.units.shapes import possible_shapes
-from inheritune.recipe import Recipe, load_recipe
+from inheritune.inheritance.units.forms import ShapeSearch
+from inheritune.inheritance.units.speed import Pace
+from inheritune.recipe import Inherit, Recipe, load_recipe
 
 
 def parameters(model: Any) -> int:
@@ -27,40 +28,45 @@ def config(**more: Any) -> LlamaConfig:
     )  # fmt: skip
 
 
-def test_every_shape_is_nearly_as_large_as_the_size_allows() -> None:
+def search(most: int, blocks_of: Any = range, **spec: Any) -> ShapeSearch:
+    """A search among shapes of the config, by size alone."""
+    asked = Inherit(size=f"{most} parameters", **spec)
+    return ShapeSearch(asked, config(), config(), Pace(config(), "cpu"), lambda layers: tuple(blocks_of(layers)))
+
+
+def half() -> int:
     with torch.device("meta"):
-        whole = LlamaForCausalLM(config())
-    most = parameters(whole) // 2
-    shapes = possible_shapes(config(), most, lambda layers: list(range(layers)))
-    assert len({(one.layers, one.heads, one.mlp) for one in shapes}) == len(shapes) > 3
+        return parameters(LlamaForCausalLM(config())) // 2
+
+
+def test_every_shape_is_nearly_as_large_as_the_size_allows() -> None:
+    most = half()
+    found = search(most)
+    shapes = found.every(found.deepest())
+    assert len(set(shapes)) == len(shapes)
+    assert {tuple(shape.numbers) for shape in shapes} == {(), ("mlp",), ("heads", "mlp"), ("mlp", "hidden")}
     for one in shapes:
         sizes = {"num_hidden_layers": one.layers, "intermediate_size": one.mlp or 96, "head_dim": 8}
-        heads = one.heads or 4
-        small = LlamaConfig(
-            **(config().to_dict() | sizes | {"num_attention_heads": heads, "num_key_value_heads": max(1, heads // 2)})
-        )
+        sizes |= {"num_attention_heads": one.heads or 4, "num_key_value_heads": (one.heads or 4) // 2 or 1}
         with torch.device("meta"):
-            assert one.parameters == parameters(LlamaForCausalLM(small)) <= most
-        assert one.parameters > 0.85 * most
-    assert shapes[0].mlp is None
+            small = LlamaForCausalLM(LlamaConfig(**(config().to_dict() | sizes | {"hidden_size": one.hidden or 32})))
+        assert found.candidate(one).parameters == parameters(small) <= most
+        assert parameters(small) > 0.85 * most
+    assert not shapes[0].numbers
     assert max(one.layers for one in shapes) > shapes[0].layers
+    assert not any("hidden" in one.numbers for one in found.every(found.deepest(), keeps_hidden=True))
 
 
-def test_an_order_that_ends_where_the_size_is_kept_is_enough() -> None:
-    with torch.device("meta"):
-        most = parameters(LlamaForCausalLM(config())) // 2
-
-    def blocks_of(layers: int) -> list[int]:
-        if layers < 5:
-            raise InputError("inherit.layers", "the order ends", "choose anew")
-        return list(range(layers))
-
-    assert possible_shapes(config(), most, blocks_of)[0].layers == 5
+def test_an_axis_that_is_given_is_not_tried_and_leaves_more_to_the_others() -> None:
+    free, given = (search(half(), **spec) for spec in ({}, {"hidden": 24}))
+    assert given.deepest().layers > free.deepest().layers
+    assert all("hidden" not in one.numbers for one in given.every(given.deepest()))
+    assert given.target(given.deepest()).hidden_size == 24
 
 
 def test_a_size_below_one_block_is_refused() -> None:
-    with pytest.raises(InputError, match="1,000 parameters, and one block with embeddings and head has"):
-        possible_shapes(config(), 1000, lambda layers: list(range(layers)))
+    with pytest.raises(InputError, match=r"inherit\.size: 1K parameters, and one block with embeddings and head comes"):
+        search(1000).deepest()
 
 
 def test_from_python_and_from_the_command_line(
@@ -91,6 +97,13 @@ def test_from_python_and_from_the_command_line(
         ({"size": 0.5, "importance": "first"}, "without choose: stacked or importance: first"),
         ({"size": 0.5, "mlp": 20}, "size decides about mlp"),
         ({"size": 1.5}, "a fraction of the reference's parameters lies in"),
+        ({"layers": "80M parameters"}, "write size: 80M parameters and shape: depth in place of layers"),
+        ({"speed": "2x", "layers": 2}, "speed decides about layers; give one or the other"),
+        ({"speed": "2x", "size": 0.5, "heads": 2}, "size and speed decides about heads"),
+        ({"speed": "2"}, "'2' is not a speed; legal are 2x"),
+        ({"speed": "1x"}, "more than 1 and at most 1000 times as fast"),
+        ({"speed": "2x evaluation"}, "names no work that is measured; legal are 2x"),
+        ({"speed": "2x"}, "shapes are compared on text, and there is none; give text, or set shape to depth"),
         ({"size": 0.5, "submodules": ["mlp"]}, "size goes with submodules: all"),
         ({"size": 0.5}, "shapes are compared on text, and there is none; give text, or set shape to depth"),
     ],

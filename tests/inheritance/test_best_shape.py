@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_families import build
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import inheritune
@@ -15,6 +16,7 @@ from inheritune.experiment import run
 from inheritune.inheritance.units.forms import ShapeSearch
 from inheritune.inheritance.units.speed import Pace
 from inheritune.recipe import Inherit, Recipe, load_recipe
+from inheritune.results import MeasuredSpeed, ShapeChoice
 
 
 def parameters(model: Any) -> int:
@@ -22,10 +24,10 @@ def parameters(model: Any) -> int:
 
 
 def config(**more: Any) -> LlamaConfig:
+    sizes = {"num_hidden_layers": 12} | more
     return LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=96, num_hidden_layers=12, num_attention_heads=4,
-        num_key_value_heads=2, **more,
-    )  # fmt: skip
+        vocab_size=64, hidden_size=32, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, **sizes
+    )
 
 
 def search(most: int, blocks_of: Any = range, **spec: Any) -> ShapeSearch:
@@ -69,6 +71,68 @@ def test_a_size_below_one_block_is_refused() -> None:
         search(1000).deepest()
 
 
+class FakePace(Pace):
+    """Speeds by a formula: a block costs 1, its MLP as much again, all else 2."""
+
+    def __init__(self) -> None:
+        super().__init__(config(), "cpu")
+        self.asked = list[Any]()
+
+    def measure(self, config: Any, work: Any, times: float | None = None) -> MeasuredSpeed:
+        self.asked.append(work)
+        ratio = 26 / cost(config.num_hidden_layers, config.intermediate_size)
+        return MeasuredSpeed(rate=ratio, times=ratio, lowest=ratio, highest=ratio)
+
+
+def cost(layers: int, mlp: int) -> float:
+    return 2 + layers * (1 + mlp / 96)
+
+
+@pytest.mark.parametrize("work", ["generation", "training"])
+def test_as_deep_and_as_wide_as_a_measured_speed_allows(work: str) -> None:
+    spec, pace = Inherit(speed=f"2x {work}"), FakePace()
+    found = ShapeSearch(spec, config(), config(), pace, lambda layers: tuple(range(layers)))
+    deepest = found.deepest()
+    assert deepest.layers == max(layers for layers in range(1, 13) if 26 / cost(layers, 96) >= 2)
+    shapes = found.every(deepest, keeps_hidden=True)
+    assert len(shapes) > 3
+    for one in shapes[1:]:
+        widest = max(mlp for mlp in range(8, 97, 8) if 26 / cost(one.layers, mlp) >= 2)
+        assert one.mlp in (widest, widest - 8)  # 3 % of a speed are left, as measurements cannot tell
+        assert 26 / cost(one.layers, one.mlp) >= 2
+    assert set(pace.asked) == {work}
+    assert len(pace.asked) < 5 * len(shapes)
+
+
+def test_size_and_speed_are_both_kept() -> None:
+    spec = Inherit(speed="1.2x", size=f"{half()} parameters")
+    found = ShapeSearch(spec, config(), config(), FakePace(), lambda layers: tuple(range(layers)))
+    assert found.deepest() == search(half()).deepest()  # the size is the narrower limit
+
+
+def test_a_speed_that_no_block_reaches_is_refused() -> None:
+    found = ShapeSearch(Inherit(speed="100x"), config(), config(), FakePace(), lambda layers: tuple(range(layers)))
+    with pytest.raises(
+        InputError, match=r"inherit\.speed: 100x generation, and one block is not so fast; ask for less"
+    ):
+        found.deepest()
+
+
+@pytest.mark.parametrize("work", ["generation", "training"])
+def test_a_sixth_of_the_blocks_is_measured_to_be_faster(work: Any) -> None:
+    found = Pace(config(), "cpu").measure(config(num_hidden_layers=2), work)
+    assert found.lowest <= found.times <= found.highest
+    assert found.times > 1.5
+    assert found.rate > 0
+
+
+def test_generation_without_a_cache_is_refused_by_name() -> None:
+    model = build("mamba")
+    with pytest.raises(InputError, match="keeps no past_key_values, so its generation cannot be measured; ask for"):
+        Pace(model.config, "cpu").measure(model.config, "generation")
+
+
+@pytest.mark.long
 def test_from_python_and_from_the_command_line(
     reference_folder: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +152,23 @@ def test_from_python_and_from_the_command_line(
     deep = inheritune.inherit(reference_folder, size=0.7, shape="depth")
     assert deep.config.intermediate_size == 48
     assert parameters(deep) <= 0.7 * whole
+
+
+@pytest.mark.long
+def test_a_speed_from_python(reference_folder: Path, text: Path, tmp_path: Path) -> None:
+    """Weights, speeds, table and card of what was measured; fewer tokens leave more of a size to the blocks."""
+    inheritune.inherit(reference_folder, speed="1.3x training", shape="depth", out=tmp_path / "deep")
+    shape = ShapeChoice.model_validate(read_json(tmp_path / "deep" / "inheritance.json")["shape"])
+    assert (shape.speed, len(shape.candidates), shape.tokens) == ("1.3x training", 1, 0)
+    assert shape.best.training is not None
+    assert shape.best.training.times >= 1.3
+    assert "times as fast" in (tmp_path / "deep" / "README.md").read_text(encoding="utf-8")
+    whole = AutoModelForCausalLM.from_pretrained(reference_folder)
+    size = f"{parameters(inheritune.inherit(reference_folder, 3)) - 1} parameters"
+    options: Any = {"size": size, "shape": "depth", "text": text, "refit": "none"}
+    deep = inheritune.inherit(reference_folder, vocabulary=whole.config.vocab_size - 1, **options)
+    assert (deep.config.num_hidden_layers, deep.config.vocab_size) == (3, whole.config.vocab_size - 1)
+    assert inheritune.inherit(reference_folder, **options).config.num_hidden_layers == 2
 
 
 @pytest.mark.parametrize(
@@ -113,6 +194,7 @@ def test_sizes_that_cannot_be(reference_folder: Path, settings: dict[str, Any], 
         inheritune.inherit(reference_folder, **settings)
 
 
+@pytest.mark.long
 def test_a_run_of_a_size(text: Path, reference_folder: Path, tmp_path: Path) -> None:
     tree = tiny_recipe(text, reference_folder) | {
         "inherit": {"size": 0.7, "choose": "auto", "calibration": "320 tokens"}

@@ -11,7 +11,7 @@ from inheritune.data import Rows, Sequences, sample
 from inheritune.experiment.context import RunContext
 from inheritune.experiment.rounds import is_measured
 from inheritune.experiment.store import once
-from inheritune.inheritance import REFIT_TOKENS, replace_budget, shaped, without_budget
+from inheritune.inheritance import REFIT_TOKENS, replace_budget, shaped, size_of, without_budget
 from inheritune.inheritance.units.shapes import choose_depth, choose_shape
 from inheritune.recipe import Inherit, Reference
 from inheritune.report import shape_lines, spans
@@ -43,7 +43,11 @@ def decide(
         return choose_depth(config, inherit, reference, layers=layers, device=runtime.device, trust_remote_code=trust)
 
     def choose() -> BlockChoice:
-        asked = inherit if inherit.speed is None else without_budget(inherit, depth().best.layers)
+        asked = inherit
+        if inherit.speed is not None:
+            asked = without_budget(inherit, depth().best.layers)
+        elif inherit.size is not None:
+            asked = inherit.model_copy(update={"size": size_of(reference or config, inherit, trust)})
         return _choose(source, asked, context, drops)
 
     if is_measured(inherit):

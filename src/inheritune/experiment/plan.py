@@ -193,8 +193,9 @@ def _plan_arm(suite: Suite, arm: ArmSettings, training: Training, models: Models
     method.check(models.arms, arm.allow_unequal)
     source = models.config_of(method.origin, "start.of")
     total = layer_count(source)
-    depth = method.depth(suite.layers, layer_count(models.reference) if method.is_sized_by_reference else total)
-    stages = models.planned(source, method.stages(depth, total))
+    likely = method.estimated(source, models.trust)
+    depth = likely.depth(suite.layers, layer_count(models.reference) if method.is_sized_by_reference else total)
+    stages = models.planned(source, likely.stages(depth, total))
     for one in stages:
         check_losses(training, one.stage, source, one.target, teacher)
     source_arm = method.origin if method.origin in models.arms else None

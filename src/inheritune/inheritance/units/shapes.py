@@ -85,7 +85,8 @@ def choose_shape(
     depth = search.deepest() if dropped is None else Form(layer_count(model.config) - len(dropped))
     forms = search.every(depth, keeps_hidden)
     logger.info(f"shape: comparing {len(forms)} shapes ({_choice(search, []).goal})")
-    scoring = _Scoring(model, rotated, rows, held_out, spec, search.blocks_of, micro_batch)
+    refits = _can_be_refitted(model, search.blocks_of(depth.layers))
+    scoring = _Scoring(model, rotated, rows, held_out, spec, search.blocks_of, refits, micro_batch)
     scored: list[ShapeCandidate] = []
     with LiveLine("shapes", len(forms), 0) as line:
         for form in forms:
@@ -118,6 +119,13 @@ def _search(
 
     pace = Pace(reference, device, trust)
     return ShapeSearch(spec, config, reference, pace, blocks_of, None if rotated is None else rotated.config, trust)
+
+
+def _can_be_refitted(model: "PreTrainedModel", blocks: Sequence[int]) -> bool:
+    try:
+        return any(refitted_matrices(draft_target(model, TargetSpec(tuple(blocks)))))
+    except InputError:
+        return False
 
 
 def _with_speeds(search: ShapeSearch, form: Form) -> ShapeCandidate:
@@ -160,19 +168,15 @@ class _Scoring:
     held_out: Rows
     spec: Inherit
     blocks_of: Callable[[int], Sequence[int]]
+    refits: bool
     micro_batch: int
 
     def make(self, form: Form) -> "PreTrainedModel":
         """A shape with its weights."""
         blocks = tuple(self.blocks_of(form.layers))
-        try:
-            refits = any(refitted_matrices(draft_target(self.model, TargetSpec(blocks))))
-        except InputError:
-            refits = False
-        numbers = {"layers": list(blocks), "choose": "first", "size": None, "speed": None, **form.numbers}
-        spec = resolve(self.spec.model_copy(update=numbers), self.model.config)
+        spec = resolve(self.spec.model_copy(update=form.numbers), self.model.config, blocks)
         return derive_chosen(
-            self.model, spec, self.spec.importance, self.rows, refits=refits, rotated=self.rotated or False,
+            self.model, spec, self.spec.importance, self.rows, refits=self.refits, rotated=self.rotated or False,
             micro_batch=self.micro_batch,
         ).target  # fmt: skip
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
-from conftest import read_json
+from conftest import read_json, tiny_recipe
 from inheritune import compare
+from inheritune.arch import build_skeleton, load_config, training_flops_per_token
 from inheritune.errors import InputError
-from inheritune.experiment import Suite, plan_suite
+from inheritune.experiment import Suite, plan_recipe, plan_suite
+from inheritune.inheritance import TargetSpec, target_config
 from inheritune.planner import choose_devices
-from inheritune.recipe import check
+from inheritune.recipe import Recipe, check
 from inheritune.results import ShapeChoice
 from tiny_suites import tiny_suite
 
@@ -46,6 +48,22 @@ def test_they_are_priced_as_whole_blocks(text: Path, reference_folder: Path) -> 
     suite = check(Suite, tiny_suite(text, reference_folder, ARMS), "suite")
     priced = {one["name"]: one["blocks"] for one in plan_suite(suite, choose_devices([], None))["trainings"]}
     assert priced["auto"] == priced["depth"] == priced["random"] > 1
+
+
+def test_a_speed_is_priced_by_flops(text: Path, reference_folder: Path) -> None:
+    """As many whole blocks as have the FLOPs for it."""
+    for speed in ("1.3x", "2x training"):
+        tree = tiny_recipe(text, reference_folder) | {"inherit": {"speed": speed}, "grow": None, "controls": []}
+        asked = check(Recipe, tree, "recipe")
+        priced = plan_recipe(asked, choose_devices([], None))["trainings"]
+        (blocks,) = [one["blocks"] for one in priced if one["name"].startswith("round")]
+        config = load_config(asked.reference)
+        flops = [
+            training_flops_per_token(build_skeleton(target_config(config, TargetSpec(tuple(range(count))))), 64)
+            for count in range(1, config.num_hidden_layers + 1)
+        ]
+        times = float(speed.partition("x")[0])
+        assert blocks == sum(one * times <= flops[-1] for one in flops) > 0
 
 
 @pytest.mark.parametrize(

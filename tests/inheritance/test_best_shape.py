@@ -169,6 +169,13 @@ def test_a_speed_from_python(reference_folder: Path, text: Path, tmp_path: Path)
     deep = inheritune.inherit(reference_folder, vocabulary=whole.config.vocab_size - 1, **options)
     assert (deep.config.num_hidden_layers, deep.config.vocab_size) == (3, whole.config.vocab_size - 1)
     assert inheritune.inherit(reference_folder, **options).config.num_hidden_layers == 2
+    compared = {"size": 0.8, "vocabulary": 270, "text": text, "refit": "640 tokens", "out": tmp_path / "auto"}
+    found = inheritune.inherit(reference_folder, **compared)
+    assert (found.config.vocab_size, parameters(found) <= 0.8 * parameters(whole)) == (270, True)
+    shape = ShapeChoice.model_validate(read_json(tmp_path / "auto" / "inheritance.json")["shape"])
+    assert shape.best.parameters == parameters(found)
+    assert shape.reference is not None
+    assert shape.reference.parameters == parameters(whole)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +188,7 @@ def test_a_speed_from_python(reference_folder: Path, text: Path, tmp_path: Path)
         ({"layers": "80M parameters"}, "write size: 80M parameters and shape: depth in place of layers"),
         ({"speed": "2x", "layers": 2}, "speed decides about layers; give one or the other"),
         ({"speed": "2x", "size": 0.5, "heads": 2}, "size and speed decides about heads"),
+        ({"speed": "2x", "choose": "auto"}, "it looks at the model at work on text, and there is none here"),
         ({"speed": "2"}, "'2' is not a speed; legal are 2x"),
         ({"speed": "1x"}, "more than 1 and at most 1000 times as fast"),
         ({"speed": "2x evaluation"}, "names no work that is measured; legal are 2x"),

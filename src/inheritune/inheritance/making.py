@@ -223,6 +223,8 @@ def with_shape(
     """
     config = load_config(reference) if isinstance(reference, Reference) else reference.config
     trust = isinstance(reference, Reference) and reference.trust_remote_code
+    total = layer_count(config)
+    select_blocks(total, spec.choose, total, dropped=dropped)  # raises InputError for a measured choice without order
     if spec.compares_shapes and look.text is None:
         remedy = "give text, or set shape to depth"
         raise InputError("inherit.shape", "shapes are compared on text, and there is none", remedy)
@@ -234,11 +236,10 @@ def with_shape(
     assert look.text is not None
     with ready(reference, tokenizer, "cpu", "float32") as (model, its):
         if tokens is not None and its is not None:
-            every = tuple(range(layer_count(config)))
-            model = derive(model, TargetSpec(every, width=Selection(vocabulary=tokens)))[0].eval()
+            model = derive(model, TargetSpec(tuple(range(total)), width=Selection(vocabulary=tokens)))[0].eval()
             its = trim_tokenizer(its, tokens)
         choice = choose_shape(model, look.text.rows(model, its), spec, dropped, config, trust_remote_code=trust)
-    blocks = select_blocks(choice.best.layers, spec.choose, layer_count(config), dropped=dropped)
+    blocks = select_blocks(choice.best.layers, spec.choose, total, dropped=dropped)
     return shaped(spec, choice).model_copy(update={"layers": blocks, "choose": "first"}), choice
 
 

@@ -70,6 +70,9 @@ def derive_shape(
     if shape.hidden is not None and rotated and rows is not None:
         if isinstance(rotated, bool):
             source, is_rotated = rotate_to_components(reference, rows, micro_batch=micro_batch)
+            if is_rotated and reference.config.tie_word_embeddings:
+                what = "so the head is not tied to the embeddings any more, and adds to the size"
+                logger.info(f"hidden channels are rotated, {what}")
         else:
             source, is_rotated = rotated, True
     if is_rotated and shape.hidden is not None:
@@ -129,7 +132,7 @@ def rotate_to_components(
     """A copy of the model whose hidden channels are the principal components of its hidden states on `rows`.
 
     The largest component is the first channel. Each hidden state counts as a direction, whatever its length. A tied
-    head gets a matrix of its own, which the log says. Where the architecture cannot be rotated, the log gives the
+    head gets a matrix of its own. Where the architecture cannot be rotated, the log gives the
     reason, and the result is the reference itself and False.
     """
     try:
@@ -138,10 +141,6 @@ def rotate_to_components(
     except InputError as error:
         logger.info(f"hidden channels are selected, as they cannot be rotated: {error}")
         return reference, False
-    if reference.config.tie_word_embeddings:
-        logger.info(
-            "hidden channels are rotated, so the head is not tied to the embeddings any more, and adds to the size"
-        )
     return model, True
 
 

@@ -5,7 +5,7 @@ Fewer blocks can be wider. Units are chosen, blocks are refitted, and the best s
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from inheritune.inheritance.units.forms import Form, ShapeSearch, unit_count
 from inheritune.inheritance.units.narrowing import derive_chosen, rotate_to_components
 from inheritune.inheritance.units.speed import Pace
 from inheritune.recipe import MEASURED, Inherit, Work
-from inheritune.results import MeasuredSpeed, ShapeCandidate, ShapeChoice
+from inheritune.results import ShapeCandidate, ShapeChoice
 from inheritune.runlog import LiveLine, logger
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def choose_depth(
 
     Nothing is compared, and no weights are needed. `layers` is given where the number is known. See `choose_shape`.
     """
+    if spec.choose in MEASURED:  # before the choice is made, the first blocks stand in for it
+        spec = spec.model_copy(update={"choose": "first"})
     search = _search(config, reference, spec, None, None, device, trust_remote_code)
     form = search.deepest() if layers is None else Form(layers)
     return _choice(search, [_with_speeds(search, form)])
@@ -113,9 +115,7 @@ def _search(
     total, reference = layer_count(config), reference or config
 
     def blocks_of(layers: int) -> list[int]:
-        # before a measured choice is made, the first blocks stand in for it
-        choose = "first" if dropped is None and spec.choose in MEASURED else spec.choose
-        return select_blocks(layers, choose, total, dropped=dropped)
+        return select_blocks(layers, spec.choose, total, dropped=dropped)
 
     pace = Pace(reference, device, trust)
     return ShapeSearch(spec, config, reference, pace, blocks_of, None if rotated is None else rotated.config, trust)
@@ -130,13 +130,7 @@ def _can_be_refitted(model: "PreTrainedModel", blocks: Sequence[int]) -> bool:
 
 def _with_speeds(search: ShapeSearch, form: Form) -> ShapeCandidate:
     """A candidate with its speeds; without one that cannot be measured."""
-    speeds: dict[str, MeasuredSpeed | None] = {}
-    for work in _WORK:
-        try:
-            speeds[work] = search.pace.measure(search.target(form), work)
-        except InputError as error:
-            logger.info(f"shape: {error}")
-            speeds[work] = None
+    speeds: dict[str, Any] = {work: search.pace.find(search.target(form), work) for work in _WORK}
     return search.candidate(form).model_copy(update=speeds)
 
 

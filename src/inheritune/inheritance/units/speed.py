@@ -10,6 +10,7 @@ from inheritune.arch import build_random, position_count, resolve_dtype, title
 from inheritune.errors import InputError
 from inheritune.recipe import Work
 from inheritune.results import MeasuredSpeed
+from inheritune.runlog import logger
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -33,6 +34,7 @@ class Pace:
         self._dtype = resolve_dtype("auto", self._device)
         self._reference: PreTrainedModel | None = None
         self._last: tuple[str, PreTrainedModel] | None = None
+        self._refused = set[Work]()
         self._known: dict[tuple[str, Work, float | None], MeasuredSpeed] = {}
         self._rates: dict[Work, list[float]] = {"generation": [], "training": []}  # the reference's, of all turns
 
@@ -42,6 +44,17 @@ class Pace:
         threads = torch.get_num_threads()
         number = f"{threads} thread{'' if threads == 1 else 's'}"
         return ", ".join([self._device, *([number] if self._device == "cpu" else []), self._dtype])
+
+    def find(self, config: "PretrainedConfig", work: Work) -> MeasuredSpeed | None:
+        """As `measure`; None for work that cannot be measured, which the log says once."""
+        if work in self._refused:
+            return None
+        try:
+            return self.measure(config, work)
+        except InputError as error:
+            self._refused.add(work)
+            logger.info(f"speed of {work}: {error}")
+            return None
 
     def own(self, work: Work) -> MeasuredSpeed | None:
         """The reference's speed, over all its turns; None before there was one."""

@@ -89,12 +89,12 @@ def choose_shape(
     logger.info(f"shape: comparing {len(forms)} shapes ({_choice(search, []).goal})")
     refits = _can_be_refitted(model, search.blocks_of(depth.layers))
     scoring = _Scoring(model, rotated, rows, held_out, spec, search.blocks_of, refits, micro_batch)
-    scored: list[ShapeCandidate] = []
+    scored = [_with_speeds(search, form) for form in forms]
+    search.pace.release()
     with LiveLine("shapes", len(forms), 0) as line:
-        for form in forms:
-            one = _with_speeds(search, form)
-            scored.append(one.model_copy(update={"loss": scoring.loss(scoring.make(form))}))
-            line.update(len(scored), f"{one.words}: {scored[-1].loss:.3f}")
+        for at, form in enumerate(forms):
+            scored[at] = scored[at].model_copy(update={"loss": scoring.loss(scoring.make(form))})
+            line.update(at + 1, f"{scored[at].words}: {scored[at].loss:.3f}")
     best = sorted(range(len(scored)), key=lambda at: scored[at].loss or 0.0)[:_FINALISTS]
     for at in best:
         trained = scoring.trained_loss(scoring.make(forms[at]))

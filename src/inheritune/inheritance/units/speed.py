@@ -35,7 +35,7 @@ class Pace:
         self._reference: PreTrainedModel | None = None
         self._last: tuple[str, PreTrainedModel] | None = None
         self._refused = set[Work]()
-        self._known: dict[tuple[str, Work, float | None], MeasuredSpeed] = {}
+        self._known: dict[tuple[str, Work], MeasuredSpeed] = {}
         self._rates: dict[Work, list[float]] = {"generation": [], "training": []}  # the reference's, of all turns
 
     @property
@@ -71,11 +71,13 @@ class Pace:
         reference. Raises InputError for a model that generates without the usual cache.
         """
         name = config.to_json_string(use_diff=False)
-        known = self._known.get((name, work, times)) or self._known.get((name, work, None))
-        if known is None:
-            known = self._known[name, work, times] = self._measured(self._model(name, config), work, times)
-            self._known.setdefault((name, work, None), known)
-        return known
+        if (name, work) not in self._known:
+            self._known[name, work] = self._measured(self._model(name, config), work, times)
+        return self._known[name, work]
+
+    def release(self) -> None:
+        """Free the memory of the models. What was measured stays known."""
+        self._reference, self._last = None, None
 
     def _measured(self, target: "PreTrainedModel", work: Work, times: float | None) -> MeasuredSpeed:
         if self._reference is None:

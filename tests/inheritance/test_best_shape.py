@@ -66,6 +66,14 @@ def test_an_axis_that_is_given_is_not_tried_and_leaves_more_to_the_others() -> N
     assert given.target(given.deepest()).hidden_size == 24
 
 
+def test_of_a_model_without_heads_and_mlps_only_blocks_are_tried() -> None:
+    of = build("mamba").config
+    found = ShapeSearch(Inherit(size=0.7), of, of, Pace(of, "cpu"), lambda layers: tuple(range(layers)))
+    deepest = found.deepest()
+    assert 0 < deepest.layers < of.num_hidden_layers
+    assert found.every(deepest) == [deepest]
+
+
 def test_a_size_below_one_block_is_refused() -> None:
     with pytest.raises(InputError, match=r"inherit\.size: 1K parameters, and one block with embeddings and head comes"):
         search(1000).deepest()
@@ -98,7 +106,7 @@ def test_as_deep_and_as_wide_as_a_measured_speed_allows(work: str) -> None:
     assert len(shapes) > 3
     for one in shapes[1:]:
         widest = max(mlp for mlp in range(8, 97, 8) if 26 / cost(one.layers, mlp) >= 2)
-        assert one.mlp in (widest, widest - 8)  # 3 % of a speed are left, as measurements cannot tell
+        assert one.mlp in (widest, widest - 8)  # 5 % of a speed are left, as measurements cannot tell
         assert 26 / cost(one.layers, one.mlp) >= 2
     assert set(pace.asked) == {work}
     assert len(pace.asked) < 5 * len(shapes)

@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass, field, replace
 from math import lcm
 from typing import TYPE_CHECKING
 
-from inheritune.arch import build_skeleton, first_units, head_groups, layer_count, parameter_count
+from inheritune.arch import build_skeleton, first_units, layer_count, parameter_count
 from inheritune.errors import InputError
 from inheritune.inheritance.resolution import above_budget, budget_use
 from inheritune.inheritance.target import TargetSpec, target_config
+from inheritune.inheritance.units.choice import UNITS
 from inheritune.inheritance.units.speed import Pace
 from inheritune.recipe import Inherit
 from inheritune.results import ShapeCandidate
+from inheritune.runlog import logger
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -21,8 +23,8 @@ _DEPTHS = 5  # numbers of blocks that are tried
 _NARROWEST = {"mlp": 0.3, "hidden": 0.5}  # of a width: narrower ones are not tried
 _MULTIPLES = (128, 64, 32, 16, 8, 4, 2, 1)  # of units; the first that leaves enough to choose from
 _CHOICES = 12  # multiples in a width, at least
-_NEAR = 0.97  # of a speed's budget: what uses more of it is as wide as measurements can tell
-_TRIES = 4  # measurements for one shape, once one is fast enough
+_NEAR = 0.95  # of a speed's budget: what uses more of it is as wide as measurements can tell
+_TRIES = 3  # measurements for one shape, once one is fast enough
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class ShapeSearch:
 
     def _step(self, axis: str, width: int) -> int:
         """What numbers of units are multiples of. Many configs want a multiple of the heads as hidden size."""
-        each = head_groups(self.config)[0] if axis == "hidden" else 1
+        each = unit_count(self.config, "heads") or 1 if axis == "hidden" else 1
         steps = (lcm(each, multiple) for multiple in _MULTIPLES)
         return next((step for step in steps if width >= _CHOICES * step), each)
 
@@ -136,13 +138,14 @@ class ShapeSearch:
         low, high, tries = -1, len(counts), 0  # low is fast enough, or is none; high is not
         while high - low > 1 and (low < 0 or tries < _TRIES):
             place = min(max(estimated(), low + 1), high - 1)
-            target = self.target(form_of(counts[place]))
-            used, tries = self._measured(target), tries + 1
+            form = form_of(counts[place])
+            target = self.target(form)
+            used, tries = self._measured(form, target), tries + 1
             self._slower = used / self._uses["speed"](target)
             if used > 1 or self._use(target) > 1:
                 high = place
             elif used > _NEAR:
-                return form_of(counts[place])
+                return form
             else:
                 low = place
         return None if low < 0 else form_of(counts[low])
@@ -152,24 +155,26 @@ class ShapeSearch:
         scale = {"size": 1.0, "speed": self._slower}
         return max(use(target) * scale[key] for key, use in self._uses.items())
 
-    def _measured(self, target: "PretrainedConfig") -> float:
+    def _measured(self, form: Form, target: "PretrainedConfig") -> float:
         """How much of the budget of speed a target takes."""
         assert self.spec.speed is not None
         times, work = self.spec.speed.times, self.spec.speed.of
-        return times / self.pace.measure(target, work, times).times
+        found = self.pace.measure(target, work, times)
+        sizes = ", ".join(f"{axis} {count}" for axis, count in asdict(form).items() if count is not None)
+        logger.info(f"speed: {sizes}: {found.times:.2f}x {work} ({found.lowest:.2f} to {found.highest:.2f})")
+        return times / found.times
 
 
 def unit_count(config: "PretrainedConfig", axis: str) -> int:
-    """How many neurons each MLP has, or how many hidden channels there are; 0 where a number cannot be chosen."""
+    """How many heads or neurons (`mlp`) each block has, or hidden channels; 0 where a number cannot be chosen."""
     with suppress(InputError):
-        width = first_units(config, {axis: 1.0})
-        return len((width.of_block(0).neurons if axis == "mlp" else width.hidden) or ())
+        return len(first_units(config, {axis: 1.0}).of_block(0).axes()[UNITS[axis]] or ())
     return 0
 
 
 def _fewer_heads(config: "PretrainedConfig", share: float) -> list[int]:
     """The number of heads nearest to that share of them which the architecture can have without other channels."""
-    legal, heads = [], head_groups(config)[0]
+    legal, heads = [], unit_count(config, "heads")
     for count in range(1, heads):
         with suppress(InputError):
             first_units(config, {"heads": count})

@@ -15,7 +15,7 @@ from inheritune.runlog import logger
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-_PROMPT, _NEW = 8, 16  # tokens of a prompt, and tokens that are generated
+_PROMPT, _NEW = 8, 8  # tokens of a prompt, and tokens that are generated
 _LENGTH = 64  # tokens of a sequence that is trained on
 _TURNS = 3  # of reference and target
 _MOST_TURNS = 7  # where fewer leave open whether the target is fast enough

@@ -145,15 +145,16 @@ def test_from_python_and_from_the_command_line(
     reference_folder: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = parameters(AutoModelForCausalLM.from_pretrained(reference_folder))
-    made = inheritune.inherit(reference_folder, size=0.7, text=text, out=tmp_path / "out")
+    made = inheritune.inherit(reference_folder, size=0.7, text=text, refit="640 tokens", out=tmp_path / "out")
     assert 0.5 * whole < parameters(made) <= 0.7 * whole
     shape = read_json(tmp_path / "out" / "inheritance.json")["shape"]
     best = shape["candidates"][shape["chosen"]]
+    assert (shape["tokens"], shape["held_out"]) == (7 * 64, 3 * 64)
     tried = [one["recovered"] for one in shape["candidates"] if one.get("recovered") is not None]
     assert best["recovered"] == min(tried)
     assert best["parameters"] == parameters(made)
     words = ["inherit", str(reference_folder), str(tmp_path / "again"), "--size", "0.7", "--text", str(text)]
-    assert main(words) == 0
+    assert main([*words, "--refit", "640 tokens"]) == 0
     assert "chosen" in capsys.readouterr().out
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "again").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in made.state_dict().items())
@@ -170,7 +171,11 @@ def test_a_speed_from_python(reference_folder: Path, text: Path, tmp_path: Path)
     assert (shape.speed, len(shape.candidates), shape.tokens) == ("1.3x training", 1, 0)
     assert shape.best.training is not None
     assert shape.best.training.times >= 1.3
-    assert "times as fast" in (tmp_path / "deep" / "README.md").read_text(encoding="utf-8")
+    words = ["inherit", str(reference_folder), str(tmp_path / "measured"), "--speed", "1.3x training"]
+    words += ["--choose", "influence", "--shape", "depth", "--calibration", "64 tokens", "--text", str(text)]
+    assert main(words) == 0
+    for name in ("deep", "measured"):
+        assert "times as fast" in (tmp_path / name / "README.md").read_text(encoding="utf-8")
     whole = AutoModelForCausalLM.from_pretrained(reference_folder)
     size = f"{parameters(inheritune.inherit(reference_folder, 3)) - 1} parameters"
     options: Any = {"size": size, "shape": "depth", "text": text, "refit": "none"}

@@ -162,10 +162,10 @@ def _measured(
 
     With `show`, no shapes are compared.
     """
-    asked = inheritance.with_budget(source, spec, look)
+    asked, chosen = inheritance.with_budget(source, spec, look)
     selection = analysis.choose(source, asked, **where)
     if not spec.compares_shapes or show:
-        return asked.model_copy(update={"layers": selection.blocks, "choose": "first"}), selection, None
+        return asked.model_copy(update={"layers": selection.blocks, "choose": "first"}), selection, chosen
     dropped = [one.block for one in selection.dropped]
     spec, chosen = inheritance.with_shape(source, spec, look, dropped=dropped)
     return spec, selection, chosen

@@ -189,13 +189,13 @@ def make(
     return replace(made, tokenizer=trim_tokenizer(tokenizer, tokens))
 
 
-def with_budget(reference: Reference, spec: Inherit, look: Calibration) -> Inherit:
-    """`spec` with a number of whole blocks in place of size and speed, if any; a speed is measured."""
+def with_budget(reference: Reference, spec: Inherit, look: Calibration) -> tuple[Inherit, ShapeChoice | None]:
+    """`spec` with a number of whole blocks in place of size and speed, if any, and what was measured for a speed."""
     if not spec.has_budget:
-        return spec
+        return spec, None
     config = load_config(reference)
     tokens = _tokens(reference, config, spec, look, None)[0]
-    return _whole_blocks(config, spec, tokens, reference.trust_remote_code)[0]
+    return _whole_blocks(config, spec, tokens, reference.trust_remote_code)
 
 
 def _whole_blocks(

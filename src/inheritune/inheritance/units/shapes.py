@@ -101,7 +101,8 @@ def choose_shape(
         scored[at] = scored[at].model_copy(update={"recovered": trained})
         logger.info(f"shape: {scored[at].words}: {scored[at].loss:.3f}, {trained:.3f} after a short training")
     chosen = min(best, key=lambda at: scored[at].recovered or 0.0)
-    compared = {"chosen": chosen, "tokens": int(rows.predicted.sum()), "held_out": int(held_out.predicted.sum())}
+    tokens, others = (int((part.predicted >= 0).sum()) for part in (rows, held_out))
+    compared = {"chosen": chosen, "tokens": tokens, "held_out": others}
     found = _choice(search, scored).model_copy(update=compared)
     assert found.reference is not None
     own = found.reference.model_copy(update={"loss": scoring.loss(model)})

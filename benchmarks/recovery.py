@@ -79,13 +79,20 @@ CELLS = {
 
 def recipe_of(cell: Cell) -> dict[str, Any]:
     """The recipe whose recovery is measured."""
+    sources = [{**TEXTS[cell.text], "name": cell.text}]
+    return recipe_of_model(str(ROOT / MODELS[cell.model]), sources, cell.tokens, {"layers": cell.layers})
+
+
+def recipe_of_model(
+    model: str, sources: list[dict[str, Any]], tokens: int, inherit: dict[str, Any]
+) -> dict[str, Any]:  # fmt: skip
+    """A recipe that leaves to recovery what it can."""
     return {
-        "reference": str(ROOT / MODELS[cell.model]),
+        "reference": model,
         "data": {
-            "sources": [{**TEXTS[cell.text], "name": cell.text}], "size": f"{cell.tokens} tokens",
-            "validation": f"{VALIDATION} tokens", "seed": DATA_SEED,
+            "sources": sources, "size": f"{tokens} tokens", "validation": f"{VALIDATION} tokens", "seed": DATA_SEED,
         },
-        "inherit": {"layers": cell.layers},
+        "inherit": inherit,
         "train": {
             "sequence_length": LENGTH, "precision": "bfloat16", "schedule": {"warm_up": "5%"},
             "checkpoint": {"keep": 1, "best": False},
@@ -168,7 +175,7 @@ def rows_of(folder: Path, name: str) -> list[list[str]]:
     found = read_json(folder / "comparison.json")
     reference, arms = found["reference"], [arm for arm in found["arms"] if "val_loss" in arm]
     tuning, tuned = reference["flops"], reference["val_loss"]
-    results = {arm["name"]: _losses(folder, arm) for arm in arms}
+    results = {arm["name"]: same_losses(folder, arm) for arm in arms}
     rows = [[name, "reference, tuned", short(reference["tokens"]), f"{tuning:.2g}",
              with_error(tuned, reference["val_loss_se"]), "", ""]]  # fmt: skip
     for arm in arms:
@@ -190,7 +197,7 @@ def rows_of(folder: Path, name: str) -> list[list[str]]:
     return rows
 
 
-def _losses(folder: Path, arm: dict[str, Any]) -> tuple[list[float], list[int]]:
+def same_losses(folder: Path, arm: dict[str, Any]) -> tuple[list[float], list[int]]:
     """The loss of each cluster, as a mean over the seeds, and the clusters' tokens."""
     runs = [read_json(folder / run["folder"] / "result.json") for run in arm["runs"]]
     means = [sum(each) / len(each) for each in zip(*(run["cluster_losses"] for run in runs), strict=True)]

@@ -107,13 +107,13 @@ def test_a_budget_is_kept_and_used(by: str) -> None:
     model = build("qwen3")
     two, three = (parameters(inheritune.inherit(model, count)) for count in (2, 3))
     for amount in (two, three - 1):
-        found = choose(model, layers=f"{amount} parameters", choose=by)
+        found = choose(model, size=f"{amount} parameters", choose=by)
         assert len(found["blocks"]) == 2
         assert parameters(inheritune.inherit(model, found["blocks"])) <= amount
-    assert len(choose(model, layers=f"{three} parameters", choose=by)["blocks"]) == 3
-    assert choose(model, layers="1 GB", choose=by)["blocks"] == [0, 1, 2, 3]
+    assert len(choose(model, size=f"{three} parameters", choose=by)["blocks"]) == 3
+    assert choose(model, size="1 GB", choose=by)["blocks"] == [0, 1, 2, 3]
     by_number = choose(model, layers=2, choose=by)
-    assert choose(model, layers=f"{two} parameters", choose=by)["blocks"] == by_number["blocks"]
+    assert choose(model, size=f"{two} parameters", choose=by)["blocks"] == by_number["blocks"]
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
@@ -121,15 +121,15 @@ def test_a_budget_in_bytes_is_that_of_the_weights_in_their_dtype(dtype: torch.dt
     model = build("llama").to(dtype)
     model.config.dtype = dtype
     two = size * parameters(inheritune.inherit(model, 2)) / 1e6
-    assert len(choose(model, layers=f"{two:.6f} MB", choose="influence")["blocks"]) == 2
-    assert len(choose(model, layers=f"{two - 1e-5:.6f} MB", choose="influence")["blocks"]) == 1
-    assert len(choose(model, layers=f"{math.ceil(two * 1000) / 1e6:.6f} GB", choose="influence")["blocks"]) == 2
+    assert len(choose(model, size=f"{two:.6f} MB", choose="influence")["blocks"]) == 2
+    assert len(choose(model, size=f"{two - 1e-5:.6f} MB", choose="influence")["blocks"]) == 1
+    assert len(choose(model, size=f"{math.ceil(two * 1000) / 1e6:.6f} GB", choose="influence")["blocks"]) == 2
 
 
 @pytest.mark.parametrize("by", ["auto", "loss"])
 def test_a_budget_below_one_block_is_an_error(by: str) -> None:
-    with pytest.raises(InputError, match=r"inherit.layers: 1K parameters, and one block .* comes to more; allow more"):
-        choose(build("llama"), layers="1K parameters", choose=by)
+    with pytest.raises(InputError, match=r"inherit.size: 1K parameters, and one block .* comes to more; allow more"):
+        choose(build("llama"), size="1K parameters", choose=by)
 
 
 def test_rank_of_blocks_that_show_no_attention_is_an_error() -> None:

@@ -86,7 +86,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "too many blocks": (["--layers", "5", "--calibration", "64 tokens"], ["5 blocks asked for, the reference has 4"]),
     "a list of blocks to choose": (["--layers", "0,2"], ["not with a list"]),
     "a budget without a unit": (["--layers", "3 bananas"], ["layers", "legal are"]),
-    "a budget below a block": (["--layers", "1K parameters", "--calibration", "64 tokens"], ["1K parameters, and one block"]),
+    "a budget below a block": (["--size", "1K parameters", "--calibration", "64 tokens"], ["1K parameters, and one block"]),
     "a calibration without a unit": (["--choose", "auto", "--calibration", "9"], ["a size needs its unit"]),
 }  # fmt: skip
 

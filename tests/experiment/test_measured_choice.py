@@ -155,12 +155,14 @@ def test_grow_from_python(start: str, text: Path, tokenizer: Any, reference_fold
 @pytest.mark.long
 def test_a_budget_in_a_recipe(text: Path, reference_folder: Path, write_recipe: Any, tmp_path: Path) -> None:
     two = sum(parameter.numel() for parameter in set(inheritune.inherit(reference_folder, 2).parameters()))
-    tree = recipe(text, reference_folder, layers=f"{two} parameters")
+    tree = recipe(text, reference_folder)
+    tree["inherit"] = {key: value for key, value in tree["inherit"].items() if key != "layers"}
+    tree["inherit"] |= {"size": f"{two} parameters", "shape": "depth"}
     tree["grow"] = None
     (found,) = run(load_recipe(write_recipe(tree)), tmp_path / "out").rounds
     assert (found.layers, found.parameters) == (2, two)
-    tree["inherit"]["layers"] = "1K parameters"
-    with pytest.raises(InputError, match=r"inherit.layers: 1K parameters, and one block"):
+    tree["inherit"]["size"] = "1K parameters"
+    with pytest.raises(InputError, match=r"inherit.size: 1K parameters, and one block"):
         run(load_recipe(write_recipe(tree)), tmp_path / "other")
 
 

@@ -32,6 +32,10 @@ def narrow(file: Path, text: Path) -> Suite:
         llama = {"model_type": "llama", "num_hidden_layers": LLAMA_BLOCKS[file.name], "hidden_size": 16}
         llama |= {"intermediate_size": 16, "num_attention_heads": 2}
         words = [f"reference={{train: {{model: {llama}, tokenizer: {{vocabulary: 300}}}}}}"]
+    elif file.stem.startswith("shapes"):
+        sizes = {"hidden_size": 16, "intermediate_size": 480}
+        words = [*(f"reference.train.model.{key}={size}" for key, size in sizes.items())]
+        words.append("reference.train.tokenizer={vocabulary: 300}")
     else:
         heads = load_suite(file).reference.train.model["n_head"]  # type: ignore[union-attr]
         words = [f"reference.train.model.n_embd={2 * heads}", "reference.train.tokenizer={vocabulary: 300}"]
@@ -60,7 +64,8 @@ def test_the_small_suites_share_one_reference() -> None:
         suite = load_suite(file)
         return suite.reference, suite.data, suite.seed, suite.train.batch, suite.evaluate
 
-    small = [file for file in FILES if file.stem.endswith("2-cores")]
+    # shapes has one whose widths can all be chosen
+    small = [file for file in FILES if file.stem.endswith("2-cores") and not file.stem.startswith("shapes")]
     assert len(small) == len(OF_THE_ISSUE)
     assert all(basis(file) == basis(small[0]) for file in small)
 

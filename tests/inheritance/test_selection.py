@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inheritune.errors import InputError
-from inheritune.inheritance import count_layers, select_blocks
+from inheritune.inheritance import count_layers, inherit_settings, select_blocks
 
 TOTALS = st.integers(1, 120)
 CHOICES = st.sampled_from(["first", "last", "middle", "ends", "every"])
@@ -168,8 +168,7 @@ def test_a_measured_choice_needs_its_order() -> None:
     assert select_blocks([1, 2], "first", 4) == [1, 2]
 
 
-def test_a_budget_is_replaced_before_it_is_a_number() -> None:
-    from inheritune.recipe import Inherit
-
-    with pytest.raises(ValueError, match="replaced first"):
-        count_layers(Inherit(layers="3M parameters").layers, 4)
+def test_a_size_in_place_of_layers_is_an_error_that_says_what_to_write() -> None:
+    said = "80M parameters is a size; write size: 80M parameters and shape: depth in place of layers"
+    with pytest.raises(InputError, match=said):
+        inherit_settings("80M parameters")

@@ -14,7 +14,7 @@ from inheritune.report.curves import Curve, Curves
 from inheritune.report.run_folder import RunFolder
 from inheritune.report.sections.loss_curves import draw_curves
 from inheritune.report.tasks import task_table
-from inheritune.results import EvaluationResult, RunSummary
+from inheritune.results import EvaluationResult, RunSummary, ShapeChoice
 
 ORDER = (
     "Matched: with 4 of the reference", "Rounds and controls", "Validation loss during training", "Attention by layer",
@@ -44,6 +44,32 @@ def test_markdown_names_every_figure_and_texts_are_text(whole: Path) -> None:
     assert page.count("<script") == 1  # its own
     assert HOSTILE in markdown  # fenced
     assert "[40 line breaks]" in page
+
+
+def test_shapes_that_were_tried_stand_on_the_page(whole: Path, tmp_path: Path) -> None:
+    assert "## Shapes" not in (whole / "report" / "report.md").read_text(encoding="utf-8")
+    speed = {"rate": 20.0, "times": 2.0, "lowest": 1.9, "highest": 2.1}
+    shapes = [
+        {"layers": 3, "heads": None, "mlp": None, "parameters": 3_000_000, "loss": 3.2, "generation": speed},
+        {"layers": 4, "heads": 2, "mlp": 96, "hidden": 24, "parameters": 2_900_000, "loss": 3.1, "recovered": 3.0},
+        {"layers": 5, "heads": None, "mlp": 64, "parameters": 3_100_000, "loss": 3.3, "generation": speed},
+    ]  # fmt: skip
+    folder = make_run(tmp_path / "run")
+    reference = {"layers": 6, "heads": None, "mlp": None, "parameters": 6_000_000, "loss": 2.9}
+    choice = {"speed": "2x generation", "reference": reference, "measured_on": "cpu", "candidates": shapes}
+    save(folder / "shape.json", choice | {"chosen": 1, "tokens": 5000, "held_out": 2500})
+    assert ShapeChoice.read(folder / "shape.json").frontier == [0, 1]
+    write_report(folder)
+    markdown = (folder / "report" / "report.md").read_text(encoding="utf-8")
+    row = next(line for line in markdown.splitlines() if "chosen" in line and line.startswith("|"))
+    assert [cell.strip() for cell in row.strip("|").split("|")][:6] == ["4", "2", "96", "24", "2.9M", ""]
+    assert "20 (2.00x, 1.90-2.10)" in markdown
+    assert "Asked for: 2x generation. 3 shapes tried." in markdown
+    words = "4 blocks, 2 heads, MLP 96, 24 channels"
+    (drawn,) = points((folder / "report" / "index.html").read_text(encoding="utf-8"), "shapes")
+    assert [text.splitlines()[0] for _, _, text in drawn] == ["3 blocks", words, "5 blocks, MLP 64"]
+    assert drawn[1][0] < drawn[0][0] < drawn[2][0]  # by parameters
+    assert drawn[1][1] > drawn[0][1] > drawn[2][1]  # by loss, downwards in a drawing
 
 
 def points(page: str, figure: str) -> list[list[tuple[float, float, str]]]:

@@ -21,8 +21,17 @@ from inheritune.analysis.recovery import Recovery
 from inheritune.arch import layer_count
 from inheritune.data import Rows
 from inheritune.errors import InputError, Interrupted
-from inheritune.inheritance import count_layers, draft_target, keeps_budget, replace_budget, resolve, select_blocks
-from inheritune.recipe import Inherit, Size
+from inheritune.inheritance import (
+    above_budget,
+    count_layers,
+    draft_target,
+    keeps_budget,
+    replace_budget,
+    resolve,
+    select_blocks,
+    size_of,
+)
+from inheritune.recipe import Inherit
 from inheritune.results import BlockChoice, Calibration, Dropped
 from inheritune.runlog import logger
 
@@ -39,8 +48,8 @@ def choose_blocks(
 ) -> BlockChoice:  # fmt: skip
     """The blocks that a measured choice keeps, and the order in which it drops the others.
 
-    `rows` are calibration sequences, which must not be validation text. auto drops one block after the
-    other, each time the one without which the loss rises least (see `search`), until `spec.layers` is kept; rank,
+    `rows` are calibration sequences, which must not be validation text. auto drops one block after the other, each time
+    the one without which the loss rises least (see `search`), until `spec.layers` or `spec.size` is kept; rank,
     influence and loss drop those with the lowest MaxRank, block influence, or increase of the loss when skipped alone.
     Products for losses are in `precision` (float32 or bfloat16). The model, in evaluation mode and on its device, does
     not change.
@@ -52,8 +61,12 @@ def choose_blocks(
     budget below one, where no block can be dropped, or for rank with blocks that show no attention weights;
     DamagedFile for a damaged `progress`.
     """
-    if isinstance(spec.layers, Size):  # raise InputError before anything is measured
+    if spec.speed is not None:
+        raise InputError("inherit.speed", "blocks are chosen for a number or a size", "give layers or size")
+    if spec.size is not None:  # raise InputError before anything is measured
         replace_budget(model.config, spec, trust_remote_code)
+        size = size_of(model.config, spec, trust_remote_code)
+        spec = spec.model_copy(update={"size": size})
     else:
         count_layers(spec.layers, layer_count(model.config))
     fingerprint = ""
@@ -182,22 +195,20 @@ def _values(
 
 
 def _is_enough(model: "PreTrainedModel", spec: Inherit, trust: bool, kept: list[int]) -> bool:
-    if isinstance(spec.layers, Size):
+    if spec.size is not None:
         return keeps_budget(model.config, spec, kept, trust)
     return len(kept) <= count_layers(spec.layers, layer_count(model.config))
 
 
 def _kept(model: "PreTrainedModel", spec: Inherit, dropped: Sequence[int], trust: bool) -> list[int]:
     total = layer_count(model.config)
-    if not isinstance(spec.layers, Size):
+    if spec.size is None:
         return select_blocks(spec.layers, spec.choose, total, dropped=dropped)
     for count in range(total, total - len(dropped) - 1, -1):
         kept = select_blocks(count, spec.choose, total, dropped=dropped) if count else []
         if kept and keeps_budget(model.config, spec, kept, trust):
             return kept
-    raise InputError(
-        "inherit.layers", f"{spec.layers}, and one block with embeddings and head comes to more", "allow more"
-    )
+    raise above_budget(spec)
 
 
 def _is_model(model: "PreTrainedModel", spec: Inherit, kept: list[int]) -> bool:

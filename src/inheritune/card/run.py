@@ -181,8 +181,12 @@ def blocks_rows(
     words += f" ({notes.tensors_fresh} tensors new)" if notes is not None and notes.tensors_fresh else ""
     rows = [("blocks kept", f"{spans(blocks)} of 0-{total - 1}"), ("chosen", chosen), ("weights inherited", words)]
     if notes is not None and (shape := notes.shape) is not None:
-        tried = f"the best of {len(shape.candidates)} shapes of at most {shape.most:,} parameters"
-        rows.append(("shape", f"{shape.best.words}: {tried}"))
+        tried = f"the best of {len(shape.candidates)} shapes" if shape.tokens else "the most whole blocks"
+        rows.append(("shape", f"{shape.best.words}: {tried} for {shape.goal}"))
+        speeds = {"generation": shape.best.generation, "training": shape.best.training}
+        fast = [f"{work} {one.times:.2f} times as fast" for work, one in speeds.items() if one is not None]
+        if fast:
+            rows.append(("speed", f"{', '.join(fast)} as the reference, with random weights on {shape.measured_on}"))
     if notes is not None and (units := notes.units) is not None:
         chosen_by = [f"{units.kept[axis]:,} {axis} by {name}" for axis, name in units.criteria.items()]
         if units.rotated:

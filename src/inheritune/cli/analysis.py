@@ -51,7 +51,11 @@ def analyze(
         str | None, typer.Option(help="Also choose blocks of the first model: auto, rank, influence or loss.")
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help='How many to choose: a number, a fraction, half, "80M parameters", "2 GB".')
+        str | None, typer.Option(help="How many to choose: a number, a fraction, or half (the default).")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help='In place of layers, how large the model may be: "80M parameters", "2 GB", 0.5.'),
     ] = None,
     calibration: Calibration = "3072 tokens",
     recovery: Recovery = "1024 tokens",
@@ -71,12 +75,14 @@ def analyze(
     except ValueError:
         raise InputError("--tau", f"got {tau!r}", "give numbers above 0 and below 1: 0.9, or 0.9,0.95") from None
     selection = None
-    if choose is not None or layers is not None:
+    if choose is not None or layers is not None or size is not None:
         if choose not in (*recipes.MEASURED, None):
             raise InputError("--choose", f"got {choose!r}", f"legal are {', '.join(recipes.MEASURED)}")
         fields = {
-            "layers": layers or "half", "choose": choose or "auto", "calibration": calibration, "recovery": recovery,
+            "layers": layers, "size": size, "choose": choose or "auto", "calibration": calibration,
+            "recovery": recovery,
         }  # fmt: skip
+        fields = {key: value for key, value in fields.items() if value is not None}
         selection = recipes.check(recipes.Inherit, fields, "command line")
     if quiet or not as_json:
         show_log(quiet)

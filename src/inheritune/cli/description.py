@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from inheritune.experiment.suite import Suite
+from inheritune.recipe.budget import Speed
 from inheritune.recipe.models import Basis, Recipe
 from inheritune.settings.size import In, Size
 
@@ -103,7 +104,8 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
         return "pair of numbers"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "mapping, see below"
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null", Size: "size"}
+    names: dict[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    names |= {type(None): "null", Size: "size", Speed: "speed such as 2x"}
     return names.get(annotation, "path" if "Path" in str(annotation) else "mapping")
 
 

@@ -44,8 +44,12 @@ def inherit(
         str | None,
         typer.Option(help="In place of layers, heads and mlp: '80M parameters', '2 GB', or a fraction such as 0.5."),
     ] = None,
+    speed: Annotated[
+        str | None,
+        typer.Option(help="In place of them, or beside size: '2x' the reference's speed of generation, '2x training'."),
+    ] = None,
     shape: Annotated[
-        str, typer.Option(help="With --size: auto compares shapes on --text; depth takes whole blocks.")
+        str, typer.Option(help="With size or speed: auto compares shapes on --text; depth takes whole blocks.")
     ] = "auto",
     choose: Annotated[
         str,
@@ -111,8 +115,9 @@ def inherit(
     if out is None and not show:
         raise InputError("command line", "no folder to write", "name it behind the reference, or ask for --show")
     spec = inheritance.inherit_settings(
-        layers, choose, submodules, size=size, shape=shape, calibration=calibration, recovery=recovery, heads=heads,
-        head_size=head_size, mlp=mlp, hidden=hidden, experts=experts, vocabulary=vocabulary, importance=importance,
+        layers, choose, submodules, size=size, speed=speed, shape=shape, calibration=calibration, recovery=recovery,
+        heads=heads, head_size=head_size, mlp=mlp, hidden=hidden, experts=experts, vocabulary=vocabulary,
+        importance=importance,
     )  # fmt: skip
     kind, selection, chosen = inheritance.as_dtype(dtype), None, None
     look = inheritance.calibration(text or (), refit, prefix)
@@ -157,10 +162,10 @@ def _measured(
 
     With `show`, no shapes are compared.
     """
-    asked = inheritance.with_budget(source, spec)
+    asked, chosen = inheritance.with_budget(source, spec, look)
     selection = analysis.choose(source, asked, **where)
-    if spec.size is None or spec.shape == "depth" or show:
-        return asked.model_copy(update={"layers": selection.blocks, "choose": "first"}), selection, None
+    if not spec.compares_shapes or show:
+        return asked.model_copy(update={"layers": selection.blocks, "choose": "first"}), selection, chosen
     dropped = [one.block for one in selection.dropped]
     spec, chosen = inheritance.with_shape(source, spec, look, dropped=dropped)
     return spec, selection, chosen
@@ -181,5 +186,5 @@ def _figures(made: "inheritance.Made", selection: "results.BlockChoice | None") 
 def _provisional(made: "inheritance.Made", spec: "recipes.Inherit", dtype: "torch.dtype | None") -> dict[str, Any]:
     """The plan, a row for each tensor, and whether making the model would choose other units, tokens or shapes."""
     rows = inheritance.plan_rows(made.plan, (dtype or made.target.dtype).itemsize)
-    open_yet = spec.chooses_units or spec.size is not None or spec.vocabulary is not None
+    open_yet = spec.chooses_units or spec.has_budget or spec.vocabulary is not None
     return {"plan": rows, "dropped": list(made.plan.dropped), "is_provisional": open_yet}

@@ -65,16 +65,12 @@ def show_plan(plan: dict[str, Any]) -> None:
 def show_inherited(made: dict[str, Any]) -> None:
     """What was inherited, in a line."""
     if "shape" in made:
-        rows = [
-            [
-                str(one["layers"]), *("all" if one.get(axis) is None else str(one[axis]) for axis in ("heads", "mlp")),
-                f"{one['parameters']:,}", f"{one['loss']:.3f}",
-                "" if one.get("recovered") is None else f"{one['recovered']:.3f}",
-                "chosen" if number == made["shape"]["chosen"] else "",
-            ]
-            for number, one in enumerate(made["shape"]["candidates"])
-        ]  # fmt: skip
-        PlainConsole().print(table_of(("blocks", "heads", "MLP", "parameters", "loss", "trained a little", ""), rows))
+        choice, console = results.ShapeChoice.model_validate(made["shape"]), PlainConsole()
+        # a row that is broken over two lines can be neither read nor copied
+        wide = PlainConsole(width=max(console.width, 160))
+        wide.print(table_of(*reports.shape_table(choice), names=0))
+        for note in reports.shape_notes(choice):
+            console.print(note, soft_wrap=True)
     new = f", {made['tensors_fresh']} tensors new" if made["tensors_fresh"] else ""
     echo(f"{made['model']}: {len(made['blocks'])} of {made['of']} blocks, {made['parameters']:,} parameters{new}")
 

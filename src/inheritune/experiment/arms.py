@@ -74,8 +74,11 @@ def _train(
     method, dropped = arm.settings.start, None
     measured = method.measured(arm.depth)
     if measured is not None:
-        _, dropped = decide(origin, measured, context, folder / "selection.json")
-    stages = method.stages(arm.depth, layer_count(load_config(origin)), dropped)
+        decided, dropped = decide(origin, measured, context, folder / "selection.json")
+        method = method.settled(decided)
+    total = layer_count(load_config(origin))
+    depth = arm.depth if method is arm.settings.start else method.depth(arm.depth, total)
+    stages = method.stages(depth, total, dropped)
 
     def label(stage: Stage) -> str:
         if method.is_rounds:

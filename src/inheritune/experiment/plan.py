@@ -90,7 +90,8 @@ class Models:
 
     def __init__(self, basis: Basis, *, drafts: bool) -> None:
         self.trust, self.drafts, self._length = basis.reference.trust_remote_code, drafts, basis.train.sequence_length
-        self.reference = _trimmed(planned_config(basis.reference, self._length, weights=drafts), basis)
+        self.untrimmed = planned_config(basis.reference, self._length, weights=drafts)
+        self.reference = _trimmed(self.untrimmed, basis)
         check_positions(self.reference, self._length, "train.sequence_length")
         self.arms: dict[str, PretrainedConfig] = {}
         self._drafted: dict[tuple[str, TargetSpec, bool, bool], PretrainedConfig] = {}
@@ -152,11 +153,12 @@ def _trimmed(config: "PretrainedConfig", basis: Basis) -> "PretrainedConfig":
 
 
 def plan_rounds(recipe: Recipe, models: Models) -> tuple[Inherit, list[Stage]]:
-    """A recipe's rounds, all that there may be, and its `inherit` with a number of blocks in place of a budget.
+    """A recipe's rounds, all that there may be, and its `inherit` with a number of blocks in place of size and speed.
 
-    Raises InputError for rounds that cannot be.
+    Shapes that are still to be compared count as whole blocks, and speeds as FLOPs. Raises InputError for rounds that
+    cannot be.
     """
-    inherit = replace_budget(models.reference, recipe.inherit, models.trust)
+    inherit = replace_budget(models.reference, recipe.inherit, models.trust, models.untrimmed)
     return inherit, round_stages(inherit, recipe.grow, layer_count(models.reference))
 
 
@@ -191,8 +193,9 @@ def _plan_arm(suite: Suite, arm: ArmSettings, training: Training, models: Models
     method.check(models.arms, arm.allow_unequal)
     source = models.config_of(method.origin, "start.of")
     total = layer_count(source)
-    depth = method.depth(suite.layers, layer_count(models.reference) if method.is_sized_by_reference else total)
-    stages = models.planned(source, method.stages(depth, total))
+    likely = method.estimated(source, models.trust)
+    depth = likely.depth(suite.layers, layer_count(models.reference) if method.is_sized_by_reference else total)
+    stages = models.planned(source, likely.stages(depth, total))
     for one in stages:
         check_losses(training, one.stage, source, one.target, teacher)
     source_arm = method.origin if method.origin in models.arms else None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from inheritune import runtime as rt
+from inheritune.arch import load_config
 from inheritune.card import without_stopping, write_cards
 from inheritune.distillation import Teacher
 from inheritune.evaluation import gap
@@ -74,7 +75,7 @@ def run(recipe: Recipe, folder: str | Path) -> RunSummary:
             judge_tasks(recipe, setup, summary.result.model)
             runtime.on_rank0(lambda: write_report(folder, summary))
         else:
-            summary = _train(recipe, setup, vocabulary)
+            summary = _train(recipe, setup, vocabulary, asked.reference)
 
         def describe() -> None:
             inherit = recipe.inherit.model_copy(update={"vocabulary": asked.inherit.vocabulary})
@@ -111,12 +112,18 @@ def _decided(recipe: Recipe, setup: Setup) -> Recipe:
     return with_decision(recipe, decision)
 
 
-def _train(recipe: Recipe, setup: Setup, vocabulary: VocabularyResult | None) -> RunSummary:
-    """Reference, rounds, controls and tasks; summary.json and the report are written after each round."""
+def _train(
+    recipe: Recipe, setup: Setup, vocabulary: VocabularyResult | None, untrimmed: Reference
+) -> RunSummary:  # fmt: skip
+    """Reference, rounds, controls and tasks; summary.json and the report are written after each round.
+
+    `untrimmed` is the reference with all its tokens.
+    """
     folder = setup.folder
     reference, context = setup.judge_reference(setup.context())
     source = setup.model
-    inherit, dropped = decide(source, recipe.inherit, context, folder / "selection.json")
+    whole = None if vocabulary is None else load_config(untrimmed)
+    inherit, dropped = decide(source, recipe.inherit, context, folder / "selection.json", whole)
     stages = round_stages(inherit, recipe.grow, reference.layers, dropped)
     teacher = None
     if recipe.train.distillation is not None:  # of all rounds that there may be, and of the random control
@@ -161,7 +168,7 @@ def _control(
         stage = Stage([], "whole", folder=name)
         settings = settings.model_copy(update={"distillation": None})
     shape = None
-    if name == "random" and (recipe.inherit.chooses_units or recipe.inherit.size is not None):
+    if name == "random" and (recipe.inherit.chooses_units or recipe.inherit.has_budget):
         place = setup.folder / _ROUNDS / result.folder / "model"
         shape = Reference(path=str(place), trust_remote_code=context.trust_remote_code)
     own = Stages(setup.model, setup.folder / _CONTROLS, context, lambda one: f"control {one.folder}", teacher, shape)

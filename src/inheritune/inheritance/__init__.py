@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         describe_made,
         inherit,
         make,
+        shaped,
         with_budget,
         with_shape,
         write,
@@ -36,7 +37,14 @@ if TYPE_CHECKING:
         refit_length,
         refitted_matrices,
     )
-    from inheritune.inheritance.resolution import keeps_budget, replace_budget, resolve, size_of
+    from inheritune.inheritance.resolution import (
+        above_budget,
+        keeps_budget,
+        replace_budget,
+        resolve,
+        size_of,
+        without_budget,
+    )
     from inheritune.inheritance.rotation import keep_magnitudes, rotate
     from inheritune.inheritance.target import PlannedTarget, TargetSpec, draft_target, target_config
     from inheritune.inheritance.vocabulary import TrimmedVocabulary, needed_tokens, trim_vocabulary

@@ -4,18 +4,14 @@ import math
 from collections.abc import Sequence
 
 from inheritune.errors import InputError
-from inheritune.recipe import MEASURED, Choice, Size
+from inheritune.recipe import MEASURED, Choice
 
 
-def count_layers(
-    layers: int | float | list[int] | Size, total: int, place: str = "inherit.layers", most: int = 0
-) -> int:
+def count_layers(layers: int | float | list[int], total: int, place: str = "inherit.layers", most: int = 0) -> int:
     """How many blocks `layers` asks for, of `total`; a fraction is rounded half up, to at least 1.
 
     Raises InputError when there are more than `most` (default: than the reference has).
     """
-    if isinstance(layers, Size):
-        raise ValueError("a budget is replaced first, see `replace_budget`")
     count = len(layers) if isinstance(layers, list) else layers
     if isinstance(count, float):
         count = max(1, math.floor(count * total + 0.5))
@@ -25,7 +21,7 @@ def count_layers(
 
 
 def select_blocks(
-    layers: int | float | list[int] | Size,
+    layers: int | float | list[int],
     choose: Choice,
     total: int,
     place: str = "inherit.layers",

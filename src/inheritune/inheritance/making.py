@@ -20,6 +20,7 @@ from inheritune.arch import (
     save_model,
     save_stored,
     trim_tokenizer,
+    with_vocabulary,
 )
 from inheritune.card import inherited_files, without_stopping
 from inheritune.corpus import documents
@@ -37,7 +38,7 @@ from inheritune.inheritance.derivation import (
 )
 from inheritune.inheritance.plan import Plan, describe_plan
 from inheritune.inheritance.refit_plan import CalibrationText, refitted_matrices
-from inheritune.inheritance.resolution import replace_budget, resolve, size_of
+from inheritune.inheritance.resolution import replace_budget, resolve, without_budget
 from inheritune.inheritance.target import TargetSpec
 from inheritune.inheritance.vocabulary import tokens_for
 from inheritune.recipe import Choice, Inherit, Reference, Size, Submodules, check, model_at, vocabulary_count
@@ -72,6 +73,7 @@ def inherit(
     choose: Choice = "first",
     *,
     size: str | float | None = None,
+    speed: str | None = None,
     shape: str = "auto",
     submodules: Submodules = "all",
     heads: int | float | None = None,
@@ -91,10 +93,10 @@ def inherit(
     """A smaller model made of some of the reference's blocks, its embeddings, final norm and head.
 
     `reference` is a hub id, a folder, a .gguf file or a loaded model; `layers` is a number of blocks, a fraction,
-    'half', 'all', or a list of block numbers from 0; default: half. `size` ('80M parameters', '2 GB', 0.5) takes the
-    place of layers, heads and mlp: the best shape of that size is looked for on the text (see `inherit.shape` of a
-    recipe). The weights of `submodules` are copied; the others are initialised as the architecture does it, drawn with
-    `seed`, like the whole model with 'none'.
+    'half', 'all', or a list of block numbers from 0; default: half. `size` ('80M parameters', '2 GB', 0.5) and `speed`
+    ('2x', '1.5x training') take the place of layers, heads and mlp: the best shape that keeps them is looked for on the
+    text (see `inherit.shape` of a recipe). The weights of `submodules` are copied; the others are initialised as the
+    architecture does it, drawn with `seed`, like the whole model with 'none'.
 
     `heads`, `head_size`, `mlp`, `hidden` and `experts` are how much each block keeps along these axes, `vocabulary` how
     many tokens the model keeps: numbers or fractions, or 'text' for the tokens that the text needs. `importance` says
@@ -112,8 +114,8 @@ def inherit(
     Source: arXiv 2404.08634 v4, algorithm 1, steps 1 to 3; sub-modules: table 3.
     """
     spec = inherit_settings(
-        layers, choose, submodules, size=size, shape=shape, heads=heads, head_size=head_size, mlp=mlp, hidden=hidden,
-        experts=experts, vocabulary=vocabulary, importance=importance,
+        layers, choose, submodules, size=size, speed=speed, shape=shape, heads=heads, head_size=head_size, mlp=mlp,
+        hidden=hidden, experts=experts, vocabulary=vocabulary, importance=importance,
     )  # fmt: skip
     with ExitStack() as held:
         folder = None if out is None else held.enter_context(free_output(Path(out)))
@@ -158,14 +160,11 @@ def make(
     if not isinstance(reference, Reference):
         check_loaded(reference)
     chosen = None
-    if spec.size is not None:
+    if spec.has_budget:
         spec, chosen = with_shape(reference, spec, look, tokenizer=tokenizer)
     config = load_config(reference) if isinstance(reference, Reference) else reference.config
     decided, refits = resolve(spec, config), _refits(reference, spec, look)
-    tokens = None
-    if spec.vocabulary is not None:
-        tokenizer = _tokenizer_of(reference, tokenizer)
-        tokens = _tokens(reference, config, spec, look, tokenizer)
+    tokens, tokenizer = _tokens(reference, config, spec, look, tokenizer)
     if spec.chooses_units:
         made = _with_chosen_units(reference, spec, look, refits, dtype, tokenizer)
     elif refits:
@@ -190,58 +189,83 @@ def make(
     return replace(made, tokenizer=trim_tokenizer(tokenizer, tokens))
 
 
-def with_budget(reference: Reference, spec: Inherit) -> Inherit:
-    """`spec` with its size, if any, as a budget for whole blocks."""
-    if spec.size is None:
-        return spec
-    return spec.model_copy(update={"layers": size_of(load_config(reference), spec), "size": None})
+def with_budget(reference: Reference, spec: Inherit, look: Calibration) -> tuple[Inherit, ShapeChoice | None]:
+    """`spec` with a number of whole blocks in place of size and speed, if any, and what was measured for a speed."""
+    if not spec.has_budget:
+        return spec, None
+    config = load_config(reference)
+    tokens = _tokens(reference, config, spec, look, None)[0]
+    return _whole_blocks(config, spec, tokens, reference.trust_remote_code)
+
+
+def _whole_blocks(
+    config: "PretrainedConfig", spec: Inherit, tokens: Indices | None, trust: bool
+) -> tuple[Inherit, ShapeChoice | None]:  # fmt: skip
+    """`spec` with a number of whole blocks of a model with these tokens, and what was measured for that."""
+    own = config if tokens is None else with_vocabulary(config, tokens)
+    if spec.speed is None:
+        return replace_budget(own, spec, trust, config), None
+    from inheritune.inheritance.units.shapes import choose_depth
+
+    choice = choose_depth(own, spec, config, trust_remote_code=trust)
+    return without_budget(spec, choice.best.layers), choice
 
 
 def with_shape(
     reference: "Reference | PreTrainedModel", spec: Inherit, look: Calibration, *,
     dropped: Sequence[int] | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> tuple[Inherit, ShapeChoice | None]:  # fmt: skip
-    """`spec` with numbers of blocks, heads and neurons in place of its size, and what was compared for that.
+    """`spec` with numbers of blocks, heads, neurons and hidden channels in place of size and speed, and what was
+    compared or measured for that; None where nothing was.
 
-    `dropped` is the order of a measured choice of blocks. Raises InputError without text.
+    `dropped` is the order of a measured choice of blocks. Fewer tokens (`spec.vocabulary`) leave more of a size to the
+    blocks. Raises InputError without text.
     """
     config = load_config(reference) if isinstance(reference, Reference) else reference.config
-    if spec.shape == "depth":
-        return replace_budget(config, spec), None
-    if look.text is None:
+    trust = isinstance(reference, Reference) and reference.trust_remote_code
+    total = layer_count(config)
+    select_blocks(total, spec.choose, total, dropped=dropped)  # raises InputError for a measured choice without order
+    if spec.compares_shapes and look.text is None:
         remedy = "give text, or set shape to depth"
-        raise InputError("inherit.size", "shapes are compared on text, and there is none", remedy)
+        raise InputError("inherit.shape", "shapes are compared on text, and there is none", remedy)
+    tokens, tokenizer = _tokens(reference, config, spec, look, tokenizer)
+    if not spec.compares_shapes:
+        return _whole_blocks(config, spec, tokens, trust)
     from inheritune.inheritance.units.shapes import choose_shape
 
+    assert look.text is not None
     with ready(reference, tokenizer, "cpu", "float32") as (model, its):
-        trust = isinstance(reference, Reference) and reference.trust_remote_code
-        choice = choose_shape(model, look.text.rows(model, its), spec, dropped, trust_remote_code=trust)
+        if tokens is not None and its is not None:
+            model = derive(model, TargetSpec(tuple(range(total)), width=Selection(vocabulary=tokens)))[0].eval()
+            its = trim_tokenizer(its, tokens)
+        choice = choose_shape(model, look.text.rows(model, its), spec, dropped, config, trust_remote_code=trust)
+    blocks = select_blocks(choice.best.layers, spec.choose, total, dropped=dropped)
+    return shaped(spec, choice).model_copy(update={"layers": blocks, "choose": "first"}), choice
+
+
+def shaped(spec: Inherit, choice: ShapeChoice) -> Inherit:
+    """`spec` with the numbers of the chosen shape in place of size and speed."""
     best = choice.best
-    blocks = select_blocks(best.layers, spec.choose, layer_count(config), dropped=dropped)
-    found = {"layers": blocks, "choose": "first", "heads": best.heads, "mlp": best.mlp, "size": None}
-    return spec.model_copy(update=found), choice
-
-
-def _tokenizer_of(
-    reference: "Reference | PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None"
-) -> "PreTrainedTokenizerBase":
-    if tokenizer is None and isinstance(reference, Reference):
-        tokenizer = find_tokenizer(reference, log=True)
-    if tokenizer is None:
-        raise InputError("inherit.vocabulary", "the reference comes without a tokenizer", "give the tokenizer")
-    return tokenizer
+    hidden = spec.hidden if best.hidden is None else best.hidden
+    units = {"heads": best.heads, "mlp": best.mlp, "hidden": hidden}
+    return without_budget(spec, best.layers).model_copy(update=units)
 
 
 def _tokens(
     reference: "Reference | PreTrainedModel", config: "PretrainedConfig", spec: Inherit, look: Calibration,
-    tokenizer: "PreTrainedTokenizerBase",
-) -> Indices:  # fmt: skip
-    """The tokens that are kept. Raises InputError without text to choose them on."""
+    tokenizer: "PreTrainedTokenizerBase | None",
+) -> "tuple[Indices | None, PreTrainedTokenizerBase | None]":  # fmt: skip
+    """The tokens that are kept, None for all, and the tokenizer. Raises InputError without text to choose them on."""
+    if spec.vocabulary is None:
+        return None, tokenizer
     if look.text is None:
         raise InputError("inherit.vocabulary", "tokens are chosen on text, and there is none", "give text")
-    assert spec.vocabulary is not None
+    if tokenizer is None and isinstance(reference, Reference):
+        tokenizer = find_tokenizer(reference, log=True)
+    if tokenizer is None:
+        raise InputError("inherit.vocabulary", "the reference comes without a tokenizer", "give the tokenizer")
     size = vocabulary_count(spec.vocabulary, config.vocab_size)
-    return tokens_for(reference, tokenizer, documents(look.text.paths), size)
+    return tokens_for(reference, tokenizer, documents(look.text.paths), size), tokenizer
 
 
 def _refits(reference: "Reference | PreTrainedModel", spec: Inherit, look: Calibration) -> bool:
@@ -287,7 +311,7 @@ def write(
     card. The result's target has no weights where none had to be computed.
     """
     look = look or Calibration(None, False)
-    if spec.chooses_units or spec.size is not None or spec.vocabulary is not None or look.refit is not False:
+    if spec.chooses_units or spec.has_budget or spec.vocabulary is not None or look.refit is not False:
         tokenizer = find_tokenizer(reference, log=True)
         made = make(reference, spec, look, seed=seed, dtype=dtype, tokenizer=tokenizer)
         made = replace(made, tokenizer=made.tokenizer or tokenizer, shape=made.shape or shape)

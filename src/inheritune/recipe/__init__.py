@@ -7,6 +7,7 @@ from inheritune import lazy
 if TYPE_CHECKING:
     from inheritune.losses import Distillation
     from inheritune.optimizers import Optimizer
+    from inheritune.recipe.budget import Budget, Speed, Work
     from inheritune.recipe.data import Data, Slurm, Source, TokenFiles
     from inheritune.recipe.file import changes, check, completed, dump_recipe, is_suite, merged, model_at, override
     from inheritune.recipe.filters import FILTERS, FilterConfig

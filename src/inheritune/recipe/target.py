@@ -6,15 +6,15 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from inheritune.recipe.budget import Budget, check_budget, is_number
 from inheritune.recipe.widths import ChosenWidths, Vocabulary
 from inheritune.settings.part import Part
-from inheritune.settings.size import In, Size, Steps, Tokens, parse_size
+from inheritune.settings.size import Size, Steps, Tokens
 
 Measured = Literal["auto", "rank", "influence", "loss"]
 Choice = Literal["first", "last", "middle", "ends", "every", "stacked", Measured]
 MEASURED: tuple[Measured, ...] = get_args(Measured)
 """Choices that run the model on text."""
-_BUDGETS = ("parameters", "GB", "MB")
 Submodule = Literal["attention", "mlp", "norms", "final_norm", "embeddings", "head"]
 
 
@@ -23,19 +23,16 @@ def parse_layers(value: Any) -> Any:
 
     Raises ValueError with what is legal.
     """
-    legal = (
-        "legal are a number of blocks (13), a fraction (0.5), half, all, a list of blocks such as [0-11, 24, 25], or"
-        " the size that they may have ('80M parameters', '2 GB')"
-    )
+    legal = "legal are a number of blocks (13), a fraction (0.5), half, all, or a list of blocks such as [0-11, 24, 25]"
     if value in ("half", "all"):
         return 0.5 if value == "half" else 1.0
-    if isinstance(value, Size) or (isinstance(value, str) and value.strip().lower().endswith(_ENDINGS)):
-        return parse_size(value, _BUDGETS)
+    if isinstance(value, str) and value.strip().lower().endswith(_ENDINGS):
+        raise ValueError(f"{value} is a size; write size: {value} and shape: depth in place of layers")
     if isinstance(value, bool) or not isinstance(value, int | float | str | list | tuple):
         raise ValueError(legal)
     if isinstance(value, str):
         text = value.strip("[] ")
-        if _is_number(text.replace(".", "", 1)):
+        if is_number(text.replace(".", "", 1)):
             return parse_layers(float(text) if "." in text else int(text))
         value = [part.strip() for part in text.split(",")]
     if isinstance(value, int | float):
@@ -47,33 +44,15 @@ def parse_layers(value: Any) -> Any:
     return _blocks(value, legal)
 
 
-def parse_budget(value: Any) -> Any:
-    """Read `size`: parameters, bytes, a fraction, `half`, or null. Raises ValueError with what is legal."""
-    if value is None or isinstance(value, Size):
-        return value
-    text = str(value).strip()
-    if text in ("half", "null", "none"):
-        return 0.5 if text == "half" else None
-    if _is_number(text.replace(".", "", 1)) and "." in text:
-        if not 0 < float(text) <= 1:
-            raise ValueError("a fraction of the reference's parameters lies in (0, 1]")
-        return float(text)
-    return parse_size(value, _BUDGETS)
-
-
 _ENDINGS = ("parameters", "parameter", "gb", "mb")
 _MOST_BLOCKS = 100_000  # more than any model has: a typing error shall not make a list of millions
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def _blocks(parts: Any, legal: str) -> list[int]:
     blocks: list[int] = []
     for part in parts:
         first, dash, last = str(part).strip().partition("-")
-        if isinstance(part, bool) or not _is_number(first) or (dash and not _is_number(last)):
+        if isinstance(part, bool) or not is_number(first) or (dash and not is_number(last)):
             raise ValueError(f"{part!r} is not a block or a range of blocks; {legal}")
         if dash and int(last) < int(first):
             raise ValueError(f"the range {part} is reversed; {legal}")
@@ -112,7 +91,7 @@ def parse_names(value: Any, names: Sequence[str], legal: str) -> list[str]:
 
 
 Submodules = Annotated[Literal["all", "none"] | list[Submodule], BeforeValidator(parse_submodules)]
-Layers = Annotated[int | float | list[int] | Annotated[Size, In(*_BUDGETS)], BeforeValidator(parse_layers)]
+Layers = Annotated[int | float | list[int], BeforeValidator(parse_layers)]
 
 
 def _or_none(value: Any) -> Any:
@@ -134,13 +113,12 @@ def check_refit(refit: Size | None, submodules: Submodules, choose: Choice) -> N
         raise ValueError("refit goes with submodules: all, and without choose: stacked")
 
 
-class Inherit(ChosenWidths):
+class Inherit(Budget):
     """What the target starts with: which of the reference's blocks, how wide, and which of their weights."""
 
     layers: Layers = 0.5
-    """How many blocks: a number, a fraction of the reference's, `half`, `all`, a list such as [0-11, 24, 25]
-    (numbers from 0, rising), or as many as the target may have: `80M parameters`, or `2 GB` of weights in the
-    reference's own dtype."""
+    """How many blocks: a number, a fraction of the reference's, `half`, `all`, or a list such as [0-11, 24, 25]
+    (numbers from 0, rising). See `size` for as many as a model of a size may have."""
     choose: Choice = "auto"
     """Which ones when `layers` is a number. auto, on training text (docs/analysis.md): one block after the other is
     dropped, each time the one without which the loss rises least, neighbours being parted for a clear gain alone.
@@ -158,13 +136,6 @@ class Inherit(ChosenWidths):
     """From how many training tokens the kept blocks are refitted before training, such as `32K tokens`; none: not at
     all. The last matrices of attention and MLP of each block are fitted by least squares to the reference's hidden
     states just before the next kept block, so that they stand in for the dropped blocks between."""
-    size: Annotated[Annotated[Size, In(*_BUDGETS)] | float | None, BeforeValidator(parse_budget)] = None
-    """How large the target may be: `80M parameters`, `2 GB` of weights in the reference's own dtype, or a fraction of
-    the reference's parameters. In place of `layers`, `heads` and `mlp`, which are then chosen by `shape`."""
-    shape: Literal["auto", "depth"] = "auto"
-    """With `size`: how its parameters are spent. auto: several numbers of blocks, with MLPs and heads as wide as the
-    size allows, are compared on training text after a refit and a short training. depth: as many whole blocks as the
-    size allows."""
     vocabulary: Vocabulary = None
     """How many tokens the vocabulary keeps: a number, a fraction, `half`, or `text`: those that the training text
     needs, which is then split as before. Bytes and special tokens always stay. The reference loses the other tokens
@@ -176,8 +147,6 @@ class Inherit(ChosenWidths):
 
     @model_validator(mode="after")
     def _choose_needs_a_number(self) -> "Inherit":
-        if isinstance(self.layers, Size) and self.choose == "stacked":
-            raise ValueError("choose: stacked goes with a number or a fraction of blocks, not with a budget")
         if isinstance(self.layers, list) and self.choose != "first":
             if "choose" in self.model_fields_set:
                 raise ValueError(
@@ -187,17 +156,10 @@ class Inherit(ChosenWidths):
         return self
 
     @model_validator(mode="after")
-    def _size_decides_alone(self) -> "Inherit":
-        # Compared with the defaults, as the resolved recipe of a run, which can be run itself, has every key.
-        given = [
-            key for key in ("layers", "heads", "mlp") if getattr(self, key) != type(self).model_fields[key].default
-        ]
-        if self.size is not None and given:
-            raise ValueError(f"size decides about {', '.join(given)}; give one or the other")
-        if self.size is not None and (
-            self.submodules != "all" or self.choose == "stacked" or self.importance == "first"
-        ):
-            raise ValueError("size goes with submodules: all, and without choose: stacked or importance: first")
+    def _budget_decides_alone(self) -> "Inherit":
+        # Compared with the default, as the resolved recipe of a run, which can be run itself, has every key.
+        default = self.layers == type(self).model_fields["layers"].default
+        check_budget(self, None if default else self.layers, self.submodules, self.choose)
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from inheritune.report.markup import markdown_block, markdown_table, markdown_text
     from inheritune.report.notation import many, short, spans, with_error
     from inheritune.report.run_summary import loss_note, table, verdict
+    from inheritune.report.shapes import shape_lines, shape_notes, shape_table
     from inheritune.report.shown import PAIR
     from inheritune.report.tasks import ONE_START, harness_note, start_note, task_table
 

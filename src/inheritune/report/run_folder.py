@@ -24,6 +24,7 @@ from inheritune.results import (
     RunState,
     RunSummary,
     Samples,
+    ShapeChoice,
     TrainedSummary,
     TrainingCost,
     TrainingResult,
@@ -115,6 +116,7 @@ class RunFolder:
     samples: Samples | None
     tasks: EvaluationResult | None
     analysis: Analysis | None
+    shape: ShapeChoice | None
 
     @classmethod
     def read(cls, folder: Path, summary: RunSummary | None = None) -> "RunFolder":
@@ -135,6 +137,7 @@ class RunFolder:
             Samples.read_if_there(folder / "samples.json"),
             EvaluationResult.read_if_there(folder / "tasks.json"),
             Analysis.read_if_there(folder / "analysis" / "analysis.json"),
+            ShapeChoice.read_if_there(folder / "shape.json"),
         )
 
     @property

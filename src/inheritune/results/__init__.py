@@ -57,14 +57,13 @@ if TYPE_CHECKING:
         RunState,
         RunSummary,
         Samples,
-        ShapeCandidate,
-        ShapeChoice,
         Start,
         TokensToMatch,
         TrainedSummary,
         UnitChoice,
         VocabularyResult,
     )
+    from inheritune.results.shape import MeasuredSpeed, ShapeCandidate, ShapeChoice
     from inheritune.results.training import (
         ComparedLoss,
         Decision,

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from inheritune.results.files import ResultFile, ResultPart
+from inheritune.results.shape import ShapeChoice
 from inheritune.results.training import ComparedLoss, Loss, Sized, TrainingSpent, UntunedReference
 
 
@@ -212,45 +213,6 @@ class Refit(ResultPart):
     sequences: int
     sequence_length: int
     ridge: float
-
-
-class ShapeCandidate(ResultPart):
-    """A shape that was tried; None: all heads, all MLP neurons."""
-
-    layers: int
-    heads: int | None
-    mlp: int | None
-    parameters: int
-    loss: float | None = None
-    """On text held out, after the refit, in nats a token."""
-    recovered: float | None = None
-    """The same after a short training; None where it was not among the best."""
-
-    @property
-    def words(self) -> str:
-        """For people: "20 blocks, 6 heads, MLP 1024"."""
-        parts = [f"{self.layers} blocks"]
-        parts += [] if self.heads is None else [f"{self.heads} heads"]
-        return ", ".join([*parts, *([] if self.mlp is None else [f"MLP {self.mlp}"])])
-
-
-class ShapeChoice(ResultFile):
-    """shape.json: the best shape of a size, and all that were tried."""
-
-    most: int
-    """Parameters that the model may have."""
-    candidates: list[ShapeCandidate]
-    chosen: int
-    """Its place among them."""
-    tokens: int
-    """Of the text that units were chosen and blocks were refitted on."""
-    held_out: int
-    """Tokens of the text that the losses are on."""
-
-    @property
-    def best(self) -> ShapeCandidate:
-        """The one that was chosen."""
-        return self.candidates[self.chosen]
 
 
 class UnitChoice(ResultPart):

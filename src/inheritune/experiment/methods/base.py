@@ -5,7 +5,7 @@ in a file of this folder.
 """
 
 from collections.abc import Container, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field
 from typing_extensions import override
@@ -18,6 +18,9 @@ from inheritune.recipe import Inherit
 from inheritune.recipe.target import parse_layers
 from inheritune.results import RoundResult
 from inheritune.settings.part import Part
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 LAYERS = "start.layers"  # the key that errors about a number of blocks name
 Origin = Annotated[str, Field(min_length=1)] | None  # another arm or model
@@ -53,7 +56,7 @@ class Method(Part):
         return total
 
     def measured(self, depth: int) -> Inherit | None:
-        """What a measured choice of blocks is asked for; None where the blocks are known without one."""
+        """What a choice of blocks or of a shape is asked for; None where both are known without one."""
         return None
 
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
@@ -63,6 +66,14 @@ class Method(Part):
         stand in for it. Raises InputError for blocks that the source does not have.
         """
         raise NotImplementedError
+
+    def estimated(self, source: "PretrainedConfig", trust_remote_code: bool = False) -> Self:
+        """The method with a number of blocks in place of a size or a speed, as far as the source's config tells."""
+        return self
+
+    def settled(self, decided: Inherit) -> Self:
+        """The method with the numbers that were `decided` on for what `measured` asked."""
+        return self
 
     def check(self, arms: Container[str], allow_unequal: str | None) -> None:
         """Raise InputError for settings that the suite's other arms rule out."""

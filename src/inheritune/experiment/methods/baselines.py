@@ -4,14 +4,16 @@
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
+from pydantic import model_validator
 from typing_extensions import override
 
 from inheritune.errors import InputError
-from inheritune.experiment.methods.base import LAYERS, Method, Origin, SizedMethod, Stage, repeated
+from inheritune.experiment.methods.base import LAYERS, Depth, Method, Origin, SizedMethod, Stage, repeated
 from inheritune.inheritance import select_blocks
 from inheritune.recipe import FIRST_HALF, ChosenWidths, Widths
+from inheritune.recipe.widths import AXES
 
 
 class DistilbertMethod(SizedMethod):
@@ -86,9 +88,25 @@ class RandomMethod(Widths, SizedMethod):
 
     kind: Literal["random"] = "random"
     """The method's name."""
+    of: Origin = None
+    """Whose shape they have, as `of` of `inherit`: all of it, such as the one that was found for an arm with a size.
+    Default: the reference's, as far as the other keys say."""
+
+    @model_validator(mode="after")
+    def _shape_is_said_once(self) -> Self:
+        given = [key for key in ("layers", *AXES) if getattr(self, key) is not None]
+        if self.of is not None and given:
+            raise ValueError(f"of gives the whole shape, {', '.join(given)} included; give one or the other")
+        return self
+
+    @override
+    def depth(self, default: Depth, total: int) -> int:
+        return super().depth(default, total) if self.of is None else total
 
     @override
     def stages(self, depth: int, total: int, dropped: Sequence[int] | None = None) -> list[Stage]:
+        if self.of is not None:
+            return [Stage(range(total), "random")]
         return [Stage(repeated(depth, total), "random", widths=ChosenWidths(**self.widths, importance="first"))]
 
 

@@ -49,16 +49,18 @@ class Narrowed:
 
 def derive_shape(
     reference: "PreTrainedModel", blocks: Sequence[int], shape: Shape, rows: Rows | None, *,
-    criterion: str | Mapping[Axis, str] | None = None, rotated: bool = True, ridge: float | None = RIDGE,
+    criterion: str | Mapping[Axis, str] | None = None, rotated: "bool | PreTrainedModel" = True,
+    ridge: float | None = RIDGE,
     head_size: Indices | None = None, seen: UnitStatistics | None = None, micro_batch: int = 8,
 ) -> Narrowed:  # fmt: skip
     """The target of the reference's `blocks` that has a shape, by its use on the text `rows`.
 
     Neurons, heads and experts are chosen (see `choose_units`, also for `criterion` and `seen`). Fewer hidden channels
     are the first principal components where the architecture can be rotated, unless `rotated` is false; else channels
-    are chosen, and the log says why. The gains of the norms make up for the channels that are gone. With a `ridge`,
-    the blocks are refitted (see `refit`). `head_size` are the dimensions of each head that stay. Without text there is
-    no rotation, no refit, and gains stay. The reference is in float32 and evaluation mode, and does not change.
+    are chosen, and the log says why. `rotated` may be the copy that `rotate_to_components` has made. The gains of the
+    norms make up for the channels that are gone. With a `ridge`, the blocks are refitted (see `refit`). `head_size` are
+    the dimensions of each head that stay. Without text there is no rotation, no refit, and gains stay. The reference is
+    in float32 and evaluation mode, and does not change.
 
     Raises InputError for a shape that the architecture cannot have, and for blocks that cannot be refitted.
     """
@@ -66,7 +68,13 @@ def derive_shape(
         check_can_be_refitted(reference, blocks)
     source, is_rotated, width, own = reference, False, Selection(), shape
     if shape.hidden is not None and rotated and rows is not None:
-        source, is_rotated = rotate_to_components(reference, rows, micro_batch=micro_batch)
+        if isinstance(rotated, bool):
+            source, is_rotated = rotate_to_components(reference, rows, micro_batch=micro_batch)
+            if is_rotated and reference.config.tie_word_embeddings:
+                what = "so the head is not tied to the embeddings any more, and adds to the size"
+                logger.info(f"hidden channels are rotated, {what}")
+        else:
+            source, is_rotated = rotated, True
     if is_rotated and shape.hidden is not None:
         own, width, seen = replace(shape, hidden=None), Selection(hidden=tuple(range(shape.hidden))), None
     chosen = choose_units(source, blocks, own, rows, criterion, seen=seen, micro_batch=micro_batch)
@@ -86,12 +94,12 @@ def derive_shape(
 
 def derive_chosen(
     reference: "PreTrainedModel", spec: TargetSpec, importance: str, rows: Rows | None, *, refits: bool,
-    micro_batch: int = 8,
+    rotated: "bool | PreTrainedModel" = True, micro_batch: int = 8,
 ) -> Narrowed:  # fmt: skip
     """The target of `spec` with other units: as many as its width has, chosen by their importance on the text `rows`.
 
-    `importance` is a criterion, or `auto`: the one of each axis that measured best. Raises InputError for a criterion
-    that does not exist or needs text, and as `derive_shape` does.
+    `importance` is a criterion, or `auto`: the one of each axis that measured best; `rotated` is that of
+    `derive_shape`. Raises InputError for a criterion that does not exist or needs text, and as `derive_shape` does.
     """
     width = spec.width
     if width.by_field:
@@ -103,8 +111,8 @@ def derive_chosen(
         what = "auto looks at the model at work on text, and there is none"
         raise InputError("inherit.importance", what, "give text, or set it to magnitude (weights alone) or first")
     made = derive_shape(
-        reference, spec.blocks, Shape(**counts), rows, criterion=criteria, ridge=RIDGE if refits else None,
-        head_size=width.head_size, micro_batch=micro_batch,
+        reference, spec.blocks, Shape(**counts), rows, criterion=criteria, rotated=rotated,
+        ridge=RIDGE if refits else None, head_size=width.head_size, micro_batch=micro_batch,
     )  # fmt: skip
     named = {axis: name for axis, name in criteria.items() if not (axis == "hidden" and made.rotated)}
     kept = {axis: count for axis, count in counts.items() if count}
@@ -124,7 +132,7 @@ def rotate_to_components(
     """A copy of the model whose hidden channels are the principal components of its hidden states on `rows`.
 
     The largest component is the first channel. Each hidden state counts as a direction, whatever its length. A tied
-    head gets a matrix of its own, which the log says. Where the architecture cannot be rotated, the log gives the
+    head gets a matrix of its own. Where the architecture cannot be rotated, the log gives the
     reason, and the result is the reference itself and False.
     """
     try:
@@ -133,10 +141,6 @@ def rotate_to_components(
     except InputError as error:
         logger.info(f"hidden channels are selected, as they cannot be rotated: {error}")
         return reference, False
-    if reference.config.tie_word_embeddings:
-        logger.info(
-            "hidden channels are rotated, so the head is not tied to the embeddings any more, and adds to the size"
-        )
     return model, True
 
 

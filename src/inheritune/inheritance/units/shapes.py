@@ -1,129 +1,36 @@
-"""The best shape of a size: numbers of blocks, heads and MLP neurons that make a model of so many parameters.
+"""The best shape of a size or a speed: shapes that keep it, compared on text after what they would get anyway.
 
-Fewer blocks can be wider. Candidates are scored on text after what they would get anyway: units are chosen, blocks are
-refitted, and the best of them are trained a little.
+Fewer blocks can be wider. Units are chosen, blocks are refitted, and the best shapes are trained a little.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from inheritune.arch import (
-    block_modules,
-    build_skeleton,
-    first_units,
-    head_groups,
-    layer_count,
-    parameter_count,
-    split_head,
-)
+from inheritune.arch import Head, block_modules, build_skeleton, layer_count, parameter_count, split_head
 from inheritune.data import IGNORED, Examples, Rows
 from inheritune.errors import InputError
 from inheritune.inheritance.blocks import select_blocks
-from inheritune.inheritance.fitting import RIDGE
 from inheritune.inheritance.refit_plan import refitted_matrices
-from inheritune.inheritance.resolution import size_of
-from inheritune.inheritance.target import TargetSpec, draft_target, target_config
-from inheritune.inheritance.units.choice import Shape
-from inheritune.inheritance.units.narrowing import derive_shape
-from inheritune.recipe import Inherit
+from inheritune.inheritance.resolution import resolve, size_of
+from inheritune.inheritance.target import TargetSpec, draft_target
+from inheritune.inheritance.units.forms import Form, ShapeSearch, unit_count
+from inheritune.inheritance.units.narrowing import derive_chosen, rotate_to_components
+from inheritune.inheritance.units.speed import Pace
+from inheritune.recipe import MEASURED, Inherit, Work
 from inheritune.results import ShapeCandidate, ShapeChoice
 from inheritune.runlog import LiveLine, logger
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-_DEPTHS = 5  # numbers of blocks that are tried
-_NARROWEST = 0.3  # of the MLP: narrower ones are not tried
 _FINALISTS = 3  # candidates that are trained a little
 _RATE, _STEP = 3e-4, 512  # of the short training: learning rate, tokens of a step
-_MULTIPLES = (128, 64, 32, 16, 8, 4, 2, 1)  # of neurons; the first that leaves enough to choose from
 _LEAST = 3  # sequences of text
-_CHOICES = 12  # multiples in an MLP, at least
-
-
-@dataclass(frozen=True)
-class _Form:
-    """Numbers of blocks, heads and neurons (None: all), and the parameters that they make."""
-
-    layers: int
-    heads: int | None
-    mlp: int | None
-    parameters: int
-
-
-def possible_shapes(
-    config: "PretrainedConfig", most: int, blocks_of: Callable[[int], Sequence[int]], trust_remote_code: bool = False
-) -> list[ShapeCandidate]:
-    """Shapes of at most `most` parameters, each nearly as large as that.
-
-    These are several numbers of blocks with MLPs, or MLPs and heads, as wide as the size allows. `blocks_of` gives the
-    blocks for a number of them.
-
-    Raises InputError where not even one block keeps the size.
-    """
-    total = layer_count(config)
-
-    def size(layers: int, heads: int | None = None, mlp: int | None = None) -> int:
-        given = {axis: count for axis, count in (("heads", heads), ("mlp", mlp)) if count is not None}
-        spec = TargetSpec(tuple(blocks_of(layers)), width=first_units(config, given))
-        return parameter_count(build_skeleton(target_config(config, spec), trust_remote_code))
-
-    deepest = 0
-    for layers in range(total, 0, -1):  # downwards, as a measured order ends where the size is kept
-        if size(layers) <= most:
-            deepest = layers
-            break
-    if not deepest:
-        what = f"{most:,} parameters, and one block with embeddings and head has {size(1):,}"
-        raise InputError("inherit.size", what, "allow more")
-    found = {_Form(deepest, None, None, size(deepest))}
-    width = _neurons(config)
-    depths = {round(deepest + (total - deepest) * part / (_DEPTHS - 1)) for part in range(1, _DEPTHS)}
-    for layers in sorted(depths - {deepest}) if width else ():
-        for fewer in dict.fromkeys([None, *_fewer_heads(config, deepest / layers)]):
-            with suppress(InputError):  # heads that the architecture cannot have
-                mlp = _widest(partial(size, layers, fewer), width, most)
-                if mlp is not None and mlp >= _NARROWEST * width:
-                    found.add(_Form(layers, fewer, mlp, size(layers, fewer, mlp)))
-    ordered = sorted(found, key=lambda form: (form.layers, form.heads or 0))
-    return [
-        ShapeCandidate(layers=form.layers, heads=form.heads, mlp=form.mlp, parameters=form.parameters)
-        for form in ordered
-    ]
-
-
-def _neurons(config: "PretrainedConfig") -> int:
-    """How many neurons each MLP has; 0 where a number of them cannot be chosen."""
-    try:
-        return len(first_units(config, {"mlp": 1.0}).of_block(0).neurons or ())
-    except InputError:
-        return 0
-
-
-def _fewer_heads(config: "PretrainedConfig", share: float) -> list[int]:
-    """The number of heads nearest to that share of them which the architecture can have without other channels."""
-    legal, heads = [], head_groups(config)[0]
-    for count in range(1, heads):
-        with suppress(InputError):
-            first_units(config, {"heads": count})
-            legal.append(count)
-    return sorted(legal, key=lambda count: abs(count - share * heads))[:1]
-
-
-def _widest(size: Callable[[int], int], width: int, most: int) -> int | None:
-    """The largest number of neurons that fits, a round one; None where none does."""
-    step = next(multiple for multiple in _MULTIPLES if width >= _CHOICES * multiple or multiple == 1)
-    low, high = 0, width // step  # low fits, or is none; more than high does not
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if size(middle * step) <= most else (low, middle - 1)
-    return low * step or None
+_WORK: tuple[Work, ...] = ("generation", "training")
 
 
 def _split(rows: Rows) -> tuple[Rows, Rows]:
@@ -133,95 +40,167 @@ def _split(rows: Rows) -> tuple[Rows, Rows]:
     """
     if len(rows) < _LEAST:
         what = f"{len(rows)} sequences of text, and shapes are compared on {_LEAST} or more"
-        raise InputError("inherit.size", what, "give more text")
+        raise InputError("inherit.shape", what, "give more text")
     judged = np.arange(len(rows)) % _LEAST == _LEAST - 1
     return rows.rows(~judged), rows.rows(judged)
 
 
+def choose_depth(
+    config: "PretrainedConfig", spec: Inherit, reference: "PretrainedConfig | None" = None, *,
+    layers: int | None = None, device: str | None = None, trust_remote_code: bool = False,
+) -> ShapeChoice:  # fmt: skip
+    """The most whole blocks of a model of `config` that keep the size and speed of `spec`, with their speeds.
+
+    Nothing is compared, and no weights are needed. `layers` is given where the number is known. See `choose_shape`.
+    """
+    if spec.choose in MEASURED:  # before the choice is made, the first blocks stand in for it
+        spec = spec.model_copy(update={"choose": "first"})
+    search = _search(config, reference, spec, None, None, device, trust_remote_code)
+    form = search.deepest() if layers is None else Form(layers)
+    return _choice(search, [_with_speeds(search, form)])
+
+
 def choose_shape(
-    model: "PreTrainedModel", rows: Rows, spec: Inherit, dropped: Sequence[int] | None = None, *,
+    model: "PreTrainedModel", rows: Rows, spec: Inherit, dropped: Sequence[int] | None = None,
+    reference: "PretrainedConfig | None" = None, *, keeps_hidden: bool = False, device: str | None = None,
     trust_remote_code: bool = False, micro_batch: int = 8,
 ) -> ShapeChoice:  # fmt: skip
-    """The shape of `spec.size` with the lowest loss, and all that were tried.
+    """The shape that keeps `spec.size` and `spec.speed` with the lowest loss, and all that were tried.
 
-    `spec.choose` says which blocks there are, `dropped` is the order of a measured choice. Each candidate (see
-    `possible_shapes`) has its units chosen and, where the architecture allows it, its blocks refitted on two thirds of
-    `rows`; losses are on the others. The three best are trained on the two thirds once. They are made again for that,
-    as three models at once may not fit into the memory. The model, in float32 and evaluation mode, does not change.
+    `spec.choose` says which blocks there are, `dropped` is the order of a measured choice that ends where the budget is
+    kept. `reference` is the config that fractions and speeds are relative to, where it is not the model's. With
+    `keeps_hidden` no hidden channels are given up. Speeds are measured on `device` (see `Pace`). Each candidate (see
+    `ShapeSearch.every`) has its units chosen and, where the architecture allows it, its blocks refitted on two thirds
+    of `rows`; losses are on the others. The three best are trained on the two thirds once. They are made again for
+    that, as three models at once may not fit into the memory. The model, in float32 and evaluation mode, does not
+    change.
 
-    Raises InputError as `possible_shapes` does, and for fewer than three rows.
+    Raises InputError where not even one block keeps the budget, for a speed that cannot be measured, and for fewer than
+    three rows.
     """
-    most, total = size_of(model.config, spec, trust_remote_code).count, layer_count(model.config)
+    rows, held_out = _split(rows)
+    rotated = None
+    if spec.hidden is not None or not (keeps_hidden or unit_count(model.config, "hidden") == 0):
+        turned, is_rotated = rotate_to_components(model, rows, micro_batch=micro_batch)
+        rotated = turned if is_rotated else None
+    search = _search(model.config, reference, spec, rotated, dropped, device, trust_remote_code)
+    depth = search.deepest() if dropped is None else Form(layer_count(model.config) - len(dropped))
+    forms = search.every(depth, keeps_hidden)
+    logger.info(f"shape: comparing {len(forms)} shapes ({_choice(search, []).goal})")
+    refits = _can_be_refitted(model, search.blocks_of(depth.layers))
+    scoring = _Scoring(model, rotated, rows, held_out, spec, search.blocks_of, refits, micro_batch)
+    scored = [_with_speeds(search, form) for form in forms]
+    search.pace.release()
+    with LiveLine("shapes", len(forms), 0) as line:
+        for at, form in enumerate(forms):
+            scored[at] = scored[at].model_copy(update={"loss": scoring.loss(scoring.make(form))})
+            line.update(at + 1, f"{scored[at].words}: {scored[at].loss:.3f}")
+    best = sorted(range(len(scored)), key=lambda at: scored[at].loss or 0.0)[:_FINALISTS]
+    for at in best:
+        trained = scoring.trained_loss(scoring.make(forms[at]))
+        scored[at] = scored[at].model_copy(update={"recovered": trained})
+        logger.info(f"shape: {scored[at].words}: {scored[at].loss:.3f}, {trained:.3f} after a short training")
+    chosen = min(best, key=lambda at: scored[at].recovered or 0.0)
+    tokens, others = (int((part.predicted >= 0).sum()) for part in (rows, held_out))
+    compared = {"chosen": chosen, "tokens": tokens, "held_out": others}
+    found = _choice(search, scored).model_copy(update=compared)
+    assert found.reference is not None
+    own = found.reference.model_copy(update={"loss": scoring.loss(model)})
+    return found.model_copy(update={"reference": own})
+
+
+def _search(
+    config: "PretrainedConfig", reference: "PretrainedConfig | None", spec: Inherit,
+    rotated: "PreTrainedModel | None", dropped: Sequence[int] | None, device: str | None, trust: bool,
+) -> ShapeSearch:  # fmt: skip
+    total, reference = layer_count(config), reference or config
 
     def blocks_of(layers: int) -> list[int]:
         return select_blocks(layers, spec.choose, total, dropped=dropped)
 
-    rows, held_out = _split(rows)
-    candidates = possible_shapes(model.config, most, blocks_of, trust_remote_code)
-    logger.info(f"shape: comparing {len(candidates)} shapes of at most {most:,} parameters")
-    scored: list[ShapeCandidate] = []
-    with LiveLine("shapes", len(candidates), 0) as line:
-        for candidate in candidates:
-            loss = _Scored(model, rows, held_out, candidate, blocks_of, micro_batch).loss
-            scored.append(candidate.model_copy(update={"loss": loss}))
-            line.update(len(scored), f"{candidate.words}: {loss:.3f}")
-    best = sorted(range(len(scored)), key=lambda at: scored[at].loss or 0.0)[:_FINALISTS]
-    for at in best:
-        trained = _Scored(model, rows, held_out, scored[at], blocks_of, micro_batch).trained_loss()
-        scored[at] = scored[at].model_copy(update={"recovered": trained})
-        logger.info(f"shape: {scored[at].words}: {scored[at].loss:.3f}, {trained:.3f} after a short training")
-    chosen = min(best, key=lambda at: scored[at].recovered or 0.0)
+    pace = Pace(reference, device, trust)
+    return ShapeSearch(spec, config, reference, pace, blocks_of, None if rotated is None else rotated.config, trust)
+
+
+def _can_be_refitted(model: "PreTrainedModel", blocks: Sequence[int]) -> bool:
+    try:
+        return any(refitted_matrices(draft_target(model, TargetSpec(tuple(blocks)))))
+    except InputError:
+        return False
+
+
+def _with_speeds(search: ShapeSearch, form: Form) -> ShapeCandidate:
+    """A candidate with its speeds; without one that cannot be measured."""
+    speeds: dict[str, Any] = {work: search.pace.find(search.target(form), work) for work in _WORK}
+    return search.candidate(form).model_copy(update=speeds)
+
+
+def _choice(search: ShapeSearch, candidates: list[ShapeCandidate]) -> ShapeChoice:
+    """What was tried, before anything is compared."""
+    spec, config, trust = search.spec, search.reference, search.trust_remote_code
     return ShapeChoice(
-        most=most,
-        candidates=scored,
-        chosen=chosen,
-        tokens=int(rows.predicted.sum()),
-        held_out=int(held_out.predicted.sum()),
-    )
+        most=None if spec.size is None else size_of(config, spec, trust).count,
+        speed=None if spec.speed is None else str(spec.speed),
+        reference=ShapeCandidate(
+            layers=layer_count(config), heads=None, mlp=None, parameters=parameter_count(build_skeleton(config, trust)),
+            **{work: search.pace.own(work) for work in _WORK},
+        ),
+        measured_on=search.pace.place,
+        candidates=candidates,
+        chosen=0,
+        tokens=0,
+        held_out=0,
+    )  # fmt: skip
 
 
-class _Scored:
-    """A candidate with its weights, and its losses on text that was held out, in nats a token."""
+@dataclass(frozen=True)
+class _Scoring:
+    """Makes shapes, and gives their losses on text that was held out, in nats a token."""
 
-    def __init__(
-        self, model: "PreTrainedModel", rows: Rows, held_out: Rows, candidate: ShapeCandidate,
-        blocks_of: Callable[[int], Sequence[int]], micro_batch: int,
-    ) -> None:  # fmt: skip
-        blocks = tuple(blocks_of(candidate.layers))
-        try:
-            refits = any(refitted_matrices(draft_target(model, TargetSpec(blocks))))
-        except InputError:
-            refits = False
-        shape = Shape(neurons=candidate.mlp, heads=candidate.heads)
-        made = derive_shape(model, blocks, shape, rows, ridge=RIDGE if refits else None, micro_batch=micro_batch)
-        self._target, self._rows, self._held_out, self._micro_batch = made.target, rows, held_out, micro_batch
-        self._head = split_head(made.target)
-        self.loss = self._judge()
+    model: "PreTrainedModel"
+    rotated: "PreTrainedModel | None"
+    rows: Rows
+    held_out: Rows
+    spec: Inherit
+    blocks_of: Callable[[int], Sequence[int]]
+    refits: bool
+    micro_batch: int
 
-    def _judge(self) -> float:
-        total, counted = 0.0, 0
+    def make(self, form: Form) -> "PreTrainedModel":
+        """A shape with its weights."""
+        blocks = tuple(self.blocks_of(form.layers))
+        spec = resolve(self.spec.model_copy(update=form.numbers), self.model.config, blocks)
+        return derive_chosen(
+            self.model, spec, self.spec.importance, self.rows, refits=self.refits, rotated=self.rotated or False,
+            micro_batch=self.micro_batch,
+        ).target  # fmt: skip
+
+    def loss(self, model: "PreTrainedModel") -> float:
+        """The loss as it is."""
+        head, total, counted = split_head(model), 0.0, 0
         with torch.no_grad():
-            for _, examples in self._held_out.batches(self._micro_batch):
-                total += float(self._losses(examples).double().sum())
+            for _, examples in self.held_out.batches(self.micro_batch):
+                total += float(_losses(head, examples.to(model.device)).double().sum())
                 counted += int((examples.targets != IGNORED).sum())
         return total / counted
 
-    def _losses(self, examples: Examples) -> torch.Tensor:
-        """The loss of each token (B, T) in nats."""
-        head, own = self._head, examples.to(self._target.device)
-        losses_BT: torch.Tensor = head.token_losses(head.states(head.outputs(input_ids=own.inputs)), own.targets)
-        return losses_BT
-
-    def trained_loss(self) -> float:
+    def trained_loss(self, model: "PreTrainedModel") -> float:
         """The loss after the blocks were trained on the text once, in small steps."""
-        self._target.requires_grad_(False)
-        weights = dict.fromkeys(weight for block in block_modules(self._target) for weight in block.parameters())
+        head = split_head(model)
+        model.requires_grad_(False)
+        weights = dict.fromkeys(weight for block in block_modules(model) for weight in block.parameters())
         trained = [weight.requires_grad_() for weight in weights]
         optimizer = torch.optim.AdamW(trained, lr=_RATE, betas=(0.9, 0.95), weight_decay=0.0)
-        for _, examples in self._rows.batches(max(1, _STEP // self._rows.sequence_length)):
-            loss = self._losses(examples).sum() / max(1, examples.counted)
+        for _, examples in self.rows.batches(max(1, _STEP // self.rows.sequence_length)):
+            loss = _losses(head, examples.to(model.device)).sum() / max(1, examples.counted)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             optimizer.zero_grad()
-        return self._judge()
+        return self.loss(model)
+
+
+def _losses(head: Head, examples: Examples) -> torch.Tensor:
+    """The loss of each token (B, T) in nats."""
+    losses_BT: torch.Tensor = head.token_losses(head.states(head.outputs(input_ids=examples.inputs)), examples.targets)
+    return losses_BT

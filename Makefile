@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PIP_COMPAT := .venv-compat/bin/python -m pip install --quiet --disable-pip-version-check
 COMPAT_PYTHON ?= .venv-compat/bin/python
 
-.PHONY: demo fast test check attack compat bench results lint format docs lock clean
+.PHONY: demo fast test check attack compat bench gpu gpu-rehearsal results lint format docs lock clean
 
 demo: .venv/installed            ## a smaller model out of a larger one, from nothing, in minutes
 	$(BIN)/inheritune run recipes/demo.yaml
@@ -30,6 +30,12 @@ compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv
 
 bench: .venv/installed           ## training speed beside the machine's own limit, and what is lost end to end
 	$(BIN)/inheritune bench
+
+gpu: .venv/installed-dev         ## all that needs one GPU, in 8 minutes: runs/gpu has figures and tables; `python benchmarks/gpu.py --help`
+	$(BIN)/python benchmarks/gpu.py
+
+gpu-rehearsal: .venv/installed-dev ## the same on tiny shapes on the CPU, as `make check` runs it
+	$(BIN)/python benchmarks/gpu.py --rehearsal --out runs/gpu-rehearsal
 
 results: .venv/installed         ## docs/results.md from nothing: text, references, suites for two cores, tables; resumes, takes hours
 	$(BIN)/python benchmarks/run_suites.py

@@ -47,6 +47,13 @@ def pytest_collection_finish() -> None:
 SENTENCE = "the small model keeps some of the large one's blocks and learns again what it has lost while it reads"
 
 
+def on_gpu() -> Any:
+    """The marks of a test that needs a GPU."""
+    import torch
+
+    return [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
+
+
 Said = Callable[[list[str | Path]], tuple[int, list[str]]]
 Answer = Callable[[str, str, Any], tuple[int, dict[str, str], bytes]]
 

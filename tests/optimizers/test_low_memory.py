@@ -10,6 +10,7 @@ import torch
 from restoring import load_state
 from torch import nn
 
+from conftest import on_gpu
 from inheritune.optimizers import read_optimizer
 from inheritune.optimizers.stepping import allocate_state, set_learning_rate, state_tensors, step_if_finite
 
@@ -120,7 +121,7 @@ class Stream:
 @pytest.fixture(
     params=[
         "imitated",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")),
+        pytest.param("cuda", marks=on_gpu()),
     ]
 )
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:

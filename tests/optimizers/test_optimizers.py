@@ -8,13 +8,14 @@ import torch
 from restoring import load_state
 from torch import nn
 
+from conftest import on_gpu
 from inheritune.errors import InputError
 from inheritune.optimizers import read_optimizer
 from inheritune.optimizers.stepping import allocate_state, set_learning_rate, state_tensors, step_if_finite
 
 MATRICES = frozenset({"1.weight", "3.weight"})
 GOOD, BAD = torch.tensor(0.0), torch.tensor(1.0)
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
+DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu())]
 
 
 class Experts(nn.Module):

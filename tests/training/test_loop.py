@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from conftest import on_gpu
 from inheritune import runtime
 from inheritune.data import Sequences, batch_numbers
 from inheritune.errors import InputError, Interrupted, RunError
@@ -275,7 +276,7 @@ def test_compiled_it_learns_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "device",
-    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))],
+    ["cpu", pytest.param("cuda", marks=on_gpu())],
 )
 def test_bfloat16_stays_near_float32(tmp_path: Path, device: str) -> None:
     def losses(precision: str) -> list[float]:

@@ -100,7 +100,7 @@ class _Meter:
 def bench(
     shape: "str | PretrainedConfig", training: Training | dict[str, Any] | None = None, *,
     evaluate: Evaluate | None = None, steps: int = 20, end_to_end: int = 0, minutes: float | None = None,
-    device: str = "auto", threads: int | None = None, folder: str | Path = ".",
+    device: str = "auto", threads: int | None = None, folder: str | Path = ".", parallel: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
     """Train a random model of a shape for `steps` steps after warm-up, and compare that with the machine's limit.
 
@@ -108,7 +108,7 @@ def bench(
     shape's own. `length` and `schedule` do not matter; `compile: auto` compiles, as a long training does.
     `end_to_end` is a number of steps that are trained after that with the real intervals of validation and checkpoint,
     0 for none. After `minutes` no further round is begun (default: 2.5 on a GPU, else no end). Temporary files go into
-    `folder`, up to 16 bytes a parameter.
+    `folder`, up to 16 bytes a parameter. `parallel: fsdp` shards the model over this one process.
 
     Returns JSON values: rates in tokens and FLOPs a second, times in seconds, memory in bytes; docs/benchmarks.md
     explains how each is measured. Raises InputError for a shape or settings that are not possible.
@@ -126,7 +126,7 @@ def bench(
         minutes = 2.5
     logger.info(f"{name}: building a random model, compiling, measuring")
     with tempfile.TemporaryDirectory(prefix=".inheritune-bench-", dir=folder) as place:
-        work = _Work(build(config, runtime), settings, evaluate, runtime, Path(place))
+        work = _Work(build(config, runtime), settings, evaluate, runtime, Path(place), parallel)
         each = steps // (_ROUNDS - 1)
         meter, records = work.measure(each, None if minutes is None else began + 60 * minutes)
         result = {"shape": name, **work.describe(), **_figures(work, meter, records, each)}
@@ -181,6 +181,7 @@ class _Work:
     evaluate: Evaluate
     runtime: Runtime
     folder: Path
+    parallel: str = "auto"
     teacher: OnlineOutputs | None = None
     losses: tuple[Loss, ...] = (CrossEntropy(),)
 
@@ -235,7 +236,7 @@ class _Work:
         job = Job(
             label="bench", model=self.model, sequences=self.sequences, settings=check(Training, tree, "bench"), seed=1,
             folder=folder, runtime=self.runtime, validate=validate, validate_every=every, teacher=self.teacher,
-            losses=self.losses, live=False,  # the live line would show what the meter returns as a validation loss
+            parallel=self.parallel, losses=self.losses, live=False,  # its line would show what the meter returns
             **parts_of(self.model),
         )  # fmt: skip
         with contextlib.suppress(_Enough):

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from inheritune import lazy
 
 if TYPE_CHECKING:
-    from inheritune.data.clusters import FEW_DOCUMENTS, Clusters, clusters_of
+    from inheritune.data.chat_template import CannotRender, ChatTemplate, Conversation, Rendered, Spans
+    from inheritune.data.clusters import FEW_DOCUMENTS, Clusters, clusters_of, segments_of
+    from inheritune.data.conversations import MarkedTokens
     from inheritune.data.external_tokens import adopt, find_data, nanogpt_files, open_data, write_nanogpt
     from inheritune.data.loader import Batches, MicroBatch, nothing_stored
     from inheritune.data.order import batch_numbers, batch_windows, shuffled

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from inheritune.arch import (
@@ -263,10 +264,11 @@ def check_same_vocabulary(title: str, teacher: int, model: int, arm: str) -> Non
 def _facts(known: TeacherInfo, request: DistillationRequest, layout: Layout) -> dict[str, Any]:
     """Everything that outputs depend on."""
     packing, tokens = request.sequences.packing, request.sequences.tokens
-    if isinstance(tokens, Tokens):
-        data = [shard.sha256 for shard in tokens.shards]
-    else:
+    if isinstance(tokens, np.ndarray):
         data = [hashlib.sha256(tokens.tobytes()).hexdigest()]
+    else:
+        assert isinstance(tokens, Tokens)  # trainings have no others
+        data = [shard.sha256 for row in (tokens, tokens.marks) if row is not None for shard in row.shards]
     return {
         "format": FORMAT,
         "teacher": known.checksum,
@@ -277,6 +279,7 @@ def _facts(known: TeacherInfo, request: DistillationRequest, layout: Layout) -> 
         "prefix": packing.prefix,
         "attention": "document" if packing.documents else "sequence",
         "end_of_text": packing.end_of_text if packing.documents or packing.prefix else None,
+        **({} if request.sequences.placement is None else {"long_conversations": packing.long_conversations}),
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from inheritune.corpus.sources.inputs import Input
-from inheritune.corpus.sources.storage import BLOCK, Damaged, explained, open_bytes
+from inheritune.corpus.sources.storage import BLOCK, Damaged, explained, kind, open_bytes
 from inheritune.corpus.sources.texts import Fault, Text, no_column, no_text, too_long
 from inheritune.limits import BATCH_BYTES, CHUNK_BYTES, CHUNK_RATIO, DOCUMENT
 
@@ -46,6 +46,58 @@ def read_parquet(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
                 number += batch.num_rows
 
 
+def table_rows(one: Input, key: str, *more: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The places and rows of a table of either kind: its column `key`, and those of `more` that it has."""
+    number = 0
+    for batch in _batches(one, [key, *more]):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{one.address}: row {number}", row
+
+
+def _batches(one: Input, names: list[str]) -> Iterator[Any]:
+    """The record batches of a table, with those of the columns `names` that it has; it must have the first."""
+    from pyarrow import ipc
+    from pyarrow.parquet import ParquetFile
+
+    def wanted(schema: Any) -> list[str]:
+        if names[0] not in schema.names:
+            remedy = "name the column that holds the messages with the source's `messages_key`"
+            raise Damaged(no_column(names[0], schema.names)[0], remedy)
+        return [name for name in names if name in schema.names]
+
+    suffix = kind(one.address)
+    with _opened(one, suffix) as file:
+        if suffix == ".arrow":
+            has_index = file.read(len(_FILE_MARK)) == _FILE_MARK
+            file.seek(0)
+            reader = ipc.open_file(file) if has_index else ipc.open_stream(file)
+            columns = wanted(reader.schema)
+            batches = map(reader.get_batch, range(reader.num_record_batches)) if has_index else reader
+            yield from (batch.select(columns).slice(at, _ROWS) for batch in batches for at in _starts(batch.num_rows))
+            return
+        table = ParquetFile(file, buffer_size=BLOCK, pre_buffer=False)
+        columns = wanted(table.schema_arrow)
+        for group in range(table.num_row_groups):
+            _check_unpacked(table, group, columns)
+            yield from table.iter_batches(_ROWS, row_groups=[group], columns=columns, use_threads=False)
+
+
+def _starts(rows: int) -> range:
+    return range(0, rows, _ROWS)
+
+
+def _check_unpacked(table: Any, group: int, columns: list[str]) -> None:
+    """Raise Damaged where the columns of a row group unpack to far more than is stored."""
+    of_group = table.metadata.row_group(group)
+    chunks = [chunk for chunk in map(of_group.column, range(of_group.num_columns))]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in columns]
+    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
+    stored = sum(chunk.total_compressed_size for chunk in chunks)
+    if unpacked > max(CHUNK_BYTES, CHUNK_RATIO * stored):
+        raise Damaged(*_too_large(f"row group {group + 1}: columns {', '.join(columns)}", stored, unpacked))
+
+
 @contextlib.contextmanager
 def _opened(one: Input, suffix: str) -> Iterator[Any]:
     """The open file; pyarrow's errors about its content become Damaged."""
@@ -73,8 +125,7 @@ def _rows_at_once(table: Any, file: Any, group: int, text_key: str) -> int:
     chunk = next(chunk for chunk in chunks if chunk.path_in_schema == text_key)
     unpacked, stored = chunk.total_uncompressed_size, chunk.total_compressed_size
     if unpacked > max(CHUNK_BYTES, CHUNK_RATIO * stored):
-        what = f"row group {group + 1}: column {text_key!r} unpacks from {stored:,} bytes to {unpacked:,}"
-        raise Damaged(what, f"write it in row groups that unpack to at most {CHUNK_BYTES:,} bytes, or exclude the file")
+        raise Damaged(*_too_large(f"row group {group + 1}: column {text_key!r}", stored, unpacked))
     rows = min(_ROWS, max(1, _ROWS * CHUNK_BYTES // max(unpacked, 1)))
     if any("DICTIONARY" in encoding for encoding in chunk.encodings) and of_group.num_rows:
         packed = ParquetFile(file, buffer_size=BLOCK, pre_buffer=False, read_dictionary=[text_key])
@@ -82,6 +133,11 @@ def _rows_at_once(table: Any, file: Any, group: int, text_key: str) -> int:
         longest = int(compute.max(compute.binary_length(first.dictionary)).as_py() or 1)
         rows = min(rows, max(1, BATCH_BYTES // max(longest, 1)))
     return int(rows)
+
+
+def _too_large(name: str, stored: int, unpacked: int) -> tuple[str, str]:
+    remedy = f"write it in row groups that unpack to at most {CHUNK_BYTES:,} bytes, or exclude the file"
+    return f"{name} unpacks from {stored:,} bytes to {unpacked:,}", remedy
 
 
 def _texts(one: Input, column: Any, before: int, text_key: str, fault: Fault) -> Iterator[Text]:

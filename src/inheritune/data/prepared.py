@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inheritune.data.conversations import Long
 from inheritune.data.sequences import Packing
 from inheritune.data.shards import DTYPES, Shard, Tokens
 from inheritune.data.tokenizer import fingerprint, prefix_tokens
@@ -61,8 +62,8 @@ class Prepared:
     @property
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each shard by its name, in hexadecimal; those of marks too."""
-        listed = [self.manifest["shards"], self.manifest.get("marks") or dict.fromkeys(SPLITS, [])]
-        return {shard["file"]: shard["sha256"] for split in SPLITS for each in listed for shard in each[split]}
+        listed = [self.manifest["shards"], self.manifest.get("marks", {})]
+        return {shard["file"]: shard["sha256"] for each in listed for split in each for shard in each[split]}
 
     def tokens(self, split: str) -> Tokens:
         """The tokens of 'train' or 'validation'."""
@@ -218,7 +219,7 @@ def packing_of(
         tokenizer = None
     end = prepared.end_of_text if attention == "document" else prepared.manifest["end_of_text"]
     own = () if tokenizer is None else prefix_tokens(tokenizer)
-    long = prepared.manifest["request"]["long_conversations"] if prepared.has_conversations else "truncate"
+    long: Long = prepared.manifest["request"]["long_conversations"] if prepared.has_conversations else "truncate"
     return Packing(own, end, attention == "document", long)
 
 

@@ -85,12 +85,18 @@ class Examples:
         return self._map(lambda tensor: tensor.contiguous().pin_memory())
 
     def part(self, first: int, last: int) -> "Examples":
-        """Sequences `first` to `last` (exclusive), padded to the longest of them."""
+        """Sequences `first` to `last` (exclusive), padded to the longest of them; conversations keep their length, so
+        that batches have one shape.
+        """
         lengths = self.lengths[first:last]
-        width = max(lengths)
         rows = replace(self._map(lambda tensor: tensor[first:last]), lengths=lengths)
-        more = {name: getattr(rows, name) for name in ("inputs", "targets", "positions", "segments")}
-        return replace(rows, **{name: None if one is None else one[:, :width] for name, one in more.items()})
+        return rows if self.segments is not None else rows.cut(max(lengths))
+
+    def cut(self, width: int) -> "Examples":
+        """The first `width` inputs and targets of each sequence."""
+        tensors = {name: getattr(self, name) for name in ("inputs", "targets", "positions", "segments")}
+        cut: dict[str, Any] = {name: None if one is None else one[:, :width] for name, one in tensors.items()}
+        return replace(self, **cut)
 
     def _map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "Examples":
         tensors = {name: value for name, value in vars(self).items() if name != "lengths" and value is not None}
@@ -170,7 +176,8 @@ class Rows:
             numbers = np.flatnonzero(lengths == length)
             for first in range(0, len(numbers), size):
                 some = numbers[first : first + size]
-                yield some, self.rows(some).examples()
+                examples = self.rows(some).examples()
+                yield some, examples if self.marks is None else examples.cut(int(length))
 
 
 class Sequences:
@@ -261,6 +268,18 @@ class Sequences:
         return self._first + np.asarray(batch_numbers(step, batch, self.count, seed)) * self.sequence_length
 
 
+def placement_line(text: Sequences) -> str | None:
+    """How conversations fill the sequences, and how many were too long, for people; None for other text."""
+    placed, length = text.placement, text.sequence_length
+    if placed is None:
+        return None
+    share = float(placed.sizes_N.mean()) / (length + text.packing.context)
+    words = f"{placed.conversations:,} conversations fill {share:.0%} of {text.count:,} sequences of {length:,} tokens"
+    done = {"truncate": "only their beginning is kept", "drop": "they are excluded", "split": "they are divided"}
+    longer = "" if not placed.longer else f"; {placed.longer:,} are longer: {done[text.packing.long_conversations]}"
+    return f"{words}{longer}"
+
+
 def _check_conversations(packing: Packing, sampling: str) -> None:
     """Raise InputError where conversations would be cut at any place, or a prefix put before them."""
     if sampling == "with replacement":
@@ -272,21 +291,18 @@ def _check_conversations(packing: Packing, sampling: str) -> None:
 
 
 def _conversation_examples(windows: Array, marks: Array, packing: Packing) -> Examples:
-    """The targets that count, in conversations that fill windows (B, 1 + L) as far as they go.
-
-    All sequences keep their length, so that batches have one shape; what fills them up counts nothing.
-    """
+    """The inputs of conversations that fill windows (B, 1 + L) as far as they go, and the targets that count."""
     import torch
 
-    begins = marks & BEGINS > 0
+    begins, inputs = marks & BEGINS > 0, (windows >= 0).sum(axis=1) - 1
     targets = np.where((windows >= 0) & (marks & COUNTS > 0), windows, IGNORED)[:, 1:]
     positions = None
     if packing.documents:
         begins[:, 0] = True
-        positions = torch.from_numpy(_positions(begins, (windows >= 0).sum(axis=1))[:, :-1])
+        positions = torch.from_numpy(_positions(begins, inputs + 1)[:, :-1])
     return Examples(
-        torch.from_numpy(np.maximum(windows, 0))[:, :-1], torch.from_numpy(targets),
-        (windows.shape[1] - 1,) * len(windows), positions, segments=torch.from_numpy(begins[:, 1:].cumsum(axis=1)),
+        torch.from_numpy(np.maximum(windows, 0))[:, :-1], torch.from_numpy(targets), tuple(inputs.tolist()), positions,
+        segments=torch.from_numpy(begins[:, 1:].cumsum(axis=1)),
     )  # fmt: skip
 
 

@@ -233,7 +233,9 @@ class Data(Part):
             )
         cutting = [entry.title for entry in self.filters if entry.cuts_text]
         if chats and cutting:
-            raise ValueError(f"filters: {cutting[0]} cuts text out of documents, and conversations stay whole; remove it")
+            raise ValueError(
+                f"filters: {cutting[0]} cuts text out of documents, and conversations stay whole; remove it"
+            )
         keys = [key for key in ("assistant_only_loss", "long_conversations") if key in self.changed]
         if keys and self.sources and not chats:
             raise ValueError(f"{keys[0]} is for conversations; give the sources messages_key: messages, or remove it")

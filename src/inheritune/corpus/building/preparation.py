@@ -330,7 +330,6 @@ class Preparation:
         if warning := few_documents(manifest):
             logger.warning(warning)
 
-
     def _written(self, drawn: Drawn, folder: Path, suffix: str, last: int | None) -> dict[str, Written]:
         """Write the tokens (.bin) or marks (.marks) of both splits; `last` ends each document of validation."""
         dtype = self.dtype if suffix == ".bin" else np.dtype("u1")

@@ -8,8 +8,8 @@ from inheritune.corpus.sources.inputs import TABLES, Input
 from inheritune.corpus.sources.records import json_records
 from inheritune.corpus.sources.storage import Damaged, kind
 from inheritune.corpus.sources.streaming import stream_rows
-from inheritune.corpus.sources.tables import table_rows
-from inheritune.corpus.sources.texts import Fault, Text, name_list
+from inheritune.corpus.sources.tables import column_names, table_rows
+from inheritune.corpus.sources.texts import CHAT_KEYS, Fault, Text, name_list
 from inheritune.data import CannotRender, ChatTemplate, Conversation
 from inheritune.recipe import Source
 
@@ -20,15 +20,41 @@ _SHAREGPT = {"human": "user", "gpt": "assistant"}  # its names of roles; others 
 
 def read_conversations(one: Input, source: Source, template: ChatTemplate, seed: int, fault: Fault) -> Iterator[Text]:
     """The conversations of an input as texts of the template, with their targets."""
-    key = source.messages_key
-    assert key is not None
-    for place, record in _records(one, source, key, seed, fault):
+    for place, conversation in raw_conversations(one, source, seed, fault):
         try:
-            rendered = template.render(conversation_of(record, key))
+            rendered = template.render(conversation)
         except CannotRender as error:
             fault(place, error.what, error.remedy)
             continue
         yield Text(place, rendered.text, counted=rendered.counted)
+
+
+def raw_conversations(one: Input, source: Source, seed: int, fault: Fault) -> Iterator[tuple[str, Conversation]]:
+    """The conversations of an input under the source's `messages_key`, with their places."""
+    key = source.messages_key
+    assert key is not None
+    for place, record in _records(one, source, key, seed, fault):
+        try:
+            conversation = conversation_of(record, key)
+        except CannotRender as error:
+            fault(place, error.what, error.remedy)
+            continue
+        yield place, conversation
+
+
+def messages_key_of(one: Input) -> str | None:
+    """The key of conversations in the records of a file, as its first one shows; None for a file of text."""
+
+    def fault(place: str, what: str, remedy: str) -> None:
+        return
+
+    names: list[str] = []
+    if kind(one.address) in TABLES:
+        names = column_names(one)
+    elif kind(one.address) in (".jsonl", ".ndjson"):
+        first = next((record for _, record in json_records(one, fault)), None)
+        names = list(first) if isinstance(first, dict) else []
+    return None if "text" in names else next((key for key in CHAT_KEYS if key in names), None)
 
 
 def _records(one: Input, source: Source, key: str, seed: int, fault: Fault) -> Iterator[tuple[str, Any]]:
@@ -58,6 +84,7 @@ def conversation_of(record: Any, key: str) -> Conversation:
 
 
 def _message(message: Any, number: int) -> dict[str, Any]:
+    """A message with a role and text."""
     if isinstance(message, dict) and "from" in message and "value" in message:
         role = message["from"]
         message = {"role": _SHAREGPT.get(role, role) if isinstance(role, str) else role, "content": message["value"]}
@@ -78,7 +105,7 @@ def _message(message: Any, number: int) -> dict[str, Any]:
         raise CannotRender(f"message {number} has a content that is no text", "give its text, or remove the record")
     if message.get("tool_calls"):
         message = {**message, "tool_calls": [_with_arguments(call) for call in message["tool_calls"]]}
-    return message
+    return dict(message)
 
 
 def _with_arguments(call: Any) -> Any:

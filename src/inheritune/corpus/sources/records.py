@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from inheritune.corpus.sources.inputs import Input
@@ -23,7 +23,7 @@ def read_json_lines(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
             fault(lines.place(), *no_text(record, text_key))
 
 
-def json_records(one: Input, fault: Fault) -> Iterator[tuple[Lines, Any]]:
+def json_records(one: Input, fault: Callable[[str, str, str], None]) -> Iterator[tuple[Lines, Any]]:
     """The records of a JSON lines file, each with its lines up to it. Empty lines are ignored."""
     from orjson import loads
 

@@ -16,14 +16,9 @@ _FILE_MARK = b"ARROW1"  # begins an Arrow file with an index at its end; the oth
 
 def read_arrow(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
     """The values of the column `text_key` of an Arrow file of either form, one record batch in memory at a time."""
-    from pyarrow import ipc
-
     with _opened(one, ".arrow") as file:
-        has_index = file.read(len(_FILE_MARK)) == _FILE_MARK
-        file.seek(0)
-        reader = ipc.open_file(file) if has_index else ipc.open_stream(file)
+        reader, batches = _arrow(file)
         _check_column(reader.schema, text_key)
-        batches = map(reader.get_batch, range(reader.num_record_batches)) if has_index else reader
         number = 0
         for batch in batches:
             yield from _texts(one, batch.column(text_key), number, text_key, fault)
@@ -57,30 +52,42 @@ def table_rows(one: Input, key: str, *more: str) -> Iterator[tuple[str, dict[str
 
 def _batches(one: Input, names: list[str]) -> Iterator[Any]:
     """The record batches of a table, with those of the columns `names` that it has; it must have the first."""
-    from pyarrow import ipc
     from pyarrow.parquet import ParquetFile
 
-    def wanted(schema: Any) -> list[str]:
-        if names[0] not in schema.names:
-            remedy = "name the column that holds the messages with the source's `messages_key`"
-            raise Damaged(no_column(names[0], schema.names)[0], remedy)
-        return [name for name in names if name in schema.names]
-
-    suffix = kind(one.address)
+    suffix, there = kind(one.address), column_names(one)
+    columns = [name for name in names if name in there]
+    if names[0] not in columns:
+        remedy = "name the column that holds the messages with the source's `messages_key`"
+        raise Damaged(no_column(names[0], there)[0], remedy)
     with _opened(one, suffix) as file:
         if suffix == ".arrow":
-            has_index = file.read(len(_FILE_MARK)) == _FILE_MARK
-            file.seek(0)
-            reader = ipc.open_file(file) if has_index else ipc.open_stream(file)
-            columns = wanted(reader.schema)
-            batches = map(reader.get_batch, range(reader.num_record_batches)) if has_index else reader
+            batches = _arrow(file)[1]
             yield from (batch.select(columns).slice(at, _ROWS) for batch in batches for at in _starts(batch.num_rows))
             return
         table = ParquetFile(file, buffer_size=BLOCK, pre_buffer=False)
-        columns = wanted(table.schema_arrow)
         for group in range(table.num_row_groups):
             _check_unpacked(table, group, columns)
             yield from table.iter_batches(_ROWS, row_groups=[group], columns=columns, use_threads=False)
+
+
+def column_names(one: Input) -> list[str]:
+    """The columns of a table of either kind."""
+    from pyarrow.parquet import ParquetFile
+
+    suffix = kind(one.address)
+    with _opened(one, suffix) as file:
+        schema = _arrow(file)[0].schema if suffix == ".arrow" else ParquetFile(file, buffer_size=BLOCK).schema_arrow
+        return list(schema.names)
+
+
+def _arrow(file: Any) -> tuple[Any, Any]:
+    """The reader of an open Arrow file of either form, and its record batches."""
+    from pyarrow import ipc
+
+    has_index = file.read(len(_FILE_MARK)) == _FILE_MARK
+    file.seek(0)
+    reader = ipc.open_file(file) if has_index else ipc.open_stream(file)
+    return reader, map(reader.get_batch, range(reader.num_record_batches)) if has_index else reader
 
 
 def _starts(rows: int) -> range:
@@ -90,8 +97,8 @@ def _starts(rows: int) -> range:
 def _check_unpacked(table: Any, group: int, columns: list[str]) -> None:
     """Raise Damaged where the columns of a row group unpack to far more than is stored."""
     of_group = table.metadata.row_group(group)
-    chunks = [chunk for chunk in map(of_group.column, range(of_group.num_columns))]
-    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in columns]
+    every = map(of_group.column, range(of_group.num_columns))
+    chunks = [chunk for chunk in every if chunk.path_in_schema.partition(".")[0] in columns]
     unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
     stored = sum(chunk.total_compressed_size for chunk in chunks)
     if unpacked > max(CHUNK_BYTES, CHUNK_RATIO * stored):

@@ -8,7 +8,6 @@ from inheritune.errors import InputError
 from inheritune.limits import DOCUMENT
 from inheritune.recipe import Source
 
-
 CHAT_KEYS = ("messages", "conversations", "conversation")
 """The usual keys of conversations."""
 

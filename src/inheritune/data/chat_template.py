@@ -152,7 +152,7 @@ class ChatTemplate:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             what = f"the chat template does not take it ({reason})"
             raise CannotRender(what, "correct or remove the record") from None
-        return texts[0], tuple((start, end) for start, end in turns[0]) if marks else None
+        return texts[0], tuple((start, end) for start, end in turns[0] if start < end) if marks else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ChatTemplate":
         """Return itself, as it never changes: each task would copy the tokenizer otherwise."""

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from inheritune.arch import (
@@ -20,7 +19,7 @@ from inheritune.arch import (
     logits_width,
     training_flops_per_token,
 )
-from inheritune.data import Prepared, Sequences, Tokens, check_tokenizer
+from inheritune.data import MarkedTokens, Prepared, Sequences, Tokens, check_tokenizer
 from inheritune.distillation.choice import Estimate
 from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
@@ -264,11 +263,11 @@ def check_same_vocabulary(title: str, teacher: int, model: int, arm: str) -> Non
 def _facts(known: TeacherInfo, request: DistillationRequest, layout: Layout) -> dict[str, Any]:
     """Everything that outputs depend on."""
     packing, tokens = request.sequences.packing, request.sequences.tokens
-    if isinstance(tokens, np.ndarray):
-        data = [hashlib.sha256(tokens.tobytes()).hexdigest()]
-    else:
-        assert isinstance(tokens, Tokens)  # trainings have no others
+    if isinstance(tokens, Tokens):
         data = [shard.sha256 for row in (tokens, tokens.marks) if row is not None for shard in row.shards]
+    else:
+        arrays = (tokens.tokens, tokens.marks) if isinstance(tokens, MarkedTokens) else (tokens,)
+        data = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
     return {
         "format": FORMAT,
         "teacher": known.checksum,

@@ -112,9 +112,11 @@ def test_every_form_of_records_gives_the_same(chatty: Any, tmp_path: Path) -> No
 @pytest.mark.long
 def test_conversations_are_streamed(chatty: Any, tmp_path: Path) -> None:
     chats = some_chats(40)
-    write_chats(tmp_path / "train.jsonl", chats)
-    asked = request(tmp_path)
-    asked["sources"] = [{"dataset": str(tmp_path), "messages_key": "messages", "buffer": 10}]
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_chats(folder / "train.jsonl", chats)
+    asked = request(folder)
+    asked["sources"] = [{"dataset": str(folder), "messages_key": "messages", "buffer": 10}]
     found = prepare(asked, chatty, tmp_path / "streamed")
     assert {*held(found, "train"), *held(found, "validation")} == by_hand(chatty, chats)
     asked["sources"][0]["messages_key"] = "chats"

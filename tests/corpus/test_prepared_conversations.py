@@ -62,6 +62,7 @@ def test_each_conversation_is_whole_in_one_split(chatty: Any, tmp_path: Path) ->
     sizes = [len(ids) for ids, _ in validation]
     assert sum(sizes) >= 400 > sum(sizes[:-1]) - 20  # whole ones, and hardly more than needed
     assert found.manifest["documents"]["train"] == len(train)
+    assert found.manifest["targets"]["train"] == sum(sum(counts) for _, counts in train)
     assert found.manifest["tokenizer"] == fingerprint(chatty)
 
 
@@ -193,6 +194,20 @@ def test_previews_are_whole_conversations(chatty: Any, tmp_path: Path) -> None:
     shown = list(preview(found, 10, chatty))
     assert len(shown) == 10
     assert all(any(text.startswith(one["text"][:200]) for text in texts) for one in shown)
+
+
+def test_a_row_that_is_no_text_is_named(chatty: Any, tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    chats = some_chats(40)
+    table = pyarrow.table({"messages": chats})
+    parquet.write_table(table, tmp_path / "chats.parquet", compression="none", use_dictionary=False)
+    content = (tmp_path / "chats.parquet").read_bytes()
+    wrong = chats[7][-1]["content"].encode()
+    (tmp_path / "chats.parquet").write_bytes(content.replace(wrong, b"\xff" * len(wrong)))
+    with pytest.raises(InputError, match=r"chats.parquet: row 8: not UTF-8 text"):
+        prepare(request(tmp_path / "chats.parquet"), chatty, tmp_path / "data")
 
 
 @pytest.mark.parametrize(

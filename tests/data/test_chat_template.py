@@ -132,6 +132,7 @@ def test_prompts_end_where_the_assistant_begins(plain: Any) -> None:
     assert ChatTemplate(plain, "test", assistant_only=False).prompt(Conversation(chat)) == expected
 
 
+ESCAPES = "{{ messages.__class__.__mro__ }}"
 USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 
 
@@ -140,6 +141,7 @@ USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "conte
     [
         (FORGETS, [USER, ASSISTANT] * 2, "does not show where message 2 of 4 begins"),
         (PLAIN, [USER], "no turn of the assistant"),
+        (ESCAPES, [USER, ASSISTANT], "does not take it .access to attribute '__class__'"),
         (PLAIN, [ASSISTANT, USER], "begins with the assistant"),
         (MISTRAL, [{"role": "system", "content": "c"}, USER, ASSISTANT], "only user and assistant"),
         (PLAIN.replace("{% for", "{% generation %}{% endgeneration %}{% for"), [USER, ASSISTANT], "marks no turn"),

@@ -136,6 +136,9 @@ def test_what_cannot_be_judged(
         inheritune.evaluate(chat_model, text=file, chat=True, device="cpu")
     with pytest.raises(InputError, match="--chat: it is for text"):
         inheritune.evaluate(chat_model, tmp_path, chat=True, device="cpu")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"cut.parquet: not a whole .parquet file"):
+        inheritune.evaluate(chat_model, text=tmp_path / "cut.parquet", device="cpu")
     file.write_text(file.read_text() + json.dumps({"messages": [{"role": "user", "content": "a"}]}))
     with pytest.raises(InputError, match=f"{chat_model.name}: .*chats.jsonl: line 4: no turn of the assistant"):
         inheritune.evaluate(chat_model, text=file, device="cpu")

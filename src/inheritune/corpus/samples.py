@@ -12,6 +12,7 @@ import numpy as np
 from inheritune.corpus.sources.conversations import messages_key_of, raw_conversations
 from inheritune.corpus.sources.inputs import Input, list_inputs
 from inheritune.corpus.sources.reading import read
+from inheritune.corpus.sources.storage import Damaged
 from inheritune.corpus.sources.texts import Fault, Text
 from inheritune.data import Conversation, Encoder, Packing, Rows, Sequences, prefix_tokens, sample
 from inheritune.errors import InputError
@@ -43,12 +44,15 @@ def contents(paths: Sequence[str | Path]) -> Iterator[tuple[str, str | Conversat
     with _in_words_of_options():
         sources = _sources(paths)
         for one in list_inputs(sources):
-            key = messages_key_of(one)
-            if key is None:
-                yield from ((document.place, document.text) for document in _texts(one, sources[one.source]))
-            else:
-                source = sources[one.source].model_copy(update={"messages_key": key})
-                yield from raw_conversations(one, source, 0, Fault(source, lambda place, reason: None))
+            try:
+                key = messages_key_of(one)
+                if key is None:
+                    yield from ((document.place, document.text) for document in _texts(one, sources[one.source]))
+                else:
+                    source = sources[one.source].model_copy(update={"messages_key": key})
+                    yield from raw_conversations(one, source, 0, Fault(source, lambda place, reason: None))
+            except Damaged as error:
+                raise InputError(one.address, error.what, error.remedy) from None
 
 
 def _sources(paths: Sequence[str | Path]) -> list[Source]:

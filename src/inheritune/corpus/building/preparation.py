@@ -34,6 +34,7 @@ from inheritune.corpus.building.writing import Written, write_split
 from inheritune.corpus.filters.base import CorpusFilter, check_filters, prepare_filters
 from inheritune.corpus.sources.inputs import file_states, gather, list_inputs, state_of
 from inheritune.data import (
+    COUNTS,
     FORMAT,
     ChatTemplate,
     Encoder,
@@ -70,6 +71,7 @@ _THREADS = 4  # processors that a process keeps busy where threads of libraries 
 _PACKAGES = ("datatrove", "datasets", "pyarrow", "chardet", "spacy")
 _TASK_BYTES = 64_000_000  # of input: enough for a process, and little is lost when one is killed
 _PART_BYTES = 16_000_000  # of candidates
+_BLOCK = 2**24  # marks read at once
 _TOKENIZER_BYTES = 200_000_000  # the least text that a new tokenizer is trained on, where there is so much
 # A byte-level tokenizer makes at least one token of so many bytes of ordinary text. A new tokenizer is not trained on
 # documents that may become validation, and these must be known before tokens can be counted.
@@ -304,7 +306,10 @@ class Preparation:
         )
         end = separator(self.tokenizer, "reference.tokenizer")
         splits = self._written(drawn, result, ".bin", None if self._template is not None else end)
-        marks = {} if self._template is None else {"marks": _shards(self._written(drawn, result, ".marks", None))}
+        marks: dict[str, Any] = {}
+        if self._template is not None:
+            marks = {"marks": _shards(self._written(drawn, result, ".marks", None))}
+            marks["targets"] = {split: _targets(result, shards) for split, shards in marks["marks"].items()}
         self.tokenizer.save_pretrained(result / "tokenizer")
         manifest = {
             "format": FORMAT,
@@ -347,6 +352,13 @@ class Preparation:
 
 def _shards(splits: dict[str, Written]) -> dict[str, list[dict[str, Any]]]:
     return {split: written.shards for split, written in splits.items()}
+
+
+def _targets(folder: Path, shards: list[dict[str, Any]]) -> int:
+    """How many tokens are targets, by their marks."""
+    row = Tokens([Shard(folder / one["file"], one["tokens"], one["sha256"]) for one in shards], "uint8")
+    blocks = (row.read(at, min(_BLOCK, len(row) - at)) for at in range(0, len(row), _BLOCK))
+    return sum(int(np.count_nonzero(block & COUNTS)) for block in blocks)
 
 
 def _tokenizer_texts(data: Data, collected: list[Part]) -> Iterator[str]:

@@ -61,7 +61,7 @@ def _records(one: Input, source: Source, key: str, seed: int, fault: Fault) -> I
     if source.dataset is not None:
         return stream_rows(source, seed, fault)
     if kind(one.address) in TABLES:
-        return table_rows(one, key, TOOLS)
+        return table_rows(one, fault, key, TOOLS)
     if kind(one.address) == ".csv":
         raise Damaged("a .csv file has no messages", "write conversations as .jsonl or .parquet, or exclude the file")
     return ((place.here(), record) for place, record in json_records(one, fault))

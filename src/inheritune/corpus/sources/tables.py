@@ -41,13 +41,19 @@ def read_parquet(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
                 number += batch.num_rows
 
 
-def table_rows(one: Input, key: str, *more: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def table_rows(one: Input, fault: Fault, key: str, *more: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The places and rows of a table of either kind: its column `key`, and those of `more` that it has."""
     number = 0
     for batch in _batches(one, [key, *more]):
-        for row in batch.to_pylist():
+        for at in range(batch.num_rows):
             number += 1
-            yield f"{one.address}: row {number}", row
+            place = f"{one.address}: row {number}"
+            try:
+                [row] = batch.slice(at, 1).to_pylist()
+            except UnicodeDecodeError:
+                fault(place, "not UTF-8 text", "write the file again")
+            else:
+                yield place, row
 
 
 def _batches(one: Input, names: list[str]) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import inheritune
 from chats import chat_tokenizer, slow_chat, some_chats, write_chats
+from inheritune.cli import main
 from inheritune.corpus import prepare
 from inheritune.errors import InputError
 from inheritune.evaluation import document_starts, greedy_answer
@@ -170,3 +171,18 @@ def test_prompts_from_conversations_end_where_the_assistant_begins(chatty: Any, 
     rendered = {chatty.apply_chat_template(one, tokenize=False, add_generation_prompt=True) for one in firsts}
     assert len(set(prompts)) == 3
     assert set(prompts) <= rendered
+
+
+def test_the_commands_take_conversations(chat_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_chats(tmp_path / "chats.jsonl", some_chats(25))
+    words = ["prepare", file, "--messages-key", "messages", "--tokenizer", chat_model, "--validation", "400 tokens"]
+    assert main([str(word) for word in [*words, "--out", tmp_path / "data", "--sample", "--quiet"]]) == 0
+    assert "<|im_start|>assistant" in capsys.readouterr().out
+    assert main(["evaluate", str(chat_model), "--text", str(file), "--device", "cpu", "--quiet"]) == 0
+    assert "counted: the assistant's turns" in capsys.readouterr().out
+    page = tmp_path / "page.txt"
+    page.write_text("the small model " * 40)
+    assert main(["evaluate", str(chat_model), "--text", str(page), "--chat", "--device", "cpu", "--quiet"]) == 0
+    assert "counted: text as a user's message" in capsys.readouterr().out
+    assert main(["prepare", "--out", str(tmp_path / "data"), "--nanogpt", str(tmp_path / "bins")]) == 2
+    assert "nanoGPT's files cannot say which" in capsys.readouterr().err

@@ -73,6 +73,8 @@ def test_a_run_on_conversations(recipe: Path, tmp_path: Path, caplog: pytest.Log
     assert "users' messages in the models' chat template" in (folder / "report" / "report.md").read_text(
         encoding="utf-8"
     )
+    page = (folder / "report" / "report.md").read_text(encoding="utf-8")
+    assert "conversations, and the losses are over the assistant's turns" in page
     # the recorded loss is the mean over the assistant's tokens, each conversation cut at the length of a sequence
     tokens = open_prepared(folder / "data").tokens("validation")
     assert tokens.marks is not None

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,7 +192,7 @@ class _Text:
         if tokenizer is None and prepared.kept_tokenizer is not None:
             tokenizer = load_tokenizer(Reference(path=str(prepared.kept_tokenizer)))
         place = f"{self.data} ({split})"
-        packing = packing_of(prepared, tokenizer, prefix=self.prefix)
+        packing = replace(packing_of(prepared, tokenizer, prefix=self.prefix), long_conversations="truncate")
         return sample(Sequences(prepared.tokens(split), length, place, packing=packing), count, place, or_fewer)
 
     def describe(self, sequences: int, length: int, loss_sequences: int) -> AnalyzedText:

@@ -43,6 +43,9 @@ def evaluate(
     text: Annotated[
         list[str] | None, typer.Option(help="A file, folder, pattern or address with text, all of it; repeatable.")
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Judge text as a user's message, in each model's chat template.")
+    ] = False,
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -87,7 +90,7 @@ def evaluate(
     result = evaluation.evaluate(
         [reference_of(model, tokenizer, revision, trust_remote_code) if has_options else model for model in models],
         data, sequence_length, text=text or (), tasks=names, tasks_folder=tasks_folder,
-        trust_task_files=trust_task_files, published=published, limit=limit, device=device, dtype=dtype,
+        trust_task_files=trust_task_files, published=published, chat=chat, limit=limit, device=device, dtype=dtype,
         attention=attention, prefix=prefix, micro_batch=micro_batch, out=out,
     )  # fmt: skip
     print_result(result.to_json(), as_json, lambda: show_evaluation(result, out))
@@ -107,6 +110,7 @@ def _show_losses(models: "Sequence[results.EvaluatedModel]", text: "results.Eval
     console = PlainConsole()
     known = [] if text.documents is None else [reports.many(text.documents, "document")]
     known += [] if text.bytes is None else [f"{text.bytes:,} bytes"]
+    known += [] if text.counted is None else [f"counted: {text.counted}"]
     facts = ", ".join([f"sequences of {text.sequence_length} tokens", *known])
     console.print(f"\n{text.source}: {facts}", soft_wrap=True)
     rows = []

@@ -40,6 +40,9 @@ Document = Annotated[
     ),
 ]
 TextKey = Annotated[str | None, typer.Option(help="The key or column that holds a record's text. Default: text.")]
+MessagesKey = Annotated[
+    str | None, typer.Option(help="The key or column that holds conversations: records are conversations then.")
+]
 Encoding = Annotated[
     str | None,
     typer.Option(help="Of text files, e.g. latin-1, utf-16; auto: decided by each file's bytes. Default: utf-8."),
@@ -59,14 +62,16 @@ Dtype = Annotated[
 Name = Annotated[str | None, typer.Option(help="The name of the text in the manifest. Default: its path.")]
 
 
-_SOURCE = ("include", "exclude", "document", "text_key", "encoding", "split", "limit", "on_error", "name")
+_SOURCE = (
+    "include", "exclude", "document", "text_key", "messages_key", "encoding", "split", "limit", "on_error", "name"
+)  # fmt: skip
 
 
 def prepare(
     text: Text = None, out: Out = None, tokenizer: Tokenizer = None, size: Size = None, validation: Validation = None,
     include: Include = None, exclude: Exclude = None, document: Document = None, text_key: TextKey = None,
-    encoding: Encoding = None, split: Split = None, limit: Limit = None, on_error: OnError = None, name: Name = None,
-    dtype: Dtype = None,
+    messages_key: MessagesKey = None, encoding: Encoding = None, split: Split = None, limit: Limit = None,
+    on_error: OnError = None, name: Name = None, dtype: Dtype = None,
     seed: Seed = None, sample: Sample = False, nanogpt: Nanogpt = None, as_json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Turn text into token shards: a validation set of many documents and an exact training subset."""
@@ -75,7 +80,8 @@ def prepare(
     options: dict[str, Any] = {
         "size": size, "validation": validation, "seed": seed, "tokenizer": tokenizer, "dtype": dtype,
         "include": include or None, "exclude": exclude or None, "document": document, "text_key": text_key,
-        "encoding": encoding, "split": split, "limit": limit, "on_error": on_error, "name": name,
+        "messages_key": messages_key, "encoding": encoding, "split": split, "limit": limit, "on_error": on_error,
+        "name": name,
     }  # fmt: skip
     options = {key: value for key, value in options.items() if value is not None}
     if out is None:

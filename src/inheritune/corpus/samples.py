@@ -2,15 +2,19 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inheritune.corpus.sources.inputs import list_inputs
+from inheritune.corpus.sources.conversations import messages_key_of, raw_conversations
+from inheritune.corpus.sources.inputs import Input, list_inputs
 from inheritune.corpus.sources.reading import read
-from inheritune.data import Encoder, Packing, Rows, Sequences, prefix_tokens, sample
+from inheritune.corpus.sources.storage import Damaged
+from inheritune.corpus.sources.texts import Fault, Text
+from inheritune.data import Conversation, Encoder, Packing, Rows, Sequences, prefix_tokens, sample
 from inheritune.errors import InputError
 from inheritune.recipe import Source, check
 
@@ -25,11 +29,45 @@ _KEYS = " (`inheritune prepare` has these as options; give its folder as data in
 
 def documents(paths: Sequence[str | Path]) -> Iterator[str]:
     """The documents in files, folders, patterns or addresses, in their order. Raises InputError where it is no text."""
-    sources = [check(Source, {"path": str(path)}, "text") for path in paths]
-    try:
+    with _in_words_of_options():
+        sources = _sources(paths)
         for one in list_inputs(sources):
-            for document in read(one, sources[one.source], lambda place, reason: None, seed=0):
-                yield document.text
+            yield from (document.text for document in _texts(one, sources[one.source]))
+
+
+def contents(paths: Sequence[str | Path]) -> Iterator[tuple[str, str | Conversation]]:
+    """The documents and conversations there, in their order, each with its place.
+
+    A file has conversations where the first record has no `text`, but `messages` or another usual key of them. Raises
+    InputError where there is neither.
+    """
+    with _in_words_of_options():
+        sources = _sources(paths)
+        for one in list_inputs(sources):
+            try:
+                key = messages_key_of(one)
+                if key is None:
+                    yield from ((document.place, document.text) for document in _texts(one, sources[one.source]))
+                else:
+                    source = sources[one.source].model_copy(update={"messages_key": key})
+                    yield from raw_conversations(one, source, 0, Fault(source, lambda place, reason: None))
+            except Damaged as error:
+                raise InputError(one.address, error.what, error.remedy) from None
+
+
+def _sources(paths: Sequence[str | Path]) -> list[Source]:
+    return [check(Source, {"path": str(path)}, "text") for path in paths]
+
+
+def _texts(one: Input, source: Source) -> Iterator[Text]:
+    return read(one, source, lambda place, reason: None, seed=0)
+
+
+@contextmanager
+def _in_words_of_options() -> Iterator[None]:
+    """Inside, remedies that name keys of a source say where these are options."""
+    try:
+        yield
     except InputError as error:
         problems = [
             replace(problem, remedy=problem.remedy + _KEYS) if re.search("source's|`", problem.remedy) else problem

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from inheritune.data.conversations import BEGINS
 from inheritune.data.sequences import IGNORED, Rows, Sequences
 from inheritune.data.shards import Array
 
@@ -37,10 +38,14 @@ class Clusters:
     is_divided: bool
     end_of_text: int | None
 
-    def of(self, numbers: Sequence[int], targets_BT: Array) -> Array:
-        """The cluster of each target of the sequences with these numbers, (B, T); 0 where a target does not count."""
+    def of(self, numbers: Sequence[int], targets_BT: Array, segments_BT: Array | None = None) -> Array:
+        """The cluster of each target of the sequences with these numbers, (B, T); 0 where a target does not count.
+
+        `segments_BT` are those of conversations (`Examples.segments`).
+        """
         counts_BT = targets_BT != IGNORED
-        segments_BT = self.first_N[np.asarray(numbers)][:, None] + _ends_before(targets_BT, self.end_of_text)
+        within_BT = _ends_before(targets_BT, self.end_of_text) if segments_BT is None else segments_BT
+        segments_BT = self.first_N[np.asarray(numbers)][:, None] + within_BT
         clusters_BT: Array = self.of_segment_S[np.where(counts_BT, segments_BT, 0)] * counts_BT
         return clusters_BT
 
@@ -53,15 +58,15 @@ def clusters_of(text: Sequences | Rows, origins: Sequence[Sequence[int]] | None 
     """
     end = text.packing.end_of_text
     window = text.rows([0]).windows[0, : text.packing.context]
-    document = 0 if end is None else int((window == end).sum())
+    document = 0 if end is None or text.marks is not None else int((window == end).sum())
     firsts, documents, tokens, segments = [], [], [], 0
     for start in range(0, text.count, _AT_ONCE):
-        predicted_NL = text.rows(range(start, min(start + _AT_ONCE, text.count))).predicted
-        before_NL = _ends_before(predicted_NL, end)
+        rows = text.rows(range(start, min(start + _AT_ONCE, text.count)))
+        predicted_NL, before_NL = rows.predicted, segments_of(rows)
         parts_N = before_NL[:, -1] + 1
-        ends_N = np.zeros(len(parts_N), np.int64) if end is None else (predicted_NL == end).sum(axis=1)
+        ends_N, firsts_N = _document_counts(rows, end)
         first_N = segments + np.cumsum(parts_N) - parts_N
-        document_N = document + np.cumsum(ends_N) - ends_N
+        document_N = document + np.cumsum(ends_N) - ends_N + firsts_N
         counted_NL = predicted_NL >= 0
         places_NL = before_NL + (first_N - segments)[:, None]
         tokens.append(np.bincount(places_NL[counted_NL], minlength=int(parts_N.sum())))
@@ -78,6 +83,24 @@ def clusters_of(text: Sequences | Rows, origins: Sequence[Sequence[int]] | None 
     return Clusters(
         np.concatenate(firsts), cluster_S, tuple(counts.tolist()), int((sizes > 0).sum()), effective, is_divided, end
     )
+
+
+def segments_of(rows: Rows) -> Array:
+    """How many documents or conversations end before each predicted token of its row, shape (N, L)."""
+    if rows.marks is None:
+        return _ends_before(rows.predicted, rows.packing.end_of_text)
+    begin_NL = rows.marks[:, rows.packing.context :] & BEGINS > 0
+    segments_NL: Array = begin_NL.cumsum(axis=1)
+    return segments_NL
+
+
+def _document_counts(rows: Rows, end: int | None) -> tuple[Array, Array]:
+    """By how many documents each row goes on, (N,), and how far its first one is from those of all rows before."""
+    if rows.marks is not None:
+        begin_NL = rows.marks & BEGINS > 0
+        return begin_NL.sum(axis=1), begin_NL[:, 0].astype(np.int64) - 1
+    ends_N = np.zeros(len(rows), np.int64) if end is None else (rows.predicted == end).sum(axis=1)
+    return ends_N, np.zeros_like(ends_N)
 
 
 def _ends_before(tokens_NL: Array, end: int | None) -> Array:

@@ -136,6 +136,9 @@ def write_nanogpt(prepared: Prepared, out: str | Path) -> None:
     Raises InputError for tokens that do not fit into uint16, and where `out` has other files.
     """
     out = Path(out)
+    if prepared.has_conversations:
+        what = "its conversations have targets that do not count, and nanoGPT's files cannot say which"
+        raise InputError(str(prepared.folder), what, "use it as it is")
     if prepared.manifest["dtype"] != "uint16":
         largest = prepared.manifest["largest_token"]
         raise InputError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inheritune.data.conversations import Long
 from inheritune.data.sequences import Packing
 from inheritune.data.shards import DTYPES, Shard, Tokens
 from inheritune.data.tokenizer import fingerprint, prefix_tokens
@@ -60,12 +61,18 @@ class Prepared:
 
     @property
     def checksums(self) -> dict[str, str]:
-        """SHA-256 of each shard by its name, in hexadecimal."""
-        return {shard["file"]: shard["sha256"] for split in SPLITS for shard in self.manifest["shards"][split]}
+        """SHA-256 of each shard by its name, in hexadecimal; those of marks too."""
+        listed = [self.manifest["shards"], self.manifest.get("marks", {})]
+        return {shard["file"]: shard["sha256"] for each in listed for split in each for shard in each[split]}
 
     def tokens(self, split: str) -> Tokens:
         """The tokens of 'train' or 'validation'."""
         return self.splits[split]
+
+    @property
+    def has_conversations(self) -> bool:
+        """Whether its documents are conversations."""
+        return self.manifest.get("marks") is not None
 
     def _check_known(self, fact: str) -> None:
         if self.manifest[fact] is None:
@@ -156,20 +163,29 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Prepared:
     version, dtype = manifest.get("format"), str(manifest.get("dtype"))
     check(version == FORMAT, f"format {version}, this version reads {FORMAT}")
     check(dtype in DTYPES, f"tokens of type {dtype}, legal are {', '.join(DTYPES)}")
-    try:
-        for key in _FACTS:
-            manifest[key]
-        shards = {
+
+    def listed(key: str) -> dict[str, list[Shard]]:
+        return {
             split: [
                 Shard(folder / entry["file"], entry["tokens"], entry["sha256"], entry.get("offset", 0))
-                for entry in manifest["shards"][split]
+                for entry in manifest[key][split]
             ]
             for split in SPLITS
         }
+
+    try:
+        for key in _FACTS:
+            manifest[key]
+        shards, marks = listed("shards"), None if manifest.get("marks") is None else listed("marks")
     except (KeyError, TypeError) as error:
         raise InputError(str(folder / MANIFEST), f"damaged: it has no {error}", _REMEDY) from None
     remedy = manifest.get("remedy", _REMEDY)
-    return Prepared(folder, manifest, {split: Tokens(shards[split], dtype, remedy) for split in SPLITS})
+
+    def tokens(split: str) -> Tokens:
+        own = None if marks is None else Tokens(marks[split], "uint8", remedy)
+        return Tokens(shards[split], dtype, remedy, own)
+
+    return Prepared(folder, manifest, {split: tokens(split) for split in SPLITS})
 
 
 def check_tokenizer(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", place: str) -> None:
@@ -194,14 +210,17 @@ def packing_of(
     """How prepared data becomes the input of a model whose own tokenizer is `tokenizer` (None: unknown, no prefix).
 
     `attention` is `sequence` or `document`. `prefix` is `none` or `auto`: the tokens that the tokenizer puts before a
-    text, unless the data were prepared with `prefix: none`. Raises InputError for another value, and where attention
-    must stay inside documents whose ends are unknown.
+    text, unless the data were prepared with `prefix: none`. Conversations have none, as their template has a beginning
+    of its own. Raises InputError for another value, and where attention must stay inside documents whose ends are
+    unknown.
     """
     check_prefix(prefix, "prefix")
-    if prefix == "none" or prepared.manifest.get("prefix") == "none":
+    if prefix == "none" or prepared.manifest.get("prefix") == "none" or prepared.has_conversations:
         tokenizer = None
     end = prepared.end_of_text if attention == "document" else prepared.manifest["end_of_text"]
-    return Packing(() if tokenizer is None else prefix_tokens(tokenizer), end, attention == "document")
+    own = () if tokenizer is None else prefix_tokens(tokenizer)
+    long: Long = prepared.manifest["request"]["long_conversations"] if prepared.has_conversations else "truncate"
+    return Packing(own, end, attention == "document", long)
 
 
 def check_prefix_fits(packing: Packing, vocabulary: int, place: str) -> None:

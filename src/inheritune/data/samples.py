@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inheritune.data.conversations import BEGINS
 from inheritune.data.prepared import Prepared
 from inheritune.data.sequences import Rows, Sequences
 from inheritune.data.shards import Tokens
@@ -34,15 +35,27 @@ def preview(prepared: Prepared, documents: int, tokenizer: "PreTrainedTokenizerB
     Special tokens are spelt out; the middle of a long document is cut out. Raises RunError for a missing file.
     """
     row, end = prepared.tokens("train"), prepared.end_of_text
-    shares = range(1, documents)
-    starts = {0, *(_document_end(row, len(row) * share // documents, end) for share in shares)}
+
+    def after(place: int) -> int:
+        return _document_end(row, place, end) if row.marks is None else _next_begin(row.marks, place + 1)
+
+    starts = {0, *(after(len(row) * share // documents) for share in range(1, documents))}
     for start in sorted(starts - {len(row)}):
-        stop = _document_end(row, start, end)
+        stop = after(start)
         text = tokenizer.decode(row.read(start, stop - start).tolist(), skip_special_tokens=False)
         if len(text) > _SHOWN:
             half = _SHOWN // 2
             text = f"{text[:half]}\n[... {len(text) - _SHOWN:,} characters ...]\n{text[-half:]}"
         yield {"tokens": stop - start, "text": text}
+
+
+def _next_begin(marks: Tokens, start: int) -> int:
+    """The first conversation from `start` on; the end of all tokens where none follows."""
+    for at in range(start, len(marks), _BLOCK):
+        begins = np.flatnonzero(marks.read(at, min(_BLOCK, len(marks) - at)) & BEGINS)
+        if len(begins):
+            return at + int(begins[0])
+    return len(marks)
 
 
 def _document_end(row: Tokens, start: int, end: int) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inheritune.data.conversations import BEGINS, COUNTS, Long, MarkedTokens, place_conversations, placed_rows
 from inheritune.data.order import batch_numbers, batch_windows
 from inheritune.data.shards import Array, Tokens
 from inheritune.errors import InputError
@@ -29,12 +30,14 @@ class Packing:
     """How text becomes the input of a model.
 
     `prefix` are the tokens before every sequence and document. `end_of_text` is the token that ends a document; None
-    where it is unknown. With `documents`, attention stays inside each document.
+    where it is unknown. With `documents`, attention stays inside each document. `long_conversations` says what happens
+    to conversations that exceed a sequence.
     """
 
     prefix: tuple[int, ...] = ()
     end_of_text: int | None = None
     documents: bool = False
+    long_conversations: Long = "truncate"
 
     @property
     def context(self) -> int:
@@ -50,6 +53,7 @@ class Examples:
     inputs of each sequence, which padding without targets follows. `positions` (B, T) are the places of tokens in their
     documents, where attention stays inside documents. `places` (B, L) are the inputs that predict the L tokens of the
     text in each sequence, -1 for a token that no input predicts; None if input i predicts token i for every i.
+    `segments` (B, T) numbers the conversations of a sequence, from 0, by target; None for text.
     """
 
     inputs: "torch.Tensor"
@@ -57,6 +61,7 @@ class Examples:
     lengths: tuple[int, ...]
     positions: "torch.Tensor | None" = None
     places: "torch.Tensor | None" = None
+    segments: "torch.Tensor | None" = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -80,12 +85,18 @@ class Examples:
         return self._map(lambda tensor: tensor.contiguous().pin_memory())
 
     def part(self, first: int, last: int) -> "Examples":
-        """Sequences `first` to `last` (exclusive), padded to the longest of them."""
+        """Sequences `first` to `last` (exclusive), padded to the longest of them; conversations keep their length, so
+        that batches have one shape.
+        """
         lengths = self.lengths[first:last]
-        width = max(lengths)
         rows = replace(self._map(lambda tensor: tensor[first:last]), lengths=lengths)
-        positions = None if rows.positions is None else rows.positions[:, :width]
-        return replace(rows, inputs=rows.inputs[:, :width], targets=rows.targets[:, :width], positions=positions)
+        return rows if self.segments is not None else rows.cut(max(lengths))
+
+    def cut(self, width: int) -> "Examples":
+        """The first `width` inputs and targets of each sequence."""
+        tensors = {name: getattr(self, name) for name in ("inputs", "targets", "positions", "segments")}
+        cut: dict[str, Any] = {name: None if one is None else one[:, :width] for name, one in tensors.items()}
+        return replace(self, **cut)
 
     def _map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "Examples":
         tensors = {name: value for name, value in vars(self).items() if name != "lengths" and value is not None}
@@ -97,11 +108,13 @@ class Examples:
 class Rows:
     """Pieces of text of equal length, (N, context + L) tokens, and how they are packed.
 
-    Negative tokens fill a piece at the end of a text that is shorter.
+    Negative tokens fill a piece at the end of a text that is shorter. `marks`, of the windows' shape, are those of
+    conversations; None for text.
     """
 
     windows: Array
     packing: Packing = Packing()
+    marks: Array | None = None
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -120,6 +133,8 @@ class Rows:
     def predicted(self) -> Array:
         """The tokens of the text, (N, L), IGNORED or negative where none is predicted: a stored prefix, padding."""
         tokens = self.windows[:, self.packing.context :]
+        if self.marks is not None:
+            return np.where(self.marks[:, self.packing.context :] & COUNTS > 0, tokens, IGNORED)
         if not self.packing.prefix:
             return tokens
         return np.where(_stored_prefixes(self.windows, self.packing)[1], IGNORED, tokens)
@@ -127,14 +142,18 @@ class Rows:
     def rows(self, numbers: Sequence[int] | Array) -> "Rows":
         """The pieces of these numbers, or where a boolean array is true."""
         chosen = np.asarray(numbers)
-        return replace(self, windows=self.windows[chosen if chosen.dtype == bool else chosen.astype(np.int64)])
+        chosen = chosen if chosen.dtype == bool else chosen.astype(np.int64)
+        return self._map(lambda values: values[chosen])
 
     def cut(self, length: int) -> "Rows":
         """The text of each piece in shorter ones of `length` predicted tokens; the rest is dropped."""
         context, each = self.packing.context, self.sequence_length // length
-        starts = np.arange(each) * length
-        shorter = self.windows[:, starts[:, None] + np.arange(context + length)]
-        return replace(self, windows=shorter.reshape(-1, context + length))
+        places = (np.arange(each) * length)[:, None] + np.arange(context + length)
+        return self._map(lambda values: values[:, places].reshape(-1, context + length))
+
+    def _map(self, change: Callable[[Array], Array]) -> "Rows":
+        marks = None if self.marks is None else change(self.marks)
+        return replace(self, windows=change(self.windows), marks=marks)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -143,6 +162,8 @@ class Rows:
 
     def examples(self) -> Examples:
         """The inputs and targets, on the CPU."""
+        if self.marks is not None:
+            return _conversation_examples(self.windows, self.marks, self.packing)
         return _examples(self.windows, self.packing)
 
     def batches(self, size: int) -> Iterator[tuple[Array, Examples]]:
@@ -155,7 +176,8 @@ class Rows:
             numbers = np.flatnonzero(lengths == length)
             for first in range(0, len(numbers), size):
                 some = numbers[first : first + size]
-                yield some, self.rows(some).examples()
+                examples = self.rows(some).examples()
+                yield some, examples if self.marks is None else examples.cut(int(length))
 
 
 class Sequences:
@@ -164,17 +186,31 @@ class Sequences:
     With a prefix, a sequence is the L tokens. Without one it begins with the last token of the sequence before, so that
     every token except the first is predicted exactly once. A rest that fills no sequence is dropped. `sampling` is the
     order in which a training takes them; `with replacement` takes windows that begin anywhere.
+
+    Tokens with marks are conversations. A sequence then begins with one and holds whole ones, `place_conversations`
+    says which; the rest of it is filled up. `placement` is None for text. Where a sequence begins is counted as if
+    each before it took L tokens of the row.
     """
 
     def __init__(
-        self, tokens: "Tokens | Array", sequence_length: int, place: str, sampling: str = "shuffled",
+        self, tokens: "Tokens | MarkedTokens | Array", sequence_length: int, place: str, sampling: str = "shuffled",
         packing: Packing = Packing(),
     ) -> None:  # fmt: skip
         """Raises InputError when there are too few tokens for one sequence."""
         self.tokens, self.sequence_length, self.sampling, self.packing = tokens, sequence_length, sampling, packing
+        self.marks = None if isinstance(tokens, np.ndarray) else tokens.marks
+        self.placement = None
         self.count = (len(tokens) - packing.context) // sequence_length
+        if self.marks is not None:
+            _check_conversations(packing, sampling)
+            size = packing.context + sequence_length
+            self.placement = place_conversations(self.marks, size, packing.long_conversations)
+            self.count = len(self.placement.starts_N)
         self._first = 0  # where a part of the text begins, in tokens
         self._starts = len(tokens) - packing.context - sequence_length + 1  # of windows that begin anywhere
+        if self.count < 1 and self.placement is not None:
+            what = f"no conversation fits into a sequence of {sequence_length} tokens"
+            raise InputError(place, what, "give a larger train.sequence_length, or data.long_conversations: truncate")
         if self.count < 1:
             raise InputError(
                 place,
@@ -197,7 +233,11 @@ class Sequences:
 
     @property
     def left_over(self) -> int:
-        """Tokens at the end that fill no sequence; none with windows that begin anywhere."""
+        """Tokens that are in no sequence: at the end, of conversations that are too long; none with windows that begin
+        anywhere.
+        """
+        if self.placement is not None:
+            return self.placement.left_out
         whole = len(self.tokens) - self.packing.context - self.count * self.sequence_length
         return whole if self.sampling == "shuffled" else 0
 
@@ -208,6 +248,15 @@ class Sequences:
     def windows(self, starts: Array) -> Rows:
         """The sequences that begin at these tokens of the text."""
         size = self.packing.context + self.sequence_length
+        if self.placement is not None and self.marks is not None:
+            numbers = starts // self.sequence_length
+            firsts_B, sizes_B = self.placement.starts_N[numbers], self.placement.sizes_N[numbers]
+            row = self.tokens.tokens if isinstance(self.tokens, MarkedTokens) else self.tokens
+            tokens, marks = (
+                placed_rows(values, firsts_B, sizes_B, size, fill) for values, fill in ((row, IGNORED), (self.marks, 0))
+            )
+            return Rows(tokens, self.packing, marks)
+        assert not isinstance(self.tokens, MarkedTokens)
         if isinstance(self.tokens, Tokens):
             return Rows(self.tokens.rows(starts, size).astype(np.int64), self.packing)
         return Rows(self.tokens[starts[:, None] + np.arange(size)].astype(np.int64), self.packing)
@@ -217,6 +266,44 @@ class Sequences:
         if self.sampling == "with replacement":
             return self._first + np.asarray(batch_windows(step, batch, self._starts, seed))
         return self._first + np.asarray(batch_numbers(step, batch, self.count, seed)) * self.sequence_length
+
+
+def placement_line(text: Sequences) -> str | None:
+    """How conversations fill the sequences, and how many were too long, for people; None for other text."""
+    placed, length = text.placement, text.sequence_length
+    if placed is None:
+        return None
+    share = float(placed.sizes_N.mean()) / (length + text.packing.context)
+    words = f"{placed.conversations:,} conversations fill {share:.0%} of {text.count:,} sequences of {length:,} tokens"
+    done = {"truncate": "only their beginning is kept", "drop": "they are excluded", "split": "they are divided"}
+    longer = "" if not placed.longer else f"; {placed.longer:,} are longer: {done[text.packing.long_conversations]}"
+    return f"{words}{longer}"
+
+
+def _check_conversations(packing: Packing, sampling: str) -> None:
+    """Raise InputError where conversations would be cut at any place, or a prefix put before them."""
+    if sampling == "with replacement":
+        what = "with replacement takes windows that begin anywhere, and conversations begin with their first message"
+        raise InputError("train.sampling", what, "give shuffled")
+    if packing.prefix:
+        what = "the tokenizer's prefix before conversations, whose template has its own beginning"
+        raise InputError("prefix", what, "give none")
+
+
+def _conversation_examples(windows: Array, marks: Array, packing: Packing) -> Examples:
+    """The inputs of conversations that fill windows (B, 1 + L) as far as they go, and the targets that count."""
+    import torch
+
+    begins, inputs = marks & BEGINS > 0, (windows >= 0).sum(axis=1) - 1
+    targets = np.where((windows >= 0) & (marks & COUNTS > 0), windows, IGNORED)[:, 1:]
+    positions = None
+    if packing.documents:
+        begins[:, 0] = True
+        positions = torch.from_numpy(_positions(begins, inputs + 1)[:, :-1])
+    return Examples(
+        torch.from_numpy(np.maximum(windows, 0))[:, :-1], torch.from_numpy(targets), tuple(inputs.tolist()), positions,
+        segments=torch.from_numpy(begins[:, 1:].cumsum(axis=1)),
+    )  # fmt: skip
 
 
 def _examples(windows: Array, packing: Packing) -> Examples:

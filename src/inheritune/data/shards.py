@@ -35,13 +35,17 @@ class Tokens:
     process, and its pages do not count as the process's memory. Several threads may read.
     """
 
-    def __init__(self, shards: Sequence[Shard], dtype: str, remedy: str = "prepare the data again") -> None:
+    def __init__(
+        self, shards: Sequence[Shard], dtype: str, remedy: str = "prepare the data again",
+        marks: "Tokens | None" = None,
+    ) -> None:  # fmt: skip
         """Check the sizes of the files, nothing else.
 
-        `remedy` is for errors. Raises InputError that names a file which is missing, unreadable, or has another size
-        than its shard.
+        `remedy` is for errors. `marks` are the marks of conversations, one for each token (`data.conversations`); None
+        for text. Raises InputError that names a file which is missing, unreadable, or has another size than its shard.
         """
         self.shards, self.dtype, self.remedy = tuple(shards), np.dtype(dtype).newbyteorder("<"), remedy
+        self.marks = marks
         for shard in self.shards:
             size = file_size(shard.file, remedy)
             if size != self._size(shard):
@@ -104,7 +108,7 @@ class Tokens:
 
         Raises InputError that names a file which changed since it was written.
         """
-        states = {}
+        states: dict[str, list[Any]] = {} if self.marks is None else self.marks.verify(known)
         for shard in self.shards:
             try:
                 status = shard.file.stat()  # before it is read, so that a later change shows next time

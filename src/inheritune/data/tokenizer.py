@@ -66,6 +66,12 @@ def separator(tokenizer: "PreTrainedTokenizerBase", place: str) -> int:
     return token
 
 
+def special_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """The ids of special tokens, those of a chat template's turns among them."""
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return tuple(sorted(added | set(tokenizer.all_special_ids)))
+
+
 def prefix_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """The ids that a tokenizer puts before a text: none, beginning-of-text, or several (GLM: `[gMASK]<sop>`)."""
     text: list[int] = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]

@@ -19,7 +19,7 @@ from inheritune.arch import (
     logits_width,
     training_flops_per_token,
 )
-from inheritune.data import Prepared, Sequences, Tokens, check_tokenizer
+from inheritune.data import MarkedTokens, Prepared, Sequences, Tokens, check_tokenizer
 from inheritune.distillation.choice import Estimate
 from inheritune.distillation.layout import Layout
 from inheritune.distillation.outputs import OnlineOutputs, StoredOutputs
@@ -264,9 +264,10 @@ def _facts(known: TeacherInfo, request: DistillationRequest, layout: Layout) -> 
     """Everything that outputs depend on."""
     packing, tokens = request.sequences.packing, request.sequences.tokens
     if isinstance(tokens, Tokens):
-        data = [shard.sha256 for shard in tokens.shards]
+        data = [shard.sha256 for row in (tokens, tokens.marks) if row is not None for shard in row.shards]
     else:
-        data = [hashlib.sha256(tokens.tobytes()).hexdigest()]
+        arrays = (tokens.tokens, tokens.marks) if isinstance(tokens, MarkedTokens) else (tokens,)
+        data = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
     return {
         "format": FORMAT,
         "teacher": known.checksum,
@@ -277,6 +278,7 @@ def _facts(known: TeacherInfo, request: DistillationRequest, layout: Layout) -> 
         "prefix": packing.prefix,
         "attention": "document" if packing.documents else "sequence",
         "end_of_text": packing.end_of_text if packing.documents or packing.prefix else None,
+        **({} if request.sequences.placement is None else {"long_conversations": packing.long_conversations}),
     }
 
 

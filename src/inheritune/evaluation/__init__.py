@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from inheritune.evaluation.judging import Evaluation, figures, gap_figures, judge, judge_on, mean_loss, scoring
     from inheritune.evaluation.reading import read_tokens, score
     from inheritune.evaluation.run_folder import trained_reference
-    from inheritune.evaluation.samples import document_starts, greedy_continuation
+    from inheritune.evaluation.samples import document_starts, greedy_answer, greedy_continuation, turn_ends
     from inheritune.evaluation.statistics import Estimate, decide, few_documents, gap, loss_of, mean, ratio
     from inheritune.evaluation.tasks import Task, check_names, judge_task, on_harness, open_tasks
     from inheritune.evaluation.vocabulary import (

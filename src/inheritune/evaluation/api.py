@@ -26,16 +26,17 @@ def evaluate(
     models: "str | Path | Reference | PreTrainedModel | Sequence[str | Path | Reference | PreTrainedModel]",
     data: str | Path | None = None, sequence_length: int | None = None, *, text: str | Path | Sequence[str | Path] = (),
     tasks: str | Sequence[str] = (), tasks_folder: str | Path | None = None, trust_task_files: bool = False,
-    published: bool = False, limit: int | None = None, tokenizer: "PreTrainedTokenizerBase | None" = None,
-    device: str = "auto", dtype: str = "auto", attention: str | None = None, prefix: str = "auto",
-    micro_batch: int = 8, out: str | Path | None = None,
+    published: bool = False, chat: bool = False, limit: int | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None, device: str = "auto", dtype: str = "auto",
+    attention: str | None = None, prefix: str = "auto", micro_batch: int = 8, out: str | Path | None = None,
 ) -> EvaluationResult:  # fmt: skip
     """Validation loss, perplexity, bits per byte and tasks of one or several decoders.
 
     docs/evaluating.md has every field. The text is all of `text` (files, folders, patterns, addresses), or the
     validation text of `data` (a folder that `prepare` wrote, or nanoGPT's train.bin and val.bin), in sequences of
-    `sequence_length` tokens (default: 1024, or as many as all models have positions for). A model may be a run's
-    folder: then its reference and its result are judged, as in the run where neither text nor data is
+    `sequence_length` tokens (default: 1024, or as many as all models have positions for). Records with `messages` are
+    judged on the assistant's turns, in each model's chat template; `chat` makes a user's message of other text. A model
+    may be a run's folder: then its reference and its result are judged, as in the run where neither text nor data is
     given. `tasks` are names of lm-evaluation-harness, of the groups inheritune-v1 and inheritune-v4, `NAME@5` for five
     shots, and task files, of which `tasks_folder` may hold several; these need `trust_task_files`. `limit`: questions
     of each task. `published` adds the papers' rows. `attention` and `prefix` are as in a recipe's `train` and `data`.
@@ -47,7 +48,7 @@ def evaluate(
     """
     paths, names = _as_list(text), [str(name) for name in _as_list(tasks)]
     listed, runs = _listed(_as_list(models))
-    spec = EvaluationSpec(data, paths, sequence_length, attention, prefix, micro_batch, limit).of_runs(runs)
+    spec = EvaluationSpec(data, paths, sequence_length, attention, prefix, micro_batch, limit, chat).of_runs(runs)
     spec.check(bool(names))
     if out is not None:
         check_free(Path(out))

@@ -70,7 +70,8 @@ def cluster_sums(
         count = len(clusters.tokens)
         if sums_CF is None:
             sums_CF = torch.zeros(count + 1, figures_BTF.shape[-1], dtype=torch.float64)
-        ids_BT = clusters.of(numbers, examples.targets.cpu().numpy())
+        segments_BT = None if examples.segments is None else examples.segments.cpu().numpy()
+        ids_BT = clusters.of(numbers, examples.targets.cpu().numpy(), segments_BT)
         sums_CF[:count].index_add_(0, torch.from_numpy(ids_BT).flatten(), figures_BTF.flatten(0, 1))
         sums_CF[count] += figures_BTF[[number < first for number in numbers]].sum(dim=(0, 1))
     sums_CF = _over_processes(sums_CF, runtime)

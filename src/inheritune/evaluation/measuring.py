@@ -14,8 +14,11 @@ from inheritune.arch import (
     parameter_count,
     position_count,
 )
-from inheritune.corpus import documents
+from inheritune.corpus import contents
 from inheritune.data import (
+    CannotRender,
+    ChatTemplate,
+    Conversation,
     Packing,
     Prepared,
     Sequences,
@@ -34,6 +37,7 @@ from inheritune.evaluation.judging import scoring, tokenizer_of
 from inheritune.evaluation.reading import (
     Reading,
     predicted_texts,
+    read_conversations,
     read_text,
     read_tokens,
     score,
@@ -48,6 +52,8 @@ from inheritune.runlog import logger
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_COUNTED = {Conversation: "the assistant's turns", str: "text as a user's message"}
+_CHATS_REMEDY = "give the conversations themselves, with --text"
 _LONGEST = 1024  # tokens of a sequence, by default
 
 
@@ -62,6 +68,7 @@ class EvaluationSpec:
     prefix: str
     micro_batch: int
     limit: int | None
+    chat: bool = False
 
     def of_runs(self, runs: Sequence[EvaluatedRun]) -> "EvaluationSpec":
         """Without a text: the validation text of the one run among the models, as the run reads it."""
@@ -82,6 +89,8 @@ class EvaluationSpec:
             raise InputError("text", "both text and data", "give --text or --data, one of the two")
         if not (self.paths or self.data is not None or has_tasks):
             raise InputError("command line", "nothing to judge on", "give --text, --data or --tasks")
+        if self.chat and not self.paths:
+            raise InputError("--chat", "it is for text", "name some with --text, or remove it")
         if self.data is not None:
             find_data(self.data)
         if self.attention not in (None, "sequence", "document"):
@@ -120,7 +129,8 @@ class Measure:
         self.spec, self.runtime, self.entries, self.opened = spec, runtime, entries, opened
         assert spec.length is not None
         self._length = spec.length
-        self._texts = list(documents(spec.paths)) if spec.paths else None
+        self._conversations: list[tuple[str, str | Conversation]] = []
+        self._texts = self._read_paths() if spec.paths else None
         self._origins: list[tuple[int, int]] | None = None  # of the texts
         self._prepared: Prepared | None = None
         self._seen: list[tuple[int, int, int, int]] = []  # sequences, tokens, bytes, documents of each model
@@ -156,6 +166,19 @@ class Measure:
             tasks=tasks,
         )  # fmt: skip
 
+    def _read_paths(self) -> list[str]:
+        """The text, or none where it is conversations, or is read as such."""
+        found = list(contents(self.spec.paths))
+        has_text = any(isinstance(one, str) for _, one in found)
+        chats = [place for place, one in found if not isinstance(one, str)]
+        if chats and self.spec.chat and not has_text:
+            raise InputError("--chat", f"{chats[0]} has conversations already", "remove it")
+        if chats and has_text and not self.spec.chat:
+            remedy = "judge them apart, or give --chat, which makes a user's message of each text"
+            raise InputError("--text", f"{chats[0]} has a conversation, and other files have text", remedy)
+        self._conversations = found if chats or self.spec.chat else []
+        return [] if self._conversations else [one for _, one in found if isinstance(one, str)]
+
     def text(self) -> EvaluatedText | None:
         """The text that was read, with what all models have in common."""
         if not self._seen:
@@ -163,10 +186,21 @@ class Measure:
         same = [one[0] if len(set(one)) == 1 else None for one in zip(*self._seen, strict=True)]
         spec = self.spec
         source = ", ".join(str(path) for path in spec.paths) if spec.paths else f"{spec.data} (validation)"
+        counted = self._counted()
         return EvaluatedText(
             source=source, sequences=same[0], sequence_length=self._length, tokens=same[1], bytes=same[2] or None,
-            documents=same[3],
+            documents=same[3], **({} if counted is None else {"counted": counted}),
         )  # fmt: skip
+
+    def _counted(self) -> str | None:
+        """What of conversations counts; None for text."""
+        kinds = {type(one) for _, one in self._conversations}
+        if kinds:
+            return " and ".join(words for kind, words in _COUNTED.items() if kind in kinds)
+        if self._prepared is None or not self._prepared.has_conversations:
+            return None
+        only = self._prepared.manifest["request"]["assistant_only_loss"]
+        return _COUNTED[Conversation] if only else "all of conversations"
 
     def _reading(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
         spec = self.spec
@@ -176,8 +210,8 @@ class Measure:
                     "tokenizer", "a loaded model comes without one", "give the tokenizer, or prepared data"
                 )
             check_tokenizer_fits(tokenizer, model.config, name)
-            assert self._texts is not None
-            return self._of_text(tokenizer, ", ".join(str(path) for path in spec.paths))
+            place = ", ".join(str(path) for path in spec.paths)
+            return self._of_chats(name, tokenizer, place) if self._conversations else self._of_text(tokenizer, place)
         return self._of_data(name, model, tokenizer)
 
     def _of_data(self, name: str, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> Reading:
@@ -191,6 +225,9 @@ class Measure:
             tokenizer = tokenizer or tokenizer_of(prepared)
             return read_tokens(self._sequences(tokenizer), tokenizer, prepared.validation_origins)
         check_tokenizer_fits(tokenizer, model.config, name)
+        if prepared.has_conversations:
+            what = "conversations in the template of another model"
+            raise InputError(str(self.spec.data), f"{what}, and {name} has a tokenizer of its own", _CHATS_REMEDY)
         if self._texts is None:
             made_by = tokenizer_of(prepared)
             if made_by is None:
@@ -208,6 +245,17 @@ class Measure:
         prefix = () if self.spec.prefix == "none" or by_data else prefix_tokens(tokenizer)
         packing = Packing(prefix, separator(tokenizer, place), self.spec.attention == "document")
         return read_text(self._texts, tokenizer, packing, self._length, place, self._origins)
+
+    def _of_chats(self, name: str, tokenizer: "PreTrainedTokenizerBase", place: str) -> Reading:
+        """Conversations, and texts as a user's messages, in the model's own chat template."""
+        template, rendered = ChatTemplate(tokenizer, name, assistant_only=True), []
+        for where, one in self._conversations:
+            try:
+                rendered.append(template.as_user(one) if isinstance(one, str) else template.render(one))
+            except CannotRender as error:
+                raise InputError(f"{name}: {where}", error.what, error.remedy) from None
+        packing = Packing((), separator(tokenizer, place), self.spec.attention == "document")
+        return read_conversations(template, rendered, tokenizer, packing, self._length, place)
 
     def _sequences(self, tokenizer: "PreTrainedTokenizerBase | None") -> Sequences:
         assert self._prepared is not None

@@ -11,14 +11,19 @@ import torch
 from inheritune.data import (
     IGNORED,
     Array,
+    ChatTemplate,
     Clusters,
     Encoder,
     Examples,
+    MarkedTokens,
     Packing,
+    Rendered,
     Rows,
     Sequences,
     clusters_of,
+    segments_of,
     separator,
+    special_ids,
 )
 from inheritune.errors import InputError
 from inheritune.evaluation.judging import cluster_sums
@@ -35,7 +40,8 @@ class Reading:
 
     The validation loss counts every predicted token, the ends of documents too; the bits per byte count only text.
     `bytes` is the size of the predicted text in UTF-8. `shares` are the bytes of each cluster by its tokens, for the
-    standard error only. `unknown` counts tokens that stand for text which the tokenizer cannot spell.
+    standard error only. `unknown` counts tokens that stand for text which the tokenizer cannot spell. `not_text` are
+    tokens that only separate texts or turns.
     """
 
     sequences: Sequences | Rows
@@ -44,6 +50,7 @@ class Reading:
     bytes: int
     shares: tuple[int, ...] = ()
     unknown: int = 0
+    not_text: tuple[int, ...] = ()
 
 
 def read_text(
@@ -78,7 +85,24 @@ def read_text(
     packing = replace(packing, end_of_text=end)
     rows = replace(rows, packing=packing)
     clusters = clusters_of(rows, origins)
-    return Reading(rows, packing, clusters, size, _shares(rows, clusters, tokenizer), unspelt)
+    return Reading(rows, packing, clusters, size, _shares(rows, clusters, tokenizer, (end,)), unspelt, (end,))
+
+
+def read_conversations(
+    template: ChatTemplate, conversations: Sequence[Rendered], tokenizer: "PreTrainedTokenizerBase", packing: Packing,
+    length: int, place: str,
+) -> Reading:  # fmt: skip
+    """Conversations in sequences of `length` predicted tokens; a longer one goes on in the next sequence.
+
+    The bytes are those of the counted text without special tokens. Raises InputError where there is no text.
+    """
+    if not conversations:
+        raise InputError(place, "no text there", "give files or folders that have some")
+    encoded = template.encode(conversations)
+    tokens = np.concatenate([np.asarray(ids, np.int64) for ids, _ in encoded])
+    marks = np.concatenate([own for _, own in encoded])
+    packing = replace(packing, prefix=(), long_conversations="split")
+    return read_tokens(Sequences(MarkedTokens(tokens, marks), length, place, packing=packing), tokenizer)
 
 
 def read_tokens(
@@ -91,9 +115,15 @@ def read_tokens(
     clusters = clusters_of(sequences, origins)
     if tokenizer is None:
         return Reading(sequences, sequences.packing, clusters, 0)
-    packing = replace(sequences.packing, end_of_text=separator(tokenizer, "data"))
+    end = separator(tokenizer, "data")
+    packing = replace(sequences.packing, end_of_text=end)
+    if sequences.placement is not None:
+        special = special_ids(tokenizer)
+        shares = _shares(sequences, clusters, tokenizer, special)
+        return Reading(sequences, packing, clusters, sum(shares), shares, not_text=special)
     size = sum(len(text.encode()) for text in predicted_texts(sequences, tokenizer).values())
-    return Reading(sequences, packing, clusters, size, _shares(sequences, clusters, tokenizer))
+    shares = _shares(sequences, clusters, tokenizer, (end,))
+    return Reading(sequences, packing, clusters, size, shares, not_text=(end,))
 
 
 def predicted_texts(sequences: Sequences, tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
@@ -116,11 +146,11 @@ def score(
     `losses_of` gives the losses of targets in nats, (B, T). Several processes share the sequences, and each has the
     result. The perplexity is None where it is beyond a float. Raises RunError for a loss that is not finite.
     """
-    end = reading.packing.end_of_text
+    not_text = torch.tensor(reading.not_text, device=runtime.device, dtype=torch.long)
 
     def figures_of(examples: Examples) -> torch.Tensor:
         losses_BT, counts_BT = losses_of(examples), examples.targets != IGNORED
-        is_text_BT = counts_BT if end is None else counts_BT & (examples.targets != end)
+        is_text_BT = counts_BT & ~torch.isin(examples.targets, not_text)
         return torch.stack([losses_BT, counts_BT.to(losses_BT.dtype), torch.where(is_text_BT, losses_BT, 0.0)], dim=-1)
 
     sums_C3 = cluster_sums(figures_of, reading.sequences, reading.clusters, runtime, micro_batch)[0]
@@ -138,14 +168,17 @@ def score(
     }, round(math.fsum(counts))
 
 
-def _shares(text: Sequences | Rows, clusters: Clusters, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+def _shares(
+    text: Sequences | Rows, clusters: Clusters, tokenizer: "PreTrainedTokenizerBase", not_text: Sequence[int]
+) -> tuple[int, ...]:
     """The bytes of each cluster's text; a character that is cut in two counts a little more or less."""
     sizes = [0] * len(clusters.tokens)
     for number in range(text.count):
-        tokens = text.rows([number]).predicted[0]
-        segments = np.split(tokens, np.flatnonzero(tokens == clusters.end_of_text) + 1)
-        for segment, part in enumerate(segments, int(clusters.first_N[number])):
-            kept = part[(part != clusters.end_of_text) & (part >= 0)]
+        rows = text.rows([number])
+        tokens, segments_L = rows.predicted[0], segments_of(rows)[0]
+        parts = np.split(tokens, np.flatnonzero(np.diff(segments_L)) + 1)
+        for segment, part in enumerate(parts, int(clusters.first_N[number]) + int(segments_L[0])):
+            kept = part[(part >= 0) & ~np.isin(part, not_text)]
             if len(kept):
                 sizes[clusters.of_segment_S[segment]] += len(_decode(kept, tokenizer).encode())
     return tuple(sizes)

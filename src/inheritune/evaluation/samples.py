@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from inheritune.arch import logits_width, position_count
-from inheritune.data import Prepared
+from inheritune.data import BEGINS, COUNTS, CannotRender, ChatTemplate, Conversation, Prepared
+from inheritune.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,8 +20,11 @@ _SEARCHED = 2**18  # validation tokens in which the starts of documents are look
 def document_starts(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", count: int) -> list[str]:
     """The first words of up to `count` validation documents, spread evenly over the text, no two alike.
 
-    Where the tokens do not show where documents start, places spread evenly are taken instead.
+    Where the tokens do not show where documents start, places spread evenly are taken instead. Of conversations it is
+    all up to the assistant's first turn, special tokens spelt out, or without known turns as much as of documents.
     """
+    if prepared.has_conversations:
+        return _conversation_starts(prepared, tokenizer, count)
     tokens = prepared.tokens("validation")
     row = tokens.read(0, min(len(tokens), _SEARCHED)).tolist()
     end = prepared.manifest["end_of_text"]
@@ -37,14 +42,51 @@ def document_starts(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", co
     return prompts
 
 
+def _conversation_starts(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", count: int) -> list[str]:
+    tokens = prepared.tokens("validation")
+    assert tokens.marks is not None
+    size = min(len(tokens), _SEARCHED)
+    row, marks = tokens.read(0, size), tokens.marks.read(0, size)
+    starts = np.flatnonzero(marks & BEGINS)
+    prompts: list[str] = []
+    for start in [*starts[:: max(1, len(starts) // count)], *starts]:
+        counted = np.flatnonzero(marks[start + 1 :] & COUNTS)  # nothing predicts the first token
+        length = int(counted[0]) + 1 if len(counted) and counted[0] else _PROMPT_LENGTH
+        text = str(tokenizer.decode(row[start : start + length].tolist(), skip_special_tokens=False))
+        if text not in prompts and len(prompts) < count:
+            prompts.append(text)
+    return prompts
+
+
+def greedy_answer(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", message: str, count: int) -> str:
+    """The assistant's answer to a user's message, as `greedy_continuation` of the chat template.
+
+    It also ends where the model's settings for generation say. Raises InputError for a template that does not take it.
+    """
+    template = ChatTemplate(tokenizer, "tokenizer", assistant_only=False)
+    try:
+        prompt = template.prompt(Conversation([{"role": "user", "content": message}]))
+    except CannotRender as error:
+        raise InputError("evaluate.prompts", error.what, "correct the template, or set evaluate.prompts: []") from None
+    return greedy_continuation(model, tokenizer, prompt, count, (), turn_ends(model))
+
+
+def turn_ends(model: "PreTrainedModel") -> list[int]:
+    """The tokens that end a turn, by the model's settings for generation."""
+    ends = None if model.generation_config is None else model.generation_config.eos_token_id
+    return list(ends) if isinstance(ends, list) else [] if ends is None else [int(ends)]
+
+
 def greedy_continuation(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, count: int, prefix: Sequence[int]
-) -> str:
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, count: int, prefix: Sequence[int],
+    ends: Sequence[int] = (),
+) -> str:  # fmt: skip
     """The continuation of a prompt after the tokens `prefix`, by the likeliest token each time.
 
-    It ends after `count` tokens, or at the end-of-text token. Entries of the model's vocabulary that the tokenizer does
-    not have are never chosen. Where prompt and continuation exceed the model's positions, the continuation is shorter,
-    and the model sees only the last tokens of a prompt that takes more than half of the positions.
+    It ends after `count` tokens, at the end-of-text token, or at one of `ends`. Entries of the model's vocabulary that
+    the tokenizer does not have are never chosen. Where prompt and continuation exceed the model's positions, the
+    continuation is shorter, and the model sees only the last tokens of a prompt that takes more than half of the
+    positions.
     """
     from transformers import GenerationConfig
 
@@ -58,8 +100,9 @@ def greedy_continuation(
     end = tokenizer.eos_token_id
     nameless = sorted(set(range(logits_width(model))) - set(tokenizer.get_vocab().values()))  # rows that pad the matrix
     settings = GenerationConfig(
-        do_sample=False, max_new_tokens=count, eos_token_id=end, pad_token_id=end, suppress_tokens=nameless or None
-    )
+        do_sample=False, max_new_tokens=count, eos_token_id=[end, *ends] if ends else end, pad_token_id=end,
+        suppress_tokens=nameless or None,
+    )  # fmt: skip
     with torch.no_grad():
         tokens = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0]
     before = tokenizer.decode(ids[0], skip_special_tokens=True)

@@ -84,7 +84,7 @@ def _pieces(context: RunContext, count: int) -> Rows:
     """Sequences of training text, spread evenly."""
     text = context.train_sequences
     length = min(_CALIBRATION_LENGTH, text.sequence_length)
-    packing = replace(text.packing, documents=False)
+    packing = replace(text.packing, documents=False, long_conversations="truncate")
     pieces = Sequences(text.tokens, length, "inherit.calibration", packing=packing)
     return sample(pieces, count, "inherit.calibration", or_fewer=True)
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inheritune.data import Clusters, Packing, Prepared, Sequences, clusters_of, packing_of
+from inheritune.data import Clusters, Packing, Prepared, Sequences, clusters_of, packing_of, placement_line
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, judge
 from inheritune.recipe import Evaluate, Training
+from inheritune.runlog import logger
 from inheritune.runtime import Runtime
 from inheritune.training import planned_steps
 
@@ -54,6 +55,9 @@ class RunContext:
         train = Sequences(prepared.tokens("train"), length, place, training.sampling, packing)
         validation = Sequences(prepared.tokens("validation"), length, "data.validation", packing=packing)
         planned_steps(training, train)
+        for split, text in (("training", train), ("validation", validation)):
+            if words := placement_line(text):
+                logger.info(f"data: {split}: {words}")
         if packing.documents and not prepared.manifest["documents"]["train"]:
             what = f"document, and the data has no end-of-text token ({packing.end_of_text})"
             raise InputError("train.attention", what, "give sequence")

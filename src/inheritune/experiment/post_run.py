@@ -1,11 +1,12 @@
 """After a run has its result: the analysis of reference and target, and samples of both."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from inheritune.analysis import analyze
 from inheritune.arch import in_dtype, load_model, load_tokenizer
-from inheritune.data import Packing, note_beside, open_prepared, packing_of
-from inheritune.evaluation import document_starts, greedy_continuation
+from inheritune.data import Packing, Sequences, note_beside, open_prepared, packing_of
+from inheritune.evaluation import document_starts, greedy_answer, greedy_continuation, turn_ends
 from inheritune.experiment.context import check_framing
 from inheritune.experiment.setup import Setup
 from inheritune.recipe import Recipe, Reference
@@ -57,8 +58,9 @@ def _analyze(recipe: Recipe, setup: Setup, models: list[Reference], packing: Pac
     """Write analysis/, on validation text. All processes take part; rank 0 writes."""
     runtime, data, length = setup.runtime, setup.data, min(_LENGTH, recipe.train.sequence_length)
     runtime.on_rank0(lambda: open_prepared(data).verify(note_beside(data)))  # once for both models
-    tokens = len(open_prepared(data).tokens("validation"))
-    count = min(_SEQUENCES, (tokens - packing.context) // length)  # a run has at least one sequence
+    packing = replace(packing, long_conversations="truncate")  # as `analyze` reads them
+    text = Sequences(open_prepared(data).tokens("validation"), length, "data.validation", packing=packing)
+    count = min(_SEQUENCES, text.count)
     fewer = "" if count == _SEQUENCES else ", as the validation text has no more"
     logger.info(f"analysis: reference and target on {count} sequences of {length} tokens{fewer}")
     analyze(
@@ -70,14 +72,21 @@ def _analyze(recipe: Recipe, setup: Setup, models: list[Reference], packing: Pac
 def _sample(recipe: Recipe, setup: Setup, models: list[Reference], packing: Packing) -> None:
     """Write samples.json: the same prompts, continued by both models."""
     spec, tokenizer = recipe.evaluate, load_tokenizer(models[1])
-    prompts = spec.prompts or document_starts(open_prepared(setup.data), tokenizer, _PROMPTS)
-    count = spec.new_tokens.count
-    logger.info(f"samples: {len(prompts)} prompts, continued by reference and target")
+    prepared = open_prepared(setup.data)
+    prompts = spec.prompts or document_starts(prepared, tokenizer, _PROMPTS)
+    count, as_messages = spec.new_tokens.count, spec.prompts is not None and tokenizer.chat_template is not None
+    how = "users' messages, answered" if as_messages else "prompts, continued"
+    logger.info(f"samples: {len(prompts)} {how} by reference and target")
 
     def continued(name: str, place: Reference) -> Continuations:  # in a function, so that one model is freed first
         model = in_dtype(load_model(place), "float32").to(setup.runtime.device)
-        texts = [greedy_continuation(model, tokenizer, text, count, packing.prefix) for text in prompts]
+        if as_messages:
+            texts = [greedy_answer(model, tokenizer, text, count) for text in prompts]
+        else:
+            ends = turn_ends(model) if prepared.has_conversations else ()
+            texts = [greedy_continuation(model, tokenizer, text, count, packing.prefix, ends) for text in prompts]
         return Continuations(name=name, continuations=texts)
 
     both = [continued(name, place) for name, place in zip(PAIR, models, strict=True)]
-    Samples(prompts=prompts, models=both, new_tokens=count).write(setup.folder / "samples.json")
+    noted = {"as_messages": True} if as_messages else {}
+    Samples(prompts=prompts, models=both, new_tokens=count, **noted).write(setup.folder / "samples.json")

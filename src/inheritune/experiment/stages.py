@@ -150,7 +150,7 @@ class Stages:
 
         def rows(model: "PreTrainedModel", _: object) -> "Rows":
             length = min(refit_length(model.config), text.sequence_length)
-            packing = replace(text.packing, documents=False)
+            packing = replace(text.packing, documents=False, long_conversations="truncate")
             pieces = Sequences(text.tokens, length, "inherit.refit", packing=packing)
             return sample(pieces, max(1, tokens.count // length), "inherit.refit", or_fewer=True)
 

@@ -64,6 +64,10 @@ class Source(Part):
     which decides for each file from its bytes and reports its choice. .parquet and .arrow need none."""
     text_key: Annotated[str, Field(min_length=1)] = "text"
     """The key or column that holds a record's text."""
+    messages_key: Annotated[str, Field(min_length=1)] | None = None
+    """The key or column that holds a conversation, mostly `messages`: a list of messages with `role` and `content`
+    (ShareGPT's `from` and `value` too). Each record is then a conversation, which the chat template of the model turns
+    into text. Default: records have text."""
     on_error: Literal["stop", "skip"] = "stop"
     """What happens at text that cannot be read: stop with its place, or skip it and count it."""
     limit: Tokens | None = None
@@ -89,6 +93,10 @@ class Source(Part):
         if unused:
             other = "dataset" if kind == "path" else "path"
             raise ValueError(f"{unused[0]} goes with {other}, not with {kind}; remove it")
+        if self.messages_key is not None and self.document not in ("auto", "record"):
+            raise ValueError("document: with messages_key each record is a conversation; remove document")
+        if self.messages_key is not None and self.text_key != "text":
+            raise ValueError("text_key: with messages_key a record has a conversation in place of text; remove one")
         return self
 
     @property
@@ -99,7 +107,9 @@ class Source(Part):
 
 _STREAM_KEYS = ("config", "revision", "buffer")
 _FILE_KEYS = ("include", "exclude", "document", "encoding")
-_DRAWING = ("size", "validation", "seed", "filters", "executor", "workers")
+_DRAWING = (
+    "assistant_only_loss", "long_conversations", "size", "validation", "seed", "filters", "executor", "workers",
+)  # fmt: skip
 
 
 class Slurm(Part):
@@ -150,6 +160,12 @@ class Data(Part):
     """What precedes every sequence and document as context: the tokens that the model's own tokenizer adds at the start
     of a text, such as beginning-of-text (`auto`), or nothing (`none`). They are never predicted and count in no size or
     budget. Token files are not changed; if they contain the prefix already, none is added."""
+    assistant_only_loss: bool = False
+    """Of conversations only the assistant's turns are targets, in training, judging and distillation. false: all
+    text."""
+    long_conversations: Literal["truncate", "drop", "split"] = "truncate"
+    """What happens to a conversation that is longer than a sequence: its beginning is kept, or it is excluded, or
+    divided over several sequences. Shorter ones are never cut."""
     size: Tokens | None = None
     """Training tokens: whole documents drawn at random with the seed, the last one cut. Default: all there are."""
     validation: Tokens = Size(100_000, "tokens")
@@ -167,6 +183,16 @@ class Data(Part):
     """Tasks that run at the same time. Default: the number of processors (local), or what the cluster allows."""
     slurm: Slurm | None = None
     """Needed with `executor: slurm`, and only then."""
+
+    @property
+    def changed(self) -> list[str]:
+        """The keys that have another value than by default."""
+        return [key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default]
+
+    @property
+    def has_conversations(self) -> bool:
+        """Whether its sources have conversations."""
+        return any(source.messages_key is not None for source in self.sources)
 
     @model_validator(mode="after")
     def _cluster(self) -> Self:
@@ -188,7 +214,7 @@ class Data(Part):
             )
         if not self.sources:
             # Compared with the defaults, as the resolved recipe of a run, which can be run itself, has every key.
-            drawing = [key for key in _DRAWING if getattr(self, key) != type(self).model_fields[key].default]
+            drawing = [key for key in _DRAWING if key in self.changed]
             if drawing:
                 raise ValueError(
                     f"{drawing[0]} is for sources; remove it, as prepared data is used completely and unchanged"
@@ -198,6 +224,21 @@ class Data(Part):
             raise ValueError("two sources have the same name, path or data set; give each its own `name`")
         if len({source.weight is None for source in self.sources}) > 1:
             raise ValueError("some sources have a weight and some have none; give every source a weight, or none")
+        chats = [source for source in self.sources if source.messages_key is not None]
+        if chats and len(chats) < len(self.sources):
+            text = next(source.title for source in self.sources if source.messages_key is None)
+            raise ValueError(
+                f"sources: {chats[0].title} has conversations and {text} has text; give one kind, or write the text as"
+                " conversations"
+            )
+        cutting = [entry.title for entry in self.filters if entry.cuts_text]
+        if chats and cutting:
+            raise ValueError(
+                f"filters: {cutting[0]} cuts text out of documents, and conversations stay whole; remove it"
+            )
+        keys = [key for key in ("assistant_only_loss", "long_conversations") if key in self.changed]
+        if keys and self.sources and not chats:
+            raise ValueError(f"{keys[0]} is for conversations; give the sources messages_key: messages, or remove it")
         weighted = any(source.weight is not None for source in self.sources)
         if self.size is None and weighted:
             raise ValueError("weights divide `size`; give data.size, or remove the weights")

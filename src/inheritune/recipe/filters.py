@@ -22,6 +22,11 @@ class FilterConfig(Part):
     """Whether the filter compares all documents. Otherwise it looks at one document at a time."""
 
     @property
+    def cuts_text(self) -> bool:
+        """Whether the filter may cut a part out of a document."""
+        return False
+
+    @property
     def title(self) -> str:
         """The name that messages, reports and samples use."""
         return self.name or self.filter

@@ -223,8 +223,8 @@ class EvaluateRun(Evaluate):
     """Look at the heads and layers of both on validation text, as `inheritune analyze` does: analysis/ in the run's
     folder. On 100 sequences of 100 tokens, or as many and as long as there are."""
     prompts: list[Annotated[str, Field(min_length=1)]] | None = None
-    """Texts that both continue, greedily: samples.json in the run's folder. null: the beginnings of three validation
-    documents; []: none."""
+    """Texts that both continue, greedily: samples.json in the run's folder. Where the tokenizer has a chat template,
+    they are users' messages, and both answer. null: the beginnings of three validation documents; []: none."""
     new_tokens: Tokens = Size(48, "tokens")
     """How long such a continuation is at most."""
     tasks: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_parse_tasks)] = []

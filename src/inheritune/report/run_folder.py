@@ -45,6 +45,7 @@ class RunRecipe(ResultPart):
     sequences: int = Field(validation_alias=AliasPath("evaluate", "sequences"))
     tolerance: float = Field(validation_alias=AliasPath("evaluate", "tolerance"))
     controls: list[str]
+    assistant_only_loss: bool = Field(False, validation_alias=AliasPath("data", "assistant_only_loss"))
 
     @property
     def reference_name(self) -> str:
@@ -172,6 +173,15 @@ class RunFolder:
             checksum[:8] for name, checksum in self.manifest.lineage.data.items() if name.startswith("validation")
         )
         return f"validation text {', '.join(sums)}" if sums else ""
+
+    @property
+    def counted(self) -> str | None:
+        """What of conversations the losses are over, as a sentence; None for text."""
+        if self.recipe.assistant_only_loss:
+            return "The documents are conversations, and the losses are over the assistant's turns."
+        if any(name.endswith(".marks") for name in self.manifest.lineage.data):
+            return "The documents are conversations, and the losses are over their targets (data/manifest.json)."
+        return None
 
     @property
     def curve_sequences(self) -> int:

@@ -43,6 +43,8 @@ class EvaluatedText(ResultPart):
     """None where it is not known."""
     documents: int | None = None
     """Pieces of one file count as one."""
+    counted: str | None = None
+    """What of conversations counts, in words; None for text, all of which does."""
 
 
 class Harness(ResultPart):

@@ -260,6 +260,8 @@ class Samples(ResultFile):
     prompts: list[str]
     models: list[Continuations]
     new_tokens: int
+    as_messages: bool = False
+    """Whether the prompts are users' messages, in the models' chat template."""
 
 
 class Start(ResultPart):

@@ -22,6 +22,7 @@ from inheritune.corpus.building.drawing import Thresholds, document_keys, text_d
 from inheritune.corpus.filters.base import DocumentFilter
 from inheritune.corpus.sources.inputs import Input
 from inheritune.corpus.sources.reading import read
+from inheritune.data import ChatTemplate
 from inheritune.errors import RunError
 from inheritune.recipe import Source
 from inheritune.runlog import checksum, write_bytes
@@ -74,6 +75,8 @@ class Collect:
     work: Path
     folder: Path
     part_bytes: int
+    template: ChatTemplate | None = None
+    """That of conversations."""
 
     def __call__(self, data: None, rank: int, world_size: int) -> None:
         """Write the parts of task `rank` that do not exist yet."""
@@ -133,7 +136,7 @@ class Collect:
                 if encoding != "utf-8" and len(self.counts["guesses"]) < _NAMED:
                     self.counts["guesses"][f"{number} {encoding} {entry.address}"] += 1
 
-        for text in read(entry, source, passed_over, seed=self.seed, guessed=guessed):
+        for text in read(entry, source, passed_over, seed=self.seed, guessed=guessed, template=self.template):
             position = None if source.dataset is None else characters
             characters += len(text.text)
             documents += 1
@@ -149,6 +152,7 @@ class Collect:
             ):
                 origin = None if text.offset is None else (file, text.offset)
                 facts = {"source": number, "keys": keys, "position": position, "origin": origin}
+                facts |= {} if text.counted is None else {"counted": text.counted}
                 yield Document(text=text.text, id=text.place, metadata=facts), Reached(start.input, documents)
 
     def _write(self, rank: int, number: int, lines: list[bytes], reached: Reached) -> None:
@@ -185,6 +189,7 @@ def _record(document: Document) -> dict[str, Any]:
         "digest": text_digest(document.text).hex(),
         **{name: facts[name] for name in ("source", "keys", "position", "origin", "removed")},
         "reason": facts.get("reason"),
+        **({"counted": facts["counted"]} if "counted" in facts else {}),
     }
 
 

@@ -102,12 +102,19 @@ def encoding_lines(sources: list[dict[str, Any]]) -> Iterator[str]:
 
 def summary_line(manifest: dict[str, Any]) -> str:
     """How many tokens there are, and how many documents validation has."""
-    tokens, origins = manifest["tokens"], manifest.get("validation_origins")
+    origins = manifest.get("validation_origins")
     texts = "" if origins is None else f" from {_count(_separate(manifest), 'separate text')}"
     documents = _count(manifest["documents"]["validation"], "document")
-    return (
-        f"data: {tokens['train']:,} training tokens, {tokens['validation']:,} validation tokens of {documents}{texts}"
-    )
+    train, validation = (_with_targets(manifest, split) for split in ("training", "validation"))
+    return f"data: {train}, {validation} of {documents}{texts}"
+
+
+def _with_targets(manifest: dict[str, Any], split: str) -> str:
+    """The tokens of a split, of conversations with those that count."""
+    key = "train" if split == "training" else split
+    targets = manifest.get("targets", {}).get(key)
+    counted = "" if targets is None else f" ({targets:,} of them targets)"
+    return f"{manifest['tokens'][key]:,} {split} tokens{counted}"
 
 
 def few_documents(manifest: dict[str, Any]) -> str | None:

@@ -30,11 +30,13 @@ from inheritune.corpus.building.selection import Candidates, available, training
 from inheritune.corpus.building.tokenising import INDEX, TokeniseParts, TokenPart
 from inheritune.corpus.building.validation import DOCUMENTS, Needed, choose_validation, most_withheld
 from inheritune.corpus.building.work import Work, remove_left_over, work_folder
-from inheritune.corpus.building.writing import write_split
+from inheritune.corpus.building.writing import Written, write_split
 from inheritune.corpus.filters.base import CorpusFilter, check_filters, prepare_filters
 from inheritune.corpus.sources.inputs import file_states, gather, list_inputs, state_of
 from inheritune.data import (
+    COUNTS,
     FORMAT,
+    ChatTemplate,
     Encoder,
     Prepared,
     Shard,
@@ -69,6 +71,7 @@ _THREADS = 4  # processors that a process keeps busy where threads of libraries 
 _PACKAGES = ("datatrove", "datasets", "pyarrow", "chardet", "spacy")
 _TASK_BYTES = 64_000_000  # of input: enough for a process, and little is lost when one is killed
 _PART_BYTES = 16_000_000  # of candidates
+_BLOCK = 2**24  # marks read at once
 _TOKENIZER_BYTES = 200_000_000  # the least text that a new tokenizer is trained on, where there is so much
 # A byte-level tokenizer makes at least one token of so many bytes of ordinary text. A new tokenizer is not trained on
 # documents that may become validation, and these must be known before tokens can be counted.
@@ -114,8 +117,14 @@ class Preparation:
         check_filters(data.filters)
         self.data, self.out, self.seed = data, out, seed
         self._tokenizer = tokenizer
+        self._template: ChatTemplate | None = None
         if not isinstance(tokenizer, NewTokenizer):
             separator(tokenizer, "reference.tokenizer")  # raises before anything is read
+        if data.has_conversations:
+            if isinstance(tokenizer, NewTokenizer):
+                what = "a new tokenizer has no chat template, and data.sources has conversations"
+                raise InputError("reference.train.tokenizer", what, "name a model whose tokenizer has one")
+            self._template = ChatTemplate(tokenizer, "reference.tokenizer", data.assistant_only_loss)
         self.work = Work(work_folder(out))
         self.inputs = list_inputs(data.sources)
         self.groups = gather(self.inputs, _TASK_BYTES)
@@ -163,6 +172,8 @@ class Preparation:
         }
         if any(source.encoding == "auto" for source in self.data.sources):
             reading |= package_versions(("chardet",))  # which guesses
+        if self._template is not None:
+            reading["chat_template"] = self._template.digest
         if isinstance(self._tokenizer, NewTokenizer):  # trained on what is drawn
             drawn = self.data.model_dump(mode="json", include={"size", "validation", "sources"})
             return reading | {"tokenizer": self._tokenizer.model_dump(), "drawn": drawn}
@@ -221,7 +232,7 @@ class Preparation:
             if source.dataset is not None
         ]  # by validation's own thresholds, as it must not depend on how much training takes
         most = None if any(open_streams) else most_withheld(characters.total())
-        chosen = choose_validation(alone, self.data.validation.count, most)
+        chosen = choose_validation(alone, self.data.validation.count, most, self.data.has_conversations)
         candidates = self._compared(candidates, chosen.taken) if compare else candidates
         stock = available(candidates, chosen.taken, len(self.data.sources))
         ends = [
@@ -239,8 +250,9 @@ class Preparation:
         work, folder = self.work.folder, self.work.folder / f"collected-{number}"
         filters = prepare_filters(self.data.filters, work)
         step = Collect(
-            self.groups, self.data.sources, thresholds, before, self.seed, filters, work, folder, _PART_BYTES
-        )
+            self.groups, self.data.sources, thresholds, before, self.seed, filters, work, folder, _PART_BYTES,
+            self._template,
+        )  # fmt: skip
         threads = 1 if self.data.filters else _THREADS
         self._stages.run(f"collect-{number}", [step], len(self.groups), threads, f"reading {len(self.inputs):,} inputs")
         flat = itertools.chain.from_iterable
@@ -260,7 +272,7 @@ class Preparation:
     def _tokenise(self, number: int, collected: list[Part]) -> list[TokenPart]:
         encoder, eos = Encoder(self.tokenizer), separator(self.tokenizer, "reference.tokenizer")
         tokenised = [TokenPart(part, self.work.folder / f"tokens-{number}") for part in collected]
-        step = TokeniseParts(tokenised, encoder, self.dtype, eos)
+        step = TokeniseParts(tokenised, encoder, self.dtype, eos, self._template)
         self._stages.run(f"tokenise-{number}", [step], len(tokenised), _THREADS, "tokenising")
         return tokenised
 
@@ -292,22 +304,19 @@ class Preparation:
         result = self.work.result(
             self.data.model_dump(mode="json", exclude=free) | {"gate": asdict(drawn.candidates.thresholds)}
         )
-        files = [part.tokens for part in drawn.candidates.parts]
-        tokens = Tokens(
-            [Shard(file, file.stat().st_size // self.dtype.itemsize, "") for file in files], self.dtype.name
-        )
-        training = training_pieces(self.data, drawn.candidates, drawn.validation.taken)
         end = separator(self.tokenizer, "reference.tokenizer")
-        splits = {
-            split: write_split(pieces, tokens, result, split, self.work.folder / f"written-{split}.json", last=last)
-            for split, pieces, last in (("train", training, None), ("validation", drawn.validation.pieces, end))
-        }
+        splits = self._written(drawn, result, ".bin", None if self._template is not None else end)
+        marks: dict[str, Any] = {}
+        if self._template is not None:
+            marks = {"marks": _shards(self._written(drawn, result, ".marks", None))}
+            marks["targets"] = {split: _targets(result, shards) for split, shards in marks["marks"].items()}
         self.tokenizer.save_pretrained(result / "tokenizer")
         manifest = {
             "format": FORMAT,
             "dtype": self.dtype.name,
             "tokens": {split: written.tokens for split, written in splits.items()},
-            "shards": {split: written.shards for split, written in splits.items()},
+            "shards": _shards(splits),
+            **marks,
             "largest_token": max(written.largest for written in splits.values()),
             "end_of_text": end,
             "tokenizer": fingerprint(self.tokenizer),
@@ -325,6 +334,31 @@ class Preparation:
         logger.info(summary_line(manifest))
         if warning := few_documents(manifest):
             logger.warning(warning)
+
+    def _written(self, drawn: Drawn, folder: Path, suffix: str, last: int | None) -> dict[str, Written]:
+        """Write the tokens (.bin) or marks (.marks) of both splits; `last` ends each document of validation."""
+        dtype = self.dtype if suffix == ".bin" else np.dtype("u1")
+        files = [part.tokens.with_suffix(suffix) for part in drawn.candidates.parts]
+        row = Tokens([Shard(file, file.stat().st_size // dtype.itemsize, "") for file in files], dtype.name)
+        training = training_pieces(self.data, drawn.candidates, drawn.validation.taken)
+        return {
+            split: write_split(pieces, row, folder, split, self._note(split, suffix), last=end, suffix=suffix)
+            for split, pieces, end in (("train", training, None), ("validation", drawn.validation.pieces, last))
+        }
+
+    def _note(self, split: str, suffix: str) -> Path:
+        return self.work.folder / f"written-{split}{'' if suffix == '.bin' else suffix}.json"
+
+
+def _shards(splits: dict[str, Written]) -> dict[str, list[dict[str, Any]]]:
+    return {split: written.shards for split, written in splits.items()}
+
+
+def _targets(folder: Path, shards: list[dict[str, Any]]) -> int:
+    """How many tokens are targets, by their marks."""
+    row = Tokens([Shard(folder / one["file"], one["tokens"], one["sha256"]) for one in shards], "uint8")
+    blocks = (row.read(at, min(_BLOCK, len(row) - at)) for at in range(0, len(row), _BLOCK))
+    return sum(int(np.count_nonzero(block & COUNTS)) for block in blocks)
 
 
 def _tokenizer_texts(data: Data, collected: list[Part]) -> Iterator[str]:

@@ -154,10 +154,10 @@ def available(candidates: Candidates, taken: set[bytes], sources: int) -> list[i
 
 def training_pieces(data: Data, candidates: Candidates, taken: set[bytes]) -> Iterator[Piece]:
     """The training text without `taken`: with weights the share of each source in turn, else one draw from all."""
-    asked, wanted = budgets(data), candidates.for_training(taken)
+    asked, wanted, whole = budgets(data), candidates.for_training(taken), data.has_conversations
     if data.size is None or None in asked:
         pieces = candidates.in_order("training_key", wanted)
-        yield from cut(pieces, None if data.size is None else data.size.count, limits_of(data))
+        yield from cut(pieces, None if data.size is None else data.size.count, limits_of(data), whole)
         return
     for source, budget in enumerate(asked):
 
@@ -165,11 +165,16 @@ def training_pieces(data: Data, candidates: Candidates, taken: set[bytes]) -> It
             mine: Array = wanted(rows) & (rows["source"] == source)
             return mine
 
-        yield from cut(candidates.in_order("training_key", of_source), budget, [None] * len(asked))
+        yield from cut(candidates.in_order("training_key", of_source), budget, [None] * len(asked), whole)
 
 
-def cut(pieces: Iterable[Piece], budget: int | None, limits: Sequence[int | None]) -> Iterator[Piece]:
-    """Pieces up to `budget` tokens, and up to the limit of each source; the piece that reaches one of them is cut."""
+def cut(
+    pieces: Iterable[Piece], budget: int | None, limits: Sequence[int | None], whole: bool = False
+) -> Iterator[Piece]:
+    """Pieces up to `budget` tokens, and up to the limit of each source; the piece that reaches one of them is cut.
+
+    With `whole` none is cut: the one that reaches the budget is the last, those that exceed a limit are left out.
+    """
     have = 0
     of: dict[int, int] = {}
     for piece in pieces:
@@ -177,7 +182,9 @@ def cut(pieces: Iterable[Piece], budget: int | None, limits: Sequence[int | None
         limit = limits[piece.source]
         if limit is not None:
             room = min(room, limit - of.get(piece.source, 0))
-        if budget is not None:
+        if whole and room < piece.tokens:
+            continue
+        if budget is not None and not whole:
             room = min(room, budget - have)
         if room > 0:
             have += room

@@ -60,11 +60,11 @@ def most_withheld(characters: int) -> int:
     return characters // (BYTES_PER_TOKEN * _WITHHELD)
 
 
-def choose_validation(candidates: Candidates, wanted: int, most: int | None) -> Validation:
+def choose_validation(candidates: Candidates, wanted: int, most: int | None, whole: bool = False) -> Validation:
     """The documents that validation needs (`Needed`), each text once, in the order of their validation keys.
 
-    Of documents longer than a level only the beginning is taken. The level is the cap, or the lowest above it at which
-    all together have `wanted` tokens.
+    Of documents longer than a level only the beginning is taken, unless they are to be `whole`. The level is the cap,
+    or the lowest above it at which all together have `wanted` tokens.
     """
     needed, pieces, taken, origins = Needed(wanted, most), list[Piece](), set[bytes](), list[tuple[int, int]]()
     rows = candidates.rows_in_order("validation_key", candidates.for_validation)
@@ -78,7 +78,7 @@ def choose_validation(candidates: Candidates, wanted: int, most: int | None) -> 
         pieces.append(piece)
         origins.append((int(row["origin"]), int(row["offset"])))
     level = _level([piece.tokens for piece in pieces], wanted, needed.cap)
-    cut = [replace(piece, tokens=level) if piece.tokens > level else piece for piece in pieces]
+    cut = [replace(piece, tokens=level) if piece.tokens > level and not whole else piece for piece in pieces]
     return Validation(cut, taken, needed.counted, origins)
 
 

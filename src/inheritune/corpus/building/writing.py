@@ -36,8 +36,9 @@ def write_split(
     note: Path,
     shard_tokens: int | None = None,
     last: int | None = None,
+    suffix: str = ".bin",
 ) -> Written:
-    """Write pieces one after the other into `folder`, as SPLIT-00000.bin and so on.
+    """Write pieces one after the other into `folder`, as SPLIT-00000.bin and so on; `tokens` may be their marks too.
 
     `last` replaces the last token of each piece, so that one that is cut ends as whole documents do; None: it stays.
     `tokens` has a file for each part; the file `note` lists the finished shards, which are not written again. Raises
@@ -48,7 +49,7 @@ def write_split(
     blocks = _blocks(pieces, tokens, written, sum(shard["tokens"] for shard in done), last)
     block = next(blocks, None)
     while block is not None:
-        file = folder / f"{split}-{len(done):05d}.bin"
+        file = folder / f"{split}-{len(done):05d}{suffix}"
         shard, block = _write_shard(block, blocks, file, shard_tokens or SHARD_TOKENS)
         done.append(shard)
         write_json(note, done)

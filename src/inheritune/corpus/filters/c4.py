@@ -42,6 +42,11 @@ class C4(DocumentFilter):
     language: Words = "en"
 
     @property
+    def cuts_text(self) -> bool:
+        """Lines or sentences."""
+        return True
+
+    @property
     def splits_words(self) -> bool:
         """Only for its rules about sentences."""
         return self.min_sentences is not None or self.by == "sentence"

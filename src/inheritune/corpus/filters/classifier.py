@@ -31,6 +31,11 @@ class Classifier(DocumentFilter):
     """What replaces a newline when a text is classified: fastText reads one line. A classifier that was trained on
     texts with newlines turned to spaces needs ' '."""
 
+    @property
+    def cuts_text(self) -> bool:
+        """Paragraphs or sentences."""
+        return self.by != "document"
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.keep is None) == (self.remove is None):

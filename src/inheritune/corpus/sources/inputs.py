@@ -136,6 +136,8 @@ def gather(inputs: Sequence[Input], bytes_per_task: int) -> list[list[Input]]:
 
 def rule_of(source: Source, address: str) -> DocumentRule | Size:
     """How this file of the source is divided into documents."""
+    if source.messages_key is not None:
+        return "record"
     if source.document != "auto":
         return source.document
     return "record" if kind(address) in _RECORDS else "file"

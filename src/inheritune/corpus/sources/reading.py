@@ -6,6 +6,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator
 
+from inheritune.corpus.sources.conversations import read_conversations
 from inheritune.corpus.sources.inputs import TABLES, Input, rule_of
 from inheritune.corpus.sources.lines import Lines
 from inheritune.corpus.sources.records import read_csv, read_json_lines
@@ -14,6 +15,7 @@ from inheritune.corpus.sources.streaming import read_stream
 from inheritune.corpus.sources.tables import read_arrow, read_parquet
 from inheritune.corpus.sources.texts import Fault, Text, too_long
 from inheritune.corpus.sources.transcoding import UTF8, NotText, broken, decode, nul_byte, settled, text_blocks
+from inheritune.data import ChatTemplate
 from inheritune.limits import DOCUMENT, LINE_BYTES, PYTHON_BYTES
 from inheritune.recipe import Size, Source
 
@@ -22,14 +24,15 @@ _SHORTEST_LITERAL = 200  # characters: shorter string literals are identifiers a
 
 def read(
     one: Input, source: Source, skipped: Callable[[str, str], None], *, seed: int,
-    guessed: Callable[[str], None] = lambda encoding: None,
+    guessed: Callable[[str], None] = lambda encoding: None, template: ChatTemplate | None = None,
 ) -> Iterator[Text]:  # fmt: skip
     """The documents of an input that are not empty: in the file's order, or a stream's in an order drawn with `seed`.
 
     A document has at most `limits.DOCUMENT` characters. For text that cannot be read, raises InputError with file and
     line, or with `on_error: skip` calls `skipped(place, reason)`; of a file that cannot be read to its end, the whole
     documents before that place are yielded, and the rest counts once. Where the source's encoding is `auto`, calls
-    `guessed(encoding)` before the first document. Raises RunError when a disk or a connection fails.
+    `guessed(encoding)` before the first document. `template` makes the texts of conversations, where the source has
+    them. Raises RunError when a disk or a connection fails.
     """
     fault = Fault(source, skipped)
     try:
@@ -37,7 +40,7 @@ def read(
             one = settled(one)
             if one.guessed:
                 guessed(one.encoding)
-        for document in _documents(one, source, seed, fault):
+        for document in _documents(one, source, seed, fault, template):
             if len(document.text) > DOCUMENT:
                 fault(document.place, *too_long(len(document.text)))
             elif document.text and not document.text.isspace():
@@ -46,7 +49,12 @@ def read(
         fault(one.address, error.what, error.remedy)
 
 
-def _documents(one: Input, source: Source, seed: int, fault: Fault) -> Iterator[Text]:
+def _documents(
+    one: Input, source: Source, seed: int, fault: Fault, template: ChatTemplate | None
+) -> Iterator[Text]:  # fmt: skip
+    if source.messages_key is not None:
+        assert template is not None
+        return read_conversations(one, source, template, seed, fault)
     if source.dataset is not None:
         return read_stream(source, seed, fault)
     rule, suffix = rule_of(source, one.address), kind(one.address)

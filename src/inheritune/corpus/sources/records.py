@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from inheritune.corpus.sources.inputs import Input
@@ -14,7 +14,17 @@ from inheritune.limits import DOCUMENT
 
 
 def read_json_lines(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
-    """The texts under `text_key`, one a line. Empty lines are ignored."""
+    """The texts under `text_key`, one a line."""
+    for lines, record in json_records(one, fault):
+        text = record.get(text_key) if isinstance(record, dict) else None
+        if isinstance(text, str):
+            yield Text(lines.here(), text)
+        else:
+            fault(lines.place(), *no_text(record, text_key))
+
+
+def json_records(one: Input, fault: Callable[[str, str, str], None]) -> Iterator[tuple[Lines, Any]]:
+    """The records of a JSON lines file, each with its lines up to it. Empty lines are ignored."""
     from orjson import loads
 
     lines = Lines(one)
@@ -33,11 +43,7 @@ def read_json_lines(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
                 why = f"{error.msg}: character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
                 fault(lines.place(), f"not a JSON record ({why})", "correct the line")
                 continue
-        text = record.get(text_key) if isinstance(record, dict) else None
-        if isinstance(text, str):
-            yield Text(lines.here(), text)
-        else:
-            fault(lines.place(), *no_text(record, text_key))
+        yield lines, record
 
 
 def _patient_loads(line: bytes, one: Input) -> Any:

@@ -29,16 +29,28 @@ def open_stream(source: Source) -> Any:
         columns = stream.column_names or []
     except Exception as error:  # of datasets, the hub's client, or the reader of some format
         raise InputError(place, *_reason(error)) from None
-    if source.text_key not in columns:
-        raise InputError(place, *no_column(source.text_key, columns))
-    return stream.select_columns([source.text_key])  # so that the buffer holds nothing else
+    key = source.text_key if source.messages_key is None else source.messages_key
+    if key not in columns:
+        what, remedy = no_column(key, columns)
+        raise InputError(place, what, remedy if key == source.text_key else "name the column with `messages_key`")
+    wanted = [key] if source.messages_key is None else [name for name in (key, "tools") if name in columns]
+    return stream.select_columns(wanted)  # so that the buffer holds nothing else
 
 
 def read_stream(source: Source, seed: int, fault: Fault) -> Iterator[Text]:
-    """The texts of shuffled files, drawn from a buffer; the same for the same seed, buffer and revision.
+    """The texts of `stream_rows`. `fault` is called for rows without text too."""
+    for place, row in stream_rows(source, seed, fault):
+        text = row[source.text_key]
+        if isinstance(text, str):
+            yield Text(place, text)
+        else:
+            fault(place, *no_text(row, source.text_key))
 
-    `fault` is called for rows without text, and where a stream cannot be read further. Raises RunError when the
-    connection is lost.
+
+def stream_rows(source: Source, seed: int, fault: Fault) -> Iterator[tuple[str, Any]]:
+    """The places and rows of shuffled files, drawn from a buffer; the same for the same seed, buffer and revision.
+
+    `fault` is called where a stream cannot be read further. Raises RunError when the connection is lost.
     """
     rows = enumerate(open_stream(source).shuffle(seed=seed, buffer_size=source.buffer), start=1)
     while True:
@@ -51,11 +63,7 @@ def read_stream(source: Source, seed: int, fault: Fault) -> Iterator[Text]:
         except Exception as error:  # of the reader of some format
             fault(source.title, f"cannot be read further ({error})", "correct the data set")
             return
-        place, text = f"{source.title}: row {number} as drawn", row[source.text_key]
-        if isinstance(text, str):
-            yield Text(place, text)
-        else:
-            fault(place, *no_text(row, source.text_key))
+        yield f"{source.title}: row {number} as drawn", row
 
 
 def _reason(error: Exception) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from inheritune.corpus.sources.inputs import Input
-from inheritune.corpus.sources.storage import BLOCK, Damaged, explained, open_bytes
+from inheritune.corpus.sources.storage import BLOCK, Damaged, explained, kind, open_bytes
 from inheritune.corpus.sources.texts import Fault, Text, no_column, no_text, too_long
 from inheritune.limits import BATCH_BYTES, CHUNK_BYTES, CHUNK_RATIO, DOCUMENT
 
@@ -16,14 +16,9 @@ _FILE_MARK = b"ARROW1"  # begins an Arrow file with an index at its end; the oth
 
 def read_arrow(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
     """The values of the column `text_key` of an Arrow file of either form, one record batch in memory at a time."""
-    from pyarrow import ipc
-
     with _opened(one, ".arrow") as file:
-        has_index = file.read(len(_FILE_MARK)) == _FILE_MARK
-        file.seek(0)
-        reader = ipc.open_file(file) if has_index else ipc.open_stream(file)
+        reader, batches = _arrow(file)
         _check_column(reader.schema, text_key)
-        batches = map(reader.get_batch, range(reader.num_record_batches)) if has_index else reader
         number = 0
         for batch in batches:
             yield from _texts(one, batch.column(text_key), number, text_key, fault)
@@ -44,6 +39,76 @@ def read_parquet(one: Input, text_key: str, fault: Fault) -> Iterator[Text]:
             for batch in table.iter_batches(rows, row_groups=[group], columns=[text_key], use_threads=False):
                 yield from _texts(one, batch.column(0), number, text_key, fault)
                 number += batch.num_rows
+
+
+def table_rows(one: Input, fault: Fault, key: str, *more: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The places and rows of a table of either kind: its column `key`, and those of `more` that it has."""
+    number = 0
+    for batch in _batches(one, [key, *more]):
+        for at in range(batch.num_rows):
+            number += 1
+            place = f"{one.address}: row {number}"
+            try:
+                [row] = batch.slice(at, 1).to_pylist()
+            except UnicodeDecodeError:
+                fault(place, "not UTF-8 text", "write the file again")
+            else:
+                yield place, row
+
+
+def _batches(one: Input, names: list[str]) -> Iterator[Any]:
+    """The record batches of a table, with those of the columns `names` that it has; it must have the first."""
+    from pyarrow.parquet import ParquetFile
+
+    suffix, there = kind(one.address), column_names(one)
+    columns = [name for name in names if name in there]
+    if names[0] not in columns:
+        remedy = "name the column that holds the messages with the source's `messages_key`"
+        raise Damaged(no_column(names[0], there)[0], remedy)
+    with _opened(one, suffix) as file:
+        if suffix == ".arrow":
+            batches = _arrow(file)[1]
+            yield from (batch.select(columns).slice(at, _ROWS) for batch in batches for at in _starts(batch.num_rows))
+            return
+        table = ParquetFile(file, buffer_size=BLOCK, pre_buffer=False)
+        for group in range(table.num_row_groups):
+            _check_unpacked(table, group, columns)
+            yield from table.iter_batches(_ROWS, row_groups=[group], columns=columns, use_threads=False)
+
+
+def column_names(one: Input) -> list[str]:
+    """The columns of a table of either kind."""
+    from pyarrow.parquet import ParquetFile
+
+    suffix = kind(one.address)
+    with _opened(one, suffix) as file:
+        schema = _arrow(file)[0].schema if suffix == ".arrow" else ParquetFile(file, buffer_size=BLOCK).schema_arrow
+        return list(schema.names)
+
+
+def _arrow(file: Any) -> tuple[Any, Any]:
+    """The reader of an open Arrow file of either form, and its record batches."""
+    from pyarrow import ipc
+
+    has_index = file.read(len(_FILE_MARK)) == _FILE_MARK
+    file.seek(0)
+    reader = ipc.open_file(file) if has_index else ipc.open_stream(file)
+    return reader, map(reader.get_batch, range(reader.num_record_batches)) if has_index else reader
+
+
+def _starts(rows: int) -> range:
+    return range(0, rows, _ROWS)
+
+
+def _check_unpacked(table: Any, group: int, columns: list[str]) -> None:
+    """Raise Damaged where the columns of a row group unpack to far more than is stored."""
+    of_group = table.metadata.row_group(group)
+    every = map(of_group.column, range(of_group.num_columns))
+    chunks = [chunk for chunk in every if chunk.path_in_schema.partition(".")[0] in columns]
+    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
+    stored = sum(chunk.total_compressed_size for chunk in chunks)
+    if unpacked > max(CHUNK_BYTES, CHUNK_RATIO * stored):
+        raise Damaged(*_too_large(f"row group {group + 1}: columns {', '.join(columns)}", stored, unpacked))
 
 
 @contextlib.contextmanager
@@ -73,8 +138,7 @@ def _rows_at_once(table: Any, file: Any, group: int, text_key: str) -> int:
     chunk = next(chunk for chunk in chunks if chunk.path_in_schema == text_key)
     unpacked, stored = chunk.total_uncompressed_size, chunk.total_compressed_size
     if unpacked > max(CHUNK_BYTES, CHUNK_RATIO * stored):
-        what = f"row group {group + 1}: column {text_key!r} unpacks from {stored:,} bytes to {unpacked:,}"
-        raise Damaged(what, f"write it in row groups that unpack to at most {CHUNK_BYTES:,} bytes, or exclude the file")
+        raise Damaged(*_too_large(f"row group {group + 1}: column {text_key!r}", stored, unpacked))
     rows = min(_ROWS, max(1, _ROWS * CHUNK_BYTES // max(unpacked, 1)))
     if any("DICTIONARY" in encoding for encoding in chunk.encodings) and of_group.num_rows:
         packed = ParquetFile(file, buffer_size=BLOCK, pre_buffer=False, read_dictionary=[text_key])
@@ -82,6 +146,11 @@ def _rows_at_once(table: Any, file: Any, group: int, text_key: str) -> int:
         longest = int(compute.max(compute.binary_length(first.dictionary)).as_py() or 1)
         rows = min(rows, max(1, BATCH_BYTES // max(longest, 1)))
     return int(rows)
+
+
+def _too_large(name: str, stored: int, unpacked: int) -> tuple[str, str]:
+    remedy = f"write it in row groups that unpack to at most {CHUNK_BYTES:,} bytes, or exclude the file"
+    return f"{name} unpacks from {stored:,} bytes to {unpacked:,}", remedy
 
 
 def _texts(one: Input, column: Any, before: int, text_key: str, fault: Fault) -> Iterator[Text]:

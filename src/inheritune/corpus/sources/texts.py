@@ -3,20 +3,26 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from inheritune.data import Spans
 from inheritune.errors import InputError
 from inheritune.limits import DOCUMENT
 from inheritune.recipe import Source
+
+CHAT_KEYS = ("messages", "conversations", "conversation")
+"""The usual keys of conversations."""
 
 
 class Text(NamedTuple):
     """A document's text and its place, for messages and samples.
 
-    `offset` is for a document that the source cut from a file: how many characters of the file are before it.
+    `offset` is for a document that the source cut from a file: how many characters of the file are before it. `counted`
+    is for a conversation: the stretches of characters whose tokens are targets.
     """
 
     place: str
     text: str
     offset: int | None = None
+    counted: Spans | None = None
 
 
 class Fault:
@@ -40,7 +46,7 @@ def too_long(characters: int) -> tuple[str, str]:
 
 def no_column(text_key: str, columns: list[str]) -> tuple[str, str]:
     """What is wrong and the remedy, where a table has other columns."""
-    return f"no column {text_key!r}; there are: {_names(columns)}", "name the column with the source's `text_key`"
+    return f"no column {text_key!r}; there are: {name_list(columns)}", _remedy("column", columns)
 
 
 def no_text(record: Any, text_key: str) -> tuple[str, str]:
@@ -48,13 +54,20 @@ def no_text(record: Any, text_key: str) -> tuple[str, str]:
     if not isinstance(record, dict):
         remedy = 'write records as {"text": "..."}, or exclude the file'
         return f"a JSON {_kind(record)}, not an object with keys", remedy
-    remedy = "name the key that holds the text with the source's `text_key`"
+    remedy = _remedy("key", list(record))
     if text_key not in record:
-        return f"no text under {text_key!r}; the keys are: {_names(list(record))}", remedy
+        return f"no text under {text_key!r}; the keys are: {name_list(list(record))}", remedy
     return f"no text under {text_key!r}, but {_kind(record[text_key])}", remedy
 
 
-def _names(names: list[str]) -> str:
+def _remedy(noun: str, names: list[str]) -> str:
+    chat = next((name for name in CHAT_KEYS if name in names), None)
+    if chat is not None:
+        return f"for conversations set the source's `messages_key: {chat}`; for text name its {noun} with `text_key`"
+    return f"name the {noun} that holds the text with the source's `text_key`"
+
+
+def name_list(names: list[str]) -> str:
     """A list short enough for a line, even where the names are whole texts."""
     return ", ".join(repr(name[:40]) for name in names[:20]) + (", ..." if len(names) > 20 else "") or "none"
 

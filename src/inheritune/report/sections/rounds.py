@@ -24,10 +24,10 @@ def section(shown: Shown) -> Section:
     models = stacked([(label, table(run.state)) for label, run in runs])
     missing = [prefix(label) + sentence for label, run in runs for sentence in run.under_way]
     if shown.only(RunFolder) is not None:
-        state = runs[0][1].state
+        state, counted = runs[0][1].state, runs[0][1].counted
         if not models.rows:
             return Section("Rounds and controls", missing=missing)
-        notes = [loss_note(state)]
+        notes = [loss_note(state), *([] if counted is None else [counted])]
         return Section("Rounds and controls", missing=missing, tables=[("", models)], notes=notes)
     tables = [("", Table.of(_COLUMNS, [{"run": label} | _cells(run) for label, run in runs]))]
     if models.rows:

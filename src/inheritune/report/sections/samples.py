@@ -12,11 +12,12 @@ PLACE = 80
 def section(shown: Shown) -> Section:
     """The prompts of all runs."""
     continued: dict[str, list[tuple[str, str]]] = {}
-    tokens = set()
+    tokens, are_messages = set(), set()
     for label, run in shown.every(RunFolder):
         if run.samples is None:
             continue
         tokens.add(run.samples.new_tokens)
+        are_messages.add(run.samples.as_messages)
         for place, prompt in enumerate(run.samples.prompts):
             for model in run.samples.models:
                 text = _shortened(model.continuations[place])
@@ -25,6 +26,9 @@ def section(shown: Shown) -> Section:
     about = (
         f"Each continues with the likeliest token each time (greedily), for at most {most} tokens." if continued else ""
     )
+    if True in are_messages:
+        only = "" if len(are_messages) == 1 else " of some runs"
+        about += f" The prompts{only} are users' messages in the models' chat template."
     return Section("The same prompts, continued", about, samples=list(continued.items()))
 
 

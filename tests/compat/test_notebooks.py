@@ -26,7 +26,7 @@ def test_all_are_here_and_without_outputs() -> None:
 @pytest.mark.parametrize("name", PRINTED)
 def test_it_runs(name: str, tmp_path: Path) -> None:
     words = ["-m", "nbconvert", "--to", "notebook", "--execute", "--output-dir", tmp_path, NOTEBOOKS / f"{name}.ipynb"]
-    run(*words, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT / "src"), JUPYTER_PLATFORM_DIRS="1")
+    run(*words, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT / "src"), IPYTHONDIR=str(tmp_path / "ipython"))
     cells: list[dict[str, Any]] = json.loads((tmp_path / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     printed = "".join(
         "".join(output["text"])

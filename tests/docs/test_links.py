@@ -28,6 +28,10 @@ def test_every_page_is_in_the_navigation() -> None:
     assert sorted(named) == sorted(made + [page.name for page in PAGES if page.parent != ROOT])
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 600
+
+
 def _pages(entries: list[dict[str, object]]) -> list[str]:
     found = []
     for entry in entries:

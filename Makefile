@@ -56,7 +56,7 @@ docs: .venv/installed            ## the generated pages: recipe and suite from t
 	mv docs/architectures.new docs/architectures.md
 
 docs-site: $(if $(filter .venv-docs/%,$(DOCS_PYTHON)),.venv-docs/installed) ## the site of docs/ in build/site; a broken link is an error; look at it with `python -m http.server --directory build/site`
-	NO_MKDOCS_2_WARNING=1 $(DOCS_PYTHON) -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(DOCS_PYTHON) -m mkdocs build --strict
 
 lock:                            ## requirements.lock anew, from the ranges in pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -10,7 +10,7 @@ LOADED = re.compile(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=[\"']?(?:
 
 def test_the_site(tmp_path: Path) -> None:
     out = tmp_path / "site"
-    run("-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", out, NO_MKDOCS_2_WARNING="1")
+    run("-m", "mkdocs", "build", "--strict", "--site-dir", out, NO_MKDOCS_2_WARNING="1")
     pages = sorted(out.rglob("*.html"))
     names = {page.stem for page in pages}
     assert {page.stem for page in (ROOT / "docs").glob("*.md")} | {"index", "contributing", "changes"} <= names

@@ -5,8 +5,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 PIP_COMPAT := .venv-compat/bin/python -m pip install --quiet --disable-pip-version-check
 COMPAT_PYTHON ?= .venv-compat/bin/python
+PIP_DOCS := .venv-docs/bin/python -m pip install --quiet --disable-pip-version-check
+DOCS_PYTHON ?= .venv-docs/bin/python
 
-.PHONY: demo fast test check attack compat bench gpu gpu-rehearsal results lint format docs lock clean
+.PHONY: demo fast test check attack compat bench gpu gpu-rehearsal results lint format docs docs-site lock clean
 
 demo: .venv/installed            ## a smaller model out of a larger one, from nothing, in minutes
 	$(BIN)/inheritune run recipes/demo.yaml
@@ -25,8 +27,8 @@ check: .venv/installed-dev attack ## what takes long: kills, time limits, compil
 attack: .venv/installed-dev      ## bad inputs and kills at random moments, in two minutes; `python -m tests.attack --help` for more of them
 	$(BIN)/python -m tests.attack
 
-compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) ## a real model that is downloaded; what is written, read by transformers 4 in an environment of its own (COMPAT_PYTHON=PATH: in that one)
-	INHERITUNE_COMPAT_PYTHON=$(COMPAT_PYTHON) $(BIN)/python -m pytest tests/compat
+compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) $(if $(filter .venv-docs/%,$(DOCS_PYTHON)),.venv-docs/installed) ## what needs environments of its own (COMPAT_PYTHON=PATH, DOCS_PYTHON=PATH: those): a real model, transformers 4, the site, the notebooks, the package
+	INHERITUNE_COMPAT_PYTHON=$(COMPAT_PYTHON) INHERITUNE_DOCS_PYTHON=$(DOCS_PYTHON) $(BIN)/python -m pytest tests/compat
 
 bench: .venv/installed           ## training speed beside the machine's own limit, and what is lost end to end
 	$(BIN)/inheritune bench
@@ -51,11 +53,16 @@ format: .venv/installed-dev      ## ruff's formatting and safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: .venv/installed            ## docs/recipe.md and docs/suite.md from the recipe's models, docs/architectures.md from the checks of all families
+docs: .venv/installed            ## the generated pages: recipe and suite from their models, cli and api from the code, architectures from the checks of all families
 	$(BIN)/python -m inheritune.cli.description > docs/recipe.md
 	$(BIN)/python -m inheritune.cli.description suite > docs/suite.md
+	$(BIN)/python -m inheritune.cli.reference cli > docs/cli.md
+	$(BIN)/python -m inheritune.cli.reference api > docs/api.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/families/document.py > docs/architectures.new
 	mv docs/architectures.new docs/architectures.md
+
+docs-site: $(if $(filter .venv-docs/%,$(DOCS_PYTHON)),.venv-docs/installed) ## the site of docs/ in build/site; a broken link is an error; look at it with `python -m http.server --directory build/site`
+	NO_MKDOCS_2_WARNING=1 $(DOCS_PYTHON) -m mkdocs build --strict
 
 lock:                            ## requirements.lock anew, from the ranges in pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
@@ -65,7 +72,7 @@ lock:                            ## requirements.lock anew, from the ranges in p
 	rm -rf .venv-lock
 
 clean:                           ## the environment and caches; runs/ stays
-	rm -rf .venv .venv-compat .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-compat .venv-docs .venv-lock build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/created:
 	$(PYTHON) -m venv .venv
@@ -74,6 +81,14 @@ clean:                           ## the environment and caches; runs/ stays
 .venv-compat/installed: requirements-compat.lock
 	$(PYTHON) -m venv .venv-compat
 	$(PIP_COMPAT) --requirement requirements-compat.lock
+	touch $@
+
+# Notebooks run with the packages of .venv, behind those of the environment itself.
+.venv-docs/installed: requirements-docs.lock .venv/installed-dev
+	$(PYTHON) -m venv .venv-docs
+	$(PIP_DOCS) --requirement requirements-docs.lock
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')')" \
+	  > $$(.venv-docs/bin/python -c 'import site; print(site.getsitepackages()[0])')/inheritune-packages.pth
 	touch $@
 
 .venv/installed: .venv/created pyproject.toml requirements.lock

@@ -1,6 +1,7 @@
 """A SentencePiece model made from a tokenizer.json, for programs that read nothing else."""
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.tokenization import differing_texts
@@ -10,6 +11,7 @@ from inheritune.token_ids import vocabulary_size
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _LAST = -1e9  # the score of what no merge makes
 
 
@@ -26,7 +28,7 @@ def sentencepiece_model(tokenizer: "PreTrainedTokenizerBase", place: str, remedy
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
     fields = json.loads(tokenizer.backend_tokenizer.to_str())
-    scores = _scores(fields["model"], place, remedy)
+    scores = _scores(fields, place, remedy)
     model = ModelProto()
     _fill(model, fields, scores, vocabulary_size(tokenizer), place, remedy)
     for prefix in (False, True):
@@ -38,19 +40,25 @@ def sentencepiece_model(tokenizer: "PreTrainedTokenizerBase", place: str, remedy
     raise InputError(place, f"no SentencePiece model splits {wrong[0][:40]!r} as its tokenizer.json does", remedy)
 
 
-def _scores(model: dict[str, Any], place: str, remedy: str) -> dict[str, float]:
-    """A score for each entry that a merge makes: the earlier the merge, the higher."""
-    scores: dict[str, float] = {}
+def _scores(fields: dict[str, Any], place: str, remedy: str) -> dict[str, float]:
+    """A score for each entry that a merge makes: the earlier the merge, the higher.
+
+    SentencePiece merges any two neighbours that make an entry, characters that are no entries included, so each pair
+    of them must have its merge.
+    """
+    model, scores = fields["model"], dict[str, float]()
     pairs = {(left, right) for left, right in model["merges"]}
     for at, (left, right) in enumerate(model["merges"]):
         scores.setdefault(left + right, -float(at))
     words = model["vocab"]
-    for word in scores:
+    for word in words.keys() - {one["content"] for one in fields["added_tokens"]}:
+        if _BYTE.fullmatch(word):
+            continue
         for at in range(1, len(word)):
             pair = (word[:at], word[at:])
-            if pair[0] in words and pair[1] in words and pair not in pairs:
-                what = f"{pair[0]!r} and {pair[1]!r} are entries, and {word!r} is not made of them"
-                raise InputError(place, f"its merges cannot be written as a SentencePiece model: {what}", remedy)
+            if pair not in pairs and all(len(part) == 1 or part in words for part in pair):
+                what = f"it has {word!r}, and no merge of {pair[0]!r} and {pair[1]!r}"
+                raise InputError(place, f"its tokenizer cannot be written as a SentencePiece model: {what}", remedy)
     return scores
 
 
@@ -73,7 +81,7 @@ def _fill(
             kind = entry.UNKNOWN
         elif index in added:
             kind = entry.CONTROL if added[index]["special"] else entry.USER_DEFINED
-        elif len(word) == 6 and word.startswith("<0x") and word.endswith(">"):
+        elif _BYTE.fullmatch(word):
             kind = entry.BYTE
         else:
             kind = entry.NORMAL

@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from conftest import stored_tensors, tiny_recipe
-from inheritune import export, load_recipe, prepare, run, train
+from converter import stand_in
+from inheritune import export, export_gguf, load_recipe, prepare, run, train
 from inheritune.cli import main
 from inheritune.conversion import ExportedCheckpoint
 from inheritune.errors import InputError
@@ -289,3 +290,15 @@ def test_what_several_processes_wrote_in_shares(data: Path, reference_folder: Pa
     assert len(list(place.glob("*.safetensors"))) == 2
     export(place, tmp_path / "out")
     assert files(tmp_path / "out") == files(tmp_path / "run" / "model")
+
+
+def test_a_checkpoint_and_a_training_become_gguf_files(trained: Path, tmp_path: Path) -> None:
+    """The converter gets the weights that `export` writes, and those of the folder."""
+    converter = stand_in(tmp_path / "c")
+    export(trained / "checkpoints" / "best", tmp_path / "best")
+    for at, (given, expected) in enumerate((
+        (trained / "checkpoints" / "best", tmp_path / "best"), (trained, trained / "model"),
+    )):  # fmt: skip
+        export_gguf(given, tmp_path / f"{at}.gguf", converter=converter)
+        staged = json.loads((tmp_path / f"{at}.gguf").read_text())["files"]["model.safetensors"]
+        assert bytes.fromhex(staged) == (expected / "model.safetensors").read_bytes()

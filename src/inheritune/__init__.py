@@ -10,7 +10,7 @@ from inheritune import lazy
 
 if TYPE_CHECKING:
     from inheritune.analysis import analyze
-    from inheritune.conversion import export
+    from inheritune.conversion import export, export_gguf
     from inheritune.corpus import prepare
     from inheritune.evaluation import evaluate
     from inheritune.experiment import compare, grow, run, train
@@ -24,6 +24,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "export_gguf",
     "grow",
     "inherit",
     "load_recipe",

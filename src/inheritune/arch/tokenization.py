@@ -95,7 +95,7 @@ def truest(
         return tokenizer, None
     if not _same_entries(tokenizer, processor):
         return tokenizer, None
-    wrong = _wrong(tokenizer, processor)
+    wrong = differing_texts(tokenizer, processor)
     if not wrong:
         return tokenizer, None
     fault = (
@@ -109,7 +109,7 @@ def truest(
     ):
         with tempfile.TemporaryDirectory() as name:
             other = _loaded(tokenizer, files, Path(name), fill)
-        if other is None or _wrong(other, processor):
+        if other is None or differing_texts(other, processor):
             continue
         same_around = tokenizer("")["input_ids"] == other("")["input_ids"]
         if same_around and tokenizer.get_vocab() == other.get_vocab():
@@ -126,8 +126,8 @@ def _same_entries(tokenizer: "PreTrainedTokenizerBase", processor: Any) -> bool:
     )
 
 
-def _wrong(tokenizer: "PreTrainedTokenizerBase", processor: Any) -> list[str]:
-    """The test texts that the tokenizer splits differently."""
+def differing_texts(tokenizer: "PreTrainedTokenizerBase", processor: Any) -> list[str]:
+    """The test texts that `tokenizer` splits differently from a SentencePieceProcessor."""
     texts = (*PROBES, _words(processor))
     return [text for text in texts if tokenizer(text, add_special_tokens=False)["input_ids"] != processor.encode(text)]
 

@@ -2,14 +2,12 @@
 registered here.
 """
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-import inheritune
 from inheritune import __version__, arch, experiment, inheritance, results, runtime
 from inheritune import bench as benchmark
 from inheritune import recipe as recipes
@@ -17,6 +15,7 @@ from inheritune import report as reports
 from inheritune.cli.analysis import analyze
 from inheritune.cli.comparison import compare
 from inheritune.cli.evaluation import evaluate, show_tasks
+from inheritune.cli.exporting import export
 from inheritune.cli.help import Command, Group
 from inheritune.cli.inheriting import inherit
 from inheritune.cli.options import (
@@ -26,7 +25,6 @@ from inheritune.cli.options import (
     Json,
     Prefix,
     Quiet,
-    Trust,
     echo,
     overrides,
     print_result,
@@ -126,7 +124,7 @@ command(context_settings=DOTTED, epilog="Any key of the recipe's data can be set
     prepare
 )
 command(context_settings=DOTTED, epilog='Any key of the suite can be set: --train.length="2 epochs"')(compare)
-for function in (analyze, evaluate, inherit, push, report):
+for function in (analyze, evaluate, export, inherit, push, report):
     command()(function)
 
 
@@ -183,22 +181,6 @@ def train(
     result["model"] = str(out / "model")
     loss = reports.with_error(trained.val_loss, trained.val_loss_se)
     print_result(result, as_json, lambda: echo(f"{out / 'model'}: {trained.steps:,} steps, validation loss {loss}"))
-
-
-@command()
-def export(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A checkpoint of a training: TRAINING/checkpoints/best, or one of a step.")
-    ],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    trust_remote_code: Trust = False,
-    as_json: Json = False,
-) -> None:
-    """Make a Hugging Face checkpoint of a training's checkpoint."""
-    _, exported = inheritune.export(checkpoint, out, trust_remote_code=trust_remote_code)
-    loss = "" if exported.val_loss is None else f", validation loss {exported.val_loss:.4f}"
-    line = f"{out}: step {exported.step:,}, {exported.parameters:,} parameters{loss}"
-    print_result({"model": str(out), **asdict(exported)}, as_json, lambda: echo(line))
 
 
 @command(

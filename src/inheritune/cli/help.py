@@ -28,7 +28,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "inheritune inherit model/ --layers 20 --mlp 1024 --show",
     ),
     "train": ('inheritune train small trained --data shards --length "10M tokens"',),
-    "export": ("inheritune export trained/checkpoints/best model",),
+    "export": (
+        "inheritune export trained/checkpoints/best model",
+        "inheritune export runs/smaller smaller.gguf --gguf q8_0",
+    ),
     "analyze": (
         "inheritune analyze model/ --text text/ --out page",
         "inheritune analyze model/ --text text/ --choose auto --layers 15",

@@ -49,7 +49,7 @@ def export(
     """
     place = Path(checkpoint)
     with free_output(Path(out)) as target:
-        _check_checkpoint(place)
+        check_checkpoint(place)
         frame = place.resolve().parent / _FRAME
         config = frame_config(frame, trust_remote_code)
         model = build_empty(config, torch.float32, trust_remote_code)
@@ -59,7 +59,7 @@ def export(
     return model.eval(), ExportedCheckpoint(step, facts.get("val_loss"), parameter_count(model))
 
 
-def _check_checkpoint(place: Path) -> None:
+def check_checkpoint(place: Path) -> None:
     """Raise InputError for anything but a whole checkpoint with a frame beside it."""
     if not is_checkpoint(place):
         known = [folder for at in (place, place / "checkpoints") for folder in _checkpoints_in(at)]

@@ -13,7 +13,7 @@ from inheritune.recipe import Recipe, Training, completed, dump_recipe, load_rec
 from inheritune.runlog import write_json
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-RECIPES = sorted(file for file in FOLDER.rglob("*.yaml") if FOLDER / "suites" not in file.parents)
+RECIPES = sorted(file for file in FOLDER.rglob("*.yaml") if not {"suites", "prompts"} & set(file.parts))
 
 
 def problems(path: Path, *overrides: str) -> list[str]:

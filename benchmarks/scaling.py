@@ -162,9 +162,9 @@ def memory() -> None:
 
 
 def host() -> None:
-    copies = (1, GPUS_A_NODE, 2 * GPUS_A_NODE)  # judging with fsdp shards a copy
+    copies = (1, GPUS_A_NODE)  # with fsdp the first process alone has the model, with ddp each
     rows = ([s.name, *(gb(count * WEIGHT * s.parameters) for count in copies)] for s in (SMALL, LARGE, REFERENCE))
-    head = ["model", "one process", f"{GPUS_A_NODE} processes", f"{GPUS_A_NODE} processes, judged with fsdp"]
+    head = ["model", "one process, or fsdp", f"{GPUS_A_NODE} processes with ddp"]
     table("Memory of a node's host while a model is built or judged, float32, GB", head, rows)
 
 

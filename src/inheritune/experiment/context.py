@@ -85,7 +85,7 @@ class RunContext:
         """The model that `build` makes. Where it will be sharded, only the first process makes it: the others have it
         without weights, and get their parts of these when it is sharded (`training.parallelize`).
         """
-        if self.runtime.world_size == 1:
+        if self.runtime.world_size == 1 or self.parallel == "ddp":
             return build()
         made: list[PreTrainedModel] = []
 

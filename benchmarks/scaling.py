@@ -1,13 +1,24 @@
-"""The arithmetic of docs/scaling.md: memory, bytes moved, expected MFU. Nothing is measured.
+"""The arithmetic of docs/scaling.md: memory, bytes moved, expected MFU; and host memory, which is measured.
 
     python benchmarks/scaling.py
+    python benchmarks/scaling.py --host-memory [--processes 4] [--blocks 80]
 
-It needs Python alone and prints the tables that stand there. GB are 10^9 bytes.
+The first needs Python alone and prints the tables that stand there. The second runs a recipe with FSDP in several
+processes on the CPU (gloo), on a random model of 1 GB or more, and prints the largest PSS of all processes together.
+GB are 10^9 bytes.
 """
 
+import argparse
+import contextlib
 import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 T = 2048  # tokens a sequence
 GPUS_A_NODE = 8
@@ -151,9 +162,9 @@ def memory() -> None:
 
 
 def host() -> None:
-    copies = (1, GPUS_A_NODE, 2 * GPUS_A_NODE)  # judging with fsdp shards a copy
+    copies = (1, GPUS_A_NODE)  # with fsdp the first process alone has the model, with ddp each
     rows = ([s.name, *(gb(count * WEIGHT * s.parameters) for count in copies)] for s in (SMALL, LARGE, REFERENCE))
-    head = ["model", "one process", f"{GPUS_A_NODE} processes", f"{GPUS_A_NODE} processes, judged with fsdp"]
+    head = ["model", "one process, or fsdp", f"{GPUS_A_NODE} processes with ddp"]
     table("Memory of a node's host while a model is built or judged, float32, GB", head, rows)
 
 
@@ -247,7 +258,98 @@ def steps() -> None:
     print()
 
 
+RECIPE = """
+reference: {reference}
+data: {{sources: [{{path: "{{stdlib}}/email", include: ["*.py"]}}], size: 2K tokens, validation: 600 tokens}}
+inherit: {{layers: {layers}, choose: first}}
+train: {{length: 2 steps, batch: 4 sequences, sequence_length: 16, micro_batch: 1, precision: float32, compile: false}}
+grow: null
+recovery: paper
+hardware: {{parallel: fsdp}}
+evaluate: {{every: 2 steps, sequences: 4, analyze: false, prompts: []}}
+"""
+
+
+def pss(group: int) -> int:
+    """Bytes of memory of all processes of a session, shared pages divided among those that share them."""
+    total = 0
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if not process.name.isdecimal() or os.getsid(int(process.name)) != group:
+                continue
+            line = (process / "smaps_rollup").read_text().partition("\nPss:")[2].split()
+            total += int(line[0]) * 1024
+    return total
+
+
+def peaks(recipe: Path, out: Path, processes: int) -> dict[str, int]:
+    """The largest PSS by what the run says that it does, as one recipe runs in several processes."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    words = ["-m", "inheritune", "run", str(recipe), "--out", str(out), "--hardware.device=cpu"]
+    found: dict[str, int] = {}
+    log = out.with_suffix(".log")
+    with log.open("w") as told:
+        # workers are in sessions of their own, so they are found by their parent
+        run = subprocess.Popen([*start, *words], stdout=told, stderr=told, start_new_session=True)
+        while run.poll() is None:
+            lines = [line for line in log.read_text(errors="replace").splitlines() if ": " in line]
+            now = lines[-1].strip()[:60] if lines else "starting"
+            children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+            with contextlib.suppress(OSError):
+                taken = sum(pss(int(child)) for child in children.read_text().split())
+                found[now] = max(found.get(now, 0), taken)
+            time.sleep(0.2)
+    if run.returncode:
+        sys.exit(log.read_text())
+    return found
+
+
+def host_memory(processes: int, blocks: int) -> None:
+    """Measure a run that keeps half of the blocks of a model, 12.6 MB each in float32, beside one on a tiny model.
+
+    Blocks are small, as what FSDP gathers of them would be in a GPU's memory, and is in the host's here.
+    """
+    import sysconfig
+
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from inheritune.data import train_tokenizer
+
+    with tempfile.TemporaryDirectory() as scratch:
+        texts = sorted((Path(sysconfig.get_path("stdlib")) / "email").glob("*.py"))
+        tokenizer = train_tokenizer((file.read_text(encoding="utf-8") for file in texts), 1000)
+        measured, stored = {}, 0
+        for name, hidden, count in (("tiny", 32, 2), ("large", 512, blocks)):
+            folder = Path(scratch) / name
+            sizes = {"hidden_size": hidden, "intermediate_size": 171 * hidden // 64, "num_hidden_layers": count}
+            model = LlamaForCausalLM(LlamaConfig(vocab_size=1000, num_attention_heads=8, **sizes))
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            del model
+            stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            recipe = folder.with_suffix(".yaml")
+            recipe.write_text(RECIPE.format(reference=folder, layers=count // 2))
+            measured[name] = peaks(recipe, Path(scratch) / f"{name}-run", processes)
+        baseline = max(measured["tiny"].values())
+        print(f"{processes} processes, {stored / 1e9:.2f} GB stored, baseline {baseline / 1e9:.2f} GB\n")
+        rows = [[name, gb(taken), gb(taken - baseline), f"{(taken - baseline) / stored:.2f}"]
+                for name, taken in measured["large"].items()]  # fmt: skip
+        table(
+            "Host memory, PSS of all processes, GB",
+            ["while the last line was", "largest", "over the baseline", "x stored"],
+            rows,
+        )
+
+
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host-memory", action="store_true", help="measure host memory")
+    parser.add_argument("--processes", type=int, default=4, help="for that; default: 4")
+    parser.add_argument("--blocks", type=int, default=80, help="for that; 12.6 MB each; default: 80")
+    given = parser.parse_args()
+    if given.host_memory:
+        host_memory(given.processes, given.blocks)
+        sys.exit()
     shapes()
     memory()
     host()

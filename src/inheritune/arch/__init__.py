@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from inheritune import lazy
 
 if TYPE_CHECKING:
-    from inheritune.arch.building import build_empty, build_from, build_random, build_skeleton
+    from inheritune.arch.building import build_empty, build_from, build_hollow, build_random, build_skeleton
     from inheritune.arch.checkpoint_files import Located, fetch, locate
     from inheritune.arch.compatibility import Readers, readers_in, readers_of
     from inheritune.arch.compatible_types import TRIED

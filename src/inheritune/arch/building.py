@@ -82,6 +82,27 @@ def build_empty(config: "PretrainedConfig", dtype: Any, trust_remote_code: bool 
     return model
 
 
+def build_hollow(kind: "type[PreTrainedModel]", config: "PretrainedConfig", dtype: "torch.dtype") -> "PreTrainedModel":
+    """A model whose parameters have no memory (on the meta device), tied; its buffers are there, on the CPU."""
+    from torch import nn
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+    from transformers.initialization import no_init_weights
+
+    def without_memory(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return None
+        return nn.Parameter(parameter.data.to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(without_memory)  # type: ignore[arg-type]
+    try:
+        with no_init_weights():
+            built: PreTrainedModel = kind._from_config(copy.deepcopy(config), dtype=dtype)
+    finally:
+        hook.remove()
+    built.tie_weights()
+    return built
+
+
 def build_from(
     skeleton: "PreTrainedModel", placement: Placement, dtype: Any, further: "Mapping[str, torch.Tensor] | None" = None
 ) -> "PreTrainedModel":

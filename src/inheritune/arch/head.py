@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from inheritune.arch.structure import block_matrices, block_modules
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from transformers import PreTrainedModel
 
@@ -113,12 +115,23 @@ def split_head(model: "PreTrainedModel") -> Head:
     return whole
 
 
-def parts_of(model: "PreTrainedModel") -> dict[str, Any]:
-    """The fields of `training.Job` that depend on the architecture: blocks, matrices, head, vocabulary."""
+def parts_of(
+    model: "PreTrainedModel", once: "Callable[[Callable[[], tuple[bool, float]]], tuple[bool, float]] | None" = None
+) -> dict[str, Any]:
+    """The fields of `training.Job` that depend on the architecture: blocks, matrices, head, vocabulary.
+
+    `once` does what only the process with the weights can do, and gives its result to all (`Runtime.on_rank0`).
+    """
+
+    def tried() -> tuple[bool, float]:
+        head = split_head(model)
+        return head.linear is not None, head.scale
+
+    is_split, scale = tried() if once is None else once(tried)
     return {
         "blocks": block_modules(model),
         "matrices": block_matrices(model),
-        "head": split_head(model),
+        "head": Head(assumed_head(model).base, plain_linear(model), scale) if is_split else Head(model),
         "vocabulary": model.get_input_embeddings().weight.shape[0],
     }
 

@@ -1,7 +1,8 @@
 """Changing the floating-point type of a loaded model, including constants that no checkpoint holds."""
 
-import copy
 from typing import TYPE_CHECKING
+
+from inheritune.arch.building import build_hollow
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ def in_dtype(model: "PreTrainedModel", dtype: "torch.dtype | str") -> "PreTraine
     import torch
 
     kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    built = _built(model, kind)
+    built = build_hollow(type(model), model.config, kind)
     kinds = _dtypes(built, kind)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -60,23 +61,3 @@ def _take_constants(module: "nn.Module", fresh: "nn.Module | None") -> None:
     for name in list(vars(module)):  # the length that dynamic rotary frequencies were last computed for
         if name.endswith("max_seq_len_cached") and hasattr(fresh, name):
             setattr(module, name, getattr(fresh, name))
-
-
-def _built(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrainedModel":
-    """A model of the same config built in `dtype`, with its buffers on the CPU and no memory for its parameters."""
-    from torch import nn
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-    from transformers.initialization import no_init_weights
-
-    def without_memory(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-        if parameter is None or parameter.is_meta:
-            return None
-        return nn.Parameter(parameter.data.to("meta"), parameter.requires_grad)
-
-    hook = register_module_parameter_registration_hook(without_memory)  # type: ignore[arg-type]
-    try:
-        with no_init_weights():
-            built: PreTrainedModel = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype)
-    finally:
-        hook.remove()
-    return built

@@ -148,16 +148,19 @@ def _check_finite(wrong: Sequence[tuple[int, float]]) -> None:
 
 @contextmanager
 def scoring(
-    model: "PreTrainedModel", runtime: Runtime, packing: Packing, *, sequence_length: int, precision: str, parallel: str
-) -> Iterator[Score]:
+    model: "PreTrainedModel", runtime: Runtime, packing: Packing, *, sequence_length: int, precision: str,
+    parallel: str, is_spent: bool = False,
+) -> Iterator[Score]:  # fmt: skip
     """Inside, a function from packed examples to the loss of each target in nats (B, T): see `judge`."""
     check_prefix_fits(packing, model.config.vocab_size, model.config.name_or_path or type(model).__name__)
     if packing.documents and packing.end_of_text is not None:
-        check_documents_apart(model, packing.end_of_text, sequence_length, "train.attention: document")
+        end_of_text, place = packing.end_of_text, "train.attention: document"
+        runtime.on_rank0(lambda: check_documents_apart(model, end_of_text, sequence_length, place))
     how = choose(parallel, model, runtime)
     precision = runtime.resolve_precision(precision)
     if how == "fsdp":
-        model = copy.deepcopy(model)  # sharding cannot be undone
+        if not is_spent:
+            model = copy.deepcopy(model)  # sharding cannot be undone
         held = parallelize(Objective(model), block_modules(model), how, runtime, precision=precision, trained=False)
     else:
         held = parallelize(Objective(model), [], "alone", runtime)
@@ -180,8 +183,10 @@ def scoring(
 def judge(
     model: "PreTrainedModel", sequences: Sequences, runtime: Runtime, *, clusters: Clusters | None = None,
     precision: str = "auto", micro_batch: int = 8, parallel: str = "auto", curve_sequences: int | None = None,
+    is_spent: bool = False,
 ) -> Evaluation:  # fmt: skip
-    """The losses of a model on all `sequences`. It is moved to the device, or with FSDP a copy of it is sharded.
+    """The losses of a model on all `sequences`. It is moved to the device, or with FSDP a copy of it is sharded, or
+    itself where `is_spent`, as nobody needs it afterwards.
 
     `clusters` are those of the text (default: its documents). `curve_sequences` is how many of the first sequences the
     curves are taken on (default: all). Where attention stays inside documents, raises InputError for a model that does
@@ -192,7 +197,7 @@ def judge(
     most = min(curve_sequences or sequences.count, sequences.count)
     with scoring(
         model, runtime, sequences.packing, sequence_length=sequences.sequence_length, precision=precision,
-        parallel=parallel,
+        parallel=parallel, is_spent=is_spent,
     ) as score:  # fmt: skip
         sums_C2, curve_2 = cluster_sums(_counted(score), sequences, clusters, runtime, micro_batch, most)
     losses = tuple((sums_C2[:, 0] / sums_C2[:, 1]).tolist())

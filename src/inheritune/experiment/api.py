@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune import runtime as rt
-from inheritune.arch import check_positions, layer_count, load_model, load_tokenizer
+from inheritune.arch import check_positions, layer_count, load_config, load_model, load_tokenizer
 from inheritune.card import without_stopping, write_trained_card
 from inheritune.data import Prepared, check_prefix, check_tokenizer, check_vocabulary, find_data, open_data
 from inheritune.distillation import Teacher, check_has_teacher, open_teacher
@@ -48,17 +48,20 @@ def train(
     if teacher is not None and training.distillation is None:
         training = training.model_copy(update={"distillation": Distillation()})
     check_has_teacher(teacher, training, "train")
-    opened, context, request = _open(
+    source, context, request = _open(
         model, data, out, training, {} if teacher is None else {"teacher": identity(teacher)}, kind="model",
         evaluate=evaluate or Evaluate(), seed=seed, device=device, parallel=parallel, timeout=timeout, prefix=prefix,
         tokenizer=tokenizer, track=track,
     )  # fmt: skip
-    start = copy.deepcopy(opened) if opened is model else opened
     teaching = None if teacher is None else open_teacher(teacher, out / "teacher", context.prepared)
     runtime = context.runtime
     with begun(out, request, runtime):
         blocks = None if teaching is None else inherited_blocks(model, teaching.config)
-        result = run_training(TrainingRun("training", out, lambda: start, training, teaching, blocks), context)
+
+        def build() -> "PreTrainedModel":
+            return load_model(source) if isinstance(source, Reference) else copy.deepcopy(source)
+
+        result = run_training(TrainingRun("training", out, build, training, teaching, blocks), context)
 
         def describe() -> None:
             with without_stopping("start the training again to write it"):
@@ -92,10 +95,11 @@ def grow(
         "rounds": further.model_dump(mode="json"),
         "tolerance": evaluate.tolerance,  # it decides whether a round has matched
     }
-    model, context, request = _open(
+    source, context, request = _open(
         reference, data, out, training, request, kind="reference", evaluate=evaluate, seed=seed, device=device,
         parallel=parallel, timeout=10, prefix=prefix, tokenizer=tokenizer, track=track,
     )  # fmt: skip
+    model = load_model(source) if isinstance(source, Reference) else source
     total = layer_count(model.config)
     possible = round_stages(replace_budget(model.config, first), further, total)
     teacher = None if training.distillation is None else Teacher(model, out / "teacher", trainings=len(possible))
@@ -111,11 +115,11 @@ def _open(
     model: "PreTrainedModel | str | Path", data: "Prepared | str | Path", out: Path, training: Training,
     request: dict[str, Any], *, kind: str, evaluate: Evaluate, seed: int, device: str, parallel: str, timeout: float,
     prefix: str, tokenizer: "PreTrainedTokenizerBase | None", track: str | Sequence[str],
-) -> "tuple[PreTrainedModel, RunContext, dict[str, Any]]":  # fmt: skip
-    """Open model, tokenizer and data; `kind` names the model in errors.
+) -> "tuple[PreTrainedModel | Reference, RunContext, dict[str, Any]]":  # fmt: skip
+    """Open tokenizer and data for a model; `kind` names the model in errors.
 
-    Returns the model, the context of its trainings in `out`, and what tells the request from another one. Raises
-    InputError where they do not fit each other, and where `out` belongs to another request.
+    Returns the model, or where it is, the context of its trainings in `out`, and what tells the request from another
+    one. Raises InputError where they do not fit each other, and where `out` belongs to another request.
     """
     names = (track,) if isinstance(track, str) else tuple(track)
     check_trackers(names)
@@ -124,20 +128,20 @@ def _open(
     runtime = rt.start(device, timeout_minutes=timeout)
     find_data(data)
     runtime.on_rank0(lambda: check_request(out, request))  # in `begun` again; before what takes long
-    if isinstance(model, str | Path):
-        origin = model_at(model)
-        tokenizer = tokenizer or load_tokenizer(origin)
-        model = load_model(origin)
-    prepared = open_data(data, runtime, model.config.vocab_size, tokenizer)
+    source = model_at(model) if isinstance(model, str | Path) else model
+    if isinstance(source, Reference):
+        tokenizer = tokenizer or load_tokenizer(source)
+    config = load_config(source) if isinstance(source, Reference) else source.config
+    prepared = open_data(data, runtime, config.vocab_size, tokenizer)
     tokenizer = tokenizer or load_tokenizer(Reference(path=str(prepared.tokenizer_folder)))
     check_tokenizer(prepared, tokenizer, "tokenizer")
-    check_vocabulary(prepared, model.config.vocab_size, kind)
-    check_positions(model.config, training.sequence_length, "train.sequence_length")
+    check_vocabulary(prepared, config.vocab_size, kind)
+    check_positions(config, training.sequence_length, "train.sequence_length")
     context = RunContext.of(
         training, evaluate, seed, runtime, tokenizer, prepared, prefix=prefix, parallel=parallel,
         track=names, title=out.resolve().name,
     )  # fmt: skip
-    return model, context, request | {"data": prepared.checksums, "prefix": list(context.packing.prefix)}
+    return source, context, request | {"data": prepared.checksums, "prefix": list(context.packing.prefix)}
 
 
 def inherited_blocks(model: "PreTrainedModel | str | Path", teacher: "PretrainedConfig") -> list[int] | None:

@@ -1,20 +1,22 @@
 """What all trainings of a run have in common, so that their results can be compared."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inheritune.arch import build_hollow
 from inheritune.data import Clusters, Packing, Prepared, Sequences, clusters_of, packing_of, placement_line
 from inheritune.errors import InputError
 from inheritune.evaluation import Evaluation, judge
 from inheritune.recipe import Evaluate, Training
 from inheritune.runlog import logger
 from inheritune.runtime import Runtime
-from inheritune.training import planned_steps
+from inheritune.training import choose, planned_steps
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,34 @@ class RunContext:
         """The prefix as results record it, so that none is continued with another one; empty without a prefix."""
         return {"prefix": list(self.packing.prefix)} if self.packing.prefix else {}
 
-    def judge(self, model: "PreTrainedModel") -> Evaluation:
-        """The model's losses on all validation sequences."""
+    def judge(self, model: "PreTrainedModel", is_spent: bool = False) -> Evaluation:
+        """The model's losses on all validation sequences. `is_spent`: nobody needs the model afterwards."""
         settings = self.training
         return judge(
             model, self.validation_sequences, self.runtime, clusters=self.clusters, precision=settings.precision,
             micro_batch=settings.micro_batch_sequences, parallel=self.parallel,
-            curve_sequences=self.evaluate.sequences,
+            curve_sequences=self.evaluate.sequences, is_spent=is_spent,
         )  # fmt: skip
+
+    def load(self, build: "Callable[[], PreTrainedModel]") -> "PreTrainedModel":
+        """The model that `build` makes. Where it will be sharded, only the first process makes it: the others have it
+        without weights, and get their parts of these when it is sharded (`training.parallelize`).
+        """
+        if self.runtime.world_size == 1 or self.parallel == "ddp":
+            return build()
+        made: list[PreTrainedModel] = []
+
+        def first() -> "tuple[type[PreTrainedModel], PretrainedConfig, torch.dtype] | None":
+            made.append(build())
+            model = made[0]
+            # code that came with a model need not be there by the same name in another process
+            is_sharded = choose(self.parallel, model, self.runtime) == "fsdp" and not model.is_remote_code()
+            return (type(model), model.config, model.dtype) if is_sharded else None
+
+        found = self.runtime.on_rank0(first)
+        if made:
+            return made[0]
+        return build() if found is None else build_hollow(*found).eval()
 
 
 def check_framing(result: Mapping[str, Any], packing: Packing, file: Path) -> None:

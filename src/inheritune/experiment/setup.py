@@ -145,10 +145,10 @@ class Setup:
     def _judge(self, context: RunContext, origin: Reference) -> ModelResult:
         began = time.monotonic()
         logger.info(f"reference: loading and evaluating {origin.title}")
-        model = load_model(origin)
+        model = context.load(lambda: in_dtype(load_model(origin), "float32"))
         check_vocabulary(context.prepared, model.config.vocab_size, origin.title)
         check_tokenizer_fits(context.tokenizer, model.config, origin.title)
-        evaluation = context.judge(in_dtype(model, "float32"))
+        evaluation = context.judge(model, is_spent=True)
         result = ModelResult(
             name="reference",
             layers=layer_count(model.config),

@@ -133,7 +133,8 @@ class Stages:
             insert_blocks(target, trained, kept, previous.blocks, function_preserving=preserves)
             notes |= {"from_round": previous.folder, "blocks_from_round": previous.blocks}
             notes["function_preserving"] = preserves
-        context.runtime.on_rank0(lambda: write_json(self.folder / stage.folder / "inherited.json", notes))
+        if context.runtime.is_rank0:  # the others may not build at all
+            write_json(self.folder / stage.folder / "inherited.json", notes)
         return target
 
     def _with_chosen_units(self, source: "Reference | PreTrainedModel", spec: TargetSpec, stage: Stage) -> Made:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch import (
-    build_empty,
+    build_hollow,
     check_room,
     has_position_table,
     in_dtype,
@@ -75,7 +75,7 @@ def run_training(run: TrainingRun, context: RunContext) -> TrainingResult:
         began = time.monotonic()
         logger.info(f"{run.name}: evaluating")
         trained = Reference(path=str(run.folder / "model"), trust_remote_code=context.trust_remote_code)
-        evaluation = context.judge(load_model(trained))
+        evaluation = context.judge(context.load(lambda: load_model(trained)), is_spent=True)
         return TrainingResult.of(
             cost,
             **figures(evaluation, context.judged, context.evaluate.tolerance),
@@ -106,9 +106,9 @@ def train_once(run: TrainingRun, context: RunContext) -> TrainingCost:
 def _train(run: TrainingRun, context: RunContext) -> TrainingCost:
     runtime, settings = context.runtime, run.training
     began = time.monotonic()
-    model = in_dtype(run.build(), "float32")
+    model = context.load(lambda: in_dtype(run.build(), "float32"))
     train_padding_rows(model)  # a model that a caller hands over was not built here
-    _check_fits(model, run, context)
+    runtime.on_rank0(lambda: _check_fits(model, run, context))
     steps = planned_steps(settings, context.train_sequences)
     step_flops = settings.batch_tokens * training_flops_per_token(model, settings.sequence_length)
     size, layers = parameter_count(model), model.config.num_hidden_layers
@@ -221,7 +221,7 @@ def _job(run: TrainingRun, context: RunContext, model: "PreTrainedModel", flops:
         parallel=context.parallel,
         gives_up=run.gives_up,
         fading=run.fading,
-        **parts_of(model),
+        **parts_of(model, runtime.on_rank0),
     )
 
 
@@ -232,8 +232,9 @@ def _save(model: "PreTrainedModel", is_sharded: bool, context: RunContext, folde
     def write() -> None:
         whole = model
         if is_sharded:
-            whole = build_empty(model.config, model.dtype, context.trust_remote_code)
-            whole.load_state_dict(state)
+            whole = build_hollow(type(model), model.config, model.dtype)
+            whole.load_state_dict(state, assign=True)
+            whole.tie_weights()  # each name has a tensor of its own now
         save_model(whole, context.tokenizer, folder)
 
     context.runtime.on_rank0(write)

@@ -152,6 +152,7 @@ def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtim
     policy = MixedPrecisionPolicy()
     if precision != "float32":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    first = _of_the_first(objective, runtime)
     owners: set[int] = set()
     for block in blocks:
         own = {id(parameter) for parameter in block.parameters()}
@@ -160,8 +161,47 @@ def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtim
         owners |= own
     # no cast of inputs, which are tokens and a teacher's outputs in float16
     whole = fully_shard(objective, mesh=mesh, mp_policy=replace(policy, cast_forward_inputs=False))
+    if first is not None:
+        _hand_out(objective, first, runtime, mesh)
     objective.to(runtime.device)  # buffers
     return whole
+
+
+def _of_the_first(objective: torch.nn.Module, runtime: Runtime) -> dict[str, torch.Tensor] | None:
+    """Where only the first process has the weights: its tensors that the others lack, by name; None where all have."""
+    lacking = runtime.gather([name for name, parameter in objective.named_parameters() if parameter.is_meta])
+    names = sorted(set().union(*lacking))
+    if not names:
+        return None
+    own = dict(objective.named_parameters())
+    buffers = runtime.on_rank0(lambda: {name: buffer.cpu() for name, buffer in objective.named_buffers()})
+    with torch.no_grad():
+        for name, buffer in objective.named_buffers():
+            buffer.copy_(buffers[name])
+    return {name: own[name].detach() for name in names}
+
+
+def _hand_out(
+    objective: torch.nn.Module, first: dict[str, torch.Tensor], runtime: Runtime, mesh: Any
+) -> None:  # fmt: skip
+    """Give each process its rows of the first one's tensors, one tensor after the other; these are freed meanwhile."""
+    objective._apply(  # type: ignore[no-untyped-call]
+        lambda one: torch.empty_like(one, device=runtime.device) if one.is_meta else one
+    )
+    named: dict[str, Any] = dict(objective.named_parameters())
+    group, count = mesh.get_group(), runtime.world_size
+    with torch.no_grad():
+        for name in list(first):
+            whole, local = first.pop(name), named[name].to_local()
+            rows = -(-whole.shape[0] // count)  # FSDP's own parts: the last ones may be shorter, or empty
+            mine = torch.empty((rows, *whole.shape[1:]), dtype=local.dtype, device=local.device)
+            parts = None
+            if runtime.is_rank0:
+                parts = [torch.zeros_like(mine) for _ in range(count)]
+                for part, piece in zip(parts, torch.split(whole, rows), strict=False):
+                    part[: len(piece)] = piece
+            dist.scatter(mine, parts, src=0, group=group)
+            local.copy_(mine[: len(local)])
 
 
 def whole_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """A model with rotated hidden channels computes what it did; what cannot be rotated is refused."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -53,9 +54,38 @@ def test_at_full_width_the_logits_are_the_references(name: str) -> None:
     )
     torch.testing.assert_close(states(rotated, 1).double(), states(model, 1).double() @ turn_DD.T, rtol=1e-3, atol=1e-3)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert bool((rotated.model.norm.weight == 1).all())
+    gain = float(before["model.norm.weight"].square().mean().sqrt())
+    torch.testing.assert_close(rotated.model.norm.weight, torch.full((32,), gain))
     assert rotated.lm_head.weight is not rotated.model.embed_tokens.weight
     assert not rotated.config.tie_word_embeddings
+
+
+def test_a_rotated_model_learns_at_the_rate_of_the_reference() -> None:
+    """With gains of a twentieth, as trained models have them; matrices that had taken them over would learn faster."""
+    model = tiny("llama")
+    with torch.no_grad():
+        for name, weight in model.model.layers.named_parameters():
+            if "layernorm" in name:
+                weight.mul_(0.05)
+            elif name.split(".")[2] in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"):
+                weight.mul_(20)
+    before, after = (losses_of_a_training(one) for one in (model, rotate(model, rotation())))
+    assert before[0] - before[-1] > 0.1
+    torch.testing.assert_close(after, before, rtol=0, atol=0.03 * (before[0] - before[-1]))
+
+
+def losses_of_a_training(model: Any) -> list[float]:
+    """The loss before each of ten steps of AdamW."""
+    model = copy.deepcopy(model).train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    found = []
+    for _ in range(10):
+        loss = model(input_ids=TOKENS_BT, labels=TOKENS_BT).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(float(loss.detach()))
+    return found
 
 
 @pytest.mark.long

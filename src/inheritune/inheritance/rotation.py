@@ -38,7 +38,8 @@ def rotate(reference: "PreTrainedModel", rotation_DD: "torch.Tensor") -> "PreTra
     """A copy of a float32 model whose hidden states are those of `reference`, multiplied by an orthogonal matrix.
 
     Channel j of the copy is the sum over i of `rotation_DD[j, i]` times channel i. Gains of norms are folded into the
-    matrices that read them, so they all become 1, and a head that was tied to the embeddings gets a matrix of its own.
+    matrices that read them, but for their root mean square, which each channel keeps: so matrices stay as large as they
+    were, and learn at the same rate. A head that was tied to the embeddings gets a matrix of its own.
 
     Raises InputError where a norm is no root mean square norm or is read by more than matrices (post-norms), where the
     embeddings are scaled, where heads are slices of the hidden size, and where the copy's logits are not the
@@ -62,9 +63,11 @@ def rotate(reference: "PreTrainedModel", rotation_DD: "torch.Tensor") -> "PreTra
                 raise InputError(place, f"no matrix alone reads {name} (a norm behind a matrix, for example)", _REMEDY)
             module: Any = model.get_submodule(name)
             offset = gain_offset(module) or 0.0
+            gain_D = (module.weight + offset).double()
+            usual = gain_D.square().mean().sqrt().clamp_min(1e-12)
             for tensor, at in read_by:
-                _multiply(tensors[tensor], at, (module.weight + offset).double())
-            module.weight.fill_(1.0 - offset)
+                _multiply(tensors[tensor], at, gain_D / usual)
+            module.weight.fill_(float(usual) - offset)
         for tensor, at in places:
             _multiply(tensors[tensor], at, rotation_DD.double())
         with torch.autocast(reference.device.type, enabled=False):  # whose rounding would look like a difference

@@ -25,8 +25,8 @@ check: .venv/installed-dev attack ## what takes long: kills, time limits, compil
 attack: .venv/installed-dev      ## bad inputs and kills at random moments, in two minutes; `python -m tests.attack --help` for more of them
 	$(BIN)/python -m tests.attack
 
-compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) ## a real model that is downloaded; what is written, read by transformers 4 in an environment of its own (COMPAT_PYTHON=PATH: in that one)
-	INHERITUNE_COMPAT_PYTHON=$(COMPAT_PYTHON) $(BIN)/python -m pytest tests/compat
+compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) .node-compat/installed ## a real model that is downloaded; what is written, read by transformers 4 in an environment of its own (COMPAT_PYTHON=PATH: in that one) and by llama.cpp (node-llama-cpp; needs npm)
+	INHERITUNE_COMPAT_PYTHON=$(COMPAT_PYTHON) INHERITUNE_COMPAT_NODE=$(CURDIR)/.node-compat $(BIN)/python -m pytest tests/compat
 
 bench: .venv/installed           ## training speed beside the machine's own limit, and what is lost end to end
 	$(BIN)/inheritune bench
@@ -59,7 +59,7 @@ lock:                            ## requirements.lock anew, from the ranges in p
 	rm -rf .venv-lock
 
 clean:                           ## the environment and caches; runs/ stays
-	rm -rf .venv .venv-compat .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-compat .venv-lock .node-compat .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/created:
 	$(PYTHON) -m venv .venv
@@ -68,6 +68,11 @@ clean:                           ## the environment and caches; runs/ stays
 .venv-compat/installed: requirements-compat.lock
 	$(PYTHON) -m venv .venv-compat
 	$(PIP_COMPAT) --requirement requirements-compat.lock
+	touch $@
+
+.node-compat/installed: Makefile
+	mkdir -p .node-compat && echo '{"private": true}' > .node-compat/package.json
+	npm install --prefix .node-compat --save-exact --ignore-scripts --no-audit --no-fund node-llama-cpp@3.21.1
 	touch $@
 
 .venv/installed: .venv/created pyproject.toml requirements.lock

@@ -27,8 +27,8 @@ check: .venv/installed-dev attack ## what takes long: kills, time limits, compil
 attack: .venv/installed-dev      ## bad inputs and kills at random moments, in two minutes; `python -m tests.attack --help` for more of them
 	$(BIN)/python -m tests.attack
 
-compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) $(if $(filter .venv-docs/%,$(DOCS_PYTHON)),.venv-docs/installed) ## what needs environments of its own (COMPAT_PYTHON=PATH, DOCS_PYTHON=PATH: those): a real model, transformers 4, the site, the notebooks, the package
-	INHERITUNE_COMPAT_PYTHON=$(COMPAT_PYTHON) INHERITUNE_DOCS_PYTHON=$(DOCS_PYTHON) $(BIN)/python -m pytest tests/compat
+compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) $(if $(filter .venv-docs/%,$(DOCS_PYTHON)),.venv-docs/installed) .node-compat/installed ## what needs environments of its own (COMPAT_PYTHON=PATH, DOCS_PYTHON=PATH: those): a real model, transformers 4, llama.cpp (node-llama-cpp; needs npm), the site, the notebooks, the package
+	INHERITUNE_COMPAT_PYTHON=$(COMPAT_PYTHON) INHERITUNE_DOCS_PYTHON=$(DOCS_PYTHON) INHERITUNE_COMPAT_NODE=$(CURDIR)/.node-compat $(BIN)/python -m pytest tests/compat
 
 bench: .venv/installed           ## training speed beside the machine's own limit, and what is lost end to end
 	$(BIN)/inheritune bench
@@ -72,7 +72,7 @@ lock:                            ## requirements.lock anew, from the ranges in p
 	rm -rf .venv-lock
 
 clean:                           ## the environment and caches; runs/ stays
-	rm -rf .venv .venv-compat .venv-docs .venv-lock build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-compat .venv-docs .venv-lock .node-compat build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/created:
 	$(PYTHON) -m venv .venv
@@ -89,6 +89,11 @@ clean:                           ## the environment and caches; runs/ stays
 	$(PIP_DOCS) --requirement requirements-docs.lock
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')')" \
 	  > $$(.venv-docs/bin/python -c 'import site; print(site.getsitepackages()[0])')/inheritune-packages.pth
+	touch $@
+
+.node-compat/installed: Makefile
+	mkdir -p .node-compat && echo '{"private": true}' > .node-compat/package.json
+	npm install --prefix .node-compat --save-exact --ignore-scripts --no-audit --no-fund node-llama-cpp@3.21.1
 	touch $@
 
 .venv/installed: .venv/created pyproject.toml requirements.lock

@@ -32,10 +32,8 @@ os.environ["INHERITUNE_CACHE"] = os.devnull  # no folder: what one test measures
 # loguru, which datatrove sets up anew for every task, asks for these paths each time: half the time of preparing a small text
 sysconfig.get_path = cache(sysconfig.get_path)
 
-# tests/compat needs another environment (`make compat`), and makers of tokenizers and files in tests/arch
-collect_ignore = [] if "INHERITUNE_COMPAT_PYTHON" in os.environ else ["compat"]
-if not collect_ignore:
-    sys.path.append(str(Path(__file__).parent / "arch"))
+collect_ignore = [] if "INHERITUNE_COMPAT_PYTHON" in os.environ else ["compat"]  # it needs another environment
+sys.path.append(str(Path(__file__).parent / "arch"))  # makers of tokenizers and files
 
 
 def pytest_collection_finish() -> None:

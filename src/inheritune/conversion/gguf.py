@@ -183,4 +183,7 @@ def _convert(asked: dict[str, Any], place: str, named: str) -> None:
     if "pre-tokenizer was not recognized" in done.stderr:
         what = f"neither {named} nor inheritune knows how llama.cpp would split texts as its tokenizer does"
         raise InputError(place, what, f"{newer}; or use the folder with transformers")
+    if "tokenizer.model" in lines[-1]:
+        what = f"{named} takes this architecture only with a SentencePiece tokenizer, and the model has another one"
+        raise InputError(place, what, f"{newer}; or use the folder with transformers")
     raise RunError(place, f"{named} failed: {lines[-1][:300]}", newer)

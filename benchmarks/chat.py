@@ -85,7 +85,8 @@ def judge(given: argparse.Namespace) -> None:
         rows.append([one.name, str(one.layers), loss, f"{ended} of {len(answers)}"])
         for question, (answer, _) in list(zip(questions, answers, strict=True))[: given.shown]:
             print(f"{one.name}: {question}\n    {answer}")
-    print(markdown_table(["model", "blocks", "loss on the reference's answers", "answers that end"], rows))
+    header = ["model", "blocks", "loss on the reference's answers", "answers that end"]
+    print("\n".join(markdown_table(header, rows)))
 
 
 def main() -> None:

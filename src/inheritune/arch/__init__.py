@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from inheritune.arch.router import RouterLoss, find_router_loss, router_loss_of
     from inheritune.arch.saving import save_frame, save_model, save_stored
     from inheritune.arch.selection import Indices, Runs, Selection, as_runs, composed, length, lengths
-    from inheritune.arch.sentencepiece_files import sentencepiece_model
+    from inheritune.arch.sentencepiece_writing import sentencepiece_model
     from inheritune.arch.stored import StoredWeights, take
     from inheritune.arch.structure import (
         Structure,

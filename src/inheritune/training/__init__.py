@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from inheritune.training.job import Job, planned_steps
     from inheritune.training.loop import train_steps
     from inheritune.training.objective import Objective, TeacherOutputs, at_places
-    from inheritune.training.parallel import check_compiler, choose, lacking_compiler, parallelize, whole_state
+    from inheritune.training.parallel import (
+        check_compiler,
+        choose,
+        lacking_compiler,
+        may_shard,
+        parallelize,
+        whole_state,
+    )
     from inheritune.training.schedule import check_schedule, learning_rate
 
 __getattr__, __dir__ = lazy.exports(__name__)

@@ -60,6 +60,11 @@ class ParallelModel:
                 parameter.grad = None
 
 
+def may_shard(wanted: str, runtime: Runtime) -> bool:
+    """Whether `choose` may come to FSDP, whatever the model."""
+    return wanted == "fsdp" or (wanted == "auto" and runtime.device == "cuda")
+
+
 def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
     """How processes hold a model. auto: DDP if that takes less than a quarter of a device, else FSDP."""
     if wanted == "fsdp":

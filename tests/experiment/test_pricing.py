@@ -316,7 +316,7 @@ def test_the_command_takes_suites_too(
 @pytest.mark.parametrize("file", sorted(SUITES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_suite_that_comes_along(file: Path, tmp_path: Path) -> None:
     """At its own size: configs are enough."""
-    words = ["reference.train.tokenizer={vocabulary: 50257}"]
+    words = [] if file.stem.startswith("shapes") else ["reference.train.tokenizer={vocabulary: 50257}"]
     if file.stem.startswith("low-data") and not file.stem.endswith("cores"):
         fields = {"model_type": "llama", "hidden_size": 3200, "intermediate_size": 8640, "num_hidden_layers": 26}
         (tmp_path / "config.json").write_text(str(fields | {"num_attention_heads": 32}).replace("'", '"'))

@@ -67,9 +67,15 @@ def test_a_process_that_hangs_ends_the_job_with_a_word(text: Path, write_recipe:
             assert time.monotonic() < until
             time.sleep(0.05)
         found = subprocess.run(["pgrep", "-P", str(begun.pid)], capture_output=True, text=True, check=True).stdout
-        os.kill(int(found.split()[-1]), signal.SIGSTOP)
+        stopped = int(found.split()[-1])
+        os.kill(stopped, signal.SIGSTOP)
         try:
-            said = begun.communicate(timeout=120)[1]
+            assert begun.stderr is not None
+            said = ""
+            while "did not answer" not in said and (line := begun.stderr.readline()):
+                said += line
+            os.kill(stopped, signal.SIGKILL)  # torchrun would wait half a minute before it does so
+            said += begun.communicate(timeout=120)[1]
         finally:
             subprocess.run(["pkill", "-KILL", "-P", str(begun.pid)], check=False)
             begun.kill()

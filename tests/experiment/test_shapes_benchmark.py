@@ -1,6 +1,7 @@
 """`benchmarks/shapes.py` from end to end, on a tiny reference: the table, and the same one from what is there."""
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ def test_the_table_of_both_arms(
     text: Path, reference_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
+    for name in ("recovery", "shapes"):  # tests have modules of these names too
+        monkeypatch.delitem(sys.modules, name, raising=False)
     recovery, shapes = importlib.import_module("recovery"), importlib.import_module("shapes")
     monkeypatch.setattr(recovery, "LENGTH", 16)
     monkeypatch.setattr(recovery, "VALIDATION", 640)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from inheritune.arch.roles import Role
 
 REMEDY = "inherit without the refit"
+_known: "dict[tuple[type, str, int], dict[Role, str]]" = {}  # by architecture, config and block: a trace takes seconds
 
 
 def find_output_matrices(model: "PreTrainedModel", structure: Structure, index: int) -> "dict[Role, str]":
@@ -25,6 +26,13 @@ def find_output_matrices(model: "PreTrainedModel", structure: Structure, index: 
     Raises InputError for a block whose MLP has no such matrix (a norm or a factor follows it, or there are several, as
     in mixtures of experts), and for one from which later blocks take more than the hidden states.
     """
+    key = type(model), model.config.to_json_string(use_diff=False), index
+    if key not in _known:
+        _known[key] = _traced(model, structure, index)
+    return dict(_known[key])
+
+
+def _traced(model: "PreTrainedModel", structure: Structure, index: int) -> "dict[Role, str]":
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 

@@ -24,8 +24,8 @@ test: .venv/installed-dev lint   ## lint, types, import contract, quick tests: a
 check: .venv/installed-dev attack ## what takes long: kills, time limits, compiled training, all families
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
-attack: .venv/installed-dev      ## bad inputs and kills at random moments, in two minutes; `python -m tests.attack --help` for more of them
-	$(BIN)/python -m tests.attack
+attack: .venv/installed-dev      ## bad inputs and kills at random moments, in a minute; `python -m tests.attack --help` for more of them
+	$(BIN)/python -m tests.attack --inputs 200 --kills 10
 
 compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) $(if $(filter .venv-docs/%,$(DOCS_PYTHON)),.venv-docs/installed) .node-compat/installed ## what needs environments of its own (COMPAT_PYTHON=PATH, DOCS_PYTHON=PATH: those): a real model, transformers 4, llama.cpp (node-llama-cpp; needs npm), the site, the notebooks, the package
 	INHERITUNE_COMPAT_PYTHON=$(COMPAT_PYTHON) INHERITUNE_DOCS_PYTHON=$(DOCS_PYTHON) INHERITUNE_COMPAT_NODE=$(CURDIR)/.node-compat $(BIN)/python -m pytest tests/compat

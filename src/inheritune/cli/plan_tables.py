@@ -16,7 +16,7 @@ def show_costs(plan: dict[str, Any], title: str) -> None:
     console = PlainConsole()
     reference = plan["reference"]
     console.print(
-        f"{title}: {reference['name']}, {reference['blocks']} blocks. From the config alone; nothing measured."
+        f"{title}: {reference['name']}, {reference['blocks']} blocks. From the config alone; nothing is run."
     )
     if "recovery" in plan:
         console.print(f"\nrecovery: {plan['recovery']['kind']}. {' '.join(plan['recovery']['reasons'])}")

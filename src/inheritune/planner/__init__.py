@@ -1,4 +1,4 @@
-"""What trainings will cost and whether they can work, from configs alone: nothing is loaded, nothing measured.
+"""What trainings will cost and whether they can work, from configs alone: no weights are loaded, nothing is run.
 
 `plan` takes a list of trainings, whoever makes it up: a recipe's rounds and controls, or a suite's arms.
 """

@@ -15,9 +15,7 @@ def show_costs(plan: dict[str, Any], title: str) -> None:
     """The whole plan, top to bottom: trainings, memory, disk, devices, what fits, warnings, what is not counted."""
     console = PlainConsole()
     reference = plan["reference"]
-    console.print(
-        f"{title}: {reference['name']}, {reference['blocks']} blocks. From the config alone; nothing is run."
-    )
+    console.print(f"{title}: {reference['name']}, {reference['blocks']} blocks. From the config alone; nothing is run.")
     if "recovery" in plan:
         console.print(f"\nrecovery: {plan['recovery']['kind']}. {' '.join(plan['recovery']['reasons'])}")
     _trainings(console, plan)

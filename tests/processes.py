@@ -118,17 +118,25 @@ def in_processes(function: Callable[..., None], *given: Any, processes: int = 2)
     torch.multiprocessing.start_processes(function, given, nprocs=processes, start_method="forkserver")
 
 
-def together(processes: int, *words: str | Path, timeout: float = 280) -> list[subprocess.CompletedProcess[str]]:
+def together(
+    processes: int, *words: str | Path, timeout: float = 280, nodes: int = 1
+) -> list[subprocess.CompletedProcess[str]]:
     """Run `inheritune` in several processes that meet, with the variables that torchrun would give them."""
+    return [each.end(timeout) for each in begin_together(processes, *words, nodes=nodes)]
+
+
+def begin_together(processes: int, *words: str | Path, nodes: int = 1) -> list[Started]:
+    """As `together`, without waiting for their end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    place = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = [
+    node = processes // nodes
+    place = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": node, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
         Started(
             *words,
-            env=os.environ | {name: str(value) for name, value in (place | {"RANK": n, "LOCAL_RANK": n}).items()},
+            env=os.environ
+            | {name: str(value) for name, value in (place | {"RANK": n, "LOCAL_RANK": n % node}).items()},
         )
         for n in range(processes)
     ]
-    return [each.end(timeout) for each in started]

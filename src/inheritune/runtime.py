@@ -174,6 +174,7 @@ def start(device: str = "auto", threads: int | None = None, timeout_minutes: flo
     rank, processes = place_of_process()
     if processes > 1:
         _join(device, timeout_minutes)
+        _return_freed_memory()
     return Runtime(device=device, threads=torch.get_num_threads(), rank=rank, world_size=processes)
 
 
@@ -183,6 +184,11 @@ def place_of_process() -> tuple[int, int]:
         return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
     except ValueError:
         return 0, 1
+
+
+def processes_of_node() -> int:
+    """How many of torchrun's processes a node has; all of them where nothing says how many."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or place_of_process()[1])
 
 
 def _check_place() -> None:
@@ -233,14 +239,30 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if libc is not None and hasattr(libc, "gnu_get_libc_version") else None
+
+
+def _return_freed_memory() -> None:
+    """Let glibc return the memory of every freed tensor of 128 KB or more, as it does before it has freed any.
+
+    Otherwise glibc keeps more and more of it, as it raises the size from which it returns memory to 32 MB. Of a model
+    that FSDP gathers block by block, each process then holds as much as all blocks take. See docs/scaling.md.
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**17)
+
+
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """Inside, glibc keeps freed memory: a step allocates the same again, and each new page would cost a page fault.
 
-    See docs/benchmarks.md for the gain.
+    See docs/benchmarks.md for the gain. On several processes this does nothing, as FSDP frees what it has gathered.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is None or not hasattr(libc, "gnu_get_libc_version"):
+    libc = _glibc()
+    if libc is None or place_of_process()[1] > 1:
         yield
         return
     libc.mallopt(_M_MMAP_MAX, 0)
@@ -253,7 +275,7 @@ def freed_memory_kept() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 
 
 def random_state(device: str) -> dict[str, "torch.Tensor"]:

@@ -138,7 +138,7 @@ def test_what_a_kill_left_is_brought_to_an_end(tmp_path: Path) -> None:
 
 
 def test_many_files_where_one_would_be_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_FILE_BYTES", 150)
+    monkeypatch.setattr(checkpoint, "_FILE_BYTES", (150, 150))
     held = Checkpoints(tmp_path, 3, PLACE)
     held.save(TrainProgress(1), tensors())
     held.wait()

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import inheritune.training.parallel as sharding
 from inheritune import runtime
 from inheritune.data import Sequences
-from inheritune.errors import RunError
+from inheritune.errors import InputError, RunError
 from inheritune.recipe import Training
 from inheritune.runlog import read_metrics
-from inheritune.training import Job, Objective, train_steps
+from inheritune.training import Job, Objective, check_parallel, choose, train_steps
 from processes import in_processes
 
 LENGTH, VOCABULARY, EXPERTS = 4, 40, 24
@@ -87,9 +88,11 @@ def process(rank: int, work: Any, folder: str, *given: Any) -> None:
 
 
 def agrees(rank: int, folder: Path, expected: dict[int, Any]) -> None:
-    for parallel in ("ddp", "fsdp"):
+    for parallel in ("ddp", "fsdp", "fsdp, reduced once"):
+        if parallel == "fsdp, reduced once":  # as on a GPU with room for all weights and gradients
+            sharding._reduces_once = lambda *_: True
         for batch, (losses, weights) in expected.items():
-            found, values = train(folder / f"{parallel}{batch}", parallel, batch)
+            found, values = train(folder / f"{parallel}{batch}", parallel[:4].rstrip(), batch)
             assert found == pytest.approx(losses, abs=1e-5), (parallel, batch)
             for name, value in values.items():
                 torch.testing.assert_close(value, weights[name], rtol=0, atol=1e-4, msg=f"{parallel} {batch} {name}")
@@ -105,6 +108,15 @@ def test_what_is_reached_by_some_or_none_is_trained_as_by_one_process(tmp_path: 
     assert len([name for name in rested if "never" in name]) == 4
     assert 10 < len([name for name in rested if "experts" in name]) < 2 * 2 * EXPERTS - 10
     in_processes(process, agrees, str(tmp_path), expected)
+
+
+def test_hsdp_needs_nodes_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    four, three = (runtime.Runtime("cpu", 1, world_size=count) for count in (4, 3))
+    assert choose("hsdp", model(), four) == "hsdp"
+    assert choose("hsdp", model(), runtime.Runtime("cpu", 1, world_size=2)) == "fsdp"  # one node
+    with pytest.raises(InputError, match="hsdp, for 3 processes with 2 on this node; start as many processes on every"):
+        check_parallel("hsdp", three)
 
 
 def lacks_memory(rank: int, folder: Path, parallel: str) -> None:

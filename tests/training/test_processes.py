@@ -15,7 +15,7 @@ import pytest
 from inheritune.corpus import prepare
 from inheritune.runlog import read_metrics
 from inheritune.training import lacking_compiler
-from processes import together
+from processes import begin_together, together
 
 STEPS = 12
 TRAIN = [
@@ -84,9 +84,9 @@ def test_attention_inside_documents_on_two_processes(data: Path, reference_folde
         check_same(tmp_path / name, tmp_path / "one")
 
 
-def check_same(out: Path, alone: Path) -> None:
+def check_same(out: Path, alone: Path, steps: int = STEPS) -> None:
     assert losses(out) == pytest.approx(losses(alone), abs=1e-5)
-    assert len(losses(out)) == STEPS
+    assert len(losses(out)) == steps
     here, there = (json.loads((place / "evaluation.json").read_text()) for place in (out, alone))
     assert here["val_loss"] == pytest.approx(there["val_loss"], abs=1e-4)
     assert here["cluster_losses"] == pytest.approx(there["cluster_losses"], abs=1e-4)
@@ -116,6 +116,31 @@ def test_begun_on_two_it_goes_on_with_another_number_and_ends_where_it_would_hav
     train(4, reference_folder, data, tmp_path / "other", "--parallel", "fsdp")
     check_same(out, alone)
     check_same(tmp_path / "other", alone)
+
+
+@pytest.mark.long
+def test_two_replicas_of_two_shards_give_the_losses_of_one_process(
+    data: Path, reference_folder: Path, tmp_path: Path
+) -> None:
+    """Begun on two nodes of two processes, killed, and resumed on one and on two."""
+    one, out = tmp_path / "one", tmp_path / "four"
+    assert together(1, *words(reference_folder, data, one, steps=20))[0].returncode == 0
+    given = words(reference_folder, data, out, "--parallel", "hsdp", EACH_STEP, steps=20)
+    begun = begin_together(4, *given, nodes=2)
+    begun[0].wait_until(lambda: len(read_metrics(out / "metrics.jsonl")) > 8)
+    for process in begun:
+        process.send(signal.SIGKILL)
+    for process in begun:
+        process.wait(60)
+    assert 0 < len(losses(out)) < 20
+    shutil.copytree(out, tmp_path / "two")
+    assert together(1, *words(reference_folder, data, out, steps=20))[0].returncode == 0
+    two = words(reference_folder, data, tmp_path / "two", "--parallel", "hsdp", steps=20)
+    assert [done.returncode for done in together(2, *two, nodes=2)] == [0, 0]
+    given[2] = tmp_path / "whole"
+    assert [done.returncode for done in together(4, *given, nodes=2)] == [0] * 4
+    for other in (out, tmp_path / "two", tmp_path / "whole"):
+        check_same(other, one, 20)
 
 
 @pytest.mark.long

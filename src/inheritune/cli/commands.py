@@ -148,7 +148,7 @@ def train(
         list[str] | None, typer.Option(help="Show the curves in tensorboard, wandb or trackio; repeatable.")
     ] = None,
     parallel: Annotated[
-        str, typer.Option(help="How torchrun's processes share the model: auto, ddp or fsdp.")
+        str, typer.Option(help="How torchrun's processes share the model: auto, ddp, fsdp or hsdp.")
     ] = "auto",
     timeout: Annotated[str, typer.Option(help="How long a process waits for another one.")] = "10 minutes",
     teacher: Annotated[

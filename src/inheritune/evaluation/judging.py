@@ -30,7 +30,7 @@ from inheritune.errors import InputError, RunError
 from inheritune.evaluation.statistics import Estimate, decide, gap, loss_of, tokens_to_decide
 from inheritune.recipe import Reference
 from inheritune.runtime import Runtime
-from inheritune.training import Objective, check_documents_apart, choose, parallelize
+from inheritune.training import SHARDED, Objective, check_documents_apart, choose, parallelize
 from inheritune.training.job import Score
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def scoring(
         runtime.on_rank0(lambda: check_documents_apart(model, end_of_text, sequence_length, place))
     how = choose(parallel, model, runtime)
     precision = runtime.resolve_precision(precision)
-    if how == "fsdp":
+    if how in SHARDED:
         if not is_spent:
             model = copy.deepcopy(model)  # sharding cannot be undone
         held = parallelize(Objective(model), block_modules(model), how, runtime, precision=precision, trained=False)

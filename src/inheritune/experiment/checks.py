@@ -36,7 +36,7 @@ from inheritune.recipe import Basis, Recipe, Training
 from inheritune.runlog import check_trackers
 from inheritune.runtime import Runtime
 from inheritune.token_ids import vocabulary_size
-from inheritune.training import check_compiler, check_float8
+from inheritune.training import SHARDED, check_compiler, check_float8, check_parallel
 
 if TYPE_CHECKING:
     pass
@@ -134,9 +134,10 @@ def _check_hardware(basis: Basis, train: Training, runtime: Runtime) -> None:
     if train.precision == "float8":
         check_float8(runtime.device)
     new = basis.reference.train or basis.reference.tune
+    check_parallel(basis.hardware.parallel, runtime)
     for optimizer in (train.optimizer, *([new.optimizer] if new is not None and new.optimizer else [])):
         optimizer.check_device(runtime.device)
-        if runtime.world_size > 1 or basis.hardware.parallel == "fsdp":
+        if runtime.world_size > 1 or basis.hardware.parallel in SHARDED:
             optimizer.check_shardable()
 
 

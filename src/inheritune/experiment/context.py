@@ -12,7 +12,7 @@ from inheritune.evaluation import Evaluation, judge
 from inheritune.recipe import Evaluate, Training
 from inheritune.runlog import logger
 from inheritune.runtime import Runtime
-from inheritune.training import choose, planned_steps
+from inheritune.training import SHARDED, choose, planned_steps
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +97,7 @@ class RunContext:
             made.append(build())
             model = made[0]
             # code that came with a model need not be there by the same name in another process
-            is_sharded = choose(self.parallel, model, self.runtime) == "fsdp" and not model.is_remote_code()
+            is_sharded = choose(self.parallel, model, self.runtime) in SHARDED and not model.is_remote_code()
             return (type(model), model.config, model.dtype) if is_sharded else None
 
         found = self.runtime.on_rank0(first)

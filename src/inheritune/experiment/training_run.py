@@ -31,7 +31,15 @@ from inheritune.losses import LossSetup, TeacherNeeds, build_losses
 from inheritune.recipe import Reference, Training
 from inheritune.results import TrainingCost, TrainingResult
 from inheritune.runlog import Trackers, logger, read_mapping, write_json
-from inheritune.training import Job, check_documents_apart, lacking_compiler, planned_steps, train_steps, whole_state
+from inheritune.training import (
+    SHARDED,
+    Job,
+    check_documents_apart,
+    lacking_compiler,
+    planned_steps,
+    train_steps,
+    whole_state,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -133,7 +141,7 @@ def _train(run: TrainingRun, context: RunContext) -> TrainingCost:
     with _open_trackers(run, context, model) as trackers:
         progress, how = train_steps(replace(job, trackers=trackers))
     began = time.monotonic()
-    _save(model, how == "fsdp", context, run.folder / "model")
+    _save(model, how in SHARDED, context, run.folder / "model")
     done, tokens = progress.step, progress.step * settings.batch_tokens
     if done < steps:
         logger.info(f"{run.name}: ended after {done:,} of {steps:,} steps, as its curve shows that it cannot match")

@@ -316,15 +316,20 @@ def _fitting(device: Device, planned: Planned, precision: str, conditions: Condi
     share = math.ceil(planned.training.batch_sequences / conditions.devices)
     room = device.usable * device.memory
     is_large = 16 * planned.profile.size(planned.kept) >= device.memory / 4
-    fsdp = conditions.parallel == "fsdp" or (conditions.devices > 1 and conditions.parallel == "auto" and is_large)
-    setup = memory_config_of(planned, precision, conditions.devices if fsdp else 1, fsdp)
+    fsdp = conditions.parallel in ("fsdp", "hsdp") or (
+        conditions.devices > 1 and conditions.parallel == "auto" and is_large
+    )
+    # how many devices a node has is not known here; 8 is the most common number
+    shards = min(conditions.devices, 8) if conditions.parallel == "hsdp" else conditions.devices
+    setup = memory_config_of(planned, precision, shards if fsdp else 1, fsdp)
     setup = replace(setup, micro_batch=min(setup.micro_batch, share))
     if planned.training.micro_batch == "auto" and not device.is_processor:
         most = largest_micro_batch(planned.profile, planned.kept, setup, share, room)
         setup = replace(setup, micro_batch=max(1, most))
     memory = memory_of(planned.profile, planned.kept, setup)
+    unsharded = "ddp" if conditions.devices > 1 else "alone"
     return {
-        "parallel": "fsdp" if fsdp else "ddp" if conditions.devices > 1 else "alone",
+        "parallel": ("hsdp" if shards < conditions.devices else "fsdp") if fsdp else unsharded,
         "micro_batch": setup.micro_batch,
         "needs": memory.total,
         "fits": memory.total <= room,

@@ -33,10 +33,12 @@ class Hardware(Part):
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
     """CPU threads of a process, at most 1024. Default: as many as PyTorch takes. The same number is needed for
     bit-equal results."""
-    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
     """How several processes (torchrun) share a model. ddp: each holds all of it; fsdp: each holds a share of weights,
-    gradients and optimizer states, block by block. auto: one process holds it alone, several with ddp where weights,
-    gradients and states take less than a quarter of a device's memory, else with fsdp."""
+    gradients and optimizer states, block by block; hsdp: the processes of a node share them, and each node holds all.
+    auto: one process holds it alone, several with ddp where weights, gradients and states take less than a quarter of
+    a device's memory; else with hsdp where there are several nodes and a node's share takes less than half of it; else
+    with fsdp."""
     timeout: Annotated[Size, In("minutes")] = Size(10, "minutes")
     """How long a process waits for another one before the job ends with an error."""
 

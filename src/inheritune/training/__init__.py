@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from inheritune.training.loop import train_steps
     from inheritune.training.objective import Objective, TeacherOutputs, at_places
     from inheritune.training.parallel import (
+        SHARDED,
         check_compiler,
+        check_parallel,
         choose,
         lacking_compiler,
-        may_shard,
         parallelize,
         whole_state,
     )

@@ -26,7 +26,7 @@ from inheritune.runlog import checksum, logger, new_folder, read_json, read_mapp
 from inheritune.runtime import Runtime, side_group
 
 _NAME = re.compile(r"^step-(\d{9})$")
-_FILE_BYTES = 2**31
+_FILE_BYTES = (2**28, 2**31)  # the least and the most that a file of a large checkpoint has
 _TOO_LARGE = "out-of-memory-*.json"  # by process
 _FACTS, _OWN_SUM = "checkpoint.json", "checksum"
 _WEIGHTS = "model"  # what the names of a model's tensors begin with
@@ -366,10 +366,15 @@ def _disk_of(folder: Path) -> int | None:
 
 
 def _files(sizes: Mapping[str, int]) -> dict[str, int]:
-    """The number of the file for each tensor, from sizes in bytes. Each file is assembled in memory."""
+    """The number of the file for each tensor, from sizes in bytes. Each file is assembled in memory, twice.
+
+    So there are up to 32 files, and more of very large checkpoints.
+    """
+    least, most = _FILE_BYTES
+    limit = min(most, max(least, sum(sizes.values()) // 32))
     files, number, filled = {}, 1, 0
     for name, size in sizes.items():
-        if filled and filled + size > _FILE_BYTES:
+        if filled and filled + size > limit:
             number, filled = number + 1, 0
         files[name] = number
         filled += size

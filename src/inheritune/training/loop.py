@@ -27,7 +27,7 @@ from inheritune.training.checkpoint import (
 from inheritune.training.float8 import check_float8, use_float8
 from inheritune.training.job import Job, planned_steps
 from inheritune.training.objective import Objective, checkpoint_activations
-from inheritune.training.parallel import How, ParallelModel, check_compiler, choose, parallelize
+from inheritune.training.parallel import SHARDED, How, ParallelModel, check_compiler, choose, parallelize
 from inheritune.training.schedule import learning_rate, planned_rates
 from inheritune.training.step import Launched, Outcome, Stepper, largest_micro_batch
 
@@ -102,7 +102,7 @@ class _State:
         self.parallel: ParallelModel = parallelize(
             objective, job.blocks, how, runtime, precision=precision, compiled=settings.compile is True
         )
-        if how == "fsdp" or runtime.world_size > 1:
+        if how in SHARDED or runtime.world_size > 1:
             settings.optimizer.check_shardable()
         self.optimizers = settings.optimizer.build(job.model, job.matrices, list(self.own.parameters()))
         for module in (job.model, self.own):

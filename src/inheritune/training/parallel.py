@@ -1,10 +1,12 @@
-"""One model on several processes: replicated (DDP), or every block sharded (FSDP2)."""
+"""One model on several processes: replicated (DDP), every block sharded over all of them (FSDP2), or sharded inside
+each node and replicated over the nodes (HSDP).
+"""
 
 import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -13,11 +15,13 @@ import torch
 import torch.distributed as dist
 
 from inheritune.errors import InputError
-from inheritune.runtime import Runtime, random_state, restore_random_state
+from inheritune.runtime import Runtime, processes_of_node, random_state, restore_random_state
 from inheritune.training.objective import Objective
 
-How = Literal["alone", "ddp", "fsdp"]
+How = Literal["alone", "ddp", "fsdp", "hsdp"]
+SHARDED: tuple[How, ...] = ("fsdp", "hsdp")
 _BYTES_EACH = 16  # a parameter in float32, its gradient, and AdamW's two running means
+_BYTES_WHOLE = 6  # a parameter as it is gathered in bfloat16, and its gradient before it is divided
 
 
 @dataclass(frozen=True)
@@ -26,21 +30,29 @@ class ParallelModel:
 
     `call` computes; `module` is the objective itself. `uneven`: not every token reaches every parameter, for example
     where experts are modules of their own, so that processes may have gradients for different parameters. This is
-    determined on several processes only.
+    determined on several processes only. `reduces_once`: a sharded model gathers its weights and reduces its gradients
+    once a step, not in every micro-batch.
     """
 
     how: How
     call: Any
     module: Objective
     uneven: bool = False
+    reduces_once: bool = False
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
-        """The context for the backward pass of a micro-batch; DDP combines gradients in the last one."""
-        if self.how == "ddp" and not last:
-            with self.call.no_sync():
-                yield
-        else:
+        """The context for forward and backward of a micro-batch. DDP combines gradients in the last one, HSDP combines
+        those of the nodes in the last one.
+        """
+        if self.how in SHARDED:
+            whole: Any = self.module  # fully_shard has made it an FSDPModule
+            whole.set_requires_all_reduce(last)
+            if self.reduces_once:
+                whole.set_requires_gradient_sync(last)
+                whole.set_reshard_after_forward(last)
+                whole.set_reshard_after_backward(last)
+        with self.call.no_sync() if self.how == "ddp" and not last else nullcontext():
             yield
 
     def drop_unreached_gradients(self) -> None:
@@ -60,21 +72,45 @@ class ParallelModel:
                 parameter.grad = None
 
 
-def may_shard(wanted: str, runtime: Runtime) -> bool:
-    """Whether `choose` may come to FSDP, whatever the model."""
-    return wanted == "fsdp" or (wanted == "auto" and runtime.device == "cuda")
+def check_parallel(wanted: str, runtime: Runtime) -> None:
+    """Raise InputError for HSDP where the nodes have different numbers of processes."""
+    node, world = processes_of_node(), runtime.world_size
+    if wanted == "hsdp" and world % node:
+        what = f"hsdp, for {world} processes with {node} on this node"
+        raise InputError("hardware.parallel", what, "start as many processes on every node, or give fsdp")
 
 
 def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
-    """How processes hold a model. auto: DDP if that takes less than a quarter of a device, else FSDP."""
-    if wanted == "fsdp":
-        return "fsdp"
-    if runtime.world_size == 1:
+    """How processes hold a model.
+
+    auto: DDP if that takes less than a quarter of a device; else HSDP on several nodes if a node's share takes less
+    than half of a device; else FSDP. On one node HSDP is FSDP. Raises InputError as `check_parallel` does.
+    """
+    check_parallel(wanted, runtime)
+    node, world = processes_of_node(), runtime.world_size
+    several = world > node and world % node == 0
+    if wanted in SHARDED:
+        return "hsdp" if wanted == "hsdp" and several else "fsdp"
+    if world == 1:
         return "alone"
-    if wanted == "ddp":
+    if wanted == "ddp" or runtime.device != "cuda":
         return "ddp"
-    needed = sum(parameter.numel() for parameter in model.parameters()) * _BYTES_EACH
-    return "ddp" if runtime.device != "cuda" or needed < torch.cuda.mem_get_info()[1] / 4 else "fsdp"
+    needed, memory = _parameters(model) * _BYTES_EACH, torch.cuda.mem_get_info()[1]
+    if needed < memory / 4:
+        return "ddp"
+    return "hsdp" if several and needed / node < memory / 2 else "fsdp"
+
+
+def _parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _reduces_once(model: torch.nn.Module, runtime: Runtime) -> bool:
+    """Whether a GPU has room for all weights and gradients of a sharded model during a step: a quarter of its memory.
+
+    On a CPU they would be in the memory that sharding is to save.
+    """
+    return runtime.device == "cuda" and _parameters(model) * _BYTES_WHOLE < torch.cuda.mem_get_info()[1] / 4
 
 
 def parallelize(
@@ -87,8 +123,9 @@ def parallelize(
     blocks.
     """
     uneven = False
-    if how == "fsdp":
-        whole = _shard(objective, blocks, runtime, precision)
+    if how in SHARDED:
+        once = trained and _reduces_once(objective.model, runtime)
+        whole = _shard(objective, blocks, how, runtime, precision)
         if trained and runtime.world_size > 1:
             uneven = _is_uneven(objective, runtime, precision)
             if uneven and hasattr(whole, "set_reduce_scatter_unused_params"):  # torch 2.13
@@ -96,7 +133,7 @@ def parallelize(
         if compiled:
             for block in blocks:
                 block.compile()
-        return ParallelModel(how, objective, objective, uneven)
+        return ParallelModel(how, objective, objective, uneven, once)
     objective.to(runtime.device)
     if compiled and objective.terms:
         # a teacher's call interrupts the graph, and torch.compile then reads the gradient of a tensor that is no leaf
@@ -147,13 +184,17 @@ def check_compiler(device: str) -> None:
         raise InputError("train.compile", f"true, and {lacking} is missing", "install it, or give auto or false")
 
 
-def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtime: Runtime, precision: str) -> Any:
+def _shard(
+    objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], how: How, runtime: Runtime, precision: str
+) -> Any:  # fmt: skip
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if not dist.is_initialized():  # degree 1, without torchrun
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if runtime.device == "cuda" else "gloo", store=store, rank=0, world_size=1)
-    mesh = runtime.arranged(shard=runtime.world_size).device_mesh()
+    node = processes_of_node() if how == "hsdp" else runtime.world_size
+    sizes = {"replicate": runtime.world_size // node} if how == "hsdp" else {}
+    mesh = runtime.arranged(**sizes, shard=node).device_mesh()
     policy = MixedPrecisionPolicy()
     if precision != "float32":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -167,7 +208,7 @@ def _shard(objective: torch.nn.Module, blocks: Sequence[torch.nn.Module], runtim
     # no cast of inputs, which are tokens and a teacher's outputs in float16
     whole = fully_shard(objective, mesh=mesh, mp_policy=replace(policy, cast_forward_inputs=False))
     if first is not None:
-        _hand_out(objective, first, runtime, mesh)
+        _hand_out(objective, first, runtime, node)
     objective.to(runtime.device)  # buffers
     return whole
 
@@ -187,14 +228,16 @@ def _of_the_first(objective: torch.nn.Module, runtime: Runtime) -> dict[str, tor
 
 
 def _hand_out(
-    objective: torch.nn.Module, first: dict[str, torch.Tensor], runtime: Runtime, mesh: Any
+    objective: torch.nn.Module, first: dict[str, torch.Tensor], runtime: Runtime, count: int
 ) -> None:  # fmt: skip
-    """Give each process its rows of the first one's tensors, one tensor after the other; these are freed meanwhile."""
+    """Give each process its rows of the first one's tensors, divided among `count` processes of each replica.
+
+    One tensor goes after the other, and these are freed meanwhile.
+    """
     objective._apply(  # type: ignore[no-untyped-call]
         lambda one: torch.empty_like(one, device=runtime.device) if one.is_meta else one
     )
     named: dict[str, Any] = dict(objective.named_parameters())
-    group, count = mesh.get_group(), runtime.world_size
     with torch.no_grad():
         for name in list(first):
             whole, local = first.pop(name), named[name].to_local()
@@ -202,10 +245,11 @@ def _hand_out(
             mine = torch.empty((rows, *whole.shape[1:]), dtype=local.dtype, device=local.device)
             parts = None
             if runtime.is_rank0:
-                parts = [torch.zeros_like(mine) for _ in range(count)]
-                for part, piece in zip(parts, torch.split(whole, rows), strict=False):
+                own = [torch.zeros_like(mine) for _ in range(count)]
+                for part, piece in zip(own, torch.split(whole, rows), strict=False):
                     part[: len(piece)] = piece
-            dist.scatter(mine, parts, src=0, group=group)
+                parts = own * (runtime.world_size // count)
+            dist.scatter(mine, parts, src=0)
             local.copy_(mine[: len(local)])
 
 

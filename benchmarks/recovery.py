@@ -4,11 +4,13 @@
     python benchmarks/recovery.py smollm2-dictionary-41k       # one of them
     python benchmarks/recovery.py --table                      # what is there so far, as Markdown
 
-Stopped at any time, the same command resumes. SmolLM2 and Gemma come from packages of PyPI, the dictionary from Debian's,
-the other text is the library of the Python that runs this. The model *own* has 12 blocks and 1.7M parameters, and is
-trained here on the first 60 % of the dictionary; its cells are minutes of a core. *recovered* has the settings that a recipe's `recovery` decides
-for this model and text. *plain* is training of the reference's own blocks on the text alone: on the same tokens, and on
-so much text that it has the same FLOPs, those of the tuned reference and of the teacher counted.
+Stopped at any time, the same command resumes. SmolLM2 and Gemma come from packages of PyPI, the dictionary from
+Debian's; the other text is the library of the Python that runs this. The model *own* has 12 blocks and 1.7M parameters
+and is trained here on the first 60 % of the dictionary; its cells take minutes of a core.
+
+*recovered* has the settings that a recipe's `recovery` decides for this model and text. *plain* is training of the
+reference's own blocks on the text alone: on the same tokens, and on so much text that it has the same FLOPs, those of
+the tuned reference and of the teacher counted.
 """
 
 import argparse
@@ -95,7 +97,7 @@ OWN: dict[str, Any] = {
                 "tie_word_embeddings": True,
             },
             "tokenizer": {"vocabulary": 4096},
-            "length": "4M tokens",
+            "length": "2M tokens",
         }
     },
     "data": {

@@ -5,6 +5,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 PIP_COMPAT := .venv-compat/bin/python -m pip install --quiet --disable-pip-version-check
 COMPAT_PYTHON ?= .venv-compat/bin/python
+PIP_LOWEST := .venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check
+LOWEST_PYTHON ?= .venv-lowest/bin/python
 PIP_DOCS := .venv-docs/bin/python -m pip install --quiet --disable-pip-version-check
 DOCS_PYTHON ?= .venv-docs/bin/python
 
@@ -27,8 +29,8 @@ check: .venv/installed-dev attack ## what takes long: kills, time limits, compil
 attack: .venv/installed-dev      ## bad inputs and kills at random moments, in a minute; `python -m tests.attack --help` for more of them
 	$(BIN)/python -m tests.attack --inputs 200 --kills 10
 
-compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) $(if $(filter .venv-docs/%,$(DOCS_PYTHON)),.venv-docs/installed) .node-compat/installed ## what needs environments of its own (COMPAT_PYTHON=PATH, DOCS_PYTHON=PATH: those): a real model, transformers 4, llama.cpp (node-llama-cpp; needs npm), the site, the notebooks, the package
-	INHERITUNE_COMPAT_PYTHON=$(COMPAT_PYTHON) INHERITUNE_DOCS_PYTHON=$(DOCS_PYTHON) INHERITUNE_COMPAT_NODE=$(CURDIR)/.node-compat $(BIN)/python -m pytest tests/compat
+compat: .venv/installed-dev $(if $(filter .venv-compat/%,$(COMPAT_PYTHON)),.venv-compat/installed) $(if $(filter .venv-lowest/%,$(LOWEST_PYTHON)),.venv-lowest/installed) $(if $(filter .venv-docs/%,$(DOCS_PYTHON)),.venv-docs/installed) .node-compat/installed ## what needs environments of its own (COMPAT_PYTHON=PATH, LOWEST_PYTHON=PATH, DOCS_PYTHON=PATH: those): a real model, transformers 4, the lowest versions, llama.cpp (node-llama-cpp; needs npm), the site, the notebooks, the package
+	INHERITUNE_COMPAT_PYTHON=$(COMPAT_PYTHON) INHERITUNE_LOWEST_PYTHON=$(LOWEST_PYTHON) INHERITUNE_DOCS_PYTHON=$(DOCS_PYTHON) INHERITUNE_COMPAT_NODE=$(CURDIR)/.node-compat $(BIN)/python -m pytest tests/compat
 
 bench: .venv/installed           ## training speed beside the machine's own limit, and what is lost end to end
 	$(BIN)/inheritune bench
@@ -72,7 +74,7 @@ lock:                            ## requirements.lock anew, from the ranges in p
 	rm -rf .venv-lock
 
 clean:                           ## the environment and caches; runs/ stays
-	rm -rf .venv .venv-compat .venv-docs .venv-lock .node-compat build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-compat .venv-lowest .venv-docs .venv-lock .node-compat build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/created:
 	$(PYTHON) -m venv .venv
@@ -81,6 +83,11 @@ clean:                           ## the environment and caches; runs/ stays
 .venv-compat/installed: requirements-compat.lock
 	$(PYTHON) -m venv .venv-compat
 	$(PIP_COMPAT) --requirement requirements-compat.lock
+	touch $@
+
+.venv-lowest/installed: requirements-lowest.lock
+	$(PYTHON) -m venv .venv-lowest
+	$(PIP_LOWEST) --requirement requirements-lowest.lock
 	touch $@
 
 # Notebooks run with the packages of .venv, behind those of the environment itself.

@@ -25,6 +25,7 @@ from inheritune.results import ArmResult, Comparison, JudgedArm
 from tiny_suites import make_reference, tiny_suite
 
 pytestmark = pytest.mark.long
+RENDERS = True  # pages have their figures
 
 ARMS: list[dict[str, Any]] = [
     {"name": "inherit", "start": "inherit"},

@@ -22,6 +22,8 @@ from inheritune.report import verdict
 from inheritune.results import RunSummary
 from inheritune.runlog import read_metrics
 
+RENDERS = True  # pages have their figures
+
 
 @pytest.fixture(scope="module")
 def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:

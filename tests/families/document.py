@@ -67,7 +67,7 @@ Neurons include those of experts. The reasons are in the last column; a part tha
 def verdicts(kind: str) -> tuple[parity.Verdict, ...]:
     """The verdicts on every selection of a family, worked out once in a row."""
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:  # some architectures print
-        return tuple(parity.check(kind, kept, Path(folder)) for kept in parity.SELECTIONS)
+        return tuple(parity.check_all(kind, Path(folder)))
 
 
 @lru_cache(maxsize=512)

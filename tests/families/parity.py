@@ -4,6 +4,7 @@ import json
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from inheritune.inheritance import derive, inherit_settings, write
 from inheritune.recipe import Reference
 
 SELECTIONS = [[0], [0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], [0, 2, 5], [1, 2, 4], [0, 3, 5]]
-FROM_FILES = [[0], [0, 1, 2, 3, 4, 5], [0, 2, 5], [1, 2, 4]]  # it is the same plan: the prefixes between add nothing
 TOLERANCE = 1e-5
 NUMBERS = ("full_attn_idxs", "moe_layers", "local_layer_ids")  # lists of layer numbers, not of an entry a layer
 
@@ -72,10 +72,25 @@ def logits_with(model: PreTrainedModel, kept: list[int], tokens_BT: torch.Tensor
         model.set_submodule(name, blocks)
 
 
-def check(kind: str, kept: list[int], place: Path) -> Verdict:
+def check_all(kind: str, place: Path) -> Iterator[Verdict]:
+    """The verdicts on all selections; `place` is a folder for the family's files.
+
+    Files and generation are looked at for one block, all blocks, and the first selection taken that is no prefix. The
+    others are taken by plans of the same kind.
+    """
+    scattered = False
+    for kept in SELECTIONS:
+        thorough = len(kept) in (1, DEPTH) or not (scattered or is_prefix(kept))
+        verdict = check(kind, kept, place, thorough)
+        scattered |= not is_prefix(kept) and not verdict.refused
+        yield verdict
+
+
+def check(kind: str, kept: list[int], place: Path, thorough: bool = True) -> Verdict:
     """Inherit the blocks `kept` of the family's tiny model, and look at everything that must hold.
 
-    `place`: a folder for the family, in which its model's files are kept from one selection to the next.
+    `place`: a folder for the family, in which its model's files are kept from one selection to the next; `thorough`:
+    also inherit from these files, and generate with a cache.
     """
     verdict = Verdict(kind, kept)
     reference = reference_of(kind)
@@ -104,10 +119,10 @@ def check(kind: str, kept: list[int], place: Path) -> Verdict:
         verdict.faults.append("the yardstick is blunt: the logits are those of all blocks")
     if not torch.equal(logits_of(loaded, tokens_BT), found):
         verdict.faults.append("the saved model's logits are others")
-    if kept in FROM_FILES:
-        verdict.faults += _faults_of_files(kind, kept, place, loaded)
     verdict.faults += _faults_of_saved(reference, loaded, kept, stored, fields)
-    verdict.faults += _faults_of_generation(reference, target)
+    if thorough:
+        verdict.faults += _faults_of_files(kind, kept, place, loaded)
+        verdict.faults += _faults_of_generation(reference, target)
     return verdict
 
 

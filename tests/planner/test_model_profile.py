@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig, Mixt
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
 from inheritune.arch import (
+    build_skeleton,
     find_structure,
     first_units,
     flops_per_token,
@@ -22,7 +23,7 @@ from inheritune.arch import (
     training_flops_per_token,
 )
 from inheritune.errors import InputError
-from inheritune.inheritance import derive, inherit_settings
+from inheritune.inheritance import draft_target, inherit_settings, resolve
 from inheritune.planner import ModelProfile
 from inheritune.recipe import HALF
 
@@ -41,14 +42,14 @@ def config_of(kind: str) -> PretrainedConfig:
 
 
 def check_against_targets(config: PretrainedConfig, selections: Any, **widths: float) -> int:
-    """What is predicted for each selection is what the inherited model has; says how many there were."""
-    torch.manual_seed(0)
-    reference = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    """What is predicted for each selection is what the target has (without memory); says how many there were."""
+    reference = build_skeleton(config)
     profile = ModelProfile(narrow(config, first_units(config, widths)))
     compared = 0
     for kept in selections:
         try:
-            target, _ = derive(reference, inherit_settings(kept, **widths, importance="first"))
+            spec = resolve(inherit_settings(kept, **widths, importance="first"), reference.config)
+            target = draft_target(reference, spec).target
         except InputError:  # such a target cannot be
             continue
         parts = profile.parts(kept)

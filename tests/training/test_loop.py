@@ -298,7 +298,7 @@ def test_the_rates_that_are_planned_are_recorded_before_the_first_step(tmp_path:
     first, *steps = read_metrics(tmp_path / "metrics.jsonl")
     assert first["step"] == 0
     assert first["planned_rates"] == [[record["step"], record["learning_rate"]] for record in steps]
-    train(tmp_path / "long", model(), length="250 steps")
+    train(tmp_path / "long", model(), length="250 steps", checkpoint={"every": "250 steps"})
     first, *steps = read_metrics(tmp_path / "long" / "metrics.jsonl")
     rates = {record["step"]: record["learning_rate"] for record in steps}
     assert (first["planned_rates"][0][0], first["planned_rates"][-1][0]) == (1, 250)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from inheritune.arch.padding import draw_padding_rows, train_padding_rows
@@ -23,9 +23,12 @@ def build_skeleton(
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    with _refusals(config, place), torch.device("meta"):
+    # there is nothing to draw, which takes a third of the time; code from elsewhere may use what these functions return
+    undrawn = nullcontext() if trust_remote_code else no_init_weights()
+    with _refusals(config, place), torch.device("meta"), undrawn:
         # building changes its config, for example the dtype
         model = AutoModelForCausalLM.from_config(
             copy.deepcopy(config), dtype=dtype, trust_remote_code=trust_remote_code

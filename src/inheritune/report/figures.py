@@ -58,23 +58,29 @@ def draw(
         figure = Figure(figsize=(5, height), layout=layout)
         axes = figure.subplots()
         fill(figure, axes)
-        svg, png = io.StringIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", dpi=150, transparent=True, metadata=_NO_METADATA)
-        points = [(gid, line) for line in list(axes.lines) if isinstance(gid := line.get_gid(), _Values)]
-        for _, line in points:
-            line.remove()
-        figure.set_layout_engine("none")  # so that both have the same layout
-        figure.savefig(png, format="png", dpi=150, facecolor="white")
-    text = _for_page(visible_text(svg.getvalue()), name, visible(description))
-    for gid, _ in points:
+        svg, png, points = _rendered(figure, axes)
+    text = _for_page(visible_text(svg), name, visible(description))
+    for gid in points:
         text = _with_values(text, f"{name}-{gid}", gid.texts)
-    return Picture(name, text, png.getvalue())
+    return Picture(name, text, png)
 
 
 class _Values(str):
     """The id of a line of points, with the text of each."""
 
     texts: list[str]
+
+
+def _rendered(figure: Any, axes: Any) -> tuple[str, bytes, list[_Values]]:
+    """The SVG and the PNG of a figure, and the ids of its lines of points, which only the SVG has."""
+    svg, png = io.StringIO(), io.BytesIO()
+    figure.savefig(svg, format="svg", dpi=150, transparent=True, metadata=_NO_METADATA)
+    points = [(gid, line) for line in list(axes.lines) if isinstance(gid := line.get_gid(), _Values)]
+    for _, line in points:
+        line.remove()
+    figure.set_layout_engine("none")  # so that both have the same layout
+    figure.savefig(png, format="png", dpi=150, facecolor="white")
+    return svg.getvalue(), png.getvalue(), [gid for gid, _ in points]
 
 
 def show_values(axes: Any, xs: Sequence[float], ys: Sequence[float], texts: Sequence[str], curves: int = 1) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from inheritune.corpus.filters.base import Count, Document, DocumentFilter, Steps, Words
+from inheritune.corpus.filters.words import SharedTokenizer
 from inheritune.errors import InputError
 from inheritune.harness import check_tasks, data_errors, load_task
 from inheritune.limits import BENCHMARK_BYTES, read_text
@@ -91,7 +92,9 @@ class Decontaminate(DocumentFilter):
 
         # datatrove's call of xxhash fails from xxhash 4 on
         config = NGramsDecontConfig(n_grams=self.n_grams, hash_config=HashConfig(hash_fc="sha1"))
-        return NGramsDecontFilter(str(self._index(work)), config, language=self.language)
+        step = NGramsDecontFilter(str(self._index(work)), config, language=self.language)
+        step.tokenizer = SharedTokenizer(self.language)
+        return step
 
     def _check_tasks(self, place: str) -> None:
         if self.tasks:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from inheritune.corpus.filters.base import CorpusFilter, Count, Words
+from inheritune.corpus.filters.words import SharedTokenizer
 from inheritune.errors import RunError
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def near_duplicate_stages(
     )
     signatures, pairs, groups = (str(folder / name) for name in ("signatures", "pairs", "clusters"))
     write = MinhashDedupSignature(signatures, config, settings.language)
+    write.word_tokenizer = SharedTokenizer(settings.language)
     compare = MinhashDedupBuckets(signatures, pairs, config=config)
     group = MinhashDedupCluster(pairs, groups, config, save_cluster_id=True)
     return [

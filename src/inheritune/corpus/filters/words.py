@@ -3,10 +3,35 @@
 import importlib.metadata
 import importlib.util
 import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from inheritune.errors import InputError
 
 _EXTRA = ("fasteners", "fasttext-numpy2-wheel", "spacy")  # what inheritune[filters] installs
+
+
+@cache
+def _loaded(language: str) -> Any:
+    # Not datatrove's cached one: its steps would be sent to the workers with all that it has loaded.
+    from datatrove.utils.word_tokenizers import load_tokenizer_assignments
+
+    return load_tokenizer_assignments()[language]()
+
+
+@dataclass(frozen=True)
+class SharedTokenizer:
+    """A word tokenizer for datatrove's steps. It is loaded once in a process, as that takes most of a second, and each
+    task has steps of its own.
+    """
+
+    language: str
+
+    def word_tokenize(self, text: str) -> list[str]:
+        """The words of a text, as datatrove's tokenizer of the language separates them."""
+        words: list[str] = _loaded(self.language).word_tokenize(text)
+        return words
 
 
 def check_words(language: str, place: str) -> None:
@@ -14,12 +39,11 @@ def check_words(language: str, place: str) -> None:
     missing_packages({"spacy": "spacy"}, place)
     from datatrove.utils.word_tokenizers import load_tokenizer_assignments
 
-    place, tokenizers = f"{place}.language", load_tokenizer_assignments()
-    if language not in tokenizers:
+    place = f"{place}.language"
+    if language not in load_tokenizer_assignments():
         raise InputError(place, f"datatrove has no word tokenizer for {language!r}", "give an ISO 639 code such as en")
     try:
-        # Not datatrove's cached one: it would be sent to the workers with all that it has loaded.
-        tokenizers[language]().word_tokenize("a")
+        _loaded(language).word_tokenize("a")
     except ImportError as error:
         command = re.search(r"pip install [^`)]+", str(error))
         remedy = command.group() if command else "install the package it names"

@@ -20,7 +20,7 @@ NOT_RUN = {
 
 def lowest(line: str) -> tuple[str, str] | None:
     """The name and the lowest version of a dependency."""
-    found = re.match(r"([A-Za-z0-9_.-]+)(?:\[.*?\])?>=([0-9.]+)", line)
+    found = re.match(r"([A-Za-z0-9_.-]+)(?:\[.*?\])?>=([0-9][0-9a-z.]*)", line)
     return None if found is None else (found[1].lower().replace("_", "-"), found[2])
 
 

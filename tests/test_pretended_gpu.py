@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import tiny_recipe
+from conftest import make_text, tiny_recipe
 from inheritune.analysis import analyze
 from inheritune.errors import InputError
 from inheritune.experiment import run
@@ -55,9 +55,8 @@ def recipe(text: Path, reference: Path, device: str, **train: Any) -> Recipe:
     ],
     ids=["online, muon", "stored, documents"],
 )
-def test_a_run_gives_the_numbers_of_the_cpu(
-    text: Path, reference_folder: Path, tmp_path: Path, train: dict[str, Any]
-) -> None:
+def test_a_run_gives_the_numbers_of_the_cpu(reference_folder: Path, tmp_path: Path, train: dict[str, Any]) -> None:
+    text = make_text(tmp_path / "text", documents=16)
     run(recipe(text, reference_folder, "cpu", **train), tmp_path / "cpu")
     trained = tmp_path / "gpu" / "rounds" / "1-2layers"
     with pretended_gpu():

@@ -156,14 +156,8 @@ def test_wrong_input(
     check(said.err.splitlines(), words)
 
 
-# What is found in the recipe alone, at the model's place, in the text, in a config, and in the weights.
-FOUND_AT = [
-    "unknown key",
-    "no such hub id",
-    "too small for validation",
-    "heads that do not divide",
-    "truncated safetensors",
-]
+# What is found first and last: in the recipe alone, and in the weights.
+FOUND_AT = ["unknown key", "truncated safetensors"]
 
 
 @pytest.mark.long

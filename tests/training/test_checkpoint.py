@@ -257,8 +257,10 @@ def goes_on(model: Path, out: Path, data: Path, undisturbed: dict[str, bytes], *
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("where", ["folder", "tensors", "facts"])
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [(errno.ENOSPC, "folder"), (errno.ENOSPC, "tensors"), (errno.EROFS, "tensors"), (errno.EIO, "facts")],
+)
 def test_a_write_that_fails_is_noticed_at_the_next_one(
     tmp_path: Path, data: Path, reference_folder: Path, undisturbed: dict[str, bytes],
     capsys: pytest.CaptureFixture[str], fault: int, where: str,

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-SECONDS = 5  # of a processor
+SECONDS = 20  # of a processor
 WALL = 180  # seconds after which a case hangs: other work on the machine may take most of them
 MEMORY = 1 << 30  # more than the imports take
 WORDS = 4000  # characters of all that is said

@@ -4,10 +4,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import dill
 import numpy as np
 import pytest
+from datatrove.utils.word_tokenizers import SpaCyTokenizer
 
 from inheritune.corpus.filters.near_duplicates import NearDuplicates, clusters, near_duplicate_stages
+from inheritune.corpus.filters.words import SharedTokenizer
 from inheritune.errors import RunError
 
 PARTS = 4
@@ -134,3 +137,12 @@ def test_more_parts_than_files_may_be_open_are_refused(tmp_path: Path, monkeypat
     near_duplicate_stages(NearDuplicates(), read_part, 4000, tmp_path)
     with pytest.raises(RunError, match=r"4,090 parts .* may open 4,096 files; raise the hard limit"):
         near_duplicate_stages(NearDuplicates(), read_part, 4090, tmp_path)
+
+
+@pytest.mark.long
+def test_words_are_those_of_datatrove_s_tokenizer_and_no_step_carries_one() -> None:
+    text = "We don't know, z. B. gibt's 3.5 km."
+    words = {language: SharedTokenizer(language).word_tokenize(text) for language in ("en", "de")}
+    assert words == {language: SpaCyTokenizer(language).word_tokenize(text) for language in words}
+    assert words["en"] != words["de"]
+    assert len(dill.dumps(SharedTokenizer("en"))) < 300

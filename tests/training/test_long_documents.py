@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_config
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, masking_utils
 
 from inheritune.arch import find_structure
 from inheritune.errors import InputError
@@ -138,5 +138,22 @@ def test_no_more_is_computed_than_can_matter() -> None:
     assert not tried(*RIGHT["plain"])
     assert not tried(*RIGHT["yarn"])
     windows = {"sliding_window": LIMIT + 4}
-    assert tried("gemma2", windows) == {(LIMIT + 4 + 16, 2), (17, 2), (LIMIT + 3, 2)}
+    assert tried("gemma2", windows) == {(LIMIT + 4 + 16, 2), (17, 2), (LIMIT + 3, 2), (26, 2)}
     assert not tried("gemma2", windows)
+
+
+def test_chunks_that_begin_with_the_sequence_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in transformers 5.21 and 5.22: a document in the middle of a chunk ends its attention with that chunk."""
+
+    def of_sequence(**given: Any) -> torch.Tensor:
+        allowed = masking_utils.create_causal_mask(**given)
+        chunks_T = torch.arange(allowed.shape[-1]) // LIMIT
+        return allowed & (chunks_T == chunks_T[:, None])
+
+    patterns = masking_utils.LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING
+    monkeypatch.setitem(patterns, "chunked_attention", of_sequence)
+    model = build(*RIGHT["chunks"])
+    assert difference(model, LENGTH) > 1e-2
+    for length in (LIMIT + 1, LIMIT + 5, LIMIT + 9):  # what has passed for this config is not tried again
+        with pytest.raises(InputError, match=f"does not keep documents apart in sequences of more than {LIMIT} tokens"):
+            check_documents_apart(model, END, length, "here")

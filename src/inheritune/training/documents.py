@@ -113,7 +113,8 @@ def _keeps_apart(
 
 
 def _keeps_apart_beyond(model: Any, end_of_text: int, length: int, sequence_length: int) -> bool:
-    """`_keeps_apart` for a document longer than `length`, and for two shorter ones of which the second ends beyond it.
+    """`_keeps_apart` for a document longer than `length`, for two shorter ones of which the second ends beyond it, and
+    for one that begins in the middle of a chunk of `length` and ends beyond it.
 
     A run judges several models of one config, so a trial that passed is not repeated in a process.
     """
@@ -126,7 +127,8 @@ def _keeps_apart_beyond(model: Any, end_of_text: int, length: int, sequence_leng
 
 
 def _try_beyond(model: Any, end_of_text: int, length: int, beyond: int) -> bool:
-    rows, last = [(length + beyond,), (beyond + 1, length - 1)], min(beyond, _COMPARED)
+    rows = [(length + beyond,), (beyond + 1, length - 1), (length // 2, length + beyond - length // 2)]
+    last = min(beyond, _COMPARED)
     try:
         with _few_blocks(model):
             return _keeps_apart(model, end_of_text, rows, _hidden, last)

@@ -12,6 +12,8 @@ from inheritune.experiment import run
 from inheritune.recipe import Recipe, load_recipe
 from inheritune.results import Analysis, RunSummary, Samples
 
+RENDERS = True  # the page is looked at
+
 
 @pytest.fixture
 def recipe(text: Path, reference_folder: Path, write_recipe: Any) -> Path:

@@ -29,6 +29,8 @@ from inheritune.training.checkpoint import read_position
 LENGTH, BATCH, SEED, STEPS = 8, 4, 5, 30
 ODD = 39  # a token that occurs only in poisoned sequences, and that the model finds very unlikely
 
+RENDERS = True  # a figure is looked at
+
 
 def model(dropout: float = 0.0) -> GPT2LMHeadModel:
     torch.manual_seed(3)

@@ -1,12 +1,12 @@
 """What recovery gains: a comparison for each model, text and number of tokens, and one table of all of them.
 
-    python benchmarks/recovery.py                              # all cells, one after the other: a day of one core
+    python benchmarks/recovery.py                              # all cells, one after the other: days
     python benchmarks/recovery.py smollm2-dictionary-41k       # one of them
     python benchmarks/recovery.py --table                      # what is there so far, as Markdown
 
 Stopped at any time, the same command resumes. SmolLM2 and Gemma come from packages of PyPI, the dictionary from
 Debian's; the other text is the library of the Python that runs this. The model *own* has 12 blocks and 1.7M parameters
-and is trained here on the first 60 % of the dictionary; its cells take minutes of a core.
+and is trained here on the first 60 % of the dictionary; its cells are the short ones.
 
 *recovered* has the settings that a recipe's `recovery` decides for this model and text. *plain* is training of the
 reference's own blocks on the text alone: on the same tokens, and on so much text that it has the same FLOPs, those of
@@ -86,7 +86,6 @@ CELLS = {
         Cell("own", "rest", 205_000, 6, (1, 2)),
     )
 }
-
 
 OWN: dict[str, Any] = {
     "reference": {
@@ -215,7 +214,9 @@ def train_own() -> None:
     cut = text.index("\n\n", len(text) * 6 // 10)
     for name, part in (("gcide-first.txt", text[:cut]), ("gcide-rest.txt", text[cut:])):
         if not (ROOT / name).exists():
-            (ROOT / name).write_text(part, encoding="utf-8")
+            partial = (ROOT / name).with_suffix(".partial")
+            partial.write_text(part, encoding="utf-8")
+            partial.replace(ROOT / name)
     run(check(Recipe, OWN, "own"), ROOT / "own-reference")
 
 

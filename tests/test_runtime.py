@@ -24,6 +24,11 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("init_process_group", "new_group"):
         monkeypatch.setattr(torch.distributed, name, lambda *_, **named: None)
 
+    def all_say_the_same(found: list[object], own: object, group: object) -> None:
+        found[:] = [own] * len(found)
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", all_say_the_same)
+
 
 @pytest.mark.parametrize(
     ("given", "place"),
@@ -33,7 +38,7 @@ def test_what_torchrun_sets(given: dict[str, str], place: tuple[int, int], monke
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     started = runtime.start("cpu")
-    assert (started.rank, started.world_size) == place
+    assert (started.rank, started.world_size, started.nodes) == (*place, 1)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ _T = TypeVar("_T")
 _PATIENCE = datetime.timedelta(days=30)  # the longest wait while one process works alone, say reads all the text
 _patient: Any = None  # the process group for that
 _timeout = datetime.timedelta(minutes=10)
+_nodes = 1
 _PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells its processes
 _DATA = ("replicate", "shard")  # dimensions of the mesh whose processes have data of their own
 
@@ -33,7 +34,7 @@ class Runtime:
 
     `mesh` arranges the processes in named dimensions, the outermost first: `replicate` (each has the whole model),
     `shard` (each has a part of every tensor), and any others, whose processes work on the same data. Empty: all
-    processes are replicas.
+    processes are replicas. `nodes`: how many nodes there are, with as many processes each; 0 where these differ.
     """
 
     device: str
@@ -41,6 +42,7 @@ class Runtime:
     rank: int = 0
     world_size: int = 1
     mesh: tuple[tuple[str, int], ...] = ()
+    nodes: int = 1
 
     @property
     def is_rank0(self) -> bool:
@@ -175,7 +177,7 @@ def start(device: str = "auto", threads: int | None = None, timeout_minutes: flo
     if processes > 1:
         _join(device, timeout_minutes)
         _return_freed_memory()
-    return Runtime(device=device, threads=torch.get_num_threads(), rank=rank, world_size=processes)
+    return Runtime(device=device, threads=torch.get_num_threads(), rank=rank, world_size=processes, nodes=_nodes)
 
 
 def place_of_process() -> tuple[int, int]:
@@ -184,11 +186,6 @@ def place_of_process() -> tuple[int, int]:
         return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
     except ValueError:
         return 0, 1
-
-
-def processes_of_node() -> int:
-    """How many of torchrun's processes a node has; all of them where nothing says how many."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or place_of_process()[1])
 
 
 def _check_place() -> None:
@@ -208,7 +205,7 @@ def _join(device: str, timeout_minutes: float) -> None:
     import torch
     import torch.distributed as dist
 
-    global _patient, _timeout
+    global _patient, _timeout, _nodes
     if dist.is_initialized():
         return
     if device == "mps":
@@ -223,6 +220,10 @@ def _join(device: str, timeout_minutes: float) -> None:
     _timeout = datetime.timedelta(minutes=timeout_minutes)
     dist.init_process_group(backend, timeout=_timeout)
     _patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    world, said = place_of_process()[1], os.environ.get("LOCAL_WORLD_SIZE", "")
+    sizes = [0] * world  # of the node of each process; all agree on the number of nodes
+    dist.all_gather_object(sizes, int(said) if said.isdecimal() and int(said) else world, group=_patient)
+    _nodes = world // sizes[0] if len(set(sizes)) == 1 and world % sizes[0] == 0 else 0
 
 
 def side_group() -> Any:

@@ -1,14 +1,13 @@
 """The code of docs/using.md for TRL and PEFT, run by the Python that INHERITUNE_COMPAT_PYTHON names."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from chats import chat_tokenizer
 from inheritune import inherit
@@ -53,6 +52,9 @@ def test_trl_trains_adapters_and_peft_merges_them(tokenizer: Any, tmp_path: Path
     with torch.no_grad():
         before, after = (model(given, labels=given).loss for model in (first, merged))
     assert after < before
-    shutil.copy(tmp_path / MODEL / "tokenizer.json", tmp_path / "merged")
     inherit(tmp_path / "merged", 1, out=tmp_path / "again")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "again").config.num_hidden_layers == 1
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "again")("the small model").input_ids
+        == own("the small model").input_ids
+    )

@@ -90,7 +90,7 @@ def process(rank: int, work: Any, folder: str, *given: Any) -> None:
 def agrees(rank: int, folder: Path, expected: dict[int, Any]) -> None:
     for parallel in ("ddp", "fsdp", "fsdp, reduced once"):
         if parallel == "fsdp, reduced once":  # as on a GPU with room for all weights and gradients
-            sharding._reduces_once = lambda *_: True
+            sharding._whole_bytes = lambda *_: 1
         for batch, (losses, weights) in expected.items():
             found, values = train(folder / f"{parallel}{batch}", parallel[:4].rstrip(), batch)
             assert found == pytest.approx(losses, abs=1e-5), (parallel, batch)
@@ -110,13 +110,22 @@ def test_what_is_reached_by_some_or_none_is_trained_as_by_one_process(tmp_path: 
     in_processes(process, agrees, str(tmp_path), expected)
 
 
-def test_hsdp_needs_nodes_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    four, three = (runtime.Runtime("cpu", 1, world_size=count) for count in (4, 3))
-    assert choose("hsdp", model(), four) == "hsdp"
-    assert choose("hsdp", model(), runtime.Runtime("cpu", 1, world_size=2)) == "fsdp"  # one node
-    with pytest.raises(InputError, match="hsdp, for 3 processes with 2 on this node; start as many processes on every"):
-        check_parallel("hsdp", three)
+def test_on_one_node_hsdp_is_fsdp() -> None:
+    assert choose("hsdp", model(), runtime.Runtime("cpu", 1, world_size=4, nodes=2)) == "hsdp"
+    assert choose("hsdp", model(), runtime.Runtime("cpu", 1, world_size=4)) == "fsdp"
+
+
+def unlike_nodes(rank: int, folder: Path) -> None:
+    os.environ["LOCAL_WORLD_SIZE"] = str(1 + rank)  # the first one's own number would divide them
+    here = runtime.start("cpu", 1)
+    assert choose("auto", model(), here) == "ddp"
+    with pytest.raises(InputError, match="hsdp, and the nodes have different numbers of processes; start as many"):
+        check_parallel("hsdp", here)
+
+
+@pytest.mark.long
+def test_hsdp_needs_nodes_of_one_size(tmp_path: Path) -> None:
+    in_processes(process, unlike_nodes, str(tmp_path))
 
 
 def lacks_memory(rank: int, folder: Path, parallel: str) -> None:

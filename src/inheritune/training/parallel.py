@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from inheritune.errors import InputError
-from inheritune.runtime import Runtime, processes_of_node, random_state, restore_random_state
+from inheritune.runtime import Runtime, random_state, restore_random_state
 from inheritune.training.objective import Objective
 
 How = Literal["alone", "ddp", "fsdp", "hsdp"]
@@ -30,28 +30,30 @@ class ParallelModel:
 
     `call` computes; `module` is the objective itself. `uneven`: not every token reaches every parameter, for example
     where experts are modules of their own, so that processes may have gradients for different parameters. This is
-    determined on several processes only. `reduces_once`: a sharded model gathers its weights and reduces its gradients
-    once a step, not in every micro-batch.
+    determined on several processes only. `whole_bytes`: a sharded model gathers its weights and reduces its gradients
+    once a step, and meanwhile has so many bytes of them; 0: it does so in every micro-batch.
     """
 
     how: How
     call: Any
     module: Objective
     uneven: bool = False
-    reduces_once: bool = False
+    whole_bytes: int = 0
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
         """The context for forward and backward of a micro-batch. DDP combines gradients in the last one, HSDP combines
         those of the nodes in the last one.
         """
-        if self.how in SHARDED:
-            whole: Any = self.module  # fully_shard has made it an FSDPModule
+        whole: Any = self.module  # in what follows fully_shard has made it an FSDPModule
+        if self.how == "hsdp":
             whole.set_requires_all_reduce(last)
-            if self.reduces_once:
-                whole.set_requires_gradient_sync(last)
-                whole.set_reshard_after_forward(last)
-                whole.set_reshard_after_backward(last)
+        if self.whole_bytes:
+            whole.set_requires_gradient_sync(last)
+            whole.set_reshard_after_backward(last)
+            for module in whole.modules():
+                if module is not whole and hasattr(module, "set_reshard_after_forward"):  # a block
+                    module.set_reshard_after_forward(last, recurse=False)
         with self.call.no_sync() if self.how == "ddp" and not last else nullcontext():
             yield
 
@@ -74,9 +76,8 @@ class ParallelModel:
 
 def check_parallel(wanted: str, runtime: Runtime) -> None:
     """Raise InputError for HSDP where the nodes have different numbers of processes."""
-    node, world = processes_of_node(), runtime.world_size
-    if wanted == "hsdp" and world % node:
-        what = f"hsdp, for {world} processes with {node} on this node"
+    if wanted == "hsdp" and not runtime.nodes:
+        what = "hsdp, and the nodes have different numbers of processes"
         raise InputError("hardware.parallel", what, "start as many processes on every node, or give fsdp")
 
 
@@ -87,30 +88,34 @@ def choose(wanted: str, model: torch.nn.Module, runtime: Runtime) -> How:
     than half of a device; else FSDP. On one node HSDP is FSDP. Raises InputError as `check_parallel` does.
     """
     check_parallel(wanted, runtime)
-    node, world = processes_of_node(), runtime.world_size
-    several = world > node and world % node == 0
+    several = runtime.nodes > 1
     if wanted in SHARDED:
         return "hsdp" if wanted == "hsdp" and several else "fsdp"
-    if world == 1:
+    if runtime.world_size == 1:
         return "alone"
     if wanted == "ddp" or runtime.device != "cuda":
         return "ddp"
     needed, memory = _parameters(model) * _BYTES_EACH, torch.cuda.mem_get_info()[1]
     if needed < memory / 4:
         return "ddp"
-    return "hsdp" if several and needed / node < memory / 2 else "fsdp"
+    return "hsdp" if several and needed * runtime.nodes / runtime.world_size < memory / 2 else "fsdp"
 
 
 def _parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _reduces_once(model: torch.nn.Module, runtime: Runtime) -> bool:
-    """Whether a GPU has room for all weights and gradients of a sharded model during a step: a quarter of its memory.
+def _whole_bytes(model: torch.nn.Module, runtime: Runtime) -> int:
+    """Bytes of all weights and gradients of a sharded model during a step; 0 if a GPU has no room for them: a quarter
+    of its memory.
 
-    On a CPU they would be in the memory that sharding is to save.
+    0 on a CPU, where they would be in the memory that sharding is to save, and on one process, which exchanges nothing
+    and repeats a step that ran out of memory.
     """
-    return runtime.device == "cuda" and _parameters(model) * _BYTES_WHOLE < torch.cuda.mem_get_info()[1] / 4
+    if runtime.device != "cuda" or runtime.world_size == 1:
+        return 0
+    needed = _parameters(model) * _BYTES_WHOLE
+    return needed if needed < torch.cuda.mem_get_info()[1] / 4 else 0
 
 
 def parallelize(
@@ -124,7 +129,8 @@ def parallelize(
     """
     uneven = False
     if how in SHARDED:
-        once = trained and _reduces_once(objective.model, runtime)
+        # the first one decides, as GPUs may have different memories
+        held = runtime.on_rank0(lambda: _whole_bytes(objective.model, runtime)) if trained else 0
         whole = _shard(objective, blocks, how, runtime, precision)
         if trained and runtime.world_size > 1:
             uneven = _is_uneven(objective, runtime, precision)
@@ -133,7 +139,7 @@ def parallelize(
         if compiled:
             for block in blocks:
                 block.compile()
-        return ParallelModel(how, objective, objective, uneven, once)
+        return ParallelModel(how, objective, objective, uneven, held)
     objective.to(runtime.device)
     if compiled and objective.terms:
         # a teacher's call interrupts the graph, and torch.compile then reads the gradient of a tensor that is no leaf
@@ -192,9 +198,9 @@ def _shard(
     if not dist.is_initialized():  # degree 1, without torchrun
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if runtime.device == "cuda" else "gloo", store=store, rank=0, world_size=1)
-    node = processes_of_node() if how == "hsdp" else runtime.world_size
-    sizes = {"replicate": runtime.world_size // node} if how == "hsdp" else {}
-    mesh = runtime.arranged(**sizes, shard=node).device_mesh()
+    replicas = {"replicate": runtime.nodes} if how == "hsdp" else {}
+    shards = runtime.world_size // replicas.get("replicate", 1)
+    mesh = runtime.arranged(**replicas, shard=shards).device_mesh()
     policy = MixedPrecisionPolicy()
     if precision != "float32":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -208,7 +214,7 @@ def _shard(
     # no cast of inputs, which are tokens and a teacher's outputs in float16
     whole = fully_shard(objective, mesh=mesh, mp_policy=replace(policy, cast_forward_inputs=False))
     if first is not None:
-        _hand_out(objective, first, runtime, node)
+        _hand_out(objective, first, runtime, shards)
     objective.to(runtime.device)  # buffers
     return whole
 
@@ -228,9 +234,9 @@ def _of_the_first(objective: torch.nn.Module, runtime: Runtime) -> dict[str, tor
 
 
 def _hand_out(
-    objective: torch.nn.Module, first: dict[str, torch.Tensor], runtime: Runtime, count: int
+    objective: torch.nn.Module, first: dict[str, torch.Tensor], runtime: Runtime, shards: int
 ) -> None:  # fmt: skip
-    """Give each process its rows of the first one's tensors, divided among `count` processes of each replica.
+    """Give each process its rows of the first one's tensors, divided among the `shards` processes of a replica.
 
     One tensor goes after the other, and these are freed meanwhile.
     """
@@ -241,14 +247,14 @@ def _hand_out(
     with torch.no_grad():
         for name in list(first):
             whole, local = first.pop(name), named[name].to_local()
-            rows = -(-whole.shape[0] // count)  # FSDP's own parts: the last ones may be shorter, or empty
+            rows = -(-whole.shape[0] // shards)  # FSDP's own parts: the last ones may be shorter, or empty
             mine = torch.empty((rows, *whole.shape[1:]), dtype=local.dtype, device=local.device)
             parts = None
             if runtime.is_rank0:
-                own = [torch.zeros_like(mine) for _ in range(count)]
+                own = [torch.zeros_like(mine) for _ in range(shards)]
                 for part, piece in zip(own, torch.split(whole, rows), strict=False):
                     part[: len(piece)] = piece
-                parts = own * (runtime.world_size // count)
+                parts = own * (runtime.world_size // shards)
             dist.scatter(mine, parts, src=0)
             local.copy_(mine[: len(local)])
 

@@ -205,7 +205,9 @@ def largest_micro_batch(
         del loss, stored
         parallel.module.zero_grad(set_to_none=True)
         peaks.append(max(runtime.gather(torch.cuda.max_memory_allocated())))
-        if size * 2 > batches.share or expected_peak(peaks, resting) > _FITS * total:
+        # in the trial the gradients of one micro-batch are reduced at once
+        room = _FITS * total - (parallel.whole_bytes if size * 2 < batches.share else 0)
+        if size * 2 > batches.share or expected_peak(peaks, resting) > room:
             torch.cuda.empty_cache()
             return size
         size *= 2
